@@ -1,0 +1,29 @@
+"""Train deep spiking neural networks by spike timing (TSSL-BP)."""
+
+from importlib.metadata import version
+
+from tsslbp import encoding, layers, losses, metrics, networks, neuron, rules
+from tsslbp.errors import UserError
+from tsslbp.functional import lif
+from tsslbp.networks import build
+from tsslbp.neuron import spikes_from_psc
+from tsslbp.rules import TSSL, Rule, Surrogate
+
+__version__ = version("tsslbp")
+
+__all__ = [
+    "TSSL",
+    "Rule",
+    "Surrogate",
+    "UserError",
+    "build",
+    "encoding",
+    "layers",
+    "lif",
+    "losses",
+    "metrics",
+    "networks",
+    "neuron",
+    "rules",
+    "spikes_from_psc",
+]

@@ -1,0 +1,80 @@
+"""From data to signals: constant current, Poisson rate, time to first spike.
+
+A network puts every input through the same first-order synapse as its own spikes (``neuron.py``, equation (3)), so an
+encoder returns what enters that synapse. A constant current is special: after the synapse it is the same picture at every
+step, times a gain. :class:`Constant` keeps the two apart, so that the first linear map is computed once and not T times.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+
+
+class Constant(NamedTuple):
+    """A signal ``gain[t] · value``: ``value`` is ``[B, ...]``, ``gain`` is ``[T]``."""
+
+    value: Tensor
+    gain: Tensor
+
+    def expand(self) -> Tensor:
+        """The signal in full, ``[T, B, ...]``."""
+        return self.gain.view(-1, *[1] * self.value.dim()) * self.value
+
+
+def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
+    """Constant current ``x`` (``[B, ...]``) after the input synapse: gain ``c[t] = 1 - (1 - 1/τs)^(t+1)``."""
+    steps = torch.arange(1, _at_least_one(time_steps) + 1, dtype=x.dtype, device=x.device)
+    return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
+
+
+def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
+    """Spike trains whose rate is the intensity: in each step a spike with probability ``x``.
+
+    Args:
+        x: spikes per step, in [0, 1], ``[B, ...]``.
+        time_steps: T, at least 1.
+        seed: the same seed gives the same trains.
+
+    Returns:
+        Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
+
+    Raises:
+        UserError: an intensity outside [0, 1], T below 1.
+    """
+    _unit_range(x)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    shape = (_at_least_one(time_steps), *x.shape)
+    return (torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) < x).to(x.dtype)
+
+
+def latency(x: Tensor, time_steps: int) -> Tensor:
+    """Time to first spike: one spike per input, at step ``round((1 - x)(T - 1))``; intensity 0 never spikes.
+
+    Args:
+        x: intensities in [0, 1], ``[B, ...]``; 1 spikes in the first step.
+        time_steps: T, at least 1.
+
+    Returns:
+        Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
+
+    Raises:
+        UserError: an intensity outside [0, 1], T below 1.
+    """
+    _unit_range(x)
+    first = torch.round((1 - x) * (_at_least_one(time_steps) - 1))
+    steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
+    return ((steps == first) & (x > 0)).to(x.dtype)
+
+
+def _at_least_one(time_steps: int) -> int:
+    if time_steps < 1:
+        raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+    return time_steps
+
+
+def _unit_range(x: Tensor) -> None:
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise UserError("spike encoders need intensities in [0, 1]; scale the data, do not normalise it")

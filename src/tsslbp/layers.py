@@ -1,0 +1,156 @@
+"""Layers: a linear map of post-synaptic currents, then neurons; and the maps that have no neurons.
+
+Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``, or :class:`~tsslbp.encoding.Constant`,
+which a linear map crosses once instead of T times. Neurons turn either into ``[T, B, ...]``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp import rules
+from tsslbp.encoding import Constant
+from tsslbp.errors import UserError
+from tsslbp.functional import lif
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+
+Signal = Tensor | Constant
+
+POOL_GAIN = 1.1
+"""Published factor on the 2×2 sum."""
+
+
+def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
+    """Apply a linear map of ``[N, ...]`` tensors to every step of a signal (or once, to a constant one)."""
+    if isinstance(signal, Constant):
+        return Constant(map_(signal.value), signal.gain)
+    return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+
+
+class Spiking(nn.Module, ABC):
+    """A linear map, then neurons. Subclasses own the weight and say what the map is.
+
+    Args:
+        neuron: constants of the neurons.
+        rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
+        super().__init__()
+        self.neuron = neuron
+        self.rule = rules.get(rule)
+
+    @abstractmethod
+    def map(self, x: Tensor) -> Tensor:
+        """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
+
+    def forward(self, signal: Signal) -> Tensor:
+        current = linear_map(self.map, signal)
+        if isinstance(current, Constant):
+            current = current.expand()
+        n = self.neuron
+        return lif(current, tau_m=n.tau_m, tau_s=n.tau_s, threshold=n.threshold, rule=self.rule)
+
+
+class Linear(Spiking):
+    """Fully connected spiking layer: ``[T, B, in] -> [T, B, out]``. Weight ``[out, in]``, Kaiming normal."""
+
+    def __init__(self, in_features: int, out_features: int, *, neuron: LIF, rule: str | Rule | None = None) -> None:
+        super().__init__(neuron, rule)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.kaiming_normal_(self.weight)
+
+    def map(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.weight.shape[1]:
+            raise UserError(f"Linear wants [T, B, {self.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
+        return F.linear(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class Conv2d(Spiking):
+    """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``, stride 1.
+
+    Weight ``[out, in, k, k]``, PyTorch's default initialisation times ``scale``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        neuron: LIF,
+        rule: str | Rule | None = None,
+        padding: int = 0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(neuron, rule)
+        weight = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight
+        self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
+        self.padding = padding
+
+    def map(self, x: Tensor) -> Tensor:
+        out_channels, channels, kernel, _ = self.weight.shape
+        if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) + 2 * self.padding < kernel:
+            raise UserError(
+                f"Conv2d wants [T, B, {channels}, H, W] at least {kernel}×{kernel} with padding {self.padding}; "
+                f"got {list(x.shape[1:])} per sample"
+            )
+        return F.conv2d(x, self.weight, padding=self.padding)
+
+    def extra_repr(self) -> str:
+        out_channels, channels, kernel, _ = self.weight.shape
+        return f"{channels}, {out_channels}, kernel={kernel}, padding={self.padding}"
+
+
+class SumPool2d(nn.Module):
+    """Sum over ``size × size`` windows times 1.1, channel by channel, without neurons: ``[T, B, C, H, W]``.
+
+    A last row or column that fills no window is left out, as in PyTorch's own pooling.
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, signal: Signal) -> Signal:
+        gain = POOL_GAIN * self.size**2
+        return linear_map(lambda x: gain * F.avg_pool2d(x, self.size), signal)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn once per sample and held for all time steps; off in evaluation."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
+        self.p = p
+
+    def forward(self, signal: Signal) -> Signal:
+        if not self.training or self.p == 0:
+            return signal
+        if isinstance(signal, Constant):
+            return Constant(F.dropout(signal.value, self.p), signal.gain)
+        return signal * F.dropout(torch.ones_like(signal[0]), self.p)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}"
+
+
+class Flatten(nn.Module):
+    """``[T, B, ...] -> [T, B, features]``, in the order channel, row, column."""
+
+    def forward(self, signal: Signal) -> Signal:
+        return linear_map(lambda x: x.flatten(1), signal)

@@ -1,0 +1,208 @@
+"""Networks from the field's notation: ``15C5-P2-40C5-P2-300-10``.
+
+``nCk`` is a spiking convolution with n channels and a k×k kernel, ``Pk`` sum pooling over k×k, a number a fully connected
+spiking layer; the last number is the output layer, one neuron per class.
+"""
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tsslbp import rules
+from tsslbp.encoding import constant_current
+from tsslbp.errors import UserError, unknown
+from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d
+from tsslbp.neuron import LIF, synapse
+from tsslbp.rules.base import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that determines a network but its weights. Arguments: see :func:`build`."""
+
+    notation: str
+    input_shape: tuple[int, ...]
+    time_steps: int
+    tau_m: float
+    tau_s: float
+    threshold: float = 1.0
+    padding: int | tuple[int, ...] = 0
+    rule: str | Rule | None = "tssl"
+    dropout: float = 0.0
+    conv_scale: float = 1.0
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "rule": rules.spec(rules.get(self.rule))})
+
+    @staticmethod
+    def from_json(text: str) -> "Architecture":
+        fields: dict[str, Any] = json.loads(text)
+        fields["input_shape"] = tuple(fields["input_shape"])
+        if isinstance(fields["padding"], list):
+            fields["padding"] = tuple(fields["padding"])
+        return Architecture(**fields)
+
+
+_image: dict[str, Any] = {"time_steps": 5, "tau_m": 5, "tau_s": 3}
+_grey: dict[str, Any] = {**_image, "input_shape": (1, 28, 28)}
+_cifar: dict[str, Any] = {**_image, "input_shape": (3, 32, 32), "padding": 1, "dropout": 0.2, "conv_scale": 5.0}
+
+PAPER: dict[str, Architecture] = {
+    "mnist-cnn": Architecture(notation="15C5-P2-40C5-P2-300-10", **_grey),
+    "nmnist-cnn": Architecture(
+        notation="12C5-P2-64C5-P2-10", input_shape=(2, 34, 34), time_steps=30, tau_m=8, tau_s=4, padding=(1, 0)
+    ),
+    "fashion-mnist-fc": Architecture(notation="400-400-10", **_grey),
+    "fashion-mnist-cnn": Architecture(notation="32C5-P2-64C5-P2-1024-10", padding=2, **_grey),
+    "cifar10-cnn1": Architecture(notation="96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024-10", **_cifar),
+    "cifar10-cnn2": Architecture(notation="128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512-10", **_cifar),
+}
+"""The networks of the paper's six experiments with their constants."""
+
+
+def build(
+    notation: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    time_steps: int | None = None,
+    tau_m: float | None = None,
+    tau_s: float | None = None,
+    threshold: float | None = None,
+    padding: int | tuple[int, ...] | None = None,
+    rule: str | Rule | None = None,
+    dropout: float | None = None,
+    conv_scale: float | None = None,
+) -> "Network":
+    """A spiking network from its notation, or one of the paper's networks by name.
+
+    Args:
+        notation: such as ``"15C5-P2-40C5-P2-300-10"``, or a key of ``PAPER`` such as ``"mnist-cnn"``, whose settings are
+            then the defaults of the other arguments.
+        input_shape: shape of one sample at one step, ``(C, H, W)`` or ``(features,)``. Required with a notation.
+        time_steps: T. Required with a notation.
+        tau_m: membrane time constant in steps. Required with a notation.
+        tau_s: synaptic time constant in steps. Required with a notation.
+        threshold: firing threshold, 1 if left out.
+        padding: zeros around the input of a convolution: one number for all, or one per convolution; 0 if left out.
+        rule: learning rule of all layers, ``"tssl"`` if left out.
+        dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
+        conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
+
+    Returns:
+        A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
+
+    Raises:
+        UserError: notation or shapes that do not fit, with the layer named; an unknown name; an argument left out.
+    """
+    given = {key: value for key, value in locals().items() if key != "notation" and value is not None}
+    if notation in PAPER:
+        return Network(replace(PAPER[notation], **given))
+    missing = [key for key in ("input_shape", "time_steps", "tau_m", "tau_s") if key not in given]
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation) and re.search("[a-z]{2}", notation):
+        raise unknown("network", notation, PAPER)
+    if missing:
+        raise UserError(f"build({notation!r}) also needs {', '.join(missing)}")
+    return Network(Architecture(notation=notation, **given))
+
+
+class Network(nn.Module):
+    """A feed-forward spiking network; made by :func:`build`.
+
+    ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
+    ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current ``[T, B, classes]``. Both kinds of
+    input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.time_steps = architecture.time_steps
+        self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold)
+        if self.time_steps < 1:
+            raise UserError(f"time_steps is {self.time_steps}; it must be at least 1")
+        self.layers = nn.Sequential(OrderedDict(_layers(architecture, self.neuron)))
+
+    def encode(self, x: Tensor) -> Signal:
+        """The input's post-synaptic current. Raises UserError for a shape that does not fit."""
+        shape = self.architecture.input_shape
+        if not x.is_floating_point():
+            raise UserError(f"network input is {x.dtype}; it must be floating point")
+        if x.shape[1:] == shape:
+            return constant_current(x, self.time_steps, self.neuron.tau_s)
+        if x.shape[2:] == shape and x.shape[0] == self.time_steps:
+            return synapse(x, self.neuron.tau_s)
+        sizes = ", ".join(map(str, shape))
+        raise UserError(
+            f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{self.time_steps}, B, {sizes}] with time first"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.encode(x))
+
+    def activity(self, x: Tensor) -> dict[str, Tensor]:
+        """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last."""
+        signal, currents = self.encode(x), {}
+        for name, layer in self.layers.named_children():
+            signal = layer(signal)
+            if isinstance(layer, Spiking):
+                currents[name] = signal
+        return currents
+
+
+def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
+    """Named layers of an architecture; all checks of notation against shapes are here."""
+    tokens = a.notation.split("-")
+    convolutions = sum("C" in token for token in tokens)
+    paddings = [a.padding] * convolutions if isinstance(a.padding, int) else list(a.padding)
+    if len(paddings) != convolutions or any(p < 0 for p in paddings):
+        raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
+    if len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
+        raise UserError(f"input_shape {a.input_shape} must be (channels, height, width) or (features,)")
+    if not tokens[-1].isdecimal():
+        raise UserError(f"network {a.notation!r} must end with a number, the output layer")
+
+    shape, weighted, pooled, rule = tuple(a.input_shape), 0, 0, rules.get(a.rule)
+    for position, token in enumerate(tokens, 1):
+        match = re.fullmatch(r"(?P<channels>\d+)C(?P<kernel>\d+)|P(?P<pool>\d+)|(?P<features>\d+)", token)
+        where = f"layer {position} ({token!r}) of {a.notation!r}"
+        if not match or "0" in (sizes := [size for size in match.groups() if size]):
+            raise UserError(
+                f"{where} is not a layer; write 15C5 (convolution), P2 (pooling) or 300 (fully connected), sizes from 1"
+            )
+        if match["features"] is None and len(shape) != 3:
+            raise UserError(f"{where} needs a [channels, height, width] input; here it is flat, {list(shape)}")
+
+        if match["pool"]:
+            size = int(match["pool"])
+            if size > min(shape[1:]):
+                raise UserError(f"{where} pools {size}×{size} of a {shape[1]}×{shape[2]} input")
+            pooled += 1
+            yield f"pool{pooled}", SumPool2d(size)
+            shape = (shape[0], shape[1] // size, shape[2] // size)
+            continue
+
+        if match["features"] and len(shape) == 3:
+            yield "flatten", Flatten()
+            shape = (shape[0] * shape[1] * shape[2],)
+        if weighted and a.dropout:
+            yield f"dropout{weighted}", Dropout(a.dropout)
+        weighted += 1
+        if match["features"]:
+            features = int(sizes[0])
+            name = "output" if position == len(tokens) else f"linear{weighted}"
+            yield name, Linear(shape[0], features, neuron=neuron, rule=rule)
+            shape = (features,)
+        else:
+            channels, kernel = (int(size) for size in sizes)
+            padding = paddings[weighted - 1]
+            height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
+            if min(height, width) < 1:
+                raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
+            convolution = Conv2d(shape[0], channels, kernel, neuron=neuron, rule=rule, padding=padding, scale=a.conv_scale)
+            yield f"conv{weighted}", convolution
+            shape = (channels, height, width)

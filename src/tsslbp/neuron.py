@@ -1,0 +1,94 @@
+"""The neuron: leaky integrate and fire with hard reset, followed by a first-order synapse.
+
+    u[t] = (1 - 1/τm) · u[t-1] · (1 - s[t-1]) + I[t]     membrane potential       (1)
+    s[t] = 1 if u[t] > θ else 0                          spike, strictly above    (2)
+    a[t] = (1 - 1/τs) · a[t-1] + s[t]/τs                 post-synaptic current    (3)
+
+Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
+post-synaptic current ``a``, never the spikes ``s``. How a gradient crosses equation (2) is the business of a *rule*:
+see ``rules/base.py`` for what a rule is and ``rules/tssl.py`` for TSSL-BP.
+
+Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 2.1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+
+
+@dataclass(frozen=True)
+class LIF:
+    """Constants of the neuron and its synapse.
+
+    Args:
+        tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
+        tau_s: synaptic time constant in steps, at least 1. 1 makes the post-synaptic current the spike train itself.
+        threshold: firing threshold θ, positive.
+
+    Raises:
+        UserError: a constant outside its range.
+    """
+
+    tau_m: float
+    tau_s: float
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("tau_m", "tau_s"):
+            if not getattr(self, name) >= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; a time constant is in steps and at least 1")
+        if math.isinf(self.tau_s):
+            raise UserError("tau_s is infinite; such a synapse would pass no current")
+        if not 0 < self.threshold < math.inf:
+            raise UserError(f"threshold is {self.threshold}; it must be positive and finite")
+
+    @property
+    def membrane_decay(self) -> float:
+        """1 - 1/τm, the share of the membrane potential kept from one step to the next (``beta`` elsewhere)."""
+        return 1 - 1 / self.tau_m
+
+    @property
+    def synapse_decay(self) -> float:
+        """1 - 1/τs, the share of the post-synaptic current kept from one step to the next."""
+        return 1 - 1 / self.tau_s
+
+
+def membrane_potential(current: Tensor, neuron: LIF) -> Tensor:
+    """Membrane potential before the reset, equations (1) and (2), from rest: ``[T, ...] -> [T, ...]``."""
+    u = torch.empty_like(current)
+    carried: Tensor | float = 0.0
+    for t, current_t in enumerate(current):
+        u[t] = current_t + carried
+        carried = neuron.membrane_decay * u[t] * (u[t] <= neuron.threshold)
+    return u
+
+
+def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
+    """Spike train of a membrane potential, equation (2): ``[T, ...] -> [T, ...]`` of 0 and 1."""
+    return (membrane > neuron.threshold).to(membrane.dtype)
+
+
+def synapse(train: Tensor, tau_s: float) -> Tensor:
+    """Post-synaptic current of a spike train (or of any current), equation (3): ``[T, ...] -> [T, ...]``.
+
+    The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. Differentiable.
+    """
+    if tau_s == 1:
+        return train
+    steps, decay = [train[0] / tau_s], 1 - 1 / tau_s
+    for train_t in train[1:]:
+        steps.append(torch.add(train_t / tau_s, steps[-1], alpha=decay))
+    return torch.stack(steps)
+
+
+def spikes_from_psc(psc: Tensor, tau_s: float) -> Tensor:
+    """The spike train that made a post-synaptic current: ``s[t] = τs·a[t] - (τs - 1)·a[t-1]``, ``[T, ...] -> [T, ...]``.
+
+    The inverse of :func:`synapse`, up to rounding. Differentiable.
+    """
+    before = torch.cat([torch.zeros_like(psc[:1]), psc[:-1]])
+    return tau_s * psc - (tau_s - 1) * before

@@ -1,0 +1,73 @@
+"""Surrogate gradients: backpropagation through time with a smooth stand-in for the derivative of the spike.
+
+    δ[t] = ψ(u[t])·E[t] + δ[t+1]·(1 - 1/τm)·((1 - s[t]) - u[t]·ψ(u[t]))
+
+with ``E`` the error carried back through the synapse and ψ the stand-in for ``∂s/∂u``. The last product is the path
+through the reset; ``through_reset=False`` leaves it out (the reset is "detached"). Review: Neftci, Mostafa and Zenke,
+IEEE Signal Processing Magazine 36(6), 2019.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError, unknown
+from tsslbp.neuron import LIF, spikes
+from tsslbp.rules.base import Rule
+
+# Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope.
+DERIVATIVES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "fast_sigmoid": (lambda x: 1 / (1 + x.abs()) ** 2, 10.0),
+    "sigmoid": (lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x), 5.0),
+    "atan": (lambda x: 1 / (1 + (math.pi / 2 * x) ** 2), 2.0),
+    "triangular": (lambda x: (1 - x.abs()).clamp(min=0), 1.0),
+    "rectangular": (lambda x: (x.abs() < 0.5).to(x.dtype), 1.0),
+    "gaussian": (lambda x: torch.exp(-(x**2) / 2), 2.5),
+    "exponential": (lambda x: torch.exp(-x.abs()), 5.0),
+}
+
+
+@dataclass(frozen=True)
+class Surrogate(Rule):
+    """A surrogate gradient.
+
+    Args:
+        name: shape of ψ, one of ``DERIVATIVES``; its peak is ``scale``, reached at the threshold.
+        slope: steepness, in 1/potential; the default depends on the shape.
+        scale: height of ψ at the threshold.
+        through_reset: let the gradient flow through the reset too.
+
+    Raises:
+        UserError: an unknown shape, or a slope or scale that is not positive.
+    """
+
+    name: str = "fast_sigmoid"
+    slope: float | None = None
+    scale: float = 1.0
+    through_reset: bool = False
+
+    summary: ClassVar[str] = "backpropagation through time with a smooth stand-in for the spike's derivative"
+    paper: ClassVar[str] = "Neftci, Mostafa & Zenke, IEEE Signal Process. Mag. 2019"
+
+    def __post_init__(self) -> None:
+        if self.name not in DERIVATIVES:
+            raise unknown("surrogate", str(self.name), DERIVATIVES)
+        if not self.scale > 0 or (self.slope is not None and not self.slope > 0):
+            raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive")
+
+    def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
+        shape, default_slope = DERIVATIVES[self.name]
+        psi = self.scale * shape((self.slope or default_slope) * (membrane - neuron.threshold))
+        to_previous = neuron.membrane_decay * (1 - spikes(membrane, neuron))
+        if self.through_reset:
+            to_previous -= neuron.membrane_decay * membrane * psi
+        delta = torch.empty_like(membrane)
+        error = carried = torch.zeros_like(membrane[0])
+        for t in reversed(range(len(membrane))):
+            error = psc_gradient[t] / neuron.tau_s + neuron.synapse_decay * error
+            carried = delta[t] = psi[t] * error + to_previous[t] * carried
+        return delta

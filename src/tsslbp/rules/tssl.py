@@ -1,0 +1,110 @@
+"""TSSL-BP, the rule of the paper, and its family.
+
+A spike happens when the membrane potential crosses the threshold, ``u(t_spike) = θ``. Along that crossing the implicit
+function theorem gives ``∂t_spike/∂u = -1/u̇``: the faster the crossing, the less a push on ``u`` moves the spike. That is
+the whole trick; the rest is bookkeeping of which later quantity a moved spike changes, done from the last step to the first:
+
+    E[t] = e[t]/τs + (1 - 1/τs)·E[t+1]                          error carried back through the synapse          (4)
+    p[t] = s[t]·clip(1/Δu[t], 0, clip)                          -∂t_spike/∂u, with Δu[t] = u[t] - u[t-1](1-s[t-1])  (5)
+    g[t] = p[t]·E[t]                                            inter-neuron: the spike's own current            (6)
+         + R·u[t]·(1/τm)·p[t]                                   intra-neuron: its reset delays the next spike     (7)
+         + R·(1 - 1/τm)·(1 - s[t])                              intra-neuron: charge is carried to the next spike (8)
+    R    = g[t] if s[t] else R·(1 - 1/τm)                       what reaches the step before                     (9)
+    δ[t] = g[t], or E[t]·σ'((u[t]-θ)/0.2)/0.2 where the fallback applies                                          (10)
+
+with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. A neuron that never crosses has no spike time and hence no gradient:
+the fallback (10), the derivative of a logistic, exists to create spikes.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError, unknown
+from tsslbp.neuron import LIF, spikes, synapse
+from tsslbp.rules.base import Rule
+
+PscDerivative = Literal["amplitude", "timing"]
+Fallback = Literal["quiet", "no-spike", "rate", "never", "always"]
+
+FALLBACK_WIDTH = 0.2
+FALLBACK_RANGE = 8.0
+RATE_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class TSSL(Rule):
+    """Temporal spike sequence learning by backpropagation. The defaults are the published rule.
+
+    Args:
+        psc_derivative: ``"amplitude"`` (published) carries the error with the kernel ε itself; ``"timing"`` with the
+            derivative of the current by the spike time: ``+1/τs`` at the spike, ``-ε[k]/τs`` after it, the only choice
+            that tells "earlier" from "later".
+        inter: the inter-neuron term (6).
+        reset: the intra-neuron term through the reset (7).
+        leak: the intra-neuron term through the membrane's leak (8).
+        fallback: where the logistic derivative (10) replaces (or, for ``"no-spike"``, joins) the spike-time gradient:
+            ``"quiet"`` (published) at steps whose post-synaptic current is below 1/(4τs); ``"no-spike"`` at every step
+            without a spike; ``"rate"`` everywhere in a layer while its mean firing in this batch is at most 10 %;
+            ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
+        clip: bound on 1/Δu, positive.
+
+    Raises:
+        UserError: an unknown choice, or ``clip`` not positive.
+
+    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code, whose O(T²) sums
+    equations (4) to (9) carry in O(T).
+    """
+
+    psc_derivative: PscDerivative = "amplitude"
+    inter: bool = True
+    reset: bool = True
+    leak: bool = True
+    fallback: Fallback = "quiet"
+    clip: float = 8.0
+
+    summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
+    paper: ClassVar[str] = "Zhang & Li, NeurIPS 2020, arXiv 2002.10085"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("psc_derivative", get_args(PscDerivative)), ("fallback", get_args(Fallback))):
+            if getattr(self, name) not in choices:
+                raise unknown(name, str(getattr(self, name)), choices)
+        for name in ("inter", "reset", "leak"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
+
+    def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
+        e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
+        tau_m, tau_s = neuron.tau_m, neuron.tau_s
+        du = u.clone()
+        du[1:] -= u[:-1] * (1 - s[:-1])
+        p = s * torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (5)
+
+        error, delta = torch.empty_like(u), torch.empty_like(u)
+        error_next = reach = torch.zeros_like(u[0])
+        for t in reversed(range(len(u))):
+            tail = neuron.synapse_decay * error_next
+            error_next = error[t] = e[t] / tau_s + tail  # (4)
+            moved = error[t] if self.psc_derivative == "amplitude" else (e[t] - tail) / tau_s
+            g = p[t] * moved if self.inter else torch.zeros_like(reach)  # (6)
+            if self.reset:
+                g = g + reach * u[t] / tau_m * p[t]  # (7)
+            if self.leak:
+                g = g + reach * neuron.membrane_decay * (1 - s[t])  # (8)
+            reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
+            delta[t] = g
+
+        if self.fallback == "never" or (self.fallback == "rate" and s.mean() > RATE_LIMIT):
+            return delta
+        logistic = torch.sigmoid(((u - neuron.threshold) / FALLBACK_WIDTH).clamp(-FALLBACK_RANGE, FALLBACK_RANGE))
+        surrogate = error * logistic * (1 - logistic) / FALLBACK_WIDTH
+        if self.fallback == "quiet":
+            return torch.where(synapse(s, tau_s) < 1 / (4 * tau_s), surrogate, delta)  # (10)
+        if self.fallback == "no-spike":
+            return delta + surrogate * (1 - s)
+        return surrogate
