@@ -8,6 +8,7 @@ from tsslbp.functional import lif
 from tsslbp.networks import build
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, Rule, Surrogate
+from tsslbp.training import load
 
 __version__ = version("tsslbp")
 
@@ -20,6 +21,7 @@ __all__ = [
     "encoding",
     "layers",
     "lif",
+    "load",
     "losses",
     "metrics",
     "networks",

@@ -98,7 +98,7 @@ class Conv2d(Spiking):
         self.padding = padding
 
     def map(self, x: Tensor) -> Tensor:
-        out_channels, channels, kernel, _ = self.weight.shape
+        channels, kernel = self.weight.shape[1:3]
         if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) + 2 * self.padding < kernel:
             raise UserError(
                 f"Conv2d wants [T, B, {channels}, H, W] at least {kernel}×{kernel} with padding {self.padding}; "

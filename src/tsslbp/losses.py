@@ -147,7 +147,8 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     """``[B, C]``, true at the label; the place where labels are checked."""
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
         raise UserError(
-            f"a loss takes output [T, B, C] and integer labels [B]; got {list(psc.shape)} and {list(label.shape)} ({label.dtype})"
+            "a loss takes output [T, B, C] and integer labels [B]; "
+            f"got {list(psc.shape)} and {list(label.shape)} ({label.dtype})"
         )
     classes = psc.shape[2]
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:

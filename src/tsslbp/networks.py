@@ -138,7 +138,8 @@ class Network(nn.Module):
             return synapse(x, self.neuron.tau_s)
         sizes = ", ".join(map(str, shape))
         raise UserError(
-            f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{self.time_steps}, B, {sizes}] with time first"
+            f"network input has shape {list(x.shape)}; it must be [B, {sizes}], "
+            f"or [{self.time_steps}, B, {sizes}] with time first"
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup run test test-slow lint format clean
+
+setup: .venv/installed ## create .venv and install the package with everything for development
+
+.venv/installed: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade setuptools wheel
+	$(BIN)/pip install --quiet "torch>=2.10" torchvision
+	$(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
+	touch $@
+
+run: setup ## train the quick start on the embedded digits
+	$(BIN)/tsslbp train quickstart
+
+test: lint ## lint, type check and test
+	$(BIN)/python -m pytest
+
+test-slow: setup ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+clean:
+	rm -rf .venv build

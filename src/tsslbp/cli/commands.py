@@ -1,0 +1,184 @@
+"""The commands. Each takes its arguments and prints its answer; the first line of its docstring is its help."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+
+from tsslbp import data, machine, metrics, recipes, report, rules, training
+from tsslbp.cli.parse import parse
+from tsslbp.cli.progress import watcher
+from tsslbp.config import TrainConfig, flags_from_toml
+from tsslbp.errors import UserError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def train(arguments: list[str]) -> None:
+    """train a network: tsslbp train RECIPE [--field value ...]"""
+    config, command = TrainConfig(), "train"
+    if arguments and not arguments[0].startswith("-"):
+        config, command, arguments = recipes.get(arguments[0]), f"train {arguments[0]}", arguments[1:]
+    if "--config" in arguments:
+        position = arguments.index("--config")
+        if position + 1 == len(arguments):
+            raise UserError("--config needs a file, such as runs/NAME/config.toml")
+        saved = flags_from_toml(Path(arguments[position + 1]))
+        config = parse(TrainConfig, command, saved, config)
+        arguments = arguments[:position] + arguments[position + 2 :]
+    about = f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. --config FILE replays a run's config.toml."
+    config = parse(TrainConfig, command, arguments, config, about)
+    folder, final = training.train(config, watcher())
+    right = round(final["test_accuracy"] / 100 * final["test_samples"])
+    console.print(
+        f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
+        f"chosen on validation), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+    )
+    console.print(f"report: {report.write(folder)}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Accuracy of a trained model on its test set."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, or a model.safetensors."""
+    data: str | None = None
+    """Data set or FILE.npz; the one the model was trained on when left out."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into the data root."""
+
+
+def evaluate(arguments: list[str]) -> None:
+    """accuracy of a trained model on its test set"""
+    options = parse(Evaluate, "evaluate", arguments)
+    model = training.load(options.model)
+    test = data.load(options.data or model.data, options.data_root, download=options.download).test
+    right = int((metrics.decode(model.outputs(test.x)) == test.y).sum())
+    low, high = metrics.wilson_interval(right, len(test))
+    console.print(
+        f"test accuracy {100 * right / len(test):.2f} % "
+        f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
+    )
+
+
+@dataclass(frozen=True)
+class Predict:
+    """What a trained model sees in an image file."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, or a model.safetensors."""
+    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """An image; it is turned grey or RGB and scaled to the network's input."""
+    invert: bool = False
+    """Exchange light and dark, for dark digits on light paper."""
+
+
+def predict(arguments: list[str]) -> None:
+    """what a trained model sees in an image: class, confidence, time of decision"""
+    options = parse(Predict, "predict", arguments)
+    model = training.load(options.model)
+    output = model.outputs(_image(options.image, model, options.invert))
+    answer = int(metrics.decode(output))
+    if answer == metrics.NO_ANSWER:
+        console.print("no answer: no output neuron spiked")
+        return
+    step = int(metrics.settled_step(output)) + 1
+    console.print(
+        f"{model.classes[answer]}  (confidence {100 * float(metrics.confidence(output)):.1f} %, "
+        f"unchanged from step {step} of {len(output)} on)"
+    )
+
+
+def _image(path: Path, model: training.Model, invert: bool) -> torch.Tensor:
+    """An image file as a batch of one stored sample."""
+    from PIL import Image, UnidentifiedImageError
+
+    shape = model.network.architecture.input_shape
+    if model.inputs.sequence or len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
+    except FileNotFoundError:
+        raise UserError(f"no image at {path}") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read {path} as an image ({error})") from None
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)
+    if invert:
+        pixels = 255 - pixels
+    return (pixels * (model.inputs.normalisation.scale / 255)).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Build a run's report again."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; the run's own when left out."""
+
+
+def report_(arguments: list[str]) -> None:
+    """build a run's report.html again"""
+    options = parse(Report, "report", arguments)
+    console.print(f"report: {report.write(options.run, data_root=options.data_root)}")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
+def recipes_(arguments: list[str]) -> None:
+    """list the recipes"""
+    parse(Nothing, "recipes", arguments)
+    for name, recipe in recipes.RECIPES.items():
+        config = recipe.config
+        console.print(f"{name}: {recipe.summary}")
+        console.print(f"    {config.network}, T = {config.time_steps}, {config.epochs} epochs, batch {config.batch_size}")
+
+
+def rules_(arguments: list[str]) -> None:
+    """list the learning rules and their options"""
+    parse(Nothing, "rules", arguments)
+    for name in rules.available():
+        rule = rules.get(name)
+        console.print(f"{name}: {rule.summary}")
+        console.print(f"    source: {rule.paper}")
+        console.print(f"    options: {', '.join(f'{field.name}={field.default}' for field in fields(rule))}")
+    console.print('Options go in brackets: --rule "tssl(reset=False, clip=1)"')
+
+
+def doctor(arguments: list[str]) -> None:
+    """what this installation can use, and why not"""
+    parse(Nothing, "doctor", arguments)
+    rows = {**machine.describe(), "kernel reference": "usable (plain PyTorch)"}
+    for package, purpose in (("torchvision", "downloads"), ("PIL", "predict"), ("tensorboard", "--tensorboard")):
+        found = importlib.util.find_spec(package) is not None
+        extra = "tensorboard" if package == "tensorboard" else "vision"
+        missing = f"missing; {purpose} needs it: pip install 'tsslbp[{extra}]'"
+        rows[f"package {package}"] = "installed" if found else missing
+    width = max(map(len, rows))
+    for what, here in rows.items():
+        console.print(f"{what:<{width}}  {here}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report_,
+    "recipes": recipes_,
+    "rules": rules_,
+    "doctor": doctor,
+}

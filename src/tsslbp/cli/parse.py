@@ -1,0 +1,52 @@
+"""Arguments into dataclasses by tyro, with every complaint on one line."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import tyro
+
+from tsslbp.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def parse(settings: type[T], command: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
+    """A dataclass from arguments. ``--help`` prints and exits.
+
+    Raises:
+        UserError: an unknown option (the nearest is named) or a value of the wrong kind.
+    """
+    known = {f"--{field.name.replace('_', '-')}" for field in fields(settings)}  # type: ignore[arg-type]
+    for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+        if flag != "--help" and flag.replace("--no-", "--", 1) not in known:
+            raise unknown("option", flag, known)
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(settings, prog=f"tsslbp {command}", args=arguments, description=description or None, **extra)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            sys.exit(0)
+        raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
+
+
+def overview(commands: Mapping[str, Callable[[list[str]], None]]) -> str:
+    """The text of ``tsslbp --help``."""
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
+    head = ["usage: tsslbp COMMAND ...", "", "Train deep spiking neural networks by spike timing.", ""]
+    tail = ["", "tsslbp COMMAND --help tells a command's options. Start with: tsslbp train quickstart"]
+    return "\n".join([*head, *lines, *tail])
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in its first paragraph, out of the box it draws."""
+    rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", row) for row in box.splitlines() if not re.match(r"^[╭╰]", row)]
+    end = next((i for i, row in enumerate(rows) if set(row.strip()) == {"─"}), len(rows))
+    return " ".join(" ".join(rows[:end]).split()).rstrip(".")

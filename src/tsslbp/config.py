@@ -1,0 +1,168 @@
+"""Every setting of a training run, its meaning and its range."""
+
+import math
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tsslbp import rules
+from tsslbp.errors import UserError
+from tsslbp.losses import CountLoss, KernelLoss, Loss, SoftmaxLoss, SpikeLoss
+from tsslbp.networks import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    recipe: str = "custom"
+    """Recipe the settings started from; a label, nothing else."""
+    name: str | None = None
+    """Name of the run's folder; the recipe's name, numbered if taken, when left out."""
+    runs_dir: Path = Path("runs")
+    """Folder that holds the runs."""
+    resume: bool = False
+    """Continue the run of this name from its checkpoint."""
+    seed: int = 0
+    """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+
+    data: str = "digits"
+    """digits, mnist, fashion-mnist, cifar10, or a FILE.npz of your own with arrays x and y."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into the data root (through torchvision)."""
+    validation: int | None = None
+    """Samples held out of the training set to choose the epoch; the data set's default when left out."""
+    augment: bool = False
+    """Random crop (padding 4) and horizontal flip of training images."""
+    encoding: Literal["constant", "poisson", "latency"] = "constant"
+    """How a static sample enters: constant current, Poisson rate, or time to first spike."""
+
+    network: str = "100-10"
+    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10."""
+    padding: tuple[int, ...] = (0,)
+    """Zeros around the input of the convolutions: one number for all, or one for each."""
+    dropout: float = 0.0
+    """Probability of dropping an input of any layer but the first; the mask is constant in time."""
+    conv_scale: float = 1.0
+    """Factor on the initial weights of convolutions."""
+    time_steps: int = 5
+    """Steps per sample, T."""
+    tau_m: float = 5.0
+    """Membrane time constant in steps, at least 1."""
+    tau_s: float = 3.0
+    """Synaptic time constant in steps, at least 1."""
+    threshold: float = 1.0
+    """Firing threshold."""
+    rule: str = "tssl"
+    """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
+
+    loss: Literal["kernel", "spike", "count", "softmax"] = "kernel"
+    """Loss on the output."""
+    target: Literal["single", "double"] = "single"
+    """Kernel loss: filter the desired train once, or twice as the published code does."""
+    desired_count: float = 4.0
+    """Count loss: spikes wanted from the labelled class."""
+    undesired_count: float = 0.0
+    """Count loss: spikes wanted from every other class."""
+
+    epochs: int = 20
+    """Passes over the training set."""
+    batch_size: int = 50
+    """Samples per step."""
+    learning_rate: float = 5e-4
+    """Learning rate of AdamW (its peak, under a schedule)."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the run."""
+    gradient_clip: float = 1.0
+    """Bound on the norm of the whole gradient; 0 turns it off."""
+    weight_clamp: float = 4.0
+    """Bound on every weight, applied after each step; 0 turns it off."""
+    tensorboard: bool = False
+    """Also log for TensorBoard, into the run's folder."""
+
+    def __post_init__(self) -> None:
+        """Ranges that no other part of the library checks. Raises UserError naming the flag."""
+        for name in ("epochs", "batch_size", "learning_rate"):
+            self._check(name, getattr(self, name) > 0, "be positive")
+        for name in ("weight_decay", "gradient_clip", "weight_clamp"):
+            self._check(name, getattr(self, name) >= 0, "be 0 or more")
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
+            self._check(name, math.isfinite(getattr(self, name)), "be finite")
+        self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")
+        self._check("name", self.name is None or Path(self.name).name == self.name, "be a plain folder name")
+        rules.get(self.rule)
+
+    def _check(self, name: str, holds: bool, must: str) -> None:
+        if not holds:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must {must}")
+
+    def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
+        """The network these settings describe, for samples of a shape."""
+        return Architecture(
+            notation=self.network,
+            input_shape=input_shape,
+            time_steps=self.time_steps,
+            tau_m=self.tau_m,
+            tau_s=self.tau_s,
+            threshold=self.threshold,
+            padding=self.padding[0] if len(self.padding) == 1 else self.padding,
+            rule=self.rule,
+            dropout=self.dropout,
+            conv_scale=self.conv_scale,
+        )
+
+    def make_loss(self) -> Loss:
+        """The loss these settings describe."""
+        if self.loss == "kernel":
+            return KernelLoss(time_steps=self.time_steps, tau_s=self.tau_s, target=self.target)
+        if self.loss == "spike":
+            return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s)
+        if self.loss == "count":
+            return CountLoss(desired=self.desired_count, undesired=self.undesired_count)
+        return SoftmaxLoss()
+
+    def to_toml(self) -> str:
+        """Every setting as TOML; what is left out (None) and what is not a setting (resume) stays out."""
+        lines = ["# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and field.name != "resume":
+                lines.append(f"{field.name} = {_toml(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, unchecked. Raises UserError for a missing or broken file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def flags_from_toml(path: Path) -> list[str]:
+    """The settings in a TOML file as command-line flags, so that one parser checks both."""
+    flags: list[str] = []
+    for key, value in read_toml(path).items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return flags

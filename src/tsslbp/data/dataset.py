@@ -1,0 +1,117 @@
+"""What a data set is here: three parts in memory as stored (mostly bytes), and how to turn a batch into numbers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples ``x`` ``[N, ...]`` (uint8 or float32, as stored) and labels ``y`` ``[N]`` (int64, from 0)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch ``x, y`` at ``index`` ``[B]`` (int64), copied."""
+        return self.x.index_select(0, index), self.y.index_select(0, index)  # ten times faster than x[index] on CPU
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How stored values become network input: ``(x / scale - mean) / std`` per channel.
+
+    A channel is the axis C of ``[B, C, H, W]`` and ``[B, T, C, H, W]``, the last axis of ``[B, F]`` and ``[B, T, F]``. One
+    mean and one std serve all channels.
+
+    Args:
+        scale: stored value of full intensity: 255 for bytes, 16 for the 8×8 digits, 1 for real numbers.
+        mean: per channel, of ``x / scale``.
+        std: per channel, of ``x / scale``, above 0.
+    """
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """``(x / scale - mean) / std`` as one multiplication and one addition per channel; float32, shape of ``x``."""
+        gain = _per_channel((1 / (self.scale * s) for s in self.std), x)
+        offset = _per_channel((-m / s for m, s in zip(self.mean, self.std, strict=True)), x)
+        return x.to(torch.float32, copy=True).mul_(gain).add_(offset)  # in place beats addcmul, which broadcasts slowly
+
+    def intensity(self, x: Tensor) -> Tensor:
+        """``x / scale`` clamped to [0, 1] for the spike encoders; float32, shape of ``x``."""
+        return x.to(torch.float32, copy=True).div_(self.scale).clamp_(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled data set; ``validation`` was held out of the training samples, ``test`` is apart.
+
+    Static samples are ``x`` ``[N, C, H, W]`` or ``[N, F]``; with ``sequence`` they are ``[N, T, F]`` or ``[N, T, C, H, W]``.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+    sequence: bool = False
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample at one step: ``(C, H, W)`` or ``(F,)``."""
+        return tuple(self.train.x.shape[2 if self.sequence else 1 :])
+
+    @property
+    def time_steps(self) -> int | None:
+        """T of sequences; None for static samples, which have no steps of their own."""
+        return self.train.x.shape[1] if self.sequence else None
+
+
+def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
+    """Split ``samples`` into the rest and ``count`` held out, both in the order they came in.
+
+    Stratified: of a class with n of the N samples, ``count · n / N`` are held out, rounded up or down. The choice depends on
+    nothing but the labels.
+    """
+    total = len(samples)
+    # PCG64's raw stream is the same in every version of NumPy; that of its shuffling functions is not promised to be.
+    shuffled_by_class = np.lexsort((np.random.PCG64(SPLIT_SEED).random_raw(total), samples.y.numpy()))
+    evenly_spaced = (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
+    held = torch.zeros(total, dtype=torch.bool)
+    held[torch.from_numpy(shuffled_by_class[evenly_spaced])] = True
+    return Split(samples.x[~held], samples.y[~held]), Split(samples.x[held], samples.y[held])
+
+
+def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
+    """:func:`hold_out` with a size the user may have chosen. Raises UserError if a part would be too small."""
+    if not classes <= count < len(samples):
+        raise UserError(
+            f"validation is {count}; of these {len(samples)} training samples in {classes} classes it must take at least "
+            f"{classes} and leave at least 1"
+        )
+    return hold_out(samples, count)
+
+
+def a_tenth(samples: Split, classes: int) -> int:
+    """Validation size where the user chose none: a tenth, but at least one per class."""
+    return max(classes, len(samples) // 10)
+
+
+def _per_channel(values: Iterable[float], x: Tensor) -> Tensor:
+    """Constants ``[C]`` in a shape that broadcasts along the channels of ``x``."""
+    constants = torch.tensor(list(values), device=x.device)
+    return constants.view(-1, 1, 1) if x.dim() >= 4 else constants

@@ -1,0 +1,139 @@
+"""A user's own samples from an ``.npz`` file.
+
+``x`` holds static samples ``[N, C, H, W]`` or ``[N, F]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; ``y`` the
+classes ``[N]``, integers from 0. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``classes`` (their names).
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.errors import UserError
+
+Arrays = dict[str, NDArray[Any]]
+SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
+
+
+def read(path: Path, validation: int | None) -> Dataset:
+    """The data set in an ``.npz`` file.
+
+    Static samples are normalised with mean and std of the training part, bytes counting from 0 to 255: one pair per channel
+    of images and per feature of vectors, but one pair for all of a vector of bytes, which is an image laid flat. Sequences
+    stay untouched, bytes too, since they may be spikes.
+
+    Raises:
+        UserError: no such file, not an ``.npz``, or content that does not fit the description above.
+    """
+    arrays = _open(path)
+    x, y = _samples(path, arrays, "x", "y")
+    names = _class_names(path, arrays)
+    classes = _count_classes(path, y, names)
+    sequence = x.ndim in SEQUENCE_DIMS
+    scale = 255.0 if x.dtype == np.uint8 else 1.0
+
+    samples = _split(path, x, y)
+    if "x_test" in arrays or "y_test" in arrays:
+        x_test, y_test = _samples(path, arrays, "x_test", "y_test")
+        if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
+            described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
+            raise UserError(f"{path}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
+        if int(y_test.max()) >= classes:
+            raise UserError(f"{path}: y_test has class {y_test.max()}, y only 0 to {classes - 1}")
+        test = _split(path, x_test, y_test)
+    else:
+        samples, test = hold_out(samples, max(classes, len(samples) // 5))
+    train, held = hold_out_validation(samples, a_tenth(samples, classes) if validation is None else validation, classes)
+    normalisation = Normalisation(1.0, (0.0,), (1.0,)) if sequence else _normalisation(train.x, scale)
+    return Dataset(path.stem, train, held, test, names or tuple(map(str, range(classes))), normalisation, sequence)
+
+
+def _open(path: Path) -> Arrays:
+    if not path.is_file():
+        raise UserError(f"no data file {path}; give the path of an .npz file with arrays x and y")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is not an .npz file, or it is cut short; write it with numpy.savez(path, x=..., y=...)")
+    arrays: Arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in ("x", "y", "x_test", "y_test", "classes"):
+                if key in file:
+                    arrays[key] = file[key]
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; write plain arrays with numpy.savez(path, x=..., y=...)") from error
+    return arrays
+
+
+def _samples(path: Path, arrays: Arrays, x_name: str, y_name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """``x`` and ``y`` as they are in the file, checked one by one and against each other."""
+    for name in (x_name, y_name):
+        if name not in arrays:
+            raise UserError(f"{path} has no array {name!r}; write it with numpy.savez(path, {x_name}=..., {y_name}=...)")
+    x, y = arrays[x_name], arrays[y_name]
+    if x.ndim not in (*STATIC_DIMS, *SEQUENCE_DIMS) or 0 in x.shape:
+        raise UserError(
+            f"{path}: {x_name} has shape {list(x.shape)}; it must be [N, F], [N, C, H, W], [N, T, F] or [N, T, C, H, W]"
+        )
+    if x.dtype.kind not in "buif":
+        raise UserError(f"{path}: {x_name} is {x.dtype}; it must hold real numbers")
+    if y.ndim != 1 or len(y) != len(x):
+        raise UserError(f"{path}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}]")
+    if y.dtype.kind not in "iu" or y.min() < 0:
+        what = y.dtype if y.dtype.kind not in "iu" else int(y.min())
+        raise UserError(f"{path}: {y_name} must hold classes as integers from 0; it has {what}")
+    return x, y
+
+
+def _class_names(path: Path, arrays: Arrays) -> tuple[str, ...] | None:
+    names = arrays.get("classes")
+    if names is None:
+        return None
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise UserError(f"{path}: classes is {names.dtype} of shape {list(names.shape)}; it must be a list of strings")
+    return tuple(map(str, names))
+
+
+def _count_classes(path: Path, y: NDArray[Any], names: tuple[str, ...] | None) -> int:
+    """The number of classes, each with samples enough for three parts."""
+    present, counts = np.unique(y, return_counts=True)
+    classes = len(names) if names else int(present[-1]) + 1
+    if int(present[-1]) >= classes:
+        raise UserError(f"{path}: y has class {present[-1]}, but classes names only {classes}")
+    if len(present) < classes:
+        absent = next(c for c in range(classes) if c == len(present) or present[c] != c)
+        raise UserError(f"{path}: no sample of class {absent}; number the classes 0, 1, 2, ... without gaps")
+    if counts.min() < 3:
+        scarce = present[counts.argmin()]
+        raise UserError(
+            f"{path}: class {scarce} has {counts.min()} samples; training, validation and test need 3 of each class"
+        )
+    return classes
+
+
+def _split(path: Path, x: NDArray[Any], y: NDArray[Any]) -> Split:
+    """Bytes stay bytes (truth values become bytes), all other numbers become float32."""
+    if x.dtype == np.bool_:
+        x = x.view(np.uint8)
+    elif x.dtype != np.uint8:
+        with np.errstate(over="ignore"):  # what overflows is reported below
+            x = x.astype(np.float32)
+    stored = torch.from_numpy(np.ascontiguousarray(x))
+    if not bool(stored.isfinite().all()):
+        raise UserError(f"{path}: samples hold NaN, infinity or numbers beyond float32; remove or replace them")
+    return Split(stored, torch.from_numpy(y.astype(np.int64)))
+
+
+def _normalisation(x: Tensor, scale: float) -> Normalisation:
+    """Mean and std of static samples; std 1 where a channel does not vary."""
+    shared = x.dim() == 2 and x.dtype == torch.uint8
+    axes = (0, 1) if shared else (0, 2, 3) if x.dim() == 4 else (0,)
+    std, mean = torch.std_mean(x.float() / scale, axes, correction=0)
+    std = torch.where(std > 0, std, 1.0)  # exactly 0 where nothing varies
+    return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))

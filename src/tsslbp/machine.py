@@ -1,0 +1,25 @@
+"""What a number was measured on."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def describe() -> dict[str, str]:
+    """Versions, processor, threads and load of this machine, as text."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "tsslbp": importlib.metadata.version("tsslbp"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "processor": processor,
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+    }

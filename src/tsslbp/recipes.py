@@ -1,0 +1,75 @@
+"""Named settings: the quick start, and the paper's experiments as published.
+
+Source of the published settings: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tsslbp.config import TrainConfig
+from tsslbp.errors import unknown
+from tsslbp.networks import PAPER
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings with a line that says what for."""
+
+    summary: str
+    config: TrainConfig
+
+
+def _published(name: str, summary: str, **settings: Any) -> Recipe:
+    """One of the paper's networks under its published training settings."""
+    net = PAPER[name]
+    config = TrainConfig(
+        recipe=name,
+        network=net.notation,
+        padding=(net.padding,) if isinstance(net.padding, int) else net.padding,
+        dropout=net.dropout,
+        conv_scale=net.conv_scale,
+        time_steps=net.time_steps,
+        tau_m=net.tau_m,
+        tau_s=net.tau_s,
+        target="double",
+    )
+    return Recipe(summary, replace(config, **settings))
+
+
+_cifar10: dict[str, Any] = {"data": "cifar10", "augment": True, "epochs": 150, "learning_rate": 2e-4}
+
+RECIPES: dict[str, Recipe] = {
+    "quickstart": Recipe(
+        "scikit-learn's handwritten digits, a small convolutional net; under a minute on two cores",
+        TrainConfig(
+            recipe="quickstart",
+            network="16C3-P2-32C3-P2-128-10",
+            padding=(1,),
+            conv_scale=3.0,
+            epochs=40,
+            batch_size=25,
+            learning_rate=2e-3,
+            schedule="one-cycle",
+        ),
+    ),
+    "mnist-cnn": _published("mnist-cnn", "paper: MNIST, convolutional; published 99.50 ± 0.02", data="mnist", epochs=100),
+    "fashion-mnist-fc": _published(
+        "fashion-mnist-fc",
+        "paper: Fashion-MNIST, fully connected; published 89.75 ± 0.03",
+        data="fashion-mnist",
+        epochs=100,
+        batch_size=100,
+    ),
+    "fashion-mnist-cnn": _published(
+        "fashion-mnist-cnn", "paper: Fashion-MNIST, convolutional; published 92.69 ± 0.09", data="fashion-mnist", epochs=100
+    ),
+    "cifar10-cnn1": _published("cifar10-cnn1", "paper: CIFAR-10, first network; published 88.98 ± 0.27", **_cifar10),
+    "cifar10-cnn2": _published("cifar10-cnn2", "paper: CIFAR-10, second network; published 91.41", **_cifar10),
+}
+
+
+def get(name: str) -> TrainConfig:
+    """The settings of a recipe. Raises UserError for an unknown name."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name].config

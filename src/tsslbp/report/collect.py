@@ -1,0 +1,86 @@
+"""Gather what a run's report shows: its records, and one look at the test set with its best model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsslbp import config, data, machine, metrics, training
+from tsslbp.neuron import spikes_from_psc
+from tsslbp.report.run import RunReport, SampleRaster, write_run_report
+
+SAMPLES = 4
+"""Test samples shown as rasters; a wrong answer is among them if there is one."""
+
+
+def write(folder: Path, data_root: Path | None = None) -> Path:
+    """Build ``report.html`` in a run's folder; returns its path.
+
+    Args:
+        folder: the run's folder.
+        data_root: where its data set lies, if no longer where the run found it.
+
+    Raises:
+        UserError: no finished epoch, missing data, a damaged file.
+    """
+    history, final = training.read_metrics(folder)
+    model = training.load(folder)
+    settings = config.read_toml(folder / "config.toml")
+    dataset = data.load(model.data, data_root or Path(settings["data_root"]), validation=settings.get("validation"))
+    test = dataset.test
+    answers = metrics.decode(model.outputs(test.x))
+    report = RunReport(
+        title=folder.resolve().name,
+        command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME",
+        settings=settings,
+        history=history,
+        final=final or training.summary(history, dataset),
+        classes=dataset.classes,
+        confusion=_confusion(test.y, answers, len(dataset.classes)),
+        samples=[_raster(model, dataset, index) for index in _examples(test.y, answers)],
+        machine=machine.describe(),
+    )
+    path = folder / "report.html"
+    write_run_report(path, report)
+    return path
+
+
+def _confusion(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
+    """Counts ``[classes, classes + 1]``; the last column is "no answer"."""
+    column = torch.where(answer == metrics.NO_ANSWER, classes, answer)
+    return torch.bincount(label * (classes + 1) + column, minlength=classes * (classes + 1)).view(classes, -1).numpy()
+
+
+def _examples(label: Tensor, answer: Tensor) -> list[int]:
+    """The first right answers of different classes, then the first wrong one."""
+    right: dict[int, int] = {}
+    for index in (answer == label).nonzero().flatten().tolist():
+        right.setdefault(int(label[index]), index)
+    wrong = (answer != label).nonzero().flatten().tolist()[:1]
+    return sorted(right.values())[: SAMPLES - len(wrong)] + wrong
+
+
+@torch.inference_mode()
+def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleRaster:
+    x = dataset.test.x[index : index + 1]
+    currents = model.network.activity(model.inputs(x, seed=index))
+    *_, output = currents.values()
+    answer = int(metrics.decode(output))
+    return SampleRaster(
+        image=_picture(dataset.normalisation.intensity(x)[0]) if not dataset.sequence else None,
+        label=dataset.classes[int(dataset.test.y[index])],
+        answer="no answer" if answer == metrics.NO_ANSWER else dataset.classes[answer],
+        confidence=float(metrics.confidence(output)),
+        spikes={
+            name: (spikes_from_psc(psc, model.network.neuron.tau_s)[:, 0].flatten(1) > 0.5).numpy()
+            for name, psc in currents.items()
+        },
+    )
+
+
+def _picture(intensity: Tensor) -> np.ndarray | None:
+    """``[H, W]`` or ``[H, W, 3]`` of a grey or RGB image; None for anything else."""
+    if intensity.dim() != 3 or intensity.shape[0] not in (1, 3):
+        return None
+    return intensity[0].numpy() if intensity.shape[0] == 1 else intensity.permute(1, 2, 0).numpy()

@@ -1,0 +1,243 @@
+"""The report's figures, as inline SVG that follows the page: its font, its light or dark colours.
+
+Matplotlib knows neither, so figures are drawn in stand-in colours that become the page's CSS variables, and text stays text.
+Lengths are points. A figure is ``WIDTH`` wide, so that its text stays legible on a phone.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+import matplotlib.style
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+Records = Sequence[dict[str, Any]]
+Array = NDArray[Any]
+
+WIDTH = 320.0
+MOST_NUMBERED = 20
+"""Up to so many classes, cells of the confusion matrix carry their count and rows of the output their class."""
+MOST_DRAWN = 120
+"""Most neurons of one layer that a raster draws."""
+
+INK, MUTED, RULE, PAPER, RIGHT, WRONG = (f"#fe00a{digit}" for digit in range(1, 7))
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", RIGHT: "right", WRONG: "wrong"}
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a class may be called "$1"
+    "font.size": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
+
+
+def _inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P], Markup]:
+    """From a function that returns a figure and its description, one that returns SVG and takes its name in the page first."""
+
+    def drawn(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Markup:
+        with warnings.catch_warnings(), matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
+            warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that Matplotlib's font lacks
+            figure, description = draw(*args, **kwargs)
+            figure.savefig(buffer := io.StringIO(), format="svg", transparent=True)
+        return _for_page(buffer.getvalue(), figure, description)
+
+    return drawn
+
+
+def _for_page(svg: str, figure: Figure, description: str) -> Markup:
+    """A page's part of an SVG file: no prolog, metadata or global style, no ids but those referred to, paths to 1/100 point."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
+    referred = set(re.findall(r"#([\w.-]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", body)
+    body = re.sub(r' style="[^"]*"', lambda found: re.sub("#fe00a.", lambda c: f"var(--{VARIABLES[c[0]]})", found[0]), body)
+    body = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    width, height = figure.get_size_inches() * 72
+    root = f'<svg role="img" aria-label="{html.escape(description)}" width="{width:g}pt" viewBox="0 0 {width:g} {height:g}">'
+    return Markup(root + body.strip())
+
+
+def _short(name: str, most: int = 16) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def column(history: Records, key: str) -> NDArray[np.float64]:
+    """One field of every epoch's record, NaN where it is missing: ``[epochs]``."""
+    return np.array([np.nan if record.get(key) is None else record[key] for record in history], dtype=np.float64)
+
+
+def _over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, 205 / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel=ylabel)
+    axes.grid(axis="y")
+    axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, axes
+
+
+@_inline
+def loss(history: Records) -> tuple[Figure, str]:
+    """Training loss by epoch."""
+    figure, axes = _over_epochs(history, "loss")
+    epoch, value = column(history, "epoch"), column(history, "train_loss")
+    axes.plot(epoch, value, color=MUTED, marker="o", markersize=3 if len(epoch) <= 30 else 0, label="training loss")
+    figure.legend(loc="outside upper left")
+    finite = value[np.isfinite(value)]
+    ends = f", from {finite[0]:.4g} to {finite[-1]:.4g}" if len(finite) else ""
+    return figure, f"Line chart of the training loss over {len(history)} epochs{ends}"
+
+
+@_inline
+def accuracy(history: Records, chosen: int) -> tuple[Figure, str]:
+    """Training, validation and test accuracy by epoch, the chosen epoch marked."""
+    figure, axes = _over_epochs(history, "right answers, %")
+    epoch = column(history, "epoch")
+    for key, color, style, marker in (("train", MUTED, ":", "s"), ("validation", WRONG, "--", "^"), ("test", RIGHT, "-", "o")):
+        value = column(history, f"{key}_accuracy")
+        if np.isfinite(value).any():
+            look: dict[str, Any] = {
+                "color": color,
+                "linestyle": style,
+                "marker": marker,
+                "markersize": 3 if len(epoch) <= 30 else 0,
+            }
+            axes.plot(epoch, value, label=key.replace("train", "training"), **look)
+    axes.axvline(chosen, color=INK, linewidth=0.8, zorder=1, label=f"chosen epoch ({chosen})")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
+    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.1, handlelength=1.8, handletextpad=0.5)
+    return figure, f"Line chart of training, validation and test accuracy over {len(history)} epochs; epoch {chosen} was chosen"
+
+
+@_inline
+def confusion(counts: Array, classes: Sequence[str]) -> tuple[Figure, str]:
+    """Counts ``[classes, classes + 1]`` as coloured cells; the last column is left out where it is all zero."""
+    n, silent = len(classes), bool(counts[:, -1].any())
+    few = n <= MOST_NUMBERED
+    share = counts / counts.sum(1, keepdims=True).clip(min=1)
+    width = WIDTH if n <= 12 else 500
+    figure = Figure(figsize=(width / 72, width / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel="answer of the network", ylabel="true class", aspect="equal")
+    axes.set(xlim=(0, n + 1.4 * silent), ylim=(n, 0))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    blocks = [Rectangle((0, 0), n, n), Rectangle((n + 0.4, 0), 1, n)]
+    axes.add_collection(PatchCollection(blocks[: 1 + silent], facecolor=RULE, alpha=0.35, linewidth=0))
+    found = [(int(row), int(answer)) for row, answer in np.argwhere(counts)]
+    strength = {at: 0.15 + 0.85 * float(share[at]) ** 0.5 for at in found}
+    colors = [(RIGHT if row == answer else WRONG, strength[row, answer]) for row, answer in found]
+    left = {at: at[1] + 0.4 * (at[1] == n) for at in found}
+    axes.add_collection(PatchCollection([Rectangle((left[at], at[0]), 1, 1) for at in found], facecolor=colors, linewidth=0))
+    if few:
+        axes.vlines([*range(n), *[n + 0.4] * silent], 0, n, color=PAPER, linewidth=0.8)
+        axes.hlines(range(n), 0, n + 1.4 * silent, color=PAPER, linewidth=0.8)
+        size = min(8.5, 0.8 * width / (n + 3) / len(str(counts.max())) / 0.62)
+        for at in found:
+            color = PAPER if strength[at] > 0.62 else INK
+            place: dict[str, Any] = {"ha": "center", "va": "center_baseline", "color": color, "fontsize": size}
+            axes.text(left[at] + 0.5, at[0] + 0.5, str(counts[at]), **place)
+    ticks = np.arange(n) if n <= 30 else np.arange(0, n, n // 10)
+    names = [_short(classes[int(number)]) if n <= 30 else str(number) for number in ticks]
+    axes.set_yticks(ticks + 0.5, names)
+    flat = all(len(name) <= 2 for name in names)
+    turned: dict[str, Any] = {} if flat else {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+    axes.set_xticks([*(ticks + 0.5), *[n + 0.9] * silent], [*names, *["none" if flat else "no answer"] * silent], **turned)
+    figure.legend([Patch(color=RIGHT), Patch(color=WRONG)], ["right", "wrong"], loc="outside upper left", ncols=2)
+    return figure, f"Confusion matrix: {np.trace(counts[:, :n])} of {counts.sum()} right over {n} classes"
+
+
+def drawn_neurons(spikes: Array, *keep: int) -> NDArray[np.intp]:
+    """At most ``MOST_DRAWN`` of the neurons that fire in ``spikes`` ``[T, neurons]``, evenly chosen, and ``keep``; in order."""
+    firing = np.flatnonzero(spikes.any(0))
+    if len(firing) > MOST_DRAWN:
+        firing = firing[np.linspace(0, len(firing) - 1, MOST_DRAWN).round().astype(int)]
+    return np.union1d(firing, np.array(keep, dtype=np.intp))
+
+
+@_inline
+def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: int | None) -> tuple[Figure, str]:
+    """Spikes of every layer, stacked, time to the right.
+
+    Args:
+        spikes: ``[T, neurons]`` of bool by layer; the last layer is the output.
+        classes: names of the output's neurons.
+        true: number of the true class.
+        answer: number of the class answered, if any.
+    """
+    *hidden, output = spikes
+    n, marks = len(classes), {true: RIGHT} if answer in (None, true) else {true: RIGHT, answer: WRONG}
+    rows = {name: drawn_neurons(spikes[name]) for name in hidden}
+    rows[output] = np.arange(n) if n <= MOST_DRAWN else drawn_neurons(spikes[output], *marks)
+    heights = {name: float(np.clip(0.8 * len(rows[name]), 22, 96)) for name in hidden}
+    heights[output] = 11.5 * n if n <= MOST_NUMBERED else 110.0
+    names = {number: _short(classes[number]) for number in (range(n) if n <= MOST_NUMBERED else sorted(marks))}
+    for number, color in marks.items():
+        names[number] = f"{'true' if color == RIGHT else 'answer'}  {names[number]}"
+    left = 10 + 4.7 * len("answer  ") + 4.5 * max(len(_short(name)) for name in classes)
+
+    top = height = sum(heights.values()) + 18 * len(rows) + 32
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    for name, drawn in rows.items():
+        layer, band = spikes[name], heights[name]
+        top -= 18 + band
+        axes = figure.add_axes((left / WIDTH, top / height, 1 - (left + 8) / WIDTH, band / height))
+        axes.set(xlim=(0.5, len(layer) + 0.5), ylim=(max(len(drawn), 1), 0), yticks=[])
+        axes.spines["left"].set_visible(False)
+        axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor=RULE, alpha=0.3, linewidth=0))
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+        axes.tick_params(axis="x", labelbottom=name == output)
+        firing = int(layer.any(0).sum())
+        part = f" ({len(drawn)} drawn)" if len(drawn) < firing else ""
+        title = f"{name}: {firing} of {layer.shape[1]} neurons fire{part}, activity {100 * layer.mean():.3g} %"
+        figure.text(0, (top + band + 3) / height, title, fontsize=8.5)
+        shown, thickness = layer[:, drawn], 0.75 * band / max(len(drawn), 1)
+        if name != output:
+            _dashes(axes, shown, INK, thickness)
+            continue
+        axes.set_xlabel("time step")
+        _dashes(axes, shown & ~np.isin(drawn, list(marks)), INK, thickness)
+        for number, color in marks.items():
+            row = int(np.searchsorted(drawn, number))
+            axes.axhspan(row, row + 1, facecolor=color, alpha=0.18, linewidth=0)
+            _dashes(axes, shown & (drawn == number), color, thickness)
+        for number, text in names.items():
+            row = int(np.searchsorted(drawn, number))
+            apart = n > MOST_NUMBERED and len(marks) == 2  # rows may be thinner than text: one label above its row, one below
+            look: dict[str, Any] = {"va": "center_baseline" if not apart else "bottom" if number == min(marks) else "top"}
+            look |= {"fontweight": "bold", "color": marks[number]} if number in marks else {"color": INK}
+            x = -4 / (WIDTH - left)
+            axes.text(x, row + 0.5, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8.5, **look)
+    return figure, f"Spikes of {len(spikes)} layers over {len(spikes[output])} time steps, true class {classes[true]}"
+
+
+def _dashes(axes: Axes, spikes: Array, color: str, thickness: float) -> None:
+    """One dash a spike, as one path; ``spikes`` ``[T, rows]``."""
+    step, row = np.nonzero(spikes)
+    ends = np.stack([step + 0.6, row + 0.5, step + 1.4, row + 0.5], axis=1).reshape(-1, 2)
+    path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(step)))
+    axes.add_patch(PathPatch(path, edgecolor=color, facecolor="none", linewidth=thickness, capstyle="butt"))

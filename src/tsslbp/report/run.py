@@ -1,0 +1,173 @@
+"""What a run's report says: its numbers, put into sentences."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.image
+import numpy as np
+from numpy.typing import NDArray
+
+from tsslbp import files
+from tsslbp.errors import UserError
+from tsslbp.metrics import wilson_interval
+from tsslbp.report import figures
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRaster:
+    """One test sample and the spikes it caused.
+
+    Args:
+        image: ``[H, W]`` or ``[H, W, 3]`` in [0, 1], or None where the sample is not an image.
+        label: true class, one of the report's.
+        answer: class answered; any other text where the output was silent.
+        confidence: the answer's share of the output current, in [0, 1].
+        spikes: ``[T, neurons]`` of bool for every spiking layer by name, the output last with one neuron a class.
+    """
+
+    image: NDArray[Any] | None
+    label: str
+    answer: str
+    confidence: float
+    spikes: dict[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class RunReport:
+    """Everything the report of a run shows.
+
+    Args:
+        title: name of the run.
+        command: the command that made it.
+        settings: the run's settings by name.
+        history: one record an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``validation_accuracy``,
+            ``test_accuracy`` (percent), ``learning_rate``, ``seconds`` (since the start).
+        final: ``test_accuracy`` of ``best_epoch``, the epoch chosen on validation, its ``validation_accuracy``,
+            ``best_test_accuracy`` and ``best_test_epoch``, ``seconds``; more is listed as it is.
+        classes: names of the classes.
+        confusion: counts of test samples, ``[classes, classes + 1]``: row true class, column answer, last column no answer.
+        samples: samples to draw.
+        machine: what it ran on.
+
+    Raises:
+        UserError: no epoch, no test sample, or a confusion matrix of another shape.
+    """
+
+    title: str
+    command: str
+    settings: dict[str, Any]
+    history: list[dict[str, Any]]
+    final: dict[str, Any]
+    classes: tuple[str, ...]
+    confusion: NDArray[Any]
+    samples: list[SampleRaster]
+    machine: dict[str, str]
+
+    def __post_init__(self) -> None:
+        n = len(self.classes)
+        if self.confusion.shape != (n, n + 1):
+            raise UserError(f"confusion matrix has shape {list(self.confusion.shape)}; {n} classes need [{n}, {n + 1}]")
+        if not self.history or not self.confusion.any():
+            raise UserError(
+                f"nothing to report on {self.title!r}: {'no test sample' if self.history else 'no epoch is finished'}"
+            )
+
+
+def write_run_report(path: Path, report: RunReport) -> None:
+    """Write the report as one HTML file that needs nothing else; the same data gives the same bytes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    files.write_text(path, _render(report).encode("utf-8", "replace").decode("utf-8"))
+
+
+IN_WORDS = ("test_accuracy", "validation_accuracy", "best_epoch", "best_test_accuracy", "best_test_epoch", "seconds", "epochs")
+"""Fields of the final record that the template puts into words, as it does the number of test samples."""
+
+
+def _render(report: RunReport) -> str:
+    counts, n = report.confusion, len(report.classes)
+    total = int(counts.sum())
+    decimals = 1 if total < 2000 else 2
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}\u00a0%"
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"percent": percent, "number": _number, "duration": _duration, "words": _words}
+    right = round(report.final["test_accuracy"] * total / 100)
+    return environment.get_template("run.html").render(
+        run=report,
+        final={"validation_accuracy": None, **report.final},
+        extra={
+            key: value for key, value in report.final.items() if key not in (*IN_WORDS, "event", "test_images", "test_samples")
+        },
+        noun="images" if any(sample.image is not None for sample in report.samples) else "samples",
+        total=total,
+        decimals=decimals,
+        right=right,
+        interval=[100 * bound for bound in wilson_interval(right, total)],
+        silent=int(counts[:, n].sum()),
+        counted_right=int(np.trace(counts[:, :n])),
+        confused=_confused(counts[:, :n], counts.sum(1), report.classes),
+        diverged=np.flatnonzero(~np.isfinite(figures.column(report.history, "train_loss"))).tolist(),
+        loss=figures.loss("loss", report.history),
+        accuracy=figures.accuracy("accuracy", report.history, report.final["best_epoch"]),
+        confusion=figures.confusion("confusion", counts, report.classes),
+        samples=[(sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)],
+        most_drawn=figures.MOST_DRAWN,
+    )
+
+
+def _confused(counts: NDArray[Any], totals: NDArray[Any], classes: tuple[str, ...]) -> list[tuple[int, str, str, float]]:
+    """The three most common wrong answers: how often, true class, answer, percent of the true class."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:3]
+    pairs = [(int(at) // len(classes), int(at) % len(classes)) for at in order]
+    return [
+        (int(wrong[pair]), classes[pair[0]], classes[pair[1]], 100 * float(wrong[pair] / totals[pair[0]]))
+        for pair in pairs
+        if wrong[pair]
+    ]
+
+
+def _raster(number: int, sample: SampleRaster, classes: tuple[str, ...]) -> str:
+    answer = classes.index(sample.answer) if sample.answer in classes else None
+    return figures.raster(f"raster-{number}", sample.spikes, classes, classes.index(sample.label), answer)
+
+
+def _png(image: NDArray[Any] | None) -> str | None:
+    """A picture as the text of a ``data:`` address."""
+    if image is None:
+        return None
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1)
+    matplotlib.image.imsave(buffer := io.BytesIO(), pixels, format="png", cmap="gray", vmin=0, vmax=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: Any) -> str:
+    """A value of a record or a setting, short."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _words(key: str) -> str:
+    """The name of a field as a reader's words."""
+    return key.replace("train_", "training ").replace("_", " ")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"

@@ -1,0 +1,178 @@
+"""The training loop: one epoch after another, each step a plain forward, backward, update."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsslbp.config import TrainConfig
+from tsslbp.data import Dataset
+from tsslbp.data.augment import crop_and_flip
+from tsslbp.errors import UserError
+from tsslbp.metrics import decode
+from tsslbp.training.checkpoint import State
+from tsslbp.training.model import Model
+from tsslbp.training.progress import Progress
+
+SAVE_EVERY = 300.0
+"""Seconds between checkpoints inside a long epoch."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has stopped between two steps. The argument is its folder."""
+
+
+@dataclass
+class Loop:
+    """Trains a model on a data set.
+
+    Args:
+        config: the run's settings.
+        dataset: training, validation and test samples.
+        model: the network to train, in place.
+        optimizer: its optimiser.
+        state: where the run stands; kept up to date.
+        progress: who watches.
+        save: called whenever the state is worth keeping.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    model: Model
+    optimizer: torch.optim.Optimizer
+    state: State
+    progress: Progress
+    save: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.loss = self.config.make_loss()
+        self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
+
+    def run(self, end_epoch: Callable[[dict[str, Any]], None]) -> None:
+        """Train to the last epoch; ``end_epoch`` gets each epoch's record before the checkpoint is written.
+
+        Raises:
+            Interrupted: after a checkpoint, when asked to stop.
+            UserError: loss or gradient is not finite.
+        """
+        state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
+        self.progress.started(state.epoch, self.config.epochs, self.steps)
+        with _stop_request() as stop:
+            while state.epoch <= self.config.epochs:
+                for samples in self._batches():
+                    self._step(samples)
+                    state.seconds = time.perf_counter() - began
+                    if stop.is_set() or time.perf_counter() - saved > SAVE_EVERY:
+                        self.save()
+                        saved = time.perf_counter()
+                    if stop.is_set():
+                        raise Interrupted
+                record = self._record()
+                state.seconds = record["seconds"] = time.perf_counter() - began
+                state.history.append(record)
+                state.epoch, state.step, state.loss_sum, state.right, state.seen = state.epoch + 1, 0, 0.0, 0, 0
+                end_epoch(record)
+                self.save()
+                saved = time.perf_counter()
+                self.progress.finished_epoch(record)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """The rest of this epoch's order of samples, batch by batch."""
+        generator = torch.Generator().manual_seed(self._seed(0))
+        order = torch.randperm(len(self.dataset.train), generator=generator)
+        yield from order.split(self.config.batch_size)[self.state.step :]
+
+    def _seed(self, step: int) -> int:
+        return ((self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 + step) % 2**63
+
+    def _step(self, samples: Tensor) -> None:
+        config, state, network = self.config, self.state, self.model.network
+        seed = self._seed(state.step + 1)
+        torch.manual_seed(seed)
+        x, y = self.dataset.train.take(samples)
+        if config.augment:
+            x = crop_and_flip(x, torch.Generator().manual_seed(seed))
+        network.train()
+        output = network(self.model.inputs(x, seed))
+        loss = self.loss(output, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        weights = list(network.parameters())
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise UserError(
+                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
+                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
+            )
+        if config.gradient_clip:
+            nn.utils.clip_grads_with_norm_(weights, config.gradient_clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * self._rate_factor()
+        self.optimizer.step()
+        if config.weight_clamp:
+            with torch.no_grad():
+                for weight in weights:
+                    weight.clamp_(-config.weight_clamp, config.weight_clamp)
+        state.step += 1
+        state.seen += len(y)
+        state.right += int((decode(output.detach()) == y).sum())
+        state.loss_sum += loss.item() * (len(y) if config.loss == "softmax" else 1)
+        self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    def _rate_factor(self) -> float:
+        """Learning rate of this step as a share of the configured one."""
+        done = ((self.state.epoch - 1) * self.steps + self.state.step) / (self.config.epochs * self.steps)
+        if self.config.schedule == "constant":
+            return 1.0
+        if self.config.schedule == "one-cycle" and done < (warm_up := 0.2):
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
+        if self.config.schedule == "one-cycle":
+            done = (done - warm_up) / (1 - warm_up)
+        return (1 + math.cos(math.pi * done)) / 2
+
+    def _culprit(self) -> str:
+        """The first layer, from the output back, whose numbers are not finite."""
+        for name, weight in reversed(list(self.model.network.layers.named_parameters())):
+            if not bool(weight.isfinite().all()):
+                return f"the weights of layer {name.split('.')[0]!r} are not finite"
+            if weight.grad is not None and not bool(weight.grad.isfinite().all()):
+                return f"the gradient of layer {name.split('.')[0]!r} is not finite"
+        return "the loss is not finite"
+
+    def _record(self) -> dict[str, Any]:
+        state, data = self.state, self.dataset
+        return {
+            "epoch": state.epoch,
+            "train_loss": state.loss_sum / state.seen,
+            "train_accuracy": 100 * state.right / state.seen,
+            "validation_accuracy": self.model.accuracy(data.validation.x, data.validation.y),
+            "test_accuracy": self.model.accuracy(data.test.x, data.test.y),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+
+@contextmanager
+def _stop_request() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that a run stops between two steps; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def ask(number: int, _frame: Any) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for asked, handler in before.items():
+            signal.signal(asked, handler)

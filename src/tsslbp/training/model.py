@@ -1,0 +1,93 @@
+"""Trained networks as one safetensors file that says by itself what it is."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tsslbp.data import Normalisation
+from tsslbp.errors import UserError
+from tsslbp.files import replacing
+from tsslbp.metrics import decode
+from tsslbp.networks import Architecture, Network
+from tsslbp.training.inputs import Inputs
+
+METADATA_KEY = "tsslbp"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what is needed to use it on raw samples."""
+
+    network: Network
+    inputs: Inputs
+    classes: tuple[str, ...]
+    data: str
+
+    def save(self, path: Path) -> None:
+        """Write the model; the file at ``path`` is replaced whole or not at all."""
+        about = {
+            "architecture": self.network.architecture.to_json(),
+            "inputs": asdict(self.inputs),
+            "classes": self.classes,
+            "data": self.data,
+        }
+        weights = {name: weight.contiguous() for name, weight in self.network.state_dict().items()}
+        with replacing(path) as temporary:
+            save_file(weights, temporary, metadata={METADATA_KEY: json.dumps(about)})
+
+    @torch.inference_mode()
+    def outputs(self, x: Tensor, batch_size: int = 500) -> Tensor:
+        """Output currents for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``."""
+        was_training = self.network.training
+        self.network.eval()
+        chunks = [self.network(self.inputs(part, seed=start)) for start, part in enumerate(x.split(batch_size))]
+        self.network.train(was_training)
+        return torch.cat(chunks, dim=1)
+
+    def accuracy(self, x: Tensor, y: Tensor) -> float:
+        """Share of right answers in percent."""
+        return 100 * float((decode(self.outputs(x)) == y).double().mean())
+
+
+def load(path: str | Path) -> Model:
+    """A model from ``model.safetensors``, or from the folder of the run that wrote it.
+
+    Raises:
+        UserError: no such file, a broken file, or a safetensors file that holds no tsslbp model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, struct.error, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
+    if about is None:
+        raise UserError(f"{path} holds no tsslbp model: its metadata has no {METADATA_KEY!r} entry")
+    try:
+        inputs = Inputs(**{**about["inputs"], "normalisation": _normalisation(about["inputs"]["normalisation"])})
+        network = Network(Architecture.from_json(about["architecture"]))
+        network.load_state_dict(weights)
+        classes, data = tuple(about["classes"]), str(about["data"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} was written by another version of tsslbp or its weights do not fit ({reason})") from None
+    for name, weight in network.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    return Model(network.eval(), inputs, classes, data)
+
+
+def _normalisation(fields: dict[str, Any]) -> Normalisation:
+    return Normalisation(scale=fields["scale"], mean=tuple(fields["mean"]), std=tuple(fields["std"]))

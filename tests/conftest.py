@@ -1,0 +1,31 @@
+"""Shared by all tests: a small data root, a quick configuration, bounded property tests."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tsslbp.config import TrainConfig
+
+settings.register_profile("bounded", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("bounded")
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+@pytest.fixture
+def samples() -> Path:
+    """A data root with a few real images of every set."""
+    return SAMPLES
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Any:
+    """Makes settings that train on the digits in about a second, in a folder of their own."""
+
+    def make(**changes: Any) -> TrainConfig:
+        defaults: dict[str, Any] = {"runs_dir": tmp_path / "runs", "network": "30-10", "epochs": 2, "batch_size": 100}
+        return TrainConfig(**{**defaults, **changes})
+
+    return make

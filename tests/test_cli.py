@@ -1,0 +1,169 @@
+"""The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsslbp import cli, recipes
+from tsslbp.config import TrainConfig
+
+TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = cli.main(list(arguments))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the digits with its report."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert cli.main(["train", "quickstart", "--runs-dir", str(runs), "--epochs", "3", "--schedule", "constant"]) == 0
+    return runs / "quickstart"
+
+
+def test_train_writes_everything(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "report.html"}
+
+
+def test_evaluate_agrees_with_the_run(trained, capsys):
+    code, out, _ = run(capsys, "evaluate", str(trained))
+    assert code == 0
+    from tsslbp.training import read_metrics
+
+    _, final = read_metrics(trained)
+    assert f"test accuracy {final['test_accuracy']:.2f} %" in out
+    assert "of 360; 95 % interval" in out
+
+
+def test_predict_reads_an_image(trained, capsys, tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    right = 0
+    for index in range(20):
+        picture = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
+        picture.save(tmp_path / "digit.png")
+        code, out, _ = run(capsys, "predict", str(trained / "model.safetensors"), str(tmp_path / "digit.png"))
+        assert code == 0
+        assert re.fullmatch(r"\d  \(confidence [\d.]+ %, unchanged from step [1-5] of 5 on\)\n", out)
+        right += out[0] == str(digits.target[index])
+    assert right >= 17
+    Image.fromarray((255 - digits.images[0] * 255 / 16).astype(np.uint8)).convert("RGB").save(tmp_path / "paper.png")
+    assert run(capsys, "predict", str(trained), str(tmp_path / "paper.png"), "--invert")[1].startswith("0")
+
+
+def test_report_is_rebuilt(trained, capsys):
+    before = (trained / "report.html").read_text()
+    (trained / "report.html").unlink()
+    code, out, _ = run(capsys, "report", str(trained))
+    assert code == 0
+    assert out == f"report: {trained / 'report.html'}\n"
+    assert len((trained / "report.html").read_text()) == pytest.approx(len(before), rel=0.01)
+
+
+def test_config_replays_to_the_same_model(trained, capsys):
+    assert run(capsys, "train", "--config", str(trained / "config.toml"), "--name", "again")[0] == 0
+    assert (trained.parent / "again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_lists_and_help(capsys):
+    out = run(capsys, "recipes")[1]
+    assert all(name in out for name in recipes.RECIPES)
+    out = run(capsys, "rules")[1]
+    assert "tssl" in out
+    assert "psc_derivative" in out
+    assert "torch" in run(capsys, "doctor")[1]
+    assert "usage: tsslbp COMMAND" in run(capsys)[1] == run(capsys, "--help")[1]
+    code, out, _ = run(capsys, "train", "quickstart", "--help")
+    assert code == 0
+    for field in TrainConfig.__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in out
+    for command in cli.COMMANDS:
+        code, out, _ = run(capsys, command, "--help")
+        assert code == 0, command
+        assert f"tsslbp {command}" in out
+
+
+def test_console_script_is_installed(tmp_path):
+    program = Path(sys.executable).parent / "tsslbp"
+    done = subprocess.run([program, "train", "quickstartt"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "tsslbp: unknown recipe 'quickstartt'; did you mean 'quickstart'?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'"),
+        ("train mnist-cn", "unknown recipe 'mnist-cn'; did you mean 'mnist-cnn'"),
+        ("train quickstart --epoch 3", "unknown option '--epoch'; did you mean '--epochs'"),
+        ("train quickstart --epochs abc", "--epochs"),
+        ("train quickstart --epochs 0", "--epochs is 0"),
+        ("train quickstart --loss kernl", "kernl"),
+        ("train quickstart --rule tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
+        ("train quickstart --rule tssl(rest=False)", "did you mean 'reset'"),
+        ("train quickstart --rule tssl(fallback=quite)", "did you mean 'quiet'"),
+        ("train quickstart --tau-m 0.5", "tau_m is 0.5"),
+        ("train quickstart --time-steps 0", "time_steps is 0"),
+        ("train quickstart --threshold nan", "threshold is nan"),
+        ("train quickstart --dropout 1", "dropout is 1"),
+        ("train quickstart --learning-rate nan", "--learning-rate is nan"),
+        ("train quickstart --network 16C3-Q2-10", "layer 2 ('Q2') of '16C3-Q2-10'"),
+        ("train quickstart --network 16C9-10 --padding 0", "layer 1 ('16C9')"),
+        ("train quickstart --network 16C3-12", "must end with 10"),
+        ("train quickstart --padding 1 2 3", "padding (1, 2, 3)"),
+        ("train quickstart --name a/b", "--name is a/b"),
+        ("train quickstart --data mist", "unknown data set 'mist'"),
+        ("train mnist-cnn --data-root nowhere", "nowhere"),
+        ("train quickstart --data nowhere.npz", "nowhere.npz"),
+        ("train quickstart --resume --name missing", "nothing to resume"),
+        ("train --config missing.toml", "cannot read missing.toml"),
+        ("train quickstart --config", "--config needs a file"),
+        ("evaluate nowhere", "no model at nowhere"),
+        ("predict", "IMAGE"),
+        ("predict nowhere image.png", "no model at"),
+        ("report nowhere", "no run at nowhere"),
+        ("recipes extra", "extra"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments.split())
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("tsslbp: ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_broken_config_and_image(trained, capsys, tmp_path):
+    (tmp_path / "broken.toml").write_text("epochs = = 3")
+    assert "is not valid TOML" in run(capsys, "train", "--config", str(tmp_path / "broken.toml"))[2]
+    (tmp_path / "unknown.toml").write_text("epoks = 3")
+    assert "did you mean '--epochs'" in run(capsys, "train", "--config", str(tmp_path / "unknown.toml"))[2]
+    (tmp_path / "no.png").write_text("not an image")
+    assert "as an image" in run(capsys, "predict", str(trained), str(tmp_path / "no.png"))[2]
+    assert "no image at" in run(capsys, "predict", str(trained), str(tmp_path / "missing.png"))[2]
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_runs(recipe, samples, capsys, tmp_path):
+    arguments = ["train", recipe, "--data-root", str(samples), "--runs-dir", str(tmp_path), "--epochs", "1"]
+    code, out, err = run(capsys, *arguments, *(["--batch-size", "20"] if "cifar" in recipe else []))
+    assert code == 0, err
+    assert f"report: {tmp_path / recipe / 'report.html'}" in out
+    shutil.rmtree(tmp_path / recipe)

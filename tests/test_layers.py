@@ -1,0 +1,247 @@
+"""Layers: the linear maps against explicit loops, the maps without neurons, initialisation, shape errors."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tsslbp
+from tsslbp import Surrogate, UserError
+from tsslbp.encoding import Constant
+from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d
+from tsslbp.neuron import LIF
+
+NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def rand(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def lif(current, rule=None):
+    return tsslbp.lif(current, tau_m=5, tau_s=3, threshold=0.4, rule=rule)
+
+
+def constant(*shape):
+    return Constant(rand(*shape), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64))
+
+
+# Linear maps with neurons.
+
+
+@pytest.mark.parametrize("rule", [None, Surrogate()])
+def test_linear(rule):
+    layer = Linear(5, 7, neuron=NEURON, rule=rule).double()
+    x = rand(6, 2, 5).requires_grad_()
+    expected = lif(torch.stack([torch.stack([layer.weight @ x[t, b] for b in range(2)]) for t in range(6)]), rule)
+    psc = layer(x)
+    assert psc.shape == (6, 2, 7)
+    assert 0 < psc.count_nonzero() < psc.numel()
+    torch.testing.assert_close(psc, expected, rtol=1e-12, atol=1e-12)
+    error, inputs = rand(6, 2, 7, seed=1), (layer.weight, x)
+    ours, theirs = torch.autograd.grad(psc, inputs, error), torch.autograd.grad(expected, inputs, error)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_conv2d(padding):
+    layer = Conv2d(2, 3, 3, neuron=NEURON, padding=padding, scale=2.0).double()
+    x = 3 * rand(4, 2, 2, 5, 7).requires_grad_()
+    padded = F.pad(x, (padding,) * 4)
+    height, width = 5 + 2 * padding - 2, 7 + 2 * padding - 2
+    windows = [padded[..., i : i + 3, j : j + 3] for i, j in itertools.product(range(height), range(width))]
+    current = torch.stack([torch.einsum("tbcij,ocij->tbo", window, layer.weight) for window in windows], dim=-1)
+    expected = lif(current.unflatten(-1, (height, width)))
+    psc = layer(x)
+    assert psc.shape == (4, 2, 3, height, width)
+    assert 0 < psc.count_nonzero() < psc.numel()
+    torch.testing.assert_close(psc, expected, rtol=1e-12, atol=1e-12)
+    error, inputs = rand(4, 2, 3, height, width, seed=1), (layer.weight, x)
+    ours, theirs = torch.autograd.grad(psc, inputs, error), torch.autograd.grad(expected, inputs, error)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: Linear(5, 7, neuron=NEURON), (4, 5)),
+        (lambda: Conv2d(2, 3, 3, neuron=NEURON, padding=1, scale=3.0), (4, 2, 5, 7)),
+    ],
+    ids=["Linear", "Conv2d"],
+)
+def test_a_constant_signal_is_the_same_as_its_expansion(make, shape):
+    layer = make().double()
+    signal = constant(*shape)
+    assert layer(signal).count_nonzero() > 0
+    torch.testing.assert_close(layer(signal), layer(signal.expand()), rtol=1e-12, atol=1e-12)
+
+
+def test_linear_is_initialised_kaiming_normal():
+    layer = Linear(200, 1000, neuron=NEURON)
+    assert layer.weight.shape == (1000, 200)
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 200), rel=0.01)
+    assert layer.weight.mean().abs().item() < 0.001
+    assert layer.weight.abs().max() > 4 * math.sqrt(2 / 200)  # normal, not uniform
+
+
+def test_conv2d_is_initialised_as_pytorch_does_times_the_scale():
+    torch.manual_seed(0)
+    layer = Conv2d(3, 6, 5, neuron=NEURON, scale=5.0)
+    torch.manual_seed(0)
+    expected = torch.nn.Conv2d(3, 6, 5, bias=False).weight.detach() * 5
+    assert layer.weight.shape == (6, 3, 5, 5)
+    assert torch.equal(layer.weight.detach(), expected)
+
+
+def test_layers_own_one_weight_and_no_bias():
+    for layer in (Linear(3, 2, neuron=NEURON), Conv2d(3, 2, 3, neuron=NEURON)):
+        assert [name for name, _ in layer.named_parameters()] == ["weight"]
+        assert layer.weight.requires_grad
+        assert layer.rule == tsslbp.TSSL()
+
+
+def test_unknown_rule_is_refused_when_the_layer_is_made():
+    with pytest.raises(UserError, match="did you mean 'tssl'"):
+        Linear(3, 2, neuron=NEURON, rule="tsll")
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 5), (4, 2, 7), (4, 2, 6, 1), (4, 2, 3, 6)])
+def test_linear_shape_error(shape):
+    layer = Linear(6, 2, neuron=NEURON)
+    with pytest.raises(UserError, match=r"Linear wants \[T, B, 6\]; got \[") as error:
+        layer(torch.ones(shape))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"Linear wants \[T, B, 6\]"):
+        layer(Constant(torch.ones(shape[1:]), torch.ones(4)))
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 8, 8), (4, 2, 1, 8, 8), (4, 2, 2, 2, 8), (4, 2, 2, 8, 2), (4, 2, 2, 8), (4, 2, 128)])
+def test_conv2d_shape_error(shape):
+    layer = Conv2d(2, 3, 5, neuron=NEURON, padding=1)
+    with pytest.raises(UserError, match=r"Conv2d wants \[T, B, 2, H, W\] at least 5×5 with padding 1; got \[") as error:
+        layer(torch.ones(shape))
+    assert "\n" not in str(error.value)
+    assert layer(torch.ones(4, 2, 2, 3, 3)).shape == (4, 2, 3, 1, 1)
+
+
+# Pooling.
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_pooling_sums_windows_of_odd_images(size):
+    x = rand(3, 2, 4, 5, 7)
+    expected = torch.zeros(3, 2, 4, 5 // size, 7 // size, dtype=torch.float64)
+    for i, j in itertools.product(range(5 // size), range(7 // size)):
+        for di, dj in itertools.product(range(size), range(size)):
+            expected[..., i, j] += 1.1 * x[..., i * size + di, j * size + dj]
+    torch.testing.assert_close(SumPool2d(size)(x), expected, rtol=1e-12, atol=1e-12)
+    signal = constant(2, 4, 5, 7)
+    pooled = SumPool2d(size)(signal)
+    assert isinstance(pooled, Constant)
+    torch.testing.assert_close(pooled.expand(), SumPool2d(size)(signal.expand()), rtol=1e-12, atol=1e-12)
+
+
+def test_pooling_by_hand():
+    assert SumPool2d()(torch.ones(1, 1, 1, 2, 2)).item() == pytest.approx(4.4)
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_pooling_never_mixes_channels_samples_or_steps(channel):
+    x = torch.zeros(2, 2, 3, 5, 7)
+    x[1, 0, channel] = 1
+    pooled = SumPool2d()(x)
+    assert (pooled[1, 0, channel] > 0).all()
+    assert pooled.sum().item() == pytest.approx(pooled[1, 0, channel].sum().item())
+
+
+# Dropout.
+
+
+def test_dropout_mask_is_held_over_time_and_drawn_per_input_and_sample():
+    dropped = Dropout(0.5)(torch.ones(6, 4, 3, 5, 7))
+    assert (dropped == dropped[0]).all()
+    assert dropped.unique().tolist() == [0, 2]
+    masks = dropped[0]
+    for axis in range(4):  # samples, channels, rows, columns
+        assert not (masks == masks.narrow(axis, 0, 1)).all()
+
+
+@pytest.mark.parametrize("p", [0.2, 0.7])
+def test_dropout_keeps_the_expectation_and_drops_its_share(p):
+    for dropped in (Dropout(p)(torch.ones(2, 100, 1000))[0], Dropout(p)(Constant(torch.ones(100, 1000), torch.ones(2))).value):
+        share = (dropped == 0).double().mean().item()
+        assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 1e5))
+        assert dropped.max().item() == pytest.approx(1 / (1 - p))
+
+
+def test_dropout_scales_the_signal_it_keeps():
+    x = rand(3, 4, 50) + 0.1
+    dropped = Dropout(0.5)(x)
+    kept = dropped != 0
+    assert 0 < kept.sum() < kept.numel()
+    torch.testing.assert_close(dropped[kept], 2 * x[kept])
+    signal = constant(4, 50)
+    assert torch.equal(Dropout(0.5)(signal).gain, signal.gain)
+
+
+def test_dropout_gradient_goes_where_the_signal_went():
+    x = rand(3, 4, 50).requires_grad_()
+    dropped = Dropout(0.5)(x)
+    (grad,) = torch.autograd.grad(dropped.sum(), x)
+    assert torch.equal(grad, 2.0 * (dropped != 0))
+
+
+@pytest.mark.parametrize("signal", [rand(3, 4, 50), constant(4, 50)], ids=["sequence", "constant"])
+def test_dropout_is_off_in_evaluation_and_at_zero(signal):
+    assert Dropout(0.5).eval()(signal) is signal
+    assert Dropout(0.0)(signal) is signal
+
+
+@pytest.mark.parametrize("signal", [rand(3, 4, 50), constant(4, 50)], ids=["sequence", "constant"])
+def test_dropout_is_seeded(signal):
+    def draw(seed):
+        torch.manual_seed(seed)
+        dropped = Dropout(0.5)(signal)
+        return dropped.expand() if isinstance(dropped, Constant) else dropped
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, math.nan])
+def test_impossible_dropout(p):
+    with pytest.raises(UserError, match=f"dropout is {p}; it must be at least 0 and below 1"):
+        Dropout(p)
+
+
+# Flatten.
+
+
+def test_flatten_is_channel_row_column():
+    x = rand(2, 3, 4, 5, 7)
+    flat = Flatten()(x)
+    assert flat.shape == (2, 3, 140)
+    for t, b in itertools.product(range(2), range(3)):
+        assert torch.equal(flat[t, b], torch.flatten(x[t, b]))
+    assert flat[1, 2, (3 * 5 + 4) * 7 + 6] == x[1, 2, 3, 4, 6]
+    channels_last = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert torch.equal(Flatten()(channels_last), flat)
+    signal = constant(3, 4, 5, 7)
+    assert torch.equal(Flatten()(signal).value, signal.value.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Linear(12, 2, neuron=NEURON), Conv2d(3, 2, 2, neuron=NEURON), SumPool2d(), Dropout(0.5), Flatten()],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_empty_batch(layer):
+    x = torch.empty(4, 0, 12) if isinstance(layer, Linear) else torch.empty(4, 0, 3, 5, 7)
+    assert layer(x).shape[:2] == (4, 0)

@@ -1,0 +1,288 @@
+"""Losses: numbers worked out by hand, gradients by autograd, the optimum of each target, errors."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from tsslbp import UserError
+from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
+from tsslbp.neuron import synapse
+
+LABEL = torch.tensor([0])
+
+
+def train_of(spikes, classes=1):
+    """Spikes of one sample's first class as ``[T, 1, classes]``; the other classes are silent."""
+    train = torch.zeros(len(spikes), 1, classes, dtype=torch.float64)
+    train[:, 0, 0] = torch.tensor(spikes, dtype=torch.float64)
+    return train
+
+
+def rand_psc(steps=5, batch=4, classes=3, seed=0):
+    psc = torch.rand(steps, batch, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return psc.requires_grad_()
+
+
+def gradient(loss, psc, label):
+    return torch.autograd.grad(loss(psc, label), psc)[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "train"),
+    [
+        (1, [1]),
+        (2, [0, 1]),
+        (5, [0, 1, 1, 1, 1]),
+        (7, [0, 1, 1, 1, 1, 0, 1]),
+        (9, [0, 1, 1, 1, 1, 0, 1, 1, 1]),
+        (10, [0, 1] * 5),
+        (12, [0, 1] * 6),
+        (13, [0, 1] * 6 + [0]),
+    ],
+)
+def test_desired_train(steps, train):
+    assert desired_train(steps).tolist() == train
+
+
+# Kernel loss.
+
+
+def test_kernel_loss_by_hand():
+    # τs = 2, train 0,1: the target is 0, 1/2; through the kernel again 0, 1/4. A silent class has target 0.
+    psc = torch.tensor([[[0.5, 0.0]], [[0.25, 0.5]]])
+    assert KernelLoss(time_steps=2, tau_s=2)(psc, LABEL).item() == pytest.approx(0.5 * (0.25 + 0.0625 + 0.25))
+    assert KernelLoss(time_steps=2, tau_s=2, target="double")(psc, LABEL).item() == pytest.approx(0.5 * (0.25 + 0.25))
+
+
+def test_kernel_target_by_hand():
+    # τs = 3, train 0,1,1,1,1: 1 - (2/3)^t; the gradient at a silent output is minus the target.
+    psc = torch.zeros(5, 1, 2, dtype=torch.float64, requires_grad=True)
+    delta = gradient(KernelLoss(time_steps=5, tau_s=3), psc, LABEL)
+    assert (-delta[:, 0, 0]).tolist() == pytest.approx([0, 1 / 3, 5 / 9, 19 / 27, 65 / 81], rel=1e-6)
+    assert (delta[:, 0, 1] == 0).all()
+    # Twice through the kernel: Σ_k ε[k]·d[t-k].
+    delta = gradient(KernelLoss(time_steps=5, tau_s=3, target="double"), psc, LABEL)
+    assert (-delta[:, 0, 0]).tolist() == pytest.approx([0, 1 / 9, 7 / 27, 33 / 81, 131 / 243], rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 12])
+@pytest.mark.parametrize("target", ["single", "double"])
+def test_kernel_gradient_is_output_minus_target(steps, target):
+    psc, label = rand_psc(steps), torch.tensor([2, 0, 1, 2])
+    d = torch.zeros(steps, 4, 3, dtype=torch.float64)
+    for b, c in enumerate(label):
+        d[:, b, c] = desired_train(steps)
+    for _ in range(1 if target == "single" else 2):
+        d = synapse(d, 3)
+    loss = KernelLoss(time_steps=steps, tau_s=3, target=target)
+    assert loss(psc, label).item() == pytest.approx(0.5 * ((psc - d) ** 2).sum().item(), rel=1e-12)
+    torch.testing.assert_close(gradient(loss, psc, label), psc.detach() - d, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("target", "best"), [("single", (0, 1, 1, 1, 1)), ("double", (0, 0, 1, 0, 1))])
+def test_the_second_kernel_moves_the_optimum_to_another_train(target, best):
+    loss = KernelLoss(time_steps=5, tau_s=3, target=target)
+    losses = {train: loss(synapse(train_of(train), 3), LABEL).item() for train in itertools.product((0, 1), repeat=5)}
+    assert len(losses) == 32
+    assert min(losses, key=losses.get) == best
+    assert sorted(losses.values())[1] > losses[best] + 1e-3
+    if target == "single":
+        assert losses[best] == pytest.approx(0, abs=1e-12)
+
+
+# Spike loss.
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 12])
+def test_spike_loss_counts_wrong_spikes(steps):
+    label, loss = torch.tensor([2, 0, 1, 2]), SpikeLoss(time_steps=steps, tau_s=3)
+    generator = torch.Generator().manual_seed(1)
+    s = torch.randint(0, 2, (steps, 4, 3), generator=generator).double().requires_grad_()
+    desired = torch.zeros(steps, 4, 3, dtype=torch.float64)
+    for b, c in enumerate(label):
+        desired[:, b, c] = desired_train(steps)
+    value = loss(synapse(s, 3), label)
+    assert value.item() == pytest.approx(0.5 * (s != desired).sum().item(), rel=1e-12)
+    # Pulled back through the synapse, the gradient is the error of the spikes.
+    value.backward()
+    torch.testing.assert_close(s.grad, s.detach() - desired, rtol=1e-12, atol=1e-12)
+
+
+def test_spike_loss_without_a_synapse_is_the_kernel_loss_without_one():
+    psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
+    spike, kernel = SpikeLoss(time_steps=5, tau_s=1), KernelLoss(time_steps=5, tau_s=1)
+    assert spike(psc, label).item() == pytest.approx(kernel(psc, label).item(), rel=1e-12)
+
+
+# Desired trains.
+
+
+@pytest.mark.parametrize("loss", [KernelLoss, SpikeLoss])
+def test_trains_in_place_of_labels(loss):
+    psc, label = rand_psc(7), torch.tensor([2, 0, 1, 2])
+    loss = loss(time_steps=7, tau_s=3)
+    trains = torch.zeros(7, 4, 3)
+    for b, c in enumerate(label):
+        trains[:, b, c] = desired_train(7)
+    assert loss(psc, trains).item() == loss(psc, label).item()
+    assert loss(psc, trains.long()).item() == loss(psc, label).item()
+    assert loss(synapse(trains.double(), 3), trains).item() == pytest.approx(0, abs=1e-12)
+    assert loss(synapse(trains.double(), 3), 1 - trains).item() > 1
+
+
+@pytest.mark.parametrize("loss", [KernelLoss, SpikeLoss])
+@pytest.mark.parametrize("as_type", [list, tuple, torch.tensor])
+def test_trains_of_ones_own(loss, as_type):
+    yes, no = [1, 0, 0, 1], [0, 0, 0, 1]
+    loss = loss(time_steps=4, tau_s=2, desired=as_type(yes), undesired=as_type(no))
+    psc = synapse(torch.tensor([[no, yes, no]], dtype=torch.float64).permute(2, 0, 1), 2)
+    assert loss(psc, torch.tensor([1])).item() == pytest.approx(0, abs=1e-12)
+    # The wrong label exchanges two trains that differ in one spike.
+    expected = (synapse(torch.tensor([1.0, 0, 0, 0]), 2) ** 2).sum().item() if isinstance(loss, KernelLoss) else 1.0
+    assert loss(psc, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-6)
+
+
+# Count loss.
+
+
+def test_count_loss_by_hand():
+    # T = 4, counts 3 and 1. Sums: labelled 2 (too few), other 2 (too many), other 1/2 (few enough).
+    psc = torch.zeros(4, 1, 3, dtype=torch.float64)
+    psc[:, 0, 0], psc[:, 0, 1], psc[:, 0, 2] = 0.5, 0.5, 0.125
+    psc.requires_grad_()
+    loss = CountLoss(desired=3, undesired=1)
+    assert loss(psc, LABEL).item() == pytest.approx(0.5 * 4 * (0.25**2 + 0.25**2), rel=1e-12)
+    delta = gradient(loss, psc, LABEL)
+    assert delta[:, 0].tolist() == [[-0.25, 0.25, 0]] * 4
+    # More than enough spikes of the labelled class cost nothing either.
+    assert loss(psc + torch.tensor([0.5, 0, 0]), LABEL).item() == pytest.approx(0.5 * 4 * 0.25**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 12])
+def test_count_gradient_is_the_excess_at_every_step(steps):
+    psc, label = rand_psc(steps, batch=6), torch.tensor([2, 0, 1, 2, 1, 0])
+    loss = CountLoss(desired=0.6 * steps, undesired=0.4 * steps)
+    excess, value = torch.zeros(6, 3, dtype=torch.float64), 0.0
+    for b, c in itertools.product(range(6), range(3)):
+        total = psc[:, b, c].sum().item()
+        if c == label[b]:
+            excess[b, c] = min(0.0, (total - 0.6 * steps) / steps)
+        else:
+            excess[b, c] = max(0.0, (total - 0.4 * steps) / steps)
+        value += 0.5 * steps * excess[b, c].item() ** 2
+    assert (excess == 0).any()
+    assert (excess != 0).any()
+    assert loss(psc, label).item() == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(gradient(loss, psc, label), excess.expand(steps, 6, 3), rtol=1e-12, atol=1e-12)
+
+
+# Softmax loss.
+
+
+def test_softmax_loss_by_hand():
+    # Sums are log 1, log 2, log 5: the probabilities are 1/8, 2/8, 5/8.
+    sums = torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]], dtype=torch.float64).log()
+    psc = (sums / 4).expand(4, 2, 3).clone().requires_grad_()
+    value = SoftmaxLoss()(psc, torch.tensor([2, 0]))
+    assert value.item() == pytest.approx(-(math.log(5 / 8) + math.log(1 / 8)) / 2, rel=1e-12)
+    delta = gradient(SoftmaxLoss(), psc, torch.tensor([2, 0]))
+    assert delta[3, 0].tolist() == pytest.approx([1 / 16, 2 / 16, -3 / 16], rel=1e-12)
+    assert (delta == delta[0]).all()
+
+
+# All of them.
+
+LOSSES = [
+    KernelLoss(time_steps=5, tau_s=3),
+    KernelLoss(time_steps=5, tau_s=3, target="double"),
+    SpikeLoss(time_steps=5, tau_s=3),
+    CountLoss(desired=4, undesired=1),
+    SoftmaxLoss(),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_sum_over_the_batch_and_mean_for_softmax(loss):
+    psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
+    alone = [loss(psc[:, b : b + 1], label[b : b + 1]).item() for b in range(4)]
+    assert len({round(value, 9) for value in alone}) == 4
+    expected = sum(alone) / (4 if isinstance(loss, SoftmaxLoss) else 1)
+    assert loss(psc, label).shape == ()
+    assert loss(psc, label).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_gradient_is_the_gradient(loss):
+    psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
+    assert torch.autograd.gradcheck(lambda x: loss(x, label), psc)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_single_precision_stays_single(loss):
+    assert loss(rand_psc().float(), torch.tensor([2, 0, 1, 2])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_labels_of_any_integer_type(loss):
+    psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert loss(psc, label.to(dtype)).item() == loss(psc, label).item()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (torch.tensor([0, 1, 2, 3]), "labels run from 0 to 3; the network has 3 classes"),
+        (torch.tensor([0, 1, -1, 2]), "labels run from -1 to 2"),
+        (torch.tensor([0.0, 1.0, 2.0, 0.0]), r"integer labels \[B\].*torch.float32"),
+        (torch.tensor([0, 1, 2]), r"output \[T, B, C\].*\[5, 4, 3\] and \[3\]"),
+        (torch.tensor([[0], [1], [2], [0]]), r"\[5, 4, 3\] and \[4, 1\]"),
+        (torch.tensor(1), r"\[5, 4, 3\] and \[\]"),
+        (torch.zeros(5, 4, 2), r"\[5, 4, 3\] and \[5, 4, 2\]"),
+    ],
+    ids=["too large", "negative", "float", "too few", "two axes", "no axis", "trains of other classes"],
+)
+def test_labels_that_do_not_fit(loss, label, message):
+    with pytest.raises(UserError, match=message) as error:
+        loss(rand_psc(), label)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_output_without_a_batch(loss):
+    with pytest.raises(UserError, match=r"output \[T, B, C\]"):
+        loss(rand_psc()[:, 0], torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("loss", [KernelLoss(5, 3), SpikeLoss(5, 3)])
+def test_output_of_another_length(loss):
+    with pytest.raises(UserError, match="output has 6 steps, the loss was made for 5"):
+        loss(rand_psc(6), torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(UserError, match="output has 6 steps, the loss was made for 5"):
+        loss(rand_psc(6), torch.zeros(6, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KernelLoss(5, 3, target="doubel"), "unknown target 'doubel'; did you mean 'double'"),
+        (lambda: KernelLoss(5, 3, target=None), "unknown target"),
+        (lambda: KernelLoss(0, 3), "time_steps 0 and tau_s 3 must be at least 1"),
+        (lambda: SpikeLoss(5, 0.5), "time_steps 5 and tau_s 0.5 must be at least 1"),
+        (lambda: SpikeLoss(5, math.nan), "tau_s nan"),
+        (lambda: KernelLoss(5, math.inf), "tau_s"),
+        (lambda: KernelLoss(5, 3, desired=[0, 1]), "desired train has 2 steps, time_steps is 5"),
+        (lambda: SpikeLoss(5, 3, undesired=[0] * 6), "undesired train has 6 steps"),
+        (lambda: CountLoss(desired=1, undesired=4), "0 <= undesired < desired; got 4 and 1"),
+        (lambda: CountLoss(desired=2, undesired=2), "undesired < desired"),
+        (lambda: CountLoss(desired=2, undesired=-1), "0 <= undesired"),
+        (lambda: CountLoss(desired=math.nan, undesired=1), "got 1 and nan"),
+    ],
+)
+def test_impossible_losses(make, message):
+    with pytest.raises(UserError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,122 @@
+"""From output currents to answers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tsslbp
+from tsslbp.metrics import NO_ANSWER, confidence, decode, settled_step, wilson_interval
+
+outputs = hnp.arrays(
+    float,
+    st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 5)),
+    elements=st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0]),
+    fill=st.nothing(),
+).map(torch.from_numpy)
+
+
+def answer(sums):
+    return max(range(len(sums)), key=lambda c: (sums[c], -c)) if max(sums) > 0 else -1
+
+
+def sums_until(psc, b, steps):
+    return [sum(psc[t, b, c].item() for t in range(steps)) for c in range(psc.shape[2])]
+
+
+def test_decode_by_hand():
+    psc = torch.zeros(3, 4, 3)
+    psc[:, 0, 1] = 0.2  # one neuron, all the time
+    psc[2, 1] = torch.tensor([0.1, 0.2, 0.9])  # late
+    psc[0, 2, 0], psc[1:, 2, 2] = 0.5, 0.3  # the sum counts, not the peak
+    assert decode(psc).tolist() == [1, 2, 2, -1]
+
+
+def test_silence_is_no_answer_and_never_right():
+    assert NO_ANSWER == -1
+    psc = torch.zeros(5, 3, 4)
+    assert decode(psc).tolist() == [-1, -1, -1]
+    assert confidence(psc).tolist() == [0, 0, 0]
+    assert settled_step(psc).tolist() == [0, 0, 0]
+    assert not any((decode(psc) == c).any() for c in range(4))
+
+
+@given(psc=outputs)
+@settings(max_examples=100, deadline=None)
+def test_decode_confidence_and_settled_step_by_brute_force(psc):
+    steps, batch, _ = psc.shape
+    answers = [[answer(sums_until(psc, b, t + 1)) for t in range(steps)] for b in range(batch)]
+    assert decode(psc).tolist() == [row[-1] for row in answers]
+    settled = [next(t for t in range(steps) if all(a == row[-1] for a in row[t:])) for row in answers]
+    assert settled_step(psc).tolist() == settled
+    for b, share in enumerate(confidence(psc).tolist()):
+        sums = sums_until(psc, b, steps)
+        assert share == pytest.approx(max(sums) / sum(sums) if sum(sums) else 0, rel=1e-12)
+
+
+def test_settled_step_by_hand():
+    psc = torch.zeros(4, 3, 2)
+    psc[:, 0, 1] = 1  # right from the start
+    psc[0, 1, 0], psc[2, 1, 1] = 0.5, 1  # changes its mind at step 2
+    psc[3, 2, 0] = 1  # speaks at the last step
+    assert settled_step(psc).tolist() == [0, 2, 3]
+
+
+def test_confidence_by_hand():
+    psc = torch.tensor([[[0.5, 0.25]], [[0.25, 0.0]]])
+    assert confidence(psc).item() == pytest.approx(0.75)
+    assert confidence(torch.ones(2, 1, 4)).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("metric", [decode, confidence, settled_step])
+def test_empty_batch(metric):
+    assert metric(torch.empty(4, 0, 3)).shape == (0,)
+
+
+# Published values: Wilson's interval at 95 %.
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (1, 10, 0.0179, 0.4042),
+        (5, 10, 0.2366, 0.7634),
+        (8, 10, 0.4902, 0.9433),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_known_values(right, total, low, high):
+    assert wilson_interval(right, total) == pytest.approx((low, high), abs=6e-5)
+
+
+@given(total=st.integers(1, 10**6), data=st.data(), z=st.floats(0.1, 5))
+@settings(max_examples=100, deadline=None)
+def test_wilson_interval_ends_are_z_standard_errors_away(total, data, z):
+    right = data.draw(st.integers(0, total))
+    share = right / total
+    low, high = wilson_interval(right, total, z)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    for end in (low, high):
+        assert (share - end) ** 2 * total == pytest.approx(z**2 * end * (1 - end), rel=1e-6, abs=1e-9)
+
+
+def test_wilson_interval_of_nothing():
+    """Without a single answer nothing is known; a division by zero is not an answer."""
+    try:
+        interval = wilson_interval(0, 0)
+    except tsslbp.UserError:
+        return
+    assert interval == (0.0, 1.0)
+
+
+def test_wilson_interval_narrows():
+    widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (10, 100, 1000))]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[2] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.01)

@@ -1,0 +1,75 @@
+"""What the README and the other documents promise: every command runs, every file exists, every public name is there."""
+
+import dataclasses
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+import tsslbp
+from tsslbp import cli, rules
+from tsslbp.config import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+
+
+def test_readme_python_runs():
+    blocks = [block for kind, block in BLOCKS if kind == "python"]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readme_commands_run_in_order(tmp_path, monkeypatch, samples):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(samples)
+    commands = [line for line in LINES if line.startswith("tsslbp")]
+    assert len(commands) >= 4
+    for command in commands:
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+
+
+def test_readme_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = [line.split()[1] for line in LINES if line.startswith("make")]
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "KNOWN_LIMITS.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_readme_shows_every_rule_option():
+    for name in rules.available():
+        for option in dataclasses.fields(rules.get(name)):
+            assert f"`{option.name}`" in README, (name, option.name)
+
+
+def test_flags_named_in_the_documents_exist():
+    known = {f"--{field.replace('_', '-')}" for field in TrainConfig.__dataclass_fields__} | {"--config", "--help"}
+    for flag in re.findall(r"--[a-z][a-z-]+", README):
+        assert flag in known, flag
+
+
+def test_public_names():
+    assert set(tsslbp.__all__) == {
+        *("TSSL", "Rule", "Surrogate", "UserError", "build", "lif", "load", "spikes_from_psc"),
+        *("encoding", "layers", "losses", "metrics", "networks", "neuron", "rules"),
+    }
+    for name in tsslbp.__all__:
+        assert hasattr(tsslbp, name)
+
+
+def test_picture_is_drawn(tmp_path):
+    main = runpy.run_path(str(ROOT / "docs/crossing.py"))["main"]
+    main(tmp_path / "crossing.svg")
+    assert (tmp_path / "crossing.svg").read_text().count("<path") > 10

@@ -1,0 +1,412 @@
+"""The run report: a page that stands alone, says what happened, and shows every spike it claims to show."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tsslbp import UserError
+from tsslbp.metrics import wilson_interval
+from tsslbp.report import RunReport, SampleRaster, figures, run, write_run_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+LOADS = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
+
+
+def synthetic(classes=tuple("0123456789"), steps=5, epochs=4, silent=0, per_class=36, image=True, samples=1) -> RunReport:
+    random = np.random.default_rng(0)
+    n = len(classes)
+    counts = np.zeros((n, n + 1), dtype=np.int64)
+    for row in range(n):
+        counts[row, row], counts[row, (row + 1) % n], counts[row, n] = per_class - 3 - silent, 3, silent
+    history = [
+        {
+            "epoch": epoch,
+            "train_loss": 3 / epoch,
+            "train_accuracy": 99 - 30 / epoch,
+            "validation_accuracy": 96 - 30 / epoch,
+            "test_accuracy": 95 - 30 / epoch,
+            "learning_rate": 5e-4,
+            "seconds": 2.5 * epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    sizes = {"conv1": 300, "linear2": 60, "output": n}
+    rasters = [
+        SampleRaster(
+            image=random.random((8, 8)) if image else None,
+            label=classes[number % n],
+            answer=classes[2 * number % n],
+            confidence=0.625,
+            spikes={name: random.random((steps, size)) < 0.2 for name, size in sizes.items()},
+        )
+        for number in range(samples)
+    ]
+    return RunReport(
+        title="first run",
+        command="tsslbp train quickstart --seed 1",
+        settings={"network": "16C3-P2-60-10", "learning_rate": 5e-4, "padding": (1,), "validation": None},
+        history=history,
+        final={
+            "test_accuracy": 100 * np.trace(counts[:, :n]) / counts.sum(),
+            "best_epoch": epochs,
+            "validation_accuracy": history[-1]["validation_accuracy"],
+            "best_test_accuracy": history[-1]["test_accuracy"],
+            "best_test_epoch": epochs,
+            "seconds": 2.5 * epochs,
+            "test_images": int(counts.sum()),
+            "train_samples": 1257,
+        },
+        classes=classes,
+        confusion=counts,
+        samples=rasters,
+        machine={"python": "3.11", "threads": "2"},
+    )
+
+
+class Page(HTMLParser):
+    """A page, checked for what every report must be: balanced, alone, described, free of repeated ids and not-a-numbers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(self.html)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).replace("\u00a0", " ").split())
+        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        assert set(re.findall(r"(?:url\(|href=\")#([^\")]+)", self.html)) <= set(ids)
+        for tag, attributes in self.tags:
+            assert tag not in {"script", "link", "iframe", "object"}
+            assert not any(name.startswith("on") for name in attributes)
+            assert all((attributes[name] or "").startswith(("#", "data:")) for name in LOADS & attributes.keys())
+        assert "http:" not in self.html
+        assert "https:" not in self.html
+        assert "@import" not in self.html
+        assert all(attributes.get("aria-label") for attributes in self.all("svg"))
+        assert all(attributes.get("alt") for attributes in self.all("img"))
+        assert not re.search(r"\b(nan|inf|None)\b", self.text)
+        assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', self.html)
+        assert "#fe00a" not in self.html
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture
+def page(tmp_path):
+    def make(report: RunReport) -> Page:
+        write_run_report(tmp_path / "report.html", report)
+        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+        return Page(tmp_path / "report.html")
+
+    return make
+
+
+def test_the_answer_comes_first_in_one_sentence(page):
+    report = synthetic()
+    low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(330, 360))
+    text = page(report).text
+    assert text.startswith("first run: 91.7 % Training run first run")
+    sentence = f"91.7 % of 360 test images right (95 % interval {low} to {high}), from the epoch chosen on validation."
+    assert sentence in text
+    assert "88.5 %" in text  # validation accuracy of epoch 4
+    assert "87.5 % (epoch 4)" in text  # best test epoch
+    assert "training samples 1257" in text
+    assert "The run itself recorded" not in text
+
+
+def test_large_test_sets_get_a_second_decimal(page):
+    assert "98.50 % of 2000 test images" in page(synthetic(per_class=200)).text
+
+
+def test_page_has_every_part(page):
+    report = synthetic()
+    made = page(report)
+    assert len(made.all("svg")) == 3 + len(report.samples)
+    for words in (report.command, "16C3-P2-60-10", "0.0005", "(1,)", "threads", "62 % of the output's current", "time step"):
+        assert words in made.text
+    assert "training validation test chosen epoch (4)" in made.text
+    assert "training loss" in made.text
+    assert "2 1.5 84 81 80 0.0005 5" in made.text  # the second epoch in the table
+
+
+def test_mistakes_in_words(page):
+    counts = np.zeros((3, 4), dtype=np.int64)
+    counts[:, :3] = [[80, 20, 0], [1, 48, 1], [30, 0, 70]]
+    report = replace(synthetic(("cat", "dog", "eel")), confusion=counts)
+    text = page(report).text
+    first, second, third = (text.index(words) for words in ("eel taken for cat", "cat taken for dog", "dog taken for cat"))
+    assert first < second < third
+    assert "eel taken for cat : 30 times, 30.0 % of all images of eel" in text
+    assert "dog taken for cat : 1 time, 2.0 % of all images of dog" in text
+    assert text.count(" taken for ") == 3
+
+
+def test_no_mistakes(page):
+    report = synthetic()
+    perfect = np.diag(np.full(10, 36))
+    text = page(replace(report, confusion=np.hstack([perfect, np.zeros((10, 1), dtype=int)]))).text
+    assert "No image was taken for another class." in text
+    assert "taken for another class" in text
+    assert "The run itself recorded 330 right answers; the matrix below, computed afterwards, counts 360." in text
+
+
+def test_silent_output_is_shown_only_where_it_happened(page):
+    assert "no answer" not in page(synthetic()).text
+    report = synthetic(classes=("cat", "dog", "eel"), silent=2)
+    quiet = {name: np.zeros_like(spikes) for name, spikes in report.samples[0].spikes.items()}
+    report.samples.append(replace(report.samples[0], answer="no answer", confidence=0.0, spikes=quiet))
+    text = page(report).text
+    assert "6 of them got no answer" in text
+    assert "cat dog eel no answer" in text  # the columns of the matrix
+    assert "True class cat , no answer. The output layer never spiked." in text
+    assert "conv1: 0 of 300 neurons fire, activity 0 %" in text
+
+
+def test_cells_lie_at_their_class_and_answer_in_the_colour_of_right_or_wrong():
+    svg = figures.confusion("c", np.array([[901, 902, 0, 903], [0, 904, 905, 0], [906, 0, 907, 0]]), "abc")
+    place = {int(n): (float(x), float(y)) for x, y, n in re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>(9\d\d)<', svg)}
+    rows, columns = [{901, 902, 903}, {904, 905}, {906, 907}], [{901, 906}, {902, 904}, {905, 907}, {903}]
+    for groups, axis in ((columns, 0), (rows, 1)):
+        at = [{round(place[n][axis], 1) for n in group} for group in groups]
+        assert all(len(positions) == 1 for positions in at)
+        assert [min(positions) for positions in at] == sorted(min(positions) for positions in at)
+    cells = re.findall(r"fill: var\(--(right|wrong)\); fill-opacity", svg)
+    assert (cells.count("right"), cells.count("wrong")) == (3, 4)
+
+
+def test_chosen_epoch_is_marked_at_its_place():
+    history = synthetic(epochs=9).history
+
+    def line(chosen):
+        (x,) = re.findall(
+            r'd="M ([\d.]+) [\d.]+ *\s*L \1 [\d.]+ *\s*" [^>]*stroke: var\(--ink\)', figures.accuracy("a", history, chosen)
+        )
+        return float(x)
+
+    assert line(2) - line(1) == pytest.approx(line(9) - line(8), abs=0.02)
+    assert line(9) - line(1) == pytest.approx(8 * (line(2) - line(1)), abs=0.1)
+
+
+def test_cells_carry_their_counts_up_to_twenty_classes():
+    def numbers(n):
+        counts = np.zeros((n, n + 1), dtype=np.int64)
+        counts[np.arange(n), np.arange(n)] = 777
+        return figures.confusion("c", counts, [f"class {i}" for i in range(n)]).count(">777<")
+
+    assert numbers(20) == 20
+    assert numbers(21) == 0
+
+
+def test_names_are_text_wherever_they_appear(page):
+    hostile = ("<b>bold", "</svg><script>", "--><i>", 'x" onload="y', "{{ 7 * 7 }}", "$x_1$", "_under")
+    counts = np.hstack([np.full((7, 7), 2), np.zeros((7, 1), dtype=int)])
+    for name in ("<b>bold", 'x" onload="y'):
+        report = replace(
+            synthetic(hostile), confusion=counts, title=name, command=name, settings={name: name}, machine={name: name}
+        )
+        report.samples[0] = replace(report.samples[0], label=name, answer=name)
+        made = page(report)
+        assert f"Training run {name}" in made.text
+        assert f"True class {name} , answer {name}" in made.text
+        assert made.words.count(name) >= 10
+    assert all(name in made.words for name in hostile)
+    assert "<b>bold" not in made.html
+    assert "<i>" not in made.html
+
+
+def test_letters_that_matplotlib_lacks(page, recwarn):
+    assert "犬" in page(synthetic(("犬", "cat\nfish", "", "z" * 80))).text
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_text_that_is_not_unicode_still_gives_a_page(page):
+    assert "run-?" in page(replace(synthetic(samples=0), title="run-\udcff")).text
+
+
+def test_same_data_same_bytes_whatever_the_users_matplotlib_settings(tmp_path):
+    before = dict(matplotlib.rcParams)
+    write_run_report(tmp_path / "a.html", synthetic())
+    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "axes.grid": True}):
+        write_run_report(tmp_path / "b.html", synthetic())
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_one_epoch(page):
+    made = page(synthetic(epochs=1))
+    assert "chosen epoch 1 of 1" in made.text
+    assert ">1<" in figures.loss("loss", synthetic(epochs=1).history)  # the tick is 1, not 1.0
+
+
+def test_a_loss_that_is_not_finite_is_said_and_not_drawn(page):
+    report = synthetic(epochs=4)
+    for record, loss in zip(report.history, (1.0, float("nan"), float("inf"), float("nan")), strict=True):
+        record["train_loss"] = loss
+    assert "not a finite number in 3 of 4 epochs, first in epoch 2." in page(report).text
+    for record in report.history:
+        record["train_loss"] = float("nan")
+    page(report)
+
+
+def test_no_validation_split(page):
+    report = synthetic()
+    for record in report.history:
+        record["validation_accuracy"] = None
+    text = page(replace(report, final={**report.final, "validation_accuracy": None})).text
+    assert "from epoch 4." in text
+    assert "its validation accuracy" not in text
+    assert "training test chosen epoch (4)" in text
+
+
+def test_many_classes_and_steps(page):
+    made = page(synthetic(tuple(f"class {i}" for i in range(100)), steps=100, image=False))
+    assert "of 3600 test samples right" in made.text
+    assert made.all("img") == []
+    assert "Classes are numbered from 0" in made.text
+    assert len(made.html) < 2_000_000
+    page(synthetic(tuple(map(str, range(300))), per_class=5))
+
+
+@pytest.mark.parametrize("steps", [1, 13])
+def test_odd_numbers_of_steps(page, steps):
+    assert f"over {steps} time steps" in page(synthetic(steps=steps, samples=1)).html
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 7, 3), (1, 1)])
+def test_picture_keeps_its_pixels(page, shape):
+    image = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
+    report = synthetic(samples=1)
+    (attributes,) = page(replace(report, samples=[replace(report.samples[0], image=image)])).all("img")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2]))).convert("RGB"))
+    expected = image if image.ndim == 3 else image[..., None].repeat(3, axis=2)
+    assert pixels.shape == (*shape[:2], 3)
+    assert np.abs(pixels / 255 - expected).max() < 1 / 128
+
+
+def moves(svg: str) -> int:
+    return len(re.findall(r"M [\d.]+ [\d.]+ *\n?L", svg))
+
+
+def test_every_spike_of_a_small_network_is_drawn_once():
+    random = np.random.default_rng(1)
+    classes = tuple("abc")
+    for true, answer in ((0, 0), (2, 1), (1, None)):
+        spikes = {"hidden": random.random((7, 40)) < 0.3, "output": random.random((7, 3)) < 0.4}
+        quiet = {name: np.zeros_like(layer) for name, layer in spikes.items()}
+        drawn = moves(figures.raster("r", spikes, classes, true, answer)) - moves(
+            figures.raster("r", quiet, classes, true, answer)
+        )
+        assert drawn == sum(int(layer.sum()) for layer in spikes.values())
+
+
+def test_time_runs_right_and_neurons_run_down():
+    def at(step, neuron):
+        output = np.zeros((4, 3), dtype=bool)
+        output[step, neuron] = True
+        svg = figures.raster("r", {"output": output}, "abc", 0, 1)
+        quiet = figures.raster("r", {"output": np.zeros((4, 3), dtype=bool)}, "abc", 0, 1)
+        (dash,) = set(re.findall(r'd="(M[^"]+)"', svg)) - set(re.findall(r'd="(M[^"]+)"', quiet))
+        return tuple(map(float, dash.split()[1:3]))
+
+    assert at(0, 2)[0] < at(1, 2)[0] < at(3, 2)[0]
+    assert at(1, 0)[1] < at(1, 1)[1] < at(1, 2)[1]
+
+
+def test_true_class_is_marked_and_a_wrong_answer_too():
+    svg = figures.raster("r", {"output": np.ones((2, 4), dtype=bool)}, ("ant", "bee", "cat", "dog"), 2, 0)
+    assert re.search(r"var\(--right\)[^>]*>true\s+cat<", svg)
+    assert re.search(r"var\(--wrong\)[^>]*>answer\s+ant<", svg)
+    assert re.search(r"var\(--ink\)[^>]*>dog<", svg)
+
+
+@given(st.integers(1, 400), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_drawn_neurons_fire_and_are_spread_evenly(neurons, rate, seed):
+    spikes = np.random.default_rng(seed).random((3, neurons)) < rate
+    firing = np.flatnonzero(spikes.any(0))
+    drawn = figures.drawn_neurons(spikes)
+    assert len(drawn) == min(len(firing), figures.MOST_DRAWN)
+    assert spikes[:, drawn].any(0).all()
+    if len(firing):
+        ranks = np.searchsorted(firing, drawn)
+        assert ranks[0] == 0
+        assert ranks[-1] == len(firing) - 1
+        assert np.ptp(np.diff(ranks)) <= 1 if len(ranks) > 1 else len(firing) == 1
+
+
+def test_a_large_output_keeps_the_true_class_and_the_answer():
+    spikes = np.zeros((2, 500), dtype=bool)
+    spikes[:, :200] = True
+    drawn = figures.drawn_neurons(spikes, 499, 300)
+    assert {300, 499} < set(drawn.tolist())
+    assert len(drawn) == figures.MOST_DRAWN + 2
+
+
+def test_a_report_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("before")
+
+    def fail(*_):
+        raise RuntimeError("boom")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "raster", fail)
+        with pytest.raises(RuntimeError, match="boom"):
+            write_run_report(path, synthetic())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="cannot write"):
+            write_run_report(path, synthetic(samples=0))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "before")]
+
+
+def test_a_folder_that_does_not_exist_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        write_run_report(tmp_path / "missing" / "report.html", synthetic(samples=0))
+
+
+def test_reports_on_nothing_are_refused():
+    report = synthetic()
+    with pytest.raises(UserError, match=r"shape \[10, 10\]; 10 classes need \[10, 11\]"):
+        replace(report, confusion=report.confusion[:, :10])
+    with pytest.raises(UserError, match="no epoch"):
+        replace(report, history=[])
+    with pytest.raises(UserError, match="no test sample"):
+        replace(report, confusion=0 * report.confusion)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.42, "0.42 s"), (59.4, "59.4 s"), (59.6, "1 min 0 s"), (62, "1 min 2 s"), (3600, "1 h 0 min"), (7890, "2 h 11 min")],
+)
+def test_durations(seconds, words):
+    assert run._duration(seconds) == words

@@ -1,0 +1,406 @@
+"""Learning rules: against scalar arithmetic, against autograd through an explicit network in time, and by name."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import oracle
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tsslbp
+from tsslbp import TSSL, Rule, Surrogate, UserError, rules
+from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.rules.surrogate import DERIVATIVES
+
+FALLBACKS = ["quiet", "no-spike", "rate", "never", "always"]
+PSC_DERIVATIVES = ["amplitude", "timing"]
+ON_OFF = [True, False]
+
+
+def gradient(current, psc_gradient, rule, **constants):
+    current = torch.as_tensor(current).clone().requires_grad_()
+    tsslbp.lif(current, rule=rule, **constants).backward(torch.as_tensor(psc_gradient))
+    return current.grad
+
+
+def assert_matches_oracle(current, psc_gradient, constants, options, tolerance=1e-12, of_maximum=False):
+    """Errors are measured against the sum of the sizes of the terms, which is what rounding scales with."""
+    ours = gradient(current, psc_gradient, TSSL(**options), **constants).double()
+    current, psc_gradient = current.double(), psc_gradient.double()
+    theirs = torch.tensor(oracle.layer(current.tolist(), psc_gradient.tolist(), **constants, **options), dtype=torch.float64)
+    positive = {**options, "psc_derivative": "amplitude"}
+    size = torch.tensor(oracle.layer(current.tolist(), psc_gradient.abs().tolist(), **constants, **positive), dtype=torch.float64)
+    size = size.max() if of_maximum else size
+    assert ours.shape == theirs.shape
+    assert ((ours - theirs).abs() <= tolerance * size + 1e-300).all()
+
+
+def random_case(seed, steps=25, neurons=6, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    current = torch.randn(steps, neurons, generator=generator, dtype=dtype) * 0.8 + 0.4
+    return current, torch.randn(steps, neurons, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("psc_derivative", PSC_DERIVATIVES)
+@pytest.mark.parametrize("terms", [*itertools.product(ON_OFF, ON_OFF, ON_OFF)], ids=lambda t: "".join("01"[x] for x in t))
+def test_every_combination_of_options_matches_the_oracle(fallback, psc_derivative, terms):
+    options = dict(zip(("inter", "reset", "leak"), terms, strict=True), fallback=fallback, psc_derivative=psc_derivative)
+    for clip, constants in itertools.product(
+        (0.6, 8.0),
+        ({"tau_m": 5.0, "tau_s": 3.0, "threshold": 1.0}, {"tau_m": 9.0, "tau_s": 2.0, "threshold": 0.7}),
+    ):
+        assert_matches_oracle(*random_case(seed=1), constants, {**options, "clip": clip})
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "psc_derivative": st.sampled_from(PSC_DERIVATIVES),
+        "inter": st.sampled_from([True, True, True, False]),
+        "reset": st.booleans(),
+        "leak": st.booleans(),
+        "fallback": st.sampled_from(FALLBACKS),
+        "clip": st.sampled_from([8.0, 1.0, 0.25, 1000.0]),
+    }
+)
+CONSTANTS = st.fixed_dictionaries(
+    {
+        "tau_m": st.sampled_from([1.0, 2.0, 5.0, math.inf]) | st.floats(1, 50),
+        "tau_s": st.sampled_from([1.0, 2.0, 3.0]) | st.floats(1, 30),
+        "threshold": st.sampled_from([1.0, 0.7]) | st.floats(0.05, 3),
+    }
+)
+
+
+@given(data=st.data(), options=OPTIONS, constants=CONSTANTS)
+@settings(max_examples=200, deadline=None)
+def test_tssl_matches_the_oracle(data, options, constants):
+    shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 3)))
+    numbers = st.floats(-3, 4, allow_subnormal=False)
+    current = torch.from_numpy(data.draw(hnp.arrays(float, shape, elements=numbers, fill=st.nothing())))
+    error = torch.from_numpy(data.draw(hnp.arrays(float, shape, elements=numbers, fill=st.nothing())))
+    # Powers and running products round differently: leave out currents within that of the quiet level.
+    psc = tsslbp.lif(current, **constants)
+    assume(((psc - 1 / (4 * constants["tau_s"])).abs() > 1e-12).all())
+    assert_matches_oracle(current, error, constants, options)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.integers(1, 40),
+    options=OPTIONS,
+    tau_m=st.sampled_from([1.0, 2.0, 5.0, 20.0]),
+    tau_s=st.sampled_from([1.0, 2.0, 3.0, 10.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_tssl_in_single_precision_matches_the_oracle(seed, steps, options, tau_m, tau_s):
+    constants = {"tau_m": tau_m, "tau_s": tau_s, "threshold": 1.0}
+    current, error = random_case(seed, steps, 3, torch.float32)
+    # Near the threshold and the quiet level single precision may decide otherwise, and a slow crossing loses digits.
+    for column in current.double().T.tolist():
+        u, s = oracle.potentials(column, tau_m, 1.0)
+        assume(all(abs(x - 1.0) > 1e-4 for x in u))
+        assume(all(abs(a - 1 / (4 * tau_s)) > 1e-6 for a in oracle.postsynaptic(s, tau_s)))
+    assert_matches_oracle(current, error, constants, {**options, "clip": min(options["clip"], 8.0)}, 1e-5, of_maximum=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("fired", "falls_back"), [(0, True), (99, True), (100, True), (101, False), (1000, False)])
+def test_rate_fallback_is_for_layers_firing_at_most_ten_percent(fired, falls_back, dtype):
+    current = torch.full((1000,), 0.3, dtype=dtype)
+    current[torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:fired]] = 1.5
+    current = current.view(10, 25, 4)
+    error = torch.randn(10, 25, 4, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    constants = {"tau_m": 1.0, "tau_s": 3.0, "threshold": 1.0}
+    by_rate, surrogate, by_time = (gradient(current, error, TSSL(fallback=f), **constants) for f in ("rate", "always", "never"))
+    assert not torch.equal(surrogate, by_time)
+    assert torch.equal(by_rate, surrogate if falls_back else by_time)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert_matches_oracle(current.flatten(1), error.flatten(1), constants, {"fallback": "rate"}, tolerance, of_maximum=True)
+
+
+def test_a_current_exactly_at_the_quiet_level_is_not_quiet():
+    # τs = 2: two steps after a spike the current is 1/8, the quiet level itself, without rounding.
+    current, error = [2.0, 0.0, 0.3, 0.3, 1.5], [0.0, 0.0, 1.0, 1.0, 1.0]
+    case = torch.tensor(current, dtype=torch.float64), torch.tensor(error, dtype=torch.float64)
+    quiet, never = (gradient(*case, TSSL(fallback=f), tau_m=5, tau_s=2) for f in ("quiet", "never"))
+    assert tsslbp.lif(case[0], tau_m=5, tau_s=2)[2] == 1 / 8
+    assert quiet[2] == never[2]
+    assert quiet[3] != never[3]
+
+
+def test_no_spike_fallback_adds_to_the_leak_term_and_leaves_spikes_alone():
+    case = random_case(seed=2)
+    constants = {"tau_m": 5, "tau_s": 3}
+    fired = spikes_from_psc(tsslbp.lif(case[0], **constants), 3) > 0.5
+    never, always = (gradient(*case, TSSL(fallback=f), **constants) for f in ("never", "always"))
+    expected = torch.where(fired, never, always + never)
+    torch.testing.assert_close(gradient(*case, TSSL(fallback="no-spike"), **constants), expected, rtol=1e-12, atol=1e-14)
+    without_leak = gradient(*case, TSSL(fallback="never", leak=False), **constants)
+    assert (without_leak[~fired] == 0).all()
+    expected = torch.where(fired, without_leak, always)
+    ours = gradient(*case, TSSL(fallback="no-spike", leak=False), **constants)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("distance", [-100.0, -1.6000001, -1.5, -0.2, 0.0, 0.1, 1.5, 1.7, 100.0])
+def test_fallback_is_a_logistic_held_at_its_argument_of_eight(distance):
+    x = max(-8.0, min(8.0, distance / 0.2))
+    slope = math.exp(-x) / (1 + math.exp(-x)) ** 2 / 0.2
+    current = torch.tensor([1 + distance], dtype=torch.float64)
+    delta = gradient(current, torch.ones_like(current), TSSL(fallback="always"), tau_m=5, tau_s=1)
+    assert delta.item() == pytest.approx(slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("distance", [-1.7, -1.2, -0.4, 0.4, 1.2, 1.7])
+def test_fallback_is_as_exact_above_the_threshold_as_below_in_single_precision(distance):
+    current = torch.tensor([1 + distance])
+    x = max(-8.0, min(8.0, (current.item() - 1) / 0.2))
+    slope = math.exp(-x) / (1 + math.exp(-x)) ** 2 / 0.2
+    delta = gradient(current, torch.ones(1), TSSL(fallback="always"), tau_m=5, tau_s=1)
+    assert delta.item() == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [TSSL(), TSSL(fallback="rate"), Surrogate(), Surrogate("atan", through_reset=True)])
+def test_gradient_is_linear_in_the_error_and_never_looks_back(rule):
+    current, error = random_case(seed=3)
+    constants = {"tau_m": 5, "tau_s": 3}
+    first = gradient(current, error, rule, **constants)
+    torch.testing.assert_close(gradient(current, -2.5 * error, rule, **constants), -2.5 * first, rtol=1e-12, atol=1e-12)
+    changed = error.clone()
+    changed[:10] = 7.0
+    after = gradient(current, changed, rule, **constants)
+    assert torch.equal(after[10:], first[10:])
+    assert not torch.equal(after[:10], first[:10])
+
+
+# What each ψ is the derivative of: f(x) = ∫ψ.
+PRIMITIVES = {
+    "fast_sigmoid": lambda x: x / (1 + x.abs()),
+    "sigmoid": lambda x: 4 * torch.sigmoid(x),
+    "atan": lambda x: (2 / math.pi) * torch.atan(math.pi / 2 * x),
+    "triangular": lambda x: torch.where(x.abs() < 1, x - x * x.abs() / 2, torch.sign(x) / 2),
+    "rectangular": lambda x: x.clamp(-0.5, 0.5),
+    "gaussian": lambda x: math.sqrt(math.pi / 2) * torch.erf(x / math.sqrt(2)),
+    "exponential": lambda x: torch.sign(x) * (1 - torch.exp(-x.abs())),
+}
+
+
+def psi(name, slope, scale, distance):
+    """ψ by automatic differentiation of its primitive, as a function of u - θ."""
+    distance = distance.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad((scale / slope * PRIMITIVES[name](slope * distance)).sum(), distance)[0]
+
+
+def test_every_surrogate_shape_has_a_primitive_here():
+    assert PRIMITIVES.keys() == DERIVATIVES.keys()
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize(("slope", "scale"), [(None, 1.0), (3.0, 0.5)])
+def test_surrogate_shape_is_the_derivative_of_its_primitive(name, slope, scale):
+    # One step and no synapse: the gradient is ψ itself. No point lies on a kink.
+    distance = torch.linspace(-1.73, 1.71, 100, dtype=torch.float64)
+    threshold = 0.8
+    delta = gradient(
+        (threshold + distance).unsqueeze(0),
+        torch.ones(1, 100, dtype=torch.float64),
+        Surrogate(name, slope=slope, scale=scale),
+        tau_m=5,
+        tau_s=1,
+        threshold=threshold,
+    )
+    expected = psi(name, slope or DERIVATIVES[name][1], scale, distance)
+    assert expected.max() > 0.1
+    torch.testing.assert_close(delta[0], expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_surrogate_peaks_at_the_threshold_with_its_scale(name):
+    current = torch.ones(1, dtype=torch.float64)
+    rule = Surrogate(name, scale=0.25)
+    assert gradient(current, current, rule, tau_m=5, tau_s=1).item() == pytest.approx(0.25, rel=1e-12)
+
+
+class Step(torch.autograd.Function):
+    """A step whose derivative is ψ."""
+
+    @staticmethod
+    def forward(ctx, distance, rule):
+        ctx.save_for_backward(distance)
+        ctx.rule = rule
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rule, (distance,) = ctx.rule, ctx.saved_tensors
+        return grad * psi(rule.name, rule.slope, rule.scale, distance), None
+
+
+def unrolled(current, rule, tau_m, tau_s, threshold):
+    """The neuron as PyTorch operations, one step after the other, for autograd to go through."""
+    u = s = a = torch.zeros_like(current[0])
+    steps = []
+    for current_t in current:
+        held = 1 - s if rule.through_reset else 1 - s.detach()
+        u = (1 - 1 / tau_m) * u * held + current_t
+        s = Step.apply(u - threshold, rule)
+        a = (1 - 1 / tau_s) * a + s / tau_s
+        steps.append(a)
+    return torch.stack(steps)
+
+
+@pytest.mark.parametrize("through_reset", ON_OFF)
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_surrogate_is_autograd_through_the_unrolled_neuron(name, through_reset):
+    for seed, tau_m, tau_s, threshold in [(4, 5.0, 3.0, 1.0), (5, math.inf, 1.0, 0.6), (6, 1.0, 2.0, 1.3)]:
+        rule = Surrogate(name, slope=1.5, scale=0.7, through_reset=through_reset)
+        current, error = random_case(seed, steps=17)
+        leaf = current.clone().requires_grad_()
+        psc = unrolled(leaf, rule, tau_m, tau_s, threshold)
+        psc.backward(error)
+        constants = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
+        torch.testing.assert_close(tsslbp.lif(current, **constants), psc.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient(current, error, rule, **constants), leaf.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_reset_path_makes_a_difference():
+    case = random_case(seed=7)
+    detached, through = (gradient(*case, Surrogate(through_reset=r), tau_m=5, tau_s=3) for r in ON_OFF)
+    assert not torch.allclose(detached, through)
+
+
+# Rules by name.
+
+TSSL_RULES = st.builds(
+    TSSL,
+    psc_derivative=st.sampled_from(PSC_DERIVATIVES),
+    inter=st.booleans(),
+    reset=st.booleans(),
+    leak=st.booleans(),
+    fallback=st.sampled_from(FALLBACKS),
+    clip=st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1, 100),
+)
+POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+SURROGATE_RULES = st.builds(
+    Surrogate, name=st.sampled_from(sorted(DERIVATIVES)), slope=st.none() | POSITIVE, scale=POSITIVE, through_reset=st.booleans()
+)
+
+
+@given(rule=TSSL_RULES | SURROGATE_RULES)
+@settings(max_examples=200, deadline=None)
+def test_spec_round_trip(rule):
+    text = rules.spec(rule)
+    assert rules.get(text) == rule
+    assert rules.spec(rules.get(text)) == text
+
+
+def test_spec_of_an_unbounded_clip_round_trips():
+    assert rules.get(rules.spec(TSSL(clip=math.inf))) == TSSL(clip=math.inf)
+
+
+def test_spec_is_short_and_readable():
+    assert rules.spec(TSSL()) == "tssl"
+    assert rules.spec(TSSL(leak=False, fallback="no-spike")) == "tssl(leak=False, fallback=no-spike)"
+    assert rules.spec(Surrogate("atan")) == "surrogate(name=atan)"
+
+
+def test_rules_by_name():
+    assert rules.get(None) == rules.get("tssl") == rules.get(" tssl ( ) ") == TSSL()
+    assert rules.get("tssl( fallback = no-spike,leak=False , clip=1)") == TSSL(fallback="no-spike", leak=False, clip=1)
+    assert rules.get("surrogate(name=atan, slope=2.5)") == Surrogate("atan", slope=2.5)
+    rule = TSSL(reset=False)
+    assert rules.get(rule) is rule
+
+
+def test_the_published_rule_is_the_default():
+    assert TSSL() == TSSL(psc_derivative="amplitude", inter=True, reset=True, leak=True, fallback="quiet", clip=8.0)
+    case = random_case(seed=8)
+    constants = {"tau_m": 5, "tau_s": 3}
+    assert torch.equal(gradient(*case, None, **constants), gradient(*case, TSSL(), **constants))
+    assert torch.equal(gradient(*case, "tssl(reset=False)", **constants), gradient(*case, TSSL(reset=False), **constants))
+
+
+def test_every_available_rule_trains():
+    assert {"tssl", "surrogate"} <= set(rules.available())
+    for name in rules.available():
+        rule = rules.get(name)
+        assert rule.summary
+        assert rule.paper
+        assert gradient(*random_case(seed=9), name, tau_m=5, tau_s=3).abs().sum() > 0
+
+
+@dataclass(frozen=True)
+class StraightThrough(Rule):
+    """A rule of somebody else's."""
+
+    gain: float = 1.0
+    summary: ClassVar[str] = "the gradient goes through unchanged"
+    paper: ClassVar[str] = "none"
+
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return self.gain * psc_gradient * neuron.threshold
+
+
+def test_a_rule_of_ones_own_is_a_dataclass_with_one_method():
+    case = random_case(seed=10)
+    torch.testing.assert_close(gradient(*case, StraightThrough(2.0), tau_m=5, tau_s=3, threshold=0.5), case[1])
+    assert StraightThrough(2.0).options() == {"gain": 2.0}
+    with pytest.raises(UserError, match="StraightThrough.* has no name"):
+        rules.spec(StraightThrough())
+
+
+def test_a_rule_does_not_touch_the_forward():
+    current, _ = random_case(seed=11)
+    psc = [tsslbp.lif(current, tau_m=5, tau_s=3, rule=rule) for rule in (TSSL(), Surrogate(), TSSL(fallback="never"))]
+    assert torch.equal(psc[0], psc[1])
+    assert torch.equal(psc[0], psc[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
+        ("surogate", "did you mean 'surrogate'"),
+        ("qqq", "known: .*surrogate.*tssl"),
+        ("tssl(rest=False)", "'rest'; did you mean 'reset'"),
+        ("tssl(fallback=quite)", "'quite'; did you mean 'quiet'"),
+        ("tssl(psc_derivative=time)", "did you mean 'timing'"),
+        ("tssl(reset=maybe)", "reset is 'maybe'; it must be True or False"),
+        ("tssl(leak=1)", "leak is 1; it must be True or False"),
+        ("tssl(clip=0)", "clip is 0.*positive"),
+        ("tssl(clip=-1)", "clip is -1.*positive"),
+        ("tssl(clip=nan)", "clip"),
+        ("tssl(clip=large)", "clip"),
+        ("tssl(reset)", "write option=value"),
+        ("tssl(reset=False", "cannot read rule"),
+        ("tssl reset=False", "cannot read rule"),
+        ("", "cannot read rule"),
+        ("surrogate(name=sigmoyd)", "unknown surrogate 'sigmoyd'; did you mean 'sigmoid'"),
+        ("surrogate(slope=0)", "slope 0 and scale 1.0 must be positive"),
+        ("surrogate(scale=-1)", "must be positive"),
+        ("surrogate(through_reset=maybe)", "through_reset is 'maybe'; it must be True or False"),
+    ],
+)
+def test_errors_name_the_fix_in_one_line(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        tsslbp.lif(torch.ones(2, 3), tau_m=5, tau_s=3, rule=text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"slope": math.inf}, {"scale": math.inf}, {"scale": math.nan}, {"slope": math.nan}])
+def test_a_surrogate_without_finite_values_is_refused(options):
+    with pytest.raises(UserError, match="slope .* scale"):
+        Surrogate(**options)
+
+
+def test_gradient_through_the_synapse_alone_is_exact():
+    train = torch.rand(6, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: synapse(x, 3.0), train)
+    assert torch.autograd.gradcheck(lambda x: spikes_from_psc(x, 3.0), train)

@@ -1,0 +1,310 @@
+"""A run's results, its files, its determinism, and what happens when it is interrupted or goes wrong."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tsslbp import UserError, data, files, losses, training
+from tsslbp.config import TrainConfig
+from tsslbp.training import loop
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["network"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = final_weights(one), final_weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_run_leaves_a_complete_folder(quick):
+    folder, final = training.train(quick(epochs=3))
+    assert {path.name for path in folder.iterdir()} == {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint.pt"}
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record.get("epoch") for record in records] == [1, 2, 3, None]
+    assert records[-1] == final
+    assert final["event"] == "final"
+    best = max(records[:-1], key=lambda record: record["validation_accuracy"])
+    assert (final["best_epoch"], final["test_accuracy"]) == (best["epoch"], best["test_accuracy"])
+    assert final["best_test_accuracy"] == max(record["test_accuracy"] for record in records[:-1])
+    assert final["seconds"] > 0
+
+
+def test_model_loads_alone_and_gives_the_final_accuracy(quick):
+    folder, final = training.train(quick())
+    elsewhere = folder.parent.parent / "alone.safetensors"
+    elsewhere.write_bytes((folder / "model.safetensors").read_bytes())
+    model = training.load(elsewhere)
+    test = data.load("digits", Path("nowhere")).test
+    assert model.accuracy(test.x, test.y) == final["test_accuracy"]
+    assert model.classes == tuple("0123456789")
+
+
+def test_training_learns_the_digits(quick):
+    _, final = training.train(quick(epochs=8, network="100-10", batch_size=30, learning_rate=5e-3, schedule="one-cycle"))
+    assert final["test_accuracy"] > 90
+
+
+def test_same_seed_same_weights_other_seed_others(quick):
+    runs = {name: training.train(quick(name=name, seed=seed, dropout=0.2))[0] for name, seed in (("a", 1), ("b", 1), ("c", 2))}
+    assert_same_weights(runs["a"], runs["b"])
+    assert not torch.equal(*(final_weights(runs[name])["layers.linear1.weight"] for name in "ac"))
+
+
+@pytest.mark.parametrize("at_step", [1, 7, 12])
+def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
+    class PressCtrlC(training.Progress):
+        def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+            if epoch == 2 and step == at_step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    config = quick(name="cut", dropout=0.3, encoding="poisson", schedule="cosine")
+    whole, expected = training.train(replace(config, name="whole"))
+    with pytest.raises(training.Interrupted) as stop:
+        training.train(config, PressCtrlC())
+    cut = config.runs_dir / "cut"
+    assert stop.value.args == (cut,)
+    _, final = training.train(replace(config, resume=True))
+    assert_same_weights(whole, cut)
+    assert {**final, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick):
+    config = quick(name="whole", epochs=8, dropout=0.2)
+    started = time.monotonic()
+    whole, _ = training.train(config)
+    duration = time.monotonic() - started
+    program = "import sys; from tsslbp import cli; sys.exit(cli.main(['train', '--name', 'killed', '--config', *sys.argv[1:]]))"
+    command = [sys.executable, "-c", program, str(whole / "config.toml")]
+    killed = whole.parent / "killed"
+    moments = random.Random(os.getpid())
+    kills = 0
+    for _ in range(3):
+        resume = ["--resume"] if killed.exists() else []
+        process = subprocess.Popen([*command, *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not (killed / "config.toml").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, duration / 3) + (2.0 if resume else 0.0))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 1
+    subprocess.run([*command, "--resume"], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert_same_weights(whole, killed)
+    records, final = training.read_metrics(killed)
+    assert [record["epoch"] for record in records] == list(range(1, 9))
+    assert final is not None
+
+
+def test_constant_schedule_can_be_continued_for_more_epochs(quick):
+    longer, _ = training.train(quick(name="longer", epochs=3))
+    short = quick(name="short", epochs=2)
+    training.train(short)
+    folder, _ = training.train(replace(short, epochs=3, resume=True))
+    assert_same_weights(longer, folder)
+    assert "epochs = 3" in (folder / "config.toml").read_text()
+    with pytest.raises(UserError, match="another learning_rate"):
+        training.train(replace(short, learning_rate=1.0, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0]), ("one-cycle", [0.04, 0.691, 0])]
+)
+def test_schedules_start_middle_end(quick, schedule, expected):
+    config = quick(schedule=schedule, epochs=100)
+    dataset = data.load("digits", Path())
+    run = loop.Loop(config, dataset, None, None, training.checkpoint.State(), training.Progress(), lambda: None)
+    factors = []
+    for run.state.epoch in (1, 51, 101):
+        factors.append(run._rate_factor())
+    assert factors == pytest.approx(expected, abs=1e-3)
+    run.state.epoch = 21
+    assert run._rate_factor() == pytest.approx({"constant": 1, "cosine": 0.905, "one-cycle": 1}[schedule], abs=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"loss": "spike"}, {"loss": "count"}, {"loss": "softmax"}, {"target": "double"}])
+def test_every_loss_trains(quick, changes):
+    _, final = training.train(quick(epochs=4, batch_size=30, learning_rate=5e-3, **changes))
+    assert final["test_accuracy"] > 50
+
+
+@pytest.mark.parametrize("encoding", ["poisson", "latency"])
+def test_spike_encoders_train(quick, encoding):
+    _, final = training.train(quick(epochs=4, batch_size=30, time_steps=8, learning_rate=5e-3, encoding=encoding))
+    assert final["test_accuracy"] > 50
+
+
+def test_own_sequences_train_and_load(quick, tmp_path):
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = (generator.random((120, 7, 9)) < 0.1 + 0.3 * (np.arange(9) // 3 == y[:, None, None])).astype(np.float32)
+    np.savez(tmp_path / "own.npz", x=x, y=y)
+    config = quick(data=str(tmp_path / "own.npz"), network="20-3", time_steps=7, epochs=15, batch_size=10, learning_rate=1e-2)
+    folder, final = training.train(config)
+    assert final["test_accuracy"] > 60
+    assert training.load(folder).inputs.sequence
+    for changes in ({"time_steps": 5}, {"encoding": "poisson"}, {"augment": True}, {"network": "20-4"}):
+        with pytest.raises(UserError, match="--" + next(iter(changes)).replace("_", "-")):
+            training.train(replace(config, name="other", **changes))
+    assert not (config.runs_dir / "other").exists()
+
+
+def test_weights_stay_within_the_clamp(quick):
+    folder, _ = training.train(quick(epochs=1, learning_rate=0.5, weight_clamp=0.25))
+    largest = max(float(weight.abs().max()) for weight in final_weights(folder).values())
+    assert largest == 0.25
+
+
+def test_augmented_images_train(quick, samples):
+    config = quick(data="cifar10", data_root=samples, network="4C3-P2-10", augment=True, epochs=1, batch_size=20)
+    plain, _ = training.train(replace(config, augment=False, name="plain"))
+    folder, _ = training.train(config)
+    assert not torch.equal(*(final_weights(run)["layers.conv1.weight"] for run in (plain, folder)))
+
+
+def test_diverged_run_stops_with_epoch_and_layer_and_keeps_the_checkpoint(quick, monkeypatch):
+    config = quick(name="bad", epochs=4)
+    steps, kernel_loss = [], losses.KernelLoss.__call__
+
+    def break_in_epoch_3(loss, psc, label):
+        steps.append(psc.requires_grad)
+        return kernel_loss(loss, psc, label) * (float("nan") if sum(steps) == 27 else 1)
+
+    monkeypatch.setattr(losses.KernelLoss, "__call__", break_in_epoch_3)
+    with pytest.raises(UserError, match=r"epoch 3, step 3: the gradient of layer 'output'") as error:
+        training.train(config)
+    assert "\n" not in str(error.value)
+    state = torch.load(config.runs_dir / "bad/checkpoint.pt", weights_only=True)
+    assert state["state"]["epoch"] == 3
+    assert all(bool(weight.isfinite().all()) for weight in state["network"].values())
+    training.train(replace(config, resume=True))
+
+
+def test_exploding_weights_are_caught(quick):
+    with pytest.raises(UserError, match="training diverged in epoch 1, step 2"):
+        training.train(quick(learning_rate=1e38, weight_clamp=0.0))
+
+
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    files.write_text(path, "old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_that_exist_or_cannot_be_made(quick, tmp_path):
+    config = quick(name="taken", epochs=1)
+    folder, _ = training.train(config)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="exists; add --resume"):
+        training.train(config)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert training.train(replace(config, name=None, recipe="taken"))[0].name == "taken-2"
+    with pytest.raises(UserError, match="nothing to resume"):
+        training.train(replace(config, name="missing", resume=True))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make .*choose another --runs-dir"):
+        training.train(replace(config, runs_dir=tmp_path / "file"))
+
+
+def test_broken_files_are_explained(quick, tmp_path):
+    config = quick(name="run", epochs=1)
+    folder, _ = training.train(config)
+    model, checkpoint = folder / "model.safetensors", folder / "checkpoint.pt"
+    good_model, good_checkpoint = model.read_bytes(), checkpoint.read_bytes()
+    for damaged in (good_model[:100], b"", b"x" * 200, good_model[:-10]):
+        model.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            training.load(folder)
+    for damaged in (good_checkpoint[:1000], b"", b"x" * 200):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            training.train(replace(config, resume=True))
+    other, _ = training.train(replace(config, name="other", network="31-10"))
+    checkpoint.write_bytes((other / "checkpoint.pt").read_bytes())
+    with pytest.raises(UserError, match="another architecture"):
+        training.train(replace(config, resume=True))
+    with pytest.raises(UserError, match="no model at"):
+        training.load(tmp_path / "nothing")
+    (folder / "metrics.jsonl").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        training.read_metrics(folder)
+
+
+def test_checkpoint_is_never_unpickled(quick, tmp_path):
+    folder, _ = training.train(quick(name="run", epochs=1))
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save(Attack(), folder / "checkpoint.pt")
+    with pytest.raises(UserError, match="damaged"):
+        training.train(quick(name="run", epochs=1, resume=True))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_model_of_another_kind_or_with_nan_is_refused(quick, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = training.train(quick(epochs=1))
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="no tsslbp model"):
+        training.load(tmp_path / "foreign.safetensors")
+    model = training.load(folder)
+    model.network.layers.output.weight.data[0, 0] = float("nan")
+    model.save(tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match=r"layers\.output\.weight.* NaN"):
+        training.load(tmp_path / "nan.safetensors")
+    assert "layers.output.weight" in load_file(tmp_path / "nan.safetensors")
+
+
+def test_tensorboard_option_writes_events(quick):
+    folder, _ = training.train(quick(epochs=1, tensorboard=True))
+    assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_config_survives_toml(quick, tmp_path):
+    from tsslbp.config import read_toml
+
+    config = quick(padding=(1, 0), name='we"ird\\', rule="tssl(fallback=no-spike, clip=1.5)", learning_rate=1e-05)
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    stored = read_toml(path)
+    assert (
+        TrainConfig(
+            **{
+                **stored,
+                "padding": tuple(stored["padding"]),
+                "runs_dir": Path(stored["runs_dir"]),
+                "data_root": Path(stored["data_root"]),
+            }
+        )
+        == config
+    )
+
+
+def test_loss_of_settings(quick):
+    assert quick(target="double").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, target="double")
+    assert quick(loss="count", desired_count=3).make_loss() == losses.CountLoss(desired=3, undesired=0)
