@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml setup.py $(wildcard src/tsslbp/csrc/*)
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade setuptools wheel
 	$(BIN)/pip install --quiet "torch>=2.10" torchvision

@@ -88,9 +88,10 @@ def tssl(
         if s[t]:
             at_spike[t] = g
         stand_in = pulled_back(t, by_amplitude) * logistic_slope(u[t], threshold)
-        if fallback == "always" or (fallback == "rate" and mean_firing <= 0.1):
-            delta[t] = stand_in
-        elif fallback == "quiet" and a[t] < 1 / (4 * tau_s):
+        replaced = {"always": True, "never": False, "no-spike": False}
+        replaced["rate"] = fallback == "rate" and mean_firing <= 0.1
+        replaced["quiet"] = a[t] < 1 / (4 * tau_s)
+        if replaced[fallback]:
             delta[t] = stand_in
         elif fallback == "no-spike" and not s[t]:
             silent_leak = reach(t) * (1 - 1 / tau_m) if leak else 0.0

@@ -443,8 +443,6 @@ def test_functions_outside_the_list_are_refused(cifar, function):
 CORRUPT = {
     "empty": b"",
     "garbage": b"\x80\x04hello",
-    "huge-memo": b"\x80\x02}r\xff\xff\xff\x7f.",
-    "huge-array": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
     "message-of-two-lines": b"Pabc\n.",
     "list": pickle.dumps([1, 2]),
     "no-data": pickle.dumps({"labels": [1]}),
@@ -472,6 +470,20 @@ def test_corrupt_batches(cifar, case):
     with fails(f"{re.escape(str(cifar / 'data_batch_5'))} .*; fetch it again"):
         data.load("cifar10", cifar.parent)
     assert not hasattr(images._Part, "evil")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "memo number 2147483647"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 2**33) + b"x.", "expected 8589934592 bytes"),
+    ],
+    ids=["memo", "array"],
+)
+def test_sizes_beyond_the_file_are_refused_before_memory_is_reserved(cifar, content, reason):
+    (cifar / "test_batch").write_bytes(content)
+    with fails(f"test_batch is not a CIFAR-10 batch .*{reason}.*; fetch it again"):
+        data.load("cifar10", cifar.parent)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tsslbp
-from tsslbp import UserError
+from tsslbp import UserError, kernels
 from tsslbp.encoding import Constant, constant_current, latency, poisson
 from tsslbp.neuron import synapse
 
@@ -41,18 +41,28 @@ NETS = {
 }
 
 
-def make(name, **options):
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
+    for name, (usable, reason) in kernels.backends().items()
+]
+
+
+def make(name, backend="auto", **options):
     notation, shape = NETS[name]
     torch.manual_seed(0)
     net = tsslbp.build(notation, time_steps=6, tau_m=5, tau_s=3, threshold=0.3, **shape, **options).double()
+    for layer in net.modules():
+        if isinstance(layer, tsslbp.layers.Spiking):
+            layer.backend = backend
     x = 2 * torch.randn(4, *shape["input_shape"], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return net, x
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule", ["tssl", "surrogate"])
 @pytest.mark.parametrize("name", NETS)
-def test_static_input_is_a_repeated_sequence(name, rule):
-    net, x = make(name, rule=rule)
+def test_static_input_is_a_repeated_sequence(name, rule, backend):
+    net, x = make(name, backend, rule=rule)
     error = torch.randn(6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def run(signal):

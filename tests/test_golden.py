@@ -8,10 +8,16 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import TSSL
+from tsslbp import TSSL, kernels
+from tsslbp.layers import Spiking
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss
 from tsslbp.neuron import LIF, membrane_potential, spikes
 
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
+    for name, (usable, reason) in kernels.backends().items()
+]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 GOLDEN = Path(__file__).parent / "golden"
 NEURONS = sorted(path.stem for path in GOLDEN.glob("neuron_*.npz"))
 NETS = ["fc_kernel", "fc_count", "fc_softmax", "cnn_kernel", "cnn_pad_kernel10"]
@@ -33,18 +39,20 @@ def test_every_golden_file_is_used():
     assert len(NEURONS) == 5
 
 
+@every_backend
 @pytest.mark.parametrize("name", NEURONS)
-def test_neuron(name):
+def test_neuron(name, backend):
     golden = load(name)
     current = golden["current"].requires_grad_()
-    psc = tsslbp.lif(current, tau_m=golden["tau_m"], tau_s=golden["tau_s"], threshold=golden["threshold"])
+    psc = tsslbp.lif(current, tau_m=golden["tau_m"], tau_s=golden["tau_s"], threshold=golden["threshold"], backend=backend)
     psc.backward(golden["grad_psc"])
     assert_agrees(psc.detach(), golden["psc"])
     assert_agrees(current.grad, golden["grad_current"])
 
 
+@every_backend
 @pytest.mark.parametrize("name", NETS)
-def test_network(name):
+def test_network(name, backend):
     golden = load(name)
     steps, tau_s = golden["n_steps"], golden["tau_s"]
     net = tsslbp.build(
@@ -55,6 +63,9 @@ def test_network(name):
         tau_s=tau_s,
         padding=1 if "pad" in name else 0,
     )
+    for layer in net.modules():
+        if isinstance(layer, Spiking):
+            layer.backend = backend
     weights = list(net.parameters())
     assert len(weights) == sum(key.startswith("weight_") for key in golden)
     with torch.no_grad():
@@ -89,21 +100,20 @@ VECTORS = {
 }
 
 
-def by_package(options):
-    current = torch.tensor(CURRENT, dtype=torch.float64, requires_grad=True)
-    tsslbp.lif(current, tau_m=5, tau_s=3, rule=TSSL(**options)).backward(torch.tensor(ERROR, dtype=torch.float64))
-    return current.grad.tolist()
-
-
-def by_oracle(options):
-    return oracle.tssl(CURRENT, ERROR, tau_m=5, tau_s=3, threshold=1, **options)
-
-
-@pytest.mark.parametrize("implementation", [by_package, by_oracle])
+@every_backend
 @pytest.mark.parametrize("name", VECTORS)
-def test_hand_vector(name, implementation):
+def test_hand_vector(name, backend):
     options, expected = VECTORS[name]
-    delta = implementation(options)
+    current = torch.tensor(CURRENT, dtype=torch.float64, requires_grad=True)
+    psc = tsslbp.lif(current, tau_m=5, tau_s=3, rule=TSSL(**options), backend=backend)
+    psc.backward(torch.tensor(ERROR, dtype=torch.float64))
+    assert {t: current.grad[t].item() for t in expected} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_hand_vector_by_the_oracle(name):
+    options, expected = VECTORS[name]
+    delta = oracle.tssl(CURRENT, ERROR, tau_m=5, tau_s=3, threshold=1, **options)
     assert {t: delta[t] for t in expected} == pytest.approx(expected, abs=1e-6)
 
 

@@ -122,7 +122,9 @@ def test_linear_shape_error(shape):
         layer(Constant(torch.ones(shape[1:]), torch.ones(4)))
 
 
-@pytest.mark.parametrize("shape", [(4, 2, 3, 8, 8), (4, 2, 1, 8, 8), (4, 2, 2, 2, 8), (4, 2, 2, 8, 2), (4, 2, 2, 8), (4, 2, 128)])
+@pytest.mark.parametrize(
+    "shape", [(4, 2, 3, 8, 8), (4, 2, 1, 8, 8), (4, 2, 2, 2, 8), (4, 2, 2, 8, 2), (4, 2, 2, 8), (4, 2, 128)]
+)
 def test_conv2d_shape_error(shape):
     layer = Conv2d(2, 3, 5, neuron=NEURON, padding=1)
     with pytest.raises(UserError, match=r"Conv2d wants \[T, B, 2, H, W\] at least 5×5 with padding 1; got \[") as error:

@@ -196,13 +196,18 @@ def test_a_convolution_cannot_follow_flat_input():
 
 @pytest.mark.parametrize("padding", [(), (1,), (1, 1, 1), -1, (1, -1), 1.5, (1, 0.5)])
 def test_padding_errors(padding):
-    with pytest.raises(UserError, match="padding .* must be one number >= 0, or one for each of the 2 convolutions"):
+    with pytest.raises(UserError, match=r"padding .* must be one number >= 0, or one for each of the 2 convolutions"):
         build("4C3-P2-5C3-10", padding=padding, **SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("mnist-cn", "mnist-cnn"), ("fashion-mnist-cn", "fashion-mnist-cnn"), ("cifar-cnn1", "cifar10-cnn1"), ("n-mnist-cnn", "nmnist")],
+    [
+        ("mnist-cn", "mnist-cnn"),
+        ("fashion-mnist-cn", "fashion-mnist-cnn"),
+        ("cifar-cnn1", "cifar10-cnn1"),
+        ("n-mnist-cnn", "nmnist"),
+    ],
 )
 @pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["bare", "with settings"])
 def test_names_are_suggested(name, suggestion, settings):
@@ -221,11 +226,13 @@ def test_missing_settings_are_named():
     ("settings", "message"),
     [
         ({"time_steps": 0}, "time_steps is 0; it must be at least 1"),
+        ({"time_steps": 2.5}, "time_steps is 2.5"),
         ({"tau_m": 0.5}, "tau_m is 0.5"),
         ({"tau_s": math.nan}, "tau_s is nan"),
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"dropout": 1.0, "notation": "10"}, "dropout is 1.0"),
         ({"rule": "tsll"}, "did you mean 'tssl'"),
         ({"input_shape": (9, 8)}, r"input_shape \(9, 8\) must be \(channels, height, width\) or \(features,\)"),
         ({"input_shape": (0,)}, r"input_shape \(0,\)"),
@@ -235,7 +242,7 @@ def test_missing_settings_are_named():
 )
 def test_impossible_settings(settings, message):
     with pytest.raises(UserError, match=message) as error:
-        build("7-10", **{**SETTINGS, **settings})
+        build(**{"notation": "7-10", **SETTINGS, **settings})
     assert "\n" not in str(error.value)
 
 

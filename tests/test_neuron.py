@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsslbp
-from tsslbp import TSSL, Surrogate, UserError
+from tsslbp import TSSL, Surrogate, UserError, kernels
+from tsslbp.encoding import Constant
 from tsslbp.neuron import LIF, membrane_potential, spikes, spikes_from_psc, synapse
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
+    for name, (usable, reason) in kernels.backends().items()
+]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 RULES = [TSSL(), TSSL(fallback="no-spike", leak=False, psc_derivative="timing"), Surrogate(through_reset=True)]
 
 taus = st.sampled_from([1.0, 2.0, 5.0]) | st.floats(1, 50)
@@ -29,9 +35,9 @@ def rand(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype) * 0.8 + 0.4
 
 
-def forward_and_gradient(current, error, rule=None):
+def forward_and_gradient(current, error, rule=None, backend="auto"):
     current = current.detach().requires_grad_()
-    psc = tsslbp.lif(current, rule=rule, **CONSTANTS)
+    psc = tsslbp.lif(current, rule=rule, backend=backend, **CONSTANTS)
     psc.backward(error)
     return psc.detach(), current.grad
 
@@ -39,13 +45,14 @@ def forward_and_gradient(current, error, rule=None):
 # The equations.
 
 
+@every_backend
 @given(current=currents, tau_m=taus | st.just(math.inf), tau_s=taus, threshold=st.just(1.0) | st.floats(0.05, 3))
 @settings(max_examples=100, deadline=None)
-def test_forward_matches_the_oracle(current, tau_m, tau_s, threshold):
+def test_forward_matches_the_oracle(current, tau_m, tau_s, threshold, backend):
     neuron = LIF(tau_m, tau_s, threshold)
     u = membrane_potential(current, neuron)
     s = spikes(u, neuron)
-    psc = tsslbp.lif(current, tau_m=tau_m, tau_s=tau_s, threshold=threshold)
+    psc = tsslbp.lif(current, tau_m=tau_m, tau_s=tau_s, threshold=threshold, backend=backend)
     for n, column in enumerate(current.T.tolist()):
         expected_u, expected_s = oracle.potentials(column, tau_m, threshold)
         assert u[:, n].tolist() == pytest.approx(expected_u, rel=1e-12, abs=1e-12)
@@ -53,18 +60,20 @@ def test_forward_matches_the_oracle(current, tau_m, tau_s, threshold):
         assert psc[:, n].tolist() == pytest.approx(oracle.postsynaptic(expected_s, tau_s), rel=1e-12, abs=1e-12)
 
 
-def test_the_threshold_is_strict_and_the_reset_is_to_zero():
+@every_backend
+def test_the_threshold_is_strict_and_the_reset_is_to_zero(backend):
     current = torch.tensor([1.0, 0.2000001, 0.0, 5.0, 0.0])
     neuron = LIF(tau_m=5, tau_s=1)
     assert membrane_potential(current, neuron).tolist() == pytest.approx([1.0, 1.0000001, 0.0, 5.0, 0.0])
-    assert tsslbp.lif(current, tau_m=5, tau_s=1).tolist() == [0, 1, 0, 1, 0]
+    assert tsslbp.lif(current, tau_m=5, tau_s=1, backend=backend).tolist() == [0, 1, 0, 1, 0]
 
 
-def test_extreme_time_constants():
+@every_backend
+def test_extreme_time_constants(backend):
     current = torch.tensor([0.4, 0.4, 0.4, 0.4])
-    assert tsslbp.lif(current, tau_m=1, tau_s=1, threshold=0.39).tolist() == [1, 1, 1, 1]
-    assert tsslbp.lif(current, tau_m=1, tau_s=1, threshold=0.5).tolist() == [0, 0, 0, 0]
-    assert tsslbp.lif(current, tau_m=math.inf, tau_s=1, threshold=1.1).tolist() == [0, 0, 1, 0]
+    assert tsslbp.lif(current, tau_m=1, tau_s=1, threshold=0.39, backend=backend).tolist() == [1, 1, 1, 1]
+    assert tsslbp.lif(current, tau_m=1, tau_s=1, threshold=0.5, backend=backend).tolist() == [0, 0, 0, 0]
+    assert tsslbp.lif(current, tau_m=math.inf, tau_s=1, threshold=1.1, backend=backend).tolist() == [0, 0, 1, 0]
 
 
 def test_decays():
@@ -90,126 +99,177 @@ def test_synapse_passes_all_of_a_spike():
         assert synapse(impulse, tau_s).sum().item() == pytest.approx(1, abs=1e-12)
 
 
+@every_backend
 @given(current=currents, tau_s=taus)
 @settings(max_examples=50, deadline=None)
-def test_spikes_from_psc_undoes_the_synapse(current, tau_s):
+def test_spikes_from_psc_undoes_the_synapse(current, tau_s, backend):
     torch.testing.assert_close(spikes_from_psc(synapse(current, tau_s), tau_s), current, rtol=1e-10, atol=1e-12)
     fired = spikes(membrane_potential(current, LIF(5, tau_s)), LIF(5, tau_s))
-    psc = tsslbp.lif(current, tau_m=5, tau_s=tau_s)
+    psc = tsslbp.lif(current, tau_m=5, tau_s=tau_s, backend=backend)
     torch.testing.assert_close(tsslbp.spikes_from_psc(psc, tau_s), fired, rtol=0, atol=1e-12)
 
 
 # Shapes, strides and types.
 
 
+@every_backend
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("shape", [(7,), (7, 5), (7, 2, 3, 5, 4), (1,), (1, 3), (1, 2, 3, 1, 5)], ids=str)
-def test_every_shape_is_a_list_of_neurons(shape, rule):
+def test_every_shape_is_a_list_of_neurons(shape, rule, backend):
     current, error = rand(*shape), rand(*shape, seed=1)
-    psc, delta = forward_and_gradient(current, error, rule)
+    psc, delta = forward_and_gradient(current, error, rule, backend=backend)
     assert psc.shape == delta.shape == shape
-    flat_psc, flat_delta = forward_and_gradient(current.view(shape[0], -1), error.view(shape[0], -1), rule)
+    flat_psc, flat_delta = forward_and_gradient(current.view(shape[0], -1), error.view(shape[0], -1), rule, backend=backend)
     torch.testing.assert_close(psc, flat_psc.view(shape))
     torch.testing.assert_close(delta, flat_delta.view(shape))
 
 
+@every_backend
 @pytest.mark.parametrize("rule", [*RULES, TSSL(fallback="rate")], ids=repr)
 @pytest.mark.parametrize("shape", [(5, 0), (5, 0, 3, 4, 4), (1, 2, 0)], ids=str)
-def test_empty_batch(shape, rule):
-    psc, delta = forward_and_gradient(torch.empty(shape), torch.empty(shape), rule)
+def test_empty_batch(shape, rule, backend):
+    psc, delta = forward_and_gradient(torch.empty(shape), torch.empty(shape), rule, backend=backend)
     assert psc.shape == delta.shape == shape
 
 
+@every_backend
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_non_contiguous_input_and_error(rule):
+def test_non_contiguous_input_and_error(rule, backend):
     current, error = rand(6, 5), rand(6, 5, seed=1)
-    expected = forward_and_gradient(current, error, rule)
+    expected = forward_and_gradient(current, error, rule, backend=backend)
     views = {
         "transposed": lambda x: x.T.contiguous().T,
         "every other": lambda x: torch.repeat_interleave(x, 2, dim=1)[:, ::2],
     }
     for name, view in views.items():
         assert not view(current).is_contiguous(), name
-        psc, delta = forward_and_gradient(view(current), view(error), rule)
+        psc, delta = forward_and_gradient(view(current), view(error), rule, backend=backend)
         torch.testing.assert_close(psc, expected[0])
         torch.testing.assert_close(delta, expected[1])
-    expanded = forward_and_gradient(current, torch.ones(()).expand(6, 5), rule)
-    torch.testing.assert_close(expanded[1], forward_and_gradient(current, torch.ones(6, 5), rule)[1])
+    expanded = forward_and_gradient(current, torch.ones(()).expand(6, 5), rule, backend=backend)
+    torch.testing.assert_close(expanded[1], forward_and_gradient(current, torch.ones(6, 5), rule, backend=backend)[1])
 
 
+@every_backend
 @pytest.mark.parametrize("tau_s", [1, 3])
-def test_channels_last_strides_are_kept(tau_s):
+def test_channels_last_strides_are_kept(tau_s, backend):
     current = rand(4, 2, 5, 6, 3).permute(0, 1, 4, 2, 3)
-    psc = tsslbp.lif(current, tau_m=5, tau_s=tau_s)
+    psc = tsslbp.lif(current, tau_m=5, tau_s=tau_s, backend=backend)
     assert not current.is_contiguous()
     assert psc.shape == current.shape == (4, 2, 3, 5, 6)
     assert psc.stride() == current.stride()
-    torch.testing.assert_close(psc, tsslbp.lif(current.contiguous(), tau_m=5, tau_s=tau_s))
+    torch.testing.assert_close(psc, tsslbp.lif(current.contiguous(), tau_m=5, tau_s=tau_s, backend=backend))
 
 
+@every_backend
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_single(dtype, rule):
+def test_half_precision_is_computed_in_single(dtype, rule, backend):
     current, error = rand(20, 8).to(dtype), rand(20, 8, seed=1)
-    psc, delta = forward_and_gradient(current, error, rule)
-    single_psc, single_delta = forward_and_gradient(current.float(), error, rule)
+    psc, delta = forward_and_gradient(current, error, rule, backend=backend)
+    single_psc, single_delta = forward_and_gradient(current.float(), error, rule, backend=backend)
     assert psc.dtype == torch.float32
     assert torch.equal(psc, single_psc)
     assert delta.dtype == dtype
     assert torch.equal(delta, single_delta.to(dtype))
 
 
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_full_precision_is_kept(dtype):
-    psc, delta = forward_and_gradient(rand(4, 3, dtype=dtype), rand(4, 3, seed=1, dtype=dtype))
+def test_full_precision_is_kept(dtype, backend):
+    psc, delta = forward_and_gradient(rand(4, 3, dtype=dtype), rand(4, 3, seed=1, dtype=dtype), backend=backend)
     assert psc.dtype == delta.dtype == dtype
 
 
 # Memory and side effects.
 
 
+@every_backend
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_one_tensor_is_saved_for_the_backward_pass(rule):
+def test_one_tensor_is_saved_for_the_backward_pass(rule, backend):
     current = rand(9, 2, 3, 5, 7).requires_grad_()
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        psc = tsslbp.lif(current, rule=rule, **CONSTANTS)
+        psc = tsslbp.lif(current, rule=rule, **CONSTANTS, backend=backend)
     assert saved == [current.numel()]
     psc.sum().backward()
     assert current.grad.abs().sum() > 0
 
 
-def test_inputs_are_left_alone():
+@every_backend
+def test_inputs_are_left_alone(backend):
     current, error = rand(6, 5), rand(6, 5, seed=1)
     for rule in RULES:
-        forward_and_gradient(current, error, rule)
+        forward_and_gradient(current, error, rule, backend=backend)
         assert torch.equal(current, rand(6, 5))
         assert torch.equal(error, rand(6, 5, seed=1))
 
 
-def test_no_graph_without_need():
-    assert not tsslbp.lif(rand(6, 5), **CONSTANTS).requires_grad
+@every_backend
+def test_no_graph_without_need(backend):
+    assert not tsslbp.lif(rand(6, 5), **CONSTANTS, backend=backend).requires_grad
     with torch.no_grad():
-        assert not tsslbp.lif(rand(6, 5).requires_grad_(), **CONSTANTS).requires_grad
+        assert not tsslbp.lif(rand(6, 5).requires_grad_(), **CONSTANTS, backend=backend).requires_grad
 
 
-def test_second_derivatives_are_refused_and_not_wrong():
+@every_backend
+def test_second_derivatives_are_refused_and_not_wrong(backend):
     current = rand(6, 5).requires_grad_()
-    (delta,) = torch.autograd.grad(tsslbp.lif(current, **CONSTANTS).square().sum(), current, create_graph=True)
+    (delta,) = torch.autograd.grad(tsslbp.lif(current, **CONSTANTS, backend=backend).square().sum(), current, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         delta.sum().backward()
+
+
+# Constant currents.
+
+
+@every_backend
+@pytest.mark.parametrize("rule", [*RULES, TSSL(fallback="rate")], ids=repr)
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 5, 4), (0, 3)], ids=str)
+def test_a_constant_current_is_its_expansion(shape, rule, backend):
+    value, gain = 2 * rand(*shape, dtype=torch.float64), torch.linspace(0.3, 1, 7, dtype=torch.float64)
+    error = rand(7, *shape, seed=1, dtype=torch.float64)
+
+    def run(make):
+        leaf = value.clone().requires_grad_()
+        psc = tsslbp.lif(make(Constant(leaf, gain)), rule=rule, backend=backend, **CONSTANTS)
+        return psc.detach(), *torch.autograd.grad(psc, leaf, error)
+
+    (psc, delta), (expected_psc, expected) = run(lambda x: x), run(Constant.expand)
+    assert psc.shape == (7, *shape)
+    torch.testing.assert_close(psc, expected_psc, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(delta, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(tsslbp.lif(Constant(value, gain), backend=backend, **CONSTANTS), psc)
+
+
+@every_backend
+def test_a_constant_current_in_channels_last_order(backend):
+    value, gain = 2 * rand(2, 5, 4, 3).permute(0, 3, 1, 2), torch.linspace(0.3, 1, 7)
+    psc = tsslbp.lif(Constant(value, gain), backend=backend, **CONSTANTS)
+    assert psc.count_nonzero() > 0
+    torch.testing.assert_close(psc, tsslbp.lif(Constant(value.contiguous(), gain), backend=backend, **CONSTANTS))
+    assert psc[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@every_backend
+@pytest.mark.parametrize("gain", [torch.empty(0), torch.ones(3, 2), torch.tensor(1.0)], ids=str)
+def test_impossible_gain(gain, backend):
+    with pytest.raises(UserError, match=r"gain of a constant current has shape .*\[T\] with T at least 1"):
+        tsslbp.lif(Constant(torch.ones(4), gain), backend=backend, **CONSTANTS)
 
 
 # Time and batch.
 
 
+@every_backend
 @given(current=currents, data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_the_future_does_not_change_the_past(current, data):
+def test_the_future_does_not_change_the_past(current, data, backend):
     step = data.draw(st.integers(0, len(current) - 1))
     changed = current.clone()
     changed[step:] = data.draw(st.floats(-3, 4))
-    before, after = (tsslbp.lif(x, **CONSTANTS) for x in (current, changed))
+    before, after = (tsslbp.lif(x, **CONSTANTS, backend=backend) for x in (current, changed))
     assert torch.equal(before[:step], after[:step])
 
 
@@ -220,20 +280,22 @@ def test_a_change_is_seen_from_its_step_on():
     assert (tsslbp.lif(changed, **CONSTANTS) != tsslbp.lif(current, **CONSTANTS)).tolist() == [False] * 3 + [True] * 5
 
 
+@every_backend
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_samples_do_not_see_each_other(rule):
+def test_samples_do_not_see_each_other(rule, backend):
     current, error = rand(12, 5, 7, dtype=torch.float64), rand(12, 5, 7, seed=1, dtype=torch.float64)
-    psc, delta = forward_and_gradient(current, error, rule)
+    psc, delta = forward_and_gradient(current, error, rule, backend=backend)
     for b in range(5):
-        alone = forward_and_gradient(current[:, b : b + 1], error[:, b : b + 1], rule)
+        alone = forward_and_gradient(current[:, b : b + 1], error[:, b : b + 1], rule, backend=backend)
         torch.testing.assert_close(psc[:, b : b + 1], alone[0], rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(delta[:, b : b + 1], alone[1], rtol=1e-12, atol=1e-14)
 
 
+@every_backend
 @pytest.mark.parametrize("rule", [*RULES, TSSL(fallback="rate")], ids=repr)
-def test_the_same_call_gives_the_same_bits(rule):
+def test_the_same_call_gives_the_same_bits(rule, backend):
     current, error = rand(30, 33, 65), rand(30, 33, 65, seed=1)
-    first, second = (forward_and_gradient(current, error, rule) for _ in range(2))
+    first, second = (forward_and_gradient(current, error, rule, backend=backend) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
 
@@ -241,6 +303,7 @@ def test_the_same_call_gives_the_same_bits(rule):
 # Errors.
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
@@ -256,14 +319,15 @@ def test_the_same_call_gives_the_same_bits(rule):
         ({"threshold": math.inf}, "threshold is inf"),
     ],
 )
-def test_impossible_constants(constants, message):
+def test_impossible_constants(constants, message, backend):
     with pytest.raises(UserError, match=message) as error:
-        tsslbp.lif(torch.ones(3, 2), **{**CONSTANTS, **constants})
+        tsslbp.lif(torch.ones(3, 2), **{**CONSTANTS, **constants}, backend=backend)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=message):
         LIF(**{**CONSTANTS, **constants})
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("current", "message"),
     [
@@ -275,9 +339,9 @@ def test_impossible_constants(constants, message):
     ],
     ids=["no steps", "no time axis", "int", "bool", "complex"],
 )
-def test_impossible_currents(current, message):
+def test_impossible_currents(current, message, backend):
     with pytest.raises(UserError, match=message) as error:
-        tsslbp.lif(current, **CONSTANTS)
+        tsslbp.lif(current, **CONSTANTS, backend=backend)
     assert "\n" not in str(error.value)
 
 

@@ -15,6 +15,7 @@ from tsslbp import rules
 from tsslbp.encoding import Constant
 from tsslbp.errors import UserError
 from tsslbp.functional import lif
+from tsslbp.kernels import Backend
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 
@@ -40,6 +41,8 @@ class Spiking(nn.Module, ABC):
     """
 
     weight: nn.Parameter
+    backend: Backend = "auto"
+    """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -51,11 +54,8 @@ class Spiking(nn.Module, ABC):
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
 
     def forward(self, signal: Signal) -> Tensor:
-        current = linear_map(self.map, signal)
-        if isinstance(current, Constant):
-            current = current.expand()
-        n = self.neuron
-        return lif(current, tau_m=n.tau_m, tau_s=n.tau_s, threshold=n.threshold, rule=self.rule)
+        n, current = self.neuron, linear_map(self.map, signal)
+        return lif(current, tau_m=n.tau_m, tau_s=n.tau_s, threshold=n.threshold, rule=self.rule, backend=self.backend)
 
 
 class Linear(Spiking):

@@ -11,7 +11,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from tsslbp import data, machine, metrics, recipes, report, rules, training
+from tsslbp import data, kernels, machine, metrics, recipes, report, rules, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import watcher
 from tsslbp.config import TrainConfig, flags_from_toml
@@ -162,7 +162,9 @@ def rules_(arguments: list[str]) -> None:
 def doctor(arguments: list[str]) -> None:
     """what this installation can use, and why not"""
     parse(Nothing, "doctor", arguments)
-    rows = {**machine.describe(), "kernel reference": "usable (plain PyTorch)"}
+    rows = machine.describe()
+    for name, backend in kernels.backends().items():
+        rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
     for package, purpose in (("torchvision", "downloads"), ("PIL", "predict"), ("tensorboard", "--tensorboard")):
         found = importlib.util.find_spec(package) is not None
         extra = "tensorboard" if package == "tensorboard" else "vision"

@@ -153,11 +153,11 @@ def _png(image: NDArray[Any] | None) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _number(value: Any) -> str:
-    """A value of a record or a setting, short."""
+def _number(value: Any, digits: int = 6) -> str:
+    """A value of a record or a setting."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _words(key: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tsslbp import kernels
 from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
 
 
@@ -29,23 +30,42 @@ class Rule(ABC):
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
 
+    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+        """:meth:`current_gradient` by a compiled kernel, where the rule has one; where it has none, by that method.
+
+        With ``gain``, ``[T]``, the current was constant, ``I[t] = gain[t] · value``, and this is ``∂L/∂value``, ``[...]``.
+        """
+        delta = self.current_gradient(psc_gradient, membrane, neuron)
+        return delta if gain is None else torch.tensordot(gain, delta, 1)
+
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
 class Crossing(torch.autograd.Function):
-    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it."""
+    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it.
+
+    Compiled kernels also take a constant current: a value ``[...]`` as ``current`` with its ``gain``, ``[T]``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, neuron: LIF, rule: Rule) -> Tensor:
-        membrane = membrane_potential(current, neuron)
-        ctx.save_for_backward(membrane)
-        ctx.neuron, ctx.rule = neuron, rule
-        return synapse(spikes(membrane, neuron), neuron.tau_s)
+    def forward(ctx: Any, current: Tensor, gain: Tensor | None, neuron: LIF, rule: Rule, compiled: bool) -> Tensor:
+        if compiled:
+            membrane, psc = kernels.lif_forward(current, neuron, gain)
+        else:
+            membrane = membrane_potential(current, neuron)
+            psc = synapse(spikes(membrane, neuron), neuron.tau_s)
+        ctx.save_for_backward(membrane, gain)
+        ctx.neuron, ctx.rule, ctx.compiled = neuron, rule, compiled
+        return psc
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, psc_gradient: Tensor) -> tuple[Tensor, None, None]:
-        (membrane,) = ctx.saved_tensors
-        return ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron), None, None
+    def backward(ctx: Any, psc_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        membrane, gain = ctx.saved_tensors
+        if ctx.compiled:
+            gradient = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, gain)
+        else:
+            gradient = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
+        return gradient, None, None, None, None

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tsslbp import kernels
 from tsslbp.errors import UserError, unknown
 from tsslbp.neuron import LIF, spikes
 from tsslbp.rules.base import Rule
@@ -71,3 +72,16 @@ class Surrogate(Rule):
             error = psc_gradient[t] / neuron.tau_s + neuron.synapse_decay * error
             carried = delta[t] = psi[t] * error + to_previous[t] * carried
         return delta
+
+    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+        _, default_slope = DERIVATIVES[self.name]
+        return kernels.surrogate_backward(
+            psc_gradient,
+            membrane,
+            neuron,
+            shape=self.name,
+            slope=self.slope or default_slope,
+            scale=self.scale,
+            through_reset=self.through_reset,
+            gain=gain,
+        )

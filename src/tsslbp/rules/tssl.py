@@ -22,6 +22,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from tsslbp import kernels
 from tsslbp.errors import UserError, unknown
 from tsslbp.neuron import LIF, spikes, synapse
 from tsslbp.rules.base import Rule
@@ -108,3 +109,20 @@ class TSSL(Rule):
         if self.fallback == "no-spike":
             return delta + surrogate * (1 - s)
         return surrogate
+
+    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+        return kernels.tssl_backward(
+            psc_gradient,
+            membrane,
+            neuron,
+            timing=self.psc_derivative == "timing",
+            inter=self.inter,
+            reset=self.reset,
+            leak=self.leak,
+            fallback=self.fallback,
+            clip=self.clip,
+            fallback_width=FALLBACK_WIDTH,
+            fallback_range=FALLBACK_RANGE,
+            rate_limit=RATE_LIMIT,
+            gain=gain,
+        )

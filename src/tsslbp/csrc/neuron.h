@@ -1,0 +1,241 @@
+// The operations on neurons. Equations (1) to (3) are those of neuron.py, (4) to (10) those of rules/tssl.py.
+//
+// Arrays are [steps, n] with neurons side by side in memory. In every inner loop j runs over neurons; what one step hands
+// to the next lives in small arrays. Where the reference multiplies by a spike train these loops multiply too: a NaN must
+// go where it goes there. Conditions on options do not depend on j, and the compiler takes them out of the loop.
+#pragma once
+
+#include "sweep.h"
+
+#include <cmath>
+#include <type_traits>
+
+namespace tsslbp {
+
+// An integer as wide as T, so that vectors of the two have equally many elements.
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
+// An option that is the same for all neurons: `on(option, x)` is x or 0, even if x is NaN, and unlike a condition it never
+// keeps a compiler from vectorising the loop around it.
+template <class T>
+constexpr Bits<T> mask(bool option) {
+  return option ? ~Bits<T>(0) : Bits<T>(0);
+}
+
+template <class T>
+TSSLBP_INLINE T on(Bits<T> option, T x) {
+  return __builtin_bit_cast(T, __builtin_bit_cast(Bits<T>, x) & option);
+}
+
+template <class T>
+struct Neuron {
+  T membrane_decay, synapse_decay, per_tau_m, per_tau_s, threshold, quiet;
+
+  Neuron(double tau_m, double tau_s, double threshold)
+      : membrane_decay(T(1 - 1 / tau_m)),
+        synapse_decay(T(1 - 1 / tau_s)),
+        per_tau_m(T(1 / tau_m)),
+        per_tau_s(T(1) / T(tau_s)),
+        threshold(T(threshold)),
+        quiet(T(1 / (4 * tau_s))) {}
+};
+
+// 1 + r/i·(1 + r/(i+1)·(… (1 + r/last))), the Taylor series of e^r from i = 1.
+template <int i, int last, class T>
+TSSLBP_INLINE T exp_series(T r) {
+  if constexpr (i > last) return 1;
+  else return 1 + r * (T(1) / T(i)) * exp_series<i + 1, last>(r);
+}
+
+// e^x for x <= 0, to rounding: 2^k · e^r with |r| <= ln(2)/2 by its Taylor series. Adding `shift` rounds to an integer and
+// leaves it in the low bits. NaN stays NaN; below the smallest normal number the result is that number.
+template <class T>
+TSSLBP_INLINE T exp_negative(T x) {
+  constexpr bool f32 = std::is_same_v<T, float>;
+  constexpr T lowest = f32 ? T(-87.33) : T(-708.39), shift = f32 ? T(0x1.8p23) : T(0x1.8p52);
+  constexpr T ln2_high = f32 ? T(0.693359375) : T(0.693145751953125);  // few bits: k times this is exact
+  constexpr T ln2_low = f32 ? T(-2.12194440054690583e-4) : T(1.42860682030941723e-6);
+  x = x < lowest ? lowest : x;
+  const T shifted = x * T(1.44269504088896341) + shift, k = shifted - shift, r = x - k * ln2_high - k * ln2_low;
+  const Bits<T> power = (__builtin_bit_cast(Bits<T>, shifted) << (f32 ? 23 : 52)) + __builtin_bit_cast(Bits<T>, T(1));
+  return exp_series<1, f32 ? 7 : 13>(r) * __builtin_bit_cast(T, power);
+}
+
+// σ'(x), the derivative of the logistic function.
+template <class T>
+TSSLBP_INLINE T logistic_derivative(T x) {
+  const T z = exp_negative(-std::abs(x));
+  return z / ((1 + z) * (1 + z));
+}
+
+// Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` the trace is not kept.
+// With `gain` the current is gain[t] · current[0], a constant current.
+template <class T>
+struct Forward {
+  using Scratch = T;  // not used
+  const T *current, *gain;
+  T *membrane, *psc;
+  int64_t steps, n;
+  Neuron<T> c;
+
+  int64_t scratch_size() const { return 0; }
+
+  TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
+    T carried[LANES<T>] = {}, a[LANES<T>] = {}, not_kept[LANES<T>];
+    for (int64_t t = 0; t < steps; ++t) {
+      const T* __restrict in = current + (gain ? 0 : t * n) + first;
+      T* __restrict u = membrane ? membrane + t * n + first : not_kept;
+      T* __restrict out = psc + t * n + first;
+      const T gain_t = gain ? gain[t] : 1;
+      for (int64_t j = 0; j < width; ++j) {
+        const T v = in[j] * gain_t + carried[j];                           // (1)
+        const bool s = v > c.threshold;                                    // (2)
+        carried[j] = c.membrane_decay * v * (s ? T(0) : T(1));             // (1)
+        a[j] = c.synapse_decay * a[j] + (s ? c.per_tau_s : T(0));          // (3)
+        u[j] = v;
+        out[j] = a[j];
+      }
+    }
+  }
+};
+
+// What both backward operations share: where the gradient comes from and goes to.
+template <class T>
+struct Gradient {
+  const T* psc_gradient;
+  int64_t psc_gradient_stride;  // from one step to the next; 0 if it is the same in every step
+  const T *membrane, *gain;
+  T* out;  // [steps, n], or [n] with gain: Σ_t gain[t]·δ[t]
+  int64_t steps, n;
+
+  TSSLBP_INLINE T* row(int64_t t, int64_t first, T* not_kept) const { return gain ? not_kept : out + t * n + first; }
+
+  TSSLBP_INLINE void accumulate(int64_t t, int64_t first, int64_t width, const T* __restrict delta) const {
+    if (!gain) return;
+    T* __restrict sum = out + first;
+    for (int64_t j = 0; j < width; ++j) sum[j] = gain[t] * delta[j] + (t == steps - 1 ? T(0) : sum[j]);
+  }
+};
+
+enum class Fallback { quiet, no_spike, never, always };
+
+template <class T>
+struct TsslOptions {
+  Bits<T> timing, inter, reset, leak;
+  T clip, fallback_width, fallback_range;
+};
+
+template <class T, Fallback fallback>
+struct TsslBackward {
+  using Scratch = Bits<T>;
+  static constexpr int64_t BITS = 8 * sizeof(T);
+  Gradient<T> g;
+  Neuron<T> c;
+  TsslOptions<T> o;
+
+  int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * LANES<T> : 0; }
+
+  // One bit for each step and neuron: is its synapse quiet, a[t] < 1/(4τs)?
+  TSSLBP_INLINE void find_quiet(int64_t first, int64_t width, Scratch* __restrict quiet) const {
+    T a[LANES<T>] = {};
+    std::fill_n(quiet, scratch_size(), Scratch(0));
+    for (int64_t t = 0; t < g.steps; ++t) {
+      const T* __restrict u = g.membrane + t * g.n + first;
+      Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      const int bit = t % BITS;
+      for (int64_t j = 0; j < width; ++j) {
+        a[j] = c.synapse_decay * a[j] + (u[j] > c.threshold ? c.per_tau_s : T(0));  // (3)
+        word[j] |= Scratch(a[j] < c.quiet) << bit;
+      }
+    }
+  }
+
+  TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
+    T error[LANES<T>] = {}, reach[LANES<T>] = {}, not_kept[LANES<T>];
+    const T at_rest[LANES<T>] = {};
+    const auto [timing, inter, reset, leak, clip, fallback_width, range] = o;
+    const T per_width = 1 / fallback_width;
+    if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
+    for (int64_t t = g.steps - 1; t >= 0; --t) {
+      const T* __restrict e = g.psc_gradient + t * g.psc_gradient_stride + first;
+      const T* __restrict u = g.membrane + t * g.n + first;
+      const T* __restrict before = t ? u - g.n : at_rest;
+      const Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      const Scratch bit = Scratch(1) << (t % BITS);
+      T* __restrict delta = g.row(t, first, not_kept);
+      for (int64_t j = 0; j < width; ++j) {
+        const bool spike = u[j] > c.threshold;                                         // (2)
+        const T s = spike ? T(1) : T(0), tail = c.synapse_decay * error[j];
+        error[j] = e[j] * c.per_tau_s + tail;                                          // (4)
+        T d = 0;
+        if constexpr (fallback != Fallback::always) {
+          const T du = u[j] - (before[j] > c.threshold ? T(0) : before[j]);
+          const T slope = 1 / du, clipped = slope < clip ? slope : clip;
+          const T p = s * (du > 0 ? clipped : T(0));                                   // (5)
+          const T moved = on<T>(timing, (e[j] - tail) * c.per_tau_s) + on<T>(~timing, error[j]);
+          const T kept = reach[j] * c.membrane_decay;
+          d = on<T>(inter, p * moved);                                                 // (6)
+          d += on<T>(reset, reach[j] * u[j] * c.per_tau_m * p);                        // (7)
+          d += on<T>(leak, kept * (1 - s));                                            // (8)
+          reach[j] = spike ? d : kept;                                                 // (9)
+        }
+        if constexpr (fallback != Fallback::never) {
+          T x = std::abs((u[j] - c.threshold) * per_width);
+          x = x > range ? range : x;
+          const T surrogate = error[j] * logistic_derivative(x) * per_width;           // (10)
+          if constexpr (fallback == Fallback::quiet) d = word[j] & bit ? surrogate : d;
+          if constexpr (fallback == Fallback::no_spike) d += surrogate * (1 - s);
+          if constexpr (fallback == Fallback::always) d = surrogate;
+        }
+        delta[j] = d;
+      }
+      g.accumulate(t, first, width, delta);
+    }
+  }
+};
+
+// Shapes of the stand-in ψ for the derivative of the spike, as in rules/surrogate.py: 1 at x = 0.
+enum class Shape { fast_sigmoid, sigmoid, atan, triangular, rectangular, gaussian, exponential };
+
+template <Shape shape, class T>
+TSSLBP_INLINE T stand_in(T x) {
+  const T distance = std::abs(x), y = 1 + distance, z = T(1.57079632679489662) * x, w = 1 - distance;
+  if constexpr (shape == Shape::fast_sigmoid) return 1 / (y * y);
+  if constexpr (shape == Shape::sigmoid) return 4 * logistic_derivative(x);
+  if constexpr (shape == Shape::atan) return 1 / (1 + z * z);
+  if constexpr (shape == Shape::triangular) return w < 0 ? T(0) : w;
+  if constexpr (shape == Shape::rectangular) return distance < T(0.5) ? T(1) : T(0);
+  if constexpr (shape == Shape::gaussian) return exp_negative(x * x * T(-0.5));
+  if constexpr (shape == Shape::exponential) return exp_negative(-distance);
+}
+
+template <class T, Shape shape>
+struct SurrogateBackward {
+  using Scratch = T;  // not used
+  Gradient<T> g;
+  Neuron<T> c;
+  T slope, scale;
+  Bits<T> through_reset;
+
+  int64_t scratch_size() const { return 0; }
+
+  TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
+    T error[LANES<T>] = {}, carried[LANES<T>] = {}, not_kept[LANES<T>];
+    for (int64_t t = g.steps - 1; t >= 0; --t) {
+      const T* __restrict e = g.psc_gradient + t * g.psc_gradient_stride + first;
+      const T* __restrict u = g.membrane + t * g.n + first;
+      T* __restrict delta = g.row(t, first, not_kept);
+      for (int64_t j = 0; j < width; ++j) {
+        const T psi = scale * stand_in<shape>(slope * (u[j] - c.threshold));
+        const T past = c.membrane_decay * (u[j] > c.threshold ? T(0) : T(1));
+        error[j] = e[j] * c.per_tau_s + c.synapse_decay * error[j];                    // (4)
+        carried[j] = psi * error[j] + (past - on<T>(through_reset, c.membrane_decay * u[j] * psi)) * carried[j];
+        delta[j] = carried[j];
+      }
+      g.accumulate(t, first, width, delta);
+    }
+  }
+};
+
+}  // namespace tsslbp

@@ -1,0 +1,9 @@
+"""The neuron's operations, fast. They know arrays and numbers; rules and layers call them (``rules/base.py``).
+
+The readable reference in ``neuron.py`` and ``rules/`` is the ground truth these are tested against.
+"""
+
+from tsslbp.kernels.cpu import lif_forward, lif_psc, surrogate_backward, tssl_backward
+from tsslbp.kernels.dispatch import Backend, Usable, backends, choose
+
+__all__ = ["Backend", "Usable", "backends", "choose", "lif_forward", "lif_psc", "surrogate_backward", "tssl_backward"]
