@@ -16,7 +16,7 @@ run: setup ## train the quick start on the embedded digits
 	$(BIN)/tsslbp train quickstart
 
 test: lint ## lint, type check and test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: setup ## tests that take minutes
 	$(BIN)/python -m pytest -m slow

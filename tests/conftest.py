@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tsslbp.config import TrainConfig
 
 settings.register_profile("bounded", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("bounded")
+
+torch.set_num_threads(1)  # small tensors; the tests run in two processes instead
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -1,10 +1,13 @@
-"""The neuron and its learning rules once more, as scalar arithmetic on plain Python floats, written from the equations alone.
+"""The neuron and its learning rules once more, written from the equations alone; nothing here is shared with the package.
 
-One neuron at a time, nothing carried that the equations state as a sum: the error through the synapse is a sum over the
-kernel, the reach of the membrane is a power of its decay. Slow on purpose; nothing here is shared with the package.
+TSSL is scalar arithmetic on plain Python floats, one neuron at a time, nothing carried that the equations state as a sum:
+the error through the synapse is a sum over the kernel, the reach of the membrane is a power of its decay. Slow on purpose.
+Surrogate gradients are PyTorch's own differentiation of the neuron, unrolled in time.
 """
 
 import math
+
+import torch
 
 
 def potentials(current, tau_m, threshold):
@@ -111,3 +114,50 @@ def layer(current, psc_gradient, *, tau_m, tau_s, threshold, fallback="quiet", *
         for column, error in zip(columns, zip(*psc_gradient, strict=True), strict=True)
     ]
     return [list(row) for row in zip(*per_neuron, strict=True)]
+
+
+# What each ψ is the derivative of: f(x) = ∫ψ.
+PRIMITIVES = {
+    "fast_sigmoid": lambda x: x / (1 + x.abs()),
+    "sigmoid": lambda x: 4 * torch.sigmoid(x),
+    "atan": lambda x: (2 / math.pi) * torch.atan(math.pi / 2 * x),
+    "triangular": lambda x: torch.where(x.abs() < 1, x - x * x.abs() / 2, torch.sign(x) / 2),
+    "rectangular": lambda x: x.clamp(-0.5, 0.5),
+    "gaussian": lambda x: math.sqrt(math.pi / 2) * torch.erf(x / math.sqrt(2)),
+    "exponential": lambda x: torch.sign(x) * (1 - torch.exp(-x.abs())),
+}
+
+
+def psi(name, slope, scale, distance):
+    """ψ by automatic differentiation of its primitive, as a function of u - θ."""
+    distance = distance.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad((scale / slope * PRIMITIVES[name](slope * distance)).sum(), distance)[0]
+
+
+class Step(torch.autograd.Function):
+    """A step whose derivative is ψ."""
+
+    @staticmethod
+    def forward(ctx, distance, rule):
+        ctx.save_for_backward(distance)
+        ctx.rule = rule
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rule, (distance,) = ctx.rule, ctx.saved_tensors
+        return grad * psi(rule.name, rule.slope, rule.scale, distance), None
+
+
+def unrolled(current, rule, tau_m, tau_s, threshold):
+    """The neuron as PyTorch operations, one step after the other, for autograd to go through."""
+    u = s = a = torch.zeros_like(current[0])
+    steps = []
+    for current_t in current:
+        held = 1 - s if rule.through_reset else 1 - s.detach()
+        u = (1 - 1 / tau_m) * u * held + current_t
+        s = Step.apply(u - threshold, rule)
+        a = (1 - 1 / tau_s) * a + s / tau_s
+        steps.append(a)
+    return torch.stack(steps)

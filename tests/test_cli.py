@@ -121,7 +121,7 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --threshold nan", "threshold is nan"),
         ("train quickstart --dropout 1", "dropout is 1"),
         ("train quickstart --learning-rate nan", "--learning-rate is nan"),
-        ("train quickstart --network 16C3-Q2-10", "layer 2 ('Q2') of '16C3-Q2-10'"),
+        ("train quickstart --padding 0 --network 16C3-Q2-10", "layer 2 ('Q2') of '16C3-Q2-10'"),
         ("train quickstart --network 16C9-10 --padding 0", "layer 1 ('16C9')"),
         ("train quickstart --network 16C3-12", "must end with 10"),
         ("train quickstart --padding 1 2 3", "padding (1, 2, 3)"),

@@ -270,8 +270,8 @@ def test_output_of_another_length(loss):
     [
         (lambda: KernelLoss(5, 3, target="doubel"), "unknown target 'doubel'; did you mean 'double'"),
         (lambda: KernelLoss(5, 3, target=None), "unknown target"),
-        (lambda: KernelLoss(0, 3), "time_steps 0 and tau_s 3 must be at least 1"),
-        (lambda: SpikeLoss(5, 0.5), "time_steps 5 and tau_s 0.5 must be at least 1"),
+        (lambda: KernelLoss(0, 3), "time_steps 0 and tau_s 3 must be finite and at least 1"),
+        (lambda: SpikeLoss(5, 0.5), "time_steps 5 and tau_s 0.5 must be finite and at least 1"),
         (lambda: SpikeLoss(5, math.nan), "tau_s nan"),
         (lambda: KernelLoss(5, math.inf), "tau_s"),
         (lambda: KernelLoss(5, 3, desired=[0, 1]), "desired train has 2 steps, time_steps is 5"),

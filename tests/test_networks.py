@@ -225,7 +225,7 @@ def test_missing_settings_are_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"time_steps": 0}, "time_steps is 0; it must be at least 1"),
+        ({"time_steps": 0}, "time_steps is 0; it must be a whole number from 1"),
         ({"time_steps": 2.5}, "time_steps is 2.5"),
         ({"tau_m": 0.5}, "tau_m is 0.5"),
         ({"tau_s": math.nan}, "tau_s is nan"),

@@ -1,9 +1,11 @@
 """What the README and the other documents promise: every command runs, every file exists, every public name is there."""
 
 import dataclasses
+import json
 import re
 import runpy
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,15 @@ def test_public_names():
     }
     for name in tsslbp.__all__:
         assert hasattr(tsslbp, name)
+
+
+def test_results_in_the_readme_are_those_in_the_folder():
+    (row,) = [line for line in README.splitlines() if "results/fashion-mnist-fc-5-epochs" in line]
+    finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob("results/fashion-mnist-fc-5-epochs/*.jsonl")]
+    assert len(finals) == int(row.split("|")[4]) == 3
+    for key in ("test_accuracy", "best_test_accuracy"):
+        values = [final[key] for final in finals]
+        assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in row
 
 
 def test_picture_is_drawn(tmp_path):

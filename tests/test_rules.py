@@ -199,31 +199,12 @@ def test_gradient_is_linear_in_the_error_and_never_looks_back(rule, backend):
     assert not torch.equal(after[:10], first[:10])
 
 
-# What each ψ is the derivative of: f(x) = ∫ψ.
-PRIMITIVES = {
-    "fast_sigmoid": lambda x: x / (1 + x.abs()),
-    "sigmoid": lambda x: 4 * torch.sigmoid(x),
-    "atan": lambda x: (2 / math.pi) * torch.atan(math.pi / 2 * x),
-    "triangular": lambda x: torch.where(x.abs() < 1, x - x * x.abs() / 2, torch.sign(x) / 2),
-    "rectangular": lambda x: x.clamp(-0.5, 0.5),
-    "gaussian": lambda x: math.sqrt(math.pi / 2) * torch.erf(x / math.sqrt(2)),
-    "exponential": lambda x: torch.sign(x) * (1 - torch.exp(-x.abs())),
-}
-
-
-def psi(name, slope, scale, distance):
-    """ψ by automatic differentiation of its primitive, as a function of u - θ."""
-    distance = distance.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        return torch.autograd.grad((scale / slope * PRIMITIVES[name](slope * distance)).sum(), distance)[0]
-
-
-def test_every_surrogate_shape_has_a_primitive_here():
-    assert PRIMITIVES.keys() == DERIVATIVES.keys()
+def test_every_surrogate_shape_has_a_primitive():
+    assert oracle.PRIMITIVES.keys() == DERIVATIVES.keys()
 
 
 @every_backend
-@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("name", oracle.PRIMITIVES)
 @pytest.mark.parametrize(("slope", "scale"), [(None, 1.0), (3.0, 0.5)])
 def test_surrogate_shape_is_the_derivative_of_its_primitive(name, slope, scale, backend):
     # One step and no synapse: the gradient is ψ itself. No point lies on a kink.
@@ -238,56 +219,28 @@ def test_surrogate_shape_is_the_derivative_of_its_primitive(name, slope, scale, 
         threshold=threshold,
         backend=backend,
     )
-    expected = psi(name, slope or DERIVATIVES[name][1], scale, distance)
+    expected = oracle.psi(name, slope or DERIVATIVES[name][1], scale, distance)
     assert expected.max() > 0.1
     torch.testing.assert_close(delta[0], expected, rtol=1e-11, atol=1e-13)
 
 
 @every_backend
-@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("name", oracle.PRIMITIVES)
 def test_surrogate_peaks_at_the_threshold_with_its_scale(name, backend):
     current = torch.ones(1, dtype=torch.float64)
     rule = Surrogate(name, scale=0.25)
     assert gradient(current, current, rule, tau_m=5, tau_s=1, backend=backend).item() == pytest.approx(0.25, rel=1e-12)
 
 
-class Step(torch.autograd.Function):
-    """A step whose derivative is ψ."""
-
-    @staticmethod
-    def forward(ctx, distance, rule):
-        ctx.save_for_backward(distance)
-        ctx.rule = rule
-        return (distance > 0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        rule, (distance,) = ctx.rule, ctx.saved_tensors
-        return grad * psi(rule.name, rule.slope, rule.scale, distance), None
-
-
-def unrolled(current, rule, tau_m, tau_s, threshold):
-    """The neuron as PyTorch operations, one step after the other, for autograd to go through."""
-    u = s = a = torch.zeros_like(current[0])
-    steps = []
-    for current_t in current:
-        held = 1 - s if rule.through_reset else 1 - s.detach()
-        u = (1 - 1 / tau_m) * u * held + current_t
-        s = Step.apply(u - threshold, rule)
-        a = (1 - 1 / tau_s) * a + s / tau_s
-        steps.append(a)
-    return torch.stack(steps)
-
-
 @every_backend
 @pytest.mark.parametrize("through_reset", ON_OFF)
-@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("name", oracle.PRIMITIVES)
 def test_surrogate_is_autograd_through_the_unrolled_neuron(name, through_reset, backend):
     for seed, tau_m, tau_s, threshold in [(4, 5.0, 3.0, 1.0), (5, math.inf, 1.0, 0.6), (6, 1.0, 2.0, 1.3)]:
         rule = Surrogate(name, slope=1.5, scale=0.7, through_reset=through_reset)
         current, error = random_case(seed, steps=17)
         leaf = current.clone().requires_grad_()
-        psc = unrolled(leaf, rule, tau_m, tau_s, threshold)
+        psc = oracle.unrolled(leaf, rule, tau_m, tau_s, threshold)
         psc.backward(error)
         constants = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold, "backend": backend}
         torch.testing.assert_close(tsslbp.lif(current, **constants), psc.detach(), rtol=1e-12, atol=1e-12)

@@ -45,6 +45,7 @@ def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
         UserError: an intensity outside [0, 1], T below 1.
     """
     _unit_range(x)
+    x = x if x.is_floating_point() else x.float()
     generator = torch.Generator(x.device).manual_seed(seed)
     shape = (_at_least_one(time_steps), *x.shape)
     return (torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) < x).to(x.dtype)

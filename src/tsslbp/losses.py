@@ -7,6 +7,7 @@ and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the d
 Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3.1 and the published code.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class _TrainLoss(ABC):
     undesired: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.time_steps < 1 or not self.tau_s >= 1:
-            raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be at least 1")
+        if self.time_steps < 1 or not 1 <= self.tau_s < math.inf:
+            raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be finite and at least 1")
         for name in ("desired", "undesired"):
             train = getattr(self, name)
             if train is not None and len(train) != self.time_steps:
@@ -126,7 +127,7 @@ class CountLoss:
     def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
         labelled = _one_hot(psc, label)
         time_steps = psc.shape[0]
-        excess = (psc.sum(0) - torch.where(labelled, self.desired, self.undesired)) / time_steps
+        excess = (psc.sum(0) - torch.where(labelled, psc.new_tensor(self.desired), psc.new_tensor(self.undesired))) / time_steps
         enough = torch.where(labelled, excess > 0, excess < 0)
         return 0.5 * time_steps * excess.masked_fill(enough, 0).square().sum()
 
@@ -137,7 +138,7 @@ class SoftmaxLoss:
 
     def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
         _one_hot(psc, label)
-        return F.cross_entropy(psc.sum(0), label)
+        return F.cross_entropy(psc.sum(0), label.long())
 
 
 Loss = KernelLoss | SpikeLoss | CountLoss | SoftmaxLoss
@@ -153,4 +154,4 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     classes = psc.shape[2]
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:
         raise UserError(f"labels run from {int(label.min())} to {int(label.max())}; the network has {classes} classes")
-    return F.one_hot(label, classes).bool()
+    return F.one_hot(label.long(), classes).bool()

@@ -123,8 +123,9 @@ class Network(nn.Module):
         self.architecture = architecture
         self.time_steps = architecture.time_steps
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold)
-        if self.time_steps < 1:
-            raise UserError(f"time_steps is {self.time_steps}; it must be at least 1")
+        if not isinstance(self.time_steps, int) or self.time_steps < 1:
+            raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
+        Dropout(architecture.dropout)  # checks the value even where the network has no place for it
         self.layers = nn.Sequential(OrderedDict(_layers(architecture, self.neuron)))
 
     def encode(self, x: Tensor) -> Signal:
@@ -159,10 +160,10 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     """Named layers of an architecture; all checks of notation against shapes are here."""
     tokens = a.notation.split("-")
     convolutions = sum("C" in token for token in tokens)
-    paddings = [a.padding] * convolutions if isinstance(a.padding, int) else list(a.padding)
-    if len(paddings) != convolutions or any(p < 0 for p in paddings):
+    paddings = list(a.padding) if isinstance(a.padding, (tuple, list)) else [a.padding] * convolutions
+    if len(paddings) != convolutions or any(not isinstance(p, int) or p < 0 for p in paddings):
         raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
-    if len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
+    if not isinstance(a.input_shape, tuple) or len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
         raise UserError(f"input_shape {a.input_shape} must be (channels, height, width) or (features,)")
     if not tokens[-1].isdecimal():
         raise UserError(f"network {a.notation!r} must end with a number, the output layer")
@@ -171,7 +172,7 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     for position, token in enumerate(tokens, 1):
         match = re.fullmatch(r"(?P<channels>\d+)C(?P<kernel>\d+)|P(?P<pool>\d+)|(?P<features>\d+)", token)
         where = f"layer {position} ({token!r}) of {a.notation!r}"
-        if not match or "0" in (sizes := [size for size in match.groups() if size]):
+        if not match or 0 in (sizes := [int(size) for size in match.groups() if size]):
             raise UserError(
                 f"{where} is not a layer; write 15C5 (convolution), P2 (pooling) or 300 (fully connected), sizes from 1"
             )
@@ -179,7 +180,7 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
             raise UserError(f"{where} needs a [channels, height, width] input; here it is flat, {list(shape)}")
 
         if match["pool"]:
-            size = int(match["pool"])
+            (size,) = sizes
             if size > min(shape[1:]):
                 raise UserError(f"{where} pools {size}×{size} of a {shape[1]}×{shape[2]} input")
             pooled += 1
@@ -194,12 +195,12 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
             yield f"dropout{weighted}", Dropout(a.dropout)
         weighted += 1
         if match["features"]:
-            features = int(sizes[0])
+            (features,) = sizes
             name = "output" if position == len(tokens) else f"linear{weighted}"
             yield name, Linear(shape[0], features, neuron=neuron, rule=rule)
             shape = (features,)
         else:
-            channels, kernel = (int(size) for size in sizes)
+            channels, kernel = sizes
             padding = paddings[weighted - 1]
             height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
             if min(height, width) < 1:

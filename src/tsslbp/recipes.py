@@ -43,10 +43,10 @@ RECIPES: dict[str, Recipe] = {
         "scikit-learn's handwritten digits, a small convolutional net; under a minute on two cores",
         TrainConfig(
             recipe="quickstart",
-            network="16C3-P2-32C3-P2-128-10",
-            padding=(1,),
+            network="32C3-64C3-P2-128-10",
+            padding=(1, 0),
             conv_scale=3.0,
-            epochs=40,
+            epochs=30,
             batch_size=25,
             learning_rate=2e-3,
             schedule="one-cycle",

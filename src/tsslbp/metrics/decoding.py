@@ -31,7 +31,9 @@ def settled_step(psc: Tensor) -> Tensor:
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a share, as fractions; 95 % by default."""
+    """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) when there is nothing to count."""
+    if total == 0:
+        return 0.0, 1.0
     share, scale = right / total, 1 + z**2 / total
     centre = share + z**2 / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))

@@ -28,6 +28,8 @@ def get(rule: str | Rule | None) -> Rule:
         return TSSL()
     if isinstance(rule, Rule):
         return rule
+    if not isinstance(rule, str):
+        raise UserError(f"rule is {rule!r}; it must be a name or a Rule")
     match = re.fullmatch(r"\s*([\w+-]+)\s*(?:\((.*)\))?\s*", rule)
     if not match:
         raise UserError(f"cannot read rule {rule!r}; write NAME or NAME(option=value, ...)")
@@ -40,7 +42,7 @@ def get(rule: str | Rule | None) -> Rule:
         if not equals:
             raise UserError(f"cannot read {item!r} in rule {rule!r}; write option=value")
         if option not in RULES[name].__dataclass_fields__:
-            raise unknown(f"option of rule {name!r}", option, RULES[name].__dataclass_fields__)
+            raise unknown(f"option of {name}:", option, RULES[name].__dataclass_fields__)
         options[option] = _literal(value)
     try:
         return RULES[name](**options)
@@ -58,7 +60,9 @@ def spec(rule: Rule) -> str:
 
 
 def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    for read in (ast.literal_eval, float):  # the latter for "inf"
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text

@@ -57,8 +57,10 @@ class Surrogate(Rule):
     def __post_init__(self) -> None:
         if self.name not in DERIVATIVES:
             raise unknown("surrogate", str(self.name), DERIVATIVES)
-        if not self.scale > 0 or (self.slope is not None and not self.slope > 0):
-            raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive")
+        if not 0 < self.scale < math.inf or (self.slope is not None and not 0 < self.slope < math.inf):
+            raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive and finite")
+        if not isinstance(self.through_reset, bool):
+            raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         shape, default_slope = DERIVATIVES[self.name]

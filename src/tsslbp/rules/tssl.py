@@ -102,8 +102,8 @@ class TSSL(Rule):
 
         if self.fallback == "never" or (self.fallback == "rate" and s.mean() > RATE_LIMIT):
             return delta
-        logistic = torch.sigmoid(((u - neuron.threshold) / FALLBACK_WIDTH).clamp(-FALLBACK_RANGE, FALLBACK_RANGE))
-        surrogate = error * logistic * (1 - logistic) / FALLBACK_WIDTH
+        x = ((u - neuron.threshold) / FALLBACK_WIDTH).clamp(-FALLBACK_RANGE, FALLBACK_RANGE)
+        surrogate = error * torch.sigmoid(x) * torch.sigmoid(-x) / FALLBACK_WIDTH
         if self.fallback == "quiet":
             return torch.where(synapse(s, tau_s) < 1 / (4 * tau_s), surrogate, delta)  # (10)
         if self.fallback == "no-spike":
