@@ -1,25 +1,23 @@
 """Files that are whole or not there."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tsslbp.errors import UserError
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` to write to; it takes the place of ``path`` only when the block succeeds.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside ``path`` and let it take the place of ``path`` only when it is whole and on the disk.
 
     Raises:
-        UserError: the file cannot be written (full disk, no permission); what was at ``path`` stays.
+        UserError: it cannot be written (full disk, no permission); what was at ``path`` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
@@ -28,6 +26,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file through :func:`replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """:func:`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))

@@ -1,5 +1,6 @@
 """The state of a training run between two steps."""
 
+import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from tsslbp.errors import UserError
-from tsslbp.files import replacing
+from tsslbp.files import write_bytes
 from tsslbp.networks import Network
 
 
@@ -37,8 +38,8 @@ def save(path: Path, state: State, network: Network, optimizer: torch.optim.Opti
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    torch.save(content, buffer := io.BytesIO())  # torch's own writer reports a full disk in its own way
+    write_bytes(path, buffer.getvalue())
 
 
 def restore(path: Path, network: Network, optimizer: torch.optim.Optimizer) -> State:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tsslbp.data import Normalisation
 from tsslbp.errors import UserError
-from tsslbp.files import replacing
+from tsslbp.files import write_bytes
 from tsslbp.metrics import decode
 from tsslbp.networks import Architecture, Network
 from tsslbp.training.inputs import Inputs
@@ -39,8 +39,7 @@ class Model:
             "data": self.data,
         }
         weights = {name: weight.contiguous() for name, weight in self.network.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(weights, temporary, metadata={METADATA_KEY: json.dumps(about)})
+        write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @torch.inference_mode()
     def outputs(self, x: Tensor, batch_size: int = 500) -> Tensor:
