@@ -130,7 +130,7 @@ def test_settings_reach_every_layer():
     for layer in layers:
         assert (layer.neuron.tau_m, layer.neuron.tau_s, layer.neuron.threshold) == (5, 3, 0.7)
         assert layer.rule == TSSL(leak=False)
-    assert [layer.size for layer in net.modules() if isinstance(layer, SumPool2d)] == [3]
+    assert [layer.pool.size for layer in net.modules() if isinstance(layer, SumPool2d)] == [3]
 
 
 def test_conv_scale_scales_convolutions_only():
@@ -290,7 +290,8 @@ def test_activity_is_every_spiking_layer_in_order():
     net(x)
     for name, psc in activity.items():
         assert psc.count_nonzero() > 0
-        assert torch.equal(psc, seen[name])
+        # A convolution before pooling hands on what is pooled already.
+        assert torch.equal(net.layers.pool1(psc) if name == "conv1" else psc, seen[name])
 
 
 def test_a_network_learns():

@@ -1,6 +1,7 @@
 """The one call everything else is built around: neurons with a learning rule."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import kernels, rules
@@ -41,7 +42,6 @@ def lif(
 
     Equations (1) to (3) of ``neuron.py``; the gradient is the rule's.
     """
-    neuron, rule = LIF(tau_m, tau_s, threshold), rules.get(rule)
     x, gain = current if isinstance(current, Constant) else (current, None)
     if not x.is_floating_point():
         raise UserError(f"current is {x.dtype}; it must be floating point")
@@ -49,13 +49,37 @@ def lif(
         raise UserError(f"current has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
     if gain is not None and (gain.dim() != 1 or gain.shape[0] == 0):
         raise UserError(f"gain of a constant current has shape {list(gain.shape)}; it must be [T] with T at least 1")
-    if x.dtype in (torch.float16, torch.bfloat16):
+    return neurons(current, LIF(tau_m, tau_s, threshold), rules.get(rule), backend)
+
+
+def neurons(
+    current: Tensor | Constant,
+    neuron: LIF,
+    rule: Rule,
+    backend: kernels.Backend = "auto",
+    pool: kernels.Pool | None = None,
+    half: bool = False,
+) -> Tensor:
+    """:func:`lif` without its checks, for layers; the post-synaptic current can come out pooled and as bfloat16.
+
+    Where a compiled kernel does all that in one pass it is left to it, else it is done one after the other.
+    """
+    x, gain = current if isinstance(current, Constant) else (current, None)
+    if x.dtype == torch.float16:
         x = x.float()
     compiled = kernels.choose(backend, x) == "cpp"
-    if gain is not None:
-        gain = gain.to(x.dtype)
-        if not compiled or gain.requires_grad:
-            x, gain = Constant(x, gain).expand(), None
-    if compiled and not (torch.is_grad_enabled() and x.requires_grad):
-        return kernels.lif_psc(x, neuron, gain)
-    return Crossing.apply(x, gain, neuron, rule, compiled)
+    learning = torch.is_grad_enabled() and x.requires_grad
+    if compiled and (rule.has_kernel or not learning) and not (gain is not None and gain.requires_grad):
+        gain = None if gain is None else gain.to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
+        form = kernels.Form(gain, pool, half_current=x.dtype == torch.bfloat16, half_psc=half)
+        return Crossing.apply(x, neuron, rule, True, form) if learning else kernels.lif_psc(x, neuron, form)
+    x = x.float() if x.dtype == torch.bfloat16 else x
+    x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
+    psc = Crossing.apply(x, neuron, rule, compiled, kernels.PLAIN)
+    psc = psc if pool is None else sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
+    return psc.bfloat16() if half else psc
+
+
+def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:
+    """Sums over ``size × size`` windows times a gain, channel by channel: ``[N, C, H, W]``."""
+    return pool.gain * pool.size**2 * F.avg_pool2d(x, pool.size)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tsslbp import rules
 from tsslbp.encoding import Constant
 from tsslbp.errors import UserError
-from tsslbp.functional import lif
-from tsslbp.kernels import Backend
+from tsslbp.functional import neurons, sum_pool
+from tsslbp.kernels import Backend, Pool
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 
@@ -53,9 +53,9 @@ class Spiking(nn.Module, ABC):
     def map(self, x: Tensor) -> Tensor:
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
 
-    def forward(self, signal: Signal) -> Tensor:
-        n, current = self.neuron, linear_map(self.map, signal)
-        return lif(current, tau_m=n.tau_m, tau_s=n.tau_s, threshold=n.threshold, rule=self.rule, backend=self.backend)
+    def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
+        """``pool`` and ``half``: see :func:`tsslbp.functional.neurons`."""
+        return neurons(linear_map(self.map, signal), self.neuron, self.rule, self.backend, pool, half)
 
 
 class Linear(Spiking):
@@ -119,14 +119,13 @@ class SumPool2d(nn.Module):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        self.size = size
+        self.pool = Pool(size, POOL_GAIN)
 
     def forward(self, signal: Signal) -> Signal:
-        gain = POOL_GAIN * self.size**2
-        return linear_map(lambda x: gain * F.avg_pool2d(x, self.size), signal)
+        return linear_map(lambda x: sum_pool(x, self.pool), signal)
 
     def extra_repr(self) -> str:
-        return f"{self.size}"
+        return f"{self.pool.size}"
 
 
 class Dropout(nn.Module):

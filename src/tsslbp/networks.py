@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tsslbp import rules
@@ -144,7 +145,17 @@ class Network(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.encode(x))
+        signal, layers, pooled = self.encode(x), list(self.layers), False
+        half = _autocasts_to_bfloat16(x.device.type)
+        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+            if isinstance(layer, Spiking):
+                pool = after.pool if isinstance(after, SumPool2d) else None
+                signal = layer(signal, pool, half and after is not None)
+            elif not (isinstance(layer, SumPool2d) and pooled):
+                signal = layer(signal)
+            pooled = isinstance(layer, Spiking)
+        assert isinstance(signal, Tensor)  # the last layer is spiking
+        return signal
 
     def activity(self, x: Tensor) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last."""
@@ -154,6 +165,12 @@ class Network(nn.Module):
             if isinstance(layer, Spiking):
                 currents[name] = signal
         return currents
+
+
+def _autocasts_to_bfloat16(device: str) -> bool:
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return False
+    return torch.get_autocast_dtype(device) == torch.bfloat16
 
 
 def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:

@@ -5,7 +5,7 @@
 // go where it goes there. Conditions on options do not depend on j, and the compiler takes them out of the loop.
 #pragma once
 
-#include "sweep.h"
+#include "rows.h"
 
 #include <cmath>
 #include <type_traits>
@@ -73,20 +73,22 @@ TSSLBP_INLINE T logistic_derivative(T x) {
 // With `gain` the current is gain[t] · current[0], a constant current.
 template <class T>
 struct Forward {
-  using Scratch = T;  // not used
-  const T *current, *gain;
-  T *membrane, *psc;
+  using Scratch = T;  // with pooling: the sums of one row of windows, [steps, row]
+  Source<T> current;
+  const T* gain;
+  T* membrane;
+  Target<T> psc;
   int64_t steps, n;
   Neuron<T> c;
 
-  int64_t scratch_size() const { return 0; }
+  int64_t scratch_size() const { return psc.pool.size ? steps * psc.pool.row() : 0; }
 
-  TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T carried[LANES<T>] = {}, a[LANES<T>] = {}, not_kept[LANES<T>];
+  TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* sums) const {
+    T carried[LANES<T>] = {}, a[LANES<T>] = {}, not_kept[LANES<T>], read[LANES<T>], made[LANES<T>];
     for (int64_t t = 0; t < steps; ++t) {
-      const T* __restrict in = current + (gain ? 0 : t * n) + first;
+      const T* __restrict in = current.row(t, first, width, read);
       T* __restrict u = membrane ? membrane + t * n + first : not_kept;
-      T* __restrict out = psc + t * n + first;
+      T* __restrict out = psc.row(t, first, made);
       const T gain_t = gain ? gain[t] : 1;
       for (int64_t j = 0; j < width; ++j) {
         const T v = in[j] * gain_t + carried[j];                           // (1)
@@ -96,24 +98,34 @@ struct Forward {
         u[j] = v;
         out[j] = a[j];
       }
+      if (psc.pool.size) psc.add(first, width, made, sums + t * psc.pool.row());
+      else psc.put(t, first, width, made);
     }
+  }
+
+  TSSLBP_INLINE void finish(int64_t unit, Scratch* sums) const {
+    const Pool& pool = psc.pool;
+    if (!pool.size) return;
+    const int64_t image = unit / pool.units(), y = unit % pool.units();
+    for (int64_t t = 0; t < steps && y < pool.pooled_height(); ++t)
+      psc.put_sums(t, image * pool.pooled_height() + y, sums + t * pool.row());
+    std::fill_n(sums, scratch_size(), T(0));
   }
 };
 
 // What both backward operations share: where the gradient comes from and goes to.
 template <class T>
 struct Gradient {
-  const T* psc_gradient;
-  int64_t psc_gradient_stride;  // from one step to the next; 0 if it is the same in every step
+  Source<T> psc_gradient;
   const T *membrane, *gain;
-  T* out;  // [steps, n], or [n] with gain: Σ_t gain[t]·δ[t]
+  Target<T> out;  // [steps, n], or [n] of T with gain: Σ_t gain[t]·δ[t]
   int64_t steps, n;
 
-  TSSLBP_INLINE T* row(int64_t t, int64_t first, T* not_kept) const { return gain ? not_kept : out + t * n + first; }
+  TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return gain ? buffer : out.row(t, first, buffer); }
 
-  TSSLBP_INLINE void accumulate(int64_t t, int64_t first, int64_t width, const T* __restrict delta) const {
-    if (!gain) return;
-    T* __restrict sum = out + first;
+  TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict delta) const {
+    if (!gain) return out.put(t, first, width, delta);
+    T* __restrict sum = static_cast<T*>(out.data) + first;
     for (int64_t j = 0; j < width; ++j) sum[j] = gain[t] * delta[j] + (t == steps - 1 ? T(0) : sum[j]);
   }
 };
@@ -152,18 +164,18 @@ struct TsslBackward {
   }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
-    T error[LANES<T>] = {}, reach[LANES<T>] = {}, not_kept[LANES<T>];
+    T error[LANES<T>] = {}, reach[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
     const T at_rest[LANES<T>] = {};
     const auto [timing, inter, reset, leak, clip, fallback_width, range] = o;
     const T per_width = 1 / fallback_width;
     if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
-      const T* __restrict e = g.psc_gradient + t * g.psc_gradient_stride + first;
+      const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
       const T* __restrict before = t ? u - g.n : at_rest;
       const Scratch* __restrict word = quiet + t / BITS * LANES<T>;
       const Scratch bit = Scratch(1) << (t % BITS);
-      T* __restrict delta = g.row(t, first, not_kept);
+      T* __restrict delta = g.row(t, first, made);
       for (int64_t j = 0; j < width; ++j) {
         const bool spike = u[j] > c.threshold;                                         // (2)
         const T s = spike ? T(1) : T(0), tail = c.synapse_decay * error[j];
@@ -190,9 +202,11 @@ struct TsslBackward {
         }
         delta[j] = d;
       }
-      g.accumulate(t, first, width, delta);
+      g.put(t, first, width, delta);
     }
   }
+
+  TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
 // Shapes of the stand-in ψ for the derivative of the spike, as in rules/surrogate.py: 1 at x = 0.
@@ -221,11 +235,11 @@ struct SurrogateBackward {
   int64_t scratch_size() const { return 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T error[LANES<T>] = {}, carried[LANES<T>] = {}, not_kept[LANES<T>];
+    T error[LANES<T>] = {}, carried[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
     for (int64_t t = g.steps - 1; t >= 0; --t) {
-      const T* __restrict e = g.psc_gradient + t * g.psc_gradient_stride + first;
+      const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
-      T* __restrict delta = g.row(t, first, not_kept);
+      T* __restrict delta = g.row(t, first, made);
       for (int64_t j = 0; j < width; ++j) {
         const T psi = scale * stand_in<shape>(slope * (u[j] - c.threshold));
         const T past = c.membrane_decay * (u[j] > c.threshold ? T(0) : T(1));
@@ -233,9 +247,11 @@ struct SurrogateBackward {
         carried[j] = psi * error[j] + (past - on<T>(through_reset, c.membrane_decay * u[j] * psi)) * carried[j];
         delta[j] = carried[j];
       }
-      g.accumulate(t, first, width, delta);
+      g.put(t, first, width, delta);
     }
   }
+
+  TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
 }  // namespace tsslbp

@@ -17,11 +17,11 @@ namespace tsslbp {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Calls f(T()) with the type of x.
+// Calls f(T()) with the type that x is computed in.
 template <class F>
 void with_type(const Tensor& x, const F& f) {
   STD_TORCH_CHECK(x.is_cpu(), "tsslbp: a tensor is not on the CPU");
-  if (x.scalar_type() == ScalarType::Float) return f(float());
+  if (x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16) return f(float());
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Double, "tsslbp: a tensor is neither float32 nor float64");
   f(double());
 }
@@ -31,58 +31,92 @@ const T* data(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
-std::optional<Tensor> checked_gain(const std::optional<Tensor>& gain, const Tensor& like) {
+std::optional<Tensor> checked_gain(const std::optional<Tensor>& gain, ScalarType type) {
   if (!gain) return gain;
-  STD_TORCH_CHECK(gain->dim() == 1 && gain->scalar_type() == like.scalar_type(), "tsslbp: gain is not [T] of the same type");
+  STD_TORCH_CHECK(gain->dim() == 1 && gain->scalar_type() == type, "tsslbp: gain is not [T] of the membrane's type");
   return torch::stable::contiguous(*gain);
 }
 
+bool is_half(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
+
+// Neurons as [image, pool_height, pool_width, pool_channels]; no pooling if pool_size is 0.
+Pool checked_pool(int64_t n, int64_t size, int64_t height, int64_t width, int64_t channels, double gain) {
+  if (!size) return {};
+  const Pool pool{size, height, width, channels, gain};
+  STD_TORCH_CHECK(size > 0 && size <= height && size <= width && channels > 0, "tsslbp: pooling windows do not fit");
+  STD_TORCH_CHECK(n % (height * width * channels) == 0, "tsslbp: neurons are not whole images");
+  return pool;
+}
+
+// Post-synaptic currents of `n` neurons in a step.
+int64_t outputs(int64_t n, const Pool& pool) {
+  return pool.size ? n / (pool.height * pool.width * pool.channels) * pool.pooled_height() * pool.row() : n;
+}
+
 Tensor forward(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s, double threshold,
+               bool half, int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain,
                std::optional<Tensor>* membrane) {
   STD_TORCH_CHECK(current.dim() == 2, "tsslbp: current is not [T, N]");
   STD_TORCH_CHECK(!gain || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
   const Tensor in = torch::stable::contiguous(current);
-  const auto gain_ = checked_gain(gain, in);
   const int64_t steps = gain ? gain->size(0) : in.size(0), n = in.size(1);
-  Tensor psc = torch::stable::new_empty(in, {steps, n});
-  if (membrane) *membrane = torch::stable::new_empty(in, {steps, n});
+  const Pool pool = checked_pool(n, pool_size, pool_height, pool_width, pool_channels, pool_gain);
+  const int64_t made = outputs(n, pool);
+  const auto full = in.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
+  Tensor psc = torch::stable::new_empty(in, {steps, made}, half ? ScalarType::BFloat16 : full);
+  if (membrane) *membrane = torch::stable::new_empty(in, {steps, n}, full);
+  const auto gain_ = checked_gain(gain, full);
   with_type(in, [&](auto zero) {
     using T = decltype(zero);
     T* trace = membrane ? (*membrane)->template mutable_data_ptr<T>() : nullptr;
-    const Forward<T> op{in.const_data_ptr<T>(), data<T>(gain_), trace, psc.mutable_data_ptr<T>(), steps, n,
+    const Forward<T> op{Source<T>{in.data_ptr(), gain ? 0 : n, is_half(in), {}},
+                        data<T>(gain_),
+                        trace,
+                        Target<T>{psc.data_ptr(), made, half, pool},
+                        steps,
+                        n,
                         Neuron<T>(tau_m, tau_s, threshold)};
-    sweep<T>(op, steps, n);
+    sweep<T>(op, steps, n, pool);
   });
   return psc;
 }
 
 std::tuple<Tensor, Tensor> lif_forward(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s,
-                                       double threshold) {
+                                       double threshold, bool half, int64_t pool_size, int64_t pool_height,
+                                       int64_t pool_width, int64_t pool_channels, double pool_gain) {
   std::optional<Tensor> membrane;
-  Tensor psc = forward(current, gain, tau_m, tau_s, threshold, &membrane);
+  Tensor psc = forward(current, gain, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels,
+                       pool_gain, &membrane);
   return {*membrane, psc};
 }
 
-Tensor lif_psc(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s, double threshold) {
-  return forward(current, gain, tau_m, tau_s, threshold, nullptr);
+Tensor lif_psc(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s, double threshold, bool half,
+               int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
+  return forward(current, gain, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels, pool_gain,
+                 nullptr);
 }
 
 // Calls f(T(), Gradient<T>) with checked and contiguous operands; returns what f fills.
 template <class F>
-Tensor backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, const F& f) {
+Tensor backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, bool half,
+                const Pool& pool, const F& f) {
   STD_TORCH_CHECK(membrane.dim() == 2 && psc_gradient.dim() == 2 && psc_gradient.size(0) == membrane.size(0) &&
-                      psc_gradient.size(1) == membrane.size(1) && psc_gradient.scalar_type() == membrane.scalar_type(),
-                  "tsslbp: psc_gradient and membrane are not [T, N] of the same shape and type");
+                      psc_gradient.size(1) == outputs(membrane.size(1), pool),
+                  "tsslbp: psc_gradient is not the gradient of what the membrane made");
+  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == membrane.scalar_type(),
+                  "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
   const int64_t steps = membrane.size(0), n = membrane.size(1);
   STD_TORCH_CHECK(!gain || gain->size(0) == steps, "tsslbp: gain is not [T]");
-  const bool rows = n <= 1 || psc_gradient.stride(1) == 1;
+  STD_TORCH_CHECK(!half || membrane.scalar_type() == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
+  const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
   const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
-  const auto gain_ = checked_gain(gain, u);
-  Tensor out = torch::stable::new_empty(u, {gain ? 1 : steps, n});
+  const auto gain_ = checked_gain(gain, u.scalar_type());
+  Tensor out = torch::stable::new_empty(u, {gain ? 1 : steps, n}, half && !gain ? ScalarType::BFloat16 : u.scalar_type());
   with_type(u, [&](auto zero) {
     using T = decltype(zero);
-    f(zero, Gradient<T>{e.const_data_ptr<T>(), e.stride(0), u.const_data_ptr<T>(), data<T>(gain_), out.mutable_data_ptr<T>(),
-                        steps, n});
+    f(zero, Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(gain_),
+                        Target<T>{out.data_ptr(), n, half && !gain, {}}, steps, n});
   });
   return out;
 }
@@ -101,27 +135,32 @@ T firing_rate(const T* membrane, int64_t size, T threshold) {
 
 Tensor tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, double tau_m,
                      double tau_s, double threshold, bool timing, bool inter, bool reset, bool leak, std::string fallback,
-                     double clip, double fallback_width, double fallback_range, double rate_limit) {
-  return backward(psc_gradient, membrane, gain, [&](auto zero, const auto& g) {
+                     double clip, double fallback_width, double fallback_range, double rate_limit, bool half, int64_t pool_size,
+                     int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
+  const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
+  return backward(psc_gradient, membrane, gain, half, pool, [&](auto zero, const auto& g) {
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
     const TsslOptions<T> o{mask<T>(timing), mask<T>(inter), mask<T>(reset), mask<T>(leak), T(clip), T(fallback_width), T(fallback_range)};
     if (fallback == "rate") fallback = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(rate_limit) ? "never" : "always";
-    if (fallback == "quiet") return sweep<T>(TsslBackward<T, Fallback::quiet>{g, c, o}, g.steps, g.n);
-    if (fallback == "no-spike") return sweep<T>(TsslBackward<T, Fallback::no_spike>{g, c, o}, g.steps, g.n);
-    if (fallback == "never") return sweep<T>(TsslBackward<T, Fallback::never>{g, c, o}, g.steps, g.n);
-    if (fallback == "always") return sweep<T>(TsslBackward<T, Fallback::always>{g, c, o}, g.steps, g.n);
+    if (fallback == "quiet") return sweep<T>(TsslBackward<T, Fallback::quiet>{g, c, o}, g.steps, g.n, pool);
+    if (fallback == "no-spike") return sweep<T>(TsslBackward<T, Fallback::no_spike>{g, c, o}, g.steps, g.n, pool);
+    if (fallback == "never") return sweep<T>(TsslBackward<T, Fallback::never>{g, c, o}, g.steps, g.n, pool);
+    if (fallback == "always") return sweep<T>(TsslBackward<T, Fallback::always>{g, c, o}, g.steps, g.n, pool);
     STD_TORCH_CHECK(false, "tsslbp: unknown fallback ", fallback);
   });
 }
 
 Tensor surrogate_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, double tau_m,
-                          double tau_s, double threshold, std::string shape, double slope, double scale, bool through_reset) {
-  return backward(psc_gradient, membrane, gain, [&](auto zero, const auto& g) {
+                          double tau_s, double threshold, std::string shape, double slope, double scale, bool through_reset,
+                          bool half, int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels,
+                          double pool_gain) {
+  const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
+  return backward(psc_gradient, membrane, gain, half, pool, [&](auto zero, const auto& g) {
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
 #define TSSLBP_SHAPE(name) \
-  if (shape == #name) return sweep<T>(SurrogateBackward<T, Shape::name>{g, c, T(slope), T(scale), mask<T>(through_reset)}, g.steps, g.n);
+  if (shape == #name) return sweep<T>(SurrogateBackward<T, Shape::name>{g, c, T(slope), T(scale), mask<T>(through_reset)}, g.steps, g.n, pool);
     TSSLBP_SHAPE(fast_sigmoid)
     TSSLBP_SHAPE(sigmoid)
     TSSLBP_SHAPE(atan)
@@ -141,16 +180,20 @@ std::string cpu_capability() {
 
 }  // namespace tsslbp
 
+#define TSSLBP_FORM \
+  "bool half, int pool_size, int pool_height, int pool_width, int pool_channels, float pool_gain"
+
 STABLE_TORCH_LIBRARY(tsslbp, m) {
-  m.def("lif_forward(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold) -> (Tensor membrane, Tensor psc)");
-  m.def("lif_psc(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold) -> Tensor");
+  m.def("lif_forward(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
+        ") -> (Tensor membrane, Tensor psc)");
+  m.def("lif_psc(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold, " TSSLBP_FORM ") -> Tensor");
   m.def(
       "tssl_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, float tau_m, float tau_s, float threshold, "
       "bool timing, bool inter, bool reset, bool leak, str fallback, float clip, float fallback_width, float fallback_range, "
-      "float rate_limit) -> Tensor");
+      "float rate_limit, " TSSLBP_FORM ") -> Tensor");
   m.def(
       "surrogate_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, float tau_m, float tau_s, float threshold, "
-      "str shape, float slope, float scale, bool through_reset) -> Tensor");
+      "str shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> Tensor");
   m.def("cpu_capability() -> str");
 }
 

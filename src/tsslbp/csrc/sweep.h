@@ -47,6 +47,40 @@ inline Capability capability() {
   return found;
 }
 
+// Pooling windows; none if size is 0. A last row or column of pixels that fills no window is left out.
+struct Pool {
+  int64_t size = 0, height = 0, width = 0, channels = 0;
+  double gain = 1;
+
+  int64_t pooled_height() const { return height / size; }
+  int64_t pooled_width() const { return width / size; }
+  int64_t row() const { return pooled_width() * channels; }
+
+  // Neurons of one row of windows, and how many such rows (a part of one at the lower edge counts) an image has.
+  int64_t unit() const { return size * width * channels; }
+  int64_t units() const { return (height + size - 1) / size; }
+
+  // Calls f(j, k, length) for every run of channels of a pixel in a row: neuron first + j + i belongs to window element
+  // k + i, i < length; k is -1 for pixels that are left out.
+  template <class F>
+  TSSLBP_INLINE void runs(int64_t first, int64_t count, const F& f) const {
+    int64_t channel = first % channels, column = first / channels % width, line = first / channels / width;
+    for (int64_t j = 0; j < count;) {
+      const int64_t length = std::min(channels - channel, count - j), image = line / height, y = line % height / size;
+      int64_t x = column / size, inside = column % size;
+      const int64_t window_row = y < pooled_height() ? (image * pooled_height() + y) * row() : -1;
+      // one line of pixels: no division until its end
+      for (int64_t run = length; j < count && column < width; ++column, run = std::min(channels, count - j)) {
+        f(j, window_row < 0 || x >= pooled_width() ? -1 : window_row + x * channels + channel, run);
+        j += run;
+        channel = 0;
+        if (++inside == size) inside = 0, ++x;
+      }
+      column = 0, ++line;
+    }
+  }
+};
+
 constexpr int64_t ROW_BYTES = 4096;   // of one step of a block: a page, yet a step's rows and carried state fit 32-48 KiB
 constexpr int64_t GRAIN = 32 * 1024;  // neurons times steps worth another thread
 
@@ -54,33 +88,44 @@ constexpr int64_t GRAIN = 32 * 1024;  // neurons times steps worth another threa
 template <class T>
 constexpr int64_t LANES = ROW_BYTES / sizeof(T);
 
+// Neurons are handed to threads in units of neighbours. A unit is one block, unless an operation pools: then it is a row of
+// windows (`units` of them in an image), taken block by block.
+struct Plan {
+  int64_t n, lanes, unit, units, image;
+};
+
 template <class Op>
-TSSLBP_INLINE void blocks(const Op& shared, int64_t begin, int64_t end, int64_t n, int64_t lanes) {
+TSSLBP_INLINE void blocks(const Op& shared, int64_t begin, int64_t end, const Plan& plan) {
   const Op op = shared;  // a copy nothing else points to: its members need not be read again after each store
   std::vector<typename Op::Scratch> scratch(op.scratch_size());
-  for (int64_t block = begin; block < end; ++block)
-    op(block * lanes, std::min(lanes, n - block * lanes), scratch.data());
+  for (int64_t u = begin; u < end; ++u) {
+    const int64_t image = u / plan.units * plan.image, first = image + u % plan.units * plan.unit;
+    const int64_t last = std::min({first + plan.unit, image + plan.image, plan.n});
+    for (int64_t block = first; block < last; block += plan.lanes)
+      op(block, std::min(plan.lanes, last - block), scratch.data());
+    op.finish(u, scratch.data());
+  }
 }
 
 template <class Op>
-void blocks_baseline(const Op& op, int64_t begin, int64_t end, int64_t n, int64_t lanes) {
-  blocks(op, begin, end, n, lanes);
+void blocks_baseline(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
+  blocks(op, begin, end, plan);
 }
 
 #ifdef TSSLBP_X86
 template <class Op>
-TSSLBP_AVX2 void blocks_avx2(const Op& op, int64_t begin, int64_t end, int64_t n, int64_t lanes) {
-  blocks(op, begin, end, n, lanes);
+TSSLBP_AVX2 void blocks_avx2(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
+  blocks(op, begin, end, plan);
 }
 
 template <class Op>
-TSSLBP_AVX512 void blocks_avx512(const Op& op, int64_t begin, int64_t end, int64_t n, int64_t lanes) {
-  blocks(op, begin, end, n, lanes);
+TSSLBP_AVX512 void blocks_avx512(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
+  blocks(op, begin, end, plan);
 }
 #endif
 
 template <class T, class Op>
-void sweep(const Op& op, int64_t steps, int64_t n) {
+void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
   auto* run = &blocks_baseline<Op>;
 #ifdef TSSLBP_X86
   if (capability() == Capability::avx2) run = &blocks_avx2<Op>;
@@ -88,8 +133,14 @@ void sweep(const Op& op, int64_t steps, int64_t n) {
 #endif
   const int64_t share = n / torch::stable::get_num_threads() / 64 * 64;
   const int64_t lanes = std::clamp<int64_t>(share, 64, LANES<T>);
-  torch::stable::parallel_for(0, (n + lanes - 1) / lanes, std::max<int64_t>(1, GRAIN / (lanes * steps)),
-                              [&](int64_t begin, int64_t end) { run(op, begin, end, n, lanes); });
+  Plan plan{n, lanes, lanes, std::max<int64_t>(1, (n + lanes - 1) / lanes), n};
+  int64_t units = plan.units;
+  if (pool.size) {
+    plan = {n, std::min(LANES<T>, pool.unit()), pool.unit(), pool.units(), pool.height * pool.width * pool.channels};
+    units = n / plan.image * plan.units;
+  }
+  torch::stable::parallel_for(0, units, std::max<int64_t>(1, GRAIN / (plan.unit * steps)),
+                              [&](int64_t begin, int64_t end) { run(op, begin, end, plan); });
 }
 
 }  // namespace tsslbp

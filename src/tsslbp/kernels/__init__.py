@@ -3,7 +3,19 @@
 The readable reference in ``neuron.py`` and ``rules/`` is the ground truth these are tested against.
 """
 
-from tsslbp.kernels.cpu import lif_forward, lif_psc, surrogate_backward, tssl_backward
+from tsslbp.kernels.cpu import PLAIN, Form, Pool, lif_forward, lif_psc, surrogate_backward, tssl_backward
 from tsslbp.kernels.dispatch import Backend, Usable, backends, choose
 
-__all__ = ["Backend", "Usable", "backends", "choose", "lif_forward", "lif_psc", "surrogate_backward", "tssl_backward"]
+__all__ = [
+    "PLAIN",
+    "Backend",
+    "Form",
+    "Pool",
+    "Usable",
+    "backends",
+    "choose",
+    "lif_forward",
+    "lif_psc",
+    "surrogate_backward",
+    "tssl_backward",
+]

@@ -1,16 +1,18 @@
 """The C++ kernels (``csrc/``): loading them, what PyTorch must know about them, and the functions that call them.
 
-They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on CPU tensors of float32 or float64. The
-membrane potential and the spikes are equal to the reference bit for bit, post-synaptic currents and gradients to rounding;
-neither the number of threads nor the instruction set changes a bit. Every function takes a sequence ``[T, ...]``, or a
-constant current: a value ``[...]`` and a gain ``[T]`` that stand for ``gain[t] · value`` without it being written out. A
-sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same
-way; anything else is copied first. None of the functions is differentiable: :class:`tsslbp.rules.base.Crossing` is.
+They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on CPU tensors of float32 or float64;
+currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
+post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. Every
+function takes a sequence ``[T, ...]``, or what :class:`Form` describes. A sequence may lie in memory in any order that is
+dense with time outermost, such as channels-last, and results lie the same way; anything else is copied first. None of the
+functions is differentiable: :class:`tsslbp.rules.base.Crossing` is.
 """
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,22 +48,53 @@ def unusable(current: Tensor) -> str | None:
         return NOT_LOADED
     if current.device.type != "cpu":
         return f"the C++ kernels run on the CPU, not on {current.device.type}"
-    if current.dtype not in (torch.float32, torch.float64):
-        return f"the C++ kernels take float32 and float64, not {current.dtype}"
+    if current.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f"the C++ kernels take float32, float64 and bfloat16, not {current.dtype}"
     return None
 
 
-def lif_forward(current: Tensor, neuron: LIF, gain: Tensor | None = None) -> tuple[Tensor, Tensor]:
+class Pool(NamedTuple):
+    """Sums over windows of ``size × size`` pixels, times ``gain``; a row or column that fills no window is left out."""
+
+    size: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Form:
+    """How currents come in and go out, where that is more than a tensor for a tensor.
+
+    Args:
+        gain: ``[T]``; the current is constant, a value ``[...]`` that stands for ``gain[t] · value``, and the backward
+            functions return ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
+        pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
+        half_current: the current is bfloat16, and so is its gradient (unless there is a ``gain``).
+        half_psc: the post-synaptic current comes out as bfloat16.
+    """
+
+    gain: Tensor | None = None
+    pool: Pool | None = None
+    half_current: bool = False
+    half_psc: bool = False
+
+
+PLAIN = Form()
+
+
+def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tensor, Tensor]:
     """Membrane potential and post-synaptic current, both ``[T, ...]``; equations (1) to (3) of ``neuron.py``."""
-    layout, flat = _flatten(current if gain is None else current[None])
-    membrane, psc = torch.ops.tsslbp.lif_forward(flat, gain, *_constants(neuron))
-    return layout.restore(membrane), layout.restore(psc)
+    layout, flat = _flatten(current if form.gain is None else current[None], form.pool)
+    pool = _pool(layout, form.pool)
+    membrane, psc = torch.ops.tsslbp.lif_forward(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
+    return layout.restore(membrane), layout.pooled(form.pool).restore(psc)
 
 
-def lif_psc(current: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+def lif_psc(current: Tensor, neuron: LIF, form: Form = PLAIN) -> Tensor:
     """Post-synaptic current alone, ``[T, ...]``, for inference."""
-    layout, flat = _flatten(current if gain is None else current[None])
-    return layout.restore(torch.ops.tsslbp.lif_psc(flat, gain, *_constants(neuron)))
+    layout, flat = _flatten(current if form.gain is None else current[None], form.pool)
+    pool = _pool(layout, form.pool)
+    psc = torch.ops.tsslbp.lif_psc(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
+    return layout.pooled(form.pool).restore(psc)
 
 
 def tssl_backward(
@@ -78,7 +111,7 @@ def tssl_backward(
     fallback_width: float,
     fallback_range: float,
     rate_limit: float,
-    gain: Tensor | None = None,
+    form: Form = PLAIN,
 ) -> Tensor:
     """``∂L/∂I`` of TSSL-BP, equations (4) to (10) of ``rules/tssl.py``, from ``∂L/∂a`` and the membrane, both ``[T, ...]``.
 
@@ -89,12 +122,10 @@ def tssl_backward(
         clip: bound on 1/Δu.
         fallback_width, fallback_range: of the logistic in (10): its width in potential, its largest argument.
         rate_limit: mean firing up to which ``"rate"`` uses (10).
-        gain: ``[T]``; the current was constant, and the result is ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
+        form: as it was in the forward pass.
     """
-    layout, u = _flatten(membrane)
     options = (timing, inter, reset, leak, fallback, clip, fallback_width, fallback_range, rate_limit)
-    delta = torch.ops.tsslbp.tssl_backward(layout.flatten(psc_gradient), u, gain, *_constants(neuron), *options)
-    return layout.restore(delta) if gain is None else layout.restore(delta)[0]
+    return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, options, form)
 
 
 def surrogate_backward(
@@ -106,20 +137,36 @@ def surrogate_backward(
     slope: float,
     scale: float,
     through_reset: bool,
-    gain: Tensor | None = None,
+    form: Form = PLAIN,
 ) -> Tensor:
     """``∂L/∂I`` of a surrogate gradient, ``rules/surrogate.py``, from ``∂L/∂a`` and the membrane, both ``[T, ...]``.
 
-    ``gain`` as in :func:`tssl_backward`; the other options as in :class:`tsslbp.Surrogate`, ``shape`` being its name.
+    The options are those of :class:`tsslbp.Surrogate`, ``shape`` being its name; ``form`` as it was in the forward pass.
     """
-    layout, u = _flatten(membrane)
     options = (shape, slope, scale, through_reset)
-    delta = torch.ops.tsslbp.surrogate_backward(layout.flatten(psc_gradient), u, gain, *_constants(neuron), *options)
-    return layout.restore(delta) if gain is None else layout.restore(delta)[0]
+    return _backward(torch.ops.tsslbp.surrogate_backward, psc_gradient, membrane, neuron, options, form)
+
+
+def _backward(
+    operator: Callable[..., Tensor], psc_gradient: Tensor, membrane: Tensor, neuron: LIF, options: tuple[Any, ...], form: Form
+) -> Tensor:
+    layout, u = _flatten(membrane, form.pool)
+    e = layout.pooled(form.pool).flatten(psc_gradient)
+    pool = _pool(layout, form.pool)
+    delta = layout.restore(operator(e, u, form.gain, *_constants(neuron), *options, form.half_current, *pool))
+    return delta if form.gain is None else delta[0]
 
 
 def _constants(neuron: LIF) -> tuple[float, float, float]:
     return float(neuron.tau_m), float(neuron.tau_s), float(neuron.threshold)
+
+
+def _pool(layout: "Layout", pool: Pool | None) -> tuple[int, int, int, int, float]:
+    """Pooling as the operators take it: size, height, width, channels, gain."""
+    if pool is None:
+        return 0, 0, 0, 0, 1.0
+    _, channels, height, width = layout.shape
+    return pool.size, height, width, channels, pool.gain
 
 
 @dataclass(frozen=True)
@@ -138,11 +185,23 @@ class Layout:
         inverse = [self.order.index(axis) + 1 for axis in range(1, len(self.order) + 1)]
         return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
+    def pooled(self, pool: Pool | None) -> "Layout":
+        """The layout of the pooled sequence."""
+        if pool is None:
+            return self
+        images, channels, height, width = self.shape
+        return Layout((images, channels, height // pool.size, width // pool.size), self.order)
 
-def _flatten(x: Tensor) -> tuple[Layout, Tensor]:
-    """The layout of a sequence, and the sequence as ``[T, N]``: a view if it is dense with time outermost."""
+
+def _flatten(x: Tensor, pool: Pool | None) -> tuple[Layout, Tensor]:
+    """The layout of a sequence, and the sequence as ``[T, N]``: a view if it is dense with time outermost.
+
+    With pooling the layout is channels-last.
+    """
     order, strides = tuple(range(1, x.dim())), x.stride()
-    if not x.is_contiguous():
+    if pool is not None:
+        order = (1, 3, 4, 2)
+    elif not x.is_contiguous():
         by_stride = tuple(sorted(order, key=lambda axis: -strides[axis]))
         if x.permute(0, *by_stride).is_contiguous():
             order = by_stride
@@ -154,17 +213,28 @@ def _register_fakes() -> None:
     """Tell PyTorch the shapes of results, for ``torch.compile`` and ``torch.export``."""
 
     @torch.library.register_fake("tsslbp::lif_psc")
-    def lif_psc_fake(current: Tensor, gain: Tensor | None, *constants: float) -> Tensor:
-        return current.new_empty(current.shape[0] if gain is None else gain.shape[0], current.shape[1])
+    def lif_psc_fake(current: Tensor, gain: Tensor | None, *options: Any) -> Tensor:
+        half, size, height, width = options[3:7]
+        steps, n = current.shape[0] if gain is None else gain.shape[0], current.shape[1]
+        made = n // (height * width) * (height // size) * (width // size) if size else n
+        return current.new_empty(steps, made, dtype=torch.bfloat16 if half else _computed_in(current.dtype))
 
     @torch.library.register_fake("tsslbp::lif_forward")
-    def lif_forward_fake(current: Tensor, gain: Tensor | None, *constants: float) -> tuple[Tensor, Tensor]:
-        return lif_psc_fake(current, gain), lif_psc_fake(current, gain)
+    def lif_forward_fake(current: Tensor, gain: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+        psc = lif_psc_fake(current, gain, *options)
+        return current.new_empty(psc.shape[0], current.shape[1], dtype=_computed_in(current.dtype)), psc
 
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
-    def backward_fake(psc_gradient: Tensor, membrane: Tensor, gain: Tensor | None, *options: float | str) -> Tensor:
-        return membrane.new_empty(membrane.shape[0] if gain is None else 1, membrane.shape[1])
+    def backward_fake(psc_gradient: Tensor, membrane: Tensor, gain: Tensor | None, *options: Any) -> Tensor:
+        half = options[-6]
+        if gain is not None:
+            return membrane.new_empty(1, membrane.shape[1])
+        return torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 if NOT_LOADED is None:

@@ -25,18 +25,18 @@ class Rule(ABC):
     """One line for ``tsslbp rules``."""
     paper: ClassVar[str]
     """Where the rule comes from."""
+    has_kernel: ClassVar[bool] = False
+    """Whether :meth:`kernel_gradient` exists; without it the method below does the work."""
 
     @abstractmethod
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
 
-    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
-        """:meth:`current_gradient` by a compiled kernel, where the rule has one; where it has none, by that method.
-
-        With ``gain``, ``[T]``, the current was constant, ``I[t] = gain[t] · value``, and this is ``∂L/∂value``, ``[...]``.
-        """
-        delta = self.current_gradient(psc_gradient, membrane, neuron)
-        return delta if gain is None else torch.tensordot(gain, delta, 1)
+    def kernel_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
+    ) -> Tensor:
+        """:meth:`current_gradient` by a compiled kernel, for currents of any form; only where ``has_kernel``."""
+        raise NotImplementedError(f"{type(self).__name__} has no kernel")
 
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults."""
@@ -44,28 +44,25 @@ class Rule(ABC):
 
 
 class Crossing(torch.autograd.Function):
-    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it.
-
-    Compiled kernels also take a constant current: a value ``[...]`` as ``current`` with its ``gain``, ``[T]``.
-    """
+    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, gain: Tensor | None, neuron: LIF, rule: Rule, compiled: bool) -> Tensor:
+    def forward(ctx: Any, current: Tensor, neuron: LIF, rule: Rule, compiled: bool, form: kernels.Form) -> Tensor:
         if compiled:
-            membrane, psc = kernels.lif_forward(current, neuron, gain)
+            membrane, psc = kernels.lif_forward(current, neuron, form)
         else:
             membrane = membrane_potential(current, neuron)
             psc = synapse(spikes(membrane, neuron), neuron.tau_s)
-        ctx.save_for_backward(membrane, gain)
-        ctx.neuron, ctx.rule, ctx.compiled = neuron, rule, compiled
+        ctx.save_for_backward(membrane)
+        ctx.neuron, ctx.rule, ctx.compiled, ctx.form = neuron, rule, compiled, form
         return psc
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, psc_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        membrane, gain = ctx.saved_tensors
-        if ctx.compiled:
-            gradient = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, gain)
+        (membrane,) = ctx.saved_tensors
+        if ctx.compiled and ctx.rule.has_kernel:
+            gradient = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, ctx.form)
         else:
             gradient = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
         return gradient, None, None, None, None

@@ -52,6 +52,7 @@ class Surrogate(Rule):
     through_reset: bool = False
 
     summary: ClassVar[str] = "backpropagation through time with a smooth stand-in for the spike's derivative"
+    has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Neftci, Mostafa & Zenke, IEEE Signal Process. Mag. 2019"
 
     def __post_init__(self) -> None:
@@ -75,7 +76,9 @@ class Surrogate(Rule):
             carried = delta[t] = psi[t] * error + to_previous[t] * carried
         return delta
 
-    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+    def kernel_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
+    ) -> Tensor:
         _, default_slope = DERIVATIVES[self.name]
         return kernels.surrogate_backward(
             psc_gradient,
@@ -85,5 +88,5 @@ class Surrogate(Rule):
             slope=self.slope or default_slope,
             scale=self.scale,
             through_reset=self.through_reset,
-            gain=gain,
+            form=form,
         )

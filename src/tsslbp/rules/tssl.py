@@ -67,6 +67,7 @@ class TSSL(Rule):
     clip: float = 8.0
 
     summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
+    has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang & Li, NeurIPS 2020, arXiv 2002.10085"
 
     def __post_init__(self) -> None:
@@ -110,7 +111,9 @@ class TSSL(Rule):
             return delta + surrogate * (1 - s)
         return surrogate
 
-    def kernel_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, gain: Tensor | None = None) -> Tensor:
+    def kernel_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
+    ) -> Tensor:
         return kernels.tssl_backward(
             psc_gradient,
             membrane,
@@ -124,5 +127,5 @@ class TSSL(Rule):
             fallback_width=FALLBACK_WIDTH,
             fallback_range=FALLBACK_RANGE,
             rate_limit=RATE_LIMIT,
-            gain=gain,
+            form=form,
         )

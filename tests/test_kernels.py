@@ -1,0 +1,628 @@
+"""The C++ kernels against the reference: every operation, option and layout, and what no reference can show."""
+
+import hashlib
+import itertools
+import logging
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tsslbp
+from tsslbp import TSSL, Surrogate, UserError, kernels
+from tsslbp.encoding import Constant
+from tsslbp.functional import sum_pool
+from tsslbp.kernels import Form, Pool, cpu, dispatch
+from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
+from tsslbp.rules.surrogate import DERIVATIVES
+
+built = pytest.mark.skipif(cpu.NOT_LOADED is not None, reason=str(cpu.NOT_LOADED))
+
+PUBLISHED = LIF(tau_m=5, tau_s=3)
+FALLBACKS = ["quiet", "no-spike", "rate", "never", "always"]
+TERMS = [dict(zip(("inter", "reset", "leak"), on, strict=True)) for on in itertools.product([True, False], repeat=3)]
+TSSL_RULES = [
+    TSSL(fallback=fallback, psc_derivative=derivative, **terms)
+    for fallback in FALLBACKS
+    for derivative in ("amplitude", "timing")
+    for terms in TERMS
+]
+SURROGATE_RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
+RULES = TSSL_RULES + SURROGATE_RULES
+SOME_RULES = [TSSL(), TSSL(psc_derivative="timing", fallback="no-spike"), TSSL(fallback="rate"), Surrogate("gaussian")]
+
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+STEPS = st.one_of(st.integers(1, 12), st.sampled_from([31, 32, 33, 63, 64, 65, 129, 300]))
+SHAPES = st.one_of(  # of one step; a block is 1024 neurons of float32 or 512 of float64, a vector up to 16
+    st.sampled_from([(), (0,), (1,), (3, 0, 2), (511,), (1025,), (2, 513)]),
+    st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple),
+)
+NEURONS = st.builds(
+    LIF,
+    tau_m=st.sampled_from([1.0, 2.0, 5.0, math.inf]) | st.floats(1, 50),
+    tau_s=st.sampled_from([1.0, 2.0, 3.0]) | st.floats(1, 30),
+    threshold=st.sampled_from([1.0, 0.4]) | st.floats(0.1, 3),
+)
+SEEDS = st.integers(0, 2**16)
+
+
+def case(steps, shape, dtype=torch.float32, seed=0):
+    """A current that makes neurons fire now and then, and a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    current = torch.randn(steps, *shape, generator=generator, dtype=torch.float64) * 0.8 + 0.2
+    return current.to(dtype), torch.randn(steps, *shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def reference(current, neuron):
+    membrane = membrane_potential(current, neuron)
+    return membrane, synapse(spikes(membrane, neuron), neuron.tau_s)
+
+
+def assert_same_gradient(rule, psc_gradient, membrane, neuron):
+    """Equal to the reference up to rounding, which grows with the number of steps and the size of the terms added up."""
+    ours = rule.kernel_gradient(psc_gradient, membrane, neuron)
+    theirs = rule.current_gradient(psc_gradient, membrane, neuron)
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    e, u = psc_gradient.double(), membrane.double()
+    if isinstance(rule, TSSL):
+        terms = TSSL(**{**rule.options(), "psc_derivative": "amplitude"}).current_gradient(e.abs(), u, neuron)
+    else:
+        terms = rule.current_gradient(e, u, neuron).abs().cummax(0).values.amax(0) + rule.scale * e.abs().amax(0)
+    # Where rounding decides whether a synapse is quiet, either answer is right; where the terms overflow, so is any.
+    decided = (synapse(spikes(u, neuron), neuron.tau_s) * 4 * neuron.tau_s - 1).abs() > 1e-4
+    if getattr(rule, "fallback", None) != "quiet":
+        decided[...] = True
+    decided &= terms < torch.finfo(membrane.dtype).max / 1e6
+    tolerance = 8 * torch.finfo(membrane.dtype).eps * (4 + len(membrane)) * terms + torch.finfo(membrane.dtype).tiny * 1e3
+    wrong = ((ours - theirs).double().abs() > tolerance) | (ours.isnan() != theirs.isnan())
+    assert not (wrong & decided).any()
+    assert decided.double().mean() > 0.5 or decided.numel() < 100
+
+
+@built
+@given(steps=STEPS, shape=SHAPES, dtype=DTYPES, neuron=NEURONS, seed=SEEDS)
+def test_forward_equals_the_reference(steps, shape, dtype, neuron, seed):
+    current, _ = case(steps, shape, dtype, seed)
+    membrane, psc = reference(current, neuron)
+    ours, our_psc = kernels.lif_forward(current, neuron)
+    assert torch.equal(ours, membrane)  # to the bit: not one spike may differ
+    torch.testing.assert_close(our_psc, psc, rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+    assert torch.equal(kernels.lif_psc(current, neuron), our_psc)
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_potential_at_the_threshold_is_no_spike(dtype):
+    """Currents in halves and a membrane that keeps a half of itself meet the threshold exactly, again and again."""
+    neuron = LIF(tau_m=2, tau_s=2)
+    current, psc_gradient = case(20, (90,), dtype)
+    current = (current * 2).round() / 2
+    membrane, psc = kernels.lif_forward(current, neuron)
+    assert (membrane == 1).double().mean() > 0.05
+    assert torch.equal(membrane, membrane_potential(current, neuron))
+    torch.testing.assert_close(psc, synapse(spikes(membrane, neuron), 2))
+    for rule in SOME_RULES:
+        assert_same_gradient(rule, psc_gradient, membrane, neuron)
+
+
+@built
+@given(steps=STEPS, shape=SHAPES, dtype=DTYPES, neuron=NEURONS, seed=SEEDS, rule=st.sampled_from(TSSL_RULES), clip=st.data())
+@settings(max_examples=300)
+def test_tssl_equals_the_reference(steps, shape, dtype, neuron, seed, rule, clip):
+    clip = clip.draw(st.sampled_from([8.0, 1.0, 0.25, math.inf]))
+    current, psc_gradient = case(steps, shape, dtype, seed)
+    rule = TSSL(**{**rule.options(), "clip": clip})
+    assert_same_gradient(rule, psc_gradient, membrane_potential(current, neuron), neuron)
+
+
+@built
+@given(
+    steps=STEPS,
+    shape=SHAPES,
+    dtype=DTYPES,
+    neuron=NEURONS,
+    seed=SEEDS,
+    rule=st.sampled_from(SURROGATE_RULES),
+    slope=st.none() | st.floats(0.1, 50),
+    scale=st.sampled_from([1.0, 0.3]),
+)
+@settings(max_examples=200)
+def test_surrogates_equal_the_reference(steps, shape, dtype, neuron, seed, rule, slope, scale):
+    current, psc_gradient = case(steps, shape, dtype, seed)
+    rule = Surrogate(**{**rule.options(), "slope": slope, "scale": scale})
+    assert_same_gradient(rule, psc_gradient, membrane_potential(current, neuron), neuron)
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
+def test_every_rule_equals_the_reference(rule, dtype):
+    current, psc_gradient = case(33, (3, 37), dtype, seed=1)
+    for neuron in (PUBLISHED, LIF(tau_m=9, tau_s=1.5, threshold=2.5)):  # firing above and below the limit of "rate"
+        membrane = membrane_potential(current, neuron)
+        assert (spikes(membrane, neuron).mean() > 0.1) == (neuron is PUBLISHED)
+        assert_same_gradient(rule, psc_gradient, membrane, neuron)
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("spiking", [0, 1, 2, 10])
+def test_rate_uses_the_fallback_up_to_ten_percent(spiking, dtype):
+    membrane = torch.where(torch.arange(10) < spiking, 1.5, 0.8).to(dtype)[:, None].expand(10, 70)
+    psc_gradient = torch.ones(10, 70, dtype=dtype)
+    rate, other = (TSSL(fallback=f) for f in ("rate", "always" if spiking <= 1 else "never"))
+    ours = rate.kernel_gradient(psc_gradient, membrane, PUBLISHED)
+    assert torch.equal(ours, other.kernel_gradient(psc_gradient, membrane, PUBLISHED))
+    torch.testing.assert_close(ours, rate.current_gradient(psc_gradient, membrane, PUBLISHED))
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_exponential_is_exact_to_rounding(dtype):
+    """One step without synapse and e = 1 returns ψ itself, here exp(-|u - 1|)."""
+    u = torch.cat(
+        [torch.linspace(-600, 1, 20_011, dtype=torch.float64), 1 - torch.logspace(-12, 1.9, 999, dtype=torch.float64)]
+    )
+    u = u.to(dtype)[None]
+    u = u[:, (u[0] - 1) > (-87 if dtype == torch.float32 else -700)]
+    rule = Surrogate("exponential", slope=1.0)
+    ours = rule.kernel_gradient(torch.ones_like(u), u, LIF(tau_m=1, tau_s=1))
+    exact = torch.exp((u - 1).double())
+    assert ((ours.double() - exact).abs() <= 4 * torch.finfo(dtype).eps * exact).all()
+    far = rule.kernel_gradient(torch.ones(1, 1, dtype=dtype), torch.full((1, 1), -1e6, dtype=dtype), LIF(tau_m=1, tau_s=1))
+    assert 0 <= far.item() <= 4 * torch.finfo(dtype).tiny
+
+
+@built
+@pytest.mark.parametrize("rule", SOME_RULES, ids=tsslbp.rules.spec)
+@given(steps=STEPS, shape=SHAPES, dtype=DTYPES, seed=SEEDS)
+@settings(max_examples=20)
+def test_a_constant_current_equals_the_same_written_out(rule, steps, shape, dtype, seed):
+    value, psc_gradient = case(steps, shape, dtype, seed)
+    value, gain = value[0] * 1.5, torch.linspace(0.2, 1, steps, dtype=dtype)
+    written_out = Constant(value, gain).expand()
+    membrane, psc = kernels.lif_forward(written_out, PUBLISHED)
+    ours = kernels.lif_forward(value, PUBLISHED, Form(gain))
+    assert all(map(torch.equal, ours, (membrane, psc)))
+    gain = gain.repeat_interleave(3)[::3]  # need not be contiguous
+    assert torch.equal(kernels.lif_psc(value, PUBLISHED, Form(gain)), psc)
+    delta = rule.kernel_gradient(psc_gradient, membrane, PUBLISHED).double()
+    total = rule.kernel_gradient(psc_gradient, membrane, PUBLISHED, Form(gain))
+    assert total.shape == shape
+    error = (total.double() - torch.tensordot(gain.double(), delta, 1)).abs()
+    assert (error <= 2 * steps * torch.finfo(dtype).eps * torch.tensordot(gain.double(), delta.abs(), 1)).all()
+
+
+def pooled_reference(psc, pool):
+    return sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
+
+
+@built
+@given(
+    steps=st.sampled_from([1, 4, 33]),
+    images=st.integers(1, 3),
+    channels=st.sampled_from([1, 2, 7, 15, 16, 33]),
+    size=st.integers(1, 4),
+    height=st.integers(1, 9),
+    width=st.integers(1, 40),
+    dtype=DTYPES,
+    constant=st.booleans(),
+    rule=st.sampled_from(SOME_RULES),
+)
+@settings(max_examples=150)
+def test_pooling_equals_pooling_afterwards(steps, images, channels, size, height, width, dtype, constant, rule):
+    """Also where windows do not fill the picture, and where a row of windows is longer than a block."""
+    pool = Pool(size, 1.1)
+    height, width = max(height, size), max(width, size)
+    current, _ = case(steps, (images, channels, height, width), dtype, seed=steps + channels)
+    gain = torch.linspace(0.4, 1, steps, dtype=dtype) if constant else None
+    if gain is not None:
+        current = Constant(current[0], gain).expand()
+    membrane, psc = kernels.lif_forward(current, PUBLISHED)
+    expected = pooled_reference(psc, pool)
+    psc_gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
+
+    given_current = current if gain is None else current[0] / gain[0]
+    if gain is not None:
+        membrane, psc = kernels.lif_forward(given_current, PUBLISHED, Form(gain))
+        expected = pooled_reference(psc, pool)
+    form = Form(gain, pool)
+    ours, our_psc = kernels.lif_forward(given_current, PUBLISHED, form)
+    assert torch.equal(ours, membrane)
+    torch.testing.assert_close(our_psc, expected, rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+    assert torch.equal(kernels.lif_psc(given_current, PUBLISHED, form), our_psc)
+
+    psc.requires_grad_()
+    (spread,) = torch.autograd.grad(pooled_reference(psc, pool), psc, psc_gradient)
+    theirs = rule.kernel_gradient(spread, membrane, PUBLISHED, Form(gain))
+    delta = rule.kernel_gradient(psc_gradient, membrane, PUBLISHED, form)
+    torch.testing.assert_close(
+        delta, theirs, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=1e-5 if dtype == torch.float32 else 1e-12
+    )
+
+
+@built
+@pytest.mark.parametrize("pool", [None, Pool(2, 1.1)], ids=["plain", "pooled"])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("rule", SOME_RULES, ids=tsslbp.rules.spec)
+def test_bfloat16_storage_is_rounding_and_nothing_else(rule, constant, pool):
+    """What comes in as bfloat16 is computed in float32, and what goes out is that result rounded once."""
+    current, _ = case(6, (3, 5, 7, 6))
+    half, gain = current.bfloat16(), None
+    if constant:
+        half, gain = half[0], torch.linspace(0.4, 1, 6)
+    exact, wide = Form(gain, pool), half.float()
+    membrane, psc = kernels.lif_forward(wide, PUBLISHED, exact)
+    form = Form(gain, pool, half_current=True, half_psc=True)
+    our_membrane, our_psc = kernels.lif_forward(half, PUBLISHED, form)
+    assert torch.equal(our_membrane, membrane)
+    assert torch.equal(our_psc, psc.bfloat16())
+    assert torch.equal(kernels.lif_psc(half, PUBLISHED, form), psc.bfloat16())
+    e = torch.randn(psc.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    delta = rule.kernel_gradient(e, membrane, PUBLISHED, form)
+    expected = rule.kernel_gradient(e.float(), membrane, PUBLISHED, exact)
+    assert torch.equal(delta, expected if constant else expected.bfloat16())
+
+
+@built
+def test_rounding_to_bfloat16_is_pytorchs():
+    """Without synapse a spike's current is 1/τs · s; the gradient passes any number through the narrowing store."""
+    numbers = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 4096)
+    numbers = torch.cat([numbers.flatten(), torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 1.00390625])])[None]
+    identity = Surrogate("rectangular", slope=1e-6)
+    form = Form(half_current=True)
+    delta = identity.kernel_gradient(numbers, torch.zeros_like(numbers), LIF(tau_m=1, tau_s=1), form)
+    torch.testing.assert_close(delta, numbers.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@built
+def test_a_network_gives_the_same_with_fused_pooling_and_without():
+    settings_ = {"input_shape": (2, 9, 11), "time_steps": 4, "tau_m": 5, "tau_s": 3, "threshold": 0.4}
+    net = tsslbp.build("6C3-P2-5C2-P2-7-3", **settings_).double()
+    x = torch.randn(3, 2, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for backend in ("reference", "cpp"):
+        for layer in net.layers:
+            layer.backend = backend
+        net.zero_grad()
+        psc = net(x)
+        (psc - 0.5).square().sum().backward()
+        results.append([psc.detach(), *(weight.grad for weight in net.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+    assert all(bool(gradient.any()) for gradient in results[0])
+
+
+@built
+def test_autocast_hands_on_bfloat16_and_ends_in_float32():
+    net = tsslbp.build("6C3-P2-7-3", input_shape=(2, 9, 11), time_steps=4, tau_m=5, tau_s=3, threshold=0.4)
+    x = torch.randn(3, 2, 9, 11, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    for name, layer in net.layers.named_children():
+        layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: getattr(out, "dtype", None)}))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        psc = net(x)
+    assert (seen["conv1"], seen["linear2"], psc.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    psc.sum().backward()
+    exact = net(x)
+    assert (psc - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert all(weight.grad.dtype == torch.float32 and bool(weight.grad.any()) for weight in net.parameters())
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels last": lambda x: x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2]),
+    "axes reversed within a step": lambda x: x.permute(0, 4, 3, 2, 1).contiguous().permute(0, 4, 3, 2, 1),
+    "every other step": lambda x: x.repeat_interleave(2, 0)[::2],
+    "part of a step": lambda x: torch.cat([x, x], 4)[..., : x.shape[4]],
+    "time innermost": lambda x: x.permute(1, 2, 3, 4, 0).contiguous().permute(4, 0, 1, 2, 3),
+    "the same in every step": lambda x: x[:1].expand_as(x),
+    "one number": lambda x: x[:1, :1, :1, :1, :1].expand_as(x),
+}
+
+
+@built
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("of_gradient", LAYOUTS)
+@pytest.mark.parametrize("of_current", LAYOUTS)
+def test_memory_layout_changes_nothing(of_current, of_gradient, channels):
+    current, psc_gradient = case(7, (2, channels, 5, 4), seed=3)
+    current, psc_gradient = LAYOUTS[of_current](current), LAYOUTS[of_gradient](psc_gradient)
+    membrane, psc = kernels.lif_forward(current, PUBLISHED)
+    plain = kernels.lif_forward(current.contiguous(), PUBLISHED)
+    assert all(map(torch.equal, (membrane, psc), plain))
+    assert torch.equal(kernels.lif_psc(current, PUBLISHED), psc)
+    for rule in SOME_RULES:
+        delta = rule.kernel_gradient(psc_gradient, membrane, PUBLISHED)
+        assert torch.equal(delta, rule.kernel_gradient(psc_gradient.contiguous(), plain[0], PUBLISHED))
+
+
+@built
+@pytest.mark.parametrize("layout", ["channels last", "axes reversed within a step"])
+def test_results_lie_in_memory_as_the_current_does(layout):
+    current, psc_gradient = case(7, (2, 3, 5, 4))
+    current = LAYOUTS[layout](current)
+    membrane, psc = kernels.lif_forward(current, PUBLISHED)
+    delta = TSSL().kernel_gradient(psc_gradient, membrane, PUBLISHED)
+    surrogate = Surrogate().kernel_gradient(psc_gradient, membrane, PUBLISHED)
+    assert current.stride() == membrane.stride() == psc.stride() == delta.stride() == surrogate.stride()
+    gain = torch.ones(7)
+    membrane, psc = kernels.lif_forward(current[0], PUBLISHED, Form(gain))
+    assert membrane.stride() == psc.stride() == current.stride()
+    assert TSSL().kernel_gradient(psc_gradient, membrane, PUBLISHED, Form(gain)).stride() == current[0].stride()
+
+
+def run_all(current, psc_gradient):
+    """Every operation, plain and on a constant current, with a few rules; all results."""
+    gain = torch.linspace(0.2, 1, len(current), dtype=current.dtype)
+    results = [kernels.lif_psc(current, PUBLISHED), kernels.lif_psc(current[0], PUBLISHED, Form(gain))]
+    membrane, psc = kernels.lif_forward(current, PUBLISHED)
+    results += [membrane, psc, *kernels.lif_forward(current[0], PUBLISHED, Form(gain))]
+    for rule in [*SOME_RULES, *(Surrogate(name, through_reset=True) for name in DERIVATIVES), TSSL(fallback="never")]:
+        results += [rule.kernel_gradient(psc_gradient, membrane, PUBLISHED, form) for form in (Form(), Form(gain))]
+    return results
+
+
+@built
+@pytest.mark.parametrize(
+    ("of_current", "of_gradient", "copied"),
+    [
+        ("contiguous", "contiguous", False),
+        ("channels last", "channels last", False),
+        ("axes reversed within a step", "axes reversed within a step", False),
+        ("contiguous", "the same in every step", False),
+        ("channels last", "contiguous", True),
+        ("time innermost", "contiguous", True),
+    ],
+)
+def test_dense_operands_are_not_copied(of_current, of_gradient, copied):
+    current, psc_gradient = case(5, (2, 3, 5, 4))
+    current, psc_gradient = LAYOUTS[of_current](current), LAYOUTS[of_gradient](psc_gradient)
+    with torch.profiler.profile() as profile:
+        run_all(current, psc_gradient)
+    names = {event.key for event in profile.key_averages()}
+    assert "tsslbp::tssl_backward" in names
+    assert bool(names & {"aten::clone", "aten::copy_"}) == copied
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("steps", "neurons"), [(5, 40_001), (70, 3_001), (300, 129)])
+def test_the_number_of_threads_changes_no_bit(steps, neurons, dtype):
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(run_all(*case(steps, (neurons,), dtype)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *results))
+
+
+def digest(dtype):
+    """A hash of every result's bits, for other processes to compare."""
+    content = b"".join(x.contiguous().numpy().tobytes() for x in run_all(*case(40, (531,), dtype)))
+    return hashlib.sha256(content).hexdigest()
+
+
+PRINT_DIGESTS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import torch, test_kernels
+print(test_kernels.cpu.capability(), test_kernels.digest(torch.float32), test_kernels.digest(torch.float64))
+"""
+
+
+@built
+@pytest.mark.parametrize("name", ["baseline", "avx2"])
+def test_the_instruction_set_changes_no_bit(name):
+    if name == "avx2" and cpu.capability() == "baseline":
+        pytest.skip("this processor has no AVX2")
+    environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PRINT_DIGESTS, os.path.dirname(__file__)]
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert other == [name, digest(torch.float32), digest(torch.float64)]
+
+
+@pytest.fixture
+def poisoned():
+    """New memory is filled with NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.ones(3).new_empty(1000).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@built
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("steps", "shape"), [(1, (1,)), (5, (3, 17)), (33, (1025,)), (300, (63,))])
+def test_nothing_is_left_unwritten(steps, shape, dtype):
+    for result in run_all(*case(steps, shape, dtype)):
+        assert not result.isnan().any()
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
+def test_nan_goes_where_it_goes_in_the_reference(rule, dtype):
+    current, psc_gradient = case(9, (40,), dtype)
+    current[4, ::3] = math.nan
+    membrane, psc = kernels.lif_forward(current, PUBLISHED)
+    torch.testing.assert_close(membrane, membrane_potential(current, PUBLISHED), rtol=0, atol=0, equal_nan=True)
+    assert membrane[4:, ::3].isnan().all()
+    assert not psc.isnan().any()
+    psc_gradient[6, 1::3] = math.nan
+    ours, theirs = (f(psc_gradient, membrane, PUBLISHED) for f in (rule.kernel_gradient, rule.current_gradient))
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert ours.isnan().any() or rule.options().get("inter", True) is False
+
+
+@built
+def test_infinite_currents_are_as_in_the_reference():
+    current, psc_gradient = case(9, (40,))
+    current[4, ::3], current[5, 1::3] = math.inf, -math.inf
+    membrane, _ = kernels.lif_forward(current, PUBLISHED)
+    torch.testing.assert_close(membrane, membrane_potential(current, PUBLISHED), rtol=0, atol=0, equal_nan=True)
+    ours, theirs = (f(psc_gradient, membrane, PUBLISHED) for f in (TSSL().kernel_gradient, TSSL().current_gradient))
+    assert torch.equal(ours.isnan(), theirs.isnan())
+
+
+class Recorder(TorchDispatchMode):
+    """Records every operator that runs, with its arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.calls.append((operator, args))
+        return operator(*args, **kwargs or {})
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_operators_pass_opcheck(dtype):
+    with Recorder() as recorder:
+        run_all(*case(6, (33,), dtype))
+    checked = {}
+    for operator, args in recorder.calls:
+        if operator.namespace == "tsslbp":
+            checked.setdefault(
+                (operator, *(x is None for x in args), *(x for x in args if isinstance(x, str))), (operator, args)
+            )
+    assert {operator.name() for operator, _ in checked.values()} == {
+        f"tsslbp::{name}" for name in ("lif_forward", "lif_psc", "tssl_backward", "surrogate_backward")
+    }
+    for operator, args in checked.values():
+        torch.library.opcheck(operator, args)
+
+
+@built
+@pytest.mark.parametrize("rule", SOME_RULES, ids=tsslbp.rules.spec)
+def test_compiled_by_torch_without_a_break(rule):
+    torch.compiler.reset()
+    current, psc_gradient = case(6, (3, 5))
+
+    def gradient(run):
+        x = current.clone().requires_grad_()
+        psc = run(x)
+        psc.backward(psc_gradient)
+        return psc.detach(), x.grad
+
+    def plain(x):
+        return tsslbp.lif(x * 1.5, tau_m=5, tau_s=3, rule=rule, backend="cpp")
+
+    compiled = torch.compile(plain, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(gradient(compiled), gradient(plain), strict=True):
+        assert torch.equal(ours, theirs)
+    with torch.no_grad():
+        assert torch.equal(compiled(current), plain(current))
+
+
+@built
+@pytest.mark.parametrize("rule", SOME_RULES, ids=tsslbp.rules.spec)
+@pytest.mark.parametrize("constant", [False, True])
+def test_lif_gives_the_same_on_both_backends(constant, rule):
+    current, psc_gradient = case(6, (2, 3, 5, 4), torch.float64)
+    results = []
+    for backend in ("reference", "cpp"):
+        x = (current[0] * 2 if constant else current).clone().requires_grad_()
+        given_current = Constant(x, torch.linspace(0.2, 1, 6, dtype=torch.float64)) if constant else x
+        psc = tsslbp.lif(given_current, tau_m=5, tau_s=3, rule=rule, backend=backend)
+        (x_grad,) = torch.autograd.grad(psc, x, psc_gradient)
+        results.append((psc.detach(), x_grad))
+        with torch.no_grad():
+            assert torch.equal(tsslbp.lif(given_current, tau_m=5, tau_s=3, rule=rule, backend=backend), psc)
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@built
+def test_a_gain_that_needs_a_gradient_gets_one():
+    value, gain = case(1, (7,))[0][0], torch.linspace(0.2, 2, 5).requires_grad_()
+    gradients = []
+    for backend in ("reference", "cpp"):
+        psc = tsslbp.lif(Constant(value, gain), tau_m=5, tau_s=3, backend=backend)
+        gradients += torch.autograd.grad(psc.sum(), gain)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+@built
+def test_wrong_operands_are_refused():
+    current, psc_gradient = case(4, (6,))
+    membrane, _ = kernels.lif_forward(current, PUBLISHED)
+    for gradient, gain in [
+        (psc_gradient[:, :5], None),
+        (psc_gradient[:3], None),
+        (psc_gradient.double(), None),
+        (psc_gradient, torch.ones(3)),
+        (psc_gradient, torch.ones(4, dtype=torch.float64)),
+    ]:
+        with pytest.raises(RuntimeError):
+            TSSL().kernel_gradient(gradient, membrane, PUBLISHED, Form(gain))
+    options = {"timing": False, "inter": True, "reset": True, "leak": True, "fallback": "sometimes", "clip": 8.0}
+    limits = {"fallback_width": 0.2, "fallback_range": 8.0, "rate_limit": 0.1}
+    with pytest.raises(RuntimeError, match="fallback"):
+        kernels.tssl_backward(psc_gradient, membrane, PUBLISHED, **options, **limits)
+    with pytest.raises(RuntimeError, match="shape"):
+        kernels.surrogate_backward(psc_gradient, membrane, PUBLISHED, shape="round", slope=1.0, scale=1.0, through_reset=False)
+
+
+def test_backends_say_whether_they_can_run():
+    backends = kernels.backends()
+    assert set(backends) == {"reference", "cpp"}
+    assert backends["reference"].usable
+    assert backends["cpp"].usable == (cpu.NOT_LOADED is None)
+    assert all(reason and "\n" not in reason for _, reason in backends.values())
+
+
+@built
+def test_auto_takes_the_kernels_where_they_can_run():
+    assert kernels.choose("auto", torch.ones(1)) == "cpp"
+    assert kernels.choose("auto", torch.ones(1, dtype=torch.float64)) == "cpp"
+    assert kernels.choose("reference", torch.ones(1)) == "reference"
+    assert kernels.choose("auto", torch.ones(1, device="meta")) == "reference"
+    assert kernels.choose("auto", torch.ones(1, dtype=torch.bfloat16)) == "cpp"
+    assert kernels.choose("auto", torch.ones(1, dtype=torch.float16)) == "reference"
+
+
+@built
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [(torch.ones(1, device="meta"), "run on the CPU, not on meta"), (torch.ones(1, dtype=torch.float16), "not torch.float16")],
+)
+def test_a_named_backend_that_cannot_run_is_an_error(tensor, reason):
+    with pytest.raises(UserError, match=reason):
+        kernels.choose("cpp", tensor)
+
+
+def test_an_unknown_backend_is_an_error():
+    with pytest.raises(UserError, match="did you mean 'cpp'"):
+        tsslbp.lif(torch.ones(2, 3), tau_m=5, tau_s=3, backend="cp")
+
+
+def test_without_the_extension_the_reference_works_and_warns_once(monkeypatch, caplog):
+    monkeypatch.setattr(cpu, "NOT_LOADED", "the C++ kernels are not built; do this")
+    dispatch._log.cache_clear()
+    current, psc_gradient = case(5, (7,))
+    current.requires_grad_()
+    gradients = []
+    with caplog.at_level(logging.WARNING, "tsslbp"):
+        for _ in range(3):
+            gradients += torch.autograd.grad(tsslbp.lif(current, tau_m=5, tau_s=3), current, psc_gradient)
+    assert [record.getMessage() for record in caplog.records] == [
+        "neurons run on the slow reference: the C++ kernels are not built; do this"
+    ]
+    expected = TSSL().current_gradient(psc_gradient, membrane_potential(current.detach(), PUBLISHED), PUBLISHED)
+    assert all(torch.equal(gradient, expected) for gradient in gradients)
+    assert not kernels.backends()["cpp"].usable
+    with pytest.raises(UserError, match="cannot run: the C\\+\\+ kernels are not built; do this"):
+        tsslbp.lif(current, tau_m=5, tau_s=3, backend="cpp")
