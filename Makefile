@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test test-slow lint format clean
+.PHONY: setup run test test-slow test-triton bench lint format clean
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
@@ -20,6 +20,14 @@ test: lint ## lint, type check and test
 
 test-slow: setup ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
+	$(BIN)/pip install --quiet --no-build-isolation -e ".[peers]"
+	$(BIN)/tsslbp bench
+
+test-triton: setup ## the Triton kernels, in Triton's interpreter on the CPU
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install --quiet triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/test_kernels_gpu.py
 
 lint: setup
 	$(BIN)/ruff check src tests

@@ -38,4 +38,5 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions())
+# The extension does not use Python's API at all: one wheel serves every Python from 3.11 on.
+setup(ext_modules=extensions(), options={"bdist_wheel": {"py_limited_api": "cp311"}})

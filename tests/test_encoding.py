@@ -44,6 +44,7 @@ NETS = {
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
     for name, (usable, reason) in kernels.backends().items()
+    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
 ]
 
 

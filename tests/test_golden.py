@@ -16,6 +16,7 @@ from tsslbp.neuron import LIF, membrane_potential, spikes
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
     for name, (usable, reason) in kernels.backends().items()
+    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 GOLDEN = Path(__file__).parent / "golden"

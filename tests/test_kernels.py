@@ -301,6 +301,7 @@ def test_a_network_gives_the_same_with_fused_pooling_and_without():
 
 @built
 def test_autocast_hands_on_bfloat16_and_ends_in_float32():
+    torch.manual_seed(0)
     net = tsslbp.build("6C3-P2-7-3", input_shape=(2, 9, 11), time_steps=4, tau_m=5, tau_s=3, threshold=0.4)
     x = torch.randn(3, 2, 9, 11, generator=torch.Generator().manual_seed(0))
     seen = {}
@@ -369,6 +370,20 @@ def run_all(current, psc_gradient):
     return results
 
 
+def run_forms(steps, dtype):
+    """Every form, with a few rules, on two images; all results."""
+    images, gain = LAYOUTS["channels last"](case(steps, (2, 5, 11, 14), dtype)[0]), torch.linspace(0.2, 1, steps, dtype=dtype)
+    results = []
+    halves = [False] if dtype == torch.float64 else [False, True]
+    for half, g, pool in itertools.product(halves, (None, gain), (None, Pool(2, 1.1), Pool(3, 1.1))):
+        form, x = Form(g, pool, half, half), images if g is None else images[0]
+        x = x.bfloat16() if half else x
+        membrane, psc = kernels.lif_forward(x, PUBLISHED, form)
+        results += [kernels.lif_psc(x, PUBLISHED, form), membrane, psc]
+        results += [rule.kernel_gradient(psc - 0.5, membrane, PUBLISHED, form) for rule in SOME_RULES]
+    return results
+
+
 @built
 @pytest.mark.parametrize(
     ("of_current", "of_gradient", "copied"),
@@ -400,7 +415,7 @@ def test_the_number_of_threads_changes_no_bit(steps, neurons, dtype):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(run_all(*case(steps, (neurons,), dtype)))
+            results.append(run_all(*case(steps, (neurons,), dtype)) + run_forms(steps, dtype))
     finally:
         torch.set_num_threads(before)
     assert all(map(torch.equal, *results))
@@ -408,7 +423,8 @@ def test_the_number_of_threads_changes_no_bit(steps, neurons, dtype):
 
 def digest(dtype):
     """A hash of every result's bits, for other processes to compare."""
-    content = b"".join(x.contiguous().numpy().tobytes() for x in run_all(*case(40, (531,), dtype)))
+    results = run_all(*case(40, (531,), dtype)) + run_forms(40, dtype)
+    content = b"".join(x.contiguous().view(torch.uint8).numpy().tobytes() for x in results)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -445,7 +461,7 @@ def poisoned():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("steps", "shape"), [(1, (1,)), (5, (3, 17)), (33, (1025,)), (300, (63,))])
 def test_nothing_is_left_unwritten(steps, shape, dtype):
-    for result in run_all(*case(steps, shape, dtype)):
+    for result in run_all(*case(steps, shape, dtype)) + run_forms(steps, dtype):
         assert not result.isnan().any()
 
 
@@ -492,12 +508,14 @@ class Recorder(TorchDispatchMode):
 def test_operators_pass_opcheck(dtype):
     with Recorder() as recorder:
         run_all(*case(6, (33,), dtype))
+        run_forms(6, dtype)
     checked = {}
     for operator, args in recorder.calls:
         if operator.namespace == "tsslbp":
-            checked.setdefault(
-                (operator, *(x is None for x in args), *(x for x in args if isinstance(x, str))), (operator, args)
+            kind = tuple(
+                str(arg.dtype) if isinstance(arg, torch.Tensor) else arg for arg in args if not isinstance(arg, int | float)
             )
+            checked[operator, kind, any(args[-5:-1])] = operator, args
     assert {operator.name() for operator, _ in checked.values()} == {
         f"tsslbp::{name}" for name in ("lif_forward", "lif_psc", "tssl_backward", "surrogate_backward")
     }
@@ -578,7 +596,7 @@ def test_wrong_operands_are_refused():
 
 def test_backends_say_whether_they_can_run():
     backends = kernels.backends()
-    assert set(backends) == {"reference", "cpp"}
+    assert set(backends) == {"reference", "cpp", "triton"}
     assert backends["reference"].usable
     assert backends["cpp"].usable == (cpu.NOT_LOADED is None)
     assert all(reason and "\n" not in reason for _, reason in backends.values())
@@ -626,3 +644,19 @@ def test_without_the_extension_the_reference_works_and_warns_once(monkeypatch, c
     assert not kernels.backends()["cpp"].usable
     with pytest.raises(UserError, match="cannot run: the C\\+\\+ kernels are not built; do this"):
         tsslbp.lif(current, tau_m=5, tau_s=3, backend="cpp")
+
+
+@built
+def test_a_training_step_copies_no_activations():
+    """Channels-last from the first layer to the last; only the flatten before a fully connected layer changes the order of
+    memory (its weights expect channel, row, column), once forward and once backward."""
+    net = tsslbp.build("mnist-cnn")
+    x, label = torch.randn(4, 1, 28, 28), torch.arange(4)
+    loss = tsslbp.losses.KernelLoss(time_steps=5, tau_s=3)
+    loss(net(x), label).backward()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        loss(net(x), label).backward()
+    copied = [tuple(event.input_shapes[0]) for event in profile.events() if event.name == "aten::copy_" and event.input_shapes]
+    weights = [tuple(weight.shape) for weight in net.parameters()]
+    activations = [shape for shape in copied if len(shape) >= 4 and shape not in weights]
+    assert activations == [(20, 40, 4, 4), (5, 4, 4, 4, 40)]

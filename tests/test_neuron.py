@@ -18,6 +18,7 @@ CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
     for name, (usable, reason) in kernels.backends().items()
+    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 RULES = [TSSL(), TSSL(fallback="no-spike", leak=False, psc_derivative="timing"), Surrogate(through_reset=True)]

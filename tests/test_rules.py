@@ -23,6 +23,7 @@ ON_OFF = [True, False]
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
     for name, (usable, reason) in kernels.backends().items()
+    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 

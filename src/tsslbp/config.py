@@ -82,6 +82,8 @@ class TrainConfig:
     """Bound on the norm of the whole gradient; 0 turns it off."""
     weight_clamp: float = 4.0
     """Bound on every weight, applied after each step; 0 turns it off."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
 

@@ -1,5 +1,7 @@
 """The one call everything else is built around: neurons with a learning rule."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,8 @@ def lif(
         threshold: firing threshold; the neuron spikes strictly above it and is then reset to 0.
         rule: how the gradient crosses the neuron: a :class:`Rule`, a name such as ``"tssl"`` (what ``None`` means), or a
             name with options such as ``"tssl(reset=False)"``.
-        backend: ``"cpp"`` for the C++ kernels, ``"reference"`` for plain PyTorch, ``"auto"`` for the first that can run.
+        backend: ``"cpp"`` for the C++ kernels, ``"triton"`` for those on a GPU, ``"reference"`` for plain PyTorch, ``"auto"``
+            for the fastest that can run.
 
     Returns:
         Post-synaptic current, ``[T, ...]``, the shape of ``current``.
@@ -67,15 +70,20 @@ def neurons(
     x, gain = current if isinstance(current, Constant) else (current, None)
     if x.dtype == torch.float16:
         x = x.float()
-    compiled = kernels.choose(backend, x) == "cpp"
+    chosen = kernels.choose(backend, x)
+    plain = kernels.PLAIN if chosen == "reference" else kernels.Form(backend=chosen)
     learning = torch.is_grad_enabled() and x.requires_grad
-    if compiled and (rule.has_kernel or not learning) and not (gain is not None and gain.requires_grad):
+    if chosen != "reference" and (rule.has_kernel or not learning) and not (gain is not None and gain.requires_grad):
         gain = None if gain is None else gain.to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
-        form = kernels.Form(gain, pool, half_current=x.dtype == torch.bfloat16, half_psc=half)
-        return Crossing.apply(x, neuron, rule, True, form) if learning else kernels.lif_psc(x, neuron, form)
-    x = x.float() if x.dtype == torch.bfloat16 else x
-    x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
-    psc = Crossing.apply(x, neuron, rule, compiled, kernels.PLAIN)
+        pooled = pool if chosen == "cpp" else None  # the Triton kernels do not pool
+        form = replace(plain, gain=gain, pool=pooled, half_current=x.dtype == torch.bfloat16, half_psc=half and pooled == pool)
+        psc = Crossing.apply(x, neuron, rule, True, form) if learning else kernels.compiled(chosen).lif_psc(x, neuron, form)
+        if pooled == pool:
+            return psc
+    else:
+        x = x.float() if x.dtype == torch.bfloat16 else x
+        x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
+        psc = Crossing.apply(x, neuron, rule, chosen != "reference", plain)
     psc = psc if pool is None else sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
     return psc.bfloat16() if half else psc
 

@@ -104,6 +104,8 @@ class Conv2d(Spiking):
                 f"Conv2d wants [T, B, {channels}, H, W] at least {kernel}×{kernel} with padding {self.padding}; "
                 f"got {list(x.shape[1:])} per sample"
             )
+        if channels == 1:  # such an image is channels-last and not; unless told, PyTorch answers in the other layout
+            x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
         return F.conv2d(x, self.weight, padding=self.padding)
 
     def extra_repr(self) -> str:

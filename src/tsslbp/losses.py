@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -59,16 +60,31 @@ class _TrainLoss(ABC):
             if train is not None and len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 
-    def trains(self, psc: Tensor, label: Tensor) -> Tensor:
-        """Desired spike trains, ``[T, B, C]``."""
+    @property
+    def filters(self) -> int:
+        """How often the desired trains go through the synapse."""
+        return 0
+
+    def wanted(self, psc: Tensor, label: Tensor) -> Tensor:
+        """The desired trains, filtered, ``[T, B, C]``."""
         if psc.shape[0] != self.time_steps:
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
-            return label.to(psc)
+            return self._filtered(label.to(psc))
+        yes, no = (train.to(psc).view(-1, 1, 1) for train in self._by_label)
+        return torch.where(_one_hot(psc, label), yes, no)
+
+    @cached_property
+    def _by_label(self) -> tuple[Tensor, Tensor]:
+        """The filtered trains of the labelled class and of the others, ``[T]``; every step of training needs them."""
         yes = desired_train(self.time_steps) if self.desired is None else torch.as_tensor(self.desired)
         no = torch.zeros(self.time_steps) if self.undesired is None else torch.as_tensor(self.undesired)
-        labelled = _one_hot(psc, label)
-        return torch.where(labelled, yes.to(psc).view(-1, 1, 1), no.to(psc).view(-1, 1, 1))
+        return self._filtered(yes.double()), self._filtered(no.double())
+
+    def _filtered(self, train: Tensor) -> Tensor:
+        for _ in range(self.filters):
+            train = synapse(train, self.tau_s)
+        return train
 
     @abstractmethod
     def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
@@ -90,11 +106,12 @@ class KernelLoss(_TrainLoss):
         if self.target not in ("single", "double"):
             raise unknown("target", str(self.target), ("single", "double"))
 
+    @property
+    def filters(self) -> int:
+        return 2 if self.target == "double" else 1
+
     def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
-        d = synapse(self.trains(psc, label), self.tau_s)
-        if self.target == "double":
-            d = synapse(d, self.tau_s)
-        return 0.5 * (psc - d).square().sum()
+        return 0.5 * (psc - self.wanted(psc, label)).square().sum()
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,7 @@ class SpikeLoss(_TrainLoss):
     """``½ Σ (s[t] - desired[t])²`` on the spikes themselves: the kernel loss without its smoothing."""
 
     def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
-        return 0.5 * (spikes_from_psc(psc, self.tau_s) - self.trains(psc, label)).square().sum()
+        return 0.5 * (spikes_from_psc(psc, self.tau_s) - self.wanted(psc, label)).square().sum()
 
 
 @dataclass(frozen=True)

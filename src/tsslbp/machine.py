@@ -1,5 +1,6 @@
 """What a number was measured on."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -23,3 +24,17 @@ def describe() -> dict[str, str]:
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
     }
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory it has freed, so that every step finds the last one's again.
+
+    By default glibc hands large blocks back to the system, which clears each page anew at the next step. For programs that
+    do nothing but train: a library should not decide this for its host. Does nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1  # names and sign as in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, largest)
+    libc.mallopt(mmap_threshold, largest)

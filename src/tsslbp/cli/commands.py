@@ -1,6 +1,7 @@
 """The commands. Each takes its arguments and prints its answer; the first line of its docstring is its help."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 import tyro
 from rich.console import Console
 
-from tsslbp import data, kernels, machine, metrics, recipes, report, rules, training
+from tsslbp import bench, data, kernels, machine, metrics, recipes, report, rules, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import watcher
 from tsslbp.config import TrainConfig, flags_from_toml
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, unknown
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -34,6 +35,7 @@ def train(arguments: list[str]) -> None:
         arguments = arguments[:position] + arguments[position + 2 :]
     about = f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. --config FILE replays a run's config.toml."
     config = parse(TrainConfig, command, arguments, config, about)
+    machine.keep_memory()
     folder, final = training.train(config, watcher())
     right = round(final["test_accuracy"] / 100 * final["test_samples"])
     console.print(
@@ -96,6 +98,46 @@ def predict(arguments: list[str]) -> None:
         f"{model.classes[answer]}  (confidence {100 * float(metrics.confidence(output)):.1f} %, "
         f"unchanged from step {step} of {len(output)} on)"
     )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Speed and memory of a training step, and how it grows, against the linear maps alone, a ReLU network and other libraries.
+
+    All are timed in turns in one run, so that what else the machine does touches all alike. Read ratios, not milliseconds.
+    """
+
+    cases: tuple[str, ...] = tuple(bench.cases())
+    """Which networks."""
+    seconds: float = 30.0
+    """Time for each network; more is steadier."""
+    memory: bool = True
+    """Measure peak memory too, each in a process of its own."""
+    growth: bool = True
+    """Measure how a step grows with T, batch and width."""
+    results: Path = Path("benchmarks/results")
+    """Folder for the result, a JSON file named by processor and date."""
+
+
+def bench_(arguments: list[str]) -> None:
+    """measure speed and memory against the linear maps alone and other libraries"""
+    options = parse(Bench, "bench", arguments)
+    for name in options.cases:
+        if name not in bench.cases():
+            raise unknown("case", name, bench.cases())
+    if not options.seconds > 0:
+        raise UserError(f"--seconds is {options.seconds}; it must be positive")
+    machine.keep_memory()  # for all that are compared
+    result = bench.run(options.cases, options.seconds, options.memory, say)
+    if options.growth:
+        result["growth"] = bench.growth(options.seconds, say)
+    console.print(bench.table(result))
+    console.print(f"result: {bench.save(result, options.results)}")
+
+
+def say(text: str) -> None:
+    """A line of progress, apart from the answer."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _image(path: Path, model: training.Model, invert: bool) -> torch.Tensor:
@@ -180,6 +222,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report_,
+    "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,
     "doctor": doctor,

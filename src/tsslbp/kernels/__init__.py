@@ -3,8 +3,9 @@
 The readable reference in ``neuron.py`` and ``rules/`` is the ground truth these are tested against.
 """
 
-from tsslbp.kernels.cpu import PLAIN, Form, Pool, lif_forward, lif_psc, surrogate_backward, tssl_backward
-from tsslbp.kernels.dispatch import Backend, Usable, backends, choose
+from tsslbp.kernels.cpu import lif_forward, lif_psc, surrogate_backward, tssl_backward
+from tsslbp.kernels.dispatch import Backend, Usable, backends, choose, compiled
+from tsslbp.kernels.form import PLAIN, Form, Pool
 
 __all__ = [
     "PLAIN",
@@ -14,6 +15,7 @@ __all__ = [
     "Usable",
     "backends",
     "choose",
+    "compiled",
     "lif_forward",
     "lif_psc",
     "surrogate_backward",

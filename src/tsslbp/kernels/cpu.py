@@ -3,20 +3,19 @@
 They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on CPU tensors of float32 or float64;
 currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
 post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. Every
-function takes a sequence ``[T, ...]``, or what :class:`Form` describes. A sequence may lie in memory in any order that is
-dense with time outermost, such as channels-last, and results lie the same way; anything else is copied first. None of the
-functions is differentiable: :class:`tsslbp.rules.base.Crossing` is.
+function takes a sequence ``[T, ...]``, or what :class:`~tsslbp.kernels.Form` describes. A sequence may lie in memory in any
+order that is dense with time outermost, such as channels-last, and results lie the same way; anything else is copied first.
+None of the functions is differentiable: :class:`tsslbp.rules.base.Crossing` is.
 """
 
 import importlib.util
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tsslbp.kernels.form import PLAIN, Form, Layout, Pool, flatten
 from tsslbp.neuron import LIF
 
 
@@ -53,37 +52,9 @@ def unusable(current: Tensor) -> str | None:
     return None
 
 
-class Pool(NamedTuple):
-    """Sums over windows of ``size × size`` pixels, times ``gain``; a row or column that fills no window is left out."""
-
-    size: int
-    gain: float
-
-
-@dataclass(frozen=True)
-class Form:
-    """How currents come in and go out, where that is more than a tensor for a tensor.
-
-    Args:
-        gain: ``[T]``; the current is constant, a value ``[...]`` that stands for ``gain[t] · value``, and the backward
-            functions return ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
-        pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
-        half_current: the current is bfloat16, and so is its gradient (unless there is a ``gain``).
-        half_psc: the post-synaptic current comes out as bfloat16.
-    """
-
-    gain: Tensor | None = None
-    pool: Pool | None = None
-    half_current: bool = False
-    half_psc: bool = False
-
-
-PLAIN = Form()
-
-
 def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tensor, Tensor]:
     """Membrane potential and post-synaptic current, both ``[T, ...]``; equations (1) to (3) of ``neuron.py``."""
-    layout, flat = _flatten(current if form.gain is None else current[None], form.pool)
+    layout, flat = flatten(current if form.gain is None else current[None], form.pool)
     pool = _pool(layout, form.pool)
     membrane, psc = torch.ops.tsslbp.lif_forward(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
     return layout.restore(membrane), layout.pooled(form.pool).restore(psc)
@@ -91,7 +62,7 @@ def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tenso
 
 def lif_psc(current: Tensor, neuron: LIF, form: Form = PLAIN) -> Tensor:
     """Post-synaptic current alone, ``[T, ...]``, for inference."""
-    layout, flat = _flatten(current if form.gain is None else current[None], form.pool)
+    layout, flat = flatten(current if form.gain is None else current[None], form.pool)
     pool = _pool(layout, form.pool)
     psc = torch.ops.tsslbp.lif_psc(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
     return layout.pooled(form.pool).restore(psc)
@@ -150,7 +121,7 @@ def surrogate_backward(
 def _backward(
     operator: Callable[..., Tensor], psc_gradient: Tensor, membrane: Tensor, neuron: LIF, options: tuple[Any, ...], form: Form
 ) -> Tensor:
-    layout, u = _flatten(membrane, form.pool)
+    layout, u = flatten(membrane, form.pool)
     e = layout.pooled(form.pool).flatten(psc_gradient)
     pool = _pool(layout, form.pool)
     delta = layout.restore(operator(e, u, form.gain, *_constants(neuron), *options, form.half_current, *pool))
@@ -161,52 +132,12 @@ def _constants(neuron: LIF) -> tuple[float, float, float]:
     return float(neuron.tau_m), float(neuron.tau_s), float(neuron.threshold)
 
 
-def _pool(layout: "Layout", pool: Pool | None) -> tuple[int, int, int, int, float]:
+def _pool(layout: Layout, pool: Pool | None) -> tuple[int, int, int, int, float]:
     """Pooling as the operators take it: size, height, width, channels, gain."""
     if pool is None:
         return 0, 0, 0, 0, 1.0
     _, channels, height, width = layout.shape
     return pool.size, height, width, channels, pool.gain
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one step of a sequence lies in memory: its axes (counted from 1) from the outermost to the innermost."""
-
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """``[T, ...] -> [T, N]`` in the order of memory; a view where ``x`` lies this way."""
-        return x.permute(0, *self.order).reshape(x.shape[0], math.prod(self.shape))
-
-    def restore(self, x: Tensor) -> Tensor:
-        """``[T, N] -> [T, ...]``, a view."""
-        inverse = [self.order.index(axis) + 1 for axis in range(1, len(self.order) + 1)]
-        return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
-
-    def pooled(self, pool: Pool | None) -> "Layout":
-        """The layout of the pooled sequence."""
-        if pool is None:
-            return self
-        images, channels, height, width = self.shape
-        return Layout((images, channels, height // pool.size, width // pool.size), self.order)
-
-
-def _flatten(x: Tensor, pool: Pool | None) -> tuple[Layout, Tensor]:
-    """The layout of a sequence, and the sequence as ``[T, N]``: a view if it is dense with time outermost.
-
-    With pooling the layout is channels-last.
-    """
-    order, strides = tuple(range(1, x.dim())), x.stride()
-    if pool is not None:
-        order = (1, 3, 4, 2)
-    elif not x.is_contiguous():
-        by_stride = tuple(sorted(order, key=lambda axis: -strides[axis]))
-        if x.permute(0, *by_stride).is_contiguous():
-            order = by_stride
-    layout = Layout(tuple(x.shape[1:]), order)
-    return layout, layout.flatten(x)
 
 
 def _register_fakes() -> None:

@@ -1,7 +1,9 @@
 """Which implementation runs the neurons, and why not another."""
 
 import functools
+import importlib
 import logging
+from types import ModuleType
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import cpu
 
-Backend = Literal["auto", "reference", "cpp"]
-"""``"auto"`` takes the C++ kernels for every tensor they can take and the reference for all others; naming a backend that
-cannot run is an error."""
+Backend = Literal["auto", "reference", "cpp", "triton"]
+"""``"auto"`` takes the C++ kernels for every tensor they can take and the reference for all others. ``"triton"`` has to be
+named: no GPU has run it yet. Naming a backend that cannot run is an error."""
 
 logger = logging.getLogger("tsslbp.kernels")
 
@@ -30,10 +32,16 @@ def backends() -> dict[str, Usable]:
     return {
         "reference": Usable(True, "plain PyTorch, runs everywhere"),
         "cpp": loaded or Usable(False, str(cpu.NOT_LOADED)),
+        "triton": _triton(),
     }
 
 
-def choose(backend: Backend, current: Tensor) -> Literal["reference", "cpp"]:
+def compiled(backend: Literal["cpp", "triton"]) -> ModuleType:
+    """The module with a backend's ``lif_forward``, ``lif_psc``, ``tssl_backward`` and ``surrogate_backward``."""
+    return cpu if backend == "cpp" else importlib.import_module("tsslbp.kernels.gpu")
+
+
+def choose(backend: Backend, current: Tensor) -> Literal["reference", "cpp", "triton"]:
     """The backend for the neurons fed by ``current``. The choice is logged once, and warned of if a build is missing.
 
     Raises:
@@ -43,15 +51,38 @@ def choose(backend: Backend, current: Tensor) -> Literal["reference", "cpp"]:
         raise unknown("backend", str(backend), get_args(Backend))
     if backend == "reference":
         return "reference"
-    reason = cpu.unusable(current)
+    name = "cpp" if backend == "auto" else backend
+    not_loaded = cpu.NOT_LOADED if name == "cpp" else _triton_missing()
+    reason = not_loaded or compiled(name).unusable(current)
     if reason is None:
-        _log_once(logging.INFO, "neurons run on the C++ kernels")
-        return "cpp"
-    if backend == "cpp":
-        raise UserError(f"backend 'cpp' cannot run: {reason}")
-    missing = reason == cpu.NOT_LOADED and current.device.type == "cpu"
+        _log_once(logging.INFO, f"neurons run on the {'C++' if name == 'cpp' else 'Triton'} kernels")
+        return name
+    if backend != "auto":
+        raise UserError(f"backend {backend!r} cannot run: {reason}")
+    missing = not_loaded is not None and current.device.type == "cpu"
     _log_once(logging.WARNING if missing else logging.INFO, f"neurons run on the slow reference: {reason}")
     return "reference"
+
+
+@functools.cache
+def _triton_missing() -> str | None:
+    """Why the Triton kernels cannot be imported, in one line, or None. Imports Triton, so only ask where it would be used."""
+    try:
+        compiled("triton")
+    except ImportError as error:
+        return f"Triton cannot be imported ({str(error).splitlines()[0]}); to get it: pip install 'tsslbp[gpu]'"
+    return None
+
+
+def _triton() -> Usable:
+    missing = _triton_missing()
+    if missing is not None:
+        return Usable(False, missing)
+    if compiled("triton").INTERPRETED:
+        return Usable(True, "run by Triton's interpreter (TRITON_INTERPRET is set): for tests, slow")
+    if not torch.cuda.is_available():
+        return Usable(False, "PyTorch sees no CUDA device")
+    return Usable(True, "for CUDA tensors; tested in Triton's interpreter only, never timed")
 
 
 def _log_once(level: int, message: str) -> None:

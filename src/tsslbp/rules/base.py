@@ -49,7 +49,7 @@ class Crossing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, neuron: LIF, rule: Rule, compiled: bool, form: kernels.Form) -> Tensor:
         if compiled:
-            membrane, psc = kernels.lif_forward(current, neuron, form)
+            membrane, psc = kernels.compiled(form.backend).lif_forward(current, neuron, form)
         else:
             membrane = membrane_potential(current, neuron)
             psc = synapse(spikes(membrane, neuron), neuron.tau_s)

@@ -80,7 +80,7 @@ class Surrogate(Rule):
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
     ) -> Tensor:
         _, default_slope = DERIVATIVES[self.name]
-        return kernels.surrogate_backward(
+        return kernels.compiled(form.backend).surrogate_backward(
             psc_gradient,
             membrane,
             neuron,

@@ -114,7 +114,7 @@ class TSSL(Rule):
     def kernel_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
     ) -> Tensor:
-        return kernels.tssl_backward(
+        return kernels.compiled(form.backend).tssl_backward(
             psc_gradient,
             membrane,
             neuron,

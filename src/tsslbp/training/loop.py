@@ -100,7 +100,9 @@ class Loop:
         if config.augment:
             x = crop_and_flip(x, torch.Generator().manual_seed(seed))
         network.train()
-        output = network(self.model.inputs(x, seed))
+        x = self.model.inputs(x, seed)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            output = network(x)
         loss = self.loss(output, y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,176 @@
+"""What is measured: networks, and who runs them.
+
+A subject is a way of running one network: a whole training step (forward, loss, backward, gradient clipping, AdamW) and an
+inference. All subjects of a case have layers of the same sizes and see the same batch.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.kernels import Backend
+from tsslbp.layers import Conv2d, Flatten, Linear, Spiking, SumPool2d
+from tsslbp.losses import KernelLoss
+from tsslbp.networks import PAPER, Architecture, Network
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and a batch size; ``sequence`` input is ``[T, B, ...]`` spikes, otherwise static images."""
+
+    name: str
+    architecture: Architecture
+    batch: int
+    sequence: bool = False
+
+    def network(self, backend: Backend = "auto") -> Network:
+        """The network, the same weights at every call."""
+        torch.manual_seed(0)
+        net = Network(self.architecture)
+        for layer in net.layers:
+            if isinstance(layer, Spiking):
+                layer.backend = backend
+        return net
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """A batch of network input and labels, the same at every call."""
+        generator = torch.Generator().manual_seed(1)
+        a = self.architecture
+        label = torch.randint(0, 10, (self.batch,), generator=generator)
+        if self.sequence:
+            x = torch.rand(a.time_steps, self.batch, *a.input_shape, generator=generator)
+            return (x < 0.05).float(), label
+        return torch.randn(self.batch, *a.input_shape, generator=generator), label
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to run a case: a training step and an inference, ready to be called."""
+
+    step: Callable[[], Any]
+    infer: Callable[[], Any]
+
+
+def cases() -> dict[str, Case]:
+    """The cases by name."""
+    nmnist = PAPER["nmnist-cnn"]
+    return {
+        case.name: case
+        for case in (
+            Case("fashion-mnist-fc", PAPER["fashion-mnist-fc"], 100),
+            Case("mnist-cnn", PAPER["mnist-cnn"], 50),
+            Case("fashion-mnist-cnn", PAPER["fashion-mnist-cnn"], 50),
+            Case("nmnist-cnn, T = 30", nmnist, 10, sequence=True),
+            Case("nmnist-cnn, T = 100", replace(nmnist, time_steps=100), 10, sequence=True),
+        )
+    }
+
+
+def trainer(net: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Subject:
+    """A subject from a network, its forward pass and its loss."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(forward()).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+
+    def infer() -> None:
+        with torch.inference_mode():
+            forward()
+
+    return Subject(step, infer)
+
+
+def ours(case: Case, backend: Backend, autocast: bool = False) -> Subject:
+    """tsslbp on a backend, the linear maps in bfloat16 if wanted."""
+    net = case.network(backend)
+    x, label = case.samples()
+    loss = KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
+
+    def forward() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            return net(x)
+
+    return trainer(net, forward, lambda psc: loss(psc, label))
+
+
+def ann(case: Case) -> Subject:
+    """The same network with ReLU in place of spiking neurons, one pass over ``[B, ...]``."""
+    net = nn.Sequential(*(module for layer in _plain(case) for module in (layer, *([nn.ReLU()] if _weighted(layer) else []))))
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    x, label = case.samples()
+    x = x[0] if case.sequence else x
+    return trainer(net, lambda: net(x), lambda out: F.cross_entropy(out, label))
+
+
+def floor(case: Case, dtype: torch.dtype) -> Subject:
+    """The linear maps alone, each with its input and weight gradient, channels-last, as few times as the method needs.
+
+    The first map runs once on ``[B, ...]`` for static input and has no input gradient; the others run on ``[T·B, ...]``.
+    """
+    net = case.network()
+    maps: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]] = []
+    shape, steps = (case.batch, *case.architecture.input_shape), case.architecture.time_steps
+    once = not case.sequence
+    for layer in net.layers:
+        if isinstance(layer, (Conv2d, Linear)):
+            lead = case.batch if once and not maps else case.batch * steps
+            x = torch.randn(lead, *shape[1:], dtype=dtype)
+            if isinstance(layer, Conv2d):
+                x = x.contiguous(memory_format=torch.channels_last)
+            weight = layer.weight.detach().to(dtype).requires_grad_()
+            map_ = (
+                partial(F.conv2d, weight=weight, padding=layer.padding)
+                if isinstance(layer, Conv2d)
+                else partial(F.linear, weight=weight)
+            )
+            x.requires_grad_(bool(maps))
+            out = map_(x)
+            maps.append((map_, x, weight, torch.randn_like(out)))
+            shape = (case.batch, *out.shape[1:])
+        elif isinstance(layer, SumPool2d):
+            shape = (*shape[:2], shape[2] // layer.pool.size, shape[3] // layer.pool.size)
+        elif isinstance(layer, Flatten):
+            shape = (shape[0], shape[1] * shape[2] * shape[3])
+
+    def step() -> None:
+        for map_, x, weight, gradient in maps:
+            torch.autograd.grad(map_(x), [weight, *([x] if x.requires_grad else [])], gradient)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            for map_, x, _, _ in maps:
+                map_(x)
+
+    return Subject(step, infer)
+
+
+def plain_layers(case: Case) -> list[nn.Module]:
+    """The case's layers as PyTorch's own, without neurons, for other libraries to put theirs between."""
+    return list(_plain(case))
+
+
+def _plain(case: Case) -> Iterator[nn.Module]:
+    for layer in case.network().layers:
+        if isinstance(layer, Conv2d):
+            out_channels, channels, kernel, _ = layer.weight.shape
+            yield nn.Conv2d(channels, out_channels, kernel, padding=layer.padding, bias=False)
+        elif isinstance(layer, Linear):
+            yield nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=False)
+        elif isinstance(layer, SumPool2d):
+            yield nn.AvgPool2d(layer.pool.size)
+        elif isinstance(layer, Flatten):
+            yield nn.Flatten()
+
+
+def _weighted(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.Conv2d, nn.Linear))

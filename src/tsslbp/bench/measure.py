@@ -1,0 +1,72 @@
+"""Timing that noise on a shared machine does not decide: all subjects interleaved in one run, medians after a warm-up."""
+
+import gc
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tsslbp import kernels, rules
+from tsslbp.errors import UserError
+from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
+    """Median milliseconds of each call, taken in turns for about ``seconds`` in all, each at least ``least`` times."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+        call()
+    gc.collect()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < least:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory(case: str, subject: str) -> float:
+    """Mebibytes a training step adds to a fresh process at its peak."""
+    program = f"from tsslbp.bench import measure; measure.report_peak({case!r}, {subject!r})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def report_peak(case: str, subject: str) -> None:
+    """What :func:`peak_memory` runs: prints the growth of the peak resident size over three steps."""
+    from tsslbp.bench import subjects
+    from tsslbp.bench.cases import cases
+
+    step = subjects(cases()[case])[subject]().step
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}\n")
+
+
+def require_agreement(backend: str) -> None:
+    """Raise UserError unless a backend's kernels equal the reference on forward and backward: no speed of wrong results."""
+    generator = torch.Generator().manual_seed(0)
+    neuron, rule = LIF(5.0, 3.0), rules.TSSL()
+    current = torch.randn(7, 3, 33, generator=generator) + 0.5
+    gradient = torch.randn(current.shape, generator=generator)
+    membrane, psc = kernels.lif_forward(current, neuron)
+    expected_membrane = membrane_potential(current, neuron)
+    pairs = {
+        "membrane potential": (membrane, expected_membrane),
+        "post-synaptic current": (psc, synapse(spikes(expected_membrane, neuron), neuron.tau_s)),
+        "gradient": (rule.kernel_gradient(gradient, membrane, neuron), rule.current_gradient(gradient, membrane, neuron)),
+    }
+    for what, (fast, reference) in pairs.items():
+        difference = float((fast - reference).abs().max() / reference.abs().max())
+        if not difference < 1e-5:
+            raise UserError(
+                f"backend {backend!r} and the reference disagree on the {what} by {difference:.1e}; no speed is measured"
+            )

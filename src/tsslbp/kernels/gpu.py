@@ -1,0 +1,368 @@
+"""The Triton kernels, for CUDA tensors of float32 or float64; currents may also be stored as bfloat16.
+
+**They have never been timed and have never run on a GPU.** They are tested in Triton's interpreter, on CPU tensors
+(``make test-triton``), where they agree with the reference as the C++ kernels do, and they are compiled for GPUs, without
+being run there. What follows about speed and memory is how they are meant, not what was measured.
+
+They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, and take and return what the functions of
+the same names in ``kernels/cpu.py`` do, except that they do not pool. One program owns ``BLOCK`` neurons that lie side by
+side in memory, walks through all steps and keeps what one step hands to the next in registers, so an operation reads and
+writes each trace once (the ``"quiet"`` fallback reads the membrane twice). Products and sums are not fused: a spike must not
+depend on the rounding of the compiler. Options and the neuron's constants are compiled in, so that every new set of them
+costs a compilation.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tsslbp.kernels.form import PLAIN, Form, flatten
+from tsslbp.neuron import LIF
+
+BLOCK = 256
+"""Neurons of one program: two for each thread of Triton's four default warps."""
+
+
+def unusable(current: Tensor) -> str | None:
+    """Why these kernels cannot take a tensor, in one line, or None if they can."""
+    if current.device.type == "cpu" and not INTERPRETED:
+        return "the Triton kernels run on a GPU, not on cpu (tests run them there, slowly: set TRITON_INTERPRET=1 first)"
+    if current.device.type not in ("cpu", "cuda"):
+        return f"the Triton kernels run on cuda, not on {current.device.type}"
+    if current.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f"the Triton kernels take float32, float64 and bfloat16, not {current.dtype}"
+    return None
+
+
+def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tensor, Tensor]:
+    """Membrane potential and post-synaptic current, as :func:`tsslbp.kernels.cpu.lif_forward`."""
+    membrane, psc = _forward(current, neuron, form, keep_membrane=True)
+    assert membrane is not None
+    return membrane, psc
+
+
+def lif_psc(current: Tensor, neuron: LIF, form: Form = PLAIN) -> Tensor:
+    """Post-synaptic current alone, as :func:`tsslbp.kernels.cpu.lif_psc`."""
+    return _forward(current, neuron, form, keep_membrane=False)[1]
+
+
+def tssl_backward(
+    psc_gradient: Tensor,
+    membrane: Tensor,
+    neuron: LIF,
+    *,
+    timing: bool,
+    inter: bool,
+    reset: bool,
+    leak: bool,
+    fallback: str,
+    clip: float,
+    fallback_width: float,
+    fallback_range: float,
+    rate_limit: float,
+    form: Form = PLAIN,
+) -> Tensor:
+    """``∂L/∂I`` of TSSL-BP, as :func:`tsslbp.kernels.cpu.tssl_backward`."""
+    steps, size = len(membrane), membrane[0].numel()
+    quiet = rate = None
+    if fallback == "quiet":
+        quiet = membrane.new_empty((steps - 1) // 32, size, dtype=torch.int32)
+    if fallback == "rate":  # stays on the device: reading it here would wait for the GPU
+        rate = (membrane > neuron.threshold).mean(dtype=membrane.dtype)
+    return _backward(
+        _tssl_kernel,
+        psc_gradient,
+        membrane,
+        form,
+        quiet=quiet,
+        rate=rate,
+        PER_TAU_M=1 / neuron.tau_m,
+        QUIET=1 / (4 * neuron.tau_s),
+        TIMING=timing,
+        INTER=inter,
+        RESET=reset,
+        LEAK=leak,
+        FALLBACK=fallback,
+        CLIP=float(clip),
+        PER_WIDTH=1 / fallback_width,
+        RANGE=float(fallback_range),
+        RATE_LIMIT=float(rate_limit),
+        **_constants(neuron),
+    )
+
+
+def surrogate_backward(
+    psc_gradient: Tensor,
+    membrane: Tensor,
+    neuron: LIF,
+    *,
+    shape: str,
+    slope: float,
+    scale: float,
+    through_reset: bool,
+    form: Form = PLAIN,
+) -> Tensor:
+    """``∂L/∂I`` of a surrogate gradient, as :func:`tsslbp.kernels.cpu.surrogate_backward`."""
+    return _backward(
+        _surrogate_kernel,
+        psc_gradient,
+        membrane,
+        form,
+        SHAPE=shape,
+        SLOPE=float(slope),
+        SCALE=float(scale),
+        THROUGH_RESET=through_reset,
+        **_constants(neuron),
+    )
+
+
+def _constants(neuron: LIF) -> dict[str, float]:
+    return {
+        "MEMBRANE_DECAY": float(neuron.membrane_decay),
+        "SYNAPSE_DECAY": float(neuron.synapse_decay),
+        "PER_TAU_S": 1 / neuron.tau_s,
+        "THRESHOLD": float(neuron.threshold),
+    }
+
+
+def _forward(current: Tensor, neuron: LIF, form: Form, keep_membrane: bool) -> tuple[Tensor | None, Tensor]:
+    assert form.pool is None
+    layout, flat = flatten(current if form.gain is None else current[None], None)
+    flat, gain = flat.contiguous(), None if form.gain is None else form.gain.contiguous()
+    steps, n = len(flat) if gain is None else len(gain), flat.shape[1]
+    computed_in = torch.float64 if flat.dtype == torch.float64 else torch.float32
+    psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.half_psc else computed_in)
+    membrane = flat.new_empty(steps, n, dtype=computed_in) if keep_membrane else None
+    constants = {**_constants(neuron), "DTYPE": tl.float64 if computed_in == torch.float64 else tl.float32}
+    _launch(_forward_kernel, flat, gain, membrane, psc, steps, n, **constants)
+    return None if membrane is None else layout.restore(membrane), layout.restore(psc)
+
+
+def _backward(kernel: Any, psc_gradient: Tensor, membrane: Tensor, form: Form, **options: Any) -> Tensor:
+    assert form.pool is None
+    layout, u = flatten(membrane, None)
+    e, u, gain = layout.flatten(psc_gradient), u.contiguous(), None if form.gain is None else form.gain.contiguous()
+    if e.stride(1) != 1:  # that steps lie elsewhere, or all in one place, does not matter
+        e = e.contiguous()
+    steps, n = u.shape
+    half = form.half_current and gain is None
+    delta = u.new_empty(steps if gain is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
+    _launch(kernel, e, e.stride(0), u, gain, delta, steps, n, **options)
+    return layout.restore(delta) if gain is None else layout.restore(delta)[0]
+
+
+def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:
+    """Run a kernel that takes ``x, *arguments`` with one program for each block of neurons, on the device of ``x``."""
+    grid = (triton.cdiv(arguments[-1], BLOCK),)
+    with torch.cuda.device_of(x):
+        kernel[grid](x, *arguments, **options, BLOCK=BLOCK, enable_fp_fusion=False)
+
+
+# In the kernels, `steps` and `n` are the two axes of every sequence, names in capitals are compiled in, and a pointer that is
+# None takes with it the code that needs it. Where the reference multiplies by a spike train they multiply too: a NaN must go
+# where it goes there. Equations (1) to (3) are those of neuron.py, (4) to (10) those of rules/tssl.py.
+
+
+@triton.jit
+def _forward_kernel(
+    current: tl.tensor,
+    gain: tl.tensor,
+    membrane: tl.tensor,
+    psc: tl.tensor,
+    steps: tl.int32,
+    n: tl.int64,
+    MEMBRANE_DECAY: tl.constexpr,
+    SYNAPSE_DECAY: tl.constexpr,
+    PER_TAU_S: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Current -> membrane and post-synaptic current, (1) to (3). With ``gain``, ``current`` is one step: ``[1, n]``."""
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < n
+    carried = tl.zeros([BLOCK], DTYPE)
+    a = tl.zeros([BLOCK], DTYPE)
+    for t in range(steps):
+        if gain is None:
+            i = tl.load(current + t * n + column, mask=inside, other=0.0).to(DTYPE)
+        else:
+            i = tl.load(current + column, mask=inside, other=0.0).to(DTYPE) * tl.load(gain + t)
+        u = i + carried  # (1)
+        s = (u > THRESHOLD).to(u.dtype)  # (2)
+        carried = MEMBRANE_DECAY * u * (1 - s)  # (1)
+        a = SYNAPSE_DECAY * a + s * PER_TAU_S  # (3)
+        if membrane is not None:
+            tl.store(membrane + t * n + column, u, mask=inside)
+        tl.store(psc + t * n + column, a, mask=inside)
+
+
+@triton.jit
+def _tssl_kernel(
+    psc_gradient: tl.tensor,
+    psc_gradient_stride: tl.int64,
+    membrane: tl.tensor,
+    gain: tl.tensor,
+    delta: tl.tensor,
+    steps: tl.int32,
+    n: tl.int64,
+    quiet: tl.tensor,
+    rate: tl.tensor,
+    MEMBRANE_DECAY: tl.constexpr,
+    SYNAPSE_DECAY: tl.constexpr,
+    PER_TAU_M: tl.constexpr,
+    PER_TAU_S: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    QUIET: tl.constexpr,
+    TIMING: tl.constexpr,
+    INTER: tl.constexpr,
+    RESET: tl.constexpr,
+    LEAK: tl.constexpr,
+    FALLBACK: tl.constexpr,
+    CLIP: tl.constexpr,
+    PER_WIDTH: tl.constexpr,
+    RANGE: tl.constexpr,
+    RATE_LIMIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """``∂L/∂a`` and membrane -> ``∂L/∂I``, (4) to (10); with ``gain``, its sum over time.
+
+    Whether a synapse is quiet depends on its past, the gradient on its future. A first walk forward notes the former, one
+    bit for each step and neuron: the last 32 steps stay in a register, earlier ones go to ``quiet``, ``[(T - 1) // 32, n]``.
+    """
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < n
+    word = tl.zeros([BLOCK], tl.int32)
+    if FALLBACK == "quiet":
+        a = tl.zeros([BLOCK], membrane.dtype.element_ty)
+        for t in range(steps):
+            bit = t % 32
+            if (bit == 0) & (t > 0):
+                tl.store(quiet + (t // 32 - 1) * n + column, word, mask=inside)
+                word = tl.zeros([BLOCK], tl.int32)
+            u = tl.load(membrane + t * n + column, mask=inside, other=0.0)
+            a = SYNAPSE_DECAY * a + (u > THRESHOLD).to(u.dtype) * PER_TAU_S  # (3)
+            word |= (a < QUIET).to(tl.int32) << bit
+        tl.debug_barrier()  # the thread that reads a word need not be the one that wrote it
+
+    error = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    reach = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    total = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    u = tl.load(membrane + (steps - 1) * n + column, mask=inside, other=0.0)
+    for steps_after in range(steps):
+        t = steps - 1 - steps_after
+        e = tl.load(psc_gradient + t * psc_gradient_stride + column, mask=inside, other=0.0).to(membrane.dtype.element_ty)
+        step_before = (t - 1) * n + column
+        before = tl.load(membrane + step_before, mask=inside & (step_before >= 0), other=0.0)
+        s = (u > THRESHOLD).to(u.dtype)  # (2)
+        tail = SYNAPSE_DECAY * error
+        error = e * PER_TAU_S + tail  # (4)
+        g = tl.zeros([BLOCK], membrane.dtype.element_ty)
+        if FALLBACK != "always":
+            du = u - before * (1 - (before > THRESHOLD).to(u.dtype))
+            rises = du > 0
+            p = s * tl.where(rises, tl.minimum(1 / tl.where(rises, du, 1.0), CLIP), 0.0)  # (5)
+            kept = reach * MEMBRANE_DECAY
+            if INTER and TIMING:
+                g += p * ((e - tail) * PER_TAU_S)  # (6)
+            elif INTER:
+                g += p * error  # (6)
+            if RESET:
+                g += reach * u * PER_TAU_M * p  # (7)
+            if LEAK:
+                g += kept * (1 - s)  # (8)
+            reach = tl.where(s > 0, g, kept)  # (9)
+        if FALLBACK != "never":
+            x = tl.abs((u - THRESHOLD) * PER_WIDTH)
+            x = tl.where(x > RANGE, RANGE, x)  # leaves a NaN alone
+            z = tl.exp(-x)
+            surrogate = error * (z / ((1 + z) * (1 + z))) * PER_WIDTH  # (10)
+            if FALLBACK == "quiet":
+                bit = t % 32
+                if (bit == 31) & (steps_after > 0):
+                    word = tl.load(quiet + (t // 32) * n + column, mask=inside, other=0)
+                g = tl.where((word >> bit) & 1 != 0, surrogate, g)
+            elif FALLBACK == "no-spike":
+                g += surrogate * (1 - s)
+            elif FALLBACK == "rate":
+                g = tl.where(tl.load(rate) > RATE_LIMIT, g, surrogate)
+            elif FALLBACK == "always":
+                g = surrogate
+            else:
+                tl.static_assert(False, "unknown fallback")
+        if gain is None:
+            tl.store(delta + t * n + column, g, mask=inside)
+        else:
+            total += tl.load(gain + t) * g
+        u = before
+    if gain is not None:
+        tl.store(delta + column, total, mask=inside)
+
+
+@triton.jit
+def _surrogate_kernel(
+    psc_gradient: tl.tensor,
+    psc_gradient_stride: tl.int64,
+    membrane: tl.tensor,
+    gain: tl.tensor,
+    delta: tl.tensor,
+    steps: tl.int32,
+    n: tl.int64,
+    MEMBRANE_DECAY: tl.constexpr,
+    SYNAPSE_DECAY: tl.constexpr,
+    PER_TAU_S: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    SHAPE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    SCALE: tl.constexpr,
+    THROUGH_RESET: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """``∂L/∂a`` and membrane -> ``∂L/∂I`` as ``rules/surrogate.py`` has it; with ``gain``, its sum over time."""
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < n
+    error = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    carried = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    total = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    for steps_after in range(steps):
+        t = steps - 1 - steps_after
+        e = tl.load(psc_gradient + t * psc_gradient_stride + column, mask=inside, other=0.0).to(membrane.dtype.element_ty)
+        u = tl.load(membrane + t * n + column, mask=inside, other=0.0)
+        x = SLOPE * (u - THRESHOLD)
+        distance = tl.abs(x)
+        if SHAPE == "fast_sigmoid":
+            psi = 1 / ((1 + distance) * (1 + distance))
+        elif SHAPE == "sigmoid":
+            z = tl.exp(-distance)
+            psi = 4 * z / ((1 + z) * (1 + z))
+        elif SHAPE == "atan":
+            psi = 1 / (1 + (1.5707963267948966 * x) * (1.5707963267948966 * x))  # π/2
+        elif SHAPE == "triangular":
+            psi = tl.where(distance > 1, 0.0, 1 - distance)  # leaves a NaN alone
+        elif SHAPE == "rectangular":
+            psi = (distance < 0.5).to(u.dtype)
+        elif SHAPE == "gaussian":
+            psi = tl.exp(x * x * -0.5)
+        elif SHAPE == "exponential":
+            psi = tl.exp(-distance)
+        else:
+            tl.static_assert(False, "unknown surrogate shape")
+        psi = SCALE * psi
+        to_previous = MEMBRANE_DECAY * (1 - (u > THRESHOLD).to(u.dtype))
+        if THROUGH_RESET:
+            to_previous -= MEMBRANE_DECAY * u * psi
+        error = e * PER_TAU_S + SYNAPSE_DECAY * error  # (4)
+        carried = psi * error + to_previous * carried
+        if gain is None:
+            tl.store(delta + t * n + column, carried, mask=inside)
+        else:
+            total += tl.load(gain + t) * carried
+    if gain is not None:
+        tl.store(delta + column, total, mask=inside)
+
+
+INTERPRETED = not isinstance(_forward_kernel, triton.JITFunction)
+"""Whether Triton's interpreter runs the kernels, which TRITON_INTERPRET=1 decides when this file is imported."""
