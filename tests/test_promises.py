@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tsslbp
-from tsslbp import cli, rules
+from tsslbp import bench, cli, rules
 from tsslbp.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -71,13 +71,20 @@ def test_public_names():
         assert hasattr(tsslbp, name)
 
 
-def test_results_in_the_readme_are_those_in_the_folder():
-    (row,) = [line for line in README.splitlines() if "results/fashion-mnist-fc-5-epochs" in line]
-    finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob("results/fashion-mnist-fc-5-epochs/*.jsonl")]
+@pytest.mark.parametrize("name", ["fashion-mnist-fc-5-epochs", "fashion-mnist-fc-5-epochs-bfloat16"])
+def test_results_in_the_readme_are_those_in_the_folder(name):
+    (row,) = [line for line in README.splitlines() if f"(results/{name})" in line]
+    finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob(f"results/{name}/*.jsonl")]
     assert len(finals) == int(row.split("|")[4]) == 3
     for key in ("test_accuracy", "best_test_accuracy"):
         values = [final[key] for final in finals]
         assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in row
+
+
+def test_speeds_in_the_readme_are_those_of_the_newest_result():
+    newest = max(ROOT.glob("benchmarks/results/*.json"), key=lambda path: json.loads(path.read_text())["date"])
+    assert bench.table(json.loads(newest.read_text())) in README
+    assert newest.name in README
 
 
 def test_picture_is_drawn(tmp_path):

@@ -1,12 +1,12 @@
 """Timing that noise on a shared machine does not decide: all subjects interleaved in one run, medians after a warm-up."""
 
 import gc
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: i
 
 
 def peak_memory(case: str, subject: str) -> float:
-    """Mebibytes a training step adds to a fresh process at its peak."""
+    """Mebibytes a training step adds to a fresh process at its peak (Linux)."""
     program = f"from tsslbp.bench import measure; measure.report_peak({case!r}, {subject!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -45,10 +45,17 @@ def report_peak(case: str, subject: str) -> None:
     from tsslbp.bench.cases import cases
 
     step = subjects(cases()[case])[subject]().step
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = _kibibytes("VmRSS")
     for _ in range(3):
         step()
-    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}\n")
+    sys.stdout.write(f"{(_kibibytes('VmHWM') - before) / 1024}\n")
+
+
+def _kibibytes(what: str) -> int:
+    """An entry of /proc/self/status. (``getrusage`` would count the peak of the process that started this one.)"""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(what))
 
 
 def require_agreement(backend: str) -> None:

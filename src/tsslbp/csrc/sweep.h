@@ -84,6 +84,16 @@ struct Pool {
 constexpr int64_t ROW_BYTES = 4096;   // of one step of a block: a page, yet a step's rows and carried state fit 32-48 KiB
 constexpr int64_t GRAIN = 32 * 1024;  // neurons times steps worth another thread
 
+// While it lives, this thread takes numbers below the smallest normal one as 0. A current that decays for hundreds of steps
+// gets there, and processors take a hundred times longer over such numbers, here and in the matrix products that follow.
+struct FlushTinyNumbers {
+#ifdef TSSLBP_X86
+  const unsigned before = __builtin_ia32_stmxcsr();
+  FlushTinyNumbers() { __builtin_ia32_ldmxcsr(before | 0x8040); }  // results (bit 15) and operands (bit 6)
+  ~FlushTinyNumbers() { __builtin_ia32_ldmxcsr(before); }
+#endif
+};
+
 // The most neurons in a block: the length of an operation's arrays of carried state.
 template <class T>
 constexpr int64_t LANES = ROW_BYTES / sizeof(T);
@@ -140,7 +150,10 @@ void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
     units = n / plan.image * plan.units;
   }
   torch::stable::parallel_for(0, units, std::max<int64_t>(1, GRAIN / (plan.unit * steps)),
-                              [&](int64_t begin, int64_t end) { run(op, begin, end, plan); });
+                              [&](int64_t begin, int64_t end) {
+                                const FlushTinyNumbers flush;
+                                run(op, begin, end, plan);
+                              });
 }
 
 }  // namespace tsslbp
