@@ -142,6 +142,16 @@ def test_every_loss_trains(quick, changes):
     assert final["test_accuracy"] > 50
 
 
+def test_linear_maps_in_bfloat16_train(quick):
+    config = quick(epochs=4, batch_size=30, learning_rate=5e-3)
+    exact, _ = training.train(replace(config, name="exact"))
+    folder, final = training.train(replace(config, precision="bfloat16"))
+    assert final["test_accuracy"] > 50
+    weights = final_weights(folder)
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert not torch.equal(weights["layers.output.weight"], final_weights(exact)["layers.output.weight"])
+
+
 @pytest.mark.parametrize("encoding", ["poisson", "latency"])
 def test_spike_encoders_train(quick, encoding):
     _, final = training.train(quick(epochs=4, batch_size=30, time_steps=8, learning_rate=5e-3, encoding=encoding))

@@ -33,8 +33,8 @@ def lif(
         threshold: firing threshold; the neuron spikes strictly above it and is then reset to 0.
         rule: how the gradient crosses the neuron: a :class:`Rule`, a name such as ``"tssl"`` (what ``None`` means), or a
             name with options such as ``"tssl(reset=False)"``.
-        backend: ``"cpp"`` for the C++ kernels, ``"triton"`` for those on a GPU, ``"reference"`` for plain PyTorch, ``"auto"``
-            for the fastest that can run.
+        backend: ``"auto"`` takes the C++ kernels for CPU tensors, if they are built, and plain PyTorch for all others;
+            ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
 
     Returns:
         Post-synaptic current, ``[T, ...]``, the shape of ``current``.
