@@ -97,6 +97,11 @@ def test_lists_and_help(capsys):
         assert f"tsslbp {command}" in out
 
 
+def test_doctor_names_the_extra_that_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "missing; downloads needs it: pip install 'tsslbp[vision]'" in run(capsys, "doctor")[1]
+
+
 def test_console_script_is_installed(tmp_path):
     program = Path(sys.executable).parent / "tsslbp"
     done = subprocess.run([program, "train", "quickstartt"], capture_output=True, text=True, cwd=tmp_path)

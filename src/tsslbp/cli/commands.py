@@ -18,7 +18,7 @@ from tsslbp.cli.progress import watcher
 from tsslbp.config import TrainConfig, flags_from_toml
 from tsslbp.errors import UserError, unknown
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def train(arguments: list[str]) -> None:
