@@ -1,5 +1,6 @@
 """The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -100,6 +101,21 @@ def test_lists_and_help(capsys):
 def test_doctor_names_the_extra_that_is_missing(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "missing; downloads needs it: pip install 'tsslbp[vision]'" in run(capsys, "doctor")[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_live_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    assert cli.main(["train", "quickstart", *TINY, "--runs-dir", str(tmp_path)]) == 0
+    assert "epoch 1/1" in terminal.getvalue()
+    assert re.search(r"loss [\d.]+  train [\d.]+ %  [\d.]+ steps/s  left", terminal.getvalue())
+    assert "validation" in terminal.getvalue()
 
 
 def test_console_script_is_installed(tmp_path):

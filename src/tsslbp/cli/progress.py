@@ -52,17 +52,22 @@ class Bar(training.Progress):
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  train {task.fields[accuracy]:.2f} %  {task.speed:.1f} steps/s  left"),
+            TextColumn(
+                "loss {task.fields[loss]:.4f}  train {task.fields[accuracy]:.2f} %  {task.fields[speed]:.1f} steps/s  left"
+            ),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        done = (first_epoch - 1) * steps
-        self.task = self.bar.add_task("", total=epochs * steps, completed=done, epoch=first_epoch, loss=0.0, accuracy=0.0)
+        self.began, self.before = time.monotonic(), (first_epoch - 1) * steps
+        fields: dict[str, Any] = {"epoch": first_epoch, "loss": 0.0, "accuracy": 0.0, "speed": 0.0}
+        self.task = self.bar.add_task("", total=epochs * steps, completed=self.before, **fields)
         self.bar.start()
 
     def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
         done = (epoch - 1) * self.steps + step
-        self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", loss=loss, accuracy=accuracy)
+        speed = (done - self.before) / max(time.monotonic() - self.began, 1e-9)
+        fields: dict[str, Any] = {"epoch": f"{epoch}/{self.epochs}", "loss": loss, "accuracy": accuracy, "speed": speed}
+        self.bar.update(self.task, completed=done, **fields)
 
     def finished_epoch(self, record: dict[str, Any]) -> None:
         self.bar.console.print(_line(record, self.epochs), highlight=False)
