@@ -46,10 +46,10 @@ def test_interleaved_medians():
 
 @pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
 def test_no_speed_of_wrong_results(monkeypatch):
-    measure.require_agreement("cpp")
+    measure.require_agreement()
     monkeypatch.setattr(measure.kernels, "lif_forward", lambda current, neuron: (current, current))
     with pytest.raises(UserError, match="disagree on the membrane potential"):
-        measure.require_agreement("cpp")
+        measure.require_agreement()
 
 
 def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypatch):

@@ -43,7 +43,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         UserError: the kernels disagree with the reference.
     """
     if kernels.backends()["cpp"].usable:
-        require_agreement("cpp")
+        require_agreement()
     result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "cases": {}}
     result["peers"] = {
         name: importlib.metadata.version(package) for name, package in peers.PACKAGES.items() if name in peers.installed()

@@ -103,7 +103,7 @@ def ours(case: Case, backend: Backend, autocast: bool = False) -> Subject:
 
 def ann(case: Case) -> Subject:
     """The same network with ReLU in place of spiking neurons, one pass over ``[B, ...]``."""
-    net = nn.Sequential(*(module for layer in _plain(case) for module in (layer, *([nn.ReLU()] if _weighted(layer) else []))))
+    net = nn.Sequential(*(module for layer in _plain(case) for module in (layer, *([nn.ReLU()] if weighted(layer) else []))))
     for parameter in net.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -172,5 +172,6 @@ def _plain(case: Case) -> Iterator[nn.Module]:
             yield nn.Flatten()
 
 
-def _weighted(layer: nn.Module) -> bool:
+def weighted(layer: nn.Module) -> bool:
+    """Whether neurons follow a layer."""
     return isinstance(layer, (nn.Conv2d, nn.Linear))

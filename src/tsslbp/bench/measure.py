@@ -58,8 +58,8 @@ def _kibibytes(what: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(what))
 
 
-def require_agreement(backend: str) -> None:
-    """Raise UserError unless a backend's kernels equal the reference on forward and backward: no speed of wrong results."""
+def require_agreement() -> None:
+    """Raise UserError unless the C++ kernels equal the reference on forward and backward: no speed of wrong results."""
     generator = torch.Generator().manual_seed(0)
     neuron, rule = LIF(5.0, 3.0), rules.TSSL()
     current = torch.randn(7, 3, 33, generator=generator) + 0.5
@@ -75,5 +75,5 @@ def require_agreement(backend: str) -> None:
         difference = float((fast - reference).abs().max() / reference.abs().max())
         if not difference < 1e-5:
             raise UserError(
-                f"backend {backend!r} and the reference disagree on the {what} by {difference:.1e}; no speed is measured"
+                f"the C++ kernels and the reference disagree on the {what} by {difference:.1e}; no speed is measured"
             )

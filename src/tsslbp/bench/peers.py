@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.bench.cases import Case, Subject, plain_layers, trainer
+from tsslbp.bench.cases import Case, Subject, plain_layers, trainer, weighted
 
 PACKAGES = {"SpikingJelly": "spikingjelly", "snnTorch": "snntorch", "Norse": "norse"}
 
@@ -42,7 +42,7 @@ def spikingjelly(case: Case) -> Subject:
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
     def multi_step(module: nn.Module) -> list[nn.Module]:
-        if not isinstance(module, (nn.Conv2d, nn.Linear)):
+        if not weighted(module):
             return [layer.SeqToANNContainer(module)]
         lif = neuron.LIFNode(
             tau=float(case.architecture.tau_m),
@@ -71,7 +71,7 @@ def snntorch(case: Case) -> Subject:
     layers = nn.ModuleList(plain_layers(case))
     beta = 1 - 1 / case.architecture.tau_m
     neurons = nn.ModuleList(
-        snn.Leaky(beta=beta, spike_grad=surrogate.atan(), reset_mechanism="zero") if _weighted(layer) else nn.Identity()
+        snn.Leaky(beta=beta, spike_grad=surrogate.atan(), reset_mechanism="zero") if weighted(layer) else nn.Identity()
         for layer in layers
     )
     net = nn.ModuleList([layers, neurons])
@@ -96,7 +96,7 @@ def norse(case: Case) -> Subject:
 
     modules: list[Any] = []
     for layer in plain_layers(case):
-        modules += [layer, *([norse_torch.LIFCell()] if _weighted(layer) else [])]
+        modules += [layer, *([norse_torch.LIFCell()] if weighted(layer) else [])]
     net = norse_torch.SequentialState(*modules)
 
     def forward(x: Tensor) -> Tensor:
@@ -107,7 +107,3 @@ def norse(case: Case) -> Subject:
         return torch.stack(outputs).mean(0)
 
     return _subject(case, net, forward)
-
-
-def _weighted(layer: nn.Module) -> bool:
-    return isinstance(layer, (nn.Conv2d, nn.Linear))
