@@ -79,18 +79,18 @@ def assert_rounded(actual, expected):
 
 def check_forward(current, neuron, gain=None):
     full = current if gain is None else Constant(current, gain).expand()
-    membrane, psc = kernels.compiled("triton").lif_forward(current, neuron, form(gain))
+    membrane, psc, _ = kernels.compiled("triton").lif_forward(current, neuron, None, form(gain))
     expected = membrane_potential(full, neuron)
     torch.testing.assert_close(membrane, expected, rtol=0, atol=0, equal_nan=True)
     assert_rounded(psc, synapse(spikes(expected, neuron), neuron.tau_s))
-    alone = kernels.compiled("triton").lif_psc(current, neuron, form(gain))
+    alone = kernels.compiled("triton").lif_psc(current, neuron, None, form(gain))[0]
     torch.testing.assert_close(alone, psc, rtol=0, atol=0, equal_nan=True)
 
 
 def check_backward(rule, current, error, neuron, gain=None):
     """The gradient of a rule, and with ``gain`` its sum over time."""
     membrane = membrane_potential(current, neuron)
-    actual = rule.kernel_gradient(error, membrane, neuron, form(gain))
+    actual = rule.kernel_gradient(error, membrane, neuron, form=form(gain))[0]
     expected = rule.current_gradient(error, membrane, neuron)
     assert_rounded(actual, expected if gain is None else torch.tensordot(gain, expected, 1))
     return actual
@@ -189,7 +189,7 @@ def test_any_order_in_memory(rule):
     membrane = kernels.compiled("triton").lif_forward(last, NEURON)[0]
     assert membrane.stride() == last.stride()
     for e in (error, error.mT.contiguous().mT, error.flip(0).flip(0)):
-        gradient = rule.kernel_gradient(e, membrane, NEURON, form())
+        gradient = rule.kernel_gradient(e, membrane, NEURON, form=form())[0]
         assert gradient.stride() == last.stride()
         assert torch.equal(gradient, plain)
     check_backward(rule, every_second, error, NEURON)
@@ -249,15 +249,15 @@ def test_bfloat16_is_how_currents_are_stored_not_how_they_are_computed(rule, con
     gain = rand(6, (), torch.float32, seed=2) if constant else None
     half, full = form(gain, half_current=True, half_psc=True), form(gain)
     triton = kernels.compiled("triton")
-    membrane, psc = triton.lif_forward(current, NEURON, half)
-    exact_membrane, exact_psc = triton.lif_forward(current.float(), NEURON, full)
+    membrane, psc, _ = triton.lif_forward(current, NEURON, None, half)
+    exact_membrane, exact_psc, _ = triton.lif_forward(current.float(), NEURON, None, full)
     assert torch.equal(membrane, exact_membrane)
     assert psc.dtype == torch.bfloat16
     assert torch.equal(psc, stored(exact_psc))
-    assert torch.equal(triton.lif_psc(current, NEURON, half), psc)
-    assert torch.equal(triton.lif_psc(current, NEURON, full), exact_psc)
-    delta = rule.kernel_gradient(error, membrane, NEURON, half)
-    exact = rule.kernel_gradient(error.float(), membrane, NEURON, full)
+    assert torch.equal(triton.lif_psc(current, NEURON, None, half)[0], psc)
+    assert torch.equal(triton.lif_psc(current, NEURON, None, full)[0], exact_psc)
+    delta = rule.kernel_gradient(error, membrane, NEURON, form=half)[0]
+    exact = rule.kernel_gradient(error.float(), membrane, NEURON, form=full)[0]
     assert torch.equal(delta, exact if constant else stored(exact))
 
 
@@ -270,7 +270,7 @@ def test_pooling_is_done_after_them(rule, half, constant):
     for backend in ("reference", "triton"):
         x = rand(4, (2, 3, 5, 4), torch.float32)[0 if constant else slice(None)].requires_grad_()
         current = Constant(x, rand(4, (), torch.float32, seed=2)) if constant else x
-        psc = neurons(current, NEURON, rule, backend, Pool(2, 1.1), half)
+        psc, _ = neurons(current, NEURON, rule, backend, Pool(2, 1.1), half)
         assert psc.shape == (4, 2, 3, 2, 2)
         assert psc.dtype == (torch.bfloat16 if half else torch.float32)
         psc.backward(rand(4, (2, 3, 2, 2), psc.dtype, seed=1))
@@ -301,16 +301,16 @@ for dtype in (torch.float32, torch.float64):
     for steps in (1, 40):
         x, gain = torch.zeros(steps, 16 * steps, dtype=dtype), torch.ones(steps, dtype=dtype)
         gpu.lif_forward(x, t.NEURON)
-        gpu.lif_psc(x[0], t.LIF(t.math.inf, 1), t.form(gain))
+        gpu.lif_psc(x[0], t.LIF(t.math.inf, 1), None, t.form(gain))
         assert all("fma." not in c.asm["ptx"] for c in compiled[-2:]), "the compiler fused a product with a sum"
         for rule in rules:
             for g in (None, gain):
-                rule.kernel_gradient(x, x, t.NEURON, t.form(g))
+                rule.kernel_gradient(x, x, t.NEURON, form=t.form(g))
 half = x.bfloat16()
 for g in (None, gain.float()):
-    gpu.lif_forward(half if g is None else half[0], t.NEURON, t.form(g, half_psc=True))
+    gpu.lif_forward(half if g is None else half[0], t.NEURON, None, t.form(g, half_psc=True))
     assert "cvt.rn.bf16" in compiled[-1].asm["ptx"], "bfloat16 is not rounded to nearest"
-    rule.kernel_gradient(half, x.float(), t.NEURON, t.form(g, half_current=True))
+    rule.kernel_gradient(half, x.float(), t.NEURON, form=t.form(g, half_current=True))
 assert all(c.asm["cubin"] for c in compiled)
 print(len(compiled), "compiled", len(rules))
 """

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from tsslbp import encoding, layers, losses, metrics, networks, neuron, rules
 from tsslbp.errors import UserError
-from tsslbp.functional import lif
+from tsslbp.functional import lif, lif_part
 from tsslbp.networks import build
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, Rule, Surrogate
@@ -21,6 +21,7 @@ __all__ = [
     "encoding",
     "layers",
     "lif",
+    "lif_part",
     "load",
     "losses",
     "metrics",

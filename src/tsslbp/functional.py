@@ -1,7 +1,5 @@
 """The one call everything else is built around: neurons with a learning rule."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +20,7 @@ def lif(
     rule: str | Rule | None = None,
     backend: kernels.Backend = "auto",
 ) -> Tensor:
-    """Leaky integrate-and-fire neurons with a first-order synapse, from rest.
+    """Leaky integrate-and-fire neurons with a first-order synapse, from rest. :func:`lif_part` goes on from a state.
 
     Args:
         current: input current, ``[T, ...]``, time first, T at least 1, floating point. Half precision is computed and
@@ -45,6 +43,42 @@ def lif(
 
     Equations (1) to (3) of ``neuron.py``; the gradient is the rule's.
     """
+    return _checked(current, None, LIF(tau_m, tau_s, threshold), rule, backend)[0]
+
+
+def lif_part(
+    current: Tensor | Constant,
+    state: Tensor,
+    *,
+    tau_m: float,
+    tau_s: float,
+    threshold: float = 1.0,
+    rule: str | Rule | None = None,
+    backend: kernels.Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """:func:`lif` of a part of a sequence. Taken in parts, a sequence has the outputs and the gradients of the whole.
+
+    Args:
+        current: input current of these steps, as for :func:`lif`.
+        state: the state after the step before, ``[2, ...]`` in float32 (float64 for such a current): membrane potential and
+            post-synaptic current. ``torch.zeros(2, ...)`` is rest.
+        tau_m, tau_s, threshold, rule, backend: as for :func:`lif`.
+
+    Returns:
+        Post-synaptic current, ``[T, ...]``, and the state after the last step, ``[2, ...]``. Hand that to the next call and to
+        nothing else: what flows back through it is what the rule carries from step to step. Detach it to cut there.
+
+    Raises:
+        UserError: as :func:`lif`; a state of another shape or type; a rule or a backend that takes no parts.
+    """
+    psc, after = _checked(current, state, LIF(tau_m, tau_s, threshold), rule, backend)
+    assert after is not None
+    return psc, after
+
+
+def _checked(
+    current: Tensor | Constant, state: Tensor | None, neuron: LIF, rule: str | Rule | None, backend: kernels.Backend
+) -> tuple[Tensor, Tensor | None]:
     x, gain = current if isinstance(current, Constant) else (current, None)
     if not x.is_floating_point():
         raise UserError(f"current is {x.dtype}; it must be floating point")
@@ -52,7 +86,10 @@ def lif(
         raise UserError(f"current has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
     if gain is not None and (gain.dim() != 1 or gain.shape[0] == 0):
         raise UserError(f"gain of a constant current has shape {list(gain.shape)}; it must be [T] with T at least 1")
-    return neurons(current, LIF(tau_m, tau_s, threshold), rules.get(rule), backend)
+    shape, dtype = (2, *x.shape[0 if gain is not None else 1 :]), kernels.computed_in(x.dtype)
+    if state is not None and (state.shape != shape or state.dtype != dtype):
+        raise UserError(f"state is {list(state.shape)} of {state.dtype}; it must be {list(shape)} of {dtype}")
+    return neurons(current, neuron, rules.get(rule), backend, state=state)
 
 
 def neurons(
@@ -62,8 +99,9 @@ def neurons(
     backend: kernels.Backend = "auto",
     pool: kernels.Pool | None = None,
     half: bool = False,
-) -> Tensor:
-    """:func:`lif` without its checks, for layers; the post-synaptic current can come out pooled and as bfloat16.
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`lif` or :func:`lif_part` without checks, for layers; the currents can come out pooled and as bfloat16.
 
     Where a compiled kernel does all that in one pass it is left to it, else it is done one after the other.
     """
@@ -71,21 +109,28 @@ def neurons(
     if x.dtype == torch.float16:
         x = x.float()
     chosen = kernels.choose(backend, x)
-    plain = kernels.PLAIN if chosen == "reference" else kernels.Form(backend=chosen)
-    learning = torch.is_grad_enabled() and x.requires_grad
+    learning = torch.is_grad_enabled() and (x.requires_grad or (state is not None and state.requires_grad))
+    if state is not None and learning and not rule.takes_parts:
+        raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
+    if state is not None and chosen == "triton":
+        raise UserError("backend 'triton' carries no state from part to part; take the whole sequence or another backend")
     if chosen != "reference" and (rule.has_kernel or not learning) and not (gain is not None and gain.requires_grad):
-        gain = None if gain is None else gain.to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
+        gain = None if gain is None else gain.to(kernels.computed_in(x.dtype))
         pooled = pool if chosen == "cpp" else None  # the Triton kernels do not pool
-        form = replace(plain, gain=gain, pool=pooled, half_current=x.dtype == torch.bfloat16, half_psc=half and pooled == pool)
-        psc = Crossing.apply(x, neuron, rule, True, form) if learning else kernels.compiled(chosen).lif_psc(x, neuron, form)
+        form = kernels.Form(gain, pooled, x.dtype == torch.bfloat16, half and pooled == pool, chosen)
+        if learning:
+            psc, after = Crossing.apply(x, state, neuron, rule, True, form)
+        else:
+            psc, after = kernels.compiled(chosen).lif_psc(x, neuron, state, form)
         if pooled == pool:
-            return psc
+            return psc, after
     else:
         x = x.float() if x.dtype == torch.bfloat16 else x
         x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
-        psc = Crossing.apply(x, neuron, rule, chosen != "reference", plain)
+        form = kernels.PLAIN if chosen == "reference" else kernels.Form(backend=chosen)
+        psc, after = Crossing.apply(x, state, neuron, rule, chosen != "reference", form)
     psc = psc if pool is None else sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
-    return psc.bfloat16() if half else psc
+    return psc.bfloat16() if half else psc, after
 
 
 def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:

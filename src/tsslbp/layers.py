@@ -15,7 +15,7 @@ from tsslbp import rules
 from tsslbp.encoding import Constant
 from tsslbp.errors import UserError
 from tsslbp.functional import neurons, sum_pool
-from tsslbp.kernels import Backend, Pool
+from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 
@@ -55,7 +55,17 @@ class Spiking(nn.Module, ABC):
 
     def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
         """``pool`` and ``half``: see :func:`tsslbp.functional.neurons`."""
-        return neurons(linear_map(self.map, signal), self.neuron, self.rule, self.backend, pool, half)
+        return neurons(linear_map(self.map, signal), self.neuron, self.rule, self.backend, pool, half)[0]
+
+    def part(self, signal: Signal, state: Tensor | None, pool: Pool | None = None, half: bool = False) -> tuple[Tensor, Tensor]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`."""
+        current = linear_map(self.map, signal)
+        if state is None:
+            x = current.value if isinstance(current, Constant) else current[0]
+            state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype))
+        psc, after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
+        assert after is not None
+        return psc, after
 
 
 class Linear(Spiking):

@@ -7,15 +7,16 @@ spiking layer; the last number is the output layer, one neuron per class.
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tsslbp import rules
-from tsslbp.encoding import constant_current
+from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d
 from tsslbp.neuron import LIF, synapse
@@ -111,13 +112,44 @@ def build(
     return Network(Architecture(notation=notation, **given))
 
 
+@dataclass(frozen=True)
+class State:
+    """Where a network stands after some steps of a sequence."""
+
+    steps: int = 0
+    """Steps so far."""
+    synapse: Tensor | None = None
+    """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
+    layers: dict[str, Tensor] = field(default_factory=dict)
+    """The spiking layers' states by name, ``[2, B, ...]`` each."""
+
+    def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
+        """Every tensor through ``f(tensor, axis of the batch)``."""
+        synapse = None if self.synapse is None else f(self.synapse, 0)
+        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()})
+
+    def detach(self) -> "State":
+        """The same state, through which no gradient flows back: truncated backpropagation through time."""
+        return self.map(lambda x, _: x.detach())
+
+    def take(self, samples: Tensor) -> "State":
+        """The state of some samples of the batch, by index or as a mask."""
+        return self.map(lambda x, axis: x[samples] if axis == 0 else x[:, samples])
+
+
 class Network(nn.Module):
     """A feed-forward spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
     ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current ``[T, B, classes]``. Both kinds of
-    input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``.
+    input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``. :meth:`part` takes a part of a
+    sequence.
     """
+
+    time_block: int = 0
+    """Steps in a block of time; 0 turns blocks off. With blocks, training keeps only the state between blocks and computes a
+    block again when its gradient is due: the same result for one more forward pass, and with √T steps in a block memory grows
+    with √T instead of T."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -131,31 +163,91 @@ class Network(nn.Module):
 
     def encode(self, x: Tensor) -> Signal:
         """The input's post-synaptic current. Raises UserError for a shape that does not fit."""
-        shape = self.architecture.input_shape
-        if not x.is_floating_point():
-            raise UserError(f"network input is {x.dtype}; it must be floating point")
-        if x.shape[1:] == shape:
+        self._check(x)
+        if self._is_static(x):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
-        if x.shape[2:] == shape and x.shape[0] == self.time_steps:
-            return synapse(x, self.neuron.tau_s)
-        sizes = ", ".join(map(str, shape))
-        raise UserError(
-            f"network input has shape {list(x.shape)}; it must be [B, {sizes}], "
-            f"or [{self.time_steps}, B, {sizes}] with time first"
-        )
+        return synapse(x, self.neuron.tau_s)
 
     def forward(self, x: Tensor) -> Tensor:
-        signal, layers, pooled = self.encode(x), list(self.layers), False
-        half = _autocasts_to_bfloat16(x.device.type)
-        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+        if self.time_block and torch.is_grad_enabled():
+            return self._in_blocks(x)
+        return self._run(self.encode(x), None)[0]
+
+    def part(self, x: Tensor, state: State | None = None, steps: int = 1) -> tuple[Tensor, State]:
+        """Some steps of a sequence, from the state after the steps before to the state after these.
+
+        Taken in parts, a sequence has the outputs and the gradients of the whole; through a state that was detached no
+        gradient flows. Dropout draws a new mask for each part.
+
+        Args:
+            x: ``[t, B, *input_shape]``, or ``[B, *input_shape]`` for ``steps`` more steps of a constant current.
+            state: what the call on the part before returned; None is rest.
+            steps: t of a static sample; not used for a sequence.
+
+        Returns:
+            The output's post-synaptic current, ``[t, B, classes]``, and the state.
+
+        Raises:
+            UserError: a shape that does not fit, a rule that takes no parts.
+        """
+        state = state or State()
+        static = self._is_static(x)
+        self._check(x, any_length=True)
+        signal: Signal
+        if static:
+            signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None
+            signal = Constant(signal.value, signal.gain[state.steps :])
+        else:
+            steps = x.shape[0]
+            signal = synapse(x, self.neuron.tau_s, state.synapse)
+            before = signal[-1]
+        psc, layers = self._run(signal, state.layers)
+        return psc, State(state.steps + steps, before, layers)
+
+    def _run(self, signal: Signal, states: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The layers one after the other; with ``states`` (which may lack some: rest), from them to those returned."""
+        layers, pooled, after = list(self.layers.named_children()), False, {}
+        half = _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
+        for (name, layer), (_, follower) in zip(layers, [*layers[1:], ("", None)], strict=True):
             if isinstance(layer, Spiking):
-                pool = after.pool if isinstance(after, SumPool2d) else None
-                signal = layer(signal, pool, half and after is not None)
+                pool = follower.pool if isinstance(follower, SumPool2d) else None
+                half_psc = half and follower is not None
+                if states is None:
+                    signal = layer(signal, pool, half_psc)
+                else:
+                    signal, after[name] = layer.part(signal, states.get(name), pool, half_psc)
             elif not (isinstance(layer, SumPool2d) and pooled):
                 signal = layer(signal)
             pooled = isinstance(layer, Spiking)
         assert isinstance(signal, Tensor)  # the last layer is spiking
-        return signal
+        return signal, after
+
+    def _in_blocks(self, x: Tensor) -> Tensor:
+        self._check(x)
+        static, state, made = self._is_static(x), State(), []
+        random = torch if x.device.type == "cpu" else torch.get_device_module(x.device)
+        masks = random.get_rng_state()
+        for start in range(0, self.time_steps, self.time_block):
+            steps = min(self.time_block, self.time_steps - start)
+            random.set_rng_state(masks)  # a dropout mask is the same in all blocks
+            block = x if static else x[start : start + steps]
+            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False)
+            made.append(psc)
+        return torch.cat(made)
+
+    def _is_static(self, x: Tensor) -> bool:
+        return x.shape[1:] == self.architecture.input_shape
+
+    def _check(self, x: Tensor, any_length: bool = False) -> None:
+        shape = self.architecture.input_shape
+        if not x.is_floating_point():
+            raise UserError(f"network input is {x.dtype}; it must be floating point")
+        fits = x.shape[2:] == shape and (x.shape[0] > 0 if any_length else x.shape[0] == self.time_steps)
+        if not fits and not self._is_static(x):
+            sizes, steps = ", ".join(map(str, shape)), "t" if any_length else self.time_steps
+            raise UserError(
+                f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
+            )
 
     def activity(self, x: Tensor) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last."""

@@ -57,13 +57,15 @@ class LIF:
         return 1 - 1 / self.tau_s
 
 
-def membrane_potential(current: Tensor, neuron: LIF) -> Tensor:
-    """Membrane potential before the reset, equations (1) and (2), from rest: ``[T, ...] -> [T, ...]``."""
+def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.0) -> Tensor:
+    """Membrane potential before the reset, equations (1) and (2): ``[T, ...] -> [T, ...]``.
+
+    ``before`` is the membrane potential of the step before the first, ``[...]``; without it the neuron comes from rest.
+    """
     u = torch.empty_like(current)
-    carried: Tensor | float = 0.0
     for t, current_t in enumerate(current):
-        u[t] = current_t + carried
-        carried = neuron.membrane_decay * u[t] * (u[t] <= neuron.threshold)
+        u[t] = current_t + neuron.membrane_decay * before * (before <= neuron.threshold)
+        before = u[t]
     return u
 
 
@@ -72,16 +74,19 @@ def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
     return (membrane > neuron.threshold).to(membrane.dtype)
 
 
-def synapse(train: Tensor, tau_s: float) -> Tensor:
+def synapse(train: Tensor, tau_s: float, before: Tensor | None = None) -> Tensor:
     """Post-synaptic current of a spike train (or of any current), equation (3): ``[T, ...] -> [T, ...]``.
 
-    The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. Differentiable.
+    The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
+    first, ``[...]``, 0 if left out. Differentiable.
     """
     if tau_s == 1:
         return train
-    steps, decay = [train[0] / tau_s], 1 - 1 / tau_s
-    for train_t in train[1:]:
-        steps.append(torch.add(train_t / tau_s, steps[-1], alpha=decay))
+    steps, decay = [], 1 - 1 / tau_s
+    for train_t in train:
+        current = train_t / tau_s
+        before = current if before is None else torch.add(current, before, alpha=decay)
+        steps.append(before)
     return torch.stack(steps)
 
 

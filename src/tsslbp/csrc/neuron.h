@@ -62,12 +62,36 @@ TSSLBP_INLINE T exp_negative(T x) {
   return exp_series<1, f32 ? 7 : 13>(r) * __builtin_bit_cast(T, power);
 }
 
+// 1 + w/12·(1 + w/30·(1 + …)): the terms 2·y^2i/(2i)! of 2·cosh(y) - 2 from i = 1, over y², with w = y².
+template <int i, int last, class T>
+TSSLBP_INLINE T cosh_series(T w) {
+  if constexpr (i == last) return 1;
+  else return 1 + w * (T(1) / T((2 * i + 1) * (2 * i + 2))) * cosh_series<i + 1, last>(w);
+}
+
 // σ'(x), the derivative of the logistic function.
 template <class T>
 TSSLBP_INLINE T logistic_derivative(T x) {
   const T z = exp_negative(-std::abs(x));
   return z / ((1 + z) * (1 + z));
 }
+
+// What one call hands to the next: two numbers for each neuron, one row [n] after the other. Forward that is the membrane
+// potential and the post-synaptic current of the last step, backward R and E of the first (`rules/tssl.py`). Null is none.
+template <class T>
+struct Handed {
+  T* data;
+  int64_t n;
+
+  TSSLBP_INLINE void read(int64_t first, int64_t width, T* __restrict a, T* __restrict b) const {
+    if (!data) return;
+    for (int64_t j = 0; j < width; ++j) a[j] = data[first + j], b[j] = data[n + first + j];
+  }
+  TSSLBP_INLINE void write(int64_t first, int64_t width, const T* __restrict a, const T* __restrict b) const {
+    if (!data) return;
+    for (int64_t j = 0; j < width; ++j) data[first + j] = a[j], data[n + first + j] = b[j];
+  }
+};
 
 // Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` the trace is not kept.
 // With `gain` the current is gain[t] · current[0], a constant current.
@@ -78,16 +102,19 @@ struct Forward {
   const T* gain;
   T* membrane;
   Target<T> psc;
+  Handed<T> before, after;
   int64_t steps, n;
   Neuron<T> c;
 
   int64_t scratch_size() const { return psc.pool.size ? steps * psc.pool.row() : 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* sums) const {
-    T carried[LANES<T>] = {}, a[LANES<T>] = {}, not_kept[LANES<T>], read[LANES<T>], made[LANES<T>];
+    T carried[LANES<T>] = {}, a[LANES<T>] = {}, last[LANES<T>] = {}, read[LANES<T>], made[LANES<T>];
+    before.read(first, width, last, a);
+    for (int64_t j = 0; j < width; ++j) carried[j] = c.membrane_decay * last[j] * (last[j] > c.threshold ? T(0) : T(1));
     for (int64_t t = 0; t < steps; ++t) {
       const T* __restrict in = current.row(t, first, width, read);
-      T* __restrict u = membrane ? membrane + t * n + first : not_kept;
+      T* __restrict u = membrane ? membrane + t * n + first : last;
       T* __restrict out = psc.row(t, first, made);
       const T gain_t = gain ? gain[t] : 1;
       for (int64_t j = 0; j < width; ++j) {
@@ -101,6 +128,7 @@ struct Forward {
       if (psc.pool.size) psc.add(first, width, made, sums + t * psc.pool.row());
       else psc.put(t, first, width, made);
     }
+    after.write(first, width, membrane ? membrane + (steps - 1) * n + first : last, a);
   }
 
   TSSLBP_INLINE void finish(int64_t unit, Scratch* sums) const {
@@ -113,12 +141,22 @@ struct Forward {
   }
 };
 
+// 1/σ'(x) for the logistic σ, from w = (x/8)², at most 1: 4 + h with h(y) = 2·cosh(y) - 2 = y² + y⁴/12 + y⁶/360 + …, which
+// h(2y) = h(y)·(4 + h(y)) brings from y = x/8 to x. No cancellation, so it is exact to rounding.
+template <class T>
+TSSLBP_INLINE T inverse_logistic_derivative(T w) {
+  T h = w * cosh_series<1, std::is_same_v<T, float> ? 5 : 9>(w);
+  for (int doubling = 0; doubling < 3; ++doubling) h *= 4 + h;
+  return 4 + h;
+}
+
 // What both backward operations share: where the gradient comes from and goes to.
 template <class T>
 struct Gradient {
   Source<T> psc_gradient;
   const T *membrane, *gain;
   Target<T> out;  // [steps, n], or [n] of T with gain: Σ_t gain[t]·δ[t]
+  Handed<T> before, carry, back;
   int64_t steps, n;
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return gain ? buffer : out.row(t, first, buffer); }
@@ -150,7 +188,8 @@ struct TsslBackward {
 
   // One bit for each step and neuron: is its synapse quiet, a[t] < 1/(4τs)?
   TSSLBP_INLINE void find_quiet(int64_t first, int64_t width, Scratch* __restrict quiet) const {
-    T a[LANES<T>] = {};
+    T a[LANES<T>] = {}, not_used[LANES<T>];
+    g.before.read(first, width, not_used, a);
     std::fill_n(quiet, scratch_size(), Scratch(0));
     for (int64_t t = 0; t < g.steps; ++t) {
       const T* __restrict u = g.membrane + t * g.n + first;
@@ -165,14 +204,16 @@ struct TsslBackward {
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
     T error[LANES<T>] = {}, reach[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
-    const T at_rest[LANES<T>] = {};
+    T u_before[LANES<T>] = {}, not_used[LANES<T>];
+    g.before.read(first, width, u_before, not_used);
+    g.carry.read(first, width, reach, error);
     const auto [timing, inter, reset, leak, clip, fallback_width, range] = o;
-    const T per_width = 1 / fallback_width;
+    const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = range * range / 64;
     if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
-      const T* __restrict before = t ? u - g.n : at_rest;
+      const T* __restrict before = t ? u - g.n : u_before;
       const Scratch* __restrict word = quiet + t / BITS * LANES<T>;
       const Scratch bit = Scratch(1) << (t % BITS);
       T* __restrict delta = g.row(t, first, made);
@@ -180,10 +221,17 @@ struct TsslBackward {
         const bool spike = u[j] > c.threshold;                                         // (2)
         const T s = spike ? T(1) : T(0), tail = c.synapse_decay * error[j];
         error[j] = e[j] * c.per_tau_s + tail;                                          // (4)
+        const T du = u[j] - (before[j] > c.threshold ? T(0) : before[j]);
+        T y = (u[j] - c.threshold) * per_eight_widths;
+        y *= y;
+        y = y > limit ? limit : y;
+        // One division for both: only spikes have (5), and a step with a spike never takes the fallback.
+        // (Written as a sum, or compilers would divide twice.)
+        const Bits<T> by_du = mask<T>(fallback == Fallback::never || (fallback != Fallback::always && spike));
+        const T quotient = 1 / (on<T>(by_du, du) + on<T>(~by_du, inverse_logistic_derivative(y)));
         T d = 0;
         if constexpr (fallback != Fallback::always) {
-          const T du = u[j] - (before[j] > c.threshold ? T(0) : before[j]);
-          const T slope = 1 / du, clipped = slope < clip ? slope : clip;
+          const T clipped = quotient < clip ? quotient : clip;
           const T p = s * (du > 0 ? clipped : T(0));                                   // (5)
           const T moved = on<T>(timing, (e[j] - tail) * c.per_tau_s) + on<T>(~timing, error[j]);
           const T kept = reach[j] * c.membrane_decay;
@@ -193,9 +241,7 @@ struct TsslBackward {
           reach[j] = spike ? d : kept;                                                 // (9)
         }
         if constexpr (fallback != Fallback::never) {
-          T x = std::abs((u[j] - c.threshold) * per_width);
-          x = x > range ? range : x;
-          const T surrogate = error[j] * logistic_derivative(x) * per_width;           // (10)
+          const T surrogate = error[j] * quotient * per_width;                         // (10)
           if constexpr (fallback == Fallback::quiet) d = word[j] & bit ? surrogate : d;
           if constexpr (fallback == Fallback::no_spike) d += surrogate * (1 - s);
           if constexpr (fallback == Fallback::always) d = surrogate;
@@ -204,6 +250,7 @@ struct TsslBackward {
       }
       g.put(t, first, width, delta);
     }
+    g.back.write(first, width, reach, error);
   }
 
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
@@ -236,6 +283,7 @@ struct SurrogateBackward {
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
     T error[LANES<T>] = {}, carried[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
+    g.carry.read(first, width, carried, error);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
@@ -249,6 +297,7 @@ struct SurrogateBackward {
       }
       g.put(t, first, width, delta);
     }
+    g.back.write(first, width, carried, error);
   }
 
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}

@@ -37,6 +37,24 @@ std::optional<Tensor> checked_gain(const std::optional<Tensor>& gain, ScalarType
   return torch::stable::contiguous(*gain);
 }
 
+// Contiguous, if it is [2, n] of a type.
+std::optional<Tensor> checked_handed(const std::optional<Tensor>& x, int64_t n, ScalarType type) {
+  if (!x) return x;
+  STD_TORCH_CHECK(x->dim() == 2 && x->size(0) == 2 && x->size(1) == n && x->scalar_type() == type,
+                  "tsslbp: what one part of a sequence hands to the next is not [2, N] of the membrane's type");
+  return torch::stable::contiguous(*x);
+}
+
+// New and of the same shape; empty if there was none.
+Tensor handed_on(const std::optional<Tensor>& x, const Tensor& like, ScalarType type) {
+  return x ? torch::stable::new_empty(like, {2, x->size(1)}, type) : torch::stable::new_empty(like, {0}, type);
+}
+
+template <class T>
+Handed<T> handed(const std::optional<Tensor>& x, int64_t n) {
+  return {x ? const_cast<T*>(x->const_data_ptr<T>()) : nullptr, n};
+}
+
 bool is_half(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
 
 // Neurons as [image, pool_height, pool_width, pool_channels]; no pooling if pool_size is 0.
@@ -53,9 +71,11 @@ int64_t outputs(int64_t n, const Pool& pool) {
   return pool.size ? n / (pool.height * pool.width * pool.channels) * pool.pooled_height() * pool.row() : n;
 }
 
-Tensor forward(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s, double threshold,
-               bool half, int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain,
-               std::optional<Tensor>* membrane) {
+// Post-synaptic current and, given a state, the state after.
+std::tuple<Tensor, Tensor> forward(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
+                                   double tau_m, double tau_s, double threshold, bool half, int64_t pool_size,
+                                   int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain,
+                                   std::optional<Tensor>* membrane) {
   STD_TORCH_CHECK(current.dim() == 2, "tsslbp: current is not [T, N]");
   STD_TORCH_CHECK(!gain || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
   const Tensor in = torch::stable::contiguous(current);
@@ -66,7 +86,8 @@ Tensor forward(const Tensor& current, const std::optional<Tensor>& gain, double 
   STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
   Tensor psc = torch::stable::new_empty(in, {steps, made}, half ? ScalarType::BFloat16 : full);
   if (membrane) *membrane = torch::stable::new_empty(in, {steps, n}, full);
-  const auto gain_ = checked_gain(gain, full);
+  const auto gain_ = checked_gain(gain, full), before = checked_handed(state, n, full);
+  const Tensor after = handed_on(before, in, full);
   with_type(in, [&](auto zero) {
     using T = decltype(zero);
     T* trace = membrane ? (*membrane)->template mutable_data_ptr<T>() : nullptr;
@@ -74,33 +95,39 @@ Tensor forward(const Tensor& current, const std::optional<Tensor>& gain, double 
                         data<T>(gain_),
                         trace,
                         Target<T>{psc.data_ptr(), made, half, pool},
+                        handed<T>(before, n),
+                        handed<T>(before ? std::optional<Tensor>(after) : std::nullopt, n),
                         steps,
                         n,
                         Neuron<T>(tau_m, tau_s, threshold)};
     sweep<T>(op, steps, n, pool);
   });
-  return psc;
+  return {psc, after};
 }
 
-std::tuple<Tensor, Tensor> lif_forward(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s,
-                                       double threshold, bool half, int64_t pool_size, int64_t pool_height,
-                                       int64_t pool_width, int64_t pool_channels, double pool_gain) {
+std::tuple<Tensor, Tensor, Tensor> lif_forward(const Tensor& current, const std::optional<Tensor>& gain,
+                                               const std::optional<Tensor>& state, double tau_m, double tau_s,
+                                               double threshold, bool half, int64_t pool_size, int64_t pool_height,
+                                               int64_t pool_width, int64_t pool_channels, double pool_gain) {
   std::optional<Tensor> membrane;
-  Tensor psc = forward(current, gain, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels,
-                       pool_gain, &membrane);
-  return {*membrane, psc};
+  const auto [psc, after] = forward(current, gain, state, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width,
+                                    pool_channels, pool_gain, &membrane);
+  return {*membrane, psc, after};
 }
 
-Tensor lif_psc(const Tensor& current, const std::optional<Tensor>& gain, double tau_m, double tau_s, double threshold, bool half,
-               int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
-  return forward(current, gain, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels, pool_gain,
-                 nullptr);
+std::tuple<Tensor, Tensor> lif_psc(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
+                                   double tau_m, double tau_s, double threshold, bool half, int64_t pool_size,
+                                   int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
+  return forward(current, gain, state, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels,
+                 pool_gain, nullptr);
 }
 
-// Calls f(T(), Gradient<T>) with checked and contiguous operands; returns what f fills.
+// Calls f(T(), Gradient<T>) with checked and contiguous operands; returns what f fills: δ and, given a state, what is
+// handed to the step before.
 template <class F>
-Tensor backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, bool half,
-                const Pool& pool, const F& f) {
+std::tuple<Tensor, Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
+                                    const std::optional<Tensor>& state, const std::optional<Tensor>& carry, bool half,
+                                    const Pool& pool, const F& f) {
   STD_TORCH_CHECK(membrane.dim() == 2 && psc_gradient.dim() == 2 && psc_gradient.size(0) == membrane.size(0) &&
                       psc_gradient.size(1) == outputs(membrane.size(1), pool),
                   "tsslbp: psc_gradient is not the gradient of what the membrane made");
@@ -112,13 +139,16 @@ Tensor backward(const Tensor& psc_gradient, const Tensor& membrane, const std::o
   const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
   const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
   const auto gain_ = checked_gain(gain, u.scalar_type());
+  const auto before = checked_handed(state, n, u.scalar_type()), next = checked_handed(carry, n, u.scalar_type());
+  const Tensor back = handed_on(before, u, u.scalar_type());
   Tensor out = torch::stable::new_empty(u, {gain ? 1 : steps, n}, half && !gain ? ScalarType::BFloat16 : u.scalar_type());
   with_type(u, [&](auto zero) {
     using T = decltype(zero);
     f(zero, Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(gain_),
-                        Target<T>{out.data_ptr(), n, half && !gain, {}}, steps, n});
+                        Target<T>{out.data_ptr(), n, half && !gain, {}}, handed<T>(before, n), handed<T>(next, n),
+                        handed<T>(before ? std::optional<Tensor>(back) : std::nullopt, n), steps, n});
   });
-  return out;
+  return {out, back};
 }
 
 // The share of steps with a spike over all neurons.
@@ -133,12 +163,15 @@ T firing_rate(const T* membrane, int64_t size, T threshold) {
   return T(total) / T(size);
 }
 
-Tensor tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, double tau_m,
-                     double tau_s, double threshold, bool timing, bool inter, bool reset, bool leak, std::string fallback,
-                     double clip, double fallback_width, double fallback_range, double rate_limit, bool half, int64_t pool_size,
-                     int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
+std::tuple<Tensor, Tensor> tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
+                                         const std::optional<Tensor>& state, const std::optional<Tensor>& carry, double tau_m,
+                                         double tau_s, double threshold, bool timing, bool inter, bool reset, bool leak,
+                                         std::string fallback, double clip, double fallback_width, double fallback_range,
+                                         double rate_limit, bool half, int64_t pool_size, int64_t pool_height,
+                                         int64_t pool_width, int64_t pool_channels, double pool_gain) {
   const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
-  return backward(psc_gradient, membrane, gain, half, pool, [&](auto zero, const auto& g) {
+  STD_TORCH_CHECK(fallback_range <= 8, "tsslbp: the fallback's logistic is computed for arguments up to 8");
+  return backward(psc_gradient, membrane, gain, state, carry, half, pool, [&](auto zero, const auto& g) {
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
     const TsslOptions<T> o{mask<T>(timing), mask<T>(inter), mask<T>(reset), mask<T>(leak), T(clip), T(fallback_width), T(fallback_range)};
@@ -151,12 +184,14 @@ Tensor tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const s
   });
 }
 
-Tensor surrogate_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain, double tau_m,
-                          double tau_s, double threshold, std::string shape, double slope, double scale, bool through_reset,
-                          bool half, int64_t pool_size, int64_t pool_height, int64_t pool_width, int64_t pool_channels,
-                          double pool_gain) {
+std::tuple<Tensor, Tensor> surrogate_backward(const Tensor& psc_gradient, const Tensor& membrane,
+                                              const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
+                                              const std::optional<Tensor>& carry, double tau_m, double tau_s, double threshold,
+                                              std::string shape, double slope, double scale, bool through_reset, bool half,
+                                              int64_t pool_size, int64_t pool_height, int64_t pool_width,
+                                              int64_t pool_channels, double pool_gain) {
   const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
-  return backward(psc_gradient, membrane, gain, half, pool, [&](auto zero, const auto& g) {
+  return backward(psc_gradient, membrane, gain, state, carry, half, pool, [&](auto zero, const auto& g) {
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
 #define TSSLBP_SHAPE(name) \
@@ -184,16 +219,19 @@ std::string cpu_capability() {
   "bool half, int pool_size, int pool_height, int pool_width, int pool_channels, float pool_gain"
 
 STABLE_TORCH_LIBRARY(tsslbp, m) {
-  m.def("lif_forward(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
-        ") -> (Tensor membrane, Tensor psc)");
-  m.def("lif_psc(Tensor current, Tensor? gain, float tau_m, float tau_s, float threshold, " TSSLBP_FORM ") -> Tensor");
+  m.def("lif_forward(Tensor current, Tensor? gain, Tensor? state, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
+        ") -> (Tensor membrane, Tensor psc, Tensor after)");
+  m.def("lif_psc(Tensor current, Tensor? gain, Tensor? state, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
+        ") -> (Tensor psc, Tensor after)");
   m.def(
-      "tssl_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, float tau_m, float tau_s, float threshold, "
+      "tssl_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
+      "float tau_m, float tau_s, float threshold, "
       "bool timing, bool inter, bool reset, bool leak, str fallback, float clip, float fallback_width, float fallback_range, "
-      "float rate_limit, " TSSLBP_FORM ") -> Tensor");
+      "float rate_limit, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
   m.def(
-      "surrogate_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, float tau_m, float tau_s, float threshold, "
-      "str shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> Tensor");
+      "surrogate_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
+      "float tau_m, float tau_s, float threshold, "
+      "str shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
   m.def("cpu_capability() -> str");
 }
 

@@ -5,7 +5,7 @@ The readable reference in ``neuron.py`` and ``rules/`` is the ground truth these
 
 from tsslbp.kernels.cpu import lif_forward, lif_psc, surrogate_backward, tssl_backward
 from tsslbp.kernels.dispatch import Backend, Usable, backends, choose, compiled
-from tsslbp.kernels.form import PLAIN, Form, Pool
+from tsslbp.kernels.form import PLAIN, Form, Pool, computed_in
 
 __all__ = [
     "PLAIN",
@@ -16,6 +16,7 @@ __all__ = [
     "backends",
     "choose",
     "compiled",
+    "computed_in",
     "lif_forward",
     "lif_psc",
     "surrogate_backward",

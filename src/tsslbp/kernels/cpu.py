@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp.kernels.form import PLAIN, Form, Layout, Pool, flatten
+from tsslbp.kernels.form import PLAIN, Form, Layout, Pool, computed_in, flatten
 from tsslbp.neuron import LIF
 
 
@@ -52,26 +52,39 @@ def unusable(current: Tensor) -> str | None:
     return None
 
 
-def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tensor, Tensor]:
-    """Membrane potential and post-synaptic current, both ``[T, ...]``; equations (1) to (3) of ``neuron.py``."""
-    layout, flat = flatten(current if form.gain is None else current[None], form.pool)
-    pool = _pool(layout, form.pool)
-    membrane, psc = torch.ops.tsslbp.lif_forward(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
-    return layout.restore(membrane), layout.pooled(form.pool).restore(psc)
+def lif_forward(
+    current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Membrane potential and post-synaptic current, both ``[T, ...]``; equations (1) to (3) of ``neuron.py``.
+
+    ``state`` is ``[2, ...]``, both of them in the step before; then the third result is the state after the last step.
+    """
+    return _forward(torch.ops.tsslbp.lif_forward, current, neuron, state, form)
 
 
-def lif_psc(current: Tensor, neuron: LIF, form: Form = PLAIN) -> Tensor:
-    """Post-synaptic current alone, ``[T, ...]``, for inference."""
+def lif_psc(current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN) -> tuple[Tensor, Tensor | None]:
+    """Post-synaptic current, ``[T, ...]``, and state (as of :func:`lif_forward`) alone, for inference."""
+    return _forward(torch.ops.tsslbp.lif_psc, current, neuron, state, form)
+
+
+def _forward(operator: Callable[..., Any], current: Tensor, neuron: LIF, state: Tensor | None, form: Form) -> Any:
     layout, flat = flatten(current if form.gain is None else current[None], form.pool)
+    before = None if state is None else layout.flatten(state)
     pool = _pool(layout, form.pool)
-    psc = torch.ops.tsslbp.lif_psc(flat, form.gain, *_constants(neuron), form.half_psc, *pool)
-    return layout.pooled(form.pool).restore(psc)
+    *membrane, psc, after = operator(flat, form.gain, before, *_constants(neuron), form.half_psc, *pool)
+    return (
+        *(layout.restore(trace) for trace in membrane),
+        layout.pooled(form.pool).restore(psc),
+        None if state is None else layout.restore(after),
+    )
 
 
 def tssl_backward(
     psc_gradient: Tensor,
     membrane: Tensor,
     neuron: LIF,
+    state: Tensor | None,
+    carry: Tensor | None,
     *,
     timing: bool,
     inter: bool,
@@ -83,10 +96,11 @@ def tssl_backward(
     fallback_range: float,
     rate_limit: float,
     form: Form = PLAIN,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """``∂L/∂I`` of TSSL-BP, equations (4) to (10) of ``rules/tssl.py``, from ``∂L/∂a`` and the membrane, both ``[T, ...]``.
 
     Args:
+        state, carry: as for :meth:`tsslbp.rules.Rule.part_gradient`; None for a whole sequence, which carries nothing on.
         timing: differentiate the post-synaptic current by the spike's time, not its amplitude.
         inter, reset, leak: the terms (6), (7), (8).
         fallback: where (10) applies: ``"quiet"``, ``"no-spike"``, ``"rate"``, ``"never"``, ``"always"``.
@@ -96,36 +110,47 @@ def tssl_backward(
         form: as it was in the forward pass.
     """
     options = (timing, inter, reset, leak, fallback, clip, fallback_width, fallback_range, rate_limit)
-    return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, options, form)
+    return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
 def surrogate_backward(
     psc_gradient: Tensor,
     membrane: Tensor,
     neuron: LIF,
+    state: Tensor | None,
+    carry: Tensor | None,
     *,
     shape: str,
     slope: float,
     scale: float,
     through_reset: bool,
     form: Form = PLAIN,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """``∂L/∂I`` of a surrogate gradient, ``rules/surrogate.py``, from ``∂L/∂a`` and the membrane, both ``[T, ...]``.
 
-    The options are those of :class:`tsslbp.Surrogate`, ``shape`` being its name; ``form`` as it was in the forward pass.
+    The options are those of :class:`tsslbp.Surrogate`, ``shape`` being its name; the rest as for :func:`tssl_backward`.
     """
     options = (shape, slope, scale, through_reset)
-    return _backward(torch.ops.tsslbp.surrogate_backward, psc_gradient, membrane, neuron, options, form)
+    return _backward(torch.ops.tsslbp.surrogate_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
 def _backward(
-    operator: Callable[..., Tensor], psc_gradient: Tensor, membrane: Tensor, neuron: LIF, options: tuple[Any, ...], form: Form
-) -> Tensor:
+    operator: Callable[..., tuple[Tensor, Tensor]],
+    psc_gradient: Tensor,
+    membrane: Tensor,
+    neuron: LIF,
+    state: Tensor | None,
+    carry: Tensor | None,
+    options: tuple[Any, ...],
+    form: Form,
+) -> tuple[Tensor, Tensor | None]:
     layout, u = flatten(membrane, form.pool)
     e = layout.pooled(form.pool).flatten(psc_gradient)
+    before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
     pool = _pool(layout, form.pool)
-    delta = layout.restore(operator(e, u, form.gain, *_constants(neuron), *options, form.half_current, *pool))
-    return delta if form.gain is None else delta[0]
+    delta, back = operator(e, u, form.gain, before, after, *_constants(neuron), *options, form.half_current, *pool)
+    delta = layout.restore(delta)
+    return delta if form.gain is None else delta[0], None if state is None else layout.restore(back)
 
 
 def _constants(neuron: LIF) -> tuple[float, float, float]:
@@ -144,28 +169,32 @@ def _register_fakes() -> None:
     """Tell PyTorch the shapes of results, for ``torch.compile`` and ``torch.export``."""
 
     @torch.library.register_fake("tsslbp::lif_psc")
-    def lif_psc_fake(current: Tensor, gain: Tensor | None, *options: Any) -> Tensor:
+    def lif_psc_fake(current: Tensor, gain: Tensor | None, state: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
         half, size, height, width = options[3:7]
         steps, n = current.shape[0] if gain is None else gain.shape[0], current.shape[1]
         made = n // (height * width) * (height // size) * (width // size) if size else n
-        return current.new_empty(steps, made, dtype=torch.bfloat16 if half else _computed_in(current.dtype))
+        psc = current.new_empty(steps, made, dtype=torch.bfloat16 if half else computed_in(current.dtype))
+        return psc, _like(state, current)
 
     @torch.library.register_fake("tsslbp::lif_forward")
-    def lif_forward_fake(current: Tensor, gain: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-        psc = lif_psc_fake(current, gain, *options)
-        return current.new_empty(psc.shape[0], current.shape[1], dtype=_computed_in(current.dtype)), psc
+    def lif_forward_fake(
+        current: Tensor, gain: Tensor | None, state: Tensor | None, *options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        psc, after = lif_psc_fake(current, gain, state, *options)
+        return current.new_empty(psc.shape[0], current.shape[1], dtype=computed_in(current.dtype)), psc, after
 
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
-    def backward_fake(psc_gradient: Tensor, membrane: Tensor, gain: Tensor | None, *options: Any) -> Tensor:
-        half = options[-6]
+    def backward_fake(
+        psc_gradient: Tensor, membrane: Tensor, gain: Tensor | None, state: Tensor | None, *options: Any
+    ) -> tuple[Tensor, Tensor]:
+        half, carry = options[-6], _like(state, membrane)
         if gain is not None:
-            return membrane.new_empty(1, membrane.shape[1])
-        return torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
+            return membrane.new_empty(1, membrane.shape[1]), carry
+        return torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype), carry
 
-
-def _computed_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
+    def _like(state: Tensor | None, x: Tensor) -> Tensor:
+        return x.new_empty(0, dtype=computed_in(x.dtype)) if state is None else torch.empty_like(state)
 
 
 if NOT_LOADED is None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -37,6 +38,11 @@ class Form:
 PLAIN = Form()
 
 
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The type of a neuron's state and gradient for a current of a type."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one step of a sequence lies in memory: its axes (counted from 1) from the outermost to the innermost."""
@@ -46,11 +52,16 @@ class Layout:
 
     def flatten(self, x: Tensor) -> Tensor:
         """``[T, ...] -> [T, N]`` in the order of memory; a view where ``x`` lies this way."""
-        return x.permute(0, *self.order).reshape(x.shape[0], math.prod(self.shape))
+        if self.order != tuple(range(1, x.dim())):  # permuting costs as much as a small layer
+            x = x.permute(0, *self.order)
+        return x.reshape(x.shape[0], math.prod(self.shape))
 
     def restore(self, x: Tensor) -> Tensor:
         """``[T, N] -> [T, ...]``, a view."""
-        inverse = [self.order.index(axis) + 1 for axis in range(1, len(self.order) + 1)]
+        in_order = range(1, len(self.order) + 1)
+        if self.order == tuple(in_order):
+            return x.view(x.shape[0], *self.shape)
+        inverse = [self.order.index(axis) + 1 for axis in in_order]
         return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
     def pooled(self, pool: Pool | None) -> "Layout":

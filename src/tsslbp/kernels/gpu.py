@@ -37,22 +37,24 @@ def unusable(current: Tensor) -> str | None:
     return None
 
 
-def lif_forward(current: Tensor, neuron: LIF, form: Form = PLAIN) -> tuple[Tensor, Tensor]:
-    """Membrane potential and post-synaptic current, as :func:`tsslbp.kernels.cpu.lif_forward`."""
+def lif_forward(current: Tensor, neuron: LIF, state: None = None, form: Form = PLAIN) -> tuple[Tensor, Tensor, None]:
+    """Membrane potential and post-synaptic current, as :func:`tsslbp.kernels.cpu.lif_forward`, of whole sequences."""
     membrane, psc = _forward(current, neuron, form, keep_membrane=True)
     assert membrane is not None
-    return membrane, psc
+    return membrane, psc, None
 
 
-def lif_psc(current: Tensor, neuron: LIF, form: Form = PLAIN) -> Tensor:
-    """Post-synaptic current alone, as :func:`tsslbp.kernels.cpu.lif_psc`."""
-    return _forward(current, neuron, form, keep_membrane=False)[1]
+def lif_psc(current: Tensor, neuron: LIF, state: None = None, form: Form = PLAIN) -> tuple[Tensor, None]:
+    """Post-synaptic current alone, as :func:`tsslbp.kernels.cpu.lif_psc`, of whole sequences."""
+    return _forward(current, neuron, form, keep_membrane=False)[1], None
 
 
 def tssl_backward(
     psc_gradient: Tensor,
     membrane: Tensor,
     neuron: LIF,
+    state: None,
+    carry: Tensor | None,
     *,
     timing: bool,
     inter: bool,
@@ -64,7 +66,7 @@ def tssl_backward(
     fallback_range: float,
     rate_limit: float,
     form: Form = PLAIN,
-) -> Tensor:
+) -> tuple[Tensor, None]:
     """``∂L/∂I`` of TSSL-BP, as :func:`tsslbp.kernels.cpu.tssl_backward`."""
     steps, size = len(membrane), membrane[0].numel()
     quiet = rate = None
@@ -98,13 +100,15 @@ def surrogate_backward(
     psc_gradient: Tensor,
     membrane: Tensor,
     neuron: LIF,
+    state: None,
+    carry: Tensor | None,
     *,
     shape: str,
     slope: float,
     scale: float,
     through_reset: bool,
     form: Form = PLAIN,
-) -> Tensor:
+) -> tuple[Tensor, None]:
     """``∂L/∂I`` of a surrogate gradient, as :func:`tsslbp.kernels.cpu.surrogate_backward`."""
     return _backward(
         _surrogate_kernel,
@@ -141,7 +145,7 @@ def _forward(current: Tensor, neuron: LIF, form: Form, keep_membrane: bool) -> t
     return None if membrane is None else layout.restore(membrane), layout.restore(psc)
 
 
-def _backward(kernel: Any, psc_gradient: Tensor, membrane: Tensor, form: Form, **options: Any) -> Tensor:
+def _backward(kernel: Any, psc_gradient: Tensor, membrane: Tensor, form: Form, **options: Any) -> tuple[Tensor, None]:
     assert form.pool is None
     layout, u = flatten(membrane, None)
     e, u, gain = layout.flatten(psc_gradient), u.contiguous(), None if form.gain is None else form.gain.contiguous()
@@ -151,7 +155,8 @@ def _backward(kernel: Any, psc_gradient: Tensor, membrane: Tensor, form: Form, *
     half = form.half_current and gain is None
     delta = u.new_empty(steps if gain is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
     _launch(kernel, e, e.stride(0), u, gain, delta, steps, n, **options)
-    return layout.restore(delta) if gain is None else layout.restore(delta)[0]
+    delta = layout.restore(delta)
+    return delta if gain is None else delta[0], None
 
 
 def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:

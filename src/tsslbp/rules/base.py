@@ -6,7 +6,7 @@ else (the weights' gradient, the error sent to the layer below) is PyTorch's ord
 around autograd (gradient clipping, DDP, autocast) works around a rule.
 """
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from tsslbp import kernels
+from tsslbp.errors import UserError
 from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """Base of all rules. A new rule is a frozen dataclass with its options as fields and one method."""
+    """Base of all rules. A new rule is a frozen dataclass with its options as fields and one method.
+
+    The method is :meth:`current_gradient`; or :meth:`part_gradient`, where the rule can take a sequence in parts.
+    """
 
     summary: ClassVar[str]
     """One line for ``tsslbp rules``."""
@@ -28,14 +32,45 @@ class Rule(ABC):
     has_kernel: ClassVar[bool] = False
     """Whether :meth:`kernel_gradient` exists; without it the method below does the work."""
 
-    @abstractmethod
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
+        rest = membrane.new_zeros(2, *membrane.shape[1:])
+        return self.part_gradient(psc_gradient, membrane, neuron, rest, rest)[0]
+
+    def part_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`current_gradient` of a part of a sequence.
+
+        Args:
+            psc_gradient, membrane: of the part, ``[T, ...]``.
+            neuron: constants of the neuron.
+            state: membrane potential and post-synaptic current of the step before the part, ``[2, ...]``.
+            carry: what the rule handed back from the step after the part, ``[2, ...]``, zeros at the end of the sequence.
+
+        Returns:
+            ``∂L/∂I``, ``[T, ...]``, and what the rule hands to the step before the part, ``[2, ...]``.
+        """
+        raise UserError(f"{type(self).__name__} needs the whole sequence at once; it cannot carry a state from part to part")
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether a sequence may come in parts that hand a state to each other."""
+        return type(self).part_gradient is not Rule.part_gradient
 
     def kernel_gradient(
-        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
-    ) -> Tensor:
-        """:meth:`current_gradient` by a compiled kernel, for currents of any form; only where ``has_kernel``."""
+        self,
+        psc_gradient: Tensor,
+        membrane: Tensor,
+        neuron: LIF,
+        state: Tensor | None = None,
+        carry: Tensor | None = None,
+        form: kernels.Form = kernels.PLAIN,
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`part_gradient` by a compiled kernel, for currents of any form; only where ``has_kernel``.
+
+        Without a ``state`` the sequence is whole, and so is nothing to be handed on.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no kernel")
 
     def options(self) -> dict[str, Any]:
@@ -44,25 +79,36 @@ class Rule(ABC):
 
 
 class Crossing(torch.autograd.Function):
-    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it."""
+    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it.
+
+    Given a ``state`` it also returns one, to be handed to the next part of the sequence and to nothing else: what flows back
+    through it is what the rule carries from step to step.
+    """
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, neuron: LIF, rule: Rule, compiled: bool, form: kernels.Form) -> Tensor:
+    def forward(
+        ctx: Any, current: Tensor, state: Tensor | None, neuron: LIF, rule: Rule, compiled: bool, form: kernels.Form
+    ) -> tuple[Tensor, Tensor | None]:
         if compiled:
-            membrane, psc = kernels.compiled(form.backend).lif_forward(current, neuron, form)
+            membrane, psc, after = kernels.compiled(form.backend).lif_forward(current, neuron, state, form)
         else:
-            membrane = membrane_potential(current, neuron)
-            psc = synapse(spikes(membrane, neuron), neuron.tau_s)
-        ctx.save_for_backward(membrane)
+            membrane_before, psc_before = (0.0, None) if state is None else state
+            membrane = membrane_potential(current, neuron, membrane_before)
+            psc = synapse(spikes(membrane, neuron), neuron.tau_s, psc_before)
+            after = None if state is None else torch.stack([membrane[-1], psc[-1]])
+        ctx.save_for_backward(membrane, state)
         ctx.neuron, ctx.rule, ctx.compiled, ctx.form = neuron, rule, compiled, form
-        return psc
+        return psc, after
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, psc_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (membrane,) = ctx.saved_tensors
+    def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
+        membrane, state = ctx.saved_tensors
+        back: Tensor | None = None
         if ctx.compiled and ctx.rule.has_kernel:
-            gradient = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, ctx.form)
-        else:
+            gradient, back = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
+        elif state is None:
             gradient = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
-        return gradient, None, None, None, None
+        else:
+            gradient, back = ctx.rule.part_gradient(psc_gradient, membrane, ctx.neuron, state, carry)
+        return gradient, back, None, None, None, None

@@ -63,27 +63,37 @@ class Surrogate(Rule):
         if not isinstance(self.through_reset, bool):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
 
-    def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
+    def part_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> tuple[Tensor, Tensor]:
         shape, default_slope = DERIVATIVES[self.name]
         psi = self.scale * shape((self.slope or default_slope) * (membrane - neuron.threshold))
         to_previous = neuron.membrane_decay * (1 - spikes(membrane, neuron))
         if self.through_reset:
             to_previous -= neuron.membrane_decay * membrane * psi
         delta = torch.empty_like(membrane)
-        error = carried = torch.zeros_like(membrane[0])
+        carried, error = carry
         for t in reversed(range(len(membrane))):
             error = psc_gradient[t] / neuron.tau_s + neuron.synapse_decay * error
             carried = delta[t] = psi[t] * error + to_previous[t] * carried
-        return delta
+        return delta, torch.stack([carried, error])
 
     def kernel_gradient(
-        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
-    ) -> Tensor:
+        self,
+        psc_gradient: Tensor,
+        membrane: Tensor,
+        neuron: LIF,
+        state: Tensor | None = None,
+        carry: Tensor | None = None,
+        form: kernels.Form = kernels.PLAIN,
+    ) -> tuple[Tensor, Tensor | None]:
         _, default_slope = DERIVATIVES[self.name]
         return kernels.compiled(form.backend).surrogate_backward(
             psc_gradient,
             membrane,
             neuron,
+            state,
+            carry,
             shape=self.name,
             slope=self.slope or default_slope,
             scale=self.scale,

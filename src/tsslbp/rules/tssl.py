@@ -80,15 +80,21 @@ class TSSL(Rule):
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
 
-    def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
+    @property
+    def takes_parts(self) -> bool:
+        return self.fallback != "rate"  # the mean is over the whole sequence
+
+    def part_gradient(
+        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> tuple[Tensor, Tensor]:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
         tau_m, tau_s = neuron.tau_m, neuron.tau_s
-        du = u.clone()
-        du[1:] -= u[:-1] * (1 - s[:-1])
+        before = torch.cat([state[:1], u[:-1]])
+        du = u - before * (1 - spikes(before, neuron))
         p = s * torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (5)
 
         error, delta = torch.empty_like(u), torch.empty_like(u)
-        error_next = reach = torch.zeros_like(u[0])
+        reach, error_next = carry
         for t in reversed(range(len(u))):
             tail = neuron.synapse_decay * error_next
             error_next = error[t] = e[t] / tau_s + tail  # (4)
@@ -100,24 +106,33 @@ class TSSL(Rule):
                 g = g + reach * neuron.membrane_decay * (1 - s[t])  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
+        carry = torch.stack([reach, error_next])
 
         if self.fallback == "never" or (self.fallback == "rate" and s.mean() > RATE_LIMIT):
-            return delta
+            return delta, carry
         x = ((u - neuron.threshold) / FALLBACK_WIDTH).clamp(-FALLBACK_RANGE, FALLBACK_RANGE)
         surrogate = error * torch.sigmoid(x) * torch.sigmoid(-x) / FALLBACK_WIDTH
         if self.fallback == "quiet":
-            return torch.where(synapse(s, tau_s) < 1 / (4 * tau_s), surrogate, delta)  # (10)
+            return torch.where(synapse(s, tau_s, state[1]) < 1 / (4 * tau_s), surrogate, delta), carry  # (10)
         if self.fallback == "no-spike":
-            return delta + surrogate * (1 - s)
-        return surrogate
+            return delta + surrogate * (1 - s), carry
+        return surrogate, carry
 
     def kernel_gradient(
-        self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, form: kernels.Form = kernels.PLAIN
-    ) -> Tensor:
+        self,
+        psc_gradient: Tensor,
+        membrane: Tensor,
+        neuron: LIF,
+        state: Tensor | None = None,
+        carry: Tensor | None = None,
+        form: kernels.Form = kernels.PLAIN,
+    ) -> tuple[Tensor, Tensor | None]:
         return kernels.compiled(form.backend).tssl_backward(
             psc_gradient,
             membrane,
             neuron,
+            state,
+            carry,
             timing=self.psc_derivative == "timing",
             inter=self.inter,
             reset=self.reset,

@@ -1,0 +1,221 @@
+"""A sequence in parts: the state from part to part, blocks of time, truncated backpropagation."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
+
+import tsslbp
+from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
+from tsslbp.encoding import Constant
+from tsslbp.networks import State
+
+RULES = [
+    *(
+        TSSL(psc_derivative=derivative, fallback=fallback)
+        for derivative in ("amplitude", "timing")
+        for fallback in ("quiet", "no-spike", "never", "always")
+    ),
+    TSSL(reset=False),
+    TSSL(leak=False, inter=False),
+    Surrogate(),
+    Surrogate("atan", through_reset=True),
+]
+BACKENDS = [name for name in ("reference", "cpp") if kernels.backends()[name].usable]
+
+
+def sequence(steps, *shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 + torch.randn(steps, *shape, generator=generator, dtype=dtype)
+
+
+def in_parts(current, lengths, **arguments):
+    x = current.value if isinstance(current, Constant) else current[0]
+    state, made = x.new_zeros(2, *x.shape), []
+    start = 0
+    for length in lengths:
+        steps = slice(start, start + length)
+        part = Constant(current.value, current.gain[steps]) if isinstance(current, Constant) else current[steps]
+        psc, state = tsslbp.lif_part(part, state, **arguments)
+        made.append(psc)
+        start += length
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    neuron=st.sampled_from([(5, 3, 1.0), (math.inf, 1, 0.5), (1, 7, 1.0), (10, 2.5, 0.3)]),
+    rule=st.sampled_from(RULES),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60)
+def test_parts_equal_the_whole(backend, lengths, neuron, rule, dtype, seed):
+    tau_m, tau_s, threshold = neuron
+    arguments = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold, "rule": rule, "backend": backend}
+    current = sequence(sum(lengths), 3, 11, seed=seed, dtype=dtype).requires_grad_()
+    error = sequence(sum(lengths), 3, 11, seed=seed + 100, dtype=dtype)
+    whole, parts = tsslbp.lif(current, **arguments), in_parts(current, lengths, **arguments)
+    assert torch.equal(parts, whole)
+    (of_whole,), (of_parts,) = (torch.autograd.grad(psc, current, error) for psc in (whole, parts))
+    if backend == "cpp":
+        assert torch.equal(of_parts, of_whole)
+    else:  # PyTorch's logistic rounds by where a number lies in memory
+        torch.testing.assert_close(of_parts, of_whole)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
+def test_a_constant_current_in_parts(backend, rule):
+    value = (2 * sequence(4, 9)).requires_grad_()
+    current = Constant(value, torch.linspace(0.2, 1, 12, dtype=torch.float64))
+    arguments = {"tau_m": 5, "tau_s": 3, "rule": rule, "backend": backend}
+    whole, parts = tsslbp.lif(current, **arguments), in_parts(current, (5, 1, 6), **arguments)
+    assert torch.equal(parts, whole)
+    error = sequence(12, 4, 9, seed=1)
+    (of_whole,), (of_parts,) = (torch.autograd.grad(psc, value, error) for psc in (whole, parts))
+    torch.testing.assert_close(of_parts, of_whole)
+
+
+def test_the_state_is_the_last_membrane_potential_and_current():
+    current = sequence(7, 50)
+    psc, state = tsslbp.lif_part(current, torch.zeros(2, 50, dtype=torch.float64), tau_m=5, tau_s=3)
+    assert torch.equal(state[0], tsslbp.neuron.membrane_potential(current, tsslbp.neuron.LIF(5, 3))[-1])
+    assert torch.equal(state[1], psc[-1])
+
+
+@dataclass(frozen=True)
+class WholeOnly(Rule):
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return psc_gradient
+
+
+def test_what_takes_no_parts_says_so():
+    current, rest = sequence(5, 3).requires_grad_(), torch.zeros(2, 3, dtype=torch.float64)
+    for rule in ("tssl(fallback=rate)", WholeOnly()):
+        with pytest.raises(UserError, match="whole sequence at once"):
+            tsslbp.lif_part(current, rest, tau_m=5, tau_s=3, rule=rule)
+        tsslbp.lif_part(current.detach(), rest, tau_m=5, tau_s=3, rule=rule)  # without a gradient any rule will do
+        tsslbp.lif(current, tau_m=5, tau_s=3, rule=rule).sum().backward()
+
+
+@pytest.mark.parametrize("state", [torch.zeros(2, 4), torch.zeros(1, 3), torch.zeros(2, 3, dtype=torch.float64)])
+def test_a_state_that_does_not_fit(state):
+    with pytest.raises(UserError, match=r"it must be \[2, 3\] of torch.float32"):
+        tsslbp.lif_part(torch.zeros(5, 3), state, tau_m=5, tau_s=3)
+
+
+NETS = {
+    "convolutional": ("3C3-P2-6-4", (1, 8, 8)),
+    "fully connected": ("12-4", (9,)),
+}
+
+
+def network(name, static, rule="tssl", dropout=0.0, steps=11):
+    torch.manual_seed(0)
+    notation, shape = NETS[name]
+    net = tsslbp.build(notation, input_shape=shape, time_steps=steps, tau_m=5, tau_s=3, rule=rule, dropout=dropout).double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight *= 2
+    return net, (sequence(5, *shape) if static else (sequence(steps, 5, *shape) > 1).double())
+
+
+def gradients(net, psc):
+    psc = psc - sequence(len(psc), *psc.shape[1:], seed=3)
+    return torch.autograd.grad(psc.square().sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("rule", ["tssl", "tssl(psc_derivative=timing)", "surrogate"])
+def test_a_network_in_parts_equals_the_whole(name, static, rule):
+    net, x = network(name, static, rule)
+    whole, state, made, start = net(x), None, [], 0
+    assert whole.count_nonzero() > 20
+    for steps in (4, 1, 6):
+        psc, state = net.part(x if static else x[start : start + steps], state, steps)
+        made.append(psc)
+        start += steps
+    assert state.steps == 11
+    torch.testing.assert_close(torch.cat(made), whole)
+    for ours, theirs in zip(gradients(net, torch.cat(made)), gradients(net, whole), strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert theirs.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("block", [1, 4, 11, 50])
+def test_blocks_of_time_change_nothing(name, static, block):
+    net, x = network(name, static, dropout=0.3)
+    torch.manual_seed(1)
+    whole = net(x)
+    drawn = torch.rand(1)
+    net.time_block = block
+    torch.manual_seed(1)
+    blocks = net(x)
+    assert torch.rand(1) == drawn  # the masks are the same, and so is what is drawn next
+    torch.testing.assert_close(blocks, whole)
+    for ours, theirs in zip(gradients(net, blocks), gradients(net, whole), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_blocks_of_time_keep_less():
+    def kept(block):
+        net, x = network("convolutional", static=True, steps=100)
+        net.time_block = block
+        seen = {}
+        with saved_tensors_hooks(lambda t: seen.setdefault(t.data_ptr(), t.nbytes) and t, lambda t: t):
+            loss = net(x).sum()
+        alive = sum(seen.values())
+        loss.backward()
+        return alive
+
+    assert kept(10) < kept(0) / 3
+
+
+def test_blocks_are_for_training_only_and_need_a_rule_that_takes_parts():
+    net, x = network("fully connected", static=True, rule="tssl(fallback=rate)")
+    net.time_block = 4
+    with torch.no_grad():
+        net(x)
+    with pytest.raises(UserError, match="blocks of time"):
+        net(x)
+
+
+def test_no_gradient_flows_through_a_detached_state():
+    """Truncated backpropagation through time: the loss of the second part sees the first as given."""
+    net, x = network("fully connected", static=False)
+    _, state = net.part(x[:6])
+    psc, _ = net.part(x[6:], state.detach())
+    ours = gradients(net, psc)
+    with torch.no_grad():
+        _, given = net.part(x[:6])
+    theirs = gradients(net, net.part(x[6:], given)[0])
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+    not_cut = gradients(net, net.part(x[6:], net.part(x[:6])[1])[0])
+    assert not torch.equal(not_cut[0], ours[0])
+
+
+def test_the_state_of_some_samples():
+    net, x = network("convolutional", static=True)
+    with torch.no_grad():
+        _, state = net.part(x, steps=3)
+        some = torch.tensor([True, False, True, False, False])
+        ours, _ = net.part(x[some], state.take(some), steps=4)
+        theirs, _ = net.part(x, state, steps=4)
+    assert torch.equal(ours, theirs[:, some])
+
+
+def test_parts_of_the_wrong_shape():
+    net, _ = network("fully connected", static=True)
+    with pytest.raises(UserError, match=r"or \[t, B, 9\] with time first"):
+        net.part(torch.zeros(3, 2, 8))
+    assert State().layers == {}
