@@ -1,0 +1,68 @@
+"""EventProp on a grid: the adjoint equations of the spike times, one step at a time.
+
+``rivals/eventprop.py`` has the equations in continuous time, where they are exact. Backwards on the grid of ``neuron.py``,
+with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned, which is also the membrane's adjoint since I[t] adds to u[t]:
+
+    E[t] = e[t]/τs + (1 - 1/τs)·E[t+1]                                error carried back through the synapse    (1)
+    m[t] = ½·(e[t-1] + e[t] - E[t] - E[t+1])/τs                       -∂L/∂t_spike                              (2)
+    p[t] = min(1/Δu[t], clip),    Δu[t] = u[t] - u[t-1]·(1 - s[t-1])  -∂t_spike/∂u                              (3)
+    c[t] = (1 - 1/τm)·δ[t+1]                                          carried back by the membrane              (4)
+    δ[t] = p[t]·(m[t] + I[t]·c[t]) at a spike, else c[t]                                                        (5)
+
+(2) is half the difference between the loss with the spike one step later and one step earlier, to first order in a: later
+takes a by 1/τs at t and adds ε[k-1]/τs at t+k, earlier adds 1/τs at t-1 and takes ε[k]/τs from t on. Both sides are needed,
+because a loss on a itself has an error e that jumps at the neuron's own spike: the value after the jump alone, however fine
+the steps, would be wrong by half the jump. In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+from tsslbp.neuron import LIF, spikes
+from tsslbp.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class EventProp(Rule):
+    """The exact gradient of spike times, on a grid; it errs in proportion to the step. Neurons that do not fire get none.
+
+    Args:
+        clip: bound on 1/Δu, positive. Unbounded, as published, is what converges to the exact gradient; a bound helps
+            training where spikes only just cross the threshold.
+
+    Raises:
+        UserError: ``clip`` not positive.
+
+    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021), arXiv 2009.08378; the grid is ours.
+    """
+
+    clip: float = math.inf
+
+    summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations), none where there is no spike"
+    paper: ClassVar[str] = "Wunderlich & Pehle, Sci. Rep. 2021, arXiv 2009.08378"
+
+    def __post_init__(self) -> None:
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
+
+    def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
+        e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
+        nothing = torch.zeros_like(u[:1])
+        kept = torch.cat([nothing, (u * (1 - s))[:-1]])
+        p = (1 / (u - kept)).clamp(max=self.clip)  # (3); at a spike u > θ >= kept
+        current = u - neuron.membrane_decay * kept
+        e_before = torch.cat([nothing, e[:-1]])
+
+        delta = torch.empty_like(u)
+        error_next = carried = nothing[0]
+        for t in reversed(range(len(u))):
+            error = e[t] / neuron.tau_s + neuron.synapse_decay * error_next  # (1)
+            moved = 0.5 * (e_before[t] + e[t] - error - error_next) / neuron.tau_s  # (2)
+            delta[t] = torch.where(s[t] > 0, p[t] * (moved + current[t] * carried), carried)  # (5)
+            error_next, carried = error, neuron.membrane_decay * delta[t]  # (4)
+        return delta
