@@ -1,5 +1,6 @@
 """Shared by all tests: a small data root, a quick configuration, bounded property tests."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ settings.load_profile("bounded")
 torch.set_num_threads(1)  # small tensors; the tests run in two processes instead
 
 SAMPLES = Path(__file__).parent / "samples"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is cached goes to a folder of the session; programs that tests start inherit it."""
+    os.environ["TSSLBP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsslbp import UserError, bench, cli, kernels
+from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, floor
 from tsslbp.networks import PAPER
@@ -64,6 +64,32 @@ def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypa
     assert "did you mean 'small'" in capsys.readouterr().err
 
 
+def test_growth_has_every_axis(monkeypatch):
+    chosen = {
+        name: replace(case, batch=2) for name, case in bench.grown().items() if name in ("T = 5", "T = 10", "width = 100")
+    }
+    monkeypatch.setattr(bench, "grown", lambda: chosen)
+    rows = bench.growth(0.01, False, lambda _: None)
+    assert [(row["axis"], row["value"]) for row in rows] == [("T", 5), ("T", 10), ("width", 100)]
+    assert "step in blocks of √T, ms" in "\n".join(bench.growth_table(rows))
+
+
+@pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
+def test_doctor_measures_bfloat16_and_keeps_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path))
+    monkeypatch.setattr(bench, "interleaved", lambda calls, seconds: dict(zip(calls, (3.0, 2.0), strict=True)))
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "1.50 times as fast on fashion-mnist-fc, 1.50 times as fast on mnist-cnn" in said
+    assert "takes bfloat16" in said
+    assert machine.bfloat16_pays()
+
+
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_fresh_process():
     assert 0 < measure.peak_memory("fashion-mnist-fc", "tsslbp") < 500
+
+
+@pytest.mark.slow
+def test_blocks_of_time_need_less_memory():
+    assert measure.peak_memory("T = 500", bench.BLOCKS) < measure.peak_memory("T = 500", bench.OURS) / 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsslbp
-from tsslbp.metrics import NO_ANSWER, confidence, decode, settled_step, wilson_interval
+from tsslbp.metrics import NO_ANSWER, confidence, decode, settled, settled_step, wilson_interval
 
 outputs = hnp.arrays(
     float,
@@ -50,8 +50,8 @@ def test_decode_confidence_and_settled_step_by_brute_force(psc):
     steps, batch, _ = psc.shape
     answers = [[answer(sums_until(psc, b, t + 1)) for t in range(steps)] for b in range(batch)]
     assert decode(psc).tolist() == [row[-1] for row in answers]
-    settled = [next(t for t in range(steps) if all(a == row[-1] for a in row[t:])) for row in answers]
-    assert settled_step(psc).tolist() == settled
+    last_changes = [next(t for t in range(steps) if all(a == row[-1] for a in row[t:])) for row in answers]
+    assert settled_step(psc).tolist() == last_changes
     for b, share in enumerate(confidence(psc).tolist()):
         sums = sums_until(psc, b, steps)
         assert share == pytest.approx(max(sums) / sum(sums) if sum(sums) else 0, rel=1e-12)
@@ -120,3 +120,35 @@ def test_wilson_interval_narrows():
     widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (10, 100, 1000))]
     assert widths == sorted(widths, reverse=True)
     assert widths[2] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.01)
+
+
+@given(
+    trains=hnp.arrays(float, st.tuples(st.integers(1, 8), st.integers(1, 4)), elements=st.sampled_from([0.0, 1.0])),
+    steps=st.integers(1, 8),
+    tau_s=st.sampled_from([1.0, 1.5, 3.0, 10.0]),
+)
+@settings(max_examples=200)
+def test_a_settled_answer_is_one_that_nothing_can_change(trains, steps, tau_s):
+    """Against the worst that can come: the leader falls silent and one other neuron spikes in every step to the end."""
+    past = torch.from_numpy(trains)[:, None]
+    now = tsslbp.neuron.synapse(past, tau_s)
+    (answer,), classes = decode(now), past.shape[2]
+    leads = []
+    for other in range(classes):
+        rest = torch.zeros(steps, 1, classes, dtype=torch.float64)
+        rest[..., other] = 1
+        total = tsslbp.neuron.synapse(torch.cat([past, rest]), tau_s).sum(0)[0]
+        if other != answer:
+            leads.append(float(total[answer] - total[other]) if answer != NO_ANSWER else -1.0)
+    said = bool(settled(now.sum(0), now[-1], steps, tau_s))
+    if said:
+        assert min(leads, default=1.0) > 0
+    elif classes > 1:
+        assert min(leads) < 2e-3  # what is kept for rounding
+
+
+def test_settled_by_hand():
+    """Spikes themselves (τs = 1): a lead of three is settled with two steps to come, and not with three."""
+    total, psc = torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    assert settled(total, psc, 2, 1.0).tolist() == [True]
+    assert settled(total, psc, 3, 1.0).tolist() == [False]

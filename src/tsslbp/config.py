@@ -2,11 +2,11 @@
 
 import math
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tsslbp import rules
+from tsslbp import ann, rules
 from tsslbp.errors import UserError
 from tsslbp.losses import CountLoss, KernelLoss, Loss, SoftmaxLoss, SpikeLoss
 from tsslbp.networks import Architecture
@@ -28,7 +28,8 @@ class TrainConfig:
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
 
     data: str = "digits"
-    """digits, mnist, fashion-mnist, cifar10, or a FILE.npz of your own with arrays x and y."""
+    """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
+    japanese-vowels, tonic:NAME, or a FILE.npz of your own with arrays x and y."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
@@ -48,6 +49,10 @@ class TrainConfig:
     """Probability of dropping an input of any layer but the first; the mask is constant in time."""
     conv_scale: float = 1.0
     """Factor on the initial weights of convolutions."""
+    tau_a: float = 100.0
+    """Time constant of adaptive thresholds (100A) in steps, at least 1."""
+    beta: float = 0.1
+    """Rise of an adaptive threshold by one spike; elsewhere beta is often the membrane's decay, here tau_m."""
     time_steps: int = 5
     """Steps per sample, T."""
     tau_m: float = 5.0
@@ -56,11 +61,13 @@ class TrainConfig:
     """Synaptic time constant in steps, at least 1."""
     threshold: float = 1.0
     """Firing threshold."""
+    neuron: ann.Neuron = "spiking"
+    """What follows a linear map: spiking neurons, or binary or rectified-linear units of an ANN, one pass without time."""
     rule: str = "tssl"
     """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
 
-    loss: Literal["kernel", "spike", "count", "softmax"] = "kernel"
-    """Loss on the output."""
+    loss: Literal["auto", "kernel", "spike", "count", "softmax"] = "auto"
+    """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN, which has no other."""
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the published code does."""
     desired_count: float = 4.0
@@ -82,8 +89,12 @@ class TrainConfig:
     """Bound on the norm of the whole gradient; 0 turns it off."""
     weight_clamp: float = 4.0
     """Bound on every weight, applied after each step; 0 turns it off."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto is bfloat16 where
+    `tsslbp doctor` has measured that it is faster on this machine, float32 elsewhere."""
+    time_block: int = 0
+    """Compute blocks of this many steps again in the backward pass instead of keeping them all; 0 turns it off. For long
+    sequences: about the square root of T needs the least memory."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
 
@@ -91,12 +102,13 @@ class TrainConfig:
         """Ranges that no other part of the library checks. Raises UserError naming the flag."""
         for name in ("epochs", "batch_size", "learning_rate"):
             self._check(name, getattr(self, name) > 0, "be positive")
-        for name in ("weight_decay", "gradient_clip", "weight_clamp"):
+        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block"):
             self._check(name, getattr(self, name) >= 0, "be 0 or more")
         for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
             self._check(name, math.isfinite(getattr(self, name)), "be finite")
         self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")
         self._check("name", self.name is None or Path(self.name).name == self.name, "be a plain folder name")
+        self._check("loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"), "be softmax for an ANN")
         rules.get(self.rule)
 
     def _check(self, name: str, holds: bool, must: str) -> None:
@@ -116,15 +128,25 @@ class TrainConfig:
             rule=self.rule,
             dropout=self.dropout,
             conv_scale=self.conv_scale,
+            tau_a=self.tau_a,
+            beta=self.beta,
+            neuron=self.neuron,
         )
+
+    def with_loss(self) -> "TrainConfig":
+        """These settings with the loss that ``auto`` means."""
+        if self.loss != "auto":
+            return self
+        return replace(self, loss="kernel" if self.neuron == "spiking" else "softmax")
 
     def make_loss(self) -> Loss:
         """The loss these settings describe."""
-        if self.loss == "kernel":
+        loss = self.with_loss().loss
+        if loss == "kernel":
             return KernelLoss(time_steps=self.time_steps, tau_s=self.tau_s, target=self.target)
-        if self.loss == "spike":
+        if loss == "spike":
             return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s)
-        if self.loss == "count":
+        if loss == "count":
             return CountLoss(desired=self.desired_count, undesired=self.undesired_count)
         return SoftmaxLoss()
 

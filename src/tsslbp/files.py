@@ -6,6 +6,13 @@ from pathlib import Path
 from tsslbp.errors import UserError
 
 
+def cache_folder() -> Path:
+    """What may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    if chosen := os.environ.get("TSSLBP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsslbp"
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside ``path`` and let it take the place of ``path`` only when it is whole and on the disk.
 

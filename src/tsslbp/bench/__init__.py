@@ -5,7 +5,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import torch
 
 from tsslbp import files, kernels, machine
 from tsslbp.bench import peers
-from tsslbp.bench.cases import Case, Subject, ann, cases, floor, ours
+from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
 from tsslbp.bench.measure import interleaved, peak_memory, require_agreement
-from tsslbp.networks import Architecture
 
-__all__ = ["cases", "growth", "run", "save", "subjects", "table"]
+__all__ = ["bfloat16_gains", "cases", "growth", "run", "save", "subjects", "table"]
 
 OURS = "tsslbp"
+BLOCKS = f"{OURS}, blocks of time"
 
 
 def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
@@ -30,6 +29,8 @@ def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
         f"{OURS}, bf16": partial(ours, case, "auto", autocast=True),
         f"{OURS}, reference": partial(ours, case, "reference"),
     }
+    if case.name.startswith("T = "):
+        made[BLOCKS] = partial(ours, case, "auto", blocks=True)
     made["linear maps alone"] = partial(floor, case, torch.float32)
     made["linear maps alone, bf16"] = partial(floor, case, torch.bfloat16)
     made["ReLU ANN, one pass"] = partial(ann, case)
@@ -64,22 +65,37 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
     return result
 
 
-def growth(seconds: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """How a training step of a fully connected net grows with T, batch and width, one at a time."""
-    base = Architecture(notation="400-400-10", input_shape=(100,), time_steps=20, tau_m=10, tau_s=4)
-    grown = [("T", steps, replace(base, time_steps=steps), 20) for steps in (5, 10, 20, 50, 100, 200, 500, 1000)]
-    grown += [("batch", batch, base, batch) for batch in (10, 20, 50, 100, 200)]
-    grown += [("width", width, replace(base, notation=f"{width}-{width}-10"), 20) for width in (100, 200, 400, 800)]
+def growth(seconds: float, memory: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """How a training step of a fully connected net grows with T, batch and width, one at a time.
+
+    With T also in blocks of √T steps, which are computed again (``Network.time_block``).
+    """
     rows = []
-    for axis, points in itertools.groupby(grown, key=lambda point: point[0]):
+    for axis, points in itertools.groupby(grown().items(), key=lambda point: point[0].split(" = ")[0]):
+        cases_ = dict(points)
         say(f"growth with {axis}")
-        points_ = list(points)
-        calls = {
-            str(value): ours(Case("", architecture, batch, sequence=True), "auto").step
-            for _, value, architecture, batch in points_
-        }
-        rows += [{"axis": axis, "value": int(value), "step_ms": ms} for value, ms in interleaved(calls, seconds).items()]
+        step = interleaved({name: ours(case, "auto").step for name, case in cases_.items()}, seconds)
+        if axis == "T":
+            blocks = interleaved({name: ours(case, "auto", blocks=True).step for name, case in cases_.items()}, seconds)
+        for name in cases_:
+            row: dict[str, Any] = {"axis": axis, "value": int(name.split(" = ")[1]), "step_ms": step[name]}
+            if axis == "T":
+                row["blocks_step_ms"] = blocks[name]
+            if axis == "T" and memory:
+                say(f"memory of {name}")
+                row |= {"peak_mib": peak_memory(name, OURS), "blocks_peak_mib": peak_memory(name, BLOCKS)}
+            rows.append(row)
     return rows
+
+
+def bfloat16_gains(seconds: float) -> dict[str, float]:
+    """How many times as fast a training step is with the linear maps in bfloat16, by network."""
+    gains = {}
+    for name in ("fashion-mnist-fc", "mnist-cnn", "fashion-mnist-cnn"):
+        made = {autocast: ours(cases()[name], "auto", autocast=autocast).step for autocast in (False, True)}
+        times = interleaved({str(autocast): step for autocast, step in made.items()}, seconds)
+        gains[name] = times["False"] / times["True"]
+    return gains
 
 
 def save(result: dict[str, Any], folder: Path) -> Path:
@@ -102,11 +118,23 @@ def table(result: dict[str, Any]) -> str:
     if "peak_mib" in rows[0][OURS]:
         lines += ["", "| peak memory of a step, MiB | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| {who} | " + " | ".join(f"{row[who]['peak_mib']:.0f}" for row in rows) + " |" for who in rows[0]]
-    for axis, points in itertools.groupby(result.get("growth", []), key=lambda point: point["axis"]):
+    return "\n".join([*lines, *growth_table(result.get("growth", []))])
+
+
+def growth_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of Markdown: one table for each axis."""
+    lines: list[str] = []
+    titles = {
+        "step_ms": "step, ms",
+        "blocks_step_ms": "step in blocks of √T, ms",
+        "peak_mib": "peak memory, MiB",
+        "blocks_peak_mib": "peak memory in blocks, MiB",
+    }
+    for axis, points in itertools.groupby(rows, key=lambda point: point["axis"]):
         points_ = list(points)
         lines += ["", f"| {axis} | " + " | ".join(str(point["value"]) for point in points_) + " |"]
-        lines += [
-            "|---" * (len(points_) + 1) + "|",
-            "| step, ms | " + " | ".join(f"{p['step_ms']:.1f}" for p in points_) + " |",
-        ]
-    return "\n".join(lines)
+        lines.append("|---" * (len(points_) + 1) + "|")
+        for key, title in titles.items():
+            if key in points_[0]:
+                lines.append(f"| {title} | " + " | ".join(f"{point[key]:.1f}" for point in points_) + " |")
+    return lines

@@ -4,6 +4,7 @@ A subject is a way of running one network: a whole training step (forward, loss,
 inference. All subjects of a case have layers of the same sizes and see the same batch.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,6 +72,15 @@ def cases() -> dict[str, Case]:
     }
 
 
+def grown() -> dict[str, Case]:
+    """A fully connected net that grows along one axis at a time, by ``axis = value``."""
+    base = Architecture(notation="400-400-10", input_shape=(100,), time_steps=20, tau_m=10, tau_s=4)
+    named = [(f"T = {steps}", replace(base, time_steps=steps), 20) for steps in (5, 10, 20, 50, 100, 200, 500, 1000)]
+    named += [(f"batch = {batch}", base, batch) for batch in (10, 20, 50, 100, 200)]
+    named += [(f"width = {width}", replace(base, notation=f"{width}-{width}-10"), 20) for width in (100, 200, 400, 800)]
+    return {name: Case(name, architecture, batch, sequence=True) for name, architecture, batch in named}
+
+
 def trainer(net: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Subject:
     """A subject from a network, its forward pass and its loss."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
@@ -88,9 +98,10 @@ def trainer(net: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tenso
     return Subject(step, infer)
 
 
-def ours(case: Case, backend: Backend, autocast: bool = False) -> Subject:
-    """tsslbp on a backend, the linear maps in bfloat16 if wanted."""
+def ours(case: Case, backend: Backend, autocast: bool = False, blocks: bool = False) -> Subject:
+    """tsslbp on a backend, if wanted with the linear maps in bfloat16, or in blocks of √T steps."""
     net = case.network(backend)
+    net.time_block = math.isqrt(net.time_steps) if blocks else 0
     x, label = case.samples()
     loss = KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tsslbp import kernels, rules
+from tsslbp import kernels, machine, rules
 from tsslbp.errors import UserError
 from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
 
@@ -42,9 +42,10 @@ def peak_memory(case: str, subject: str) -> float:
 def report_peak(case: str, subject: str) -> None:
     """What :func:`peak_memory` runs: prints the growth of the peak resident size over three steps."""
     from tsslbp.bench import subjects
-    from tsslbp.bench.cases import cases
+    from tsslbp.bench.cases import cases, grown
 
-    step = subjects(cases()[case])[subject]().step
+    machine.keep_memory()  # as in the process that measures time
+    step = subjects((cases() | grown())[case])[subject]().step
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     before = _kibibytes("VmRSS")
     for _ in range(3):

@@ -1,7 +1,8 @@
 """A user's own samples from an ``.npz`` file.
 
 ``x`` holds static samples ``[N, C, H, W]`` or ``[N, F]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; ``y`` the
-classes ``[N]``, integers from 0. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``classes`` (their names).
+classes ``[N]``, integers from 0. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``classes`` (their names),
+``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
 """
 
 import zipfile
@@ -38,7 +39,7 @@ def read(path: Path, validation: int | None) -> Dataset:
     sequence = x.ndim in SEQUENCE_DIMS
     scale = 255.0 if x.dtype == np.uint8 else 1.0
 
-    samples = _split(path, x, y)
+    samples = _split(path, x, y, arrays.get("lengths"))
     if "x_test" in arrays or "y_test" in arrays:
         x_test, y_test = _samples(path, arrays, "x_test", "y_test")
         if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
@@ -46,7 +47,9 @@ def read(path: Path, validation: int | None) -> Dataset:
             raise UserError(f"{path}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
         if int(y_test.max()) >= classes:
             raise UserError(f"{path}: y_test has class {y_test.max()}, y only 0 to {classes - 1}")
-        test = _split(path, x_test, y_test)
+        if ("lengths" in arrays) != ("lengths_test" in arrays):
+            raise UserError(f"{path} has only one of lengths and lengths_test; write both or neither")
+        test = _split(path, x_test, y_test, arrays.get("lengths_test"))
     else:
         samples, test = hold_out(samples, max(classes, len(samples) // 5))
     train, held = hold_out_validation(samples, a_tenth(samples, classes) if validation is None else validation, classes)
@@ -62,7 +65,7 @@ def _open(path: Path) -> Arrays:
     arrays: Arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            for key in ("x", "y", "x_test", "y_test", "classes"):
+            for key in ("x", "y", "lengths", "x_test", "y_test", "lengths_test", "classes"):
                 if key in file:
                     arrays[key] = file[key]
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -117,8 +120,12 @@ def _count_classes(path: Path, y: NDArray[Any], names: tuple[str, ...] | None) -
     return classes
 
 
-def _split(path: Path, x: NDArray[Any], y: NDArray[Any]) -> Split:
+def _split(path: Path, x: NDArray[Any], y: NDArray[Any], lengths: NDArray[Any] | None) -> Split:
     """Bytes stay bytes (truth values become bytes), all other numbers become float32."""
+    if lengths is not None:
+        steps = x.shape[1] if x.ndim in SEQUENCE_DIMS else 0
+        if lengths.shape != y.shape or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
+            raise UserError(f"{path}: lengths must be {len(y)} integers from 1 to {steps}, the steps of the sequences")
     if x.dtype == np.bool_:
         x = x.view(np.uint8)
     elif x.dtype != np.uint8:
@@ -127,7 +134,8 @@ def _split(path: Path, x: NDArray[Any], y: NDArray[Any]) -> Split:
     stored = torch.from_numpy(np.ascontiguousarray(x))
     if not bool(stored.isfinite().all()):
         raise UserError(f"{path}: samples hold NaN, infinity or numbers beyond float32; remove or replace them")
-    return Split(stored, torch.from_numpy(y.astype(np.int64)))
+    counted = None if lengths is None else torch.from_numpy(lengths.astype(np.int64))
+    return Split(stored, torch.from_numpy(y.astype(np.int64)), counted)
 
 
 def _normalisation(x: Tensor, scale: float) -> Normalisation:

@@ -30,6 +30,26 @@ def settled_step(psc: Tensor) -> Tensor:
     return (different * steps).amax(0)
 
 
+def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float) -> Tensor:
+    """Whether the answer of :func:`decode` can no longer change, whatever comes: ``[B, C], [B, C] -> [B]``.
+
+    An output neuron that never spikes again still adds the rest of its current, ``a·Σ_k (1 - 1/τs)^k`` for k = 1 … r; one that
+    spikes in each of the r remaining steps adds ``Σ_k (1 - (1 - 1/τs)^k)`` more, and none can add more than that. So the answer
+    is settled when, with all rests added, it leads by more than that bound.
+
+    Args:
+        total: output current added up so far.
+        psc: output current of the last step.
+        remaining: steps to come, r.
+        tau_s: synaptic time constant in steps.
+    """
+    kept = (1 - 1 / tau_s) ** torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
+    best = (total + psc * kept.sum()).topk(min(2, total.shape[-1]), dim=-1).values
+    rounding = 1e-4 * (1 + remaining)
+    lead = best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
+    return lead > (1 - kept).sum() + rounding
+
+
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) when there is nothing to count."""
     if total == 0:

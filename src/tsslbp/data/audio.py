@@ -1,0 +1,79 @@
+"""Sound as spikes: a spectrogram on the mel scale, then one spike for every change that is large enough.
+
+    m(f) = 2595 log10(1 + f/700)                                        mel scale                       (1)
+    E[t, k] = log(floor + Σ_f W_k(f) |FFT(window · frame t)|²)          log-mel energy of band k        (2)
+    s±[t] = 1 if ±(E[t] - r[t]) ≥ δ,  r[t+1] = r[t] + δ (s+[t] - s-[t])   send on delta, r[0] = 0       (3)
+
+Sources: (1) D. O'Shaughnessy, Speech Communication, 1987; (3) M. Miskowicz, Sensors 6:49, 2006.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tsslbp.errors import UserError
+
+WINDOW = 0.040
+"""Seconds in a frame."""
+LOWEST = 60.0
+"""Lower edge of the lowest band in Hz; the highest band ends at half the sampling rate."""
+FLOOR = 1e-4
+"""Energy that counts as silence, for signals within ±1; keeps the logarithm finite."""
+
+
+def mel_bands(bands: int, rate: int, fft_size: int) -> Tensor:
+    """Weights ``[fft_size/2 + 1, bands]``: triangles of height 1 whose corners are evenly spaced on the mel scale (1)."""
+    lowest, highest = (2595 * torch.log10(1 + torch.tensor(f, dtype=torch.float64) / 700) for f in (LOWEST, rate / 2))
+    corners = 700 * (10 ** (torch.linspace(float(lowest), float(highest), bands + 2, dtype=torch.float64) / 2595) - 1)
+    frequencies = torch.linspace(0, rate / 2, fft_size // 2 + 1, dtype=torch.float64).unsqueeze(1)
+    rising = (frequencies - corners[:-2]) / corners.diff()[:-1]
+    falling = (corners[2:] - frequencies) / corners.diff()[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def log_mel(signals: list[Tensor], rate: int, time_steps: int, bands: int) -> Tensor:
+    """Log-mel energies, equation (2), of frames spread evenly over each signal, however long it is.
+
+    Args:
+        signals: N recordings within ±1, ``[n]`` each; one shorter than a frame gets zeros at its end.
+        rate: samples per second.
+        time_steps: T, the number of frames (Hann window, ``WINDOW`` seconds).
+        bands: F.
+
+    Returns:
+        ``[N, T, F]`` in the type of the signals.
+    """
+    dtype, width = signals[0].dtype, round(WINDOW * rate)
+    fft_size = 1 << (width - 1).bit_length()
+    window, weights = torch.hann_window(width, dtype=dtype), mel_bands(bands, rate, fft_size).to(dtype)
+    energies = []
+    for signal in signals:
+        whole = F.pad(signal, (0, max(0, width - len(signal))))
+        starts = torch.linspace(0, len(whole) - width, time_steps, dtype=torch.float64).round().long()
+        power = torch.fft.rfft(whole[starts[:, None] + torch.arange(width)] * window, fft_size).abs() ** 2
+        energies.append(torch.log(power @ weights + FLOOR))
+    return torch.stack(energies)
+
+
+def send_on_delta(x: Tensor, delta: float) -> Tensor:
+    """Spikes for changes, equation (3): at most one a step, so that large changes take several steps to catch up with.
+
+    Args:
+        x: signals ``[N, T, F]``; the receiver starts from 0.
+        delta: δ, the change that is worth a spike, positive.
+
+    Returns:
+        Spikes 0 and 1, uint8, ``[N, T, 2F]``: first the channels for up, then those for down.
+
+    Raises:
+        UserError: ``delta`` not positive.
+    """
+    if not delta > 0:
+        raise UserError(f"delta is {delta}; it must be positive")
+    received = torch.zeros_like(x[:, 0])
+    spikes = []
+    for now in x.unbind(1):
+        up, down = now - received >= delta, received - now >= delta
+        received = received + delta * (up.to(x.dtype) - down.to(x.dtype))
+        spikes.append(torch.cat([up, down], -1))
+    return torch.stack(spikes, 1).to(torch.uint8)

@@ -1,0 +1,77 @@
+"""Samples that take long to make and more room than memory has: made once, kept in a file, mapped and read as needed.
+
+The file is a plain ``.npy`` of bytes. Its name is a hash of all that its content depends on, and it is put in place only when
+whole, so a file of the right name and size is right. Any file may be deleted at any time; it is then made anew.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsslbp import files
+from tsslbp.data.dataset import Split
+from tsslbp.errors import UserError
+
+Frames = NDArray[np.uint8]
+
+
+def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], make: Callable[[int], Frames]) -> Split:
+    """The samples that ``make`` gives for the numbers in ``samples.x`` ``[N]``, without holding them in memory.
+
+    Args:
+        name: of the data set, the start of the file's name.
+        settings: all else that the content depends on, as JSON takes it.
+        samples: their numbers, in this order, and labels.
+        shape: of one sample.
+        make: a sample from its number, bytes of ``shape``.
+
+    Returns:
+        ``x`` ``[N, *shape]``, uint8, mapped: only what is selected is read.
+
+    Raises:
+        UserError: the file cannot be written (full disk, no permission), or what ``make`` raises.
+    """
+    numbers = samples.x.tolist()
+    content = json.dumps([settings, shape, numbers], sort_keys=True)
+    path = files.cache_folder() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.npy"
+    stored = _map(path, (len(numbers), *shape))
+    if stored is None:
+        _write(path, (len(numbers), *shape), map(make, numbers))
+        stored = _map(path, (len(numbers), *shape))
+    if stored is None:
+        raise UserError(f"{path} was changed while it was written; run it again")
+    return Split(torch.from_numpy(stored), samples.y)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Frames | None:
+    """The array in a file; None if it is not there or not whole."""
+    try:
+        stored = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": the tensor may be changed, the file is not
+    except Exception:  # a damaged header fails in every way there is
+        return None
+    return stored if stored.shape == shape and stored.dtype == np.uint8 else None
+
+
+def _write(path: Path, shape: tuple[int, ...], rows: Iterable[Frames]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                for row in rows:
+                    file.write(row.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; free space or set TSSLBP_CACHE to another folder") from error

@@ -1,0 +1,123 @@
+"""Event sets of the package tonic, such as ``tonic:SHD`` or ``tonic:DVSGesture``. tonic fetches and reads, the rest is here."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsslbp.data import cache
+from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.events import Events, by_time, frames
+from tsslbp.data.images import VALIDATION
+from tsslbp.errors import UserError, unknown
+
+TIME_STEPS = 30
+"""Steps where the caller asks for no number."""
+VERSION = 1
+"""Of what is made from a recording; part of the cache's key."""
+
+
+def read(name: str, root: Path, validation: int | None, time_steps: int | None, download: bool) -> Dataset:
+    """A labelled set of recordings as spikes: 1 where a pixel has events in one of T equal parts of the recording.
+
+    Sensors with one row give ``[N, T, P · W]``, all others ``[N, T, P, H, W]``. Sets without a test part of their own have a
+    fifth held out. Spikes are made once and then mapped from the cache (:mod:`tsslbp.data.cache`).
+
+    Args:
+        name: ``tonic:NAME`` with tonic's own name of the set.
+        root: folder that holds ``NAME``.
+        validation: recordings to hold out; a tenth but at most 5000 if left out.
+        time_steps: T; ``TIME_STEPS`` if left out.
+        download: let tonic fetch it if it is not there.
+
+    Raises:
+        UserError: tonic is missing or does not know the set, files missing, recordings without labels or a common size.
+    """
+    own_name = name.removeprefix("tonic:")
+    parts = _parts(own_name, root, download)
+    size = getattr(parts[0], "sensor_size", None)
+    if size is None:
+        raise UserError(f"{name} has recordings of different sizes; write frames of one size into an .npz file of your own")
+    width, height, polarities = map(int, size)
+    labels = [_labels(name, part) for part in parts]
+    classes = sorted({label for part in labels for label in part}, key=lambda label: (str(type(label)), label))
+    steps = time_steps or TIME_STEPS
+    shape = (steps, polarities * width) if height == 1 else (steps, polarities, height, width)
+
+    def stored(number: int, samples: Split) -> Split:
+        def spikes(index: int) -> cache.Frames:
+            try:
+                events = _events(parts[number][index][0], polarities)
+                made = frames(events, by_time(events, steps), steps, (polarities, height, width), spikes=True)
+            except Exception as error:  # each set is read by code of its own
+                raise UserError(f"cannot read recording {index} of {name} in {root}: {_one_line(error)}") from error
+            return made.reshape(shape)
+
+        settings = [VERSION, str(root.resolve()), number, [str(label) for label in labels[number]]]
+        return cache.mapped(own_name.lower(), settings, samples, shape, spikes)
+
+    numbered = [Split(torch.arange(len(y)), torch.tensor([classes.index(label) for label in y])) for y in labels]
+    samples, test = numbered if len(parts) == 2 else hold_out(numbered[0], max(len(classes), len(numbered[0]) // 5))
+    count = min(VALIDATION, a_tenth(samples, len(classes))) if validation is None else validation
+    train, held = (stored(0, part) for part in hold_out_validation(samples, count, len(classes)))
+    untouched = Normalisation(1.0, (0.0,), (1.0,))
+    return Dataset(name, train, held, stored(len(parts) - 1, test), tuple(map(str, classes)), untouched, sequence=True)
+
+
+def fetch(name: str, root: Path) -> None:
+    """Let tonic fetch a set into ``root`` and check it."""
+    _parts(name, root, download=True)
+
+
+def _parts(name: str, root: Path, download: bool) -> list[Any]:
+    """The training and the test part, or the one part there is."""
+    sets = _tonic()
+    kind = getattr(sets, name, None) if name in sets.__all__ else None
+    if kind is None:
+        raise unknown("data set of tonic", name, sets.__all__)
+    if not download and not (root / name).is_dir():
+        raise UserError(f"no {name} in {root / name}: give the folder that holds {name} as --data-root DIR, or use --download")
+    options = inspect.signature(kind).parameters
+    choices: list[dict[str, Any]] = [{}]
+    if "train" in options:
+        choices = [{"train": True}, {"train": False}]
+    elif "split" in options:
+        choices = [{"split": "train"}, {"split": "test"}]
+    try:
+        return [kind(save_to=str(root), **choice) for choice in choices]
+    except Exception as error:  # network, disk and archive each fail with exceptions of their own
+        raise UserError(f"tonic could not open {name} in {root}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _tonic() -> ModuleType:
+    try:
+        return import_module("tonic.datasets")
+    except ImportError:
+        raise UserError("event sets of tonic need a package: pip install 'tsslbp[events]'") from None
+
+
+def _labels(name: str, part: Any) -> list[int | str]:
+    """One label a recording; tonic lists them for some sets, others must be read through."""
+    listed = getattr(part, "targets", [])
+    labels = listed if len(listed) == len(part) else [part[index][1] for index in range(len(part))]
+    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    if not labels or not all(isinstance(label, (int, str)) for label in labels):
+        raise UserError(f"{name} has no class label for each recording; write samples into an .npz file of your own")
+    return labels
+
+
+def _events(record: Any, polarities: int) -> Events:
+    """A structured array with fields ``x``, ``t`` and, where the sensor has them, ``y`` and ``p``."""
+    t = record["t"].astype(np.int64)
+    order = np.argsort(t, kind="stable")
+    y = record["y"] if "y" in record.dtype.names else np.zeros_like(t)
+    p = record["p"] > 0 if polarities > 1 else np.zeros_like(t)
+    return Events(*(field.astype(np.int64)[order] for field in (record["x"], y, p, t)))
