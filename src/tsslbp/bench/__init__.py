@@ -14,9 +14,9 @@ import torch
 from tsslbp import files, kernels, machine
 from tsslbp.bench import peers
 from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
-from tsslbp.bench.measure import interleaved, peak_memory, require_agreement
+from tsslbp.bench.measure import interleaved, peak_memory, require_agreement, where_time_goes
 
-__all__ = ["bfloat16_gains", "cases", "growth", "run", "save", "subjects", "table"]
+__all__ = ["bfloat16_gains", "cases", "growth", "growth_table", "run", "save", "spent_table", "subjects", "table"]
 
 OURS = "tsslbp"
 BLOCKS = f"{OURS}, blocks of time"
@@ -56,7 +56,9 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         step = interleaved({who: subject.step for who, subject in made.items()}, seconds)
         say(f"{name}: inference")
         infer = interleaved({who: subject.infer for who, subject in made.items()}, seconds / 3)
-        rows = {who: {"step_ms": step[who], "inference_ms": infer[who]} for who in made}
+        rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who], "inference_ms": infer[who]} for who in made}
+        for who in (OURS, f"{OURS}, bf16"):
+            rows[who]["spent_ms"] = where_time_goes(made[who].step)
         del made
         for who in rows if memory else ():
             say(f"{name}: memory of {who}")
@@ -119,6 +121,20 @@ def table(result: dict[str, Any]) -> str:
         lines += ["", "| peak memory of a step, MiB | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| {who} | " + " | ".join(f"{row[who]['peak_mib']:.0f}" for row in rows) + " |" for who in rows[0]]
     return "\n".join([*lines, *growth_table(result.get("growth", []))])
+
+
+def spent_table(result: dict[str, Any]) -> str:
+    """Where the time of our training steps goes, as Markdown: milliseconds, and as a share of the step."""
+    columns = [
+        (f"{name}{', bf16' if who != OURS else ''}", row["subjects"][who]["spent_ms"])
+        for name, row in result["cases"].items()
+        for who in (OURS, f"{OURS}, bf16")
+    ]
+    lines = ["| ms (share) | " + " | ".join(name for name, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for what in columns[0][1]:
+        cells = (f"{spent[what]:.2f} ({100 * spent[what] / sum(spent.values()):.0f} %)" for _, spent in columns)
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def growth_table(rows: list[dict[str, Any]]) -> list[str]:

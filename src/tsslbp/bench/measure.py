@@ -32,6 +32,29 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: i
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+GROUPS = {
+    "linear maps": ("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
+    "neurons, forward": ("tsslbp::lif_forward",),
+    "neurons, backward": ("tsslbp::tssl_backward",),
+    "clipping and AdamW": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::mul_", "Optimizer.step#AdamW.step"),
+    "casts and copies": ("aten::copy_",),
+}
+
+
+def where_time_goes(step: Callable[[], Any], times: int = 50) -> dict[str, float]:
+    """Milliseconds of a training step by what they go into, counted by PyTorch's profiler (which slows it a little)."""
+    for _ in range(10):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(times):
+            step()
+    spent = dict.fromkeys(GROUPS, 0.0) | {"autograd, Python and all else": 0.0}
+    for event in profile.key_averages():
+        group = next((name for name, operators in GROUPS.items() if event.key in operators), "autograd, Python and all else")
+        spent[group] += event.self_cpu_time_total / 1000 / times
+    return spent
+
+
 def peak_memory(case: str, subject: str) -> float:
     """Mebibytes a training step adds to a fresh process at its peak (Linux)."""
     program = f"from tsslbp.bench import measure; measure.report_peak({case!r}, {subject!r})"
@@ -46,11 +69,16 @@ def report_peak(case: str, subject: str) -> None:
 
     machine.keep_memory()  # as in the process that measures time
     step = subjects((cases() | grown())[case])[subject]().step
+    sys.stdout.write(f"{peak_growth(step)}\n")
+
+
+def peak_growth(step: Callable[[], Any]) -> float:
+    """Mebibytes that three calls of ``step`` add to the resident size of this process at its peak (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     before = _kibibytes("VmRSS")
     for _ in range(3):
         step()
-    sys.stdout.write(f"{(_kibibytes('VmHWM') - before) / 1024}\n")
+    return (_kibibytes("VmHWM") - before) / 1024
 
 
 def _kibibytes(what: str) -> int:
