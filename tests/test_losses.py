@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tsslbp import UserError
+from tsslbp import UserError, losses
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
 from tsslbp.neuron import synapse
 
@@ -286,3 +286,112 @@ def test_impossible_losses(make, message):
     with pytest.raises(UserError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+MASKABLE = [
+    losses.KernelLoss(time_steps=6, tau_s=3),
+    losses.SpikeLoss(time_steps=6, tau_s=3),
+    losses.CountLoss(desired=3, undesired=1),
+    losses.SoftmaxLoss(),
+    losses.FirstSpikeLoss(tau_s=3),
+]
+
+
+def output(steps, batch, classes, tau_s=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    train = (torch.rand(steps, batch, classes, generator=generator, dtype=torch.float64) < 0.4).double()
+    return train, synapse(train, tau_s)
+
+
+@pytest.mark.parametrize("loss", MASKABLE, ids=lambda loss: type(loss).__name__)
+def test_what_is_masked_counts_for_nothing(loss):
+    _, psc = output(6, 4, 3)
+    label, lengths = torch.tensor([0, 2, 1, 0]), torch.tensor([6, 3, 1, 4])
+    mask = losses.length_mask(lengths, 6)
+    psc.requires_grad_()
+    masked = loss(psc, label, mask)
+    assert masked.item() == loss(psc + 7 * ~mask.unsqueeze(2), label, mask).item()  # whatever the padding holds
+    assert masked.item() != loss(psc, label).item()
+    (gradient,) = torch.autograd.grad(masked, psc)
+    if not isinstance(loss, losses.SpikeLoss | losses.FirstSpikeLoss):  # a spike is the difference of two steps' currents
+        assert not gradient[~mask].any()
+    assert loss(psc, label, torch.ones(6, 4)).item() == pytest.approx(loss(psc, label).item())
+    with pytest.raises(UserError, match=r"mask has shape \[6\]; it must be \[T, B\], \[6, 4\]"):
+        loss(psc, label, torch.ones(6))
+
+
+@pytest.mark.parametrize("steps", [3, 1])
+def test_a_masked_loss_is_that_of_the_shorter_sequence(steps):
+    _, psc = output(6, 1, 3)
+    label, mask = torch.tensor([2]), losses.length_mask(torch.tensor([steps]), 6)
+    for loss in (losses.CountLoss(desired=2, undesired=0), losses.SoftmaxLoss()):
+        assert loss(psc, label, mask).item() == pytest.approx(loss(psc[:steps], label).item())
+
+
+def test_first_spike_loss_by_hand():
+    train = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]]).double().unsqueeze(1)  # first spikes: 2, 1, never (4)
+    psc = synapse(train, 3).requires_grad_()
+    loss = losses.FirstSpikeLoss(tau_s=3, scale=2)(psc, torch.tensor([0]))
+    weights = [math.exp(-t / 2) for t in (2, 1, 4)]
+    assert loss.item() == pytest.approx(-math.log(weights[0] / sum(weights)))
+    # Spike by spike: with s = synapse⁻¹(a), an earlier spike of the labelled neuron lowers the loss, of another raises it.
+    trains = train.clone().requires_grad_()
+    losses.FirstSpikeLoss(tau_s=3)(synapse(trains, 3), torch.tensor([0])).backward()
+    assert (trains.grad[:2, 0, 0] < 0).all()
+    assert trains.grad[0, 0, 1] > 0
+    assert (trains.grad[:, 0, 2] > 0).all()
+    assert trains.grad[3, 0, 0] == 0  # the first spike came before
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_first_spike_time_is_linear_in_each_spike(place):
+    train, _ = output(4, 1, 2, seed=3)
+    loss = losses.FirstSpikeLoss(tau_s=1)
+
+    def time_of_first(train):
+        return next((t for t in range(4) if train[t, 0, 0]), 4)
+
+    flipped = train.clone()
+    flipped[place, 0, 0] = 1 - flipped[place, 0, 0]
+    s = train.clone().requires_grad_()
+    (1 - s).cumprod(0).sum(0)[0, 0].backward()
+    slope = (time_of_first(flipped) - time_of_first(train)) / (flipped - train)[place, 0, 0]
+    assert s.grad[place, 0, 0] == slope
+    t = [time_of_first(train), next((k for k in range(4) if train[k, 0, 1]), 4)]
+    assert loss(train, torch.tensor([0])).item() == pytest.approx(math.log(1 + math.exp(t[0] - t[1])))
+
+
+def test_step_loss_is_cross_entropy_at_every_step():
+    _, psc = output(5, 3, 4)
+    label = torch.randint(4, (5, 3), generator=torch.Generator().manual_seed(1))
+    each = torch.nn.functional.cross_entropy(10 * psc.flatten(0, 1), label.flatten(), reduction="none").view(5, 3)
+    assert losses.StepLoss()(psc, label).item() == pytest.approx(each.mean().item())
+    mask = losses.length_mask(torch.tensor([5, 2, 1]), 5)
+    assert losses.StepLoss()(psc, label, mask).item() == pytest.approx(each[mask].mean().item())
+    with pytest.raises(UserError, match=r"a label for every step, \[5, 3\]; got \[3\]"):
+        losses.StepLoss()(psc, label[0])
+    with pytest.raises(UserError, match="the network has 4 classes"):
+        losses.StepLoss()(psc, label + 1)
+
+
+def test_rate_bounds_push_from_both_sides():
+    train = torch.zeros(10, 2, 3)
+    train[:, :, 0], train[::2, 0, 1] = 1, 1  # rates 1, 0.25, 0
+    psc = synapse(train, 4).requires_grad_()
+    bounds = losses.RateBounds(tau_s=4, lower=0.1, upper=0.5)
+    penalty = bounds(psc)
+    assert penalty.item() == pytest.approx(0.5 * (0.5**2 + 0.1**2), rel=1e-5)
+    (gradient,) = torch.autograd.grad(penalty, psc)
+    assert (gradient[..., 0] > 0).all()
+    assert not gradient[..., 1].any()
+    assert (gradient[..., 2] < 0).all()
+    assert bounds(synapse(torch.zeros(5, 2, 3, 4, 4), 4)).item() == pytest.approx(0.5 * 0.1**2 * 48)
+    assert losses.RateBounds(tau_s=4)(psc).item() == 0
+    with pytest.raises(UserError, match="lower <= upper"):
+        losses.RateBounds(tau_s=4, lower=0.6, upper=0.5)
+
+
+@pytest.mark.parametrize("make", [lambda: losses.StepLoss(scale=0), lambda: losses.FirstSpikeLoss(tau_s=3, scale=math.inf)])
+def test_scales_must_be_positive(make):
+    with pytest.raises(UserError, match="must be positive and finite"):
+        make()

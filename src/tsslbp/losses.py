@@ -2,7 +2,11 @@
 
 Every loss is called as ``loss(output_psc, label)`` with ``output_psc`` ``[T, B, C]`` and ``label`` ``[B]`` (class numbers)
 and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the desired spike trains themselves,
-``[T, B, C]`` of 0 and 1, in place of labels. Losses are sums over the batch, as published, except :class:`SoftmaxLoss`.
+``[T, B, C]`` of 0 and 1, in place of labels; :class:`StepLoss` takes a class for every step, ``[T, B]``. Losses are sums over
+the batch, as published, except those with a softmax, which are means.
+
+Sequences of different lengths come padded, with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`): steps
+where it is 0 count for nothing.
 
 Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3.1 and the published code.
 """
@@ -87,7 +91,7 @@ class _TrainLoss(ABC):
         return train
 
     @abstractmethod
-    def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss, a scalar."""
 
 
@@ -110,16 +114,16 @@ class KernelLoss(_TrainLoss):
     def filters(self) -> int:
         return 2 if self.target == "double" else 1
 
-    def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
-        return 0.5 * (psc - self.wanted(psc, label)).square().sum()
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        return 0.5 * _masked((psc - self.wanted(psc, label)).square(), mask).sum()
 
 
 @dataclass(frozen=True)
 class SpikeLoss(_TrainLoss):
     """``½ Σ (s[t] - desired[t])²`` on the spikes themselves: the kernel loss without its smoothing."""
 
-    def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
-        return 0.5 * (spikes_from_psc(psc, self.tau_s) - self.wanted(psc, label)).square().sum()
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        return 0.5 * _masked((spikes_from_psc(psc, self.tau_s) - self.wanted(psc, label)).square(), mask).sum()
 
 
 @dataclass(frozen=True)
@@ -141,24 +145,120 @@ class CountLoss:
         if not 0 <= self.undesired < self.desired:
             raise UserError(f"counts must be 0 <= undesired < desired; got {self.undesired} and {self.desired}")
 
-    def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         labelled = _one_hot(psc, label)
-        time_steps = psc.shape[0]
-        excess = (psc.sum(0) - torch.where(labelled, psc.new_tensor(self.desired), psc.new_tensor(self.undesired))) / time_steps
+        wanted = torch.where(labelled, psc.new_tensor(self.desired), psc.new_tensor(self.undesired))
+        beyond = _masked(psc, mask).sum(0) - wanted
+        steps = psc.shape[0] if mask is None else mask.sum(0).to(psc).unsqueeze(1)
+        excess = beyond / steps
         enough = torch.where(labelled, excess > 0, excess < 0)
-        return 0.5 * time_steps * excess.masked_fill(enough, 0).square().sum()
+        return 0.5 * (steps * excess.masked_fill(enough, 0).square()).sum()
 
 
 @dataclass(frozen=True)
 class SoftmaxLoss:
     """Cross-entropy of ``Σ_t a[t]``, the mean over the batch."""
 
-    def __call__(self, psc: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         _one_hot(psc, label)
-        return F.cross_entropy(psc.sum(0), label.long())
+        return F.cross_entropy(_masked(psc, mask).sum(0), label.long())
 
 
-Loss = KernelLoss | SpikeLoss | CountLoss | SoftmaxLoss
+@dataclass(frozen=True)
+class StepLoss:
+    """Cross-entropy of ``scale·a[t]`` with a class for every step, the mean over steps and batch. Labels are ``[T, B]``.
+
+    Args:
+        scale: currents lie in [0, 1]; the larger the scale, the surer an answer can be.
+    """
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive("scale", self.scale)
+
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        if label.shape != psc.shape[:2]:
+            raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
+        _one_hot(psc.flatten(0, 1)[None], label.flatten())
+        each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none")
+        return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum()
+
+
+@dataclass(frozen=True)
+class FirstSpikeLoss:
+    """Cross-entropy of ``-t/scale``, the mean over the batch, with ``t`` the step of an output neuron's first spike, T if none:
+    the labelled class is to spike first.
+
+    ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. It is linear in each ``s[k]``,
+    and that is its derivative: a spike before the first one would bring it forward, and without that the next would be first.
+
+    Args:
+        tau_s: synaptic time constant of the output neurons, in steps.
+        scale: steps by which a first spike must be earlier to be e times as likely.
+    """
+
+    tau_s: float
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("scale", self.scale)
+
+    def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        _one_hot(psc, label)
+        s = _masked(spikes_from_psc(psc, self.tau_s), mask)
+        silent = 1 - (s + (s.round() - s).detach())  # exactly 0 or 1: cumprod's derivative divides by anything else
+        return F.cross_entropy(-silent.cumprod(0).sum(0) / self.scale, label.long())
+
+
+Loss = KernelLoss | SpikeLoss | CountLoss | SoftmaxLoss | StepLoss | FirstSpikeLoss
+
+
+@dataclass(frozen=True)
+class RateBounds:
+    """A penalty on neurons that spike too rarely or too often: ``½ Σ (lower - r)₊² + (r - upper)₊²`` over neurons.
+
+    ``r`` is a neuron's mean number of spikes per step over the batch, from its current: ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]``.
+
+    Args:
+        tau_s: synaptic time constant of the neurons, in steps.
+        lower: rate in spikes per step below which a neuron is pushed up, 0 for none.
+        upper: rate above which it is pushed down, 1 for none.
+
+    Raises:
+        UserError: bounds outside [0, 1] or in the wrong order.
+    """
+
+    tau_s: float
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower <= self.upper <= 1:
+            raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
+
+    def __call__(self, psc: Tensor) -> Tensor:
+        """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
+        rate = ((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0]).mean(0)
+        return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
+
+
+def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
+    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]``, true and false."""
+    return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return x
+    if mask.shape != x.shape[:2]:
+        raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(x.shape[:2])}")
+    return x * mask.unsqueeze(2)
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} is {value}; it must be positive and finite")
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:

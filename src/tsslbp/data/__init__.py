@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tsslbp.data import events, images, nmnist, npz, speech, tonic_sets, vowels
+from tsslbp.data import events, images, nmnist, npz, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.data.dataset import Dataset, Normalisation, Split
 from tsslbp.errors import UserError, unknown
@@ -12,6 +12,7 @@ __all__ = ["NAMES", "Dataset", "Normalisation", "Split", "crop_and_flip", "event
 NAMES = (
     *("digits", "mnist", "fashion-mnist", "cifar10"),
     *("nmnist", "nmnist-stabilised", "spoken-digits", "spoken-digits-by-speaker", "japanese-vowels"),
+    *("spike-pattern", "delayed-xor", "evidence"),
 )
 
 
@@ -23,8 +24,8 @@ def load(
     Which samples are held out for validation is fixed: it depends on no seed of a run.
 
     Args:
-        name: one of ``NAMES``, ``tonic:NAME`` for an event set of the package tonic, or the path of a file that ends in
-            ``.npz``.
+        name: one of ``NAMES``, the last three with options in brackets if wanted (:mod:`tsslbp.data.synthetic`); ``tonic:NAME``
+            for an event set of the package tonic; or the path of a file that ends in ``.npz``.
         root: folder the named sets lie in, as torchvision and tonic lay them out; ``digits`` and own files do not need it.
         validation: samples held out of the training set. If left out: 240 of ``digits``, a tenth of all others but at most
             5000 of a named one; one per class at least.
@@ -44,6 +45,8 @@ def load(
         return npz.read(Path(name), validation)
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
+    if name.split("(")[0].strip() in synthetic.TASKS:
+        return synthetic.read(name, time_steps)
     match name:
         case "digits":
             return images.digits(validation)

@@ -1,0 +1,246 @@
+"""Sequence tasks that are drawn, not read: frozen spike patterns and memory tasks.
+
+They are named like rules, with their options in brackets: ``"spike-pattern(inputs=100, outputs=10, spikes=5)"``. The
+``seed`` of a task is one of its options: it draws the task itself and has nothing to do with the seed of a run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsslbp.data.dataset import Dataset, Normalisation, Split
+from tsslbp.errors import UserError
+from tsslbp.spec import construct, parse_spec
+
+PLAIN = Normalisation(scale=1, mean=(0.0,), std=(1.0,))
+
+
+@dataclass(frozen=True)
+class SpikePattern:
+    """Frozen Poisson input trains, each to be answered by a given set of output trains: precise spike times are learned or not.
+
+    There is nothing to generalise to, so training, validation and test samples are the same.
+
+    Args:
+        inputs: input neurons.
+        outputs: output neurons; with a picture its height instead.
+        spikes: target spikes of an output neuron, unless a picture says.
+        patterns: input patterns, each with targets of its own.
+        rate: input spikes per neuron and step.
+        target: ``"random"`` steps at least two apart, ``"regular"`` ones, or the path of a picture: every output neuron is a
+            row of pixels and spikes where the picture is dark. It is scaled to ``outputs`` rows and T columns.
+        seed: draws inputs and targets.
+
+    Raises:
+        UserError: numbers that leave no room for the spikes, a picture that cannot be read.
+    """
+
+    inputs: int = 100
+    outputs: int = 10
+    spikes: int = 5
+    patterns: int = 1
+    rate: float = 0.05
+    target: str = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs", "spikes", "patterns"):
+            if getattr(self, name) < 1:
+                raise UserError(f"spike-pattern: {name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.rate <= 1:
+            raise UserError(f"spike-pattern: rate is {self.rate} spikes per step; it must be above 0 and at most 1")
+
+    def make(self, time_steps: int) -> Dataset:
+        """The task over T steps: ``x`` ``[patterns, T, inputs]`` and ``y`` ``[patterns, T, outputs]``, 0 and 1."""
+        random = np.random.default_rng(self.seed)
+        x = random.random((self.patterns, time_steps, self.inputs)) < self.rate
+        y = np.stack([self._targets(time_steps, random) for _ in range(self.patterns)])
+        split = Split(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y.astype(np.uint8)))
+        classes = tuple(f"neuron {number}" for number in range(y.shape[2]))
+        return Dataset("spike-pattern", split, split, split, classes, PLAIN, sequence=True)
+
+    def _targets(self, time_steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
+        if self.target not in ("random", "regular"):
+            return _picture(Path(self.target), time_steps, self.outputs)
+        first, room = time_steps // 10, time_steps - time_steps // 10  # what is due at once no input can have caused
+        if room < 2 * self.spikes:
+            raise UserError(f"spike-pattern: {self.spikes} spikes do not fit into {time_steps} steps; raise --time-steps")
+        train = np.zeros((time_steps, self.outputs), dtype=bool)
+        for neuron in range(self.outputs):
+            if self.target == "regular":
+                steps = first + (np.arange(self.spikes) * room + random.integers(room)) // self.spikes % room
+            else:  # places in a row from which the gaps were taken out, so that no two are neighbours
+                steps = (
+                    first + np.sort(random.choice(room - self.spikes + 1, self.spikes, replace=False)) + np.arange(self.spikes)
+                )
+            train[steps, neuron] = True
+        return train
+
+
+def _picture(path: Path, time_steps: int, rows: int) -> NDArray[np.bool_]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L").resize((time_steps, rows))
+    except FileNotFoundError:
+        raise UserError(f"spike-pattern: no picture at {path}; target is random, regular, or an image file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"spike-pattern: cannot read {path} as an image ({error})") from None
+    dark = np.asarray(image).T < 128
+    if not dark.any():
+        raise UserError(f"spike-pattern: {path} has no dark pixel; nothing would have to be learned")
+    return dark
+
+
+@dataclass(frozen=True)
+class DelayedXor:
+    """Two pulses with a silent gap between them; was exactly one of them on the second channel?
+
+    Each pulse is a burst of Poisson spikes on one of two groups of inputs; the answer must be given after the second. Nothing
+    in the input of the answer's steps tells: the first pulse has to be remembered. The classes are balanced.
+
+    Args:
+        pulse: steps of a pulse.
+        delay: silent steps between the pulses.
+        answer: steps in which the answer is read.
+        group: inputs of a group, both groups alike; a third group spikes while the answer is due.
+        rate: spikes per input and step within a pulse.
+        samples: training samples; validation and test sets are a quarter of it each.
+        seed: draws the samples.
+    """
+
+    pulse: int = 10
+    delay: int = 30
+    answer: int = 10
+    group: int = 10
+    rate: float = 0.3
+    samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, "delayed-xor", ("pulse", "answer", "group"), self.rate, self.samples)
+        if self.delay < 0:
+            raise UserError(f"delayed-xor: delay is {self.delay}; it must not be negative")
+
+    @property
+    def time_steps(self) -> int:
+        return 2 * self.pulse + self.delay + self.answer
+
+    def make(self, time_steps: int | None) -> Dataset:
+        """The task: ``x`` ``[N, T, 3·group]`` of 0 and 1, ``y`` ``[N]``."""
+        _same("delayed-xor", time_steps, self.time_steps)
+        rates = torch.zeros(2, 2, self.time_steps, 3 * self.group)
+        second = self.pulse + self.delay
+        for a in range(2):
+            for b in range(2):
+                rates[a, b, : self.pulse, a * self.group : (a + 1) * self.group] = self.rate
+                rates[a, b, second : second + self.pulse, b * self.group : (b + 1) * self.group] = self.rate
+                rates[a, b, second + self.pulse :, 2 * self.group :] = self.rate
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(count: int) -> Split:
+            bits = torch.arange(count)[torch.randperm(count, generator=generator)] % 4
+            a, b = bits // 2, bits % 2
+            x = torch.rand(count, self.time_steps, 3 * self.group, generator=generator) < rates[a, b]
+            return Split(x.to(torch.uint8), a ^ b)
+
+        return _dataset("delayed-xor", draw, self.samples, ("same", "different"))
+
+
+@dataclass(frozen=True)
+class EvidenceAccumulation:
+    """Cues to the left or to the right, then silence, then the question which side had more (Bellec et al. 2020, figure 4).
+
+    Four groups of inputs: cues left, cues right, the recall signal, and background noise in every step.
+
+    Args:
+        cues: number of cues, odd.
+        cue: steps of a cue.
+        gap: silent steps after each cue.
+        delay: silent steps before the recall.
+        recall: steps in which the answer is read.
+        group: inputs of a group.
+        rate: spikes per input and step while its group is active.
+        noise: the same for the background.
+        samples: training samples; validation and test sets are a quarter of it each.
+        seed: draws the samples.
+    """
+
+    cues: int = 5
+    cue: int = 10
+    gap: int = 5
+    delay: int = 50
+    recall: int = 15
+    group: int = 10
+    rate: float = 0.3
+    noise: float = 0.02
+    samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, "evidence", ("cues", "cue", "recall", "group"), self.rate, self.samples)
+        if self.cues % 2 == 0:
+            raise UserError(f"evidence: cues is {self.cues}; with an even number neither side need have more")
+
+    @property
+    def time_steps(self) -> int:
+        return self.cues * (self.cue + self.gap) + self.delay + self.recall
+
+    def make(self, time_steps: int | None) -> Dataset:
+        """The task: ``x`` ``[N, T, 4·group]`` of 0 and 1, ``y`` ``[N]``."""
+        _same("evidence", time_steps, self.time_steps)
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(count: int) -> Split:
+            sides = torch.randint(2, (count, self.cues), generator=generator)
+            rates = torch.zeros(count, self.time_steps, 4, self.group)
+            for number in range(self.cues):
+                start = number * (self.cue + self.gap)
+                rates[torch.arange(count), start : start + self.cue, sides[:, number]] = self.rate
+            rates[:, -self.recall :, 2] = self.rate
+            rates[:, :, 3] = self.noise
+            x = torch.rand(rates.shape, generator=generator) < rates
+            return Split(x.flatten(2).to(torch.uint8), (sides.sum(1) > self.cues // 2).long())
+
+        return _dataset("evidence", draw, self.samples, ("left", "right"))
+
+
+def _check(task: object, name: str, at_least_one: tuple[str, ...], rate: float, samples: int) -> None:
+    for field in at_least_one:
+        if getattr(task, field) < 1:
+            raise UserError(f"{name}: {field} is {getattr(task, field)}; it must be at least 1")
+    if not 0 < rate <= 1:
+        raise UserError(f"{name}: rate is {rate} spikes per step; it must be above 0 and at most 1")
+    if samples < 16:
+        raise UserError(f"{name}: samples is {samples}; it must be at least 16")
+
+
+def _same(name: str, asked: int | None, its_own: int) -> None:
+    if asked not in (None, its_own):
+        raise UserError(f"--time-steps is {asked}; {name} with these options has {its_own}")
+
+
+def _dataset(name: str, draw: Callable[[int], Split], samples: int, classes: tuple[str, ...]) -> Dataset:
+    train, validation, test = draw(samples), draw(samples // 4), draw(samples // 4)
+    return Dataset(name, train, validation, test, classes, PLAIN, sequence=True)
+
+
+TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {
+    "spike-pattern": SpikePattern,
+    "delayed-xor": DelayedXor,
+    "evidence": EvidenceAccumulation,
+}
+
+
+def read(text: str, time_steps: int | None) -> Dataset:
+    """A task from its name and options. Raises UserError for unknown ones and for a T that does not fit."""
+    name, options = parse_spec(text)
+    task = construct(TASKS[name], name, options)
+    if isinstance(task, SpikePattern):
+        return task.make(100 if time_steps is None else time_steps)
+    return task.make(time_steps)
