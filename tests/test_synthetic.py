@@ -1,0 +1,119 @@
+"""Sequence tasks that are drawn: what they ask, and that nothing but what they ask for helps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsslbp import UserError, data
+
+
+def load(name, time_steps=None):
+    return data.load(name, Path("nowhere"), time_steps=time_steps)
+
+
+@given(steps=st.integers(40, 120), spikes=st.integers(1, 12), outputs=st.integers(1, 5), patterns=st.integers(1, 3))
+def test_random_targets_have_their_spikes_and_no_neighbours(steps, spikes, outputs, patterns):
+    made = load(f"spike-pattern(spikes={spikes}, outputs={outputs}, patterns={patterns})", steps)
+    x, y = made.train.x, made.train.y
+    assert x.shape == (patterns, steps, 100)
+    assert y.shape == (patterns, steps, outputs)
+    assert (y.sum(1) == spikes).all()
+    assert not (y[:, 1:] & y[:, :-1]).any()
+    assert not y[:, : steps // 10].any()
+    assert made.sequence
+    assert len(made.classes) == outputs
+
+
+def test_regular_targets_are_evenly_spaced():
+    y = load("spike-pattern(target=regular, spikes=6, outputs=4)", 200).train.y[0]
+    for train in y.T:
+        gaps = train.nonzero()[:, 0].diff()
+        assert len(gaps) == 5
+        assert gaps.max() - gaps.min() <= 1 or 20 in gaps.tolist()
+
+
+def test_a_pattern_is_frozen_and_its_seed_draws_another():
+    one, same, other = (load(f"spike-pattern(seed={seed})", 100) for seed in (0, 0, 1))
+    assert torch.equal(one.train.x, same.train.x)
+    assert torch.equal(one.train.y, same.train.y)
+    assert not torch.equal(one.train.x, other.train.x)
+    assert one.train is one.validation is one.test
+    rate = one.train.x.float().mean()
+    assert 0.04 < rate < 0.06
+
+
+def test_a_picture_becomes_target_trains(tmp_path):
+    from PIL import Image
+
+    picture = Image.new("L", (50, 20), 255)
+    picture.paste(0, (10, 5, 20, 6))
+    picture.save(tmp_path / "line.png")
+    y = load(f"spike-pattern(target={tmp_path}/line.png, outputs=20)", 50).train.y[0]
+    assert y[10:20, 5].all()
+    assert y.sum() == 10
+    Image.new("L", (5, 5), 255).save(tmp_path / "white.png")
+    (tmp_path / "no.png").write_text("no picture")
+    for name, message in (("white", "no dark pixel"), ("missing", "no picture at"), ("no", "cannot read")):
+        with pytest.raises(UserError, match=message):
+            load(f"spike-pattern(target={tmp_path}/{name}.png)", 50)
+
+
+def test_delayed_xor_needs_both_pulses_and_memory():
+    made = load("delayed-xor(pulse=8, delay=20, answer=5, group=6)")
+    x, y = made.train.x.float(), made.train.y
+    assert made.time_steps == 41
+    first, second = (x[:, start : start + 8].sum(1) for start in (0, 28))
+    bits = [(pulse[:, 6:12].sum(1) > pulse[:, :6].sum(1)).long() for pulse in (first, second)]
+    assert torch.equal(bits[0] ^ bits[1], y)
+    for bit in bits:  # one pulse alone says nothing
+        assert abs(float((bit == y).float().mean()) - 0.5) < 0.01
+    assert not x[:, 8:28].any()
+    assert not x[:, :36, 12:].any()
+    assert x[:, 36:, 12:].any()
+    assert y.float().mean() == 0.5
+
+
+def test_evidence_is_the_side_with_more_cues():
+    made = load("evidence(cues=3, cue=20, gap=4, delay=10, recall=6, group=5, noise=0.01)")
+    x, y = made.train.x.float().unflatten(2, (4, 5)), made.train.y
+    assert made.time_steps == 88
+    sides = torch.stack(
+        [x[:, start : start + 20, 1].sum((1, 2)) > x[:, start : start + 20, 0].sum((1, 2)) for start in (0, 24, 48)]
+    )
+    assert torch.equal((sides.sum(0) > 1).long(), y)
+    assert not x[:, 72:, :2].any()
+    assert not x[:, :-6, 2].any()
+    assert 0.005 < x[:, :, 3].mean() < 0.015
+    assert 0.4 < y.float().mean() < 0.6
+
+
+@pytest.mark.parametrize("name", ["delayed-xor", "evidence"])
+def test_the_parts_of_a_task_are_different_samples(name):
+    made = load(name)
+    assert (len(made.train), len(made.validation), len(made.test)) == (1000, 250, 250)
+    assert not torch.equal(made.validation.x, made.test.x)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        ("spike-pattern(spikes=60)", 100, "raise --time-steps"),
+        ("spike-pattern(rate=2)", 100, "rate is 2"),
+        ("spike-pattern(outputs=0)", 100, "outputs is 0"),
+        ("spike-pattern(spike=3)", 100, "did you mean 'spikes'"),
+        ("spike-pattern(spikes)", 100, "write option=value"),
+        ("spike-pattern(spikes=many)", 100, "cannot read the options"),
+        ("spike-pattern(", 100, "cannot read"),
+        ("delayed-xor", 50, "--time-steps is 50; delayed-xor with these options has 60"),
+        ("delayed-xor(delay=-1)", None, "delay is -1"),
+        ("delayed-xor(samples=3)", None, "samples is 3"),
+        ("evidence(cues=4)", None, "even number"),
+        ("evidence(rate=0)", None, "rate is 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(name, steps, message):
+    with pytest.raises(UserError, match=message):
+        load(name, steps)
