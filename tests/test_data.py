@@ -683,7 +683,12 @@ def test_own_file_never_unpickles(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("mnits", "did you mean 'mnist'"), ("file.npy", "known: cifar10, digits"), ("", "known: "), ("MNIST", "known: ")],
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("file.npy", "known: cifar10, delayed"),
+        ("", "known: "),
+        ("MNIST", "known: "),
+    ],
 )
 def test_unknown_name(name, hint):
     with fails(f"unknown data set '{name}'; {hint}.* must end in .npz"):

@@ -66,7 +66,7 @@ def test_flags_named_in_the_documents_exist():
 
 def test_public_names():
     assert set(tsslbp.__all__) == {
-        *("TSSL", "Rule", "Surrogate", "UserError", "build", "lif", "lif_part", "load", "spikes_from_psc"),
+        *("TSSL", "EventProp", "Rule", "Surrogate", "UserError", "build", "lif", "lif_part", "load", "spikes_from_psc"),
         *("encoding", "layers", "losses", "metrics", "networks", "neuron", "rules"),
     }
     for name in tsslbp.__all__:

@@ -17,8 +17,9 @@ def load(name, time_steps=None):
 @given(steps=st.integers(40, 120), spikes=st.integers(1, 12), outputs=st.integers(1, 5), patterns=st.integers(1, 3))
 def test_random_targets_have_their_spikes_and_no_neighbours(steps, spikes, outputs, patterns):
     made = load(f"spike-pattern(spikes={spikes}, outputs={outputs}, patterns={patterns})", steps)
-    x, y = made.train.x, made.train.y
-    assert x.shape == (patterns, steps, 100)
+    x, y = made.train.x, made.test.y
+    assert x.shape == (50 * patterns, steps, 100)
+    assert torch.equal(x[:patterns], made.test.x)
     assert y.shape == (patterns, steps, outputs)
     assert (y.sum(1) == spikes).all()
     assert not (y[:, 1:] & y[:, :-1]).any()
@@ -40,7 +41,7 @@ def test_a_pattern_is_frozen_and_its_seed_draws_another():
     assert torch.equal(one.train.x, same.train.x)
     assert torch.equal(one.train.y, same.train.y)
     assert not torch.equal(one.train.x, other.train.x)
-    assert one.train is one.validation is one.test
+    assert one.validation is one.test
     rate = one.train.x.float().mean()
     assert 0.04 < rate < 0.06
 
@@ -105,7 +106,7 @@ def test_the_parts_of_a_task_are_different_samples(name):
         ("spike-pattern(outputs=0)", 100, "outputs is 0"),
         ("spike-pattern(spike=3)", 100, "did you mean 'spikes'"),
         ("spike-pattern(spikes)", 100, "write option=value"),
-        ("spike-pattern(spikes=many)", 100, "cannot read the options"),
+        ("spike-pattern(spikes=many)", 100, "as options of spike-pattern"),
         ("spike-pattern(", 100, "cannot read"),
         ("delayed-xor", 50, "--time-steps is 50; delayed-xor with these options has 60"),
         ("delayed-xor(delay=-1)", None, "delay is -1"),

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import UserError, data, files, losses, training
-from tsslbp.config import TrainConfig
+from tsslbp import UserError, data, files, losses, machine, metrics, training
+from tsslbp.config import TrainConfig, read_toml
 from tsslbp.training import loop
 
 
@@ -50,7 +50,7 @@ def test_model_loads_alone_and_gives_the_final_accuracy(quick):
     elsewhere.write_bytes((folder / "model.safetensors").read_bytes())
     model = training.load(elsewhere)
     test = data.load("digits", Path("nowhere")).test
-    assert model.accuracy(test.x, test.y) == final["test_accuracy"]
+    assert model.accuracy(test) == final["test_accuracy"]
     assert model.classes == tuple("0123456789")
 
 
@@ -190,9 +190,9 @@ def test_diverged_run_stops_with_epoch_and_layer_and_keeps_the_checkpoint(quick,
     config = quick(name="bad", epochs=4)
     steps, kernel_loss = [], losses.KernelLoss.__call__
 
-    def break_in_epoch_3(loss, psc, label):
+    def break_in_epoch_3(loss, psc, label, mask):
         steps.append(psc.requires_grad)
-        return kernel_loss(loss, psc, label) * (float("nan") if sum(steps) == 27 else 1)
+        return kernel_loss(loss, psc, label, mask) * (float("nan") if sum(steps) == 27 else 1)
 
     monkeypatch.setattr(losses.KernelLoss, "__call__", break_in_epoch_3)
     with pytest.raises(UserError, match=r"epoch 3, step 3: the gradient of layer 'output'") as error:
@@ -318,3 +318,45 @@ def test_config_survives_toml(quick, tmp_path):
 def test_loss_of_settings(quick):
     assert quick(target="double").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, target="double")
     assert quick(loss="count", desired_count=3).make_loss() == losses.CountLoss(desired=3, undesired=0)
+
+
+@pytest.mark.parametrize("encoding", ["constant", "poisson"])
+def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, encoding):
+    folder, _ = training.train(quick(encoding=encoding, epochs=3, learning_rate=5e-3, time_steps=8))
+    model = training.load(folder)
+    x = data.load("digits", Path("nowhere")).test.x
+    answers, steps = model.decide(x, batch_size=100)
+    assert torch.equal(answers, metrics.decode(model.outputs(x, batch_size=100)))
+    assert 1 <= steps.min() < steps.max() <= 8
+    assert steps.double().mean() < 7.5
+
+
+def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
+
+    def precision(**changes):
+        folder, _ = training.train(quick(epochs=1, **changes))
+        return read_toml(folder / "config.toml")["precision"]
+
+    assert precision() == "float32"  # nothing was measured
+    machine.record_bfloat16({"a": 1.5, "b": 1.2})
+    assert precision() == "bfloat16"
+    assert precision(precision="float32") == "float32"
+    assert precision(name="resumed") == "bfloat16"
+    machine.record_bfloat16({"a": 1.5, "b": 1.05})
+    assert precision() == "float32"
+    folder, _ = training.train(quick(name="resumed", epochs=2, resume=True))
+    assert read_toml(folder / "config.toml")["precision"] == "bfloat16"
+    for content in ("", "[]", '{"gains": {}}', "\0"):
+        (tmp_path / "cache/bfloat16.json").write_text(content)
+        assert not machine.bfloat16_pays()
+    monkeypatch.setenv("TSSLBP_CACHE", "/dev/null/cache")
+    assert not machine.bfloat16_pays()
+    with pytest.raises(UserError, match="set TSSLBP_CACHE"):
+        machine.record_bfloat16({"a": 2.0})
+
+
+def test_a_run_in_blocks_of_time_is_the_same_run(quick):
+    one, other = (training.train(quick(name=f"blocks-{block}", time_block=block, time_steps=6))[1] for block in (0, 2))
+    assert other["validation_accuracy"] == pytest.approx(one["validation_accuracy"], abs=1.0)
+    assert other["test_accuracy"] > 15

@@ -7,13 +7,14 @@ from tsslbp.errors import UserError
 from tsslbp.functional import lif, lif_part
 from tsslbp.networks import build
 from tsslbp.neuron import spikes_from_psc
-from tsslbp.rules import TSSL, Rule, Surrogate
+from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
 from tsslbp.training import load
 
 __version__ = version("tsslbp")
 
 __all__ = [
     "TSSL",
+    "EventProp",
     "Rule",
     "Surrogate",
     "UserError",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tsslbp import ann, rules
 from tsslbp.errors import UserError
-from tsslbp.losses import CountLoss, KernelLoss, Loss, SoftmaxLoss, SpikeLoss
+from tsslbp.losses import CountLoss, FirstSpikeLoss, KernelLoss, Loss, RateBounds, SoftmaxLoss, SpikeLoss
 from tsslbp.networks import Architecture
 
 
@@ -66,7 +66,7 @@ class TrainConfig:
     rule: str = "tssl"
     """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
 
-    loss: Literal["auto", "kernel", "spike", "count", "softmax"] = "auto"
+    loss: Literal["auto", "kernel", "spike", "count", "softmax", "first-spike"] = "auto"
     """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN, which has no other."""
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the published code does."""
@@ -74,6 +74,13 @@ class TrainConfig:
     """Count loss: spikes wanted from the labelled class."""
     undesired_count: float = 0.0
     """Count loss: spikes wanted from every other class."""
+
+    rate_penalty: float = 0.0
+    """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
+    rate_lower: float = 0.0
+    """Lower bound on that rate."""
+    rate_upper: float = 1.0
+    """Upper bound on that rate."""
 
     epochs: int = 20
     """Passes over the training set."""
@@ -102,13 +109,16 @@ class TrainConfig:
         """Ranges that no other part of the library checks. Raises UserError naming the flag."""
         for name in ("epochs", "batch_size", "learning_rate"):
             self._check(name, getattr(self, name) > 0, "be positive")
-        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block"):
+        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty"):
             self._check(name, getattr(self, name) >= 0, "be 0 or more")
         for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
             self._check(name, math.isfinite(getattr(self, name)), "be finite")
         self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")
         self._check("name", self.name is None or Path(self.name).name == self.name, "be a plain folder name")
         self._check("loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"), "be softmax for an ANN")
+        self._check("rate_penalty", self.neuron == "spiking" or not self.rate_penalty, "be 0 for an ANN, which has no rates")
+        self._check("time_block", not (self.time_block and self.rate_penalty), "be 0 with a --rate-penalty")
+        RateBounds(self.tau_s, self.rate_lower, self.rate_upper)
         rules.get(self.rule)
 
     def _check(self, name: str, holds: bool, must: str) -> None:
@@ -148,6 +158,8 @@ class TrainConfig:
             return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s)
         if loss == "count":
             return CountLoss(desired=self.desired_count, undesired=self.undesired_count)
+        if loss == "first-spike":
+            return FirstSpikeLoss(tau_s=self.tau_s)
         return SoftmaxLoss()
 
     def to_toml(self) -> str:

@@ -68,6 +68,13 @@ class Spiking(nn.Module, ABC):
         return psc, after
 
 
+def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
+    """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
+    if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
+        raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
+    return F.linear(x, layer.weight)
+
+
 class Linear(Spiking):
     """Fully connected spiking layer: ``[T, B, in] -> [T, B, out]``. Weight ``[out, in]``, Kaiming normal."""
 
@@ -77,9 +84,7 @@ class Linear(Spiking):
         nn.init.kaiming_normal_(self.weight)
 
     def map(self, x: Tensor) -> Tensor:
-        if x.dim() != 2 or x.shape[1] != self.weight.shape[1]:
-            raise UserError(f"Linear wants [T, B, {self.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
-        return F.linear(x, self.weight)
+        return matrix_product(self, x)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"

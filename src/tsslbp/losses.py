@@ -3,7 +3,7 @@
 Every loss is called as ``loss(output_psc, label)`` with ``output_psc`` ``[T, B, C]`` and ``label`` ``[B]`` (class numbers)
 and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the desired spike trains themselves,
 ``[T, B, C]`` of 0 and 1, in place of labels; :class:`StepLoss` takes a class for every step, ``[T, B]``. Losses are sums over
-the batch, as published, except those with a softmax, which are means.
+the batch, as published, except those with a softmax, which are means (``is_mean``).
 
 Sequences of different lengths come padded, with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`): steps
 where it is 0 count for nothing.
@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,7 @@ class _TrainLoss(ABC):
         UserError: a train of another length than T.
     """
 
+    is_mean: ClassVar[bool] = False
     time_steps: int
     tau_s: float
     desired: Sequence[float] | None = None
@@ -138,6 +139,7 @@ class CountLoss:
         undesired: spike count of every other class, below ``desired``.
     """
 
+    is_mean: ClassVar[bool] = False
     desired: float
     undesired: float
 
@@ -159,6 +161,8 @@ class CountLoss:
 class SoftmaxLoss:
     """Cross-entropy of ``Σ_t a[t]``, the mean over the batch."""
 
+    is_mean: ClassVar[bool] = True
+
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         _one_hot(psc, label)
         return F.cross_entropy(_masked(psc, mask).sum(0), label.long())
@@ -172,6 +176,7 @@ class StepLoss:
         scale: currents lie in [0, 1]; the larger the scale, the surer an answer can be.
     """
 
+    is_mean: ClassVar[bool] = True
     scale: float = 10.0
 
     def __post_init__(self) -> None:
@@ -198,6 +203,7 @@ class FirstSpikeLoss:
         scale: steps by which a first spike must be earlier to be e times as likely.
     """
 
+    is_mean: ClassVar[bool] = True
     tau_s: float
     scale: float = 1.0
 

@@ -1,7 +1,8 @@
 """Networks from the field's notation: ``15C5-P2-40C5-P2-300-10``.
 
 ``nCk`` is a spiking convolution with n channels and a k×k kernel, ``Pk`` sum pooling over k×k, a number a fully connected
-spiking layer; the last number is the output layer, one neuron per class.
+spiking layer; the last number is the output layer, one neuron per class. ``nR`` is a fully connected layer whose n neurons are
+recurrently connected as well, ``nA`` such a layer with adaptive thresholds: ``100R-10``.
 """
 
 import json
@@ -9,17 +10,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import rules
+from tsslbp import ann, rules
 from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d
 from tsslbp.neuron import LIF, synapse
+from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
 
 
@@ -37,6 +39,9 @@ class Architecture:
     rule: str | Rule | None = "tssl"
     dropout: float = 0.0
     conv_scale: float = 1.0
+    tau_a: float = 100.0
+    beta: float = 0.1
+    neuron: ann.Neuron = "spiking"
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "rule": rules.spec(rules.get(self.rule))})
@@ -79,6 +84,9 @@ def build(
     rule: str | Rule | None = None,
     dropout: float | None = None,
     conv_scale: float | None = None,
+    tau_a: float | None = None,
+    beta: float | None = None,
+    neuron: ann.Neuron | None = None,
 ) -> "Network":
     """A spiking network from its notation, or one of the paper's networks by name.
 
@@ -94,6 +102,10 @@ def build(
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
         conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
+        tau_a: time constant of adaptive thresholds in steps, 100 if left out.
+        beta: rise of an adaptive threshold by one spike, 0.1 if left out.
+        neuron: ``"spiking"`` if left out; ``"binary"`` and ``"relu"`` are networks without spikes, one pass with the same
+            initial weights (``ann.py``): of a sequence the mean over time enters, the output is logits ``[1, B, classes]``.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -121,7 +133,7 @@ class State:
     synapse: Tensor | None = None
     """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
     layers: dict[str, Tensor] = field(default_factory=dict)
-    """The spiking layers' states by name, ``[2, B, ...]`` each."""
+    """The spiking layers' states by name, ``[2, B, ...]`` each, more rows where they are recurrent."""
 
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
@@ -138,7 +150,7 @@ class State:
 
 
 class Network(nn.Module):
-    """A feed-forward spiking network; made by :func:`build`.
+    """A spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
     ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current ``[T, B, classes]``. Both kinds of
@@ -158,8 +170,13 @@ class Network(nn.Module):
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold)
         if not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
-        Dropout(architecture.dropout)  # checks the value even where the network has no place for it
+        if architecture.neuron not in get_args(ann.Neuron):
+            raise unknown("neuron", str(architecture.neuron), get_args(ann.Neuron))
+        Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
+        Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(_layers(architecture, self.neuron)))
+        if not self.is_spiking:
+            ann.check(self.layers, architecture.neuron)
 
     def encode(self, x: Tensor) -> Signal:
         """The input's post-synaptic current. Raises UserError for a shape that does not fit."""
@@ -168,7 +185,19 @@ class Network(nn.Module):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
         return synapse(x, self.neuron.tau_s)
 
+    @property
+    def is_spiking(self) -> bool:
+        """Whether the neurons spike; if not, the network is an ANN (``ann.py``)."""
+        return self.architecture.neuron == "spiking"
+
+    def evidence(self, output: Tensor) -> Tensor:
+        """What to decode answers from: the output currents, or the class probabilities of an ANN, as logits may be negative."""
+        return output if self.is_spiking else output.softmax(-1)
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.is_spiking:
+            *_, logits = self.activity(x).values()
+            return logits
         if self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x)
         return self._run(self.encode(x), None)[0]
@@ -190,6 +219,8 @@ class Network(nn.Module):
         Raises:
             UserError: a shape that does not fit, a rule that takes no parts.
         """
+        if not self.is_spiking:
+            raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         state = state or State()
         static = self._is_static(x)
         self._check(x, any_length=True)
@@ -250,7 +281,14 @@ class Network(nn.Module):
             )
 
     def activity(self, x: Tensor) -> dict[str, Tensor]:
-        """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last."""
+        """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
+
+        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits.
+        """
+        if not self.is_spiking:
+            self._check(x)
+            a = self.architecture
+            return ann.activity(self.layers, x if self._is_static(x) else x.mean(0), a.neuron, a.threshold)
         signal, currents = self.encode(x), {}
         for name, layer in self.layers.named_children():
             signal = layer(signal)
@@ -279,11 +317,12 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
 
     shape, weighted, pooled, rule = tuple(a.input_shape), 0, 0, rules.get(a.rule)
     for position, token in enumerate(tokens, 1):
-        match = re.fullmatch(r"(?P<channels>\d+)C(?P<kernel>\d+)|P(?P<pool>\d+)|(?P<features>\d+)", token)
+        match = re.fullmatch(r"(?P<channels>\d+)C(?P<kernel>\d+)|P(?P<pool>\d+)|(?P<features>\d+)(?P<lateral>[RA]?)", token)
         where = f"layer {position} ({token!r}) of {a.notation!r}"
-        if not match or 0 in (sizes := [int(size) for size in match.groups() if size]):
+        if not match or 0 in (sizes := [int(size) for size in match.groups() if size and size.isdecimal()]):
             raise UserError(
-                f"{where} is not a layer; write 15C5 (convolution), P2 (pooling) or 300 (fully connected), sizes from 1"
+                f"{where} is not a layer; write 15C5 (convolution), P2 (pooling), 300 (fully connected), 100R (recurrent) "
+                "or 100A (with adaptive thresholds), sizes from 1"
             )
         if match["features"] is None and len(shape) != 3:
             raise UserError(f"{where} needs a [channels, height, width] input; here it is flat, {list(shape)}")
@@ -306,7 +345,12 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
         if match["features"]:
             (features,) = sizes
             name = "output" if position == len(tokens) else f"linear{weighted}"
-            yield name, Linear(shape[0], features, neuron=neuron, rule=rule)
+            if match["lateral"]:
+                adaptation = Adaptation(a.tau_a, a.beta) if match["lateral"] == "A" else None
+                name = f"recurrent{weighted}"
+                yield name, Recurrent(shape[0], features, neuron=neuron, rule=rule, adaptation=adaptation)
+            else:
+                yield name, Linear(shape[0], features, neuron=neuron, rule=rule)
             shape = (features,)
         else:
             channels, kernel = sizes

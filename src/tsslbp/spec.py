@@ -9,21 +9,21 @@ from tsslbp.errors import UserError, unknown
 T = TypeVar("T")
 
 
-def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+def parse_spec(text: str, what: str) -> tuple[str, dict[str, Any]]:
     """Name and options of ``NAME`` or ``NAME(option=value, ...)``; a value that is no literal is text.
 
     Raises:
-        UserError: anything else.
+        UserError: anything else, called a ``what``.
     """
     match = re.fullmatch(r"\s*([\w+-]+)\s*(?:\((.*)\))?\s*", text)
     if not match:
-        raise UserError(f"cannot read {text!r}; write NAME or NAME(option=value, ...)")
+        raise UserError(f"cannot read {what} {text!r}; write NAME or NAME(option=value, ...)")
     name, arguments = match.groups()
     options: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in (arguments or "").split(","))):
         option, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            raise UserError(f"cannot read {item!r} in {text!r}; write option=value")
+            raise UserError(f"cannot read {item!r} in {what} {text!r}; write option=value")
         options[option] = _literal(value)
     return name, options
 
@@ -36,7 +36,8 @@ def construct(cls: type[T], name: str, options: dict[str, Any]) -> T:
     try:
         return cls(**options)
     except TypeError as error:
-        raise UserError(f"cannot read the options of {name}: {error}") from None
+        given = ", ".join(f"{option}={value}" for option, value in options.items())
+        raise UserError(f"cannot read {given!r} as options of {name}: {error}") from None
 
 
 def _literal(text: str) -> Any:

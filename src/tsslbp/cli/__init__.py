@@ -11,7 +11,10 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Exit code 0 if it worked, 2 for bad input (one line says what to do), 130 if interrupted."""
+    """Run a command. Exit code 0 if it worked, 2 for bad input (one line says what to do), 130 if interrupted.
+
+    A check that did not pass leaves with exit code 1.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     try:
         if not arguments or arguments[0] in ("-h", "--help"):

@@ -3,29 +3,27 @@
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 
-from tsslbp import bench, data, kernels, machine, metrics, recipes, report, rules, training
-from tsslbp.cli.parse import parse
+from tsslbp import bench, data, kernels, machine, metrics, recipes, report, training
+from tsslbp.cli.compare import compare
+from tsslbp.cli.methods import check_, cite, fidelity_, rules_
+from tsslbp.cli.parse import parse, starting_from
 from tsslbp.cli.progress import watcher
+from tsslbp.cli.show import console
 from tsslbp.config import TrainConfig, flags_from_toml
 from tsslbp.errors import UserError, unknown
-
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def train(arguments: list[str]) -> None:
     """train a network: tsslbp train RECIPE [--field value ...]"""
-    config, command = TrainConfig(), "train"
-    if arguments and not arguments[0].startswith("-"):
-        config, command, arguments = recipes.get(arguments[0]), f"train {arguments[0]}", arguments[1:]
+    config, command, arguments = starting_from("train", arguments)
     if "--config" in arguments:
         position = arguments.index("--config")
         if position + 1 == len(arguments):
@@ -37,11 +35,14 @@ def train(arguments: list[str]) -> None:
     config = parse(TrainConfig, command, arguments, config, about)
     machine.keep_memory()
     folder, final = training.train(config, watcher())
-    right = round(final["test_accuracy"] / 100 * final["test_samples"])
-    console.print(
-        f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-        f"chosen on validation), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
-    )
+    if "f1" in final:
+        console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
+    else:
+        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        console.print(
+            f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
+            f"chosen on validation), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+        )
     console.print(f"report: {report.write(folder)}")
 
 
@@ -57,14 +58,29 @@ class Evaluate:
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root."""
+    early_exit: bool = False
+    """Stop each sample as soon as its answer can no longer change, whatever the remaining steps bring."""
 
 
 def evaluate(arguments: list[str]) -> None:
     """accuracy of a trained model on its test set"""
     options = parse(Evaluate, "evaluate", arguments)
     model = training.load(options.model)
-    test = data.load(options.data or model.data, options.data_root, download=options.download).test
-    right = int((metrics.decode(model.outputs(test.x)) == test.y).sum())
+    name, steps = options.data or model.data, model.network.time_steps
+    test = data.load(name, options.data_root, download=options.download, time_steps=steps).test
+    if test.y.dim() == 3:
+        console.print(f"F1 {model.accuracy(test) / 100:.4f} over {len(test)} patterns, within one step")
+        return
+    if options.early_exit and test.lengths is not None:
+        raise UserError(
+            f"--early-exit is for sequences of one length; those of {name} have {int(test.lengths.min())} steps and more"
+        )
+    if options.early_exit:
+        answers, taken = model.decide(test.x)
+        console.print(f"decided after {float(taken.double().mean()):.2f} of {steps} steps on average")
+    else:
+        answers = metrics.decode(model.outputs(test.x, test.lengths))
+    right = int((answers == test.y).sum())
     low, high = metrics.wilson_interval(right, len(test))
     console.print(
         f"test accuracy {100 * right / len(test):.2f} % "
@@ -130,8 +146,9 @@ def bench_(arguments: list[str]) -> None:
     machine.keep_memory()  # for all that are compared
     result = bench.run(options.cases, options.seconds, options.memory, say)
     if options.growth:
-        result["growth"] = bench.growth(options.seconds, say)
+        result["growth"] = bench.growth(options.seconds, options.memory, say)
     console.print(bench.table(result))
+    console.print(bench.spent_table(result))
     console.print(f"result: {bench.save(result, options.results)}")
 
 
@@ -190,20 +207,19 @@ def recipes_(arguments: list[str]) -> None:
         console.print(f"    {config.network}, T = {config.time_steps}, {config.epochs} epochs, batch {config.batch_size}")
 
 
-def rules_(arguments: list[str]) -> None:
-    """list the learning rules and their options"""
-    parse(Nothing, "rules", arguments)
-    for name in rules.available():
-        rule = rules.get(name)
-        console.print(f"{name}: {rule.summary}")
-        console.print(f"    source: {rule.paper}")
-        console.print(f"    options: {', '.join(f'{field.name}={field.default}' for field in fields(rule))}")
-    console.print('Options go in brackets: --rule "tssl(reset=False, clip=1)"')
+@dataclass(frozen=True)
+class Doctor:
+    """What this installation can use, and why not; and whether bfloat16 is faster here, which `--precision auto` goes by."""
+
+    measure: bool = True
+    """Measure bfloat16; the result is kept in the cache folder."""
+    seconds: float = 5.0
+    """Time for each network measured."""
 
 
 def doctor(arguments: list[str]) -> None:
-    """what this installation can use, and why not"""
-    parse(Nothing, "doctor", arguments)
+    """what this installation can use, and why not; measures whether bfloat16 is faster here"""
+    options = parse(Doctor, "doctor", arguments)
     rows = machine.describe()
     for name, backend in kernels.backends().items():
         rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
@@ -212,6 +228,12 @@ def doctor(arguments: list[str]) -> None:
         extra = "tensorboard" if package == "tensorboard" else "vision"
         missing = f"missing; {purpose} needs it: pip install 'tsslbp[{extra}]'"
         rows[f"package {package}"] = "installed" if found else missing
+    if options.measure and kernels.backends()["cpp"].usable:
+        machine.keep_memory()
+        gains = bench.bfloat16_gains(options.seconds)
+        machine.record_bfloat16(gains)
+        rows["bfloat16"] = ", ".join(f"{gain:.2f} times as fast on {name}" for name, gain in gains.items())
+    rows["--precision auto"] = f"takes {'bfloat16' if machine.bfloat16_pays() else 'float32'}"
     width = max(map(len, rows))
     for what, here in rows.items():
         console.print(f"{what:<{width}}  {here}")
@@ -222,8 +244,12 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report_,
+    "compare": compare,
     "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,
+    "cite": cite,
+    "check": check_,
+    "fidelity": fidelity_,
     "doctor": doctor,
 }

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from tsslbp import recipes
+from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 
 T = TypeVar("T")
@@ -34,6 +36,17 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         if stop.code in (0, None):
             sys.exit(0)
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
+
+
+def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
+    """The settings of the recipe that comes first, if one does; the command with its name; the other arguments.
+
+    Raises:
+        UserError: an unknown recipe.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return TrainConfig(), command, arguments
+    return recipes.get(arguments[0]), f"{command} {arguments[0]}", arguments[1:]
 
 
 def overview(commands: Mapping[str, Callable[[list[str]], None]]) -> str:

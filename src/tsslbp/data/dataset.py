@@ -14,7 +14,8 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples ``x`` ``[N, ...]`` (uint8 or float32, as stored) and labels ``y`` ``[N]`` (int64, from 0).
+    """Samples ``x`` ``[N, ...]`` (uint8 or float32, as stored) and labels ``y`` ``[N]`` (int64, from 0) or target trains
+    ``[N, T, C]`` (uint8, 0 and 1).
 
     ``lengths`` ``[N]`` (int64) are the steps of each sequence, the rest being padding; None if none is padded.
     """
@@ -82,6 +83,11 @@ class Dataset:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample at one step: ``(C, H, W)`` or ``(F,)``."""
         return tuple(self.train.x.shape[2 if self.sequence else 1 :])
+
+    @property
+    def trains(self) -> bool:
+        """Whether the targets are spike trains rather than classes."""
+        return self.train.y.dim() == 3
 
     @property
     def time_steps(self) -> int | None:

@@ -31,6 +31,7 @@ class SpikePattern:
         spikes: target spikes of an output neuron, unless a picture says.
         patterns: input patterns, each with targets of its own.
         rate: input spikes per neuron and step.
+        repeats: times a pattern is shown in an epoch.
         target: ``"random"`` steps at least two apart, ``"regular"`` ones, or the path of a picture: every output neuron is a
             row of pixels and spikes where the picture is dark. It is scaled to ``outputs`` rows and T columns.
         seed: draws inputs and targets.
@@ -44,11 +45,12 @@ class SpikePattern:
     spikes: int = 5
     patterns: int = 1
     rate: float = 0.05
+    repeats: int = 50
     target: str = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "outputs", "spikes", "patterns"):
+        for name in ("inputs", "outputs", "spikes", "patterns", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"spike-pattern: {name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.rate <= 1:
@@ -61,7 +63,8 @@ class SpikePattern:
         y = np.stack([self._targets(time_steps, random) for _ in range(self.patterns)])
         split = Split(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y.astype(np.uint8)))
         classes = tuple(f"neuron {number}" for number in range(y.shape[2]))
-        return Dataset("spike-pattern", split, split, split, classes, PLAIN, sequence=True)
+        shown = split.select(torch.arange(self.patterns).repeat(self.repeats))
+        return Dataset("spike-pattern", shown, split, split, classes, PLAIN, sequence=True)
 
     def _targets(self, time_steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
         if self.target not in ("random", "regular"):
@@ -239,7 +242,7 @@ TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {
 
 def read(text: str, time_steps: int | None) -> Dataset:
     """A task from its name and options. Raises UserError for unknown ones and for a T that does not fit."""
-    name, options = parse_spec(text)
+    name, options = parse_spec(text, "data set")
     task = construct(TASKS[name], name, options)
     if isinstance(task, SpikePattern):
         return task.make(100 if time_steps is None else time_steps)

@@ -1,6 +1,7 @@
 """Gather what a run's report shows: its records, and one look at the test set with its best model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from tsslbp import config, data, machine, metrics, training
 from tsslbp.neuron import spikes_from_psc
-from tsslbp.report.run import RunReport, SampleRaster, write_run_report
+from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""
@@ -27,9 +28,13 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
     history, final = training.read_metrics(folder)
     model = training.load(folder)
     settings = config.read_toml(folder / "config.toml")
-    dataset = data.load(model.data, data_root or Path(settings["data_root"]), validation=settings.get("validation"))
-    test = dataset.test
-    answers = metrics.decode(model.outputs(test.x))
+    dataset = data.load(
+        model.data,
+        data_root or Path(settings["data_root"]),
+        validation=settings.get("validation"),
+        time_steps=model.network.time_steps,
+    )
+    about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,
         command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME",
@@ -37,13 +42,28 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
         history=history,
         final=final or training.summary(history, dataset),
         classes=dataset.classes,
-        confusion=_confusion(test.y, answers, len(dataset.classes)),
-        samples=[_raster(model, dataset, index) for index in _examples(test.y, answers)],
         machine=machine.describe(),
+        **about,
     )
     path = folder / "report.html"
     write_run_report(path, report)
     return path
+
+
+def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
+    test = dataset.test
+    answers = metrics.decode(model.outputs(test.x, test.lengths))
+    return {
+        "confusion": _confusion(test.y, answers, len(dataset.classes)),
+        "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if model.network.is_spiking else [],
+    }
+
+
+def _trains(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
+    test = dataset.test.select(torch.arange(min(SAMPLES, len(dataset.test))))
+    spikes = spikes_from_psc(model.outputs(test.x), model.network.neuron.tau_s) > 0.5
+    drawn = (TrainRaster(spikes[:, i].numpy(), test.y[i].bool().numpy(), float(f1)) for i, f1 in enumerate(model.scores(test)))
+    return {"confusion": None, "samples": [], "trains": tuple(drawn)}
 
 
 def _confusion(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:

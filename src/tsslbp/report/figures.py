@@ -32,8 +32,14 @@ MOST_NUMBERED = 20
 MOST_DRAWN = 120
 """Most neurons of one layer that a raster draws."""
 
-INK, MUTED, RULE, PAPER, RIGHT, WRONG = (f"#fe00a{digit}" for digit in range(1, 7))
-VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", RIGHT: "right", WRONG: "wrong"}
+INK, MUTED, RULE, PAPER, RIGHT, WRONG, THIRD, FOURTH = (f"#fe00a{digit}" for digit in range(1, 9))
+VARIABLES = dict(
+    zip(
+        (INK, MUTED, RULE, PAPER, RIGHT, WRONG, THIRD, FOURTH),
+        ("ink", "muted", "rule", "paper", "right", "wrong", "third", "fourth"),
+        strict=True,
+    )
+)
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called "$1"
@@ -56,7 +62,7 @@ STYLE = {
 }
 
 
-def _inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P], Markup]:
+def inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P], Markup]:
     """From a function that returns a figure and its description, one that returns SVG and takes its name in the page first."""
 
     def drawn(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Markup:
@@ -92,7 +98,8 @@ def column(history: Records, key: str) -> NDArray[np.float64]:
     return np.array([np.nan if record.get(key) is None else record[key] for record in history], dtype=np.float64)
 
 
-def _over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
+def over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure with axes for one value an epoch."""
     figure = Figure(figsize=(WIDTH / 72, 205 / 72), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel=ylabel)
     axes.grid(axis="y")
@@ -101,10 +108,10 @@ def _over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-@_inline
+@inline
 def loss(history: Records) -> tuple[Figure, str]:
     """Training loss by epoch."""
-    figure, axes = _over_epochs(history, "loss")
+    figure, axes = over_epochs(history, "loss")
     epoch, value = column(history, "epoch"), column(history, "train_loss")
     axes.plot(epoch, value, color=MUTED, marker="o", markersize=3 if len(epoch) <= 30 else 0, label="training loss")
     figure.legend(loc="outside upper left")
@@ -113,10 +120,10 @@ def loss(history: Records) -> tuple[Figure, str]:
     return figure, f"Line chart of the training loss over {len(history)} epochs{ends}"
 
 
-@_inline
+@inline
 def accuracy(history: Records, chosen: int) -> tuple[Figure, str]:
     """Training, validation and test accuracy by epoch, the chosen epoch marked."""
-    figure, axes = _over_epochs(history, "right answers, %")
+    figure, axes = over_epochs(history, "right answers, %")
     epoch = column(history, "epoch")
     for key, color, style, marker in (("train", MUTED, ":", "s"), ("validation", WRONG, "--", "^"), ("test", RIGHT, "-", "o")):
         value = column(history, f"{key}_accuracy")
@@ -134,7 +141,7 @@ def accuracy(history: Records, chosen: int) -> tuple[Figure, str]:
     return figure, f"Line chart of training, validation and test accuracy over {len(history)} epochs; epoch {chosen} was chosen"
 
 
-@_inline
+@inline
 def confusion(counts: Array, classes: Sequence[str]) -> tuple[Figure, str]:
     """Counts ``[classes, classes + 1]`` as coloured cells; the last column is left out where it is all zero."""
     n, silent = len(classes), bool(counts[:, -1].any())
@@ -179,7 +186,7 @@ def drawn_neurons(spikes: Array, *keep: int) -> NDArray[np.intp]:
     return np.union1d(firing, np.array(keep, dtype=np.intp))
 
 
-@_inline
+@inline
 def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: int | None) -> tuple[Figure, str]:
     """Spikes of every layer, stacked, time to the right.
 
@@ -233,6 +240,35 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
             x = -4 / (WIDTH - left)
             axes.text(x, row + 0.5, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8.5, **look)
     return figure, f"Spikes of {len(spikes)} layers over {len(spikes[output])} time steps, true class {classes[true]}"
+
+
+@inline
+def trains(output: Array, target: Array, f1: float) -> tuple[Figure, str]:
+    """Output spikes over the target trains they were to follow, time to the right.
+
+    Args:
+        output: ``[T, neurons]`` of bool.
+        target: the same of the targets.
+        f1: how well they agree.
+    """
+    steps, neurons = target.shape
+    band = float(np.clip(9.0 * neurons, 60, 300))
+    figure = Figure(figsize=(WIDTH / 72, (band + 52) / 72))
+    axes = figure.add_axes((30 / WIDTH, 34 / (band + 52), 1 - 38 / WIDTH, band / (band + 52)))
+    axes.set(xlim=(0.5, steps + 0.5), ylim=(neurons, 0), xlabel="time step", ylabel="output neuron")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    near = target.copy()
+    near[1:] |= target[:-1]
+    near[:-1] |= target[1:]
+    thickness = 0.75 * band / neurons
+    _dashes(axes, target, RULE, thickness)
+    for shown, color in ((output & near, RIGHT), (output & ~near, WRONG)):
+        _dashes(axes, shown, color, 0.6 * thickness)
+    figure.text(
+        0, 1 - 12 / (band + 52), f"{int(output.sum())} spikes for {int(target.sum())} in the target, F1 {f1:.3f}", fontsize=8.5
+    )
+    return figure, f"Spikes of {neurons} output neurons over {steps} steps and the {int(target.sum())} target spikes"
 
 
 def _dashes(axes: Axes, spikes: Array, color: str, thickness: float) -> None:

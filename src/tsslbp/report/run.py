@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ class SampleRaster:
 
 
 @dataclass(frozen=True, eq=False)
+class TrainRaster:
+    """What the output neurons did with one pattern.
+
+    Args:
+        output: ``[T, neurons]`` of bool.
+        target: the trains they were to follow, same shape.
+        f1: how well they agree, from 0 to 1.
+    """
+
+    output: NDArray[np.bool_]
+    target: NDArray[np.bool_]
+    f1: float
+
+
+@dataclass(frozen=True, eq=False)
 class RunReport:
     """Everything the report of a run shows.
 
@@ -51,8 +67,10 @@ class RunReport:
             ``best_test_accuracy`` and ``best_test_epoch``, ``seconds``; more is listed as it is.
         classes: names of the classes.
         confusion: counts of test samples, ``[classes, classes + 1]``: row true class, column answer, last column no answer.
+            None where the targets are spike trains; accuracies are then 100 times the mean F1.
         samples: samples to draw.
         machine: what it ran on.
+        trains: patterns to draw, where the targets are spike trains.
 
     Raises:
         UserError: no epoch, no test sample, or a confusion matrix of another shape.
@@ -64,15 +82,16 @@ class RunReport:
     history: list[dict[str, Any]]
     final: dict[str, Any]
     classes: tuple[str, ...]
-    confusion: NDArray[Any]
+    confusion: NDArray[Any] | None
     samples: list[SampleRaster]
     machine: dict[str, str]
+    trains: tuple[TrainRaster, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.classes)
-        if self.confusion.shape != (n, n + 1):
+        if self.confusion is not None and self.confusion.shape != (n, n + 1):
             raise UserError(f"confusion matrix has shape {list(self.confusion.shape)}; {n} classes need [{n}, {n + 1}]")
-        if not self.history or not self.confusion.any():
+        if not self.history or (self.confusion is not None and not self.confusion.any()):
             raise UserError(
                 f"nothing to report on {self.title!r}: {'no test sample' if self.history else 'no epoch is finished'}"
             )
@@ -92,6 +111,8 @@ IN_WORDS = ("test_accuracy", "validation_accuracy", "best_epoch", "best_test_acc
 
 
 def _render(report: RunReport) -> str:
+    if report.confusion is None:
+        return _render_trains(report)
     counts, n = report.confusion, len(report.classes)
     total = int(counts.sum())
     decimals = 1 if total < 2000 else 2
@@ -99,12 +120,8 @@ def _render(report: RunReport) -> str:
     def percent(value: float | None) -> str:
         return "–" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}\u00a0%"
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"percent": percent, "number": _number, "duration": _duration, "words": _words}
     right = round(report.final["test_accuracy"] * total / 100)
-    return environment.get_template("run.html").render(
+    return template("run.html", percent=percent).render(
         run=report,
         final={"validation_accuracy": None, **report.final},
         extra={
@@ -125,6 +142,25 @@ def _render(report: RunReport) -> str:
         samples=[(sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)],
         most_drawn=figures.MOST_DRAWN,
     )
+
+
+def _render_trains(report: RunReport) -> str:
+    return template("trains.html", f1=lambda percent: f"{percent / 100:.3f}").render(
+        run=report,
+        final=report.final,
+        loss=figures.loss("loss", report.history),
+        accuracy=figures.accuracy("f1", report.history, report.final["best_epoch"]),
+        trains=[figures.trains(f"trains-{i}", one.output, one.target, one.f1) for i, one in enumerate(report.trains)],
+    )
+
+
+def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """A page's template with the filters that all have and its own."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "words": _words, **filters}
+    return environment.get_template(name)
 
 
 def _confused(counts: NDArray[Any], totals: NDArray[Any], classes: tuple[str, ...]) -> list[tuple[int, str, str, float]]:

@@ -29,6 +29,8 @@ class Rule(ABC):
     """One line for ``tsslbp rules``."""
     paper: ClassVar[str]
     """Where the rule comes from."""
+    cites: ClassVar[tuple[str, ...]] = ()
+    """Keys of its papers in ``bibliography.py``, for ``tsslbp cite``."""
     has_kernel: ClassVar[bool] = False
     """Whether :meth:`kernel_gradient` exists; without it the method below does the work."""
 

@@ -45,6 +45,7 @@ class EventProp(Rule):
 
     summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations), none where there is no spike"
     paper: ClassVar[str] = "Wunderlich & Pehle, Sci. Rep. 2021, arXiv 2009.08378"
+    cites: ClassVar[tuple[str, ...]] = ("wunderlich2021event",)
 
     def __post_init__(self) -> None:
         if not self.clip > 0:

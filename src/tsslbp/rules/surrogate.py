@@ -54,6 +54,7 @@ class Surrogate(Rule):
     summary: ClassVar[str] = "backpropagation through time with a smooth stand-in for the spike's derivative"
     has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Neftci, Mostafa & Zenke, IEEE Signal Process. Mag. 2019"
+    cites: ClassVar[tuple[str, ...]] = ("neftci2019surrogate",)
 
     def __post_init__(self) -> None:
         if self.name not in DERIVATIVES:
@@ -100,3 +101,55 @@ class Surrogate(Rule):
             through_reset=self.through_reset,
             form=form,
         )
+
+
+# The shapes of three papers under their names. What of each paper lies outside the derivative (its neuron, its way of learning)
+# is not here; constants are for a threshold of 1.
+
+
+@dataclass(frozen=True)
+class STBP(Surrogate):
+    """Spatio-temporal backpropagation: a box of width and height 1, and the gradient through the reset.
+
+    Source: Y. Wu et al., Frontiers in Neuroscience 12, 331 (2018), its first shape with a = 1.
+    """
+
+    name: str = "rectangular"
+    slope: float | None = 1.0
+    through_reset: bool = True
+
+    summary: ClassVar[str] = "surrogate gradient of STBP: a box around the threshold, through the reset"
+    paper: ClassVar[str] = "Wu et al., Front. Neurosci. 2018, arXiv 1706.02609"
+    cites: ClassVar[tuple[str, ...]] = ("wu2018spatio",)
+
+
+@dataclass(frozen=True)
+class SLAYER(Surrogate):
+    """SLAYER's derivative: ``exp(-|u - θ|)``, none through the reset, which there is a kernel that gets no gradient.
+
+    Source: S. B. Shrestha and G. Orchard, NeurIPS 2018, arXiv 1810.08646, with the constants of its published examples.
+    """
+
+    name: str = "exponential"
+    slope: float | None = 1.0
+
+    summary: ClassVar[str] = "surrogate gradient of SLAYER: an exponential on both sides of the threshold"
+    paper: ClassVar[str] = "Shrestha & Orchard, NeurIPS 2018, arXiv 1810.08646"
+    cites: ClassVar[tuple[str, ...]] = ("shrestha2018slayer",)
+
+
+@dataclass(frozen=True)
+class SuperSpike(Surrogate):
+    """SuperSpike's derivative, ``1/(1 + β|u - θ|)²`` with β = 1/mV where θ is 10 mV above rest, none through the reset.
+
+    The rule itself, online and with three factors, is in ``rivals/superspike.py``.
+
+    Source: F. Zenke and S. Ganguli, Neural Computation 30(6), 2018, arXiv 1705.11146.
+    """
+
+    name: str = "fast_sigmoid"
+    slope: float | None = 10.0
+
+    summary: ClassVar[str] = "surrogate gradient of SuperSpike: a fast sigmoid's, backwards in time instead of online"
+    paper: ClassVar[str] = "Zenke & Ganguli, Neural Comput. 2018, arXiv 1705.11146"
+    cites: ClassVar[tuple[str, ...]] = ("zenke2018superspike",)

@@ -69,6 +69,7 @@ class TSSL(Rule):
     summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
     has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang & Li, NeurIPS 2020, arXiv 2002.10085"
+    cites: ClassVar[tuple[str, ...]] = ("zhang2020temporal",)
 
     def __post_init__(self) -> None:
         for name, choices in (("psc_derivative", get_args(PscDerivative)), ("fallback", get_args(Fallback))):

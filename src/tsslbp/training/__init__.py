@@ -1,8 +1,23 @@
 """Training runs: settings in, a folder with a trained model out."""
 
-from tsslbp.training.loop import Interrupted
+from tsslbp.training.checkpoint import State
+from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.run import read_metrics, summary, train
+from tsslbp.training.run import load_data, prepare, read_metrics, settled, summary, train
 
-__all__ = ["Interrupted", "Model", "Progress", "load", "read_metrics", "summary", "train"]
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "Loop",
+    "Model",
+    "Progress",
+    "State",
+    "load",
+    "load_data",
+    "prepare",
+    "read_metrics",
+    "settled",
+    "summary",
+    "train",
+]

@@ -22,7 +22,7 @@ class State:
     step: int = 0
     """Steps of it that are done."""
     loss_sum: float = 0.0
-    right: int = 0
+    right: float = 0.0
     seen: int = 0
     seconds: float = 0.0
     """Time spent in all sittings."""

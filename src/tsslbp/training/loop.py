@@ -16,10 +16,11 @@ from tsslbp.config import TrainConfig
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
-from tsslbp.metrics import decode
+from tsslbp.losses import RateBounds, length_mask
 from tsslbp.training.checkpoint import State
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
+from tsslbp.training.score import score
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
@@ -27,6 +28,10 @@ SAVE_EVERY = 300.0
 
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has stopped between two steps. The argument is its folder."""
+
+
+class Diverged(UserError):
+    """Loss or gradient is not finite: the learning rate is too high."""
 
 
 @dataclass
@@ -60,14 +65,14 @@ class Loop:
 
         Raises:
             Interrupted: after a checkpoint, when asked to stop.
-            UserError: loss or gradient is not finite.
+            Diverged: loss or gradient is not finite.
         """
         state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
         self.progress.started(state.epoch, self.config.epochs, self.steps)
         with _stop_request() as stop:
             while state.epoch <= self.config.epochs:
                 for samples in self._batches():
-                    self._step(samples)
+                    self.step(samples)
                     state.seconds = time.perf_counter() - began
                     if stop.is_set() or time.perf_counter() - saved > SAVE_EVERY:
                         self.save()
@@ -92,24 +97,27 @@ class Loop:
     def _seed(self, step: int) -> int:
         return ((self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 + step) % 2**63
 
-    def _step(self, samples: Tensor) -> None:
+    def step(self, samples: Tensor) -> None:
+        """One step of training on the training samples of these numbers, ``[B]``."""
         config, state, network = self.config, self.state, self.model.network
         seed = self._seed(state.step + 1)
         torch.manual_seed(seed)
-        x, y = self.dataset.train.take(samples)
+        (x, y), lengths = self.dataset.train.take(samples), self.dataset.train.lengths
+        lengths = None if lengths is None else lengths[samples]
         if config.augment:
             x = crop_and_flip(x, torch.Generator().manual_seed(seed))
         network.train()
         x = self.model.inputs(x, seed)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output = network(x)
-        loss = self.loss(output, y)
+            output, penalty = self._output(x)
+        mask = None if lengths is None else length_mask(lengths, len(output))
+        loss = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask) + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         weights = list(network.parameters())
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise UserError(
+            raise Diverged(
                 f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
                 f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
             )
@@ -124,9 +132,19 @@ class Loop:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
         state.step += 1
         state.seen += len(y)
-        state.right += int((decode(output.detach()) == y).sum())
-        state.loss_sum += loss.item() * (len(y) if config.loss == "softmax" else 1)
+        output = network.evidence(output.detach().float())
+        state.right += float(score(output, y, lengths, network.neuron.tau_s).sum())
+        state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    def _output(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
+        config, network = self.config, self.model.network
+        if not config.rate_penalty:
+            return network(x), 0.0
+        *hidden, output = network.activity(x).values()
+        bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
+        return output, config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 
     def _rate_factor(self) -> float:
         """Learning rate of this step as a share of the configured one."""
@@ -154,8 +172,8 @@ class Loop:
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
-            "validation_accuracy": self.model.accuracy(data.validation.x, data.validation.y),
-            "test_accuracy": self.model.accuracy(data.test.x, data.test.y),
+            "validation_accuracy": self.model.accuracy(data.validation),
+            "test_accuracy": self.model.accuracy(data.test),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 

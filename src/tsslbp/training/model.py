@@ -11,12 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tsslbp.data import Normalisation
+from tsslbp.data import Normalisation, Split
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
-from tsslbp.metrics import decode
+from tsslbp.losses import length_mask
+from tsslbp.metrics import decode, settled
 from tsslbp.networks import Architecture, Network
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.score import score
 
 METADATA_KEY = "tsslbp"
 
@@ -42,17 +44,65 @@ class Model:
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @torch.inference_mode()
-    def outputs(self, x: Tensor, batch_size: int = 500) -> Tensor:
-        """Output currents for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``."""
+    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
+        """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
+
+        Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
+        """
         was_training = self.network.training
         self.network.eval()
         chunks = [self.network(self.inputs(part, seed=start)) for start, part in enumerate(x.split(batch_size))]
         self.network.train(was_training)
-        return torch.cat(chunks, dim=1)
+        output = self.network.evidence(torch.cat(chunks, dim=1))
+        return output if lengths is None else output * length_mask(lengths, len(output)).unsqueeze(2)
 
-    def accuracy(self, x: Tensor, y: Tensor) -> float:
-        """Share of right answers in percent."""
-        return 100 * float((decode(self.outputs(x)) == y).double().mean())
+    @torch.inference_mode()
+    def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+        """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
+
+        What is computed for a sample ends there. The answers are those of :func:`tsslbp.metrics.decode` for the whole sequence;
+        see :func:`tsslbp.metrics.settled` for why. (A batch that shrinks may round differently, as any other batch size may.)
+
+        Args:
+            x: stored samples, ``[N, ...]``.
+            batch_size: samples at a time.
+
+        Returns:
+            Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
+        """
+        was_training = self.network.training
+        self.network.eval()
+        parts = [self._decide(self.inputs(part, seed=start)) for start, part in enumerate(x.split(batch_size))]
+        self.network.train(was_training)
+        answers, steps = zip(*parts, strict=True)
+        return torch.cat(answers), torch.cat(steps)
+
+    def _decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        net = self.network
+        sequence = x.shape[1:] != net.architecture.input_shape
+        undecided = torch.arange(x.shape[1] if sequence else x.shape[0])
+        answers, steps = torch.empty_like(undecided), torch.empty_like(undecided)
+        state, total = None, None
+        for t in range(net.time_steps):
+            psc, state = net.part(x[t : t + 1] if sequence else x, state)
+            total = psc[0] if total is None else total + psc[0]
+            remaining = net.time_steps - t - 1
+            done = settled(total, psc[0], remaining, net.neuron.tau_s) | (remaining == 0)
+            answers[undecided[done]], steps[undecided[done]] = decode(total[None, done]), t + 1
+            if bool(done.all()):
+                break
+            if bool(done.any()):
+                undecided, total, state = undecided[~done], total[~done], state.take(~done)
+                x = x[:, ~done] if sequence else x[~done]
+        return answers, steps
+
+    def scores(self, samples: Split) -> Tensor:
+        """:func:`tsslbp.training.score.score` of every sample, ``[N]``."""
+        return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron.tau_s)
+
+    def accuracy(self, samples: Split) -> float:
+        """Share of right answers in percent; for target trains 100 times the mean F1."""
+        return 100 * float(self.scores(samples).mean())
 
 
 def load(path: str | Path) -> Model:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from tsslbp import data, files
-from tsslbp.config import TrainConfig
+from tsslbp import data, files, machine
+from tsslbp.config import TrainConfig, read_toml
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.training import checkpoint
@@ -38,13 +38,10 @@ def train(config: TrainConfig, progress: Progress | None = None) -> tuple[Path, 
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    dataset = data.load(config.data, config.data_root, validation=config.validation, download=config.download)
-    _check_fit(config, dataset)
-    torch.manual_seed(config.seed)
-    network = Network(config.architecture(dataset.sample_shape))
-    inputs = Inputs(config.encoding, dataset.normalisation, config.time_steps, dataset.sequence)
-    model = Model(network, inputs, dataset.classes, config.data)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    config = settled(config)
+    dataset = load_data(config)
+    model, optimizer = prepare(config, dataset)
+    network = model.network
 
     folder = _open_folder(config)
     resumed = config.resume and (folder / "checkpoint.pt").exists()
@@ -73,6 +70,30 @@ def train(config: TrainConfig, progress: Progress | None = None) -> tuple[Path, 
     return folder, final
 
 
+def settled(config: TrainConfig) -> TrainConfig:
+    """The settings with what every ``auto`` means here; a resumed run keeps what it meant when the run began."""
+    return _with_precision(config.with_loss())
+
+
+def load_data(config: TrainConfig) -> data.Dataset:
+    """A run's data set. Raises UserError for missing or damaged data, and for settings that do not go with it."""
+    dataset = data.load(
+        config.data, config.data_root, validation=config.validation, download=config.download, time_steps=config.time_steps
+    )
+    _check_fit(config, dataset)
+    return dataset
+
+
+def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
+    """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
+    torch.manual_seed(config.seed)
+    network = Network(config.architecture(dataset.sample_shape))
+    network.time_block = config.time_block
+    inputs = Inputs(config.encoding, dataset.normalisation, config.time_steps, dataset.sequence)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return Model(network, inputs, dataset.classes, config.data), optimizer
+
+
 def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """The epochs' records of a run, and its final one if it has ended. Raises UserError for a missing or broken file."""
     path = folder / "metrics.jsonl"
@@ -86,6 +107,15 @@ def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | N
     return records, final
 
 
+def _with_precision(config: TrainConfig) -> TrainConfig:
+    if config.precision != "auto":
+        return config
+    began = config.runs_dir / (config.name or config.recipe) / "config.toml"
+    if config.resume and began.is_file():
+        return replace(config, precision=read_toml(began).get("precision", "float32"))
+    return replace(config, precision="bfloat16" if machine.bfloat16_pays() else "float32")
+
+
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     """Settings that do not go with the data raise UserError."""
     if dataset.sequence:
@@ -96,7 +126,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         if config.time_steps != dataset.time_steps:
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
     if config.network.split("-")[-1] != str(len(dataset.classes)):
-        raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the classes of {dataset.name}")
+        what = "output neurons" if dataset.trains else "classes"
+        raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
+    if dataset.trains and config.loss not in ("kernel", "spike"):
+        raise UserError(f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: kernel or spike")
     if config.augment and len(dataset.sample_shape) != 3:
         raise UserError(f"--augment is for images; samples of {dataset.name} have shape {list(dataset.sample_shape)}")
 
@@ -153,6 +186,7 @@ def summary(history: list[dict[str, Any]], dataset: data.Dataset) -> dict[str, A
         "validation_accuracy": chosen["validation_accuracy"],
         "best_test_accuracy": best_test["test_accuracy"],
         "best_test_epoch": best_test["epoch"],
+        **({"f1": chosen["test_accuracy"] / 100} if dataset.trains else {}),
         "epochs": len(history),
         "seconds": round(history[-1]["seconds"], 2),
         "train_samples": len(dataset.train),

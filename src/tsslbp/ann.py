@@ -1,0 +1,67 @@
+"""Networks without spikes on the same layers, to compare with: the same maps and weights, other units, one pass instead of T.
+
+    y = 1 if x > θ else 0, backward ∂y/∂x = 1 where |x - θ| <= 1, else 0        binary        (1)
+    y = max(x, 0)                                                               relu          (2)
+
+``x`` is the output of a linear map, θ the threshold. The last map has no units: its output are logits, which may be negative.
+
+Source of (1), the straight-through estimator: M. Courbariaux et al., arXiv 1602.02830, 2016; I. Hubara et al., NeurIPS 2016.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError
+from tsslbp.kernels import computed_in
+from tsslbp.layers import Conv2d, Linear, Spiking, linear_map
+
+Neuron = Literal["spiking", "binary", "relu"]
+
+
+class Binary(torch.autograd.Function):
+    """Equation (1): a step forward, a straight line backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: float) -> Tensor:
+        ctx.save_for_backward((x - threshold).abs() <= 1)
+        return (x > threshold).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (near,) = ctx.saved_tensors
+        return gradient * near, None
+
+
+def check(layers: nn.Sequential, neuron: Neuron) -> None:
+    """Raises UserError if a layer means nothing without time."""
+    for name, layer in layers.named_children():
+        if isinstance(layer, Spiking) and type(layer) not in (Linear, Conv2d):
+            raise UserError(f"layer {name!r} needs spiking neurons; a network of {neuron} units is one pass without time")
+
+
+def activity(layers: nn.Sequential, x: Tensor, neuron: Neuron, threshold: float) -> dict[str, Tensor]:
+    """Output of every linear map's units by name, ``[1, B, ...]`` each: one step. Last come the logits, in full precision.
+
+    Args:
+        layers: the network's.
+        x: samples ``[B, ...]``.
+        neuron: ``"binary"`` or ``"relu"``.
+        threshold: θ, in units of ``x``; binary units only.
+    """
+    signal, outputs = x.unsqueeze(0), {}
+    for name, layer in layers.named_children():
+        if not isinstance(layer, Spiking):
+            signal = layer(signal)
+            continue
+        current = linear_map(layer.map, signal)
+        assert isinstance(current, Tensor)
+        if layer is layers[-1]:
+            signal = current.to(computed_in(current.dtype))
+        else:
+            signal = F.relu(current) if neuron == "relu" else Binary.apply(current, threshold)
+        outputs[name] = signal
+    return outputs

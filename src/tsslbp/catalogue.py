@@ -1,0 +1,88 @@
+"""Every learning rule and model in one table: ``tsslbp rules``, ``tsslbp cite`` and ``docs/rules.md`` are made from it."""
+
+from collections.abc import Iterable, Mapping
+from typing import get_args
+
+from tsslbp import bibliography, rules
+from tsslbp.errors import unknown
+from tsslbp.rivals import RIVALS, Entry, Support
+
+HEAD = """# Learning rules and models
+
+Made by `tsslbp rules --markdown` from the code itself. `tsslbp rules` lists options too, `tsslbp cite --rule NAME` prints
+BibTeX.
+
+- **stores**: what it has to keep in order to learn, beside weights and inputs.
+- **local**: a weight changes by what its two neurons know and an error sent to the later one; no other weights are needed.
+- **online**: it learns forward in time, and what it keeps does not grow with the number of steps.
+- **recurrent**: trains networks whose neurons hear each other, or consists of one.
+- **parts**: a sequence may come in parts that hand a state to each other, with the gradient of the whole.
+- **kernels**: runs on the compiled kernels. Rules without one run on PyTorch operations.
+- **spike times**: takes sequences of spike times, not steps.
+"""
+
+
+def of_rules() -> dict[str, Entry]:
+    """The rules on this library's layers, by the name ``rule="name"`` takes."""
+    return {name: _of_rule(rules.get(name)) for name in rules.RULES}
+
+
+def entries() -> dict[str, Entry]:
+    """All of them, rules first."""
+    return {**of_rules(), **RIVALS}
+
+
+def cite(name: str) -> str:
+    """BibTeX of this software and of a rule's or model's papers; the options in ``"tssl(reset=False)"`` do not matter.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    known, name = entries(), name.partition("(")[0].strip()
+    if name not in known:
+        raise unknown("rule", name, known)
+    return "\n\n".join([bibliography.software(), *(bibliography.PAPERS[key] for key in known[name].cites)])
+
+
+def markdown() -> str:
+    """The text of ``docs/rules.md``."""
+    on_layers = '## Rules on the layers: `rule="NAME"`, `--rule NAME`'
+    models = "## Models of their own: `tsslbp check NAME`"
+    return "\n".join([HEAD, on_layers, "", *_table(of_rules()), "", models, "", *_table(RIVALS), ""])
+
+
+def _of_rule(rule: rules.Rule) -> Entry:
+    supports: list[Support] = ["feed-forward"]
+    if rule.takes_parts:
+        supports += ["recurrent", "parts"]
+    if rule.has_kernel:
+        supports.append("kernels")
+    # The rest is the same for all: where a rule meets autograd (rules/base.py) the membrane potential is kept, time runs
+    # backwards, and the error came through the weights of the layer above.
+    stores = "membrane potential, one float a neuron and step"
+    return Entry(
+        summary=rule.summary,
+        paper=rule.paper,
+        cites=rule.cites,
+        stores=stores,
+        local=False,
+        online=False,
+        supports=tuple(supports),
+    )
+
+
+def _table(rows: Mapping[str, Entry]) -> list[str]:
+    columns = get_args(Support)
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def yes(it: bool) -> str:
+        return "yes" if it else "–"
+
+    lines = [line(["name", "what it is", "stores", "local", "online", *columns, "paper"]), "|---" * (len(columns) + 6) + "|"]
+    for name, entry in rows.items():
+        papers = f"{entry.paper}: {', '.join(f'`{key}`' for key in entry.cites)}"
+        facts = [yes(entry.local), yes(entry.online), *(yes(column in entry.supports) for column in columns)]
+        lines.append(line([f"`{name}`", entry.summary, entry.stores, *facts, papers]))
+    return lines

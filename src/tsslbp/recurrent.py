@@ -1,0 +1,145 @@
+"""Recurrent spiking layers, with a threshold that adapts if wanted.
+
+The neurons of such a layer also hear each other, and themselves, one step later:
+
+    I[t] = W·x[t] + V·a[t-1]                                                      (1)
+
+with ``a`` the layer's own post-synaptic current. The layer is a loop over steps. Each step is a part of the sequence
+(:func:`tsslbp.lif_part`), so a rule hands on what it carries from step to step, and the gradient through V is the ordinary
+chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop.
+
+With adaptation a spike raises its neuron's threshold for as long as the adaptation b takes to decay:
+
+    b[t] = (1 - 1/τa)·b[t-1] + s[t-1],    s[t] = 1 if u[t] > θ + β·b[t] else 0     (2)
+
+Neurons of fixed threshold compute that too, in terms of ``v = u - β·b``, which spikes when ``v > θ``. Put into
+``u[t] = (1 - 1/τm)·u[t-1]·(1 - s[t-1]) + I[t]`` it gives
+
+    v[t] = (1 - 1/τm)·v[t-1]·(1 - s[t-1]) + I'[t]
+    I'[t] = I[t] - β·(b[t] - (1 - 1/τm)·b[t-1]·(1 - s[t-1]))                      (3)
+
+so adaptation is a current, and the membrane potential that the layer and its rule know is v. The gradient through it is the
+chain rule's: from (3) to b, by (2) to earlier spikes, from a spike to the current that made it. Only the last factor of (3),
+a part of the reset, is held constant, unless the rule's gradient flows ``through_reset``. Under a surrogate gradient the
+whole is backpropagation through time of (1) and (2) with ``∂s/∂u = ψ`` and ``∂s/∂b = -β·ψ``.
+
+Source: G. Bellec, D. Salaj, A. Subramoney, R. Legenstein and W. Maass, NeurIPS 2018, arXiv 1803.09574; (2) as in G. Bellec et
+al., Nature Communications 11, 3625 (2020).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.encoding import Constant
+from tsslbp.errors import UserError
+from tsslbp.functional import neurons
+from tsslbp.kernels import Pool
+from tsslbp.layers import Signal, Spiking, linear_map, matrix_product
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+
+LATERAL_GAIN = 0.5
+"""Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Constants of an adaptive threshold, equation (2).
+
+    Args:
+        tau_a: time constant of the adaptation in steps, at least 1.
+        beta: rise β of the threshold by one spike, 0 or more.
+
+    Raises:
+        UserError: a constant outside its range.
+    """
+
+    tau_a: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not self.tau_a >= 1:
+            raise UserError(f"tau_a is {self.tau_a}; a time constant is in steps and at least 1")
+        if not 0 <= self.beta < math.inf:
+            raise UserError(f"beta is {self.beta}; it must be finite and 0 or more")
+
+
+class Recurrent(Spiking):
+    """Fully connected spiking layer with lateral connections, equation (1): ``[T, B, in] -> [T, B, out]``.
+
+    ``weight`` is W, ``[out, in]``, Kaiming normal; ``lateral`` is V, ``[out, out]``, see ``LATERAL_GAIN``, neurons' connections
+    to themselves on its diagonal.
+
+    Args:
+        in_features, out_features, neuron, rule: as of :class:`~tsslbp.layers.Linear`.
+        adaptation: of the threshold; None keeps it fixed.
+
+    Raises:
+        UserError: an unknown rule, or one that takes no parts.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        neuron: LIF,
+        rule: str | Rule | None = None,
+        adaptation: Adaptation | None = None,
+    ) -> None:
+        super().__init__(neuron, rule)
+        if not self.rule.takes_parts:
+            raise UserError(f"{self.rule!r} needs the whole sequence at once; recurrent layers need a rule that takes parts")
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.lateral = nn.Parameter(torch.empty(out_features, out_features))
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.normal_(self.lateral, std=LATERAL_GAIN / math.sqrt(out_features))
+        self.adaptation = adaptation
+
+    def map(self, x: Tensor) -> Tensor:
+        return matrix_product(self, x)
+
+    def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
+        return self.part(signal, None, pool, half)[0]
+
+    def part(self, signal: Signal, state: Tensor | None, pool: Pool | None = None, half: bool = False) -> tuple[Tensor, Tensor]:
+        """As of every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
+
+        Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
+        """
+        assert pool is None  # the output is flat
+        drive = linear_map(self.map, signal)
+        drive = drive.expand() if isinstance(drive, Constant) else drive
+        drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
+        if state is None:
+            state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
+        carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
+
+        made = []
+        for step in drive.split(1):
+            current = step + F.linear(a, self.lateral)  # (1)
+            if self.adaptation is not None:
+                current, adapting[0] = self._adapt(self.adaptation, current, *adapting)
+            psc, after = neurons(current, self.neuron, self.rule, self.backend, state=carried)
+            assert after is not None
+            if self.adaptation is not None:  # spikes_from_psc, of one step
+                adapting[1] = torch.sub(self.neuron.tau_s * psc, a, alpha=self.neuron.tau_s - 1)
+            carried, a = after, psc
+            made.append(psc)
+        psc = torch.cat(made)
+        return psc.bfloat16() if half else psc, torch.cat([carried, a, *adapting])
+
+    def _adapt(self, adaptation: Adaptation, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """I' by (3) and b by (2) from the current and, of the step before, b and s."""
+        silent = 1 - (s if getattr(self.rule, "through_reset", False) else s.detach())
+        after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
+        rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
+        return torch.sub(current, rise, alpha=adaptation.beta), after
+
+    def extra_repr(self) -> str:
+        adapting = "" if self.adaptation is None else f", {self.adaptation}"
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}{adapting}"

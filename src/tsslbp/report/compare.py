@@ -1,0 +1,146 @@
+"""A comparison of learning rules as JSON, Markdown and one HTML page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from tsslbp import files
+from tsslbp.errors import UserError
+from tsslbp.report import figures
+from tsslbp.report.run import template
+
+COLUMNS = (
+    *("rule", "test accuracy, %", "best test epoch, %", "epochs to target", "seconds to target", "step, ms", "memory, MiB"),
+    *("spikes", "silent, %", "MAC, thousands", "AC, thousands", "energy, nJ"),
+)
+"""Heads of :func:`comparison_rows`."""
+LOOKS = [
+    {"color": color, "linestyle": style, "marker": marker}
+    for style, marker in (("-", "o"), ("--", "^"), (":", "s"))
+    for color in (figures.RIGHT, figures.WRONG, figures.THIRD, figures.FOURTH)
+]
+
+
+def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
+    """A comparison's result (:func:`tsslbp.study.compare`) as text, one row a rule; ± is the standard deviation over seeds."""
+    rows = []
+    for label, rule in result["rules"].items():
+        mean, reached = rule["mean"], sum(run["epochs_to_target"] is not None for run in rule["runs"])
+        some = "" if reached in (0, len(rule["runs"])) else f" ({reached} of {len(rule['runs'])})"
+        rows.append(
+            [
+                label,
+                *(_with_sd(rule, key) for key in ("test_accuracy", "best_test_accuracy")),
+                *(_number(mean[f"{key}_to_target"], 1) + some for key in ("epochs", "seconds")),
+                _number(rule["step_ms"], 2),
+                _number(rule["peak_mib"], 0),
+                _number(mean["spikes"], 2),
+                _number(100 * mean["silent"], 1),
+                *(_significant(value) for value in (mean["macs"] / 1000, mean["acs"] / 1000, mean["energy_nj"])),
+            ]
+        )
+    return rows
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table for a README."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join([f"`{name}`", *numbers]) + " |" for name, *numbers in comparison_rows(result)]
+    return "\n".join(lines) + "\n"
+
+
+def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
+    """Write ``compare.json``, ``compare.md`` and ``compare.html``; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
+    files.write_text(folder / "compare.json", json.dumps(result, indent=1) + "\n")
+    files.write_text(folder / "compare.md", markdown(result))
+    means = {label: rule["mean"] for label, rule in result["rules"].items()}
+    page = template("compare.html").render(
+        result=result,
+        columns=COLUMNS,
+        rows=comparison_rows(result),
+        best=max(means, key=lambda label: means[label]["test_accuracy"]),
+        thriftiest=min(means, key=lambda label: means[label]["energy_nj"]),
+        accuracy=accuracy("accuracy", result),
+        energy=energy("energy", result),
+    )
+    files.write_text(folder / "compare.html", page)
+    return folder / "compare.html"
+
+
+@figures.inline
+def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
+    """Test accuracy by epoch: the mean over the seeds, and a band of one standard deviation around it."""
+    curves = {
+        label: np.array([run["curves"]["test_accuracy"] for run in rule["runs"]]) for label, rule in result["rules"].items()
+    }
+    epoch = np.arange(1, next(iter(curves.values())).shape[1] + 1)
+    figure, axes = figures.over_epochs([{"epoch": epoch[0]}, {"epoch": epoch[-1]}], "right answers in the test set, %")
+    for look, (label, curve) in zip(_looks(len(curves)), curves.items(), strict=True):
+        mean, several = curve.mean(0), len(curve) > 1
+        axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
+        if several:
+            sd = curve.std(0, ddof=1)
+            axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+    last = np.concatenate([curve[:, -1] for curve in curves.values()])
+    floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2  # the end is what differs, not the first epochs
+    axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
+    _legend(figure, axes, len(curves))
+    return figure, f"Line chart of test accuracy over {len(epoch)} epochs under {len(curves)} rules"
+
+
+@figures.inline
+def energy(result: dict[str, Any]) -> tuple[Figure, str]:
+    """Test accuracy against energy per sample, with the standard deviation over the seeds of both."""
+    figure = Figure(figsize=(figures.WIDTH / 72, 205 / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel="energy of a sample, nJ", ylabel="right answers in the test set, %")
+    axes.grid(axis="y")
+    for look, (label, rule) in zip(_looks(len(result["rules"])), result["rules"].items(), strict=True):
+        mean, sd = rule["mean"], rule["sd"]
+        spread = {"xerr": sd["energy_nj"], "yerr": sd["test_accuracy"], "elinewidth": 0.8}
+        look = {**look, "linestyle": "", "markersize": 5}
+        axes.errorbar(mean["energy_nj"], mean["test_accuracy"], label=label, **spread, **look)
+    values = [rule["mean"]["energy_nj"] for rule in result["rules"].values()]
+    if max(values) > 3 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
+    _legend(figure, axes, len(result["rules"]))
+    return figure, f"Test accuracy against energy per sample for {len(result['rules'])} rules"
+
+
+def _looks(count: int) -> list[dict[str, Any]]:
+    return [LOOKS[number % len(LOOKS)] for number in range(count)]
+
+
+def _legend(figure: Figure, axes: Axes, entries: int) -> None:
+    """One entry a line, above the axes, for which the figure grows."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + entries * 13 / 72)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
+
+
+def _with_sd(rule: dict[str, Any], key: str) -> str:
+    sd = rule["sd"][key]
+    return f"{rule['mean'][key]:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
+
+
+def _significant(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"

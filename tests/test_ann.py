@@ -1,0 +1,137 @@
+"""Networks without spikes: the same maps and weights as the spiking network, other units, one pass."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tsslbp import UserError, build, cli, losses, metrics, training
+from tsslbp.ann import Binary
+from tsslbp.config import TrainConfig, read_toml
+
+SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
+NOTATION = "4C3-P2-5C2-7-3"
+
+
+def made(neuron, notation=NOTATION, **changes):
+    torch.manual_seed(0)
+    return build(notation, neuron=neuron, **{**SETTINGS, "padding": (1, 0), **changes})
+
+
+def rand(*shape):
+    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("neuron", ["binary", "relu"])
+def test_weights_are_those_of_the_spiking_network(neuron):
+    spiking, ann = made("spiking"), made(neuron)
+    assert spiking.state_dict().keys() == ann.state_dict().keys()
+    assert all(torch.equal(*pair) for pair in zip(spiking.parameters(), ann.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("neuron", ["binary", "relu"])
+def test_one_pass_written_out(neuron):
+    net, x = made(neuron, threshold=0.5), rand(6, 2, 9, 8)
+
+    def units(x):
+        return F.relu(x) if neuron == "relu" else (x > 0.5).float()
+
+    w = [p.detach() for p in net.parameters()]
+    y = units(F.conv2d(x, w[0], padding=1))
+    y = units(F.conv2d(1.1 * 4 * F.avg_pool2d(y, 2), w[1]))
+    logits = F.linear(units(F.linear(y.flatten(1), w[2])), w[3])
+    output = net(x)
+    assert output.shape == (1, 6, 3)
+    torch.testing.assert_close(output[0], logits)
+    assert (logits < 0).any()
+    activity = net.activity(x)
+    assert list(activity) == ["conv1", "conv2", "linear3", "output"]
+    torch.testing.assert_close(activity["conv2"][0], y)
+    sequence = torch.stack([x + 1, x - 1, x + 2, x - 2])
+    torch.testing.assert_close(net(sequence), output)  # the mean over time enters
+
+
+def test_straight_through_estimator():
+    x = torch.tensor([-0.6, -0.4, 0.4, 0.6, 1.4, 1.6], dtype=torch.float64, requires_grad=True)
+    y = Binary.apply(x, 0.5)
+    assert y.tolist() == [0, 0, 0, 1, 1, 1]
+    y.backward(torch.arange(1.0, 7.0, dtype=torch.float64))
+    assert x.grad.tolist() == [0, 2, 3, 4, 5, 0]
+    assert Binary.apply(torch.tensor(0.5), 0.5) == 0  # strictly above, as a spike
+
+
+def test_relu_gradient_is_that_of_the_function():
+    net = made("relu", "3C3-P2-4-3", padding=0).double()
+    x = rand(2, 2, 9, 8).double().requires_grad_()
+    assert torch.autograd.gradcheck(net, x)
+
+
+def test_dropout_and_autocast():
+    net = made("relu", dropout=0.5)
+    x = rand(5, 2, 9, 8)
+    assert not torch.equal(net.train()(x), net(x))
+    assert torch.equal(net.eval()(x), net(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(x).dtype == torch.float32
+
+
+def test_a_block_of_time_means_nothing():
+    net = made("binary")
+    net.time_block = 2
+    assert net(rand(5, 2, 9, 8)).shape == (1, 5, 3)
+    with pytest.raises(UserError, match="binary units is one pass"):
+        net.part(rand(5, 2, 9, 8))
+
+
+def test_unknown_neuron_and_wrong_input():
+    with pytest.raises(UserError, match="did you mean 'relu'"):
+        made("relux")
+    with pytest.raises(UserError, match="network input has shape"):
+        made("relu")(rand(3, 5, 2, 9, 8))
+    with pytest.raises(UserError, match="'recurrent1' needs spiking neurons"):
+        made("relu", "7R-3", padding=0)
+
+
+def test_every_answer_is_an_answer():
+    net, x = made("relu"), rand(20, 2, 9, 8)
+    with torch.no_grad():
+        net.layers.output.weight.copy_(-net.layers.output.weight.abs())
+        logits = net(x)
+    assert (logits <= 0).all()
+    assert torch.equal(metrics.decode(net.evidence(logits)), logits[0].argmax(-1))
+    spiking = made("spiking")
+    assert torch.equal(spiking.evidence(psc := spiking(x)), psc)
+
+
+@pytest.mark.parametrize("neuron", ["binary", "relu"])
+def test_training_evaluation_and_report(neuron, quick, tmp_path, capsys):
+    folder, final = training.train(quick(neuron=neuron, epochs=4, learning_rate=5e-3))
+    assert final["test_accuracy"] > 85
+    history, _ = training.read_metrics(folder)
+    assert 0.2 < history[0]["train_loss"] < 2 * math.log(10)  # a mean over samples, not over batches
+    assert (read_toml(folder / "config.toml")["loss"], read_toml(folder / "config.toml")["neuron"]) == ("softmax", neuron)
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert f"{final['test_accuracy']:.2f} %" in capsys.readouterr().out
+    assert cli.main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert "without spikes" in page
+    assert "What the neurons do" not in page
+
+
+def test_the_loss_of_an_ann_is_softmax():
+    assert TrainConfig(neuron="relu").make_loss() == losses.SoftmaxLoss()
+    assert isinstance(TrainConfig().make_loss(), losses.KernelLoss)
+    with pytest.raises(UserError, match="--loss is count; it must be softmax"):
+        TrainConfig(neuron="binary", loss="count")
+    with pytest.raises(UserError, match="--rate-penalty is 1; it must be 0 for an ANN"):
+        TrainConfig(neuron="binary", rate_penalty=1)
+
+
+def test_same_order_and_first_weights_in_a_run(quick):
+    seen = {}
+    for neuron in ("spiking", "binary", "relu"):
+        config = quick(neuron=neuron, dropout=0.2)
+        model, _ = training.prepare(config, training.load_data(config))
+        seen[neuron] = [weight.detach().clone() for weight in model.network.parameters()]
+    assert all(torch.equal(a, b) for other in ("binary", "relu") for a, b in zip(seen["spiking"], seen[other], strict=True))

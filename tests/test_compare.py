@@ -1,0 +1,394 @@
+"""Comparisons: alike but for the rule, counted right, not run twice, and told as they came out."""
+
+import copy
+import functools
+import importlib
+import json
+import os
+import signal
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from test_report import Page
+
+from tsslbp import UserError, build, cli, layers, report, study, training
+from tsslbp.cli.compare import split
+from tsslbp.config import TrainConfig
+from tsslbp.data import Normalisation, Split
+from tsslbp.neuron import membrane_potential, spikes, synapse
+from tsslbp.study import activity
+from tsslbp.training.inputs import Inputs
+
+comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
+RULES = ["tssl", "tssl(leak=False, clip=2)", "relu"]
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(comparing, "SECONDS", 0.0)
+    monkeypatch.setattr(comparing, "_peak_memory", lambda config: 1.5)
+
+
+# Entries.
+
+
+def test_commas_in_brackets_do_not_split():
+    text = "tssl, tssl(leak=False, clip=2),surrogate(name=atan,slope=3) ,relu,"
+    assert split(text) == ["tssl", "tssl(leak=False, clip=2)", "surrogate(name=atan,slope=3)", "relu"]
+
+
+def test_contestants_differ_in_rule_and_units_only(quick):
+    config = quick(loss="count", seed=3)
+    made = study.contestants(config, ["tssl( clip=2,leak = False )", "surrogate", "binary"])
+    assert list(made) == ["tssl(leak=False, clip=2)", "surrogate", "binary"]
+    assert [(c.rule, c.neuron, c.loss) for c in made.values()] == [
+        ("tssl(leak=False, clip=2)", "spiking", "count"),
+        ("surrogate", "spiking", "count"),
+        ("tssl", "binary", "softmax"),
+    ]
+    assert {replace(c, rule="tssl", neuron="spiking", loss="count") for c in made.values()} == {
+        replace(config, precision=made["binary"].precision)
+    }
+
+
+def test_first_weights_are_the_same_under_every_rule(quick):
+    config = quick(seed=4, network="8C3-P2-20-10", dropout=0.1)
+    weights = []
+    for settings in study.contestants(config, ["tssl", "surrogate(name=atan)", "binary", "relu"]).values():
+        model, _ = training.prepare(settings, training.load_data(settings))
+        weights.append(torch.cat([weight.flatten() for weight in model.network.parameters()]))
+    assert all(torch.equal(weights[0], other) for other in weights[1:])
+
+
+# Activity.
+
+
+def network(notation="3C3-P2-4C2-6-5", static=True, neuron="spiking", **changes):
+    torch.manual_seed(0)
+    settings = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0, "padding": (1, 0)}
+    net = build(notation, neuron=neuron, conv_scale=3.0, **{**settings, **changes}).eval()
+    return training.Model(net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), 4, not static), tuple("abcde"), "none")
+
+
+def stored(x, lengths=None):
+    return Split(x, torch.zeros(len(x), dtype=torch.int64), lengths)
+
+
+def fan_out(net, shapes):
+    """Connections of every input of every spiking layer, from the Jacobian of all that lies between it and the layer before."""
+    found, chain = [], []
+    for layer in net.layers:
+        if not isinstance(layer, layers.Spiking):
+            chain.append(layer)
+            continue
+        torch.nn.init.ones_(layer.weight)
+        chain.append(functools.partial(layers.linear_map, layer.map))
+        shape = shapes[len(found)]
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x, chain=chain: functools.reduce(lambda y, part: part(y), chain, x), torch.zeros(1, 1, *shape)
+        )
+        found.append((jacobian.reshape(-1, *shape) != 0).double().sum(0))
+        chain = []
+    return found
+
+
+SHAPES = [(2, 9, 8), (3, 9, 8), (4, 3, 3), (6,)]
+
+
+def test_a_spike_is_counted_once_a_connection():
+    model, x = network(), 2 * torch.randn(7, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+    counts = activity.spike_counts(model.network, x)
+    macs, acs = activity.operations(model.network, x, counts)
+    first, *rest = fan_out(network().network, SHAPES)
+    hidden = [count.double().sum(0) for count in counts.values()][:-1]
+    assert all(float(count.sum()) > 0 for count in hidden)
+    assert macs == 7 * float(first.sum())
+    assert acs == sum(float((count * out).sum()) for count, out in zip(hidden, rest, strict=True))
+
+
+def test_spikes_are_the_neurons_own():
+    model = network("6-5", input_shape=(4,), padding=0)
+    x = 3 * torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
+    net = model.network
+    first, second = (weight.detach() for weight in net.parameters())
+    train = spikes(membrane_potential(synapse(x.expand(4, 9, 4), 3.0) @ first.T, net.neuron), net.neuron)
+    output = spikes(membrane_potential(synapse(train, 3.0) @ second.T, net.neuron), net.neuron)
+    fired = torch.cat([train, output], -1).sum(0)
+    found = study.measure(model, stored(x), batch_size=4)
+    assert found.spikes == pytest.approx(float(fired.mean()))
+    assert found.silent == pytest.approx(float((fired.sum(0) == 0).double().mean()))
+    assert (found.macs, found.acs) == (24.0, pytest.approx(float(train.sum()) * 5 / 9))
+    assert found.energy_nj == pytest.approx((4.6 * found.macs + 0.9 * found.acs) / 1000)
+
+
+def test_silence_costs_the_first_layer_only():
+    model = network()
+    with torch.no_grad():
+        for weight in model.network.parameters():
+            weight.zero_()
+    found = study.measure(model, stored(torch.ones(3, 2, 9, 8)))
+    assert (found.spikes, found.silent, found.acs) == (0.0, 1.0, 0.0)
+    assert found.macs > 0
+
+
+@pytest.mark.parametrize("neuron", ["relu", "binary"])
+def test_operations_of_an_ann(neuron):
+    model = network(neuron=neuron, threshold=0.2)
+    x = 2 * torch.randn(7, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+    counts = activity.spike_counts(model.network, x)
+    assert list(counts) == ["conv1", "conv2", "linear3"]
+    assert all(((count == 0) | (count == 1)).all() and 0 < count.mean() < 1 for count in counts.values())
+    macs, acs = activity.operations(model.network, x, counts)
+    first, *rest = fan_out(network().network, SHAPES)
+    if neuron == "binary":
+        assert macs == 7 * float(first.sum())
+        assert acs == sum(float((n.double().sum(0) * out).sum()) for n, out in zip(counts.values(), rest, strict=True))
+    else:
+        second = 4 * 3 * 3 * 12  # 4 channels of 3×3 outputs that take 3 channels of 2×2 pooled inputs each
+        assert (macs, acs) == (7 * (float(first.sum()) + second + 36 * 6 + 6 * 5), 0)
+
+
+def test_a_sequence_enters_as_spikes_or_as_numbers():
+    model = network("6-5", static=False, input_shape=(4,), padding=0)
+    events = torch.randint(0, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float()
+    counts = activity.spike_counts(model.network, events)
+    hidden = float(counts["linear1"].sum()) * 5
+    assert activity.operations(model.network, events, counts) == (0.0, float(events.sum()) * 6 + hidden)
+    numbers = events + 0.5
+    counts = activity.spike_counts(model.network, numbers)
+    assert activity.operations(model.network, numbers, counts) == (4 * 8 * 4 * 6.0, float(counts["linear1"].sum()) * 5)
+
+
+@pytest.mark.parametrize("offset", [0, 0.5])
+def test_padding_does_not_count(offset):
+    model = network("6-5", static=False, input_shape=(4,), padding=0)
+    x = torch.randint(1, 4, (3, 4, 4), generator=torch.Generator().manual_seed(1)).float() + offset
+    padded = study.measure(model, stored(x, torch.tensor([4, 2, 1])))
+    parts = [network("6-5", static=False, input_shape=(4,), padding=0, time_steps=steps) for steps in (4, 2, 1)]
+    alone = [study.measure(part, stored(x[i : i + 1, : part.network.time_steps])) for i, part in enumerate(parts)]
+    for what in ("spikes", "macs", "acs"):
+        assert getattr(padded, what) == pytest.approx(statistics.mean(getattr(one, what) for one in alone))
+
+
+def test_lateral_connections_count():
+    model = network("6R-5", static=False, input_shape=(4,), padding=0)
+    events = torch.ones(4, 8, 4) * 2
+    counts = activity.spike_counts(model.network, events)
+    assert float(counts["recurrent1"].sum()) > 0
+    assert activity.operations(model.network, events, counts)[1] == 8 * 4 * 8 * 6 + float(counts["recurrent1"].sum()) * (5 + 6)
+
+
+# Runs.
+
+
+SMALL = {
+    "name": "small",
+    "network": "20-10",
+    "epochs": 2,
+    "batch_size": 100,
+    "learning_rate": 5e-3,
+    "schedule": "cosine",
+    "seed": 1,
+}
+
+
+@pytest.fixture
+def small(quick):
+    return quick(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Settings and what came out, two seeds each."""
+    config = TrainConfig(**SMALL, runs_dir=tmp_path_factory.mktemp("runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "SECONDS", 0.0)
+        patch.setattr(comparing, "_peak_memory", lambda config: 1.5)
+        return config, study.compare(config, RULES, seeds=2)
+
+
+def without_times(result):
+    if isinstance(result, dict):
+        timed = ("seconds", "step_ms", "machine", "seconds_to_target", "sd", "mean")
+        return {key: without_times(value) for key, value in result.items() if key not in timed}
+    return [without_times(value) for value in result] if isinstance(result, list) else result
+
+
+def test_runs_are_ordinary_runs(compared, tmp_path):
+    small, result = compared
+    assert list(result["rules"]) == RULES
+    assert result["seeds"] == [1, 2]
+    assert result["samples"]["test"] == 360
+    alone = replace(small, runs_dir=tmp_path / "alone", rule=RULES[1], seed=2, name=None)
+    _, final = training.train(alone)
+    run = result["rules"][RULES[1]]["runs"][1]
+    assert {key: run[key] for key in ("test_accuracy", "best_epoch", "best_test_accuracy")} == {
+        key: final[key] for key in ("test_accuracy", "best_epoch", "best_test_accuracy")
+    }
+    rule = result["rules"]["relu"]
+    accuracies = [run["test_accuracy"] for run in rule["runs"]]
+    assert rule["mean"]["test_accuracy"] == pytest.approx(statistics.mean(accuracies))
+    assert rule["sd"]["test_accuracy"] == pytest.approx(statistics.stdev(accuracies))
+    assert rule["step_ms"] > 0
+    model = training.load(small.runs_dir / "compare-small/tssl-seed1")
+    test = training.load_data(small).test
+    assert result["rules"]["tssl"]["runs"][0]["spikes"] == study.measure(model, test).spikes
+    json.dumps(result["rules"])
+
+
+def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, tmp_path):
+    whole = study.compare(replace(small, runs_dir=tmp_path / "whole"), RULES, seeds=1)
+
+    class PressCtrlC(training.Progress):
+        def stepped(self, epoch, step, loss, accuracy):
+            if (epoch, step) == (2, 3):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    begun = []
+
+    def watch(run):
+        begun.append(run)
+        return PressCtrlC() if len(begun) == 2 else training.Progress()
+
+    with pytest.raises(training.Interrupted):
+        study.compare(small, RULES, seeds=1, watch=watch)
+    result = study.compare(small, RULES, seeds=1, watch=watch)
+    cut = "tssl-leak-False-clip-2-seed1"
+    assert begun == ["tssl-seed1", cut, cut, "relu-seed1"]
+    assert without_times(result) == without_times(whole)
+    with pytest.raises(UserError, match="another learning_rate"):
+        study.compare(replace(small, learning_rate=1e-3), RULES, seeds=1)
+
+
+def test_target_is_given_or_what_the_worst_rule_reaches(compared):
+    small, result = compared
+    best = {label: [max(r["curves"]["validation_accuracy"]) for r in rule["runs"]] for label, rule in result["rules"].items()}
+    assert result["target"] == {"validation_accuracy": min(map(statistics.fmean, best.values())), "given": False}
+    middle = statistics.median_low([accuracy for accuracies in best.values() for accuracy in accuracies])
+    given = study.compare(small, RULES, seeds=2, target=middle)
+    assert given["target"] == {"validation_accuracy": middle, "given": True}
+    reached = set()
+    for rule in given["rules"].values():
+        for run in rule["runs"]:
+            curve = run["curves"]["validation_accuracy"]
+            expected = next((i + 1 for i, accuracy in enumerate(curve) if accuracy >= middle), None)
+            seconds = None if expected is None else run["curves"]["seconds"][expected - 1]
+            assert (run["epochs_to_target"], run["seconds_to_target"]) == (expected, seconds)
+            reached.add(expected)
+    assert None in reached
+    assert len(reached) > 1
+
+
+def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
+    step, tried = training.Loop.step, []
+
+    def diverging(self, samples):
+        tried.append((self.config.rule, self.config.learning_rate, self.config.seed, self.config.epochs))
+        if self.config.learning_rate == 0.5:
+            raise training.Diverged("diverged")
+        step(self, samples)
+
+    monkeypatch.setattr(training.Loop, "step", diverging)
+    result = study.compare(small, ["tssl", "surrogate"], seeds=1, rates=[1e-4, 5e-3, 0.5], tuning_epochs=1)
+    assert result["tuning"] == {"rates": [1e-4, 5e-3, 0.5], "epochs": 1, "seed": 2}
+    for label in ("tssl", "surrogate"):
+        rule = result["rules"][label]
+        low, high, diverged = (trial["validation_accuracy"] for trial in rule["tried"])
+        assert diverged is None
+        assert low < high
+        assert rule["learning_rate"] == 5e-3
+        assert {entry[1:] for entry in tried if entry[0] == label} == {
+            *((rate, 2, 1) for rate in (1e-4, 5e-3, 0.5)),
+            (5e-3, 1, 2),
+        }
+    with pytest.raises(UserError, match="tssl diverged at every learning rate"):
+        study.compare(replace(small, name="bad"), ["tssl"], seeds=1, rates=[0.5])
+
+
+# The command and its report.
+
+
+def command(tmp_path, *more, rules="tssl, surrogate(name=atan, slope=3),binary"):
+    arguments = ["compare", "quickstart", "--rules", rules, "--network", "20-10", "--padding", "0", "--epochs", "2"]
+    return [*arguments, "--batch-size", "100", "--runs-dir", str(tmp_path / "runs"), *more]
+
+
+def test_command_writes_what_it_prints(tmp_path, capsys):
+    arguments = command(tmp_path, "--seeds", "2", "--out", str(tmp_path / "out"), "--tune", "1e-3,2e-3", "--tune-epochs", "1")
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "compare.md", "compare.html"}
+    result = json.loads((tmp_path / "out/compare.json").read_text())
+    assert list(result["rules"]) == ["tssl", "surrogate(name=atan, slope=3)", "binary"]
+    mean, sd = (result["rules"]["binary"][key]["test_accuracy"] for key in ("mean", "sd"))
+    text = f"{mean:.2f} ± {sd:.2f}"
+    page = Page(tmp_path / "out/compare.html")
+    assert all(text in place for place in (out, (tmp_path / "out/compare.md").read_text(), page.text))
+    assert len(page.all("svg")) == 2
+    assert "Learning rates" in page.text
+    assert "tsslbp compare quickstart --rules" in page.text
+    assert str(tmp_path / "out/compare.html") in out
+
+
+def test_a_single_seed_has_no_spread_and_some_never_reach_the_target(tmp_path, capsys):
+    assert cli.main(command(tmp_path, "--seeds", "1", "--to", "100", rules="relu")) == 0
+    table = (tmp_path / "runs/compare-quickstart/compare.md").read_text().splitlines()
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert "±" not in cells[1]
+    assert cells[3:5] == ["–", "–"]
+    assert cells[6] == "2"
+    Page(tmp_path / "runs/compare-quickstart/compare.html")
+
+
+def test_rows_count_who_reached_the_target(compared):
+    result = copy.deepcopy(compared[1])
+    runs = result["rules"]["tssl"]["runs"]
+    runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
+    assert "(1 of 2)" in report.comparison_rows(result)[0][3]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--rules tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
+        ("--rules rely", "did you mean 'relu'"),
+        ("--rules tssl(rest=False)", "did you mean 'reset'"),
+        ("--rules tssl,tssl(clip=8)", "tssl is named twice"),
+        ("--rules ,", "no rule to compare"),
+        ("--rules relu(", "cannot read rule 'relu('"),
+        ("--rules tssl --rule tssl", "--rule is for tsslbp train"),
+        ("--rules tssl --seeds 0", "--seeds is 0"),
+        ("--rules tssl --to 101", "--to is 101"),
+        ("--rules tssl --tune high", "--tune is 'high'"),
+        ("--rules tssl --tune=-1", "--learning-rate is -1"),
+        ("--rules tssl --tune 1e-3 --tune-epochs 0", "--epochs is 0"),
+        ("--rules tssl --epoch 2", "did you mean '--epochs'"),
+        ("--rules tssl --network 20-9", "must end with 10"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(more, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "quickstart", *more.split()]) == 2
+    err = capsys.readouterr().err
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.toml"))
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise training.Interrupted
+
+    monkeypatch.setattr(study, "compare", stopped)
+    assert cli.main(command(tmp_path)) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
+    monkeypatch.undo()
+    (config,) = study.contestants(TrainConfig(), ["tssl"]).values()
+    peak = comparing._peak_memory(config)
+    assert peak is None or 0 < peak < 500
