@@ -29,7 +29,7 @@ def run(capsys, *arguments):
 
 
 def test_every_name_is_there_once():
-    assert {"tssl", "eventprop", "surrogate", "stbp", "slayer", "superspike"} == set(rules.available())
+    assert {"tssl", "tssl+", "eventprop", "surrogate", "stbp", "slayer", "superspike"} == set(rules.available())
     assert {"tempotron", "liquid", "smooth-gate", "superspike-online", "e-prop", "eventprop-exact"} == set(rivals.RIVALS)
     assert len(catalogue.entries()) == len(rules.RULES) + len(rivals.RIVALS)
 

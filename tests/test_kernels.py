@@ -36,7 +36,13 @@ TSSL_RULES = [
 ]
 SURROGATE_RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
 RULES = TSSL_RULES + SURROGATE_RULES
-SOME_RULES = [TSSL(), TSSL(psc_derivative="timing", fallback="no-spike"), TSSL(fallback="rate"), Surrogate("gaussian")]
+SOME_RULES = [
+    TSSL(),
+    TSSL(fallback="always", width=0.55),
+    TSSL(psc_derivative="timing", fallback="no-spike"),
+    TSSL(fallback="rate"),
+    Surrogate("gaussian"),
+]
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 STEPS = st.one_of(st.integers(1, 12), st.sampled_from([31, 32, 33, 63, 64, 65, 129, 300]))

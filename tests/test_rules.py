@@ -386,3 +386,25 @@ def test_gradient_through_the_synapse_alone_is_exact():
     train = torch.rand(6, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: synapse(x, 3.0), train)
     assert torch.autograd.gradcheck(lambda x: spikes_from_psc(x, 3.0), train)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tssl_plus_is_a_member_of_the_family(backend):
+    generator = torch.Generator().manual_seed(0)
+    current = 0.5 + torch.randn(20, 3, 40, generator=generator, dtype=torch.float64)
+    error = torch.randn(20, 3, 40, generator=generator, dtype=torch.float64)
+
+    def gradient(rule):
+        x = current.clone().requires_grad_()
+        tsslbp.lif(x, tau_m=10, tau_s=4, rule=rule, backend=backend).backward(error)
+        return x.grad
+
+    ours = gradient("tssl+")
+    assert torch.equal(ours, gradient(TSSL(leak=False, fallback="no-spike", clip=0.5, width=0.4)))
+    assert rules.spec(rules.get("tssl+(clip=1)")) == "tssl+(clip=1)"
+    # At a spike p is at most the clip, elsewhere the logistic of that width: worked out without the rule, R = 0 in one step.
+    x = torch.tensor([[1.5, 0.7]], dtype=torch.float64, requires_grad=True)
+    tsslbp.lif(x, tau_m=10, tau_s=4, rule="tssl+", backend=backend).sum().backward()
+    z = math.exp(-0.3 / 0.4)
+    expected = [0.5 / 4, z / (1 + z) ** 2 / 0.4 / 4]
+    torch.testing.assert_close(x.grad[0], torch.tensor(expected, dtype=torch.float64))

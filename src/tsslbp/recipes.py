@@ -37,6 +37,15 @@ def _published(name: str, summary: str, **settings: Any) -> Recipe:
 
 
 _cifar10: dict[str, Any] = {"data": "cifar10", "augment": True, "epochs": 150, "learning_rate": 2e-4}
+_memory: dict[str, Any] = {
+    "tau_m": 20.0,
+    "tau_s": 5.0,
+    "rule": "superspike",
+    "loss": "softmax",
+    "epochs": 15,
+    "learning_rate": 5e-3,
+    "schedule": "one-cycle",
+}
 
 RECIPES: dict[str, Recipe] = {
     "quickstart": Recipe(
@@ -53,6 +62,15 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     "mnist-cnn": _published("mnist-cnn", "paper: MNIST, convolutional; published 99.50 ± 0.02", data="mnist", epochs=100),
+    "nmnist-cnn": _published(
+        "nmnist-cnn",
+        "paper: N-MNIST events, convolutional, T = 30; published 99.23 ± 0.05 on all 60,000 recordings",
+        data="nmnist",
+        epochs=100,
+        loss="count",
+        desired_count=15.0,
+        undesired_count=3.0,
+    ),
     "fashion-mnist-fc": _published(
         "fashion-mnist-fc",
         "paper: Fashion-MNIST, fully connected; published 89.75 ± 0.03",
@@ -65,6 +83,38 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cifar10-cnn1": _published("cifar10-cnn1", "paper: CIFAR-10, first network; published 88.98 ± 0.27", **_cifar10),
     "cifar10-cnn2": _published("cifar10-cnn2", "paper: CIFAR-10, second network; published 91.41", **_cifar10),
+    "spike-pattern": Recipe(
+        "precise spike times: 100 frozen Poisson trains are answered by 10 given trains of 5 spikes",
+        TrainConfig(
+            recipe="spike-pattern",
+            data="spike-pattern",
+            network="200-10",
+            time_steps=100,
+            tau_m=10.0,
+            tau_s=4.0,
+            rule="tssl+",
+            epochs=30,
+            batch_size=1,
+            learning_rate=1e-2,
+            schedule="cosine",
+        ),
+    ),
+    "delayed-xor": Recipe(
+        "memory: was the second pulse on the same channel as the first, 30 silent steps ago? recurrent",
+        TrainConfig(recipe="delayed-xor", data="delayed-xor", network="60R-2", time_steps=60, **_memory),
+    ),
+    "evidence": Recipe(
+        "memory: on which side were more cues? recurrent with adaptive thresholds",
+        TrainConfig(
+            recipe="evidence",
+            data="evidence",
+            network="60A-2",
+            time_steps=140,
+            **{**_memory, "epochs": 10},
+            tau_a=150.0,
+            beta=0.1,
+        ),
+    ),
 }
 
 

@@ -4,13 +4,27 @@ from tsslbp.errors import UserError, unknown
 from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventProp
 from tsslbp.rules.surrogate import SLAYER, STBP, SuperSpike, Surrogate
-from tsslbp.rules.tssl import TSSL
+from tsslbp.rules.tssl import TSSL, TSSLPlus
 from tsslbp.spec import construct, parse_spec
 
-__all__ = ["RULES", "SLAYER", "STBP", "TSSL", "EventProp", "Rule", "SuperSpike", "Surrogate", "available", "get", "spec"]
+__all__ = [
+    "RULES",
+    "SLAYER",
+    "STBP",
+    "TSSL",
+    "EventProp",
+    "Rule",
+    "SuperSpike",
+    "Surrogate",
+    "TSSLPlus",
+    "available",
+    "get",
+    "spec",
+]
 
 RULES: dict[str, type[Rule]] = {
     "tssl": TSSL,
+    "tssl+": TSSLPlus,
     "eventprop": EventProp,
     "surrogate": Surrogate,
     "stbp": STBP,

@@ -10,12 +10,13 @@ the whole trick; the rest is bookkeeping of which later quantity a moved spike c
          + R·u[t]·(1/τm)·p[t]                                   intra-neuron: its reset delays the next spike     (7)
          + R·(1 - 1/τm)·(1 - s[t])                              intra-neuron: charge is carried to the next spike (8)
     R    = g[t] if s[t] else R·(1 - 1/τm)                       what reaches the step before                     (9)
-    δ[t] = g[t], or E[t]·σ'((u[t]-θ)/0.2)/0.2 where the fallback applies                                          (10)
+    δ[t] = g[t], or E[t]·σ'((u[t]-θ)/w)/w with w = 0.2 where the fallback applies                                 (10)
 
 with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. A neuron that never crosses has no spike time and hence no gradient:
 the fallback (10), the derivative of a logistic, exists to create spikes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -30,7 +31,6 @@ from tsslbp.rules.base import Rule
 PscDerivative = Literal["amplitude", "timing"]
 Fallback = Literal["quiet", "no-spike", "rate", "never", "always"]
 
-FALLBACK_WIDTH = 0.2
 FALLBACK_RANGE = 8.0
 RATE_LIMIT = 0.1
 
@@ -51,9 +51,10 @@ class TSSL(Rule):
             without a spike; ``"rate"`` everywhere in a layer while its mean firing in this batch is at most 10 %;
             ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
         clip: bound on 1/Δu, positive.
+        width: w of the logistic in (10), in potential, positive; 0.2 as published.
 
     Raises:
-        UserError: an unknown choice, or ``clip`` not positive.
+        UserError: an unknown choice, ``clip`` or ``width`` not positive.
 
     Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code, whose O(T²) sums
     equations (4) to (9) carry in O(T).
@@ -65,6 +66,7 @@ class TSSL(Rule):
     leak: bool = True
     fallback: Fallback = "quiet"
     clip: float = 8.0
+    width: float = 0.2
 
     summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
     has_kernel: ClassVar[bool] = True
@@ -80,6 +82,8 @@ class TSSL(Rule):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
+        if not 0 < self.width < math.inf:
+            raise UserError(f"width is {self.width}; the fallback's width must be positive and finite")
 
     @property
     def takes_parts(self) -> bool:
@@ -111,8 +115,8 @@ class TSSL(Rule):
 
         if self.fallback == "never" or (self.fallback == "rate" and s.mean() > RATE_LIMIT):
             return delta, carry
-        x = ((u - neuron.threshold) / FALLBACK_WIDTH).clamp(-FALLBACK_RANGE, FALLBACK_RANGE)
-        surrogate = error * torch.sigmoid(x) * torch.sigmoid(-x) / FALLBACK_WIDTH
+        x = ((u - neuron.threshold) / self.width).clamp(-FALLBACK_RANGE, FALLBACK_RANGE)
+        surrogate = error * torch.sigmoid(x) * torch.sigmoid(-x) / self.width
         if self.fallback == "quiet":
             return torch.where(synapse(s, tau_s, state[1]) < 1 / (4 * tau_s), surrogate, delta), carry  # (10)
         if self.fallback == "no-spike":
@@ -140,8 +144,23 @@ class TSSL(Rule):
             leak=self.leak,
             fallback=self.fallback,
             clip=self.clip,
-            fallback_width=FALLBACK_WIDTH,
+            fallback_width=self.width,
             fallback_range=FALLBACK_RANGE,
             rate_limit=RATE_LIMIT,
             form=form,
         )
+
+
+@dataclass(frozen=True)
+class TSSLPlus(TSSL):
+    """The member of the family that is best on precise spike trains and not worse on images (docs/spike-trains.md).
+
+    Spike-time and fallback gradient are brought into balance, at a spike and next to it, and the leak term is left out.
+    """
+
+    leak: bool = False
+    fallback: Fallback = "no-spike"
+    clip: float = 0.5
+    width: float = 0.4
+
+    summary: ClassVar[str] = "the member of the tssl family that learns precise spike trains"
