@@ -21,6 +21,12 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 
 
+RESULTS = [
+    *("fashion-mnist-fc-5-epochs", "fashion-mnist-fc-5-epochs-bfloat16"),
+    *("spoken-digits", "spoken-digits-by-speaker"),
+]
+
+
 def test_readme_python_runs():
     blocks = [block for kind, block in BLOCKS if kind == "python"]
     assert blocks
@@ -73,9 +79,9 @@ def test_public_names():
         assert hasattr(tsslbp, name)
 
 
-@pytest.mark.parametrize("name", ["fashion-mnist-fc-5-epochs", "fashion-mnist-fc-5-epochs-bfloat16"])
+@pytest.mark.parametrize("name", RESULTS)
 def test_results_in_the_readme_are_those_in_the_folder(name):
-    (row,) = [line for line in README.splitlines() if f"(results/{name})" in line]
+    (row,) = [line for line in README.splitlines() if line.startswith("|") and f"(results/{name})" in line]
     finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob(f"results/{name}/*.jsonl")]
     assert len(finals) == int(row.split("|")[4]) == 3
     for key in ("test_accuracy", "best_test_accuracy"):
@@ -87,6 +93,13 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
     newest = max(ROOT.glob("benchmarks/results/*.json"), key=lambda path: json.loads(path.read_text())["date"])
     assert bench.table(json.loads(newest.read_text())) in README
     assert newest.name in README
+
+
+@pytest.mark.parametrize("task", ["easy", "hard"])
+def test_tables_of_spike_trains_are_those_of_the_results(task):
+    table = runpy.run_path(str(ROOT / "benchmarks/spike_trains.py"))["table"]
+    result = json.loads((ROOT / f"results/spike-trains/{task}.json").read_text())
+    assert table(result) in (ROOT / "docs/spike-trains.md").read_text(encoding="utf-8")
 
 
 def test_picture_is_drawn(tmp_path):

@@ -17,6 +17,7 @@ from tsslbp.cli.methods import check_, cite, fidelity_, rules_
 from tsslbp.cli.parse import parse, starting_from
 from tsslbp.cli.progress import watcher
 from tsslbp.cli.show import console
+from tsslbp.cli.study import study_
 from tsslbp.config import TrainConfig, flags_from_toml
 from tsslbp.errors import UserError, unknown
 
@@ -245,6 +246,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "report": report_,
     "compare": compare,
+    "study": study_,
     "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,

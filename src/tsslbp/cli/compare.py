@@ -52,7 +52,7 @@ def compare(arguments: list[str]) -> None:
             target=options.to,
             rates=_rates(options.tune),
             tuning_epochs=options.tune_epochs,
-            watch=_watch,
+            watch=watch,
         )
     except training.Interrupted:
         print("stopped; the same command goes on", file=sys.stderr)
@@ -60,7 +60,7 @@ def compare(arguments: list[str]) -> None:
     result["command"] = shlex.join(["tsslbp", "compare", *arguments])
     folder = options.out or options.runs_dir / result["name"]
     path = report.write_comparison(folder, result)
-    table = Table(*(Column(head, overflow="fold") for head in report.COLUMNS))
+    table = Table(*(Column(head, overflow="fold") for head in report.heads(result)))
     for row in report.comparison_rows(result):
         table.add_row(*row)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
@@ -80,6 +80,7 @@ def _rates(text: str) -> list[float]:
         raise UserError(f"--tune is {text!r}; it must be learning rates with commas between them, such as 3e-4,1e-3") from None
 
 
-def _watch(run: str) -> training.Progress:
+def watch(run: str) -> training.Progress:
+    """Says which run begins; shows how it goes."""
     print(run, file=sys.stderr, flush=True)
     return watcher()

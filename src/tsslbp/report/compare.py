@@ -14,16 +14,24 @@ from tsslbp.errors import UserError
 from tsslbp.report import figures
 from tsslbp.report.run import template
 
-COLUMNS = (
-    *("rule", "test accuracy, %", "best test epoch, %", "epochs to target", "seconds to target", "step, ms", "memory, MiB"),
-    *("spikes", "silent, %", "MAC, thousands", "AC, thousands", "energy, nJ"),
-)
-"""Heads of :func:`comparison_rows`."""
 LOOKS = [
     {"color": color, "linestyle": style, "marker": marker}
     for style, marker in (("-", "o"), ("--", "^"), (":", "s"))
     for color in (figures.RIGHT, figures.WRONG, figures.THIRD, figures.FOURTH)
 ]
+
+
+def heads(result: dict[str, Any]) -> list[str]:
+    """Heads of :func:`comparison_rows`."""
+    good = ("F1 × 100", "best epoch, F1 × 100") if result["trains"] else ("test accuracy, %", "best test epoch, %")
+    return [
+        *("rule", *good, "epochs to target", "seconds to target", "step, ms", "memory, MiB"),
+        *("spikes", "silent, %", "MAC, thousands", "AC, thousands", "energy, nJ"),
+    ]
+
+
+def _measure(result: dict[str, Any]) -> str:
+    return "F1 × 100" if result["trains"] else "right answers in the test set, %"
 
 
 def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -49,7 +57,8 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The table for a README."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    columns = heads(result)
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join([f"`{name}`", *numbers]) + " |" for name, *numbers in comparison_rows(result)]
     return "\n".join(lines) + "\n"
 
@@ -69,7 +78,7 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
     means = {label: rule["mean"] for label, rule in result["rules"].items()}
     page = template("compare.html").render(
         result=result,
-        columns=COLUMNS,
+        columns=heads(result),
         rows=comparison_rows(result),
         best=max(means, key=lambda label: means[label]["test_accuracy"]),
         thriftiest=min(means, key=lambda label: means[label]["energy_nj"]),
@@ -87,8 +96,8 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
         label: np.array([run["curves"]["test_accuracy"] for run in rule["runs"]]) for label, rule in result["rules"].items()
     }
     epoch = np.arange(1, next(iter(curves.values())).shape[1] + 1)
-    figure, axes = figures.over_epochs([{"epoch": epoch[0]}, {"epoch": epoch[-1]}], "right answers in the test set, %")
-    for look, (label, curve) in zip(_looks(len(curves)), curves.items(), strict=True):
+    figure, axes = figures.over_epochs([{"epoch": epoch[0]}, {"epoch": epoch[-1]}], _measure(result))
+    for look, (label, curve) in zip(looks(len(curves)), curves.items(), strict=True):
         mean, several = curve.mean(0), len(curve) > 1
         axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
         if several:
@@ -97,7 +106,7 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
     last = np.concatenate([curve[:, -1] for curve in curves.values()])
     floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2  # the end is what differs, not the first epochs
     axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
-    _legend(figure, axes, len(curves))
+    legend(figure, axes, len(curves))
     return figure, f"Line chart of test accuracy over {len(epoch)} epochs under {len(curves)} rules"
 
 
@@ -105,9 +114,9 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
 def energy(result: dict[str, Any]) -> tuple[Figure, str]:
     """Test accuracy against energy per sample, with the standard deviation over the seeds of both."""
     figure = Figure(figsize=(figures.WIDTH / 72, 205 / 72), layout="constrained")
-    axes = figure.add_subplot(xlabel="energy of a sample, nJ", ylabel="right answers in the test set, %")
+    axes = figure.add_subplot(xlabel="energy of a sample, nJ", ylabel=_measure(result))
     axes.grid(axis="y")
-    for look, (label, rule) in zip(_looks(len(result["rules"])), result["rules"].items(), strict=True):
+    for look, (label, rule) in zip(looks(len(result["rules"])), result["rules"].items(), strict=True):
         mean, sd = rule["mean"], rule["sd"]
         spread = {"xerr": sd["energy_nj"], "yerr": sd["test_accuracy"], "elinewidth": 0.8}
         look = {**look, "linestyle": "", "markersize": 5}
@@ -118,15 +127,16 @@ def energy(result: dict[str, Any]) -> tuple[Figure, str]:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
-    _legend(figure, axes, len(result["rules"]))
+    legend(figure, axes, len(result["rules"]))
     return figure, f"Test accuracy against energy per sample for {len(result['rules'])} rules"
 
 
-def _looks(count: int) -> list[dict[str, Any]]:
+def looks(count: int) -> list[dict[str, Any]]:
+    """As many ways to draw a line, apart in colour and in form."""
     return [LOOKS[number % len(LOOKS)] for number in range(count)]
 
 
-def _legend(figure: Figure, axes: Axes, entries: int) -> None:
+def legend(figure: Figure, axes: Axes, entries: int) -> None:
     """One entry a line, above the axes, for which the figure grows."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + entries * 13 / 72)

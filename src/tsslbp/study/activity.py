@@ -76,20 +76,29 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     outputs = network.activity(x)
     if network.is_spiking:
         trains = {name: spikes_from_psc(psc, network.neuron.tau_s) > 0.5 for name, psc in outputs.items()}
-        return {name: _within(train.float(), lengths).sum(0) for name, train in trains.items()}
+        return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
     *hidden, _ = outputs
     return {name: (outputs[name][0] > 0).float() for name in hidden}
 
 
 def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None) -> tuple[float, float]:
     """MACs and ACs of a batch in all, given what its neurons did (:func:`spike_counts`)."""
-    total = {True: 0.0, False: 0.0}
+    macs, acs = zip(*layer_operations(network, x, counts, lengths).values(), strict=True)
+    return sum(macs), sum(acs)
+
+
+def layer_operations(
+    network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None
+) -> dict[str, tuple[float, float]]:
+    """:func:`operations` by layer: what its map, with its lateral connections, has to do."""
+    made: dict[str, tuple[float, float]] = {}
     signal, spikes = _entering(network, x, lengths)
     for name, layer in network.layers.named_children():
         if isinstance(layer, Spiking):
-            total[spikes] += _reached(layer, signal)
+            reached, lateral = _reached(layer, signal), 0.0
             if isinstance(layer, Recurrent):
-                total[True] += float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
+                lateral = float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
+            made[name] = (0.0, reached + lateral) if spikes else (reached, lateral)
             spikes = network.architecture.neuron != "relu"
             if name in counts:
                 signal = counts[name] if spikes else torch.ones_like(counts[name])
@@ -98,10 +107,10 @@ def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: 
             signal = F.avg_pool2d(signal, size) * (size**2 if spikes else 1)
         elif isinstance(layer, Flatten):
             signal = signal.flatten(1)
-    return total[False], total[True]
+    return made
 
 
-def _within(x: Tensor, lengths: Tensor | None) -> Tensor:
+def within(x: Tensor, lengths: Tensor | None) -> Tensor:
     """``[T, B, ...]``, 0 after the end of each sequence."""
     if lengths is None:
         return x
@@ -115,8 +124,8 @@ def _entering(network: Network, x: Tensor, lengths: Tensor | None) -> tuple[Tens
     if not network.is_spiking:  # takes the mean over time
         return torch.ones_like(x[0]), False
     if bool(((x >= 0) & (x == x.round())).all()):
-        return _within(x, lengths).sum(0), True
-    return _within(torch.ones_like(x), lengths).sum(0), False
+        return within(x, lengths).sum(0), True
+    return within(torch.ones_like(x), lengths).sum(0), False
 
 
 def _reached(layer: Spiking, signal: Tensor) -> float:

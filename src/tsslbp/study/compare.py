@@ -1,6 +1,5 @@
 """The same network, data, initial weights, order of samples and budget under several learning rules, and as ANNs."""
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from tsslbp.bench.measure import interleaved, peak_growth
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
+from tsslbp.study.runs import Watch, finished, folder_name
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
@@ -37,8 +37,6 @@ PER_RUN = (
 """Settings that runs do not share, or that do not matter."""
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
-
-Watch = Callable[[str], training.Progress]
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
@@ -117,7 +115,7 @@ def compare(
     runs: dict[str, list[Path]] = {label: [] for label in settings}
     for seed in numbers:  # rules in turns, so that what else the machine does touches all alike
         for label, s in settings.items():
-            runs[label].append(_train(replace(s, seed=seed, name=f"{_folder_name(label)}-seed{seed}"), watch))
+            runs[label].append(finished(replace(s, seed=seed, name=f"{folder_name(label)}-seed{seed}"), watch))
 
     common = next(iter(settings.values()))
     dataset = training.load_data(common)
@@ -130,6 +128,7 @@ def compare(
         "machine": machine.describe(),
         "settings": {f.name: getattr(common, f.name) for f in fields(config) if f.name not in PER_RUN},
         "seeds": numbers,
+        "trains": dataset.trains,
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
@@ -148,26 +147,13 @@ def compare(
     }
 
 
-def _folder_name(label: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", label).strip("-")
-
-
-def _train(config: TrainConfig, watch: Watch) -> Path:
-    """A run's folder, after the run; one that has ended is not run again."""
-    folder = config.runs_dir / str(config.name)
-    began = (folder / "config.toml").is_file()
-    ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
-    progress = training.Progress() if ended else watch(str(config.name))
-    return training.train(replace(config, resume=began), progress)[0]
-
-
 def _tried(label: str, config: TrainConfig, rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
     """Validation accuracy by learning rate; None where training diverged."""
     tried = []
     for rate in rates:
-        run = replace(config, learning_rate=rate, name=f"{_folder_name(label)}-rate{rate:g}")
+        run = replace(config, learning_rate=rate, name=f"{folder_name(label)}-rate{rate:g}")
         try:
-            _, final = training.read_metrics(_train(run, watch))
+            _, final = training.read_metrics(finished(run, watch))
             accuracy = None if final is None else final["validation_accuracy"]
         except training.Diverged:
             accuracy = None

@@ -1,0 +1,149 @@
+"""``tsslbp study``: experiments on a trained run, or on a recipe, that end in a page with figures."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from tsslbp import machine, recipes, report, study, training
+from tsslbp.cli.compare import watch
+from tsslbp.cli.parse import parse, starting_from
+from tsslbp.cli.show import console
+from tsslbp.config import TrainConfig
+from tsslbp.errors import UserError, unknown
+from tsslbp.study import runs
+from tsslbp.study.ablation import GROUPS
+from tsslbp.study.dynamics import STEPS
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """A study of a trained run, drawn in OUT/report.html with the other studies that are there."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder; energy takes that of a comparison too."""
+    out: Path | None = None
+    """Folder for STUDY.json and report.html; studies/RUN when left out."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; the run's own when left out."""
+
+
+@dataclass(frozen=True)
+class OfRunDrawn(OfRun):
+    """A study of a trained run that draws at random, drawn in OUT/report.html with the other studies that are there."""
+
+    seeds: int = 5
+    """How often every random disturbance is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics(TrainConfig):
+    """Train a recipe without leak, memory, synapse, and with other numbers of steps; drawn in OUT/report.html."""
+
+    seeds: int = 3
+    """Runs of every variant, with seeds from --seed on."""
+    steps: tuple[int, ...] = STEPS
+    """Numbers of time steps to try; not for data that are sequences."""
+    out: Path | None = None
+    """Folder for dynamics.json, report.html and the runs; studies/RECIPE when left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(TrainConfig):
+    """Train a recipe with one part of its rule or loss changed at a time; drawn in OUT/report.html."""
+
+    seeds: int = 5
+    """Runs of every variant, with seeds from --seed on; at least 2."""
+    vary: tuple[str, ...] = GROUPS
+    """What to change: terms, fallback, clip, psc-derivative (of the rule), loss, target."""
+    out: Path | None = None
+    """Folder for ablation.json, report.html and the runs; studies/RECIPE when left out."""
+
+
+def study_(arguments: list[str]) -> None:
+    """study a run or a recipe, with figures: tsslbp study NAME RUN_OR_RECIPE"""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:<10}  {about}" for name, (about, _) in STUDIES.items()]
+        head, tail = "usage: tsslbp study NAME RUN_OR_RECIPE ...", "tsslbp study NAME --help tells a study's options."
+        print("\n".join([head, "", *lines, "", tail]))
+        return
+    name, *rest = arguments
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    out, result = STUDIES[name][1](name, rest)
+    result["command"] = shlex.join(["tsslbp", "study", *arguments])
+    path = report.write_study(out, result)
+    console.print(report.section(result).answer)
+    console.print(f"report: {path}")
+
+
+def _of_run(measure: Callable[[runs.Run], Result]) -> Callable[[str, list[str]], tuple[Path, Result]]:
+    def study_run(name: str, arguments: list[str]) -> tuple[Path, Result]:
+        options = parse(OfRun, f"study {name}", arguments)
+        run = runs.load(options.run, options.data_root)
+        return options.out or Path("studies") / run.name, measure(run)
+
+    return study_run
+
+
+def _robustness(name: str, arguments: list[str]) -> tuple[Path, Result]:
+    options = parse(OfRunDrawn, f"study {name}", arguments)
+    run = runs.load(options.run, options.data_root)
+    return options.out or Path("studies") / run.name, study.robustness(run, draws=options.seeds)
+
+
+def _energy(name: str, arguments: list[str]) -> tuple[Path, Result]:
+    options = parse(OfRun, f"study {name}", arguments)
+    trained, subject = runs.load_all(options.run, options.data_root), options.run.resolve().name
+    return options.out or Path("studies") / subject, study.energy(trained, subject)
+
+
+def _dynamics(name: str, arguments: list[str]) -> tuple[Path, Result]:
+    options, out, config = _training(Dynamics, name, arguments)
+    return out, _goes_on(lambda: study.dynamics(config, seeds=options.seeds, steps=options.steps, watch=watch))
+
+
+def _ablation(name: str, arguments: list[str]) -> tuple[Path, Result]:
+    options, out, config = _training(Ablation, name, arguments)
+    return out, _goes_on(lambda: study.ablation(config, seeds=options.seeds, groups=options.vary, watch=watch))
+
+
+def _training(settings: type[Any], name: str, arguments: list[str]) -> tuple[Any, Path, TrainConfig]:
+    """A study's own options, its folder, and the settings of its runs, which lie in that folder."""
+    given = {argument.split("=")[0] for argument in arguments}
+    for flag in ("--neuron", "--name", "--runs-dir", "--resume"):
+        if flag in given:
+            raise UserError(f"{flag} is for tsslbp train; a study's runs are in OUT/runs, and it goes on with them by itself")
+    config, command, rest = starting_from(f"study {name}", arguments)
+    known = ", ".join(recipes.RECIPES)
+    about = f"{settings.__doc__} RECIPE is one of: {known}. The same command goes on after an interruption."
+    options = parse(settings, command, rest, settings(**vars(config)), about)
+    out = options.out or Path("studies") / config.recipe
+    values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
+    machine.keep_memory()
+    return options, out, TrainConfig(**{**values, "runs_dir": out / "runs"})
+
+
+def _goes_on(run: Callable[[], Result]) -> Result:
+    try:
+        return run()
+    except training.Interrupted:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise KeyboardInterrupt from None
+
+
+STUDIES: dict[str, tuple[str, Callable[[str, list[str]], tuple[Path, Result]]]] = {
+    "firing": ("RUN: silent, once or more often; first spikes; fallback gradients", _of_run(study.firing)),
+    "latency": ("RUN: accuracy after each step, early exit, spikes spent", _of_run(study.latency)),
+    "robustness": ("RUN: noise, quantised weights, lost and shifted spikes", _robustness),
+    "energy": ("RUN: operations and energy by layer, against a ReLU network", _energy),
+    "dynamics": ("RECIPE: without leak, memory, synapse; other numbers of steps", _dynamics),
+    "ablation": ("RECIPE: one part of rule or loss changed at a time", _ablation),
+}
+"""What each study is of and about, and how its command goes."""

@@ -1,0 +1,114 @@
+"""Charts that several studies share: lines with their spread, stacked and grouped bars, intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tsslbp.report import figures
+from tsslbp.report.compare import legend, looks
+
+HEIGHT, BAR = 175.0, 15.0
+"""Heights of a chart and of a bar, in points."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values ``y`` over ``x``; ``sd`` draws a band of one standard deviation where it is known."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    sd: Sequence[float | None] = ()
+
+
+@figures.inline
+def lines(
+    named: Mapping[str, Line],
+    xlabel: str,
+    ylabel: str,
+    *,
+    level: tuple[str, float] | None = None,
+    falling: bool = False,
+    whole: bool = False,
+) -> tuple[Figure, str]:
+    """One line a name, and ``level``, a horizontal one; ``falling`` turns the x axis round, ``whole`` ticks whole numbers."""
+    figure = Figure(figsize=(figures.WIDTH / 72, HEIGHT / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y")
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for look, (name, line) in zip(looks(len(named)), named.items(), strict=True):
+        axes.plot(line.x, line.y, label=name, markersize=3.5, **look)
+        if line.sd:
+            sd = np.array([0.0 if one is None else one for one in line.sd])
+            axes.fill_between(line.x, line.y - sd, line.y + sd, color=look["color"], alpha=0.15, linewidth=0)
+    if level:
+        axes.axhline(level[1], color=figures.MUTED, linewidth=1, linestyle=(0, (1, 2)), label=level[0], zorder=1)
+    axes.set_ylim(bottom=0, top=max(1e-9, 1.03 * axes.get_ylim()[1]))
+    if falling:
+        axes.invert_xaxis()
+    entries = len(named) + bool(level)
+    legend(figure, axes, entries)
+    return figure, f"Line chart of {ylabel} over {xlabel}: {', '.join(named)}"
+
+
+@figures.inline
+def stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], xlabel: str) -> tuple[Figure, str]:
+    """One bar a name, made of the parts, ``[names]`` each."""
+    figure, axes = _for_bars(names, len(names), xlabel)
+    left = np.zeros(len(names))
+    for number, (part, values) in enumerate(parts.items()):
+        color = looks(len(parts))[number]["color"]
+        axes.barh(range(len(names)), values, left=left, height=0.7, color=color, alpha=0.9 ** (3 * (number // 4)), label=part)
+        left += np.array(values)
+    axes.set_xlim(0, max(1e-9, left.max()))
+    legend(figure, axes, len(parts))
+    return figure, f"Stacked bars of {xlabel} for {', '.join(names)}"
+
+
+@figures.inline
+def bars(names: Sequence[str], groups: Mapping[str, Sequence[float]], xlabel: str) -> tuple[Figure, str]:
+    """For each name one bar of every group, ``[names]`` each."""
+    figure, axes = _for_bars(names, len(names) * len(groups), xlabel)
+    height = 0.8 / len(groups)
+    for number, (look, (group, values)) in enumerate(zip(looks(len(groups)), groups.items(), strict=True)):
+        at = np.arange(len(names)) - 0.4 + height * (number + 0.5)
+        axes.barh(at, values, height=0.9 * height, color=look["color"], label=group)
+    axes.set_xlim(left=0)
+    if len(groups) > 1:
+        legend(figure, axes, len(groups))
+    return figure, f"Bars of {xlabel} for {', '.join(names)}"
+
+
+@figures.inline
+def intervals(rows: Sequence[tuple[str, float, float, float, bool]], xlabel: str) -> tuple[Figure, str]:
+    """A mean with its interval a row, ``(name, mean, low, high, marked)``; 0 is drawn."""
+    figure, axes = _for_bars([row[0] for row in rows], len(rows), xlabel)
+    reach = 1.3 * max(1e-9, *(abs(row[1]) for row in rows))
+    reach = max(reach, float(np.median([max(abs(row[2]), abs(row[3])) for row in rows])))
+    axes.axvline(0, color=figures.INK, linewidth=0.8)
+    for marked, name, color, marker in ((True, "real", figures.WRONG, "o"), (False, "may be chance", figures.MUTED, "s")):
+        chosen = [(at, row) for at, row in enumerate(rows) if row[4] == marked]
+        if chosen:
+            middle = np.array([row[1] for _, row in chosen])
+            ends = np.array([[row[1] - row[2], row[3] - row[1]] for _, row in chosen]).T
+            look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "", "markersize": 4, "elinewidth": 1.2}
+            axes.errorbar(middle, [at for at, _ in chosen], xerr=ends, label=name, **look)
+    axes.set_xlim(-reach, reach)
+    legend(figure, axes, len({row[4] for row in rows}))
+    return figure, f"Mean differences with their intervals: {xlabel}"
+
+
+def _for_bars(names: Sequence[str], count: int, xlabel: str) -> tuple[Figure, Axes]:
+    """A figure as high as its bars, names from top to bottom."""
+    figure = Figure(figsize=(figures.WIDTH / 72, (BAR * max(count, 2) + 40) / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel)
+    axes.grid(axis="x")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    return figure, axes

@@ -1,0 +1,330 @@
+"""What the page of studies says of each: its question, its answer and what shows it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from tsslbp.report import charts
+from tsslbp.report.charts import Line
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one study."""
+
+    question: str
+    answer: str
+    drawings: list[tuple[Markup, str]]
+    """Figures with their captions."""
+    heads: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def section(result: Result) -> Section:
+    """A study's question, its answer and what shows it."""
+    return SECTIONS[result["study"]](result)
+
+
+def _firing(result: Result) -> Section:
+    layers, everyone = result["layers"], result["all"]
+    often = {"silent": "silent", "once": "firing once", "more": "firing more than once"}
+    share, fallback = {key: f"{100 * value:.1f} %" for key, value in everyone["per_sample"].items()}, everyone["fallback"]
+    falls = "" if fallback is None else f"; {100 * fallback:.1f} % of the gradient's entries would take the fallback"
+
+    def parts(kind: str) -> dict[str, list[float]]:
+        return {often[key]: [100 * layer[kind][key] for layer in layers.values()] for key in often}
+
+    steps = list(range(1, result["time_steps"] + 1))
+    first = {name: Line(steps, [100 * value for value in layer["first"]]) for name, layer in layers.items()}
+    drawings = [
+        (
+            charts.stacked("firing-sample", list(layers), parts("per_sample"), "neurons, %"),
+            "For one sample, the mean over all.",
+        ),
+        (
+            charts.stacked("firing-set", list(layers), parts("over_set"), "neurons, %"),
+            "Over all samples, by the one a neuron fires most for. Silent ones fire for none.",
+        ),
+        (
+            charts.lines("firing-first", first, "time step of the first spike", "neurons and samples, %", whole=True),
+            "When neurons fire first. What is missing to 100 % is silent.",
+        ),
+    ]
+    if fallback is not None:
+        values = {"fallback": [100 * layer["fallback"] for layer in layers.values()]}
+        caption = "Where the rule has no spike time to go by, its gradient is a surrogate."
+        drawings.append(
+            (charts.bars("firing-fallback", list(layers), values, "gradient entries that take the fallback, %"), caption)
+        )
+    return Section(
+        "How does it fire?",
+        f"For a test sample {share['silent']} of the neurons are silent, {share['once']} fire once and {share['more']} more "
+        f"than once within {result['time_steps']} steps{falls}.",
+        drawings,
+        [
+            "layer",
+            "neurons",
+            "silent, %",
+            "once, %",
+            "more, %",
+            "silent for all samples, %",
+            "spikes per neuron and step",
+            "fallback, %",
+        ],
+        [
+            [
+                name,
+                f"{layer['neurons']}",
+                *(f"{100 * layer['per_sample'][key]:.1f}" for key in often),
+                f"{100 * layer['over_set']['silent']:.1f}",
+                f"{layer['rate']:.4f}",
+                "–" if layer["fallback"] is None else f"{100 * layer['fallback']:.1f}",
+            ]
+            for name, layer in {**layers, "all": everyone}.items()
+        ],
+        [f"{result['samples']} test samples, in evaluation mode, without dropout."],
+    )
+
+
+def _latency(result: Result) -> Section:
+    steps, leave = list(range(1, result["time_steps"] + 1)), result["exit"]
+    accuracy, spikes = result["accuracy"], result["spikes"]
+    saved = 100 * (1 - leave["spikes"] / spikes[-1]) if spikes[-1] else 0.0
+    right = "right answers, %"
+    with_exit = Line([leave["spikes"]], [leave["accuracy"]])
+    taken = {"samples": Line(steps, [100 * share for share in leave["taken"]])}
+    return Section(
+        "How soon does it know?",
+        f"With exact early exit a sample is decided after {leave['steps']:.2f} of {len(steps)} steps on average, "
+        f"for {saved:.1f} % fewer spikes, with {leave['accuracy']:.2f} % right.",
+        [
+            (
+                charts.lines("latency-accuracy", {"answer so far": Line(steps, accuracy)}, "time step", right, whole=True),
+                "Accuracy of the answer after each step.",
+            ),
+            (
+                charts.lines(
+                    "latency-spikes",
+                    {"answer so far": Line(spikes, accuracy), "early exit": with_exit},
+                    "spikes per sample",
+                    right,
+                ),
+                "Accuracy against the spikes of the whole network by then.",
+            ),
+            (
+                charts.lines("latency-taken", taken, "steps until decided", "samples, %", whole=True),
+                "When early exit stops: as soon as the answer can no longer change, whatever the other steps bring.",
+            ),
+        ],
+        ["after step", "right, %", "no answer, %", "spikes per sample", "stop here, %"],
+        [
+            [
+                str(step),
+                f"{accuracy[step - 1]:.2f}",
+                f"{100 * result['no_answer'][step - 1]:.1f}",
+                f"{spikes[step - 1]:,.1f}",
+                f"{100 * leave['taken'][step - 1]:.1f}",
+            ]
+            for step in steps
+        ],
+        [f"{result['samples']} test samples. A layer hears the one below within the same step."],
+    )
+
+
+def _robustness(result: Result) -> Section:
+    right, base, troubles = _measure(result), result["accuracy"], result["troubles"]
+    told = ", ".join(
+        f"{troubles[name]['mean'][troubles[name]['levels'].index(level)]:.1f} with {words}"
+        for name, (level, words) in TOLD.items()
+        if name in troubles
+    )
+    drawings: list[tuple[Markup, str]] = []
+    for name, trouble in troubles.items():
+        bits = trouble["unit"].startswith("bits")
+        start: tuple[list[float], ...] = ([], [], []) if bits else ([0.0], [base], [0.0])
+        line = Line(*(before + trouble[key] for before, key in zip(start, ("levels", "mean", "sd"), strict=True)))
+        look: dict[str, Any] = {"falling": bits, "whole": all(isinstance(level, int) for level in trouble["levels"])}
+        number = len(drawings)
+        chart = charts.lines(f"robustness-{number}", {name: line}, trouble["unit"], right, level=("undisturbed", base), **look)
+        drawings.append((chart, WHERE[trouble["where"]]))
+    return Section(
+        "What does it still get right when disturbed?",
+        f"Of {base:.1f}{'' if result['trains'] else ' %'} undisturbed there remain {told}.",
+        drawings,
+        ["disturbance", "level", "unit", right],
+        [
+            [name, f"{level:g}", trouble["unit"], _with_sd(mean, sd)]
+            for name, trouble in troubles.items()
+            for level, mean, sd in zip(trouble["levels"], trouble["mean"], trouble["sd"], strict=True)
+        ],
+        [
+            f"{result['samples']} test samples. Mean, band and ±: standard deviation, of {len(result['seeds'])} draws.",
+            "Weights are quantised layer by layer, to evenly spaced values around 0. Nothing is trained again.",
+            "A shifted spike stays within the sample's steps; two that meet are one.",
+        ],
+    )
+
+
+TOLD = {
+    "input noise": (1.0, "noise as strong as the input"),
+    "weight quantisation": (4, "4-bit weights"),
+    "dropped spikes": (0.1, "a tenth of the spikes lost"),
+}
+"""What the answer tells of."""
+WHERE = {
+    "input": "Gaussian noise on what enters the network.",
+    "weights": "Every layer's weights, once for all samples.",
+    "spikes": "The spikes that leave each layer.",
+}
+
+
+def _energy(result: Result) -> Section:
+    rules, ann = result["rules"], result["ann"]
+    everyone = {label: rule["layers"] for label, rule in rules.items()}
+    everyone |= {"ReLU network": ann} if ann and "relu" not in everyone else {}
+    nj = {label: [layer["nj"] for layer in layers.values()] for label, layers in everyone.items()}
+    thriftiest = min(rules, key=lambda label: sum(nj[label]))
+    cost, against = sum(nj[thriftiest]), ""
+    if ann:
+        against = (
+            f", {cost / sum(layer['nj'] for layer in ann.values()):.2f} times as much as the ReLU network of the same notation"
+        )
+    layers = list(next(iter(everyone.values())))
+    parts = {layer: [values[at] for values in nj.values()] for at, layer in enumerate(layers)}
+    good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % right'}"
+    who = "" if len(rules) == 1 else f" under {thriftiest} ({good}), the thriftiest"
+    accuracies = ", ".join(f"{label}: {rule['accuracy']:.2f}" for label, rule in rules.items())
+    return Section(
+        "What does a sample cost?",
+        f"{cost:.3g} nJ{who}{against}.",
+        [
+            (
+                charts.stacked("energy-layers", list(nj), parts, "energy of a sample, nJ"),
+                "Energy by layer, the mean over the test set.",
+            )
+        ],
+        ["network", "layer", "MAC", "AC", "energy, nJ"],
+        [
+            [label, name, *(f"{layer[key]:,.0f}" for key in ("macs", "acs")), f"{layer['nj']:.3g}"]
+            for label, found in everyone.items()
+            for name, layer in found.items()
+        ],
+        [
+            f"{result['picojoules']['mac']} pJ for a multiplication and addition (MAC), {result['picojoules']['ac']} pJ for an "
+            "addition (AC), 32-bit floating point at 45 nm (Horowitz, ISSCC 2014). The neurons' own work and memory traffic "
+            "are left out.",
+            *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and ann else []),
+            f"{_measure(result)}: {accuracies}.",
+        ],
+    )
+
+
+def _dynamics(result: Result) -> Section:
+    right, base, variants, ann = _measure(result), result["base"], result["variants"], result["ann"]
+    constants = {name: one for name, one in variants.items() if "time_steps" not in one["changes"]}
+    steps = {one["changes"]["time_steps"]: one for one in variants.values() if "time_steps" in one["changes"]}
+    steps = dict(sorted(steps.items()))
+    told = ", ".join(f"{one['retrained']['mean']:.2f} with {name}" for name, one in constants.items())
+    binary = "" if ann is None else f"; the binary ANN reaches {ann['mean']:.2f}"
+    names = ["as it is", *constants, *(["binary ANN"] if ann else [])]
+    groups = {
+        kind: [base["mean"], *(one[key]["mean"] for one in constants.values()), *([trained] if ann else [])]
+        for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("weights as they were", "kept", 0.0))
+    }
+    drawings = [(charts.bars("dynamics-constants", names, groups, right), "Leak, memory and synapse taken away.")]
+    if steps:
+        curves = {
+            kind: Line(list(steps), [one[key]["mean"] for one in steps.values()], [one[key]["sd"] for one in steps.values()])
+            for kind, key in (("trained again", "retrained"), ("weights as they were", "kept"))
+        }
+        level = ("binary ANN", ann["mean"]) if ann else None
+        drawings.append(
+            (charts.lines("dynamics-steps", curves, "time steps T", right, level=level, whole=True), "The number of steps.")
+        )
+
+    def row(name: str, *cells: Result | None) -> list[str]:
+        return [name, *("–" if cell is None else _with_sd(cell["mean"], cell["sd"]) for cell in cells)]
+
+    return Section(
+        "What are leak, synapse and time good for?",
+        f"{base['mean']:.2f}{'' if result['trains'] else ' %'} as it is; trained again {told}{binary}.",
+        drawings,
+        ["variant", "weights as they were", "trained again"],
+        [
+            row("as it is", None, base),
+            *(row(_changed(name, one["changes"]), one["kept"], one["retrained"]) for name, one in variants.items()),
+            *([row("binary ANN", None, ann)] if ann else []),
+        ],
+        [
+            f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {_listed(result['seeds'])}.",
+            "Weights as they were: those trained as it is, in a network of the other constants.",
+        ],
+    )
+
+
+def _ablation(result: Result) -> Section:
+    compared = {name: one for name, one in result["variants"].items() if one["accuracies"] is not None}
+    real = [name for name, one in compared.items() if one["real"]]
+    rows = [(name, one["mean"], one["low"], one["high"], one["real"]) for name, one in compared.items()]
+    most = ""
+    if compared:
+        largest = max(real or compared, key=lambda name: abs(compared[name]["mean"]))
+        one = compared[largest]
+        most = f"; the largest is {largest}, {one['mean']:+.2f} (95 % interval {one['low']:+.2f} to {one['high']:+.2f})"
+    unit = "difference from the base, " + ("F1 × 100" if result["trains"] else "percentage points")
+    base = sum(result["base"]) / len(result["base"])
+
+    def row(name: str, one: Result) -> list[str]:
+        if one["accuracies"] is None:
+            return [name, "diverged", *["–"] * 4]
+        mean = sum(one["accuracies"]) / len(one["accuracies"])
+        interval = f"{one['low']:+.2f} to {one['high']:+.2f}"
+        return [name, f"{mean:.2f}", f"{one['mean']:+.2f}", interval, f"{one['holm']:.3g}", "yes" if one["real"] else "no"]
+
+    return Section(
+        "Which parts of rule and loss matter?",
+        f"With {len(result['seeds'])} seeds, {len(real)} of {len(result['variants'])} changes made a real difference{most}.",
+        [(charts.intervals("ablation-differences", rows, unit), INTERVAL)] if rows else [],
+        ["change", _measure(result), "difference", "95 % interval", "p, Holm", "real"],
+        [["none (base)", f"{base:.2f}", *["–"] * 4], *(row(name, one) for name, one in result["variants"].items())],
+        [
+            f"Seeds {_listed(result['seeds'])}; runs of one seed share first weights and order of samples.",
+            "Interval and p-value: Student's t of the paired differences. Real: p below 0.05 after Holm's correction.",
+        ],
+    )
+
+
+INTERVAL = "Mean of the paired differences with its 95 % interval, which may be longer than the picture is wide."
+
+
+def _measure(result: Result) -> str:
+    return "F1 × 100" if result["trains"] else "right answers, %"
+
+
+def _with_sd(mean: float, sd: float | None) -> str:
+    return f"{mean:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _changed(name: str, changes: Result) -> str:
+    told = ", ".join(f"{key} = {value}" for key, value in changes.items()).replace("inf", "∞").replace("time_steps", "T")
+    return name if told == name else f"{name} ({told})"
+
+
+SECTIONS: dict[str, Callable[[Result], Section]] = {
+    "firing": _firing,
+    "latency": _latency,
+    "robustness": _robustness,
+    "energy": _energy,
+    "dynamics": _dynamics,
+    "ablation": _ablation,
+}
+"""Every study's section, in the page's order."""

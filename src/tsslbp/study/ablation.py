@@ -1,0 +1,161 @@
+"""Which parts of the rule matter: each changed alone, seed by seed against the recipe as it is.
+
+Runs of the same seed begin with the same weights and see the samples in the same order, so their differences are paired:
+
+    d = mean of the differences,   d ± t(0.975, n - 1)·sd/√n   its 95 % confidence interval                       (1)
+
+With many variants some intervals miss 0 by chance. A difference counts as real when its p-value survives Holm's correction, by
+which the chance of a single false one among all is at most 5 %: S. Holm, Scandinavian Journal of Statistics 6, 65 (1979).
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from scipy import special  # type: ignore[import-untyped]
+
+from tsslbp import rules, training
+from tsslbp.config import TrainConfig
+from tsslbp.errors import UserError, unknown
+from tsslbp.rules import TSSL
+from tsslbp.rules.tssl import Fallback, PscDerivative
+from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent
+
+LEVEL = 0.05
+OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
+    "terms": (("inter", "reset", "leak"), (True, False)),
+    "fallback": (("fallback",), get_args(Fallback)),
+    "clip": (("clip",), (0.5, 1.0, 2.0, 4.0, 8.0)),
+    "psc-derivative": (("psc_derivative",), get_args(PscDerivative)),
+}
+"""Options of the rule by group, and their values."""
+SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss": ("loss", ("kernel", "spike", "count", "softmax", "first-spike")),
+    "target": ("target", ("single", "double")),
+}
+"""Settings of the run by group, and their values."""
+GROUPS = (*OPTIONS, *SETTINGS)
+
+
+def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[str, tuple[str, TrainConfig]]:
+    """Group and settings of every variant by its name; all differ from ``config`` in one thing.
+
+    Args:
+        config: the base, with a rule of the tssl family and a loss that is settled.
+        groups: of ``GROUPS``.
+        trains: whether the targets are spike trains, for which not every loss will do.
+
+    Raises:
+        UserError: an unknown group, or another rule.
+    """
+    rule = rules.get(config.rule)
+    made: dict[str, tuple[str, TrainConfig]] = {}
+    if not isinstance(rule, TSSL):
+        raise UserError(f"ablation takes apart the tssl family; {config.rule} is no member of it")
+    for group in groups:
+        if group not in GROUPS:
+            raise unknown("group", group, GROUPS)
+        if group in OPTIONS:
+            names, values = OPTIONS[group]
+            for name in names:
+                for value in values:
+                    if value != getattr(rule, name) and (value != "rate" or not has_recurrent(config)):
+                        made[f"{name}={value}"] = group, replace(config, rule=rules.spec(replace(rule, **{name: value})))
+            continue
+        setting, choices = SETTINGS[group]
+        for choice in choices:
+            change: dict[str, Any] = {setting: choice}
+            fits = config.loss == "kernel" if setting == "target" else not trains or choice in ("kernel", "spike")
+            if fits and choice != getattr(config, setting):
+                made[f"{setting}={choice}"] = group, replace(config, **change)
+    return made
+
+
+def ablation(
+    config: TrainConfig,
+    *,
+    seeds: int,
+    groups: Sequence[str] = GROUPS,
+    watch: Watch = lambda run: training.Progress(),
+) -> dict[str, Any]:
+    """Train a recipe as it is and under every variant with every seed, and tell which differences are real.
+
+    Every run is an ordinary one, in ``config.runs_dir``. What is there already is used, or gone on with.
+
+    Args:
+        config: settings; ``seed`` is the first seed.
+        seeds: how many seeds, from 2.
+        groups: what to vary.
+        watch: gives who watches a run, by the run's name.
+
+    Returns:
+        ``base``, the accuracies as it is, one a seed; under ``variants`` by name ``group``, ``accuracies`` and, against the
+        base, ``differences``, their ``mean``, the interval from ``low`` to ``high``, ``p``, ``holm`` (p corrected) and whether
+        it is ``real``. Test accuracy of the epoch chosen on validation, in percent (100 times F1 for target trains). A variant
+        that diverged has ``accuracies`` None and nothing else.
+
+    Raises:
+        UserError: bad settings, or runs that were started with other settings; a base that diverged.
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    if seeds < 2:
+        raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
+    config = training.settled(replace(config, neuron="spiking"))
+    dataset = training.load_data(config)
+    tried = variants(config, groups, dataset.trains)
+    if not tried:
+        raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")
+    numbers = range(config.seed, config.seed + seeds)
+    base: list[float] = []
+    found: dict[str, list[float] | None] = {name: [] for name in tried}
+    for seed in numbers:
+        base.append(accuracy(finished(replace(config, seed=seed, name=f"base-seed{seed}"), watch)))
+        for name, (_, settings) in tried.items():
+            reached = found[name]
+            if reached is None:
+                continue
+            try:
+                run = replace(settings, seed=seed, name=f"{folder_name(name)}-seed{seed}")
+                reached.append(accuracy(finished(run, watch)))
+            except training.Diverged:
+                found[name] = None
+
+    compared = {name: paired(values, base) for name, values in found.items() if values is not None}
+    corrected = dict(zip(compared, holm([one["p"] for one in compared.values()]), strict=True))
+    for name, one in compared.items():
+        one |= {"holm": corrected[name], "real": corrected[name] < LEVEL}
+    return about("ablation", config.recipe, vars(config)) | {
+        "seeds": list(numbers),
+        "trains": dataset.trains,
+        "base": base,
+        "variants": {
+            name: {"group": group, "accuracies": found[name], **compared.get(name, {})} for name, (group, _) in tried.items()
+        },
+    }
+
+
+def paired(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """Differences of paired values, equation (1), and the p-value of Student's test that their mean is 0.
+
+    Differences that are all the same have no spread to judge by, which says nothing: p is 1. (Accuracies are counts, so with
+    few seeds that happens.)
+    """
+    differences = [value - other for value, other in zip(values, base, strict=True)]
+    n, mean, error = (
+        len(differences),
+        statistics.fmean(differences),
+        statistics.stdev(differences) / math.sqrt(len(differences)),
+    )
+    half = float(special.stdtrit(n - 1, 0.975)) * error
+    p = 1.0 if error < 1e-9 else 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    return {"differences": differences, "mean": mean, "low": mean - half, "high": mean + half, "p": p}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction: the k-th smallest of m p-values times m - k + 1, at least the one before, at most 1."""
+    corrected, before = [0.0] * len(p), 0.0
+    for rank, at in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        corrected[at] = before = min(1.0, max(before, (len(p) - rank) * p[at]))
+    return corrected

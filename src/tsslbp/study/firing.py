@@ -1,0 +1,125 @@
+"""How a trained network fires, and how much of its gradient would be the fallback's.
+
+A spike-time gradient exists only where there is a spike. Elsewhere the rule falls back on a surrogate (equation (10) of
+``rules/tssl.py``); how often depends on how the network fires.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp import rules
+from tsslbp.neuron import LIF, spikes_from_psc
+from tsslbp.rules import TSSL, Rule
+from tsslbp.study.activity import within
+from tsslbp.study.runs import Run, about
+
+
+@torch.inference_mode()
+def firing(run: Run) -> dict[str, Any]:
+    """Firing of every layer on the test set, in evaluation mode, in batches of the run's own size.
+
+    Returns:
+        Under ``layers``, by name, and ``all`` for the whole network: ``neurons``; shares from 0 to 1 of neurons ``silent``,
+        firing ``once`` and ``more`` often, ``per_sample`` and, by the sample they fire most for, ``over_set``; ``rate`` in
+        spikes per neuron and step; ``first``, for each step the share of neurons and samples whose first spike is then;
+        ``fallback``, the share of gradient entries that take the fallback, None under a rule that has none.
+
+    Raises:
+        UserError: an ANN, which does not spike.
+    """
+    run.need_spikes("firing")
+    network, samples = run.model.network, run.test
+    rule = rules.get(network.architecture.rule)
+    tallies: dict[str, _Tally] = {}
+    for number, index in enumerate(torch.arange(len(samples)).split(int(run.settings["batch_size"]))):
+        part = samples.select(index)
+        for name, psc in network.activity(run.model.inputs(part.x, seed=number)).items():
+            train = (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).to(psc.dtype).flatten(2)
+            tallies.setdefault(name, _Tally(*train.shape[::2])).add(train, fallback(rule, train, network.neuron), part.lengths)
+    layers = {name: tally.shares() for name, tally in tallies.items()}
+    return about("firing", run.name, run.settings) | {
+        "samples": len(samples),
+        "time_steps": network.time_steps,
+        "layers": {name: _plain(layer, rule) for name, layer in layers.items()},
+        "all": _plain(_together(list(layers.values())), rule),
+    }
+
+
+def fallback(rule: Rule, train: Tensor, neuron: LIF) -> Tensor:
+    """Where a gradient would be the fallback's, ``[T, ...]`` of 0 and 1, given spikes; nowhere under a rule that is not TSSL.
+
+    With its three spike-time terms turned off, what is left of the rule is the fallback, which is nowhere 0 for an error of 1.
+    Where it applies depends on the spikes alone, so any membrane potential with these spikes will do.
+    """
+    if not isinstance(rule, TSSL):
+        return torch.zeros_like(train)
+    membrane = neuron.threshold + train - 0.5
+    rest = replace(rule, inter=False, reset=False, leak=False)
+    return (rest.current_gradient(torch.ones_like(train), membrane, neuron) != 0).to(train.dtype)
+
+
+@dataclass
+class _Tally:
+    """Counts of one layer over the batches; those by neurons and samples begin as 0."""
+
+    steps: int
+    neurons: int
+    samples: int = 0
+    entries: int = 0
+    spikes: float = 0.0
+    fallbacks: float = 0.0
+    most: Tensor | int = 0
+    often: Tensor | int = 0
+    first: Tensor | int = 0
+
+    def add(self, train: Tensor, fallen: Tensor, lengths: Tensor | None) -> None:
+        """A batch's spikes and fallbacks, ``[T, B, neurons]`` each; what comes after the end of a sequence does not count."""
+        train, fallen = within(train, lengths), within(fallen, lengths)
+        counts = train.sum(0).long()
+        self.samples += len(counts)
+        self.entries += self.neurons * (train.shape[:2].numel() if lengths is None else int(lengths.sum()))
+        self.spikes += float(counts.sum())
+        self.fallbacks += float(fallen.sum(dtype=torch.float64))
+        self.most = torch.maximum(counts.amax(0), torch.as_tensor(self.most))
+        self.often = self.often + _how_often(counts)
+        self.first = self.first + torch.bincount(train.argmax(0)[counts > 0], minlength=self.steps)
+
+    def shares(self) -> dict[str, Any]:
+        pairs = self.samples * self.neurons
+        return {
+            "neurons": self.neurons,
+            "per_sample": _named(self.often, pairs),
+            "over_set": _named(_how_often(torch.as_tensor(self.most)), self.neurons),
+            "rate": self.spikes / self.entries,
+            "first": torch.as_tensor(self.first).double().div(pairs).tolist(),
+            "fallback": self.fallbacks / self.entries,
+        }
+
+
+def _how_often(counts: Tensor) -> Tensor:
+    return counts.clamp(max=2).flatten().bincount(minlength=3)
+
+
+def _named(often: Tensor | int, of: int) -> dict[str, float]:
+    return dict(zip(("silent", "once", "more"), torch.as_tensor(often).double().div(of).tolist(), strict=True))
+
+
+def _together(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over layers, each weighted with its neurons."""
+    neurons = sum(layer["neurons"] for layer in layers)
+
+    def mean(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        if isinstance(values[0], list):
+            return [mean(list(step)) for step in zip(*values, strict=True)]
+        return sum(value * layer["neurons"] for value, layer in zip(values, layers, strict=True)) / neurons
+
+    return {key: mean([layer[key] for layer in layers]) for key in layers[0]} | {"neurons": neurons}
+
+
+def _plain(layer: dict[str, Any], rule: Rule) -> dict[str, Any]:
+    return layer if isinstance(rule, TSSL) else layer | {"fallback": None}

@@ -1,0 +1,146 @@
+"""What a trained network still gets right when its input, its weights or its spikes are not what they were in training."""
+
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+from tsslbp.layers import Spiking
+from tsslbp.networks import Network
+from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.study.runs import Run, about
+from tsslbp.training import Model
+from tsslbp.training.score import score
+
+Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
+BATCH = 500
+
+
+def add_noise(x: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Gaussian noise, ``level`` times the standard deviation of ``x``."""
+    return x + level * x.std() * torch.randn(x.shape, generator=random)
+
+
+def quantise(weight: Tensor, bits: float, _: torch.Generator) -> Tensor:
+    """The nearest of ``2^bits - 1`` values that are evenly spaced about 0, the outermost being ``± max |weight|``."""
+    top = 2 ** (bits - 1) - 1
+    step = weight.double().abs().amax().clamp(min=torch.finfo(weight.dtype).tiny) / top
+    return ((weight.double() / step).round() * step).to(weight.dtype)
+
+
+def drop(train: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Every spike is lost with probability ``level``: ``[T, ...]``."""
+    return train * (torch.rand(train.shape, generator=random) >= level)
+
+
+def jitter(train: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Every spike moves by a whole number of steps, evenly drawn from ``-level`` to ``level``: ``[T, ...]``.
+
+    It stays within the T steps, and two that meet are one.
+    """
+    reach, steps = int(level), torch.arange(len(train)).view(-1, *[1] * (train.dim() - 1))
+    shift = torch.randint(-reach, reach + 1, train.shape, generator=random)
+    return torch.zeros_like(train).scatter_reduce_(0, (steps + shift).clamp(0, len(train) - 1), train, "amax")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One way to disturb a network: what is disturbed, how, in which unit, and how much."""
+
+    where: str
+    disturb: Disturb
+    unit: str
+    levels: tuple[float, ...]
+    drawn: bool = True
+
+
+TROUBLES = {
+    "input noise": Trouble("input", add_noise, "sd of noise / sd of input", (0.25, 0.5, 1.0, 1.5, 2.0)),
+    "weight noise": Trouble("weights", add_noise, "sd of noise / sd of the layer's weights", (0.1, 0.2, 0.3, 0.5, 1.0)),
+    "weight quantisation": Trouble("weights", quantise, "bits per weight", (8, 4, 3, 2), drawn=False),
+    "dropped spikes": Trouble("spikes", drop, "share of spikes dropped", (0.05, 0.1, 0.2, 0.3, 0.5)),
+    "jittered spikes": Trouble("spikes", jitter, "largest shift, steps", (1, 2, 3)),
+}
+
+
+def robustness(run: Run, *, draws: int) -> dict[str, Any]:
+    """Accuracy on the test set under every one of ``TROUBLES``, each at several levels.
+
+    Spikes are disturbed where they leave a layer, the output layer included; what the neurons of a recurrent layer tell each
+    other is not. Of an ANN only input and weights are disturbed.
+
+    Args:
+        run: a trained run.
+        draws: how often to draw each random disturbance; the seeds are 0 to ``draws - 1``.
+
+    Returns:
+        ``accuracy`` undisturbed, and under ``troubles`` by name: ``where``, ``unit``, ``levels``, by level ``accuracies`` (one
+        a draw), and their ``mean`` and ``sd``, None of one; in percent, for target trains 100 times F1.
+    """
+    if draws < 1:
+        raise UserError(f"--seeds is {draws}; it must be positive")
+    troubles = {}
+    for name, trouble in TROUBLES.items():
+        if trouble.where == "spikes" and not run.model.network.is_spiking:
+            continue
+        seeds = range(draws if trouble.drawn else 1)
+        accuracies = [[disturbed(run, trouble, level, seed) for seed in seeds] for level in trouble.levels]
+        troubles[name] = {
+            "where": trouble.where,
+            "unit": trouble.unit,
+            "levels": list(trouble.levels),
+            "accuracies": accuracies,
+            "mean": [statistics.fmean(level) for level in accuracies],
+            "sd": [statistics.stdev(level) if len(level) > 1 else None for level in accuracies],
+        }
+    return about("robustness", run.name, run.settings) | {
+        "samples": len(run.test),
+        "trains": run.test.y.dim() == 3,
+        "seeds": list(range(draws)),
+        "accuracy": run.model.accuracy(run.test),
+        "troubles": troubles,
+    }
+
+
+@torch.inference_mode()
+def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
+    """Accuracy under one disturbance, in percent."""
+    random = torch.Generator().manual_seed(seed)
+
+    def apply(x: Tensor) -> Tensor:
+        return trouble.disturb(x, level, random)
+
+    if trouble.where == "weights":
+        network = copy.deepcopy(run.model.network)
+        for weight in network.parameters():
+            weight.copy_(apply(weight))
+        return replace(run.model, network=network).accuracy(run.test)
+    scores = []
+    for number, index in enumerate(torch.arange(len(run.test)).split(BATCH)):
+        part = run.test.select(index)
+        x = run.model.inputs(part.x, seed=number)
+        output = _output(run.model, apply(x), None) if trouble.where == "input" else _output(run.model, x, apply)
+        scores.append(score(output, part.y, part.lengths, run.model.network.neuron.tau_s))
+    return 100 * float(torch.cat(scores).mean())
+
+
+def _output(model: Model, x: Tensor, spikes: Callable[[Tensor], Tensor] | None) -> Tensor:
+    return model.network.evidence(model.network(x) if spikes is None else through(model.network, x, spikes))
+
+
+def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
+    """The network's output, ``[T, B, classes]``, when every layer's spikes go through ``disturb`` before its synapse."""
+    signal = network.encode(x)
+    for layer in network.layers:
+        signal = layer(signal)
+        if isinstance(layer, Spiking):
+            assert isinstance(signal, Tensor)  # neurons turn constants into tensors
+            tau_s = network.neuron.tau_s
+            signal = synapse(disturb(spikes_from_psc(signal, tau_s).round()), tau_s)
+    assert isinstance(signal, Tensor)
+    return signal

@@ -1,0 +1,110 @@
+"""Runs as studies see them: trained ones to look into, and ones still to be trained."""
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tsslbp import data, machine, training
+from tsslbp.config import TrainConfig, read_toml
+from tsslbp.data import Split
+from tsslbp.errors import UserError
+
+Watch = Callable[[str], training.Progress]
+PLACES = ("name", "runs_dir", "resume", "data_root", "download")
+"""Settings that change nothing in a result."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its model, the test set and its settings."""
+
+    name: str
+    model: training.Model
+    test: Split
+    settings: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The rule it learned by, or the kind of its units if they do not spike."""
+        network = self.model.network
+        return str(self.settings["rule"]) if network.is_spiking else network.architecture.neuron
+
+    def need_spikes(self, study: str) -> None:
+        """Raises UserError for an ANN."""
+        if not self.model.network.is_spiking:
+            raise UserError(f"{study} is a study of spikes; {self.name} is a network of {self.label} units, which have none")
+
+
+def load(folder: Path, data_root: Path | None = None) -> Run:
+    """A run from its folder.
+
+    Args:
+        folder: the run's.
+        data_root: where its data set lies, if no longer where the run found it.
+
+    Raises:
+        UserError: no model there, a damaged file, missing data.
+    """
+    model = training.load(folder)
+    settings = read_toml(folder / "config.toml")
+    root = Path(settings["data_root"]) if data_root is None else data_root
+    dataset = data.load(model.data, root, validation=settings.get("validation"), time_steps=model.network.time_steps)
+    return Run(folder.resolve().name, model, dataset.test, settings)
+
+
+def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
+    """The run in a folder, or the runs of a comparison's folder. Raises UserError if there are none, or one is damaged."""
+    if (folder / "model.safetensors").is_file():
+        return [load(folder, data_root)]
+    found = sorted(path.parent for path in folder.glob("*-seed*/model.safetensors"))
+    if not found:
+        raise UserError(f"no run at {folder}; give a run's folder, or that of a comparison, such as runs/compare-quickstart")
+    return [load(path, data_root) for path in found]
+
+
+def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every study's result begins with."""
+    kept = {key: value for key, value in settings.items() if value is not None and key not in PLACES}
+    return {
+        "study": study,
+        "subject": subject,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "settings": {key: _plain(value) for key, value in kept.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it, which knows no infinity."""
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, (bool, int, float, str, list)) and finite else str(value)
+
+
+def folder_name(label: str) -> str:
+    """A label as part of the name of a run's folder."""
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-")
+
+
+def finished(config: TrainConfig, watch: Watch) -> Path:
+    """A run's folder, after the run; one that has ended is not run again, one that was interrupted goes on."""
+    folder = config.runs_dir / str(config.name)
+    began = (folder / "config.toml").is_file()
+    ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
+    progress = training.Progress() if ended else watch(str(config.name))
+    return training.train(replace(config, resume=began), progress)[0]
+
+
+def accuracy(folder: Path) -> float:
+    """Test accuracy of a finished run, of the epoch chosen on validation, in percent."""
+    _, final = training.read_metrics(folder)
+    assert final is not None
+    return float(final["test_accuracy"])
+
+
+def has_recurrent(config: TrainConfig) -> bool:
+    """Whether a layer of these settings is recurrent, which an ANN cannot have, nor a rule that needs the whole sequence."""
+    return any(token[-1:] in ("R", "A") for token in config.network.split("-"))

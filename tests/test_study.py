@@ -1,0 +1,461 @@
+"""Studies: what they say of networks whose firing is known, of disturbances that change nothing, and of runs they train."""
+
+import importlib
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from test_report import Page
+
+from tsslbp import UserError, build, cli, metrics, report, rules, study, training
+from tsslbp.config import TrainConfig
+from tsslbp.data import Normalisation, Split
+from tsslbp.neuron import LIF, spikes_from_psc, synapse
+from tsslbp.study import runs
+from tsslbp.study.runs import Run
+from tsslbp.training.inputs import Inputs
+
+firing, robustness, energy, dynamics, ablation = (
+    importlib.import_module(f"tsslbp.study.{name}") for name in ("firing", "robustness", "energy", "dynamics", "ablation")
+)
+
+
+def hand_made(*weights, y=(0, 0), x=(1.0, 0.0), lengths=None, batch=1, rule="tssl", tau_s=1.0):
+    """Without leak and with one input a neuron of weight w fires at step 1/w, and again: 2: each of 4, 0.6: 2 and 4, 0.3: 4."""
+    layers = [torch.tensor(weight) for weight in weights]
+    notation = "-".join(str(len(layer)) for layer in layers)
+    net = build(notation, input_shape=(1,), time_steps=4, tau_m=math.inf, tau_s=tau_s, rule=rule).eval()
+    with torch.no_grad():
+        for weight, value in zip(net.parameters(), layers, strict=True):
+            weight.copy_(value)
+    sequence = lengths is not None
+    stored = torch.tensor(x).view(-1, 1)
+    if sequence:
+        stored = stored.unsqueeze(1).expand(-1, 4, 1)
+        lengths = torch.tensor(lengths)
+    model = training.Model(net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), 4, sequence), ("a", "b"), "hand")
+    return Run("hand", model, Split(stored, torch.tensor(y), lengths), {"batch_size": batch, "rule": rule, "seed": 0})
+
+
+HIDDEN = [[2.0], [0.6], [0.3], [0.0]]
+SILENT = [[0.0] * 4] * 2
+
+# Firing.
+
+
+def test_firing_of_a_hand_made_network():
+    found = study.firing(hand_made(HIDDEN, SILENT))
+    hidden, output = found["layers"].values()
+    assert hidden["neurons"] == 4
+    assert hidden["per_sample"] == {"silent": 5 / 8, "once": 1 / 8, "more": 2 / 8}
+    assert hidden["over_set"] == {"silent": 1 / 4, "once": 1 / 4, "more": 2 / 4}
+    assert hidden["rate"] == 7 / 32
+    assert hidden["first"] == [1 / 8, 1 / 8, 0, 1 / 8]
+    assert hidden["fallback"] == 25 / 32  # without a synapse: wherever there is no spike
+    assert output["per_sample"]["silent"] == output["fallback"] == 1
+    assert found["all"]["neurons"] == 6
+    assert found["all"]["rate"] == pytest.approx(7 / 48)
+    assert found["all"]["first"] == pytest.approx([1 / 12, 1 / 12, 0, 1 / 12])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_over_the_set_counts_the_sample_a_neuron_fires_most_for(batch):
+    found = study.firing(hand_made(HIDDEN, SILENT, x=(1.0, 1.0), batch=batch))
+    assert found["layers"]["linear1"]["over_set"] == {"silent": 1 / 4, "once": 1 / 4, "more": 2 / 4}
+
+
+@pytest.mark.parametrize(
+    ("rule", "batch", "share"),
+    [
+        ("tssl(fallback=never)", 1, 0),
+        ("tssl(fallback=always)", 1, 1),
+        ("tssl(fallback=no-spike, leak=False)", 1, 25 / 32),
+        ("tssl(fallback=rate)", 1, 0.5),  # the batch of the silent sample
+        ("tssl(fallback=rate)", 2, 0),
+        ("tssl+", 1, 25 / 32),
+        ("surrogate", 1, None),
+    ],
+)
+def test_fallback_is_that_of_the_rule(rule, batch, share):
+    found = study.firing(hand_made(HIDDEN, SILENT, rule=rule, batch=batch))
+    assert found["layers"]["linear1"]["fallback"] == share
+
+
+def test_quiet_is_a_small_post_synaptic_current():
+    neuron = LIF(5.0, 3.0)
+    train = (torch.rand(12, 50, generator=torch.Generator().manual_seed(0)) < 0.15).float()
+    quiet = synapse(train, 3.0) < 1 / 12
+    assert 0.2 < quiet.float().mean() < 0.8
+    assert torch.equal(firing.fallback(rules.get("tssl"), train, neuron), quiet.float())
+
+
+def test_steps_after_the_end_do_not_count():
+    found = study.firing(hand_made(HIDDEN, SILENT, x=(1.0, 1.0), lengths=[4, 1]))["layers"]["linear1"]
+    assert found["rate"] == (7 + 1) / (4 * 5)
+    assert found["fallback"] == (20 - 8) / 20
+    assert found["per_sample"] == {"silent": 4 / 8, "once": 2 / 8, "more": 2 / 8}
+
+
+# Latency.
+
+
+def test_latency_of_a_hand_made_network():
+    found = study.latency(hand_made([[0.6], [0.3]], x=(1.0, 0.0)))
+    assert found["accuracy"] == [0, 50, 50, 50]
+    assert found["no_answer"] == [1, 0.5, 0.5, 0.5]
+    assert found["spikes"] == [0, 0.5, 0.5, 1.5]
+    assert found["exit"] == {"accuracy": 50, "steps": 4, "spikes": 1.5, "taken": [0, 0, 0, 1]}
+
+
+def test_early_exit_spends_no_more_spikes():
+    found = study.latency(hand_made([[2.0], [0.0]]))  # 3 spikes to 0 with one step left; the other sample waits to the end
+    assert found["spikes"] == [0.5, 1, 1.5, 2]
+    assert found["exit"] == {"accuracy": 50, "steps": 3.5, "spikes": 1.5, "taken": [0, 0, 0.5, 0.5]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the digits that gets more than half right."""
+    config = TrainConfig(
+        runs_dir=tmp_path_factory.mktemp("runs"), name="small", network="40-30-10", epochs=6, batch_size=100, learning_rate=1e-2
+    )
+    return training.train(config)[0]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return runs.load(trained)
+
+
+def test_latency_at_the_last_step_is_accuracy(run):
+    found, accuracy = study.latency(run), run.model.accuracy(run.test)
+    assert accuracy > 50
+    assert found["accuracy"][-1] == pytest.approx(accuracy)
+    assert found["exit"]["accuracy"] == pytest.approx(accuracy)
+    assert found["spikes"][-1] == pytest.approx(80 * study.measure(run.model, run.test).spikes)
+    assert found["spikes"][-2] < found["exit"]["spikes"] <= found["spikes"][-1] or found["exit"]["steps"] < 4
+    assert 1 <= found["exit"]["steps"] <= 5
+
+
+# Robustness.
+
+
+def trouble(name, level, run, seed=0):
+    return robustness.disturbed(run, robustness.TROUBLES[name], level, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("input noise", 0), ("weight noise", 0), ("weight quantisation", 24), ("dropped spikes", 0), ("jittered spikes", 0)],
+)
+def test_no_disturbance_changes_nothing(name, level, run):
+    assert trouble(name, level, run) == run.model.accuracy(run.test)
+
+
+def test_disturbances_do_harm_and_leave_the_model_alone(run):
+    before = run.model.accuracy(run.test)
+    levels = {"input noise": 4.0, "weight noise": 2.0, "weight quantisation": 2, "dropped spikes": 0.7, "jittered spikes": 4}
+    for name, level in levels.items():
+        assert trouble(name, level, run) < before - 3, name
+        assert trouble(name, level, run) == trouble(name, level, run), name
+    assert run.model.accuracy(run.test) == before
+
+
+def test_without_spikes_there_is_no_answer(run):
+    assert trouble("dropped spikes", 1.0, run) == 0
+    x = run.model.inputs(run.test.x[:20], seed=0)
+    output = robustness.through(run.model.network, x, torch.zeros_like)
+    assert (metrics.decode(output) == metrics.NO_ANSWER).all()
+
+
+def test_spikes_that_pass_unharmed_give_the_network(run):
+    x = run.model.inputs(run.test.x[:50], seed=0)
+    with torch.no_grad():
+        torch.testing.assert_close(robustness.through(run.model.network, x, lambda train: train), run.model.network(x))
+
+
+def test_quantised_weights_take_few_values():
+    weight = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
+    top = weight.abs().max()
+    three = robustness.quantise(weight, 2, torch.Generator())
+    assert three.unique().tolist() == pytest.approx([-top.item(), 0, top.item()])
+    eight = robustness.quantise(weight, 8, torch.Generator())
+    assert 100 < len(eight.unique()) <= 255
+    assert (eight - weight).abs().max() <= 0.5001 * top / 127
+    assert torch.equal(robustness.quantise(torch.zeros(3), 4, torch.Generator()), torch.zeros(3))
+
+
+def test_dropped_and_jittered_spikes():
+    random = torch.Generator().manual_seed(0)
+    train = (torch.rand(20, 4000, generator=random) < 0.1).float()
+    kept = robustness.drop(train, 0.3, random)
+    assert (kept <= train).all()
+    assert float(kept.sum() / train.sum()) == pytest.approx(0.7, abs=0.03)
+    alone = torch.zeros(20, 6000)
+    alone[10] = 1
+    moved = robustness.jitter(alone, 2, random)
+    assert torch.equal(moved.sum(0), torch.ones(6000))
+    shares = moved.mean(1)
+    assert shares[8:13].tolist() == pytest.approx([0.2] * 5, abs=0.03)
+    assert shares.sum() == pytest.approx(1)
+    edge = robustness.jitter(torch.ones(3, 50), 5, random)
+    assert set(edge.unique().tolist()) == {0, 1}
+    assert 50 < edge.sum() < 150
+
+
+def test_robustness_counts_its_draws(run, monkeypatch):
+    monkeypatch.setattr(
+        robustness, "TROUBLES", {name: robustness.TROUBLES[name] for name in ("weight noise", "dropped spikes")}
+    )
+    found = study.robustness(run, draws=2)["troubles"]["dropped spikes"]
+    assert found["accuracies"][-1] == [trouble("dropped spikes", 0.5, run, seed) for seed in (0, 1)]
+    assert found["mean"][-1] == pytest.approx(sum(found["accuracies"][-1]) / 2)
+
+
+# Energy.
+
+
+def test_energy_of_a_hand_made_network():
+    found = study.energy([hand_made(HIDDEN, SILENT)], "hand")
+    layers = found["rules"]["tssl"]["layers"]
+    assert layers == {
+        "linear1": {"macs": 4, "acs": 0, "nj": 4 * 4.6 / 1000},
+        "output": {"macs": 0, "acs": 7, "nj": 7 * 0.9 / 1000},
+    }
+    assert {name: layer["macs"] for name, layer in found["ann"].items()} == {"linear1": 4, "output": 8}
+
+
+def test_energy_is_that_of_the_activity_and_averages_seeds(run):
+    twice = replace(run, settings={**run.settings, "seed": 1})
+    found = study.energy([run, twice], "two")["rules"]["tssl"]
+    total = study.measure(run.model, run.test)
+    assert found["seeds"] == [0, 1]
+    assert sum(layer["nj"] for layer in found["layers"].values()) == pytest.approx(total.energy_nj)
+    assert sum(layer["acs"] for layer in found["layers"].values()) == pytest.approx(total.acs)
+
+
+# Studies that train.
+
+
+@pytest.fixture
+def tiny(quick):
+    return quick(recipe="tiny", network="20-10", epochs=1, learning_rate=5e-3, seed=1)
+
+
+def test_dynamics_keeps_weights_and_trains_again(tiny):
+    found = study.dynamics(tiny, seeds=1, steps=(1, 5))
+    base = training.load(tiny.runs_dir / "base-seed1")
+    dataset = training.load_data(tiny)
+    assert found["base"]["accuracies"] == [pytest.approx(base.accuracy(dataset.test))]
+    assert {path.name for path in tiny.runs_dir.iterdir()} == {
+        f"{name}-seed1" for name in ("base", "tau_m-inf", "tau_m-1", "tau_s-1", "time_steps-1", "binary")
+    }
+    same = found["variants"]["T = 5"]
+    assert same["kept"]["accuracies"] == same["retrained"]["accuracies"] == found["base"]["accuracies"]
+    other = build("20-10", input_shape=(1, 8, 8), time_steps=5, tau_m=math.inf, tau_s=3.0).eval()
+    other.load_state_dict(base.network.state_dict())
+    no_leak = found["variants"]["no leak"]
+    assert no_leak["kept"]["accuracies"] == [replace(base, network=other).accuracy(dataset.test)]
+    again = training.load(tiny.runs_dir / "tau_m-inf-seed1")
+    assert again.network.neuron.tau_m == math.inf
+    assert no_leak["retrained"]["accuracies"] == [pytest.approx(again.accuracy(dataset.test))]
+    assert training.load(tiny.runs_dir / "binary-seed1").network.architecture.neuron == "binary"
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_interrupted_study_goes_on(tiny, tmp_path):
+    whole = study.ablation(replace(tiny, runs_dir=tmp_path / "whole"), seeds=2, groups=["terms"])
+
+    class PressCtrlC(training.Progress):
+        def stepped(self, epoch, step, loss, accuracy):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    begun = []
+
+    def watch(name):
+        begun.append(name)
+        return PressCtrlC() if len(begun) == 3 else training.Progress()
+
+    with pytest.raises(training.Interrupted):
+        study.ablation(tiny, seeds=2, groups=["terms"], watch=watch)
+    result = study.ablation(tiny, seeds=2, groups=["terms"], watch=watch)
+    assert begun[:4] == ["base-seed1", "inter-False-seed1", "reset-False-seed1", "reset-False-seed1"]
+    assert len(begun) == 9
+    assert {**result, "machine": None} == {**whole, "machine": None}
+
+
+def test_variants_differ_from_the_base_in_one_thing(quick):
+    base = quick(rule="tssl(clip=2.0)", loss="kernel")
+    made = ablation.variants(base, ablation.GROUPS, trains=False)
+    assert list(made)[:3] == ["inter=False", "reset=False", "leak=False"]
+    assert "clip=2.0" not in made
+    assert made["fallback=never"] == ("fallback", replace(base, rule="tssl(fallback=never, clip=2.0)"))
+    assert made["target=double"] == ("target", replace(base, target="double"))
+    assert len({settings for _, settings in made.values()} | {base}) == len(made) + 1 == 3 + 4 + 4 + 1 + 4 + 1 + 1
+    assert "target=double" not in ablation.variants(replace(base, loss="count"), ablation.GROUPS, trains=False)
+    assert list(ablation.variants(base, ["loss"], trains=True)) == ["loss=spike"]
+    assert "fallback=rate" not in ablation.variants(replace(base, network="20R-10"), ["fallback"], trains=False)
+
+
+def test_intervals_and_p_values():
+    found = ablation.paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert found["differences"] == [1, 2, 3]
+    half = 4.302653 / math.sqrt(3)
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
+    assert found["p"] == pytest.approx(0.0741799, rel=1e-5)
+    assert ablation.paired([2.0, 3.0], [1.0, 2.0])["p"] == 1
+
+
+def test_holm():
+    assert ablation.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert ablation.holm([0.5, 0.9]) == [1, 1]
+    assert ablation.holm([]) == []
+
+
+def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
+    step = training.Loop.step
+
+    def diverging(self, samples):
+        if "reset=False" in self.config.rule:
+            raise training.Diverged("diverged")
+        step(self, samples)
+
+    monkeypatch.setattr(training.Loop, "step", diverging)
+    found = study.ablation(tiny, seeds=2, groups=["terms"])
+    assert found["variants"]["reset=False"] == {"group": "terms", "accuracies": None}
+    assert len(found["variants"]["leak=False"]["accuracies"]) == 2
+    assert "reset=False diverged" in Page(report.write_study(tmp_path, found | {"command": ""})).text
+
+
+# Commands and page.
+
+
+def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    few = {
+        "weight quantisation": robustness.TROUBLES["weight quantisation"],
+        "dropped spikes": robustness.TROUBLES["dropped spikes"],
+    }
+    monkeypatch.setattr(robustness, "TROUBLES", few)
+    questions = []
+    for name in ("energy", "robustness", "latency", "firing"):
+        assert cli.main(["study", name, str(trained), "--out", str(out)]) == 0
+        result = json.loads((out / f"{name}.json").read_text())
+        section = report.section(result)
+        questions.append(section.question)
+        page = Page(out / "report.html")
+        assert all(question in page.text for question in questions)
+        assert len(page.all("svg")) >= len(section.drawings)
+        assert section.answer in page.text
+        assert section.answer in capsys.readouterr().out
+        assert f"tsslbp study {name} {trained} --out {out}" in page.text
+        assert len({len(row) for row in [section.heads, *section.rows]}) == 1
+    assert len(page.all("h2")) == 4
+    assert [page.text.index(question) for question in reversed(questions)] == sorted(map(page.text.index, questions))
+    accuracy = runs.load(trained).model.accuracy(runs.load(trained).test)
+    assert f"with {accuracy:.2f} % right" in page.text
+
+
+TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "200"]
+
+
+def test_studies_that_train_by_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", "dynamics", "quickstart", *TINY, "--seeds", "1", "--steps", "2", "5"]) == 0
+    assert cli.main(["study", "ablation", "quickstart", *TINY, "--seeds", "2", "--vary", "psc-derivative", "target"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("base-seed0") == 1  # the second study uses the first one's run
+    page = Page(tmp_path / "studies/quickstart/report.html")
+    assert "no leak (tau_m = ∞)" in page.text
+    assert "of 2 changes" in page.text
+    assert (tmp_path / "studies/quickstart/runs/psc_derivative-timing-seed1/model.safetensors").is_file()
+    for name in ("dynamics", "ablation"):
+        section = report.section(json.loads((tmp_path / f"studies/quickstart/{name}.json").read_text()))
+        assert len({len(row) for row in [section.heads, *section.rows]}) == 1
+
+
+def test_a_real_difference_is_told(tiny):
+    found = study.ablation(tiny, seeds=2, groups=["target"])
+    variant = found["variants"]["target=double"]
+    variant |= {"mean": -3.25, "low": -4.0, "high": -2.5, "real": True}
+    assert report.section(found).answer == (
+        "With 2 seeds, 1 of 1 changes made a real difference; "
+        "the largest is target=double, -3.25 (95 % interval -4.00 to -2.50)."
+    )
+
+
+def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
+    for name, changes in (("tssl-seed1", {}), ("relu-seed1", {"neuron": "relu"}), ("tssl-rate0.001", {})):
+        training.train(replace(tiny, name=name, **changes))
+    found = study.energy(runs.load_all(tiny.runs_dir), "compared")
+    assert set(found["rules"]) == {"tssl", "relu"}
+    assert found["rules"]["tssl"]["seeds"] == [1]
+    relu = found["rules"]["relu"]["layers"]
+    assert {name: layer["macs"] for name, layer in relu.items()} == {
+        name: layer["macs"] for name, layer in found["ann"].items()
+    }
+    assert found["rules"]["tssl"]["layers"] != relu
+    assert report.section(found | {"command": ""}).answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fireing RUN", "unknown study 'fireing'; did you mean 'firing'"),
+        ("firing nowhere", "nowhere"),
+        ("energy nowhere", "no run at nowhere"),
+        ("firing RUN --seeds 3", "unknown option '--seeds'"),
+        ("robustness RUN --seeds 0", "--seeds is 0"),
+        ("dynamics quickstrat", "did you mean 'quickstart'"),
+        ("dynamics quickstart --seeds 0", "--seeds is 0"),
+        ("dynamics quickstart --steps 0", "time_steps is 0"),
+        ("dynamics quickstart --runs-dir x", "--runs-dir is for tsslbp train"),
+        ("ablation quickstart --seeds 1", "need at least 2"),
+        ("ablation quickstart --vary clipp", "did you mean 'clip'"),
+        ("ablation quickstart --vary target --loss count", "nothing to vary in target"),
+        ("ablation quickstart --rule surrogate", "surrogate is no member"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", *arguments.replace("RUN", str(trained)).split()]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_studies_of_spikes_need_spikes(tiny):
+    ann = runs.load(training.train(replace(tiny, neuron="relu", loss="softmax", name="ann"))[0])
+    for measure in (study.firing, study.latency):
+        with pytest.raises(UserError, match="ann is a network of relu units, which have none"):
+            measure(ann)
+    assert set(study.robustness(ann, draws=1)["troubles"]) == {"input noise", "weight noise", "weight quantisation"}
+
+
+def test_latency_needs_one_length():
+    with pytest.raises(UserError, match="differ in length"):
+        study.latency(hand_made(HIDDEN, SILENT, lengths=[4, 1]))
+
+
+def test_a_damaged_study_is_named(run, tmp_path):
+    (tmp_path / "energy.json").write_text("{")
+    with pytest.raises(UserError, match=r"energy\.json is damaged"):
+        report.write_study(tmp_path, study.latency(run) | {"command": ""})
+
+
+def test_list_of_studies(capsys):
+    assert cli.main(["study"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("firing", "latency", "robustness", "energy", "dynamics", "ablation"))
+
+
+def test_spikes_of_the_hand_made_network_are_as_said():
+    run = hand_made(HIDDEN, SILENT)
+    train = spikes_from_psc(run.model.network.activity(torch.ones(1, 1))["linear1"], 1.0)[:, 0]
+    assert train.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
