@@ -95,6 +95,11 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
     assert newest.name in README
 
 
+@pytest.mark.parametrize("name", ["compare-fashion-mnist-fc", "compare-quickstart"])
+def test_comparisons_in_the_readme_are_those_in_the_folder(name):
+    assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in README
+
+
 @pytest.mark.parametrize("task", ["easy", "hard"])
 def test_tables_of_spike_trains_are_those_of_the_results(task):
     table = runpy.run_path(str(ROOT / "benchmarks/spike_trains.py"))["table"]

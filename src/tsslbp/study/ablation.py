@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 from tsslbp import rules, training
 from tsslbp.config import TrainConfig
