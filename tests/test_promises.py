@@ -23,7 +23,7 @@ LINES = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "bash" 
 
 RESULTS = [
     *("fashion-mnist-fc-5-epochs", "fashion-mnist-fc-5-epochs-bfloat16"),
-    *("spoken-digits", "spoken-digits-by-speaker"),
+    *("spoken-digits", "spoken-digits-by-speaker", "japanese-vowels", "delayed-xor", "evidence"),
 ]
 
 
@@ -105,6 +105,12 @@ def test_tables_of_spike_trains_are_those_of_the_results(task):
     table = runpy.run_path(str(ROOT / "benchmarks/spike_trains.py"))["table"]
     result = json.loads((ROOT / f"results/spike-trains/{task}.json").read_text())
     assert table(result) in (ROOT / "docs/spike-trains.md").read_text(encoding="utf-8")
+
+
+def test_example_learns_a_picture(tmp_path):
+    main = runpy.run_path(str(ROOT / "examples/learn_a_picture.py"))["main"]
+    assert main(250, tmp_path / "picture.svg") > 0.8
+    assert (tmp_path / "picture.svg").read_text().count("<use") > 300
 
 
 def test_picture_is_drawn(tmp_path):
