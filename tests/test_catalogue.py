@@ -29,8 +29,8 @@ def run(capsys, *arguments):
 
 
 def test_every_name_is_there_once():
-    assert {"tssl", "tssl+", "eventprop", "surrogate", "stbp", "slayer", "superspike"} == set(rules.available())
-    assert {"tempotron", "liquid", "smooth-gate", "superspike-online", "e-prop", "eventprop-exact"} == set(rivals.RIVALS)
+    assert {"tssl", "tssl+", "eventprop", "surrogate", "stbp", "slayer", "superspike", "e-prop"} == set(rules.available())
+    assert {"tempotron", "liquid", "smooth-gate", "superspike-online", "e-prop-online", "eventprop-exact"} == set(rivals.RIVALS)
     assert len(catalogue.entries()) == len(rules.RULES) + len(rivals.RIVALS)
 
 
@@ -99,7 +99,7 @@ def test_a_recurrent_network_step_by_step_has_the_gradient_of_autograd(name, bac
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["stbp", "slayer", "superspike", "eventprop"])
+@pytest.mark.parametrize("name", ["stbp", "slayer", "superspike", "e-prop", "eventprop"])
 def test_names_and_specs_go_back_and_forth(name):
     rule = rules.get(name)
     assert rules.spec(rule) == name
@@ -114,6 +114,7 @@ def test_names_and_specs_go_back_and_forth(name):
         *[("stbp", 0.49, 1.0), ("stbp", -0.51, 0.0)],
         *[("slayer", 0.5, 0.60653066), ("slayer", -1.0, 0.36787944)],  # exp(-|x|)
         *[("superspike", 0.1, 0.25), ("superspike", -0.3, 0.0625)],  # 1/(1 + 10|x|)²
+        *[("e-prop", 0.5, 0.15), ("e-prop", -1.0, 0.0)],  # 0.3·max(0, 1 - |x|)
     ],
 )
 def test_named_surrogates_have_the_papers_shape(name, distance, psi):

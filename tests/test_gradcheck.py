@@ -23,7 +23,7 @@ BACKENDS = [
 ]
 RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
 RULES += [Surrogate(name, slope=1.7, scale=0.6, through_reset=True) for name in DERIVATIVES]
-RULES += [rules.get(name) for name in ("stbp", "slayer", "superspike")]
+RULES += [rules.get(name) for name in ("stbp", "slayer", "superspike", "e-prop")]
 
 
 def primitive(u, rule, threshold):

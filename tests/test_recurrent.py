@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import tsslbp
-from tsslbp import TSSL, Rule, Surrogate, UserError, build, kernels, training
+from tsslbp import TSSL, Rule, Surrogate, UserError, build, kernels, rules, training
 from tsslbp.encoding import Constant
 from tsslbp.layers import Linear
 from tsslbp.networks import Architecture, Network
@@ -124,6 +124,42 @@ def test_surrogate_gradients_equal_backpropagation_through_time(backend, adaptat
     for ours, theirs in zip(gradients(made(x), inputs), gradients(expected, inputs), strict=True):
         assert theirs.count_nonzero() > 0
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * theirs.abs().max().item())
+
+
+@each_backend
+@each_adaptation
+def test_eprop_equals_eligibility_traces_going_forward(backend, adaptation):
+    """Σ_t ∂L/∂s[t] · e[t]: learning signal, by the layer's own output alone, times trace, by the neuron's own past alone."""
+    neuron, rule, n = LIF(5, 3, 0.5), rules.get("e-prop"), 9
+    made, x = layer(neuron=neuron, rule=rule, adaptation=adaptation, backend=backend), rand(25, 2, 6)
+    psc = made(x)
+    weight, lateral = gradients(psc, [made.weight, made.lateral])
+
+    a = psc.detach()
+    s = tsslbp.spikes_from_psc(a, neuron.tau_s).round()
+    signal, later = torch.zeros_like(a), torch.zeros_like(a[0])
+    for t in reversed(range(len(a))):
+        later = signal[t] = rand(*a.shape, seed=5)[t] / neuron.tau_s + neuron.synapse_decay * later
+    tau_a, beta = (1, 0.0) if adaptation is None else (adaptation.tau_a, adaptation.beta)
+    potential, rise, trace = (torch.zeros(2, n, 6 + n, dtype=torch.float64) for _ in range(3))  # of v, b and s by the weights
+    v, b, expected = torch.zeros(2, n, dtype=torch.float64), torch.zeros(2, n, dtype=torch.float64), 0
+    for t in range(len(x)):
+        before_s, before_a = (s[t - 1], a[t - 1]) if t else (torch.zeros_like(v), torch.zeros_like(v))
+        kept = neuron.membrane_decay * (1 - before_s)
+        after = (1 - 1 / tau_a) * b + before_s
+        heard = torch.cat([x[t], before_a], 1)
+        current = x[t] @ made.weight.T + before_a @ made.lateral.T
+        v, b = kept * v + current - beta * (after - kept * b), after
+        risen = (1 - 1 / tau_a) * rise + trace
+        potential = kept[..., None] * (potential + beta * rise) + heard[:, None] - beta * risen
+        rise = risen
+        psi = 0.3 * (1 - (v - neuron.threshold).abs()).clamp(min=0)
+        trace = psi[..., None] * potential
+        expected = expected + (signal[t][..., None] * trace).sum(0)
+    torch.testing.assert_close(torch.cat([weight, lateral], 1), expected.detach(), rtol=1e-10, atol=1e-10)
+
+    made.rule = Surrogate("triangular", scale=0.3)
+    assert not torch.allclose(gradients(made(x), [made.weight])[0], weight, rtol=0.1)  # the paths that are left out matter
 
 
 @each_backend

@@ -121,7 +121,8 @@ class Recurrent(Spiking):
 
         made = []
         for step in drive.split(1):
-            current = step + F.linear(a, self.lateral)  # (1)
+            heard = a if self.rule.through_lateral else a.detach()
+            current = step + F.linear(heard, self.lateral)  # (1)
             if self.adaptation is not None:
                 current, adapting[0] = self._adapt(self.adaptation, current, *adapting)
             psc, after = neurons(current, self.neuron, self.rule, self.backend, state=carried)

@@ -83,7 +83,7 @@ RIVALS: dict[str, Rival] = {
         online=True,
         supports=("feed-forward",),
     ),
-    "e-prop": Rival(
+    "e-prop-online": Rival(
         module="eprop",
         summary="recurrent networks with adaptive thresholds learning from eligibility traces and an error fed back",
         paper="Bellec et al., Nat. Commun. 2020",

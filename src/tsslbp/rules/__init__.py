@@ -3,7 +3,7 @@
 from tsslbp.errors import UserError, unknown
 from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventProp
-from tsslbp.rules.surrogate import SLAYER, STBP, SuperSpike, Surrogate
+from tsslbp.rules.surrogate import SLAYER, STBP, EProp, SuperSpike, Surrogate
 from tsslbp.rules.tssl import TSSL, TSSLPlus
 from tsslbp.spec import construct, parse_spec
 
@@ -12,6 +12,7 @@ __all__ = [
     "SLAYER",
     "STBP",
     "TSSL",
+    "EProp",
     "EventProp",
     "Rule",
     "SuperSpike",
@@ -30,6 +31,7 @@ RULES: dict[str, type[Rule]] = {
     "stbp": STBP,
     "slayer": SLAYER,
     "superspike": SuperSpike,
+    "e-prop": EProp,
 }
 """Every rule by name. Add a class of your own and its name works wherever a rule is taken."""
 

@@ -33,6 +33,8 @@ class Rule(ABC):
     """Keys of its papers in ``bibliography.py``, for ``tsslbp cite``."""
     has_kernel: ClassVar[bool] = False
     """Whether :meth:`kernel_gradient` exists; without it the method below does the work."""
+    through_lateral: ClassVar[bool] = True
+    """Whether the gradient flows through the lateral connections of a recurrent layer, to what its neurons did before."""
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""

@@ -153,3 +153,25 @@ class SuperSpike(Surrogate):
     summary: ClassVar[str] = "surrogate gradient of SuperSpike: a fast sigmoid's, backwards in time instead of online"
     paper: ClassVar[str] = "Zenke & Ganguli, Neural Comput. 2018, arXiv 1705.11146"
     cites: ClassVar[tuple[str, ...]] = ("zenke2018superspike",)
+
+
+@dataclass(frozen=True)
+class EProp(Surrogate):
+    """e-prop with symmetric feedback: the gradient stays within each neuron of a recurrent layer.
+
+    A neuron's eligibility trace holds how a weight changed its own spikes so far; the paths through what other neurons heard
+    of these spikes are left out. Summed over time, trace times learning signal is backpropagation through time with the
+    lateral connections cut, which is how it is computed here; ``rivals/eprop.py`` goes forward in time. Between layers the
+    gradient is backpropagation's; a network without recurrent layers learns by the surrogate gradient.
+
+    Source: G. Bellec, F. Scherr et al., Nature Communications 11, 3625, 2020, with its pseudo-derivative of height 0.3.
+    """
+
+    name: str = "triangular"
+    slope: float | None = 1.0
+    scale: float = 0.3
+
+    through_lateral: ClassVar[bool] = False
+    summary: ClassVar[str] = "e-prop with symmetric feedback: no gradient through the lateral connections of recurrent layers"
+    paper: ClassVar[str] = "Bellec et al., Nat. Commun. 2020"
+    cites: ClassVar[tuple[str, ...]] = ("bellec2020solution",)
