@@ -1,8 +1,9 @@
-"""Precise spike trains under many rules: python benchmarks/spike_trains.py easy|hard [--seeds 10] [--first-seed 10]
+"""Precise spike trains under many rules: python benchmarks/spike_trains.py easy|hard|capacity [--seeds 10] [--first-seed 10]
 
-Each net learns one frozen Poisson input and its own target trains. Nets of all seeds are trained side by side, as one tensor
-``[T, nets, neurons]``; each has its own weights, optimiser state and gradient clipping. Writes results/spike-trains/TASK.json
-and prints the table of docs/spike-trains.md.
+Each net learns its own frozen Poisson inputs and target trains: one pattern, or for ``capacity`` ever more of them. Nets of all
+seeds are trained side by side, as one tensor ``[T, nets, patterns, neurons]``; each has its own weights, optimiser state and
+gradient clipping, and sees all its patterns at every step. Writes results/spike-trains/TASK.json, prints the table of
+docs/spike-trains.md and draws docs/capacity.svg.
 """
 
 import argparse
@@ -11,11 +12,16 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from scipy import stats
 from torch import Tensor
 
@@ -28,6 +34,9 @@ from tsslbp.rules import Rule
 TAU_M, TAU_S = 10.0, 4.0
 TIMING = "tssl(fallback=no-spike, leak=False, clip=1, psc_derivative=timing, width=0.4)"
 BEST_SURROGATE = "surrogate(name=sigmoid, slope=2.5, through_reset=True)"
+PATTERNS = (1, 2, 4, 8, 16, 32)
+LEARNED, HOPELESS = 0.95, 0.8
+"""Mean F1 from which patterns count as learned, and below which no more of them are tried."""
 
 
 @dataclass(frozen=True)
@@ -74,46 +83,66 @@ TASKS = {
 }
 
 
-def train(task: Task, rule: Rule, rate: float, seeds: list[int]) -> dict[str, list[float]]:
-    """Train a net for each seed; F1 within ±1 and ±0 steps, loss and hidden rate of each."""
-    drawn = [_draw(task, seed) for seed in seeds]
-    x, target, *weights = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-    x, target = synapse(x.transpose(0, 1), TAU_S).transpose(0, 1).contiguous(), target.transpose(0, 1).contiguous()
-    wanted = synapse(target, TAU_S)
-    for weight in weights:
-        weight.requires_grad_()
-    moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in weights]
+class Nets:
+    """A two-layer net for each seed, side by side, and what they are to learn."""
 
-    def forward() -> list[Tensor]:
-        currents, a = [], x
-        for weight in weights:
-            psc = tsslbp.lif((a @ weight).transpose(0, 1).contiguous(), tau_m=TAU_M, tau_s=TAU_S, rule=rule)
+    def __init__(self, task: Task, seeds: list[int], patterns: int = 1) -> None:
+        drawn = [_draw(task, seed, patterns) for seed in seeds]
+        x, target, *weights = (torch.stack(parts) for parts in zip(*drawn, strict=True))  # [nets, T, patterns, neurons]
+        self.x = synapse(x.transpose(0, 1), TAU_S).transpose(0, 1).contiguous()
+        self.target = target.transpose(0, 1).contiguous()
+        self.wanted = synapse(self.target, TAU_S)
+        self.weights = [weight.requires_grad_() for weight in weights]
+
+    def forward(self, rules: Sequence[Rule]) -> list[Tensor]:
+        """Post-synaptic currents of each layer, ``[T, nets, patterns, neurons]``, under a rule for each."""
+        currents, a = [], self.x
+        for weight, rule in zip(self.weights, rules, strict=True):
+            current = (a.flatten(1, 2) @ weight).unflatten(1, a.shape[1:3])
+            psc = tsslbp.lif(current.transpose(0, 1).contiguous(), tau_m=TAU_M, tau_s=TAU_S, rule=rule)
             currents.append(psc)
             a = psc.transpose(0, 1)
         return currents
 
-    for step in range(task.steps):
-        loss = 0.5 * (forward()[-1] - wanted).square().sum((0, 2))
-        gradients = torch.autograd.grad(loss.sum(), weights)
-        _adamw(weights, gradients, moments, rate * (1 + math.cos(math.pi * step / task.steps)) / 2, step + 1)
-    with torch.no_grad():
-        hidden, output = (tsslbp.spikes_from_psc(psc, TAU_S).round() for psc in forward())
+    def loss(self, rules: Sequence[Rule]) -> Tensor:
+        """Kernel loss of each net."""
+        return 0.5 * (self.forward(rules)[-1] - self.wanted).square().sum((0, 2, 3))
+
+    def train(self, rules: Sequence[Rule], rate: float, steps: int, until: int | None = None) -> None:
+        """``steps`` steps of a cosine schedule, or the first ``until`` of them."""
+        moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in self.weights]
+        for step in range(steps if until is None else until):
+            gradients = torch.autograd.grad(self.loss(rules).sum(), self.weights)
+            _adamw(self.weights, gradients, moments, rate * (1 + math.cos(math.pi * step / steps)) / 2, step + 1)
+
+    @torch.no_grad()
+    def scores(self) -> dict[str, list[float]]:
+        """F1 within ±1 and ±0 steps, loss and hidden rate of each net."""
+        rules = [tsslbp.TSSL()] * 2  # going forward all are alike
+        hidden, output = (tsslbp.spikes_from_psc(psc, TAU_S).round() for psc in self.forward(rules))
         return {
-            "f1": agreement(output, target, 1).f1.mean(-1).tolist(),
-            "f1_exact": agreement(output, target, 0).f1.mean(-1).tolist(),
-            "loss": loss.tolist(),
-            "hidden_rate": hidden.mean((0, 2)).tolist(),
+            "f1": agreement(output, self.target, 1).f1.mean((-2, -1)).tolist(),
+            "f1_exact": agreement(output, self.target, 0).f1.mean((-2, -1)).tolist(),
+            "loss": self.loss(rules).tolist(),
+            "hidden_rate": hidden.mean((0, 2, 3)).tolist(),
         }
 
 
-def _draw(task: Task, seed: int) -> tuple[Tensor, ...]:
-    """Input ``[T, 100]``, target ``[T, outputs]`` and Kaiming normal weights of a seed."""
-    pattern = f"spike-pattern(outputs={task.outputs}, spikes={task.spikes}, repeats=1, seed={seed})"
+def train(task: Task, name: str, rate: float, seeds: list[int], patterns: int = 1) -> dict[str, list[float]]:
+    """Scores of trained nets, one a seed."""
+    nets = Nets(task, seeds, patterns)
+    nets.train([tsslbp.rules.get(name)] * 2, rate, task.steps)
+    return nets.scores()
+
+
+def _draw(task: Task, seed: int, patterns: int) -> tuple[Tensor, ...]:
+    """Inputs ``[T, patterns, 100]``, targets ``[T, patterns, outputs]`` and Kaiming normal weights of a seed."""
+    pattern = f"spike-pattern(outputs={task.outputs}, spikes={task.spikes}, patterns={patterns}, repeats=1, seed={seed})"
     samples = data.load(pattern, Path(), time_steps=task.time_steps).train
     generator = torch.Generator().manual_seed(seed)
     sizes = (samples.x.shape[2], task.hidden, task.outputs)
     weights = [torch.randn(a, b, generator=generator) * (2 / a) ** 0.5 for a, b in itertools.pairwise(sizes)]
-    return samples.x[0].float(), samples.y[0].float(), *weights
+    return samples.x.transpose(0, 1).float(), samples.y.transpose(0, 1).float(), *weights
 
 
 @torch.no_grad()
@@ -145,24 +174,63 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def capacity(task: Task, name: str, rate: float, seeds: list[int]) -> dict[str, Any]:
+    """F1 of each seed's net by number of patterns, as many as make sense, and the largest number that is learned."""
+    f1: dict[int, list[float]] = {}
+    for patterns in PATTERNS:
+        f1[patterns] = train(task, name, rate, seeds, patterns)["f1"]
+        if statistics.fmean(f1[patterns]) < HOPELESS:
+            break
+    learned = itertools.takewhile(lambda patterns: statistics.fmean(f1[patterns]) >= LEARNED, f1)
+    return {"f1": f1, "capacity": max(learned, default=0)}
+
+
+def capacity_table(result: dict[str, Any]) -> str:
+    """Markdown; a number of patterns that was not tried is a dash."""
+    tried = [str(patterns) for patterns in PATTERNS]
+    lines = ["| rule (learning rate) | " + " | ".join(tried) + " | capacity |", "|---" * (len(tried) + 2) + "|"]
+    for name, rule in sorted(result["rules"].items(), key=lambda item: (-item[1]["capacity"], -max(map(int, item[1]["f1"])))):
+        means = [f"{statistics.fmean(rule['f1'][patterns]):.3f}" if patterns in rule["f1"] else "–" for patterns in tried]
+        lines.append(f"| `{name}` ({rule['rate']:g}) | {' | '.join(means)} | {rule['capacity']} |")
+    return "\n".join(lines)
+
+
+def draw_capacity(result: dict[str, Any], path: Path) -> None:
+    with matplotlib.rc_context({"svg.hashsalt": "capacity", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot(xlabel="patterns", ylabel="F1 (±1 step), mean of seeds", xscale="log", ylim=(0, 1.03))
+        for (name, rule), marker in zip(result["rules"].items(), itertools.cycle("os^vDP*X<>h")):
+            axes.plot([*map(int, rule["f1"])], [*map(statistics.fmean, rule["f1"].values())], marker=marker, ms=4, label=name)
+        axes.axhline(LEARNED, color="grey", linestyle=":", linewidth=1)
+        axes.set_xticks(PATTERNS, map(str, PATTERNS), minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=[*TASKS, "capacity"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("results/spike-trains"))
     options = parser.parse_args()
-    task, seeds = TASKS[options.task], list(range(options.first_seed, options.first_seed + options.seeds))
+    task, seeds = TASKS.get(options.task, TASKS["easy"]), list(range(options.first_seed, options.first_seed + options.seeds))
     rules = {}
     for name, rate in task.rates.items():
         began = time.perf_counter()
-        rules[name] = {"rate": rate, **train(task, tsslbp.rules.get(name), rate, seeds)}
-        rules[name]["seconds"] = round(time.perf_counter() - began, 1)
-        print(name, round(statistics.fmean(rules[name]["f1"]), 4), f"{rules[name]['seconds']} s", flush=True)
+        made = capacity(task, name, rate, seeds) if options.task == "capacity" else train(task, name, rate, seeds)
+        rules[name] = {"rate": rate, **made, "seconds": round(time.perf_counter() - began, 1)}
+        print(name, made["f1"], f"{rules[name]['seconds']} s", flush=True)
     result = {"machine": machine.describe(), "task": asdict(task), "seeds": seeds, "rules": rules}
     options.out.mkdir(parents=True, exist_ok=True)
-    files.write_text(options.out / f"{options.task}.json", json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    path = options.out / f"{options.task}.json"
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    print(capacity_table(result) if options.task == "capacity" else table(result))
+    if options.task == "capacity":
+        draw_capacity(result, Path("docs/capacity.svg"))
 
 
 if __name__ == "__main__":

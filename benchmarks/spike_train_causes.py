@@ -1,0 +1,162 @@
+"""Why the published rule fails on precise spike trains: python benchmarks/spike_train_causes.py
+
+Takes the easy nets of spike_trains.py apart, on the seeds that learning rates are chosen on. Writes
+results/spike-trains/causes.json and prints the tables of docs/spike-trains.md.
+"""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from spike_trains import TASKS, TAU_M, TAU_S, Nets
+from torch import Tensor
+
+import tsslbp
+from tsslbp import TSSL, Rule, files, machine
+from tsslbp.neuron import LIF, membrane_potential, spikes
+
+TASK, SEEDS, RATES = TASKS["easy"], [100, 101, 102], (3e-3, 1e-2, 3e-2)
+PUBLISHED, CONTROL = TSSL(), TSSL(fallback="always")
+STEPS_BEFORE, STEP, NOISE, DRAWS = 200, 0.02, 0.05, 20
+"""The gradient is taken apart after so many steps of the control; length of the trial step and weight noise over the weights'
+norm, and how often the noise is drawn."""
+
+CHANGES: dict[str, tuple[Rule, Rule]] = {
+    "none": (PUBLISHED, PUBLISHED),
+    "`always` in the output layer only": (PUBLISHED, CONTROL),
+    "`always` in the hidden layer only": (CONTROL, PUBLISHED),
+    **{
+        name: (rule, rule)
+        for name, rule in {
+            "`always`": CONTROL,
+            "`never`": TSSL(fallback="never"),
+            "reset off": TSSL(reset=False),
+            "leak off": TSSL(leak=False),
+            "reset and leak off": TSSL(reset=False, leak=False),
+            "`timing`": TSSL(psc_derivative="timing"),
+            "`no-spike`": TSSL(fallback="no-spike"),
+            "clip 1": TSSL(clip=1),
+            "clip 0.5": TSSL(clip=0.5),
+            "leak off, clip 1": TSSL(leak=False, clip=1),
+            "`no-spike`, leak off": TSSL(fallback="no-spike", leak=False),
+            **{
+                f"`no-spike`, leak off, clip {clip:g}": TSSL(fallback="no-spike", leak=False, clip=clip)
+                for clip in (4, 2, 1, 0.5)
+            },
+            "`no-spike`, clip 1": TSSL(fallback="no-spike", clip=1),
+            "`tssl+`": tsslbp.rules.get("tssl+"),
+        }.items()
+    },
+}
+"""What is changed against the published rule: the rules of hidden and output layer."""
+
+
+def best(rules: tuple[Rule, Rule]) -> dict[str, Any]:
+    """Mean F1 at the best of the learning rates."""
+    tried = {}
+    for rate in RATES:
+        nets = Nets(TASK, SEEDS)
+        nets.train(rules, rate, TASK.steps)
+        tried[rate] = statistics.fmean(nets.scores()["f1"])
+    rate = max(tried, key=tried.__getitem__)
+    return {"f1": tried[rate], "rate": rate}
+
+
+def parts() -> dict[str, dict[str, float]]:
+    """The gradient of the output weights, by parts: norm, cosine with the control, worth of a step against it."""
+    nets = Nets(TASK, SEEDS)
+    nets.train((CONTROL, CONTROL), 1e-2, TASK.steps, until=STEPS_BEFORE)
+
+    def gradient(rule: Rule) -> Tensor:
+        return torch.autograd.grad(nets.loss((PUBLISHED, rule)).sum(), nets.weights[1])[0]
+
+    quiet = gradient(TSSL(inter=False, reset=False, leak=False))
+    inter = gradient(TSSL(reset=False, leak=False))
+    reset, published = gradient(TSSL(leak=False)), gradient(PUBLISHED)
+    balanced = TSSL(fallback="no-spike", leak=False, clip=1)
+    taken = {
+        "fallback at quiet steps": quiet,
+        "inter-neuron term at spikes": inter - quiet,
+        "reset term at spikes": reset - inter,
+        "leak term at silent steps": published - reset,
+        "together, as published": published,
+        "as published, clip 1": gradient(TSSL(clip=1)),
+        "`no-spike`, leak off, clip 1": gradient(balanced),
+        "the same with `psc_derivative=timing`": gradient(replace(balanced, psc_derivative="timing")),
+        "`always`": gradient(CONTROL),
+    }
+    return {name: _judged(nets, part, taken["`always`"]) for name, part in taken.items()}
+
+
+def _judged(nets: Nets, part: Tensor, control: Tensor) -> dict[str, float]:
+    cosine = torch.cosine_similarity(part.flatten(1), control.flatten(1))
+    return {"norm": part.flatten(1).norm(dim=1).mean().item(), "cosine": cosine.mean().item(), "fall": _fall(nets, part)}
+
+
+@torch.no_grad()
+def _fall(nets: Nets, part: Tensor) -> float:
+    """By how much a step against a gradient lowers the loss, as a share of it, averaged over weight noise that smooths it."""
+    before = nets.weights[1].clone()
+    size = before.flatten(1).norm(dim=1).view(-1, 1, 1)
+    step = STEP * size * part / part.flatten(1).norm(dim=1).view(-1, 1, 1)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for _ in range(DRAWS):
+        noise = torch.randn(before.shape, generator=generator) * NOISE * size / before[0].numel() ** 0.5
+        pair = []
+        for moved in (before + noise, before + noise - step):
+            nets.weights[1].copy_(moved)
+            pair.append(nets.loss((PUBLISHED, PUBLISHED)).mean())
+        losses.append(torch.stack(pair))
+    nets.weights[1].copy_(before)
+    start, end = torch.stack(losses).mean(0)
+    return float(1 - end / start)
+
+
+def crossings() -> dict[str, float]:
+    """Of the output neurons, early in training (as in :func:`parts`): how fast they cross, and where no fallback applies."""
+    nets = Nets(TASK, SEEDS)
+    nets.train((CONTROL, CONTROL), 1e-2, TASK.steps, until=STEPS_BEFORE)
+    with torch.no_grad():
+        hidden, output = nets.forward((PUBLISHED, PUBLISHED))
+        a = hidden.transpose(0, 1)
+        current = (a.flatten(1, 2) @ nets.weights[1]).unflatten(1, a.shape[1:3]).transpose(0, 1)
+        neuron = LIF(TAU_M, TAU_S)
+        membrane = membrane_potential(current, neuron)
+        train = spikes(membrane, neuron)
+        kept = torch.cat([torch.zeros_like(membrane[:1]), (membrane * (1 - train))[:-1]])
+        return {
+            "median of 1/Δu at a spike": (1 / (membrane - kept)[train > 0]).median().item(),
+            "share of steps without a spike and not quiet": ((output >= 1 / (4 * TAU_S)) & (train == 0)).float().mean().item(),
+        }
+
+
+def tables(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| part of the gradient | norm | cosine with `always` | fall of the loss |", "|---|---|---|---|"]
+    for name, part in result["parts"].items():
+        lines.append(f"| {name} | {part['norm']:.2f} | {part['cosine']:.2f} | {100 * part['fall']:.1f} % |")
+    lines += ["", "| change to the published rule | F1 | learning rate |", "|---|---|---|"]
+    for name, change in result["changes"].items():
+        lines.append(f"| {name} | {change['f1']:.3f} | {change['rate']:g} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    result = {
+        "machine": machine.describe(),
+        "seeds": SEEDS,
+        "rates": RATES,
+        "crossings": crossings(),
+        "parts": parts(),
+        "changes": {name: best(rules) for name, rules in CHANGES.items()},
+    }
+    files.write_text(Path("results/spike-trains/causes.json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(result["crossings"])
+    print(tables(result))
+
+
+if __name__ == "__main__":
+    main()
