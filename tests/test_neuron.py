@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsslbp
-from tsslbp import TSSL, Surrogate, UserError, kernels
+from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
-from tsslbp.neuron import LIF, membrane_potential, spikes, spikes_from_psc, synapse
+from tsslbp.functional import neurons
+from tsslbp.neuron import LIF, kept, membrane_potential, spikes, spikes_from_psc, synapse
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 BACKENDS = [
@@ -348,3 +349,46 @@ def test_impossible_currents(current, message, backend):
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+def test_without_a_reset_the_membrane_is_a_filter_of_the_current():
+    neuron, current = LIF(4.0, 3.0, reset=False), rand(30, 5, dtype=torch.float64)
+    weights = torch.tensor([[0.75 ** (t - k) if k <= t else 0.0 for k in range(30)] for t in range(30)], dtype=torch.float64)
+    membrane = membrane_potential(current, neuron)
+    torch.testing.assert_close(membrane, weights @ current)
+    assert torch.equal(kept(membrane, neuron), membrane)
+    assert spikes(membrane, neuron).sum() > spikes(membrane_potential(current, LIF(4.0, 3.0)), LIF(4.0, 3.0)).sum()
+
+
+@pytest.mark.parametrize("rule", [TSSL(fallback="never"), Surrogate(through_reset=True), EventProp(clip=8.0)], ids=str)
+def test_without_a_reset_a_rule_hands_its_gradient_back_through_that_filter(rule):
+    """What a step adds to the gradient carried back by the membrane is the rule's for that step alone."""
+    neuron, error = LIF(4.0, 3.0, reset=False), rand(30, 5, seed=1, dtype=torch.float64)
+    membrane = membrane_potential(rand(30, 5, dtype=torch.float64), neuron)
+    found = rule.current_gradient(error, membrane, neuron)
+    own = found - neuron.membrane_decay * torch.cat([found[1:], torch.zeros_like(found[:1])])
+    e = torch.zeros_like(error)
+    for t in reversed(range(30)):
+        e[t] = error[t] / 3 + (2 / 3 * e[t + 1] if t < 29 else 0)
+    if isinstance(rule, Surrogate):
+        torch.testing.assert_close(own, e / (1 + (10 * (membrane - 1)).abs()) ** 2)
+        return
+    rise = membrane - torch.cat([torch.zeros(1, 5, dtype=torch.float64), membrane[:-1]])
+    crossing = (membrane > 1) & (rise > 0)
+    assert 0 < crossing.sum() < (membrane > 1).sum()  # a spike on the way down has no time that a push could move
+    assert own[~crossing].abs().max() < 1e-12
+    if isinstance(rule, TSSL):
+        torch.testing.assert_close(own[crossing], ((1 / rise).clamp(max=8) * e)[crossing])
+    else:
+        assert (own[crossing].abs() > 1e-9).all()
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_only_the_reference_computes_neurons_without_a_reset(backend):
+    current, neuron = rand(6, 4), LIF(4.0, 3.0, reset=False)
+    with pytest.raises(UserError, match="only the reference computes neurons without a reset"):
+        neurons(current, neuron, TSSL(), backend)
+    (psc, _), (reference, _) = (neurons(current, neuron, TSSL(), backend) for backend in ("auto", "reference"))
+    assert torch.equal(psc, reference)
+    with pytest.raises(UserError, match="reset is 1; it must be True or False"):
+        LIF(4.0, 3.0, reset=1)

@@ -14,6 +14,7 @@ from test_report import Page
 from tsslbp import UserError, build, cli, metrics, report, rules, study, training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
+from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.study import runs
 from tsslbp.study.runs import Run
@@ -252,7 +253,7 @@ def test_dynamics_keeps_weights_and_trains_again(tiny):
     dataset = training.load_data(tiny)
     assert found["base"]["accuracies"] == [pytest.approx(base.accuracy(dataset.test))]
     assert {path.name for path in tiny.runs_dir.iterdir()} == {
-        f"{name}-seed1" for name in ("base", "tau_m-inf", "tau_m-1", "tau_s-1", "time_steps-1", "binary")
+        f"{name}-seed1" for name in ("base", "tau_m-inf", "tau_m-1", "reset-0", "tau_s-1", "shuffled", "time_steps-1", "binary")
     }
     same = found["variants"]["T = 5"]
     assert same["kept"]["accuracies"] == same["retrained"]["accuracies"] == found["base"]["accuracies"]
@@ -264,7 +265,42 @@ def test_dynamics_keeps_weights_and_trains_again(tiny):
     assert again.network.neuron.tau_m == math.inf
     assert no_leak["retrained"]["accuracies"] == [pytest.approx(again.accuracy(dataset.test))]
     assert training.load(tiny.runs_dir / "binary-seed1").network.architecture.neuron == "binary"
+    no_reset = found["variants"]["no reset"]
+    assert not training.load(tiny.runs_dir / "reset-0-seed1").network.neuron.reset
+    other = build("20-10", input_shape=(1, 8, 8), time_steps=5, tau_m=5.0, tau_s=3.0, reset=False).eval()
+    other.load_state_dict(base.network.state_dict())
+    assert no_reset["kept"]["accuracies"] == [replace(base, network=other).accuracy(dataset.test)]
+    shuffled = found["variants"]["shuffled steps"]
+    again = training.load(tiny.runs_dir / "shuffled-seed1")
+    assert shuffled["kept"]["accuracies"] == [dynamics.shuffled(base, 1, dataset.test)]
+    assert shuffled["retrained"]["accuracies"] == [pytest.approx(dynamics.shuffled(again, 1, dataset.test))]
+    assert again.network.state_dict()["layers.linear1.weight"].ne(base.network.state_dict()["layers.linear1.weight"]).any()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_shuffled_steps_are_the_spikes_in_another_order_before_the_synapse():
+    net = build("4C3-P2-7-3", input_shape=(1, 6, 6), time_steps=9, tau_m=5.0, tau_s=3.0, conv_scale=4.0)
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    plain = net(x)
+    random = torch.Generator().manual_seed(3)
+    first, second = (torch.randperm(9, generator=random) for _ in range(2))
+    conv, linear = (layer for layer in net.layers if isinstance(layer, (Conv2d, Linear)) and layer is not net.layers.output)
+    train = spikes_from_psc(conv(net.encode(x)), 3.0)
+    assert 0.05 < train.mean() < 0.95
+    current = net.layers.flatten(net.layers.pool1(synapse(train[first], 3.0)))
+    expected = net.layers.output(synapse(spikes_from_psc(linear(current), 3.0)[second], 3.0))
+    hooks = dynamics.shuffle(net, 3)
+    assert len(hooks) == 2
+    torch.testing.assert_close(net(x), expected)
+    assert not torch.allclose(net(x), plain)
+    net(x).sum().backward()
+    shuffled = net.layers.conv1.weight.grad.clone()
+    net.zero_grad()
+    expected.sum().backward()
+    torch.testing.assert_close(shuffled, net.layers.conv1.weight.grad)
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(net(x), plain)
 
 
 def test_interrupted_study_goes_on(tiny, tmp_path):

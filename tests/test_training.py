@@ -121,6 +121,21 @@ def test_constant_schedule_can_be_continued_for_more_epochs(quick):
         training.train(replace(short, learning_rate=1.0, resume=True))
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
+    config = quick(name="old", epochs=1)
+    folder, _ = training.train(config)
+    path = folder / "config.toml"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("reset")))
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    content["architecture"] = content["architecture"].replace('"reset": true, ', "")
+    assert "reset" not in content["architecture"]
+    torch.save(content, folder / "checkpoint.pt")
+    with pytest.raises(UserError, match="another reset"):
+        training.train(replace(config, epochs=2, resume=True, reset=False))
+    training.train(replace(config, epochs=2, resume=True))
+    assert "reset = true" in path.read_text()
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"), [("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0]), ("one-cycle", [0.04, 0.691, 0])]
 )

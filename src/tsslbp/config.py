@@ -61,6 +61,8 @@ class TrainConfig:
     """Synaptic time constant in steps, at least 1."""
     threshold: float = 1.0
     """Firing threshold."""
+    reset: bool = True
+    """A spike resets the membrane potential. Without, a control for studies, the neurons are computed by the slow reference."""
     neuron: ann.Neuron = "spiking"
     """What follows a linear map: spiking neurons, or binary or rectified-linear units of an ANN, one pass without time."""
     rule: str = "tssl"
@@ -134,6 +136,7 @@ class TrainConfig:
             tau_m=self.tau_m,
             tau_s=self.tau_s,
             threshold=self.threshold,
+            reset=self.reset,
             padding=self.padding[0] if len(self.padding) == 1 else self.padding,
             rule=self.rule,
             dropout=self.dropout,

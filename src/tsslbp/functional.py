@@ -108,7 +108,9 @@ def neurons(
     x, gain = current if isinstance(current, Constant) else (current, None)
     if x.dtype == torch.float16:
         x = x.float()
-    chosen = kernels.choose(backend, x)
+    if not neuron.reset and backend not in ("auto", "reference"):
+        raise UserError(f"backend {backend!r} cannot run: only the reference computes neurons without a reset")
+    chosen = kernels.choose(backend if neuron.reset else "reference", x)
     learning = torch.is_grad_enabled() and (x.requires_grad or (state is not None and state.requires_grad))
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")

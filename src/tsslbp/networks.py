@@ -35,6 +35,7 @@ class Architecture:
     tau_m: float
     tau_s: float
     threshold: float = 1.0
+    reset: bool = True
     padding: int | tuple[int, ...] = 0
     rule: str | Rule | None = "tssl"
     dropout: float = 0.0
@@ -80,6 +81,7 @@ def build(
     tau_m: float | None = None,
     tau_s: float | None = None,
     threshold: float | None = None,
+    reset: bool | None = None,
     padding: int | tuple[int, ...] | None = None,
     rule: str | Rule | None = None,
     dropout: float | None = None,
@@ -98,6 +100,7 @@ def build(
         tau_m: membrane time constant in steps. Required with a notation.
         tau_s: synaptic time constant in steps. Required with a notation.
         threshold: firing threshold, 1 if left out.
+        reset: whether a spike resets the membrane potential; it does if left out. Without, the slow reference computes.
         padding: zeros around the input of a convolution: one number for all, or one per convolution; 0 if left out.
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
@@ -167,7 +170,7 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.time_steps = architecture.time_steps
-        self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold)
+        self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
         if not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
         if architecture.neuron not in get_args(ann.Neuron):

@@ -28,6 +28,8 @@ class LIF:
         tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
         tau_s: synaptic time constant in steps, at least 1. 1 makes the post-synaptic current the spike train itself.
         threshold: firing threshold θ, positive.
+        reset: a spike sets the membrane potential to 0. Without, the factor (1 - s[t-1]) of equation (1) is left out, and the
+            neuron fires at every step above the threshold: a control for studies, which only the reference computes.
 
     Raises:
         UserError: a constant outside its range.
@@ -36,6 +38,7 @@ class LIF:
     tau_m: float
     tau_s: float
     threshold: float = 1.0
+    reset: bool = True
 
     def __post_init__(self) -> None:
         for name in ("tau_m", "tau_s"):
@@ -45,6 +48,8 @@ class LIF:
             raise UserError("tau_s is infinite; such a synapse would pass no current")
         if not 0 < self.threshold < math.inf:
             raise UserError(f"threshold is {self.threshold}; it must be positive and finite")
+        if not isinstance(self.reset, bool):
+            raise UserError(f"reset is {self.reset!r}; it must be True or False")
 
     @property
     def membrane_decay(self) -> float:
@@ -64,7 +69,7 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
     """
     u = torch.empty_like(current)
     for t, current_t in enumerate(current):
-        u[t] = current_t + neuron.membrane_decay * before * (before <= neuron.threshold)
+        u[t] = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
         before = u[t]
     return u
 
@@ -72,6 +77,11 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
 def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
     """Spike train of a membrane potential, equation (2): ``[T, ...] -> [T, ...]`` of 0 and 1."""
     return (membrane > neuron.threshold).to(membrane.dtype)
+
+
+def kept(membrane: Tensor, neuron: LIF) -> Tensor:
+    """What the reset leaves of a membrane potential, in equation (1) the part before the leak: ``[...] -> [...]``."""
+    return membrane * (1 - spikes(membrane, neuron)) if neuron.reset else membrane
 
 
 def synapse(train: Tensor, tau_s: float, before: Tensor | None = None) -> Tensor:

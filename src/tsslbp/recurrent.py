@@ -136,7 +136,9 @@ class Recurrent(Spiking):
 
     def _adapt(self, adaptation: Adaptation, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """I' by (3) and b by (2) from the current and, of the step before, b and s."""
-        silent = 1 - (s if getattr(self.rule, "through_reset", False) else s.detach())
+        silent: Tensor | int = 1
+        if self.neuron.reset:
+            silent = 1 - (s if getattr(self.rule, "through_reset", False) else s.detach())
         after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
         rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
         return torch.sub(current, rise, alpha=adaptation.beta), after

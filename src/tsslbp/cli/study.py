@@ -44,7 +44,7 @@ class OfRunDrawn(OfRun):
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamics(TrainConfig):
-    """Train a recipe without leak, memory, synapse, and with other numbers of steps; drawn in OUT/report.html."""
+    """Train a recipe without leak, memory, reset or synapse, shuffled steps, other numbers; drawn in OUT/report.html."""
 
     seeds: int = 3
     """Runs of every variant, with seeds from --seed on."""
@@ -143,7 +143,7 @@ STUDIES: dict[str, tuple[str, Callable[[str, list[str]], tuple[Path, Result]]]] 
     "latency": ("RUN: accuracy after each step, early exit, spikes spent", _of_run(study.latency)),
     "robustness": ("RUN: noise, quantised weights, lost and shifted spikes", _robustness),
     "energy": ("RUN: operations and energy by layer, against a ReLU network", _energy),
-    "dynamics": ("RECIPE: without leak, memory, synapse; other numbers of steps", _dynamics),
+    "dynamics": ("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", _dynamics),
     "ablation": ("RECIPE: one part of rule or loss changed at a time", _ablation),
 }
 """What each study is of and about, and how its command goes."""

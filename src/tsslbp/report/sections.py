@@ -236,7 +236,12 @@ def _dynamics(result: Result) -> Section:
         kind: [base["mean"], *(one[key]["mean"] for one in constants.values()), *([trained] if ann else [])]
         for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("weights as they were", "kept", 0.0))
     }
-    drawings = [(charts.bars("dynamics-constants", names, groups, right), "Leak, memory and synapse taken away.")]
+    drawings = [
+        (
+            charts.bars("dynamics-constants", names, groups, right),
+            "Leak, memory, reset, synapse and the order of steps taken away.",
+        )
+    ]
     if steps:
         curves = {
             kind: Line(list(steps), [one[key]["mean"] for one in steps.values()], [one[key]["sd"] for one in steps.values()])
@@ -251,7 +256,7 @@ def _dynamics(result: Result) -> Section:
         return [name, *("–" if cell is None else _with_sd(cell["mean"], cell["sd"]) for cell in cells)]
 
     return Section(
-        "What are leak, synapse and time good for?",
+        "What are leak, reset, synapse and time good for?",
         f"{base['mean']:.2f}{'' if result['trains'] else ' %'} as it is; trained again {told}{binary}.",
         drawings,
         ["variant", "weights as they were", "trained again"],
@@ -263,6 +268,9 @@ def _dynamics(result: Result) -> Section:
         [
             f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {_listed(result['seeds'])}.",
             "Weights as they were: those trained as it is, in a network of the other constants.",
+            "No reset: a spike leaves the membrane potential as it is; a neuron fires at every step above the threshold.",
+            "Shuffled steps: the spikes of each hidden layer come in another order of steps, drawn once, the same for all "
+            "samples, and then go through the synapse. How many there are stays, when they come is lost.",
         ],
     )
 
@@ -316,7 +324,7 @@ def _listed(seeds: list[int]) -> str:
 
 def _changed(name: str, changes: Result) -> str:
     told = ", ".join(f"{key} = {value}" for key, value in changes.items()).replace("inf", "∞").replace("time_steps", "T")
-    return name if told == name else f"{name} ({told})"
+    return name if told in ("", name) else f"{name} ({told})"
 
 
 SECTIONS: dict[str, Callable[[Result], Section]] = {

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF, spikes
+from tsslbp.neuron import LIF, kept, spikes
 from tsslbp.rules.base import Rule
 
 
@@ -54,9 +54,10 @@ class EventProp(Rule):
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
         nothing = torch.zeros_like(u[:1])
-        kept = torch.cat([nothing, (u * (1 - s))[:-1]])
-        p = (1 / (u - kept)).clamp(max=self.clip)  # (3); at a spike u > θ >= kept
-        current = u - neuron.membrane_decay * kept
+        before = torch.cat([nothing, kept(u, neuron)[:-1]])
+        du = u - before
+        p = torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (3); only without a reset can a spike be on the way down
+        current = u - neuron.membrane_decay * before
         e_before = torch.cat([nothing, e[:-1]])
 
         delta = torch.empty_like(u)
@@ -64,6 +65,7 @@ class EventProp(Rule):
         for t in reversed(range(len(u))):
             error = e[t] / neuron.tau_s + neuron.synapse_decay * error_next  # (1)
             moved = 0.5 * (e_before[t] + e[t] - error - error_next) / neuron.tau_s  # (2)
-            delta[t] = torch.where(s[t] > 0, p[t] * (moved + current[t] * carried), carried)  # (5)
+            after = p[t] * current[t] * carried if neuron.reset else carried
+            delta[t] = torch.where(s[t] > 0, p[t] * moved + after, carried)  # (5)
             error_next, carried = error, neuron.membrane_decay * delta[t]  # (4)
         return delta

@@ -3,8 +3,8 @@
     δ[t] = ψ(u[t])·E[t] + δ[t+1]·(1 - 1/τm)·((1 - s[t]) - u[t]·ψ(u[t]))
 
 with ``E`` the error carried back through the synapse and ψ the stand-in for ``∂s/∂u``. The last product is the path
-through the reset; ``through_reset=False`` leaves it out (the reset is "detached"). Review: Neftci, Mostafa and Zenke,
-IEEE Signal Processing Magazine 36(6), 2019.
+through the reset; ``through_reset=False`` leaves it out (the reset is "detached"). Of neurons without a reset the last
+bracket is 1. Review: Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine 36(6), 2019.
 """
 
 import math
@@ -69,8 +69,8 @@ class Surrogate(Rule):
     ) -> tuple[Tensor, Tensor]:
         shape, default_slope = DERIVATIVES[self.name]
         psi = self.scale * shape((self.slope or default_slope) * (membrane - neuron.threshold))
-        to_previous = neuron.membrane_decay * (1 - spikes(membrane, neuron))
-        if self.through_reset:
+        to_previous = neuron.membrane_decay * (1 - spikes(membrane, neuron) if neuron.reset else torch.ones_like(membrane))
+        if self.through_reset and neuron.reset:
             to_previous -= neuron.membrane_decay * membrane * psi
         delta = torch.empty_like(membrane)
         carried, error = carry

@@ -12,7 +12,8 @@ the whole trick; the rest is bookkeeping of which later quantity a moved spike c
     R    = g[t] if s[t] else R·(1 - 1/τm)                       what reaches the step before                     (9)
     δ[t] = g[t], or E[t]·σ'((u[t]-θ)/w)/w with w = 0.2 where the fallback applies                                 (10)
 
-with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. A neuron that never crosses has no spike time and hence no gradient:
+with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. Neurons without a reset have no term (7), and no factor (1 - s) in (5)
+and (8). A neuron that never crosses has no spike time and hence no gradient:
 the fallback (10), the derivative of a logistic, exists to create spikes.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from tsslbp import kernels
 from tsslbp.errors import UserError, unknown
-from tsslbp.neuron import LIF, spikes, synapse
+from tsslbp.neuron import LIF, kept, spikes, synapse
 from tsslbp.rules.base import Rule
 
 PscDerivative = Literal["amplitude", "timing"]
@@ -95,9 +96,10 @@ class TSSL(Rule):
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
         tau_m, tau_s = neuron.tau_m, neuron.tau_s
         before = torch.cat([state[:1], u[:-1]])
-        du = u - before * (1 - spikes(before, neuron))
+        du = u - kept(before, neuron)
         p = s * torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (5)
 
+        passed = 1 - s if neuron.reset else torch.ones_like(s)
         error, delta = torch.empty_like(u), torch.empty_like(u)
         reach, error_next = carry
         for t in reversed(range(len(u))):
@@ -105,10 +107,10 @@ class TSSL(Rule):
             error_next = error[t] = e[t] / tau_s + tail  # (4)
             moved = error[t] if self.psc_derivative == "amplitude" else (e[t] - tail) / tau_s
             g = p[t] * moved if self.inter else torch.zeros_like(reach)  # (6)
-            if self.reset:
+            if self.reset and neuron.reset:
                 g = g + reach * u[t] / tau_m * p[t]  # (7)
             if self.leak:
-                g = g + reach * neuron.membrane_decay * (1 - s[t])  # (8)
+                g = g + reach * neuron.membrane_decay * passed[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
         carry = torch.stack([reach, error_next])

@@ -1,24 +1,38 @@
-"""What the leak, the synapse and the number of steps are good for: without each, as trained and trained again."""
+"""What leak, reset, synapse, the order and the number of steps are good for: without each, as trained and trained again.
+
+Where the steps are shuffled, the spikes of every hidden layer are put into another order of steps, the same for all its neurons
+and samples, before they go through the synapse: what they do to the next layer keeps its dynamics, and only when they come is
+lost. Training sees that order too, since the gradient flows back through it.
+"""
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tsslbp import training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.errors import UserError
+from tsslbp.layers import Spiking
 from tsslbp.networks import Network
+from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent
 
-STEPS = (1, 2, 3, 5, 10)
+STEPS = (1, 2, 3, 5, 10, 20)
+SHUFFLED = "shuffled steps"
 
 
 def variants(steps: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """What to change, by name: a time constant, or the number of steps."""
-    constants = {"no leak": {"tau_m": math.inf}, "no memory": {"tau_m": 1.0}, "no synapse": {"tau_s": 1.0}}
+    """What to change, by name: a constant of the neurons, or the number of steps; nothing where steps are shuffled."""
+    constants: dict[str, dict[str, Any]] = {"no leak": {"tau_m": math.inf}, "no memory": {"tau_m": 1.0}}
+    constants |= {"no reset": {"reset": False}, "no synapse": {"tau_s": 1.0}, SHUFFLED: {}}
     return constants | {f"T = {count}": {"time_steps": count} for count in steps}
 
 
@@ -68,8 +82,14 @@ def dynamics(
         base.append(accuracy(folder))
         model = training.load(folder)
         for name, changes in tried.items():
-            kept[name].append(changed(model, changes, dataset.test))
             settings = replace(config, seed=seed, **changes)
+            if name == SHUFFLED:
+                kept[name].append(shuffled(model, seed, dataset.test))
+                # Blocks of time, which save memory and change no result, would each be shuffled by themselves.
+                run = replace(settings, time_block=0, name=f"shuffled-seed{seed}")
+                retrained[name].append(accuracy(finished(run, watch, partial(shuffle, seed=seed))))
+                continue
+            kept[name].append(changed(model, changes, dataset.test))
             same = settings == replace(config, seed=seed)
             file_name = "-".join(f"{key}-{value:g}" for key, value in changes.items())
             retrained[name].append(
@@ -98,6 +118,28 @@ def changed(model: training.Model, changes: dict[str, Any], samples: Split) -> f
     network = Network(replace(model.network.architecture, **changes)).eval()
     network.load_state_dict(model.network.state_dict())
     return replace(model, network=network, inputs=replace(model.inputs, time_steps=network.time_steps)).accuracy(samples)
+
+
+def shuffled(model: training.Model, seed: int, samples: Split) -> float:
+    """Accuracy of a model when the steps of what its hidden layers hand on are shuffled, in percent."""
+    hooks = shuffle(model.network, seed)
+    found = model.accuracy(samples)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
+    """Put the spikes of each hidden layer into another order of steps, drawn once, and then through the synapse."""
+    random = torch.Generator().manual_seed(seed)
+    *hidden, _ = (layer for layer in network.layers if isinstance(layer, Spiking))
+    tau_s = network.neuron.tau_s
+
+    def hook(order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        # Currents may come pooled, which the synapse does not mind, and in half precision, which the differences would.
+        return lambda layer, _, psc: synapse(spikes_from_psc(psc.float(), tau_s)[order], tau_s).to(psc.dtype)
+
+    return [layer.register_forward_hook(hook(torch.randperm(network.time_steps, generator=random))) for layer in hidden]
 
 
 def _binary(config: TrainConfig) -> TrainConfig | None:

@@ -12,6 +12,7 @@ from tsslbp import data, machine, training
 from tsslbp.config import TrainConfig, read_toml
 from tsslbp.data import Split
 from tsslbp.errors import UserError
+from tsslbp.networks import Network
 
 Watch = Callable[[str], training.Progress]
 PLACES = ("name", "runs_dir", "resume", "data_root", "download")
@@ -89,13 +90,16 @@ def folder_name(label: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", label).strip("-")
 
 
-def finished(config: TrainConfig, watch: Watch) -> Path:
-    """A run's folder, after the run; one that has ended is not run again, one that was interrupted goes on."""
+def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], object] = lambda network: None) -> Path:
+    """A run's folder, after the run; one that has ended is not run again, one that was interrupted goes on.
+
+    ``adapt``: see :func:`tsslbp.training.train`.
+    """
     folder = config.runs_dir / str(config.name)
     began = (folder / "config.toml").is_file()
     ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
     progress = training.Progress() if ended else watch(str(config.name))
-    return training.train(replace(config, resume=began), progress)[0]
+    return training.train(replace(config, resume=began), progress, adapt)[0]
 
 
 def accuracy(folder: Path) -> float:

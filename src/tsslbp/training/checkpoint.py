@@ -10,7 +10,7 @@ import torch
 
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
-from tsslbp.networks import Network
+from tsslbp.networks import Architecture, Network
 
 
 @dataclass
@@ -54,7 +54,7 @@ def restore(path: Path, network: Network, optimizer: torch.optim.Optimizer) -> S
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); start again under another --name") from None
-    if architecture != network.architecture.to_json():
+    if Architecture.from_json(architecture).to_json() != network.architecture.to_json():  # its text may lack later fields
         raise UserError(f"checkpoint {path} is of another architecture, {architecture}; resume with the run's own settings")
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])

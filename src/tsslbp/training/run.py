@@ -28,8 +28,15 @@ FREE_TO_CHANGE = ("resume", "runs_dir", "name", "data_root", "download", "tensor
 """Settings that may differ when a run is resumed, because the result does not depend on them."""
 
 
-def train(config: TrainConfig, progress: Progress | None = None) -> tuple[Path, dict[str, Any]]:
+def train(
+    config: TrainConfig, progress: Progress | None = None, adapt: Callable[[Network], object] = lambda network: None
+) -> tuple[Path, dict[str, Any]]:
     """Train, or go on training, and keep everything in the run's folder.
+
+    Args:
+        config: every setting.
+        progress: who watches.
+        adapt: what is done to the network before the first step, such as hooking a layer; the stored model knows nothing of it.
 
     Returns:
         The folder and the final record.
@@ -42,6 +49,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> tuple[Path, 
     dataset = load_data(config)
     model, optimizer = prepare(config, dataset)
     network = model.network
+    adapt(network)
 
     folder = _open_folder(config)
     resumed = config.resume and (folder / "checkpoint.pt").exists()
@@ -159,7 +167,11 @@ def _resumed_folder(config: TrainConfig, folder: Path) -> Path:
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
     now = replace(config, name=folder.name).to_toml()
     free = {*FREE_TO_CHANGE, *(["epochs"] if config.schedule == "constant" else [])}
-    for line in sorted(set(path.read_text(encoding="utf-8").splitlines()) ^ set(now.splitlines())):
+    before = path.read_text(encoding="utf-8").splitlines()
+    # A setting that came after the run began was at its default then.
+    known = {line.split(" = ")[0] for line in before}
+    before += [line for line in TrainConfig().to_toml().splitlines() if line.split(" = ")[0] not in known]
+    for line in sorted(set(before) ^ set(now.splitlines())):
         setting = line.split(" = ")[0]
         if setting not in free:
             raise UserError(f"{folder} was started with another {setting}; resume it with: --config {path} --resume")
