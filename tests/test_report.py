@@ -217,6 +217,17 @@ def test_chosen_epoch_is_marked_at_its_place():
     assert line(9) - line(1) == pytest.approx(8 * (line(2) - line(1)), abs=0.1)
 
 
+def test_rates_and_fallback_are_drawn_where_they_were_kept():
+    report = synthetic(epochs=3)
+    assert "share of gradient entries" not in run._render(report)
+    for record in report.history[1:]:  # as of a run that was resumed by a later release
+        record |= {"rates": {"conv1": 0.25, "output": 0.5}, "fallback": {"conv1": 0.75, "output": 1.0}}
+    page = run._render(report)
+    assert page.count("spikes per neuron and step over 3 epochs: conv1, output") == 1
+    assert page.count("share of gradient entries over 3 epochs: conv1, output") == 1
+    assert "{'conv1'" not in page
+
+
 def test_cells_carry_their_counts_up_to_twenty_classes():
     def numbers(n):
         counts = np.zeros((n, n + 1), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import random
 import signal
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import UserError, data, files, losses, machine, metrics, training
+import tsslbp
+from tsslbp import UserError, data, files, losses, machine, metrics, study, training
 from tsslbp.config import TrainConfig, read_toml
-from tsslbp.training import loop
+from tsslbp.study import runs
+from tsslbp.training import firing, loop
+from tsslbp.training.inputs import Inputs
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,6 +85,9 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     _, final = training.train(replace(config, resume=True))
     assert_same_weights(whole, cut)
     assert {**final, "seconds": 0} == {**expected, "seconds": 0}
+    records, others = (training.read_metrics(folder)[0] for folder in (whole, cut))
+    assert [{**record, "seconds": 0} for record in records] == [{**record, "seconds": 0} for record in others]
+    assert all(record["rates"].keys() == record["fallback"].keys() == {"linear1", "output"} for record in records)
 
 
 def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick):
@@ -375,3 +382,79 @@ def test_a_run_in_blocks_of_time_is_the_same_run(quick):
     one, other = (training.train(quick(name=f"blocks-{block}", time_block=block, time_steps=6))[1] for block in (0, 2))
     assert other["validation_accuracy"] == pytest.approx(one["validation_accuracy"], abs=1.0)
     assert other["test_accuracy"] > 15
+
+
+@pytest.mark.parametrize("rule", ["tssl", "tssl+", "tssl(fallback=rate)", "surrogate"])
+def test_rates_and_fallback_are_those_of_the_study(quick, rule):
+    folder, _ = training.train(quick(rule=rule, epochs=1, network="4C3-P2-20-10", conv_scale=3.0))
+    run = runs.load(folder)
+    run.settings["batch_size"] = len(run.test)  # a fallback by the rate goes by the batch
+    found = firing.firing(run.model, run.test, 10**6, len(run.test))
+    layers = study.firing(run)["layers"]
+    assert found["rates"] == pytest.approx({name: layer["rate"] for name, layer in layers.items()})
+    assert all(rate > 0 for rate in found["rates"].values())
+    if rule == "surrogate":
+        assert "fallback" not in found
+    else:
+        assert found["fallback"] == pytest.approx({name: layer["fallback"] for name, layer in layers.items()})
+    (record,), _ = training.read_metrics(folder)
+    dataset = training.load_data(quick())
+    chosen = dataset.validation.select(torch.arange(len(dataset.train) // firing.PART))
+    assert record["rates"] == firing.firing(run.model, chosen, 10**6, 100)["rates"]
+
+
+def test_an_ann_has_no_rates(quick):
+    folder, _ = training.train(quick(neuron="relu", epochs=1))
+    (record,), _ = training.read_metrics(folder)
+    assert not {"rates", "fallback"} & record.keys()
+
+
+def test_steps_after_the_end_of_a_sequence_do_not_count(quick, tmp_path):
+    net = tsslbp.build("1", input_shape=(1,), time_steps=4, tau_m=math.inf, tau_s=1.0)
+    with torch.no_grad():
+        net.layers.output.weight.fill_(2.0)  # a spike at every step with input
+    inputs = Inputs("constant", data.Normalisation(1.0, (0.0,), (1.0,)), 4, True)
+    samples = data.Split(torch.tensor([[1.0, 1, 1, 1], [1.0, 0, 1, 1]]).unsqueeze(2), torch.zeros(2), torch.tensor([4, 2]))
+    found = firing.firing(training.Model(net, inputs, ("a",), "hand"), samples, 10**6, 1)
+    assert found == {"rates": {"output": 5 / 6}, "fallback": {"output": 1 / 6}}
+    assert net.training
+
+
+class Listens(training.Progress):
+    def __init__(self):
+        self.warnings = []
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+
+def test_a_dead_layer_is_told_once(quick):
+    config = quick(name="dead", threshold=1000.0, epochs=2)
+    progress = Listens()
+    training.train(config, progress)
+    assert progress.warnings == [
+        "layer 'linear1' is dead after epoch 1 (0 spikes per neuron and step): practically no neuron spikes, so it passes "
+        "nothing on; if it stays so, start again: lower --threshold (now 1000) or lower --learning-rate (now 0.0005)"
+    ]  # and not the output, which follows from it
+    training.train(replace(config, epochs=3, resume=True), progress)
+    assert len(progress.warnings) == 1
+
+
+def test_a_layer_is_told_when_it_gets_ill_and_a_healthy_one_is_not(quick):
+    config = quick(network="4C3-20-10", conv_scale=5.0)
+    rates = [{"conv1": 0.2, "linear2": 0.1}, {"conv1": 0.97, "linear2": 0.1}, {"conv1": 0.98, "linear2": 5e-5}]
+    history = [{"epoch": epoch, "rates": rate} for epoch, rate in enumerate(rates, 1)]
+    assert firing.warnings(history[:1], config) == []
+    (saturated,) = firing.warnings(history[:2], config)
+    assert saturated == (
+        "layer 'conv1' is saturated after epoch 2 (0.97 spikes per neuron and step): nearly every neuron spikes at nearly "
+        "every step; if it stays so, start again: lower --conv-scale (now 5), raise --threshold (now 1) or lower "
+        "--learning-rate (now 0.0005)"
+    )
+    (dead,) = firing.warnings(history, config)
+    assert "'linear2' is dead after epoch 3 (5e-05 spikes" in dead
+    assert "raise --conv-scale (now 5), lower --threshold" in dead
+    assert firing.warnings([{"epoch": 1}, {"epoch": 2}], config) == []  # an ANN, or a run from before rates were kept
+    progress = Listens()
+    training.train(quick(name="healthy"), progress)
+    assert progress.warnings == []

@@ -39,6 +39,9 @@ class Lines(training.Progress):
     def finished_epoch(self, record: dict[str, Any]) -> None:
         self._print(_line(record, self.epochs))
 
+    def warned(self, message: str) -> None:
+        self._print(f"warning: {message}")
+
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
         print(text, file=sys.stderr, flush=True)
@@ -71,6 +74,9 @@ class Bar(training.Progress):
 
     def finished_epoch(self, record: dict[str, Any]) -> None:
         self.bar.console.print(_line(record, self.epochs), highlight=False)
+
+    def warned(self, message: str) -> None:
+        self.bar.console.print(f"warning: {message}", highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if hasattr(self, "bar"):

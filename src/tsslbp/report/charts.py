@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tsslbp.report import figures
-from tsslbp.report.compare import legend, looks
 
 HEIGHT, BAR = 175.0, 15.0
 """Heights of a chart and of a bar, in points."""
@@ -41,7 +40,7 @@ def lines(
     axes.grid(axis="y")
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    for look, (name, line) in zip(looks(len(named)), named.items(), strict=True):
+    for look, (name, line) in zip(figures.looks(len(named)), named.items(), strict=True):
         axes.plot(line.x, line.y, label=name, markersize=3.5, **look)
         if line.sd:
             sd = np.array([0.0 if one is None else one for one in line.sd])
@@ -52,7 +51,7 @@ def lines(
     if falling:
         axes.invert_xaxis()
     entries = len(named) + bool(level)
-    legend(figure, axes, entries)
+    figures.legend(figure, axes, entries)
     return figure, f"Line chart of {ylabel} over {xlabel}: {', '.join(named)}"
 
 
@@ -62,11 +61,11 @@ def stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], xlabel: 
     figure, axes = _for_bars(names, len(names), xlabel)
     left = np.zeros(len(names))
     for number, (part, values) in enumerate(parts.items()):
-        color = looks(len(parts))[number]["color"]
+        color = figures.looks(len(parts))[number]["color"]
         axes.barh(range(len(names)), values, left=left, height=0.7, color=color, alpha=0.9 ** (3 * (number // 4)), label=part)
         left += np.array(values)
     axes.set_xlim(0, max(1e-9, left.max()))
-    legend(figure, axes, len(parts))
+    figures.legend(figure, axes, len(parts))
     return figure, f"Stacked bars of {xlabel} for {', '.join(names)}"
 
 
@@ -75,12 +74,12 @@ def bars(names: Sequence[str], groups: Mapping[str, Sequence[float]], xlabel: st
     """For each name one bar of every group, ``[names]`` each."""
     figure, axes = _for_bars(names, len(names) * len(groups), xlabel)
     height = 0.8 / len(groups)
-    for number, (look, (group, values)) in enumerate(zip(looks(len(groups)), groups.items(), strict=True)):
+    for number, (look, (group, values)) in enumerate(zip(figures.looks(len(groups)), groups.items(), strict=True)):
         at = np.arange(len(names)) - 0.4 + height * (number + 0.5)
         axes.barh(at, values, height=0.9 * height, color=look["color"], label=group)
     axes.set_xlim(left=0)
     if len(groups) > 1:
-        legend(figure, axes, len(groups))
+        figures.legend(figure, axes, len(groups))
     return figure, f"Bars of {xlabel} for {', '.join(names)}"
 
 
@@ -99,7 +98,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float, bool]], xlabel: str
             look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "", "markersize": 4, "elinewidth": 1.2}
             axes.errorbar(middle, [at for at, _ in chosen], xerr=ends, label=name, **look)
     axes.set_xlim(-reach, reach)
-    legend(figure, axes, len({row[4] for row in rows}))
+    figures.legend(figure, axes, len({row[4] for row in rows}))
     return figure, f"Mean differences with their intervals: {xlabel}"
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -13,12 +12,6 @@ from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.report import figures
 from tsslbp.report.run import template
-
-LOOKS = [
-    {"color": color, "linestyle": style, "marker": marker}
-    for style, marker in (("-", "o"), ("--", "^"), (":", "s"))
-    for color in (figures.RIGHT, figures.WRONG, figures.THIRD, figures.FOURTH)
-]
 
 
 def heads(result: dict[str, Any]) -> list[str]:
@@ -97,7 +90,7 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
     }
     epoch = np.arange(1, next(iter(curves.values())).shape[1] + 1)
     figure, axes = figures.over_epochs([{"epoch": epoch[0]}, {"epoch": epoch[-1]}], _measure(result))
-    for look, (label, curve) in zip(looks(len(curves)), curves.items(), strict=True):
+    for look, (label, curve) in zip(figures.looks(len(curves)), curves.items(), strict=True):
         mean, several = curve.mean(0), len(curve) > 1
         axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
         if several:
@@ -106,7 +99,7 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
     last = np.concatenate([curve[:, -1] for curve in curves.values()])
     floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2  # the end is what differs, not the first epochs
     axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
-    legend(figure, axes, len(curves))
+    figures.legend(figure, axes, len(curves))
     return figure, f"Line chart of test accuracy over {len(epoch)} epochs under {len(curves)} rules"
 
 
@@ -116,7 +109,7 @@ def energy(result: dict[str, Any]) -> tuple[Figure, str]:
     figure = Figure(figsize=(figures.WIDTH / 72, 205 / 72), layout="constrained")
     axes = figure.add_subplot(xlabel="energy of a sample, nJ", ylabel=_measure(result))
     axes.grid(axis="y")
-    for look, (label, rule) in zip(looks(len(result["rules"])), result["rules"].items(), strict=True):
+    for look, (label, rule) in zip(figures.looks(len(result["rules"])), result["rules"].items(), strict=True):
         mean, sd = rule["mean"], rule["sd"]
         spread = {"xerr": sd["energy_nj"], "yerr": sd["test_accuracy"], "elinewidth": 0.8}
         look = {**look, "linestyle": "", "markersize": 5}
@@ -127,20 +120,8 @@ def energy(result: dict[str, Any]) -> tuple[Figure, str]:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
-    legend(figure, axes, len(result["rules"]))
+    figures.legend(figure, axes, len(result["rules"]))
     return figure, f"Test accuracy against energy per sample for {len(result['rules'])} rules"
-
-
-def looks(count: int) -> list[dict[str, Any]]:
-    """As many ways to draw a line, apart in colour and in form."""
-    return [LOOKS[number % len(LOOKS)] for number in range(count)]
-
-
-def legend(figure: Figure, axes: Axes, entries: int) -> None:
-    """One entry a line, above the axes, for which the figure grows."""
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + entries * 13 / 72)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
 
 
 def _with_sd(rule: dict[str, Any], key: str) -> str:

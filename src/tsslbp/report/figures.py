@@ -40,6 +40,12 @@ VARIABLES = dict(
         strict=True,
     )
 )
+LOOKS = [
+    {"color": color, "linestyle": style, "marker": marker}
+    for style, marker in (("-", "o"), ("--", "^"), (":", "s"))
+    for color in (RIGHT, WRONG, THIRD, FOURTH)
+]
+"""Ways to draw a line."""
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called "$1"
@@ -108,6 +114,18 @@ def over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def looks(count: int) -> list[dict[str, Any]]:
+    """As many ways to draw a line, apart in colour and in form."""
+    return [LOOKS[number % len(LOOKS)] for number in range(count)]
+
+
+def legend(figure: Figure, axes: Axes, entries: int) -> None:
+    """One entry a line, above the axes, for which the figure grows."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + entries * 13 / 72)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
+
+
 @inline
 def loss(history: Records) -> tuple[Figure, str]:
     """Training loss by epoch."""
@@ -118,6 +136,19 @@ def loss(history: Records) -> tuple[Figure, str]:
     finite = value[np.isfinite(value)]
     ends = f", from {finite[0]:.4g} to {finite[-1]:.4g}" if len(finite) else ""
     return figure, f"Line chart of the training loss over {len(history)} epochs{ends}"
+
+
+@inline
+def by_layer(history: Records, key: str, ylabel: str) -> tuple[Figure, str]:
+    """A value that each epoch's record has for every layer; an epoch without it is left out."""
+    figure, axes = over_epochs(history, ylabel)
+    known = [record for record in history if key in record]
+    for look, layer in zip(looks(len(known[-1][key])), known[-1][key], strict=True):
+        value = [record[key][layer] for record in known]
+        axes.plot(column(known, "epoch"), value, label=layer, **look, markersize=3 if len(known) <= 30 else 0)
+    axes.set_ylim(bottom=0, top=max(1e-9, 1.03 * axes.get_ylim()[1]))
+    legend(figure, axes, len(known[-1][key]))
+    return figure, f"Line chart of {ylabel} over {len(history)} epochs: {', '.join(known[-1][key])}"
 
 
 @inline

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import matplotlib.image
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from tsslbp import files
@@ -62,7 +63,8 @@ class RunReport:
         command: the command that made it.
         settings: the run's settings by name.
         history: one record an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``validation_accuracy``,
-            ``test_accuracy`` (percent), ``learning_rate``, ``seconds`` (since the start).
+            ``test_accuracy`` (percent), ``learning_rate``, ``seconds`` (since the start); and of spiking networks ``rates`` by
+            layer, under rules of the TSSL family ``fallback`` too.
         final: ``test_accuracy`` of ``best_epoch``, the epoch chosen on validation, its ``validation_accuracy``,
             ``best_test_accuracy`` and ``best_test_epoch``, ``seconds``; more is listed as it is.
         classes: names of the classes.
@@ -106,6 +108,14 @@ def write_run_report(path: Path, report: RunReport) -> None:
     files.write_text(path, _render(report).encode("utf-8", "replace").decode("utf-8"))
 
 
+FIRING = {
+    "rates": ("spikes per neuron and step", "How often the neurons of each layer fire, on a part of the validation set."),
+    "fallback": (
+        "share of gradient entries",
+        "How much of each layer's gradient the rule's fallback, a surrogate, makes up there.",
+    ),
+}
+"""Fields of an epoch's record that have a value for every layer: axis and caption."""
 IN_WORDS = ("test_accuracy", "validation_accuracy", "best_epoch", "best_test_accuracy", "best_test_epoch", "seconds", "epochs")
 """Fields of the final record that the template puts into words, as it does the number of test samples."""
 
@@ -138,6 +148,8 @@ def _render(report: RunReport) -> str:
         diverged=np.flatnonzero(~np.isfinite(figures.column(report.history, "train_loss"))).tolist(),
         loss=figures.loss("loss", report.history),
         accuracy=figures.accuracy("accuracy", report.history, report.final["best_epoch"]),
+        firing=_firing(report.history),
+        columns=[key for key in report.history[0] if key not in FIRING],
         confusion=figures.confusion("confusion", counts, report.classes),
         samples=[(sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)],
         most_drawn=figures.MOST_DRAWN,
@@ -150,8 +162,18 @@ def _render_trains(report: RunReport) -> str:
         final=report.final,
         loss=figures.loss("loss", report.history),
         accuracy=figures.accuracy("f1", report.history, report.final["best_epoch"]),
+        firing=_firing(report.history),
         trains=[figures.trains(f"trains-{i}", one.output, one.target, one.f1) for i, one in enumerate(report.trains)],
     )
+
+
+def _firing(history: list[dict[str, Any]]) -> list[tuple[Markup, str]]:
+    """Figures of how layers fired over training, with their captions; none of runs that did not record it."""
+    return [
+        (figures.by_layer(key, history, key, ylabel), caption)
+        for key, (ylabel, caption) in FIRING.items()
+        if any(key in record for record in history)
+    ]
 
 
 def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:

@@ -115,15 +115,22 @@ class TSSL(Rule):
             delta[t] = g
         carry = torch.stack([reach, error_next])
 
-        if self.fallback == "never" or (self.fallback == "rate" and s.mean() > RATE_LIMIT):
+        if self.fallback == "never":
             return delta, carry
         x = ((u - neuron.threshold) / self.width).clamp(-FALLBACK_RANGE, FALLBACK_RANGE)
         surrogate = error * torch.sigmoid(x) * torch.sigmoid(-x) / self.width
-        if self.fallback == "quiet":
-            return torch.where(synapse(s, tau_s, state[1]) < 1 / (4 * tau_s), surrogate, delta), carry  # (10)
         if self.fallback == "no-spike":
             return delta + surrogate * (1 - s), carry
-        return surrogate, carry
+        return torch.where(self.falls_back(s, synapse(s, tau_s, state[1]), neuron), surrogate, delta), carry  # (10)
+
+    def falls_back(self, train: Tensor, psc: Tensor, neuron: LIF) -> Tensor:
+        """Where the fallback (10) applies, given spikes and their post-synaptic current: ``[T, ...]`` of bool."""
+        if self.fallback == "quiet":
+            return psc < 1 / (4 * neuron.tau_s)
+        if self.fallback == "no-spike":
+            return train == 0
+        everywhere = self.fallback == "always" or (self.fallback == "rate" and bool(train.mean() <= RATE_LIMIT))
+        return torch.full_like(train, everywhere, dtype=torch.bool)
 
     def kernel_gradient(
         self,

@@ -4,14 +4,14 @@ A spike-time gradient exists only where there is a spike. Elsewhere the rule fal
 ``rules/tssl.py``); how often depends on how the network fires.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tsslbp import rules
-from tsslbp.neuron import LIF, spikes_from_psc
+from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.rules import TSSL, Rule
 from tsslbp.study.activity import within
 from tsslbp.study.runs import Run, about
@@ -49,16 +49,10 @@ def firing(run: Run) -> dict[str, Any]:
 
 
 def fallback(rule: Rule, train: Tensor, neuron: LIF) -> Tensor:
-    """Where a gradient would be the fallback's, ``[T, ...]`` of 0 and 1, given spikes; nowhere under a rule that is not TSSL.
-
-    With its three spike-time terms turned off, what is left of the rule is the fallback, which is nowhere 0 for an error of 1.
-    Where it applies depends on the spikes alone, so any membrane potential with these spikes will do.
-    """
+    """Where a gradient would be the fallback's, given spikes: ``[T, ...]`` of 0 and 1; nowhere under a rule that has none."""
     if not isinstance(rule, TSSL):
         return torch.zeros_like(train)
-    membrane = neuron.threshold + train - 0.5
-    rest = replace(rule, inter=False, reset=False, leak=False)
-    return (rest.current_gradient(torch.ones_like(train), membrane, neuron) != 0).to(train.dtype)
+    return rule.falls_back(train, synapse(train, neuron.tau_s), neuron).to(train.dtype)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
 from tsslbp.losses import RateBounds, length_mask
+from tsslbp.training import firing
 from tsslbp.training.checkpoint import State
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
@@ -87,6 +88,8 @@ class Loop:
                 self.save()
                 saved = time.perf_counter()
                 self.progress.finished_epoch(record)
+                for message in firing.warnings(state.history, self.config):
+                    self.progress.warned(message)
 
     def _batches(self) -> Iterator[Tensor]:
         """The rest of this epoch's order of samples, batch by batch."""
@@ -167,8 +170,8 @@ class Loop:
         return "the loss is not finite"
 
     def _record(self) -> dict[str, Any]:
-        state, data = self.state, self.dataset
-        return {
+        state, data, config = self.state, self.dataset, self.config
+        record = {
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
@@ -176,6 +179,9 @@ class Loop:
             "test_accuracy": self.model.accuracy(data.test),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        if self.model.network.is_spiking:
+            record |= firing.firing(self.model, data.validation, len(data.train), config.batch_size)
+        return record
 
 
 @contextmanager

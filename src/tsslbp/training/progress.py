@@ -15,5 +15,8 @@ class Progress:
     def finished_epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; the record is the one of ``metrics.jsonl``."""
 
+    def warned(self, message: str) -> None:
+        """Something looks wrong, in one line; training goes on."""
+
     def close(self) -> None:
         """No more will come, whatever happened."""

@@ -216,7 +216,9 @@ def _tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
 
     def log(record: dict[str, Any]) -> None:
         for key, value in record.items():
-            writer.add_scalar(key, value, record["epoch"])
+            scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
+            for tag, scalar in scalars.items():
+                writer.add_scalar(tag, scalar, record["epoch"])
         writer.flush()
 
     return log

@@ -1,0 +1,87 @@
+"""How a network fires while it learns, on a small part of the validation set, and layers that fire too little or too much.
+
+A layer without spikes passes nothing on, and one that spikes at every step passes on the same for every sample: neither will
+teach the layers around it anything. A rule of the TSSL family has a spike-time gradient only where there are spikes; its
+fallback, a surrogate, serves the rest, so the share of the fallback tells by which of the two a network learns.
+"""
+
+from typing import Any
+
+import torch
+
+from tsslbp import rules
+from tsslbp.config import TrainConfig
+from tsslbp.data import Split
+from tsslbp.losses import length_mask
+from tsslbp.neuron import spikes_from_psc
+from tsslbp.rules import TSSL
+from tsslbp.training.model import Model
+
+PART, MOST = 50, 500
+"""Validation samples looked at: as many as a PART-th of the training set, at most MOST; below 2 % of an epoch's time."""
+DEAD, SATURATED = 1e-4, 0.9
+"""A layer's rate, in spikes per neuron and step, below and above which its learning is in danger."""
+
+
+@torch.inference_mode()
+def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
+    """Firing of every layer on the first of these samples, in evaluation mode; after the end of a sequence nothing counts.
+
+    Returns:
+        ``rates``, spikes per neuron and step by layer; and under a rule of the TSSL family ``fallback``, the share of the
+        entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
+    """
+    network = model.network
+    rule = rules.get(network.architecture.rule)
+    was_training = network.training
+    network.eval()
+    counts: dict[str, list[float]] = {}
+    chosen = torch.arange(max(1, min(len(samples), train_samples // PART, MOST)))
+    for number, index in enumerate(chosen.split(batch_size)):
+        part = samples.select(index)
+        for name, psc in network.activity(model.inputs(part.x, seed=number)).items():
+            train = (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).to(psc.dtype)
+            seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
+            fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+            # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
+            made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
+            before = counts.get(name, [0.0, 0.0, 0.0])
+            counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
+    network.train(was_training)
+    found = {"rates": {name: spikes / steps for name, (spikes, _, steps) in counts.items()}}
+    if isinstance(rule, TSSL):
+        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps) in counts.items()}
+    return found
+
+
+def warnings(history: list[dict[str, Any]], config: TrainConfig) -> list[str]:
+    """What to say of the newest epoch's rates: one line for each layer that is dead or saturated and was not before."""
+    *earlier, last = history
+    told = {ill for record in earlier for ill in _ill(record)}
+    return [_warning(*ill, last, config) for ill in _ill(last) if ill not in told]
+
+
+def _ill(record: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Layers of a record that are saturated (True) or dead (False), to the first dead one: those after it must be dead too."""
+    found = []
+    for layer, rate in record.get("rates", {}).items():
+        if rate > SATURATED or rate < DEAD:
+            found.append((layer, rate > SATURATED))
+        if rate < DEAD:
+            break
+    return found
+
+
+def _warning(layer: str, saturated: bool, record: dict[str, Any], config: TrainConfig) -> str:
+    what = (
+        "nearly every neuron spikes at nearly every step"
+        if saturated
+        else "practically no neuron spikes, so it passes nothing on"
+    )
+    change, opposite = ("lower", "raise") if saturated else ("raise", "lower")
+    scale = f"{change} --conv-scale (now {config.conv_scale:g}), " if "C" in config.network else ""
+    return (
+        f"layer {layer!r} is {'saturated' if saturated else 'dead'} after epoch {record['epoch']} "
+        f"({record['rates'][layer]:.2g} spikes per neuron and step): {what}; if it stays so, start again: {scale}"
+        f"{opposite} --threshold (now {config.threshold:g}) or lower --learning-rate (now {config.learning_rate:g})"
+    )
