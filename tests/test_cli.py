@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsslbp import cli, recipes
+from tsslbp import cli, config, recipes
 from tsslbp.config import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
@@ -78,6 +78,13 @@ def test_report_is_rebuilt(trained, capsys):
 def test_config_replays_to_the_same_model(trained, capsys):
     assert run(capsys, "train", "--config", str(trained / "config.toml"), "--name", "again")[0] == 0
     assert (trained.parent / "again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_settings_of_before_shift_and_flip_are_still_read(tmp_path):
+    (tmp_path / "old.toml").write_text("augment = true\nepochs = 3")
+    assert config.flags_from_toml(tmp_path / "old.toml") == ["--shift", "4", "--flip", "--epochs", "3"]
+    (tmp_path / "old.toml").write_text("augment = false")
+    assert config.flags_from_toml(tmp_path / "old.toml") == []
 
 
 def test_lists_and_help(capsys):

@@ -743,6 +743,14 @@ def test_crop_and_flip_flips_half_and_shifts_evenly():
     assert float((neighbour[inside] == -1).float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
+def test_crop_without_flip_only_shifts():
+    image = torch.arange(1, 26, dtype=torch.uint8).view(1, 5, 5)
+    got = data.crop_and_flip(image.expand(200, 1, 5, 5), torch.Generator().manual_seed(0), 1, flip=False)
+    moves = (-1, 0, 1)
+    possible = {shifted(image, d, r, False).numpy().tobytes() for d in moves for r in moves}
+    assert {x.numpy().tobytes() for x in got} == possible
+
+
 def test_crop_and_flip_moves_each_image_on_its_own_and_all_its_channels_together():
     x = torch.rand(64, 1, 8, 8).expand(64, 3, 8, 8) * torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
     before = x.clone()

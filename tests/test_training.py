@@ -189,7 +189,7 @@ def test_own_sequences_train_and_load(quick, tmp_path):
     folder, final = training.train(config)
     assert final["test_accuracy"] > 60
     assert training.load(folder).inputs.sequence
-    for changes in ({"time_steps": 5}, {"encoding": "poisson"}, {"augment": True}, {"network": "20-4"}):
+    for changes in ({"time_steps": 5}, {"encoding": "poisson"}, {"shift": 1}, {"flip": True}, {"network": "20-4"}):
         with pytest.raises(UserError, match="--" + next(iter(changes)).replace("_", "-")):
             training.train(replace(config, name="other", **changes))
     assert not (config.runs_dir / "other").exists()
@@ -202,8 +202,8 @@ def test_weights_stay_within_the_clamp(quick):
 
 
 def test_augmented_images_train(quick, samples):
-    config = quick(data="cifar10", data_root=samples, network="4C3-P2-10", augment=True, epochs=1, batch_size=20)
-    plain, _ = training.train(replace(config, augment=False, name="plain"))
+    config = quick(data="cifar10", data_root=samples, network="4C3-P2-10", shift=4, flip=True, epochs=1, batch_size=20)
+    plain, _ = training.train(replace(config, shift=0, flip=False, name="plain"))
     folder, _ = training.train(config)
     assert not torch.equal(*(final_weights(run)["layers.conv1.weight"] for run in (plain, folder)))
 

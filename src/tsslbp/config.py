@@ -36,8 +36,10 @@ class TrainConfig:
     """Fetch a missing data set into the data root (through torchvision)."""
     validation: int | None = None
     """Samples held out of the training set to choose the epoch; the data set's default when left out."""
-    augment: bool = False
-    """Random crop (padding 4) and horizontal flip of training images."""
+    shift: int = 0
+    """Shift each training image at random by up to this many pixels each way, zeros coming in."""
+    flip: bool = False
+    """Mirror each training image left to right at even odds; not for digits and letters."""
     encoding: Literal["constant", "poisson", "latency"] = "constant"
     """How a static sample enters: constant current, Poisson rate, or time to first spike."""
 
@@ -111,7 +113,7 @@ class TrainConfig:
         """Ranges that no other part of the library checks. Raises UserError naming the flag."""
         for name in ("epochs", "batch_size", "learning_rate"):
             self._check(name, getattr(self, name) > 0, "be positive")
-        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty"):
+        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty", "shift"):
             self._check(name, getattr(self, name) >= 0, "be 0 or more")
         for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
             self._check(name, math.isfinite(getattr(self, name)), "be finite")
@@ -198,7 +200,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 def flags_from_toml(path: Path) -> list[str]:
     """The settings in a TOML file as command-line flags, so that one parser checks both."""
     flags: list[str] = []
-    for key, value in read_toml(path).items():
+    settings = read_toml(path)
+    if settings.pop("augment", False):  # as files written before --shift and --flip say it
+        settings = {"shift": 4, "flip": True, **settings}
+    for key, value in settings.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")

@@ -36,7 +36,7 @@ def _published(name: str, summary: str, **settings: Any) -> Recipe:
     return Recipe(summary, replace(config, **settings))
 
 
-_cifar10: dict[str, Any] = {"data": "cifar10", "augment": True, "epochs": 150, "learning_rate": 2e-4}
+_cifar10: dict[str, Any] = {"data": "cifar10", "shift": 4, "flip": True, "epochs": 150, "learning_rate": 2e-4}
 _memory: dict[str, Any] = {
     "tau_m": 20.0,
     "tau_s": 5.0,

@@ -7,13 +7,14 @@ from torch import Tensor
 from tsslbp.errors import UserError
 
 
-def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Each image shifted and mirrored on its own: zeros around it, a random crop of the old size, a flip for every other.
+def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
+    """Each image shifted and mirrored on its own: zeros around it, a random crop of the old size, a flip at even odds.
 
     Args:
         x: images as stored, before normalisation, ``[B, C, H, W]``, any type: the border is the stored value 0.
         generator: source of all randomness, on any device.
         padding: zeros on each side in pixels, hence the largest shift; 0 only flips.
+        flip: mirror left and right; wrong for digits and letters.
 
     Returns:
         Images of the same shape and type.
@@ -31,7 +32,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Te
     mirrored = (torch.rand(B, 1, generator=generator, device=source) < 0.5).to(x.device)
     rows = top + torch.arange(H, device=x.device)
     columns = torch.arange(W, device=x.device)
-    columns = left + torch.where(mirrored, W - 1 - columns, columns)
+    columns = left + torch.where(mirrored & flip, W - 1 - columns, columns)
     pixels = rows[:, :, None] * (W + 2 * padding) + columns[:, None, :]
     padded = F.pad(x, (padding,) * 4).flatten(2)
     return padded.gather(2, pixels.view(B, 1, H * W).expand(B, C, H * W)).view(B, C, H, W)

@@ -107,8 +107,8 @@ class Loop:
         torch.manual_seed(seed)
         (x, y), lengths = self.dataset.train.take(samples), self.dataset.train.lengths
         lengths = None if lengths is None else lengths[samples]
-        if config.augment:
-            x = crop_and_flip(x, torch.Generator().manual_seed(seed))
+        if config.shift or config.flip:
+            x = crop_and_flip(x, torch.Generator().manual_seed(seed), config.shift, config.flip)
         network.train()
         x = self.model.inputs(x, seed)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):

@@ -129,8 +129,6 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if dataset.sequence:
         if config.encoding != "constant":
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        if config.augment:
-            raise UserError(f"--augment is for images; {dataset.name} holds sequences")
         if config.time_steps != dataset.time_steps:
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
     if config.network.split("-")[-1] != str(len(dataset.classes)):
@@ -138,8 +136,9 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
     if dataset.trains and config.loss not in ("kernel", "spike"):
         raise UserError(f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: kernel or spike")
-    if config.augment and len(dataset.sample_shape) != 3:
-        raise UserError(f"--augment is for images; samples of {dataset.name} have shape {list(dataset.sample_shape)}")
+    if (config.shift or config.flip) and (dataset.sequence or len(dataset.sample_shape) != 3):
+        what = "sequences" if dataset.sequence else f"samples of shape {list(dataset.sample_shape)}"
+        raise UserError(f"--{'shift' if config.shift else 'flip'} is for images; {dataset.name} holds {what}")
 
 
 def _open_folder(config: TrainConfig) -> Path:
