@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from tsslbp import cli, config, recipes
 from tsslbp.config import TrainConfig
@@ -50,8 +51,6 @@ def test_evaluate_agrees_with_the_run(trained, capsys):
 
 
 def test_predict_reads_an_image(trained, capsys, tmp_path):
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     right = 0
     for index in range(20):
@@ -62,8 +61,41 @@ def test_predict_reads_an_image(trained, capsys, tmp_path):
         assert re.fullmatch(r"\d  \(confidence [\d.]+ %, unchanged from step [1-5] of 5 on\)\n", out)
         right += out[0] == str(digits.target[index])
     assert right >= 17
-    Image.fromarray((255 - digits.images[0] * 255 / 16).astype(np.uint8)).convert("RGB").save(tmp_path / "paper.png")
-    assert run(capsys, "predict", str(trained), str(tmp_path / "paper.png"), "--invert")[1].startswith("0")
+
+
+def test_predict_finds_its_way_with_any_image(trained, capsys, tmp_path):
+    """The same digit as a dark one on paper, wide, transparent, with 16 bits, turned by the camera: the same answer."""
+    grey = np.kron(load_digits().images[0] * 255 / 16, np.ones((8, 8)))  # light on dark, 64×64
+    light = Image.fromarray(grey.astype(np.uint8))
+    paper = Image.fromarray((255 - grey).astype(np.uint8))
+    wide = Image.new("L", (200, 64), "white")
+    wide.paste(paper, (68, 0))
+    ink = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ink.putalpha(light)  # black ink on nothing
+    turned, camera = light.rotate(90), Image.Exif()
+    camera[0x0112] = 6
+    light.save(tmp_path / "light.png")
+    paper.convert("RGB").save(tmp_path / "paper.png")
+    wide.save(tmp_path / "wide.png")
+    ink.save(tmp_path / "ink.png")
+    Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "16bit.png")
+    turned.save(tmp_path / "turned.png", exif=camera)
+
+    def predicted(name, *more):
+        code, out, err = run(capsys, "predict", str(trained / "model.safetensors"), str(tmp_path / f"{name}.png"), *more)
+        assert code == 0, err
+        return out, "light and dark were exchanged" in err
+
+    answer, _ = predicted("light")
+    assert answer.startswith("0")
+    assert {name: predicted(name) for name in ("light", "16bit", "turned", "paper", "ink")} == {
+        **dict.fromkeys(("light", "16bit", "turned"), (answer, False)),
+        **dict.fromkeys(("paper", "ink"), (answer, True)),
+    }
+    assert predicted("wide")[1]
+    assert predicted("paper", "--invert", "yes") == (answer, False)
+    assert predicted("light", "--invert", "no") == (answer, False)
+    assert predicted("paper", "--invert", "no")[0] == predicted("light", "--invert", "yes")[0] != answer
 
 
 def test_report_is_rebuilt(trained, capsys):

@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import tyro
 
 from tsslbp import bench, data, kernels, machine, metrics, recipes, report, training
+from tsslbp.cli import picture
 from tsslbp.cli.compare import compare
 from tsslbp.cli.methods import check_, cite, fidelity_, rules_
 from tsslbp.cli.parse import parse, starting_from
@@ -96,16 +95,23 @@ class Predict:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """An image; it is turned grey or RGB and scaled to the network's input."""
-    invert: bool = False
-    """Exchange light and dark, for dark digits on light paper."""
+    """An image file of any size. It is put on white where transparent, turned grey or RGB as the network wants it, widened to
+    the network's shape with the colour of its border, and scaled."""
+    invert: Literal["auto", "yes", "no"] = "auto"
+    """Exchange light and dark. The grey sets are light on dark: auto inverts a grey image whose border is light, such as a dark
+    digit on paper, and says so."""
 
 
 def predict(arguments: list[str]) -> None:
     """what a trained model sees in an image: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
-    output = model.outputs(_image(options.image, model, options.invert))
+    sample, inverted = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
+    output = model.outputs(sample)
+    if inverted and options.invert == "auto":
+        say(
+            "the image has a light ground, the training set a dark one: light and dark were exchanged (--invert no prevents it)"
+        )
     answer = int(metrics.decode(output))
     if answer == metrics.NO_ANSWER:
         console.print("no answer: no output neuron spiked")
@@ -156,26 +162,6 @@ def bench_(arguments: list[str]) -> None:
 def say(text: str) -> None:
     """A line of progress, apart from the answer."""
     print(text, file=sys.stderr, flush=True)
-
-
-def _image(path: Path, model: training.Model, invert: bool) -> torch.Tensor:
-    """An image file as a batch of one stored sample."""
-    from PIL import Image, UnidentifiedImageError
-
-    shape = model.network.architecture.input_shape
-    if model.inputs.sequence or len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise UserError(f"no image at {path}") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {path} as an image ({error})") from None
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)
-    if invert:
-        pixels = 255 - pixels
-    return (pixels * (model.inputs.normalisation.scale / 255)).unsqueeze(0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""A user's image file as a sample of the network's training set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError
+from tsslbp.training import Model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, bool]:
+    """An image file of any size and mode as a batch of one stored sample.
+
+    It is turned as its camera says, put on white where it is transparent, turned grey or RGB, widened to the network's shape
+    with the colour of its border, and scaled. Digits are neither cut out nor centred: that is left to the user.
+
+    Args:
+        path: the file.
+        model: whose network it is for.
+        invert: exchange light and dark; if left out, for a grey network whose training images are dark where this image's
+            border is light, or the other way round.
+
+    Returns:
+        ``[1, C, H, W]`` in the units of the training set, and whether light and dark were exchanged.
+
+    Raises:
+        UserError: a model of other samples than images, a file that cannot be read as an image.
+    """
+    shape = model.network.architecture.input_shape
+    if model.inputs.sequence or len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
+    image = _opened(path, "L" if shape[0] == 1 else "RGB")
+    ground = _ground(image)
+    if invert is None:
+        dark = model.inputs.normalisation.mean[0] < 0.5  # the sets' mean; grey images are mostly ground
+        invert = shape[0] == 1 and (ground[0] < 128) != dark
+    pixels = torch.from_numpy(_fitted(image, ground, shape[1], shape[2])).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)
+    if invert:
+        pixels = 255 - pixels
+    return (pixels * (model.inputs.normalisation.scale / 255)).unsqueeze(0), invert
+
+
+def _opened(path: Path, mode: str) -> "Image":
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert(mode)
+    except FileNotFoundError:
+        raise UserError(f"no image at {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read {path} as an image ({error})") from None
+
+
+def _ground(image: "Image") -> tuple[int, ...]:
+    """The median colour of the border, per channel, 0 to 255."""
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in np.median(border, axis=0))
+
+
+def _fitted(
+    image: "Image", ground: tuple[int, ...], height: int, width: int
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    """The image inside ``height × width`` as large as its proportions allow, on its ground."""
+    from PIL import Image, ImageOps
+
+    color = ground[0] if len(ground) == 1 else ground
+    return np.asarray(ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, color=color), dtype=np.float32).copy()
