@@ -15,6 +15,7 @@ from tsslbp.cli.compare import compare
 from tsslbp.cli.methods import check_, cite, fidelity_, rules_
 from tsslbp.cli.parse import parse, starting_from
 from tsslbp.cli.progress import watcher
+from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import study_
 from tsslbp.config import TrainConfig, flags_from_toml
@@ -233,6 +234,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": report_,
     "compare": compare,
     "study": study_,
+    "reproduce": reproduce,
+    "export": export,
     "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,

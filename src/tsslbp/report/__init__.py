@@ -2,6 +2,8 @@
 
 from tsslbp.report.collect import write
 from tsslbp.report.compare import comparison_rows, heads, write_comparison
+from tsslbp.report.models import export, model_card
+from tsslbp.report.results import results_table, write_results
 from tsslbp.report.run import RunReport, SampleRaster, write_run_report
 from tsslbp.report.sections import section
 from tsslbp.report.study import write_study
@@ -10,10 +12,14 @@ __all__ = [
     "RunReport",
     "SampleRaster",
     "comparison_rows",
+    "export",
     "heads",
+    "model_card",
+    "results_table",
     "section",
     "write",
     "write_comparison",
+    "write_results",
     "write_run_report",
     "write_study",
 ]

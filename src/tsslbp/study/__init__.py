@@ -7,6 +7,7 @@ from tsslbp.study.dynamics import dynamics
 from tsslbp.study.energy import energy
 from tsslbp.study.firing import firing
 from tsslbp.study.latency import latency
+from tsslbp.study.reproduce import reproduce
 from tsslbp.study.robustness import robustness
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "firing",
     "latency",
     "measure",
+    "reproduce",
     "robustness",
 ]

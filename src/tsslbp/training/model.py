@@ -2,7 +2,7 @@
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Model:
     inputs: Inputs
     classes: tuple[str, ...]
     data: str
+    trained: dict[str, Any] = field(default_factory=dict)
+    """Settings and final record of its run, of a model that was exported; else empty."""
 
     def save(self, path: Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
@@ -39,6 +41,7 @@ class Model:
             "inputs": asdict(self.inputs),
             "classes": self.classes,
             "data": self.data,
+            **({"trained": self.trained} if self.trained else {}),
         }
         weights = {name: weight.contiguous() for name, weight in self.network.state_dict().items()}
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
@@ -128,14 +131,14 @@ def load(path: str | Path) -> Model:
         inputs = Inputs(**{**about["inputs"], "normalisation": _normalisation(about["inputs"]["normalisation"])})
         network = Network(Architecture.from_json(about["architecture"]))
         network.load_state_dict(weights)
-        classes, data = tuple(about["classes"]), str(about["data"])
+        classes, data, trained = tuple(about["classes"]), str(about["data"]), dict(about.get("trained", {}))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} was written by another version of tsslbp or its weights do not fit ({reason})") from None
     for name, weight in network.named_parameters():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
-    return Model(network.eval(), inputs, classes, data)
+    return Model(network.eval(), inputs, classes, data, trained)
 
 
 def _normalisation(fields: dict[str, Any]) -> Normalisation:

@@ -1,0 +1,87 @@
+"""Trained models to give away: one file each, and a card, ``README.md``, of all in the folder."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tsslbp import files, training
+from tsslbp.config import read_toml
+from tsslbp.errors import UserError
+from tsslbp.report.results import markdown
+
+PRIVATE = ("name", "runs_dir", "resume", "data_root", "download", "tensorboard")
+"""Settings of the machine a run was on, which no file that is given away holds."""
+USE = """\
+    tsslbp evaluate NAME.safetensors --data-root DIR
+    tsslbp predict NAME.safetensors IMAGE
+
+In Python `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes. A file
+holds the weights in float32 and, as metadata, all that is needed to use them, the settings and the result; loading it runs no
+code. MIT licence.
+
+`predict` takes an image of any size: it is put on white where it is transparent, turned grey or RGB, widened to the network's
+shape with the colour of its border, and scaled. The grey sets are light on dark: of an image whose border is light, such as a
+dark digit on paper, light and dark are exchanged (`--invert no` prevents it). Cut a photographed digit out, with a margin as in
+the set.
+
+Test accuracy is that of the epoch chosen on validation images, which were not trained on. What the networks make of images
+unlike those of their sets is untested; they have a class for everything, and none for "none of these"."""
+
+
+def export(run: Path, path: Path) -> Path:
+    """Copy the model of a run that has ended, with its settings and result, and write the card of the folder it goes to.
+
+    Args:
+        run: the run's folder.
+        path: the file, ``.safetensors``; one that is there is replaced.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UserError: no run, one that has not ended, a file of another kind, one that cannot be written, a damaged one beside it.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} must end in .safetensors")
+    _, final = training.read_metrics(run)
+    if final is None:
+        raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
+    settings = {key: value for key, value in read_toml(run / "config.toml").items() if key not in PRIVATE}
+    model = replace(training.load(run), trained={"settings": settings, "final": final})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from None
+    model.save(path)
+    card = path.parent / "README.md"
+    files.write_text(card, model_card(path.parent))
+    return card
+
+
+def model_card(folder: Path) -> str:
+    """The card of a folder's models, Markdown. Raises UserError if one is damaged."""
+    head = ("model", "data", "network", "T", "rule", "weights", "epochs", "seed", "validation, %", "test, %")
+    models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items() if model.trained]
+    settings = [
+        f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items())}."
+        for name, model in models.items()
+        if model.trained
+    ]
+    return "\n\n".join(["# Models", markdown(head, rows).rstrip(), USE, "## Settings", *settings]) + "\n"
+
+
+def _row(model: training.Model) -> list[str]:
+    settings: dict[str, Any] = model.trained["settings"]
+    final: dict[str, Any] = model.trained["final"]
+    return [
+        model.data,
+        f"`{model.network.architecture.notation}`",
+        str(model.network.time_steps),
+        f"`{settings['rule']}`",
+        f"{sum(weight.numel() for weight in model.network.parameters()):,}",
+        str(final["epochs"]),
+        str(settings["seed"]),
+        f"{final['validation_accuracy']:.2f}",
+        f"{final['test_accuracy']:.2f}",
+    ]

@@ -1,0 +1,129 @@
+"""The folder ``results/``: runs of a recipe with several seeds, as logs, and the table of them all.
+
+A folder holds ``seedN.jsonl``, the metrics of a run each, and ``README.md``, whose first indented line is the command they came
+from: the recipe, then what differs from it. From these two the table follows.
+"""
+
+import json
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tsslbp import files, machine, recipes
+from tsslbp.errors import UserError
+
+HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
+APART = ("--data-root", "--seed", "--seeds", "--epochs")
+"""Options whose values are in other columns, or matter to nobody else."""
+FLOAT32 = ("--precision", "float32")
+
+
+def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
+    """Write the logs and the page of runs that have ended, with seeds 0, 1, ...; returns the path of the page.
+
+    Args:
+        folder: as ``results/NAME``.
+        command: what made the runs, ``tsslbp reproduce RECIPE ...``.
+        runs: their folders.
+
+    Raises:
+        UserError: a file is damaged or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
+    for stale in folder.glob("seed*.jsonl"):
+        stale.unlink()
+    for seed, run in enumerate(runs):
+        files.write_text(folder / f"seed{seed}.jsonl", (run / "metrics.jsonl").read_text(encoding="utf-8"))
+    finals = read_finals(folder)
+    columns = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "best_epoch", "epochs", "seconds")
+    head = ("seed", "test accuracy, %", "best test epoch, %", "validation, %", "epoch chosen", "epochs", "seconds")
+    decimals = (2, 2, 2, 0, 0, 0)
+    rows = [
+        [str(seed), *(f"{final[key]:.{places}f}" for key, places in zip(columns, decimals, strict=True))]
+        for seed, final in enumerate(finals)
+    ]
+    mean = [mean_sd([final[key] for final in finals], places) for key, places in zip(columns, decimals, strict=True)]
+    about = machine.describe()
+    page = [
+        f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
+        f"    {command}",
+        markdown(head, [*rows, ["mean ± sd", *mean]]).rstrip(),
+        "Test accuracy is that of the epoch chosen on validation. `seedN.jsonl` is the run's `metrics.jsonl`. "
+        f"Machine: {about['processor']}, {about['threads']}, {about['vector instructions']}, load {about['load']} at the end; "
+        f"tsslbp {about['tsslbp']}, torch {about['torch']}.",
+    ]
+    files.write_text(folder / "README.md", "\n\n".join(page) + "\n")
+    return folder / "README.md"
+
+
+def results_table(results: Path) -> str:
+    """The Markdown table of all folders of runs, for the README; spike trains, scored by F1, are left out.
+
+    Raises:
+        UserError: a folder with logs but no page or command, or damaged ones.
+    """
+    order, rows = list(recipes.RECIPES), []  # a row of better settings comes after the published one
+    for folder in sorted({log.parent for log in results.glob("*/seed*.jsonl")}):
+        finals = read_finals(folder)
+        if any("f1" in final for final in finals):
+            continue
+        recipe, options = _command(folder)
+        config = recipes.get(recipe)
+        told = [word for option in options if option[0] not in APART and option != FLOAT32 for word in option]
+        epochs = statistics.fmean(final["epochs"] for final in finals)
+        seconds = statistics.fmean(final["seconds"] for final in finals)
+        row = [
+            " ".join([f"[`{recipe}`](results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
+            f"`{dict(options).get('--rule', config.rule)}`",
+            f"{epochs:.0f}",
+            str(len(finals)),
+            *(mean_sd([final[key] for final in finals], 2) for key in ("test_accuracy", "best_test_accuracy")),
+            f"{seconds:,.0f}",
+            recipes.RECIPES[recipe].published,
+        ]
+        rows.append(((order.index(recipe.removesuffix("-best")), recipe, folder.name), row))
+    return markdown(HEAD, [row for _, row in sorted(rows)])
+
+
+def read_finals(folder: Path) -> list[dict[str, Any]]:
+    """The final records of a folder's runs, by seed. Raises UserError if one is damaged or has not ended."""
+    logs = sorted(folder.glob("seed*.jsonl"), key=lambda path: int(path.stem.removeprefix("seed")))
+    finals = []
+    for log in logs:
+        try:
+            final = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+            ended = final["event"] == "final"
+        except (ValueError, IndexError, KeyError, TypeError):
+            ended = False
+        if not ended:
+            raise UserError(f"{log} does not end with a final record; it is damaged, or of a run that has not ended")
+        finals.append(final)
+    return finals
+
+
+def mean_sd(values: Sequence[float], decimals: int) -> str:
+    """``mean ± standard deviation``; of one value the value."""
+    mean = f"{statistics.fmean(values):.{decimals}f}"
+    return f"{mean} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else mean
+
+
+def _command(folder: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The recipe and the options with their values, from the page's command ``tsslbp train RECIPE --option value ...``."""
+    path = folder / "README.md"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    command = next((line for line in lines if line.startswith("    tsslbp ")), None)
+    if command is None:
+        raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...")
+    _, _, recipe, *rest = shlex.split(command.split("     (")[0])
+    return recipe, list(zip(rest[::2], rest[1::2], strict=True))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
