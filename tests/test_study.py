@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -16,12 +17,14 @@ from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
 from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
+from tsslbp.rivals.fidelity import fidelity as against_exact
 from tsslbp.study import runs
 from tsslbp.study.runs import Run
 from tsslbp.training.inputs import Inputs
 
-firing, robustness, energy, dynamics, ablation = (
-    importlib.import_module(f"tsslbp.study.{name}") for name in ("firing", "robustness", "energy", "dynamics", "ablation")
+firing, robustness, energy, dynamics, ablation, fidelity = (
+    importlib.import_module(f"tsslbp.study.{name}")
+    for name in ("firing", "robustness", "energy", "dynamics", "ablation", "fidelity")
 )
 
 
@@ -368,6 +371,79 @@ def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
     assert "reset=False diverged" in Page(report.write_study(tmp_path, found | {"command": ""})).text
 
 
+# Fidelity.
+
+
+def test_fidelity_compares_the_networks_that_fire_alike():
+    steps = (1 / 2, 1 / 8)
+    found = study.fidelity(("tssl", "eventprop", "tssl"), seeds=4, steps=steps)
+    assert list(found["rules"]) == ["tssl", "eventprop"]
+    made = [against_exact("eventprop", seed=seed, layers=(12, 8, 6), steps=steps) for seed in range(4)]
+    for at in (0, 1):
+        alike = [rows[2 * at : 2 * at + 2] for rows in made if rows[2 * at]["matched"] and rows[2 * at + 1]["matched"]]
+        assert found["alike"]["12-8-6"][at] == len(alike)
+        for layer in (0, 1):
+            for key in ("cosine", "norm"):
+                one = found["rules"]["eventprop"]["exact"]["12-8-6"][layer][key][at]
+                if not alike:
+                    assert one is None
+                    continue
+                values = [rows[layer][key] for rows in alike]
+                assert one["median"] == pytest.approx(statistics.median(values))
+                assert min(values) <= one["low"] <= one["median"] <= one["high"] <= max(values)
+    assert 0 < sum(found["alike"]["12-8-6"]) < 8
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_layers_of_the_deep_networks_fire_alike_and_their_norms_are_those_of_a_network():
+    chain = fidelity.Chain(3)
+    net = build("64-64-64", input_shape=(64,), time_steps=20, tau_m=5.0, tau_s=3.0, rule="slayer").double()
+    with torch.no_grad():
+        for weight, value in zip(net.parameters(), chain.weights, strict=False):
+            weight.copy_(value)
+    x = spikes_from_psc(chain.input, 3.0)
+    for psc in net.activity(x).values():
+        assert spikes_from_psc(psc, 3.0).mean().item() == pytest.approx(0.1, abs=0.002)
+    (0.5 * (net(x) - chain.target).square().sum()).backward()
+    *_, output = norms = [weight.grad.norm().item() for weight in net.parameters()]
+    assert chain.norms("slayer", 2) == pytest.approx([norm / output for norm in norms])
+    assert chain.norms("slayer", 2)[-1] == 1
+
+
+def test_some_gradients_vanish_and_others_explode_with_depth():
+    chain = fidelity.Chain(0)
+    first = {rule: [chain.norms(rule, hidden)[0] for hidden in (1, 5, 10)] for rule in ("surrogate", "slayer", "tssl+")}
+    assert first["surrogate"] == sorted(first["surrogate"], reverse=True)
+    assert first["surrogate"][-1] < 1e-3
+    assert first["slayer"] == sorted(first["slayer"])
+    assert first["slayer"][-1] > 1e2
+    assert 0.1 < first["tssl+"][-1] < 10
+
+
+def test_what_is_not_finite_or_not_there_is_told():
+    assert fidelity.spread([]) is fidelity.spread([1.0, math.nan]) is None
+    assert fidelity.spread([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
+    assert fidelity.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3, "low": 2, "high": 4}
+    found = study.fidelity(("tssl(inter=False, fallback=never)",), seeds=1, steps=(1,))  # a gradient of nothing
+    (rule,) = found["rules"].values()
+    assert rule["depth"][-1] == [None] * 11
+    section = report.section(found | {"command": ""})
+    assert section.answer == "No network fired alike, and no gradient was finite."
+    assert section.rows[0][-1] == "–"
+
+
+def test_fidelity_by_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", "fidelity", "tssl", "tssl(clip=1)", "--seeds", "1"]) == 0
+    result = json.loads((tmp_path / "studies/fidelity/fidelity.json").read_text())
+    section, page = report.section(result), Page(tmp_path / "studies/fidelity/report.html")
+    assert section.answer in page.text
+    assert section.answer in capsys.readouterr().out
+    assert len(page.all("svg")) == len(section.drawings) == 6
+    assert len({len(row) for row in [section.heads, *section.rows]}) == 1
+    assert "tssl(clip=1)" in page.text
+
+
 # Commands and page.
 
 
@@ -451,6 +527,8 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
         ("dynamics quickstart --seeds 0", "--seeds is 0"),
         ("dynamics quickstart --steps 0", "time_steps is 0"),
         ("dynamics quickstart --runs-dir x", "--runs-dir is for tsslbp train"),
+        ("fidelity tsl", "did you mean 'tssl'"),
+        ("fidelity --seeds 0", "at least one seed"),
         ("ablation quickstart --seeds 1", "need at least 2"),
         ("ablation quickstart --vary clipp", "did you mean 'clip'"),
         ("ablation quickstart --vary target --loss count", "nothing to vary in target"),
@@ -488,7 +566,7 @@ def test_a_damaged_study_is_named(run, tmp_path):
 def test_list_of_studies(capsys):
     assert cli.main(["study"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("firing", "latency", "robustness", "energy", "dynamics", "ablation"))
+    assert all(name in out for name in ("firing", "latency", "robustness", "energy", "dynamics", "ablation", "fidelity"))
 
 
 def test_spikes_of_the_hand_made_network_are_as_said():

@@ -1,11 +1,11 @@
-"""``tsslbp study``: experiments on a trained run, or on a recipe, that end in a page with figures."""
+"""``tsslbp study``: experiments on a trained run, on a recipe or on rules, that end in a page with figures."""
 
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ from tsslbp.errors import UserError, unknown
 from tsslbp.study import runs
 from tsslbp.study.ablation import GROUPS
 from tsslbp.study.dynamics import STEPS
+from tsslbp.study.fidelity import RULES
 
 Result = dict[str, Any]
 
@@ -66,11 +67,28 @@ class Ablation(TrainConfig):
     """Folder for ablation.json, report.html and the runs; studies/RECIPE when left out."""
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """Compare rules with the exact gradient of spike times, and their gradients through many layers; drawn in OUT/report.html.
+
+    Random networks; nothing is trained. tsslbp fidelity prints the first half as a table.
+    """
+
+    rule: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RULE")] = RULES
+    """Rules, with options in brackets."""
+    seeds: int = 10
+    """How many random networks of each kind."""
+    smoothing: Literal[1, 2] = 1
+    """1: the loss is on the post-synaptic current, whose error jumps at the output's spikes. 2: on that smoothed once more."""
+    out: Path = Path("studies/fidelity")
+    """Folder for fidelity.json and report.html."""
+
+
 def study_(arguments: list[str]) -> None:
-    """study a run or a recipe, with figures: tsslbp study NAME RUN_OR_RECIPE"""
+    """study a run, a recipe or rules, with figures: tsslbp study NAME RUN_OR_RECIPE_OR_RULES"""
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10}  {about}" for name, (about, _) in STUDIES.items()]
-        head, tail = "usage: tsslbp study NAME RUN_OR_RECIPE ...", "tsslbp study NAME --help tells a study's options."
+        head, tail = "usage: tsslbp study NAME RUN_OR_RECIPE_OR_RULES ...", "tsslbp study NAME --help tells a study's options."
         print("\n".join([head, "", *lines, "", tail]))
         return
     name, *rest = arguments
@@ -114,6 +132,11 @@ def _ablation(name: str, arguments: list[str]) -> tuple[Path, Result]:
     return out, _goes_on(lambda: study.ablation(config, seeds=options.seeds, groups=options.vary, watch=watch))
 
 
+def _fidelity(name: str, arguments: list[str]) -> tuple[Path, Result]:
+    options = parse(Fidelity, f"study {name}", arguments)
+    return options.out, study.fidelity(options.rule, seeds=options.seeds, smoothing=options.smoothing)
+
+
 def _training(settings: type[Any], name: str, arguments: list[str]) -> tuple[Any, Path, TrainConfig]:
     """A study's own options, its folder, and the settings of its runs, which lie in that folder."""
     given = {argument.split("=")[0] for argument in arguments}
@@ -145,5 +168,6 @@ STUDIES: dict[str, tuple[str, Callable[[str, list[str]], tuple[Path, Result]]]] 
     "energy": ("RUN: operations and energy by layer, against a ReLU network", _energy),
     "dynamics": ("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", _dynamics),
     "ablation": ("RECIPE: one part of rule or loss changed at a time", _ablation),
+    "fidelity": ("RULES: against the exact gradient; norms through 1 to 10 hidden layers", _fidelity),
 }
 """What each study is of and about, and how its command goes."""

@@ -33,8 +33,12 @@ def lines(
     level: tuple[str, float] | None = None,
     falling: bool = False,
     whole: bool = False,
+    log: str = "",
 ) -> tuple[Figure, str]:
-    """One line a name, and ``level``, a horizontal one; ``falling`` turns the x axis round, ``whole`` ticks whole numbers."""
+    """One line a name, and ``level``, a horizontal one; ``falling`` turns the x axis round, ``whole`` ticks whole numbers.
+
+    ``log`` names the axes that are logarithmic: ``"x"``, ``"y"``, ``"xy"``.
+    """
     figure = Figure(figsize=(figures.WIDTH / 72, HEIGHT / 72), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y")
@@ -47,7 +51,14 @@ def lines(
             axes.fill_between(line.x, line.y - sd, line.y + sd, color=look["color"], alpha=0.15, linewidth=0)
     if level:
         axes.axhline(level[1], color=figures.MUTED, linewidth=1, linestyle=(0, (1, 2)), label=level[0], zorder=1)
-    axes.set_ylim(bottom=0, top=max(1e-9, 1.03 * axes.get_ylim()[1]))
+    if "y" in log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    elif min((value for line in named.values() for value in line.y), default=0) >= 0:
+        axes.set_ylim(bottom=0, top=max(1e-9, 1.03 * axes.get_ylim()[1]))
+    if "x" in log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if falling:
         axes.invert_xaxis()
     entries = len(named) + bool(level)

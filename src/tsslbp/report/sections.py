@@ -1,28 +1,14 @@
 """What the page of studies says of each: its question, its answer and what shows it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
 from tsslbp.report import charts
 from tsslbp.report.charts import Line
-
-Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page says of one study."""
-
-    question: str
-    answer: str
-    drawings: list[tuple[Markup, str]]
-    """Figures with their captions."""
-    heads: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
+from tsslbp.report.fidelity import fidelity
+from tsslbp.report.page import Result, Section
 
 
 def section(result: Result) -> Section:
@@ -334,5 +320,6 @@ SECTIONS: dict[str, Callable[[Result], Section]] = {
     "energy": _energy,
     "dynamics": _dynamics,
     "ablation": _ablation,
+    "fidelity": fidelity,
 }
 """Every study's section, in the page's order."""

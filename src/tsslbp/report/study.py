@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tsslbp import files
 from tsslbp.errors import UserError
+from tsslbp.report.page import Result
 from tsslbp.report.run import template
-from tsslbp.report.sections import SECTIONS, Result, section
+from tsslbp.report.sections import SECTIONS, section
 
 
 def write_study(folder: Path, result: Result) -> Path:

@@ -5,6 +5,7 @@ from tsslbp.study.activity import Activity, measure
 from tsslbp.study.compare import compare, contestants
 from tsslbp.study.dynamics import dynamics
 from tsslbp.study.energy import energy
+from tsslbp.study.fidelity import fidelity
 from tsslbp.study.firing import firing
 from tsslbp.study.latency import latency
 from tsslbp.study.reproduce import reproduce
@@ -17,6 +18,7 @@ __all__ = [
     "contestants",
     "dynamics",
     "energy",
+    "fidelity",
     "firing",
     "latency",
     "measure",
