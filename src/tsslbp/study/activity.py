@@ -1,9 +1,10 @@
 """How busy a network is, and what that costs on hardware that works only where there is something to do.
 
 A spike is added up once at every neuron that its layer's map connects it to: one accumulation (AC) per spike and connection.
-Pooling adds no operations, its sum being part of the connections. A real number costs a multiplication and an addition (MAC)
-per connection instead: the first layer on a constant current, once per sample because that current does not change, on a
-sequence of real numbers at every step; and every layer of a ReLU network. An input sequence of whole numbers counts as spikes.
+Pooling adds no operations, its sum being part of the connections, and the zeros of a convolution's padding have none. A real
+number costs a multiplication and an addition (MAC) per connection instead: the first layer on a constant current, once per
+sample because that current does not change, on a sequence of real numbers at every step; and every layer of a ReLU network. An
+input sequence of whole numbers counts as spikes.
 The neurons' own arithmetic, a few operations per neuron and step, is left out, and so is the cost of moving data.
 
 Source of the energies: M. Horowitz, "Computing's energy problem", ISSCC 2014: 45 nm, 32-bit floating point, 3.7 pJ for a
