@@ -127,18 +127,25 @@ def crossings() -> dict[str, float]:
         membrane = membrane_potential(current, neuron)
         train = spikes(membrane, neuron)
         kept = torch.cat([torch.zeros_like(membrane[:1]), (membrane * (1 - train))[:-1]])
+        slowness = 1 / (membrane - kept)[train > 0]
         return {
-            "median of 1/Δu at a spike": (1 / (membrane - kept)[train > 0]).median().item(),
+            "median of 1/Δu at a spike": slowness.median().item(),
+            "share of spikes with 1/Δu above 1": (slowness > 1).float().mean().item(),
             "share of steps without a spike and not quiet": ((output >= 1 / (4 * TAU_S)) & (train == 0)).float().mean().item(),
         }
 
 
-def tables(result: dict[str, Any]) -> str:
+def parts_table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = ["| part of the gradient | norm | cosine with `always` | fall of the loss |", "|---|---|---|---|"]
     for name, part in result["parts"].items():
         lines.append(f"| {name} | {part['norm']:.2f} | {part['cosine']:.2f} | {100 * part['fall']:.1f} % |")
-    lines += ["", "| change to the published rule | F1 | learning rate |", "|---|---|---|"]
+    return "\n".join(lines)
+
+
+def changes_table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| change to the published rule | F1 | learning rate |", "|---|---|---|"]
     for name, change in result["changes"].items():
         lines.append(f"| {name} | {change['f1']:.3f} | {change['rate']:g} |")
     return "\n".join(lines)
@@ -154,8 +161,7 @@ def main() -> None:
         "changes": {name: best(rules) for name, rules in CHANGES.items()},
     }
     files.write_text(Path("results/spike-trains/causes.json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(result["crossings"])
-    print(tables(result))
+    print(result["crossings"], parts_table(result), changes_table(result), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def capacity(task: Task, name: str, rate: float, seeds: list[int]) -> dict[str, 
         f1[patterns] = train(task, name, rate, seeds, patterns)["f1"]
         if statistics.fmean(f1[patterns]) < HOPELESS:
             break
-    learned = itertools.takewhile(lambda patterns: statistics.fmean(f1[patterns]) >= LEARNED, f1)
+    learned = [patterns for patterns, scores in f1.items() if statistics.fmean(scores) >= LEARNED]
     return {"f1": f1, "capacity": max(learned, default=0)}
 
 
@@ -197,15 +197,15 @@ def capacity_table(result: dict[str, Any]) -> str:
 
 def draw_capacity(result: dict[str, Any], path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "capacity", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.5, 5.0), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot(xlabel="patterns", ylabel="F1 (±1 step), mean of seeds", xscale="log", ylim=(0, 1.03))
+        axes = figure.add_subplot(xlabel="patterns", ylabel="F1 (±1 step), mean of seeds", xscale="log", ylim=(0.6, 1.01))
         for (name, rule), marker in zip(result["rules"].items(), itertools.cycle("os^vDP*X<>h")):
             axes.plot([*map(int, rule["f1"])], [*map(statistics.fmean, rule["f1"].values())], marker=marker, ms=4, label=name)
         axes.axhline(LEARNED, color="grey", linestyle=":", linewidth=1)
         axes.set_xticks(PATTERNS, map(str, PATTERNS), minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
         figure.savefig(path, metadata={"Date": None})
 
 
