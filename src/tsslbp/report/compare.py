@@ -42,7 +42,7 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
                 _number(rule["peak_mib"], 0),
                 _number(mean["spikes"], 2),
                 _number(100 * mean["silent"], 1),
-                *(_significant(value) for value in (mean["macs"] / 1000, mean["acs"] / 1000, mean["energy_nj"])),
+                *(significant(value) for value in (mean["macs"] / 1000, mean["acs"] / 1000, mean["energy_nj"])),
             ]
         )
     return rows
@@ -129,7 +129,8 @@ def _with_sd(rule: dict[str, Any], key: str) -> str:
     return f"{rule['mean'][key]:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
 
 
-def _significant(value: float) -> str:
+def significant(value: float) -> str:
+    """At least three digits; the large ones without an exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -181,7 +181,7 @@ def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": _number, "duration": _duration, "words": _words, **filters}
+    environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
     return environment.get_template(name)
 
 
@@ -221,6 +221,11 @@ def _number(value: Any, digits: int = 6) -> str:
 def _words(key: str) -> str:
     """The name of a field as a reader's words."""
     return key.replace("train_", "training ").replace("_", " ")
+
+
+def _command(text: str) -> Markup:
+    """A command that breaks between its words and, where a line has room for one, not at the hyphens of an option."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in text.split(" "))
 
 
 def _duration(seconds: float) -> str:

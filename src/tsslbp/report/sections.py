@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from tsslbp.report import charts
 from tsslbp.report.charts import Line
+from tsslbp.report.compare import significant
 from tsslbp.report.fidelity import fidelity
 from tsslbp.report.page import Result, Section
 
@@ -187,7 +188,7 @@ def _energy(result: Result) -> Section:
     accuracies = ", ".join(f"{label}: {rule['accuracy']:.2f}" for label, rule in rules.items())
     return Section(
         "What does a sample cost?",
-        f"{cost:.3g} nJ{who}{against}.",
+        f"{significant(cost)} nJ{who}{against}.",
         [
             (
                 charts.stacked("energy-layers", list(nj), parts, "energy of a sample, nJ"),
@@ -196,7 +197,7 @@ def _energy(result: Result) -> Section:
         ],
         ["network", "layer", "MAC", "AC", "energy, nJ"],
         [
-            [label, name, *(f"{layer[key]:,.0f}" for key in ("macs", "acs")), f"{layer['nj']:.3g}"]
+            [label, name, *(f"{layer[key]:,.0f}" for key in ("macs", "acs")), significant(layer["nj"])]
             for label, found in everyone.items()
             for name, layer in found.items()
         ],
