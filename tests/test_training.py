@@ -128,6 +128,15 @@ def test_constant_schedule_can_be_continued_for_more_epochs(quick):
         training.train(replace(short, learning_rate=1.0, resume=True))
 
 
+def test_a_whole_number_in_the_settings_is_the_same_as_a_fraction(quick):
+    """The recipes say tau_m=5, which the command line reads back as 5.0."""
+    folder, _ = training.train(quick(name="whole", epochs=1, tau_m=5))
+    assert "tau_m = 5\n" in (folder / "config.toml").read_text()
+    training.train(quick(name="whole", epochs=1, tau_m=5.0, resume=True))
+    with pytest.raises(UserError, match="another tau_m"):
+        training.train(quick(name="whole", epochs=1, tau_m=6.0, resume=True))
+
+
 def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
     config = quick(name="old", epochs=1)
     folder, _ = training.train(config)

@@ -51,10 +51,12 @@ def restore(path: Path, network: Network, optimizer: torch.optim.Optimizer) -> S
     try:
         content = torch.load(path, weights_only=True)
         architecture, state = content["architecture"], State(**content["state"])
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        trained = Architecture.from_json(architecture)
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); start again under another --name") from None
-    if Architecture.from_json(architecture).to_json() != network.architecture.to_json():  # its text may lack later fields
+    # Not their texts: one may lack a field that came later, or say 5 for 5.0.
+    if trained != Architecture.from_json(network.architecture.to_json()):
         raise UserError(f"checkpoint {path} is of another architecture, {architecture}; resume with the run's own settings")
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])

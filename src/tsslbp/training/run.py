@@ -7,6 +7,7 @@ runs/NAME/checkpoint.pt        everything needed to go on
 """
 
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,13 +167,11 @@ def _resumed_folder(config: TrainConfig, folder: Path) -> Path:
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
     now = replace(config, name=folder.name).to_toml()
     free = {*FREE_TO_CHANGE, *(["epochs"] if config.schedule == "constant" else [])}
-    before = path.read_text(encoding="utf-8").splitlines()
     # A setting that came after the run began was at its default then.
-    known = {line.split(" = ")[0] for line in before}
-    before += [line for line in TrainConfig().to_toml().splitlines() if line.split(" = ")[0] not in known]
-    for line in sorted(set(before) ^ set(now.splitlines())):
-        setting = line.split(" = ")[0]
-        if setting not in free:
+    before = tomllib.loads(TrainConfig().to_toml()) | read_toml(path)
+    wanted = tomllib.loads(now)
+    for setting in sorted(before.keys() | wanted.keys()):
+        if before.get(setting) != wanted.get(setting) and setting not in free:
             raise UserError(f"{folder} was started with another {setting}; resume it with: --config {path} --resume")
     files.write_text(path, now)
     return folder
