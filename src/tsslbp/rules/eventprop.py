@@ -65,7 +65,7 @@ class EventProp(Rule):
         for t in reversed(range(len(u))):
             error = e[t] / neuron.tau_s + neuron.synapse_decay * error_next  # (1)
             moved = 0.5 * (e_before[t] + e[t] - error - error_next) / neuron.tau_s  # (2)
-            after = p[t] * current[t] * carried if neuron.reset else carried
-            delta[t] = torch.where(s[t] > 0, p[t] * moved + after, carried)  # (5)
+            fired = p[t] * (moved + current[t] * carried) if neuron.reset else p[t] * moved + carried
+            delta[t] = torch.where(s[t] > 0, fired, carried)  # (5)
             error_next, carried = error, neuron.membrane_decay * delta[t]  # (4)
         return delta
