@@ -473,6 +473,35 @@ def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkey
     assert f"with {accuracy:.2f} % right" in page.text
 
 
+def test_several_runs_are_told_by_their_mean(tiny, capsys):
+    folders = [training.train(replace(tiny, name=f"tssl-seed{seed}", seed=seed))[0] for seed in (1, 2)]
+    out = tiny.runs_dir / "out"
+    for name in ("firing", "latency"):
+        assert cli.main(["study", name, *map(str, folders), "--out", str(out)]) == 0
+    alone = [study.firing(runs.load(folder)) for folder in folders]
+    found = json.loads((out / "firing.json").read_text())
+    rates = [one["all"]["rate"] for one in alone]
+    assert rates[0] != rates[1]
+    assert found["all"]["rate"] == pytest.approx(statistics.fmean(rates))
+    assert [one["all"]["rate"] for one in found["each"]] == rates
+    assert found["layers"]["linear1"]["neurons"] == 20  # a whole number
+    assert found["all"]["first"][0] == pytest.approx(statistics.fmean(one["all"]["first"][0] for one in alone))
+    assert (found["subject"], found["runs"]) == ("out", 2)
+    assert "seed" not in found["settings"]
+    page = Page(out / "report.html")
+    assert page.text.count("out, the mean of 2 runs with different seeds") == 2
+    assert report.section(found).answer in page.text
+    # The folder that holds both does as well.
+    assert cli.main(["study", "firing", str(tiny.runs_dir), "--out", str(tiny.runs_dir / "again")]) == 0
+    assert json.loads((tiny.runs_dir / "again/firing.json").read_text())["all"] == found["all"]
+
+    other, _ = training.train(replace(tiny, name="surrogate-seed1", rule="surrogate"))
+    capsys.readouterr()
+    assert cli.main(["study", "robustness", str(folders[0]), str(other)]) == 2
+    assert "surrogate-seed1 and tssl-seed1 differ in rule; name runs that differ in their seed only" in capsys.readouterr().err
+    assert cli.main(["study", "firing"]) == 2
+
+
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "200"]
 
 

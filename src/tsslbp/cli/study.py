@@ -24,11 +24,14 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class OfRun:
-    """A study of a trained run, drawn in OUT/report.html with the other studies that are there."""
+class OfRuns:
+    """A study of trained runs, drawn in OUT/report.html with the other studies that are there.
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder; energy takes that of a comparison too."""
+    Several runs may differ in their seed only, and what is told is their mean; energy compares runs of any rules.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The runs' folders, or that of a comparison, which holds many."""
     out: Path | None = None
     """Folder for STUDY.json and report.html; studies/RUN when left out."""
     data_root: Path | None = None
@@ -36,8 +39,11 @@ class OfRun:
 
 
 @dataclass(frozen=True)
-class OfRunDrawn(OfRun):
-    """A study of a trained run that draws at random, drawn in OUT/report.html with the other studies that are there."""
+class OfRunsDrawn(OfRuns):
+    """A study of trained runs that draws at random, drawn in OUT/report.html with the other studies that are there.
+
+    Several runs may differ in their seed only, and what is told is their mean.
+    """
 
     seeds: int = 5
     """How often every random disturbance is drawn."""
@@ -101,25 +107,32 @@ def study_(arguments: list[str]) -> None:
     console.print(f"report: {path}")
 
 
-def _of_run(measure: Callable[[runs.Run], Result]) -> Callable[[str, list[str]], tuple[Path, Result]]:
-    def study_run(name: str, arguments: list[str]) -> tuple[Path, Result]:
-        options = parse(OfRun, f"study {name}", arguments)
-        run = runs.load(options.run, options.data_root)
-        return options.out or Path("studies") / run.name, measure(run)
+def _of_runs(measure: Callable[[runs.Run], Result]) -> Callable[[str, list[str]], tuple[Path, Result]]:
+    def study_runs(name: str, arguments: list[str]) -> tuple[Path, Result]:
+        options = parse(OfRuns, f"study {name}", arguments)
+        out, trained = _loaded(options)
+        return out, runs.over_seeds(trained, out.name, measure)
 
-    return study_run
+    return study_runs
 
 
 def _robustness(name: str, arguments: list[str]) -> tuple[Path, Result]:
-    options = parse(OfRunDrawn, f"study {name}", arguments)
-    run = runs.load(options.run, options.data_root)
-    return options.out or Path("studies") / run.name, study.robustness(run, draws=options.seeds)
+    options = parse(OfRunsDrawn, f"study {name}", arguments)
+    out, trained = _loaded(options)
+    return out, runs.over_seeds(trained, out.name, lambda run: study.robustness(run, draws=options.seeds))
+
+
+def _loaded(options: OfRuns) -> tuple[Path, list[runs.Run]]:
+    if not options.runs:
+        raise UserError("no run is named; give its folder, such as runs/quickstart")
+    trained = [run for folder in options.runs for run in runs.load_all(folder, options.data_root)]
+    return options.out or Path("studies") / options.runs[0].resolve().name, trained
 
 
 def _energy(name: str, arguments: list[str]) -> tuple[Path, Result]:
-    options = parse(OfRun, f"study {name}", arguments)
-    trained, subject = runs.load_all(options.run, options.data_root), options.run.resolve().name
-    return options.out or Path("studies") / subject, study.energy(trained, subject)
+    options = parse(OfRuns, f"study {name}", arguments)
+    out, trained = _loaded(options)
+    return out, study.energy(trained, options.runs[0].resolve().name)
 
 
 def _dynamics(name: str, arguments: list[str]) -> tuple[Path, Result]:
@@ -162,10 +175,10 @@ def _goes_on(run: Callable[[], Result]) -> Result:
 
 
 STUDIES: dict[str, tuple[str, Callable[[str, list[str]], tuple[Path, Result]]]] = {
-    "firing": ("RUN: silent, once or more often; first spikes; fallback gradients", _of_run(study.firing)),
-    "latency": ("RUN: accuracy after each step, early exit, spikes spent", _of_run(study.latency)),
-    "robustness": ("RUN: noise, quantised weights, lost and shifted spikes", _robustness),
-    "energy": ("RUN: operations and energy by layer, against a ReLU network", _energy),
+    "firing": ("RUNS: silent, once or more often; first spikes; fallback gradients", _of_runs(study.firing)),
+    "latency": ("RUNS: accuracy after each step, early exit, spikes spent", _of_runs(study.latency)),
+    "robustness": ("RUNS: noise, quantised weights, lost and shifted spikes", _robustness),
+    "energy": ("RUNS: operations and energy by layer, against a ReLU network", _energy),
     "dynamics": ("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", _dynamics),
     "ablation": ("RECIPE: one part of rule or loss changed at a time", _ablation),
     "fidelity": ("RULES: against the exact gradient; norms through 1 to 10 hidden layers", _fidelity),

@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,6 +66,42 @@ def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
     if not found:
         raise UserError(f"no run at {folder}; give a run's folder, or that of a comparison, such as runs/compare-quickstart")
     return [load(path, data_root) for path in found]
+
+
+def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
+    """A study of runs that differ in their seed.
+
+    Returns:
+        What ``measure`` returns for one. Of several the mean of its numbers, with ``subject`` for a name, ``runs``, how many,
+        and under ``each`` what the mean is of.
+
+    Raises:
+        UserError: the runs differ in more than their seed.
+    """
+    first = trained[0]
+    for run in trained[1:]:
+        for key in sorted({*first.settings, *run.settings} - {"seed", *PLACES}):
+            if first.settings.get(key) != run.settings.get(key):
+                raise UserError(f"{run.name} and {first.name} differ in {key}; name runs that differ in their seed only")
+    results = [measure(run) for run in trained]
+    if len(results) == 1:
+        return results[0]
+    shared = ("study", "date", "machine", "settings")
+    each = [{key: value for key, value in result.items() if key not in shared} for result in results]
+    settings = {key: value for key, value in results[0]["settings"].items() if key != "seed"}
+    return {**results[0], **_mean(each), "subject": subject, "settings": settings, "runs": len(results), "each": each}
+
+
+def _mean(values: list[Any]) -> Any:
+    """Of numbers the mean, of dictionaries and lists entry by entry; of what is the same, or is no number, the first."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _mean([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        return [_mean(list(entries)) for entries in zip(*values, strict=True)]
+    if isinstance(first, (int, float)) and any(value != first for value in values):
+        return statistics.fmean(values)
+    return first
 
 
 def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
