@@ -96,9 +96,16 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
     assert newest.name in README
 
 
-@pytest.mark.parametrize("name", ["compare-fashion-mnist-fc", "compare-quickstart"])
-def test_comparisons_in_the_readme_are_those_in_the_folder(name):
-    assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in README
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("compare-fashion-mnist-fc", "README.md"),
+        ("compare-quickstart", "README.md"),
+        ("compare-spike-pattern", "docs/spike-trains.md"),
+    ],
+)
+def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
+    assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
