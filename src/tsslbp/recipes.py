@@ -42,7 +42,8 @@ def _published(name: str, summary: str, accuracy: str, **settings: Any) -> Recip
 def _better(name: str, **settings: Any) -> Recipe:
     """A published recipe's network and T under settings of our own, chosen on validation: docs/better.md."""
     published = RECIPES[name]
-    config = replace(published.config, recipe=f"{name}-best", rule="tssl+", target="single", schedule="one-cycle", **settings)
+    ours = {"rule": "tssl+", "target": "single", "learning_rate": 1e-3, "schedule": "one-cycle", **settings}
+    config = replace(published.config, recipe=f"{name}-best", **ours)
     return Recipe(f"the network and T of {name}, trained better: tssl+, one-cycle schedule", config, published.published)
 
 
@@ -166,9 +167,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 RECIPES |= {
-    "mnist-cnn-best": _better("mnist-cnn", epochs=33, learning_rate=1e-3, shift=2),
-    "fashion-mnist-fc-best": _better("fashion-mnist-fc", epochs=33, learning_rate=1e-3, dropout=0.1, flip=True),
-    "fashion-mnist-cnn-best": _better("fashion-mnist-cnn", epochs=33, learning_rate=1e-3, dropout=0.2, shift=2, flip=True),
+    "mnist-cnn-best": _better("mnist-cnn", epochs=33, dropout=0.1, conv_scale=3.0, shift=1),
+    "fashion-mnist-fc-best": _better("fashion-mnist-fc", epochs=100, dropout=0.2, flip=True),
+    "fashion-mnist-cnn-best": _better("fashion-mnist-cnn", epochs=33, dropout=0.2, conv_scale=3.0, shift=1, flip=True),
 }
 
 
