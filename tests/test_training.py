@@ -69,6 +69,31 @@ def test_same_seed_same_weights_other_seed_others(quick):
     assert not torch.equal(*(final_weights(runs[name])["layers.linear1.weight"] for name in "ac"))
 
 
+def test_the_average_of_the_weights_is_judged_and_kept(quick):
+    config, seen = quick(epochs=1, average=0.8), []
+
+    class Watch(training.Progress):
+        def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+            seen.append([weight.detach().clone() for weight in model.network.parameters()])
+
+    dataset = training.load_data(training.settled(config))
+    model, optimizer = training.prepare(training.settled(config), dataset)
+    training.Loop(config, dataset, model, optimizer, training.State(), Watch(), lambda: None).run(lambda record: None)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = [0.8 * average + 0.2 * weight for average, weight in zip(expected, weights, strict=True)]
+
+    averaged, final = training.train(replace(config, name="averaged"))
+    plain, other = training.train(replace(config, name="plain", average=0.0))
+    kept = training.load(averaged)
+    for ours, average in zip(kept.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, average)
+    assert final["test_accuracy"] == kept.accuracy(dataset.test)
+    assert final["test_accuracy"] != other["test_accuracy"]
+    for weight, same in zip(final_weights(averaged).values(), final_weights(plain).values(), strict=True):
+        assert torch.equal(weight, same)  # training itself goes on from its own weights
+
+
 @pytest.mark.parametrize("at_step", [1, 7, 12])
 def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     class PressCtrlC(training.Progress):
@@ -76,7 +101,7 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
             if epoch == 2 and step == at_step:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    config = quick(name="cut", dropout=0.3, encoding="poisson", schedule="cosine")
+    config = quick(name="cut", dropout=0.3, encoding="poisson", schedule="cosine", average=0.9)
     whole, expected = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted) as stop:
         training.train(config, PressCtrlC())

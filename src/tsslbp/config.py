@@ -100,6 +100,8 @@ class TrainConfig:
     """Bound on the norm of the whole gradient; 0 turns it off."""
     weight_clamp: float = 4.0
     """Bound on every weight, applied after each step; 0 turns it off."""
+    average: float = 0.0
+    """Judge and keep a moving average of the weights, with this decay per step, such as 0.998; 0 turns it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto is bfloat16 where
     `tsslbp doctor` has measured that it is faster on this machine, float32 elsewhere."""
@@ -117,6 +119,7 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "be 0 or more")
         for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
             self._check(name, math.isfinite(getattr(self, name)), "be finite")
+        self._check("average", 0 <= self.average < 1, "be at least 0 and below 1")
         self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")
         self._check("name", self.name is None or Path(self.name).name == self.name, "be a plain folder name")
         self._check("loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"), "be softmax for an ANN")

@@ -28,6 +28,8 @@ class State:
     """Time spent in all sittings."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per finished epoch."""
+    average: list[torch.Tensor] = field(default_factory=list)
+    """Moving average of every weight, if there is one."""
 
 
 def save(path: Path, state: State, network: Network, optimizer: torch.optim.Optimizer) -> None:

@@ -80,11 +80,12 @@ class Loop:
                         saved = time.perf_counter()
                     if stop.is_set():
                         raise Interrupted
-                record = self._record()
-                state.seconds = record["seconds"] = time.perf_counter() - began
-                state.history.append(record)
-                state.epoch, state.step, state.loss_sum, state.right, state.seen = state.epoch + 1, 0, 0.0, 0, 0
-                end_epoch(record)
+                with self._averaged():
+                    record = self._record()
+                    state.seconds = record["seconds"] = time.perf_counter() - began
+                    state.history.append(record)
+                    state.epoch, state.step, state.loss_sum, state.right, state.seen = state.epoch + 1, 0, 0.0, 0, 0
+                    end_epoch(record)
                 self.save()
                 saved = time.perf_counter()
                 self.progress.finished_epoch(record)
@@ -133,12 +134,28 @@ class Loop:
             with torch.no_grad():
                 for weight in weights:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
+        if config.average:
+            state.average = state.average or [weight.detach().clone() for weight in weights]
+            for average, weight in zip(state.average, weights, strict=True):
+                average.lerp_(weight.detach(), 1 - config.average)
         state.step += 1
         state.seen += len(y)
         output = network.evidence(output.detach().float())
         state.right += float(score(output, y, lengths, network.neuron.tau_s).sum())
         state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with the average of its weights, if there is one, in their place."""
+        weights = list(self.model.network.parameters()) if self.state.average else []
+        own = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight, average in zip(weights, self.state.average, strict=True):
+                weight.copy_(average)
+            yield
+            for weight, before in zip(weights, own, strict=True):
+                weight.copy_(before)
 
     def _output(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
