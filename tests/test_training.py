@@ -373,6 +373,8 @@ def test_config_survives_toml(quick, tmp_path):
 
 def test_loss_of_settings(quick):
     assert quick(target="double").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, target="double")
+    assert quick(desired="10").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, desired=(1, 0, 1, 0, 1))
+    assert quick(loss="spike", desired="1").make_loss() == losses.SpikeLoss(time_steps=5, tau_s=3.0, desired=(1, 1, 1, 1, 1))
     assert quick(loss="count", desired_count=3).make_loss() == losses.CountLoss(desired=3, undesired=0)
 
 

@@ -74,6 +74,9 @@ class TrainConfig:
     """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN, which has no other."""
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the published code does."""
+    desired: str = ""
+    """Kernel and spike loss: the labelled class's spike train, as 0 and 1 for each step, repeated if shorter than T. The
+    published one, 01111 below ten steps and 01 from ten on, when left out."""
     desired_count: float = 4.0
     """Count loss: spikes wanted from the labelled class."""
     undesired_count: float = 0.0
@@ -125,6 +128,7 @@ class TrainConfig:
         self._check("loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"), "be softmax for an ANN")
         self._check("rate_penalty", self.neuron == "spiking" or not self.rate_penalty, "be 0 for an ANN, which has no rates")
         self._check("time_block", not (self.time_block and self.rate_penalty), "be 0 with a --rate-penalty")
+        self._check("desired", set(self.desired) <= {"0", "1"}, "be of 0 and 1, such as 00001")
         RateBounds(self.tau_s, self.rate_lower, self.rate_upper)
         rules.get(self.rule)
 
@@ -161,14 +165,19 @@ class TrainConfig:
         """The loss these settings describe."""
         loss = self.with_loss().loss
         if loss == "kernel":
-            return KernelLoss(time_steps=self.time_steps, tau_s=self.tau_s, target=self.target)
+            return KernelLoss(time_steps=self.time_steps, tau_s=self.tau_s, desired=self._desired(), target=self.target)
         if loss == "spike":
-            return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s)
+            return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s, desired=self._desired())
         if loss == "count":
             return CountLoss(desired=self.desired_count, undesired=self.undesired_count)
         if loss == "first-spike":
             return FirstSpikeLoss(tau_s=self.tau_s)
         return SoftmaxLoss()
+
+    def _desired(self) -> tuple[float, ...] | None:
+        if not self.desired:
+            return None
+        return tuple(float(self.desired[step % len(self.desired)]) for step in range(self.time_steps))
 
     def to_toml(self) -> str:
         """Every setting as TOML; what is left out (None) and what is not a setting (resume) stays out."""

@@ -68,7 +68,7 @@ class Ablation(TrainConfig):
     seeds: int = 5
     """Runs of every variant, with seeds from --seed on; at least 2."""
     vary: tuple[str, ...] = GROUPS
-    """What to change: terms, fallback, clip, psc-derivative (of the rule), loss, target."""
+    """What to change: terms, fallback, clip, psc-derivative (of the rule), loss, target, desired train."""
     out: Path | None = None
     """Folder for ablation.json, report.html and the runs; studies/RECIPE when left out."""
 

@@ -34,6 +34,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "loss": ("loss", ("kernel", "spike", "count", "softmax", "first-spike")),
     "target": ("target", ("single", "double")),
+    "desired": ("desired", ("1", "01", "00001", "10000")),
 }
 """Settings of the run by group, and their values."""
 GROUPS = (*OPTIONS, *SETTINGS)
@@ -67,8 +68,12 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
         setting, choices = SETTINGS[group]
         for choice in choices:
             change: dict[str, Any] = {setting: choice}
-            fits = config.loss == "kernel" if setting == "target" else not trains or choice in ("kernel", "spike")
-            if fits and choice != getattr(config, setting):
+            fits = {
+                "loss": not trains or choice in ("kernel", "spike"),
+                "target": config.loss == "kernel",
+                "desired": config.loss in ("kernel", "spike") and not trains,
+            }
+            if fits[setting] and choice != getattr(config, setting):
                 made[f"{setting}={choice}"] = group, replace(config, **change)
     return made
 
