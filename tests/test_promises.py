@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+DOCS = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+STUDIES = [line for line in LINES if line.startswith("tsslbp study")]
 
 
 RESULTS = sorted(path.parent.name for path in ROOT.glob("results/*/seed0.jsonl") if '"f1"' not in path.read_text())
@@ -34,10 +37,21 @@ def test_readme_python_runs():
 def test_readme_commands_run_in_order(tmp_path, monkeypatch, samples):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(samples)
-    commands = [line for line in LINES if line.startswith("tsslbp")]
+    commands = [line for line in LINES if line.startswith("tsslbp") and line not in STUDIES]
     assert len(commands) >= 4
     for command in commands:
         assert cli.main(shlex.split(command)[1:]) == 0, command
+
+
+@pytest.mark.slow
+def test_readme_studies_take_less_than_three_minutes_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(STUDIES) == 7
+    assert cli.main(["train", "quickstart"]) == 0
+    for command in STUDIES:
+        began = time.monotonic()
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+        assert time.monotonic() - began < 180, command
 
 
 def test_readme_make_targets_exist():
@@ -48,10 +62,10 @@ def test_readme_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "KNOWN_LIMITS.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "KNOWN_LIMITS.md", "CHANGELOG.md", *DOCS])
 def test_links_lead_somewhere(name):
-    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (ROOT / name).parent.joinpath(link).exists(), link
 
 
 def test_readme_shows_every_rule_option():
@@ -102,10 +116,21 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
         ("compare-fashion-mnist-fc", "README.md"),
         ("compare-quickstart", "README.md"),
         ("compare-spike-pattern", "docs/spike-trains.md"),
+        ("compare-spoken-digits", "docs/answers.md"),
+        ("compare-spoken-digits-fc", "docs/answers.md"),
     ],
 )
 def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
     assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("results/studies/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_answers_are_those_of_the_studies(path):
+    text = " ".join((ROOT / "docs/answers.md").read_text(encoding="utf-8").replace("*", "").split())
+    assert " ".join(report.section(json.loads(path.read_text())).answer.split()) in text
+    assert f"../results/studies/{path.parent.name}/report.html" in text
 
 
 @pytest.mark.parametrize(
