@@ -14,6 +14,7 @@ settings.register_profile("bounded", deadline=None, max_examples=40, derandomize
 settings.load_profile("bounded")
 
 torch.set_num_threads(1)  # small tensors; the tests run in two processes instead
+os.environ["OMP_NUM_THREADS"] = "1"  # programs that tests start: another number of threads may round differently
 
 SAMPLES = Path(__file__).parent / "samples"
 
