@@ -80,3 +80,10 @@ def test_parts_of_the_gradient_add_up(script, monkeypatch):
     assert found["`always`"]["fall"] > 0.02
     assert found["`always`"]["cosine"] == pytest.approx(1)
     assert 0 < module.crossings()["share of steps without a spike and not quiet"] < 0.5
+
+
+def test_without_fallback_silent_outputs_stay_silent(script, quick):
+    module = script("without_fallback")
+    config = quick(network="30-10", learning_rate=1e-3, threshold=20.0)
+    assert [record["rates"]["output"] for record in module.trained(config, 1)] == [0, 0]
+    assert module.trained(config, 100)[0]["rates"]["output"] > 0

@@ -14,6 +14,7 @@ import pytest
 
 import tsslbp
 from tsslbp import bench, cli, report, rules
+from tsslbp.report.results import markdown
 
 COMMANDS = [importlib.import_module(f"tsslbp.cli.{path.stem}") for path in Path(cli.__file__).parent.glob("*.py")]
 ROOT = Path(__file__).parent.parent
@@ -128,26 +129,30 @@ def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
     "path", sorted(ROOT.glob("results/studies/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_answers_are_those_of_the_studies(path):
-    text = " ".join((ROOT / "docs/answers.md").read_text(encoding="utf-8").replace("*", "").split())
-    assert " ".join(report.section(json.loads(path.read_text())).answer.split()) in text
-    assert f"../results/studies/{path.parent.name}/report.html" in text
+    page = (ROOT / "docs/answers.md").read_text(encoding="utf-8")
+    section = report.section(json.loads(path.read_text()))
+    assert " ".join(section.answer.split()) in " ".join(page.replace("*", "").split())
+    assert f"../results/studies/{path.parent.name}/report.html" in page
+    if path.stem in ("ablation", "dynamics"):
+        assert markdown(section.heads, section.rows) in page
 
 
 @pytest.mark.parametrize(
-    ("name", "script", "table"),
+    ("page", "result", "script", "table"),
     [
-        ("easy", "spike_trains", "table"),
-        ("hard", "spike_trains", "table"),
-        ("capacity", "spike_trains", "capacity_table"),
-        ("causes", "spike_train_causes", "parts_table"),
-        ("causes", "spike_train_causes", "changes_table"),
+        ("spike-trains", "spike-trains/easy", "spike_trains", "table"),
+        ("spike-trains", "spike-trains/hard", "spike_trains", "table"),
+        ("spike-trains", "spike-trains/capacity", "spike_trains", "capacity_table"),
+        ("spike-trains", "spike-trains/causes", "spike_train_causes", "parts_table"),
+        ("spike-trains", "spike-trains/causes", "spike_train_causes", "changes_table"),
+        ("answers", "without-fallback/without-fallback", "without_fallback", "table"),
     ],
 )
-def test_tables_of_spike_trains_are_those_of_the_results(name, script, table, monkeypatch):
+def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, script, table, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     made = getattr(importlib.import_module(script), table)
-    result = json.loads((ROOT / f"results/spike-trains/{name}.json").read_text(encoding="utf-8"))
-    assert made(result) in (ROOT / "docs/spike-trains.md").read_text(encoding="utf-8")
+    content = json.loads((ROOT / f"results/{result}.json").read_text(encoding="utf-8"))
+    assert made(content) in (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
 
 
 def test_example_learns_a_picture(tmp_path):

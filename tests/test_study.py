@@ -54,6 +54,12 @@ SILENT = [[0.0] * 4] * 2
 def test_firing_of_a_hand_made_network():
     found = study.firing(hand_made(HIDDEN, SILENT))
     hidden, output = found["layers"].values()
+    assert found["example"] == {
+        "label": "a",
+        "answer": None,
+        "classes": ["a", "b"],
+        "spikes": {"linear1": ["1000", "1100", "1000", "1110"], "output": ["00"] * 4},
+    }
     assert hidden["neurons"] == 4
     assert hidden["per_sample"] == {"silent": 5 / 8, "once": 1 / 8, "more": 2 / 8}
     assert hidden["over_set"] == {"silent": 1 / 4, "once": 1 / 4, "more": 2 / 4}
@@ -469,6 +475,8 @@ def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkey
         assert f"tsslbp study {name} {trained} --out {out}" in page.text
         assert len({len(row) for row in [section.heads, *section.rows]}) == 1
     assert len(page.all("h2")) == 4
+    assert [link["href"] for link in page.all("a")] == ["#firing", "#latency", "#robustness", "#energy"]
+    assert any("Spikes of " in (drawing["aria-label"] or "") for drawing in page.all("svg"))
     assert [page.text.index(question) for question in reversed(questions)] == sorted(map(page.text.index, questions))
     accuracy = runs.load(trained).model.accuracy(runs.load(trained).test)
     assert f"with {accuracy:.2f} % right" in page.text

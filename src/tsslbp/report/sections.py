@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
-from tsslbp.report import charts
+from tsslbp.report import charts, figures
 from tsslbp.report.charts import Line
 from tsslbp.report.compare import significant
 from tsslbp.report.fidelity import fidelity
@@ -48,6 +49,14 @@ def _firing(result: Result) -> Section:
         drawings.append(
             (charts.bars("firing-fallback", list(layers), values, "gradient entries that take the fallback, %"), caption)
         )
+    if example := result.get("example"):  # not of target trains, nor in results from before there were examples
+        classes, answer = example["classes"], example["answer"]
+        spikes = {
+            name: np.array([[digit == "1" for digit in step] for step in train]) for name, train in example["spikes"].items()
+        }
+        answered = None if answer is None else classes.index(answer)
+        drawing = figures.raster("firing-raster", spikes, classes, classes.index(example["label"]), answered)
+        drawings.append((drawing, "One test sample on its way through the layers."))
     return Section(
         "How does it fire?",
         f"For a test sample {share['silent']} of the neurons are silent, {share['once']} fire once and {share['more']} more "

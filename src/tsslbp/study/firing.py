@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import rules
+from tsslbp.metrics import NO_ANSWER, decode
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.rules import TSSL, Rule
 from tsslbp.study.activity import within
@@ -25,7 +26,8 @@ def firing(run: Run) -> dict[str, Any]:
         Under ``layers``, by name, and ``all`` for the whole network: ``neurons``; shares from 0 to 1 of neurons ``silent``,
         firing ``once`` and ``more`` often, ``per_sample`` and, by the sample they fire most for, ``over_set``; ``rate`` in
         spikes per neuron and step; ``first``, for each step the share of neurons and samples whose first spike is then;
-        ``fallback``, the share of gradient entries that take the fallback, None under a rule that has none.
+        ``fallback``, the share of gradient entries that take the fallback, None under a rule that has none. ``example``: see
+        :func:`_example`.
 
     Raises:
         UserError: an ANN, which does not spike.
@@ -45,6 +47,23 @@ def firing(run: Run) -> dict[str, Any]:
         "time_steps": network.time_steps,
         "layers": {name: _plain(layer, rule) for name, layer in layers.items()},
         "all": _plain(_together(list(layers.values())), rule),
+        "example": None if samples.y.dim() == 3 else _example(run),
+    }
+
+
+def _example(run: Run) -> dict[str, Any]:
+    """What the first test sample sets off: ``spikes`` by layer, a text of 0 and 1 for each step, a digit for each neuron; the
+    names of its ``label``, of the ``answer``, None if there is none, and of all ``classes``."""
+    network, classes = run.model.network, run.model.classes
+    currents = network.activity(run.model.inputs(run.test.x[:1], seed=0))
+    *_, output = currents.values()
+    answer = int(decode(output))
+    trains = {name: (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).flatten(1).int() for name, psc in currents.items()}
+    return {
+        "label": classes[int(run.test.y[0])],
+        "answer": None if answer == NO_ANSWER else classes[answer],
+        "classes": list(classes),
+        "spikes": {name: ["".join(map(str, step)) for step in train.tolist()] for name, train in trains.items()},
     }
 
 
