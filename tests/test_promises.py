@@ -155,6 +155,14 @@ def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, scrip
     assert made(content) in (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)
+def test_models_are_as_their_card_says(path, samples, capsys):
+    (row,) = [line for line in (ROOT / "models/README.md").read_text().splitlines() if line.startswith(f"| [`{path.name}`]")]
+    assert row.endswith(f"| {tsslbp.load(path).trained['final']['test_accuracy']:.2f} |")
+    assert cli.main(["evaluate", str(path), "--data-root", str(samples)]) == 0
+    assert float(capsys.readouterr().out.split()[2]) > 80  # of the few samples
+
+
 def test_example_learns_a_picture(tmp_path):
     main = runpy.run_path(str(ROOT / "examples/learn_a_picture.py"))["main"]
     assert main(250, tmp_path / "picture.svg") > 0.8
