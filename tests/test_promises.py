@@ -117,6 +117,7 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
         ("compare-fashion-mnist-fc", "README.md"),
         ("compare-quickstart", "README.md"),
         ("compare-spike-pattern", "docs/spike-trains.md"),
+        ("compare-mnist-cnn", "docs/answers.md"),
         ("compare-spoken-digits", "docs/answers.md"),
         ("compare-spoken-digits-fc", "docs/answers.md"),
     ],
