@@ -126,6 +126,19 @@ def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
     assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in (ROOT / page).read_text(encoding="utf-8")
 
 
+def test_tables_of_better_settings_are_those_in_the_folders():
+    page = (ROOT / "docs/better.md").read_text(encoding="utf-8")
+    rows = [row for row in page.splitlines() if row.startswith("| [")]
+    assert rows
+    for row in rows:
+        (target,) = re.findall(r"\(\.\./(results/[^)]*)\)", row)
+        path = ROOT / target
+        text = (path if path.suffix else path / "README.md").read_text(encoding="utf-8")
+        values = re.findall(r"\d+\.\d+ ± \d+\.\d+", row)[:2]  # the paper's own comes third
+        assert len(values) == 2
+        assert f"{values[0]} | {values[1]}" in text, row
+
+
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("results/studies/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
