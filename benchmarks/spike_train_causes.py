@@ -160,7 +160,10 @@ def main() -> None:
         "parts": parts(),
         "changes": {name: best(rules) for name, rules in CHANGES.items()},
     }
-    files.write_text(Path("results/spike-trains/causes.json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(
+        Path(__file__).parent.parent / "results/spike-trains/causes.json",
+        json.dumps(result, indent=1, ensure_ascii=False) + "\n",
+    )
     print(result["crossings"], parts_table(result), changes_table(result), sep="\n\n")
 
 

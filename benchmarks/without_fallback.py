@@ -13,39 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tsslbp import files, machine, recipes, training
 from tsslbp.config import TrainConfig
+from tsslbp.networks import Network
 
+RESULT = Path(__file__).parent.parent / "results/without-fallback/without-fallback.json"
 SCALES, SEEDS, EPOCHS = (1, 2, 4, 8), (0, 1, 2), 3
 CONFIG = replace(recipes.get("fashion-mnist-fc"), epochs=EPOCHS, learning_rate=1e-3, precision="bfloat16")
 
 
-def trained(config: TrainConfig, scale: float) -> list[dict[str, Any]]:
-    """The epochs' records of a run without fallback, from weights that are scaled."""
+def trained(config: TrainConfig, scale: float) -> dict[str, Any]:
+    """A run without fallback, from scaled weights: output spikes per step in the first batch, and the epochs' records."""
+    rates: list[float] = []
 
     @torch.no_grad()
-    def scaled(network: nn.Module) -> None:
+    def scaled(network: Network) -> None:
         for weight in network.parameters():
             weight.mul_(scale)
+        *_, output = network.layers
+        output.register_forward_hook(lambda layer, _, psc: rates.append(float(network.fired(psc).float().mean())))
 
     with tempfile.TemporaryDirectory() as folder:
         run = replace(config, rule="tssl(fallback=never)", runs_dir=Path(folder))
-        return training.read_metrics(training.train(run, adapt=scaled)[0])[0]
+        epochs = training.read_metrics(training.train(run, adapt=scaled)[0])[0]
+    return {"first": rates[0], "epochs": epochs}
 
 
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
-        "| initial weights | test accuracy after each epoch, % | output spikes per step after each epoch |",
-        "|---|---|---|",
+        "| initial weights | output spikes per step, first batch | after each epoch | test accuracy after each epoch, % |",
+        "|---|---|---|---|",
     ]
     for scale, runs in result["scales"].items():
-        epochs = list(zip(*runs, strict=True))
-        accuracies = [f"{statistics.fmean(record['test_accuracy'] for record in epoch):.1f}" for epoch in epochs]
+        first = statistics.fmean(run["first"] for run in runs)
+        epochs = list(zip(*(run["epochs"] for run in runs), strict=True))
         rates = [f"{statistics.fmean(record['rates']['output'] for record in epoch):.4f}" for epoch in epochs]
-        lines.append(f"| × {scale} | {', '.join(accuracies)} | {', '.join(rates)} |")
+        accuracies = [f"{statistics.fmean(record['test_accuracy'] for record in epoch):.1f}" for epoch in epochs]
+        lines.append(f"| × {scale} | {first:.4f} | {', '.join(rates)} | {', '.join(accuracies)} |")
     return "\n".join(lines)
 
 
@@ -53,7 +59,7 @@ def main(data_root: str) -> None:
     config = replace(CONFIG, data_root=Path(data_root))
     runs = {str(scale): [trained(replace(config, seed=seed), scale) for seed in SEEDS] for scale in SCALES}
     result = {"machine": machine.describe(), "seeds": SEEDS, "scales": runs}
-    files.write_text(Path("results/without-fallback/without-fallback.json"), json.dumps(result, indent=1) + "\n")
+    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
     print(table(result))
 
 

@@ -85,5 +85,7 @@ def test_parts_of_the_gradient_add_up(script, monkeypatch):
 def test_without_fallback_silent_outputs_stay_silent(script, quick):
     module = script("without_fallback")
     config = quick(network="30-10", learning_rate=1e-3, threshold=20.0)
-    assert [record["rates"]["output"] for record in module.trained(config, 1)] == [0, 0]
-    assert module.trained(config, 100)[0]["rates"]["output"] > 0
+    silent, firing = module.trained(config, 1), module.trained(config, 100)
+    assert [silent["first"], *(record["rates"]["output"] for record in silent["epochs"])] == [0, 0, 0]
+    assert firing["first"] > 0
+    assert firing["epochs"][0]["rates"]["output"] > 0

@@ -20,7 +20,7 @@ from tsslbp import ann, rules
 from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d
-from tsslbp.neuron import LIF, synapse
+from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
 
@@ -298,6 +298,10 @@ class Network(nn.Module):
             if isinstance(layer, Spiking):
                 currents[name] = signal
         return currents
+
+    def fired(self, psc: Tensor) -> Tensor:
+        """Where there are spikes, of bool, from a layer's post-synaptic currents ``[T, B, ...]``."""
+        return spikes_from_psc(psc, self.neuron.tau_s) > 0.5
 
 
 def _autocasts_to_bfloat16(device: str) -> bool:

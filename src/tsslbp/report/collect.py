@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tsslbp import config, data, machine, metrics, training
-from tsslbp.neuron import spikes_from_psc
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
 
 SAMPLES = 4
@@ -61,7 +60,7 @@ def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
 
 def _trains(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test.select(torch.arange(min(SAMPLES, len(dataset.test))))
-    spikes = spikes_from_psc(model.outputs(test.x), model.network.neuron.tau_s) > 0.5
+    spikes = model.network.fired(model.outputs(test.x))
     drawn = (TrainRaster(spikes[:, i].numpy(), test.y[i].bool().numpy(), float(f1)) for i, f1 in enumerate(model.scores(test)))
     return {"confusion": None, "samples": [], "trains": tuple(drawn)}
 
@@ -81,21 +80,16 @@ def _examples(label: Tensor, answer: Tensor) -> list[int]:
     return sorted(right.values())[: SAMPLES - len(wrong)] + wrong
 
 
-@torch.inference_mode()
 def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleRaster:
     x = dataset.test.x[index : index + 1]
-    currents = model.network.activity(model.inputs(x, seed=index))
-    *_, output = currents.values()
+    spikes, output = model.response(x, seed=index)
     answer = int(metrics.decode(output))
     return SampleRaster(
         image=_picture(dataset.normalisation.intensity(x)[0]) if not dataset.sequence else None,
         label=dataset.classes[int(dataset.test.y[index])],
         answer="no answer" if answer == metrics.NO_ANSWER else dataset.classes[answer],
         confidence=float(metrics.confidence(output)),
-        spikes={
-            name: (spikes_from_psc(psc, model.network.neuron.tau_s)[:, 0].flatten(1) > 0.5).numpy()
-            for name, psc in currents.items()
-        },
+        spikes={name: train.numpy() for name, train in spikes.items()},
     )
 
 

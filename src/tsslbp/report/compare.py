@@ -66,7 +66,9 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
-    files.write_text(folder / "compare.json", json.dumps(result, indent=1) + "\n")
+    content = json.dumps(result, indent=1)
+    files.write_text(folder / "compare.json", content + "\n")
+    result = json.loads(content)  # the page is what the file makes
     files.write_text(folder / "compare.md", markdown(result))
     means = {label: rule["mean"] for label, rule in result["rules"].items()}
     page = template("compare.html").render(

@@ -21,7 +21,6 @@ from tsslbp.data import Split
 from tsslbp.layers import Conv2d, Flatten, Spiking, SumPool2d
 from tsslbp.losses import length_mask
 from tsslbp.networks import Network
-from tsslbp.neuron import spikes_from_psc
 from tsslbp.recurrent import Recurrent
 from tsslbp.training import Model
 
@@ -76,7 +75,7 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     """
     outputs = network.activity(x)
     if network.is_spiking:
-        trains = {name: spikes_from_psc(psc, network.neuron.tau_s) > 0.5 for name, psc in outputs.items()}
+        trains = {name: network.fired(psc) for name, psc in outputs.items()}
         return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
     *hidden, _ = outputs
     return {name: (outputs[name][0] > 0).float() for name in hidden}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsslbp import rules
 from tsslbp.metrics import NO_ANSWER, decode
-from tsslbp.neuron import LIF, spikes_from_psc, synapse
+from tsslbp.neuron import LIF, synapse
 from tsslbp.rules import TSSL, Rule
 from tsslbp.study.activity import within
 from tsslbp.study.runs import Run, about
@@ -39,7 +39,7 @@ def firing(run: Run) -> dict[str, Any]:
     for number, index in enumerate(torch.arange(len(samples)).split(int(run.settings["batch_size"]))):
         part = samples.select(index)
         for name, psc in network.activity(run.model.inputs(part.x, seed=number)).items():
-            train = (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).to(psc.dtype).flatten(2)
+            train = network.fired(psc).to(psc.dtype).flatten(2)
             tallies.setdefault(name, _Tally(*train.shape[::2])).add(train, fallback(rule, train, network.neuron), part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}
     return about("firing", run.name, run.settings) | {
@@ -54,16 +54,14 @@ def firing(run: Run) -> dict[str, Any]:
 def _example(run: Run) -> dict[str, Any]:
     """What the first test sample sets off: ``spikes`` by layer, a text of 0 and 1 for each step, a digit for each neuron; the
     names of its ``label``, of the ``answer``, None if there is none, and of all ``classes``."""
-    network, classes = run.model.network, run.model.classes
-    currents = network.activity(run.model.inputs(run.test.x[:1], seed=0))
-    *_, output = currents.values()
+    classes = run.model.classes
+    spikes, output = run.model.response(run.test.x[:1])
     answer = int(decode(output))
-    trains = {name: (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).flatten(1).int() for name, psc in currents.items()}
     return {
         "label": classes[int(run.test.y[0])],
         "answer": None if answer == NO_ANSWER else classes[answer],
         "classes": list(classes),
-        "spikes": {name: ["".join(map(str, step)) for step in train.tolist()] for name, train in trains.items()},
+        "spikes": {name: ["".join(map(str, step)) for step in train.int().tolist()] for name, train in spikes.items()},
     }
 
 

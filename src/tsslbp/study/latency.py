@@ -6,7 +6,6 @@ import torch
 
 from tsslbp.errors import UserError
 from tsslbp.metrics import NO_ANSWER, decode
-from tsslbp.neuron import spikes_from_psc
 from tsslbp.study.runs import Run, about
 
 BATCH = 500
@@ -35,7 +34,7 @@ def latency(run: Run) -> dict[str, Any]:
     spent, answers = [], []
     for number, x in enumerate(samples.x.split(BATCH)):
         currents = network.activity(run.model.inputs(x, seed=number))
-        trains = [spikes_from_psc(psc, network.neuron.tau_s) > 0.5 for psc in currents.values()]
+        trains = [network.fired(psc) for psc in currents.values()]
         spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
         *_, output = currents.values()
         answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))

@@ -13,7 +13,6 @@ from tsslbp import rules
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.losses import length_mask
-from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL
 from tsslbp.training.model import Model
 
@@ -40,7 +39,7 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     for number, index in enumerate(chosen.split(batch_size)):
         part = samples.select(index)
         for name, psc in network.activity(model.inputs(part.x, seed=number)).items():
-            train = (spikes_from_psc(psc, network.neuron.tau_s) > 0.5).to(psc.dtype)
+            train = network.fired(psc).to(psc.dtype)
             seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
             fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
             # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.

@@ -60,6 +60,16 @@ class Model:
         return output if lengths is None else output * length_mask(lengths, len(output)).unsqueeze(2)
 
     @torch.inference_mode()
+    def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+        """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
+
+        ``seed`` is that of an encoder which draws spikes.
+        """
+        currents = self.network.activity(self.inputs(x, seed=seed))
+        *_, output = currents.values()
+        return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, output
+
+    @torch.inference_mode()
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
 
