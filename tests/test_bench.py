@@ -1,5 +1,6 @@
 """The benchmark: it counts what it says, and shows no speed of wrong results."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 
 from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.bench import measure
-from tsslbp.bench.cases import Case, floor
+from tsslbp.bench.cases import Case, floor, grown
 from tsslbp.networks import PAPER
 
 SMALL = Case("small", replace(PAPER["mnist-cnn"], notation="3C5-P2-7-10"), batch=2)
@@ -90,6 +91,20 @@ def test_peak_memory_is_that_of_a_fresh_process():
     assert 0 < measure.peak_memory("fashion-mnist-fc", "tsslbp") < 500
 
 
-@pytest.mark.slow
-def test_blocks_of_time_need_less_memory():
-    assert measure.peak_memory("T = 500", bench.BLOCKS) < measure.peak_memory("T = 500", bench.OURS) / 2
+def most_allocated(case, subject):
+    """Bytes that a training step holds at its fullest, as profiled: a process's pages vary with what its allocator keeps."""
+    step = bench.subjects(grown()[case])[subject]().step
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes))
+
+
+def test_memory_grows_with_time_and_in_blocks_with_its_square_root():
+    whole = [most_allocated(case, bench.OURS) for case in ("T = 100", "T = 1000")]
+    blocks = [most_allocated(case, bench.BLOCKS) for case in ("T = 100", "T = 1000")]
+    assert whole[1] < 10.5 * whole[0]
+    assert blocks[1] < 4.5 * blocks[0]  # the root of 10 is 3.2; an input of T steps comes on top
+    assert blocks[1] < whole[1] / 5
