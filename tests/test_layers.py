@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import tsslbp
 from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
-from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d
+from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d, Vote
 from tsslbp.neuron import LIF
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
@@ -66,6 +66,22 @@ def test_conv2d(padding):
     error, inputs = rand(4, 2, 3, height, width, seed=1), (layer.weight, x)
     ours, theirs = torch.autograd.grad(psc, inputs, error), torch.autograd.grad(expected, inputs, error)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_standardised_kernel():
+    layer = Conv2d(2, 3, 3, neuron=NEURON, scale=4.0, standardise=True).double()
+    initial = Conv2d(2, 300, 3, neuron=NEURON, scale=4.0).weight.std().item()
+    assert layer.gain.tolist() == pytest.approx([initial] * 3, rel=0.05)
+    with torch.no_grad():
+        layer.gain.copy_(torch.tensor([0.5, 1.0, -2.0]))
+        layer.weight += 0.3
+    kernel = layer.kernel()
+    for w, k, gain in zip(layer.weight, kernel, (0.5, 1.0, -2.0), strict=True):
+        torch.testing.assert_close(k, gain * (w - w.mean()) / w.std(correction=0), rtol=1e-7, atol=1e-9)
+
+    x, plain = 5 * rand(4, 2, 2, 5, 7), Conv2d(2, 3, 3, neuron=NEURON).double()
+    plain.weight.data = kernel.detach()
+    assert torch.equal(layer(x), plain(x))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +240,12 @@ def test_impossible_dropout(p):
 
 
 # Flatten.
+
+
+def test_vote_is_the_mean_over_neurons_in_a_row():
+    psc = rand(4, 2, 6)
+    expected = torch.stack([psc[..., :3].mean(-1), psc[..., 3:].mean(-1)], -1)
+    torch.testing.assert_close(Vote(3)(psc), expected, rtol=1e-12, atol=0)
 
 
 def test_flatten_is_channel_row_column():

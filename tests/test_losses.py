@@ -92,6 +92,16 @@ def test_the_second_kernel_moves_the_optimum_to_another_train(target, best):
         assert losses[best] == pytest.approx(0, abs=1e-12)
 
 
+def test_label_weight_counts_the_labelled_class_so_many_times():
+    psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
+    plain, weighted = (gradient(KernelLoss(5, 3, label_weight=weight), psc, label) for weight in (1, 6))
+    factor = torch.ones(4, 3, dtype=torch.float64)
+    factor[range(4), label] = 6
+    torch.testing.assert_close(weighted, factor * plain, rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match=r"integer labels \[B\]"):
+        KernelLoss(5, 3, label_weight=6)(psc, torch.zeros(5, 4, 3))  # trains have no labelled class
+
+
 # Spike loss.
 
 
@@ -197,6 +207,7 @@ def test_softmax_loss_by_hand():
 LOSSES = [
     KernelLoss(time_steps=5, tau_s=3),
     KernelLoss(time_steps=5, tau_s=3, target="double"),
+    KernelLoss(time_steps=5, tau_s=3, label_weight=6),
     SpikeLoss(time_steps=5, tau_s=3),
     CountLoss(desired=4, undesired=1),
     SoftmaxLoss(),
@@ -270,6 +281,7 @@ def test_output_of_another_length(loss):
     [
         (lambda: KernelLoss(5, 3, target="doubel"), "unknown target 'doubel'; did you mean 'double'"),
         (lambda: KernelLoss(5, 3, target=None), "unknown target"),
+        (lambda: KernelLoss(5, 3, label_weight=0), "label_weight is 0; it must be positive"),
         (lambda: KernelLoss(0, 3), "time_steps 0 and tau_s 3 must be finite and at least 1"),
         (lambda: SpikeLoss(5, 0.5), "time_steps 5 and tau_s 0.5 must be finite and at least 1"),
         (lambda: SpikeLoss(5, math.nan), "tau_s nan"),

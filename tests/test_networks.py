@@ -8,7 +8,7 @@ import torch
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
 from tsslbp.layers import Conv2d, Dropout, Linear, SumPool2d
-from tsslbp.networks import PAPER, Architecture, Network, build
+from tsslbp.networks import PAPER, Architecture, Network, build, classes
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 
@@ -123,6 +123,27 @@ def test_output_shape(notation):
         assert net(rand(*shape)).shape == (4, shape[-4], 3)
 
 
+@pytest.mark.parametrize("neuron", ["spiking", "relu"])
+def test_neurons_that_vote(neuron):
+    torch.manual_seed(0)
+    net, x = build("4C3-P2-12-V4", threshold=0.3, neuron=neuron, **SETTINGS), rand(2, 2, 9, 8)
+    *_, output = net.activity(x).values()
+    assert output.shape[2] == 12
+    output = output.unflatten(2, (3, 4)).mean(3)
+    assert output.abs().max() > 0
+    torch.testing.assert_close(net(x), output)
+    assert (classes("4C3-P2-12-V4"), classes("12"), classes("12R-10"), classes("12-3C3"), classes("12R")) == (3, 12, 10, 0, 0)
+
+
+def test_a_vote_in_bfloat16_is_of_single_precision_currents():
+    torch.manual_seed(0)
+    net, x = build("12-V4", threshold=0.3, **SETTINGS), rand(2, 2, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(x)
+    assert output.dtype == torch.float32
+    assert output.unique().numel() > 2
+
+
 def test_settings_reach_every_layer():
     net = build("4C3-P3-7-3", rule=TSSL(leak=False), threshold=0.7, **SETTINGS)
     layers = [layer for layer in net.modules() if isinstance(layer, Linear | Conv2d)]
@@ -179,6 +200,11 @@ def test_the_same_seed_gives_the_same_network_and_result():
         ("4C3-P7-10", r"layer 2 \('P7'\).* pools 7×7 of a 7×6 input"),
         ("4C3-P2", "network '4C3-P2' must end with a number, the output layer"),
         ("4C3", "must end with a number"),
+        ("20-V3", "network '20-V3' ends with 20 neurons, which do not make classes of 3 each"),
+        ("20-V0", "must end with a number, the output layer, or that and its vote: 100-V10"),
+        ("4C3-V2", "must end with a number"),
+        ("V2", "must end with a number"),
+        ("20-V2-10", r"layer 2 \('V2'\)"),
         ("10-", "must end with a number"),
         ("", "network '' must end with a number"),
     ],

@@ -373,14 +373,19 @@ def test_config_survives_toml(quick, tmp_path):
 
 def test_loss_of_settings(quick):
     assert quick(target="double").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, target="double")
+    assert quick(label_weight=6).make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, label_weight=6)
     assert quick(desired="10").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, desired=(1, 0, 1, 0, 1))
     assert quick(loss="spike", desired="1").make_loss() == losses.SpikeLoss(time_steps=5, tau_s=3.0, desired=(1, 1, 1, 1, 1))
     assert quick(loss="count", desired_count=3).make_loss() == losses.CountLoss(desired=3, undesired=0)
 
 
-@pytest.mark.parametrize("encoding", ["constant", "poisson"])
-def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, encoding):
-    folder, _ = training.train(quick(encoding=encoding, epochs=3, learning_rate=5e-3, time_steps=8))
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"encoding": "poisson"}, {"network": "4C3-P2-50-V5", "standardise": True, "conv_scale": 3.0, "label_weight": 6.0}],
+    ids=["constant", "poisson", "vote"],
+)
+def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, changes):
+    folder, _ = training.train(quick(epochs=3, learning_rate=5e-3, time_steps=8, **changes))
     model = training.load(folder)
     x = data.load("digits", Path("nowhere")).test.x
     answers, steps = model.decide(x, batch_size=100)

@@ -53,13 +53,14 @@ def activity(layers: nn.Sequential, x: Tensor, neuron: Neuron, threshold: float)
         threshold: θ, in units of ``x``; binary units only.
     """
     signal, outputs = x.unsqueeze(0), {}
+    *_, last = (layer for layer in layers if isinstance(layer, Spiking))
     for name, layer in layers.named_children():
         if not isinstance(layer, Spiking):
             signal = layer(signal)
             continue
         current = linear_map(layer.map, signal)
         assert isinstance(current, Tensor)
-        if layer is layers[-1]:
+        if layer is last:
             signal = current.to(computed_in(current.dtype))
         else:
             signal = F.relu(current) if neuron == "relu" else Binary.apply(current, threshold)

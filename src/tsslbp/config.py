@@ -51,6 +51,8 @@ class TrainConfig:
     """Probability of dropping an input of any layer but the first; the mask is constant in time."""
     conv_scale: float = 1.0
     """Factor on the initial weights of convolutions."""
+    standardise: bool = False
+    """Standardise the weights of convolutions, channel by channel, and learn their size apart; a help in deep networks."""
     tau_a: float = 100.0
     """Time constant of adaptive thresholds (100A) in steps, at least 1."""
     beta: float = 0.1
@@ -74,6 +76,9 @@ class TrainConfig:
     """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN, which has no other."""
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the published code does."""
+    label_weight: float = 1.0
+    """Kernel loss: weight of the labelled class's error. At 1, as published, an output neuron that is less than half sure
+    learns to stay silent."""
     desired: str = ""
     """Kernel and spike loss: the labelled class's spike train, as 0 and 1 for each step, repeated if shorter than T. The
     published one, 01111 below ten steps and 01 from ten on, when left out."""
@@ -150,6 +155,7 @@ class TrainConfig:
             rule=self.rule,
             dropout=self.dropout,
             conv_scale=self.conv_scale,
+            standardise=self.standardise,
             tau_a=self.tau_a,
             beta=self.beta,
             neuron=self.neuron,
@@ -165,7 +171,13 @@ class TrainConfig:
         """The loss these settings describe."""
         loss = self.with_loss().loss
         if loss == "kernel":
-            return KernelLoss(time_steps=self.time_steps, tau_s=self.tau_s, desired=self._desired(), target=self.target)
+            return KernelLoss(
+                time_steps=self.time_steps,
+                tau_s=self.tau_s,
+                desired=self._desired(),
+                target=self.target,
+                label_weight=self.label_weight,
+            )
         if loss == "spike":
             return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s, desired=self._desired())
         if loss == "count":

@@ -4,6 +4,7 @@ Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``
 which a linear map crosses once instead of T times. Neurons turn either into ``[T, B, ...]``.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -94,6 +95,15 @@ class Conv2d(Spiking):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``, stride 1.
 
     Weight ``[out, in, k, k]``, PyTorch's default initialisation times ``scale``.
+
+    ``standardise`` learns what is left of a weight besides its mean and its size, and the size apart, as ``gain`` ``[out]``:
+
+        kernel = gain·(weight - mean)/std        mean and std over a channel's in·k·k weights
+
+    This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
+    the weights alone: a trained network needs no more than the kernel. The gain starts at the std of the initial weights.
+
+    Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
     """
 
     def __init__(
@@ -106,11 +116,21 @@ class Conv2d(Spiking):
         rule: str | Rule | None = None,
         padding: int = 0,
         scale: float = 1.0,
+        standardise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
         weight = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
         self.padding = padding
+        self.gain = nn.Parameter(torch.full((out_channels,), scale / math.sqrt(3 * weight[0].numel()))) if standardise else None
+
+    def kernel(self) -> Tensor:
+        """What the convolution multiplies with, ``[out, in, k, k]``."""
+        if self.gain is None:
+            return self.weight
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        kernel = (self.weight - mean) * (self.gain.view(-1, 1, 1, 1) * (variance + 1e-10).rsqrt())
+        return kernel.contiguous(memory_format=torch.channels_last)
 
     def map(self, x: Tensor) -> Tensor:
         channels, kernel = self.weight.shape[1:3]
@@ -121,7 +141,7 @@ class Conv2d(Spiking):
             )
         if channels == 1:  # such an image is channels-last and not; unless told, PyTorch answers in the other layout
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight, padding=self.padding)
+        return F.conv2d(x, self.kernel(), padding=self.padding)
 
     def extra_repr(self) -> str:
         out_channels, channels, kernel, _ = self.weight.shape
@@ -143,6 +163,26 @@ class SumPool2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.pool.size}"
+
+
+class Vote(nn.Module):
+    """A class's output is the mean current of ``voters`` neurons in a row: ``[T, B, classes·voters] -> [T, B, classes]``.
+
+    One neuron can only say how sure it is of a class by one of a few spike counts; ten can by ten times as many.
+
+    Source: the voting layer of W. Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking
+    Neural Networks, ICCV 2021, arXiv 2007.05785, section 4.
+    """
+
+    def __init__(self, voters: int) -> None:
+        super().__init__()
+        self.voters = voters
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal.unflatten(-1, (-1, self.voters)).mean(-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.voters}"
 
 
 class Dropout(nn.Module):

@@ -102,12 +102,17 @@ class KernelLoss(_TrainLoss):
 
     ``target="double"`` puts the desired train through the kernel twice, as the published code does; that moves the
     optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1).
+
+    ``label_weight`` multiplies the labelled class's part. At 1, as published, an output neuron that is less than half sure of
+    its class does best to stay silent; C - 1 gives the labelled class and all others the same say.
     """
 
     target: Literal["single", "double"] = "single"
+    label_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _positive("label_weight", self.label_weight)
         if self.target not in ("single", "double"):
             raise unknown("target", str(self.target), ("single", "double"))
 
@@ -116,7 +121,10 @@ class KernelLoss(_TrainLoss):
         return 2 if self.target == "double" else 1
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        return 0.5 * _masked((psc - self.wanted(psc, label)).square(), mask).sum()
+        squares = (psc - self.wanted(psc, label)).square()
+        if self.label_weight != 1:
+            squares = torch.where(_one_hot(psc, label), self.label_weight * squares, squares)
+        return 0.5 * _masked(squares, mask).sum()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 ``nCk`` is a spiking convolution with n channels and a k×k kernel, ``Pk`` sum pooling over k×k, a number a fully connected
 spiking layer; the last number is the output layer, one neuron per class. ``nR`` is a fully connected layer whose n neurons are
-recurrently connected as well, ``nA`` such a layer with adaptive thresholds: ``100R-10``.
+recurrently connected as well, ``nA`` such a layer with adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k
+neurons vote for each class: ``100-V10`` has ten.
 """
 
 import json
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp import ann, rules
 from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, unknown
-from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d
+from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Signal, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
@@ -40,6 +41,7 @@ class Architecture:
     rule: str | Rule | None = "tssl"
     dropout: float = 0.0
     conv_scale: float = 1.0
+    standardise: bool = False
     tau_a: float = 100.0
     beta: float = 0.1
     neuron: ann.Neuron = "spiking"
@@ -86,6 +88,7 @@ def build(
     rule: str | Rule | None = None,
     dropout: float | None = None,
     conv_scale: float | None = None,
+    standardise: bool | None = None,
     tau_a: float | None = None,
     beta: float | None = None,
     neuron: ann.Neuron | None = None,
@@ -105,6 +108,7 @@ def build(
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
         conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
+        standardise: whether the weights of convolutions are standardised (:class:`~tsslbp.layers.Conv2d`); not if left out.
         tau_a: time constant of adaptive thresholds in steps, 100 if left out.
         beta: rise of an adaptive threshold by one spike, 0.1 if left out.
         neuron: ``"spiking"`` if left out; ``"binary"`` and ``"relu"`` are networks without spikes, one pass with the same
@@ -193,6 +197,11 @@ class Network(nn.Module):
         """Whether the neurons spike; if not, the network is an ANN (``ann.py``)."""
         return self.architecture.neuron == "spiking"
 
+    def vote(self, output: Tensor) -> Tensor:
+        """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
+        last = self.layers[-1]
+        return last(output) if isinstance(last, Vote) else output
+
     def evidence(self, output: Tensor) -> Tensor:
         """What to decode answers from: the output currents, or the class probabilities of an ANN, as logits may be negative."""
         return output if self.is_spiking else output.softmax(-1)
@@ -200,7 +209,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_spiking:
             *_, logits = self.activity(x).values()
-            return logits
+            return self.vote(logits)
         if self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x)
         return self._run(self.encode(x), None)[0]
@@ -245,7 +254,7 @@ class Network(nn.Module):
         for (name, layer), (_, follower) in zip(layers, [*layers[1:], ("", None)], strict=True):
             if isinstance(layer, Spiking):
                 pool = follower.pool if isinstance(follower, SumPool2d) else None
-                half_psc = half and follower is not None
+                half_psc = half and not (follower is None or isinstance(follower, Vote))
                 if states is None:
                     signal = layer(signal, pool, half_psc)
                 else:
@@ -253,7 +262,7 @@ class Network(nn.Module):
             elif not (isinstance(layer, SumPool2d) and pooled):
                 signal = layer(signal)
             pooled = isinstance(layer, Spiking)
-        assert isinstance(signal, Tensor)  # the last layer is spiking
+        assert isinstance(signal, Tensor)  # it has gone through neurons
         return signal, after
 
     def _in_blocks(self, x: Tensor) -> Tensor:
@@ -304,6 +313,12 @@ class Network(nn.Module):
         return spikes_from_psc(psc, self.neuron.tau_s) > 0.5
 
 
+def classes(notation: str) -> int:
+    """How many classes a network tells apart, 0 if its notation does not say."""
+    match = re.search(r"(?:^|-)(\d+)(?:-V([1-9]\d*))?$", notation)
+    return int(match[1]) // int(match[2] or 1) if match else 0
+
+
 def _autocasts_to_bfloat16(device: str) -> bool:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return False
@@ -319,8 +334,11 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
         raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
     if not isinstance(a.input_shape, tuple) or len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
         raise UserError(f"input_shape {a.input_shape} must be (channels, height, width) or (features,)")
-    if not tokens[-1].isdecimal():
-        raise UserError(f"network {a.notation!r} must end with a number, the output layer")
+    voters = int(tokens.pop()[1:]) if re.fullmatch(r"V[1-9]\d*", tokens[-1]) else 0
+    if not tokens or not tokens[-1].isdecimal():
+        raise UserError(f"network {a.notation!r} must end with a number, the output layer, or that and its vote: 100-V10")
+    if voters and int(tokens[-1]) % voters:
+        raise UserError(f"network {a.notation!r} ends with {tokens[-1]} neurons, which do not make classes of {voters} each")
 
     shape, weighted, pooled, rule = tuple(a.input_shape), 0, 0, rules.get(a.rule)
     for position, token in enumerate(tokens, 1):
@@ -365,6 +383,8 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
             height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
             if min(height, width) < 1:
                 raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
-            convolution = Conv2d(shape[0], channels, kernel, neuron=neuron, rule=rule, padding=padding, scale=a.conv_scale)
-            yield f"conv{weighted}", convolution
+            of_network: dict[str, Any] = {"neuron": neuron, "rule": rule, "scale": a.conv_scale, "standardise": a.standardise}
+            yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **of_network)
             shape = (channels, height, width)
+    if voters:
+        yield "vote", Vote(voters)

@@ -36,7 +36,8 @@ def latency(run: Run) -> dict[str, Any]:
         currents = network.activity(run.model.inputs(x, seed=number))
         trains = [network.fired(psc) for psc in currents.values()]
         spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
-        *_, output = currents.values()
+        *_, last = currents.values()
+        output = network.vote(last)
         answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
     spikes, answer = torch.cat(spent, 1), torch.cat(answers, 1)  # [T, N] each
     decided, steps = run.model.decide(samples.x, BATCH)

@@ -164,7 +164,7 @@ class Loop:
             return network(x), 0.0
         *hidden, output = network.activity(x).values()
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
-        return output, config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
+        return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 
     def _rate_factor(self) -> float:
         """Learning rate of this step as a share of the configured one."""

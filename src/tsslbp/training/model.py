@@ -67,7 +67,7 @@ class Model:
         """
         currents = self.network.activity(self.inputs(x, seed=seed))
         *_, output = currents.values()
-        return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, output
+        return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
     @torch.inference_mode()
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from tsslbp import data, files, machine
 from tsslbp.config import TrainConfig, read_toml
 from tsslbp.errors import UserError
-from tsslbp.networks import Network
+from tsslbp.networks import Network, classes
 from tsslbp.training import checkpoint
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
@@ -132,7 +132,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
         if config.time_steps != dataset.time_steps:
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
-    if config.network.split("-")[-1] != str(len(dataset.classes)):
+    if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
     if dataset.trains and config.loss not in ("kernel", "spike"):
