@@ -184,6 +184,7 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --padding 0 --network 16C3-Q2-10", "layer 2 ('Q2') of '16C3-Q2-10'"),
         ("train quickstart --network 16C9-10 --padding 0", "layer 1 ('16C9')"),
         ("train quickstart --network 16C3-12", "must end with 10"),
+        ("train spike-pattern --network 20-100-V10", "votes for classes; the targets of spike-pattern are spike trains"),
         ("train quickstart --padding 1 2 3", "padding (1, 2, 3)"),
         ("train quickstart --name a/b", "--name is a/b"),
         ("train quickstart --data mist", "unknown data set 'mist'"),
