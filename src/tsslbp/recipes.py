@@ -192,7 +192,16 @@ RECIPES: dict[str, Recipe] = {
 RECIPES |= {
     "mnist-cnn-best": _better("mnist-cnn", epochs=33, dropout=0.1, conv_scale=3.0, shift=1),
     "fashion-mnist-fc-best": _better("fashion-mnist-fc", epochs=100, dropout=0.2, flip=True),
-    "fashion-mnist-cnn-best": _better("fashion-mnist-cnn", epochs=33, dropout=0.2, conv_scale=3.0, shift=1, flip=True),
+    "fashion-mnist-cnn-best": _better(
+        "fashion-mnist-cnn",
+        epochs=33,
+        dropout=0.2,
+        conv_scale=3.0,
+        standardise=True,
+        learning_rate=3e-3,
+        shift=1,
+        flip=True,
+    ),
 }
 
 
