@@ -239,13 +239,7 @@ def test_impossible_dropout(p):
         Dropout(p)
 
 
-# Flatten.
-
-
-def test_vote_is_the_mean_over_neurons_in_a_row():
-    psc = rand(4, 2, 6)
-    expected = torch.stack([psc[..., :3].mean(-1), psc[..., 3:].mean(-1)], -1)
-    torch.testing.assert_close(Vote(3)(psc), expected, rtol=1e-12, atol=0)
+# Flatten and vote.
 
 
 def test_flatten_is_channel_row_column():
@@ -259,6 +253,12 @@ def test_flatten_is_channel_row_column():
     assert torch.equal(Flatten()(channels_last), flat)
     signal = constant(3, 4, 5, 7)
     assert torch.equal(Flatten()(signal).value, signal.value.flatten(1))
+
+
+def test_vote_is_the_mean_over_neurons_in_a_row():
+    psc = rand(4, 2, 6)
+    expected = torch.stack([psc[..., :3].mean(-1), psc[..., 3:].mean(-1)], -1)
+    torch.testing.assert_close(Vote(3)(psc), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,11 @@ def test_neurons_that_vote(neuron):
     output = output.unflatten(2, (3, 4)).mean(3)
     assert output.abs().max() > 0
     torch.testing.assert_close(net(x), output)
-    assert (classes("4C3-P2-12-V4"), classes("12"), classes("12R-10"), classes("12-3C3"), classes("12R")) == (3, 12, 10, 0, 0)
+
+
+def test_classes_of_a_notation():
+    notations = {"4C3-P2-12-V4": 3, "12": 12, "12R-10": 10, "12-3C3": 0, "12R": 0, "V4": 0, "": 0}
+    assert {notation: classes(notation) for notation in notations} == notations
 
 
 def test_a_vote_in_bfloat16_is_of_single_precision_currents():

@@ -127,13 +127,16 @@ def test_early_exit_spends_no_more_spikes():
     assert found["exit"] == {"accuracy": 50, "steps": 3.5, "spikes": 1.5, "taken": [0, 0, 0.5, 0.5]}
 
 
+def small(folder, network):
+    """A run on the digits that gets more than half right."""
+    return training.train(
+        TrainConfig(runs_dir=folder, name="small", network=network, epochs=6, batch_size=100, learning_rate=1e-2)
+    )[0]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on the digits that gets more than half right."""
-    config = TrainConfig(
-        runs_dir=tmp_path_factory.mktemp("runs"), name="small", network="40-30-10", epochs=6, batch_size=100, learning_rate=1e-2
-    )
-    return training.train(config)[0]
+    return small(tmp_path_factory.mktemp("runs"), "40-30-10")
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +144,14 @@ def run(trained):
     return runs.load(trained)
 
 
-def test_latency_at_the_last_step_is_accuracy(run):
+@pytest.mark.parametrize(("network", "neurons"), [("40-30-10", 80), ("40-50-V5", 90)])
+def test_latency_at_the_last_step_is_accuracy(network, neurons, tmp_path):
+    run = runs.load(small(tmp_path, network))
     found, accuracy = study.latency(run), run.model.accuracy(run.test)
     assert accuracy > 50
     assert found["accuracy"][-1] == pytest.approx(accuracy)
     assert found["exit"]["accuracy"] == pytest.approx(accuracy)
-    assert found["spikes"][-1] == pytest.approx(80 * study.measure(run.model, run.test).spikes)
+    assert found["spikes"][-1] == pytest.approx(neurons * study.measure(run.model, run.test).spikes)
     assert found["spikes"][-2] < found["exit"]["spikes"] <= found["spikes"][-1] or found["exit"]["steps"] < 4
     assert 1 <= found["exit"]["steps"] <= 5
 

@@ -381,7 +381,11 @@ def test_loss_of_settings(quick):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"encoding": "poisson"}, {"network": "4C3-P2-50-V5", "standardise": True, "conv_scale": 3.0, "label_weight": 6.0}],
+    [
+        {},
+        {"encoding": "poisson"},
+        {"network": "4C3-P2-50-V5", "standardise": True, "conv_scale": 3.0, "label_weight": 6.0, "rate_penalty": 0.01},
+    ],
     ids=["constant", "poisson", "vote"],
 )
 def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, changes):

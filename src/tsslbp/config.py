@@ -121,11 +121,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Ranges that no other part of the library checks. Raises UserError naming the flag."""
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "label_weight"):
             self._check(name, getattr(self, name) > 0, "be positive")
         for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty", "shift"):
             self._check(name, getattr(self, name) >= 0, "be 0 or more")
-        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp", "label_weight"):
             self._check(name, math.isfinite(getattr(self, name)), "be finite")
         self._check("average", 0 <= self.average < 1, "be at least 0 and below 1")
         self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")

@@ -101,7 +101,7 @@ class Conv2d(Spiking):
         kernel = gain·(weight - mean)/std        mean and std over a channel's in·k·k weights
 
     This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
-    the weights alone: a trained network needs no more than the kernel. The gain starts at the std of the initial weights.
+    the weights alone: a trained network needs no more than the kernel. The gain starts at the std the weights are drawn with.
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
     """

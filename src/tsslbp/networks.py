@@ -315,8 +315,15 @@ class Network(nn.Module):
 
 def classes(notation: str) -> int:
     """How many classes a network tells apart, 0 if its notation does not say."""
-    match = re.search(r"(?:^|-)(\d+)(?:-V([1-9]\d*))?$", notation)
-    return int(match[1]) // int(match[2] or 1) if match else 0
+    tokens, voters = _without_vote(notation)
+    return int(tokens[-1]) // voters if tokens and tokens[-1].isdecimal() else 0
+
+
+def _without_vote(notation: str) -> tuple[list[str], int]:
+    """A notation's layers, and how many output neurons vote for each class."""
+    *tokens, last = notation.split("-")
+    vote = re.fullmatch(r"V([1-9]\d*)", last)
+    return (tokens, int(vote[1])) if vote else ([*tokens, last], 1)
 
 
 def _autocasts_to_bfloat16(device: str) -> bool:
@@ -327,17 +334,16 @@ def _autocasts_to_bfloat16(device: str) -> bool:
 
 def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     """Named layers of an architecture; all checks of notation against shapes are here."""
-    tokens = a.notation.split("-")
+    tokens, voters = _without_vote(a.notation)
     convolutions = sum("C" in token for token in tokens)
     paddings = list(a.padding) if isinstance(a.padding, (tuple, list)) else [a.padding] * convolutions
     if len(paddings) != convolutions or any(not isinstance(p, int) or p < 0 for p in paddings):
         raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
     if not isinstance(a.input_shape, tuple) or len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
         raise UserError(f"input_shape {a.input_shape} must be (channels, height, width) or (features,)")
-    voters = int(tokens.pop()[1:]) if re.fullmatch(r"V[1-9]\d*", tokens[-1]) else 0
     if not tokens or not tokens[-1].isdecimal():
         raise UserError(f"network {a.notation!r} must end with a number, the output layer, or that and its vote: 100-V10")
-    if voters and int(tokens[-1]) % voters:
+    if int(tokens[-1]) % voters:
         raise UserError(f"network {a.notation!r} ends with {tokens[-1]} neurons, which do not make classes of {voters} each")
 
     shape, weighted, pooled, rule = tuple(a.input_shape), 0, 0, rules.get(a.rule)
@@ -386,5 +392,5 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
             of_network: dict[str, Any] = {"neuron": neuron, "rule": rule, "scale": a.conv_scale, "standardise": a.standardise}
             yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **of_network)
             shape = (channels, height, width)
-    if voters:
+    if voters > 1:
         yield "vote", Vote(voters)

@@ -97,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-cnn1": _published("cifar10-cnn1", "CIFAR-10, first network", "88.98 ± 0.27", **_cifar10),
     "cifar10-cnn2": _published("cifar10-cnn2", "CIFAR-10, second network", "91.41", **_cifar10),
     "cifar10-small": Recipe(
-        "CIFAR-10 in an afternoon on two cores: a smaller network, three steps, ten output neurons per class",
+        "CIFAR-10 on two cores: a smaller network than the paper's, three steps, ten output neurons per class",
         TrainConfig(
             recipe="cifar10-small",
             data="cifar10",

@@ -135,8 +135,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
-    if dataset.trains and "V" in config.network:
-        raise UserError(f"--network {config.network} votes for classes; the targets of {dataset.name} are spike trains")
+    if dataset.trains and ("V" in config.network or config.label_weight != 1):
+        raise UserError(f"votes (V) and --label-weight are for classes; the targets of {dataset.name} are spike trains")
     if dataset.trains and config.loss not in ("kernel", "spike"):
         raise UserError(f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: kernel or spike")
     if (config.shift or config.flip) and (dataset.sequence or len(dataset.sample_shape) != 3):
