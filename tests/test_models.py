@@ -1,6 +1,12 @@
 """Models to give away: what the file and its card say is what the run did."""
 
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import torch
 from safetensors import safe_open
 
 from tsslbp import UserError, cli, report, training
@@ -25,11 +31,40 @@ def test_an_exported_model_works_alone_and_its_card_tells_of_it(trained, tmp_pat
     assert cli.main(["evaluate", str(path)]) == 0
     assert f"test accuracy {final['test_accuracy']:.2f} %" in capsys.readouterr().out
     card = (tmp_path / "models/README.md").read_text()
-    accuracies = f"{final['validation_accuracy']:.2f} | {final['test_accuracy']:.2f}"
-    row = f"| [`digits.safetensors`](digits.safetensors) | digits | `20-10` | 5 | `tssl` | 1,480 | 3 | 7 | {accuracies} |"
+    row = "| [`digits.safetensors`](digits.safetensors) | digits | `20-10` | 5 | `tssl` | 1,480 | float32 | 3 | 7 | "
+    row += f"{final['validation_accuracy']:.2f} | {final['test_accuracy']:.2f} |"
     assert row in card.splitlines()
     for text in (card, str(safe_open(path, framework="pt").metadata())):
         assert "secret" not in text, "where a run lay is nobody's business"
+
+
+def test_half_precision_is_half_the_size_and_measured_again(trained, tmp_path, capsys):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    assert cli.main(["export", str(trained), str(whole)]) == 0
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    final = json.loads(lines[-1]) | {"test_accuracy": 1.0}
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(final)]) + "\n")
+    assert cli.main(["export", str(run), str(half), "--half"]) == 0
+    assert whole.stat().st_size - half.stat().st_size > 0.9 * 2 * 1480
+    exact, rounded = (training.load(path) for path in (whole, half))
+    for name, weight in exact.network.state_dict().items():
+        stored = rounded.network.state_dict()[name]
+        assert torch.equal(stored, weight.half().float())
+        assert not torch.equal(stored, weight)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(half)]) == 0
+    assert f"test accuracy {rounded.trained['final']['test_accuracy']:.2f} %" in capsys.readouterr().out
+    assert "| 1,480 | float16 | 3 | 7 |" in (tmp_path / "README.md").read_text()
+    assert rounded.trained["final"]["test_accuracy"] > 1, "the run's record is not copied"
+
+
+def test_half_precision_needs_the_data(trained, tmp_path, monkeypatch):
+    model = replace(training.load(trained), data="mnist")
+    monkeypatch.setattr(report.models.training, "load", lambda path: model)
+    with pytest.raises(UserError, match="no mnist in"):
+        report.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):

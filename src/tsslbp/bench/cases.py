@@ -22,12 +22,16 @@ from tsslbp.networks import PAPER, Architecture, Network
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch size; ``sequence`` input is ``[T, B, ...]`` spikes, otherwise static images."""
+    """A network and a batch size; ``sequence`` input is ``[T, B, ...]`` spikes, otherwise static images.
+
+    A ``large`` one takes minutes and is measured only when it is named.
+    """
 
     name: str
     architecture: Architecture
     batch: int
     sequence: bool = False
+    large: bool = False
 
     def network(self, backend: Backend = "auto") -> Network:
         """The network, the same weights at every call."""
@@ -68,6 +72,8 @@ def cases() -> dict[str, Case]:
             Case("fashion-mnist-cnn", PAPER["fashion-mnist-cnn"], 50),
             Case("nmnist-cnn, T = 30", nmnist, 10, sequence=True),
             Case("nmnist-cnn, T = 100", replace(nmnist, time_steps=100), 10, sequence=True),
+            Case("cifar10-cnn1", PAPER["cifar10-cnn1"], 10, large=True),
+            Case("cifar10-cnn2", PAPER["cifar10-cnn2"], 10, large=True),
         )
     }
 

@@ -131,8 +131,8 @@ class Bench:
     All are timed in turns in one run, so that what else the machine does touches all alike. Read ratios, not milliseconds.
     """
 
-    cases: tuple[str, ...] = tuple(bench.cases())
-    """Which networks."""
+    cases: tuple[str, ...] = tuple(name for name, case in bench.cases().items() if not case.large)
+    """Which networks; cifar10-cnn1 and cifar10-cnn2, of minutes each, only if named."""
     seconds: float = 30.0
     """Time for each network; more is steadier."""
     memory: bool = True

@@ -73,9 +73,13 @@ class Export:
     """The run's folder."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Where to, such as models/NAME.safetensors; evaluate and predict take it."""
+    half: bool = False
+    """Store the weights in float16, in half the space; the card then tells the test accuracy of these, which needs the data."""
+    data_root: Path = Path("data")
+    """Folder that holds the data set, for --half."""
 
 
 def export(arguments: list[str]) -> None:
     """copy a run's model to a file to give away, with a model card"""
     options = parse(Export, "export", arguments)
-    console.print(f"card: {report.export(options.run, options.file)}")
+    console.print(f"card: {report.export(options.run, options.file, options.half, options.data_root)}")

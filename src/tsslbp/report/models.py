@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import files, training
+from tsslbp import data, files, training
 from tsslbp.config import read_toml
 from tsslbp.errors import UserError
 from tsslbp.report.results import markdown
@@ -16,30 +16,33 @@ USE = """\
     tsslbp predict NAME.safetensors IMAGE
 
 In Python `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes. A file
-holds the weights in float32 and, as metadata, all that is needed to use them, the settings and the result; loading it runs no
-code. MIT licence.
+holds the weights, stored in the format named above and computed with in float32, and, as metadata, all that is needed to use
+them, the settings and the result; loading it runs no code. MIT licence.
 
 `predict` takes an image of any size: it is put on white where it is transparent, turned grey or RGB, widened to the network's
 shape with the colour of its border, and scaled. The grey sets are light on dark: of an image whose border is light, such as a
 dark digit on paper, light and dark are exchanged (`--invert no` prevents it). Cut a photographed digit out, with a margin as in
 the set.
 
-Test accuracy is that of the epoch chosen on validation images, which were not trained on. What the networks make of images
-unlike those of their sets is untested; they have a class for everything, and none for "none of these"."""
+Test accuracy is that of the weights as stored, of the epoch chosen on validation images, which were not trained on. What the
+networks make of images unlike those of their sets is untested; they have a class for everything, none for "none of these"."""
 
 
-def export(run: Path, path: Path) -> Path:
+def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("data")) -> Path:
     """Copy the model of a run that has ended, with its settings and result, and write the card of the folder it goes to.
 
     Args:
         run: the run's folder.
         path: the file, ``.safetensors``; one that is there is replaced.
+        half: whether to store the weights in float16, and measure the test accuracy of these.
+        data_root: folder that holds the data set, for that.
 
     Returns:
         The path of the card.
 
     Raises:
-        UserError: no run, one that has not ended, a file of another kind, one that cannot be written, a damaged one beside it.
+        UserError: no run, one that has not ended, a file of another kind, one that cannot be written, a damaged one beside it,
+            no data where they are needed.
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
@@ -47,7 +50,13 @@ def export(run: Path, path: Path) -> Path:
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
     settings = {key: value for key, value in read_toml(run / "config.toml").items() if key not in PRIVATE}
-    model = replace(training.load(run), trained={"settings": settings, "final": final})
+    model = training.load(run)
+    if half:
+        model.network.half().float()
+        test = data.load(model.data, data_root, time_steps=model.network.time_steps).test
+        final = final | {"test_accuracy": model.accuracy(test)}
+    stored = "float16" if half else "float32"
+    model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,7 +69,7 @@ def export(run: Path, path: Path) -> Path:
 
 def model_card(folder: Path) -> str:
     """The card of a folder's models, Markdown. Raises UserError if one is damaged."""
-    head = ("model", "data", "network", "T", "rule", "weights", "epochs", "seed", "validation, %", "test, %")
+    head = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items() if model.trained]
     settings = [
@@ -80,6 +89,7 @@ def _row(model: training.Model) -> list[str]:
         str(model.network.time_steps),
         f"`{settings['rule']}`",
         f"{sum(weight.numel() for weight in model.network.parameters()):,}",
+        model.trained.get("stored", "float32"),
         str(final["epochs"]),
         str(settings["seed"]),
         f"{final['validation_accuracy']:.2f}",

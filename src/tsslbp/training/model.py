@@ -32,7 +32,7 @@ class Model:
     classes: tuple[str, ...]
     data: str
     trained: dict[str, Any] = field(default_factory=dict)
-    """Settings and final record of its run, of a model that was exported; else empty."""
+    """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
 
     def save(self, path: Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
@@ -43,7 +43,8 @@ class Model:
             "data": self.data,
             **({"trained": self.trained} if self.trained else {}),
         }
-        weights = {name: weight.contiguous() for name, weight in self.network.state_dict().items()}
+        stored = getattr(torch, self.trained.get("stored", "float32"))
+        weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @torch.inference_mode()
