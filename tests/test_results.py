@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def reproduce(tmp_path, samples, *more):
 def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     assert reproduce(tmp_path, samples, "--seeds", "2", "--precision", "float32") == 0
     folder = tmp_path / "results/fashion-mnist-fc-2-epochs"
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "seed0.jsonl", "seed1.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "curve.svg", "seed0.jsonl", "seed1.jsonl"]
     logs = [(folder / f"seed{seed}.jsonl").read_text() for seed in range(2)]
     assert logs == [(tmp_path / f"runs/fashion-mnist-fc-2-epochs-seed{seed}/metrics.jsonl").read_text() for seed in range(2)]
     accuracies = [json.loads(log.splitlines()[-1])["test_accuracy"] for log in logs]
@@ -26,6 +27,10 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     command = "tsslbp reproduce fashion-mnist-fc --data-root DIR --seeds 2 --epochs 2 --precision float32"
     assert f"\n\n    {command}\n\n" in page
     assert f"| mean ± sd | {mean_sd} |" in page
+    assert "(curve.svg)" in page
+    curve = ElementTree.parse(folder / "curve.svg").getroot()
+    assert curve.tag == "{http://www.w3.org/2000/svg}svg"
+    assert {"training", "validation", "test", "epoch"} <= set(" ".join(curve.itertext()).split())
     table = report.results_table(tmp_path / "results")
     assert table in capsys.readouterr().out
     *_, row = table.splitlines()

@@ -90,19 +90,13 @@ def accuracy(result: dict[str, Any]) -> tuple[Figure, str]:
     curves = {
         label: np.array([run["curves"]["test_accuracy"] for run in rule["runs"]]) for label, rule in result["rules"].items()
     }
-    epoch = np.arange(1, next(iter(curves.values())).shape[1] + 1)
-    figure, axes = figures.over_epochs([{"epoch": epoch[0]}, {"epoch": epoch[-1]}], _measure(result))
+    epochs = next(iter(curves.values())).shape[1]
+    figure, axes = figures.over_epochs([{"epoch": 1}, {"epoch": epochs}], _measure(result))
     for look, (label, curve) in zip(figures.looks(len(curves)), curves.items(), strict=True):
-        mean, several = curve.mean(0), len(curve) > 1
-        axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
-        if several:
-            sd = curve.std(0, ddof=1)
-            axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
-    last = np.concatenate([curve[:, -1] for curve in curves.values()])
-    floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2  # the end is what differs, not the first epochs
-    axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
+        figures.mean_and_band(axes, curve, label, look)
+    figures.show_the_end(axes, np.concatenate([curve[:, -1] for curve in curves.values()]))
     figures.legend(figure, axes, len(curves))
-    return figure, f"Line chart of test accuracy over {len(epoch)} epochs under {len(curves)} rules"
+    return figure, f"Line chart of test accuracy over {epochs} epochs under {len(curves)} rules"
 
 
 @figures.inline

@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Any, Concatenate, ParamSpec
 
 import matplotlib.style
@@ -94,6 +95,14 @@ def _for_page(svg: str, figure: Figure, description: str) -> Markup:
     return Markup(root + body.strip())
 
 
+def standalone(svg: Markup) -> str:
+    """A figure of a page as a file of its own, in the pages' colours, light or dark as the reader's screen."""
+    palette, _, _ = resources.files("tsslbp.report").joinpath("style.css").read_text(encoding="utf-8").partition("* {")
+    style = f"<style>{palette}svg {{ background: var(--paper); font-family: sans-serif; }}</style>"
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return str(svg).replace("<svg", f"<svg {spaces}", 1).replace(">", f">{style}", 1)
+
+
 def _short(name: str, most: int = 16) -> str:
     name = " ".join(name.split())
     return name if len(name) <= most else name[: most - 1] + "…"
@@ -124,6 +133,21 @@ def legend(figure: Figure, axes: Axes, entries: int) -> None:
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + entries * 13 / 72)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
+
+
+def mean_and_band(axes: Axes, values: Array, label: str, look: dict[str, Any]) -> None:
+    """The mean of several runs by epoch, and a band of one standard deviation around it; ``values`` ``[runs, epochs]``."""
+    epoch, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+    axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
+    if len(values) > 1:
+        sd = values.std(0, ddof=1)
+        axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def show_the_end(axes: Axes, last: Array) -> None:
+    """Limits for accuracies in percent whose ``last`` values are what differs, not those of the first epochs."""
+    floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2
+    axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
 
 
 @inline

@@ -11,17 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tsslbp import files, machine, recipes
+import numpy as np
+from matplotlib.figure import Figure
+
+from tsslbp import files, machine, recipes, training
 from tsslbp.errors import UserError
+from tsslbp.report import figures
 
 HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
 APART = ("--data-root", "--seed", "--seeds", "--epochs")
 """Options whose values are in other columns, or matter to nobody else."""
 FLOAT32 = ("--precision", "float32")
+CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.svg)"
 
 
 def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
-    """Write the logs and the page of runs that have ended, with seeds 0, 1, ...; returns the path of the page.
+    """Write the logs, the curve and the page of runs that have ended, with seeds 0, 1, ...; returns the path of the page.
 
     Args:
         folder: as ``results/NAME``.
@@ -40,6 +45,8 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     for seed, run in enumerate(runs):
         files.write_text(folder / f"seed{seed}.jsonl", (run / "metrics.jsonl").read_text(encoding="utf-8"))
     finals = read_finals(folder)
+    histories = [training.read_metrics(run)[0] for run in runs]
+    files.write_text(folder / "curve.svg", figures.standalone(curve("curve", histories)))
     columns = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "best_epoch", "epochs", "seconds")
     head = ("seed", "test accuracy, %", "best test epoch, %", "validation, %", "epoch chosen", "epochs", "seconds")
     decimals = (2, 2, 2, 0, 0, 0)
@@ -53,12 +60,26 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
         f"    {command}",
         markdown(head, [*rows, ["mean ± sd", *mean]]).rstrip(),
+        CURVE,
         "Test accuracy is that of the epoch chosen on validation. `seedN.jsonl` is the run's `metrics.jsonl`. "
         f"Machine: {about['processor']}, {about['threads']}, {about['vector instructions']}, load {about['load']} at the end; "
         f"tsslbp {about['tsslbp']}, torch {about['torch']}.",
     ]
     files.write_text(folder / "README.md", "\n\n".join(page) + "\n")
     return folder / "README.md"
+
+
+@figures.inline
+def curve(histories: Sequence[figures.Records]) -> tuple[Figure, str]:
+    """Accuracy of training, validation and test by epoch, over several runs of one recipe."""
+    figure, axes = figures.over_epochs(histories[0], "right answers, %")
+    parts = {"training": "train_accuracy", "validation": "validation_accuracy", "test": "test_accuracy"}
+    values = {name: np.array([figures.column(history, key) for history in histories]) for name, key in parts.items()}
+    for look, (name, runs) in zip(figures.looks(len(values)), values.items(), strict=True):
+        figures.mean_and_band(axes, runs, name, look)
+    figures.show_the_end(axes, values["test"][:, -1])
+    figures.legend(figure, axes, len(values))
+    return figure, f"Line chart of {', '.join(values)} accuracy over {len(histories[0])} epochs, {len(histories)} seeds"
 
 
 def results_table(results: Path) -> str:
