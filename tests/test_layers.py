@@ -71,13 +71,14 @@ def test_conv2d(padding):
 def test_standardised_kernel():
     layer = Conv2d(2, 3, 3, neuron=NEURON, scale=4.0, standardise=True).double()
     initial = Conv2d(2, 300, 3, neuron=NEURON, scale=4.0).weight.std().item()
-    assert layer.gain.tolist() == pytest.approx([initial] * 3, rel=0.05)
+    assert layer.kernel().std((1, 2, 3), correction=0).tolist() == pytest.approx([initial] * 3, rel=0.05)
     with torch.no_grad():
         layer.gain.copy_(torch.tensor([0.5, 1.0, -2.0]))
         layer.weight += 0.3
     kernel = layer.kernel()
     for w, k, gain in zip(layer.weight, kernel, (0.5, 1.0, -2.0), strict=True):
-        torch.testing.assert_close(k, gain * (w - w.mean()) / w.std(correction=0), rtol=1e-7, atol=1e-9)
+        expected = gain * layer.size * (w - w.mean()) / w.std(correction=0)
+        torch.testing.assert_close(k, expected, rtol=1e-7, atol=1e-9)
 
     x, plain = 5 * rand(4, 2, 2, 5, 7), Conv2d(2, 3, 3, neuron=NEURON).double()
     plain.weight.data = kernel.detach()

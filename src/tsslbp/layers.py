@@ -98,10 +98,11 @@ class Conv2d(Spiking):
 
     ``standardise`` learns what is left of a weight besides its mean and its size, and the size apart, as ``gain`` ``[out]``:
 
-        kernel = gain·(weight - mean)/std        mean and std over a channel's in·k·k weights
+        kernel = gain·size·(weight - mean)/std        mean and std over a channel's in·k·k weights
 
     This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
-    the weights alone: a trained network needs no more than the kernel. The gain starts at the std the weights are drawn with.
+    the weights alone: a trained network needs no more than the kernel. ``size`` is the std that weights are drawn with, and the
+    gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
     """
@@ -122,14 +123,15 @@ class Conv2d(Spiking):
         weight = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
         self.padding = padding
-        self.gain = nn.Parameter(torch.full((out_channels,), scale / math.sqrt(3 * weight[0].numel()))) if standardise else None
+        self.size = scale / math.sqrt(3 * weight[0].numel())
+        self.gain = nn.Parameter(torch.ones(out_channels)) if standardise else None
 
     def kernel(self) -> Tensor:
         """What the convolution multiplies with, ``[out, in, k, k]``."""
         if self.gain is None:
             return self.weight
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-        kernel = (self.weight - mean) * (self.gain.view(-1, 1, 1, 1) * (variance + 1e-10).rsqrt())
+        kernel = (self.weight - mean) * (self.size * self.gain.view(-1, 1, 1, 1) * (variance + 1e-10).rsqrt())
         return kernel.contiguous(memory_format=torch.channels_last)
 
     def map(self, x: Tensor) -> Tensor:
