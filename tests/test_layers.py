@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -68,21 +69,35 @@ def test_conv2d(padding):
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
-def test_standardised_kernel():
-    layer = Conv2d(2, 3, 3, neuron=NEURON, scale=4.0, standardise=True).double()
-    initial = Conv2d(2, 300, 3, neuron=NEURON, scale=4.0).weight.std().item()
-    assert layer.kernel().std((1, 2, 3), correction=0).tolist() == pytest.approx([initial] * 3, rel=0.05)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (partial(Linear, 18, neuron=NEURON), (4, 5, 18)),
+        (partial(Conv2d, 2, kernel=3, neuron=NEURON, scale=4.0), (4, 2, 2, 5, 7)),
+    ],
+    ids=["Linear", "Conv2d"],
+)
+def test_standardised_kernel(make, shape):
+    layer, drawn = make(3, standardise=True).double(), make(300).weight.std().item()
+    weights = layer.kernel().flatten(1)
+    assert weights.std(1, correction=0).tolist() == pytest.approx([drawn] * 3, rel=0.05)
     with torch.no_grad():
         layer.gain.copy_(torch.tensor([0.5, 1.0, -2.0]))
         layer.weight += 0.3
     kernel = layer.kernel()
+    assert kernel.stride() == layer.weight.stride()
     for w, k, gain in zip(layer.weight, kernel, (0.5, 1.0, -2.0), strict=True):
         expected = gain * layer.size * (w - w.mean()) / w.std(correction=0)
         torch.testing.assert_close(k, expected, rtol=1e-7, atol=1e-9)
 
-    x, plain = 5 * rand(4, 2, 2, 5, 7), Conv2d(2, 3, 3, neuron=NEURON).double()
+    x, plain = 5 * rand(*shape), make(3).double()
     plain.weight.data = kernel.detach()
-    assert torch.equal(layer(x), plain(x))
+    output = layer(x)
+    assert 0 < output.count_nonzero() < output.numel()
+    assert torch.equal(output, plain(x))
+    layer.fold()
+    assert torch.equal(output, layer(x))
+    assert list(layer.state_dict()) == ["weight"]
 
 
 @pytest.mark.parametrize(

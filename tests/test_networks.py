@@ -139,6 +139,21 @@ def test_classes_of_a_notation():
     assert {notation: classes(notation) for notation in notations} == notations
 
 
+def test_standardised_weights_fold_into_plain_ones():
+    net = build("4C3-P2-20-10-V5", **SETTINGS, conv_scale=3.0, standardise=True)
+    assert [name for name in net.state_dict() if name.endswith("gain")] == ["layers.conv1.gain", "layers.linear2.gain"]
+    for layer in (net.layers.conv1, net.layers.linear2):
+        layer.gain.data.uniform_(0.5, 3)
+    x = rand(3, 2, 9, 8)
+    output = net(x)
+    assert output.count_nonzero() > 0
+    net.fold()
+    assert torch.equal(net(x), output)
+    same = Network(net.architecture)
+    same.load_state_dict(net.state_dict())
+    assert torch.equal(same(x), output)
+
+
 def test_a_vote_in_bfloat16_is_of_single_precision_currents():
     torch.manual_seed(0)
     net, x = build("12-V4", threshold=0.3, **SETTINGS), rand(2, 2, 9, 8)

@@ -36,23 +36,53 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
 class Spiking(nn.Module, ABC):
     """A linear map, then neurons. Subclasses own the weight and say what the map is.
 
+    With ``standardise`` a layer learns what is left of a neuron's weights besides their mean and size, and the size apart, as
+    ``gain`` ``[out]``:
+
+        kernel = gain·size·(weight - mean)/std        mean and std over all weights of a neuron, or of a channel
+
+    This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
+    the weights alone: a trained network needs no more than the kernel (:meth:`fold`). ``size`` is the std that weights are
+    drawn with, and the gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
+
+    Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
+
     Args:
         neuron: constants of the neurons.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
     """
 
     weight: nn.Parameter
+    gain: nn.Parameter | None
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
+        self.register_parameter("gain", None)
         self.neuron = neuron
         self.rule = rules.get(rule)
 
     @abstractmethod
     def map(self, x: Tensor) -> Tensor:
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
+
+    def standardise(self, size: float) -> None:
+        """Begin to standardise the weight; ``size`` is the std it was drawn with."""
+        self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
+
+    def kernel(self) -> Tensor:
+        """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
+        if self.gain is None:
+            return self.weight
+        variance, mean = torch.var_mean(self.weight, tuple(range(1, self.weight.dim())), correction=0, keepdim=True)
+        return (self.weight - mean) * (self.size * self.gain.view_as(mean) * (variance + 1e-10).rsqrt())
+
+    def fold(self) -> None:
+        """Put the kernel in the weight's place, and no longer learn its size apart."""
+        with torch.no_grad():
+            self.weight.copy_(self.kernel())
+        self.gain = None
 
     def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
         """``pool`` and ``half``: see :func:`tsslbp.functional.neurons`."""
@@ -73,16 +103,20 @@ def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
     """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
     if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
         raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
-    return F.linear(x, layer.weight)
+    return F.linear(x, layer.kernel())
 
 
 class Linear(Spiking):
     """Fully connected spiking layer: ``[T, B, in] -> [T, B, out]``. Weight ``[out, in]``, Kaiming normal."""
 
-    def __init__(self, in_features: int, out_features: int, *, neuron: LIF, rule: str | Rule | None = None) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, *, neuron: LIF, rule: str | Rule | None = None, standardise: bool = False
+    ) -> None:
         super().__init__(neuron, rule)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         nn.init.kaiming_normal_(self.weight)
+        if standardise:
+            self.standardise(math.sqrt(2 / in_features))
 
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
@@ -95,16 +129,6 @@ class Conv2d(Spiking):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``, stride 1.
 
     Weight ``[out, in, k, k]``, PyTorch's default initialisation times ``scale``.
-
-    ``standardise`` learns what is left of a weight besides its mean and its size, and the size apart, as ``gain`` ``[out]``:
-
-        kernel = gain·size·(weight - mean)/std        mean and std over a channel's in·k·k weights
-
-    This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
-    the weights alone: a trained network needs no more than the kernel. ``size`` is the std that weights are drawn with, and the
-    gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
-
-    Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
     """
 
     def __init__(
@@ -123,16 +147,8 @@ class Conv2d(Spiking):
         weight = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
         self.padding = padding
-        self.size = scale / math.sqrt(3 * weight[0].numel())
-        self.gain = nn.Parameter(torch.ones(out_channels)) if standardise else None
-
-    def kernel(self) -> Tensor:
-        """What the convolution multiplies with, ``[out, in, k, k]``."""
-        if self.gain is None:
-            return self.weight
-        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-        kernel = (self.weight - mean) * (self.size * self.gain.view(-1, 1, 1, 1) * (variance + 1e-10).rsqrt())
-        return kernel.contiguous(memory_format=torch.channels_last)
+        if standardise:
+            self.standardise(scale / math.sqrt(3 * weight[0].numel()))
 
     def map(self, x: Tensor) -> Tensor:
         channels, kernel = self.weight.shape[1:3]

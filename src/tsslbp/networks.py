@@ -108,7 +108,8 @@ def build(
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
         conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
-        standardise: whether the weights of convolutions are standardised (:class:`~tsslbp.layers.Conv2d`); not if left out.
+        standardise: whether the weights of hidden layers, but for recurrent ones, are standardised
+            (:class:`~tsslbp.layers.Spiking`); not if left out.
         tau_a: time constant of adaptive thresholds in steps, 100 if left out.
         beta: rise of an adaptive threshold by one spike, 0.1 if left out.
         neuron: ``"spiking"`` if left out; ``"binary"`` and ``"relu"`` are networks without spikes, one pass with the same
@@ -196,6 +197,13 @@ class Network(nn.Module):
     def is_spiking(self) -> bool:
         """Whether the neurons spike; if not, the network is an ANN (``ann.py``)."""
         return self.architecture.neuron == "spiking"
+
+    def fold(self) -> None:
+        """Turn standardised weights into plain ones that do the same (:meth:`tsslbp.layers.Spiking.fold`)."""
+        for layer in self.layers:
+            if isinstance(layer, Spiking):
+                layer.fold()
+        self.architecture = replace(self.architecture, standardise=False)
 
     def vote(self, output: Tensor) -> Tensor:
         """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
@@ -381,7 +389,8 @@ def _layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
                 name = f"recurrent{weighted}"
                 yield name, Recurrent(shape[0], features, neuron=neuron, rule=rule, adaptation=adaptation)
             else:
-                yield name, Linear(shape[0], features, neuron=neuron, rule=rule)
+                standardise = a.standardise and name != "output"
+                yield name, Linear(shape[0], features, neuron=neuron, rule=rule, standardise=standardise)
             shape = (features,)
         else:
             channels, kernel = sizes
