@@ -10,6 +10,7 @@ import torch
 from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, floor, grown
+from tsslbp.cli import commands
 from tsslbp.networks import PAPER
 
 SMALL = Case("small", replace(PAPER["mnist-cnn"], notation="3C5-P2-7-10"), batch=2)
@@ -63,6 +64,11 @@ def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypa
     assert set(result["cases"]["small"]["subjects"]) == set(bench.subjects(SMALL))
     assert cli.main(["bench", "--cases", "smal"]) == 2
     assert "did you mean 'small'" in capsys.readouterr().err
+
+
+def test_large_cases_are_measured_only_if_named():
+    assert bench.cases()["cifar10-cnn1"].large
+    assert commands.Bench().cases == tuple(name for name in bench.cases() if not name.startswith("cifar10"))
 
 
 def test_growth_has_every_axis(monkeypatch):

@@ -111,6 +111,13 @@ def test_speeds_in_the_readme_are_those_of_the_newest_result():
     assert newest.name in README
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*/*.json")), ids=lambda path: path.parent.name)
+def test_speeds_in_the_docs_are_those_of_their_results(path):
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert bench.table(json.loads(path.read_text())) in page
+    assert str(path.relative_to(ROOT)) in page
+
+
 @pytest.mark.parametrize(
     ("name", "page"),
     [

@@ -52,7 +52,7 @@ class TrainConfig:
     conv_scale: float = 1.0
     """Factor on the initial weights of convolutions."""
     standardise: bool = False
-    """Standardise the weights of hidden layers, neuron by neuron, and learn their size apart; a help in deep networks."""
+    """Standardise the weights of feed-forward hidden layers, neuron by neuron, and learn their size apart."""
     tau_a: float = 100.0
     """Time constant of adaptive thresholds (100A) in steps, at least 1."""
     beta: float = 0.1

@@ -108,8 +108,8 @@ def build(
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
         conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
-        standardise: whether the weights of hidden layers, but for recurrent ones, are standardised
-            (:class:`~tsslbp.layers.Spiking`); not if left out.
+        standardise: whether weights of feed-forward hidden layers are standardised (:class:`~tsslbp.layers.Spiking`); not if
+            left out.
         tau_a: time constant of adaptive thresholds in steps, 100 if left out.
         beta: rise of an adaptive threshold by one spike, 0.1 if left out.
         neuron: ``"spiking"`` if left out; ``"binary"`` and ``"relu"`` are networks without spikes, one pass with the same

@@ -51,7 +51,6 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
     settings = {key: value for key, value in read_toml(run / "config.toml").items() if key not in PRIVATE}
     model = training.load(run)
-    model.network.fold()
     if half:
         model.network.half().float()
         test = data.load(model.data, data_root, time_steps=model.network.time_steps).test

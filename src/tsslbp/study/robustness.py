@@ -117,7 +117,6 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
 
     if trouble.where == "weights":
         network = copy.deepcopy(run.model.network)
-        network.fold()
         for weight in network.parameters():
             weight.copy_(apply(weight))
         return replace(run.model, network=network).accuracy(run.test)

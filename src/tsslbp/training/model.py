@@ -120,7 +120,7 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """A model from ``model.safetensors``, or from the folder of the run that wrote it.
+    """A model from ``model.safetensors``, or from the folder of the run that wrote it; standardised weights come folded.
 
     Raises:
         UserError: no such file, a broken file, or a safetensors file that holds no tsslbp model.
@@ -149,6 +149,7 @@ def load(path: str | Path) -> Model:
     for name, weight in network.named_parameters():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    network.fold()
     return Model(network.eval(), inputs, classes, data, trained)
 
 
