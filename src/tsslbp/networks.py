@@ -183,6 +183,8 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(_layers(architecture, self.neuron)))
+        if architecture.standardise and all(getattr(layer, "gain", None) is None for layer in self.layers):
+            raise UserError("standardise wants a feed-forward hidden layer; this network has none")
         if not self.is_spiking:
             ann.check(self.layers, architecture.neuron)
 
