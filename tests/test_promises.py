@@ -95,10 +95,11 @@ def test_public_names():
 def test_results_in_the_readme_are_those_in_the_folder(name):
     (row,) = [line for line in README.splitlines() if line.startswith("|") and f"(results/{name})" in line]
     finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob(f"results/{name}/*.jsonl")]
-    assert len(finals) == int(row.split("|")[4]) >= 3
+    assert len(finals) == int(row.split("|")[4]) >= (1 if name.startswith("cifar10") else 3)
     for key in ("test_accuracy", "best_test_accuracy"):
         values = [final[key] for final in finals]
-        assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in row
+        sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        assert f"| {statistics.mean(values):.2f}{sd} |" in row
 
 
 def test_results_table_in_the_readme_is_that_of_the_folder():
@@ -141,9 +142,9 @@ def test_tables_of_better_settings_are_those_in_the_folders():
         (target,) = re.findall(r"\(\.\./(results/[^)]*)\)", row)
         path = ROOT / target
         text = (path if path.suffix else path / "README.md").read_text(encoding="utf-8")
-        values = re.findall(r"\d+\.\d+ ± \d+\.\d+", row)[:2]  # the paper's own comes third
+        values = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row)[:2]  # the aim and the paper's own come after these
         assert len(values) == 2
-        (source,) = [line for line in text.splitlines() if " | ".join(values) in line]
+        (source,) = [line for line in text.splitlines() if f"| {' | '.join(values)} |" in line]
         if path.suffix:  # spikes and energy, too
             assert set(row.split("|")[-3:-1]) < set(source.split("|"))
 

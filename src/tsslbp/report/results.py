@@ -55,11 +55,12 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         for seed, final in enumerate(finals)
     ]
     mean = [mean_sd([final[key] for final in finals], places) for key, places in zip(columns, decimals, strict=True)]
+    rows += [["mean ± sd", *mean]] if len(finals) > 1 else []
     about = machine.describe()
     page = [
         f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
         f"    {command}",
-        markdown(head, [*rows, ["mean ± sd", *mean]]).rstrip(),
+        markdown(head, rows).rstrip(),
         CURVE,
         "Test accuracy is that of the epoch chosen on validation. `seedN.jsonl` is the run's `metrics.jsonl`. "
         f"Machine: {about['processor']}, {about['threads']}, {about['vector instructions']}, load {about['load']} at the end; "
