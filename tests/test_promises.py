@@ -95,7 +95,7 @@ def test_public_names():
 def test_results_in_the_readme_are_those_in_the_folder(name):
     (row,) = [line for line in README.splitlines() if line.startswith("|") and f"(results/{name})" in line]
     finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob(f"results/{name}/*.jsonl")]
-    assert len(finals) == int(row.split("|")[4]) >= (1 if name.startswith("cifar10") else 3)
+    assert len(finals) == int(row.split("|")[4]) >= (1 if name == "cifar10-small" else 3)  # a seed of it takes hours
     for key in ("test_accuracy", "best_test_accuracy"):
         values = [final[key] for final in finals]
         sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -144,7 +144,9 @@ def test_tables_of_better_settings_are_those_in_the_folders():
         text = (path if path.suffix else path / "README.md").read_text(encoding="utf-8")
         values = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row)[:2]  # the aim and the paper's own come after these
         assert len(values) == 2
-        (source,) = [line for line in text.splitlines() if f"| {' | '.join(values)} |" in line]
+        table = [line for line in text.splitlines() if line.startswith("|")]
+        (source,) = [line for line in table if f"| {' | '.join(values)} |" in line]
+        assert all("±" in value for value in values) or source == table[2] == table[-1], "one seed's, where there are several"
         if path.suffix:  # spikes and energy, too
             assert set(row.split("|")[-3:-1]) < set(source.split("|"))
 
@@ -192,10 +194,12 @@ def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, scrip
     assert made(content) in (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
 
 
+def test_card_is_that_of_the_models():
+    assert report.model_card(ROOT / "models") == (ROOT / "models/README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)
-def test_models_are_as_their_card_says(path, samples, capsys):
-    (row,) = [line for line in (ROOT / "models/README.md").read_text().splitlines() if line.startswith(f"| [`{path.name}`]")]
-    assert row.endswith(f"| {tsslbp.load(path).trained['final']['test_accuracy']:.2f} |")
+def test_models_are_right_about_the_samples(path, samples, capsys):
     assert cli.main(["evaluate", str(path), "--data-root", str(samples)]) == 0
     assert float(capsys.readouterr().out.split()[2]) > 80  # of the few samples
 

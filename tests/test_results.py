@@ -50,6 +50,7 @@ def test_what_is_there_is_used(tmp_path, samples, monkeypatch):
     folder = tmp_path / "results/fashion-mnist-fc-2-epochs"
     assert (folder / "seed0.jsonl").read_text() == before
     assert not (folder / "seed1.jsonl").exists(), "a page of one seed is not left with the log of another"
+    assert "±" not in (folder / "README.md").read_text(), "one seed has no standard deviation"
 
 
 @pytest.mark.parametrize(

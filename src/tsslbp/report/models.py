@@ -73,7 +73,7 @@ def model_card(folder: Path) -> str:
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items() if model.trained]
     settings = [
-        f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items())}."
+        f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items() if value != '')}."
         for name, model in models.items()
         if model.trained
     ]

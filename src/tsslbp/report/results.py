@@ -54,8 +54,9 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         [str(seed), *(f"{final[key]:.{places}f}" for key, places in zip(columns, decimals, strict=True))]
         for seed, final in enumerate(finals)
     ]
-    mean = [mean_sd([final[key] for final in finals], places) for key, places in zip(columns, decimals, strict=True)]
-    rows += [["mean ± sd", *mean]] if len(finals) > 1 else []
+    if len(finals) > 1:
+        mean = [mean_sd([final[key] for final in finals], places) for key, places in zip(columns, decimals, strict=True)]
+        rows.append(["mean ± sd", *mean])
     about = machine.describe()
     page = [
         f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
