@@ -75,8 +75,9 @@ class Spiking(nn.Module, ABC):
         """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
         if self.gain is None:
             return self.weight
-        variance, mean = torch.var_mean(self.weight, tuple(range(1, self.weight.dim())), correction=0, keepdim=True)
-        return (self.weight - mean) * (self.size * self.gain.view_as(mean) * (variance + 1e-10).rsqrt())
+        weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
+        kernel = F.layer_norm(weight, weight.shape[1:], eps=1e-10).movedim(-1, 1)
+        return kernel * (self.size * self.gain.view(-1, *[1] * (kernel.dim() - 1)))
 
     def fold(self) -> None:
         """Put the kernel in the weight's place, and no longer learn its size apart."""
