@@ -10,7 +10,7 @@ from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, floor, grown
 from tsslbp.cli import commands
-from tsslbp.networks import PAPER
+from tsslbp.notation import PAPER
 
 SMALL = Case("small", replace(PAPER["mnist-cnn"], notation="3C5-P2-7-10"), batch=2)
 

@@ -8,7 +8,8 @@ import torch
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
 from tsslbp.layers import Conv2d, Dropout, Linear, SumPool2d
-from tsslbp.networks import PAPER, Architecture, Network, build, classes
+from tsslbp.networks import Network, build
+from tsslbp.notation import PAPER, Architecture, classes
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tsslbp import ann, rules
 from tsslbp.errors import UserError
 from tsslbp.losses import CountLoss, FirstSpikeLoss, KernelLoss, Loss, RateBounds, SoftmaxLoss, SpikeLoss
-from tsslbp.networks import Architecture
+from tsslbp.notation import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)

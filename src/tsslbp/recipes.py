@@ -8,7 +8,7 @@ from typing import Any
 
 from tsslbp.config import TrainConfig
 from tsslbp.errors import unknown
-from tsslbp.networks import PAPER
+from tsslbp.notation import PAPER
 
 
 @dataclass(frozen=True)

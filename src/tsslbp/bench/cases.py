@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tsslbp.kernels import Backend
 from tsslbp.layers import Conv2d, Flatten, Linear, Spiking, SumPool2d
 from tsslbp.losses import KernelLoss
-from tsslbp.networks import PAPER, Architecture, Network
+from tsslbp.networks import Network
+from tsslbp.notation import PAPER, Architecture
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
-from tsslbp.networks import Architecture, Network
+from tsslbp.networks import Network
+from tsslbp.notation import Architecture
 
 
 @dataclass

@@ -16,7 +16,8 @@ from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
 from tsslbp.losses import length_mask
 from tsslbp.metrics import decode, settled
-from tsslbp.networks import Architecture, Network
+from tsslbp.networks import Network
+from tsslbp.notation import Architecture
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 

@@ -18,7 +18,8 @@ import torch
 from tsslbp import data, files, machine
 from tsslbp.config import TrainConfig, read_toml
 from tsslbp.errors import UserError
-from tsslbp.networks import Network, classes
+from tsslbp.networks import Network
+from tsslbp.notation import classes
 from tsslbp.training import checkpoint
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
