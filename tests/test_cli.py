@@ -65,9 +65,8 @@ def test_predict_reads_an_image(trained, capsys, tmp_path):
 
 def test_predict_finds_its_way_with_any_image(trained, capsys, tmp_path):
     """The same digit as a dark one on paper, wide, transparent, with 16 bits, turned by the camera: the same answer."""
-    grey = np.kron(load_digits().images[0] * 255 / 16, np.ones((8, 8)))  # light on dark, 64×64
-    light = Image.fromarray(grey.astype(np.uint8))
-    paper = Image.fromarray((255 - grey).astype(np.uint8))
+    grey = np.kron(load_digits().images[0] * 255 / 16, np.ones((8, 8))).astype(np.uint8)  # light on dark, 64×64
+    light, paper = Image.fromarray(grey), Image.fromarray(255 - grey)
     wide = Image.new("L", (200, 64), "white")
     wide.paste(paper, (68, 0))
     ink = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
@@ -78,7 +77,7 @@ def test_predict_finds_its_way_with_any_image(trained, capsys, tmp_path):
     paper.convert("RGB").save(tmp_path / "paper.png")
     wide.save(tmp_path / "wide.png")
     ink.save(tmp_path / "ink.png")
-    Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "16bit.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16bit.png")
     turned.save(tmp_path / "turned.png", exif=camera)
 
     def predicted(name, *more):
