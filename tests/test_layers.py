@@ -89,6 +89,12 @@ def test_standardised_kernel(make, shape):
     for w, k, gain in zip(layer.weight, kernel, (0.5, 1.0, -2.0), strict=True):
         expected = gain * layer.size * (w - w.mean()) / w.std(correction=0)
         torch.testing.assert_close(k, expected, rtol=1e-7, atol=1e-9)
+    w, parameters = layer.weight.flatten(1), (layer.weight, layer.gain)
+    centred = w - w.mean(1, keepdim=True)
+    expected = layer.size * layer.gain[:, None] * centred / (centred.square().mean(1, keepdim=True) + 1e-10).sqrt()
+    error = rand(*kernel.shape, seed=1)
+    ours, theirs = (torch.autograd.grad(k, parameters, error) for k in (kernel, expected.view_as(kernel)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
     x, plain = 5 * rand(*shape), make(3).double()
     plain.weight.data = kernel.detach()

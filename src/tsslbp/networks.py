@@ -41,8 +41,8 @@ def build(
     """A spiking network from its notation, or one of the paper's networks by name.
 
     Args:
-        notation: such as ``"15C5-P2-40C5-P2-300-10"``, or a key of ``PAPER`` such as ``"mnist-cnn"``, whose settings are
-            then the defaults of the other arguments.
+        notation: such as ``"15C5-P2-40C5-P2-300-10"`` (:mod:`tsslbp.notation`), or a key of ``PAPER`` such as
+            ``"mnist-cnn"``, whose settings are then the defaults of the other arguments.
         input_shape: shape of one sample at one step, ``(C, H, W)`` or ``(features,)``. Required with a notation.
         time_steps: T. Required with a notation.
         tau_m: membrane time constant in steps. Required with a notation.
