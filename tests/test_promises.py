@@ -134,6 +134,19 @@ def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
     assert (ROOT / f"results/{name}/compare.md").read_text(encoding="utf-8") in (ROOT / page).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["cifar10-cnn1", "cifar10-cnn2"])
+def test_trainings_in_the_docs_are_those_in_the_folders(name):
+    rows = (ROOT / "docs/speed.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [row for row in rows if f"results/compare-{name}/compare.md" in row]
+    folder = ROOT / f"results/compare-{name}"
+    *_, source = (folder / "compare.md").read_text(encoding="utf-8").splitlines()
+    (run,) = json.loads((folder / "compare.json").read_text())["rules"]["tssl"]["runs"]
+    epochs, *values = row.split("|")[2:-1]
+    assert int(epochs) == run["epochs"]
+    assert float(values.pop().replace(",", "")) == round(run["seconds"], 1)
+    assert set(values) < set(source.split("|"))
+
+
 def test_tables_of_better_settings_are_those_in_the_folders():
     page = (ROOT / "docs/better.md").read_text(encoding="utf-8")
     rows = [row for row in page.splitlines() if row.startswith("| [")]
