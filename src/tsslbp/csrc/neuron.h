@@ -168,7 +168,8 @@ struct Gradient {
   }
 };
 
-enum class Fallback { quiet, no_spike, never, always };
+// Numbered in kernels/cpu.py, as Shape below is; "rate" becomes one of the two before it.
+enum class Fallback { quiet, no_spike, never, always, rate };
 
 template <class T>
 struct TsslOptions {

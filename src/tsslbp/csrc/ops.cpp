@@ -1,6 +1,8 @@
 // The operations as PyTorch operators, on the LibTorch stable ABI. What surrounds them (layouts, fake kernels, the
 // documented functions) is in kernels/cpu.py. Sequences are [steps, n], contiguous; only a gradient may have another stride
-// from one step to the next.
+// from one step to the next. Choices are passed as numbers of enumerators, since PyTorch 2.13 leaks every string that an
+// operator of its stable ABI takes or returns (pytorch issue 191340): 48 bytes, but strewn over the heap they broke up the
+// large blocks until it had outgrown the machine.
 #include "neuron.h"
 
 #include <torch/csrc/stable/library.h>
@@ -9,7 +11,6 @@
 
 #include <atomic>
 #include <optional>
-#include <string>
 #include <tuple>
 
 namespace tsslbp {
@@ -166,7 +167,7 @@ T firing_rate(const T* membrane, int64_t size, T threshold) {
 std::tuple<Tensor, Tensor> tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
                                          const std::optional<Tensor>& state, const std::optional<Tensor>& carry, double tau_m,
                                          double tau_s, double threshold, bool timing, bool inter, bool reset, bool leak,
-                                         std::string fallback, double clip, double fallback_width, double fallback_range,
+                                         int64_t fallback, double clip, double fallback_width, double fallback_range,
                                          double rate_limit, bool half, int64_t pool_size, int64_t pool_height,
                                          int64_t pool_width, int64_t pool_channels, double pool_gain) {
   const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
@@ -175,11 +176,12 @@ std::tuple<Tensor, Tensor> tssl_backward(const Tensor& psc_gradient, const Tenso
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
     const TsslOptions<T> o{mask<T>(timing), mask<T>(inter), mask<T>(reset), mask<T>(leak), T(clip), T(fallback_width), T(fallback_range)};
-    if (fallback == "rate") fallback = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(rate_limit) ? "never" : "always";
-    if (fallback == "quiet") return sweep<T>(TsslBackward<T, Fallback::quiet>{g, c, o}, g.steps, g.n, pool);
-    if (fallback == "no-spike") return sweep<T>(TsslBackward<T, Fallback::no_spike>{g, c, o}, g.steps, g.n, pool);
-    if (fallback == "never") return sweep<T>(TsslBackward<T, Fallback::never>{g, c, o}, g.steps, g.n, pool);
-    if (fallback == "always") return sweep<T>(TsslBackward<T, Fallback::always>{g, c, o}, g.steps, g.n, pool);
+    auto where = static_cast<Fallback>(fallback);
+    if (where == Fallback::rate) where = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(rate_limit) ? Fallback::never : Fallback::always;
+    if (where == Fallback::quiet) return sweep<T>(TsslBackward<T, Fallback::quiet>{g, c, o}, g.steps, g.n, pool);
+    if (where == Fallback::no_spike) return sweep<T>(TsslBackward<T, Fallback::no_spike>{g, c, o}, g.steps, g.n, pool);
+    if (where == Fallback::never) return sweep<T>(TsslBackward<T, Fallback::never>{g, c, o}, g.steps, g.n, pool);
+    if (where == Fallback::always) return sweep<T>(TsslBackward<T, Fallback::always>{g, c, o}, g.steps, g.n, pool);
     STD_TORCH_CHECK(false, "tsslbp: unknown fallback ", fallback);
   });
 }
@@ -187,7 +189,7 @@ std::tuple<Tensor, Tensor> tssl_backward(const Tensor& psc_gradient, const Tenso
 std::tuple<Tensor, Tensor> surrogate_backward(const Tensor& psc_gradient, const Tensor& membrane,
                                               const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
                                               const std::optional<Tensor>& carry, double tau_m, double tau_s, double threshold,
-                                              std::string shape, double slope, double scale, bool through_reset, bool half,
+                                              int64_t shape, double slope, double scale, bool through_reset, bool half,
                                               int64_t pool_size, int64_t pool_height, int64_t pool_width,
                                               int64_t pool_channels, double pool_gain) {
   const Pool pool = checked_pool(membrane.size(1), pool_size, pool_height, pool_width, pool_channels, pool_gain);
@@ -195,7 +197,7 @@ std::tuple<Tensor, Tensor> surrogate_backward(const Tensor& psc_gradient, const 
     using T = decltype(zero);
     const Neuron<T> c(tau_m, tau_s, threshold);
 #define TSSLBP_SHAPE(name) \
-  if (shape == #name) return sweep<T>(SurrogateBackward<T, Shape::name>{g, c, T(slope), T(scale), mask<T>(through_reset)}, g.steps, g.n, pool);
+  if (static_cast<Shape>(shape) == Shape::name) return sweep<T>(SurrogateBackward<T, Shape::name>{g, c, T(slope), T(scale), mask<T>(through_reset)}, g.steps, g.n, pool);
     TSSLBP_SHAPE(fast_sigmoid)
     TSSLBP_SHAPE(sigmoid)
     TSSLBP_SHAPE(atan)
@@ -208,10 +210,7 @@ std::tuple<Tensor, Tensor> surrogate_backward(const Tensor& psc_gradient, const 
   });
 }
 
-std::string cpu_capability() {
-  const char* const names[] = {"baseline", "avx2", "avx512"};
-  return names[static_cast<int>(capability())];
-}
+int64_t cpu_capability() { return static_cast<int64_t>(capability()); }
 
 }  // namespace tsslbp
 
@@ -226,13 +225,13 @@ STABLE_TORCH_LIBRARY(tsslbp, m) {
   m.def(
       "tssl_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
       "float tau_m, float tau_s, float threshold, "
-      "bool timing, bool inter, bool reset, bool leak, str fallback, float clip, float fallback_width, float fallback_range, "
+      "bool timing, bool inter, bool reset, bool leak, int fallback, float clip, float fallback_width, float fallback_range, "
       "float rate_limit, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
   m.def(
       "surrogate_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
       "float tau_m, float tau_s, float threshold, "
-      "str shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
-  m.def("cpu_capability() -> str");
+      "int shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
+  m.def("cpu_capability() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tsslbp, CPU, m) {

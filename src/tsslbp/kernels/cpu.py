@@ -35,10 +35,16 @@ NOT_LOADED = _load()
 """Why the extension is not loaded; None if it is."""
 
 
+# In the order of the enumerators in csrc/, as the operators take numbers; ops.cpp says why.
+CAPABILITIES = ("baseline", "avx2", "avx512")
+FALLBACKS = ("quiet", "no-spike", "never", "always", "rate")
+SHAPES = ("fast_sigmoid", "sigmoid", "atan", "triangular", "rectangular", "gaussian", "exponential")
+
+
 def capability() -> str:
     """The instruction set in use: ``"avx512"``, ``"avx2"`` or ``"baseline"``. The environment variable
     ``TSSLBP_CPU_CAPABILITY`` names a lower one than the processor has, for tests and comparisons."""
-    return torch.ops.tsslbp.cpu_capability()
+    return CAPABILITIES[torch.ops.tsslbp.cpu_capability()]
 
 
 def unusable(current: Tensor) -> str | None:
@@ -109,7 +115,7 @@ def tssl_backward(
         rate_limit: mean firing up to which ``"rate"`` uses (10).
         form: as it was in the forward pass.
     """
-    options = (timing, inter, reset, leak, fallback, clip, fallback_width, fallback_range, rate_limit)
+    options = (timing, inter, reset, leak, FALLBACKS.index(fallback), clip, fallback_width, fallback_range, rate_limit)
     return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
@@ -130,7 +136,7 @@ def surrogate_backward(
 
     The options are those of :class:`tsslbp.Surrogate`, ``shape`` being its name; the rest as for :func:`tssl_backward`.
     """
-    options = (shape, slope, scale, through_reset)
+    options = (SHAPES.index(shape), slope, scale, through_reset)
     return _backward(torch.ops.tsslbp.surrogate_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
