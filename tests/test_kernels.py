@@ -480,15 +480,9 @@ def test_the_instruction_set_changes_no_bit(name):
 
 
 class MallocInfo(ctypes.Structure):
-    """``struct mallinfo2`` of malloc.h."""
+    """``struct mallinfo2`` of malloc.h: ten sizes, of which the eighth, ``uordblks``, is what is in use."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
+    _fields_ = (("sizes", ctypes.c_size_t * 10),)
 
 
 @built
@@ -505,10 +499,10 @@ def test_a_call_leaves_no_memory_behind():
             run_forms(5, torch.float32)
             cpu.capability()
         gc.collect()
-        return mallinfo().uordblks
+        return mallinfo().sizes[7]
 
     amounts = [allocated() for _ in range(5)]
-    assert min(after - before for before, after in itertools.pairwise(amounts)) < 50 * 48  # what one string for each would take
+    assert min(after - before for before, after in itertools.pairwise(amounts)) < 50 * 32  # the smallest block, once a round
 
 
 @pytest.fixture
@@ -659,9 +653,9 @@ def test_wrong_operands_are_refused():
             kernel_gradient(TSSL(), gradient, membrane, PUBLISHED, Form(gain))
     options = {"timing": False, "inter": True, "reset": True, "leak": True, "fallback": "sometimes", "clip": 8.0}
     limits = {"fallback_width": 0.2, "fallback_range": 8.0, "rate_limit": 0.1}
-    with pytest.raises(ValueError, match="not in tuple"):
+    with pytest.raises(RuntimeError, match="fallback"):
         kernels.tssl_backward(psc_gradient, membrane, PUBLISHED, None, None, **options, **limits)
-    with pytest.raises(ValueError, match="not in tuple"):
+    with pytest.raises(RuntimeError, match="shape"):
         kernels.surrogate_backward(
             psc_gradient, membrane, PUBLISHED, None, None, shape="round", slope=1.0, scale=1.0, through_reset=False
         )

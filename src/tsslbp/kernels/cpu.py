@@ -115,7 +115,7 @@ def tssl_backward(
         rate_limit: mean firing up to which ``"rate"`` uses (10).
         form: as it was in the forward pass.
     """
-    options = (timing, inter, reset, leak, FALLBACKS.index(fallback), clip, fallback_width, fallback_range, rate_limit)
+    options = (timing, inter, reset, leak, _number(FALLBACKS, fallback), clip, fallback_width, fallback_range, rate_limit)
     return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
@@ -136,7 +136,7 @@ def surrogate_backward(
 
     The options are those of :class:`tsslbp.Surrogate`, ``shape`` being its name; the rest as for :func:`tssl_backward`.
     """
-    options = (SHAPES.index(shape), slope, scale, through_reset)
+    options = (_number(SHAPES, shape), slope, scale, through_reset)
     return _backward(torch.ops.tsslbp.surrogate_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 
@@ -157,6 +157,10 @@ def _backward(
     delta, back = operator(e, u, form.gain, before, after, *_constants(neuron), *options, form.half_current, *pool)
     delta = layout.restore(delta)
     return delta if form.gain is None else delta[0], None if state is None else layout.restore(back)
+
+
+def _number(names: tuple[str, ...], name: str) -> int:
+    return names.index(name) if name in names else -1  # which the operators refuse
 
 
 def _constants(neuron: LIF) -> tuple[float, float, float]:
