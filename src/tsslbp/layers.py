@@ -76,8 +76,9 @@ class Spiking(nn.Module, ABC):
         if self.gain is None:
             return self.weight
         weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
-        kernel = F.layer_norm(weight, weight.shape[1:], eps=1e-10).movedim(-1, 1)
-        return kernel * (self.size * self.gain.view(-1, *[1] * (kernel.dim() - 1)))
+        # as a group of its own, each neuron has mean, size and gain dealt with in one pass
+        kernel = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
+        return kernel.view(weight.shape).movedim(-1, 1)
 
     def fold(self) -> None:
         """Put the kernel in the weight's place, and no longer learn its size apart."""
