@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tsslbp import cli, config, recipes
+from tsslbp import cli, config, data, recipes, training
 from tsslbp.config import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
@@ -43,11 +44,22 @@ def test_train_writes_everything(trained):
 def test_evaluate_agrees_with_the_run(trained, capsys):
     code, out, _ = run(capsys, "evaluate", str(trained))
     assert code == 0
-    from tsslbp.training import read_metrics
-
-    _, final = read_metrics(trained)
+    _, final = training.read_metrics(trained)
     assert f"test accuracy {final['test_accuracy']:.2f} %" in out
     assert "of 360; 95 % interval" in out
+    assert "no answer" not in out
+
+
+def test_evaluate_counts_the_samples_without_an_answer(trained, capsys, tmp_path):
+    model = training.load(trained)
+    with torch.no_grad():
+        list(model.network.parameters())[-1].mul_(0.5)
+    model.save(tmp_path / "faint.safetensors")
+    outputs = model.outputs(data.load("digits", tmp_path).test.x)
+    silent = int((outputs.sum((0, 2)) == 0).sum())
+    assert 0 < silent < 360
+    _, out, _ = run(capsys, "evaluate", str(tmp_path / "faint.safetensors"))
+    assert f"no answer for {silent}: no output neuron spiked" in out
 
 
 def test_predict_reads_an_image(trained, capsys, tmp_path):

@@ -87,6 +87,8 @@ def evaluate(arguments: list[str]) -> None:
         f"test accuracy {100 * right / len(test):.2f} % "
         f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
     )
+    if silent := int((answers == metrics.NO_ANSWER).sum()):
+        console.print(f"no answer for {silent}: no output neuron spiked")
 
 
 @dataclass(frozen=True)
