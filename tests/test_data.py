@@ -157,12 +157,12 @@ def test_normalise_is_the_formula_along_the_channels(shape, stored, channels):
         torch.testing.assert_close(got.select(axis, channel).double(), (of_channel - mean[i]) / std[i], rtol=1e-5, atol=1e-5)
     assert got.dtype == torch.float32
     assert torch.equal(x, before), "the stored values are not to be changed"
-    torch.testing.assert_close(norm.intensity(x), (before.float() / 255).clamp(0, 1))
+    torch.testing.assert_close(norm.intensity(x), before.float() / 255)
     assert torch.equal(x, before)
 
 
 def test_intensity_reaches_exactly_from_0_to_1():
-    for scale, values in ((255, [0, 51, 255]), (16, [0, 4, 16]), (1, [-0.5, 0.25, 7.0])):
+    for scale, values in ((255, [0, 51, 255]), (16, [0, 4, 16]), (1, [0.0, 0.25, 1.0])):
         got = Normalisation(scale, (0.3,), (0.2,)).intensity(torch.tensor(values))
         assert got.min() == 0
         assert got.max() == 1
@@ -244,8 +244,8 @@ DAMAGE = {
     "empty": (IMAGES, lambda c: b"", "is not an idx file"),
     "header-only": (IMAGES, lambda c: c[:11], "is not an idx file"),
     "no-images": (IMAGES, lambda c: struct.pack(">IIII", 0x803, 0, 28, 28), "is not an idx file"),
-    "short": (IMAGES, lambda c: c[:-1], "holds 235215 bytes, its header says 235216"),
-    "long": (IMAGES, lambda c: c + b"\0", "holds 235217 bytes, its header says 235216"),
+    "short": (IMAGES, lambda c: c[:-1], "holds only 235199 bytes of data, its header says 235200"),
+    "long": (IMAGES, lambda c: c + b"\0", "holds more bytes of data, its header says 235200"),
     "fewer-labels": (LABELS, lambda c: struct.pack(">II", 0x801, 299) + c[8:-1], "holds 300 images, .* holds 299 labels"),
     "label-range": (LABELS, lambda c: c[:-1] + b"\x0a", "holds label 10; labels go from 0 to 9"),
     "images-as-labels": (LABELS, lambda c: HEADER + bytes(300 * 784), "is not an idx file of N bytes"),
@@ -269,7 +269,7 @@ def test_damaged_idx_files(mnist, case, compressed):
 def test_damaged_gz(mnist, change):
     path = mnist / f"{IMAGES}.gz"
     path.write_bytes(change(path.read_bytes()))
-    with fails(f"cannot read {re.escape(str(path))}: .*; fetch it again"):
+    with fails(f"(cannot read )?{re.escape(str(path))}.*; fetch it again"):
         data.load("mnist", mnist.parents[1])
 
 
@@ -606,7 +606,7 @@ WRONG = {
     "x-no-features": ({"x": X[:, :0], "y": Y}, r"x has shape \[12, 0\]"),
     "x-text": ({"x": X.astype(str), "y": Y}, "x is <U32; it must hold real numbers"),
     "x-complex": ({"x": X.astype(complex), "y": Y}, "x is complex128; it must hold real numbers"),
-    "x-objects": ({"x": X.astype(object), "y": Y}, "cannot read .*Object arrays"),
+    "x-objects": ({"x": X.astype(object), "y": Y}, "cannot read .*holds Python objects"),
     "lengths": ({"x": X, "y": Y[:-1]}, r"y has shape \[11\]; x has 12 samples, so it must be \[12\]"),
     "one-hot": ({"x": X, "y": np.eye(2)[Y]}, r"y has shape \[12, 2\]; .* so it must be \[12\]"),
     "nan": ({"x": NAN, "y": Y}, "samples hold NaN, infinity"),
@@ -625,11 +625,19 @@ WRONG = {
         r"samples of x_test are float64 \[4\], those of x float64 \[5\]",
     ),
     "test-dtype": ({"x": X, "y": Y, "x_test": X.astype(np.uint8), "y_test": Y}, r"samples of x_test are uint8 \[5\]"),
-    "test-class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test has class 2, y only 0 to 1"),
+    "test-class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test has class 2; there are classes 0 to 1"),
     "test-y-negative": ({"x": X, "y": Y, "x_test": X, "y_test": Y - 1}, "y_test must hold classes as integers from 0"),
     "names-few": ({"x": X, "y": Y, "classes": np.array(["a"])}, "y has class 1, but classes names only 1"),
     "names-many": ({"x": X, "y": Y, "classes": np.array(["a", "b", "c"])}, "no sample of class 2"),
     "names-numbers": ({"x": X, "y": Y, "classes": np.arange(2)}, "classes is int64 .* it must be a list of strings"),
+    "names-twice": ({"x": X, "y": Y, "classes": np.array(["a", "a"])}, "class name 'a' stands twice"),
+    "names-control": ({"x": X, "y": Y, "classes": np.array(["a", "b\0c"])}, "class name .* cannot be printed"),
+    "names-surrogate": ({"x": X, "y": Y, "classes": np.array(["a", "\ud800"])}, "class name .* cannot be printed"),
+    "names-empty": ({"x": X, "y": Y, "classes": np.array(["a", ""])}, "class name '' cannot be printed"),
+    "unknown-key": (
+        {"x": X, "y": Y, "class_names": np.array(["a", "b"])},
+        "unknown array .*class_names.*; did you",
+    ),
     "names-2d": ({"x": X, "y": Y, "classes": np.array([["a", "b"]])}, r"classes is <U1 of shape \[1, 2\]"),
 }
 

@@ -36,7 +36,8 @@ def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
     Args:
         x: spikes per step, in [0, 1], ``[B, ...]``.
         time_steps: T, at least 1.
-        seed: the same seed gives the same trains.
+        seed: of the first sample; the next ones draw with ``seed + 1``, ``seed + 2`` and so on, so that the trains of a sample
+            do not depend on the batch it is in.
 
     Returns:
         Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
@@ -46,9 +47,13 @@ def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
     """
     _unit_range(x)
     x = x if x.is_floating_point() else x.float()
-    generator = torch.Generator(x.device).manual_seed(seed)
-    shape = (_at_least_one(time_steps), *x.shape)
-    return (torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) < x).to(x.dtype)
+    generator = torch.Generator(x.device)
+    spikes = x.new_empty(_at_least_one(time_steps), *x.shape)
+    for number, intensity in enumerate(x):
+        generator.manual_seed(_scrambled(seed + number))
+        drawn = torch.rand(len(spikes), *intensity.shape, generator=generator, dtype=x.dtype, device=x.device)
+        spikes[:, number] = drawn < intensity
+    return spikes
 
 
 def latency(x: Tensor, time_steps: int) -> Tensor:
@@ -68,6 +73,14 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
     first = torch.round((1 - x) * (_at_least_one(time_steps) - 1))
     steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
     return ((steps == first) & (x > 0)).to(x.dtype)
+
+
+def _scrambled(seed: int) -> int:
+    """32 bits, as many as PyTorch's generator on the CPU uses, from a number of any size (SplitMix64's last steps)."""
+    z = seed * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z >> 32
 
 
 def _at_least_one(time_steps: int) -> int:

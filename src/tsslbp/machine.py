@@ -66,6 +66,26 @@ def _measured_on() -> list[str]:
     return [about["processor"], about["torch"], about["threads"]]
 
 
+def need_memory(size: int, what: str) -> None:
+    """Raises UserError if ``size`` bytes are more than this process can still get, so that nobody allocates in vain."""
+    free = _free_memory()
+    if free is not None and size > free:
+        raise UserError(f"{what} needs {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free")
+
+
+def _free_memory() -> int | None:
+    """Bytes that the system, or a container's limit, still has to give; None where it does not say."""
+    found = []
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
+        limit, used = (Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        found.append(int(limit) - int(used))  # int("max") where there is no limit
+    except (OSError, ValueError, IndexError):
+        pass
+    return min(found, default=None)
+
+
 def keep_memory() -> None:
     """Let this process keep the memory it has freed, so that every step finds the last one's again.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import bench, data, kernels, machine, metrics, recipes, report, training
+from tsslbp import bench, kernels, machine, metrics, recipes, report, training
 from tsslbp.cli import picture
 from tsslbp.cli.compare import compare
 from tsslbp.cli.methods import check_, cite, fidelity_, rules_
@@ -54,7 +54,9 @@ class Evaluate:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     data: str | None = None
-    """Data set or FILE.npz; the one the model was trained on when left out."""
+    """Data set or FILE.npz whose test samples to take; the one the model was trained on when left out."""
+    all: Path | None = None
+    """FILE.npz to take every sample of. The model must never have been trained on it."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
@@ -67,25 +69,30 @@ def evaluate(arguments: list[str]) -> None:
     """accuracy of a trained model on its test set"""
     options = parse(Evaluate, "evaluate", arguments)
     model = training.load(options.model)
-    name, steps = options.data or model.data, model.network.time_steps
-    test = data.load(name, options.data_root, download=options.download, time_steps=steps).test
+    if options.all and options.data:
+        raise UserError("--all and --data both name samples; give one of them")
+    if options.all:
+        samples = training.samples_of_file(model, options.all)
+    else:
+        samples = training.samples_to_test(model, options.data, options.data_root, options.download)
+    for warning in samples.warnings:
+        say(f"warning: {warning}")
+    test = samples.split
     if test.y.dim() == 3:
         console.print(f"F1 {model.accuracy(test) / 100:.4f} over {len(test)} patterns, within one step")
         return
     if options.early_exit and test.lengths is not None:
-        raise UserError(
-            f"--early-exit is for sequences of one length; those of {name} have {int(test.lengths.min())} steps and more"
-        )
+        raise UserError(f"--early-exit is for sequences of one length; some of these have {int(test.lengths.min())} steps")
     if options.early_exit:
         answers, taken = model.decide(test.x)
-        console.print(f"decided after {float(taken.double().mean()):.2f} of {steps} steps on average")
+        console.print(f"decided after {float(taken.double().mean()):.2f} of {model.network.time_steps} steps on average")
     else:
         answers = metrics.decode(model.outputs(test.x, test.lengths))
     right = int((answers == test.y).sum())
     low, high = metrics.wilson_interval(right, len(test))
     console.print(
         f"test accuracy {100 * right / len(test):.2f} % "
-        f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
+        f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f}) on {samples.which}"
     )
     if silent := int((answers == metrics.NO_ANSWER).sum()):
         console.print(f"no answer for {silent}: no output neuron spiked")
@@ -109,12 +116,10 @@ def predict(arguments: list[str]) -> None:
     """what a trained model sees in an image: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
-    sample, inverted = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
+    sample, said = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
+    for line in said:
+        say(line)
     output = model.outputs(sample)
-    if inverted and options.invert == "auto":
-        say(
-            "the image has a light ground, the training set a dark one: light and dark were exchanged (--invert no prevents it)"
-        )
     answer = int(metrics.decode(output))
     if answer == metrics.NO_ANSWER:
         console.print("no answer: no output neuron spiked")

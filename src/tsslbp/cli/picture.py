@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, bool]:
+def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, list[str]]:
     """An image file of any size and mode as a batch of one stored sample.
 
     It is turned as its camera says, put on white where it is transparent, turned grey or RGB, widened to the network's shape
-    with the colour of its border, and scaled. Digits are neither cut out nor centred: that is left to the user.
+    with the colour of its border, and scaled: black and white become the smallest and the largest value of the training
+    samples. Digits are neither cut out nor centred: that is left to the user.
 
     Args:
         path: the file.
@@ -27,23 +28,37 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
             border is light, or the other way round.
 
     Returns:
-        ``[1, C, H, W]`` in the units of the training set, and whether light and dark were exchanged.
+        ``[1, C, H, W]`` in the units of the training set, and what a user should know of it, a line each.
 
     Raises:
-        UserError: a model of other samples than images, a file that cannot be read as an image.
+        UserError: a model of other samples than images, or one that does not remember their range; a file that cannot be read
+            as an image.
     """
     shape = model.network.architecture.input_shape
     if model.inputs.sequence or len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
+    shades = model.shades()
+    if shades is None:
+        raise UserError("this model of version 0.1.0 does not say what its training samples had for black and white")
+    black, white = shades
     image = _opened(path, "L" if shape[0] == 1 else "RGB")
-    ground = _ground(image)
+    ground, said = _ground(image), []
     if invert is None:
-        dark = model.inputs.normalisation.mean[0] < 0.5  # the sets' mean; grey images are mostly ground
+        normalisation = model.inputs.normalisation
+        mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly ground
+        dark = mean < float(black[0] + white[0]) / 2
         invert = shape[0] == 1 and (ground[0] < 128) != dark
+        if invert:
+            grounds = ("light", "dark") if dark else ("dark", "light")
+            said.append(
+                f"the image has a {grounds[0]} ground and the training images a {grounds[1]} one, so light and dark were "
+                "exchanged (--invert no prevents it)"
+            )
     pixels = torch.from_numpy(_fitted(image, ground, shape[1], shape[2])).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)
-    if invert:
-        pixels = 255 - pixels
-    return (pixels * (model.inputs.normalisation.scale / 255)).unsqueeze(0), invert
+    pixels = (255 - pixels if invert else pixels) / 255
+    if model.facts and model.facts.dtype == "float32":
+        said.append(f"black became {float(black.min()):g} and white {float(white.max()):g}, as in the training samples")
+    return (black + (white - black) * pixels).unsqueeze(0), said
 
 
 def _opened(path: Path, mode: str) -> "Image":

@@ -1,13 +1,15 @@
 """Data sets by name or from a user's own file, in memory or, where they are large, mapped from a file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tsslbp.data import events, images, nmnist, npz, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.data.dataset import Dataset, Normalisation, Split
+from tsslbp.data.facts import Facts
 from tsslbp.errors import UserError, unknown
 
-__all__ = ["NAMES", "Dataset", "Normalisation", "Split", "crop_and_flip", "events", "load"]
+__all__ = ["NAMES", "Dataset", "Facts", "Normalisation", "Split", "crop_and_flip", "events", "load"]
 
 NAMES = (
     *("digits", "mnist", "fashion-mnist", "cifar10"),
@@ -41,6 +43,10 @@ def load(
     """
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+    return replace(_read(name, root, validation, download, time_steps), source=name)
+
+
+def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None) -> Dataset:
     if name.endswith(".npz"):
         return npz.read(Path(name), validation)
     if name.startswith("tonic:"):

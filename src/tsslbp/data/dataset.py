@@ -1,5 +1,6 @@
 """What a data set is here: three parts as stored (mostly bytes, in memory or mapped), and how to turn a batch into numbers."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from tsslbp.errors import UserError
 
 SPLIT_SEED = 0
+TEST_SET, FIFTH = "the test set", "a held-out fifth"
+"""What the test samples of a data set are, in a reader's words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __add__(self, more: "Split") -> "Split":
+        """These samples, then more of the same kind."""
+        lengths = None
+        if self.lengths is not None and more.lengths is not None:
+            lengths = torch.cat([self.lengths, more.lengths])
+        return Split(torch.cat([self.x, more.x]), torch.cat([self.y, more.y]), lengths)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The batch ``x, y`` at ``index`` ``[B]`` (int64), copied."""
@@ -47,11 +57,19 @@ class Normalisation:
         scale: stored value of full intensity: 255 for bytes, 16 for the 8×8 digits, 1 for real numbers.
         mean: per channel, of ``x / scale``.
         std: per channel, of ``x / scale``, above 0.
+
+    Raises:
+        UserError: a scale or std that is not positive, a number that is not finite, means and stds that do not pair up.
     """
 
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(number) for number in (self.scale, *self.mean, *self.std))
+        if not finite or min((self.scale, *self.std)) <= 0 or not len(self.mean) == len(self.std) > 0:
+            raise UserError(f"{self} must have finite numbers, a positive scale and a positive std for every mean")
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x / scale - mean) / std`` as one multiplication and one addition per channel; float32, shape of ``x``."""
@@ -60,8 +78,8 @@ class Normalisation:
         return x.to(torch.float32, copy=True).mul_(gain).add_(offset)  # in place beats addcmul, which broadcasts slowly
 
     def intensity(self, x: Tensor) -> Tensor:
-        """``x / scale`` clamped to [0, 1] for the spike encoders; float32, shape of ``x``."""
-        return x.to(torch.float32, copy=True).div_(self.scale).clamp_(0, 1)
+        """``x / scale`` for the spike encoders, which take [0, 1]; float32, shape of ``x``."""
+        return x.to(torch.float32, copy=True).div_(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +87,9 @@ class Dataset:
     """A labelled data set; ``validation`` was held out of the training samples, ``test`` is apart.
 
     Static samples are ``x`` ``[N, C, H, W]`` or ``[N, F]``; with ``sequence`` they are ``[N, T, F]`` or ``[N, T, C, H, W]``.
+    ``source`` is what :func:`tsslbp.data.load` finds the set by, empty for one made in Python; ``tested_on`` says in a reader's
+    words which samples the test part is. ``computed`` samples come from recordings by arithmetic that another processor may
+    round otherwise.
     """
 
     name: str
@@ -78,6 +99,9 @@ class Dataset:
     classes: tuple[str, ...]
     normalisation: Normalisation
     sequence: bool = False
+    source: str = ""
+    tested_on: str = TEST_SET
+    computed: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -93,6 +117,18 @@ class Dataset:
     def time_steps(self) -> int | None:
         """T of sequences; None for static samples, which have no steps of their own."""
         return self.train.x.shape[1] if self.sequence else None
+
+
+def class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """Names that can be printed and written, each once. Raises UserError, which names ``where`` they were found."""
+    found: dict[str, None] = {}
+    for name in names:
+        if not name.isprintable() or not name:
+            raise UserError(f"{where}: class name {name!r} cannot be printed; rename the class")
+        if name in found:
+            raise UserError(f"{where}: class name {name!r} stands twice; give every class a name of its own")
+        found[name] = None
+    return tuple(found)
 
 
 def hold_out(samples: Split, count: int) -> tuple[Split, Split]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp import machine
+from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
 from tsslbp.errors import UserError
 
 VALIDATION = 5000
@@ -39,7 +40,7 @@ def digits(validation: int | None) -> Dataset:
     images = torch.from_numpy(x.astype(np.uint8)).view(-1, 1, 8, 8)
     samples, test = hold_out(Split(images, torch.from_numpy(y.astype(np.int64))), 360)
     train, held = hold_out_validation(samples, 240 if validation is None else validation, len(_DIGITS))
-    return Dataset("digits", train, held, test, _DIGITS, _SMALL)
+    return Dataset("digits", train, held, test, _DIGITS, _SMALL, tested_on=FIFTH)
 
 
 def mnist(root: Path, validation: int | None, download: bool) -> Dataset:
@@ -137,21 +138,27 @@ def _read_mnist(folder: Path, part: str, classes: int) -> Split:
 def _read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An idx file of bytes, ``[N, *item_shape]``: two zeros, type 8, number of axes, sizes as big-endian int32, then the data.
 
-    Raises UserError for another type or item shape, no items, and a file that is damaged, cut short or too long.
+    Raises UserError for another type or item shape, no items, more than fits in memory, and a file that is damaged, cut short
+    or too long.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {_one_line(error)}; fetch it again") from error
     axes = 1 + len(item_shape)
     start = 4 + 4 * axes
-    sizes = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
-    if content[:4] != bytes((0, 0, 8, axes)) or sizes[1:] != item_shape or sizes[:1] in ((), (0,)):
-        expected = "×".join(map(str, ("N", *item_shape)))
-        raise UserError(f"{path} is not an idx file of {expected} bytes (header {content[:start].hex()}); fetch it again")
-    if len(content) != start + math.prod(sizes):
-        raise UserError(f"{path} holds {len(content)} bytes, its header says {start + math.prod(sizes)}; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(start)
+            sizes = tuple(np.frombuffer(header[4:], ">u4").tolist()) if len(header) == start else ()
+            if header[:4] != bytes((0, 0, 8, axes)) or sizes[1:] != item_shape or sizes[:1] in ((), (0,)):
+                expected = "×".join(map(str, ("N", *item_shape)))
+                raise UserError(f"{path} is not an idx file of {expected} bytes (header {header.hex()}); fetch it again")
+            size = math.prod(sizes)
+            machine.need_memory(size, str(path))
+            content = file.read(size + 1)  # up to the end, where gzip checks what it has read
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {_one_line(error)}; fetch it again") from error
+    if len(content) != size:
+        amount = f"only {len(content)}" if len(content) < size else "more"
+        raise UserError(f"{path} holds {amount} bytes of data, its header says {size}; fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(sizes)
 
 
 # CIFAR-10's files

@@ -5,8 +5,8 @@ classes ``[N]``, integers from 0. Optional: ``x_test`` and ``y_test`` (else a fi
 ``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
 """
 
+import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
-from tsslbp.errors import UserError
+from tsslbp import machine
+from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, class_names, hold_out, hold_out_validation
+from tsslbp.errors import UserError, unknown
 
 Arrays = dict[str, NDArray[Any]]
+KEYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test", "classes")
+COPIES = 3
+"""How often an array may be in memory while it is read: as it was stored, as float32, and in its parts."""
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 
 
@@ -30,31 +34,62 @@ def read(path: Path, validation: int | None) -> Dataset:
     stay untouched, bytes too, since they may be spikes.
 
     Raises:
-        UserError: no such file, not an ``.npz``, or content that does not fit the description above.
+        UserError: no such file, not an ``.npz``, arrays of other names, more than fits in memory, or content that does not fit
+            the description above.
     """
     arrays = _open(path)
-    x, y = _samples(path, arrays, "x", "y")
+    samples, test = _parts(path, arrays)
     names = _class_names(path, arrays)
-    classes = _count_classes(path, y, names)
-    sequence = x.ndim in SEQUENCE_DIMS
-    scale = 255.0 if x.dtype == np.uint8 else 1.0
+    classes = _count_classes(path, arrays["y"], names)
+    _check_labels(path, arrays, classes)
+    sequence = samples.x.dim() in SEQUENCE_DIMS
+    scale = 255.0 if arrays["x"].dtype == np.uint8 else 1.0
 
-    samples = _split(path, x, y, arrays.get("lengths"))
-    if "x_test" in arrays or "y_test" in arrays:
-        x_test, y_test = _samples(path, arrays, "x_test", "y_test")
-        if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
-            described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
-            raise UserError(f"{path}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
-        if int(y_test.max()) >= classes:
-            raise UserError(f"{path}: y_test has class {y_test.max()}, y only 0 to {classes - 1}")
-        if ("lengths" in arrays) != ("lengths_test" in arrays):
-            raise UserError(f"{path} has only one of lengths and lengths_test; write both or neither")
-        test = _split(path, x_test, y_test, arrays.get("lengths_test"))
-    else:
+    tested_on = "your x_test" if test else FIFTH
+    if test is None:
         samples, test = hold_out(samples, max(classes, len(samples) // 5))
     train, held = hold_out_validation(samples, a_tenth(samples, classes) if validation is None else validation, classes)
     normalisation = Normalisation(1.0, (0.0,), (1.0,)) if sequence else _normalisation(train.x, scale)
-    return Dataset(path.stem, train, held, test, names or tuple(map(str, range(classes))), normalisation, sequence)
+    names = names or tuple(map(str, range(classes)))
+    return Dataset(path.stem, train, held, test, names, normalisation, sequence, tested_on=tested_on)
+
+
+def read_all(path: Path, classes: tuple[str, ...]) -> Split:
+    """Every sample in an ``.npz`` file, those of ``x_test`` last, to evaluate a model of these classes.
+
+    Unlike in :func:`read`, a class may be missing.
+
+    Raises:
+        UserError: as :func:`read`; classes that the model does not have.
+    """
+    arrays = _open(path)
+    samples, test = _parts(path, arrays)
+    names = _class_names(path, arrays)
+    if names is not None and names != classes:
+        raise UserError(f"{path} names the classes {', '.join(names)}; the model's are {', '.join(classes)}")
+    _check_labels(path, arrays, len(classes))
+    return samples if test is None else samples + test
+
+
+def _parts(path: Path, arrays: Arrays) -> tuple[Split, Split | None]:
+    """The samples, and those of ``x_test`` if the file has them."""
+    samples = _split(path, *_samples(path, arrays, "x", "y"), arrays.get("lengths"))
+    if not any(key in arrays for key in ("x_test", "y_test", "lengths_test")):
+        return samples, None
+    test = _split(path, *_samples(path, arrays, "x_test", "y_test"), arrays.get("lengths_test"))
+    x, x_test = arrays["x"], arrays["x_test"]
+    if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
+        described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
+        raise UserError(f"{path}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
+    if ("lengths" in arrays) != ("lengths_test" in arrays):
+        raise UserError(f"{path} has only one of lengths and lengths_test; write both or neither")
+    return samples, test
+
+
+def _check_labels(path: Path, arrays: Arrays, classes: int) -> None:
+    for key in ("y", "y_test"):
+        if key in arrays and int(arrays[key].max()) >= classes:
+            raise UserError(f"{path}: {key} has class {arrays[key].max()}; there are classes 0 to {classes - 1}")
 
 
 def _open(path: Path) -> Arrays:
@@ -62,16 +97,36 @@ def _open(path: Path) -> Arrays:
         raise UserError(f"no data file {path}; give the path of an .npz file with arrays x and y")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is not an .npz file, or it is cut short; write it with numpy.savez(path, x=..., y=...)")
-    arrays: Arrays = {}
     try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in archive.infolist()}
+        for key in sizes:
+            if key not in KEYS:
+                raise UserError(f"{path}: {unknown('array', key, KEYS)}")
+        machine.need_memory(COPIES * sum(sizes.values()), str(path))
         with np.load(path, allow_pickle=False) as file:
-            for key in ("x", "y", "lengths", "x_test", "y_test", "lengths_test", "classes"):
-                if key in file:
-                    arrays[key] = file[key]
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
+            return {key: file[key] for key in sizes}
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives and headers fail in every way there is
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read {path}: {reason}; write plain arrays with numpy.savez(path, x=..., y=...)") from error
-    return arrays
+
+
+def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Bytes of an array, of which only the header is read. Raises ValueError if the archive holds more or less than these."""
+    with archive.open(info) as file:
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(file)]
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename} holds Python objects")
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != info.file_size - file.tell():
+            raise ValueError(f"{info.filename} says it is {dtype} {list(shape)} and has {info.file_size - file.tell()} bytes")
+    return size
 
 
 def _samples(path: Path, arrays: Arrays, x_name: str, y_name: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -100,7 +155,7 @@ def _class_names(path: Path, arrays: Arrays) -> tuple[str, ...] | None:
         return None
     if names.dtype.kind != "U" or names.ndim != 1:
         raise UserError(f"{path}: classes is {names.dtype} of shape {list(names.shape)}; it must be a list of strings")
-    return tuple(map(str, names))
+    return class_names(map(str, names), str(path))
 
 
 def _count_classes(path: Path, y: NDArray[Any], names: tuple[str, ...] | None) -> int:

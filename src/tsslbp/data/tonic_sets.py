@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tsslbp.data import cache
-from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import FIFTH, TEST_SET, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
 from tsslbp.data.events import Events, by_time, frames
 from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError, unknown
@@ -64,8 +64,16 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
     samples, test = numbered if len(parts) == 2 else hold_out(numbered[0], max(len(classes), len(numbered[0]) // 5))
     count = min(VALIDATION, a_tenth(samples, len(classes))) if validation is None else validation
     train, held = (stored(0, part) for part in hold_out_validation(samples, count, len(classes)))
-    untouched = Normalisation(1.0, (0.0,), (1.0,))
-    return Dataset(name, train, held, stored(len(parts) - 1, test), tuple(map(str, classes)), untouched, sequence=True)
+    return Dataset(
+        name,
+        train,
+        held,
+        stored(len(parts) - 1, test),
+        tuple(map(str, classes)),
+        Normalisation(1.0, (0.0,), (1.0,)),
+        sequence=True,
+        tested_on=TEST_SET if len(parts) == 2 else FIFTH,
+    )
 
 
 def fetch(name: str, root: Path) -> None:

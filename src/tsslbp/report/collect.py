@@ -85,7 +85,7 @@ def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleR
     spikes, output = model.response(x, seed=index)
     answer = int(metrics.decode(output))
     return SampleRaster(
-        image=_picture(dataset.normalisation.intensity(x)[0]) if not dataset.sequence else None,
+        image=None if dataset.sequence else _picture(x[0].float(), model.shades()),
         label=dataset.classes[int(dataset.test.y[index])],
         answer="no answer" if answer == metrics.NO_ANSWER else dataset.classes[answer],
         confidence=float(metrics.confidence(output)),
@@ -93,8 +93,10 @@ def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleR
     )
 
 
-def _picture(intensity: Tensor) -> np.ndarray | None:
-    """``[H, W]`` or ``[H, W, 3]`` of a grey or RGB image; None for anything else."""
-    if intensity.dim() != 3 or intensity.shape[0] not in (1, 3):
+def _picture(x: Tensor, shades: tuple[Tensor, Tensor] | None) -> np.ndarray | None:
+    """``[H, W]`` or ``[H, W, 3]`` in [0, 1] of a stored image, grey or RGB; None for anything else."""
+    if x.dim() != 3 or x.shape[0] not in (1, 3):
         return None
-    return intensity[0].numpy() if intensity.shape[0] == 1 else intensity.permute(1, 2, 0).numpy()
+    black, white = shades or (x.min(), x.max())
+    intensity = ((x - black) / (white - black)).clamp(0, 1)
+    return intensity[0].numpy() if x.shape[0] == 1 else intensity.permute(1, 2, 0).numpy()

@@ -11,21 +11,22 @@ from tsslbp.report.results import markdown
 
 PRIVATE = ("name", "runs_dir", "resume", "data_root", "download", "tensorboard")
 """Settings of the machine a run was on, which no file that is given away holds."""
+HEAD = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
+MARK = "<!-- tsslbp export writes this page; changes to it are lost. -->"
+OLD_MARK = "# Models\n\n| " + " | ".join(HEAD)
+"""How the cards of version 0.1.0 began."""
 USE = """\
-    tsslbp evaluate NAME.safetensors --data-root DIR
-    tsslbp predict NAME.safetensors IMAGE
-
-In Python `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes. A file
-holds the weights, stored in the format named above and computed with in float32, and, as metadata, all that is needed to use
-them, the settings and the result; loading it runs no code. MIT licence.
+In Python, `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes.
+A file holds the weights in the format named above, which are computed with in float32. Its metadata holds everything else: how
+to use the weights, the settings of the training and its result. Loading it runs no code.
 
 `predict` takes an image of any size: it is put on white where it is transparent, turned grey or RGB, widened to the network's
 shape with the colour of its border, and scaled. The grey sets are light on dark: of an image whose border is light, such as a
 dark digit on paper, light and dark are exchanged (`--invert no` prevents it). Cut a photographed digit out, with a margin as in
 the set.
 
-Test accuracy is that of the weights as stored, of the epoch chosen on validation images, which were not trained on. What the
-networks make of images unlike those of their sets is untested; they have a class for everything, none for "none of these"."""
+Test accuracy is that of the weights as stored, of the epoch chosen on validation samples, which were not trained on. What the
+networks make of samples unlike those of their sets is untested; they have a class for everything, none for "none of these"."""
 
 
 def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("data")) -> Path:
@@ -42,10 +43,13 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
 
     Raises:
         UserError: no run, one that has not ended, a file of another kind, one that cannot be written, a damaged one beside it,
-            no data where they are needed.
+            a README.md beside it that is no card, no data where they are needed.
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
+    card = path.parent / "README.md"
+    if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith((MARK, OLD_MARK)):
+        raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
     _, final = training.read_metrics(run)
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
@@ -56,28 +60,44 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
         test = data.load(model.data, data_root, time_steps=model.network.time_steps).test
         final = final | {"test_accuracy": model.accuracy(test)}
     stored = "float16" if half else "float32"
+    if _is_file(model):  # where it lay is nobody's business
+        model = replace(model, data=Path(model.data).name)
+        settings["data"] = model.data
     model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from None
     model.save(path)
-    card = path.parent / "README.md"
     files.write_text(card, model_card(path.parent))
     return card
 
 
 def model_card(folder: Path) -> str:
     """The card of a folder's models, Markdown. Raises UserError if one is damaged."""
-    head = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
-    rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items() if model.trained]
+    models = {name: model for name, model in models.items() if model.trained}
+    rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
+    commands = [
+        f"    tsslbp evaluate {name} " + (f"--data {model.data}" if _is_file(model) else "--data-root DIR")
+        for name, model in models.items()
+    ]
+    commands += [
+        f"    tsslbp predict {name} IMAGE"
+        for name, model in models.items()
+        if len(model.network.architecture.input_shape) == 3 and not model.inputs.sequence
+    ]
     settings = [
         f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items() if value != '')}."
         for name, model in models.items()
-        if model.trained
     ]
-    return "\n\n".join(["# Models", markdown(head, rows).rstrip(), USE, "## Settings", *settings]) + "\n"
+    parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_file(model: training.Model) -> bool:
+    """Whether a model was trained on a file of the user's own."""
+    return model.data.endswith(".npz")
 
 
 def _row(model: training.Model) -> list[str]:

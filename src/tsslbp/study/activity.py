@@ -54,9 +54,7 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
     was_training = network.training
     network.eval()
     fired: dict[str, Tensor] = {}
-    for number, index in enumerate(torch.arange(len(samples)).split(batch_size)):
-        part = samples.select(index)
-        inputs = model.inputs(part.x, seed=number)
+    for part, inputs in model.batches(samples, batch_size):
         counts = spike_counts(network, inputs, part.lengths)
         for name, count in counts.items():
             fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)

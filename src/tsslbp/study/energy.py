@@ -49,9 +49,7 @@ def spent(run: Run) -> dict[str, tuple[float, float]]:
     """MACs and ACs per test sample by layer."""
     network, n = run.model.network, len(run.test)
     total: dict[str, tuple[float, float]] = {}
-    for number, index in enumerate(torch.arange(n).split(BATCH)):
-        part = run.test.select(index)
-        x = run.model.inputs(part.x, seed=number)
+    for part, x in run.model.batches(run.test, BATCH):
         made = layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths)
         for name, (macs, acs) in made.items():
             before = total.get(name, (0.0, 0.0))

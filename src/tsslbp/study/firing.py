@@ -36,9 +36,8 @@ def firing(run: Run) -> dict[str, Any]:
     network, samples = run.model.network, run.test
     rule = rules.get(network.architecture.rule)
     tallies: dict[str, _Tally] = {}
-    for number, index in enumerate(torch.arange(len(samples)).split(int(run.settings["batch_size"]))):
-        part = samples.select(index)
-        for name, psc in network.activity(run.model.inputs(part.x, seed=number)).items():
+    for part, inputs in run.model.batches(samples, int(run.settings["batch_size"])):
+        for name, psc in network.activity(inputs).items():
             train = network.fired(psc).to(psc.dtype).flatten(2)
             tallies.setdefault(name, _Tally(*train.shape[::2])).add(train, fallback(rule, train, network.neuron), part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}

@@ -8,9 +8,6 @@ from tsslbp.errors import UserError
 from tsslbp.metrics import NO_ANSWER, decode
 from tsslbp.study.runs import Run, about
 
-BATCH = 500
-"""Samples at a time, as in ``Model.outputs`` and ``Model.decide``, so that a Poisson encoder draws the same spikes."""
-
 
 @torch.inference_mode()
 def latency(run: Run) -> dict[str, Any]:
@@ -32,15 +29,15 @@ def latency(run: Run) -> dict[str, Any]:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")
 
     spent, answers = [], []
-    for number, x in enumerate(samples.x.split(BATCH)):
-        currents = network.activity(run.model.inputs(x, seed=number))
+    for _, x in run.model.batches(samples):
+        currents = network.activity(x)
         trains = [network.fired(psc) for psc in currents.values()]
         spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
         *_, last = currents.values()
         output = network.vote(last)
         answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
     spikes, answer = torch.cat(spent, 1), torch.cat(answers, 1)  # [T, N] each
-    decided, steps = run.model.decide(samples.x, BATCH)
+    decided, steps = run.model.decide(samples.x)
     spent_by_then = spikes.gather(0, (steps - 1).unsqueeze(0))[0]
     return about("latency", run.name, run.settings) | {
         "samples": len(samples),

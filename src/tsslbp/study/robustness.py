@@ -18,7 +18,6 @@ from tsslbp.training import Model
 from tsslbp.training.score import score
 
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
-BATCH = 500
 
 
 def add_noise(x: Tensor, level: float, random: torch.Generator) -> Tensor:
@@ -121,9 +120,7 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
             weight.copy_(apply(weight))
         return replace(run.model, network=network).accuracy(run.test)
     scores = []
-    for number, index in enumerate(torch.arange(len(run.test)).split(BATCH)):
-        part = run.test.select(index)
-        x = run.model.inputs(part.x, seed=number)
+    for part, x in run.model.batches(run.test):
         output = _output(run.model, apply(x), None) if trouble.where == "input" else _output(run.model, x, apply)
         scores.append(score(output, part.y, part.lengths, run.model.network.neuron.tau_s))
     return 100 * float(torch.cat(scores).mean())

@@ -1,6 +1,7 @@
 """Training runs: settings in, a folder with a trained model out."""
 
 from tsslbp.training.checkpoint import State
+from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
@@ -12,11 +13,14 @@ __all__ = [
     "Loop",
     "Model",
     "Progress",
+    "Samples",
     "State",
     "load",
     "load_data",
     "prepare",
     "read_metrics",
+    "samples_of_file",
+    "samples_to_test",
     "settled",
     "summary",
     "train",

@@ -36,9 +36,8 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     network.eval()
     counts: dict[str, list[float]] = {}
     chosen = torch.arange(max(1, min(len(samples), train_samples // PART, MOST)))
-    for number, index in enumerate(chosen.split(batch_size)):
-        part = samples.select(index)
-        for name, psc in network.activity(model.inputs(part.x, seed=number)).items():
+    for part, inputs in model.batches(samples.select(chosen), batch_size):
+        for name, psc in network.activity(inputs).items():
             train = network.fired(psc).to(psc.dtype)
             seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
             fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)

@@ -1,11 +1,15 @@
 """From stored samples to what a network takes."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from tsslbp import encoding
 from tsslbp.data import Normalisation
+from tsslbp.errors import UserError, unknown
+
+Encoding = Literal["constant", "poisson", "latency"]
 
 
 @dataclass(frozen=True)
@@ -17,15 +21,27 @@ class Inputs:
         normalisation: the data set's.
         time_steps: T.
         sequence: samples are ``[B, T, ...]`` rather than ``[B, ...]``.
+
+    Raises:
+        UserError: an unknown encoding, no time step, sequences to be encoded.
     """
 
-    encoding: str
+    encoding: Encoding
     normalisation: Normalisation
     time_steps: int
     sequence: bool
 
-    def __call__(self, x: Tensor, seed: int) -> Tensor:
-        """``[B, ...]`` or ``[T, B, ...]``, float32; ``seed`` is that of a Poisson encoder."""
+    def __post_init__(self) -> None:
+        if self.encoding not in get_args(Encoding):
+            raise unknown("encoding", str(self.encoding), get_args(Encoding))
+        if type(self.time_steps) is not int or self.time_steps < 1:
+            raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
+        if type(self.sequence) is not bool or (self.sequence and self.encoding != "constant"):
+            raise UserError(f"encoding {self.encoding} is for static samples; sequence is {self.sequence}")
+
+    def __call__(self, x: Tensor, seed: int = 0) -> Tensor:
+        """``[B, ...]`` or ``[T, B, ...]``, float32. A Poisson encoder draws the first sample with ``seed``, the next with
+        ``seed + 1`` and so on (:func:`tsslbp.encoding.poisson`)."""
         if self.sequence:
             return self.normalisation.normalise(x).transpose(0, 1)
         if self.encoding == "poisson":

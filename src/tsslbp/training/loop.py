@@ -111,7 +111,7 @@ class Loop:
         if config.shift or config.flip:
             x = crop_and_flip(x, torch.Generator().manual_seed(seed), config.shift, config.flip)
         network.train()
-        x = self.model.inputs(x, seed)
+        x = self.model.inputs(x, seed * 2**20)  # room for a batch: the samples of one step share no seed with another's
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x)
         mask = None if lengths is None else length_mask(lengths, len(output))

@@ -1,27 +1,34 @@
 """Trained networks as one safetensors file that says by itself what it is."""
 
+import hashlib
 import json
-import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tsslbp.data import Normalisation, Split
+from tsslbp.data import Facts, Normalisation, Split
+from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
 from tsslbp.losses import length_mask
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
-from tsslbp.notation import Architecture
+from tsslbp.notation import Architecture, classes
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
 METADATA_KEY = "tsslbp"
+STORED = {"float32": torch.float32, "float16": torch.float16}
+"""Formats of weights in a file, by the name its metadata has for them."""
+
+LONGEST = 2**20
+"""Characters of metadata; those of a model with a thousand classes are a hundredth of it."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +39,44 @@ class Model:
     inputs: Inputs
     classes: tuple[str, ...]
     data: str
+    """What :func:`tsslbp.data.load` finds the data set by; empty if that was made in Python."""
+    facts: Facts | None = None
+    """What the data set was; None in files of version 0.1.0."""
     trained: dict[str, Any] = field(default_factory=dict)
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
 
     def save(self, path: Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
-        about = {
+        about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
             "inputs": asdict(self.inputs),
             "classes": self.classes,
             "data": self.data,
+            **({"facts": self.facts.to_dict()} if self.facts else {}),
             **({"trained": self.trained} if self.trained else {}),
         }
-        stored = getattr(torch, self.trained.get("stored", "float32"))
+        stored = STORED[self.trained.get("stored", "float32")]
         weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
+        about["sha256"] = _sha256(about, weights)
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+
+    def batches(self, samples: Split, batch_size: int = 500) -> Iterator[tuple[Split, Tensor]]:
+        """Samples batch by batch, each batch with its network input.
+
+        A Poisson encoder draws sample number n with seed n, whatever the batch size.
+        """
+        for index in torch.arange(len(samples)).split(batch_size):
+            part = samples.select(index)
+            yield part, self.inputs(part.x, seed=int(index[0]))
+
+    def shades(self) -> tuple[Tensor, Tensor] | None:
+        """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
+        scale = self.inputs.normalisation.scale
+        if scale != 1:  # bytes, or the digits' 16 shades: the training images need not have used them all
+            return torch.zeros(1, 1, 1), torch.full((1, 1, 1), float(scale))
+        if self.facts is None:
+            return None
+        return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
     @torch.inference_mode()
     def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
@@ -56,7 +86,7 @@ class Model:
         """
         was_training = self.network.training
         self.network.eval()
-        chunks = [self.network(self.inputs(part, seed=start)) for start, part in enumerate(x.split(batch_size))]
+        chunks = [self.network(inputs) for _, inputs in self.batches(Split(x, torch.arange(len(x))), batch_size)]
         self.network.train(was_training)
         output = self.network.evidence(torch.cat(chunks, dim=1))
         return output if lengths is None else output * length_mask(lengths, len(output)).unsqueeze(2)
@@ -65,7 +95,7 @@ class Model:
     def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
 
-        ``seed`` is that of an encoder which draws spikes.
+        ``seed`` is the sample's number, with which an encoder draws spikes.
         """
         currents = self.network.activity(self.inputs(x, seed=seed))
         *_, output = currents.values()
@@ -87,7 +117,7 @@ class Model:
         """
         was_training = self.network.training
         self.network.eval()
-        parts = [self._decide(self.inputs(part, seed=start)) for start, part in enumerate(x.split(batch_size))]
+        parts = [self._decide(inputs) for _, inputs in self.batches(Split(x, torch.arange(len(x))), batch_size)]
         self.network.train(was_training)
         answers, steps = zip(*parts, strict=True)
         return torch.cat(answers), torch.cat(steps)
@@ -123,6 +153,9 @@ class Model:
 def load(path: str | Path) -> Model:
     """A model from ``model.safetensors``, or from the folder of the run that wrote it; standardised weights come folded.
 
+    The file is checked before anything is allocated for it: what its metadata claims, the shapes of its weights, then its
+    checksum. Files of version 0.1.0 have no checksum.
+
     Raises:
         UserError: no such file, a broken file, or a safetensors file that holds no tsslbp model.
     """
@@ -133,26 +166,74 @@ def load(path: str | Path) -> Model:
         raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise UserError(f"it holds no tsslbp model: its metadata has no {METADATA_KEY!r} entry")
+            if len(text) > LONGEST:
+                raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
+            about = json.loads(text)
+            model = _described(about)
+            _check_shapes(file, model)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, struct.error, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
-    if about is None:
-        raise UserError(f"{path} holds no tsslbp model: its metadata has no {METADATA_KEY!r} entry")
-    try:
-        inputs = Inputs(**{**about["inputs"], "normalisation": _normalisation(about["inputs"]["normalisation"])})
-        network = Network(Architecture.from_json(about["architecture"]))
-        network.load_state_dict(weights)
-        classes, data, trained = tuple(about["classes"]), str(about["data"]), dict(about.get("trained", {}))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} was written by another version of tsslbp or its weights do not fit ({reason})") from None
-    for name, weight in network.named_parameters():
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # damaged files fail in every way there is
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
+    if about.pop("sha256", None) not in (None, _sha256(about, weights)):
+        raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
+    for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    network = model.network.to_empty(device="cpu")
+    network.load_state_dict(weights)
     network.fold()
-    return Model(network.eval(), inputs, classes, data, trained)
+    network.eval()
+    return model
 
 
-def _normalisation(fields: dict[str, Any]) -> Normalisation:
-    return Normalisation(scale=fields["scale"], mean=tuple(fields["mean"]), std=tuple(fields["std"]))
+def _described(about: dict[str, Any]) -> Model:
+    """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
+    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "sha256"}):
+        raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
+    given, trained = about["inputs"], about.get("trained", {})
+    norm = given["normalisation"]
+    normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
+    inputs = Inputs(**{**given, "normalisation": normalisation})
+    architecture = Architecture.from_json(about["architecture"])
+    with torch.device("meta"):
+        network = Network(architecture)
+    names = class_names(about["classes"], "classes")
+    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
+        raise UserError("the network does not take what its inputs give")
+    if len(names) != classes(architecture.notation):
+        raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.notation)}")
+    if trained and not _tells_of_training(**trained):
+        raise UserError("what it says of its training is damaged")
+    facts = Facts.read(about["facts"]) if "facts" in about else None
+    return Model(network, inputs, names, str(about["data"]), facts, trained)
+
+
+def _tells_of_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
+    """Whether these are settings and a final record, with what the card of a model tells of them."""
+    told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
+    kinds: tuple[Any, ...] = (str, int, int, (int, float), (int, float))
+    return stored in STORED and all(isinstance(value, kind) for value, kind in zip(told, kinds, strict=True))
+
+
+def _check_shapes(file: Any, model: Model) -> None:
+    """Raises UserError if a file holds other weights than its network has."""
+    wanted = {name: list(weight.shape) for name, weight in model.network.state_dict().items()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    found = {name: part.get_shape() for name, part in slices.items()}
+    if found != wanted or any(part.get_dtype() not in ("F32", "F16") for part in slices.values()):
+        raise UserError(f"its weights are {found}, those of its network {wanted}")
+
+
+def _sha256(about: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Of all that a file says and holds."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        digest.update(weight.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     network.time_block = config.time_block
     inputs = Inputs(config.encoding, dataset.normalisation, config.time_steps, dataset.sequence)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    return Model(network, inputs, dataset.classes, config.data), optimizer
+    return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
 
 def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

@@ -1,0 +1,135 @@
+"""What a model remembers of its data: range, sizes, and enough to recognise the samples it has seen."""
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.data.dataset import Dataset, Split
+from tsslbp.errors import UserError
+
+REMEMBERED = 64
+"""Training samples remembered by their digests: the smallest ones, so that no choice depends on an order."""
+LARGE, LOOKED_AT = 2**30, 1000
+"""Of a part whose samples take more bytes than LARGE, only LOOKED_AT samples, evenly spaced, are looked at."""
+UNLIKE = 10
+"""Values whose range is this many times wider or narrower than that of the training samples are in other units."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a data set as its samples are stored, before any normalisation.
+
+    Args:
+        dtype: ``uint8`` or ``float32``.
+        low, high: smallest and largest value of the training samples; per channel of images, else one number.
+        samples: how many there are by part: ``train``, ``validation``, ``test``.
+        digests: hash of each part: of targets, lengths and, if ``exact``, samples in their order.
+        exact: whether the samples are part of the digests. If not, they are computed, and may differ by rounding.
+        remembered: hashes of some training samples, from which :meth:`seen` tells whether others are the same.
+
+    Raises:
+        UserError: something else, as a damaged file may hold it.
+    """
+
+    dtype: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    samples: dict[str, int]
+    digests: dict[str, str]
+    exact: bool
+    remembered: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        numbers, parts = (*self.low, *self.high), ["test", "train", "validation"]
+        texts = (*self.digests.values(), *self.remembered)
+        if (
+            self.dtype not in ("uint8", "float32")
+            or not numbers
+            or len(self.low) != len(self.high)
+            or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+            or any(low > high for low, high in zip(self.low, self.high, strict=True))
+            or sorted(self.samples) != parts
+            or sorted(self.digests) != parts
+            or not all(type(count) is int and count > 0 for count in self.samples.values())
+            or type(self.exact) is not bool
+            or not self.remembered
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise UserError(f"facts about the data set are damaged: {self}")
+
+    @staticmethod
+    def of(dataset: Dataset) -> "Facts":
+        """The facts of a data set."""
+        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        x, exact = _looked_at(dataset.train).x, not dataset.computed
+        channels = x.dim() - 3 if x.dim() >= 4 else None
+        rows = x.reshape(1, -1) if channels is None else x.movedim(channels, 0).reshape(x.shape[channels], -1)
+        low, high = torch.aminmax(rows, dim=1)
+        return Facts(
+            dtype=str(x.dtype).removeprefix("torch."),
+            low=tuple(low.tolist()),
+            high=tuple(high.tolist()),
+            samples={name: len(part) for name, part in parts.items()},
+            digests={name: _digest(part, exact) for name, part in parts.items()},
+            exact=exact,
+            remembered=tuple(sorted(set(_hashes(x)))[:REMEMBERED]),
+        )
+
+    @staticmethod
+    def read(fields: dict[str, Any]) -> "Facts":
+        """Facts from what :meth:`to_dict` gave, as JSON has kept it. Raises UserError or TypeError if they are damaged."""
+        lists = {key: tuple(fields[key]) for key in ("low", "high", "remembered")}
+        return Facts(**{**fields, **lists})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """One text for the data set and its split."""
+        return "-".join(self.digests[part] for part in ("train", "validation", "test"))
+
+    def is_test_set(self, samples: Split) -> bool:
+        """Whether these are the test samples that the data set had."""
+        return self.digests["test"] == _digest(samples, self.exact)
+
+    def seen(self, samples: Split) -> float:
+        """An estimate of the share of the training samples that are among these, from 0 to 1."""
+        return len(set(self.remembered) & set(_hashes(samples.x))) / len(self.remembered)
+
+    def unlike(self, x: Tensor) -> tuple[str, bool] | None:
+        """How stored samples differ from the training samples in range, and whether so much that they are in other units."""
+        low, high, was_low, was_high = float(x.min()), float(x.max()), min(self.low), max(self.high)
+        span, was_span = high - low, was_high - was_low
+        dtype = str(x.dtype).removeprefix("torch.")
+        wider, narrower = span > UNLIKE * was_span, was_span > UNLIKE * span
+        outside = low < was_low - was_span or high > was_high + was_span
+        if not (wider or narrower or outside):
+            return None
+        ranges = f"{low:g} to {high:g} ({dtype}); the training samples run from {was_low:g} to {was_high:g} ({self.dtype})"
+        return ranges, wider or (narrower and dtype != self.dtype)
+
+
+def _looked_at(part: Split) -> Split:
+    if part.x.nbytes <= LARGE:
+        return part
+    return part.select(torch.linspace(0, len(part) - 1, min(LOOKED_AT, len(part)), dtype=torch.float64).long())
+
+
+def _hashes(x: Tensor) -> list[str]:
+    """A hash of every sample."""
+    rows = x.contiguous().numpy()
+    return [hashlib.blake2b(row, digest_size=8).hexdigest() for row in rows]
+
+
+def _digest(part: Split, exact: bool) -> str:
+    hashes = _hashes(_looked_at(part).x) if exact else []
+    digest = hashlib.blake2b(" ".join(hashes).encode(), digest_size=16)
+    digest.update(part.y.contiguous().numpy().data)
+    if part.lengths is not None:
+        digest.update(part.lengths.contiguous().numpy().data)
+    return digest.hexdigest()

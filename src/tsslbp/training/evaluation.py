@@ -1,0 +1,104 @@
+"""Which samples a model is to be evaluated on, and whether they are such as it was trained on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tsslbp import data
+from tsslbp.data import Split, npz
+from tsslbp.data.dataset import FIFTH
+from tsslbp.errors import UserError
+from tsslbp.training.model import Model
+
+SEEN = 0.9
+"""A file that holds this share of the training samples is the training set."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to evaluate on."""
+
+    split: Split
+    which: str
+    """What they are, in a reader's words: ``your x_test, 1,000 samples``."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader should know of them, a line each."""
+
+
+def samples_to_test(model: Model, name: str | None, root: Path, download: bool = False) -> Samples:
+    """The test samples of a data set, as :func:`tsslbp.data.load` finds it; of the model's own if no name is given.
+
+    Raises:
+        UserError: no such data; samples of another shape, other classes or other units than the model was trained on; a file
+            without test samples of its own that the model was not trained on.
+    """
+    name = name or model.data
+    if not name:
+        raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
+    dataset = data.load(name, root, download=download, time_steps=model.network.time_steps)
+    if len(dataset.classes) != len(model.classes):
+        raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
+    if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
+        raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
+    samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
+    _check(model, samples, name)
+    if model.facts is None:
+        return samples
+    if not model.facts.is_test_set(dataset.test):
+        if name.endswith(".npz") and dataset.tested_on == FIFTH:
+            raise UserError(
+                f"{name} has no x_test, and it is not, or no longer, the file that the model was trained on; evaluate every "
+                f"sample of a file that it was never trained on with: --all {name}"
+            )
+        if name == model.data:
+            samples.warnings.append(f"the test set of {name} is not the one that the model was measured on after its training")
+        _warn_of_seen(model, samples, name)
+    return samples
+
+
+def samples_of_file(model: Model, path: Path) -> Samples:
+    """Every sample of an ``.npz`` file that the model was never trained on.
+
+    Raises:
+        UserError: no such file; the file it was trained on; samples of another shape, other classes or other units.
+    """
+    split = npz.read_all(path, model.classes)
+    samples = Samples(split, f"all of {path}, {len(split):,} samples")
+    _check(model, samples, str(path))
+    _warn_of_seen(model, samples, str(path))
+    return samples
+
+
+def _named(classes: tuple[str, ...]) -> bool:
+    """Whether classes have names, not just numbers."""
+    return classes != tuple(map(str, range(len(classes))))
+
+
+def _check(model: Model, samples: Samples, name: str) -> None:
+    x, wanted = samples.split.x, list(model.network.architecture.input_shape)
+    if model.inputs.sequence:
+        wanted = [model.inputs.time_steps, *wanted]
+    if list(x.shape[1:]) != wanted:
+        hint = ""
+        if [*wanted[1:], wanted[0]] == list(x.shape[1:]):
+            hint = ": put the channels first, x.transpose(0, 3, 1, 2)"
+        raise UserError(f"samples of {name} have shape {list(x.shape[1:])}; the model takes {wanted}{hint}")
+    scale = model.inputs.normalisation.scale
+    if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
+        raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")
+    unlike = model.facts.unlike(x) if model.facts else None
+    if unlike:
+        ranges, other_units = unlike
+        if other_units:
+            raise UserError(f"values of {name} run from {ranges}; bring them to the same units")
+        samples.warnings.append(f"values of {name} run from {ranges}")
+
+
+def _warn_of_seen(model: Model, samples: Samples, name: str) -> None:
+    if model.facts is None:
+        samples.warnings.append(f"this model does not remember its training samples; {name} must not hold any of them")
+        return
+    seen = model.facts.seen(samples.split)
+    if seen >= SEEN:
+        raise UserError(f"{name} holds the samples that the model was trained on; evaluate it on others")
+    if seen:
+        samples.warnings.append(f"about {100 * seen:.0f} % of the training samples are in {name} too")
