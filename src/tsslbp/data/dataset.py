@@ -104,6 +104,11 @@ class Dataset:
     computed: bool = False
 
     @property
+    def parts(self) -> dict[str, Split]:
+        """The three parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample at one step: ``(C, H, W)`` or ``(F,)``."""
         return tuple(self.train.x.shape[2 if self.sequence else 1 :])

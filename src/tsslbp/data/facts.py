@@ -64,7 +64,6 @@ class Facts:
     @staticmethod
     def of(dataset: Dataset) -> "Facts":
         """The facts of a data set."""
-        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         x, exact = _looked_at(dataset.train).x, not dataset.computed
         channels = x.dim() - 3 if x.dim() >= 4 else None
         rows = x.reshape(1, -1) if channels is None else x.movedim(channels, 0).reshape(x.shape[channels], -1)
@@ -73,8 +72,8 @@ class Facts:
             dtype=str(x.dtype).removeprefix("torch."),
             low=tuple(low.tolist()),
             high=tuple(high.tolist()),
-            samples={name: len(part) for name, part in parts.items()},
-            digests={name: _digest(part, exact) for name, part in parts.items()},
+            samples={name: len(part) for name, part in dataset.parts.items()},
+            digests={name: _digest(part, exact) for name, part in dataset.parts.items()},
             exact=exact,
             remembered=tuple(sorted(set(_hashes(x)))[:REMEMBERED]),
         )

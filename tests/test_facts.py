@@ -1,0 +1,395 @@
+"""What a model remembers of its data, and what it makes of samples that are unlike them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tsslbp import UserError, cli, data, training
+from tsslbp.config import TrainConfig
+from tsslbp.data import Dataset, Facts, Normalisation, Split
+from tsslbp.training.model import METADATA_KEY
+
+TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
+
+
+def pictures(count, seed, *, dtype="uint8", low=0.0, high=255.0):
+    """Grey 6×6 pictures with a light bar in one of three places, their values from ``low`` to ``high``."""
+    random = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    x = random.random((count, 1, 6, 6)) * 0.2
+    for n, label in enumerate(y):
+        x[n, 0, 2 * label : 2 * label + 2] += 0.8
+    x[:, :, 0, 0], x[:, :, 5, 5] = 0, 1  # the whole range, whatever the seed
+    return (low + x * (high - low)).astype(dtype), y
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    code = cli.main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs on bytes with a test set, on bytes without one, and on numbers around 0."""
+    folder = tmp_path_factory.mktemp("facts")
+    (x, y), (x_test, y_test) = pictures(150, 0), pictures(60, 1)
+    save(folder / "bytes.npz", x=x, y=y, x_test=x_test, y_test=y_test)
+    save(folder / "fifth.npz", x=x, y=y)
+    z, _ = pictures(150, 0, dtype="float32", low=-1.5, high=3.0)
+    save(folder / "floats.npz", x=z, y=y)
+    for name in ("bytes", "fifth", "floats"):
+        arguments = ["--data", str(folder / f"{name}.npz"), "--name", name, "--runs-dir", str(folder), *TINY]
+        assert cli.main(["train", *arguments]) == 0
+    return folder
+
+
+def test_a_model_keeps_the_facts_of_its_data(trained):
+    facts = training.load(trained / "floats").facts
+    with np.load(trained / "floats.npz") as file:
+        x = file["x"]
+    assert (facts.dtype, facts.low, facts.high) == ("float32", (float(x.min()),), (float(x.max()),))
+    assert facts.samples == {"train": 108, "validation": 12, "test": 30}
+    dataset = data.load(str(trained / "floats.npz"), Path())
+    assert Facts.of(dataset) == facts == Facts.read(json.loads(json.dumps(facts.to_dict())))
+    assert facts.is_test_set(dataset.test)
+    assert not facts.is_test_set(dataset.validation)
+    assert (facts.seen(dataset.train), facts.seen(dataset.test)) == (1.0, 0.0)
+    half = dataset.train.select(torch.arange(0, 108, 2))
+    assert 0.2 < facts.seen(half) < 0.8
+
+
+def test_facts_are_per_channel_of_images_and_sequences_of_them():
+    x = torch.arange(2 * 3 * 4 * 2 * 2).view(2, 3, 4, 2, 2).float()
+    part = Split(x, torch.zeros(2, dtype=torch.int64))
+    facts = Facts.of(Dataset("own", part, part, part, ("a",), Normalisation(1.0, (0.0,), (1.0,)), sequence=True))
+    assert facts.low == (0.0, 4.0, 8.0, 12.0)
+    assert facts.high == (83.0, 87.0, 91.0, 95.0)
+
+
+def test_another_order_or_another_split_is_another_fingerprint():
+    part = Split(torch.rand(9, 4, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3)
+    dataset = Dataset("own", part, part, part, ("a", "b", "c"), Normalisation(1.0, (0.0,), (1.0,)))
+    turned, again = replace(dataset, test=part.select(torch.arange(8, -1, -1))), replace(dataset, name="same")
+    assert Facts.of(dataset).fingerprint == Facts.of(again).fingerprint != Facts.of(turned).fingerprint
+    relabelled = replace(dataset, train=Split(part.x, (part.y + 1) % 3))
+    assert Facts.of(relabelled).fingerprint != Facts.of(dataset).fingerprint
+    computed = replace(dataset, computed=True)  # another processor may round these otherwise
+    nearly = replace(computed, test=Split(part.x * (1 + 1e-7), part.y))
+    assert Facts.of(computed).is_test_set(nearly.test)
+    assert not Facts.of(dataset).is_test_set(nearly.test)
+
+
+def test_of_a_large_set_some_samples_are_looked_at(monkeypatch):
+    monkeypatch.setattr("tsslbp.data.facts.LARGE", 100)
+    monkeypatch.setattr("tsslbp.data.facts.LOOKED_AT", 5)
+    part = Split(torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(50, dtype=torch.int64))
+    facts = Facts.of(Dataset("own", part, part, part, ("a",), Normalisation(1.0, (0.0,), (1.0,))))
+    assert len(facts.remembered) == 5
+    assert facts.samples["train"] == 50
+    assert facts.seen(part) == 1
+
+
+def test_evaluate_says_what_the_accuracy_is_of(trained, capsys):
+    for name, which in (("bytes", "your x_test, 60 samples"), ("fifth", "a held-out fifth, 30 samples")):
+        code, out, err = run(capsys, "evaluate", trained / name)
+        assert (code, err) == (0, "")
+        _, final = training.read_metrics(trained / name)
+        assert out.startswith(f"test accuracy {final['test_accuracy']:.2f} % (")
+        assert f") on {which}\n" in out
+
+
+def test_a_pure_test_file_is_evaluated_whole(trained, capsys, tmp_path):
+    """Version 0.1.0 cut a fifth out of it, without a word."""
+    x, y = pictures(90, 7)
+    path = save(tmp_path / "pure.npz", x=x, y=y)
+    code, out, err = run(capsys, "evaluate", trained / "bytes", "--data", path)
+    assert (code, out) == (2, "")
+    assert "pure.npz has no x_test, and it is not, or no longer, the file that the model was trained on" in err
+    assert f"--all {path}" in err
+    code, out, err = run(capsys, "evaluate", trained / "bytes", "--all", path)
+    assert (code, err) == (0, "")
+    assert " of 90; 95 % interval" in out
+    assert out.splitlines()[0].endswith(f"on all of {path}, 90 samples")
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--all", path, "--data", "digits")
+    assert (code, err) == (2, "tsslbp: --all and --data both name samples; give one of them\n")
+
+
+def test_all_takes_a_file_that_lacks_a_class_and_one_with_two_parts(trained, capsys, tmp_path):
+    x, y = pictures(30, 8)
+    ones = save(tmp_path / "ones.npz", x=x[y == 1], y=y[y == 1])
+    assert run(capsys, "evaluate", trained / "bytes", "--all", ones)[0] == 0
+    both = save(tmp_path / "both.npz", x=x[:20], y=y[:20], x_test=x[20:], y_test=y[20:])
+    _, out, _ = run(capsys, "evaluate", trained / "bytes", "--all", both)
+    assert " of 30; " in out
+    beyond = save(tmp_path / "beyond.npz", x=x, y=y + 1)
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--all", beyond)
+    assert code == 2
+    assert "y has class 3; there are classes 0 to 2" in err
+
+
+def test_samples_it_was_trained_on_are_no_test(trained, capsys, tmp_path):
+    code, out, err = run(capsys, "evaluate", trained / "fifth", "--all", trained / "fifth.npz")
+    assert (code, out) == (2, "")
+    assert "fifth.npz holds the samples that the model was trained on" in err
+    (old, y_old), (new, y_new) = pictures(150, 0), pictures(60, 9)
+    mixed = save(tmp_path / "mixed.npz", x=np.concatenate([new, old[::3]]), y=np.concatenate([y_new, y_old[::3]]))
+    code, out, err = run(capsys, "evaluate", trained / "bytes", "--all", mixed)
+    assert code == 0
+    (share,) = [int(word) for word in err.split() if word.isdecimal()]
+    assert f"warning: about {share} % of the training samples are in {mixed} too" in err
+    assert 10 < share < 60
+
+
+def test_a_file_that_changed_after_the_training_is_not_its_test_set(trained, capsys, tmp_path):
+    x, y = pictures(150, 5)
+    model = replace(training.load(trained / "fifth"), data=str(save(tmp_path / "changed.npz", x=x, y=y)))
+    model.save(tmp_path / "model.safetensors")
+    code, _, err = run(capsys, "evaluate", tmp_path / "model.safetensors")
+    assert code == 2
+    assert "no longer, the file that the model was trained on" in err
+
+
+def test_a_named_set_of_other_samples_is_told(capsys, samples, tmp_path):
+    arguments = ["--data", "mnist", "--network", "5-10", "--epochs", "1", "--data-root", samples, "--runs-dir", tmp_path]
+    assert run(capsys, "train", *arguments, "--name", "small")[0] == 0
+    assert run(capsys, "evaluate", tmp_path / "small", "--data-root", samples)[2] == ""
+    model = training.load(tmp_path / "small")
+    facts = replace(model.facts, digests={**model.facts.digests, "test": "another"})
+    replace(model, facts=facts).save(tmp_path / "other.safetensors")
+    code, _, err = run(capsys, "evaluate", tmp_path / "other.safetensors", "--data-root", samples)
+    assert code == 0
+    assert err == "warning: the test set of mnist is not the one that the model was measured on after its training\n"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            dict(zip("xy", pictures(60, 1, dtype="float32", high=1.0), strict=True)),
+            "0 to 1 (float32); the training samples run",
+        ),
+        (dict(zip("xy", pictures(60, 1, dtype="float32", high=9e4), strict=True)), "bring them to the same units"),
+        ({"x": pictures(60, 1)[0][:, :, :5], "y": np.arange(60) % 3}, "have shape [1, 5, 6]; the model takes [1, 6, 6]"),
+        (
+            {"x": pictures(60, 1)[0].transpose(0, 2, 3, 1), "y": np.arange(60) % 3},
+            "put the channels first, x.transpose(0, 3, 1, 2)",
+        ),
+        ({"x": pictures(60, 1)[0].reshape(60, 36), "y": np.arange(60) % 3}, "have shape [36]; the model takes [1, 6, 6]"),
+    ],
+    ids=["other-units", "beyond", "smaller", "channels-last", "flat"],
+)
+@pytest.mark.parametrize("option", ["--all", "--data"])
+def test_samples_in_other_units_or_shapes_are_refused(trained, capsys, tmp_path, arrays, message, option):
+    more = {} if option == "--all" else {"x_test": arrays["x"], "y_test": arrays["y"]}
+    path = save(tmp_path / "odd.npz", **arrays, **more)
+    code, out, err = run(capsys, "evaluate", trained / "bytes", option, path)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_same_numbers_in_another_type_are_the_same(trained, capsys, tmp_path):
+    x, y = pictures(60, 1)
+    stored = [save(tmp_path / f"{dtype}.npz", x=x.astype(dtype), y=y) for dtype in ("uint8", "float64")]
+    first, second = (run(capsys, "evaluate", trained / "bytes", "--all", path)[1] for path in stored)
+    assert first.split(" on all")[0] == second.split(" on all")[0]
+
+
+def test_a_narrow_range_is_told(trained, capsys, tmp_path):
+    x, y = pictures(60, 1, low=100, high=110)
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--all", save(tmp_path / "grey.npz", x=x, y=y))
+    assert code == 0
+    assert "warning: values of" in err
+    assert "run from 100 to 110 (uint8); the training samples run from 0 to 255 (uint8)" in err
+
+
+def test_classes_of_other_names_are_refused(trained, capsys, tmp_path):
+    x, y = pictures(60, 1)
+    named = save(tmp_path / "named.npz", x=x, y=y, x_test=x, y_test=y, classes=np.array(["a", "b", "c"]))
+    assert run(capsys, "evaluate", trained / "bytes", "--data", named)[0] == 0  # the model's are only numbers
+    model = replace(training.load(trained / "bytes"), classes=("b", "a", "c"))
+    model.save(tmp_path / "model.safetensors")
+    for option in ("--data", "--all"):
+        code, _, err = run(capsys, "evaluate", tmp_path / "model.safetensors", option, named)
+        assert code == 2
+        assert "a, b, c; the model's are b, a, c" in err
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--data", "digits")
+    assert (code, err) == (2, "tsslbp: digits has 10 classes; the model has 3\n")
+
+
+def test_an_image_is_brought_to_the_range_of_the_training_samples(trained, capsys, tmp_path):
+    """Version 0.1.0 gave every image of a model of such numbers the same class."""
+    x, _ = pictures(30, 0)
+    floats, _ = pictures(30, 0, dtype="float32", low=-1.5, high=3.0)
+    model = training.load(trained / "floats")
+    for n in range(6):
+        Image.fromarray(x[n, 0]).save(tmp_path / "picture.png")
+        sample, said = cli.commands.picture.read(tmp_path / "picture.png", model)
+        np.testing.assert_allclose(sample.numpy(), floats[n : n + 1], atol=4.5 / 255)
+        assert said == ["black became -1.5 and white 3, as in the training samples"]
+    assert "black became" in run(capsys, "predict", trained / "floats", tmp_path / "picture.png")[2]
+    assert run(capsys, "predict", trained / "bytes", tmp_path / "picture.png")[2] == ""
+
+
+def old(path, to, **changes):
+    """A model as version 0.1.0 wrote it: without facts and checksum."""
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()[METADATA_KEY])
+    about = {key: value for key, value in about.items() if key not in ("facts", "sha256")}
+    save_file(load_file(path), to, metadata={METADATA_KEY: json.dumps({**about, **changes})})
+    return to
+
+
+def test_models_of_version_0_1_0_still_work_and_say_what_they_do_not_know(trained, capsys, tmp_path):
+    path = old(trained / "bytes/model.safetensors", tmp_path / "old.safetensors")
+    assert training.load(path).facts is None
+    assert run(capsys, "evaluate", path)[::2] == (0, "")
+    x, y = pictures(60, 1, dtype="float32", high=1.0)
+    code, _, err = run(capsys, "evaluate", path, "--all", save(tmp_path / "floats.npz", x=x, y=y))
+    assert code == 2
+    assert "values of" in err
+    assert "run to 1; the model takes them up to 255" in err
+    x, y = pictures(60, 1)
+    _, _, err = run(capsys, "evaluate", path, "--all", save(tmp_path / "bytes.npz", x=x, y=y))
+    assert "this model does not remember its training samples" in err
+    path = old(trained / "floats/model.safetensors", tmp_path / "floats.safetensors")
+    Image.new("L", (6, 6)).save(tmp_path / "picture.png")
+    code, _, err = run(capsys, "predict", path, tmp_path / "picture.png")
+    assert code == 2
+    assert "does not say what its training samples had for black and white" in err
+
+
+def test_a_model_made_in_python_does_not_say_it_learned_the_digits(trained, capsys, tmp_path):
+    dataset = replace(data.load(str(trained / "bytes.npz"), Path()), source="")
+    model, _ = training.prepare(TrainConfig(network="5-3"), dataset)
+    model.save(tmp_path / "own.safetensors")
+    assert training.load(tmp_path / "own.safetensors").data == ""
+    code, _, err = run(capsys, "evaluate", tmp_path / "own.safetensors")
+    assert code == 2
+    assert "the model was trained on data made in Python; name what to evaluate it on with --data or --all" in err
+
+
+def damaged(changes):
+    def apply(about):
+        for key, value in changes.items():
+            *path, last = key.split("/")
+            place = about
+            for step in path:
+                place = place[step]
+            place[last] = value
+        return about
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: None,
+        lambda about: [],
+        lambda about: {},
+        lambda about: {**about, "architecture": "{"},
+        lambda about: {**about, "architecture": about["architecture"].replace("8-3", "9-3")},
+        lambda about: {**about, "architecture": about["architecture"].replace("8-3", "80000000000-3")},
+        lambda about: {**about, "architecture": about["architecture"].replace('"tau_m": 5', '"tau_m": 0')},
+        lambda about: {**about, "architecture": about["architecture"].replace('"tau_m": 5', '"tau_m": "5"')},
+        lambda about: {**about, "architecture": about["architecture"].replace('"time_steps": 5', '"time_steps": 1e9')},
+        lambda about: {**about, "novelty": 1},
+        damaged({"inputs/normalisation/scale": 0}),
+        damaged({"inputs/normalisation/scale": "255"}),
+        damaged({"inputs/normalisation/mean": [0.1, 0.2]}),
+        damaged({"inputs/normalisation/std": [0.0]}),
+        damaged({"inputs/encoding": "morse"}),
+        damaged({"inputs/time_steps": 7}),
+        damaged({"inputs/sequence": 1}),
+        damaged({"classes": ["a", "b"]}),
+        damaged({"classes": ["a", "b", "b"]}),
+        damaged({"classes": ["a", "b", "\x1b"]}),
+        damaged({"classes": ["a", "b", 3]}),
+        damaged({"classes": None}),
+        damaged({"facts/low": []}),
+        damaged({"facts/low": [float("nan")]}),
+        damaged({"facts/low": [300]}),
+        damaged({"facts/samples": {"train": -1}}),
+        damaged({"facts/remembered": [1]}),
+        damaged({"facts/dtype": "complex"}),
+        damaged({"trained": {"settings": 1}}),
+        damaged({"trained": {"settings": {}, "final": {}}}),
+        damaged({"trained": {"settings": {}, "final": {}, "stored": "int8"}}),
+        damaged({"sha256": "0"}),
+    ],
+)
+def test_damaged_metadata_are_one_line(trained, tmp_path, capsys, change):
+    source, path = trained / "bytes/model.safetensors", tmp_path / "bad.safetensors"
+    with safe_open(source, framework="pt") as file:
+        about = change(json.loads(file.metadata()[METADATA_KEY]))
+    if isinstance(about, dict) and about.get("sha256") != "0":
+        about.pop("sha256", None)  # as somebody would who altered the rest
+    save_file(load_file(source), path, metadata={METADATA_KEY: json.dumps(about)})
+    code, out, err = run(capsys, "evaluate", path)
+    assert (code, out) == (2, "")
+    assert str(path) in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_is_allocated_on_the_word_of_a_file(trained, tmp_path):
+    """A layer of 80 TB would be."""
+    with safe_open(trained / "bytes/model.safetensors", framework="pt") as file:
+        about = json.loads(file.metadata()[METADATA_KEY])
+    about["architecture"] = about["architecture"].replace("8-3", "600000000000-3")
+    weights = load_file(trained / "bytes/model.safetensors")
+    save_file(weights, tmp_path / "huge.safetensors", metadata={METADATA_KEY: json.dumps(about)})
+    with pytest.raises(UserError, match=r"huge.safetensors: its weights are .*600000000000"):
+        training.load(tmp_path / "huge.safetensors")
+
+
+def test_loading_draws_no_random_number(trained):
+    before = torch.get_rng_state()
+    training.load(trained / "bytes")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_changed_weight_is_noticed(trained, tmp_path):
+    source, path = trained / "bytes/model.safetensors", tmp_path / "flipped.safetensors"
+    content = source.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    for position in np.random.default_rng(0).integers(start, len(content), 40).tolist():
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        with pytest.raises(UserError, match=r"damaged|NaN or infinity"):
+            training.load(path)
+
+
+@pytest.mark.parametrize("encoding", ["poisson", "latency"])
+def test_encoders_refuse_what_is_no_intensity(trained, encoding):
+    config = TrainConfig(data=str(trained / "floats.npz"), network="5-3", encoding=encoding, runs_dir=trained / "none")
+    with pytest.raises(UserError, match=rf"--encoding {encoding} takes values from 0 to 1; those of .* run from -1.5 to 3"):
+        training.train(config)
+    assert not (trained / "none").exists()
+
+
+def test_what_an_encoder_draws_does_not_depend_on_the_batch(trained):
+    dataset = data.load(str(trained / "bytes.npz"), Path())
+    model, _ = training.prepare(TrainConfig(network="20-3", encoding="poisson", time_steps=8), dataset)
+    x = dataset.test.x
+    whole = model.inputs(x, seed=0)
+    assert whole.any()
+    for size in (1, 7, 60):
+        assert torch.equal(torch.cat([inputs for _, inputs in model.batches(dataset.test, size)], 1), whole)
+    _, output = model.response(x[17:18], seed=17)  # as the report draws it
+    assert torch.equal(output, model.network(whole[:, 17:18]))
+    assert not torch.equal(model.inputs(x, seed=0), model.inputs(x, seed=1))
+    assert torch.equal(model.inputs(x, seed=5)[:, 0], model.inputs(x[:1], seed=5)[:, 0])
+    assert torch.equal(model.inputs(x, seed=5)[:, 3], model.inputs(x[3:4], seed=8)[:, 0])
