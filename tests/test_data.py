@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsslbp import UserError, data
+from tsslbp import UserError, data, machine
 from tsslbp.data import images
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 
@@ -649,6 +649,53 @@ def test_wrong_own_files(tmp_path, case):
     with fails(message) as caught:
         data.load(path, Path())
     assert path in str(caught.value)
+
+
+def npy(header: str, content: bytes = b"") -> bytes:
+    """An array in a file, with a header that may say anything."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
+
+
+@pytest.mark.parametrize(
+    ("header", "content", "message"),
+    [
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (3, 1000000000000)}", b"", "says it is float64 .* and has 0 bytes"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (12, 5)}", bytes(61), "says it is uint8 .* and has 61 bytes"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (-12, -5)}", bytes(60), "says it is uint8"),
+        ("{'descr': '|u1', 'fortran_order': False}", b"", "cannot read"),
+        ("__import__('os').abort()", b"", "cannot read"),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"........", "holds Python objects"),
+    ],
+)
+def test_headers_of_own_files_are_checked_before_anything_is_allocated(tmp_path, header, content, message):
+    with zipfile.ZipFile(tmp_path / "evil.npz", "w") as archive:
+        archive.writestr("x.npy", npy(header, content))
+    with fails(message):
+        data.load(str(tmp_path / "evil.npz"), Path())
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path, mnist, monkeypatch):
+    path = save(tmp_path / "large.npz", x=np.zeros((12, 2**20), np.uint8), y=Y)
+    data.load(path, Path())
+    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 2**20)
+    monkeypatch.setattr("numpy.load", lambda *args, **options: pytest.fail("it was read"))
+    with fails(r"large.npz needs 0.0 GiB of memory, and 0.0 GiB are free"):
+        data.load(path, Path())
+    big = struct.pack(">IIII", 0x803, 2**32 - 1, 28, 28)
+    (mnist / IMAGES).write_bytes(big)
+    with fails(r"train-images-idx3-ubyte needs 3,136.0 GiB of memory"):
+        data.load("mnist", mnist.parents[1])
+    (mnist / IMAGES).unlink()
+    (mnist / f"{IMAGES}.gz").write_bytes(gzip.compress(big))
+    with fails(r"train-images-idx3-ubyte.gz needs 3,136.0 GiB of memory"):
+        data.load("mnist", mnist.parents[1])
+
+
+def test_free_memory_is_what_the_system_says():
+    free = machine._free_memory()
+    assert free is None or 0 < free < 2**50
+    machine.need_memory(1, "a byte")
 
 
 def test_own_file_missing(tmp_path):

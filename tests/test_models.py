@@ -1,10 +1,12 @@
 """Models to give away: what the file and its card say is what the run did."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -91,6 +93,39 @@ def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"c\.safetensors is damaged"):
         report.model_card(tmp_path)
+
+
+def test_a_readme_that_is_no_card_stays(trained, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(UserError, match=r"README.md is not a card that tsslbp export wrote; export to a folder of its own"):
+        report.export(trained, tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    (tmp_path / "README.md").write_text(report.models.OLD_MARK)  # a card of version 0.1.0
+    report.export(trained, tmp_path / "a.safetensors")
+    report.export(trained, tmp_path / "b.safetensors")
+    assert "b.safetensors" in (tmp_path / "README.md").read_text()
+
+
+def test_the_card_of_a_model_of_own_data_gives_a_command_that_finds_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    y = np.arange(60) % 2
+    x = np.random.default_rng(0).random((60, 4)) + y[:, None]
+    np.savez(secret / "mine.npz", x=x, y=y)
+    train = ["train", "--data", "secret/mine.npz", "--network", "5-2", "--epochs", "1", "--name", "own"]
+    assert cli.main(train) == 0
+    assert cli.main(["export", "runs/own", "given/own.safetensors"]) == 0
+    card = (tmp_path / "given/README.md").read_text()
+    assert "licence" not in card, "that is for the owner of the data to say"
+    assert "secret" not in card + str(safe_open("given/own.safetensors", framework="pt").metadata())
+    assert "predict" not in card.split("In Python")[0]
+    (command,) = re.findall(r"^    tsslbp (evaluate .*)$", card, re.MULTILINE)
+    shutil.copy(secret / "mine.npz", "given/mine.npz")
+    monkeypatch.chdir(tmp_path / "given")
+    capsys.readouterr()
+    assert cli.main(command.split()) == 0
+    assert "on a held-out fifth, 12 samples" in capsys.readouterr().out
 
 
 def test_what_cannot_be_exported_is_told(trained, tmp_path):

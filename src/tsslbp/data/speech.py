@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsslbp import machine
 from tsslbp.data.audio import log_mel, send_on_delta
 from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out_validation
 from tsslbp.errors import UserError
@@ -93,6 +94,7 @@ def _recordings(folder: Path) -> Iterator[tuple[str, bytes]]:
                 names = sorted(name for name in archive.namelist() if name.endswith(".wav"))
                 if not names:
                     raise UserError(f"{packed} holds no .wav files; fetch it again")
+                machine.need_memory(sum(archive.getinfo(name).file_size for name in names), str(packed))
                 for name in names:
                     yield f"{packed}/{name}", archive.read(name)
         else:

@@ -144,9 +144,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         scale = dataset.normalisation.scale
         low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values()]).aminmax()
         if low < 0 or high > scale:
-            raise UserError(
-                f"--encoding {config.encoding} takes values from 0 to {scale:g}; those of {dataset.name} run from {low:g} to {high:g}"
-            )
+            found = f"those of {dataset.name} run from {low:g} to {high:g}"
+            raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}")
     if (config.shift or config.flip) and (dataset.sequence or len(dataset.sample_shape) != 3):
         what = "sequences" if dataset.sequence else f"samples of shape {list(dataset.sample_shape)}"
         raise UserError(f"--{'shift' if config.shift else 'flip'} is for images; {dataset.name} holds {what}")
