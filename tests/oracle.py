@@ -56,6 +56,7 @@ def tssl(
     leak=True,
     fallback="quiet",
     clip=8.0,
+    error_reset=False,
     mean_firing=None,
 ):
     """Gradient by the input current of one neuron. ``mean_firing`` is the whole layer's, for ``fallback="rate"``."""
@@ -63,8 +64,15 @@ def tssl(
     u, s = potentials(current, tau_m, threshold)
     a = postsynaptic(s, tau_s)
 
+    def reset_error(t):
+        """The error at the next spike, which the reset at step t moves; nothing if there is none."""
+        following = [n for n in range(t + 1, steps) if s[n]]
+        if not error_reset or not s[t] or not following:
+            return 0.0
+        return u[t] / tau_m * psc_gradient[following[0]] * (1 - 1 / tau_m) ** (following[0] - t - 1)
+
     def pulled_back(t, weights):
-        return math.fsum(w * psc_gradient[t + k] for k, w in enumerate(weights[: steps - t]))
+        return math.fsum(w * (psc_gradient[t + k] + reset_error(t + k)) for k, w in enumerate(weights[: steps - t]))
 
     by_amplitude = weights_after_spike(steps, tau_s, "amplitude")
     by_choice = weights_after_spike(steps, tau_s, psc_derivative)

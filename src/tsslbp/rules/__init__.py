@@ -4,7 +4,7 @@ from tsslbp.errors import UserError, unknown
 from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventProp
 from tsslbp.rules.surrogate import SLAYER, STBP, EProp, SuperSpike, Surrogate
-from tsslbp.rules.tssl import TSSL, TSSLPlus
+from tsslbp.rules.tssl import TSSL, TSSLPaper, TSSLPlus, TSSLSubmission
 from tsslbp.spec import construct, parse_spec
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "Rule",
     "SuperSpike",
     "Surrogate",
+    "TSSLPaper",
     "TSSLPlus",
+    "TSSLSubmission",
     "available",
     "get",
     "spec",
@@ -25,6 +27,8 @@ __all__ = [
 
 RULES: dict[str, type[Rule]] = {
     "tssl": TSSL,
+    "tssl-paper": TSSLPaper,
+    "tssl-submission": TSSLSubmission,
     "tssl+": TSSLPlus,
     "eventprop": EventProp,
     "surrogate": Surrogate,

@@ -1,4 +1,4 @@
-"""TSSL-BP, the rule of the paper, and its family.
+"""TSSL-BP and its family: the rule as last published, as it stood behind the paper's table, and as first submitted.
 
 A spike happens when the membrane potential crosses the threshold, ``u(t_spike) = θ``. Along that crossing the implicit
 function theorem gives ``∂t_spike/∂u = -1/u̇``: the faster the crossing, the less a push on ``u`` moves the spike. That is
@@ -13,8 +13,14 @@ the whole trick; the rest is bookkeeping of which later quantity a moved spike c
     δ[t] = g[t], or E[t]·σ'((u[t]-θ)/w)/w with w = 0.2 where the fallback applies                                 (10)
 
 with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. Neurons without a reset have no term (7), and no factor (1 - s) in (5)
-and (8). A neuron that never crosses has no spike time and hence no gradient:
-the fallback (10), the derivative of a logistic, exists to create spikes.
+and (8). A neuron that never crosses has no spike time and hence no gradient: the fallback (10), the derivative of a logistic,
+exists to create spikes.
+
+This is the code of December 2020. In that of autumn 2020, from which the paper's table comes, the reset acts on the error before
+it reaches the synapse, by the error at the neuron's next spike, and there are no terms (7) and (8):
+
+    e'[t] = e[t] + s[t]·u[t]·(1/τm)·Q                           takes the place of e[t] in (4)                   (11)
+    Q     = e[t] if s[t] else Q·(1 - 1/τm)                      what reaches the step before                     (12)
 """
 
 import math
@@ -38,7 +44,7 @@ RATE_LIMIT = 0.1
 
 @dataclass(frozen=True)
 class TSSL(Rule):
-    """Temporal spike sequence learning by backpropagation. The defaults are the published rule.
+    """Temporal spike sequence learning by backpropagation. The defaults are the last published version of the rule.
 
     Args:
         psc_derivative: ``"amplitude"`` (published) carries the error with the kernel ε itself; ``"timing"`` with the
@@ -53,6 +59,8 @@ class TSSL(Rule):
             ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
         clip: bound on 1/Δu, positive.
         width: w of the logistic in (10), in potential, positive; 0.2 as published.
+        error_reset: the reset's effect on the error (11), as in the code of autumn 2020. Together with ``reset`` or ``leak`` it
+            needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
 
     Raises:
         UserError: an unknown choice, ``clip`` or ``width`` not positive.
@@ -68,6 +76,7 @@ class TSSL(Rule):
     fallback: Fallback = "quiet"
     clip: float = 8.0
     width: float = 0.2
+    error_reset: bool = False
 
     summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
     has_kernel: ClassVar[bool] = True
@@ -78,7 +87,7 @@ class TSSL(Rule):
         for name, choices in (("psc_derivative", get_args(PscDerivative)), ("fallback", get_args(Fallback))):
             if getattr(self, name) not in choices:
                 raise unknown(name, str(getattr(self, name)), choices)
-        for name in ("inter", "reset", "leak"):
+        for name in ("inter", "reset", "leak", "error_reset"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if not self.clip > 0:
@@ -88,7 +97,9 @@ class TSSL(Rule):
 
     @property
     def takes_parts(self) -> bool:
-        return self.fallback != "rate"  # the mean is over the whole sequence
+        if self.fallback == "rate":
+            return False  # the mean is over the whole sequence
+        return not (self.error_reset and (self.reset or self.leak))  # R and Q would both have to be carried
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
@@ -101,11 +112,16 @@ class TSSL(Rule):
 
         passed = 1 - s if neuron.reset else torch.ones_like(s)
         error, delta = torch.empty_like(u), torch.empty_like(u)
-        reach, error_next = carry
+        carried, error_next = carry
+        reach, spike_error = (torch.zeros_like(carried), carried) if self.error_reset else (carried, None)
         for t in reversed(range(len(u))):
+            e_t = e[t]
+            if spike_error is not None and neuron.reset:
+                e_t = e[t] + s[t] * u[t] / tau_m * spike_error  # (11)
+                spike_error = torch.where(s[t] > 0, e[t], neuron.membrane_decay * spike_error)  # (12)
             tail = neuron.synapse_decay * error_next
-            error_next = error[t] = e[t] / tau_s + tail  # (4)
-            moved = error[t] if self.psc_derivative == "amplitude" else (e[t] - tail) / tau_s
+            error_next = error[t] = e_t / tau_s + tail  # (4)
+            moved = error[t] if self.psc_derivative == "amplitude" else (e_t - tail) / tau_s
             g = p[t] * moved if self.inter else torch.zeros_like(reach)  # (6)
             if self.reset and neuron.reset:
                 g = g + reach * u[t] / tau_m * p[t]  # (7)
@@ -113,7 +129,7 @@ class TSSL(Rule):
                 g = g + reach * neuron.membrane_decay * passed[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
-        carry = torch.stack([reach, error_next])
+        carry = torch.stack([reach if spike_error is None else spike_error, error_next])
 
         if self.fallback == "never":
             return delta, carry
@@ -156,6 +172,7 @@ class TSSL(Rule):
             fallback_width=self.width,
             fallback_range=FALLBACK_RANGE,
             rate_limit=RATE_LIMIT,
+            error_reset=self.error_reset,
             form=form,
         )
 
@@ -173,3 +190,34 @@ class TSSLPlus(TSSL):
     width: float = 0.4
 
     summary: ClassVar[str] = "the member of the tssl family that learns precise spike trains"
+
+
+@dataclass(frozen=True)
+class TSSLPaper(TSSL):
+    """The rule of the code of 1 October 2020, from which the paper's table comes.
+
+    A layer takes the surrogate (10) at every step while at most 10 % of its neurons' steps have a spike, and the spike-time
+    gradient alone from then on. The reset acts on the error (11).
+
+    Source: the published code, state of 2020-10-01.
+    """
+
+    reset: bool = False
+    leak: bool = False
+    fallback: Fallback = "rate"
+    clip: float = 10.0
+    error_reset: bool = True
+
+    summary: ClassVar[str] = "the rule behind the paper's table: a surrogate while a layer is quiet, the reset on the error"
+
+
+@dataclass(frozen=True)
+class TSSLSubmission(TSSLPaper):
+    """The rule of the code of 2 June 2020, on which the version that the reviewers read rests: without a term for the reset.
+
+    Source: the published code, state of 2020-06-02.
+    """
+
+    error_reset: bool = False
+
+    summary: ClassVar[str] = "the rule as first submitted: tssl-paper without a term for the reset"
