@@ -199,7 +199,7 @@ def _forward_kernel(
         u = i + carried  # (1)
         s = (u > THRESHOLD).to(u.dtype)  # (2)
         carried = MEMBRANE_DECAY * u * (1 - s)  # (1)
-        a = SYNAPSE_DECAY * a + s * PER_TAU_S  # (3)
+        a = SYNAPSE_DECAY * a + tl.where(u == u, s * PER_TAU_S, u)  # (3), a NaN goes on
         if membrane is not None:
             tl.store(membrane + t * n + column, u, mask=inside)
         tl.store(psc + t * n + column, a, mask=inside)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import kernels
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import LIF, kept, spikes, synapse
 from tsslbp.rules.base import Rule
 
@@ -55,7 +55,7 @@ class TSSL(Rule):
         width: w of the logistic in (10), in potential, positive; 0.2 as published.
 
     Raises:
-        UserError: an unknown choice, ``clip`` or ``width`` not positive.
+        UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
 
     Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code, whose O(T²) sums
     equations (4) to (9) carry in O(T).
@@ -81,6 +81,8 @@ class TSSL(Rule):
         for name in ("inter", "reset", "leak"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        check_number("clip", self.clip)
+        check_number("width", self.width)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
         if not 0 < self.width < math.inf:
@@ -113,7 +115,8 @@ class TSSL(Rule):
                 g = g + reach * neuron.membrane_decay * passed[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
-        carry = torch.stack([reach, error_next])
+        # R is of the spike-time gradient alone, so with "always" there is none to hand on
+        carry = torch.stack([torch.zeros_like(reach) if self.fallback == "always" else reach, error_next])
 
         if self.fallback == "never":
             return delta, carry
