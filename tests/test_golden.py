@@ -1,4 +1,8 @@
-"""Agreement with the published implementation: the recorded files of ``golden/`` and vectors worked out by hand."""
+"""Agreement with the published implementation in its three versions: the recorded files of ``golden/``, and vectors worked
+out by hand.
+
+``golden/*.npz`` is the last version of the code, ``golden/paper`` that of 1 October 2020, ``golden/submission`` that of 2 June 2020.
+"""
 
 from pathlib import Path
 
@@ -20,13 +24,22 @@ BACKENDS = [
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 GOLDEN = Path(__file__).parent / "golden"
-NEURONS = sorted(path.stem for path in GOLDEN.glob("neuron_*.npz"))
-NETS = ["fc_kernel", "fc_count", "fc_softmax", "cnn_kernel", "cnn_pad_kernel10"]
+RULES = {"": "tssl", "paper/": "tssl-paper", "submission/": "tssl-submission"}
+NEURONS = sorted(str(path.relative_to(GOLDEN))[:-4] for path in GOLDEN.rglob("neuron_*.npz"))
+NETS = [
+    *("fc_kernel", "fc_count", "fc_softmax", "cnn_kernel", "cnn_pad_kernel10"),
+    *("paper/fc_kernel", "paper/fc_count", "paper/fc_softmax", "paper/cnn_kernel", "paper/cnn_pad_count"),
+]
 
 
 def load(name):
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
         return {key: torch.from_numpy(value) if value.ndim else value.item() for key, value in file.items()}
+
+
+def rule_of(name):
+    """The rule by which a file was made."""
+    return RULES[name.rpartition("/")[0] + "/" if "/" in name else ""]
 
 
 def assert_agrees(ours, theirs):
@@ -36,8 +49,8 @@ def assert_agrees(ours, theirs):
 
 
 def test_every_golden_file_is_used():
-    assert sorted(path.stem for path in GOLDEN.glob("*.npz")) == sorted(NEURONS + NETS)
-    assert len(NEURONS) == 5
+    assert sorted(str(path.relative_to(GOLDEN))[:-4] for path in GOLDEN.rglob("*.npz")) == sorted(NEURONS + NETS)
+    assert len(NEURONS) == 5 + 5 + 4
 
 
 @every_backend
@@ -45,7 +58,8 @@ def test_every_golden_file_is_used():
 def test_neuron(name, backend):
     golden = load(name)
     current = golden["current"].requires_grad_()
-    psc = tsslbp.lif(current, tau_m=golden["tau_m"], tau_s=golden["tau_s"], threshold=golden["threshold"], backend=backend)
+    constants = {key: golden[key] for key in ("tau_m", "tau_s", "threshold")}
+    psc = tsslbp.lif(current, **constants, rule=rule_of(name), backend=backend)
     psc.backward(golden["grad_psc"])
     assert_agrees(psc.detach(), golden["psc"])
     assert_agrees(current.grad, golden["grad_current"])
@@ -57,12 +71,13 @@ def test_network(name, backend):
     golden = load(name)
     steps, tau_s = golden["n_steps"], golden["tau_s"]
     net = tsslbp.build(
-        "48-10" if name.startswith("fc") else "6C3-P2-8C3-P2-10",
+        "48-10" if "fc" in name else "6C3-P2-8C3-P2-10",
         input_shape=tuple(golden["input"].shape[1:]),
         time_steps=steps,
         tau_m=golden["tau_m"],
         tau_s=tau_s,
         padding=1 if "pad" in name else 0,
+        rule=rule_of(name),
     )
     for layer in net.modules():
         if isinstance(layer, Spiking):
@@ -76,6 +91,8 @@ def test_network(name, backend):
         loss_function = CountLoss(desired=golden["desired_count"], undesired=golden["undesired_count"])
     elif "softmax" in name:
         loss_function = SoftmaxLoss()
+    elif "paper" in name:
+        loss_function = KernelLoss(time_steps=steps, tau_s=tau_s, desired=(0, 1, 0, 1, 1))
     else:
         loss_function = KernelLoss(time_steps=steps, tau_s=tau_s, target="double")
 

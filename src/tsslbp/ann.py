@@ -16,22 +16,23 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.kernels import computed_in
-from tsslbp.layers import Conv2d, Linear, Spiking, linear_map
+from tsslbp.layers import Conv2d, Linear, Spiking
+from tsslbp.rules.base import refuse_second_derivative
 
 Neuron = Literal["spiking", "binary", "relu"]
 
 
 class Binary(torch.autograd.Function):
-    """Equation (1): a step forward, a straight line backward."""
+    """Equation (1): a step forward, a straight line backward. NaN stays NaN."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: float) -> Tensor:
         ctx.save_for_backward((x - threshold).abs() <= 1)
-        return (x > threshold).to(x.dtype)
+        return torch.where(x.isnan(), x, (x > threshold).to(x.dtype))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative("the gradient of a binary unit")
         (near,) = ctx.saved_tensors
         return gradient * near, None
 
@@ -58,7 +59,7 @@ def activity(layers: nn.Sequential, x: Tensor, neuron: Neuron, threshold: float)
         if not isinstance(layer, Spiking):
             signal = layer(signal)
             continue
-        current = linear_map(layer.map, signal)
+        current = layer.current(signal)
         assert isinstance(current, Tensor)
         if layer is last:
             signal = current.to(computed_in(current.dtype))

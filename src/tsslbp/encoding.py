@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensor
 
 
 class Constant(NamedTuple):
@@ -22,6 +22,21 @@ class Constant(NamedTuple):
     def expand(self) -> Tensor:
         """The signal in full, ``[T, B, ...]``."""
         return self.gain.view(-1, *[1] * self.value.dim()) * self.value
+
+
+def check_signal(signal: Tensor | Constant, name: str = "signal") -> None:
+    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``gain[t] · value``, with at least one step."""
+    x, gain = signal if isinstance(signal, Constant) else (signal, None)
+    check_tensor(name, x)
+    if not x.is_floating_point():
+        raise UserError(f"{name} is {x.dtype}; it must be floating point")
+    if gain is None:
+        if x.dim() < 1 or x.shape[0] == 0:
+            raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
+        return
+    check_tensor(f"gain of a constant {name}", gain)
+    if gain.dim() != 1 or gain.shape[0] == 0:
+        raise UserError(f"gain of a constant {name} has shape {list(gain.shape)}; it must be [T] with T at least 1")
 
 
 def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:

@@ -1,7 +1,10 @@
-"""The one exception a user is meant to read: one line that names the fix."""
+"""The one exception a user is meant to read: one line that names the fix. And the checks that every part of the library needs."""
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
+
+from torch import Tensor
 
 
 class UserError(ValueError):
@@ -14,3 +17,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def check_tensor(name: str, x: object) -> None:
+    """Raises UserError for anything but a tensor."""
+    if not isinstance(x, Tensor):
+        raise UserError(f"{name} is a {type(x).__name__}; it must be a torch.Tensor, which torch.as_tensor makes of an array")
+
+
+def check_number(name: str, x: object) -> None:
+    """Raises UserError for anything but a real number. A tensor is none: autograd would give it no gradient, and say nothing."""
+    if not isinstance(x, int | float | Real) or isinstance(x, bool):
+        given = repr(x) if isinstance(x, str | bool) else f"a {type(x).__name__}"
+        raise UserError(f"{name} is {given}; it must be a plain number, as constants are not learned")

@@ -1,12 +1,13 @@
 """The one call everything else is built around: neurons with a learning rule."""
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import kernels, rules
-from tsslbp.encoding import Constant
-from tsslbp.errors import UserError
+from tsslbp.encoding import Constant, check_signal
+from tsslbp.errors import UserError, check_tensor
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Crossing, Rule
 
@@ -35,13 +36,15 @@ def lif(
             ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, the shape of ``current``.
+        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in the current of a neuron makes its output NaN from
+        that step on.
 
     Raises:
-        UserError: wrong shape or type of ``current``, a time constant below 1, an unknown rule, a named backend that cannot
-            run.
+        UserError: wrong shape or type of ``current``, a constant that is below 1 or no plain number, an unknown rule, a named
+            backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a derivative of the gradient.
 
-    Equations (1) to (3) of ``neuron.py``; the gradient is the rule's.
+    Equations (1) to (3) of ``neuron.py``; the gradient is the rule's. It comes by reverse-mode autograd, ``backward()`` or
+    ``torch.autograd.grad``, and has no derivative of its own.
     """
     return _checked(current, None, LIF(tau_m, tau_s, threshold), rule, backend)[0]
 
@@ -79,13 +82,10 @@ def lif_part(
 def _checked(
     current: Tensor | Constant, state: Tensor | None, neuron: LIF, rule: str | Rule | None, backend: kernels.Backend
 ) -> tuple[Tensor, Tensor | None]:
+    check_signal(current, "current")
+    if state is not None:
+        check_tensor("state", state)
     x, gain = current if isinstance(current, Constant) else (current, None)
-    if not x.is_floating_point():
-        raise UserError(f"current is {x.dtype}; it must be floating point")
-    if gain is None and (x.dim() < 1 or x.shape[0] == 0):
-        raise UserError(f"current has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
-    if gain is not None and (gain.dim() != 1 or gain.shape[0] == 0):
-        raise UserError(f"gain of a constant current has shape {list(gain.shape)}; it must be [T] with T at least 1")
     shape, dtype = (2, *x.shape[0 if gain is not None else 1 :]), kernels.computed_in(x.dtype)
     if state is not None and (state.shape != shape or state.dtype != dtype):
         raise UserError(f"state is {list(state.shape)} of {state.dtype}; it must be {list(shape)} of {dtype}")
@@ -106,6 +106,7 @@ def neurons(
     Where a compiled kernel does all that in one pass it is left to it, else it is done one after the other.
     """
     x, gain = current if isinstance(current, Constant) else (current, None)
+    _check_reverse_mode(x, gain, state)
     if x.dtype == torch.float16:
         x = x.float()
     if not neuron.reset and backend not in ("auto", "reference"):
@@ -133,6 +134,19 @@ def neurons(
         psc, after = Crossing.apply(x, state, neuron, rule, chosen != "reference", form)
     psc = psc if pool is None else sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
     return psc.bfloat16() if half else psc, after
+
+
+def _check_reverse_mode(*operands: Tensor | None) -> None:
+    """Raises UserError where PyTorch differentiates in a way that would find no gradient here, and say nothing."""
+    if torch._C._are_functorch_transforms_active():
+        raise UserError(
+            "spiking neurons cannot go through torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap); "
+            "call backward() or torch.autograd.grad, and loop over samples"
+        )
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands
+    ):
+        raise UserError("spiking neurons have no forward-mode derivative; call backward() or torch.autograd.grad")
 
 
 def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp import rules
-from tsslbp.encoding import Constant
+from tsslbp.encoding import Constant, check_signal
 from tsslbp.errors import UserError
 from tsslbp.functional import neurons, sum_pool
 from tsslbp.kernels import Backend, Pool, computed_in
@@ -27,7 +27,11 @@ POOL_GAIN = 1.1
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
-    """Apply a linear map of ``[N, ...]`` tensors to every step of a signal (or once, to a constant one)."""
+    """Apply a linear map of ``[N, ...]`` tensors to every step of a signal (or once, to a constant one).
+
+    Raises UserError for what is no signal of at least one step.
+    """
+    check_signal(signal)
     if isinstance(signal, Constant):
         return Constant(map_(signal.value), signal.gain)
     return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
@@ -67,6 +71,19 @@ class Spiking(nn.Module, ABC):
     def map(self, x: Tensor) -> Tensor:
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
 
+    def current(self, signal: Signal) -> Signal:
+        """The neurons' input current: the map of a signal. Raises UserError for types of numbers that cannot be multiplied."""
+        return linear_map(self._checked_map, signal)
+
+    def _checked_map(self, x: Tensor) -> Tensor:
+        fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
+        if not fits and not torch.is_autocast_enabled(x.device.type):
+            raise UserError(
+                f"{type(self).__name__} has {self.weight.dtype} weights and a {x.dtype} signal; both must be float32 or float64 "
+                "(net.float(), x.float()), and torch.autocast makes the maps bfloat16"
+            )
+        return self.map(x)
+
     def standardise(self, size: float) -> None:
         """Begin to standardise the weight; ``size`` is the std it was drawn with."""
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
@@ -88,11 +105,11 @@ class Spiking(nn.Module, ABC):
 
     def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
         """``pool`` and ``half``: see :func:`tsslbp.functional.neurons`."""
-        return neurons(linear_map(self.map, signal), self.neuron, self.rule, self.backend, pool, half)[0]
+        return neurons(self.current(signal), self.neuron, self.rule, self.backend, pool, half)[0]
 
     def part(self, signal: Signal, state: Tensor | None, pool: Pool | None = None, half: bool = False) -> tuple[Tensor, Tensor]:
         """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`."""
-        current = linear_map(self.map, signal)
+        current = self.current(signal)
         if state is None:
             x = current.value if isinstance(current, Constant) else current[0]
             state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype))
@@ -215,6 +232,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, signal: Signal) -> Signal:
+        check_signal(signal)
         if not self.training or self.p == 0:
             return signal
         if isinstance(signal, Constant):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tsslbp import ann
 from tsslbp.encoding import Constant, constant_current
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.layers import Dropout, Signal, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import PAPER, Architecture, make_layers
@@ -184,13 +184,15 @@ class Network(nn.Module):
             The output's post-synaptic current, ``[t, B, classes]``, and the state.
 
         Raises:
-            UserError: a shape that does not fit, a rule that takes no parts.
+            UserError: a shape that does not fit, fewer than one step, a rule that takes no parts.
         """
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         state = state or State()
-        static = self._is_static(x)
         self._check(x, any_length=True)
+        static = self._is_static(x)
+        if static and (not isinstance(steps, int) or steps < 1):
+            raise UserError(f"steps is {steps}; it must be a whole number from 1")
         signal: Signal
         if static:
             signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None
@@ -238,6 +240,7 @@ class Network(nn.Module):
 
     def _check(self, x: Tensor, any_length: bool = False) -> None:
         shape = self.architecture.input_shape
+        check_tensor("network input", x)
         if not x.is_floating_point():
             raise UserError(f"network input is {x.dtype}; it must be floating point")
         fits = x.shape[2:] == shape and (x.shape[0] > 0 if any_length else x.shape[0] == self.time_steps)

@@ -4,6 +4,7 @@
     s[t] = 1 if u[t] > θ else 0                          spike, strictly above    (2)
     a[t] = (1 - 1/τs) · a[t-1] + s[t]/τs                 post-synaptic current    (3)
 
+A membrane potential that is NaN stays NaN, and so does the post-synaptic current from that step on: a fault shows.
 Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
 post-synaptic current ``a``, never the spikes ``s``. How a gradient crosses equation (2) is the business of a *rule*:
 see ``rules/base.py`` for what a rule is and ``rules/tssl.py`` for TSSL-BP.
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_number
 
 
 @dataclass(frozen=True)
 class LIF:
-    """Constants of the neuron and its synapse.
+    """Constants of the neuron and its synapse: plain numbers, which are not learned.
 
     Args:
         tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
@@ -32,7 +33,7 @@ class LIF:
             neuron fires at every step above the threshold: a control for studies, which only the reference computes.
 
     Raises:
-        UserError: a constant outside its range.
+        UserError: a constant outside its range, or one that is no plain number, such as a tensor.
     """
 
     tau_m: float
@@ -41,6 +42,8 @@ class LIF:
     reset: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("tau_m", "tau_s", "threshold"):
+            check_number(name, getattr(self, name))
         for name in ("tau_m", "tau_s"):
             if not getattr(self, name) >= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; a time constant is in steps and at least 1")
@@ -75,13 +78,22 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
 
 
 def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
-    """Spike train of a membrane potential, equation (2): ``[T, ...] -> [T, ...]`` of 0 and 1."""
+    """Spike train of a membrane potential, equation (2): ``[T, ...] -> [T, ...]`` of 0 and 1, 0 where it is NaN."""
     return (membrane > neuron.threshold).to(membrane.dtype)
 
 
 def kept(membrane: Tensor, neuron: LIF) -> Tensor:
     """What the reset leaves of a membrane potential, in equation (1) the part before the leak: ``[...] -> [...]``."""
     return membrane * (1 - spikes(membrane, neuron)) if neuron.reset else membrane
+
+
+def postsynaptic_current(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
+    """Post-synaptic current of a membrane potential, equations (2) and (3): ``[T, ...] -> [T, ...]``.
+
+    Where the membrane potential is NaN the current becomes NaN too, and stays so. ``before`` is as of :func:`synapse`.
+    """
+    train = torch.where(membrane.isnan(), membrane, spikes(membrane, neuron))
+    return synapse(train, neuron.tau_s, before)
 
 
 def synapse(train: Tensor, tau_s: float, before: Tensor | None = None) -> Tensor:

@@ -35,10 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.encoding import Constant
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_number
 from tsslbp.functional import neurons
 from tsslbp.kernels import Pool
-from tsslbp.layers import Signal, Spiking, linear_map, matrix_product
+from tsslbp.layers import Signal, Spiking, matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 
@@ -55,13 +55,15 @@ class Adaptation:
         beta: rise β of the threshold by one spike, 0 or more.
 
     Raises:
-        UserError: a constant outside its range.
+        UserError: a constant outside its range, or one that is no plain number.
     """
 
     tau_a: float
     beta: float
 
     def __post_init__(self) -> None:
+        check_number("tau_a", self.tau_a)
+        check_number("beta", self.beta)
         if not self.tau_a >= 1:
             raise UserError(f"tau_a is {self.tau_a}; a time constant is in steps and at least 1")
         if not 0 <= self.beta < math.inf:
@@ -112,7 +114,7 @@ class Recurrent(Spiking):
         Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
         """
         assert pool is None  # the output is flat
-        drive = linear_map(self.map, signal)
+        drive = self.current(signal)
         drive = drive.expand() if isinstance(drive, Constant) else drive
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:

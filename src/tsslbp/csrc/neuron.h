@@ -109,6 +109,20 @@ struct Forward {
   int64_t scratch_size() const { return psc.pool.size ? steps * psc.pool.row() : 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* sums) const {
+    const bool traced = membrane || after.data;
+    const bool nan = traced ? walk<true, false>(first, width, sums) : walk<false, false>(first, width, sums);
+    if (nan) walk_again(first, width, sums);
+  }
+
+  __attribute__((noinline, cold)) void walk_again(int64_t first, int64_t width, Scratch* sums) const {
+    walk<true, true>(first, width, sums);
+  }
+
+  // Whether a potential was NaN. Then it is NaN to the end, so one look after the last step is enough, where one in every step
+  // would cost a tenth of the time; only a block that has one is walked `again`, which makes its currents NaN from there on.
+  // Unless `traced`, nobody wants the potential.
+  template <bool traced, bool again>
+  TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums) const {
     T carried[LANES<T>] = {}, a[LANES<T>] = {}, last[LANES<T>] = {}, read[LANES<T>], made[LANES<T>];
     before.read(first, width, last, a);
     for (int64_t j = 0; j < width; ++j) carried[j] = c.membrane_decay * last[j] * (last[j] > c.threshold ? T(0) : T(1));
@@ -120,15 +134,21 @@ struct Forward {
       for (int64_t j = 0; j < width; ++j) {
         const T v = in[j] * gain_t + carried[j];                           // (1)
         const bool s = v > c.threshold;                                    // (2)
-        carried[j] = c.membrane_decay * v * (s ? T(0) : T(1));             // (1)
-        a[j] = c.synapse_decay * a[j] + (s ? c.per_tau_s : T(0));          // (3)
-        u[j] = v;
+        carried[j] = v * (s ? T(0) : c.membrane_decay);                    // (1)
+        const T spike = s ? c.per_tau_s : again && v != v ? v : T(0);      // (2)
+        a[j] = c.synapse_decay * a[j] + spike;                             // (3)
+        if (traced) u[j] = v;
         out[j] = a[j];
       }
+      if (again && psc.pool.size)  // the sums are there, and want only the NaN
+        for (int64_t j = 0; j < width; ++j) made[j] = made[j] == made[j] ? T(0) : made[j];
       if (psc.pool.size) psc.add(first, width, made, sums + t * psc.pool.row());
       else psc.put(t, first, width, made);
     }
     after.write(first, width, membrane ? membrane + (steps - 1) * n + first : last, a);
+    Bits<T> nan = 0;
+    for (int64_t j = 0; j < width; ++j) nan |= carried[j] != carried[j];
+    return nan;
   }
 
   TSSLBP_INLINE void finish(int64_t unit, Scratch* sums) const {
@@ -177,7 +197,8 @@ struct TsslOptions {
   T clip, fallback_width, fallback_range;
 };
 
-template <class T, Fallback fallback>
+// `error_reset` is compiled in, as it has one more number to carry than the other terms.
+template <class T, Fallback fallback, bool error_reset>
 struct TsslBackward {
   using Scratch = Bits<T>;
   static constexpr int64_t BITS = 8 * sizeof(T);
@@ -205,9 +226,12 @@ struct TsslBackward {
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
     T error[LANES<T>] = {}, reach[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
-    T u_before[LANES<T>] = {}, not_used[LANES<T>];
+    T u_before[LANES<T>] = {}, not_used[LANES<T>], spike_error[error_reset ? LANES<T> : 1];
     g.before.read(first, width, u_before, not_used);
     g.carry.read(first, width, reach, error);
+    if constexpr (error_reset) std::copy_n(reach, width, spike_error);
+    // R is of the spike-time gradient alone; and of two numbers that parts hand on, Q takes its place
+    if constexpr (fallback == Fallback::always || error_reset) std::fill_n(reach, width, T(0));
     const auto [timing, inter, reset, leak, clip, fallback_width, range] = o;
     const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = range * range / 64;
     if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
@@ -221,7 +245,12 @@ struct TsslBackward {
       for (int64_t j = 0; j < width; ++j) {
         const bool spike = u[j] > c.threshold;                                         // (2)
         const T s = spike ? T(1) : T(0), tail = c.synapse_decay * error[j];
-        error[j] = e[j] * c.per_tau_s + tail;                                          // (4)
+        T e_j = e[j];
+        if constexpr (error_reset) {
+          e_j += s * u[j] * c.per_tau_m * spike_error[j];                              // (11)
+          spike_error[j] = spike ? e[j] : spike_error[j] * c.membrane_decay;           // (12)
+        }
+        error[j] = e_j * c.per_tau_s + tail;                                           // (4)
         const T du = u[j] - (before[j] > c.threshold ? T(0) : before[j]);
         T y = (u[j] - c.threshold) * per_eight_widths;
         y *= y;
@@ -234,7 +263,7 @@ struct TsslBackward {
         if constexpr (fallback != Fallback::always) {
           const T clipped = quotient < clip ? quotient : clip;
           const T p = s * (du > 0 ? clipped : T(0));                                   // (5)
-          const T moved = on<T>(timing, (e[j] - tail) * c.per_tau_s) + on<T>(~timing, error[j]);
+          const T moved = on<T>(timing, (e_j - tail) * c.per_tau_s) + on<T>(~timing, error[j]);
           const T kept = reach[j] * c.membrane_decay;
           d = on<T>(inter, p * moved);                                                 // (6)
           d += on<T>(reset, reach[j] * u[j] * c.per_tau_m * p);                        // (7)
@@ -251,7 +280,8 @@ struct TsslBackward {
       }
       g.put(t, first, width, delta);
     }
-    g.back.write(first, width, reach, error);
+    if constexpr (error_reset) g.back.write(first, width, spike_error, error);
+    else g.back.write(first, width, reach, error);
   }
 
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}

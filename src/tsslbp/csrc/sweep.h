@@ -136,6 +136,7 @@ TSSLBP_AVX512 void blocks_avx512(const Op& op, int64_t begin, int64_t end, const
 
 template <class T, class Op>
 void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
+  if (steps < 1 || n < 1) return;
   auto* run = &blocks_baseline<Op>;
 #ifdef TSSLBP_X86
   if (capability() == Capability::avx2) run = &blocks_avx2<Op>;
@@ -149,7 +150,7 @@ void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
     plan = {n, std::min(LANES<T>, pool.unit()), pool.unit(), pool.units(), pool.height * pool.width * pool.channels};
     units = n / plan.image * plan.units;
   }
-  torch::stable::parallel_for(0, units, std::max<int64_t>(1, GRAIN / (plan.unit * steps)),
+  torch::stable::parallel_for(0, units, std::max<int64_t>(1, GRAIN / plan.unit / steps),
                               [&](int64_t begin, int64_t end) {
                                 const FlushTinyNumbers flush;
                                 run(op, begin, end, plan);

@@ -101,6 +101,7 @@ def tssl_backward(
     fallback_width: float,
     fallback_range: float,
     rate_limit: float,
+    error_reset: bool,
     form: Form = PLAIN,
 ) -> tuple[Tensor, Tensor | None]:
     """``∂L/∂I`` of TSSL-BP, equations (4) to (10) of ``rules/tssl.py``, from ``∂L/∂a`` and the membrane, both ``[T, ...]``.
@@ -113,9 +114,11 @@ def tssl_backward(
         clip: bound on 1/Δu.
         fallback_width, fallback_range: of the logistic in (10): its width in potential, its largest argument.
         rate_limit: mean firing up to which ``"rate"`` uses (10).
+        error_reset: the term (11).
         form: as it was in the forward pass.
     """
-    options = (timing, inter, reset, leak, _number(FALLBACKS, fallback), clip, fallback_width, fallback_range, rate_limit)
+    where = _number(FALLBACKS, fallback)
+    options = (timing, inter, reset, leak, where, clip, fallback_width, fallback_range, rate_limit, error_reset)
     return _backward(torch.ops.tsslbp.tssl_backward, psc_gradient, membrane, neuron, state, carry, options, form)
 
 

@@ -65,6 +65,7 @@ def tssl_backward(
     fallback_width: float,
     fallback_range: float,
     rate_limit: float,
+    error_reset: bool,
     form: Form = PLAIN,
 ) -> tuple[Tensor, None]:
     """``∂L/∂I`` of TSSL-BP, as :func:`tsslbp.kernels.cpu.tssl_backward`."""
@@ -92,6 +93,7 @@ def tssl_backward(
         PER_WIDTH=1 / fallback_width,
         RANGE=float(fallback_range),
         RATE_LIMIT=float(rate_limit),
+        ERROR_RESET=error_reset,
         **_constants(neuron),
     )
 
@@ -199,7 +201,7 @@ def _forward_kernel(
         u = i + carried  # (1)
         s = (u > THRESHOLD).to(u.dtype)  # (2)
         carried = MEMBRANE_DECAY * u * (1 - s)  # (1)
-        a = SYNAPSE_DECAY * a + s * PER_TAU_S  # (3)
+        a = SYNAPSE_DECAY * a + tl.where(u == u, s * PER_TAU_S, u)  # (3), a NaN goes on
         if membrane is not None:
             tl.store(membrane + t * n + column, u, mask=inside)
         tl.store(psc + t * n + column, a, mask=inside)
@@ -231,6 +233,7 @@ def _tssl_kernel(
     PER_WIDTH: tl.constexpr,
     RANGE: tl.constexpr,
     RATE_LIMIT: tl.constexpr,
+    ERROR_RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """``∂L/∂a`` and membrane -> ``∂L/∂I``, (4) to (10); with ``gain``, its sum over time.
@@ -255,6 +258,7 @@ def _tssl_kernel(
 
     error = tl.zeros([BLOCK], membrane.dtype.element_ty)
     reach = tl.zeros([BLOCK], membrane.dtype.element_ty)
+    spike_error = tl.zeros([BLOCK], membrane.dtype.element_ty)
     total = tl.zeros([BLOCK], membrane.dtype.element_ty)
     u = tl.load(membrane + (steps - 1) * n + column, mask=inside, other=0.0)
     for steps_after in range(steps):
@@ -263,6 +267,10 @@ def _tssl_kernel(
         step_before = (t - 1) * n + column
         before = tl.load(membrane + step_before, mask=inside & (step_before >= 0), other=0.0)
         s = (u > THRESHOLD).to(u.dtype)  # (2)
+        if ERROR_RESET:
+            own = e
+            e += s * u * PER_TAU_M * spike_error  # (11)
+            spike_error = tl.where(s > 0, own, spike_error * MEMBRANE_DECAY)  # (12)
         tail = SYNAPSE_DECAY * error
         error = e * PER_TAU_S + tail  # (4)
         g = tl.zeros([BLOCK], membrane.dtype.element_ty)

@@ -5,26 +5,36 @@ import math
 import torch
 from torch import Tensor
 
+from tsslbp.errors import UserError
+
 NO_ANSWER = -1
 """The answer of a network whose output layer never spiked; it is never right."""
 
 
 def decode(psc: Tensor) -> Tensor:
-    """The class with the largest ``Σ_t a[t]``, or ``NO_ANSWER`` where no output neuron spiked: ``[T, B, C] -> [B]``."""
-    total = psc.sum(0)
+    """The class with the largest ``Σ_t a[t]``, or ``NO_ANSWER`` where no output neuron spiked: ``[T, B, C] -> [B]``.
+
+    Raises UserError for output that holds NaN, as does :func:`settled_step`.
+    """
+    return _answers(psc.sum(0))
+
+
+def _answers(total: Tensor) -> Tensor:
+    if bool(total.isnan().any()):
+        raise UserError("the network's output holds NaN, which is no answer; look for it in the input and the weights")
     return torch.where((total > 0).any(-1), total.argmax(-1), NO_ANSWER)
 
 
 def confidence(psc: Tensor) -> Tensor:
-    """The answer's share of the whole output current, in [0, 1], 0 where there is no answer: ``[T, B, C] -> [B]``."""
+    """The answer's share of the whole output current, in [0, 1], 0 where there is no answer, NaN where there is one
+    in the output: ``[T, B, C] -> [B]``."""
     total = psc.sum(0)
     return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(psc.dtype).tiny)
 
 
 def settled_step(psc: Tensor) -> Tensor:
     """The first step (from 0) from which the answer no longer changed: ``[T, B, C] -> [B]``."""
-    total = psc.cumsum(0)
-    answers = torch.where((total > 0).any(-1), total.argmax(-1), NO_ANSWER)
+    answers = _answers(psc.cumsum(0))
     different = answers != answers[-1]
     steps = torch.arange(1, len(psc) + 1, device=psc.device).unsqueeze(-1)
     return (different * steps).amax(0)

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from tsslbp import kernels
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
+from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
     """Base of all rules. A new rule is a frozen dataclass with its options as fields and one method.
 
-    The method is :meth:`current_gradient`; or :meth:`part_gradient`, where the rule can take a sequence in parts.
+    The method is :meth:`current_gradient`; or :meth:`part_gradient`, where the rule can take a sequence in parts. What it
+    returns is checked: anything else than the promised tensors is a UserError in the backward pass.
     """
 
     summary: ClassVar[str]
@@ -39,7 +40,8 @@ class Rule(ABC):
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
         rest = membrane.new_zeros(2, *membrane.shape[1:])
-        return self.part_gradient(psc_gradient, membrane, neuron, rest, rest)[0]
+        made = self.part_gradient(psc_gradient, membrane, neuron, rest, rest)
+        return _as_promised(self, "part_gradient", made, membrane, rest)[0]
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
@@ -82,6 +84,27 @@ class Rule(ABC):
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
+def refuse_second_derivative(what: str) -> None:
+    """Called in a backward pass: raises UserError if its result is to be differentiated, as it is no function of its operands."""
+    if torch.is_grad_enabled():
+        raise UserError(f"{what} has no derivative of its own; leave out create_graph=True")
+
+
+def _as_promised(rule: Rule, method: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
+    """What a method of a rule returned, if these are tensors like those promised; else raises UserError."""
+    if isinstance(made, tuple) and len(made) == len(promised):
+        if all(isinstance(x, Tensor) and (x.shape, x.dtype) == (y.shape, y.dtype) for x, y in zip(made, promised, strict=True)):
+            return made
+    wanted = " and ".join(f"{list(x.shape)} of {x.dtype}" for x in promised)
+    raise UserError(f"{type(rule).__name__}.{method} returned {_described(made)}; it must return {wanted}")
+
+
+def _described(made: Any) -> str:
+    if isinstance(made, tuple):
+        return " and ".join(map(_described, made)) or "nothing"
+    return f"{list(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+
+
 class Crossing(torch.autograd.Function):
     """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it.
 
@@ -98,21 +121,23 @@ class Crossing(torch.autograd.Function):
         else:
             membrane_before, psc_before = (0.0, None) if state is None else state
             membrane = membrane_potential(current, neuron, membrane_before)
-            psc = synapse(spikes(membrane, neuron), neuron.tau_s, psc_before)
+            psc = postsynaptic_current(membrane, neuron, psc_before)
             after = None if state is None else torch.stack([membrane[-1], psc[-1]])
         ctx.save_for_backward(membrane, state)
         ctx.neuron, ctx.rule, ctx.compiled, ctx.form = neuron, rule, compiled, form
         return psc, after
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of a learning rule")
         membrane, state = ctx.saved_tensors
         back: Tensor | None = None
         if ctx.compiled and ctx.rule.has_kernel:
             gradient, back = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
         elif state is None:
-            gradient = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
+            made = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
+            (gradient,) = _as_promised(ctx.rule, "current_gradient", (made,), membrane)
         else:
-            gradient, back = ctx.rule.part_gradient(psc_gradient, membrane, ctx.neuron, state, carry)
+            made = ctx.rule.part_gradient(psc_gradient, membrane, ctx.neuron, state, carry)
+            gradient, back = _as_promised(ctx.rule, "part_gradient", made, membrane, state)
         return gradient, back, None, None, None, None

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_number
 from tsslbp.neuron import LIF, kept, spikes
 from tsslbp.rules.base import Rule
 
@@ -36,7 +36,7 @@ class EventProp(Rule):
             training where spikes only just cross the threshold.
 
     Raises:
-        UserError: ``clip`` not positive.
+        UserError: ``clip`` not a positive number.
 
     Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021), arXiv 2009.08378; the grid is ours.
     """
@@ -48,6 +48,7 @@ class EventProp(Rule):
     cites: ClassVar[tuple[str, ...]] = ("wunderlich2021event",)
 
     def __post_init__(self) -> None:
+        check_number("clip", self.clip)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import kernels
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import LIF, spikes
 from tsslbp.rules.base import Rule
 
@@ -43,7 +43,7 @@ class Surrogate(Rule):
         through_reset: let the gradient flow through the reset too.
 
     Raises:
-        UserError: an unknown shape, or a slope or scale that is not positive.
+        UserError: an unknown shape, or a slope or scale that is not a positive number.
     """
 
     name: str = "fast_sigmoid"
@@ -59,6 +59,9 @@ class Surrogate(Rule):
     def __post_init__(self) -> None:
         if self.name not in DERIVATIVES:
             raise unknown("surrogate", str(self.name), DERIVATIVES)
+        check_number("scale", self.scale)
+        if self.slope is not None:
+            check_number("slope", self.slope)
         if not 0 < self.scale < math.inf or (self.slope is not None and not 0 < self.slope < math.inf):
             raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive and finite")
         if not isinstance(self.through_reset, bool):

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import kernels
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import LIF, kept, spikes, synapse
 from tsslbp.rules.base import Rule
 
@@ -63,7 +63,7 @@ class TSSL(Rule):
             needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
 
     Raises:
-        UserError: an unknown choice, ``clip`` or ``width`` not positive.
+        UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
 
     Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code, whose O(T²) sums
     equations (4) to (9) carry in O(T).
@@ -90,6 +90,8 @@ class TSSL(Rule):
         for name in ("inter", "reset", "leak", "error_reset"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        check_number("clip", self.clip)
+        check_number("width", self.width)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
         if not 0 < self.width < math.inf:
@@ -129,7 +131,11 @@ class TSSL(Rule):
                 g = g + reach * neuron.membrane_decay * passed[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
-        carry = torch.stack([reach if spike_error is None else spike_error, error_next])
+        if spike_error is not None:
+            reach = spike_error
+        elif self.fallback == "always":  # R is of the spike-time gradient alone, so there is none to hand on
+            reach = torch.zeros_like(reach)
+        carry = torch.stack([reach, error_next])
 
         if self.fallback == "never":
             return delta, carry
