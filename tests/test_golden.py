@@ -1,7 +1,8 @@
 """Agreement with the published implementation in its three versions: the recorded files of ``golden/``, and vectors worked
 out by hand.
 
-``golden/*.npz`` is the last version of the code, ``golden/paper`` that of 1 October 2020, ``golden/submission`` that of 2 June 2020.
+``golden/*.npz`` is of the last version of the code, ``golden/paper`` of that of 1 October 2020, ``golden/submission`` of that of
+2 June 2020.
 """
 
 from pathlib import Path

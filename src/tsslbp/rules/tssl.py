@@ -16,8 +16,8 @@ with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. Neurons without a 
 and (8). A neuron that never crosses has no spike time and hence no gradient: the fallback (10), the derivative of a logistic,
 exists to create spikes.
 
-This is the code of December 2020. In that of autumn 2020, from which the paper's table comes, the reset acts on the error before
-it reaches the synapse, by the error at the neuron's next spike, and there are no terms (7) and (8):
+This is the code of December 2020. In that of autumn 2020, from which the paper's table comes, there are no terms (7) and (8), and
+the reset acts on the error before it reaches the synapse, by the error at the neuron's next spike:
 
     e'[t] = e[t] + s[t]·u[t]·(1/τm)·Q                           takes the place of e[t] in (4)                   (11)
     Q     = e[t] if s[t] else Q·(1 - 1/τm)                      what reaches the step before                     (12)
