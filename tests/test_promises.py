@@ -214,7 +214,7 @@ def test_card_is_that_of_the_models():
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)
 def test_models_are_right_about_the_samples(path, samples, capsys):
     assert cli.main(["evaluate", str(path), "--data-root", str(samples)]) == 0
-    assert float(capsys.readouterr().out.split()[2]) > 80  # of the few samples
+    assert float(capsys.readouterr().out.split()[2]) > 60  # of the few samples; chance is 10
 
 
 def test_example_learns_a_picture(tmp_path):
