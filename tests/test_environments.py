@@ -43,6 +43,7 @@ def start(
 ) -> tuple[str, str, str]:
     """Run commands one after the other in one process; what it printed, its complaints, and its exit codes and a descriptor."""
     here = {**os.environ, "PYTHONPATH": str(Path(tsslbp.__file__).parents[1]), **environment}
+    here.pop("PYTHONUNBUFFERED", None)  # buffers that are written at the exit are under test, too
     here = {name: value for name, value in here.items() if value is not None}
     shell = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", PROGRAM]
     done = subprocess.run([*shell, before, *commands], cwd=tmp_path, env=here, capture_output=True, check=True)
