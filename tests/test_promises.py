@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -221,6 +222,17 @@ def test_example_learns_a_picture(tmp_path):
     main = runpy.run_path(str(ROOT / "examples/learn_a_picture.py"))["main"]
     assert main(250, tmp_path / "picture.svg") > 0.8
     assert (tmp_path / "picture.svg").read_text().count("<use") > 300
+
+
+def test_example_draws_here_and_fails_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--steps", "1"])
+    runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.svg"]
+    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--out", "nowhere/picture.svg"])
+    monkeypatch.setattr("tsslbp.build", None)  # it does not get that far
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
 
 
 def test_picture_is_drawn(tmp_path):

@@ -15,8 +15,9 @@ def prepare() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (it stays open)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a stand-in, such as a test's, is left alone
-        sys.stdout.reconfigure(errors="replace")  # standard error escapes by itself
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.errors != "replace":  # a stand-in, such as a test's, is left alone
+        out.reconfigure(errors="replace")  # standard error escapes by itself
 
 
 def discard_rest() -> None:
