@@ -116,8 +116,10 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     assert all(record["rates"].keys() == record["fallback"].keys() == {"linear1", "output"} for record in records)
 
 
-def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick):
-    config = quick(name="whole", epochs=8, dropout=0.2)
+@pytest.mark.parametrize("times", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
+    epochs = 8 * times // 3
+    config = quick(name="whole", epochs=epochs, dropout=0.2)
     started = time.monotonic()
     whole, _ = training.train(config)
     duration = time.monotonic() - started
@@ -126,12 +128,12 @@ def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick):
     killed = whole.parent / "killed"
     moments = random.Random(0)
     kills = 0
-    for _ in range(3):
+    for _ in range(times):
         resume = ["--resume"] if killed.exists() else []
         process = subprocess.Popen([*command, *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while not (killed / "config.toml").exists() and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, duration / 3) + (2.0 if resume else 0.0))
+        time.sleep(moments.uniform(0, duration / times) + (2.0 if resume else 0.0))
         kills += process.poll() is None
         process.kill()
         process.wait()
@@ -139,7 +141,7 @@ def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick):
     subprocess.run([*command, "--resume"], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert_same_weights(whole, killed)
     records, final = training.read_metrics(killed)
-    assert [record["epoch"] for record in records] == list(range(1, 9))
+    assert [record["epoch"] for record in records] == list(range(1, epochs + 1))
     assert final is not None
 
 
