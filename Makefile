@@ -1,16 +1,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test test-slow test-triton bench lint format clean
+.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers bench lint format clean
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
-.venv/installed: pyproject.toml setup.py $(wildcard src/tsslbp/csrc/*)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard src/tsslbp/csrc/*)
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade setuptools wheel
-	$(BIN)/pip install --quiet "torch>=2.10" torchvision
-	$(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
+	$(BIN)/pip install --quiet -c constraints.txt setuptools wheel
+	$(BIN)/pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	touch $@
+
+constraints: ## the newest versions that pyproject.toml allows, into constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --dry-run --ignore-installed setuptools wheel ".[dev]" \
+		| sed -n 's/^Would install //p' | tr ' ' '\n' | sed 's/-\([^-]*\)$$/==\1/; s/+.*//' | grep -v '^tsslbp==' > constraints.new
+	(echo "# What make setup installs, for Python 3.11 to 3.13; make constraints writes it."; cat constraints.new) > constraints.txt
+	rm constraints.new
 
 run: setup ## train the quick start on the embedded digits
 	$(BIN)/tsslbp train quickstart
@@ -18,15 +25,35 @@ run: setup ## train the quick start on the embedded digits
 test: lint ## lint, type check and test
 	$(BIN)/python -m pytest -n 2
 
+# What another processor would compute otherwise, without waiting for the rest.
+BASELINE := golden gradcheck kernels neuron rules layers networks parts recurrent losses cli training models
+
+test-baseline: setup ## a part of the tests on one thread with the plainest instructions, as on an old processor
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 TSSLBP_CPU_CAPABILITY=baseline \
+		$(BIN)/python -m pytest -n 2 $(BASELINE:%=tests/test_%.py)
+
 test-slow: setup ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+CLANG ?= clang++
+
+test-clang: setup ## the C++ kernels, built by Clang if there is one
+	if ! command -v $(CLANG) > /dev/null; then echo "skipped: there is no $(CLANG)"; else \
+		rm -rf build && export CC=$(CLANG) CXX=$(CLANG) PYTHONPATH=build/clang && \
+		$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/clang . && \
+		$(BIN)/python -c 'from tsslbp import kernels; exit(not kernels.backends()["cpp"].usable)' && \
+		$(BIN)/python -m pytest -n 2 tests/test_kernels.py tests/test_golden.py; fi
+
+test-peers: setup ## what is compared with other libraries, which are installed first
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
+	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py
+
 bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
-	$(BIN)/pip install --quiet --no-build-isolation -e ".[peers]"
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
 	$(BIN)/tsslbp bench
 
 test-triton: setup ## the Triton kernels, in Triton's interpreter on the CPU
-	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install --quiet triton
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt triton
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/test_kernels_gpu.py
 
 lint: setup

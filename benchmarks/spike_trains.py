@@ -31,6 +31,7 @@ from tsslbp.metrics.spike_trains import agreement
 from tsslbp.neuron import synapse
 from tsslbp.rules import Rule
 
+ROOT = Path(__file__).parent.parent
 TAU_M, TAU_S = 10.0, 4.0
 TIMING = "tssl(fallback=no-spike, leak=False, clip=1, psc_derivative=timing, width=0.4)"
 BEST_SURROGATE = "surrogate(name=sigmoid, slope=2.5, through_reset=True)"
@@ -214,9 +215,10 @@ def main() -> None:
     parser.add_argument("task", choices=[*TASKS, "capacity"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("results/spike-trains"))
+    parser.add_argument("--out", type=Path, default=ROOT / "results/spike-trains")
     options = parser.parse_args()
     task, seeds = TASKS.get(options.task, TASKS["easy"]), list(range(options.first_seed, options.first_seed + options.seeds))
+    options.out.mkdir(parents=True, exist_ok=True)
     rules = {}
     for name, rate in task.rates.items():
         began = time.perf_counter()
@@ -224,13 +226,12 @@ def main() -> None:
         rules[name] = {"rate": rate, **made, "seconds": round(time.perf_counter() - began, 1)}
         print(name, made["f1"], f"{rules[name]['seconds']} s", flush=True)
     result = {"machine": machine.describe(), "task": asdict(task), "seeds": seeds, "rules": rules}
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.task}.json"
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     result = json.loads(path.read_text(encoding="utf-8"))
     print(capacity_table(result) if options.task == "capacity" else table(result))
     if options.task == "capacity":
-        draw_capacity(result, Path("docs/capacity.svg"))
+        draw_capacity(result, ROOT / "docs/capacity.svg")
 
 
 if __name__ == "__main__":

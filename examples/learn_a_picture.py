@@ -1,9 +1,10 @@
 """Learn precise spike times: the raster of the trained network's output shows a picture.
 
-    python examples/learn_a_picture.py [--steps 1500] [--out docs/picture.svg]
+    python examples/learn_a_picture.py [--steps 1500] [--out picture.svg]
 
 A network gets one frozen pattern of input spikes and is to answer with given spikes, each at its step. The target is a picture:
-output neuron i is to spike at step t where the pixel in row i and column t is dark.
+output neuron i is to spike at step t where the pixel in row i and column t is dark. The README shows the result; from the
+repository's root, ``--out docs/picture.svg`` draws that file again.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def draw(target: NDArray[np.bool_], spikes: NDArray[np.bool_], f1: float, path: 
 
 
 def main(steps: int, out: Path) -> float:
+    out.open("a").close()  # where it cannot be written, better fail now than after the training
     target = picture()
     spikes, f1 = learn(target, steps)
     draw(target, spikes.bool().numpy(), f1, out)
@@ -84,6 +86,6 @@ def main(steps: int, out: Path) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--out", type=Path, default=Path("docs/picture.svg"))
+    parser.add_argument("--out", type=Path, default=Path("picture.svg"))
     options = parser.parse_args()
     print(f"F1 {main(options.steps, options.out):.3f}, {options.out}")

@@ -107,7 +107,7 @@ def test_every_answer_is_an_answer():
 @pytest.mark.parametrize("neuron", ["binary", "relu"])
 def test_training_evaluation_and_report(neuron, quick, tmp_path, capsys):
     folder, final = training.train(quick(neuron=neuron, epochs=4, learning_rate=5e-3))
-    assert final["test_accuracy"] > 85
+    assert final["test_accuracy"] > 60  # chance is 10
     history, _ = training.read_metrics(folder)
     assert 0.2 < history[0]["train_loss"] < 2 * math.log(10)  # a mean over samples, not over batches
     assert (read_toml(folder / "config.toml")["loss"], read_toml(folder / "config.toml")["neuron"]) == ("softmax", neuron)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tsslbp import cli, config, data, recipes, training
+from tsslbp import cli, config, data, metrics, recipes, training
 from tsslbp.config import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
@@ -41,25 +41,52 @@ def test_train_writes_everything(trained):
     assert names == {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "report.html"}
 
 
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose weights are set by hand: class k is a bright block of 2×2 pixels at ``block(k)``, and all else is silence.
+
+    A block drives its neuron with about six times the threshold and every other one with less than nothing: no rounding
+    matters.
+    """
+    runs = tmp_path_factory.mktemp("blocks")
+    arguments = ["--network", "10", "--padding", "0", "--epochs", "1", "--batch-size", "500", "--runs-dir", str(runs)]
+    assert cli.main(["train", "quickstart", *arguments]) == 0
+    model = training.load(runs / "quickstart")
+    (weight,) = model.network.parameters()
+    with torch.no_grad():
+        for k, row in enumerate(weight):
+            row.copy_(torch.from_numpy(block(k)).flatten().float())
+    model.save(runs / "blocks.safetensors")
+    return runs / "blocks.safetensors"
+
+
+def block(k: int) -> np.ndarray:
+    """8×8 pixels, 0 and 1. A picture that is turned, mirrored or has its axes exchanged has its block elsewhere."""
+    picture, place = np.zeros((8, 8), dtype=np.uint8), [1, 2, 3, 4, 6, 7, 8, 9, 11, 12][k]
+    picture[2 * (place // 4) : 2 * (place // 4) + 2, 2 * (place % 4) : 2 * (place % 4) + 2] = 1
+    return picture
+
+
 def test_evaluate_agrees_with_the_run(trained, capsys):
     code, out, _ = run(capsys, "evaluate", str(trained))
     assert code == 0
     _, final = training.read_metrics(trained)
     assert f"test accuracy {final['test_accuracy']:.2f} %" in out
     assert "of 360; 95 % interval" in out
-    assert "no answer" not in out
 
 
-def test_evaluate_counts_the_samples_without_an_answer(trained, capsys, tmp_path):
-    model = training.load(trained)
-    with torch.no_grad():
-        list(model.network.parameters())[-1].mul_(0.5)
-    model.save(tmp_path / "faint.safetensors")
-    outputs = model.outputs(data.load("digits", tmp_path).test.x)
-    silent = int((outputs.sum((0, 2)) == 0).sum())
-    assert 0 < silent < 360
-    _, out, _ = run(capsys, "evaluate", str(tmp_path / "faint.safetensors"))
-    assert f"no answer for {silent}: no output neuron spiked" in out
+def test_evaluate_counts_the_samples_without_an_answer(blocks, capsys, tmp_path):
+    x = np.stack([block(k) * np.uint8(16) for k in range(10)] * 3)[:, None]  # the digits' pixels go from 0 to 16
+    blank = np.isin(np.arange(30), (2, 3, 17))
+    x_test = np.where(blank[:, None, None, None], np.uint8(0), x)
+    np.savez(tmp_path / "blocks.npz", x=x, y=np.arange(30) % 10, x_test=x_test, y_test=np.arange(30) % 10)
+    for name, silent in (("digits", None), (str(tmp_path / "blocks.npz"), 3)):
+        _, out, _ = run(capsys, "evaluate", str(blocks), "--data", name)
+        answers = metrics.decode(training.load(blocks).outputs(data.load(name, tmp_path).test.x))
+        counted = int((answers == metrics.NO_ANSWER).sum())
+        assert silent in (None, counted)
+        assert ("no answer" in out) == (counted > 0)
+        assert not counted or f"no answer for {counted}: no output neuron spiked" in out
 
 
 def test_predict_reads_an_image(trained, capsys, tmp_path):
@@ -70,43 +97,44 @@ def test_predict_reads_an_image(trained, capsys, tmp_path):
         picture.save(tmp_path / "digit.png")
         code, out, _ = run(capsys, "predict", str(trained / "model.safetensors"), str(tmp_path / "digit.png"))
         assert code == 0
-        assert re.fullmatch(r"\d  \(confidence [\d.]+ %, unchanged from step [1-5] of 5 on\)\n", out)
         right += out[0] == str(digits.target[index])
-    assert right >= 17
+    assert right >= 15  # the trained network gets 20, here; which of them it gets is up to rounding
 
 
-def test_predict_finds_its_way_with_any_image(trained, capsys, tmp_path):
-    """The same digit as a dark one on paper, wide, transparent, with 16 bits, turned by the camera: the same answer."""
-    grey = np.kron(load_digits().images[0] * 255 / 16, np.ones((8, 8))).astype(np.uint8)  # light on dark, 64×64
-    light, paper = Image.fromarray(grey), Image.fromarray(255 - grey)
-    wide = Image.new("L", (200, 64), "white")
-    wide.paste(paper, (68, 0))
-    ink = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-    ink.putalpha(light)  # black ink on nothing
-    turned, camera = light.rotate(90), Image.Exif()
-    camera[0x0112] = 6
-    light.save(tmp_path / "light.png")
-    paper.convert("RGB").save(tmp_path / "paper.png")
-    wide.save(tmp_path / "wide.png")
-    ink.save(tmp_path / "ink.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16bit.png")
-    turned.save(tmp_path / "turned.png", exif=camera)
+def test_predict_finds_its_way_with_any_image(blocks, capsys, tmp_path):
+    """The same block as a dark one on paper, wide, transparent, with 16 bits, turned by the camera: the same answer."""
 
     def predicted(name, *more):
-        code, out, err = run(capsys, "predict", str(trained / "model.safetensors"), str(tmp_path / f"{name}.png"), *more)
+        code, out, err = run(capsys, "predict", str(blocks), str(tmp_path / f"{name}.png"), *more)
         assert code == 0, err
         return out, "light and dark were exchanged" in err
 
-    answer, _ = predicted("light")
-    assert answer.startswith("0")
-    assert {name: predicted(name) for name in ("light", "16bit", "turned", "paper", "ink")} == {
-        **dict.fromkeys(("light", "16bit", "turned"), (answer, False)),
-        **dict.fromkeys(("paper", "ink"), (answer, True)),
-    }
-    assert predicted("wide")[1]
+    for k in range(10):
+        grey = np.kron(block(k) * np.uint8(255), np.ones((8, 8), dtype=np.uint8))  # light on dark, 64×64
+        light, paper = Image.fromarray(grey), Image.fromarray(255 - grey)
+        wide = Image.new("L", (200, 64), "white")
+        wide.paste(paper, (68, 0))
+        ink = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+        ink.putalpha(light)  # black ink on nothing
+        turned, camera = light.rotate(90), Image.Exif()
+        camera[0x0112] = 6
+        light.save(tmp_path / "light.png")
+        paper.convert("RGB").save(tmp_path / "paper.png")
+        wide.save(tmp_path / "wide.png")
+        ink.save(tmp_path / "ink.png")
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16bit.png")
+        turned.save(tmp_path / "turned.png", exif=camera)
+        answer = f"{k}  (confidence 100.0 %, unchanged from step 1 of 5 on)\n"
+        assert {name: predicted(name) for name in ("light", "16bit", "turned", "paper", "ink")} == {
+            **dict.fromkeys(("light", "16bit", "turned"), (answer, False)),
+            **dict.fromkeys(("paper", "ink"), (answer, True)),
+        }
+        assert predicted("wide")[1]
     assert predicted("paper", "--invert", "yes") == (answer, False)
     assert predicted("light", "--invert", "no") == (answer, False)
     assert predicted("paper", "--invert", "no")[0] == predicted("light", "--invert", "yes")[0] != answer
+    Image.new("L", (64, 64)).save(tmp_path / "blank.png")
+    assert predicted("blank")[0] == "no answer: no output neuron spiked\n"
 
 
 def test_report_is_rebuilt(trained, capsys):

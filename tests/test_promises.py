@@ -7,10 +7,14 @@ import re
 import runpy
 import shlex
 import statistics
+import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tsslbp
 from tsslbp import bench, cli, report, rules
@@ -55,10 +59,11 @@ def test_readme_studies_take_less_than_three_minutes_each(tmp_path, monkeypatch)
         assert time.monotonic() - began < 180, command
 
 
-def test_readme_make_targets_exist():
+def test_make_targets_that_are_named_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = [line.split()[1] for line in LINES if line.startswith("make")]
-    assert targets
+    named = [(ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", ".ci/run", ".ci/full")]
+    targets = re.findall(r"^ *make ([a-z-]+)", "\n".join([*LINES, *named]), re.MULTILINE)
+    assert len(targets) > 10
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
@@ -67,6 +72,29 @@ def test_readme_make_targets_exist():
 def test_links_lead_somewhere(name):
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text(encoding="utf-8")):
         assert link.startswith("https://") or (ROOT / name).parent.joinpath(link).exists(), link
+
+
+def test_constraints_pin_what_is_installed_within_its_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "#" not in line
+    )
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    for text in [*project["dependencies"], *(line for lines in extras.values() for line in lines)]:
+        wanted = Requirement(text)
+        assert wanted.name == "tsslbp" or any(bound.operator == "<" for bound in wanted.specifier), text
+        installed = text in project["dependencies"] or text in [*extras["dev"], *extras["vision"], *extras["tensorboard"]]
+        if installed and wanted.name != "tsslbp":
+            assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), text
+
+
+def test_every_sample_and_model_has_its_terms_in_the_notice():
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    places = re.findall(r"(?:tests/samples|models)/\S+", notice)
+    found = {str(path.relative_to(ROOT)) for place in places for path in ROOT.glob(place)}
+    samples = {f"tests/samples/{path.name}" for path in (ROOT / "tests/samples").iterdir() if path.is_dir()}
+    assert found - {"tests/samples"} == samples | {f"models/{path.name}" for path in ROOT.glob("models/*.safetensors")}
 
 
 def test_readme_shows_every_rule_option():
@@ -214,13 +242,24 @@ def test_card_is_that_of_the_models():
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)
 def test_models_are_right_about_the_samples(path, samples, capsys):
     assert cli.main(["evaluate", str(path), "--data-root", str(samples)]) == 0
-    assert float(capsys.readouterr().out.split()[2]) > 80  # of the few samples
+    assert float(capsys.readouterr().out.split()[2]) > 60  # of the few samples; chance is 10
 
 
 def test_example_learns_a_picture(tmp_path):
     main = runpy.run_path(str(ROOT / "examples/learn_a_picture.py"))["main"]
     assert main(250, tmp_path / "picture.svg") > 0.8
     assert (tmp_path / "picture.svg").read_text().count("<use") > 300
+
+
+def test_example_draws_here_and_fails_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--steps", "1"])
+    runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.svg"]
+    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--out", "nowhere/picture.svg"])
+    monkeypatch.setattr("tsslbp.build", None)  # it does not get that far
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
 
 
 def test_picture_is_drawn(tmp_path):

@@ -7,10 +7,19 @@ from tsslbp.errors import UserError
 
 
 def cache_folder() -> Path:
-    """What may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    """What may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    Raises:
+        UserError: none of these is set and there is no home folder.
+    """
     if chosen := os.environ.get("TSSLBP_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsslbp"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "tsslbp"
+    try:
+        return Path.home() / ".cache/tsslbp"
+    except RuntimeError:
+        raise UserError("there is no home folder to keep a cache in; set TSSLBP_CACHE to a folder") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

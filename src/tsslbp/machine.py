@@ -53,7 +53,7 @@ def bfloat16_pays() -> bool:
     try:
         record = json.loads(_bfloat16_record().read_text(encoding="utf-8"))
         return bool(record["measured on"] == _measured_on() and min(record["gains"].values()) >= WORTH_IT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # ValueError: also no JSON, and no folder for a cache
         return False  # not measured, or unreadable: as good as not measured
 
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from tsslbp.cli import streams
 from tsslbp.cli.commands import COMMANDS
 from tsslbp.cli.parse import overview
 from tsslbp.errors import UserError, unknown
@@ -13,22 +14,33 @@ __all__ = ["main"]
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 0 if it worked, 2 for bad input (one line says what to do), 130 if interrupted.
 
-    A check that did not pass leaves with exit code 1.
+    A check that did not pass leaves with exit code 1, and so does a command whose reader has gone (``tsslbp rules | head``).
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    streams.prepare()
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(overview(COMMANDS))
-            return 0
-        if arguments[0] not in COMMANDS:
-            raise unknown("command", arguments[0], COMMANDS)
-        COMMANDS[arguments[0]](arguments[1:])
+        try:
+            _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a reader that has gone is dealt with
         return 0
+    except BrokenPipeError:
+        return 1
     except (UserError, OSError) as error:
-        print(f"tsslbp: {' '.join(str(error).split())}", file=sys.stderr)
+        streams.complain(f"tsslbp: {' '.join(str(error).split())}")
         return 2
     except Interrupted as stop:
-        print(f"stopped; go on with: tsslbp train --config {stop}/config.toml --resume", file=sys.stderr)
+        streams.complain(f"stopped; go on with: tsslbp train --config {stop}/config.toml --resume")
         return 130
     except KeyboardInterrupt:
         return 130
+    finally:
+        streams.discard_rest()
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(COMMANDS))
+        return
+    if arguments[0] not in COMMANDS:
+        raise unknown("command", arguments[0], COMMANDS)
+    COMMANDS[arguments[0]](arguments[1:])

@@ -1,0 +1,169 @@
+"""The command line in poor surroundings: closed streams, ASCII, no home folder, readers that go away, full disks."""
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tsslbp
+from tsslbp import UserError, cli, files, machine
+
+TINY = "train quickstart --network 10 --padding 0 --epochs 1 --batch-size 500"
+EVERY = [
+    TINY,
+    "evaluate runs/quickstart",
+    "report runs/quickstart",
+    "recipes",
+    "rules",
+    "rules --markdown",
+    "doctor --no-measure",
+]
+
+PROGRAM = """
+import os, sys
+from tsslbp import cli
+codes = []
+for command in sys.argv[2:]:
+    exec(sys.argv[1])
+    try:
+        codes.append(cli.main(command.split()))
+    except SystemExit as stop:
+        codes.append(stop.code)
+with open("codes", "w") as file:  # not on standard output, which is under test
+    print(codes, min(file.fileno(), 3), file=file)
+"""
+
+
+def start(
+    tmp_path: Path, commands: list[str], before: str = "", redirected: str = "", **environment: str | None
+) -> tuple[str, str, str]:
+    """Run commands one after the other in one process; what it printed, its complaints, and its exit codes and a descriptor."""
+    here = {**os.environ, "PYTHONPATH": str(Path(tsslbp.__file__).parents[1]), **environment}
+    here.pop("PYTHONUNBUFFERED", None)  # buffers that are written at the exit are under test, too
+    here = {name: value for name, value in here.items() if value is not None}
+    shell = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", PROGRAM]
+    done = subprocess.run([*shell, before, *commands], cwd=tmp_path, env=here, capture_output=True, check=True)
+    return done.stdout.decode(), done.stderr.decode(), (tmp_path / "codes").read_text().strip()
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_do_no_harm(redirected, tmp_path):
+    out, err, codes = start(tmp_path, [*EVERY, "trian"], redirected=redirected)
+    assert codes == f"{[0] * len(EVERY) + [2]} 3", "and no file gets a stream's descriptor"
+    assert err == ""
+    assert ("report: runs/quickstart/report.html" in out) == (redirected == "2>&-")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}],
+    ids=["output", "everything"],
+)
+def test_what_ascii_lacks_is_replaced(environment, tmp_path):
+    out, err, codes = start(tmp_path, EVERY, **environment)
+    assert codes == f"{[0] * len(EVERY)} 3"
+    assert "Traceback" not in err
+    assert "published 99.50 ? 0.02" in out
+    assert out.isascii()
+
+
+NO_HOME = "import pwd; pwd.getpwuid = {}.__getitem__"
+"""As in a container whose user has no entry."""
+
+
+def test_without_a_home_folder_commands_work(tmp_path):
+    nowhere = dict.fromkeys(("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"))
+    out, err, codes = start(tmp_path, EVERY, before=NO_HOME, **nowhere)
+    assert codes == f"{[0] * len(EVERY)} 3"
+    assert "Traceback" not in err
+    assert "takes float32" in out
+
+
+def test_a_cache_that_has_no_place_says_so(monkeypatch):
+    for name in ("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(UserError, match="set TSSLBP_CACHE to a folder"):
+        files.cache_folder()
+    with pytest.raises(UserError, match="set TSSLBP_CACHE to a folder"):
+        machine.record_bfloat16({"a": 2.0})
+    assert not machine.bfloat16_pays()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert files.cache_folder() == Path("/cache/tsslbp")
+
+
+READER_GONE = "r, w = os.pipe(); os.close(r); os.dup2(w, 1)"
+DISK_FULL = "full = os.open('/dev/full', os.O_WRONLY); os.dup2(full, 1)"
+
+
+def test_output_that_nobody_takes_is_no_traceback(tmp_path):
+    commands = ["rules", "rules --markdown", "cite", "--help", "train --help"]
+    out, err, codes = start(tmp_path, commands, before=READER_GONE)
+    assert (out, err) == ("", "")
+    assert json.loads(codes[:-2]) == [1] * len(commands)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_to_a_full_disk_is_one_line(tmp_path):
+    commands = ["rules", "rules --markdown", "cite", "--help", "train --help"]
+    _, err, codes = start(tmp_path, commands, before=DISK_FULL)
+    assert json.loads(codes[:-2]) == [2] * len(commands)
+    assert err.splitlines() == ["tsslbp: [Errno 28] No space left on device"] * len(commands)
+
+
+def test_python_m_is_the_command(tmp_path):
+    here = {**os.environ, "PYTHONPATH": str(Path(tsslbp.__file__).parents[1])}
+    command = [sys.executable, "-m", "tsslbp", "train", "--help"]
+    assert "usage: tsslbp train" in subprocess.run(command, env=here, capture_output=True, text=True, check=True).stdout
+    command[3:] = ["trian"]
+    done = subprocess.run(command, env=here, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tsslbp: unknown command 'trian'; did you mean 'train'?\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run, a folder where a file is expected, and a file where a folder is."""
+    folder = tmp_path_factory.mktemp("place")
+    assert cli.main([*TINY.split(), "--runs-dir", str(folder / "runs")]) == 0
+    (folder / "plain").touch()
+    (folder / "folder.npz").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --config folder.npz",
+        "train --config /proc/self/mem",
+        "train quickstart --data folder.npz",
+        "train quickstart --runs-dir plain",
+        "train quickstart --runs-dir /proc/nowhere",
+        "train mnist-cnn --data-root plain",
+        "evaluate plain",
+        "evaluate folder.npz",
+        "evaluate /proc/self/mem",
+        "evaluate runs/quickstart --data folder.npz",
+        "predict runs/quickstart folder.npz",
+        "predict runs/quickstart /proc/self/mem",
+        "report plain",
+        "report folder.npz",
+        "export plain x.safetensors",
+        "export runs/quickstart plain/x.safetensors",
+        "export runs/quickstart /proc/x.safetensors",
+        "study firing plain",
+        "study firing runs/quickstart --out plain",
+        "study firing runs/quickstart --out /proc/nowhere",
+        "check eventprop-exact --quick --out plain",
+        "reproduce mnist-cnn --seeds 1 --data-root plain",
+    ],
+)
+def test_a_path_that_is_not_what_it_should_be_is_one_line(command, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert cli.main(command.split()) == 2
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert complaint.startswith("tsslbp: ")
