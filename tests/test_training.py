@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tsslbp
 from tsslbp import UserError, data, files, losses, machine, metrics, study, training
-from tsslbp.config import TrainConfig, read_toml
+from tsslbp.config import TrainConfig
 from tsslbp.study import runs
 from tsslbp.training import firing, loop
 from tsslbp.training.inputs import Inputs
@@ -170,7 +173,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     content["architecture"] = content["architecture"].replace('"reset": true, ', "")
     assert "reset" not in content["architecture"]
-    torch.save(content, folder / "checkpoint.pt")
+    (folder / "checkpoint.pt").write_bytes(training.checkpoint.pack(content))
     with pytest.raises(UserError, match="another reset"):
         training.train(replace(config, epochs=2, resume=True, reset=False))
     training.train(replace(config, epochs=2, resume=True))
@@ -186,10 +189,10 @@ def test_schedules_start_middle_end(quick, schedule, expected):
     run = loop.Loop(config, dataset, None, None, training.checkpoint.State(), training.Progress(), lambda: None)
     factors = []
     for run.state.epoch in (1, 51, 101):
-        factors.append(run._rate_factor())
+        factors.append(run._rate_factor(0))
     assert factors == pytest.approx(expected, abs=1e-3)
     run.state.epoch = 21
-    assert run._rate_factor() == pytest.approx({"constant": 1, "cosine": 0.905, "one-cycle": 1}[schedule], abs=1e-3)
+    assert run._rate_factor(0) == pytest.approx({"constant": 1, "cosine": 0.905, "one-cycle": 1}[schedule], abs=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"loss": "spike"}, {"loss": "count"}, {"loss": "softmax"}, {"target": "double"}])
@@ -325,7 +328,7 @@ def test_checkpoint_is_never_unpickled(quick, tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "owned",))
 
-    torch.save(Attack(), folder / "checkpoint.pt")
+    (folder / "checkpoint.pt").write_bytes(training.checkpoint.pack(Attack()))
     with pytest.raises(UserError, match="damaged"):
         training.train(quick(name="run", epochs=1, resume=True))
     assert not (tmp_path / "owned").exists()
@@ -352,23 +355,22 @@ def test_tensorboard_option_writes_events(quick):
 
 
 def test_config_survives_toml(quick, tmp_path):
-    from tsslbp.config import read_toml
-
     config = quick(padding=(1, 0), name='we"ird\\', rule="tssl(fallback=no-spike, clip=1.5)", learning_rate=1e-05)
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml())
-    stored = read_toml(path)
-    assert (
-        TrainConfig(
-            **{
-                **stored,
-                "padding": tuple(stored["padding"]),
-                "runs_dir": Path(stored["runs_dir"]),
-                "data_root": Path(stored["data_root"]),
-            }
-        )
-        == config
-    )
+    assert TrainConfig.from_toml(path) == config
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(data=TEXTS, root=TEXTS, tau=st.floats(1, allow_nan=False), clip=st.floats(0, allow_infinity=False))
+def test_any_settings_survive_toml(tmp_path_factory, data, root, tau, clip):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    config = TrainConfig(data=data, data_root=Path(root), tau_m=tau, gradient_clip=clip, network=f"{data}10", tau_s=math.inf)
+    files.write_text(path, config.to_toml())
+    assert TrainConfig.from_toml(path) == config
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == config.to_dict()
 
 
 def test_loss_of_settings(quick):
@@ -403,7 +405,7 @@ def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, t
 
     def precision(**changes):
         folder, _ = training.train(quick(epochs=1, **changes))
-        return read_toml(folder / "config.toml")["precision"]
+        return TrainConfig.from_toml(folder / "config.toml").precision
 
     assert precision() == "float32"  # nothing was measured
     machine.record_bfloat16({"a": 1.5, "b": 1.2})
@@ -413,7 +415,7 @@ def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, t
     machine.record_bfloat16({"a": 1.5, "b": 1.05})
     assert precision() == "float32"
     folder, _ = training.train(quick(name="resumed", epochs=2, resume=True))
-    assert read_toml(folder / "config.toml")["precision"] == "bfloat16"
+    assert TrainConfig.from_toml(folder / "config.toml").precision == "bfloat16"
     for content in ("", "[]", '{"gains": {}}', "\0"):
         (tmp_path / "cache/bfloat16.json").write_text(content)
         assert not machine.bfloat16_pays()

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+LARGEST = 2**31 - 1
+"""No setting that counts something, and no seed, is larger."""
+
 
 class UserError(ValueError):
     """Bad input. The message is one line; the command line prints it and exits with code 2."""
@@ -14,3 +17,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def shown(value: object) -> str:
+    """A bad value in a message: printable, on one line, not too long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python does not spell out integers of thousands of digits
+        return "a number of thousands of digits"
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -27,8 +27,24 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"tsslbp: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        print(f"tsslbp: {_too_much(error)}", file=sys.stderr)
+        return 2
     except Interrupted as stop:
         print(f"stopped; go on with: tsslbp train --config {stop}/config.toml --resume", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         return 130
+
+
+def _too_much(error: MemoryError | RuntimeError) -> str:
+    """What to say where the memory or Python's stack did not suffice; any other error is raised again."""
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply; simplify it"
+    # torch has no exception of its own for memory of the processor, or for sizes that no memory has
+    torch_says = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "overflow")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in torch_says):
+        return f"not enough memory ({str(error).splitlines()[0] if str(error) else 'no more could be had'}); " + (
+            "take a smaller network, batch or data set, or see --time-block"
+        )
+    raise error

@@ -4,7 +4,8 @@ from tsslbp.training.checkpoint import State
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.run import load_data, prepare, read_metrics, settled, summary, train
+from tsslbp.training.records import read_metrics, summary
+from tsslbp.training.run import load_data, prepare, settled, train
 
 __all__ = [
     "Diverged",
