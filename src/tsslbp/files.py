@@ -55,9 +55,9 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
             _place(temporary, path)
         else:
             temporary.replace(path)
-    except FileExistsError:
-        raise
     except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
     finally:
         with contextlib.suppress(OSError):

@@ -38,13 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:
-    """What to say where the memory or Python's stack did not suffice; any other error is raised again."""
+    """What to say where memory or Python's stack did not suffice; any other error is raised again."""
     if isinstance(error, RecursionError):
         return "the input is nested too deeply; simplify it"
-    # torch has no exception of its own for memory of the processor, or for sizes that no memory has
-    torch_says = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "overflow")
-    if isinstance(error, MemoryError) or any(words in str(error) for words in torch_says):
-        return f"not enough memory ({str(error).splitlines()[0] if str(error) else 'no more could be had'}); " + (
-            "take a smaller network, batch or data set, or see --time-block"
-        )
-    raise error
+    # PyTorch has no exception of its own for this.
+    signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "Storage size calculation overflowed")
+    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+        raise error
+    reason = " ".join(str(error).split()) or "none is left"
+    return f"not enough memory ({reason}); take a smaller network, batch or data set"

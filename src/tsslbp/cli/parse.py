@@ -35,6 +35,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.exit(0)
+        if isinstance(stop.__context__, UserError):  # of the settings' own checks, before tyro put it into a box
+            raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
     if found := mistyped(options):
         raise UserError("; ".join(found))
