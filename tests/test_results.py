@@ -102,6 +102,9 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "a").mkdir()
     path, whole = tmp_path / "a/seed0.jsonl", log(2)
+    fired = whole
+    for epoch in (1, 2):
+        fired = fired.replace(f'"epoch": {epoch}', f'"rates": {{"a": 0.{epoch}}}, "epoch": {epoch}')
     for content, message in (
         ("", "does not end with a final record"),
         (whole.rpartition('{"event"')[0], "does not end with a final record"),
@@ -113,6 +116,9 @@ def test_damaged_results_are_named(tmp_path):
         (whole.replace('"epochs": 2', '"epochs": 3'), "is damaged (line 3: epochs is 3)"),
         (whole.replace("91.0", "true"), "is damaged (line 3: best_test_accuracy is True)"),
         (whole.replace("91.0", "NaN"), "is damaged (line 3: best_test_accuracy is nan)"),
+        (whole.replace('"epoch": 2', '"rates": {}, "epoch": 2'), "is damaged (line 2: rates is {})"),
+        (fired.replace('{"a": 0.2}', '{"b": 0.2}'), "is damaged (line 2: rates names other layers than before)"),
+        (fired.replace('{"a": 0.2}', '{"a": "0.2"}'), "is damaged (line 2: rates is {'a': '0.2'})"),
         (whole.replace("91.0", "[" * 100_000), "is damaged (line 3: b'{\"event"),
     ):
         path.write_text(content)

@@ -26,7 +26,7 @@ def whole(low: int = 0, high: int = LARGEST) -> Check:
 
 def by_layer(value: Any) -> bool:
     """Whether a value is a number from 0 on for each layer."""
-    return isinstance(value, dict) and all(map(number(0), value.values()))
+    return isinstance(value, dict) and bool(value) and all(map(number(0), value.values()))
 
 
 PERCENT = number(0, 100)
@@ -76,11 +76,15 @@ def history_fault(history: Any, epochs: int | None = None) -> str | None:
     """What is wrong with the records of a run's epochs, which count from 1 (to ``epochs``); None if nothing is."""
     if not isinstance(history, list):
         return f"{shown(history)} is no list of records"
+    layers: dict[str, list[str]] = {}
     for expected, record in enumerate(history, 1):
         if wrong := fault(record, EPOCH, FIRING):
             return f"line {expected}: {wrong}"
         if record["epoch"] != expected:
             return f"line {expected}: epoch is {record['epoch']}"
+        for key in FIRING.keys() & record.keys():
+            if list(record[key]) != layers.setdefault(key, list(record[key])):
+                return f"line {expected}: {key} names other layers than before"
     return None if epochs in (None, len(history)) else f"it holds {len(history)} epochs"
 
 
