@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tsslbp import UserError, build, cli, losses, metrics, training
 from tsslbp.ann import Binary
-from tsslbp.config import TrainConfig, read_toml
+from tsslbp.config import TrainConfig
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 NOTATION = "4C3-P2-5C2-7-3"
@@ -110,7 +110,8 @@ def test_training_evaluation_and_report(neuron, quick, tmp_path, capsys):
     assert final["test_accuracy"] > 60  # chance is 10
     history, _ = training.read_metrics(folder)
     assert 0.2 < history[0]["train_loss"] < 2 * math.log(10)  # a mean over samples, not over batches
-    assert (read_toml(folder / "config.toml")["loss"], read_toml(folder / "config.toml")["neuron"]) == ("softmax", neuron)
+    stored = TrainConfig.from_toml(folder / "config.toml")
+    assert (stored.loss, stored.neuron) == ("softmax", neuron)
     assert cli.main(["evaluate", str(folder)]) == 0
     assert f"{final['test_accuracy']:.2f} %" in capsys.readouterr().out
     assert cli.main(["report", str(folder)]) == 0

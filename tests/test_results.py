@@ -2,12 +2,24 @@
 
 import json
 import statistics
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from tsslbp import UserError, cli, report
+from tsslbp.training import records
+
+
+def log(epochs, **final):
+    """The metrics of a run that has ended."""
+    accuracy = {"validation_accuracy": 89.0, "test_accuracy": 90.0}
+    common = {"train_loss": 0.5, "train_accuracy": 95.0, **accuracy, "learning_rate": 1e-3, "seconds": 9.0}
+    history = [{"epoch": epoch, **common} for epoch in range(1, epochs + 1)]
+    best = {"best_epoch": epochs, "best_test_accuracy": 91.0, "best_test_epoch": 1}
+    last = {"event": "final", **accuracy, **best, "epochs": epochs, "seconds": 1234.5, **final}
+    return "".join(json.dumps(record) + "\n" for record in [*history, last])
 
 
 def reproduce(tmp_path, samples, *more):
@@ -78,8 +90,7 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
         (tmp_path / name).mkdir()
         command = f"tsslbp train {recipe} --seed N --rule 'tssl(clip=1)'     (N = 0)"
         (tmp_path / name / "README.md").write_text(f"# {name}\n\n    {command}\n")
-        final = {"event": "final", "test_accuracy": 90.0, "best_test_accuracy": 91.0, "epochs": 3, "seconds": 1234.5, **extra}
-        (tmp_path / name / "seed0.jsonl").write_text('{"epoch": 1}\n' + json.dumps(final) + "\n")
+        (tmp_path / name / "seed0.jsonl").write_text(log(3, **extra))
     rows = report.results_table(tmp_path).splitlines()[2:]
     assert rows == [
         "| [`mnist-cnn`](results/b) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 "
@@ -90,11 +101,52 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
 
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "a").mkdir()
-    log = tmp_path / "a/seed0.jsonl"
-    for content in ("", "{", '{"epoch": 1}\n', "[1]\n"):
-        log.write_text(content)
-        with pytest.raises(UserError, match=r"seed0\.jsonl does not end with a final record"):
+    path, whole = tmp_path / "a/seed0.jsonl", log(2)
+    fired = whole
+    for epoch in (1, 2):
+        fired = fired.replace(f'"epoch": {epoch}', f'"rates": {{"a": 0.{epoch}}}, "epoch": {epoch}')
+    for content, message in (
+        ("", "does not end with a final record"),
+        (whole.rpartition('{"event"')[0], "does not end with a final record"),
+        ("{", "is damaged (line 1: b'{' is no record)"),
+        ("[1]\n", "is damaged (line 1: [1] is no record)"),
+        ('{"epoch": 1}\n', "is damaged (line 1: it has no train_loss)"),
+        ('{"event": "final"}\n', "is damaged (line 1: it has no test_accuracy)"),
+        (whole.replace('"epoch": 2', '"epoch": 3'), "is damaged (line 2: epoch is 3)"),
+        (whole.replace('"epochs": 2', '"epochs": 3'), "is damaged (line 3: epochs is 3)"),
+        (whole.replace("91.0", "true"), "is damaged (line 3: best_test_accuracy is True)"),
+        (whole.replace("91.0", "NaN"), "is damaged (line 3: best_test_accuracy is nan)"),
+        (whole.replace('"epoch": 2', '"rates": {}, "epoch": 2'), "is damaged (line 2: rates is {})"),
+        (fired.replace('{"a": 0.2}', '{"b": 0.2}'), "is damaged (line 2: rates names other layers than before)"),
+        (fired.replace('{"a": 0.2}', '{"a": "0.2"}'), "is damaged (line 2: rates is {'a': '0.2'})"),
+        (whole.replace("91.0", "[" * 100_000), "is damaged (line 3: b'{\"event"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError) as error:
             report.results_table(tmp_path)
-    log.write_text('{"event": "final"}\n')
-    with pytest.raises(UserError, match=r"README\.md must hold the command"):
-        report.results_table(tmp_path)
+        assert f"{path} {message}" in str(error.value)
+    path.write_text(whole)
+    for page in ("", "    tsslbp train", "    tsslbp train evidence 'open", "    tsslbp train evidence --seed"):
+        (tmp_path / "a/README.md").write_text(page)
+        with pytest.raises(UserError, match=r"README\.md must hold the command"):
+            report.results_table(tmp_path)
+
+
+def test_every_log_of_this_repository_is_read():
+    logs = sorted((Path(__file__).parents[1] / "results").glob("*/seed*.jsonl"))
+    if not logs:
+        pytest.skip("the repository's results are not here")
+    for path in logs:
+        history, final = records.read(path)
+        assert final["epochs"] == len(history)
+
+
+def test_a_damaged_run_costs_no_results(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text(log(2))
+    report.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
+    before = {path: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    (tmp_path / "run/metrics.jsonl").write_text(log(2)[:-50])
+    with pytest.raises(UserError, match="is damaged"):
+        report.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"])
+    assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before

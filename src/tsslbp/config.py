@@ -1,13 +1,19 @@
 """Every setting of a training run, its meaning and its range."""
 
+import functools
+import json
 import math
+import re
+import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tsslbp import ann, rules
-from tsslbp.errors import UserError
+from tsslbp.errors import LARGEST, UserError, shown, unknown
 from tsslbp.losses import CountLoss, FirstSpikeLoss, KernelLoss, Loss, RateBounds, SoftmaxLoss, SpikeLoss
 from tsslbp.notation import Architecture
 
@@ -120,26 +126,40 @@ class TrainConfig:
     """Also log for TensorBoard, into the run's folder."""
 
     def __post_init__(self) -> None:
-        """Ranges that no other part of the library checks. Raises UserError naming the flag."""
-        for name in ("epochs", "batch_size", "learning_rate", "label_weight"):
-            self._check(name, getattr(self, name) > 0, "be positive")
-        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty", "shift"):
-            self._check(name, getattr(self, name) >= 0, "be 0 or more")
-        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp", "label_weight"):
-            self._check(name, math.isfinite(getattr(self, name)), "be finite")
-        self._check("average", 0 <= self.average < 1, "be at least 0 and below 1")
-        self._check("seed", 0 <= self.seed < 2**31, "be from 0 to 2147483647")
-        self._check("name", self.name is None or Path(self.name).name == self.name, "be a plain folder name")
-        self._check("loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"), "be softmax for an ANN")
-        self._check("rate_penalty", self.neuron == "spiking" or not self.rate_penalty, "be 0 for an ANN, which has no rates")
-        self._check("time_block", not (self.time_block and self.rate_penalty), "be 0 with a --rate-penalty")
-        self._check("desired", set(self.desired) <= {"0", "1"}, "be of 0 and 1, such as 00001")
-        RateBounds(self.tau_s, self.rate_lower, self.rate_upper)
-        rules.get(self.rule)
+        """Types, and ranges that no other part of the library checks. Raises UserError naming the flags of all mistakes."""
+        if found := mistyped(self) or list(self._out_of_range()):
+            raise UserError("; ".join(found))
 
-    def _check(self, name: str, holds: bool, must: str) -> None:
-        if not holds:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must {must}")
+    def _out_of_range(self) -> Iterator[str]:
+        """What is wrong with values of the right types."""
+
+        def must(be: str, name: str, holds: bool) -> Iterator[str]:
+            if not holds:
+                yield f"{_flag(name)} is {shown(getattr(self, name))}; it must {be}"
+
+        for name in ("epochs", "batch_size", "learning_rate", "label_weight"):
+            yield from must("be positive", name, getattr(self, name) > 0)
+        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty", "shift"):
+            yield from must("be 0 or more", name, getattr(self, name) >= 0)
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp", "label_weight"):
+            yield from must("be finite", name, math.isfinite(getattr(self, name)))
+        yield from must("be at least 0 and below 1", "average", 0 <= self.average < 1)
+        yield from must(f"be from 0 to {LARGEST}", "seed", self.seed >= 0)
+        for name in ("name", "recipe"):
+            yield from must(FOLDER_NAME, name, getattr(self, name) is None or _names_a_folder(getattr(self, name)))
+        sizes = [int(size[:11]) for size in re.findall(r"\d+", self.network)]
+        yield from must(f"have sizes of at most {LARGEST}", "network", max(sizes, default=0) <= LARGEST)
+        yield from must("be softmax for an ANN", "loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"))
+        yield from must(
+            "be 0 for an ANN, which has no rates", "rate_penalty", self.neuron == "spiking" or not self.rate_penalty
+        )
+        yield from must("be 0 with a --rate-penalty", "time_block", not (self.time_block and self.rate_penalty))
+        yield from must("be of 0 and 1, such as 00001", "desired", set(self.desired) <= {"0", "1"})
+        for check in (lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper), lambda: rules.get(self.rule)):
+            try:
+                check()
+            except UserError as error:
+                yield str(error)
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
         """The network these settings describe, for samples of a shape."""
@@ -191,46 +211,114 @@ class TrainConfig:
             return None
         return tuple(float(self.desired[step % len(self.desired)]) for step in range(self.time_steps))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as TOML and JSON have it; what is left out (None) and what is not a setting (resume) stays out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
     def to_toml(self) -> str:
-        """Every setting as TOML; what is left out (None) and what is not a setting (resume) stays out."""
+        """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads."""
         lines = ["# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and field.name != "resume":
-                lines.append(f"{field.name} = {_toml(value)}")
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *(f"{name} = {_toml(value)}" for name, value in self.to_dict().items())]) + "\n"
+
+    @staticmethod
+    def from_toml(path: Path, base: "TrainConfig | None" = None) -> "TrainConfig":
+        """The settings in a TOML file; what it does not name is as in ``base``, or at its default.
+
+        Raises:
+            UserError: the file cannot be read, is no TOML, or has an unknown or bad setting; all of them are named.
+        """
+        try:
+            stored = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of thousands of digits
+            raise UserError(f"{path} is not valid TOML: {error}") from None
+        if stored.pop("augment", False):  # as files written before --shift and --flip say it
+            stored = {"shift": 4, "flip": True, **stored}
+        kinds = _kinds(TrainConfig)
+        mistakes = [str(unknown("setting", name, kinds)) for name in stored if name not in kinds]
+        given = {name: _typed(kinds[name], value) for name, value in stored.items() if name in kinds}
+        mistakes += [mistake for name, value in given.items() if (mistake := _misfit(name, kinds[name], value))]
+        try:
+            if mistakes:
+                raise UserError("; ".join(mistakes))
+            return replace(base or TrainConfig(), **given)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def mistyped(settings: Any) -> list[str]:
+    """What is wrong with the values of a dataclass of settings as ones of their declared types, naming the flags."""
+    found = (_misfit(_flag(name), kind, getattr(settings, name)) for name, kind in _kinds(settings.__class__).items())
+    return [mistake for mistake in found if mistake]
+
+
+FOLDER_NAME = "be a plain folder name: printable, without a separator, of at most 255 bytes"
+
+
+def _names_a_folder(name: str) -> bool:
+    plain = Path(name).name == name and name not in ("", "..")
+    return plain and name.isprintable() and len(name.encode()) <= 255
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@functools.cache
+def _kinds(settings: type) -> dict[str, Any]:
+    """The declared type of every setting."""
+    hints = get_type_hints(settings)
+    return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value from TOML, which has neither tuples nor paths; one number may stand for a list of one."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if get_origin(kind) is tuple:
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+def _misfit(name: str, kind: Any, value: Any) -> str | None:
+    """What is wrong with a value as one of a declared type; None if nothing is."""
+    if isinstance(kind, UnionType):
+        *_, kind = (option for option in get_args(kind) if option is not NoneType)
+        return None if value is None else _misfit(name, kind, value)
+    if get_origin(kind) is tuple:
+        parts = value if isinstance(value, tuple) else ()
+        wrong = next((mistake for part in parts if (mistake := _misfit(name, get_args(kind)[0], part))), None)
+        return wrong if isinstance(value, tuple) else f"{name} is {shown(value)}; it must be a tuple"
+    if get_origin(kind) is Literal:
+        must, fits = (
+            f"be one of {', '.join(map(str, get_args(kind)))}",
+            isinstance(value, (str, int)) and value in get_args(kind),
+        )
+    elif kind is bool:
+        must, fits = "be true or false", isinstance(value, bool)
+    elif kind is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        must, fits = f"be a whole number of at most {LARGEST}", whole and abs(value) <= LARGEST
+    elif kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        must, fits = "be a number", number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
+    else:
+        text = str(value)
+        must, fits = "be Unicode text without NUL", isinstance(value, kind) and "\0" not in text and not SURROGATE.search(text)
+    return None if fits else f"{name} is {shown(value)}; it must {must}"
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python has for bytes of a file name that are not UTF-8; no file in UTF-8 can hold it."""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, unchecked. Raises UserError for a missing or broken file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
-
-
-def flags_from_toml(path: Path) -> list[str]:
-    """The settings in a TOML file as command-line flags, so that one parser checks both."""
-    flags: list[str] = []
-    settings = read_toml(path)
-    if settings.pop("augment", False):  # as files written before --shift and --flip say it
-        settings = {"shift": 4, "flip": True, **settings}
-    for key, value in settings.items():
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return flags
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(float(value))
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # else as in JSON

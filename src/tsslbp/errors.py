@@ -6,6 +6,9 @@ from numbers import Real
 
 from torch import Tensor
 
+LARGEST = 2**31 - 1
+"""No setting that counts something, and no seed, is larger."""
+
 
 class UserError(ValueError):
     """Bad input. The message is one line; the command line prints it and exits with code 2."""
@@ -30,3 +33,13 @@ def check_number(name: str, x: object) -> None:
     if not isinstance(x, int | float | Real) or isinstance(x, bool):
         given = repr(x) if isinstance(x, str | bool) else f"a {type(x).__name__}"
         raise UserError(f"{name} is {given}; it must be a plain number, as constants are not learned")
+
+
+def shown(value: object) -> str:
+    """A bad value in a message: printable, on one line, not too long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python does not spell out integers of thousands of digits
+        return "a number of thousands of digits"
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 100 else f"{text[:97]}..."

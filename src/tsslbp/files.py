@@ -1,9 +1,16 @@
 """Files that are whole or not there."""
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tsslbp.errors import UserError
+
+TEMPORARY = ".*.tmp"
+"""Names of files under way; what a killed process leaves behind."""
 
 
 def cache_folder() -> Path:
@@ -22,25 +29,76 @@ def cache_folder() -> Path:
         raise UserError("there is no home folder to keep a cache in; set TSSLBP_CACHE to a folder") from None
 
 
+def make_folder(path: Path, fix: str) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        UserError: it cannot be made; ``fix`` says what to do, such as ``choose another --out``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path}: {error.strerror}; {fix}") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path, fix: str = "choose another folder", new: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` when the block ends, whole and on the disk.
+
+    Args:
+        path: where it goes.
+        fix: what to do if it cannot be written.
+        new: whether nothing may be at ``path`` yet. Of several processes that write it at once, one succeeds.
+
+    Raises:
+        UserError: it cannot be written (full disk, no permission); what was at ``path`` stays.
+        FileExistsError: something is at ``path`` that must not be.
+    """
+    temporary = path.with_name(f".tsslbp-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:  # neither an existing file nor a link is followed
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _place(temporary, path)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename a file to a name that is free. Raises FileExistsError if it is not."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError:
+        path.open("xb").close()  # no hard links on this file system, or the name is taken: then this says so
+        temporary.replace(path)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside ``path`` and let it take the place of ``path`` only when it is whole and on the disk.
+    """Write a whole file in place of what is at ``path``, see :func:`replacing`.
 
     Raises:
         UserError: it cannot be written (full disk, no permission); what was at ``path`` stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_bytes` of a text in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    """:func:`write_bytes` of a text in UTF-8; what UTF-8 cannot say (part of a file name, say) is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process has left half written in a folder that no other process writes to."""
+    for path in folder.glob(TEMPORARY):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_tensor, unknown
+from tsslbp.errors import UserError, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 
 

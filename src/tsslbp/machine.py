@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from tsslbp import files
-from tsslbp.errors import UserError
 
 WORTH_IT = 1.1
 """Bfloat16 is taken by itself where every network measured ran at least this many times as fast."""
@@ -41,10 +40,7 @@ def record_bfloat16(gains: Mapping[str, float]) -> None:
         UserError: the file cannot be written.
     """
     path = _bfloat16_record()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {path.parent}: {error.strerror}; set TSSLBP_CACHE to another folder") from None
+    files.make_folder(path.parent, "set TSSLBP_CACHE to another folder")
     files.write_text(path, json.dumps({"measured on": _measured_on(), "gains": dict(gains)}) + "\n")
 
 
@@ -53,7 +49,7 @@ def bfloat16_pays() -> bool:
     try:
         record = json.loads(_bfloat16_record().read_text(encoding="utf-8"))
         return bool(record["measured on"] == _measured_on() and min(record["gains"].values()) >= WORTH_IT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # ValueError: also no JSON, and no folder for a cache
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: also no folder for a cache
         return False  # not measured, or unreadable: as good as not measured
 
 

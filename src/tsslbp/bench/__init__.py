@@ -101,10 +101,10 @@ def bfloat16_gains(seconds: float) -> dict[str, float]:
 
 
 def save(result: dict[str, Any], folder: Path) -> Path:
-    """Write a result as JSON named by processor and date; returns the path."""
+    """Write a result as JSON named by processor and date; returns the path. Raises UserError if it cannot be written."""
     processor = "-".join(result["machine"]["processor"].replace("(R)", "").split()).lower()
     path = folder / f"{processor}-{result['date']}.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder, "choose another --results")
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     return path
 

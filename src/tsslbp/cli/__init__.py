@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         streams.complain(f"tsslbp: {' '.join(str(error).split())}")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        streams.complain(f"tsslbp: {_too_much(error)}")
+        return 2
     except Interrupted as stop:
         streams.complain(f"stopped; go on with: tsslbp train --config {stop}/config.toml --resume")
         return 130
@@ -44,3 +47,15 @@ def _run(arguments: list[str]) -> None:
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
     COMMANDS[arguments[0]](arguments[1:])
+
+
+def _too_much(error: MemoryError | RuntimeError) -> str:
+    """What to say where memory or Python's stack did not suffice; any other error is raised again."""
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply; simplify it"
+    # PyTorch has no exception of its own for this.
+    signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "Storage size calculation overflowed")
+    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+        raise error
+    reason = " ".join(str(error).split()) or "none is left"
+    return f"not enough memory ({reason}); take a smaller network, batch or data set"

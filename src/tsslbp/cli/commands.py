@@ -18,7 +18,7 @@ from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import study_
-from tsslbp.config import TrainConfig, flags_from_toml
+from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 
 
@@ -29,8 +29,7 @@ def train(arguments: list[str]) -> None:
         position = arguments.index("--config")
         if position + 1 == len(arguments):
             raise UserError("--config needs a file, such as runs/NAME/config.toml")
-        saved = flags_from_toml(Path(arguments[position + 1]))
-        config = parse(TrainConfig, command, saved, config)
+        config = TrainConfig.from_toml(Path(arguments[position + 1]), config)
         arguments = arguments[:position] + arguments[position + 2 :]
     about = f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. --config FILE replays a run's config.toml."
     config = parse(TrainConfig, command, arguments, config, about)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from tsslbp import recipes
-from tsslbp.config import TrainConfig
+from tsslbp.config import TrainConfig, mistyped
 from tsslbp.errors import UserError, unknown
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     """A dataclass from arguments. ``--help`` prints and exits.
 
     Raises:
-        UserError: an unknown option (the nearest is named) or a value of the wrong kind.
+        UserError: an unknown option (the nearest is named), or a value of the wrong kind or beyond all measure.
     """
     known = {f"--{field.name.replace('_', '-')}" for field in fields(settings)}  # type: ignore[arg-type]
     for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
@@ -31,11 +31,16 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(settings, prog=f"tsslbp {command}", args=arguments, description=description or None, **extra)
+            options = tyro.cli(settings, prog=f"tsslbp {command}", args=arguments, description=description or None, **extra)
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.exit(0)
+        if isinstance(stop.__context__, UserError):  # of the settings' own checks, before tyro put it into a box
+            raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
+    if found := mistyped(options):
+        raise UserError("; ".join(found))
+    return options
 
 
 def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:

@@ -12,7 +12,7 @@ from tsslbp import machine, report, study, training
 from tsslbp.cli.compare import watch
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
-from tsslbp.config import read_toml
+from tsslbp.config import TrainConfig
 from tsslbp.study.reproduce import ROWS, settings
 
 
@@ -41,10 +41,9 @@ class Reproduce:
 def reproduce(arguments: list[str]) -> None:
     """train a row of the paper's table with several seeds: tsslbp reproduce ROW"""
     options = parse(Reproduce, "reproduce", arguments, description=f"{Reproduce.__doc__} ROW is one of: {', '.join(ROWS)}.")
-    config = settings(options.row, options.epochs)
     name = options.row if options.epochs is None else f"{options.row}-{options.epochs}-epochs"
-    config = replace(
-        config,
+    chosen = replace(
+        settings(options.row, options.epochs),
         name=name,
         precision=options.precision,
         data_root=options.data_root,
@@ -53,11 +52,11 @@ def reproduce(arguments: list[str]) -> None:
     )
     machine.keep_memory()
     try:
-        runs = study.reproduce(config, seeds=options.seeds, watch=watch)
+        runs = study.reproduce(chosen, seeds=options.seeds, watch=watch)
     except training.Interrupted:
         print("stopped; the same command goes on", file=sys.stderr)
         raise KeyboardInterrupt from None
-    precision = read_toml(runs[0] / "config.toml")["precision"]  # what auto meant
+    precision = TrainConfig.from_toml(runs[0] / "config.toml").precision  # what auto meant
     command = ["tsslbp", "reproduce", options.row, "--data-root", "DIR", "--seeds", str(options.seeds)]
     command += [*(["--epochs", str(options.epochs)] if options.epochs else []), "--precision", precision]
     page = report.write_results(options.out / name, shlex.join(command), runs)

@@ -6,7 +6,6 @@ whole, so a file of the right name and size is right. Any file may be deleted at
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -59,19 +58,9 @@ def _map(path: Path, shape: tuple[int, ...]) -> Frames | None:
 
 
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[Frames]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-                for row in rows:
-                    file.write(row.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; free space or set TSSLBP_CACHE to another folder") from error
+    fix = "set TSSLBP_CACHE to another folder"
+    files.make_folder(path.parent, fix)
+    with files.replacing(path, fix) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for row in rows:
+            file.write(row.tobytes())

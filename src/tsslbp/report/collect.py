@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp import config, data, machine, metrics, training
+from tsslbp import data, machine, metrics, training
+from tsslbp.config import TrainConfig
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
 
 SAMPLES = 4
@@ -26,18 +27,18 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
     """
     history, final = training.read_metrics(folder)
     model = training.load(folder)
-    settings = config.read_toml(folder / "config.toml")
+    settings = TrainConfig.from_toml(folder / "config.toml")
     dataset = data.load(
         model.data,
-        data_root or Path(settings["data_root"]),
-        validation=settings.get("validation"),
+        data_root or settings.data_root,
+        validation=settings.validation,
         time_steps=model.network.time_steps,
     )
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,
         command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME",
-        settings=settings,
+        settings=settings.to_dict(),
         history=history,
         final=final or training.summary(history, dataset),
         classes=dataset.classes,

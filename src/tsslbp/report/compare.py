@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from tsslbp import files
-from tsslbp.errors import UserError
 from tsslbp.report import figures
 from tsslbp.report.run import template
 
@@ -62,10 +61,7 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
     Raises:
         UserError: a file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
+    files.make_folder(folder, "choose another --out")
     content = json.dumps(result, indent=1)
     files.write_text(folder / "compare.json", content + "\n")
     result = json.loads(content)  # the page is what the file makes

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import data, files, training
-from tsslbp.config import read_toml
+from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
 from tsslbp.report.results import markdown
 
@@ -53,7 +53,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     _, final = training.read_metrics(run)
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
-    settings = {key: value for key, value in read_toml(run / "config.toml").items() if key not in PRIVATE}
+    settings = {key: value for key, value in TrainConfig.from_toml(run / "config.toml").to_dict().items() if key not in PRIVATE}
     model = training.load(run)
     if half:
         model.network.half().float()

@@ -4,7 +4,7 @@ A folder holds ``seedN.jsonl``, the metrics of a run each, and ``README.md``, wh
 from: the recipe, then what differs from it. From these two the table follows.
 """
 
-import json
+import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tsslbp import files, machine, recipes, training
+from tsslbp import files, machine, recipes
 from tsslbp.errors import UserError
 from tsslbp.report import figures
+from tsslbp.training import records
 
 HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
 APART = ("--data-root", "--seed", "--seeds", "--epochs")
@@ -36,16 +37,13 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     Raises:
         UserError: a file is damaged or cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
-    for stale in folder.glob("seed*.jsonl"):
+    files.make_folder(folder, "choose another --out")
+    logs = {folder / f"seed{seed}.jsonl": _ended(run / "metrics.jsonl") for seed, run in enumerate(runs)}
+    for path, (history, final) in logs.items():
+        records.write(path, [*history, final])
+    for stale in set(_logs(folder)) - logs.keys():
         stale.unlink()
-    for seed, run in enumerate(runs):
-        files.write_text(folder / f"seed{seed}.jsonl", (run / "metrics.jsonl").read_text(encoding="utf-8"))
-    finals = read_finals(folder)
-    histories = [training.read_metrics(run)[0] for run in runs]
+    histories, finals = zip(*logs.values(), strict=True)
     files.write_text(folder / "curve.svg", figures.standalone(curve("curve", histories)))
     columns = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "best_epoch", "epochs", "seconds")
     head = ("seed", "test accuracy, %", "best test epoch, %", "validation, %", "epoch chosen", "epochs", "seconds")
@@ -93,7 +91,7 @@ def results_table(results: Path) -> str:
     order, rows = list(recipes.RECIPES), []  # a row of better settings comes after the published one
     for folder in sorted({log.parent for log in results.glob("*/seed*.jsonl")}):
         finals = read_finals(folder)
-        if any("f1" in final for final in finals):
+        if not finals or any("f1" in final for final in finals):
             continue
         recipe, options = _command(folder)
         config = recipes.get(recipe)
@@ -115,18 +113,20 @@ def results_table(results: Path) -> str:
 
 def read_finals(folder: Path) -> list[dict[str, Any]]:
     """The final records of a folder's runs, by seed. Raises UserError if one is damaged or has not ended."""
-    logs = sorted(folder.glob("seed*.jsonl"), key=lambda path: int(path.stem.removeprefix("seed")))
-    finals = []
-    for log in logs:
-        try:
-            final = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-            ended = final["event"] == "final"
-        except (ValueError, IndexError, KeyError, TypeError):
-            ended = False
-        if not ended:
-            raise UserError(f"{log} does not end with a final record; it is damaged, or of a run that has not ended")
-        finals.append(final)
-    return finals
+    return [_ended(log)[1] for log in _logs(folder)]
+
+
+def _logs(folder: Path) -> list[Path]:
+    """A folder's logs, by seed."""
+    found = {path: re.fullmatch(r"seed([0-9]{1,10})", path.stem) for path in folder.glob("seed*.jsonl")}
+    return sorted((path for path, seed in found.items() if seed), key=lambda path: int(path.stem.removeprefix("seed")))
+
+
+def _ended(log: Path) -> tuple[list[records.Record], records.Record]:
+    history, final = records.read(log)
+    if final is None:
+        raise UserError(f"{log} does not end with a final record; it is damaged, or of a run that has not ended")
+    return history, final
 
 
 def mean_sd(values: Sequence[float], decimals: int) -> str:
@@ -138,12 +138,13 @@ def mean_sd(values: Sequence[float], decimals: int) -> str:
 def _command(folder: Path) -> tuple[str, list[tuple[str, str]]]:
     """The recipe and the options with their values, from the page's command ``tsslbp train RECIPE --option value ...``."""
     path = folder / "README.md"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    command = next((line for line in lines if line.startswith("    tsslbp ")), None)
-    if command is None:
-        raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...")
-    _, _, recipe, *rest = shlex.split(command.split("     (")[0])
-    return recipe, list(zip(rest[::2], rest[1::2], strict=True))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        command = next(line for line in lines if line.startswith("    tsslbp "))
+        _, _, recipe, *rest = shlex.split(command.split("     (")[0])
+        return recipe, list(zip(rest[::2], rest[1::2], strict=True))
+    except (ValueError, StopIteration):
+        raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...") from None
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

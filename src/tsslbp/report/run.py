@@ -105,7 +105,7 @@ def write_run_report(path: Path, report: RunReport) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    files.write_text(path, _render(report).encode("utf-8", "replace").decode("utf-8"))
+    files.write_text(path, _render(report))
 
 
 FIRING = {

@@ -27,7 +27,7 @@ def _firing(result: Result) -> Section:
     def parts(kind: str) -> dict[str, list[float]]:
         return {often[key]: [100 * layer[kind][key] for layer in layers.values()] for key in often}
 
-    steps = list(range(1, result["time_steps"] + 1))
+    steps = list(range(1, len(next(iter(layers.values()))["first"]) + 1))
     first = {name: Line(steps, [100 * value for value in layer["first"]]) for name, layer in layers.items()}
     drawings = [
         (
@@ -88,7 +88,7 @@ def _firing(result: Result) -> Section:
 
 
 def _latency(result: Result) -> Section:
-    steps, leave = list(range(1, result["time_steps"] + 1)), result["exit"]
+    steps, leave = list(range(1, len(result["accuracy"]) + 1)), result["exit"]
     accuracy, spikes = result["accuracy"], result["spikes"]
     saved = 100 * (1 - leave["spikes"] / spikes[-1]) if spikes[-1] else 0.0
     right = "right answers, %"

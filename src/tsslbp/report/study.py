@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsslbp import files
 from tsslbp.errors import UserError
-from tsslbp.report.page import Result
+from tsslbp.report.page import Result, Section
 from tsslbp.report.run import template
 from tsslbp.report.sections import SECTIONS, section
 
@@ -16,25 +16,28 @@ def write_study(folder: Path, result: Result) -> Path:
     Raises:
         UserError: a file cannot be written, or another study's file is damaged.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
-    files.write_text(folder / f"{result['study']}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    found = [_read(folder / f"{name}.json") for name in SECTIONS if (folder / f"{name}.json").is_file()]
+    files.make_folder(folder, "choose another --out")
+    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    result = json.loads(content)  # the page is what the file makes
+    files.write_text(folder / f"{result['study']}.json", content)
+    others = [path for name in SECTIONS if (path := folder / f"{name}.json").is_file() and name != result["study"]]
+    made = {result["study"]: (result, section(result)), **{path.stem: _read(path) for path in others}}
+    studies = [made[name] for name in SECTIONS if name in made]
     page = template("study.html").render(
-        subjects=list(dict.fromkeys(one["subject"] for one in found)),
-        studies=[(one, section(one)) for one in found],
+        subjects=list(dict.fromkeys(one["subject"] for one, _ in studies)),
+        studies=studies,
     )
     files.write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _read(path: Path) -> Result:
+def _read(path: Path) -> tuple[Result, Section]:
+    """Another study's result and its part of the page."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["study"] != path.stem:
-            raise KeyError
-        return result
-    except (ValueError, KeyError, TypeError):
+        head = {**dict.fromkeys(("study", "subject", "date", "command"), str), "settings": dict, "machine": dict}
+        if result["study"] != path.stem or not all(isinstance(result[key], kind) for key, kind in head.items()):
+            raise ValueError
+        return result, section(result)
+    except Exception:  # drawing what an altered file says fails in every way there is
         raise UserError(f"{path} is damaged or no study of tsslbp; delete it and run that study again") from None

@@ -35,10 +35,7 @@ def check(name: str, seeds: int = 1, quick: bool = False) -> dict[str, Any]:
 
 def save(result: dict[str, Any], folder: Path) -> Path:
     """Write a result of :func:`check` to ``folder/NAME.json``. Raises UserError if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}; choose another folder with --out") from None
+    files.make_folder(folder, "choose another --out")
     path = folder / f"{result['name']}.json"
     files.write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return path

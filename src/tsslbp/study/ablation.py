@@ -21,7 +21,7 @@ from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
-from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent
+from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, seeds_from
 
 LEVEL = 0.05
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
@@ -107,12 +107,12 @@ def ablation(
     """
     if seeds < 2:
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
+    numbers = seeds_from(config.seed, seeds)
     config = training.settled(replace(config, neuron="spiking"))
     dataset = training.load_data(config)
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")
-    numbers = range(config.seed, config.seed + seeds)
     base: list[float] = []
     found: dict[str, list[float] | None] = {name: [] for name in tried}
     for seed in numbers:

@@ -17,7 +17,7 @@ from tsslbp.bench.measure import interleaved, peak_growth
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
-from tsslbp.study.runs import Watch, finished, folder_name
+from tsslbp.study.runs import Watch, finished, folder_name, seeds_from
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
@@ -98,8 +98,7 @@ def compare(
         UserError: bad settings, or runs that were started with other settings; training that diverged.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; it must be positive")
+    numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:
         raise UserError(f"--to is {target}; it must be a percentage above 0")
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
@@ -111,7 +110,6 @@ def compare(
             tuning[label] = _tried(label, replace(s, seed=trial.seed, epochs=trial.epochs), rates, watch)
         settings = {label: replace(s, learning_rate=_best_rate(label, tuning[label])) for label, s in settings.items()}
 
-    numbers = list(range(config.seed, config.seed + seeds))
     runs: dict[str, list[Path]] = {label: [] for label in settings}
     for seed in numbers:  # rules in turns, so that what else the machine does touches all alike
         for label, s in settings.items():
@@ -127,7 +125,7 @@ def compare(
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
         "settings": {f.name: getattr(common, f.name) for f in fields(config) if f.name not in PER_RUN},
-        "seeds": numbers,
+        "seeds": list(numbers),
         "trains": dataset.trains,
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},

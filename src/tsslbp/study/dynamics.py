@@ -19,11 +19,10 @@ from torch.utils.hooks import RemovableHandle
 from tsslbp import training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
-from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent
+from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent, seeds_from
 
 STEPS = (1, 2, 3, 5, 10, 20)
 SHUFFLED = "shuffled steps"
@@ -63,8 +62,7 @@ def dynamics(
         UserError: bad settings, or runs that were started with other settings; training that diverged.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; it must be positive")
+    numbers = seeds_from(config.seed, seeds)
     config = training.settled(replace(config, neuron="spiking"))
     dataset = training.load_data(config)
     tried = variants(() if dataset.sequence else steps)
@@ -72,7 +70,6 @@ def dynamics(
         training.prepare(replace(config, **changes), dataset)  # complains before hours of training
     binary = None if dataset.trains else _binary(config)
 
-    numbers = range(config.seed, config.seed + seeds)
     base: list[float] = []
     ann: list[float] = []
     kept: dict[str, list[float]] = {name: [] for name in tried}

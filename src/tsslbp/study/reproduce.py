@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tsslbp import recipes, training
 from tsslbp.config import TrainConfig
-from tsslbp.errors import UserError, unknown
-from tsslbp.study.runs import Watch, finished
+from tsslbp.errors import unknown
+from tsslbp.study.runs import Watch, finished, seeds_from
 
 ROWS = tuple(name for name, recipe in recipes.RECIPES.items() if recipe.published)
 """Recipes of the paper's table, as published and with settings of our own."""
@@ -37,6 +37,4 @@ def reproduce(config: TrainConfig, *, seeds: int, watch: Watch = lambda run: tra
         UserError: no seed, missing data, a run that was started with other settings or diverged.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; it must be positive")
-    return [finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch) for seed in range(seeds)]
+    return [finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch) for seed in seeds_from(0, seeds)]

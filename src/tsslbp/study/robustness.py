@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.study.runs import Run, about
+from tsslbp.study.runs import Run, about, seeds_from
 from tsslbp.training import Model
 from tsslbp.training.score import score
 
@@ -81,13 +80,12 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
         ``accuracy`` undisturbed, and under ``troubles`` by name: ``where``, ``unit``, ``levels``, by level ``accuracies`` (one
         a draw), and their ``mean`` and ``sd``, None of one; in percent, for target trains 100 times F1.
     """
-    if draws < 1:
-        raise UserError(f"--seeds is {draws}; it must be positive")
+    drawn = seeds_from(0, draws)
     troubles = {}
     for name, trouble in TROUBLES.items():
         if trouble.where == "spikes" and not run.model.network.is_spiking:
             continue
-        seeds = range(draws if trouble.drawn else 1)
+        seeds = drawn if trouble.drawn else range(1)
         accuracies = [[disturbed(run, trouble, level, seed) for seed in seeds] for level in trouble.levels]
         troubles[name] = {
             "where": trouble.where,
@@ -100,7 +98,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
     return about("robustness", run.name, run.settings) | {
         "samples": len(run.test),
         "trains": run.test.y.dim() == 3,
-        "seeds": list(range(draws)),
+        "seeds": list(drawn),
         "accuracy": run.model.accuracy(run.test),
         "troubles": troubles,
     }

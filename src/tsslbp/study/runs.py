@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import data, machine, training
-from tsslbp.config import TrainConfig, read_toml
+from tsslbp.config import TrainConfig
 from tsslbp.data import Split
-from tsslbp.errors import UserError
+from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.networks import Network
 
 Watch = Callable[[str], training.Progress]
@@ -52,10 +52,10 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
         UserError: no model there, a damaged file, missing data.
     """
     model = training.load(folder)
-    settings = read_toml(folder / "config.toml")
-    root = Path(settings["data_root"]) if data_root is None else data_root
-    dataset = data.load(model.data, root, validation=settings.get("validation"), time_steps=model.network.time_steps)
-    return Run(folder.resolve().name, model, dataset.test, settings)
+    settings = TrainConfig.from_toml(folder / "config.toml")
+    root, steps = settings.data_root if data_root is None else data_root, model.network.time_steps
+    dataset = data.load(model.data, root, validation=settings.validation, time_steps=steps)
+    return Run(folder.resolve().name, model, dataset.test, settings.to_dict())
 
 
 def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
@@ -120,6 +120,15 @@ def _plain(value: Any) -> Any:
     """A setting as JSON has it, which knows no infinity."""
     finite = not isinstance(value, float) or math.isfinite(value)
     return value if isinstance(value, (bool, int, float, str, list)) and finite else str(value)
+
+
+def seeds_from(first: int, count: int) -> range:
+    """``count`` seeds. Raises UserError if there are none, or one is larger than a seed can be."""
+    if count < 1:
+        raise UserError(f"--seeds is {shown(count)}; it must be positive")
+    if first + count - 1 > LARGEST:
+        raise UserError(f"--seeds is {shown(count)}; from {first} on the last seed must be at most {LARGEST}")
+    return range(first, first + count)
 
 
 def folder_name(label: str) -> str:

@@ -5,7 +5,8 @@ from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.run import load_data, prepare, read_metrics, settled, summary, train
+from tsslbp.training.records import read_metrics, summary
+from tsslbp.training.run import load_data, prepare, settled, train
 
 __all__ = [
     "Diverged",

@@ -1,17 +1,29 @@
-"""The state of a training run between two steps."""
+"""The state of a training run between two steps.
 
+A checkpoint is what ``torch.save`` writes, followed by the SHA-256 of that: nothing in it is looked at before the two agree.
+Whatever it holds is checked against the run it is to go on with, before anything of the run is changed.
+"""
+
+import hashlib
 import io
-import pickle
+import math
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.config import TrainConfig
+from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
 from tsslbp.notation import Architecture
+from tsslbp.training.records import Check, fault, history_fault, number, whole
+
+DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass
@@ -33,34 +45,114 @@ class State:
     """Moving average of every weight, if there is one."""
 
 
-def save(path: Path, state: State, network: Network, optimizer: torch.optim.Optimizer) -> None:
-    """Write a checkpoint; the file at ``path`` is replaced whole or not at all."""
+STATE: dict[str, Check] = {
+    "epoch": whole(1),
+    "loss_sum": number(),
+    "right": number(0),
+    "seen": whole(0),
+    "seconds": number(0),
+    "history": lambda value: isinstance(value, list),
+    "average": lambda value: isinstance(value, list),
+}
+"""Types and ranges of the fields of :class:`State`, those that do not depend on the run."""
+
+
+def save(path: Path, state: State, network: Network, optimizer: torch.optim.Optimizer, data: str) -> None:
+    """Write a checkpoint; the file at ``path`` is replaced whole or not at all. ``data`` names the samples trained on."""
     content = {
         "architecture": network.architecture.to_json(),
+        "data": data,
         "state": vars(state),
         "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],  # the rest follows from the settings
     }
+    write_bytes(path, pack(content))
+
+
+def pack(content: Any) -> bytes:
+    """The bytes of a checkpoint."""
     torch.save(content, buffer := io.BytesIO())  # torch's own writer reports a full disk in its own way
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest()
 
 
-def restore(path: Path, network: Network, optimizer: torch.optim.Optimizer) -> State:
-    """Load a checkpoint into a network and an optimiser.
+def unpack(stored: bytes) -> dict[str, Any]:
+    """The content of a checkpoint, unchecked but for its checksum. Raises ValueError, or what ``torch.load`` raises."""
+    payload, digest = stored[:-DIGEST], stored[-DIGEST:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise ValueError("its checksum is wrong, or it is of tsslbp 0.1, which had none")
+    unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(payload)).infolist())
+    if unpacked > len(payload):
+        raise ValueError(f"it unpacks to {unpacked} bytes")
+    return torch.load(io.BytesIO(payload), weights_only=True)
+
+
+def restore(
+    path: Path, network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int, data: str
+) -> State:
+    """Load a checkpoint into a network and an optimiser, of which neither is touched if anything is wrong.
+
+    Args:
+        path: the checkpoint.
+        network: as prepared for the run's first step.
+        optimizer: likewise.
+        config: the run's settings.
+        samples: how many the training set has.
+        data: what names the samples trained on.
 
     Raises:
-        UserError: a broken file, or one of another architecture.
+        UserError: a damaged file, or one of another architecture, of other data or of more epochs.
     """
     try:
-        content = torch.load(path, weights_only=True)
-        architecture, state = content["architecture"], State(**content["state"])
-        trained = Architecture.from_json(architecture)
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        content = unpack(path.read_bytes())
+        trained = Architecture.from_json(content["architecture"])
+        # Not their texts: one may lack a field that came later, or say 5 for 5.0.
+        if same := trained == Architecture.from_json(network.architecture.to_json()):
+            _check(content, network, config, samples)
+    except MemoryError:
+        raise
+    except Exception as error:  # whoever can make a checksum can make a file that fails in any way there is
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); start again under another --name") from None
-    # Not their texts: one may lack a field that came later, or say 5 for 5.0.
-    if trained != Architecture.from_json(network.architecture.to_json()):
-        raise UserError(f"checkpoint {path} is of another architecture, {architecture}; resume with the run's own settings")
+    if not same:
+        other = shown(content["architecture"])
+        raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
+    if content["data"] != data:
+        raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
+    state = State(**content["state"])
+    if state.epoch > config.epochs + 1:
+        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has had {state.epoch - 1} already")
     network.load_state_dict(content["network"])
-    optimizer.load_state_dict(content["optimizer"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})
     return state
+
+
+def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, samples: int) -> None:
+    """Raises ValueError, or what Python raises for a wrong type, unless a run with these settings can have come to this."""
+    state, steps = content["state"], math.ceil(samples / config.batch_size)
+    own, weights = network.state_dict(), list(network.parameters())
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"its {what} cannot be of this run")
+
+    wrong = fault(state, {**STATE, "step": whole(0, steps)}) or history_fault(state["history"], state["epoch"] - 1)
+    require(not wrong, f"state ({wrong})")
+    require(state.keys() == vars(State()).keys() and type(content["data"]) is str, "set of fields")
+    require(state["right"] <= state["seen"] == min(state["step"] * config.batch_size, samples), "count of samples")
+    require(len(state["average"]) == (len(weights) if config.average else 0), "average of the weights")
+    require(all(map(_like, state["average"], weights)), "average of the weights")
+    require(content["network"].keys() == own.keys(), "names of the weights")
+    require(all(_like(content["network"][name], weight) for name, weight in own.items()), "weights")
+    moments, total = content["optimizer"], (state["epoch"] - 1) * steps + state["step"]
+    require(moments.keys() <= set(range(len(weights))), "optimiser's state")
+    for index, kept in moments.items():
+        like = {"step": torch.zeros(()), "exp_avg": weights[index], "exp_avg_sq": weights[index]}
+        require(kept.keys() == like.keys(), "optimiser's state")
+        require(all(_like(kept[name], tensor) for name, tensor in like.items()), "optimiser's state")
+        require(0 <= kept["step"] <= total and bool((kept["exp_avg_sq"] >= 0).all()), "optimiser's state")
+
+
+def _like(value: Any, weight: Tensor) -> bool:
+    """Whether a value is a tensor of a weight's kind, shape and format, all of whose numbers are finite."""
+    plain = type(value) is Tensor and value.layout == torch.strided and value.device == weight.device
+    return plain and value.shape == weight.shape and value.dtype == weight.dtype and bool(value.isfinite().all())

@@ -128,7 +128,7 @@ class Loop:
         if config.gradient_clip:
             nn.utils.clip_grads_with_norm_(weights, config.gradient_clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor()
+            group["lr"] = config.learning_rate * self._rate_factor(state.step)
         self.optimizer.step()
         if config.weight_clamp:
             with torch.no_grad():
@@ -166,9 +166,9 @@ class Loop:
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
         return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 
-    def _rate_factor(self) -> float:
-        """Learning rate of this step as a share of the configured one."""
-        done = ((self.state.epoch - 1) * self.steps + self.state.step) / (self.config.epochs * self.steps)
+    def _rate_factor(self, step: int) -> float:
+        """Learning rate of a step of this epoch as a share of the configured one; the first is 0."""
+        done = ((self.state.epoch - 1) * self.steps + step) / (self.config.epochs * self.steps)
         if self.config.schedule == "constant":
             return 1.0
         if self.config.schedule == "one-cycle" and done < (warm_up := 0.2):
@@ -188,13 +188,13 @@ class Loop:
 
     def _record(self) -> dict[str, Any]:
         state, data, config = self.state, self.dataset, self.config
-        record = {
+        record: dict[str, Any] = {
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
             "validation_accuracy": self.model.accuracy(data.validation),
             "test_accuracy": self.model.accuracy(data.test),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if self.model.network.is_spiking:
             record |= firing.firing(self.model, data.validation, len(data.train), config.batch_size)

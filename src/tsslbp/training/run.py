@@ -6,8 +6,8 @@ runs/NAME/model.safetensors    weights of the epoch that was best on validation,
 runs/NAME/checkpoint.pt        everything needed to go on
 """
 
-import json
-import tomllib
+import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,17 @@ from typing import Any
 import torch
 
 from tsslbp import data, files, machine
-from tsslbp.config import TrainConfig, read_toml
+from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.notation import classes
-from tsslbp.training import checkpoint
+from tsslbp.training import checkpoint, records
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 
+METRICS = "metrics.jsonl"
 FREE_TO_CHANGE = ("resume", "runs_dir", "name", "data_root", "download", "tensorboard")
 """Settings that may differ when a run is resumed, because the result does not depend on them."""
 
@@ -53,18 +54,25 @@ def train(
     network = model.network
     adapt(network)
 
-    folder = _open_folder(config)
-    resumed = config.resume and (folder / "checkpoint.pt").exists()
-    state = checkpoint.restore(folder / "checkpoint.pt", network, optimizer) if resumed else checkpoint.State()
+    log_to = _tensorboard() if config.tensorboard else None
+    fingerprint, state = str(getattr(dataset, "fingerprint", "")), checkpoint.State()
+
+    folder = _resumed_folder(config) if config.resume else _started_folder(config)
+    if config.resume:
+        if (folder / "checkpoint.pt").exists():
+            path, samples = folder / "checkpoint.pt", len(dataset.train)
+            state = checkpoint.restore(path, network, optimizer, config, samples, fingerprint)
+        files.remove_leftovers(folder)
+        files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
     progress = progress or Progress()
-    log = _tensorboard(folder) if config.tensorboard else None
+    log = log_to(folder) if log_to else None
 
     def save() -> None:
-        checkpoint.save(folder / "checkpoint.pt", state, network, optimizer)
+        checkpoint.save(folder / "checkpoint.pt", state, network, optimizer, fingerprint)
 
     def end_epoch(record: dict[str, Any]) -> None:
-        _write_metrics(folder, state.history)
-        if _chosen(state.history) is record:
+        records.write(folder / METRICS, state.history)
+        if records.chosen(state.history) is record:
             model.save(folder / "model.safetensors")
         if log:
             log(record)
@@ -75,8 +83,8 @@ def train(
         raise Interrupted(folder) from None
     finally:
         progress.close()
-    final = summary(state.history, dataset)
-    _write_metrics(folder, [*state.history, final])
+    final = records.summary(state.history, dataset)
+    records.write(folder / METRICS, [*state.history, final])
     return folder, final
 
 
@@ -104,26 +112,19 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
 
-def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The epochs' records of a run, and its final one if it has ended. Raises UserError for a missing or broken file."""
-    path = folder / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"no run at {folder}: cannot read {path.name} ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged; resume the run to write it again") from None
-    final = records.pop() if records and records[-1].get("event") == "final" else None
-    return records, final
-
-
 def _with_precision(config: TrainConfig) -> TrainConfig:
     if config.precision != "auto":
         return config
-    began = config.runs_dir / (config.name or config.recipe) / "config.toml"
-    if config.resume and began.is_file():
-        return replace(config, precision=read_toml(began).get("precision", "float32"))
+    folder = config.runs_dir / (config.name or config.recipe)
+    if config.resume and (folder / "config.toml").is_file():
+        return replace(config, precision=_begun(folder).precision)
     return replace(config, precision="bfloat16" if machine.bfloat16_pays() else "float32")
+
+
+def _begun(folder: Path) -> TrainConfig:
+    """The settings that a run began with; one that came later was at its default then, and arithmetic was float32."""
+    config = TrainConfig.from_toml(folder / "config.toml").with_loss()
+    return replace(config, precision="float32") if config.precision == "auto" else config
 
 
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
@@ -151,81 +152,73 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--{'shift' if config.shift else 'flip'} is for images; {dataset.name} holds {what}")
 
 
-def _open_folder(config: TrainConfig) -> Path:
-    """The run's folder, made new with its ``config.toml``, or found again when the run is resumed."""
-    name = config.name or config.recipe
-    folder = config.runs_dir / name
-    if config.resume:
-        return _resumed_folder(config, folder)
-    number = 2
-    while config.name is None and folder.exists():
-        folder, number = config.runs_dir / f"{name}-{number}", number + 1
+def _started_folder(config: TrainConfig) -> Path:
+    """The folder of a new run, with its ``config.toml``; of the recipe's name, numbered if taken, unless the run has a name.
+
+    Raises:
+        UserError: the name is taken, or the folder cannot be made or written to; none is left behind then.
+    """
+    first = config.runs_dir / (config.name or config.recipe)
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            _take(folder, replace(config, name=folder.name))
+        except FileExistsError:
+            if config.name is not None:
+                raise UserError(f"{folder} exists; add --resume to go on with it or choose another --name") from None
+        else:
+            return folder
+    raise AssertionError  # there are more numbers than folders
+
+
+def _take(folder: Path, config: TrainConfig) -> None:
+    """Make a folder a run's. Raises FileExistsError if it is not free: if it has more in it than left-overs."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(folder.glob(files.TEMPORARY))):
+        raise FileExistsError(folder)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{folder} exists; add --resume to go on with it or choose another --name") from None
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --runs-dir") from None
-    files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-    return folder
+        files.make_folder(folder, "choose another --runs-dir")
+        with files.replacing(folder / "config.toml", new=True) as file:  # of two runs that come this far, one goes on
+            file.write(config.to_toml().encode())
+    except UserError:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+        raise
+    files.remove_leftovers(folder)
 
 
-def _resumed_folder(config: TrainConfig, folder: Path) -> Path:
+def _resumed_folder(config: TrainConfig) -> Path:
+    """The folder of a run that goes on. Raises UserError if there is none, or it began with other settings."""
+    folder = config.runs_dir / (config.name or config.recipe)
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
-    now = replace(config, name=folder.name).to_toml()
     free = {*FREE_TO_CHANGE, *(["epochs"] if config.schedule == "constant" else [])}
-    # A setting that came after the run began was at its default then.
-    before = tomllib.loads(TrainConfig().to_toml()) | read_toml(path)
-    wanted = tomllib.loads(now)
-    for setting in sorted(before.keys() | wanted.keys()):
-        if before.get(setting) != wanted.get(setting) and setting not in free:
+    before, wanted = vars(_begun(folder)), vars(config)
+    for setting in sorted(wanted.keys() - free):
+        if before[setting] != wanted[setting]:
             raise UserError(f"{folder} was started with another {setting}; resume it with: --config {path} --resume")
-    files.write_text(path, now)
     return folder
 
 
-def _write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
-    files.write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-
-
-def _chosen(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch chosen on validation: of the best, the last, since schedules lower the learning rate to the end."""
-    return max(reversed(history), key=lambda record: record["validation_accuracy"])
-
-
-def summary(history: list[dict[str, Any]], dataset: data.Dataset) -> dict[str, Any]:
-    """The final record of a run with this history."""
-    chosen, best_test = _chosen(history), max(history, key=lambda record: record["test_accuracy"])
-    return {
-        "event": "final",
-        "test_accuracy": chosen["test_accuracy"],
-        "best_epoch": chosen["epoch"],
-        "validation_accuracy": chosen["validation_accuracy"],
-        "best_test_accuracy": best_test["test_accuracy"],
-        "best_test_epoch": best_test["epoch"],
-        **({"f1": chosen["test_accuracy"] / 100} if dataset.trains else {}),
-        "epochs": len(history),
-        "seconds": round(history[-1]["seconds"], 2),
-        "train_samples": len(dataset.train),
-        "validation_samples": len(dataset.validation),
-        "test_samples": len(dataset.test),
-    }
-
-
-def _tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
+def _tensorboard() -> Callable[[Path], Callable[[dict[str, Any]], None]]:
+    """What logs records to a folder. Raises UserError without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("--tensorboard needs a package: pip install 'tsslbp[tensorboard]'") from None
-    writer = SummaryWriter(str(folder))
 
-    def log(record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
-            for tag, scalar in scalars.items():
-                writer.add_scalar(tag, scalar, record["epoch"])
-        writer.flush()
+    def to(folder: Path) -> Callable[[dict[str, Any]], None]:
+        writer = SummaryWriter(str(folder))
 
-    return log
+        def log(record: dict[str, Any]) -> None:
+            for key, value in record.items():
+                scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
+                for tag, scalar in scalars.items():
+                    writer.add_scalar(tag, scalar, record["epoch"])
+            writer.flush()
+
+        return log
+
+    return to

@@ -1,0 +1,154 @@
+"""The records of a run in ``metrics.jsonl``: one for each finished epoch, and a final one when the run has ended."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tsslbp import files
+from tsslbp.data import Dataset
+from tsslbp.errors import LARGEST, UserError, shown
+
+Record = dict[str, Any]
+Check = Callable[[Any], bool]
+
+
+def number(low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Check:
+    """Whether a value is a finite number in a range; a bool is no number."""
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def whole(low: int = 0, high: int = LARGEST) -> Check:
+    """Whether a value is an integer in a range."""
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def by_layer(value: Any) -> bool:
+    """Whether a value is a number from 0 on for each layer."""
+    return isinstance(value, dict) and bool(value) and all(map(number(0), value.values()))
+
+
+PERCENT = number(0, 100)
+EPOCH: dict[str, Check] = {
+    "epoch": whole(1),
+    "train_loss": number(),
+    "train_accuracy": PERCENT,
+    "validation_accuracy": PERCENT,
+    "test_accuracy": PERCENT,
+    "learning_rate": number(0),
+    "seconds": number(0),
+}
+"""What every epoch's record holds."""
+FIRING: dict[str, Check] = {"rates": by_layer, "fallback": by_layer}
+"""What those of spiking networks may hold besides."""
+FINAL: dict[str, Check] = {
+    "event": lambda value: value == "final",
+    "test_accuracy": PERCENT,
+    "best_epoch": whole(1),
+    "validation_accuracy": PERCENT,
+    "best_test_accuracy": PERCENT,
+    "best_test_epoch": whole(1),
+    "epochs": whole(1),
+    "seconds": number(0),
+}
+"""What the final record holds."""
+SAMPLES: dict[str, Check] = {
+    "f1": number(0, 1),
+    **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
+}
+"""What it may hold besides."""
+
+
+def fault(record: Any, needed: Mapping[str, Check], possible: Mapping[str, Check] | None = None) -> str | None:
+    """What is wrong with a record that must have some fields and may have others; None if nothing is."""
+    if not isinstance(record, dict):
+        return f"{shown(record)} is no record"
+    for key, holds in {**needed, **(possible or {})}.items():
+        if key not in record and key in needed:
+            return f"it has no {key}"
+        if key in record and not holds(record[key]):
+            return f"{key} is {shown(record[key])}"
+    return None
+
+
+def history_fault(history: Any, epochs: int | None = None) -> str | None:
+    """What is wrong with the records of a run's epochs, which count from 1 (to ``epochs``); None if nothing is."""
+    if not isinstance(history, list):
+        return f"{shown(history)} is no list of records"
+    layers: dict[str, list[str]] = {}
+    for expected, record in enumerate(history, 1):
+        if wrong := fault(record, EPOCH, FIRING):
+            return f"line {expected}: {wrong}"
+        if record["epoch"] != expected:
+            return f"line {expected}: epoch is {record['epoch']}"
+        for key in FIRING.keys() & record.keys():
+            if list(record[key]) != layers.setdefault(key, list(record[key])):
+                return f"line {expected}: {key} names other layers than before"
+    return None if epochs in (None, len(history)) else f"it holds {len(history)} epochs"
+
+
+def read(path: Path) -> tuple[list[Record], Record | None]:
+    """The epochs' records in a file, and the final one if the run has ended.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: a record is not what a run writes.
+    """
+    found = [_parsed(line) for line in path.read_bytes().splitlines()]
+    final = found.pop() if found and isinstance(found[-1], dict) and found[-1].get("event") == "final" else None
+    wrong, count = history_fault(found), len(found)
+    if final is not None and not wrong:
+        of_this_run = {"epochs": whole(count, count), "best_epoch": whole(1, count), "best_test_epoch": whole(1, count)}
+        if wrong := fault(final, FINAL | of_this_run, SAMPLES):
+            wrong = f"line {count + 1}: {wrong}"
+    if wrong:
+        raise UserError(f"{path} is damaged ({wrong}); resume the run to write it again, or restore the file")
+    return found, final
+
+
+def _parsed(line: bytes) -> Any:
+    """A line's JSON; the line itself, which is no record, if it has none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+
+
+def write(path: Path, records: Sequence[Record]) -> None:
+    """Write records, one a line. Raises UserError if the file cannot be written."""
+    files.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_metrics(folder: Path) -> tuple[list[Record], Record | None]:
+    """The epochs' records of a run, and its final one if it has ended. Raises UserError for a missing or damaged file."""
+    try:
+        return read(folder / "metrics.jsonl")
+    except OSError as error:
+        raise UserError(f"no run at {folder}: cannot read metrics.jsonl ({error.strerror})") from None
+
+
+def chosen(history: Sequence[Record]) -> Record:
+    """The epoch chosen on validation: of the best, the last, since schedules lower the learning rate to the end."""
+    return max(reversed(history), key=lambda record: record["validation_accuracy"])
+
+
+def summary(history: Sequence[Record], dataset: Dataset) -> Record:
+    """The final record of a run with this history. Raises UserError if no epoch is finished."""
+    if not history:
+        raise UserError("no epoch is finished; resume the run")
+    best, best_test = chosen(history), max(history, key=lambda record: record["test_accuracy"])
+    return {
+        "event": "final",
+        "test_accuracy": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+        "validation_accuracy": best["validation_accuracy"],
+        "best_test_accuracy": best_test["test_accuracy"],
+        "best_test_epoch": best_test["epoch"],
+        **({"f1": best["test_accuracy"] / 100} if dataset.trains else {}),
+        "epochs": len(history),
+        "seconds": round(history[-1]["seconds"], 2),
+        "train_samples": len(dataset.train),
+        "validation_samples": len(dataset.validation),
+        "test_samples": len(dataset.test),
+    }

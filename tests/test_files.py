@@ -1,0 +1,350 @@
+"""Files are whole or not there, a run's folder is had by one run, and what a file says is checked before it is believed."""
+
+import errno
+import json
+import os
+import re
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsslbp import UserError, bench, cli, files, machine, rivals, training
+from tsslbp.config import TrainConfig
+from tsslbp.data import cache
+from tsslbp.training import run as run_module
+
+
+def failing(number: int):
+    """A system call that fails."""
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+# Writing.
+
+
+def test_a_link_under_the_old_temporary_name_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".file.txt.{os.getpid()}.tmp").symlink_to(victim)
+    files.write_text(tmp_path / "file.txt", "new")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "file.txt").is_symlink()
+
+
+def test_a_link_under_the_very_temporary_name_is_refused(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "guessed")
+    (tmp_path / ".tsslbp-guessed.tmp").symlink_to(victim)
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_text(tmp_path / "file.txt", "new")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        files.write_text(tmp_path / "file.txt", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == mode
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    files.write_text(tmp_path / ("x" * 255), "whole")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
+
+    def rows():
+        yield np.zeros(2, np.uint8)
+        raise UserError("the source is damaged")
+
+    with pytest.raises(UserError, match="the source"):
+        cache._write(tmp_path / "cache/a.npy", (2, 2), rows())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_new_file_takes_no_place_that_is_taken(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", failing(errno.EPERM))
+    for content in (b"first", b"second"):
+        try:
+            with files.replacing(tmp_path / "file", new=True) as file:
+                file.write(content)
+        except FileExistsError:
+            assert content == b"second"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"first"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: bench.save({"machine": {"processor": "x"}, "date": "today"}, folder),
+        lambda folder: rivals.check.save({"name": "x"}, folder),
+    ],
+    ids=["bench", "check"],
+)
+def test_folders_that_cannot_be_made_are_told(tmp_path, write):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make .*/file/folder: .*; choose another"):
+        write(tmp_path / "file/folder")
+
+
+# A run's folder.
+
+
+@pytest.mark.parametrize("left", [(), (".config.toml.123.tmp", ".tsslbp-0123456789abcdef.tmp")], ids=["empty", "left-overs"])
+def test_a_start_that_was_killed_leaves_the_folder_free(quick, left):
+    config = quick(name="run", epochs=1)
+    folder = config.runs_dir / "run"
+    folder.mkdir(parents=True)
+    for name in left:
+        (folder / name).write_text("half")
+    with pytest.raises(UserError, match="nothing to resume"):
+        training.train(replace(config, resume=True))
+    assert training.train(config)[0] == folder
+    assert not list(folder.glob(files.TEMPORARY))
+    (folder / ".tsslbp-0123456789abcdef.tmp").write_text("half")
+    training.train(replace(config, resume=True))
+    assert not list(folder.glob(files.TEMPORARY))
+
+
+def test_a_folder_with_anything_else_is_not_free(quick):
+    config = quick(name="run")
+    (config.runs_dir / "run").mkdir(parents=True)
+    (config.runs_dir / "run/thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists; add --resume"):
+        training.train(config)
+    assert [path.name for path in (config.runs_dir / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["run", None], ids=["named", "numbered"])
+def test_of_runs_that_start_at_once_none_shares_a_folder(quick, name):
+    config, count = quick(name=name), 8
+    together = threading.Barrier(count)
+
+    def start(_number: int) -> Path:
+        together.wait()
+        return run_module._started_folder(config)
+
+    with ThreadPoolExecutor(count) as pool:
+        starts = [pool.submit(start, number) for number in range(count)]
+    folders = [start.result() for start in starts if not start.exception()]
+    errors = [str(start.exception()) for start in starts if start.exception()]
+    assert all("exists; add --resume" in error for error in errors), errors
+    assert len(folders) == len(set(folders)) == (1 if name else count)
+    for folder in folders:
+        assert TrainConfig.from_toml(folder / "config.toml").name == folder.name
+        assert [path.name for path in folder.iterdir()] == ["config.toml"]
+
+
+def test_a_start_that_fails_leaves_no_folder(quick, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        training.train(quick(name="run"))
+    assert not quick().runs_dir.exists()
+
+
+def test_tensorboard_that_is_missing_leaves_no_folder(quick, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="--tensorboard needs a package"):
+        training.train(quick(name="run", tensorboard=True))
+    assert not quick().runs_dir.exists()
+
+
+# Names and numbers.
+
+NAMES = ["", ".", "..", "a/b", "../../evil", "/tmp/evil", "line\nbreak", "\x1b[31mred", "\udcff", "x" * 256, "ü" * 128, "a\0b"]
+
+
+@pytest.mark.parametrize("setting", ["name", "recipe"])
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_that_is_no_plain_folder_name_is_refused(tmp_path, monkeypatch, capsys, setting, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--{setting} is .*; it must be") as error:
+        TrainConfig(**{setting: name})
+    assert str(error.value).isprintable()
+    if "\udcff" not in name:
+        text = "".join(f"\\u{ord(sign):04x}" for sign in name)
+        (tmp_path / "config.toml").write_text(f'{setting} = "{text}"\nruns_dir = "deep/er/runs"')
+        assert cli.main(["train", "--config", "config.toml", "--epochs", "1"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"][: "\udcff" not in name]
+    assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["a", "Ünïcode ☃", "we\"ird\\'name", "x" * 255, ".hidden", "-dash"])
+def test_a_plain_folder_name_is_taken(name):
+    assert TrainConfig(name=name, recipe=name).name == name
+
+
+@pytest.mark.parametrize("setting", ["data", "network", "rule", "runs_dir", "data_root"])
+@pytest.mark.parametrize("text", ["\udcff", "a\0b"], ids=ascii)
+def test_text_that_no_file_can_hold_is_refused(setting, text):
+    value = Path(text) if setting.endswith(("dir", "root")) else text
+    with pytest.raises(UserError, match=f"--{setting.replace('_', '-')} is .*; it must be Unicode text"):
+        TrainConfig(**{setting: value})
+
+
+HUGE = "10000000000000000000000"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            f"train quickstart --{flag} {HUGE}"
+            for flag in ("epochs", "batch-size", "time-steps", "seed", "shift", "validation")
+        ),
+        f"train quickstart --padding 0 {HUGE}",
+        f"train quickstart --network {HUGE}-10",
+        f"train quickstart --network {'9' * 5000}-10",
+        f"train quickstart --epochs -{HUGE}",
+        f"compare quickstart --seeds {HUGE}",
+        f"compare quickstart --seeds 3 --tune-epochs {HUGE}",
+        "compare quickstart --seeds 2000000000 --seed 2000000000 --data-root nowhere",
+        f"study dynamics quickstart --seeds {HUGE}",
+        f"study ablation quickstart --seeds {HUGE}",
+        f"study robustness nowhere --seeds {HUGE}",
+        f"study fidelity tssl --seeds {HUGE}",
+        f"fidelity tssl --seeds {HUGE}",
+        f"check tempotron --seeds {HUGE}",
+        f"reproduce mnist-cnn --seeds {HUGE}",
+        "compare quickstart --seeds 0",
+        "study dynamics quickstart --seeds -1",
+        "train quickstart --epochs 2147483648",
+    ],
+    ids=lambda command: command[:60],
+)
+def test_numbers_beyond_all_measure_are_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"tsslbp: --[a-z-]+ is .*; .*must .*\n", error)
+    assert len(error) < 250
+    assert not list(tmp_path.iterdir())
+
+
+# Settings from a file.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = true", "epochs is True; it must be a whole number"),
+        ("epochs = 2.0", "epochs is 2.0; it must be a whole number"),
+        ("epochs = 'two'", "epochs is two; it must be a whole number"),
+        ("epochs = 0xffffffffffff", "epochs is 281474976710655; it must be a whole number of at most 2147483647"),
+        (f"epochs = 0x{'f' * 9000}", "epochs is a number of thousands of digits"),
+        (f"epochs = {'9' * 9000}", "not valid TOML"),
+        ("epochs = -1", "--epochs is -1; it must be positive"),
+        ("tau_m = false", "tau_m is False; it must be a number"),
+        (f"tau_m = 0x{'f' * 300}", "tau_m is "),
+        ("reset = 1", "reset is 1; it must be true or false"),
+        ("loss = 'kernl'", "loss is kernl; it must be one of auto, kernel"),
+        ("loss = []", "loss is []; it must be one of"),
+        ("data = 3", "data is 3; it must be Unicode text"),
+        ("runs_dir = 3", "runs_dir is 3; it must be Unicode text"),
+        ("padding = ['a']", "padding is a; it must be a whole number"),
+        ("padding = {a = 1}", "padding is {'a': 1}; it must be a whole number"),
+        ("name = 2026-11-26", "name is 2026-11-26; it must be Unicode text"),
+        ("rule = 'tsl'", "unknown rule 'tsl'; did you mean 'tssl'"),
+        ("epoks = 3", "unknown setting 'epoks'; did you mean 'epochs'?"),
+        ("[train]\nepochs = 3", "unknown setting 'train'"),
+        ("epochs = 0\nbatch_size = 0", "--epochs is 0; it must be positive; --batch-size is 0; it must be positive"),
+        ("epoks = 3\nbatch_size = 'a'", "'epoks'; did you mean 'epochs'?; batch_size is a; it must be a whole number"),
+        (f"padding = {'[' * 5000}{']' * 5000}", "not valid TOML"),
+        (b"data = '\xff'", "not valid TOML"),
+        (b"\0", "not valid TOML"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else ascii(value),
+)
+def test_bad_settings_in_a_file_are_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert cli.main(["train", "--config", "config.toml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tsslbp: config.toml")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_changes_what_it_names_and_flags_change_the_file(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("epochs = 3\ntau_m = 7\npadding = 1\nruns_dir = 'elsewhere'\nvalidation = 5")
+    base = TrainConfig(batch_size=7, epochs=9)
+    expected = replace(base, epochs=3, tau_m=7.0, padding=(1,), runs_dir=Path("elsewhere"), validation=5)
+    assert TrainConfig.from_toml(path, base) == expected
+
+
+@pytest.mark.parametrize("command", ["report", "export", "study firing", "train --resume"])
+def test_an_altered_config_is_told_by_every_reader(quick, capsys, command, tmp_path):
+    folder, _ = training.train(quick(name="run", epochs=1))
+    path = folder / "config.toml"
+    path.write_text(path.read_text().replace("data_root = ", "data_root = 7 #"))
+    more = {"export": [str(tmp_path / "a.safetensors")], "train --resume": ["--runs-dir", str(folder.parent)]}.get(command, [])
+    target = ["--name", "run"] if command.startswith("train") else [str(folder)]
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert cli.main([*command.split(), *target, *more]) == 2
+    assert f"{path}: data_root is 7; it must be Unicode text" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# What else can go wrong in a command.
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory (none is left); take a smaller"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:119] .\nDefaultCPUAllocator: can't allocate memory: you tried ..."),
+            "can't allocate memory: you tried ...); take a smaller",
+        ),
+        (RuntimeError("Storage size calculation overflowed with sizes=[2, 3]"), "not enough memory (Storage size"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+    ],
+    ids=["MemoryError", "allocator", "sizes", "RecursionError"],
+)
+def test_what_the_machine_has_too_little_of_is_one_line(monkeypatch, capsys, error, message):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "train", fail)
+    assert cli.main(["train"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("tsslbp: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_other_errors_of_the_program_are_not_hidden(monkeypatch):
+    def fail(arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(cli.COMMANDS, "train", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["train"])
+
+
+def test_a_record_of_bfloat16_that_is_nested_too_deeply_counts_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path))
+    for content in ("[" * 100_000, json.dumps({"measured on": machine._measured_on(), "gains": {}})):
+        (tmp_path / "bfloat16.json").write_text(content)
+        assert not machine.bfloat16_pays()
