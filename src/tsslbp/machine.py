@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tsslbp import files
+from tsslbp.errors import UserError
 
 WORTH_IT = 1.1
 """Bfloat16 is taken by itself where every network measured ran at least this many times as fast."""
