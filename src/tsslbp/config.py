@@ -14,8 +14,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tsslbp import ann, rules
 from tsslbp.errors import LARGEST, UserError, shown, unknown
+from tsslbp.layers import ConvInit
 from tsslbp.losses import CountLoss, FirstSpikeLoss, KernelLoss, Loss, RateBounds, SoftmaxLoss, SpikeLoss
 from tsslbp.notation import Architecture
+
+Choice = Literal["validation", "last", "test"]
+"""What an epoch is chosen by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,11 @@ class TrainConfig:
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
     validation: int | None = None
-    """Samples held out of the training set to choose the epoch; the data set's default when left out."""
+    """Samples held out of the training set to choose the epoch; the data set's default when left out. 0 trains on all of them,
+    and then --choose must be last or test."""
+    choose: Choice = "validation"
+    """Which epoch's weights are kept and reported: the best on validation, the last, or the best on the test set. The last of
+    these is how the paper reports, and flatters a result."""
     shift: int = 0
     """Shift each training image at random by up to this many pixels each way, zeros coming in."""
     flip: bool = False
@@ -55,6 +63,8 @@ class TrainConfig:
     """Zeros around the input of the convolutions: one number for all, or one for each."""
     dropout: float = 0.0
     """Probability of dropping an input of any layer but the first; the mask is constant in time."""
+    conv_init: ConvInit = "uniform"
+    """Initial weights of convolutions: uniform, PyTorch's default, or kaiming, normal as those of fully connected layers."""
     conv_scale: float = 1.0
     """Factor on the initial weights of convolutions."""
     standardise: bool = False
@@ -102,6 +112,8 @@ class TrainConfig:
 
     epochs: int = 20
     """Passes over the training set."""
+    surrogate_epochs: int = 0
+    """Passes, the first ones, in which a rule of the tssl family uses its surrogate everywhere (fallback=always)."""
     batch_size: int = 50
     """Samples per step."""
     learning_rate: float = 5e-4
@@ -139,7 +151,15 @@ class TrainConfig:
 
         for name in ("epochs", "batch_size", "learning_rate", "label_weight"):
             yield from must("be positive", name, getattr(self, name) > 0)
-        for name in ("weight_decay", "gradient_clip", "weight_clamp", "time_block", "rate_penalty", "shift"):
+        for name in (
+            "weight_decay",
+            "gradient_clip",
+            "weight_clamp",
+            "time_block",
+            "rate_penalty",
+            "shift",
+            "surrogate_epochs",
+        ):
             yield from must("be 0 or more", name, getattr(self, name) >= 0)
         for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp", "label_weight"):
             yield from must("be finite", name, math.isfinite(getattr(self, name)))
@@ -155,6 +175,9 @@ class TrainConfig:
         )
         yield from must("be 0 with a --rate-penalty", "time_block", not (self.time_block and self.rate_penalty))
         yield from must("be of 0 and 1, such as 00001", "desired", set(self.desired) <= {"0", "1"})
+        yield from must("be last or test with --validation 0", "choose", self.validation != 0 or self.choose != "validation")
+        family = self.rule.split("(")[0].strip().startswith("tssl")
+        yield from must("be 0 with a rule outside the tssl family", "surrogate_epochs", family or not self.surrogate_epochs)
         for check in (lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper), lambda: rules.get(self.rule)):
             try:
                 check()
@@ -174,6 +197,7 @@ class TrainConfig:
             padding=self.padding[0] if len(self.padding) == 1 else self.padding,
             rule=self.rule,
             dropout=self.dropout,
+            conv_init=self.conv_init,
             conv_scale=self.conv_scale,
             standardise=self.standardise,
             tau_a=self.tau_a,

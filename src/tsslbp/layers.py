@@ -7,6 +7,7 @@ which a linear map crosses once instead of T times. Neurons turn either into ``[
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from tsslbp import rules
 from tsslbp.encoding import Constant, check_signal
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, unknown
 from tsslbp.functional import neurons, sum_pool
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.neuron import LIF
@@ -22,6 +23,8 @@ from tsslbp.rules.base import Rule
 
 Signal = Tensor | Constant
 
+ConvInit = Literal["uniform", "kaiming"]
+"""Initial weights of convolutions."""
 POOL_GAIN = 1.1
 """Published factor on the 2×2 sum."""
 
@@ -147,7 +150,7 @@ class Linear(Spiking):
 class Conv2d(Spiking):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``, stride 1.
 
-    Weight ``[out, in, k, k]``, PyTorch's default initialisation times ``scale``.
+    Weight ``[out, in, k, k]``, at first uniform as is PyTorch's default, or Kaiming normal (``init="kaiming"``), times ``scale``.
     """
 
     def __init__(
@@ -159,15 +162,23 @@ class Conv2d(Spiking):
         neuron: LIF,
         rule: str | Rule | None = None,
         padding: int = 0,
+        init: ConvInit = "uniform",
         scale: float = 1.0,
         standardise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
-        weight = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight
+        weight, std = (
+            nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight,
+            1 / math.sqrt(3 * in_channels * kernel**2),
+        )
+        if init == "kaiming":
+            weight, std = nn.init.kaiming_normal_(weight), math.sqrt(2 / (in_channels * kernel**2))
+        elif init != "uniform":
+            raise unknown("initialisation", str(init), get_args(ConvInit))
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
         self.padding = padding
         if standardise:
-            self.standardise(scale / math.sqrt(3 * weight[0].numel()))
+            self.standardise(scale * std)
 
     def map(self, x: Tensor) -> Tensor:
         channels, kernel = self.weight.shape[1:3]

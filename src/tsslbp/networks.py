@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp import ann
 from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, check_tensor, unknown
-from tsslbp.layers import Dropout, Signal, Spiking, SumPool2d, Vote
+from tsslbp.layers import ConvInit, Dropout, Signal, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import PAPER, Architecture, make_layers
 from tsslbp.recurrent import Adaptation
@@ -32,6 +32,7 @@ def build(
     padding: int | tuple[int, ...] | None = None,
     rule: str | Rule | None = None,
     dropout: float | None = None,
+    conv_init: ConvInit | None = None,
     conv_scale: float | None = None,
     standardise: bool | None = None,
     tau_a: float | None = None,
@@ -52,7 +53,8 @@ def build(
         padding: zeros around the input of a convolution: one number for all, or one per convolution; 0 if left out.
         rule: learning rule of all layers, ``"tssl"`` if left out.
         dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
-        conv_scale: factor on PyTorch's default initialisation of convolutions; 1 if left out.
+        conv_init: initial weights of convolutions, ``"uniform"`` (PyTorch's default, if left out) or ``"kaiming"``, normal.
+        conv_scale: factor on these; 1 if left out.
         standardise: whether weights of feed-forward hidden layers are standardised (:class:`~tsslbp.layers.Spiking`); not if
             left out.
         tau_a: time constant of adaptive thresholds in steps, 100 if left out.

@@ -16,7 +16,7 @@ from torch import nn
 
 from tsslbp import ann, rules
 from tsslbp.errors import UserError
-from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d, Vote
+from tsslbp.layers import Conv2d, ConvInit, Dropout, Flatten, Linear, SumPool2d, Vote
 from tsslbp.neuron import LIF
 from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
@@ -36,6 +36,7 @@ class Architecture:
     padding: int | tuple[int, ...] = 0
     rule: str | Rule | None = "tssl"
     dropout: float = 0.0
+    conv_init: ConvInit = "uniform"
     conv_scale: float = 1.0
     standardise: bool = False
     tau_a: float = 100.0
@@ -142,8 +143,9 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
             height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
             if min(height, width) < 1:
                 raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
-            of_network: dict[str, Any] = {"neuron": neuron, "rule": rule, "scale": a.conv_scale, "standardise": a.standardise}
-            yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **of_network)
+            of_network: dict[str, Any] = {"neuron": neuron, "rule": rule, "standardise": a.standardise}
+            first: dict[str, Any] = {"init": a.conv_init, "scale": a.conv_scale}
+            yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **of_network, **first)
             shape = (channels, height, width)
     if voters > 1:
         yield "vote", Vote(voters)

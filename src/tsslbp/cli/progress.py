@@ -19,9 +19,10 @@ def watcher() -> training.Progress:
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:
+    kind = "test" if record["validation_accuracy"] is None else "validation"
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.4f}"
-        f"  train {record['train_accuracy']:.2f} %  validation {record['validation_accuracy']:.2f} %"
+        f"  train {record['train_accuracy']:.2f} %  {kind} {record[f'{kind}_accuracy']:.2f} %"
         f"  {record['seconds']:.0f} s"
     )
 

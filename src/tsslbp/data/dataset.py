@@ -152,11 +152,11 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
 
 
 def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
-    """:func:`hold_out` with a size the user may have chosen. Raises UserError if a part would be too small."""
-    if not classes <= count < len(samples):
+    """:func:`hold_out` with a size the user may have chosen, 0 for none. Raises UserError if a part would be too small."""
+    if count != 0 and not classes <= count < len(samples):
         raise UserError(
-            f"validation is {count}; of these {len(samples)} training samples in {classes} classes it must take at least "
-            f"{classes} and leave at least 1"
+            f"validation is {count}; of these {len(samples)} training samples in {classes} classes it must take none, or at "
+            f"least {classes} and leave at least 1"
         )
     return hold_out(samples, count)
 

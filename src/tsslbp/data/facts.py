@@ -54,7 +54,7 @@ class Facts:
             or any(low > high for low, high in zip(self.low, self.high, strict=True))
             or sorted(self.samples) != parts
             or sorted(self.digests) != parts
-            or not all(type(count) is int and count > 0 for count in self.samples.values())
+            or not all(type(count) is int and count >= 0 for count in self.samples.values())
             or type(self.exact) is not bool
             or not self.remembered
             or not all(isinstance(text, str) for text in texts)

@@ -40,7 +40,7 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
         command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME",
         settings=settings.to_dict(),
         history=history,
-        final=final or training.summary(history, dataset),
+        final=final or training.summary(history, dataset, settings.choose),
         classes=dataset.classes,
         machine=machine.describe(),
         **about,

@@ -101,6 +101,8 @@ def compare(
     numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:
         raise UserError(f"--to is {target}; it must be a percentage above 0")
+    if config.validation == 0:
+        raise UserError("--validation is 0; a comparison needs samples to choose by and to tell how soon a target is reached")
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
     settings = contestants(replace(config, runs_dir=folder), entries)
     tuning: dict[str, list[dict[str, Any]]] = {}

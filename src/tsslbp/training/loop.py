@@ -6,17 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tsslbp import rules
 from tsslbp.config import TrainConfig
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
+from tsslbp.layers import Spiking
 from tsslbp.losses import RateBounds, length_mask
+from tsslbp.rules import TSSL
 from tsslbp.training import firing
 from tsslbp.training.checkpoint import State
 from tsslbp.training.model import Model
@@ -72,6 +75,7 @@ class Loop:
         self.progress.started(state.epoch, self.config.epochs, self.steps)
         with _stop_request() as stop:
             while state.epoch <= self.config.epochs:
+                self._take_rule()
                 for samples in self._batches():
                     self.step(samples)
                     state.seconds = time.perf_counter() - began
@@ -91,6 +95,15 @@ class Loop:
                 self.progress.finished_epoch(record)
                 for message in firing.warnings(state.history, self.config):
                     self.progress.warned(message)
+
+    def _take_rule(self) -> None:
+        """Give the layers the rule of this epoch."""
+        rule = rules.get(self.config.rule)
+        if self.state.epoch <= self.config.surrogate_epochs and isinstance(rule, TSSL):
+            rule = replace(rule, fallback="always")
+        for layer in self.model.network.layers:
+            if isinstance(layer, Spiking):
+                layer.rule = rule
 
     def _batches(self) -> Iterator[Tensor]:
         """The rest of this epoch's order of samples, batch by batch."""
@@ -192,12 +205,13 @@ class Loop:
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
-            "validation_accuracy": self.model.accuracy(data.validation),
+            "validation_accuracy": self.model.accuracy(data.validation) if len(data.validation) else None,
             "test_accuracy": self.model.accuracy(data.test),
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if self.model.network.is_spiking:
-            record |= firing.firing(self.model, data.validation, len(data.train), config.batch_size)
+            held = data.validation if len(data.validation) else data.train
+            record |= firing.firing(self.model, held, len(data.train), config.batch_size)
         return record
 
 

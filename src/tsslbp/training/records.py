@@ -4,9 +4,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tsslbp import files
+from tsslbp.config import Choice
 from tsslbp.data import Dataset
 from tsslbp.errors import LARGEST, UserError, shown
 
@@ -30,11 +31,18 @@ def by_layer(value: Any) -> bool:
 
 
 PERCENT = number(0, 100)
+
+
+def percent_or_none(value: Any) -> bool:
+    """As PERCENT, or None, as where no sample was held out for validation."""
+    return value is None or PERCENT(value)
+
+
 EPOCH: dict[str, Check] = {
     "epoch": whole(1),
     "train_loss": number(),
     "train_accuracy": PERCENT,
-    "validation_accuracy": PERCENT,
+    "validation_accuracy": percent_or_none,
     "test_accuracy": PERCENT,
     "learning_rate": number(0),
     "seconds": number(0),
@@ -46,7 +54,7 @@ FINAL: dict[str, Check] = {
     "event": lambda value: value == "final",
     "test_accuracy": PERCENT,
     "best_epoch": whole(1),
-    "validation_accuracy": PERCENT,
+    "validation_accuracy": percent_or_none,
     "best_test_accuracy": PERCENT,
     "best_test_epoch": whole(1),
     "epochs": whole(1),
@@ -55,6 +63,7 @@ FINAL: dict[str, Check] = {
 """What the final record holds."""
 SAMPLES: dict[str, Check] = {
     "f1": number(0, 1),
+    "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
 }
 """What it may hold besides."""
@@ -128,18 +137,21 @@ def read_metrics(folder: Path) -> tuple[list[Record], Record | None]:
         raise UserError(f"no run at {folder}: cannot read metrics.jsonl ({error.strerror})") from None
 
 
-def chosen(history: Sequence[Record]) -> Record:
-    """The epoch chosen on validation: of the best, the last, since schedules lower the learning rate to the end."""
-    return max(reversed(history), key=lambda record: record["validation_accuracy"])
+def chosen(history: Sequence[Record], choose: Choice) -> Record:
+    """The epoch that is kept: of the best, the last, since schedules lower the learning rate to the end."""
+    if choose == "last":
+        return history[-1]
+    return max(reversed(history), key=lambda record: record[f"{choose}_accuracy"])
 
 
-def summary(history: Sequence[Record], dataset: Dataset) -> Record:
+def summary(history: Sequence[Record], dataset: Dataset, choose: Choice) -> Record:
     """The final record of a run with this history. Raises UserError if no epoch is finished."""
     if not history:
         raise UserError("no epoch is finished; resume the run")
-    best, best_test = chosen(history), max(history, key=lambda record: record["test_accuracy"])
+    best, best_test = chosen(history, choose), max(history, key=lambda record: record["test_accuracy"])
     return {
         "event": "final",
+        **({} if choose == "validation" else {"choose": choose}),
         "test_accuracy": best["test_accuracy"],
         "best_epoch": best["epoch"],
         "validation_accuracy": best["validation_accuracy"],

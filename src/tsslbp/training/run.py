@@ -55,7 +55,7 @@ def train(
     adapt(network)
 
     log_to = _tensorboard() if config.tensorboard else None
-    fingerprint, state = str(getattr(dataset, "fingerprint", "")), checkpoint.State()
+    fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.State()
 
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     if config.resume:
@@ -72,7 +72,7 @@ def train(
 
     def end_epoch(record: dict[str, Any]) -> None:
         records.write(folder / METRICS, state.history)
-        if records.chosen(state.history) is record:
+        if records.chosen(state.history, config.choose) is record:
             model.save(folder / "model.safetensors")
         if log:
             log(record)
@@ -83,7 +83,7 @@ def train(
         raise Interrupted(folder) from None
     finally:
         progress.close()
-    final = records.summary(state.history, dataset)
+    final = records.summary(state.history, dataset, config.choose)
     records.write(folder / METRICS, [*state.history, final])
     return folder, final
 
