@@ -38,7 +38,7 @@ test-slow: setup ## tests that take minutes
 CLANG ?= clang++
 
 test-clang: setup ## the C++ kernels, built by Clang if there is one
-	if ! command -v $(CLANG) > /dev/null; then echo "skipped: there is no $(CLANG)"; else \
+	@if ! command -v $(CLANG) > /dev/null; then echo "skipped: there is no $(CLANG)"; else \
 		rm -rf build && export CC=$(CLANG) CXX=$(CLANG) PYTHONPATH=build/clang && \
 		$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/clang . && \
 		$(BIN)/python -c 'from tsslbp import kernels; exit(not kernels.backends()["cpp"].usable)' && \

@@ -45,8 +45,7 @@ def test_train_writes_everything(trained):
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose weights are set by hand: class k is a bright block of 2×2 pixels at ``block(k)``, and all else is silence.
 
-    A block drives its neuron with about six times the threshold and every other one with less than nothing: no rounding
-    matters.
+    A block drives its neuron with about five times the threshold, and every other neuron away from it: no rounding matters.
     """
     runs = tmp_path_factory.mktemp("blocks")
     arguments = ["--network", "10", "--padding", "0", "--epochs", "1", "--batch-size", "500", "--runs-dir", str(runs)]
@@ -98,7 +97,7 @@ def test_predict_reads_an_image(trained, capsys, tmp_path):
         code, out, _ = run(capsys, "predict", str(trained / "model.safetensors"), str(tmp_path / "digit.png"))
         assert code == 0
         right += out[0] == str(digits.target[index])
-    assert right >= 15  # the trained network gets 20, here; which of them it gets is up to rounding
+    assert right >= 12  # usually 18; which of them is up to rounding, and chance is 2
 
 
 def test_predict_finds_its_way_with_any_image(blocks, capsys, tmp_path):
