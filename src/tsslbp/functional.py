@@ -36,8 +36,8 @@ def lif(
             ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in the current of a neuron makes its output NaN from
-        that step on.
+        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in a neuron's current makes its output NaN from that
+        step on.
 
     Raises:
         UserError: wrong shape or type of ``current``, a constant that is below 1 or no plain number, an unknown rule, a named
@@ -143,7 +143,9 @@ def _check_reverse_mode(*operands: Tensor | None) -> None:
             "spiking neurons cannot go through torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap); "
             "call backward() or torch.autograd.grad, and loop over samples"
         )
-    if forward_ad._current_level >= 0 and any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands):
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands
+    ):
         raise UserError("spiking neurons have no forward-mode derivative; call backward() or torch.autograd.grad")
 
 
