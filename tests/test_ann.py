@@ -61,6 +61,15 @@ def test_straight_through_estimator():
     assert Binary.apply(torch.tensor(0.5), 0.5) == 0  # strictly above, as a spike
 
 
+def test_nan_goes_on_and_a_second_derivative_is_refused():
+    x = torch.tensor([math.nan, 1.0], requires_grad=True)
+    torch.testing.assert_close(Binary.apply(x, 0.5), torch.tensor([math.nan, 1.0]), equal_nan=True)
+    with pytest.raises(UserError, match="gradient of a binary unit has no derivative of its own; leave out create_graph=True"):
+        torch.autograd.grad(Binary.apply(x, 0.5).sum(), x, create_graph=True)
+    for neuron in ("binary", "relu"):
+        assert made(neuron)(torch.full((2, 2, 9, 8), math.nan)).isnan().all()
+
+
 def test_relu_gradient_is_that_of_the_function():
     net = made("relu", "3C3-P2-4-3", padding=0).double()
     x = rand(2, 2, 9, 8).double().requires_grad_()

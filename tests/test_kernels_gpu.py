@@ -21,7 +21,7 @@ from tsslbp import TSSL, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.functional import neurons
 from tsslbp.kernels import Form, Pool, dispatch
-from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
+from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rules.surrogate import DERIVATIVES
 
 USABLE, WHY = kernels.backends()["triton"]
@@ -82,7 +82,7 @@ def check_forward(current, neuron, gain=None):
     membrane, psc, _ = kernels.compiled("triton").lif_forward(current, neuron, None, form(gain))
     expected = membrane_potential(full, neuron)
     torch.testing.assert_close(membrane, expected, rtol=0, atol=0, equal_nan=True)
-    assert_rounded(psc, synapse(spikes(expected, neuron), neuron.tau_s))
+    assert_rounded(psc, postsynaptic_current(expected, neuron))
     alone = kernels.compiled("triton").lif_psc(current, neuron, None, form(gain))[0]
     torch.testing.assert_close(alone, psc, rtol=0, atol=0, equal_nan=True)
 

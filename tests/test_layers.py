@@ -13,6 +13,7 @@ from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
 from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d, Vote
 from tsslbp.neuron import LIF
+from tsslbp.recurrent import Recurrent
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 
@@ -172,6 +173,57 @@ def test_conv2d_shape_error(shape):
 
 
 # Pooling.
+
+
+LAYERS = {
+    "Linear": (lambda: Linear(6, 5, neuron=NEURON), (6,)),
+    "Recurrent": (lambda: Recurrent(6, 5, neuron=NEURON), (6,)),
+    "Conv2d": (lambda: Conv2d(2, 3, 3, neuron=NEURON), (2, 5, 5)),
+}
+MAPS = {"SumPool2d": (SumPool2d, (2, 5, 5)), "Flatten": (Flatten, (2, 5, 5)), "Dropout": (lambda: Dropout(0.5), (6,))}
+
+
+@pytest.mark.parametrize("name", LAYERS | MAPS)
+def test_a_signal_has_at_least_one_step(name):
+    make, shape = (LAYERS | MAPS)[name]
+    layer = make()
+    calls = [layer, lambda x: layer.part(x, None)] if name in LAYERS else [layer]
+    for call in calls:
+        with pytest.raises(
+            UserError, match=r"signal has shape \[0, 4, .*; it must be \[T, ...\] with T at least 1, time first"
+        ):
+            call(torch.zeros(0, 4, *shape))
+        with pytest.raises(UserError, match=r"gain of a constant signal has shape \[0\]; it must be \[T\] with T at least 1"):
+            call(Constant(torch.zeros(4, *shape), torch.zeros(0)))
+        with pytest.raises(UserError, match=r"signal is of type ndarray; it must be a torch.Tensor"):
+            call(torch.zeros(3, 4, *shape).numpy())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("of_weight", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("of_signal", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_weights_and_signals_are_of_one_full_precision(name, of_weight, of_signal):
+    make, shape = LAYERS[name]
+    layer, x = make().to(of_weight), torch.rand(3, 4, *shape).to(of_signal)
+    for signal in (x, Constant(x[0], torch.ones(3))):
+        for call in (layer, lambda x: layer.part(x, None)[0]):
+            if of_weight == of_signal and of_weight in (torch.float32, torch.float64):
+                assert call(signal).dtype == of_weight
+                continue
+            with pytest.raises(
+                UserError, match=f"{name} has {of_weight} weights and a {of_signal} signal; both must be"
+            ) as error:
+                call(signal)
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast_makes_the_maps_bfloat16(name):
+    make, shape = LAYERS[name]
+    layer, x = make(), torch.rand(3, 4, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.current(x).dtype == torch.bfloat16
+        assert layer(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -8,7 +8,7 @@ import torch
 
 from tsslbp import UserError, losses
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
-from tsslbp.neuron import synapse
+from tsslbp.neuron import spikes_from_psc, synapse
 
 LABEL = torch.tensor([0])
 
@@ -355,6 +355,22 @@ def test_first_spike_loss_by_hand():
     assert trains.grad[3, 0, 0] == 0  # the first spike came before
 
 
+def test_first_spike_loss_counts_whole_steps():
+    """Spikes come back from a current up to rounding, and what is nearly 0 must not be divided by."""
+    train = (torch.rand(60, 8, 4, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    label, psc = torch.tensor([0, 1, 2, 3] * 2), synapse(train, 3.0)
+    assert not torch.equal(spikes_from_psc(psc, 3.0), train)
+    first = torch.where(train.any(0), train.argmax(0), 60)
+    loss = losses.FirstSpikeLoss(tau_s=3.0)
+    assert torch.equal(loss(psc, label), torch.nn.functional.cross_entropy(-first.float(), label))
+    (ours,) = torch.autograd.grad(loss(leaf := psc.clone().requires_grad_(), label), leaf)
+    s = train.clone().requires_grad_()
+    (of_spikes,) = torch.autograd.grad(losses.FirstSpikeLoss(tau_s=1.0)(s, label), s)
+    theirs = 3 * of_spikes
+    theirs[:-1] -= 2 * of_spikes[1:]  # s[t] = 3·a[t] - 2·a[t-1]
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_first_spike_time_is_linear_in_each_spike(place):
     train, _ = output(4, 1, 2, seed=3)
@@ -401,6 +417,28 @@ def test_rate_bounds_push_from_both_sides():
     assert losses.RateBounds(tau_s=4)(psc).item() == 0
     with pytest.raises(UserError, match="lower <= upper"):
         losses.RateBounds(tau_s=4, lower=0.6, upper=0.5)
+
+
+ANY_LOSS = [*MASKABLE, losses.StepLoss()]
+
+
+@pytest.mark.parametrize("loss", ANY_LOSS, ids=lambda loss: type(loss).__name__)
+def test_losses_take_tensors(loss):
+    psc = output(6, 4, 3)[1].float()
+    label = torch.zeros(6, 4, dtype=torch.long) if isinstance(loss, losses.StepLoss) else torch.tensor([0, 2, 1, 0])
+    assert loss(psc, label).isfinite()
+    with pytest.raises(UserError, match=r"output is of type ndarray; it must be a torch.Tensor"):
+        loss(psc.numpy(), label)
+    with pytest.raises(UserError, match=r"label is of type list; it must be a torch.Tensor"):
+        loss(psc, label.tolist())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: KernelLoss(5, x), lambda x: KernelLoss(5, 3, label_weight=x), lambda x: losses.StepLoss(scale=x)]
+)
+def test_constants_of_losses_are_not_learned(make):
+    with pytest.raises(UserError, match="is a Parameter; it must be a plain number, as constants are not learned"):
+        make(torch.nn.Parameter(torch.tensor(3.0)))
 
 
 @pytest.mark.parametrize("make", [lambda: losses.StepLoss(scale=0), lambda: losses.FirstSpikeLoss(tau_s=3, scale=math.inf)])

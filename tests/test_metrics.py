@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsslbp
+from tsslbp import UserError
 from tsslbp.metrics import NO_ANSWER, confidence, decode, settled, settled_step, wilson_interval
 
 outputs = hnp.arrays(
@@ -69,6 +70,22 @@ def test_confidence_by_hand():
     psc = torch.tensor([[[0.5, 0.25]], [[0.25, 0.0]]])
     assert confidence(psc).item() == pytest.approx(0.75)
     assert confidence(torch.ones(2, 1, 4)).item() == pytest.approx(0.25)
+
+
+def test_confidence_of_a_network_that_hardly_spikes():
+    """A share is a share however small the whole: one spike of a slow synapse is 1/τs."""
+    assert confidence(torch.tensor([[[0.003, 0.001]]])).item() == pytest.approx(0.75)
+    assert confidence(torch.tensor([[[1e-30, 1e-30]]])).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("metric", [decode, settled_step])
+def test_nan_is_no_answer(metric):
+    psc = torch.zeros(4, 3, 2)
+    psc[2, 1, 0] = math.nan
+    with pytest.raises(UserError, match="output holds NaN, which is no answer") as error:
+        metric(psc)
+    assert "\n" not in str(error.value)
+    torch.testing.assert_close(confidence(psc), torch.tensor([0, math.nan, 0]), equal_nan=True)
 
 
 @pytest.mark.parametrize("metric", [decode, confidence, settled_step])

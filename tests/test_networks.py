@@ -300,14 +300,19 @@ def test_impossible_settings(settings, message):
         (torch.ones(5, 3, 2, 9, 8), r"shape \[5, 3, 2, 9, 8\].*with time first"),
         (torch.ones(2, 9, 8), r"shape \[2, 9, 8\]"),
         (torch.tensor(1.0), r"shape \[\]"),
+        (torch.ones(3, 2, 9, 8).numpy(), r"network input is of type ndarray; it must be a torch.Tensor"),
         (torch.ones(3, 2, 9, 8, dtype=torch.uint8), "network input is torch.uint8; it must be floating point"),
     ],
-    ids=["transposed", "wrong T", "one sample", "scalar", "bytes"],
+    ids=["transposed", "wrong T", "one sample", "scalar", "array", "bytes"],
 )
 def test_inputs_that_do_not_fit(x, message):
-    with pytest.raises(UserError, match=message) as error:
-        build("7-10", **SETTINGS)(x)
-    assert "\n" not in str(error.value)
+    for neuron in ("spiking", "relu"):
+        with pytest.raises(UserError, match=message) as error:
+            build("7-10", neuron=neuron, **SETTINGS)(x)
+        assert "\n" not in str(error.value)
+    for call in (build("7-10", **SETTINGS).encode, build("7-10", **SETTINGS).activity):
+        with pytest.raises(UserError, match=message):
+            call(x)
 
 
 def test_flat_inputs():

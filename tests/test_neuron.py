@@ -1,7 +1,9 @@
 """The neuron's forward pass and the contract of ``lif``: shapes, types, memory, causality, errors."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -13,7 +15,9 @@ import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.functional import neurons
-from tsslbp.neuron import LIF, kept, membrane_potential, spikes, spikes_from_psc, synapse
+from tsslbp.kernels import Pool
+from tsslbp.layers import Linear
+from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, spikes_from_psc, synapse
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 BACKENDS = [
@@ -217,9 +221,10 @@ def test_no_graph_without_need(backend):
 @every_backend
 def test_second_derivatives_are_refused_and_not_wrong(backend):
     current = rand(6, 5).requires_grad_()
-    (delta,) = torch.autograd.grad(tsslbp.lif(current, **CONSTANTS, backend=backend).square().sum(), current, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        delta.sum().backward()
+    for loss in (lambda psc: psc.square().sum(), lambda psc: psc.sum()):  # the error depends on the current, or not
+        psc = tsslbp.lif(current, **CONSTANTS, backend=backend)
+        with pytest.raises(UserError, match="has no derivative of its own; leave out create_graph=True"):
+            torch.autograd.grad(loss(psc), current, create_graph=True)
 
 
 # Constant currents.
@@ -309,6 +314,15 @@ def test_the_same_call_gives_the_same_bits(rule, backend):
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
+        (
+            {"tau_m": torch.nn.Parameter(torch.tensor(5.0))},
+            r"tau_m is of type Parameter; it must be a plain number, as .* not learned",
+        ),
+        ({"tau_s": torch.tensor(3.0)}, r"tau_s is of type Tensor; it must be a plain number"),
+        ({"threshold": torch.ones(2)}, r"threshold is of type Tensor; it must be a plain number"),
+        ({"tau_m": True}, "tau_m is True; it must be a plain number"),
+        ({"tau_m": "5"}, "tau_m is '5'; it must be a plain number"),
+        ({"tau_s": None}, r"tau_s is of type NoneType; it must be a plain number"),
         ({"tau_m": 0.99}, "tau_m is 0.99; a time constant is in steps and at least 1"),
         ({"tau_m": -3}, "tau_m is -3"),
         ({"tau_m": math.nan}, "tau_m is nan"),
@@ -329,17 +343,25 @@ def test_impossible_constants(constants, message, backend):
         LIF(**{**CONSTANTS, **constants})
 
 
+def test_constants_may_be_any_real_number():
+    current = rand(6, 5)
+    numbers = {"tau_m": np.float32(5), "tau_s": np.int64(3), "threshold": Fraction(1)}
+    assert torch.equal(tsslbp.lif(current, **numbers), tsslbp.lif(current, **CONSTANTS))
+
+
 @every_backend
 @pytest.mark.parametrize(
     ("current", "message"),
     [
+        (np.ones((3, 2)), r"current is of type ndarray; it must be a torch.Tensor, which torch.as_tensor makes of an array"),
+        ([[1.0]], r"current is of type list; it must be a torch.Tensor"),
         (torch.empty(0, 3), r"\[0, 3\].*\[T, ...\] with T at least 1"),
         (torch.tensor(1.0), r"shape \[\].*time first"),
         (torch.ones(3, 2, dtype=torch.int64), "current is torch.int64; it must be floating point"),
         (torch.ones(3, 2, dtype=torch.bool), "torch.bool"),
         (torch.ones(3, 2, dtype=torch.complex64), "torch.complex64"),
     ],
-    ids=["no steps", "no time axis", "int", "bool", "complex"],
+    ids=["array", "list", "no steps", "no time axis", "int", "bool", "complex"],
 )
 def test_impossible_currents(current, message, backend):
     with pytest.raises(UserError, match=message) as error:
@@ -392,3 +414,137 @@ def test_only_the_reference_computes_neurons_without_a_reset(backend):
     assert torch.equal(psc, reference)
     with pytest.raises(UserError, match="reset is 1; it must be True or False"):
         LIF(4.0, 3.0, reset=1)
+
+
+# What cannot be computed is refused, not wrong.
+
+
+TRANSFORMS = {
+    "vmap": lambda f, x: torch.func.vmap(f, in_dims=1)(x),
+    "grad": lambda f, x: torch.func.grad(f)(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "hessian": lambda f, x: torch.func.hessian(f)(x),
+}
+
+
+@every_backend
+@pytest.mark.parametrize("operand", ["current", "value", "gain", "state"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_of_functions_are_refused(transform, operand, backend):
+    f, x = call_on(operand, backend)
+    with pytest.raises(UserError, match=r"cannot go through torch.func .* loop over samples") as error:
+        TRANSFORMS[transform](f, x)
+    assert "\n" not in str(error.value)
+
+
+@every_backend
+@pytest.mark.parametrize("operand", ["current", "value", "gain", "state"])
+def test_forward_mode_is_refused(operand, backend):
+    f, x = call_on(operand, backend)
+    expected = f(x)
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(f(x), expected)  # without a tangent it is nothing special
+        with pytest.raises(UserError, match="no forward-mode derivative; call backward"):
+            f(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def call_on(operand, backend):
+    """A scalar function of one operand of the neurons, and where to call it."""
+    current, arguments = rand(6, 5), {**CONSTANTS, "backend": backend}
+    if operand == "current":
+        return lambda x: tsslbp.lif(x, **arguments).sum(), current
+    if operand == "value":
+        return lambda x: tsslbp.lif(Constant(x, torch.ones(6)), **arguments).sum(), current
+    if operand == "gain":
+        return lambda x: tsslbp.lif(Constant(current, x.flatten()[:6]), **arguments).sum(), current
+    return lambda x: tsslbp.lif_part(current, torch.zeros(2, 5) + x.flatten()[0], **arguments)[0].sum(), current
+
+
+def test_a_functional_call_is_no_transform():
+    layer, x = Linear(5, 3, neuron=LIF(5, 3)), rand(6, 2, 5)
+    weight = layer.weight.detach().clone().requires_grad_()
+    torch.func.functional_call(layer, {"weight": weight}, (x,)).sum().backward()
+    layer(x).sum().backward()
+    assert torch.equal(weight.grad, layer.weight.grad)
+    assert weight.grad.any()
+
+
+@every_backend
+@pytest.mark.parametrize("form", ["sequence", "constant", "pooled", "half", "channels last", "one axis", "with a state"])
+def test_the_output_may_be_changed_in_place(form, backend):
+    """Both of an operation that is recorded and one that is not, whoever made the memory."""
+    images = rand(4, 2, 3, 5, 4, dtype=torch.float64)
+    if form == "channels last":
+        images = images.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    x = {"one axis": 2 + images[:, 0, 0, 0, 0], "half": images.bfloat16()}.get(form, images).clone().requires_grad_()
+    gain, pool = torch.linspace(0.4, 1, 4, dtype=torch.float64), Pool(2, 1.1) if form == "pooled" else None
+    state = torch.zeros_like(images[:2], requires_grad=True) if form == "with a state" else None
+
+    def run():
+        current = Constant(x[0], gain) if form == "constant" else x
+        return neurons(current, LIF(**CONSTANTS), TSSL(), backend, pool, form == "half", state)
+
+    psc, after = run()
+    (expected,) = torch.autograd.grad((3 * psc).sum(), x)
+    for recorded in (True, False) if form != "pooled" else (True,):  # pooling ends with a view of PyTorch's own
+        with torch.set_grad_enabled(recorded):
+            psc, after = run()
+        changed = [psc.mul_(torch.tensor(3.0, dtype=psc.dtype, requires_grad=True))]
+        changed += [] if after is None else [after.mul_(2)]
+        assert changed[0].count_nonzero() > 0
+        if recorded:
+            torch.testing.assert_close(torch.autograd.grad(changed[0].sum(), x)[0], expected)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_nan_shows(dtype, backend):
+    """From the step on in which it comes in, in the neuron that it comes to; with a state, in all parts that follow."""
+    current = rand(9, 50).to(dtype)
+    clean = tsslbp.lif(current, backend=backend, **CONSTANTS)
+    current[4, ::3] = math.nan
+    expected = clean.clone()
+    expected[4:, ::3] = math.nan
+    torch.testing.assert_close(tsslbp.lif(current, backend=backend, **CONSTANTS), expected, rtol=0, atol=0, equal_nan=True)
+    leaf = current.clone().requires_grad_()
+    torch.testing.assert_close(
+        tsslbp.lif(leaf, backend=backend, **CONSTANTS).detach(), expected, rtol=0, atol=0, equal_nan=True
+    )
+    state = torch.zeros(2, 50, dtype=expected.dtype)
+    for steps in (slice(0, 5), slice(5, 9)):
+        psc, state = tsslbp.lif_part(current[steps], state, backend=backend, **CONSTANTS)
+        torch.testing.assert_close(psc, expected[steps], rtol=0, atol=0, equal_nan=True)
+    assert tsslbp.lif(torch.full((3, 4), math.nan), backend=backend, **CONSTANTS).isnan().all()
+    value = torch.full((4,), math.nan)
+    assert tsslbp.lif(Constant(value, torch.ones(3)), backend=backend, **CONSTANTS).isnan().all()
+
+
+@every_backend
+@pytest.mark.parametrize("half", [False, True])
+def test_nan_shows_in_the_window_it_is_pooled_in(half, backend):
+    current = rand(4, 2, 3, 5, 6)
+    current[2, 1, 2, 3, 4] = math.nan
+    psc, _ = neurons(current, LIF(**CONSTANTS), TSSL(), backend, Pool(2, 1.1), half)
+    expected = torch.zeros(4, 2, 3, 2, 3, dtype=torch.bool)
+    expected[2:, 1, 2, 1, 2] = True
+    assert torch.equal(psc.isnan(), expected)
+    whole, _ = neurons(current.nan_to_num(0.0), LIF(**CONSTANTS), TSSL(), backend, Pool(2, 1.1), half)
+    assert torch.equal(psc[~expected], whole[~expected])
+
+
+@every_backend
+def test_an_infinite_current_is_no_nan_before_the_step_after(backend):
+    current = torch.zeros(3, 2)
+    current[1] = torch.tensor([math.inf, -math.inf])
+    psc = tsslbp.lif(current, tau_m=5, tau_s=1, backend=backend)
+    torch.testing.assert_close(psc, torch.tensor([[0.0, 0.0], [1.0, 0.0], [math.nan, 0.0]]), equal_nan=True)
+    membrane = membrane_potential(current, LIF(5, 1))
+    torch.testing.assert_close(psc, postsynaptic_current(membrane, LIF(5, 1)), equal_nan=True)
+
+
+def test_a_state_that_is_no_tensor():
+    with pytest.raises(UserError, match=r"state is of type ndarray; it must be a torch.Tensor"):
+        tsslbp.lif_part(rand(6, 5), np.zeros((2, 5)), **CONSTANTS)

@@ -13,6 +13,7 @@ import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.networks import State
+from tsslbp.rules.surrogate import DERIVATIVES
 
 RULES = [
     *(
@@ -80,6 +81,42 @@ def test_a_constant_current_in_parts(backend, rule):
     error = sequence(12, 4, 9, seed=1)
     (of_whole,), (of_parts,) = (torch.autograd.grad(psc, value, error) for psc in (whole, parts))
     torch.testing.assert_close(of_parts, of_whole)
+
+
+EVERY_RULE = st.builds(
+    TSSL,
+    psc_derivative=st.sampled_from(["amplitude", "timing"]),
+    inter=st.booleans(),
+    reset=st.booleans(),
+    leak=st.booleans(),
+    fallback=st.sampled_from(["quiet", "no-spike", "never", "always"]),
+    clip=st.sampled_from([8.0, 1.0, 0.25]),
+    width=st.sampled_from([0.2, 0.55]),
+) | st.builds(Surrogate, st.sampled_from(sorted(DERIVATIVES)), through_reset=st.booleans())
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="there is nothing to compare with")
+@given(
+    rule=EVERY_RULE,
+    steps=st.integers(1, 12),
+    constant=st.booleans(),
+    neuron=st.sampled_from([(5, 3, 1.0), (math.inf, 1, 0.5), (1, 7, 1.0), (10, 2.5, 0.3)]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=300)
+def test_every_backend_hands_back_the_same(rule, steps, constant, neuron, seed):
+    """Of a part in the middle of a sequence: a state comes in at one end and a carry at the other."""
+    current, error = sequence(steps, 3, 7, seed=seed), sequence(steps, 3, 7, seed=seed + 100)
+    before, carry = sequence(2, 3, 7, seed=seed + 200), sequence(2, 3, 7, seed=seed + 300)
+    before[1].abs_()  # a post-synaptic current
+    found = []
+    for backend in ("reference", "cpp"):
+        x, state = (current[0] if constant else current).clone().requires_grad_(), before.clone().requires_grad_()
+        given_current = Constant(x, torch.linspace(0.3, 1, steps, dtype=x.dtype)) if constant else x
+        tau_m, tau_s, threshold = neuron
+        made = tsslbp.lif_part(given_current, state, tau_m=tau_m, tau_s=tau_s, threshold=threshold, rule=rule, backend=backend)
+        found.append(torch.autograd.grad(made, (x, state), (error, carry)))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
 
 
 def test_the_state_is_the_last_membrane_potential_and_current():
@@ -212,6 +249,17 @@ def test_the_state_of_some_samples():
         ours, _ = net.part(x[some], state.take(some), steps=4)
         theirs, _ = net.part(x, state, steps=4)
     assert torch.equal(ours, theirs[:, some])
+
+
+@pytest.mark.parametrize("steps", [0, -1, -2, 1.5])
+def test_a_part_has_at_least_one_step(steps):
+    net, x = network("fully connected", static=True)
+    for state in (None, net.part(x, steps=3)[1]):
+        with pytest.raises(UserError, match=f"steps is {steps}; it must be a whole number from 1"):
+            net.part(x, state, steps)
+    with pytest.raises(UserError, match=r"network input has shape \[0, 5, 9\]"):
+        net.part(x.new_zeros(0, 5, 9))
+    assert len(net.part(x.new_zeros(2, 5, 9), steps=0)[0]) == 2  # not used for a sequence
 
 
 def test_parts_of_the_wrong_shape():

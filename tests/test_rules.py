@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tsslbp
-from tsslbp import TSSL, Rule, Surrogate, UserError, kernels, rules
+from tsslbp import TSSL, EventProp, Rule, Surrogate, UserError, kernels, rules
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.rules.surrogate import DERIVATIVES
 
@@ -336,6 +336,91 @@ def test_a_rule_of_ones_own_is_a_dataclass_with_one_method():
     assert StraightThrough(2.0).options() == {"gain": 2.0}
     with pytest.raises(UserError, match=r"StraightThrough.* has no name"):
         rules.spec(StraightThrough())
+
+
+@dataclass(frozen=True)
+class Returns(Rule):
+    """A rule that returns what it is told to, from either method."""
+
+    whole: object = None
+    part: object = None
+
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return self.whole
+
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return self.part
+
+
+@dataclass(frozen=True)
+class ReturnsPart(Rule):
+    part: object = None
+
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return self.part
+
+
+GRADIENT, CARRY = torch.ones(4, 3), torch.ones(2, 3)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "returned a NoneType"),
+        (GRADIENT[:2], r"returned \[2, 3\] of torch.float32"),
+        (GRADIENT[:, :1], r"returned \[4, 1\] of torch.float32"),
+        (GRADIENT.double(), r"returned \[4, 3\] of torch.float64"),
+        ((GRADIENT, CARRY), r"returned \[4, 3\] of torch.float32 and \[2, 3\] of torch.float32"),
+        (GRADIENT.numpy(), "returned a ndarray"),
+    ],
+    ids=["nothing", "steps", "neurons", "type", "two", "array"],
+)
+def test_a_rule_that_returns_no_gradient_is_named(made, message, backend):
+    psc = tsslbp.lif(torch.ones(4, 3, requires_grad=True), tau_m=5, tau_s=3, rule=Returns(whole=made), backend=backend)
+    promise = r"; it must return \[4, 3\] of torch.float32$"
+    with pytest.raises(UserError, match=f"Returns.current_gradient {message}{promise}") as error:
+        psc.sum().backward()
+    assert "\n" not in str(error.value)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "returned a NoneType"),
+        (GRADIENT, r"returned \[4, 3\] of torch.float32"),
+        ((GRADIENT, None), r"returned \[4, 3\] of torch.float32 and a NoneType"),
+        ((GRADIENT, CARRY[:1]), r"returned \[4, 3\] of torch.float32 and \[1, 3\] of torch.float32"),
+        ((GRADIENT.double(), CARRY), r"returned \[4, 3\] of torch.float64 and"),
+        ((), "returned nothing"),
+    ],
+    ids=["nothing", "one", "no carry", "another carry", "type", "empty"],
+)
+def test_a_rule_that_carries_nothing_on_is_named(made, message, backend):
+    promise = r"; it must return \[4, 3\] of torch.float32 and \[2, 3\] of torch.float32$"
+    arguments = {"tau_m": 5, "tau_s": 3, "backend": backend}
+    for rule in (Returns(part=made), ReturnsPart(made)):
+        psc, _ = tsslbp.lif_part(torch.ones(4, 3, requires_grad=True), torch.zeros(2, 3), rule=rule, **arguments)
+        with pytest.raises(UserError, match=f"{type(rule).__name__}.part_gradient {message}.*{promise}"):
+            psc.sum().backward()
+    with pytest.raises(UserError, match=f"ReturnsPart.part_gradient {message}.*{promise}"):
+        tsslbp.lif(torch.ones(4, 3, requires_grad=True), rule=ReturnsPart(made), **arguments).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda x: TSSL(clip=x), lambda x: TSSL(width=x), lambda x: Surrogate(slope=x), lambda x: Surrogate(scale=x), EventProp],
+)
+def test_options_are_not_learned(make):
+    for value, what in (
+        (torch.nn.Parameter(torch.tensor(2.0)), "of type Parameter"),
+        (torch.tensor(2.0), "of type Tensor"),
+        (True, "True"),
+    ):
+        with pytest.raises(UserError, match=f"is {what}; it must be a plain number, as constants are not learned") as error:
+            make(value)
+        assert "\n" not in str(error.value)
 
 
 def test_a_rule_does_not_touch_the_forward():

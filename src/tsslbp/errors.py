@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read: one line that names the fix. And the checks that every part of the library needs."""
+"""The one exception a user is meant to read, one line that names the fix, and the checks that every part needs."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,13 +25,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def check_tensor(name: str, x: object) -> None:
     """Raises UserError for anything but a tensor."""
     if not isinstance(x, Tensor):
-        raise UserError(f"{name} is a {type(x).__name__}; it must be a torch.Tensor, which torch.as_tensor makes of an array")
+        raise UserError(
+            f"{name} is of type {type(x).__name__}; it must be a torch.Tensor, which torch.as_tensor makes of an array"
+        )
 
 
 def check_number(name: str, x: object) -> None:
-    """Raises UserError for anything but a real number. A tensor is none: autograd would give it no gradient, and say nothing."""
+    """Raises UserError for anything but a real number. A tensor is refused: autograd would leave it without a gradient."""
     if not isinstance(x, int | float | Real) or isinstance(x, bool):
-        given = repr(x) if isinstance(x, str | bool) else f"a {type(x).__name__}"
+        given = repr(x) if isinstance(x, str | bool) else f"of type {type(x).__name__}"
         raise UserError(f"{name} is {given}; it must be a plain number, as constants are not learned")
 
 

@@ -36,8 +36,8 @@ def lif(
             ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in the current of a neuron makes its output NaN from
-        that step on.
+        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in a neuron's current makes its output NaN from that
+        step on.
 
     Raises:
         UserError: wrong shape or type of ``current``, a constant that is below 1 or no plain number, an unknown rule, a named

@@ -82,8 +82,8 @@ class Spiking(nn.Module, ABC):
         fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
         if not fits and not torch.is_autocast_enabled(x.device.type):
             raise UserError(
-                f"{type(self).__name__} has {self.weight.dtype} weights and a {x.dtype} signal; both must be float32 or float64 "
-                "(net.float(), x.float()), and torch.autocast makes the maps bfloat16"
+                f"{type(self).__name__} has {self.weight.dtype} weights and a {x.dtype} signal; both must be float32 or both "
+                "float64, as net.float() and x.float() make them; for bfloat16 maps use torch.autocast"
             )
         return self.map(x)
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, check_tensor, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 
 
@@ -58,6 +58,7 @@ class _TrainLoss(ABC):
     undesired: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        check_number("tau_s", self.tau_s)
         if self.time_steps < 1 or not 1 <= self.tau_s < math.inf:
             raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be finite and at least 1")
         for name in ("desired", "undesired"):
@@ -72,6 +73,7 @@ class _TrainLoss(ABC):
 
     def wanted(self, psc: Tensor, label: Tensor) -> Tensor:
         """The desired trains, filtered, ``[T, B, C]``."""
+        _check_tensors(psc, label)
         if psc.shape[0] != self.time_steps:
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
@@ -132,7 +134,8 @@ class SpikeLoss(_TrainLoss):
     """``½ Σ (s[t] - desired[t])²`` on the spikes themselves: the kernel loss without its smoothing."""
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        return 0.5 * _masked((spikes_from_psc(psc, self.tau_s) - self.wanted(psc, label)).square(), mask).sum()
+        wanted = self.wanted(psc, label)
+        return 0.5 * _masked((spikes_from_psc(psc, self.tau_s) - wanted).square(), mask).sum()
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ class StepLoss:
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        _check_tensors(psc, label)
         if label.shape != psc.shape[:2]:
             raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
@@ -271,12 +275,19 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _positive(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0 < value < math.inf:
         raise UserError(f"{name} is {value}; it must be positive and finite")
 
 
+def _check_tensors(psc: Tensor, label: Tensor) -> None:
+    check_tensor("output", psc)
+    check_tensor("label", label)
+
+
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     """``[B, C]``, true at the label; the place where labels are checked."""
+    _check_tensors(psc, label)
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
         raise UserError(
             "a loss takes output [T, B, C] and integer labels [B]; "

@@ -85,18 +85,16 @@ class Rule(ABC):
 
 
 def refuse_second_derivative(what: str) -> None:
-    """Called in a backward pass: raises UserError if its result is to be differentiated, as it is no function of its operands."""
+    """To be called in a backward pass: raises UserError if its result is to be differentiated again."""
     if torch.is_grad_enabled():
         raise UserError(f"{what} has no derivative of its own; leave out create_graph=True")
 
 
 def _as_promised(rule: Rule, method: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
     """What a method of a rule returned, if these are tensors like those promised; else raises UserError."""
-    if isinstance(made, tuple) and len(made) == len(promised):
-        if all(isinstance(x, Tensor) and (x.shape, x.dtype) == (y.shape, y.dtype) for x, y in zip(made, promised, strict=True)):
-            return made
-    wanted = " and ".join(f"{list(x.shape)} of {x.dtype}" for x in promised)
-    raise UserError(f"{type(rule).__name__}.{method} returned {_described(made)}; it must return {wanted}")
+    if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
+        return made
+    raise UserError(f"{type(rule).__name__}.{method} returned {_described(made)}; it must return {_described(promised)}")
 
 
 def _described(made: Any) -> str:
