@@ -12,7 +12,7 @@ from tsslbp.bench.cases import Case, floor, grown
 from tsslbp.cli import commands
 from tsslbp.notation import PAPER
 
-SMALL = Case("small", replace(PAPER["mnist-cnn"], notation="3C5-P2-7-10"), batch=2)
+SMALL = Case("small", replace(PAPER["mnist-cnn-head"], notation="3C5-P2-7-10"), batch=2)
 
 
 @pytest.mark.parametrize("who", bench.subjects(SMALL))

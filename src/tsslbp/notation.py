@@ -9,7 +9,7 @@ neurons vote for each class: ``100-V10`` has ten.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -55,21 +55,30 @@ class Architecture:
         return Architecture(**fields)
 
 
-_image: dict[str, Any] = {"time_steps": 5, "tau_m": 5, "tau_s": 3}
+_autumn: dict[str, Any] = {"rule": "tssl-paper", "conv_init": "kaiming"}
+_image: dict[str, Any] = {"time_steps": 5, "tau_m": 5, "tau_s": 2, **_autumn}
 _grey: dict[str, Any] = {**_image, "input_shape": (1, 28, 28)}
-_cifar: dict[str, Any] = {**_image, "input_shape": (3, 32, 32), "padding": 1, "dropout": 0.2, "conv_scale": 5.0}
+_cifar: dict[str, Any] = {**_image, "input_shape": (3, 32, 32), "padding": 1, "dropout": 0.2}
+_nmnist: dict[str, Any] = {"input_shape": (2, 34, 34), "time_steps": 30, "tau_m": 8, "tau_s": 4, "padding": (1, 0)}
 
 PAPER: dict[str, Architecture] = {
     "mnist-cnn": Architecture(notation="15C5-P2-40C5-P2-300-10", **_grey),
-    "nmnist-cnn": Architecture(
-        notation="12C5-P2-64C5-P2-10", input_shape=(2, 34, 34), time_steps=30, tau_m=8, tau_s=4, padding=(1, 0)
-    ),
+    "nmnist-cnn": Architecture(notation="12C5-P2-64C5-P2-10", **_nmnist, **_autumn),
     "fashion-mnist-fc": Architecture(notation="400-400-10", **_grey),
-    "fashion-mnist-cnn": Architecture(notation="32C5-P2-64C5-P2-1024-10", padding=2, **_grey),
+    "fashion-mnist-cnn": Architecture(notation="32C5-P2-64C5-P2-1024-10", padding=2, **{**_grey, "tau_m": 4}),
     "cifar10-cnn1": Architecture(notation="96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024-10", **_cifar),
     "cifar10-cnn2": Architecture(notation="128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512-10", **_cifar),
 }
-"""The networks of the paper's six experiments with their constants."""
+"""The networks of the paper's six experiments with the constants of 1 October 2020, the code behind its table."""
+
+_december: dict[str, Any] = {"rule": "tssl", "conv_init": "uniform", "tau_m": 5, "tau_s": 3}
+
+PAPER |= {
+    **{f"{name}-head": replace(PAPER[name], **_december) for name in ("mnist-cnn", "fashion-mnist-fc", "fashion-mnist-cnn")},
+    "nmnist-cnn-head": replace(PAPER["nmnist-cnn"], **{**_december, "tau_m": 8, "tau_s": 4}),
+    **{f"{name}-head": replace(PAPER[name], **_december, conv_scale=5.0) for name in ("cifar10-cnn1", "cifar10-cnn2")},
+}
+"""The same with the constants of the last version of the published code, December 2020: ``NAME-head``."""
 
 
 def classes(notation: str) -> int:

@@ -64,17 +64,17 @@ class Subject:
 
 def cases() -> dict[str, Case]:
     """The cases by name."""
-    nmnist = PAPER["nmnist-cnn"]
+    nmnist = PAPER["nmnist-cnn-head"]
     return {
         case.name: case
         for case in (
-            Case("fashion-mnist-fc", PAPER["fashion-mnist-fc"], 100),
-            Case("mnist-cnn", PAPER["mnist-cnn"], 50),
-            Case("fashion-mnist-cnn", PAPER["fashion-mnist-cnn"], 50),
+            Case("fashion-mnist-fc", PAPER["fashion-mnist-fc-head"], 100),
+            Case("mnist-cnn", PAPER["mnist-cnn-head"], 50),
+            Case("fashion-mnist-cnn", PAPER["fashion-mnist-cnn-head"], 50),
             Case("nmnist-cnn, T = 30", nmnist, 10, sequence=True),
             Case("nmnist-cnn, T = 100", replace(nmnist, time_steps=100), 10, sequence=True),
-            Case("cifar10-cnn1", PAPER["cifar10-cnn1"], 10, large=True),
-            Case("cifar10-cnn2", PAPER["cifar10-cnn2"], 10, large=True),
+            Case("cifar10-cnn1", PAPER["cifar10-cnn1-head"], 10, large=True),
+            Case("cifar10-cnn2", PAPER["cifar10-cnn2-head"], 10, large=True),
         )
     }
 

@@ -24,6 +24,9 @@ class Reproduce:
     """A recipe that has a published result; with -best, of other settings for the same network."""
     seeds: int = 3
     """Runs, with seeds from 0 on."""
+    protocol: Literal["validation", "paper"] = "validation"
+    """validation: hold samples out, and keep the epoch that is best on them. paper: train on all samples, and report the best
+    test epoch, as the paper does; the results then go to ROW-paper-protocol."""
     epochs: int | None = None
     """Passes over the training set; the recipe's when left out, else part of the row's name: ROW-5-epochs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -42,8 +45,11 @@ def reproduce(arguments: list[str]) -> None:
     """train a row of the paper's table with several seeds: tsslbp reproduce ROW"""
     options = parse(Reproduce, "reproduce", arguments, description=f"{Reproduce.__doc__} ROW is one of: {', '.join(ROWS)}.")
     name = options.row if options.epochs is None else f"{options.row}-{options.epochs}-epochs"
+    chosen = settings(options.row, options.epochs)
+    if options.protocol == "paper":
+        name, chosen = f"{name}-paper-protocol", replace(chosen, validation=0, choose="test")
     chosen = replace(
-        settings(options.row, options.epochs),
+        chosen,
         name=name,
         precision=options.precision,
         data_root=options.data_root,
@@ -58,6 +64,7 @@ def reproduce(arguments: list[str]) -> None:
         raise KeyboardInterrupt from None
     precision = TrainConfig.from_toml(runs[0] / "config.toml").precision  # what auto meant
     command = ["tsslbp", "reproduce", options.row, "--data-root", "DIR", "--seeds", str(options.seeds)]
+    command += ["--protocol", "paper"] if options.protocol == "paper" else []
     command += [*(["--epochs", str(options.epochs)] if options.epochs else []), "--precision", precision]
     page = report.write_results(options.out / name, shlex.join(command), runs)
     console.print(report.results_table(options.out), end="")

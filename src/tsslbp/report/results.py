@@ -23,6 +23,20 @@ HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoc
 APART = ("--data-root", "--seed", "--seeds", "--epochs")
 """Options whose values are in other columns, or matter to nobody else."""
 FLOAT32 = ("--precision", "float32")
+COLUMNS = {
+    "test accuracy, %": ("test_accuracy", 2),
+    "best test epoch, %": ("best_test_accuracy", 2),
+    "validation, %": ("validation_accuracy", 2),
+    "epoch chosen": ("best_epoch", 0),
+    "epochs": ("epochs", 0),
+    "seconds": ("seconds", 0),
+}
+"""Columns of a page: field of the final record, and decimals."""
+CHOSEN = {
+    "validation": "Test accuracy is that of the epoch chosen on validation.",
+    "last": "Test accuracy is that of the last epoch.",
+    "test": "Test accuracy is that of the best test epoch, as the paper reports it. Choosing by the test set flatters a result.",
+}
 CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.svg)"
 
 
@@ -45,23 +59,17 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         stale.unlink()
     histories, finals = zip(*logs.values(), strict=True)
     files.write_text(folder / "curve.svg", figures.standalone(curve("curve", histories)))
-    columns = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "best_epoch", "epochs", "seconds")
-    head = ("seed", "test accuracy, %", "best test epoch, %", "validation, %", "epoch chosen", "epochs", "seconds")
-    decimals = (2, 2, 2, 0, 0, 0)
-    rows = [
-        [str(seed), *(f"{final[key]:.{places}f}" for key, places in zip(columns, decimals, strict=True))]
-        for seed, final in enumerate(finals)
-    ]
+    columns = {name: column for name, column in COLUMNS.items() if finals[0][column[0]] is not None}
+    rows = [[str(seed), *(f"{final[key]:.{places}f}" for key, places in columns.values())] for seed, final in enumerate(finals)]
     if len(finals) > 1:
-        mean = [mean_sd([final[key] for final in finals], places) for key, places in zip(columns, decimals, strict=True)]
-        rows.append(["mean ± sd", *mean])
+        rows.append(["mean ± sd", *(mean_sd([final[key] for final in finals], places) for key, places in columns.values())])
     about = machine.describe()
     page = [
         f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
         f"    {command}",
-        markdown(head, rows).rstrip(),
+        markdown(("seed", *columns), rows).rstrip(),
         CURVE,
-        "Test accuracy is that of the epoch chosen on validation. `seedN.jsonl` is the run's `metrics.jsonl`. "
+        f"{CHOSEN[finals[0].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`. "
         f"Machine: {about['processor']}, {about['threads']}, {about['vector instructions']}, load {about['load']} at the end; "
         f"tsslbp {about['tsslbp']}, torch {about['torch']}.",
     ]
@@ -75,6 +83,7 @@ def curve(histories: Sequence[figures.Records]) -> tuple[Figure, str]:
     figure, axes = figures.over_epochs(histories[0], "right answers, %")
     parts = {"training": "train_accuracy", "validation": "validation_accuracy", "test": "test_accuracy"}
     values = {name: np.array([figures.column(history, key) for history in histories]) for name, key in parts.items()}
+    values = {name: runs for name, runs in values.items() if np.isfinite(runs).any()}
     for look, (name, runs) in zip(figures.looks(len(values)), values.items(), strict=True):
         figures.mean_and_band(axes, runs, name, look)
     figures.show_the_end(axes, values["test"][:, -1])
@@ -103,7 +112,8 @@ def results_table(results: Path) -> str:
             f"`{dict(options).get('--rule', config.rule)}`",
             f"{epochs:.0f}",
             str(len(finals)),
-            *(mean_sd([final[key] for final in finals], 2) for key in ("test_accuracy", "best_test_accuracy")),
+            "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
+            mean_sd([final["best_test_accuracy"] for final in finals], 2),
             f"{seconds:,.0f}",
             recipes.RECIPES[recipe].published,
         ]
