@@ -437,7 +437,7 @@ def test_losses_take_tensors(loss):
     "make", [lambda x: KernelLoss(5, x), lambda x: KernelLoss(5, 3, label_weight=x), lambda x: losses.StepLoss(scale=x)]
 )
 def test_constants_of_losses_are_not_learned(make):
-    with pytest.raises(UserError, match="is a Parameter; it must be a plain number, as constants are not learned"):
+    with pytest.raises(UserError, match="is of type Parameter; it must be a plain number, as constants are not learned"):
         make(torch.nn.Parameter(torch.tensor(3.0)))
 
 

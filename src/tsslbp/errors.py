@@ -32,7 +32,7 @@ def check_tensor(name: str, x: object) -> None:
 
 def check_number(name: str, x: object) -> None:
     """Raises UserError for anything but a real number. A tensor is refused: autograd would leave it without a gradient."""
-    if not isinstance(x, int | float | Real) or isinstance(x, bool):
+    if type(x) not in (float, int) and (isinstance(x, bool) or not isinstance(x, Real)):
         given = repr(x) if isinstance(x, str | bool) else f"of type {type(x).__name__}"
         raise UserError(f"{name} is {given}; it must be a plain number, as constants are not learned")
 

@@ -36,7 +36,7 @@ def lif(
             ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, the shape of ``current``. A NaN in a neuron's current makes its output NaN from that
+        Post-synaptic current, ``[T, ...]``, the shape of ``current``. NaN in a neuron's current makes its output NaN from that
         step on.
 
     Raises:
@@ -106,7 +106,8 @@ def neurons(
     Where a compiled kernel does all that in one pass it is left to it, else it is done one after the other.
     """
     x, gain = current if isinstance(current, Constant) else (current, None)
-    _check_reverse_mode(x, gain, state)
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
+        _refuse_other_modes(x, gain, state)
     if x.dtype == torch.float16:
         x = x.float()
     if not neuron.reset and backend not in ("auto", "reference"):
@@ -136,16 +137,14 @@ def neurons(
     return psc.bfloat16() if half else psc, after
 
 
-def _check_reverse_mode(*operands: Tensor | None) -> None:
-    """Raises UserError where PyTorch differentiates in a way that would find no gradient here, and say nothing."""
+def _refuse_other_modes(*operands: Tensor | None) -> None:
+    """Raises UserError in a transform of ``torch.func``, and for an operand that has a tangent."""
     if torch._C._are_functorch_transforms_active():
         raise UserError(
             "spiking neurons cannot go through torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap); "
             "call backward() or torch.autograd.grad, and loop over samples"
         )
-    if forward_ad._current_level >= 0 and any(
-        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands
-    ):
+    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands):
         raise UserError("spiking neurons have no forward-mode derivative; call backward() or torch.autograd.grad")
 
 

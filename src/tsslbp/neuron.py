@@ -42,8 +42,9 @@ class LIF:
     reset: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("tau_m", "tau_s", "threshold"):
-            check_number(name, getattr(self, name))
+        check_number("tau_m", self.tau_m)
+        check_number("tau_s", self.tau_s)
+        check_number("threshold", self.threshold)
         for name in ("tau_m", "tau_s"):
             if not getattr(self, name) >= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; a time constant is in steps and at least 1")

@@ -125,7 +125,9 @@ struct Forward {
   TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums) const {
     T carried[LANES<T>] = {}, a[LANES<T>] = {}, last[LANES<T>] = {}, read[LANES<T>], made[LANES<T>];
     before.read(first, width, last, a);
-    for (int64_t j = 0; j < width; ++j) carried[j] = c.membrane_decay * last[j] * (last[j] > c.threshold ? T(0) : T(1));
+    if (before.data)
+      for (int64_t j = 0; j < width; ++j)
+        carried[j] = c.membrane_decay * last[j] * (last[j] > c.threshold ? T(0) : T(1));
     for (int64_t t = 0; t < steps; ++t) {
       const T* __restrict in = current.row(t, first, width, read);
       T* __restrict u = membrane ? membrane + t * n + first : last;

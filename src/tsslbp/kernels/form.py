@@ -57,12 +57,12 @@ class Layout:
         return x.reshape(x.shape[0], math.prod(self.shape))
 
     def restore(self, x: Tensor) -> Tensor:
-        """``[T, N] -> [T, ...]``, the same memory. Detached: autograd lets nobody change the view of a function in place."""
+        """``[T, N] -> [T, ...]``, a view."""
         in_order = range(1, len(self.order) + 1)
         if self.order == tuple(in_order):
-            return x.view(x.shape[0], *self.shape).detach()
+            return x.view(x.shape[0], *self.shape)
         inverse = [self.order.index(axis) + 1 for axis in in_order]
-        return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse).detach()
+        return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
     def pooled(self, pool: Pool | None) -> "Layout":
         """The layout of the pooled sequence."""

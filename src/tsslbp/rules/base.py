@@ -116,6 +116,8 @@ class Crossing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         if compiled:
             membrane, psc, after = kernels.compiled(form.backend).lif_forward(current, neuron, state, form)
+            # These may be views of what the kernel made, and autograd lets nobody change a function's view in place.
+            psc, after = psc.detach(), None if after is None else after.detach()
         else:
             membrane_before, psc_before = (0.0, None) if state is None else state
             membrane = membrane_potential(current, neuron, membrane_before)
