@@ -37,6 +37,12 @@ TSSL_RULES = [
     for derivative in ("amplitude", "timing")
     for terms in TERMS
 ]
+TSSL_RULES += [
+    TSSL(fallback=fallback, psc_derivative=derivative, reset=more, leak=more, clip=10.0, error_reset=True)
+    for fallback in FALLBACKS
+    for derivative in ("amplitude", "timing")
+    for more in (True, False)
+]
 SURROGATE_RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
 RULES = TSSL_RULES + SURROGATE_RULES
 SOME_RULES = [
@@ -44,6 +50,7 @@ SOME_RULES = [
     TSSL(fallback="always", width=0.55),
     TSSL(psc_derivative="timing", fallback="no-spike"),
     TSSL(fallback="rate"),
+    TSSL(reset=False, leak=False, error_reset=True),
     Surrogate("gaussian"),
 ]
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import oracle
@@ -57,9 +57,9 @@ def random_case(seed, steps=25, neurons=6, dtype=torch.float64):
 @every_backend
 @pytest.mark.parametrize("fallback", FALLBACKS)
 @pytest.mark.parametrize("psc_derivative", PSC_DERIVATIVES)
-@pytest.mark.parametrize("terms", [*itertools.product(ON_OFF, ON_OFF, ON_OFF)], ids=lambda t: "".join("01"[x] for x in t))
+@pytest.mark.parametrize("terms", [*itertools.product(ON_OFF, repeat=4)], ids=lambda t: "".join("01"[x] for x in t))
 def test_every_combination_of_options_matches_the_oracle(fallback, psc_derivative, terms, backend):
-    options = dict(zip(("inter", "reset", "leak"), terms, strict=True), fallback=fallback, psc_derivative=psc_derivative)
+    options = dict(zip(("inter", "reset", "leak", "error_reset"), terms, strict=True), fallback=fallback, psc_derivative=psc_derivative)
     for clip, constants in itertools.product(
         (0.6, 8.0),
         ({"tau_m": 5.0, "tau_s": 3.0, "threshold": 1.0}, {"tau_m": 9.0, "tau_s": 2.0, "threshold": 0.7}),
@@ -73,6 +73,7 @@ OPTIONS = st.fixed_dictionaries(
         "inter": st.sampled_from([True, True, True, False]),
         "reset": st.booleans(),
         "leak": st.booleans(),
+        "error_reset": st.booleans(),
         "fallback": st.sampled_from(FALLBACKS),
         "clip": st.sampled_from([8.0, 1.0, 0.25, 1000.0]),
     }
@@ -262,6 +263,7 @@ TSSL_RULES = st.builds(
     inter=st.booleans(),
     reset=st.booleans(),
     leak=st.booleans(),
+    error_reset=st.booleans(),
     fallback=st.sampled_from(FALLBACKS),
     clip=st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1, 100),
 )
@@ -291,6 +293,26 @@ def test_spec_is_short_and_readable():
     assert rules.spec(TSSL()) == "tssl"
     assert rules.spec(TSSL(leak=False, fallback="no-spike")) == "tssl(leak=False, fallback=no-spike)"
     assert rules.spec(Surrogate("atan")) == "surrogate(name=atan)"
+
+
+def test_the_versions_of_the_published_code_by_name():
+    """METHOD: the code of 1 October 2020, of 2 June 2020, and of December 2020."""
+    paper = TSSL(reset=False, leak=False, fallback="rate", clip=10.0, error_reset=True)
+    assert rules.get("tssl-paper").options() == rules.get("tssl-submission").options() == {}
+    for name, terms in (("tssl-paper", paper), ("tssl-submission", replace(paper, error_reset=False))):
+        for layer in random_case(seed=2), tuple(x * 0.3 for x in random_case(seed=2)):  # above and below 10 % firing
+            case = (*layer, name), (*layer, terms)
+            constants = {"tau_m": 5.0, "tau_s": 2.0}
+            assert torch.equal(*(gradient(*args, **constants) for args in case))
+    assert rules.spec(rules.get("tssl-paper(fallback=quiet)")) == "tssl-paper(fallback=quiet)"
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [({}, False), ({"fallback": "quiet"}, True), ({"fallback": "quiet", "leak": True}, False), ({"fallback": "always"}, True)],
+)
+def test_what_of_the_papers_rule_takes_parts(options, parts):
+    assert replace(rules.get("tssl-paper"), **options).takes_parts == parts
 
 
 def test_rules_by_name():

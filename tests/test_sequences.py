@@ -566,7 +566,7 @@ def test_an_interrupted_cache_leaves_nothing_behind(own_cache):
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "file"))
-    with fails("cannot write .*; free space or set TSSLBP_CACHE to another folder"):
+    with fails("cannot make .*; set TSSLBP_CACHE to another folder"):
         cache.mapped("set", {}, samples_of(2), (3,), lambda number: np.zeros(3, np.uint8))
 
 

@@ -3,12 +3,16 @@
 import contextlib
 import os
 import secrets
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tsslbp.errors import UserError
 
+LONGEST_ZIP_END = 22 + 2**16
+"""Bytes of the last record of a zip file with the longest comment."""
 TEMPORARY = ".*.tmp"
 """Names of files under way; what a killed process leaves behind."""
 
@@ -80,6 +84,20 @@ def _place(temporary: Path, path: Path) -> None:
     except OSError:
         path.open("xb").close()  # no hard links on this file system, or the name is taken: then this says so
         temporary.replace(path)
+
+
+def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """All entries of an archive. Raises BadZipFile if its directory lacks some: it has a checksum of its own nowhere."""
+    file = archive.fp
+    assert file is not None
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - LONGEST_ZIP_END))
+    end = file.read()
+    (count,) = struct.unpack_from("<H", end, end.rfind(b"PK\5\6") + 10)
+    entries = archive.infolist()
+    if count != len(entries):
+        raise zipfile.BadZipFile(f"its directory has {len(entries)} entries and should have {count}")
+    return entries
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp import machine
+from tsslbp import files, machine
 from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, class_names, hold_out, hold_out_validation
 from tsslbp.errors import UserError, unknown
 
@@ -99,7 +99,7 @@ def _open(path: Path) -> Arrays:
         raise UserError(f"{path} is not an .npz file, or it is cut short; write it with numpy.savez(path, x=..., y=...)")
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in archive.infolist()}
+            sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in files.zip_entries(archive)}
         for key in sizes:
             if key not in KEYS:
                 raise UserError(f"{path}: {unknown('array', key, KEYS)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsslbp import machine
+from tsslbp import files, machine
 from tsslbp.data.audio import log_mel, send_on_delta
 from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out_validation
 from tsslbp.errors import UserError
@@ -91,7 +91,10 @@ def _recordings(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(path), path.read_bytes()
         elif packed.is_file():
             with zipfile.ZipFile(packed) as archive:
-                names = sorted(name for name in archive.namelist() if name.endswith(".wav"))
+                every = [entry.filename for entry in files.zip_entries(archive)]
+                names = sorted(name for name in every if name.endswith(".wav"))
+                for name in set(every) - set(names):
+                    archive.open(name).close()  # compares the name with the one beside the content: was it a .wav?
                 if not names:
                     raise UserError(f"{packed} holds no .wav files; fetch it again")
                 machine.need_memory(sum(archive.getinfo(name).file_size for name in names), str(packed))
@@ -112,7 +115,7 @@ def _signal(path: str, content: bytes) -> Tensor:
         with wave.open(io.BytesIO(content)) as file:
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             frames, count = file.readframes(file.getnframes()), file.getnframes()
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last for a chunk that ends beyond the file
         raise UserError(f"{path} is not a wav file ({error}); fetch it again") from error
     if kind != (1, 2, RATE) or count == 0 or len(frames) != 2 * count:
         raise UserError(f"{path} is cut short or not one channel of 16 bits at {RATE} Hz; fetch it again")

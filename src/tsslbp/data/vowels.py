@@ -62,6 +62,7 @@ def read_ts(path: Path) -> list[Series]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; fetch it again") from error
+    declared = next((line.split()[2:] for line in lines if line.lower().startswith("@classlabel true")), None)
     start = next((number for number, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
     series = []
     for number, line in enumerate(lines[start:], start + 1):
@@ -74,6 +75,8 @@ def read_ts(path: Path) -> list[Series]:
             values = np.zeros((0, 0), np.float32)
         if values.ndim != 2 or not values.size or not np.isfinite(values).all():
             raise UserError(f"{path}: line {number} is not a series of numbers of equal length; fetch it again")
+        if declared is not None and label not in declared:
+            raise UserError(f"{path}: line {number} is of class {label}, which @classLabel does not name; fetch it again")
         series.append((values.T, label))
     if not series:
         raise UserError(f"{path} is no .ts file with series after a line @data; fetch it again")
