@@ -1,8 +1,6 @@
-"""Agreement with the published implementation in its three versions: the recorded files of ``golden/``, and vectors worked
-out by hand.
+"""Agreement with the published code in its three versions, by recorded files, and with vectors worked out by hand.
 
-``golden/*.npz`` is of the last version of the code, ``golden/paper`` of that of 1 October 2020, ``golden/submission`` of that of
-2 June 2020.
+``golden/*.npz`` is of the last version, ``golden/paper`` of that of 1 October 2020, ``golden/submission`` of 2 June 2020.
 """
 
 from pathlib import Path

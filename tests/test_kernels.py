@@ -665,7 +665,7 @@ def test_wrong_operands_are_refused():
         with pytest.raises(RuntimeError):
             kernel_gradient(TSSL(), gradient, membrane, PUBLISHED, Form(gain))
     options = {"timing": False, "inter": True, "reset": True, "leak": True, "fallback": "sometimes", "clip": 8.0}
-    limits = {"fallback_width": 0.2, "fallback_range": 8.0, "rate_limit": 0.1}
+    limits = {"fallback_width": 0.2, "fallback_range": 8.0, "rate_limit": 0.1, "error_reset": False}
     with pytest.raises(RuntimeError, match="fallback"):
         kernels.tssl_backward(psc_gradient, membrane, PUBLISHED, None, None, **options, **limits)
     with pytest.raises(RuntimeError, match="shape"):
@@ -734,7 +734,7 @@ def call(name):
     operands += [maybe(handed, 0.1 if state is None else 0.8), *constants]
     if name == "tssl_backward":
         limits = [number(8.0, math.inf), number(0.2), number(8.0), number(0.1)]
-        return [*operands, on(), on(), on(), on(), integer(draw.randint(0, 4)), *limits, *form]
+        return [*operands, on(), on(), on(), on(), integer(draw.randint(0, 4)), *limits, on(), *form]
     return [*operands, integer(draw.randint(0, 6)), number(2.0), number(1.0), on(), *form]
 
 returned = raised = 0

@@ -22,6 +22,7 @@ from tsslbp.encoding import Constant
 from tsslbp.functional import neurons
 from tsslbp.kernels import Form, Pool, dispatch
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
+from tsslbp.rules import TSSLPaper
 from tsslbp.rules.surrogate import DERIVATIVES
 
 USABLE, WHY = kernels.backends()["triton"]
@@ -36,8 +37,9 @@ FAMILY = [
         ["amplitude", "timing"], [True, False], [True, False], [True, False], FALLBACKS
     )
 ]
+FAMILY += [TSSL(fallback=fallback, reset=more, leak=more, error_reset=True) for fallback in FALLBACKS for more in (True, False)]
 SURROGATES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
-RULES = [TSSL(fallback=fallback) for fallback in FALLBACKS] + [Surrogate(through_reset=True)]
+RULES = [TSSL(fallback=fallback) for fallback in FALLBACKS] + [TSSLPaper(), Surrogate(through_reset=True)]
 
 
 def on_triton(test):

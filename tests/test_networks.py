@@ -10,6 +10,7 @@ from tsslbp import TSSL, Surrogate, UserError
 from tsslbp.layers import Conv2d, Dropout, Linear, SumPool2d
 from tsslbp.networks import Network, build
 from tsslbp.notation import PAPER, Architecture, classes
+from tsslbp.rules import TSSLPaper
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 
@@ -49,28 +50,30 @@ PAPER_SHAPES = {
         (10, 512),
     ],
 }
-PAPER_CONSTANTS = {
-    "mnist-cnn": ((1, 28, 28), 5, 5, 3),
-    "nmnist-cnn": ((2, 34, 34), 30, 8, 4),
-    "fashion-mnist-fc": ((1, 28, 28), 5, 5, 3),
-    "fashion-mnist-cnn": ((1, 28, 28), 5, 5, 3),
-    "cifar10-cnn1": ((3, 32, 32), 5, 5, 3),
-    "cifar10-cnn2": ((3, 32, 32), 5, 5, 3),
+PAPER_CONSTANTS = {  # input shape, T, and τm and τs of October 2020 and of December 2020
+    "mnist-cnn": ((1, 28, 28), 5, (5, 2), (5, 3)),
+    "nmnist-cnn": ((2, 34, 34), 30, (8, 4), (8, 4)),
+    "fashion-mnist-fc": ((1, 28, 28), 5, (5, 2), (5, 3)),
+    "fashion-mnist-cnn": ((1, 28, 28), 5, (4, 2), (5, 3)),
+    "cifar10-cnn1": ((3, 32, 32), 5, (5, 2), (5, 3)),
+    "cifar10-cnn2": ((3, 32, 32), 5, (5, 2), (5, 3)),
 }
 
 
 def test_the_papers_six_networks():
-    assert PAPER.keys() == PAPER_SHAPES.keys()
+    assert PAPER.keys() == {*PAPER_SHAPES, *(f"{name}-head" for name in PAPER_SHAPES)}
 
 
 @pytest.mark.parametrize("name", PAPER_SHAPES)
-def test_paper_network(name):
+@pytest.mark.parametrize("head", [False, True], ids=["october", "december"])
+def test_paper_network(name, head):
     with torch.device("meta"):
-        net = build(name)
+        net = build(f"{name}-head" if head else name)
     assert [tuple(p.shape) for p in net.parameters()] == PAPER_SHAPES[name]
     a = net.architecture
-    assert (a.input_shape, a.time_steps, a.tau_m, a.tau_s) == PAPER_CONSTANTS[name]
-    assert (a.threshold, rule_of(net)) == (1, TSSL())
+    assert (a.input_shape, a.time_steps) == PAPER_CONSTANTS[name][:2]
+    assert (a.tau_m, a.tau_s) == PAPER_CONSTANTS[name][3 if head else 2]
+    assert (a.threshold, rule_of(net), a.conv_init) == (1, TSSL(), "uniform") if head else (1, TSSLPaper(), "kaiming")
     for batch in ((3, *a.input_shape), (a.time_steps, 3, *a.input_shape)):
         assert net(torch.empty(batch, device="meta")).shape == (a.time_steps, 3, 10)
 
@@ -81,10 +84,11 @@ def rule_of(net):
 
 
 @pytest.mark.parametrize("name", ["cifar10-cnn1", "cifar10-cnn2"])
-def test_cifar_settings(name):
+@pytest.mark.parametrize(("head", "scale"), [("", 1.0), ("-head", 5.0)])
+def test_cifar_settings(name, head, scale):
     with torch.device("meta"):
-        net = build(name)
-    assert (net.architecture.padding, net.architecture.conv_scale) == (1, 5.0)
+        net = build(f"{name}{head}")
+    assert (net.architecture.padding, net.architecture.conv_scale) == (1, scale)
     assert [layer.p for layer in net.modules() if isinstance(layer, Dropout)] == [0.2] * 7
     assert not isinstance(next(net.layers.children()), Dropout)
 

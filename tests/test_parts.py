@@ -89,10 +89,13 @@ EVERY_RULE = st.builds(
     inter=st.booleans(),
     reset=st.booleans(),
     leak=st.booleans(),
+    error_reset=st.booleans(),
     fallback=st.sampled_from(["quiet", "no-spike", "never", "always"]),
     clip=st.sampled_from([8.0, 1.0, 0.25]),
     width=st.sampled_from([0.2, 0.55]),
-) | st.builds(Surrogate, st.sampled_from(sorted(DERIVATIVES)), through_reset=st.booleans())
+).filter(lambda rule: rule.takes_parts) | st.builds(
+    Surrogate, st.sampled_from(sorted(DERIVATIVES)), through_reset=st.booleans()
+)
 
 
 @pytest.mark.skipif("cpp" not in BACKENDS, reason="there is nothing to compare with")

@@ -47,7 +47,7 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     assert table in capsys.readouterr().out
     *_, row = table.splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["[`fashion-mnist-fc`](results/fashion-mnist-fc-2-epochs)", "`tssl`", "2", "2", mean_sd]
+    assert cells[:5] == ["[`fashion-mnist-fc`](results/fashion-mnist-fc-2-epochs)", "`tssl-paper`", "2", "2", mean_sd]
     assert cells[7] == "89.75 ± 0.03 after 100 epochs"
 
 

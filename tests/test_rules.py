@@ -59,7 +59,9 @@ def random_case(seed, steps=25, neurons=6, dtype=torch.float64):
 @pytest.mark.parametrize("psc_derivative", PSC_DERIVATIVES)
 @pytest.mark.parametrize("terms", [*itertools.product(ON_OFF, repeat=4)], ids=lambda t: "".join("01"[x] for x in t))
 def test_every_combination_of_options_matches_the_oracle(fallback, psc_derivative, terms, backend):
-    options = dict(zip(("inter", "reset", "leak", "error_reset"), terms, strict=True), fallback=fallback, psc_derivative=psc_derivative)
+    options = dict(
+        zip(("inter", "reset", "leak", "error_reset"), terms, strict=True), fallback=fallback, psc_derivative=psc_derivative
+    )
     for clip, constants in itertools.product(
         (0.6, 8.0),
         ({"tau_m": 5.0, "tau_s": 3.0, "threshold": 1.0}, {"tau_m": 9.0, "tau_s": 2.0, "threshold": 0.7}),

@@ -150,7 +150,7 @@ class Linear(Spiking):
 class Conv2d(Spiking):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``, stride 1.
 
-    Weight ``[out, in, k, k]``, at first uniform as is PyTorch's default, or Kaiming normal (``init="kaiming"``), times ``scale``.
+    Weight ``[out, in, k, k]``, at first uniform (PyTorch's default) or Kaiming normal (``init="kaiming"``), times ``scale``.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ COLUMNS = {
 CHOSEN = {
     "validation": "Test accuracy is that of the epoch chosen on validation.",
     "last": "Test accuracy is that of the last epoch.",
-    "test": "Test accuracy is that of the best test epoch, as the paper reports it. Choosing by the test set flatters a result.",
+    "test": "Test accuracy is that of the best test epoch, as the paper reports it. This choice flatters a result.",
 }
 CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.svg)"
 

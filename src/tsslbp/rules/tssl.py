@@ -16,8 +16,8 @@ with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. Neurons without a 
 and (8). A neuron that never crosses has no spike time and hence no gradient: the fallback (10), the derivative of a logistic,
 exists to create spikes.
 
-This is the code of December 2020. In that of autumn 2020, from which the paper's table comes, there are no terms (7) and (8), and
-the reset acts on the error before it reaches the synapse, by the error at the neuron's next spike:
+This is the code of December 2020. In that of October 2020, from which the paper's table comes, there are no terms (7) and (8),
+and the reset acts on the error before it reaches the synapse, by the error at the neuron's next spike:
 
     e'[t] = e[t] + s[t]·u[t]·(1/τm)·Q                           takes the place of e[t] in (4)                   (11)
     Q     = e[t] if s[t] else Q·(1 - 1/τm)                      what reaches the step before                     (12)
@@ -59,8 +59,8 @@ class TSSL(Rule):
             ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
         clip: bound on 1/Δu, positive.
         width: w of the logistic in (10), in potential, positive; 0.2 as published.
-        error_reset: the reset's effect on the error (11), as in the code of autumn 2020. Together with ``reset`` or ``leak`` it
-            needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
+        error_reset: the reset's effect on the error (11), as in the code of October 2020. Together with ``reset`` or ``leak``
+            it needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
 
     Raises:
         UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
