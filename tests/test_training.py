@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tsslbp
-from tsslbp import UserError, data, files, losses, machine, metrics, study, training
+from tsslbp import UserError, data, files, losses, machine, metrics, report, study, training
 from tsslbp.config import TrainConfig
 from tsslbp.study import runs
 from tsslbp.training import firing, loop
@@ -551,3 +551,76 @@ def test_a_layer_is_told_when_it_gets_ill_and_a_healthy_one_is_not(quick):
     progress = Listens()
     training.train(quick(name="healthy"), progress)
     assert progress.warnings == []
+
+
+def test_all_samples_may_be_trained_on(quick):
+    folder, final = training.train(quick(validation=0, choose="last", epochs=3))
+    records, _ = training.read_metrics(folder)
+    assert [record["validation_accuracy"] for record in records] == [None] * 3
+    assert (final["choose"], final["best_epoch"], final["validation_accuracy"]) == ("last", 3, None)
+    assert (final["train_samples"], final["validation_samples"]) == (1437, 0)
+    assert set(records[0]["rates"]) == {"linear1", "output"}  # of training samples then
+    assert training.load(folder).facts.samples == {"train": 1437, "validation": 0, "test": 360}
+    report.write(folder)
+    page = (folder / "report.html").read_text()
+    assert "from epoch 3, the last." in " ".join(page.split())
+    with pytest.raises(UserError, match="--choose is validation; it must be last or test with --validation 0"):
+        quick(validation=0)
+
+
+@pytest.mark.parametrize(("choose", "expected"), [("validation", 2), ("last", 4), ("test", 3)])
+def test_the_epoch_that_is_kept(choose, expected):
+    accuracies = [(1.0, 1.0), (5.0, 2.0), (4.0, 9.0), (3.0, 3.0)]
+    history = [
+        {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
+        for epoch, (validation, test) in enumerate(accuracies, 1)
+    ]
+    final = training.summary(history, data.load("digits", Path()), choose)
+    assert final["best_epoch"] == expected
+    assert final["test_accuracy"] == accuracies[expected - 1][1]
+    assert (final["best_test_epoch"], final["best_test_accuracy"]) == (3, 9.0)
+    assert final.get("choose", "validation") == choose
+
+
+def test_the_best_test_epoch_is_labelled_as_that(quick):
+    folder, final = training.train(quick(choose="test", epochs=3))
+    assert final["test_accuracy"] == final["best_test_accuracy"]
+    report.write(folder)
+    assert "the epoch chosen on the test set, which flatters the result" in " ".join(
+        (folder / "report.html").read_text().split()
+    )
+
+
+def test_the_surrogate_warms_up(quick):
+    config = quick(rule="tssl-paper(fallback=never)", surrogate_epochs=1, epochs=2)
+    warm, _ = training.train(replace(config, name="warm"))
+    always, _ = training.train(replace(config, name="always", rule="tssl-paper(fallback=always)", surrogate_epochs=0))
+    never, _ = training.train(replace(config, name="never", surrogate_epochs=0))
+    losses_ = {run.name: [record["train_loss"] for record in training.read_metrics(run)[0]] for run in (warm, always, never)}
+    assert losses_["warm"][0] == losses_["always"][0] != losses_["never"][0]
+    assert losses_["warm"][1] not in (losses_["always"][1], losses_["never"][1])
+    assert training.load(warm).network.architecture.rule == "tssl-paper(fallback=never)"
+
+
+def test_a_warm_up_goes_on_after_an_interruption(quick):
+    class Stop(training.Progress):
+        def finished_epoch(self, record):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = quick(rule="tssl(fallback=never)", surrogate_epochs=2, epochs=3)
+    whole, _ = training.train(replace(config, name="whole"))
+    for resume in (False, True):
+        with pytest.raises(training.Interrupted):
+            training.train(replace(config, name="cut", resume=resume), Stop())
+    training.train(replace(config, name="cut", resume=True))
+    assert_same_weights(whole, config.runs_dir / "cut")
+
+
+def test_convolutions_may_begin_as_fully_connected_layers_do(quick):
+    torch.manual_seed(0)
+    net = tsslbp.build("50C5-10", input_shape=(8, 9, 9), time_steps=2, tau_m=5, tau_s=3, conv_init="kaiming", conv_scale=2.0)
+    weight = net.layers.conv1.weight.detach()
+    assert float(weight.std()) == pytest.approx(2 * math.sqrt(2 / 200), rel=0.05)
+    assert float(weight.abs().max()) > 3 * float(weight.std())  # no bound, unlike those of a uniform one
+    with pytest.raises(UserError, match="unknown initialisation 'round'"):
+        tsslbp.build("5C5-10", input_shape=(8, 9, 9), time_steps=2, tau_m=5, tau_s=3, conv_init="round")

@@ -27,7 +27,7 @@ from tsslbp.neuron import spikes_from_psc, synapse
 
 
 def desired_train(time_steps: int) -> Tensor:
-    """The published spike train for the labelled class, ``[T]``: 0,1,1,1,1 repeated below ten steps, 0,1 repeated from ten on.
+    """The spike train for the labelled class, ``[T]``, as last published: 0,1,1,1,1 repeated below ten steps, 0,1 from ten on.
 
     With a single step that would ask for silence, so there the train is one spike.
     """
@@ -44,7 +44,7 @@ class _TrainLoss(ABC):
     Args:
         time_steps: T, at least 1.
         tau_s: synaptic time constant of the output neurons, in steps.
-        desired: spike train of the labelled class, ``[T]`` of 0 and 1; the published one if left out.
+        desired: spike train of the labelled class, ``[T]`` of 0 and 1; the last published one if left out.
         undesired: spike train of every other class, ``[T]``; silence if left out.
 
     Raises:
@@ -102,8 +102,8 @@ class _TrainLoss(ABC):
 class KernelLoss(_TrainLoss):
     """``½ Σ (a[t] - d[t])²`` with ``d`` the desired train through the synapse's kernel: a van Rossum distance.
 
-    ``target="double"`` puts the desired train through the kernel twice, as the published code does; that moves the
-    optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1).
+    ``target="double"`` puts the desired train through the kernel twice, as the last version of the published code does. That
+    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1).
 
     ``label_weight`` multiplies the labelled class's part. At 1, as published, an output neuron that is less than half sure of
     its class does best to stay silent; C - 1 gives the labelled class and all others the same say.

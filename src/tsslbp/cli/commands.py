@@ -13,13 +13,16 @@ from tsslbp import bench, kernels, machine, metrics, recipes, report, training
 from tsslbp.cli import picture
 from tsslbp.cli.compare import compare
 from tsslbp.cli.methods import check_, cite, fidelity_, rules_
-from tsslbp.cli.parse import parse, starting_from
+from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import study_
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+
+CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
+"""How an epoch was chosen, in a reader's words."""
 
 
 def train(arguments: list[str]) -> None:
@@ -33,6 +36,7 @@ def train(arguments: list[str]) -> None:
         arguments = arguments[:position] + arguments[position + 2 :]
     about = f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. --config FILE replays a run's config.toml."
     config = parse(TrainConfig, command, arguments, config, about)
+    refuse_idle(config, arguments)
     machine.keep_memory()
     folder, final = training.train(config, watcher())
     if "f1" in final:
@@ -41,7 +45,7 @@ def train(arguments: list[str]) -> None:
         right = round(final["test_accuracy"] / 100 * final["test_samples"])
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"chosen on validation), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{CHOSEN[config.choose]}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
     console.print(f"report: {report.write(folder)}")
 

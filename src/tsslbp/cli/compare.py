@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from tsslbp import machine, recipes, report, study, training
-from tsslbp.cli.parse import parse, starting_from
+from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.progress import watcher
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
@@ -43,6 +43,7 @@ def compare(arguments: list[str]) -> None:
     config, command, rest = starting_from("compare", arguments)
     about = f"{Compare.__doc__} RECIPE is one of: {', '.join(recipes.RECIPES)}. The same command goes on after an interruption."
     options = parse(Compare, command, rest, Compare(**vars(config)), about)
+    refuse_idle(options, rest)
     machine.keep_memory()
     try:
         result = study.compare(

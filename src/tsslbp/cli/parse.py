@@ -43,6 +43,14 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     return options
 
 
+def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
+    """Raises UserError for settings among the arguments that have no effect. Those of a recipe may be left over."""
+    given = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}
+    flags = {f"--{name.replace('_', '-')}": wanted for name, wanted in config.idle().items()}
+    if found := [f"{flag} has no effect without {wanted}" for flag, wanted in flags.items() if flag in given]:
+        raise UserError("; ".join(found))
+
+
 def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
     """The settings of the recipe that comes first, if one does; the command with its name; the other arguments.
 

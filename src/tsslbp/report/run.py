@@ -116,7 +116,16 @@ FIRING = {
     ),
 }
 """Fields of an epoch's record that have a value for every layer: axis and caption."""
-IN_WORDS = ("test_accuracy", "validation_accuracy", "best_epoch", "best_test_accuracy", "best_test_epoch", "seconds", "epochs")
+IN_WORDS = (
+    "test_accuracy",
+    "validation_accuracy",
+    "best_epoch",
+    "best_test_accuracy",
+    "best_test_epoch",
+    "seconds",
+    "epochs",
+    "choose",
+)
 """Fields of the final record that the template puts into words, as it does the number of test samples."""
 
 
@@ -133,7 +142,7 @@ def _render(report: RunReport) -> str:
     right = round(report.final["test_accuracy"] * total / 100)
     return template("run.html", percent=percent).render(
         run=report,
-        final={"validation_accuracy": None, **report.final},
+        final={"validation_accuracy": None, "choose": "validation", **report.final},
         extra={
             key: value for key, value in report.final.items() if key not in (*IN_WORDS, "event", "test_images", "test_samples")
         },

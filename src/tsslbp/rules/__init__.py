@@ -48,7 +48,7 @@ def available() -> list[str]:
 def get(rule: str | Rule | None) -> Rule:
     """A rule from its name, with options if wanted: ``"tssl"``, ``"tssl(fallback=no-spike, leak=False, clip=1)"``.
 
-    ``None`` is the published rule. Raises UserError for an unknown name or option.
+    ``None`` is ``"tssl"``. Raises UserError for an unknown name or option.
     """
     if rule is None:
         return TSSL()

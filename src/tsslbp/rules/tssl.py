@@ -47,14 +47,14 @@ class TSSL(Rule):
     """Temporal spike sequence learning by backpropagation. The defaults are the last published version of the rule.
 
     Args:
-        psc_derivative: ``"amplitude"`` (published) carries the error with the kernel ε itself; ``"timing"`` with the
+        psc_derivative: ``"amplitude"``, as published, carries the error with the kernel ε itself; ``"timing"`` with the
             derivative of the current by the spike time: ``+1/τs`` at the spike, ``-ε[k]/τs`` after it, the only choice
             that tells "earlier" from "later".
         inter: the inter-neuron term (6).
         reset: the intra-neuron term through the reset (7).
         leak: the intra-neuron term through the membrane's leak (8).
         fallback: where the logistic derivative (10) replaces (or, for ``"no-spike"``, joins) the spike-time gradient:
-            ``"quiet"`` (published) at steps whose post-synaptic current is below 1/(4τs); ``"no-spike"`` at every step
+            ``"quiet"``, as last published, at steps whose post-synaptic current is below 1/(4τs); ``"no-spike"`` at every step
             without a spike; ``"rate"`` everywhere in a layer while its mean firing in this batch is at most 10 %;
             ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
         clip: bound on 1/Δu, positive.
@@ -65,8 +65,8 @@ class TSSL(Rule):
     Raises:
         UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
 
-    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code, whose O(T²) sums
-    equations (4) to (9) carry in O(T).
+    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code of December 2020, whose O(T²)
+    sums equations (4) to (9) carry in O(T).
     """
 
     psc_derivative: PscDerivative = "amplitude"
