@@ -91,6 +91,8 @@ def history_fault(history: Any, epochs: int | None = None) -> str | None:
             return f"line {expected}: {wrong}"
         if record["epoch"] != expected:
             return f"line {expected}: epoch is {record['epoch']}"
+        if (record["validation_accuracy"] is None) != (history[0]["validation_accuracy"] is None):
+            return f"line {expected}: validation_accuracy is {record['validation_accuracy']}, unlike before"
         for key in FIRING.keys() & record.keys():
             if list(record[key]) != layers.setdefault(key, list(record[key])):
                 return f"line {expected}: {key} names other layers than before"
@@ -108,7 +110,9 @@ def read(path: Path) -> tuple[list[Record], Record | None]:
     final = found.pop() if found and isinstance(found[-1], dict) and found[-1].get("event") == "final" else None
     wrong, count = history_fault(found), len(found)
     if final is not None and not wrong:
+        held_out = count and found[0]["validation_accuracy"] is not None
         of_this_run = {"epochs": whole(count, count), "best_epoch": whole(1, count), "best_test_epoch": whole(1, count)}
+        of_this_run |= {"validation_accuracy": PERCENT if held_out else percent_or_none}
         if wrong := fault(final, FINAL | of_this_run, SAMPLES):
             wrong = f"line {count + 1}: {wrong}"
     if wrong:
@@ -141,6 +145,8 @@ def chosen(history: Sequence[Record], choose: Choice) -> Record:
     """The epoch that is kept: of the best, the last, since schedules lower the learning rate to the end."""
     if choose == "last":
         return history[-1]
+    if history[0][f"{choose}_accuracy"] is None:
+        raise UserError("no sample was held out for validation; --choose must be last or test")
     return max(reversed(history), key=lambda record: record[f"{choose}_accuracy"])
 
 
