@@ -182,6 +182,7 @@ def test_a_named_set_of_other_samples_is_told(capsys, samples, tmp_path):
             "0 to 1 (float32); the training samples run",
         ),
         (dict(zip("xy", pictures(60, 1, dtype="float32", high=9e4), strict=True)), "bring them to the same units"),
+        (dict(zip("xy", pictures(60, 1, dtype="float32", low=-300), strict=True)), "bring them to the same units"),
         ({"x": pictures(60, 1)[0][:, :, :5], "y": np.arange(60) % 3}, "have shape [1, 5, 6]; the model takes [1, 6, 6]"),
         (
             {"x": pictures(60, 1)[0].transpose(0, 2, 3, 1), "y": np.arange(60) % 3},
@@ -189,7 +190,7 @@ def test_a_named_set_of_other_samples_is_told(capsys, samples, tmp_path):
         ),
         ({"x": pictures(60, 1)[0].reshape(60, 36), "y": np.arange(60) % 3}, "have shape [36]; the model takes [1, 6, 6]"),
     ],
-    ids=["other-units", "beyond", "smaller", "channels-last", "flat"],
+    ids=["other-units", "beyond", "below", "smaller", "channels-last", "flat"],
 )
 @pytest.mark.parametrize("option", ["--all", "--data"])
 def test_samples_in_other_units_or_shapes_are_refused(trained, capsys, tmp_path, arrays, message, option):

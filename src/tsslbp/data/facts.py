@@ -16,7 +16,8 @@ REMEMBERED = 64
 LARGE, LOOKED_AT = 2**30, 1000
 """Of a part whose samples take more bytes than LARGE, only LOOKED_AT samples, evenly spaced, are looked at."""
 UNLIKE = 10
-"""Values whose range is this many times wider or narrower than that of the training samples are in other units."""
+"""Values whose range is this many times wider than that of the training samples are in other units; so are values of another
+type whose range differs much."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Facts:
         if not (wider or narrower or outside):
             return None
         ranges = f"{low:g} to {high:g} ({dtype}); the training samples run from {was_low:g} to {was_high:g} ({self.dtype})"
-        return ranges, wider or (narrower and dtype != self.dtype)
+        return ranges, wider or dtype != self.dtype
 
 
 def _looked_at(part: Split) -> Split:
