@@ -97,7 +97,9 @@ class Loop:
                     self.progress.warned(message)
 
     def _take_rule(self) -> None:
-        """Give the layers the rule of this epoch."""
+        """Give the layers the rule of this epoch, where a surrogate warms up."""
+        if not self.config.surrogate_epochs:
+            return
         rule = rules.get(self.config.rule)
         if self.state.epoch <= self.config.surrogate_epochs and isinstance(rule, TSSL):
             rule = replace(rule, fallback="always")
