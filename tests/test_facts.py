@@ -264,8 +264,9 @@ def test_models_of_version_0_1_0_still_work_and_say_what_they_do_not_know(traine
     assert "values of" in err
     assert "run to 1; the model takes them up to 255" in err
     x, y = pictures(60, 1)
-    _, _, err = run(capsys, "evaluate", path, "--all", save(tmp_path / "bytes.npz", x=x, y=y))
-    assert "this model does not remember its training samples" in err
+    for option in ("--all", "--data"):
+        _, _, err = run(capsys, "evaluate", path, option, save(tmp_path / "bytes.npz", x=x, y=y))
+        assert "this model does not remember its training samples" in err
     path = old(trained / "floats/model.safetensors", tmp_path / "floats.safetensors")
     Image.new("L", (6, 6)).save(tmp_path / "picture.png")
     code, _, err = run(capsys, "predict", path, tmp_path / "picture.png")

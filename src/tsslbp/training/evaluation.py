@@ -42,8 +42,9 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
     _check(model, samples, name)
     if model.facts is None:
-        return samples
-    if not model.facts.is_test_set(dataset.test):
+        if name != model.data:
+            _warn_of_seen(model, samples, name)
+    elif not model.facts.is_test_set(dataset.test):
         if name.endswith(".npz") and dataset.tested_on == FIFTH:
             raise UserError(
                 f"{name} has no x_test, and it is not, or no longer, the file that the model was trained on; evaluate every "
