@@ -26,6 +26,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TSSLBP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def samples() -> Path:
     """A data root with a few real images of every set."""

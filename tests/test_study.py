@@ -295,8 +295,8 @@ def test_dynamics_keeps_weights_and_trains_again(tiny):
 
 
 def test_shuffled_steps_are_the_spikes_in_another_order_before_the_synapse():
-    net = build("4C3-P2-7-3", input_shape=(1, 6, 6), time_steps=9, tau_m=5.0, tau_s=3.0, conv_scale=4.0)
-    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    net = build("4C3-P2-7-3", input_shape=(1, 6, 6), time_steps=9, tau_m=5.0, tau_s=3.0, conv_scale=4.0).double()
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plain = net(x)
     random = torch.Generator().manual_seed(3)
     first, second = (torch.randperm(9, generator=random) for _ in range(2))
