@@ -167,18 +167,15 @@ class Conv2d(Spiking):
         standardise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
-        weight, std = (
-            nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight,
-            1 / math.sqrt(3 * in_channels * kernel**2),
-        )
-        if init == "kaiming":
-            weight, std = nn.init.kaiming_normal_(weight), math.sqrt(2 / (in_channels * kernel**2))
-        elif init != "uniform":
+        if init not in get_args(ConvInit):
             raise unknown("initialisation", str(init), get_args(ConvInit))
+        weight, variance = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight, 1 / 3
+        if init == "kaiming":
+            weight, variance = nn.init.kaiming_normal_(weight), 2.0
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
         self.padding = padding
         if standardise:
-            self.standardise(scale * std)
+            self.standardise(scale * math.sqrt(variance / weight[0].numel()))
 
     def map(self, x: Tensor) -> Tensor:
         channels, kernel = self.weight.shape[1:3]
