@@ -45,10 +45,12 @@ test-clang: setup ## the C++ kernels, built by Clang if there is one
 		$(BIN)/python -m pytest -n 2 tests/test_kernels.py tests/test_golden.py; fi
 
 test-peers: setup ## what is compared with other libraries, which are installed first
+	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
 	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py
 
 bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
+	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
 	$(BIN)/tsslbp bench
 
