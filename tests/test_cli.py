@@ -239,7 +239,12 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --neuron relu --rule tssl --no-reset", "--rule has no effect without --neuron spiking; --reset has"),
         ("compare quickstart --label-weight 5 --loss spike", "--label-weight has no effect without --loss kernel"),
         ("train quickstart --validation 0", "--choose is validation; it must be last or test with --validation 0"),
-        ("compare quickstart --validation 0 --choose last", "--validation is 0; a comparison needs samples to choose by"),
+        (
+            "compare quickstart --validation 0 --choose last",
+            "--choose is last; comparisons and studies choose the epoch on validation",
+        ),
+        ("study ablation quickstart --choose test", "--choose is test; comparisons and studies choose"),
+        ("study dynamics quickstart --choose test", "--choose is test; comparisons and studies choose"),
         ("train quickstart --rule surrogate --surrogate-epochs 2", "--surrogate-epochs is 2; it must be 0 with a rule outside"),
         ("train quickstart --name a/b", "--name is a/b"),
         ("train quickstart --data mist", "unknown data set 'mist'"),

@@ -95,6 +95,15 @@ def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
         report.model_card(tmp_path)
 
 
+def test_the_card_says_how_the_epoch_was_chosen(tmp_path):
+    arguments = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--validation", "0", "--runs-dir", str(tmp_path)]
+    for choose in ("last", "test"):
+        assert cli.main(["train", "quickstart", *arguments, "--choose", choose, "--name", choose]) == 0
+        assert cli.main(["export", str(tmp_path / choose), str(tmp_path / f"given/{choose}.safetensors")]) == 0
+        assert training.load(tmp_path / f"given/{choose}.safetensors").trained["final"]["choose"] == choose
+        assert re.search(rf"\| – \| [\d.]+ \({choose} epoch\) \|", (tmp_path / "given/README.md").read_text())
+
+
 def test_a_readme_that_is_no_card_stays(trained, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(UserError, match=r"README.md is not a card that tsslbp export wrote; export to a folder of its own"):

@@ -25,7 +25,8 @@ shape with the colour of its border, and scaled. The grey sets are light on dark
 dark digit on paper, light and dark are exchanged (`--invert no` prevents it). Cut a photographed digit out, with a margin as in
 the set.
 
-Test accuracy is that of the weights as stored, of the epoch chosen on validation samples, which were not trained on. What the
+Test accuracy is that of the weights as stored, of the epoch chosen on validation samples, which were not trained on. "last
+epoch" marks weights that nothing chose, and "test epoch" weights chosen on the test set, which flatters the accuracy. What the
 networks make of samples unlike those of their sets is untested; they have a class for everything, none for "none of these"."""
 
 
@@ -64,10 +65,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
         model = replace(model, data=Path(model.data).name)
         settings["data"] = model.data
     model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {path.parent}: {error.strerror}; choose another folder") from None
+    files.make_folder(path.parent, "choose another folder")
     model.save(path)
     files.write_text(card, model_card(path.parent))
     return card
@@ -112,6 +110,6 @@ def _row(model: training.Model) -> list[str]:
         model.trained.get("stored", "float32"),
         str(final["epochs"]),
         str(settings["seed"]),
-        f"{final['validation_accuracy']:.2f}",
-        f"{final['test_accuracy']:.2f}",
+        "–" if final["validation_accuracy"] is None else f"{final['validation_accuracy']:.2f}",
+        f"{final['test_accuracy']:.2f}" + (f" ({final['choose']} epoch)" if "choose" in final else ""),
     ]

@@ -168,7 +168,7 @@ def _render(report: RunReport) -> str:
 def _render_trains(report: RunReport) -> str:
     return template("trains.html", f1=lambda percent: f"{percent / 100:.3f}").render(
         run=report,
-        final=report.final,
+        final={"choose": "validation", **report.final},
         loss=figures.loss("loss", report.history),
         accuracy=figures.accuracy("f1", report.history, report.final["best_epoch"]),
         firing=_firing(report.history),

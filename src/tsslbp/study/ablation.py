@@ -21,7 +21,7 @@ from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
-from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, seeds_from
+from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, need_validation, seeds_from
 
 LEVEL = 0.05
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
@@ -107,6 +107,7 @@ def ablation(
     """
     if seeds < 2:
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
+    need_validation(config)
     numbers = seeds_from(config.seed, seeds)
     config = training.settled(replace(config, neuron="spiking"))
     dataset = training.load_data(config)

@@ -17,7 +17,7 @@ from tsslbp.bench.measure import interleaved, peak_growth
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
-from tsslbp.study.runs import Watch, finished, folder_name, seeds_from
+from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
@@ -101,8 +101,7 @@ def compare(
     numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:
         raise UserError(f"--to is {target}; it must be a percentage above 0")
-    if config.validation == 0:
-        raise UserError("--validation is 0; a comparison needs samples to choose by and to tell how soon a target is reached")
+    need_validation(config)
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
     settings = contestants(replace(config, runs_dir=folder), entries)
     tuning: dict[str, list[dict[str, Any]]] = {}

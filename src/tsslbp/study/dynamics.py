@@ -22,7 +22,7 @@ from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent, seeds_from
+from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent, need_validation, seeds_from
 
 STEPS = (1, 2, 3, 5, 10, 20)
 SHUFFLED = "shuffled steps"
@@ -62,6 +62,7 @@ def dynamics(
         UserError: bad settings, or runs that were started with other settings; training that diverged.
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
+    need_validation(config)
     numbers = seeds_from(config.seed, seeds)
     config = training.settled(replace(config, neuron="spiking"))
     dataset = training.load_data(config)

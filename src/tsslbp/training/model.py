@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -217,7 +218,7 @@ def _described(about: dict[str, Any]) -> Model:
 def _tells_of_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
     """Whether these are settings and a final record, with what the card of a model tells of them."""
     told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
-    kinds: tuple[Any, ...] = (str, int, int, (int, float), (int, float))
+    kinds: tuple[Any, ...] = (str, int, int, (int, float, NoneType), (int, float))
     return stored in STORED and all(isinstance(value, kind) for value, kind in zip(told, kinds, strict=True))
 
 
