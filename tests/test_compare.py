@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import json
+import math
 import os
 import signal
 import statistics
@@ -293,7 +294,8 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
 
     monkeypatch.setattr(training.Loop, "step", diverging)
     result = study.compare(small, ["tssl", "surrogate"], seeds=1, rates=[1e-5, 2e-2, 0.5], tuning_epochs=1)
-    assert result["tuning"] == {"rates": [1e-5, 2e-2, 0.5], "epochs": 1, "seed": 2}
+    assert result["tuning"] == {"rates": [1e-5, 2e-2, 0.5], "epochs": 1, "seeds": [2]}
+    assert result["differences"] is None
     for label in ("tssl", "surrogate"):
         rule = result["rules"][label]
         low, high, diverged = (trial["validation_accuracy"] for trial in rule["tried"])
@@ -306,6 +308,60 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
         }
     with pytest.raises(UserError, match="tssl diverged at every learning rate"):
         study.compare(replace(small, name="bad"), ["tssl"], seeds=1, rates=[0.5])
+
+
+@pytest.mark.parametrize(
+    ("best", "rates", "tried", "chosen"),
+    [
+        (1e-3, [1e-3, 3e-3], [3.3e-4, 1e-3, 3e-3], 1e-3),
+        (4e-4, [1e-4, 2e-4], [1e-4, 2e-4, 4e-4, 8e-4], 4e-4),
+        (1.0, [1e-4, 1e-3], [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0], 1.0),
+        (1e9, [1e-4, 1e-3], [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0], 10.0),  # an end there is
+        (2e-3, [5e-3], [5e-3], 5e-3),
+    ],
+)
+def test_learning_rates_go_on_where_the_best_is_at_an_end(small, monkeypatch, best, rates, tried, chosen):
+    monkeypatch.setattr(comparing, "_tried", lambda label, trials, rate, watch: -abs(math.log(rate / best)))
+    found = comparing._tuned("tssl", [small], rates, None)
+    assert [trial["learning_rate"] for trial in found] == tried
+    assert comparing._best_rate("tssl", found) == chosen
+
+
+def test_of_equally_good_learning_rates_the_middle_one_is_taken(small, monkeypatch):
+    monkeypatch.setattr(comparing, "_tried", lambda label, trials, rate, watch: 100.0 if rate < 1 else None)
+    found = comparing._tuned("tssl", [small], [1e-3, 1e-2, 1e-1], None)
+    assert [trial["learning_rate"] for trial in found] == [1e-3, 1e-2, 1e-1]
+    assert comparing._best_rate("tssl", found) == 1e-2
+
+
+def test_several_seeds_try_a_learning_rate(small, monkeypatch):
+    config = replace(small, epochs=1)
+    result = study.compare(config, ["relu"], seeds=1, rates=[1e-3, 2e-2, 0.9], tuning_seeds=2)
+    assert result["tuning"]["seeds"] == [2, 3]
+    folder = small.runs_dir / "compare-small"
+    for trial in result["rules"]["relu"]["tried"]:
+        runs = [folder / f"relu-rate{trial['learning_rate']:g}-{seed}" for seed in (2, 3)]
+        accuracies = [training.read_metrics(run)[1]["validation_accuracy"] for run in runs]
+        assert trial["validation_accuracy"] == pytest.approx(statistics.mean(accuracies))
+
+
+def test_differences_are_paired_and_the_planned_one_is_not_corrected(compared):
+    config, result = compared
+    found = study.compare(config, RULES, seeds=2, against="tssl", planned="tssl( clip=2,leak=False )")["differences"]
+    assert (found["against"], found["planned"]) == ("tssl", RULES[1])
+    reached = {label: [run["test_accuracy"] for run in rule["runs"]] for label, rule in result["rules"].items()}
+    assert list(found["rules"]) == RULES[1:]
+    for label, one in found["rules"].items():
+        assert one["differences"] == [value - base for value, base in zip(reached[label], reached["tssl"], strict=True)]
+        assert one["holm"] == one["p"]  # one planned, one explored
+
+
+def test_an_ann_learns_by_the_kernel_loss_if_told(small):
+    made = study.contestants(replace(small, loss="kernel"), ["tssl", "relu"])
+    assert [settings.loss for settings in made.values()] == ["kernel", "kernel"]
+    logits, label = torch.tensor([[[0.5, -0.25, 2.0]]]), torch.tensor([2])
+    squares = made["relu"].make_loss()(logits, label)
+    assert float(squares) == pytest.approx((0.5**2 + 0.25**2 + 1.0) / 2)
 
 
 # The command and its report.
@@ -358,6 +414,10 @@ def test_rows_count_who_reached_the_target(compared):
         ("--rules tssl(rest=False)", "did you mean 'reset'"),
         ("--rules tssl,tssl(clip=8)", "tssl is named twice"),
         ("--rules ,", "no rule to compare"),
+        ("--rules tssl,relu --against stbp", "--against is stbp; it must be one of the rules compared: tssl, relu"),
+        ("--rules tssl,relu --planned relu", "--planned needs --against"),
+        ("--rules tssl,relu --against relu --seeds 1", "--seeds is 1; the differences of --against need at least 2"),
+        ("--rules tssl,relu --tune 1e-3 --tune-seeds 0", "--tune-seeds is 0"),
         ("--rules relu(", "cannot read rule 'relu('"),
         ("--rules tssl --rule tssl", "--rule is for tsslbp train"),
         ("--rules tssl --seeds 0", "--seeds is 0"),

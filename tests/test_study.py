@@ -18,7 +18,7 @@ from tsslbp.data import Normalisation, Split
 from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.rivals.fidelity import fidelity as against_exact
-from tsslbp.study import runs
+from tsslbp.study import paired, runs
 from tsslbp.study.runs import Run
 from tsslbp.training.inputs import Inputs
 
@@ -361,18 +361,18 @@ def test_variants_differ_from_the_base_in_one_thing(quick):
 
 
 def test_intervals_and_p_values():
-    found = ablation.paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    found = paired.paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     assert found["differences"] == [1, 2, 3]
     half = 4.302653 / math.sqrt(3)
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
     assert found["p"] == pytest.approx(0.0741799, rel=1e-5)
-    assert ablation.paired([2.0, 3.0], [1.0, 2.0])["p"] == 1
+    assert paired.paired([2.0, 3.0], [1.0, 2.0])["p"] == 1
 
 
 def test_holm():
-    assert ablation.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert ablation.holm([0.5, 0.9]) == [1, 1]
-    assert ablation.holm([]) == []
+    assert paired.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert paired.holm([0.5, 0.9]) == [1, 1]
+    assert paired.holm([]) == []
 
 
 def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):

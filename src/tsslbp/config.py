@@ -89,7 +89,8 @@ class TrainConfig:
     """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
 
     loss: Literal["auto", "kernel", "spike", "count", "softmax", "first-spike"] = "auto"
-    """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN, which has no other."""
+    """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN. An ANN has these two only; its kernel
+    loss is the squared error of its output against 1 for the labelled class and 0 for the others: T = 1, without a synapse."""
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the last version of the published code does."""
     label_weight: float = 1.0
@@ -169,7 +170,8 @@ class TrainConfig:
             yield from must(FOLDER_NAME, name, getattr(self, name) is None or _names_a_folder(getattr(self, name)))
         sizes = [int(size[:11]) for size in re.findall(r"\d+", self.network)]
         yield from must(f"have sizes of at most {LARGEST}", "network", max(sizes, default=0) <= LARGEST)
-        yield from must("be softmax for an ANN", "loss", self.neuron == "spiking" or self.loss in ("auto", "softmax"))
+        fits = self.neuron == "spiking" or self.loss in ("auto", *ANN_LOSSES)
+        yield from must(f"be {' or '.join(ANN_LOSSES)} for an ANN", "loss", fits)
         yield from must(
             "be 0 for an ANN, which has no rates", "rate_penalty", self.neuron == "spiking" or not self.rate_penalty
         )
@@ -214,6 +216,8 @@ class TrainConfig:
     def make_loss(self) -> Loss:
         """The loss these settings describe."""
         loss = self.with_loss().loss
+        if loss == "kernel" and self.neuron != "spiking":
+            return KernelLoss(time_steps=1, tau_s=1, label_weight=self.label_weight)
         if loss == "kernel":
             return KernelLoss(
                 time_steps=self.time_steps,
@@ -247,7 +251,8 @@ class TrainConfig:
         if "C" not in self.network:
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "surrogate_epochs"), "--neuron spiking")
+            of_spikes = ("rule", "tau_m", "tau_s", "reset", "surrogate_epochs", "target", "desired")
+            idle |= dict.fromkeys(of_spikes, "--neuron spiking")
         return idle
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,6 +292,7 @@ class TrainConfig:
             raise UserError(f"{path}: {error}") from None
 
 
+ANN_LOSSES = ("kernel", "softmax")
 OF_LOSS = {
     "target": ("kernel",),
     "label_weight": ("kernel",),

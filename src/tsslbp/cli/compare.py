@@ -27,9 +27,16 @@ class Compare(TrainConfig):
     to: float | None = None
     """Validation accuracy in percent whose time is told; the mean best one of the worst rule when left out."""
     tune: str = ""
-    """Learning rates to try for every rule, with commas between them; the best on validation is taken."""
+    """Learning rates to try for every rule, with commas between them; the best on validation is taken. Where it lies at an end,
+    up to four more are tried beyond that end."""
     tune_epochs: int | None = None
     """Epochs of a run that tries a learning rate; --epochs when left out."""
+    tune_seeds: int = 1
+    """Runs that try each learning rate, with seeds after those of the comparison."""
+    against: str = ""
+    """A rule of --rules that all others are compared with, seed by seed: interval, p-value, correction for their number."""
+    planned: str = ""
+    """The rule whose difference from --against was planned to be tested before the runs; it is not corrected."""
     out: Path | None = None
     """Folder for compare.json, compare.md and compare.html; RUNS_DIR/compare-NAME when left out."""
 
@@ -53,6 +60,9 @@ def compare(arguments: list[str]) -> None:
             target=options.to,
             rates=_rates(options.tune),
             tuning_epochs=options.tune_epochs,
+            tuning_seeds=options.tune_seeds,
+            against=options.against or None,
+            planned=options.planned or None,
             watch=watch,
         )
     except training.Interrupted:
@@ -61,11 +71,12 @@ def compare(arguments: list[str]) -> None:
     result["command"] = shlex.join(["tsslbp", "compare", *arguments])
     folder = options.out or options.runs_dir / result["name"]
     path = report.write_comparison(folder, result)
-    table = Table(*(Column(head, overflow="fold") for head in report.heads(result)))
-    for row in report.comparison_rows(result):
-        table.add_row(*row)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
-    console.print(table)
+    for heads, rows in report.comparison_tables(result):
+        table = Table(*(Column(head, overflow="fold") for head in heads))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     console.print(f"report: {path}", soft_wrap=True)
 
 

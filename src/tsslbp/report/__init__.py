@@ -1,7 +1,7 @@
 """One self-contained HTML file per run or study."""
 
 from tsslbp.report.collect import write
-from tsslbp.report.compare import comparison_rows, heads, write_comparison
+from tsslbp.report.compare import comparison_rows, comparison_tables, write_comparison
 from tsslbp.report.models import export, model_card
 from tsslbp.report.results import results_table, write_results
 from tsslbp.report.run import RunReport, SampleRaster, write_run_report
@@ -12,8 +12,8 @@ __all__ = [
     "RunReport",
     "SampleRaster",
     "comparison_rows",
+    "comparison_tables",
     "export",
-    "heads",
     "model_card",
     "results_table",
     "section",

@@ -47,12 +47,33 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def difference_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the differences from the rule of ``--against``, which was given."""
+    found = result["differences"]
+    heads = ["rule", f"difference from {found['against']}", "95 % interval", "detectable", "p", "p, Holm", "real"]
+    rows = []
+    for label, one in found["rules"].items():
+        planned = label == found["planned"]
+        holm = "planned" if planned else f"{one['holm']:.2g}"
+        numbers = (f"{one['mean']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}", f"{one['detectable']:.2f}")
+        rows.append([label, *numbers, f"{one['p']:.2g}", holm, "yes" if one["real"] else "no"])
+    return heads, rows
+
+
+def comparison_tables(result: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of what came out, and of the differences if there are any."""
+    tables = [(heads(result), comparison_rows(result))]
+    return [*tables, difference_rows(result)] if result.get("differences") else tables
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """The table for a README."""
-    columns = heads(result)
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    lines += ["| " + " | ".join([f"`{name}`", *numbers]) + " |" for name, *numbers in comparison_rows(result)]
-    return "\n".join(lines) + "\n"
+    """The tables for a README."""
+    tables = []
+    for columns, rows in comparison_tables(result):
+        lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join([f"`{name}`", *numbers]) + " |" for name, *numbers in rows]
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
 
 
 def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
@@ -69,8 +90,8 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
     means = {label: rule["mean"] for label, rule in result["rules"].items()}
     page = template("compare.html").render(
         result=result,
-        columns=heads(result),
-        rows=comparison_rows(result),
+        tables=comparison_tables(result),
+        tried=_tried(result),
         best=max(means, key=lambda label: means[label]["test_accuracy"]),
         thriftiest=min(means, key=lambda label: means[label]["energy_nj"]),
         accuracy=accuracy("accuracy", result),
@@ -78,6 +99,18 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> Path:
     )
     files.write_text(folder / "compare.html", page)
     return folder / "compare.html"
+
+
+def _tried(result: dict[str, Any]) -> tuple[list[float], dict[str, dict[float, str]]]:
+    """All learning rates that were tried, and what came of each by rule."""
+    tried = {
+        label: {
+            trial["learning_rate"]: "diverged" if (found := trial["validation_accuracy"]) is None else f"{found:.2f}"
+            for trial in rule["tried"]
+        }
+        for label, rule in result["rules"].items()
+    }
+    return sorted({rate for trials in tried.values() for rate in trials}), tried
 
 
 @figures.inline

@@ -1,29 +1,21 @@
 """Which parts of the rule matter: each changed alone, seed by seed against the recipe as it is.
 
-Runs of the same seed begin with the same weights and see the samples in the same order, so their differences are paired:
-
-    d = mean of the differences,   d ± t(0.975, n - 1)·sd/√n   its 95 % confidence interval                       (1)
-
-With many variants some intervals miss 0 by chance. A difference counts as real when its p-value survives Holm's correction, by
-which the chance of a single false one among all is at most 5 %: S. Holm, Scandinavian Journal of Statistics 6, 65 (1979).
+Runs of the same seed begin with the same weights and see the samples in the same order, so their differences are paired
+(``study/paired.py``). With many variants some differences look real by chance, so their p-values are corrected by Holm.
 """
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
-
-from scipy import special
 
 from tsslbp import rules, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
+from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, need_validation, seeds_from
 
-LEVEL = 0.05
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "terms": (("inter", "reset", "leak"), (True, False)),
     "fallback": (("fallback",), get_args(Fallback)),
@@ -128,10 +120,7 @@ def ablation(
             except training.Diverged:
                 found[name] = None
 
-    compared = {name: paired(values, base) for name, values in found.items() if values is not None}
-    corrected = dict(zip(compared, holm([one["p"] for one in compared.values()]), strict=True))
-    for name, one in compared.items():
-        one |= {"holm": corrected[name], "real": corrected[name] < LEVEL}
+    compared = differences({name: values for name, values in found.items() if values is not None}, base)
     return about("ablation", config.recipe, vars(config)) | {
         "seeds": list(numbers),
         "trains": dataset.trains,
@@ -140,28 +129,3 @@ def ablation(
             name: {"group": group, "accuracies": found[name], **compared.get(name, {})} for name, (group, _) in tried.items()
         },
     }
-
-
-def paired(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    """Differences of paired values, equation (1), and the p-value of Student's test that their mean is 0.
-
-    Differences that are all the same have no spread to judge by, which says nothing: p is 1. (Accuracies are counts, so with
-    few seeds that happens.)
-    """
-    differences = [value - other for value, other in zip(values, base, strict=True)]
-    n, mean, error = (
-        len(differences),
-        statistics.fmean(differences),
-        statistics.stdev(differences) / math.sqrt(len(differences)),
-    )
-    half = float(special.stdtrit(n - 1, 0.975)) * error
-    p = 1.0 if error < 1e-9 else 2 * float(special.stdtr(n - 1, -abs(mean) / error))
-    return {"differences": differences, "mean": mean, "low": mean - half, "high": mean + half, "p": p}
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction: the k-th smallest of m p-values times m - k + 1, at least the one before, at most 1."""
-    corrected, before = [0.0] * len(p), 0.0
-    for rank, at in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        corrected[at] = before = min(1.0, max(before, (len(p) - rank) * p[at]))
-    return corrected

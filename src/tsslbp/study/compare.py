@@ -14,9 +14,10 @@ import torch
 
 from tsslbp import data, machine, rules, training
 from tsslbp.bench.measure import interleaved, peak_growth
-from tsslbp.config import TrainConfig
+from tsslbp.config import ANN_LOSSES, TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
+from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
 
 ANNS = ("binary", "relu")
@@ -37,10 +38,12 @@ PER_RUN = (
 """Settings that runs do not share, or that do not matter."""
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
+FURTHER = 4
+"""How many learning rates outside of the given ones are tried at most."""
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
-    """Settings by entry (as :func:`rules.spec` writes it), alike but for the rule; an ANN learns by softmax.
+    """Settings by entry (:func:`label_of`), alike but for the rule. An ANN learns by softmax unless ``config`` says kernel.
 
     Args:
         config: what they have in common.
@@ -50,15 +53,16 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
         UserError: none, an unknown one, or one named twice.
     """
     made: dict[str, TrainConfig] = {}
+    known = (*rules.available(), *ANNS)
     for entry in entries:
-        known = (*rules.available(), *ANNS)
         if (name := entry.split("(")[0].strip()) not in known:
             raise unknown("rule", name, known)
-        if entry in ANNS:
-            neuron = cast(Literal["binary", "relu"], entry)
-            label, settings = entry, replace(config, neuron=neuron, loss="softmax", rate_penalty=0.0)
+        label = label_of(entry)
+        if label in ANNS:
+            neuron = cast(Literal["binary", "relu"], label)
+            loss = config.loss if config.loss in ANN_LOSSES else "auto"
+            settings = replace(config, neuron=neuron, loss=loss, rate_penalty=0.0)
         else:
-            label = rules.spec(rules.get(entry))
             settings = replace(config, neuron="spiking", rule=label)
         if label in made:
             raise UserError(f"{label} is named twice; name every rule once")
@@ -66,6 +70,11 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
     if not made:
         raise UserError("no rule to compare; name some, such as: tssl,surrogate")
     return made
+
+
+def label_of(entry: str) -> str:
+    """An entry as results name it: a rule as :func:`rules.spec` writes it, or an ANN."""
+    return entry if entry in ANNS else rules.spec(rules.get(entry))
 
 
 def compare(
@@ -76,6 +85,9 @@ def compare(
     target: float | None = None,
     rates: Sequence[float] = (),
     tuning_epochs: int | None = None,
+    tuning_seeds: int = 1,
+    against: str | None = None,
+    planned: str | None = None,
     watch: Watch = lambda run: training.Progress(),
 ) -> dict[str, Any]:
     """Train under every rule with every seed, and measure.
@@ -87,12 +99,17 @@ def compare(
         entries: see :func:`contestants`.
         seeds: how many seeds, from 1.
         target: validation accuracy in percent, to tell how soon it is reached; if left out the mean best one of the worst rule.
-        rates: learning rates to choose from, for each rule on its own, by validation accuracy, with a seed of its own.
+        rates: learning rates to choose from, for each rule on its own, by validation accuracy, with seeds of their own. Where
+            the best one lies at an end, the next ones outward are tried too, at most ``FURTHER``.
         tuning_epochs: epochs of each run that tries a rate; those of ``config`` if left out.
+        tuning_seeds: how many runs try each rate.
+        against: the entry that all others are compared with, seed by seed.
+        planned: the entry whose comparison with ``against`` is the planned one; the others are corrected for their number.
         watch: gives who watches a run, by the run's name.
 
     Returns:
-        Settings, machine, and by rule: the records of its runs, their ``mean`` and ``sd``, and what a training step takes.
+        Settings, machine, and by rule: the records of its runs, their ``mean`` and ``sd``, and what a training step takes. With
+        ``against`` also ``differences`` (``study/paired.py``).
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; training that diverged.
@@ -104,11 +121,21 @@ def compare(
     need_validation(config)
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
     settings = contestants(replace(config, runs_dir=folder), entries)
+    base = None if against is None else _named("--against", against, settings)
+    favourite = None if planned is None else _named("--planned", planned, settings)
+    if base is not None and seeds < 2:
+        raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")
+    if favourite is not None and base in (None, favourite):
+        raise UserError("--planned needs --against, another rule to compare with")
     tuning: dict[str, list[dict[str, Any]]] = {}
+    if tuning_seeds < 1:
+        raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
     if rates:
-        trial = replace(config, seed=config.seed + seeds, epochs=config.epochs if tuning_epochs is None else tuning_epochs)
+        trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
+        trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
         for label, s in settings.items():
-            tuning[label] = _tried(label, replace(s, seed=trial.seed, epochs=trial.epochs), rates, watch)
+            trials = [replace(s, seed=seed, epochs=trial_epochs) for seed in trial_seeds]
+            tuning[label] = _tuned(label, trials, rates, watch)
         settings = {label: replace(s, learning_rate=_best_rate(label, tuning[label])) for label, s in settings.items()}
 
     runs: dict[str, list[Path]] = {label: [] for label in settings}
@@ -131,7 +158,7 @@ def compare(
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
-        "tuning": {"rates": list(rates), "epochs": trial.epochs, "seed": trial.seed} if rates else None,
+        "tuning": {"rates": list(rates), "epochs": trial_epochs, "seeds": list(trial_seeds)} if rates else None,
         "rules": {
             label: {
                 "learning_rate": s.learning_rate,
@@ -143,29 +170,69 @@ def compare(
             }
             for label, s in settings.items()
         },
+        "differences": None if base is None else _differences(made, base, favourite),
     }
 
 
-def _tried(label: str, config: TrainConfig, rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
-    """Validation accuracy by learning rate; None where training diverged."""
-    tried = []
-    for rate in rates:
-        run = replace(config, learning_rate=rate, name=f"{folder_name(label)}-rate{rate:g}")
+def _named(flag: str, entry: str, settings: dict[str, TrainConfig]) -> str:
+    """The label of an entry that is compared. Raises UserError if it is not."""
+    label = label_of(entry) if entry.split("(")[0].strip() in rules.available() else entry
+    if label not in settings:
+        raise UserError(f"{flag} is {entry}; it must be one of the rules compared: {', '.join(settings)}")
+    return label
+
+
+def _differences(made: dict[str, list[dict[str, Any]]], base: str, planned: str | None) -> dict[str, Any]:
+    """Differences in test accuracy from the base, by rule."""
+    reached = {label: [run["test_accuracy"] for run in records] for label, records in made.items()}
+    found = differences({label: values for label, values in reached.items() if label != base}, reached[base], planned)
+    return {"against": base, "planned": planned, "rules": found}
+
+
+def _tuned(label: str, trials: list[TrainConfig], rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
+    """Validation accuracy by learning rate, the mean of the trials; None where one diverged. The best lies inside, if it can.
+
+    Rates beyond an end keep the ratio of the last two.
+    """
+    tried = {rate: _tried(label, trials, rate, watch) for rate in sorted(rates)}
+    for _ in range(FURTHER):
+        order = sorted(tried)
+        stable = [rate for rate in order if tried[rate] is not None]
+        best = _best_rate(label, _listed(tried)) if stable else order[0]
+        if len(order) < 2 or best not in (order[0], order[-1]):
+            break
+        inward = order[1] if best == order[0] else order[-2]
+        further = float(f"{best * best / inward:.1e}")
+        tried[further] = _tried(label, trials, further, watch)
+    return _listed(tried)
+
+
+def _listed(tried: dict[float, float | None]) -> list[dict[str, Any]]:
+    return [{"learning_rate": rate, "validation_accuracy": tried[rate]} for rate in sorted(tried)]
+
+
+def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> float | None:
+    """Mean validation accuracy of runs at a learning rate; None if one diverged."""
+    reached = []
+    for trial in trials:
+        name = f"{folder_name(label)}-rate{rate:g}" + (f"-{trial.seed}" if len(trials) > 1 else "")
         try:
-            _, final = training.read_metrics(finished(run, watch))
-            accuracy = None if final is None else final["validation_accuracy"]
+            _, final = training.read_metrics(finished(replace(trial, learning_rate=rate, name=name), watch))
         except training.Diverged:
-            accuracy = None
-        tried.append({"learning_rate": rate, "validation_accuracy": accuracy})
-    return tried
+            return None
+        assert final is not None
+        reached.append(final["validation_accuracy"])
+    return statistics.fmean(reached)
 
 
 def _best_rate(label: str, tried: list[dict[str, Any]]) -> float:
-    """Of equally good ones the first."""
+    """Of equally good ones the one in the middle."""
     stable = [trial for trial in tried if trial["validation_accuracy"] is not None]
     if not stable:
         raise UserError(f"{label} diverged at every learning rate of --tune; add lower ones")
-    return float(max(stable, key=lambda trial: trial["validation_accuracy"])["learning_rate"])
+    best = max(trial["validation_accuracy"] for trial in stable)
+    equal = [float(trial["learning_rate"]) for trial in stable if trial["validation_accuracy"] == best]
+    return equal[(len(equal) - 1) // 2]
 
 
 def _record(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
