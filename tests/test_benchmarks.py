@@ -1,6 +1,7 @@
 """The scripts of benchmarks/: nets that are trained side by side, and what is made of their results."""
 
 import importlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def task(script):
     return replace(script("spike_trains").TASKS["easy"], time_steps=40, hidden=20, outputs=3, spikes=2, steps=20)
 
 
-def test_nets_side_by_side_are_those_alone(script, task):
-    rules = [tsslbp.TSSL()] * 2
+@pytest.mark.parametrize("rule", ["tssl", "tssl-paper"])
+def test_nets_side_by_side_are_those_alone(rule, script, task):
+    rules = [tsslbp.rules.get(rule)] * 2
     together, alone = script("spike_trains").Nets(task, [3, 4], 2), script("spike_trains").Nets(task, [4], 2)
     before = together.weights[0].clone()
     for nets in (together, alone):
@@ -52,6 +54,18 @@ def test_they_are_the_librarys_networks(script, task):
     for layer, gradient in zip(linear, torch.autograd.grad(ours.sum(), nets.weights), strict=True):
         torch.testing.assert_close(gradient[0].T, torch.autograd.grad(loss, layer.weight, retain_graph=True)[0])
         assert gradient.count_nonzero() > 0
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [(1e-3, [3e-4, 1e-3, 3e-3]), (3e-3, [1e-3, 3e-3, 1e-2]), (1e-1, [1e-2, 3e-2, 1e-1])],
+)
+def test_a_learning_rate_at_an_end_is_not_taken_for_the_best(script, best, tried):
+    module = script("spike_trains")
+    chosen, f1 = module.choose(lambda rate: {"f1": [-abs(math.log(rate / best))], "loss": [0.0]})
+    assert chosen == best
+    assert set(tried) <= set(f1) <= set(module.RATES)
+    assert module.choose(lambda rate: {"f1": [1.0], "loss": [abs(rate - 1e-2)]})[0] == 1e-2
 
 
 def test_capacity_is_the_largest_number_that_is_learned(script, task, monkeypatch):
