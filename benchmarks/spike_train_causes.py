@@ -1,7 +1,7 @@
-"""Why the published rule fails on precise spike trains: python benchmarks/spike_train_causes.py
+"""Why the last version of the published rule fails on precise spike trains: python benchmarks/spike_train_causes.py
 
-Takes the easy nets of spike_trains.py apart, on the seeds that learning rates are chosen on. "Published" is the last version of
-the published rule. Writes results/spike-trains/causes.json and prints the tables of docs/spike-trains.md.
+Takes the easy nets of spike_trains.py apart, on the seeds that learning rates are chosen on. "Published" here means `tssl`,
+that version. Writes results/spike-trains/causes.json and prints the tables of docs/spike-trains.md.
 """
 
 import json
@@ -57,7 +57,7 @@ CHANGES: dict[str, tuple[Rule, Rule]] = {
         }.items()
     },
 }
-"""What is changed against the published rule: the rules of hidden and output layer."""
+"""What is changed against the last version: the rules of hidden and output layer."""
 
 
 def scores(rules: tuple[Rule, Rule], rate: float) -> dict[str, list[float]]:
@@ -89,8 +89,8 @@ def parts() -> dict[str, dict[str, float]]:
         "inter-neuron term at spikes": inter - quiet,
         "reset term at spikes": reset - inter,
         "leak term at silent steps": published - reset,
-        "together, as published": published,
-        "as published, clip 1": gradient(TSSL(clip=1)),
+        "together: `tssl`": published,
+        "`tssl`, clip 1": gradient(TSSL(clip=1)),
         "`no-spike`, leak off, clip 1": gradient(balanced),
         "the same with `psc_derivative=timing`": gradient(replace(balanced, psc_derivative="timing")),
         "`tssl-submission`": gradient(tsslbp.rules.get("tssl-submission")),
@@ -154,7 +154,7 @@ def parts_table(result: dict[str, Any]) -> str:
 
 def changes_table(result: dict[str, Any]) -> str:
     """Markdown."""
-    lines = ["| change to the published rule | F1 | learning rate |", "|---|---|---|"]
+    lines = ["| change to `tssl` | F1 | learning rate |", "|---|---|---|"]
     for name, change in result["changes"].items():
         lines.append(f"| {name} | {change['f1']:.3f} | {change['rate']:g} |")
     return "\n".join(lines)

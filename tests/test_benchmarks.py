@@ -89,7 +89,7 @@ def test_parts_of_the_gradient_add_up(script, monkeypatch):
     judged = module._judged
     monkeypatch.setattr(module, "_judged", lambda nets, part, control: taken.append(part) or judged(nets, part, control))
     found = module.parts()
-    torch.testing.assert_close(sum(taken[:4]), taken[list(found).index("together, as published")])
+    torch.testing.assert_close(sum(taken[:4]), taken[list(found).index("together: `tssl`")])
     assert all(part.norm() > 0 for part in taken)
     assert found["`always`"]["fall"] > 0.02
     assert found["`always`"]["cosine"] == pytest.approx(1)

@@ -67,7 +67,7 @@ def test_what_ascii_lacks_is_replaced(environment, tmp_path):
     out, err, codes = start(tmp_path, EVERY, **environment)
     assert codes == f"{[0] * len(EVERY)} 3"
     assert "Traceback" not in err
-    assert "published 99.50 ? 0.02" in out
+    assert "paper's 99.50 ? 0.02" in out
     assert out.isascii()
 
 

@@ -94,11 +94,11 @@ class TrainConfig:
     target: Literal["single", "double"] = "single"
     """Kernel loss: filter the desired train once, or twice as the last version of the published code does."""
     label_weight: float = 1.0
-    """Kernel loss: weight of the labelled class's error. At 1, as published, an output neuron that is less than half sure
-    learns to stay silent."""
+    """Kernel loss: weight of the labelled class's error. At 1, as in the published code, an output neuron that is less than
+    half sure learns to stay silent."""
     desired: str = ""
-    """Kernel and spike loss: the labelled class's spike train, as 0 and 1 for each step, repeated if shorter than T. The
-    last published one, 01111 below ten steps and 01 from ten on, when left out; behind the paper's table stands 01011."""
+    """Kernel and spike loss: the labelled class's spike train, as 0 and 1 for each step, repeated if shorter than T. When
+    left out, that of the code's last version: 01111 below ten steps, 01 from ten on. Behind the paper's table stands 01011."""
     desired_count: float = 4.0
     """Count loss: spikes wanted from the labelled class."""
     undesired_count: float = 0.0

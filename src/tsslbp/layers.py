@@ -26,7 +26,7 @@ Signal = Tensor | Constant
 ConvInit = Literal["uniform", "kaiming"]
 """Initial weights of convolutions."""
 POOL_GAIN = 1.1
-"""Published factor on the 2×2 sum."""
+"""Factor on the 2×2 sum, in all versions of the published code."""
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:

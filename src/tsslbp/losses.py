@@ -3,7 +3,7 @@
 Every loss is called as ``loss(output_psc, label)`` with ``output_psc`` ``[T, B, C]`` and ``label`` ``[B]`` (class numbers)
 and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the desired spike trains themselves,
 ``[T, B, C]`` of 0 and 1, in place of labels; :class:`StepLoss` takes a class for every step, ``[T, B]``. Losses are sums over
-the batch, as published, except those with a softmax, which are means (``is_mean``).
+the batch, as in the published code, except those with a softmax, which are means (``is_mean``).
 
 Sequences of different lengths come padded, with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`): steps
 where it is 0 count for nothing.
@@ -27,7 +27,9 @@ from tsslbp.neuron import spikes_from_psc, synapse
 
 
 def desired_train(time_steps: int) -> Tensor:
-    """The spike train for the labelled class, ``[T]``, as last published: 0,1,1,1,1 repeated below ten steps, 0,1 from ten on.
+    """The spike train for the labelled class, ``[T]``, as in the last version of the published code.
+
+    It is 0,1,1,1,1 repeated below ten steps, and 0,1 from ten on.
 
     With a single step that would ask for silence, so there the train is one spike.
     """
@@ -44,7 +46,7 @@ class _TrainLoss(ABC):
     Args:
         time_steps: T, at least 1.
         tau_s: synaptic time constant of the output neurons, in steps.
-        desired: spike train of the labelled class, ``[T]`` of 0 and 1; the last published one if left out.
+        desired: spike train of the labelled class, ``[T]`` of 0 and 1; :func:`desired_train` if left out.
         undesired: spike train of every other class, ``[T]``; silence if left out.
 
     Raises:
@@ -105,8 +107,8 @@ class KernelLoss(_TrainLoss):
     ``target="double"`` puts the desired train through the kernel twice, as the last version of the published code does. That
     moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1).
 
-    ``label_weight`` multiplies the labelled class's part. At 1, as published, an output neuron that is less than half sure of
-    its class does best to stay silent; C - 1 gives the labelled class and all others the same say.
+    ``label_weight`` multiplies the labelled class's part. At 1, as in the published code, an output neuron that is
+    less than half sure of its class does best to stay silent; C - 1 gives the labelled class and all others the same say.
     """
 
     target: Literal["single", "double"] = "single"

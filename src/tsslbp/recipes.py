@@ -1,6 +1,7 @@
-"""Named settings: the quick start, the paper's experiments as published and trained better, and sequences.
+"""Named settings: the quick start, the paper's experiments by two versions of its code and trained better, and sequences.
 
-Source of the published settings: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code.
+Source of the paper's experiments: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code as it stood on
+2020-10-01 and in December 2020.
 """
 
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ def _published(
     paper = f"{accuracy} after {shared['epochs']} epochs"
     return {
         name: Recipe(
-            f"paper: {summary}; code of October 2020, behind the published {accuracy}",
+            f"paper: {summary}; code of October 2020, behind the paper's {accuracy}",
             replace(_of(name), **shared, **october),
             paper,
         ),
@@ -64,7 +65,7 @@ def _of(name: str) -> TrainConfig:
 
 
 def _better(name: str, **settings: Any) -> Recipe:
-    """A published experiment's network and T under settings of our own, chosen on validation: docs/better.md."""
+    """The network and T of one of the paper's experiments under settings of our own, chosen on validation: docs/better.md."""
     head = RECIPES[f"{name}-head"]
     ours = {"rule": "tssl+", "target": "single", "learning_rate": 1e-3, "schedule": "one-cycle", "average": 0.998, **settings}
     config = replace(head.config, recipe=f"{name}-best", **ours)

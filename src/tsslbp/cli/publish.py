@@ -21,7 +21,8 @@ class Reproduce:
     """Train a row of the paper's table with several seeds, into results/ROW. The same command goes on after an interruption."""
 
     row: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROW")]
-    """A recipe that has a published result; with -best, of other settings for the same network."""
+    """One of the paper's experiments, by the code behind its table; with -head by the code's last version, with -best by
+    settings of our own for the same network."""
     seeds: int = 3
     """Runs, with seeds from 0 on."""
     protocol: Literal["validation", "paper"] = "validation"

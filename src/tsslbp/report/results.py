@@ -97,7 +97,7 @@ def results_table(results: Path) -> str:
     Raises:
         UserError: a folder with logs but no page or command, or damaged ones.
     """
-    order, rows = list(recipes.RECIPES), []  # a row of better settings comes after the published one
+    order, rows = list(recipes.RECIPES), []  # a row of better settings comes after the paper's own
     for folder in sorted({log.parent for log in results.glob("*/seed*.jsonl")}):
         finals = read_finals(folder)
         if not finals or any("f1" in final for final in finals):

@@ -32,7 +32,7 @@ class EventProp(Rule):
     """The exact gradient of spike times, on a grid; it errs in proportion to the step. Neurons that do not fire get none.
 
     Args:
-        clip: bound on 1/Δu, positive. Unbounded, as published, is what converges to the exact gradient; a bound helps
+        clip: bound on 1/Δu, positive. Unbounded, as in the paper, is what converges to the exact gradient; a bound helps
             training where spikes only just cross the threshold.
 
     Raises:

@@ -1,4 +1,4 @@
-"""TSSL-BP and its family: the rule as last published, as it stood behind the paper's table, and as first submitted.
+"""TSSL-BP and its family: the rule of the code's last version, that behind the paper's table, and the one first submitted.
 
 A spike happens when the membrane potential crosses the threshold, ``u(t_spike) = θ``. Along that crossing the implicit
 function theorem gives ``∂t_spike/∂u = -1/u̇``: the faster the crossing, the less a push on ``u`` moves the spike. That is
@@ -44,21 +44,21 @@ RATE_LIMIT = 0.1
 
 @dataclass(frozen=True)
 class TSSL(Rule):
-    """Temporal spike sequence learning by backpropagation. The defaults are the last published version of the rule.
+    """Temporal spike sequence learning by backpropagation. The defaults are the rule of the code's last version.
 
     Args:
-        psc_derivative: ``"amplitude"``, as published, carries the error with the kernel ε itself; ``"timing"`` with the
+        psc_derivative: ``"amplitude"``, as in all versions, carries the error with the kernel ε itself; ``"timing"`` with the
             derivative of the current by the spike time: ``+1/τs`` at the spike, ``-ε[k]/τs`` after it, the only choice
             that tells "earlier" from "later".
         inter: the inter-neuron term (6).
         reset: the intra-neuron term through the reset (7).
         leak: the intra-neuron term through the membrane's leak (8).
         fallback: where the logistic derivative (10) replaces (or, for ``"no-spike"``, joins) the spike-time gradient:
-            ``"quiet"``, as last published, at steps whose post-synaptic current is below 1/(4τs); ``"no-spike"`` at every step
-            without a spike; ``"rate"`` everywhere in a layer while its mean firing in this batch is at most 10 %;
+            ``"quiet"``, as in the last version, at steps whose post-synaptic current is below 1/(4τs); ``"no-spike"`` at every
+            step without a spike; ``"rate"`` everywhere in a layer while its mean firing in this batch is at most 10 %;
             ``"never"``; ``"always"``, a plain surrogate gradient through the synapse, the control.
         clip: bound on 1/Δu, positive.
-        width: w of the logistic in (10), in potential, positive; 0.2 as published.
+        width: w of the logistic in (10), in potential, positive; 0.2 in all versions.
         error_reset: the reset's effect on the error (11), as in the code of October 2020. Together with ``reset`` or ``leak``
             it needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
 

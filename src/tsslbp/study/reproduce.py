@@ -1,4 +1,4 @@
-"""A recipe with a published result, trained again with several seeds."""
+"""An experiment of the paper's table, trained again with several seeds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from tsslbp.errors import unknown
 from tsslbp.study.runs import Watch, finished, seeds_from
 
 ROWS = tuple(name for name, recipe in recipes.RECIPES.items() if recipe.published)
-"""Recipes of the paper's table, as published and with settings of our own."""
+"""Recipes of the paper's experiments: by the code behind its table, by its last version, and with settings of our own."""
 
 
 def settings(row: str, epochs: int | None = None) -> TrainConfig:
