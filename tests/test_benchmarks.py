@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp.neuron import synapse
+from tsslbp import training
+from tsslbp.neuron import LIF, membrane_potential, synapse
+from tsslbp.rivals.eventprop import random_case
+from tsslbp.rivals.fidelity import grid_gradient
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,3 +106,59 @@ def test_without_fallback_silent_outputs_stay_silent(script, quick):
     assert [silent["first"], *(record["rates"]["output"] for record in silent["epochs"])] == [0, 0, 0]
     assert firing["first"] > 0
     assert firing["epochs"][0]["rates"]["output"] > 0
+
+
+def test_share_of_the_reset_term_by_hand(script):
+    # u = 0.5, 1.1, 0.2, 1.06: spikes at 1 and 3, of which the second has no next one; (7) is 1.1/5/0.6 and (8) would be 4/5.
+    neuron = LIF(5, 3)
+    membrane = membrane_potential(torch.tensor([0.5, 0.7, 0.2, 0.9], dtype=torch.float64).view(4, 1), neuron)
+    reset = 1.1 / 5 / 0.6
+    assert script("gradient_terms").shares(membrane, neuron).tolist() == pytest.approx([reset / (reset + 4 / 5)])
+
+
+def test_share_of_the_reset_term_tends_to_that_in_continuous_time(script):
+    module, seen = script("gradient_terms"), []
+
+    class Seen(module.PassedOn):
+        def current_gradient(self, psc_gradient, membrane, neuron):
+            seen.append(module.shares(membrane, neuron).sort().values)
+            return super().current_gradient(psc_gradient, membrane, neuron)
+
+    for step in (1 / 16, 1 / 128):
+        grid_gradient(random_case(0, module.LAYERS), Seen(), step)
+    coarse, fine = ((share - module.exact_shares(0).sort().values).abs().max() for share in seen)
+    assert fine < 0.02 < coarse
+
+
+def test_share_is_of_every_spike_of_a_trained_network_that_another_follows(script, quick):
+    config = quick(epochs=1)
+    model, samples = training.load(training.train(config)[0]), training.load_data(config).test
+    shares = script("gradient_terms").model_shares(model, samples)
+    ((_, inputs),) = model.batches(samples)
+    counts = [model.network.fired(psc).sum(0) for psc in model.network.activity(inputs).values()]
+    assert len(shares) == sum(int((count - 1).clamp(min=0).sum()) for count in counts) > 100
+
+
+def test_leak_term_at_spikes_makes_the_gradient_exact(script):
+    module = script("gradient_terms")
+    published, passed_on, without_reset = (
+        module.closeness(rule, range(3), (1 / 32,))[0]["cosine"]["median"]
+        for rule in (module.PUBLISHED, module.PassedOn(), module.PassedOn(reset=False))
+    )
+    assert passed_on > 0.995
+    assert max(published, without_reset) < 0.97
+
+
+def test_without_the_inter_neuron_term_there_is_no_spike_time_gradient(script):
+    found = script("gradient_terms").without_inter(range(1))
+    assert found["tssl(inter=False, fallback=never)"] == 0 < found["tssl(fallback=never)"]
+    assert found["tssl(inter=False) minus tssl(inter=False, reset=False, leak=False)"] == 0 < found["tssl(inter=False)"]
+
+
+@pytest.mark.parametrize(
+    ("tau_s", "one", "two"), [(1.9, ["1"], ["01"]), (2, ["0", "1"], ["00", "01"]), (2.1, ["0"], ["00"]), (3, ["0"], ["00"])]
+)
+def test_doubled_target_asks_for_silence_beyond_two_steps_of_synapse(script, tau_s, one, two):
+    best = script("gradient_terms").best_trains
+    assert [best(steps, tau_s, "double") for steps in (1, 2)] == [one, two]
+    assert [best(steps, tau_s, "single") for steps in (1, 2)] == [["1"], ["01"]]

@@ -226,6 +226,8 @@ def test_pages_are_those_of_the_results_beside_them(folder, tmp_path):
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "parts_table"),
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "changes_table"),
         ("answers", "without-fallback/without-fallback", "without_fallback", "table"),
+        ("gradient", "checks/gradient-terms", "gradient_terms", "closeness_table"),
+        ("gradient", "checks/gradient-terms", "gradient_terms", "optima_table"),
     ],
 )
 def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, script, table, monkeypatch):

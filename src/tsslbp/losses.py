@@ -105,7 +105,8 @@ class KernelLoss(_TrainLoss):
     """``½ Σ (a[t] - d[t])²`` with ``d`` the desired train through the synapse's kernel: a van Rossum distance.
 
     ``target="double"`` puts the desired train through the kernel twice, as the last version of the published code does. That
-    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1).
+    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 it asks for silence
+    if τs is above 2.
 
     ``label_weight`` multiplies the labelled class's part. At 1, as in the published code, an output neuron that is
     less than half sure of its class does best to stay silent; C - 1 gives the labelled class and all others the same say.

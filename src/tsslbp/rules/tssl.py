@@ -50,7 +50,7 @@ class TSSL(Rule):
         psc_derivative: ``"amplitude"``, as in all versions, carries the error with the kernel ε itself; ``"timing"`` with the
             derivative of the current by the spike time: ``+1/τs`` at the spike, ``-ε[k]/τs`` after it, the only choice
             that tells "earlier" from "later".
-        inter: the inter-neuron term (6).
+        inter: the inter-neuron term (6). Without it (7) and (8) have nothing to carry on: the spike-time gradient is 0.
         reset: the intra-neuron term through the reset (7).
         leak: the intra-neuron term through the membrane's leak (8).
         fallback: where the logistic derivative (10) replaces (or, for ``"no-spike"``, joins) the spike-time gradient:
