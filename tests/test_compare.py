@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_report import Page
 
 from tsslbp import UserError, build, cli, layers, report, study, training
@@ -96,17 +97,21 @@ def fan_out(net, shapes):
 
 
 SHAPES = [(2, 9, 8), (3, 9, 8), (4, 3, 3), (6,)]
+BEHIND = [4 * 3 * 3 * 12, 36 * 6, 6 * 5]
+"""Connections of the layers behind the first: 4 channels of 3×3 outputs take 3 channels of 2×2 pooled inputs each."""
 
 
 def test_a_spike_is_counted_once_a_connection():
     model, x = network(), 2 * torch.randn(7, 2, 9, 8, generator=torch.Generator().manual_seed(1))
     counts = activity.spike_counts(model.network, x)
-    macs, acs = activity.operations(model.network, x, counts)
+    found = activity.operations(model.network, x, counts)
     first, *rest = fan_out(network().network, SHAPES)
     hidden = [count.double().sum(0) for count in counts.values()][:-1]
     assert all(float(count.sum()) > 0 for count in hidden)
-    assert macs == 7 * float(first.sum())
-    assert acs == sum(float((count * out).sum()) for count, out in zip(hidden, rest, strict=True))
+    assert found.macs == 7 * float(first.sum())
+    assert found.acs == sum(float((count * out).sum()) for count, out in zip(hidden, rest, strict=True))
+    assert found.dense_macs == 7 * (float(first.sum()) + 4 * sum(BEHIND))
+    assert found.own_macs == 7 * 4 * 2 * (3 * 9 * 8 + 4 * 3 * 3 + 6 + 5)
 
 
 def test_spikes_are_the_neurons_own():
@@ -121,7 +126,9 @@ def test_spikes_are_the_neurons_own():
     assert found.spikes == pytest.approx(float(fired.mean()))
     assert found.silent == pytest.approx(float((fired.sum(0) == 0).double().mean()))
     assert (found.macs, found.acs) == (24.0, pytest.approx(float(train.sum()) * 5 / 9))
-    assert found.energy_nj == pytest.approx((4.6 * found.macs + 0.9 * found.acs) / 1000)
+    assert (found.own_macs, found.dense_macs) == (4 * 2 * 11, 24 + 4 * 30)
+    assert found.energy_nj == pytest.approx((4.6 * (24 + 88) + 0.9 * found.acs) / 1000)
+    assert found.dense_nj == pytest.approx(4.6 * (144 + 88) / 1000)
 
 
 def test_silence_costs_the_first_layer_only():
@@ -141,14 +148,49 @@ def test_operations_of_an_ann(neuron):
     counts = activity.spike_counts(model.network, x)
     assert list(counts) == ["conv1", "conv2", "linear3"]
     assert all(((count == 0) | (count == 1)).all() and 0 < count.mean() < 1 for count in counts.values())
-    macs, acs = activity.operations(model.network, x, counts)
+    found = activity.operations(model.network, x, counts)
     first, *rest = fan_out(network().network, SHAPES)
+    assert (found.own_macs, found.dense_macs) == (0, 7 * (float(first.sum()) + sum(BEHIND)))
     if neuron == "binary":
-        assert macs == 7 * float(first.sum())
-        assert acs == sum(float((n.double().sum(0) * out).sum()) for n, out in zip(counts.values(), rest, strict=True))
+        assert found.macs == 7 * float(first.sum())
+        assert found.acs == sum(float((n.double().sum(0) * out).sum()) for n, out in zip(counts.values(), rest, strict=True))
     else:
-        second = 4 * 3 * 3 * 12  # 4 channels of 3×3 outputs that take 3 channels of 2×2 pooled inputs each
-        assert (macs, acs) == (7 * (float(first.sum()) + second + 36 * 6 + 6 * 5), 0)
+        pooled = counts["conv1"].unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        second = 4 * float(F.unfold(pooled, 2).sum())
+        assert 0 < second < 7 * BEHIND[0]
+        rest = float(counts["conv2"].sum() * 6 + counts["linear3"].sum() * 5)
+        assert (found.macs, found.acs) == (7 * float(first.sum()) + second + rest, 0)
+
+
+def test_relu_units_that_are_0_cost_nothing():
+    """conv 1→1, 2×2, of a 3×3 picture padded by 1: 4×4 units; pooled to 2×2; conv of 2×2, padded by 1: 2 channels of 3×3; 2."""
+    model = network("1C2-P2-2C2-2", neuron="relu", input_shape=(1, 3, 3), padding=(1, 1))
+    first, second, last = model.network.parameters()
+    with torch.no_grad():
+        first.copy_(torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]]]))  # a unit is the pixel of its row and column
+        second.copy_(torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]], [[[0.0, 0.0], [0.0, -1.0]]]]))
+        last.fill_(1.0)
+    x = torch.zeros(2, 1, 3, 3)
+    x[0, 0, 0, 0] = x[0, 0, 1, 1] = 1.0  # in the window above left, which reaches all 4 positions of each of the 2 channels
+    counts = activity.spike_counts(model.network, x)
+    made = activity.layer_operations(model.network, x, counts)
+    assert [float(count[0].sum()) for count in counts.values()] == [2, 1]
+    assert [layer.macs for layer in made.values()] == [2 * 9 * 4, 1 * 4 * 2, 1 * 2]
+    assert [layer.dense_macs for layer in made.values()] == [2 * 9 * 4, 2 * 4 * 4 * 2, 2 * 18 * 2]
+    assert [layer.acs for layer in made.values()] == [layer.own_macs for layer in made.values()] == [0, 0, 0]
+
+
+def test_relu_units_of_linear_layers_that_are_0_cost_nothing():
+    model = network("3-2-2", neuron="relu", input_shape=(2,), padding=0)
+    first, second, _ = model.network.parameters()
+    with torch.no_grad():
+        first.copy_(torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]))
+        second.copy_(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
+    found = study.measure(model, stored(torch.tensor([[1.0, 0.0], [0.0, 0.0]])), batch_size=1)
+    assert found.macs == (2 * 6 + 2 * 2 + 1 * 2) / 2  # 2 of 3 units, then 1 of 2, for the first sample only
+    assert found.dense_macs == 6 + 6 + 4
+    assert found.energy_nj == pytest.approx(4.6 * 9 / 1000)
+    assert found.dense_nj == pytest.approx(4.6 * 16 / 1000)
 
 
 def test_a_sequence_enters_as_spikes_or_as_numbers():
@@ -156,10 +198,21 @@ def test_a_sequence_enters_as_spikes_or_as_numbers():
     events = torch.randint(0, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float()
     counts = activity.spike_counts(model.network, events)
     hidden = float(counts["linear1"].sum()) * 5
-    assert activity.operations(model.network, events, counts) == (0.0, float(events.sum()) * 6 + hidden)
+    rest = (4 * 8 * 2 * 11, 4 * 8 * (4 * 6 + 6 * 5))
+    found = activity.operations(model.network, events, counts)
+    assert found == activity.Operations(0.0, float(events.sum()) * 6 + hidden, *rest)
     numbers = events + 0.5
     counts = activity.spike_counts(model.network, numbers)
-    assert activity.operations(model.network, numbers, counts) == (4 * 8 * 4 * 6.0, float(counts["linear1"].sum()) * 5)
+    found = activity.operations(model.network, numbers, counts)
+    assert found == activity.Operations(4 * 8 * 4 * 6.0, float(counts["linear1"].sum()) * 5, *rest)
+
+
+def test_an_ann_takes_a_sequence_once():
+    model = network("6-5", static=False, neuron="relu", input_shape=(4,), padding=0)
+    x = torch.randint(0, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float()
+    counts = activity.spike_counts(model.network, x)
+    found = activity.operations(model.network, x, counts)
+    assert found == activity.Operations(8 * 4 * 6.0 + float(counts["linear1"].sum()) * 5, 0.0, 0, 8 * (4 * 6 + 6 * 5))
 
 
 @pytest.mark.parametrize("offset", [0, 0.5])
@@ -169,16 +222,22 @@ def test_padding_does_not_count(offset):
     padded = study.measure(model, stored(x, torch.tensor([4, 2, 1])))
     parts = [network("6-5", static=False, input_shape=(4,), padding=0, time_steps=steps) for steps in (4, 2, 1)]
     alone = [study.measure(part, stored(x[i : i + 1, : part.network.time_steps])) for i, part in enumerate(parts)]
-    for what in ("spikes", "macs", "acs"):
+    for what in ("spikes", "macs", "acs", "own_macs", "dense_macs"):
         assert getattr(padded, what) == pytest.approx(statistics.mean(getattr(one, what) for one in alone))
+    assert padded.own_macs == pytest.approx(7 / 3 * 2 * 11)
+    assert padded.dense_macs == pytest.approx(7 / 3 * (4 * 6 + 6 * 5))
 
 
-def test_lateral_connections_count():
-    model = network("6R-5", static=False, input_shape=(4,), padding=0)
+@pytest.mark.parametrize(("layer", "own"), [("6R", 2), ("6A", 3)])
+def test_lateral_connections_and_adaptation_count(layer, own):
+    model = network(f"{layer}-5", static=False, input_shape=(4,), padding=0)
     events = torch.ones(4, 8, 4) * 2
     counts = activity.spike_counts(model.network, events)
     assert float(counts["recurrent1"].sum()) > 0
-    assert activity.operations(model.network, events, counts)[1] == 8 * 4 * 8 * 6 + float(counts["recurrent1"].sum()) * (5 + 6)
+    found = activity.operations(model.network, events, counts)
+    assert found.acs == 8 * 4 * 8 * 6 + float(counts["recurrent1"].sum()) * (5 + 6)
+    assert found.own_macs == 4 * 8 * (6 * own + 5 * 2)
+    assert found.dense_macs == 4 * 8 * (4 * 6 + 6 * 6 + 6 * 5)
 
 
 # Runs.
@@ -385,6 +444,7 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     assert all(text in place for place in (out, (tmp_path / "out/compare.md").read_text(), page.text))
     assert len(page.all("svg")) == 2
     assert "Learning rates" in page.text
+    assert "Own MAC" in page.text
     assert "tsslbp compare quickstart --rules" in page.text
     assert str(tmp_path / "out/compare.html") in out
 
@@ -404,6 +464,25 @@ def test_rows_count_who_reached_the_target(compared):
     runs = result["rules"]["tssl"]["runs"]
     runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
     assert "(1 of 2)" in report.comparison_rows(result)[0][3]
+
+
+def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
+    result = copy.deepcopy(compared[1])
+    mean = result["rules"]["tssl"]["mean"]
+    assert mean["own_macs"] == 30 * 5 * 2
+    assert mean["dense_macs"] == 64 * 20 + 200 * 5
+    new = ["MAC, thousands", "AC, thousands", "own MAC, thousands", "energy, nJ", "dense, nJ"]
+    heads, (row, *_) = report.comparison_tables(result)[0]
+    assert heads[-5:] == new
+    cells = row[-5:]
+    assert (cells[0], cells[2], cells[4]) == ("1.28", "0.3", f"{4.6 * 2.58:.3g}")
+    assert cells[3] == f"{4.6 * 1.58 + 0.9 * mean['acs'] / 1000:.3g}"
+    for rule in result["rules"].values():
+        del rule["mean"]["own_macs"], rule["mean"]["dense_macs"], rule["mean"]["dense_nj"]
+    heads, (row, *_) = report.comparison_tables(result)[0]
+    assert heads[-3:] == [new[0], new[1], new[3]]
+    assert row[-3:] == [cells[0], cells[1], cells[3]]
+    assert len(heads) == len(row) == 12
 
 
 @pytest.mark.parametrize(

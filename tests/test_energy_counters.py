@@ -46,9 +46,9 @@ def test_dense_operations_are_those_of_pytorchs_counter(name):
     with FlopCounterMode(display=False) as counter:
         net(x)
     made = layer_operations(net, x, spike_counts(net, x))
-    macs, acs = map(sum, zip(*made.values(), strict=True))
-    assert acs == 0
-    assert macs == counter.get_total_flops() / 2 - 2 * multiplied_by_padding(net, name)
+    dense = sum(layer.dense_macs for layer in made.values())
+    assert dense == counter.get_total_flops() / 2 - 2 * multiplied_by_padding(net, name)
+    assert sum(layer.macs for layer in made.values()) < 0.9 * dense  # as zeros are skipped there
     assert (multiplied_by_padding(net, name) > 0) == any(isinstance(x, Conv2d) and x.padding for x in net.layers)
 
 
@@ -89,7 +89,7 @@ def test_accumulations_are_spikes_times_the_connections_each_has(name):
             with FlopCounterMode(display=False) as counter:
                 F.linear(train.flatten(1), torch.ones(len(layer.weight), math.prod(train.shape[1:])))
             expected = counter.get_total_flops() / 2 * float(train.mean(dtype=torch.float64))
-        assert made[layer_name] == (0, pytest.approx(expected, rel=1e-9)), layer_name
+        assert (made[layer_name].macs, made[layer_name].acs) == (0, pytest.approx(expected, rel=1e-9)), layer_name
 
 
 @pytest.mark.parametrize("name", ["quickstart", "fashion-mnist-fc"])
@@ -107,4 +107,4 @@ def test_accumulations_are_those_of_spikingjellys_counter(name):
         counter = op_counter.SynOpCounter()
         with op_counter.DispatchCounterMode([counter]):
             same(train if isinstance(layer, Conv2d) else train.flatten(1))
-        assert made[layer_name] == (0, counter.get_total()), layer_name
+        assert (made[layer_name].macs, made[layer_name].acs) == (0, counter.get_total()), layer_name

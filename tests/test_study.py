@@ -238,12 +238,18 @@ def test_robustness_counts_its_draws(run, monkeypatch):
 
 def test_energy_of_a_hand_made_network():
     found = study.energy([hand_made(HIDDEN, SILENT)], "hand")
-    layers = found["rules"]["tssl"]["layers"]
-    assert layers == {
-        "linear1": {"macs": 4, "acs": 0, "nj": 4 * 4.6 / 1000},
-        "output": {"macs": 0, "acs": 7, "nj": 7 * 0.9 / 1000},
-    }
-    assert {name: layer["macs"] for name, layer in found["ann"].items()} == {"linear1": 4, "output": 8}
+    rule = found["rules"]["tssl"]
+    hidden = {"macs": 4, "acs": 0, "own_macs": 4 * 4 * 2, "dense_macs": 4}
+    output = {"macs": 0, "acs": 7, "own_macs": 2 * 4 * 2, "dense_macs": 4 * 8}
+    hidden |= {"energy_nj": pytest.approx(36 * 4.6 / 1000), "dense_nj": pytest.approx(36 * 4.6 / 1000)}
+    output |= {"energy_nj": pytest.approx((16 * 4.6 + 7 * 0.9) / 1000), "dense_nj": pytest.approx(48 * 4.6 / 1000)}
+    assert rule["layers"] == {"linear1": hidden, "output": output}
+    assert rule["total"] == {key: pytest.approx(sum(layer[key] for layer in rule["layers"].values())) for key in rule["total"]}
+    assert found["dense_relu"] == {"linear1": pytest.approx(4 * 4.6 / 1000), "output": pytest.approx(8 * 4.6 / 1000)}
+    assert report.section(found | {"command": ""}).answer == (
+        "Where zeros are skipped, the network takes 0.245 nJ. "
+        "Where nothing is skipped, it takes 0.386 nJ and a ReLU network 0.0552 nJ."
+    )
 
 
 def test_energy_is_that_of_the_activity_and_averages_seeds(run):
@@ -251,8 +257,8 @@ def test_energy_is_that_of_the_activity_and_averages_seeds(run):
     found = study.energy([run, twice], "two")["rules"]["tssl"]
     total = study.measure(run.model, run.test)
     assert found["seeds"] == [0, 1]
-    assert sum(layer["nj"] for layer in found["layers"].values()) == pytest.approx(total.energy_nj)
-    assert sum(layer["acs"] for layer in found["layers"].values()) == pytest.approx(total.acs)
+    assert all(value == pytest.approx(getattr(total, key)) for key, value in found["total"].items())
+    assert sum(layer["energy_nj"] for layer in found["layers"].values()) == pytest.approx(total.energy_nj)
 
 
 # Studies that train.
@@ -557,12 +563,26 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     found = study.energy(runs.load_all(tiny.runs_dir), "compared")
     assert set(found["rules"]) == {"tssl", "relu"}
     assert found["rules"]["tssl"]["seeds"] == [1]
-    relu = found["rules"]["relu"]["layers"]
-    assert {name: layer["macs"] for name, layer in relu.items()} == {
-        name: layer["macs"] for name, layer in found["ann"].items()
-    }
-    assert found["rules"]["tssl"]["layers"] != relu
-    assert report.section(found | {"command": ""}).answer
+    relu, tssl = found["rules"]["relu"]["total"], found["rules"]["tssl"]["total"]
+    dense = sum(found["dense_relu"].values())
+    assert relu["energy_nj"] < 0.95 * dense  # the trained one skips its zeros
+    assert relu["dense_nj"] == pytest.approx(dense)
+    assert (relu["acs"], relu["own_macs"]) == (0, 0)
+    assert tssl["own_macs"] == 30 * 5 * 2
+
+    rows = report.section(found | {"command": ""}).rows
+    assert [row[:2] for row in rows] == [[label, name] for label in found["rules"] for name in ("linear1", "output", "all")]
+    found["dense_relu"] = {"linear1": 3.0, "output": 0.3}
+    for label, nj, dense_nj in (("tssl", 1.11, 9.9), ("relu", 2.22, 3.3)):
+        found["rules"][label] |= {"accuracy": 90.0, "total": tssl | {"energy_nj": nj, "dense_nj": dense_nj}}
+    assert report.section(found | {"command": ""}).answer == (
+        "Where zeros are skipped, tssl is the thriftiest: 1.11 nJ (90.00 % right); the trained ReLU network takes 2.22 nJ. "
+        "Where nothing is skipped, tssl takes 9.9 nJ and a ReLU network 3.3 nJ."
+    )
+    found["rules"]["relu"]["total"]["energy_nj"] = 1.0
+    assert report.section(found | {"command": ""}).answer == (
+        "Where zeros are skipped, relu is the thriftiest: 1 nJ (90.00 % right). Where nothing is skipped, relu takes 3.3 nJ."
+    )
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ STUDIES: dict[str, tuple[str, Callable[[str, list[str]], tuple[Path, Result]]]] 
     "firing": ("RUNS: silent, once or more often; first spikes; fallback gradients", _of_runs(study.firing)),
     "latency": ("RUNS: accuracy after each step, early exit, spikes spent", _of_runs(study.latency)),
     "robustness": ("RUNS: noise, quantised weights, lost and shifted spikes", _robustness),
-    "energy": ("RUNS: operations and energy by layer, against a ReLU network", _energy),
+    "energy": ("RUNS: operations and energy by layer, with and without skipping zeros", _energy),
     "dynamics": ("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", _dynamics),
     "ablation": ("RECIPE: one part of rule or loss changed at a time", _ablation),
     "fidelity": ("RULES: against the exact gradient; norms through 1 to 10 hidden layers", _fidelity),

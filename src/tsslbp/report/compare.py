@@ -12,13 +12,23 @@ from tsslbp import files
 from tsslbp.report import figures
 from tsslbp.report.run import template
 
+COSTS = {
+    "MAC, thousands": ("macs", 1000),
+    "AC, thousands": ("acs", 1000),
+    "own MAC, thousands": ("own_macs", 1000),
+    "energy, nJ": ("energy_nj", 1),
+    "dense, nJ": ("dense_nj", 1),
+}
+"""What is told of a sample's cost by head: its key and unit. Results of 0.1.0 lack two of them."""
+
 
 def heads(result: dict[str, Any]) -> list[str]:
     """Heads of :func:`comparison_rows`."""
     good = ("F1 × 100", "best epoch, F1 × 100") if result["trains"] else ("test accuracy, %", "best test epoch, %")
+    mean = next(iter(result["rules"].values()))["mean"]
     return [
-        *("rule", *good, "epochs to target", "seconds to target", "step, ms", "memory, MiB"),
-        *("spikes", "silent, %", "MAC, thousands", "AC, thousands", "energy, nJ"),
+        *("rule", *good, "epochs to target", "seconds to target", "step, ms", "memory, MiB", "spikes", "silent, %"),
+        *(head for head, (key, _) in COSTS.items() if key in mean),
     ]
 
 
@@ -41,7 +51,7 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
                 _number(rule["peak_mib"], 0),
                 _number(mean["spikes"], 2),
                 _number(100 * mean["silent"], 1),
-                *(significant(value) for value in (mean["macs"] / 1000, mean["acs"] / 1000, mean["energy_nj"])),
+                *(significant(mean[key] / unit) for key, unit in COSTS.values() if key in mean),
             ]
         )
     return rows

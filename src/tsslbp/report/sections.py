@@ -180,44 +180,63 @@ WHERE = {
 
 
 def _energy(result: Result) -> Section:
-    rules, ann = result["rules"], result["ann"]
-    everyone = {label: rule["layers"] for label, rule in rules.items()}
-    everyone |= {"ReLU network": ann} if ann and "relu" not in everyone else {}
-    nj = {label: [layer["nj"] for layer in layers.values()] for label, layers in everyone.items()}
-    thriftiest = min(rules, key=lambda label: sum(nj[label]))
-    cost, against = sum(nj[thriftiest]), ""
-    if ann:
-        against = (
-            f", {cost / sum(layer['nj'] for layer in ann.values()):.2f} times as much as the ReLU network of the same notation"
-        )
-    layers = list(next(iter(everyone.values())))
-    parts = {layer: [values[at] for values in nj.values()] for at, layer in enumerate(layers)}
-    good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % right'}"
-    who = "" if len(rules) == 1 else f" under {thriftiest} ({good}), the thriftiest"
+    rules, dense_relu, picojoules = result["rules"], result["dense_relu"], result["picojoules"]
+    nj = {label: rule["total"]["energy_nj"] for label, rule in rules.items()}
+    thriftiest = min(nj, key=lambda label: nj[label])
+    skipping, dense = f"the network takes {significant(nj[thriftiest])} nJ", rules[thriftiest]["total"]["dense_nj"]
+    if len(rules) > 1:
+        good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % right'}"
+        skipping = f"{thriftiest} is the thriftiest: {significant(nj[thriftiest])} nJ ({good})"
+    beside, dense_beside = "", ""
+    if "relu" in nj and thriftiest != "relu":
+        beside = f"; the trained ReLU network takes {significant(nj['relu'])} nJ"
+    if dense_relu and thriftiest != "relu":
+        dense_beside = f" and a ReLU network {significant(sum(dense_relu.values()))} nJ"
+
+    layers = list(rules[thriftiest]["layers"])
+    parts = {name: [_connections(rule["layers"][name], picojoules) for rule in rules.values()] for name in layers}
+    parts["neurons"] = [rule["total"]["energy_nj"] - _connections(rule["total"], picojoules) for rule in rules.values()]
+    bars = list(rules)
+    if dense_relu:
+        bars.append("ReLU, no zero skipped")
+        for name, values in parts.items():
+            values.append(dense_relu.get(name, 0.0))
     accuracies = ", ".join(f"{label}: {rule['accuracy']:.2f}" for label, rule in rules.items())
     return Section(
         "What does a sample cost?",
-        f"{significant(cost)} nJ{who}{against}.",
+        f"Where zeros are skipped, {skipping}{beside}. "
+        f"Where nothing is skipped, {thriftiest if len(rules) > 1 else 'it'} takes {significant(dense)} nJ{dense_beside}.",
         [
             (
-                charts.stacked("energy-layers", list(nj), parts, "energy of a sample, nJ"),
-                "Energy by layer, the mean over the test set.",
+                charts.stacked("energy-layers", bars, parts, "energy of a sample, nJ"),
+                "Energy of each layer's connections and of the neurons' own arithmetic, the mean over the test set.",
             )
         ],
-        ["network", "layer", "MAC", "AC", "energy, nJ"],
+        ["network", "layer", "MAC", "AC", "own MAC", "energy, nJ", "dense, nJ"],
         [
-            [label, name, *(f"{layer[key]:,.0f}" for key in ("macs", "acs")), significant(layer["nj"])]
-            for label, found in everyone.items()
-            for name, layer in found.items()
+            [
+                label,
+                name,
+                *(f"{cost[key]:,.0f}" for key in ("macs", "acs", "own_macs")),
+                *(significant(cost[key]) for key in ("energy_nj", "dense_nj")),
+            ]
+            for label, rule in rules.items()
+            for name, cost in {**rule["layers"], "all": rule["total"]}.items()
         ],
         [
-            f"{result['picojoules']['mac']} pJ for a multiplication and addition (MAC), {result['picojoules']['ac']} pJ for an "
-            "addition (AC), 32-bit floating point at 45 nm (Horowitz, ISSCC 2014). The neurons' own work and memory traffic "
-            "are left out.",
-            *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and ann else []),
+            f"{picojoules['mac']} pJ for a multiplication and addition (MAC), {picojoules['ac']} pJ for an addition (AC), "
+            "32-bit floating point at 45 nm (Horowitz, ISSCC 2014). Memory traffic is left out.",
+            "Energy: what is 0 costs nothing in any network, except in a picture on its way into the first layer. Dense: every "
+            "connection is a MAC, in an ANN once, in a spiking network at every step. Both contain the neurons' own arithmetic "
+            "(own MAC).",
+            *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and dense_relu else []),
             f"{_measure(result)}: {accuracies}.",
         ],
     )
+
+
+def _connections(cost: dict[str, float], picojoules: dict[str, float]) -> float:
+    return (picojoules["mac"] * cost["macs"] + picojoules["ac"] * cost["acs"]) / 1000
 
 
 def _dynamics(result: Result) -> Section:

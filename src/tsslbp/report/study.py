@@ -40,4 +40,4 @@ def _read(path: Path) -> tuple[Result, Section]:
             raise ValueError
         return result, section(result)
     except Exception:  # drawing what an altered file says fails in every way there is
-        raise UserError(f"{path} is damaged or no study of tsslbp; delete it and run that study again") from None
+        raise UserError(f"{path} is damaged, of an older release or no study; delete it and run that study again") from None

@@ -1,17 +1,34 @@
-"""How busy a network is, and what that costs on hardware that works only where there is something to do.
+"""How busy a network is, and what that costs: on hardware that skips zeros, and on hardware that skips nothing.
 
-A spike is added up once at every neuron that its layer's map connects it to: one accumulation (AC) per spike and connection.
-Pooling adds no operations, its sum being part of the connections, and the zeros of a convolution's padding have none. A real
-number costs a multiplication and an addition (MAC) per connection instead: the first layer on a constant current, once per
-sample because that current does not change, on a sequence of real numbers at every step; and every layer of a ReLU network. An
-input sequence of whole numbers counts as spikes.
-The neurons' own arithmetic, a few operations per neuron and step, is left out, and so is the cost of moving data.
+Every network is counted by the same rules, in both ways.
+
+Where zeros are skipped:
+
+- A spike, or a binary unit that is 1, is added up once at every neuron it is connected to: one addition (AC) per connection.
+- A real number is multiplied as well: one multiplication with addition (MAC) per connection. A ReLU unit that is 0 costs none.
+- The first layer on a picture is a MAC per connection in every network, also where a pixel is 0. It is computed once per
+  sample, because a constant current does not change.
+- A spiking network computes the first layer on a sequence of real numbers at every step, and takes a sequence of whole numbers
+  for spikes. An ANN takes the mean of a sequence.
+
+Where nothing is skipped, every connection is a MAC: in an ANN and in the first layer on a picture once per sample, elsewhere at
+every step.
+
+In both ways:
+
+- A spiking neuron does 2 MACs of its own at every step, for the leak and the synapse, and a third if its threshold adapts. This
+  holds for every time constant, although 1 and infinity need fewer. A unit of an ANN does none, only a comparison.
+- The zeros of a convolution's padding are no connections, and steps after the end of a sequence do not count.
+- Pooling adds no operations. A spike goes through the pool to all connections behind it; real numbers are summed first and then
+  multiplied, unless all of them are 0. Those sums, at most one addition per unit, are left out.
+- Moving data, which costs more than arithmetic on real chips, is left out.
 
 Source of the energies: M. Horowitz, "Computing's energy problem", ISSCC 2014: 45 nm, 32-bit floating point, 3.7 pJ for a
 multiplication and 0.9 pJ for an addition.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,28 +46,48 @@ MAC_PJ, AC_PJ = 4.6, 0.9
 
 
 @dataclass(frozen=True)
-class Activity:
-    """What neurons did on a set of samples. Of an ANN: its units, which count as spiking where they are not 0, once."""
+class Operations:
+    """Operations, per sample or of a batch, and their energy."""
+
+    macs: float
+    """Multiplications with addition of connections, where zeros are skipped."""
+    acs: float
+    """Additions of connections, where zeros are skipped."""
+    own_macs: float
+    """Multiplications with addition that the neurons do themselves."""
+    dense_macs: float
+    """Multiplications with addition of connections, where nothing is skipped."""
+
+    @property
+    def energy_nj(self) -> float:
+        """Energy in nanojoules where zeros are skipped, with the neurons' own."""
+        return (MAC_PJ * (self.macs + self.own_macs) + AC_PJ * self.acs) / 1000
+
+    @property
+    def dense_nj(self) -> float:
+        """Energy in nanojoules where nothing is skipped, with the neurons' own."""
+        return MAC_PJ * (self.dense_macs + self.own_macs) / 1000
+
+
+def total(parts: Iterable[Operations], samples: int = 1) -> Operations:
+    """The sum of some operations, divided by the number of samples."""
+    return Operations(*(sum(kind) / samples for kind in zip(*map(astuple, parts), strict=True)))
+
+
+@dataclass(frozen=True)
+class Activity(Operations):
+    """What neurons did per sample. Of an ANN: its units, which count as spiking where they are not 0, once."""
 
     spikes: float
     """Per neuron and sample."""
     silent: float
     """Share of neurons that spiked for no sample, from 0 to 1."""
-    macs: float
-    """Multiplications with addition per sample."""
-    acs: float
-    """Additions per sample."""
-
-    @property
-    def energy_nj(self) -> float:
-        """Energy per sample in nanojoules."""
-        return (MAC_PJ * self.macs + AC_PJ * self.acs) / 1000
 
 
 @torch.inference_mode()
 def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
     """Activity of a model on stored samples, in evaluation mode; what comes after the end of a sequence does not count."""
-    network, macs, acs = model.network, 0.0, 0.0
+    network, made = model.network, []
     was_training = network.training
     network.eval()
     fired: dict[str, Tensor] = {}
@@ -58,12 +95,11 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
         counts = spike_counts(network, inputs, part.lengths)
         for name, count in counts.items():
             fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
-        batch_macs, batch_acs = operations(network, inputs, counts, part.lengths)
-        macs, acs = macs + batch_macs, acs + batch_acs
+        made.append(operations(network, inputs, counts, part.lengths))
     network.train(was_training)
     neurons = torch.cat([count.flatten() for count in fired.values()]) if fired else torch.zeros(1)
     n = len(samples)
-    return Activity(float(neurons.mean()) / n, float((neurons == 0).double().mean()), macs / n, acs / n)
+    return Activity(**asdict(total(made, n)), spikes=float(neurons.mean()) / n, silent=float((neurons == 0).double().mean()))
 
 
 def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
@@ -79,30 +115,39 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     return {name: (outputs[name][0] > 0).float() for name in hidden}
 
 
-def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None) -> tuple[float, float]:
-    """MACs and ACs of a batch in all, given what its neurons did (:func:`spike_counts`)."""
-    macs, acs = zip(*layer_operations(network, x, counts, lengths).values(), strict=True)
-    return sum(macs), sum(acs)
+def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None) -> Operations:
+    """Operations of a batch in all, given what its neurons did (:func:`spike_counts`)."""
+    return total(layer_operations(network, x, counts, lengths).values())
 
 
 def layer_operations(
     network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None
-) -> dict[str, tuple[float, float]]:
-    """:func:`operations` by layer: what its map, with its lateral connections, has to do."""
-    made: dict[str, tuple[float, float]] = {}
+) -> dict[str, Operations]:
+    """:func:`operations` by layer: what its map, its lateral connections and its neurons have to do."""
+    made: dict[str, Operations] = {}
     signal, spikes = _entering(network, x, lengths)
+    samples = len(signal)
+    steps = samples * network.time_steps if lengths is None else int(lengths.sum())
+    sequence = x.shape[1:] != network.architecture.input_shape
+    passes = steps if network.is_spiking and sequence else samples
     for name, layer in network.layers.named_children():
         if isinstance(layer, Spiking):
-            reached, lateral = _reached(layer, signal), 0.0
+            reached, lateral, own = _reached(layer, signal), 0.0, 0
+            dense = passes * _reached(layer, torch.ones_like(signal[:1]))
             if isinstance(layer, Recurrent):
                 lateral = float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
-            made[name] = (0.0, reached + lateral) if spikes else (reached, lateral)
+                dense += steps * layer.lateral.numel()
+            if network.is_spiking:
+                adapts = isinstance(layer, Recurrent) and layer.adaptation is not None
+                own = steps * counts[name][0].numel() * (3 if adapts else 2)
+                passes = steps
+            macs, acs = (0.0, reached + lateral) if spikes else (reached, lateral)
+            made[name] = Operations(macs, acs, own, dense)
             spikes = network.architecture.neuron != "relu"
-            if name in counts:
-                signal = counts[name] if spikes else torch.ones_like(counts[name])
+            signal = counts.get(name, signal)
         elif isinstance(layer, SumPool2d):
             size = layer.pool.size
-            signal = F.avg_pool2d(signal, size) * (size**2 if spikes else 1)
+            signal = F.avg_pool2d(signal, size) * size**2 if spikes else F.max_pool2d(signal, size)
         elif isinstance(layer, Flatten):
             signal = signal.flatten(1)
     return made

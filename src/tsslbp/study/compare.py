@@ -242,7 +242,8 @@ def _record(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
     activity = measure(training.load(folder), dataset.test)
     curves = {key: [record[key] for record in history] for key in ("validation_accuracy", "test_accuracy", "seconds")}
     kept = ("test_accuracy", "best_epoch", "validation_accuracy", "best_test_accuracy", "best_test_epoch", "epochs", "seconds")
-    return {key: final[key] for key in kept} | asdict(activity) | {"energy_nj": activity.energy_nj, "curves": curves}
+    energy = {"energy_nj": activity.energy_nj, "dense_nj": activity.dense_nj}
+    return {key: final[key] for key in kept} | asdict(activity) | energy | {"curves": curves}
 
 
 def _summary(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:

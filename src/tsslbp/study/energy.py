@@ -1,13 +1,13 @@
-"""What a sample costs on hardware that works only where there is something to do, against the ReLU network of that notation."""
+"""What a sample costs, layer by layer: on hardware that skips zeros, and on hardware that skips nothing."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from tsslbp.networks import Network
 from tsslbp.recurrent import Recurrent
-from tsslbp.study.activity import AC_PJ, MAC_PJ, layer_operations, spike_counts
+from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, layer_operations, spike_counts, total
 from tsslbp.study.runs import Run, about
 
 BATCH = 100
@@ -21,8 +21,10 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
         subject: what to call them.
 
     Returns:
-        Under ``rules``, by :attr:`Run.label`: ``seeds``, ``accuracy`` in percent, and ``layers``, ``{"macs", "acs", "nj"}`` by
-        name. Under ``ann`` the layers of the ReLU network, None if the notation needs spiking neurons.
+        Under ``rules``, by :attr:`Run.label`: ``seeds``, ``accuracy`` in percent, and the fields of :class:`Operations` with
+        ``energy_nj`` and ``dense_nj``, under ``layers`` by name and under ``total``. Under ``dense_relu`` the ``dense_nj`` of
+        the ReLU network of the same notation by layer, None if the notation needs spiking neurons. What that network costs
+        where zeros are skipped is known only if a trained one is among the runs.
     """
     labels = dict.fromkeys(run.label for run in trained)
     by_label = {label: [run for run in trained if run.label == label] for label in labels}
@@ -36,41 +38,40 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
             label: {
                 "seeds": [run.settings["seed"] for run in same],
                 "accuracy": sum(run.model.accuracy(run.test) for run in same) / len(same),
-                "layers": _mean([spent(run) for run in same]),
+                **_costs(_by_layer([layers_of(run) for run in same], len(same))),
             }
             for label, same in by_label.items()
         },
-        "ann": relu_layers(first),
+        "dense_relu": dense_relu(first),
     }
 
 
 @torch.inference_mode()
-def spent(run: Run) -> dict[str, tuple[float, float]]:
-    """MACs and ACs per test sample by layer."""
-    network, n = run.model.network, len(run.test)
-    total: dict[str, tuple[float, float]] = {}
+def layers_of(run: Run) -> dict[str, Operations]:
+    """Operations per test sample by layer."""
+    network, made = run.model.network, []
     for part, x in run.model.batches(run.test, BATCH):
-        made = layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths)
-        for name, (macs, acs) in made.items():
-            before = total.get(name, (0.0, 0.0))
-            total[name] = (before[0] + macs, before[1] + acs)
-    return {name: (macs / n, acs / n) for name, (macs, acs) in total.items()}
+        made.append(layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths))
+    return _by_layer(made, len(run.test))
 
 
 @torch.inference_mode()
-def relu_layers(run: Run) -> dict[str, dict[str, float]] | None:
-    """Operations of the ReLU network of the same notation, which are the same for every sample."""
+def dense_relu(run: Run) -> dict[str, float] | None:
+    """Nanojoules by layer of the ReLU network of the same notation where nothing is skipped, the same for every sample."""
     network = run.model.network
     if any(isinstance(layer, Recurrent) for layer in network.layers):
         return None
     relu = Network(replace(network.architecture, neuron="relu")).eval()
     x = torch.zeros(1, *network.architecture.input_shape)
-    return _mean([layer_operations(relu, x, spike_counts(relu, x))])
+    return {name: made.dense_nj for name, made in layer_operations(relu, x, spike_counts(relu, x)).items()}
 
 
-def _mean(found: list[dict[str, tuple[float, float]]]) -> dict[str, dict[str, float]]:
-    layers = {}
-    for name in found[0]:
-        macs, acs = (sum(run[name][kind] for run in found) / len(found) for kind in (0, 1))
-        layers[name] = {"macs": macs, "acs": acs, "nj": (MAC_PJ * macs + AC_PJ * acs) / 1000}
-    return layers
+def _costs(layers: dict[str, Operations]) -> dict[str, Any]:
+    def cost(made: Operations) -> dict[str, float]:
+        return {**asdict(made), "energy_nj": made.energy_nj, "dense_nj": made.dense_nj}
+
+    return {"layers": {name: cost(made) for name, made in layers.items()}, "total": cost(total(layers.values()))}
+
+
+def _by_layer(found: list[dict[str, Operations]], samples: int) -> dict[str, Operations]:
+    return {name: total([made[name] for made in found], samples) for name in found[0]}
