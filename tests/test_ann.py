@@ -129,11 +129,14 @@ def test_training_evaluation_and_report(neuron, quick, tmp_path, capsys):
     assert "What the neurons do" not in page
 
 
-def test_the_loss_of_an_ann_is_softmax():
+def test_the_loss_of_an_ann_is_softmax_unless_told():
     assert TrainConfig(neuron="relu").make_loss() == losses.SoftmaxLoss()
     assert isinstance(TrainConfig().make_loss(), losses.KernelLoss)
-    with pytest.raises(UserError, match="--loss is count; it must be softmax"):
-        TrainConfig(neuron="binary", loss="count")
+    weighted = losses.KernelLoss(time_steps=1, tau_s=1, label_weight=3)
+    assert TrainConfig(neuron="relu", loss="kernel(label_weight=3)").make_loss() == weighted
+    for loss in ("count", "kernel(target=double)", "kernel(desired=01)"):
+        with pytest.raises(UserError, match=r"--loss: loss is .*; it must be kernel or softmax for an ANN"):
+            TrainConfig(neuron="binary", loss=loss)
     with pytest.raises(UserError, match="--rate-penalty is 1; it must be 0 for an ANN"):
         TrainConfig(neuron="binary", rate_penalty=1)
 

@@ -358,7 +358,7 @@ def test_variants_differ_from_the_base_in_one_thing(quick):
     assert list(made)[:3] == ["inter=False", "reset=False", "leak=False"]
     assert "clip=2.0" not in made
     assert made["fallback=never"] == ("fallback", replace(base, rule="tssl(fallback=never, clip=2.0)"))
-    assert made["target=double"] == ("target", replace(base, target="double"))
+    assert made["target=double"] == ("target", replace(base, loss="kernel(target=double)"))
     assert len({settings for _, settings in made.values()} | {base}) == len(made) + 1 == 3 + 4 + 4 + 1 + 4 + 1 + 4 + 1
     assert "target=double" not in ablation.variants(replace(base, loss="count"), ablation.GROUPS, trains=False)
     assert list(ablation.variants(base, ["loss", "desired"], trains=True)) == ["loss=spike"]
@@ -603,7 +603,7 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
         ("ablation quickstart --vary clipp", "did you mean 'clip'"),
         ("ablation quickstart --vary target --loss count", "nothing to vary in target"),
         ("ablation quickstart --rule surrogate", "surrogate is no member"),
-        ("ablation quickstart --desired 012", "--desired is 012; it must be of 0 and 1"),
+        ("ablation quickstart --loss kernel(desired=012)", "--loss: desired is 012; it must be of 0 and 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, trained, tmp_path, capsys, monkeypatch):

@@ -200,9 +200,9 @@ def test_schedules_start_middle_end(quick, schedule, expected):
     assert run._rate_factor(0) == pytest.approx({"constant": 1, "cosine": 0.905, "one-cycle": 1}[schedule], abs=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"loss": "spike"}, {"loss": "count"}, {"loss": "softmax"}, {"target": "double"}])
-def test_every_loss_trains(quick, changes):
-    _, final = training.train(quick(epochs=4, batch_size=30, learning_rate=5e-3, **changes))
+@pytest.mark.parametrize("loss", ["spike", "count", "softmax", "kernel(target=double)"])
+def test_every_loss_trains(quick, loss):
+    _, final = training.train(quick(epochs=4, batch_size=30, learning_rate=5e-3, loss=loss))
     assert final["test_accuracy"] > 30  # chance is 10
 
 
@@ -410,11 +410,33 @@ def test_any_settings_survive_toml(tmp_path_factory, data, root, tau, clip):
 
 
 def test_loss_of_settings(quick):
-    assert quick(target="double").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, target="double")
-    assert quick(label_weight=6).make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, label_weight=6)
-    assert quick(desired="10").make_loss() == losses.KernelLoss(time_steps=5, tau_s=3.0, desired=(1, 0, 1, 0, 1))
-    assert quick(loss="spike", desired="1").make_loss() == losses.SpikeLoss(time_steps=5, tau_s=3.0, desired=(1, 1, 1, 1, 1))
-    assert quick(loss="count", desired_count=3).make_loss() == losses.CountLoss(desired=3, undesired=0)
+    of_run = {"time_steps": 5, "tau_s": 3.0}
+    assert quick().make_loss() == losses.KernelLoss(**of_run)
+    assert quick(loss="kernel(target=double)").make_loss() == losses.KernelLoss(**of_run, target="double")
+    assert quick(loss="kernel( label_weight = 6 )").make_loss() == losses.KernelLoss(**of_run, label_weight=6)
+    assert quick(loss="kernel(desired=10)").make_loss() == losses.KernelLoss(**of_run, desired=(1, 0, 1, 0, 1))
+    assert quick(loss="kernel(desired=00001)").make_loss() == losses.KernelLoss(**of_run, desired=(0, 0, 0, 0, 1))
+    assert quick(loss="spike(desired=1)").make_loss() == losses.SpikeLoss(**of_run, desired=(1, 1, 1, 1, 1))
+    assert quick(loss="count(desired=3)").make_loss() == losses.CountLoss(desired=3, undesired=0)
+    assert quick(loss="first-spike(scale=2)").make_loss() == losses.FirstSpikeLoss(tau_s=3.0, scale=2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "loss"),
+    [
+        (
+            'loss = "auto"\ntarget = "double"\nlabel_weight = 6.0\ndesired = "00001"',
+            "kernel(target=double, label_weight=6.0, desired=00001)",
+        ),
+        ('loss = "kernel"\ntarget = "single"\nlabel_weight = 1.0\ndesired = ""\ndesired_count = 4.0', "kernel"),
+        ('loss = "count"\ndesired_count = 15.0\nundesired_count = 0.0\ntarget = "double"', "count(desired=15.0)"),
+        ('loss = "spike"\ndesired = "01"\nlabel_weight = 3.0', "spike(desired=01)"),
+        ('neuron = "relu"\ntarget = "single"', "softmax"),
+    ],
+)
+def test_losses_of_version_0_1_0_are_translated(tmp_path, stored, loss):
+    (tmp_path / "old.toml").write_text(stored)
+    assert TrainConfig.from_toml(tmp_path / "old.toml").loss == loss
 
 
 @pytest.mark.parametrize(
@@ -422,7 +444,13 @@ def test_loss_of_settings(quick):
     [
         {},
         {"encoding": "poisson"},
-        {"network": "4C3-P2-40-V4", "standardise": True, "conv_scale": 3.0, "label_weight": 6.0, "rate_penalty": 0.01},
+        {
+            "network": "4C3-P2-40-V4",
+            "standardise": True,
+            "conv_scale": 3.0,
+            "loss": "kernel(label_weight=6)",
+            "rate_penalty": 0.01,
+        },
     ],
     ids=["constant", "poisson", "vote"],
 )

@@ -6,17 +6,18 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tsslbp import ann, rules
+from tsslbp import ann, losses, rules
 from tsslbp.errors import LARGEST, UserError, shown, unknown
 from tsslbp.layers import ConvInit
-from tsslbp.losses import CountLoss, FirstSpikeLoss, KernelLoss, Loss, RateBounds, SoftmaxLoss, SpikeLoss
+from tsslbp.losses import Loss, RateBounds
 from tsslbp.notation import Architecture
+from tsslbp.spec import write_spec
 
 Choice = Literal["validation", "last", "test"]
 """What an epoch is chosen by."""
@@ -88,21 +89,11 @@ class TrainConfig:
     rule: str = "tssl"
     """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
 
-    loss: Literal["auto", "kernel", "spike", "count", "softmax", "first-spike"] = "auto"
-    """Loss on the output. auto is kernel for spiking neurons and softmax for an ANN. An ANN has these two only; its kernel
-    loss is the squared error of its output against 1 for the labelled class and 0 for the others: T = 1, without a synapse."""
-    target: Literal["single", "double"] = "single"
-    """Kernel loss: filter the desired train once, or twice as the last version of the published code does."""
-    label_weight: float = 1.0
-    """Kernel loss: weight of the labelled class's error. At 1, as in the published code, an output neuron that is less than
-    half sure learns to stay silent."""
-    desired: str = ""
-    """Kernel and spike loss: the labelled class's spike train, as 0 and 1 for each step, repeated if shorter than T. When
-    left out, that of the code's last version: 01111 below ten steps, 01 from ten on. Behind the paper's table stands 01011."""
-    desired_count: float = 4.0
-    """Count loss: spikes wanted from the labelled class."""
-    undesired_count: float = 0.0
-    """Count loss: spikes wanted from every other class."""
+    loss: str = "auto"
+    """Loss on the output, with options if wanted: kernel, spike, count, softmax, first-spike,
+    "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto is kernel for spiking neurons
+    and softmax for an ANN, which has these two only: its kernel loss is the squared error against 1 for the labelled class and
+    0 for the others."""
 
     rate_penalty: float = 0.0
     """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
@@ -150,7 +141,7 @@ class TrainConfig:
             if not holds:
                 yield f"{_flag(name)} is {shown(getattr(self, name))}; it must {be}"
 
-        for name in ("epochs", "batch_size", "learning_rate", "label_weight"):
+        for name in ("epochs", "batch_size", "learning_rate"):
             yield from must("be positive", name, getattr(self, name) > 0)
         for name in (
             "weight_decay",
@@ -162,7 +153,7 @@ class TrainConfig:
             "surrogate_epochs",
         ):
             yield from must("be 0 or more", name, getattr(self, name) >= 0)
-        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp", "label_weight"):
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "weight_clamp"):
             yield from must("be finite", name, math.isfinite(getattr(self, name)))
         yield from must("be at least 0 and below 1", "average", 0 <= self.average < 1)
         yield from must(f"be from 0 to {LARGEST}", "seed", self.seed >= 0)
@@ -170,21 +161,23 @@ class TrainConfig:
             yield from must(FOLDER_NAME, name, getattr(self, name) is None or _names_a_folder(getattr(self, name)))
         sizes = [int(size[:11]) for size in re.findall(r"\d+", self.network)]
         yield from must(f"have sizes of at most {LARGEST}", "network", max(sizes, default=0) <= LARGEST)
-        fits = self.neuron == "spiking" or self.loss in ("auto", *ANN_LOSSES)
-        yield from must(f"be {' or '.join(ANN_LOSSES)} for an ANN", "loss", fits)
         yield from must(
             "be 0 for an ANN, which has no rates", "rate_penalty", self.neuron == "spiking" or not self.rate_penalty
         )
         yield from must("be 0 with a --rate-penalty", "time_block", not (self.time_block and self.rate_penalty))
-        yield from must("be of 0 and 1, such as 00001", "desired", set(self.desired) <= {"0", "1"})
         yield from must("be last or test with --validation 0", "choose", self.validation != 0 or self.choose != "validation")
         family = self.rule.split("(")[0].strip().startswith("tssl")
         yield from must("be 0 with a rule outside the tssl family", "surrogate_epochs", family or not self.surrogate_epochs)
-        for check in (lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper), lambda: rules.get(self.rule)):
+        checks: dict[str, Callable[[], object]] = {
+            "rule": lambda: rules.get(self.rule),
+            "loss": lambda: self._made_loss(time_steps=1, tau_s=1),
+            "rate_lower": lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper),
+        }
+        for name, check in checks.items():
             try:
                 check()
             except UserError as error:
-                yield str(error)
+                yield f"{_flag(name)}: {error}"
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
         """The network these settings describe, for samples of a shape."""
@@ -209,41 +202,23 @@ class TrainConfig:
 
     def with_loss(self) -> "TrainConfig":
         """These settings with the loss that ``auto`` means."""
-        if self.loss != "auto":
-            return self
-        return replace(self, loss="kernel" if self.neuron == "spiking" else "softmax")
+        return replace(self, loss=self._settled_loss())
+
+    def _settled_loss(self) -> str:
+        default = "kernel" if self.neuron == "spiking" else "softmax"
+        return default if self.loss == "auto" else self.loss
 
     def make_loss(self) -> Loss:
         """The loss these settings describe."""
-        loss = self.with_loss().loss
-        if loss == "kernel" and self.neuron != "spiking":
-            return KernelLoss(time_steps=1, tau_s=1, label_weight=self.label_weight)
-        if loss == "kernel":
-            return KernelLoss(
-                time_steps=self.time_steps,
-                tau_s=self.tau_s,
-                desired=self._desired(),
-                target=self.target,
-                label_weight=self.label_weight,
-            )
-        if loss == "spike":
-            return SpikeLoss(time_steps=self.time_steps, tau_s=self.tau_s, desired=self._desired())
-        if loss == "count":
-            return CountLoss(desired=self.desired_count, undesired=self.undesired_count)
-        if loss == "first-spike":
-            return FirstSpikeLoss(tau_s=self.tau_s)
-        return SoftmaxLoss()
+        return self._made_loss(self.time_steps, self.tau_s)
 
-    def _desired(self) -> tuple[float, ...] | None:
-        if not self.desired:
-            return None
-        return tuple(float(self.desired[step % len(self.desired)]) for step in range(self.time_steps))
+    def _made_loss(self, time_steps: int, tau_s: float) -> Loss:
+        loss = self._settled_loss()
+        return losses.get(loss, time_steps=time_steps, tau_s=tau_s) if self.neuron == "spiking" else losses.of_ann(loss)
 
     def idle(self) -> dict[str, str]:
         """Settings that change nothing beside the others, and with what they would."""
-        idle = {
-            name: f"--loss {' or '.join(losses)}" for name, losses in OF_LOSS.items() if self.with_loss().loss not in losses
-        }
+        idle: dict[str, str] = {}
         if not self.rate_penalty:
             idle |= dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
         if "A" not in self.network:
@@ -251,8 +226,7 @@ class TrainConfig:
         if "C" not in self.network:
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            of_spikes = ("rule", "tau_m", "tau_s", "reset", "surrogate_epochs", "target", "desired")
-            idle |= dict.fromkeys(of_spikes, "--neuron spiking")
+            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "surrogate_epochs"), "--neuron spiking")
         return idle
 
     def to_dict(self) -> dict[str, Any]:
@@ -278,8 +252,7 @@ class TrainConfig:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of thousands of digits
             raise UserError(f"{path} is not valid TOML: {error}") from None
-        if stored.pop("augment", False):  # as files written before --shift and --flip say it
-            stored = {"shift": 4, "flip": True, **stored}
+        stored = translated(stored)
         kinds = _kinds(TrainConfig)
         mistakes = [str(unknown("setting", name, kinds)) for name in stored if name not in kinds]
         given = {name: _typed(kinds[name], value) for name, value in stored.items() if name in kinds}
@@ -292,15 +265,31 @@ class TrainConfig:
             raise UserError(f"{path}: {error}") from None
 
 
-ANN_LOSSES = ("kernel", "softmax")
 OF_LOSS = {
-    "target": ("kernel",),
-    "label_weight": ("kernel",),
-    "desired": ("kernel", "spike"),
-    "desired_count": ("count",),
-    "undesired_count": ("count",),
+    "target": ("target", ("kernel",)),
+    "label_weight": ("label_weight", ("kernel",)),
+    "desired": ("desired", ("kernel", "spike")),
+    "desired_count": ("desired", ("count",)),
+    "undesired_count": ("undesired", ("count",)),
 }
-"""Settings of a loss, with the losses that have them."""
+"""What settings of version 0.1.0 are now options of a loss, with the losses that have them."""
+
+
+def translated(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a file holds, those of version 0.1.0 as they are written now."""
+    stored = dict(stored)
+    if stored.pop("augment", False):  # as files written before --shift and --flip say it
+        stored = {"shift": 4, "flip": True, **stored}
+    before = {name: stored.pop(name) for name in OF_LOSS if name in stored}
+    if not before:
+        return stored
+    loss = stored.get("loss", "auto")
+    if loss == "auto":
+        loss = "kernel" if stored.get("neuron", "spiking") == "spiking" else "softmax"
+    options = {OF_LOSS[name][0]: value for name, value in before.items() if value != "" and loss in OF_LOSS[name][1]}
+    default = losses.get(loss, time_steps=1, tau_s=1) if loss in losses.LOSSES else None
+    options = {name: value for name, value in options.items() if value != getattr(default, name, None)}
+    return {**stored, "loss": write_spec(loss, options)}
 
 
 def mistyped(settings: Any) -> list[str]:

@@ -14,16 +14,17 @@ Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3.1 and the 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, check_tensor, unknown
+from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.spec import construct, parse_spec, write_spec
 
 
 def desired_train(time_steps: int) -> Tensor:
@@ -46,18 +47,19 @@ class _TrainLoss(ABC):
     Args:
         time_steps: T, at least 1.
         tau_s: synaptic time constant of the output neurons, in steps.
-        desired: spike train of the labelled class, ``[T]`` of 0 and 1; :func:`desired_train` if left out.
-        undesired: spike train of every other class, ``[T]``; silence if left out.
+        desired: spike train of the labelled class, ``[T]`` of 0 and 1, or text of these, repeated if shorter than T, such as
+            ``"01011"``; :func:`desired_train` if left out.
+        undesired: spike train of every other class, likewise; silence if left out.
 
     Raises:
-        UserError: a train of another length than T.
+        UserError: a train of another length than T, or text of other characters.
     """
 
     is_mean: ClassVar[bool] = False
     time_steps: int
     tau_s: float
-    desired: Sequence[float] | None = None
-    undesired: Sequence[float] | None = None
+    desired: Sequence[float] | str | None = None
+    undesired: Sequence[float] | str | None = None
 
     def __post_init__(self) -> None:
         check_number("tau_s", self.tau_s)
@@ -65,6 +67,11 @@ class _TrainLoss(ABC):
             raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be finite and at least 1")
         for name in ("desired", "undesired"):
             train = getattr(self, name)
+            if isinstance(train, str):
+                if not train or set(train) - {"0", "1"}:
+                    raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
+                train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))
+                object.__setattr__(self, name, train)
             if train is not None and len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 
@@ -154,10 +161,12 @@ class CountLoss:
     """
 
     is_mean: ClassVar[bool] = False
-    desired: float
-    undesired: float
+    desired: float = 4.0
+    undesired: float = 0.0
 
     def __post_init__(self) -> None:
+        check_number("desired", self.desired)
+        check_number("undesired", self.undesired)
         if not 0 <= self.undesired < self.desired:
             raise UserError(f"counts must be 0 <= undesired < desired; got {self.undesired} and {self.desired}")
 
@@ -223,6 +232,7 @@ class FirstSpikeLoss:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("tau_s", self.tau_s)
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -233,6 +243,54 @@ class FirstSpikeLoss:
 
 
 Loss = KernelLoss | SpikeLoss | CountLoss | SoftmaxLoss | StepLoss | FirstSpikeLoss
+
+LOSSES: dict[str, type[Loss]] = {
+    "kernel": KernelLoss,
+    "spike": SpikeLoss,
+    "count": CountLoss,
+    "softmax": SoftmaxLoss,
+    "first-spike": FirstSpikeLoss,
+}
+"""The losses that a run can have, by name. Their options are written as a rule's: ``kernel(target=double)``."""
+ANN = ("kernel", "softmax")
+"""Those of a network without spikes."""
+
+
+def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
+    """A loss from its name, with options if wanted: ``"kernel(target=double, desired=01011)"``, ``"count(desired=15)"``.
+
+    Args:
+        loss: name and options.
+        time_steps: T.
+        tau_s: synaptic time constant of the output neurons, in steps.
+
+    Raises:
+        UserError: an unknown name or option, a value that does not fit.
+    """
+    name, options = parse_spec(loss, "loss")
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+    context = {"time_steps": time_steps, "tau_s": tau_s}
+    needed = {field.name for field in fields(LOSSES[name])}
+    return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
+
+
+def of_ann(loss: str) -> Loss:
+    """The loss of a network without spikes: its output is one step, and there is no synapse.
+
+    Raises:
+        UserError: a loss or an option that means nothing there.
+    """
+    name, options = parse_spec(loss, "loss")
+    if name not in ANN or options.keys() - {"label_weight"}:
+        raise UserError(f"loss is {loss}; it must be {' or '.join(ANN)} for an ANN, with label_weight for its only option")
+    return get(loss, time_steps=1, tau_s=1)
+
+
+def changed(loss: str, **options: Any) -> str:
+    """A loss's text with other options."""
+    name, before = parse_spec(loss, "loss")
+    return write_spec(name, {**before, **options})
 
 
 @dataclass(frozen=True)
@@ -255,6 +313,8 @@ class RateBounds:
     upper: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("tau_s", "lower", "upper"):
+            check_number(name, getattr(self, name))
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 

@@ -1,49 +1,83 @@
-"""Things named in one line with their options: ``tssl(reset=False, clip=1)``, ``spike-pattern(spikes=5)``."""
+"""Things named in one line with their options: ``tssl(reset=False, clip=1)``, ``kernel(desired=00001)``, ``evidence(seed=5)``.
+
+The options are the fields of a dataclass, and each is read as its field is declared: ``00001`` is text where text is
+wanted, and a number elsewhere.
+"""
 
 import ast
 import re
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tsslbp.errors import UserError, unknown
 
 T = TypeVar("T")
 
 
-def parse_spec(text: str, what: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of ``NAME`` or ``NAME(option=value, ...)``; a value that is no literal is text.
+def parse_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
+    """Name and options of ``NAME`` or ``NAME(option=value, ...)``, values as text.
 
     Raises:
-        UserError: anything else, called a ``what``.
+        UserError: anything else, called a ``what``; an option given twice.
     """
     match = re.fullmatch(r"\s*([\w+-]+)\s*(?:\((.*)\))?\s*", text)
     if not match:
         raise UserError(f"cannot read {what} {text!r}; write NAME or NAME(option=value, ...)")
     name, arguments = match.groups()
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in (arguments or "").split(","))):
         option, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             raise UserError(f"cannot read {item!r} in {what} {text!r}; write option=value")
-        options[option] = _literal(value)
+        if option in options:
+            raise UserError(f"{option} is given twice in {what} {text!r}")
+        options[option] = value
     return name, options
 
 
-def construct(cls: type[T], name: str, options: dict[str, Any]) -> T:
-    """A dataclass from its options. Raises UserError for an option it does not have, or a value it cannot take."""
+def construct(cls: type[T], name: str, options: Mapping[str, str], **context: Any) -> T:
+    """A dataclass from its options.
+
+    Args:
+        cls: the dataclass. It checks what it is given.
+        name: what to call it in messages.
+        options: by field, as text.
+        context: fields that are no options, since they come from elsewhere.
+
+    Raises:
+        UserError: an option it does not have, or a value it cannot take.
+    """
+    kinds = {field: kind for field, kind in _kinds(cls).items() if field not in context}
     for option in options:
-        if option not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            raise unknown(f"option of {name}:", option, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        if option not in kinds:
+            raise unknown(f"option of {name}:", option, kinds) if kinds else UserError(f"{name} has no options, as {option} is")
     try:
-        return cls(**options)
+        return cls(**context, **{option: _read(kinds[option], value) for option, value in options.items()})
     except TypeError as error:
         given = ", ".join(f"{option}={value}" for option, value in options.items())
         raise UserError(f"cannot read {given!r} as options of {name}: {error}") from None
 
 
-def _literal(text: str) -> Any:
+def write_spec(name: str, options: Mapping[str, Any]) -> str:
+    """The text that :func:`parse_spec` reads as a name and its options."""
+    return name + (f"({', '.join(f'{key}={value}' for key, value in options.items())})" if options else "")
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls) if field.init}
+
+
+def _read(kind: Any, text: str) -> Any:
+    """A value as its field is declared; what cannot be read so is handed on as text, for the class to refuse."""
+    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if str in choices and text != "None":
+        return text
     for read in (ast.literal_eval, float):  # the latter for "inf"
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     return text

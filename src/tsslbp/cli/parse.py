@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -16,6 +17,15 @@ from tsslbp.errors import UserError, unknown
 
 T = TypeVar("T")
 
+NOW_OF_LOSS = {
+    "--target": "kernel(target=double)",
+    "--label-weight": "kernel(label_weight=6)",
+    "--desired": "kernel(desired=01011)",
+    "--desired-count": "count(desired=4)",
+    "--undesired-count": "count(undesired=1)",
+}
+"""Flags of version 0.1.0, with an example of how to write them now."""
+
 
 def parse(settings: type[T], command: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
     """A dataclass from arguments. ``--help`` prints and exits.
@@ -25,6 +35,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     """
     known = {f"--{field.name.replace('_', '-')}" for field in fields(settings)}  # type: ignore[arg-type]
     for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+        if "--loss" in known and flag in NOW_OF_LOSS:
+            raise UserError(f"{flag} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[flag])}")
         if flag != "--help" and flag.replace("--no-", "--", 1) not in known:
             raise unknown("option", flag, known)
     extra: dict[str, Any] = {} if default is None else {"default": default}

@@ -5,7 +5,7 @@ from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventProp
 from tsslbp.rules.surrogate import SLAYER, STBP, EProp, SuperSpike, Surrogate
 from tsslbp.rules.tssl import TSSL, TSSLPaper, TSSLPlus, TSSLSubmission
-from tsslbp.spec import construct, parse_spec
+from tsslbp.spec import construct, parse_spec, write_spec
 
 __all__ = [
     "RULES",
@@ -67,5 +67,4 @@ def spec(rule: Rule) -> str:
     names = {cls: name for name, cls in RULES.items()}
     if type(rule) not in names:
         raise UserError(f"rule {rule!r} has no name; add its class to tsslbp.rules.RULES to save it by name")
-    options = ", ".join(f"{key}={value}" for key, value in rule.options().items())
-    return names[type(rule)] + (f"({options})" if options else "")
+    return write_spec(names[type(rule)], rule.options())

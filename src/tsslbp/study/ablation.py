@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from tsslbp import rules, training
+from tsslbp import losses, rules, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
+from tsslbp.spec import parse_spec
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, need_validation, seeds_from
 
@@ -23,13 +24,13 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "psc-derivative": (("psc_derivative",), get_args(PscDerivative)),
 }
 """Options of the rule by group, and their values."""
-SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "loss": ("loss", ("kernel", "spike", "count", "softmax", "first-spike")),
-    "target": ("target", ("single", "double")),
-    "desired": ("desired", ("1", "01", "00001", "10000")),
+LOSS: dict[str, tuple[str, ...]] = {
+    "loss": ("kernel", "spike", "count", "softmax", "first-spike"),
+    "target": ("single", "double"),
+    "desired": ("1", "01", "00001", "10000"),
 }
-"""Settings of the run by group, and their values."""
-GROUPS = (*OPTIONS, *SETTINGS)
+"""The loss and options of it by group, and their values."""
+GROUPS = (*OPTIONS, *LOSS)
 
 
 def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[str, tuple[str, TrainConfig]]:
@@ -57,16 +58,16 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
                     if value != getattr(rule, name) and (value != "rate" or not has_recurrent(config)):
                         made[f"{name}={value}"] = group, replace(config, rule=rules.spec(replace(rule, **{name: value})))
             continue
-        setting, choices = SETTINGS[group]
-        for choice in choices:
-            change: dict[str, Any] = {setting: choice}
+        name, options = parse_spec(config.loss, "loss")
+        for choice in LOSS[group]:
             fits = {
-                "loss": not trains or choice in ("kernel", "spike"),
-                "target": config.loss == "kernel",
-                "desired": config.loss in ("kernel", "spike") and not trains,
+                "loss": choice != name and (not trains or choice in ("kernel", "spike")),
+                "target": name == "kernel" and choice != options.get("target", "single"),
+                "desired": name in ("kernel", "spike") and not trains and choice != options.get("desired"),
             }
-            if fits[setting] and choice != getattr(config, setting):
-                made[f"{setting}={choice}"] = group, replace(config, **change)
+            if fits[group]:
+                loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
+                made[f"{group}={choice}"] = group, replace(config, loss=loss)
     return made
 
 

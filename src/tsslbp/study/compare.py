@@ -12,10 +12,11 @@ from typing import Any, Literal, cast
 
 import torch
 
-from tsslbp import data, machine, rules, training
+from tsslbp import data, losses, machine, rules, training
 from tsslbp.bench.measure import interleaved, peak_growth
-from tsslbp.config import ANN_LOSSES, TrainConfig
+from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+from tsslbp.spec import parse_spec
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
@@ -60,7 +61,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
         label = label_of(entry)
         if label in ANNS:
             neuron = cast(Literal["binary", "relu"], label)
-            loss = config.loss if config.loss in ANN_LOSSES else "auto"
+            loss = config.loss if parse_spec(config.loss, "loss")[0] in losses.ANN else "auto"
             settings = replace(config, neuron=neuron, loss=loss, rate_penalty=0.0)
         else:
             settings = replace(config, neuron="spiking", rule=label)

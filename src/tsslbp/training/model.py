@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tsslbp.config import translated
 from tsslbp.data import Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
@@ -197,7 +198,7 @@ def _described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
     if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "sha256"}):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
-    given, trained = about["inputs"], about.get("trained", {})
+    given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
     inputs = Inputs(**{**given, "normalisation": normalisation})
@@ -211,6 +212,8 @@ def _described(about: dict[str, Any]) -> Model:
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.notation)}")
     if trained and not _tells_of_training(**trained):
         raise UserError("what it says of its training is damaged")
+    if trained:
+        trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
     return Model(network, inputs, names, str(about["data"]), facts, trained)
 

@@ -20,6 +20,7 @@ from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.notation import classes
+from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, records
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
@@ -137,10 +138,14 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
-    if dataset.trains and ("V" in config.network or config.label_weight != 1):
-        raise UserError(f"votes (V) and --label-weight are for classes; the targets of {dataset.name} are spike trains")
-    if dataset.trains and config.loss not in ("kernel", "spike"):
-        raise UserError(f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: kernel or spike")
+    if dataset.trains and "V" in config.network:
+        raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
+    name, options = parse_spec(config.loss, "loss")
+    if dataset.trains and (name not in ("kernel", "spike") or options.keys() - {"target"}):
+        raise UserError(
+            f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: take kernel, "
+            "kernel(target=double) or spike"
+        )
     if config.encoding != "constant":
         scale = dataset.normalisation.scale
         low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values()]).aminmax()
