@@ -1,4 +1,4 @@
-"""Precise spike trains under many rules: python benchmarks/spike_trains.py easy|hard|capacity [--seeds 10] [--first-seed 10]
+"""Precise spike trains under many rules: python benchmarks/spike_trains.py easy|hard|capacity [--seeds 10]
 
 Each net learns its own frozen Poisson inputs and target trains: one pattern, or for ``capacity`` ever more of them. Nets of all
 seeds are trained side by side, as one tensor ``[T, nets, patterns, neurons]``; each has its own weights, optimiser state and
@@ -215,13 +215,15 @@ def main() -> None:
     parser.add_argument("task", choices=[*TASKS, "capacity"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--rules", nargs="+", help="these only; what the result holds of others stays")
     parser.add_argument("--out", type=Path, default=ROOT / "results/spike-trains")
     options = parser.parse_args()
     task, seeds = TASKS.get(options.task, TASKS["easy"]), list(range(options.first_seed, options.first_seed + options.seeds))
     options.out.mkdir(parents=True, exist_ok=True)
-    rules: dict[str, Any] = {}
+    path = options.out / f"{options.task}.json"
+    rules: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rules"] if options.rules else {}
     known = json.loads((options.out / "easy.json").read_text(encoding="utf-8"))["rules"] if options.task == "capacity" else {}
-    for name in task.rules:
+    for name in options.rules or task.rules:
         began = time.perf_counter()
         if known:
             rate, tried = known[name]["rate"], known[name]["tried"]
@@ -231,7 +233,6 @@ def main() -> None:
         rules[name] = {"rate": rate, "tried": tried, **made, "seconds": round(time.perf_counter() - began, 1)}
         print(name, made["f1"], f"{rules[name]['seconds']} s", flush=True)
     result = {"machine": machine.describe(), "task": asdict(task), "seeds": seeds, "rules": rules}
-    path = options.out / f"{options.task}.json"
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     result = json.loads(path.read_text(encoding="utf-8"))
     print(capacity_table(result) if options.task == "capacity" else table(result))
