@@ -1,6 +1,9 @@
 """The benchmark: it counts what it says, and shows no speed of wrong results."""
 
+import importlib
 import json
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +15,7 @@ from tsslbp.bench.cases import Case, floor, grown
 from tsslbp.cli import commands
 from tsslbp.notation import PAPER
 
+comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
 SMALL = Case("small", replace(PAPER["mnist-cnn-head"], notation="3C5-P2-7-10"), batch=2)
 
 
@@ -122,3 +126,39 @@ def test_memory_grows_with_time_and_in_blocks_with_its_square_root():
     assert whole[1] < 10.5 * whole[0]
     assert blocks[1] < 4.5 * blocks[0]  # the root of 10 is 3.2; an input of T steps comes on top
     assert blocks[1] < whole[1] / 5
+
+
+# Another installation.
+
+
+def test_another_installation_is_measured_in_turns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparing, "PAIRS", 3)
+    monkeypatch.setattr(comparing, "TURN", 0.01)
+    arguments = ["--cases", "fashion-mnist-fc", "--seconds", "0.01", "--results", str(tmp_path)]
+    assert cli.main(["bench", "--against", sys.executable, *arguments]) == 0
+    out = capsys.readouterr().out
+    (path,) = tmp_path.glob("against-*.json")
+    row = json.loads(path.read_text())["against"]["fashion-mnist-fc"]
+    assert row["pairs"] == 3
+    assert 0 < row["low"] <= row["ratio"] <= row["high"]
+    assert f"{row['ratio']:.3f} | {row['low']:.3f} to {row['high']:.3f}" in out
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [("nowhere/python", "which cannot be run (No such file"), ("true", "cannot run the case 'fashion-mnist-fc': it ended")],
+)
+def test_another_installation_that_is_none(python, message, tmp_path, capsys):
+    python = shutil.which(python) or str(tmp_path / python)
+    assert cli.main(["bench", "--against", python, "--cases", "fashion-mnist-fc", "--results", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_a_ratio_has_the_interval_of_its_logarithms():
+    found = comparing.ratio([(2.0, 1.0), (4.0, 1.0), (8.0, 1.0)])  # logarithms 1, 2, 3 of base 2; t(0.975, 2) = 4.3027
+    assert found["ratio"] == pytest.approx(4)
+    assert found["high"] == pytest.approx(4 * 2 ** (4.3027 / 3**0.5), rel=1e-4)
+    assert found["low"] == pytest.approx(4 / 2 ** (4.3027 / 3**0.5), rel=1e-4)
+    assert (found["ours_ms"], found["theirs_ms"], found["pairs"]) == (4000, 1000, 3)

@@ -13,10 +13,24 @@ import torch
 
 from tsslbp import files, kernels, machine
 from tsslbp.bench import peers
+from tsslbp.bench.against import against
+from tsslbp.bench.against import table as against_table
 from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
 from tsslbp.bench.measure import interleaved, peak_memory, require_agreement, where_time_goes
 
-__all__ = ["bfloat16_gains", "cases", "growth", "growth_table", "run", "save", "spent_table", "subjects", "table"]
+__all__ = [
+    "against",
+    "against_table",
+    "bfloat16_gains",
+    "cases",
+    "growth",
+    "growth_table",
+    "run",
+    "save",
+    "spent_table",
+    "subjects",
+    "table",
+]
 
 OURS = "tsslbp"
 BLOCKS = f"{OURS}, blocks of time"
@@ -100,10 +114,10 @@ def bfloat16_gains(seconds: float) -> dict[str, float]:
     return gains
 
 
-def save(result: dict[str, Any], folder: Path) -> Path:
+def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
     """Write a result as JSON named by processor and date; returns the path. Raises UserError if it cannot be written."""
     processor = "-".join(result["machine"]["processor"].replace("(R)", "").split()).lower()
-    path = folder / f"{processor}-{result['date']}.json"
+    path = folder / f"{prefix}{processor}-{result['date']}.json"
     files.make_folder(folder, "choose another --results")
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     return path

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,9 @@ class Bench:
     """Measure peak memory too, each in a process of its own."""
     growth: bool = True
     """Measure how a step grows with T, batch and width."""
+    against: Path | None = None
+    """The Python interpreter of another installation of tsslbp. Then only training steps are measured, those of the two in
+    turns, and the ratio of their times is told."""
     results: Path = Path("benchmarks/results")
     """Folder for the result, a JSON file named by processor and date."""
 
@@ -162,6 +166,12 @@ def bench_(arguments: list[str]) -> None:
     if not options.seconds > 0:
         raise UserError(f"--seconds is {options.seconds}; it must be positive")
     machine.keep_memory()  # for all that are compared
+    if options.against:
+        found = bench.against(options.against, options.cases, options.seconds, say)
+        console.print(bench.against_table(found))
+        about = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe()}
+        console.print(f"result: {bench.save({**about, 'against': found}, options.results, 'against-')}")
+        return
     result = bench.run(options.cases, options.seconds, options.memory, say)
     if options.growth:
         result["growth"] = bench.growth(options.seconds, options.memory, say)

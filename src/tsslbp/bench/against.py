@@ -1,0 +1,146 @@
+"""This installation of tsslbp against another one: the same training steps, each installation in a process of its own.
+
+The two processes take turns, a few steps at a time and the first of a pair alternating, so that whatever else the machine does
+touches both alike. Each pair gives a ratio of times, this one's over the other's. Over n pairs
+
+    exp(m ± t(0.975, n - 1)·sd/√n)        m and sd of the logarithms        (1)
+
+is the 95 % confidence interval of their geometric mean.
+"""
+
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import special
+
+from tsslbp.errors import UserError
+
+TURN = 0.25
+"""Seconds of one installation's turn, about."""
+PAIRS = 10
+"""Pairs of turns at least, however little time there is."""
+PROGRAM = """
+import sys, time
+from tsslbp import bench, machine
+from tsslbp.bench.cases import cases
+machine.keep_memory()
+step = bench.subjects(cases()[sys.argv[1]])["tsslbp"]().step
+for line in sys.stdin:
+    start = time.perf_counter()
+    for _ in range(int(line)):
+        step()
+    print(time.perf_counter() - start, flush=True)
+"""
+"""What each process runs. It keeps to names that every release has had."""
+
+
+class Runner:
+    """An installation that makes steps of a case on demand.
+
+    Args:
+        python: its interpreter.
+        case: the case's name.
+
+    Raises:
+        UserError: it cannot be run, or has no such case.
+    """
+
+    def __init__(self, python: str, case: str) -> None:
+        self.python, self.case = python, case
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        try:
+            self.process = subprocess.Popen([python, "-W", "ignore", "-c", PROGRAM, case], text=True, **pipes)
+        except OSError as error:
+            raise UserError(
+                f"--against is {python}, which cannot be run ({error.strerror}); give a Python interpreter"
+            ) from None
+
+    def seconds(self, steps: int) -> float:
+        """Seconds that so many steps take."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
+            return float(self.process.stdout.readline())
+        except (OSError, ValueError):
+            _, said = self.process.communicate()
+            reason = (said.strip().splitlines() or ["it ended"])[-1]
+            raise UserError(f"{self.python} cannot run the case {self.case!r}: {reason}") from None
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def against(python: Path, names: Sequence[str], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """Training steps of this installation against another one's, equation (1).
+
+    Args:
+        python: the other installation's interpreter.
+        names: of the cases (``bench.cases()``).
+        seconds: time for each case.
+        say: is told what is being measured.
+
+    Returns:
+        By case ``ratio``, this one's time over the other's, its interval from ``low`` to ``high``, the ``pairs`` it rests on,
+        and the median milliseconds of a step of both, ``ours_ms`` and ``theirs_ms``.
+
+    Raises:
+        UserError: the other installation cannot be run, or does not know a case.
+    """
+    found = {}
+    for name in names:
+        say(f"{name}: this installation and {python} in turns")
+        runners: list[Runner] = []
+        try:
+            runners += [Runner(sys.executable, name), Runner(str(python), name)]
+            found[name] = _in_turns(runners[0], runners[1], seconds)
+        finally:
+            for runner in runners:
+                runner.close()
+    return found
+
+
+def _in_turns(ours: Runner, theirs: Runner, seconds: float) -> dict[str, Any]:
+    for runner in (ours, theirs):
+        runner.seconds(3)  # warms up
+    steps = max(1, round(TURN / (ours.seconds(3) / 3)))
+    end = time.perf_counter() + seconds
+    pairs: list[tuple[float, float]] = []
+    while time.perf_counter() < end or len(pairs) < PAIRS:
+        order = (ours, theirs) if len(pairs) % 2 else (theirs, ours)
+        taken = {runner: runner.seconds(steps) / steps for runner in order}
+        pairs.append((taken[ours], taken[theirs]))
+    return ratio(pairs)
+
+
+def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The geometric mean of ratios of seconds, with its interval (1)."""
+    logs = [math.log(ours / theirs) for ours, theirs in pairs]
+    n, mean = len(logs), statistics.fmean(logs)
+    half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(logs) / math.sqrt(n)
+    ours_ms, theirs_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
+    return {
+        "ratio": math.exp(mean),
+        "low": math.exp(mean - half),
+        "high": math.exp(mean + half),
+        "pairs": n,
+        "ours_ms": ours_ms,
+        "theirs_ms": theirs_ms,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = ["| training step | ours, ms | theirs, ms | ours / theirs | 95 % interval |", "|---|---|---|---|---|"]
+    for name, row in found.items():
+        times = f"{row['ours_ms']:.2f} | {row['theirs_ms']:.2f}"
+        lines.append(f"| {name} | {times} | {row['ratio']:.3f} | {row['low']:.3f} to {row['high']:.3f} |")
+    return "\n".join(lines)
