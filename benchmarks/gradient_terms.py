@@ -31,6 +31,7 @@ from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, s
 from tsslbp.rivals.eventprop import random_case, simulate
 from tsslbp.rivals.fidelity import fidelity, grid_gradient
 from tsslbp.study.fidelity import spread
+from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/checks/gradient-terms.json"
 SEEDS, LAYERS = range(20), (12, 6)
@@ -187,21 +188,22 @@ def closeness_table(result: dict[str, Any]) -> str:
     """Markdown."""
     rows = result["closeness"]
     steps = [f"1/{1 / row['step']:.0f}" for row in rows[next(iter(rows))]]
-    lines = [f"| cosine / norm at step | {' | '.join(steps)} |", "|---" * (1 + len(steps)) + "|"]
-    for name, found in rows.items():
-        cells = [f"{row['cosine']['median']:.3f} / {row['norm']['median']:.2f}" for row in found]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines = [
+        [name, *(f"{row['cosine']['median']:.3f} / {row['norm']['median']:.2f}" for row in found)]
+        for name, found in rows.items()
+    ]
     alike = [str(row["networks"]) for row in rows[next(iter(rows))]]
-    lines.append(f"| networks of {len(result['seeds'])} that fire alike | {' | '.join(alike)} |")
-    return "\n".join(lines)
+    lines.append([f"networks of {len(result['seeds'])} that fire alike", *alike])
+    return markdown(["cosine / norm at step", *steps], lines)
 
 
 def optima_table(result: dict[str, Any]) -> str:
     """Markdown, of the target filtered twice."""
-    lines = ["| τs | " + " | ".join(f"T = {steps}" for steps in LENGTHS) + " |", "|---" * (1 + len(LENGTHS)) + "|"]
-    for tau_s, by_length in result["optima"]["double"].items():
-        lines.append(f"| {tau_s} | {' | '.join(' or '.join(f'`{train}`' for train in tied) for tied in by_length.values())} |")
-    return "\n".join(lines)
+    rows = [
+        [tau_s, *(" or ".join(f"`{train}`" for train in tied) for tied in by_length.values())]
+        for tau_s, by_length in result["optima"]["double"].items()
+    ]
+    return markdown(["τs", *(f"T = {steps}" for steps in LENGTHS)], rows)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 import tsslbp
 from tsslbp import TSSL, Rule, files, machine
 from tsslbp.neuron import LIF, membrane_potential, spikes
+from tsslbp.tables import markdown
 
 TASK = TASKS["easy"]
 PUBLISHED, CONTROL = TSSL(), TSSL(fallback="always")
@@ -145,19 +146,16 @@ def crossings() -> dict[str, float]:
 
 
 def parts_table(result: dict[str, Any]) -> str:
-    """Markdown."""
-    lines = ["| part of the gradient | norm | cosine with `always` | fall of the loss |", "|---|---|---|---|"]
-    for name, part in result["parts"].items():
-        lines.append(f"| {name} | {part['norm']:.2f} | {part['cosine']:.2f} | {100 * part['fall']:.1f} % |")
-    return "\n".join(lines)
+    rows = [
+        [name, f"{part['norm']:.2f}", f"{part['cosine']:.2f}", f"{100 * part['fall']:.1f} %"]
+        for name, part in result["parts"].items()
+    ]
+    return markdown(["part of the gradient", "norm", "cosine with `always`", "fall of the loss"], rows)
 
 
 def changes_table(result: dict[str, Any]) -> str:
-    """Markdown."""
-    lines = ["| change to `tssl` | F1 | learning rate |", "|---|---|---|"]
-    for name, change in result["changes"].items():
-        lines.append(f"| {name} | {change['f1']:.3f} | {change['rate']:g} |")
-    return "\n".join(lines)
+    rows = [[name, f"{change['f1']:.3f}", f"{change['rate']:g}"] for name, change in result["changes"].items()]
+    return markdown(["change to `tssl`", "F1", "learning rate"], rows)
 
 
 def main() -> None:

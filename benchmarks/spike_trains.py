@@ -31,6 +31,7 @@ from tsslbp import data, files, machine
 from tsslbp.metrics.spike_trains import agreement
 from tsslbp.neuron import synapse
 from tsslbp.rules import Rule
+from tsslbp.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 TAU_M, TAU_S = 10.0, 4.0
@@ -162,17 +163,15 @@ def table(result: dict[str, Any]) -> str:
     """Markdown; p is of a two-sided paired t-test against the best surrogate, not corrected for the number of rules."""
     best = result["rules"][BEST_SURROGATE]["f1"]
     heads = ("rule (learning rate)", "F1", "worst", "exact steps", "loss", "hidden firing", "against the best surrogate")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     for name, rule in sorted(result["rules"].items(), key=lambda item: -statistics.fmean(item[1]["f1"])):
         difference = statistics.fmean(rule["f1"]) - statistics.fmean(best)
         p = stats.ttest_rel(rule["f1"], best).pvalue
         against = "" if name == BEST_SURROGATE else f"{difference:+.4f}" + ("" if math.isnan(p) else f", p = {p:.2g}")
-        lines.append(
-            f"| `{name}` ({rule['rate']:g}) | {statistics.fmean(rule['f1']):.4f} | {min(rule['f1']):.3f} | "
-            f"{statistics.fmean(rule['f1_exact']):.3f} | {statistics.fmean(rule['loss']):.3f} | "
-            f"{100 * statistics.fmean(rule['hidden_rate']):.1f} % | {against} |"
-        )
-    return "\n".join(lines)
+        scores = (f"{statistics.fmean(rule['f1']):.4f}", f"{min(rule['f1']):.3f}", f"{statistics.fmean(rule['f1_exact']):.3f}")
+        others = (f"{statistics.fmean(rule['loss']):.3f}", f"{100 * statistics.fmean(rule['hidden_rate']):.1f} %", against)
+        rows.append([f"`{name}` ({rule['rate']:g})", *scores, *others])
+    return markdown(heads, rows)
 
 
 def capacity(task: Task, name: str, rate: float, seeds: list[int]) -> dict[str, Any]:
@@ -189,11 +188,11 @@ def capacity(task: Task, name: str, rate: float, seeds: list[int]) -> dict[str, 
 def capacity_table(result: dict[str, Any]) -> str:
     """Markdown; a number of patterns that was not tried is a dash."""
     tried = [str(patterns) for patterns in PATTERNS]
-    lines = ["| rule (learning rate) | " + " | ".join(tried) + " | capacity |", "|---" * (len(tried) + 2) + "|"]
+    rows = []
     for name, rule in sorted(result["rules"].items(), key=lambda item: (-item[1]["capacity"], -max(map(int, item[1]["f1"])))):
         means = [f"{statistics.fmean(rule['f1'][patterns]):.3f}" if patterns in rule["f1"] else "–" for patterns in tried]
-        lines.append(f"| `{name}` ({rule['rate']:g}) | {' | '.join(means)} | {rule['capacity']} |")
-    return "\n".join(lines)
+        rows.append([f"`{name}` ({rule['rate']:g})", *means, str(rule["capacity"])])
+    return markdown(["rule (learning rate)", *tried, "capacity"], rows)
 
 
 def draw_capacity(result: dict[str, Any], path: Path) -> None:

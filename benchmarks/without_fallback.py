@@ -17,6 +17,7 @@ import torch
 from tsslbp import files, machine, recipes, training
 from tsslbp.config import TrainConfig
 from tsslbp.networks import Network
+from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/without-fallback/without-fallback.json"
 SCALES, SEEDS, EPOCHS = (1, 2, 4, 8), (0, 1, 2), 3
@@ -41,18 +42,15 @@ def trained(config: TrainConfig, scale: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown."""
-    lines = [
-        "| initial weights | output spikes per step, first batch | after each epoch | test accuracy after each epoch, % |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for scale, runs in result["scales"].items():
         first = statistics.fmean(run["first"] for run in runs)
         epochs = list(zip(*(run["epochs"] for run in runs), strict=True))
         rates = [f"{statistics.fmean(record['rates']['output'] for record in epoch):.4f}" for epoch in epochs]
         accuracies = [f"{statistics.fmean(record['test_accuracy'] for record in epoch):.1f}" for epoch in epochs]
-        lines.append(f"| × {scale} | {first:.4f} | {', '.join(rates)} | {', '.join(accuracies)} |")
-    return "\n".join(lines)
+        rows.append([f"× {scale}", f"{first:.4f}", ", ".join(rates), ", ".join(accuracies)])
+    heads = ["initial weights", "output spikes per step, first batch", "after each epoch", "test accuracy after each epoch, %"]
+    return markdown(heads, rows)
 
 
 def main(data_root: str) -> None:

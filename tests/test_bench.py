@@ -81,7 +81,7 @@ def test_growth_has_every_axis(monkeypatch):
     monkeypatch.setattr(bench, "grown", lambda: chosen)
     rows = bench.growth(0.01, False, lambda _: None)
     assert [(row["axis"], row["value"]) for row in rows] == [("T", 5), ("T", 10), ("width", 100)]
-    assert "step in blocks of √T, ms" in "\n".join(bench.growth_table(rows))
+    assert "step in blocks of √T, ms" in "\n".join(bench.growth_tables(rows))
 
 
 @pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 import tsslbp
 from tsslbp import bench, cli, report, rules
-from tsslbp.report.results import markdown
+from tsslbp.tables import markdown
 
 COMMANDS = [importlib.import_module(f"tsslbp.cli.{path.stem}") for path in Path(cli.__file__).parent.glob("*.py")]
 ROOT = Path(__file__).parent.parent

@@ -1,9 +1,9 @@
 """Every learning rule and model in one table: ``tsslbp rules``, ``tsslbp cite`` and ``docs/rules.md`` are made from it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import get_args
 
-from tsslbp import bibliography, rules
+from tsslbp import bibliography, rules, tables
 from tsslbp.errors import unknown
 from tsslbp.rivals import RIVALS, Entry, Support
 
@@ -48,7 +48,7 @@ def markdown() -> str:
     """The text of ``docs/rules.md``."""
     on_layers = '## Rules on the layers: `rule="NAME"`, `--rule NAME`'
     models = "## Models of their own: `tsslbp check NAME`"
-    return "\n".join([HEAD, on_layers, "", *_table(of_rules()), "", models, "", *_table(RIVALS), ""])
+    return "\n".join([HEAD, on_layers, "", _table(of_rules()), models, "", _table(RIVALS)])
 
 
 def _of_rule(rule: rules.Rule) -> Entry:
@@ -71,18 +71,15 @@ def _of_rule(rule: rules.Rule) -> Entry:
     )
 
 
-def _table(rows: Mapping[str, Entry]) -> list[str]:
+def _table(rows: Mapping[str, Entry]) -> str:
     columns = get_args(Support)
-
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
 
     def yes(it: bool) -> str:
         return "yes" if it else "–"
 
-    lines = [line(["name", "what it is", "stores", "local", "online", *columns, "paper"]), "|---" * (len(columns) + 6) + "|"]
+    lines = []
     for name, entry in rows.items():
         papers = f"{entry.paper}: {', '.join(f'`{key}`' for key in entry.cites)}"
         facts = [yes(entry.local), yes(entry.online), *(yes(column in entry.supports) for column in columns)]
-        lines.append(line([f"`{name}`", entry.summary, entry.stores, *facts, papers]))
-    return lines
+        lines.append([f"`{name}`", entry.summary, entry.stores, *facts, papers])
+    return tables.markdown(["name", "what it is", "stores", "local", "online", *columns, "paper"], lines)

@@ -17,6 +17,7 @@ from tsslbp.bench.against import against
 from tsslbp.bench.against import table as against_table
 from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
 from tsslbp.bench.measure import interleaved, peak_memory, require_agreement, where_time_goes
+from tsslbp.tables import markdown
 
 __all__ = [
     "against",
@@ -24,7 +25,7 @@ __all__ = [
     "bfloat16_gains",
     "cases",
     "growth",
-    "growth_table",
+    "growth_tables",
     "run",
     "save",
     "spent_table",
@@ -126,15 +127,16 @@ def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown: milliseconds per training step and, in brackets, as a multiple of ours."""
     names = list(result["cases"])
-    lines = ["| training step, ms (× ours) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     rows = [result["cases"][name]["subjects"] for name in names]
+    steps, peaks = [], []
     for who in rows[0]:
-        cells = [f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[OURS]['step_ms']:.2f})" for row in rows]
-        lines.append(f"| {who} | " + " | ".join(cells) + " |")
-    if "peak_mib" in rows[0][OURS]:
-        lines += ["", "| peak memory of a step, MiB | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        lines += [f"| {who} | " + " | ".join(f"{row[who]['peak_mib']:.0f}" for row in rows) + " |" for who in rows[0]]
-    return "\n".join([*lines, *growth_table(result.get("growth", []))])
+        steps.append([who, *(f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[OURS]['step_ms']:.2f})" for row in rows)])
+        if "peak_mib" in rows[0][who]:
+            peaks.append([who, *(f"{row[who]['peak_mib']:.0f}" for row in rows)])
+    made = [markdown(["training step, ms (× ours)", *names], steps)]
+    if peaks:
+        made.append(markdown(["peak memory of a step, MiB", *names], peaks))
+    return "\n".join([*made, *growth_tables(result.get("growth", []))])
 
 
 def spent_table(result: dict[str, Any]) -> str:
@@ -144,16 +146,16 @@ def spent_table(result: dict[str, Any]) -> str:
         for name, row in result["cases"].items()
         for who in (OURS, f"{OURS}, bf16")
     ]
-    lines = ["| ms (share) | " + " | ".join(name for name, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for what in columns[0][1]:
-        cells = (f"{spent[what]:.2f} ({100 * spent[what] / sum(spent.values()):.0f} %)" for _, spent in columns)
-        lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [what, *(f"{spent[what]:.2f} ({100 * spent[what] / sum(spent.values()):.0f} %)" for _, spent in columns)]
+        for what in columns[0][1]
+    ]
+    return markdown(["ms (share)", *(name for name, _ in columns)], rows)
 
 
-def growth_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of Markdown: one table for each axis."""
-    lines: list[str] = []
+def growth_tables(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: one table for each axis."""
+    made: list[str] = []
     titles = {
         "step_ms": "step, ms",
         "blocks_step_ms": "step in blocks of √T, ms",
@@ -162,9 +164,6 @@ def growth_table(rows: list[dict[str, Any]]) -> list[str]:
     }
     for axis, points in itertools.groupby(rows, key=lambda point: point["axis"]):
         points_ = list(points)
-        lines += ["", f"| {axis} | " + " | ".join(str(point["value"]) for point in points_) + " |"]
-        lines.append("|---" * (len(points_) + 1) + "|")
-        for key, title in titles.items():
-            if key in points_[0]:
-                lines.append(f"| {title} | " + " | ".join(f"{point[key]:.1f}" for point in points_) + " |")
-    return lines
+        measured = [[title, *(f"{point[key]:.1f}" for point in points_)] for key, title in titles.items() if key in points_[0]]
+        made.append(markdown([axis, *(str(point["value"]) for point in points_)], measured))
+    return made

@@ -20,6 +20,7 @@ from typing import Any
 from scipy import special
 
 from tsslbp.errors import UserError
+from tsslbp.tables import markdown
 
 TURN = 0.25
 """Seconds of one installation's turn, about."""
@@ -139,8 +140,8 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
-    lines = ["| training step | ours, ms | theirs, ms | ours / theirs | 95 % interval |", "|---|---|---|---|---|"]
+    rows = []
     for name, row in found.items():
-        times = f"{row['ours_ms']:.2f} | {row['theirs_ms']:.2f}"
-        lines.append(f"| {name} | {times} | {row['ratio']:.3f} | {row['low']:.3f} to {row['high']:.3f} |")
-    return "\n".join(lines)
+        times = (f"{row['ours_ms']:.2f}", f"{row['theirs_ms']:.2f}", f"{row['ratio']:.3f}")
+        rows.append([name, *times, f"{row['low']:.3f} to {row['high']:.3f}"])
+    return markdown(["training step", "ours, ms", "theirs, ms", "ours / theirs", "95 % interval"], rows)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from tsslbp import files
+from tsslbp import files, tables
 from tsslbp.report import figures
 from tsslbp.report.run import template
 
@@ -78,12 +78,8 @@ def comparison_tables(result: dict[str, Any]) -> list[tuple[list[str], list[list
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables for a README."""
-    tables = []
-    for columns, rows in comparison_tables(result):
-        lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join([f"`{name}`", *numbers]) + " |" for name, *numbers in rows]
-        tables.append("\n".join(lines) + "\n")
-    return "\n".join(tables)
+    made = [([[f"`{name}`", *cells] for name, *cells in rows], heads) for heads, rows in comparison_tables(result)]
+    return "\n".join(tables.markdown(heads, rows) for rows, heads in made)
 
 
 def write_comparison(folder: Path, result: dict[str, Any]) -> Path:

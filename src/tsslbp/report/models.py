@@ -7,7 +7,7 @@ from typing import Any
 from tsslbp import data, files, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
-from tsslbp.report.results import markdown
+from tsslbp.tables import markdown
 
 PRIVATE = ("name", "runs_dir", "resume", "data_root", "download", "tensorboard")
 """Settings of the machine a run was on, which no file that is given away holds."""

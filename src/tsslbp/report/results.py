@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tsslbp import files, machine, recipes
 from tsslbp.errors import UserError
 from tsslbp.report import figures
+from tsslbp.tables import markdown
 from tsslbp.training import records
 
 HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
@@ -155,9 +156,3 @@ def _command(folder: Path) -> tuple[str, list[tuple[str, str]]]:
         return recipe, list(zip(rest[::2], rest[1::2], strict=True))
     except (ValueError, StopIteration):
         raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...") from None
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
