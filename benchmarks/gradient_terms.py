@@ -77,7 +77,7 @@ class PassedOn(Rule):
 
 PUBLISHED = "tssl(psc_derivative=timing, fallback=never, clip=inf)"
 VARIANTS: dict[str, str | Rule] = {
-    "(7), and (8) off at spikes, as published": PUBLISHED,
+    "(7), and (8) off at spikes, as in `tssl`": PUBLISHED,
     "(7), and (8) on at spikes": PassedOn(),
     "no (7), and (8) on at spikes": PassedOn(reset=False),
     "no (7), and (8) off at spikes": "tssl(psc_derivative=timing, fallback=never, clip=inf, reset=False)",
