@@ -140,8 +140,11 @@ def test_neurons_that_vote(neuron):
 
 
 def test_classes_of_a_notation():
-    notations = {"4C3-P2-12-V4": 3, "12": 12, "12R-10": 10, "12-3C3": 0, "12R": 0, "V4": 0, "": 0}
+    notations = {"4C3-P2-12-V4": 3, "12": 12, "12R-10": 10, "12-V1": 12}
     assert {notation: classes(notation) for notation in notations} == notations
+    for notation in ("12-3C3", "12R", "V4", ""):
+        with pytest.raises(UserError, match="must end with a number"):
+            classes(notation)
 
 
 def test_standardised_weights_fold_into_plain_ones():

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.kernels import computed_in
-from tsslbp.layers import Conv2d, Linear, Spiking
+from tsslbp.layers import Spiking
 from tsslbp.rules.base import refuse_second_derivative
 
 Neuron = Literal["spiking", "binary", "relu"]
@@ -35,13 +34,6 @@ class Binary(torch.autograd.Function):
         refuse_second_derivative("the gradient of a binary unit")
         (near,) = ctx.saved_tensors
         return gradient * near, None
-
-
-def check(layers: nn.Sequential, neuron: Neuron) -> None:
-    """Raises UserError if a layer means nothing without time."""
-    for name, layer in layers.named_children():
-        if isinstance(layer, Spiking) and type(layer) not in (Linear, Conv2d):
-            raise UserError(f"layer {name!r} needs spiking neurons; a network of {neuron} units is one pass without time")
 
 
 def activity(layers: nn.Sequential, x: Tensor, neuron: Neuron, threshold: float) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tsslbp import ann, losses, rules
 from tsslbp.errors import LARGEST, UserError, shown, unknown
 from tsslbp.layers import ConvInit
 from tsslbp.losses import Loss, RateBounds
-from tsslbp.notation import Architecture
+from tsslbp.notation import AdaptiveSpec, Architecture, ConvSpec, contains, parse
 from tsslbp.spec import write_spec
 
 Choice = Literal["validation", "last", "test"]
@@ -159,8 +159,6 @@ class TrainConfig:
         yield from must(f"be from 0 to {LARGEST}", "seed", self.seed >= 0)
         for name in ("name", "recipe"):
             yield from must(FOLDER_NAME, name, getattr(self, name) is None or _names_a_folder(getattr(self, name)))
-        sizes = [int(size[:11]) for size in re.findall(r"\d+", self.network)]
-        yield from must(f"have sizes of at most {LARGEST}", "network", max(sizes, default=0) <= LARGEST)
         yield from must(
             "be 0 for an ANN, which has no rates", "rate_penalty", self.neuron == "spiking" or not self.rate_penalty
         )
@@ -178,6 +176,10 @@ class TrainConfig:
                 check()
             except UserError as error:
                 yield f"{_flag(name)}: {error}"
+        try:
+            parse(self.network)
+        except UserError as error:
+            yield f"--network is {shown(self.network)}; {error}"
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
         """The network these settings describe, for samples of a shape."""
@@ -221,9 +223,9 @@ class TrainConfig:
         idle: dict[str, str] = {}
         if not self.rate_penalty:
             idle |= dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
-        if "A" not in self.network:
+        if not contains(self.network, AdaptiveSpec):
             idle |= dict.fromkeys(("tau_a", "beta"), "a layer of adaptive thresholds in --network, such as 100A")
-        if "C" not in self.network:
+        if not contains(self.network, ConvSpec):
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
             idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "surrogate_epochs"), "--neuron spiking")

@@ -132,8 +132,6 @@ class Network(nn.Module):
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
         if architecture.standardise and all(getattr(layer, "gain", None) is None for layer in self.layers):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none")
-        if not self.is_spiking:
-            ann.check(self.layers, architecture.neuron)
 
     def encode(self, x: Tensor) -> Signal:
         """The input's post-synaptic current. Raises UserError for a shape that does not fit."""

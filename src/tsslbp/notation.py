@@ -4,22 +4,145 @@
 spiking layer; the last number is the output layer, one neuron per class. ``nR`` is a fully connected layer whose n neurons are
 recurrently connected as well, ``nA`` such a layer with adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k
 neurons vote for each class: ``100-V10`` has ten.
+
+:func:`parse` reads that text into specs, and nothing else reads it. :func:`make_layers` builds layers from them.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar
 
 from torch import nn
 
 from tsslbp import ann, rules
-from tsslbp.errors import UserError
+from tsslbp.errors import LARGEST, UserError
 from tsslbp.layers import Conv2d, ConvInit, Dropout, Flatten, Linear, SumPool2d, Vote
 from tsslbp.neuron import LIF
 from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A layer as the notation has it: sizes, and how they are written."""
+
+    written: ClassVar[str]
+
+    def __str__(self) -> str:
+        return self.written.format(**vars(self))
+
+
+@dataclass(frozen=True)
+class ConvSpec(Spec):
+    """A spiking convolution."""
+
+    written = "{channels}C{kernel}"
+    channels: int
+    kernel: int
+
+
+@dataclass(frozen=True)
+class PoolSpec(Spec):
+    """Sum pooling."""
+
+    written = "P{size}"
+    size: int
+
+
+@dataclass(frozen=True)
+class LinearSpec(Spec):
+    """A fully connected spiking layer."""
+
+    written = "{features}"
+    features: int
+
+
+@dataclass(frozen=True)
+class RecurrentSpec(Spec):
+    """A fully connected spiking layer with lateral connections."""
+
+    written = "{features}R"
+    features: int
+
+
+@dataclass(frozen=True)
+class AdaptiveSpec(RecurrentSpec):
+    """A recurrent layer whose neurons have adaptive thresholds."""
+
+    written = "{features}A"
+
+
+@dataclass(frozen=True)
+class VoteSpec(Spec):
+    """Output neurons that vote for each class; comes last."""
+
+    written = "V{voters}"
+    voters: int
+
+
+SPECS = (ConvSpec, PoolSpec, LinearSpec, RecurrentSpec, AdaptiveSpec, VoteSpec)
+
+
+@lru_cache
+def parse(notation: str) -> tuple[Spec, ...]:
+    """The layers of a network, the output layer last or before its vote. ``"-".join(map(str, specs))`` writes them again.
+
+    Raises:
+        UserError: what is no layer, a size beyond all measure, no output layer, one whose neurons do not make classes.
+    """
+    tokens = notation.split("-")
+    vote = _read(tokens[-1])
+    if isinstance(vote, VoteSpec):
+        tokens.pop()
+    if not tokens or not tokens[-1].isdecimal():
+        raise UserError(f"network {notation!r} must end with a number, the output layer, or that and its vote: 100-V10")
+    specs: list[Spec] = []
+    for position, token in enumerate(tokens, 1):
+        spec = _read(token)
+        if spec is None or isinstance(spec, VoteSpec):
+            raise UserError(
+                f"layer {position} ({token!r}) of {notation!r} is not a layer; write 15C5 (convolution), P2 (pooling), "
+                "300 (fully connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1"
+            )
+        specs.append(spec)
+    if isinstance(vote, VoteSpec):
+        if int(tokens[-1]) % vote.voters:
+            raise UserError(
+                f"network {notation!r} ends with {tokens[-1]} neurons, which do not make classes of {vote.voters} each"
+            )
+        specs.append(vote)
+    return tuple(specs)
+
+
+def _read(token: str) -> Spec | None:
+    for kind in SPECS:
+        if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", kind.written), token):
+            sizes = [int(size[:11]) for size in match.groups()]  # Python reads no number of thousands of digits
+            if max(sizes) > LARGEST:
+                raise UserError(f"the size of a layer must be at most {LARGEST}")
+            return kind(*sizes)
+    return None
+
+
+def contains(notation: str, kind: type[Spec]) -> bool:
+    """Whether a network has a layer of a kind. Raises UserError as :func:`parse`."""
+    return any(isinstance(spec, kind) for spec in parse(notation))
+
+
+def classes(notation: str) -> int:
+    """How many classes a network tells apart. Raises UserError as :func:`parse`."""
+    *_, output = (spec.features for spec in parse(notation) if isinstance(spec, LinearSpec))
+    return output // voters(notation)
+
+
+def voters(notation: str) -> int:
+    """How many neurons vote for each class, 1 without a vote. Raises UserError as :func:`parse`."""
+    last = parse(notation)[-1]
+    return last.voters if isinstance(last, VoteSpec) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,80 +204,56 @@ PAPER |= {
 """The same with the constants of the last version of the published code, December 2020: ``NAME-head``."""
 
 
-def classes(notation: str) -> int:
-    """How many classes a network tells apart, 0 if its notation does not say."""
-    tokens, voters = _without_vote(notation)
-    return int(tokens[-1]) // voters if tokens and tokens[-1].isdecimal() else 0
-
-
-def _without_vote(notation: str) -> tuple[list[str], int]:
-    """A notation's layers, and how many output neurons vote for each class."""
-    *tokens, last = notation.split("-")
-    vote = re.fullmatch(r"V([1-9]\d*)", last)
-    return (tokens, int(vote[1])) if vote else ([*tokens, last], 1)
-
-
 def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
-    """Named layers of an architecture; all checks of notation against shapes are here."""
-    tokens, voters = _without_vote(a.notation)
-    convolutions = sum("C" in token for token in tokens)
+    """Named layers of an architecture. Raises UserError for specs that do not fit its shapes or its kind of neuron."""
+    specs, shape = parse(a.notation), a.input_shape
+    convolutions = sum(isinstance(spec, ConvSpec) for spec in specs)
     paddings = list(a.padding) if isinstance(a.padding, (tuple, list)) else [a.padding] * convolutions
     if len(paddings) != convolutions or any(not isinstance(p, int) or p < 0 for p in paddings):
         raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
-    if not isinstance(a.input_shape, tuple) or len(a.input_shape) not in (1, 3) or any(size < 1 for size in a.input_shape):
-        raise UserError(f"input_shape {a.input_shape} must be (channels, height, width) or (features,)")
-    if not tokens or not tokens[-1].isdecimal():
-        raise UserError(f"network {a.notation!r} must end with a number, the output layer, or that and its vote: 100-V10")
-    if int(tokens[-1]) % voters:
-        raise UserError(f"network {a.notation!r} ends with {tokens[-1]} neurons, which do not make classes of {voters} each")
+    if not isinstance(shape, tuple) or len(shape) not in (1, 3) or any(size < 1 for size in shape):
+        raise UserError(f"input_shape {shape} must be (channels, height, width) or (features,)")
 
-    shape, weighted, pooled, rule = tuple(a.input_shape), 0, 0, rules.get(a.rule)
-    for position, token in enumerate(tokens, 1):
-        match = re.fullmatch(r"(?P<channels>\d+)C(?P<kernel>\d+)|P(?P<pool>\d+)|(?P<features>\d+)(?P<lateral>[RA]?)", token)
-        where = f"layer {position} ({token!r}) of {a.notation!r}"
-        if not match or 0 in (sizes := [int(size) for size in match.groups() if size and size.isdecimal()]):
-            raise UserError(
-                f"{where} is not a layer; write 15C5 (convolution), P2 (pooling), 300 (fully connected), 100R (recurrent) "
-                "or 100A (with adaptive thresholds), sizes from 1"
-            )
-        if match["features"] is None and len(shape) != 3:
+    weighted, pooled = 0, 0
+    spiking: dict[str, Any] = {"neuron": neuron, "rule": rules.get(a.rule)}
+    output = len(specs) - 1 - isinstance(specs[-1], VoteSpec)
+    for position, spec in enumerate(specs):
+        where = f"layer {position + 1} ({str(spec)!r}) of {a.notation!r}"
+        if isinstance(spec, ConvSpec | PoolSpec) and len(shape) != 3:
             raise UserError(f"{where} needs a [channels, height, width] input; here it is flat, {list(shape)}")
-
-        if match["pool"]:
-            (size,) = sizes
-            if size > min(shape[1:]):
-                raise UserError(f"{where} pools {size}×{size} of a {shape[1]}×{shape[2]} input")
-            pooled += 1
-            yield f"pool{pooled}", SumPool2d(size)
-            shape = (shape[0], shape[1] // size, shape[2] // size)
-            continue
-
-        if match["features"] and len(shape) == 3:
+        if isinstance(spec, LinearSpec | RecurrentSpec) and len(shape) == 3:
             yield "flatten", Flatten()
-            shape = (shape[0] * shape[1] * shape[2],)
-        if weighted and a.dropout:
-            yield f"dropout{weighted}", Dropout(a.dropout)
-        weighted += 1
-        if match["features"]:
-            (features,) = sizes
-            name = "output" if position == len(tokens) else f"linear{weighted}"
-            if match["lateral"]:
-                adaptation = Adaptation(a.tau_a, a.beta) if match["lateral"] == "A" else None
+            shape = (math.prod(shape),)
+        if isinstance(spec, ConvSpec | LinearSpec | RecurrentSpec):
+            if weighted and a.dropout:
+                yield f"dropout{weighted}", Dropout(a.dropout)
+            weighted += 1
+        match spec:
+            case ConvSpec(channels, kernel):
+                padding = paddings[weighted - 1]
+                height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
+                if min(height, width) < 1:
+                    raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
+                drawn: dict[str, Any] = {"init": a.conv_init, "scale": a.conv_scale, "standardise": a.standardise}
+                yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **drawn, **spiking)
+                shape = (channels, height, width)
+            case PoolSpec(size):
+                if size > min(shape[1:]):
+                    raise UserError(f"{where} pools {size}×{size} of a {shape[1]}×{shape[2]} input")
+                pooled += 1
+                yield f"pool{pooled}", SumPool2d(size)
+                shape = (shape[0], shape[1] // size, shape[2] // size)
+            case LinearSpec(features):
+                name = "output" if position == output else f"linear{weighted}"
+                yield name, Linear(shape[0], features, standardise=a.standardise and name != "output", **spiking)
+                shape = (features,)
+            case RecurrentSpec(features):
                 name = f"recurrent{weighted}"
-                yield name, Recurrent(shape[0], features, neuron=neuron, rule=rule, adaptation=adaptation)
-            else:
-                standardise = a.standardise and name != "output"
-                yield name, Linear(shape[0], features, neuron=neuron, rule=rule, standardise=standardise)
-            shape = (features,)
-        else:
-            channels, kernel = sizes
-            padding = paddings[weighted - 1]
-            height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
-            if min(height, width) < 1:
-                raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
-            of_network: dict[str, Any] = {"neuron": neuron, "rule": rule, "standardise": a.standardise}
-            first: dict[str, Any] = {"init": a.conv_init, "scale": a.conv_scale}
-            yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **of_network, **first)
-            shape = (channels, height, width)
-    if voters > 1:
-        yield "vote", Vote(voters)
+                if a.neuron != "spiking":
+                    what = f"a network of {a.neuron} units is one pass without time"
+                    raise UserError(f"layer {name!r} needs spiking neurons; {what}")
+                adaptation = Adaptation(a.tau_a, a.beta) if isinstance(spec, AdaptiveSpec) else None
+                yield name, Recurrent(shape[0], features, adaptation=adaptation, **spiking)
+                shape = (features,)
+            case VoteSpec(voters) if voters > 1:
+                yield "vote", Vote(voters)

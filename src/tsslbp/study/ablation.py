@@ -11,11 +11,12 @@ from typing import Any, get_args
 from tsslbp import losses, rules, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.spec import parse_spec
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, has_recurrent, need_validation, seeds_from
+from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, need_validation, seeds_from
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "terms": (("inter", "reset", "leak"), (True, False)),
@@ -55,7 +56,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             names, values = OPTIONS[group]
             for name in names:
                 for value in values:
-                    if value != getattr(rule, name) and (value != "rate" or not has_recurrent(config)):
+                    if value != getattr(rule, name) and (value != "rate" or not contains(config.network, RecurrentSpec)):
                         made[f"{name}={value}"] = group, replace(config, rule=rules.spec(replace(rule, **{name: value})))
             continue
         name, options = parse_spec(config.loss, "loss")

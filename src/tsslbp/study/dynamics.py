@@ -22,7 +22,8 @@ from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.study.runs import Watch, about, accuracy, finished, has_recurrent, need_validation, seeds_from
+from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from
 
 STEPS = (1, 2, 3, 5, 10, 20)
 SHUFFLED = "shuffled steps"
@@ -141,7 +142,7 @@ def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
 
 
 def _binary(config: TrainConfig) -> TrainConfig | None:
-    if has_recurrent(config):
+    if contains(config.network, RecurrentSpec):
         return None
     return replace(config, neuron="binary", loss="softmax", rate_penalty=0.0)
 

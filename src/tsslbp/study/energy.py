@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tsslbp.networks import Network
-from tsslbp.recurrent import Recurrent
+from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, layer_operations, spike_counts, total
 from tsslbp.study.runs import Run, about
 
@@ -59,7 +59,7 @@ def layers_of(run: Run) -> dict[str, Operations]:
 def dense_relu(run: Run) -> dict[str, float] | None:
     """Nanojoules by layer of the ReLU network of the same notation where nothing is skipped, the same for every sample."""
     network = run.model.network
-    if any(isinstance(layer, Recurrent) for layer in network.layers):
+    if contains(network.architecture.notation, RecurrentSpec):
         return None
     relu = Network(replace(network.architecture, neuron="relu")).eval()
     x = torch.zeros(1, *network.architecture.input_shape)

@@ -159,8 +159,3 @@ def need_validation(config: TrainConfig) -> None:
     """Raises UserError unless the epoch of every run is chosen on validation, as comparisons and studies say it is."""
     if config.choose != "validation":
         raise UserError(f"--choose is {config.choose}; comparisons and studies choose the epoch on validation")
-
-
-def has_recurrent(config: TrainConfig) -> bool:
-    """Whether a layer of these settings is recurrent, which an ANN cannot have, nor a rule that needs the whole sequence."""
-    return any(token[-1:] in ("R", "A") for token in config.network.split("-"))

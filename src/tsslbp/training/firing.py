@@ -13,6 +13,7 @@ from tsslbp import rules
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.losses import length_mask
+from tsslbp.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
 from tsslbp.training.model import Model
 
@@ -77,7 +78,7 @@ def _warning(layer: str, saturated: bool, record: dict[str, Any], config: TrainC
         else "practically no neuron spikes, so it passes nothing on"
     )
     change, opposite = ("lower", "raise") if saturated else ("raise", "lower")
-    scale = f"{change} --conv-scale (now {config.conv_scale:g}), " if "C" in config.network else ""
+    scale = f"{change} --conv-scale (now {config.conv_scale:g}), " if contains(config.network, ConvSpec) else ""
     return (
         f"layer {layer!r} is {'saturated' if saturated else 'dead'} after epoch {record['epoch']} "
         f"({record['rates'][layer]:.2g} spikes per neuron and step): {what}; if it stays so, start again: {scale}"

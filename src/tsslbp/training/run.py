@@ -19,7 +19,7 @@ from tsslbp import data, files, machine
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
-from tsslbp.notation import classes
+from tsslbp.notation import classes, voters
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, records
 from tsslbp.training.inputs import Inputs
@@ -138,7 +138,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
-    if dataset.trains and "V" in config.network:
+    if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
     name, options = parse_spec(config.loss, "loss")
     if dataset.trains and (name not in ("kernel", "spike") or options.keys() - {"target"}):
