@@ -24,12 +24,12 @@ from torch import Tensor
 from tsslbp import Rule, files, machine, training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
-from tsslbp.encoding import Constant
 from tsslbp.layers import Spiking
 from tsslbp.losses import KernelLoss
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
 from tsslbp.rivals.fidelity import fidelity, grid_gradient
+from tsslbp.signal import Constant
 from tsslbp.study.fidelity import spread
 from tsslbp.tables import markdown
 

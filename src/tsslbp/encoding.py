@@ -1,48 +1,16 @@
 """From data to signals: constant current, Poisson rate, time to first spike.
 
 A network puts every input through the same first-order synapse as its own spikes (``neuron.py``, equation (3)), so an
-encoder returns what enters that synapse. A constant current is special: after the synapse it is the same picture at every
-step, times a gain. :class:`Constant` keeps the two apart, so that the first linear map is computed once and not T times.
+encoder returns what enters that synapse. A constant current is special, see :class:`~tsslbp.signal.Constant`.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError
+from tsslbp.signal import Constant, check_steps, constant_current
 
-
-class Constant(NamedTuple):
-    """A signal ``gain[t] · value``: ``value`` is ``[B, ...]``, ``gain`` is ``[T]``."""
-
-    value: Tensor
-    gain: Tensor
-
-    def expand(self) -> Tensor:
-        """The signal in full, ``[T, B, ...]``."""
-        return self.gain.view(-1, *[1] * self.value.dim()) * self.value
-
-
-def check_signal(signal: Tensor | Constant, name: str = "signal") -> None:
-    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``gain[t] · value``, with at least one step."""
-    x, gain = signal if isinstance(signal, Constant) else (signal, None)
-    check_tensor(name, x)
-    if not x.is_floating_point():
-        raise UserError(f"{name} is {x.dtype}; it must be floating point")
-    if gain is None:
-        if x.dim() < 1 or x.shape[0] == 0:
-            raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
-        return
-    check_tensor(f"gain of a constant {name}", gain)
-    if gain.dim() != 1 or gain.shape[0] == 0:
-        raise UserError(f"gain of a constant {name} has shape {list(gain.shape)}; it must be [T] with T at least 1")
-
-
-def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
-    """Constant current ``x`` (``[B, ...]``) after the input synapse: gain ``c[t] = 1 - (1 - 1/τs)^(t+1)``."""
-    steps = torch.arange(1, _at_least_one(time_steps) + 1, dtype=x.dtype, device=x.device)
-    return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
+__all__ = ["Constant", "constant_current", "latency", "poisson"]
 
 
 def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
@@ -60,10 +28,10 @@ def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
     Raises:
         UserError: an intensity outside [0, 1], T below 1.
     """
-    _unit_range(x)
+    _check(x, time_steps)
     x = x if x.is_floating_point() else x.float()
     generator = torch.Generator(x.device)
-    spikes = x.new_empty(_at_least_one(time_steps), *x.shape)
+    spikes = x.new_empty(time_steps, *x.shape)
     for number, intensity in enumerate(x):
         generator.manual_seed(_scrambled(seed + number))
         drawn = torch.rand(len(spikes), *intensity.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -84,8 +52,8 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
     Raises:
         UserError: an intensity outside [0, 1], T below 1.
     """
-    _unit_range(x)
-    first = torch.round((1 - x) * (_at_least_one(time_steps) - 1))
+    _check(x, time_steps)
+    first = torch.round((1 - x) * (time_steps - 1))
     steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
     return ((steps == first) & (x > 0)).to(x.dtype)
 
@@ -98,12 +66,7 @@ def _scrambled(seed: int) -> int:
     return z >> 32
 
 
-def _at_least_one(time_steps: int) -> int:
-    if time_steps < 1:
-        raise UserError(f"time_steps is {time_steps}; it must be at least 1")
-    return time_steps
-
-
-def _unit_range(x: Tensor) -> None:
+def _check(x: Tensor, time_steps: int) -> None:
+    check_steps(time_steps)
     if not bool(((x >= 0) & (x <= 1)).all()):
         raise UserError("spike encoders need intensities in [0, 1]; scale the data, do not normalise it")

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import kernels, rules
-from tsslbp.encoding import Constant, check_signal
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Crossing, Rule
+from tsslbp.signal import Constant, check_signal
 
 
 def lif(
@@ -25,7 +25,7 @@ def lif(
 
     Args:
         current: input current, ``[T, ...]``, time first, T at least 1, floating point. Half precision is computed and
-            returned in float32. A :class:`~tsslbp.encoding.Constant` stands for ``gain[t] · value``; the C++ kernels
+            returned in float32. A :class:`~tsslbp.signal.Constant` stands for ``gain[t] · value``; the C++ kernels
             never write that out.
         tau_m: membrane time constant in steps, at least 1 (1 - 1/tau_m is the ``beta`` of other libraries).
         tau_s: synaptic time constant in steps, at least 1; 1 returns the spikes themselves.

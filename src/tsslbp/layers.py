@@ -1,6 +1,6 @@
 """Layers: a linear map of post-synaptic currents, then neurons; and the maps that have no neurons.
 
-Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``, or :class:`~tsslbp.encoding.Constant`,
+Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``, or :class:`~tsslbp.signal.Constant`,
 which a linear map crosses once instead of T times. Neurons turn either into ``[T, B, ...]``.
 """
 
@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp import rules
-from tsslbp.encoding import Constant, check_signal
 from tsslbp.errors import UserError, unknown
 from tsslbp.functional import neurons, sum_pool
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
-
-Signal = Tensor | Constant
+from tsslbp.signal import Constant, Signal, check_signal
 
 ConvInit = Literal["uniform", "kaiming"]
 """Initial weights of convolutions."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.signal import length_mask as length_mask
 from tsslbp.spec import construct, parse_spec, write_spec
 
 
@@ -322,11 +323,6 @@ class RateBounds:
         """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
         rate = ((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0]).mean(0)
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
-
-
-def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
-    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]``, true and false."""
-    return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tsslbp import ann
-from tsslbp.encoding import Constant, constant_current
 from tsslbp.errors import UserError, check_tensor, unknown
-from tsslbp.layers import ConvInit, Dropout, Signal, Spiking, SumPool2d, Vote
+from tsslbp.layers import ConvInit, Dropout, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import PAPER, Architecture, make_layers
 from tsslbp.recurrent import Adaptation
 from tsslbp.rules.base import Rule
+from tsslbp.signal import Constant, Signal, constant_current
 
 
 def build(

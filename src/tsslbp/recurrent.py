@@ -34,13 +34,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.encoding import Constant
 from tsslbp.errors import UserError, check_number
 from tsslbp.functional import neurons
 from tsslbp.kernels import Pool
-from tsslbp.layers import Signal, Spiking, matrix_product
+from tsslbp.layers import Spiking, matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
+from tsslbp.signal import Constant, Signal
 
 LATERAL_GAIN = 0.5
 """Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""

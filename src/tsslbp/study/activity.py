@@ -36,9 +36,9 @@ from torch import Tensor
 
 from tsslbp.data import Split
 from tsslbp.layers import Conv2d, Flatten, Spiking, SumPool2d
-from tsslbp.losses import length_mask
 from tsslbp.networks import Network
 from tsslbp.recurrent import Recurrent
+from tsslbp.signal import within
 from tsslbp.training import Model
 
 MAC_PJ, AC_PJ = 4.6, 0.9
@@ -151,13 +151,6 @@ def layer_operations(
         elif isinstance(layer, Flatten):
             signal = signal.flatten(1)
     return made
-
-
-def within(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """``[T, B, ...]``, 0 after the end of each sequence."""
-    if lengths is None:
-        return x
-    return x * length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2))
 
 
 def _entering(network: Network, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, bool]:

@@ -14,7 +14,7 @@ from tsslbp import rules
 from tsslbp.metrics import NO_ANSWER, decode
 from tsslbp.neuron import LIF, synapse
 from tsslbp.rules import TSSL, Rule
-from tsslbp.study.activity import within
+from tsslbp.signal import within
 from tsslbp.study.runs import Run, about
 
 

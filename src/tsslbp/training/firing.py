@@ -12,9 +12,9 @@ import torch
 from tsslbp import rules
 from tsslbp.config import TrainConfig
 from tsslbp.data import Split
-from tsslbp.losses import length_mask
 from tsslbp.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
+from tsslbp.signal import length_mask
 from tsslbp.training.model import Model
 
 PART, MOST = 50, 500

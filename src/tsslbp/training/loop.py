@@ -18,8 +18,9 @@ from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
-from tsslbp.losses import RateBounds, length_mask
+from tsslbp.losses import RateBounds
 from tsslbp.rules import TSSL
+from tsslbp.signal import length_mask
 from tsslbp.training import firing
 from tsslbp.training.checkpoint import State
 from tsslbp.training.model import Model

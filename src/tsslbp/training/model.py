@@ -18,10 +18,10 @@ from tsslbp.data import Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
-from tsslbp.losses import length_mask
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
 from tsslbp.notation import Architecture, classes
+from tsslbp.signal import within
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
@@ -91,7 +91,7 @@ class Model:
         chunks = [self.network(inputs) for _, inputs in self.batches(Split(x, torch.arange(len(x))), batch_size)]
         self.network.train(was_training)
         output = self.network.evidence(torch.cat(chunks, dim=1))
-        return output if lengths is None else output * length_mask(lengths, len(output)).unsqueeze(2)
+        return within(output, lengths)
 
     @torch.inference_mode()
     def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from tsslbp.losses import length_mask
 from tsslbp.metrics import decode
 from tsslbp.metrics.spike_trains import agreement
 from tsslbp.neuron import spikes_from_psc
+from tsslbp.signal import within
 
 WINDOW = 1
 """Steps by which a spike may miss a spike of its target train."""
@@ -24,8 +24,7 @@ def score(output: Tensor, y: Tensor, lengths: Tensor | None, tau_s: float) -> Te
     Returns:
         ``[B]``, float64, from 0 to 1.
     """
-    if lengths is not None:
-        output = output * length_mask(lengths, len(output)).unsqueeze(2)
+    output = within(output, lengths)
     if y.dim() == 1:
         return (decode(output) == y).double()
     trains = (spikes_from_psc(output, tau_s) > 0.5).to(torch.uint8)

@@ -1,0 +1,70 @@
+"""What layers take and return: sequences of currents, constant currents, and where a sequence ends.
+
+A constant current is the same picture at every step after the input synapse, times a gain. :class:`Constant` keeps the two
+apart, so that the first linear map is computed once and not T times.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsslbp.errors import UserError, check_tensor
+
+
+class Constant(NamedTuple):
+    """A signal ``gain[t] · value``: ``value`` is ``[B, ...]``, ``gain`` is ``[T]``."""
+
+    value: Tensor
+    gain: Tensor
+
+    def expand(self) -> Tensor:
+        """The signal in full, ``[T, B, ...]``."""
+        return self.gain.view(-1, *[1] * self.value.dim()) * self.value
+
+
+Signal = Tensor | Constant
+"""Post-synaptic currents ``[T, B, ...]``, time first, or a :class:`Constant` that stands for them."""
+
+
+def check_signal(signal: Signal, name: str = "signal") -> None:
+    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``gain[t] · value``, with at least one step."""
+    x, gain = signal if isinstance(signal, Constant) else (signal, None)
+    check_tensor(name, x)
+    if not x.is_floating_point():
+        raise UserError(f"{name} is {x.dtype}; it must be floating point")
+    if gain is None:
+        if x.dim() < 1 or x.shape[0] == 0:
+            raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
+        return
+    check_tensor(f"gain of a constant {name}", gain)
+    if gain.dim() != 1 or gain.shape[0] == 0:
+        raise UserError(f"gain of a constant {name} has shape {list(gain.shape)}; it must be [T] with T at least 1")
+
+
+def check_steps(time_steps: int) -> None:
+    """Raises UserError unless there is at least one step."""
+    if time_steps < 1:
+        raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+
+
+def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
+    """Constant current ``x`` (``[B, ...]``) after the input synapse: gain ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
+
+    Raises UserError for T below 1.
+    """
+    check_steps(time_steps)
+    steps = torch.arange(1, time_steps + 1, dtype=x.dtype, device=x.device)
+    return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
+
+
+def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
+    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]``, true and false."""
+    return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def within(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """``[T, B, ...]``, 0 after the end of each sequence of ``lengths`` ``[B]``; as it is if none is padded (None)."""
+    if lengths is None:
+        return x
+    return x * length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2))
