@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsslbp import UserError, data, machine
+from tsslbp import UserError, data, draws, machine
 from tsslbp.data import images
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 
@@ -764,6 +764,11 @@ def test_every_name_loads():
 # Crop and flip
 
 
+def keys(count, epoch=1):
+    """Keys of the first samples of an epoch."""
+    return draws.mix(0, epoch, torch.arange(count))
+
+
 def shifted(image: torch.Tensor, down: int, right: int, flipped: bool) -> torch.Tensor:
     """The image moved, zeros moving in, then mirrored; pixel by pixel."""
     H, W = image.shape[1:]
@@ -780,7 +785,7 @@ def shifted(image: torch.Tensor, down: int, right: int, flipped: bool) -> torch.
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_crop_and_flip_gives_every_shift_and_flip_and_nothing_else(shape, dtype, padding):
     image = torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    got = data.crop_and_flip(image.expand(1000, *shape), torch.Generator().manual_seed(1), padding)
+    got = data.crop_and_flip(image.expand(1000, *shape), keys(1000), padding)
     assert (got.dtype, got.shape) == (dtype, (1000, *shape))
     moves = range(-padding, padding + 1)
     possible = {shifted(image, d, r, f).numpy().tobytes() for d in moves for r in moves for f in (False, True)}
@@ -792,7 +797,7 @@ def test_crop_and_flip_flips_half_and_shifts_evenly():
     image[0, 4, 4] = 1  # the middle tells the shift
     image[0, 4, 5] = 2  # its neighbour tells the flip
     count = 20_000
-    got = data.crop_and_flip(image.expand(count, 1, 9, 9), torch.Generator().manual_seed(0), 4)
+    got = data.crop_and_flip(image.expand(count, 1, 9, 9), keys(count), 4)
     place = (got == 1).flatten(1).float().argmax(1)
     visible = (got == 1).flatten(1).any(1)
     assert visible.all()
@@ -806,7 +811,7 @@ def test_crop_and_flip_flips_half_and_shifts_evenly():
 
 def test_crop_without_flip_only_shifts():
     image = torch.arange(1, 26, dtype=torch.uint8).view(1, 5, 5)
-    got = data.crop_and_flip(image.expand(200, 1, 5, 5), torch.Generator().manual_seed(0), 1, flip=False)
+    got = data.crop_and_flip(image.expand(200, 1, 5, 5), keys(200), 1, flip=False)
     moves = (-1, 0, 1)
     possible = {shifted(image, d, r, False).numpy().tobytes() for d in moves for r in moves}
     assert {x.numpy().tobytes() for x in got} == possible
@@ -815,30 +820,32 @@ def test_crop_without_flip_only_shifts():
 def test_crop_and_flip_moves_each_image_on_its_own_and_all_its_channels_together():
     x = torch.rand(64, 1, 8, 8).expand(64, 3, 8, 8) * torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
     before = x.clone()
-    got = data.crop_and_flip(x, torch.Generator().manual_seed(0))
+    got = data.crop_and_flip(x, keys(64))
     assert torch.equal(got[:, 1], got[:, 0] * 2)
     assert torch.equal(got[:, 2], got[:, 0] * 4)
     assert torch.equal(x, before)
-    same = data.crop_and_flip(x[:1].expand_as(x), torch.Generator().manual_seed(0))
+    same = data.crop_and_flip(x[:1].expand_as(x), keys(64))
     assert len({image.numpy().tobytes() for image in same}) > 30
 
 
-def test_crop_and_flip_depends_on_its_generator_alone():
+def test_crop_and_flip_depends_on_the_keys_alone():
     x = torch.rand(16, 3, 8, 8)
-    generator = torch.Generator().manual_seed(3)
     torch.manual_seed(1)
-    first, next_ = data.crop_and_flip(x, generator), data.crop_and_flip(x, generator)
+    first = data.crop_and_flip(x, keys(16))
     torch.manual_seed(2)
-    again = data.crop_and_flip(x, torch.Generator().manual_seed(3))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, next_)
+    assert torch.equal(data.crop_and_flip(x, keys(16)), first)
+    assert not torch.equal(data.crop_and_flip(x, keys(16, epoch=2)), first)
+    in_parts = [data.crop_and_flip(part, key) for part, key in zip(x.split(5), keys(16).split(5), strict=True)]
+    assert torch.equal(torch.cat(in_parts), first)
 
 
 def test_crop_and_flip_refuses_what_is_no_batch_of_images():
     with fails(r"crop_and_flip takes images \[B, channels, height, width\]; got shape \[3, 8, 8\]"):
-        data.crop_and_flip(torch.zeros(3, 8, 8), torch.Generator())
+        data.crop_and_flip(torch.zeros(3, 8, 8), keys(3))
+    with fails(r"crop_and_flip takes a key for each of 2 images; got shape \[3\]"):
+        data.crop_and_flip(torch.zeros(2, 3, 8, 8), keys(3))
     with fails("padding is -1"):
-        data.crop_and_flip(torch.zeros(1, 3, 8, 8), torch.Generator(), -1)
+        data.crop_and_flip(torch.zeros(1, 3, 8, 8), keys(1), -1)
 
 
 # The full sets

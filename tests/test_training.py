@@ -106,7 +106,7 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
             if epoch == 2 and step == at_step:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    config = quick(name="cut", dropout=0.3, encoding="poisson", schedule="cosine", average=0.9)
+    config = quick(name="cut", dropout=0.3, shift=1, flip=True, encoding="poisson", schedule="cosine", average=0.9)
     whole, expected = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted) as stop:
         training.train(config, PressCtrlC())

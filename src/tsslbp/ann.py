@@ -12,10 +12,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tsslbp.kernels import computed_in
-from tsslbp.layers import Spiking
 from tsslbp.rules.base import refuse_second_derivative
 
 Neuron = Literal["spiking", "binary", "relu"]
@@ -36,26 +34,6 @@ class Binary(torch.autograd.Function):
         return gradient * near, None
 
 
-def activity(layers: nn.Sequential, x: Tensor, neuron: Neuron, threshold: float) -> dict[str, Tensor]:
-    """Output of every linear map's units by name, ``[1, B, ...]`` each: one step. Last come the logits, in full precision.
-
-    Args:
-        layers: the network's.
-        x: samples ``[B, ...]``.
-        neuron: ``"binary"`` or ``"relu"``.
-        threshold: θ, in units of ``x``; binary units only.
-    """
-    signal, outputs = x.unsqueeze(0), {}
-    *_, last = (layer for layer in layers if isinstance(layer, Spiking))
-    for name, layer in layers.named_children():
-        if not isinstance(layer, Spiking):
-            signal = layer(signal)
-            continue
-        current = layer.current(signal)
-        assert isinstance(current, Tensor)
-        if layer is last:
-            signal = current.to(computed_in(current.dtype))
-        else:
-            signal = F.relu(current) if neuron == "relu" else Binary.apply(current, threshold)
-        outputs[name] = signal
-    return outputs
+def units(x: Tensor, neuron: Neuron, threshold: float) -> Tensor:
+    """Output of ``"binary"`` units with threshold θ, or of ``"relu"`` units, in the shape of ``x``."""
+    return F.relu(x) if neuron == "relu" else Binary.apply(x, threshold)

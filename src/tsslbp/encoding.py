@@ -7,20 +7,23 @@ encoder returns what enters that synapse. A constant current is special, see :cl
 import torch
 from torch import Tensor
 
+from tsslbp import draws
 from tsslbp.errors import UserError
 from tsslbp.signal import Constant, check_steps, constant_current
 
 __all__ = ["Constant", "constant_current", "latency", "poisson"]
 
 
-def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
+def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
     """Spike trains whose rate is the intensity: in each step a spike with probability ``x``.
+
+    The trains of a sample depend on its seed alone: not on the batch it is in, and what comes first not on T.
 
     Args:
         x: spikes per step, in [0, 1], ``[B, ...]``.
         time_steps: T, at least 1.
-        seed: of the first sample; the next ones draw with ``seed + 1``, ``seed + 2`` and so on, so that the trains of a sample
-            do not depend on the batch it is in.
+        seed: of every sample, ``[B]`` of int64; or of the first one, the next ones then draw with ``seed + 1``, ``seed + 2``
+            and so on.
 
     Returns:
         Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
@@ -30,12 +33,12 @@ def poisson(x: Tensor, time_steps: int, seed: int) -> Tensor:
     """
     _check(x, time_steps)
     x = x if x.is_floating_point() else x.float()
-    generator = torch.Generator(x.device)
+    if not isinstance(seed, Tensor):
+        seed = torch.arange(len(x)) + draws.wrapped(seed)
+    keys, bound = draws.mix(seed.to(x.device), draws.ENCODER), draws.below(x)
     spikes = x.new_empty(time_steps, *x.shape)
-    for number, intensity in enumerate(x):
-        generator.manual_seed(_scrambled(seed + number))
-        drawn = torch.rand(len(spikes), *intensity.shape, generator=generator, dtype=x.dtype, device=x.device)
-        spikes[:, number] = drawn < intensity
+    for step in range(time_steps):
+        spikes[step] = draws.bits(draws.mix(keys, step), x.shape[1:].numel()).reshape(x.shape) < bound
     return spikes
 
 
@@ -56,14 +59,6 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
     first = torch.round((1 - x) * (time_steps - 1))
     steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
     return ((steps == first) & (x > 0)).to(x.dtype)
-
-
-def _scrambled(seed: int) -> int:
-    """32 bits, as many as PyTorch's generator on the CPU uses, from a number of any size (SplitMix64's last steps)."""
-    z = seed * 0x9E3779B97F4A7C15 % 2**64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-    return z >> 32
 
 
 def _check(x: Tensor, time_steps: int) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import rules
+from tsslbp import draws, rules
 from tsslbp.errors import UserError, unknown
 from tsslbp.functional import neurons, sum_pool
 from tsslbp.kernels import Backend, Pool, computed_in
@@ -229,21 +229,45 @@ class Vote(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is drawn once per sample and held for all time steps; off in evaluation."""
+    """Dropout with one mask per sample, held for all time steps, ``[T, B, ...] -> [T, B, ...]``; off in evaluation.
 
-    def __init__(self, p: float) -> None:
+    The mask of a sample follows from its key and from nothing else. What is not dropped is multiplied by ``1/(1 - p)``.
+
+    Args:
+        p: probability that an input is dropped, at least 0 and below 1.
+        number: what sets the layer apart from others that get the same keys.
+
+    Raises:
+        UserError: an impossible probability.
+    """
+
+    def __init__(self, p: float, number: int = 0) -> None:
         super().__init__()
         if not 0 <= p < 1:
             raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
-        self.p = p
+        self.p, self.number = p, number
 
-    def forward(self, signal: Signal) -> Signal:
+    def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
+        """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.
+
+        Raises UserError for what is no signal, and for keys of another number or type.
+        """
         check_signal(signal)
         if not self.training or self.p == 0:
             return signal
         if isinstance(signal, Constant):
-            return Constant(F.dropout(signal.value, self.p), signal.gain)
-        return signal * F.dropout(torch.ones_like(signal[0]), self.p)
+            return Constant(signal.value * self._mask(signal.value, keys), signal.gain)
+        return signal * self._mask(signal[0], keys)
+
+    def _mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        keys = draws.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
+        if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
+            given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
+            raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
+        drawn = draws.bits(draws.mix(keys.to(x.device), draws.DROPOUT, self.number), x.shape[1:].numel())
+        mask = (drawn >= min(round(self.p * 2**32), 2**32 - 1) - 2**31).to(x.dtype).mul_(1 / (1 - self.p))
+        # Channels come last, as they lie in memory after convolutions: in another order the product takes longer.
+        return mask.view(len(x), *x.shape[2:], *x.shape[1:2]).movedim(-1, min(1, x.dim() - 1))
 
     def extra_repr(self) -> str:
         return f"{self.p}"

@@ -2,22 +2,27 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann
+from tsslbp import ann, draws
 from tsslbp.errors import UserError, check_tensor, unknown
+from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import ConvInit, Dropout, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import PAPER, Architecture, make_layers
 from tsslbp.recurrent import Adaptation
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, constant_current
+
+Cross = Callable[[str, Spiking, Signal, Pool | None, bool], Tensor]
+"""How a signal crosses a spiking layer, given its name, the layer and the signal; the pooling behind it that is to be part of
+that, and whether currents come out as bfloat16 (:func:`tsslbp.functional.neurons`)."""
 
 
 def build(
@@ -89,11 +94,13 @@ class State:
     """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
     layers: dict[str, Tensor] = field(default_factory=dict)
     """The spiking layers' states by name, ``[2, B, ...]`` each, more rows where they are recurrent."""
+    keys: Tensor | None = None
+    """What the samples' dropout masks follow from, ``[B]``, so that they are the same in all parts; None if none are drawn."""
 
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
-        synapse = None if self.synapse is None else f(self.synapse, 0)
-        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()})
+        synapse, keys = (None if x is None else f(x, 0) for x in (self.synapse, self.keys))
+        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys)
 
     def detach(self) -> "State":
         """The same state, through which no gradient flows back: truncated backpropagation through time."""
@@ -111,6 +118,9 @@ class Network(nn.Module):
     ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current ``[T, B, classes]``. Both kinds of
     input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``. :meth:`part` takes a part of a
     sequence.
+
+    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Keys that are left out are drawn
+    from PyTorch's global generator.
     """
 
     time_block: int = 0
@@ -133,10 +143,19 @@ class Network(nn.Module):
         if architecture.standardise and all(getattr(layer, "gain", None) is None for layer in self.layers):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none")
 
+    def is_static(self, x: Tensor) -> bool:
+        """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
+        return x.shape[1:] == self.architecture.input_shape
+
     def encode(self, x: Tensor) -> Signal:
-        """The input's post-synaptic current. Raises UserError for a shape that does not fit."""
+        """What enters the first layer: the input's post-synaptic current; of an ANN the input or its mean over time, one step.
+
+        Raises UserError for a shape that does not fit.
+        """
         self._check(x)
-        if self._is_static(x):
+        if not self.is_spiking:
+            return (x if self.is_static(x) else x.mean(0)).unsqueeze(0)
+        if self.is_static(x):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
         return synapse(x, self.neuron.tau_s)
 
@@ -161,19 +180,60 @@ class Network(nn.Module):
         """What to decode answers from: the output currents, or the class probabilities of an ANN, as logits may be negative."""
         return output if self.is_spiking else output.softmax(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.is_spiking:
-            *_, logits = self.activity(x).values()
-            return self.vote(logits)
-        if self.time_block and torch.is_grad_enabled():
-            return self._in_blocks(x)
-        return self._run(self.encode(x), None)[0]
+    def walk(
+        self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
+    ) -> Iterator[tuple[str, nn.Module, Signal]]:
+        """Every layer with its name and the signal after it, one after the other. Nothing else goes through the layers.
+
+        Args:
+            signal: what enters the first layer (:meth:`encode`).
+            cross: how the signal crosses a spiking layer, to look inside or to change it; left out, the layer itself.
+            keys: as of the network's own call.
+            fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
+        """
+        layers, pooled = list(self.layers.named_children()), None
+        half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
+        for (name, layer), follower in zip(layers, [*self.layers, None][1:], strict=True):
+            if isinstance(layer, Spiking):
+                pooled = follower if fused and isinstance(follower, SumPool2d) else None
+                pool = pooled.pool if pooled else None
+                signal = (cross or self._cross)(name, layer, signal, pool, half and name != "output")
+            elif layer is not pooled:
+                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
+            yield name, layer, signal
+
+    def _cross(self, name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> Tensor:
+        if self.is_spiking:
+            return layer(signal, pool, half)
+        current = layer.current(signal)
+        assert isinstance(current, Tensor)  # an ANN's signal is
+        a = self.architecture
+        return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
+
+    def _run(self, signal: Signal, cross: Cross | None, keys: Tensor | None) -> Tensor:
+        for _, _, after in self.walk(signal, cross, keys, fused=self.is_spiking):
+            signal = after
+        assert isinstance(signal, Tensor)  # it has gone through neurons
+        return signal
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        self._check(x)
+        keys = self._keys(x) if keys is None else keys
+        if self.is_spiking and self.time_block and torch.is_grad_enabled():
+            return self._in_blocks(x, keys)
+        return self._run(self.encode(x), None, keys)
+
+    def _keys(self, x: Tensor) -> Tensor | None:
+        """New keys of the samples, where they are needed."""
+        if not (self.training and self.architecture.dropout):
+            return None
+        return draws.fresh(x.shape[0 if self.is_static(x) else 1], x.device)
 
     def part(self, x: Tensor, state: State | None = None, steps: int = 1) -> tuple[Tensor, State]:
         """Some steps of a sequence, from the state after the steps before to the state after these.
 
         Taken in parts, a sequence has the outputs and the gradients of the whole; through a state that was detached no
-        gradient flows. Dropout draws a new mask for each part.
+        gradient flows. Dropout has the same masks in all parts: the first draws keys, unless ``State(keys=...)`` gives them.
 
         Args:
             x: ``[t, B, *input_shape]``, or ``[B, *input_shape]`` for ``steps`` more steps of a constant current.
@@ -190,7 +250,7 @@ class Network(nn.Module):
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         state = state or State()
         self._check(x, any_length=True)
-        static = self._is_static(x)
+        static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         signal: Signal
@@ -201,42 +261,24 @@ class Network(nn.Module):
             steps = x.shape[0]
             signal = synapse(x, self.neuron.tau_s, state.synapse)
             before = signal[-1]
-        psc, layers = self._run(signal, state.layers)
-        return psc, State(state.steps + steps, before, layers)
+        keys = self._keys(x) if state.keys is None else state.keys
+        layers: dict[str, Tensor] = {}
 
-    def _run(self, signal: Signal, states: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The layers one after the other; with ``states`` (which may lack some: rest), from them to those returned."""
-        layers, pooled, after = list(self.layers.named_children()), False, {}
-        half = _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
-        for (name, layer), (_, follower) in zip(layers, [*layers[1:], ("", None)], strict=True):
-            if isinstance(layer, Spiking):
-                pool = follower.pool if isinstance(follower, SumPool2d) else None
-                half_psc = half and not (follower is None or isinstance(follower, Vote))
-                if states is None:
-                    signal = layer(signal, pool, half_psc)
-                else:
-                    signal, after[name] = layer.part(signal, states.get(name), pool, half_psc)
-            elif not (isinstance(layer, SumPool2d) and pooled):
-                signal = layer(signal)
-            pooled = isinstance(layer, Spiking)
-        assert isinstance(signal, Tensor)  # it has gone through neurons
-        return signal, after
+        def cross(name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> Tensor:
+            psc, layers[name] = layer.part(signal, state.layers.get(name), pool, half)
+            return psc
 
-    def _in_blocks(self, x: Tensor) -> Tensor:
-        self._check(x)
-        static, state, made = self._is_static(x), State(), []
-        random = torch if x.device.type == "cpu" else torch.get_device_module(x.device)
-        masks = random.get_rng_state()
+        psc = self._run(signal, cross, keys)
+        return psc, State(state.steps + steps, before, layers, keys)
+
+    def _in_blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        static, state, made = self.is_static(x), State(keys=keys), []
         for start in range(0, self.time_steps, self.time_block):
             steps = min(self.time_block, self.time_steps - start)
-            random.set_rng_state(masks)  # a dropout mask is the same in all blocks
             block = x if static else x[start : start + steps]
-            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False)
+            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False, preserve_rng_state=False)
             made.append(psc)
         return torch.cat(made)
-
-    def _is_static(self, x: Tensor) -> bool:
-        return x.shape[1:] == self.architecture.input_shape
 
     def _check(self, x: Tensor, any_length: bool = False) -> None:
         shape = self.architecture.input_shape
@@ -244,27 +286,19 @@ class Network(nn.Module):
         if not x.is_floating_point():
             raise UserError(f"network input is {x.dtype}; it must be floating point")
         fits = x.shape[2:] == shape and (x.shape[0] > 0 if any_length else x.shape[0] == self.time_steps)
-        if not fits and not self._is_static(x):
+        if not fits and not self.is_static(x):
             sizes, steps = ", ".join(map(str, shape)), "t" if any_length else self.time_steps
             raise UserError(
                 f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
             )
 
-    def activity(self, x: Tensor) -> dict[str, Tensor]:
+    def activity(self, x: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
-        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits.
+        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` as of the network's own call.
         """
-        if not self.is_spiking:
-            self._check(x)
-            a = self.architecture
-            return ann.activity(self.layers, x if self._is_static(x) else x.mean(0), a.neuron, a.threshold)
-        signal, currents = self.encode(x), {}
-        for name, layer in self.layers.named_children():
-            signal = layer(signal)
-            if isinstance(layer, Spiking):
-                currents[name] = signal
-        return currents
+        walk = self.walk(self.encode(x), keys=self._keys(x) if keys is None else keys)
+        return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}
 
     def fired(self, psc: Tensor) -> Tensor:
         """Where there are spikes, of bool, from a layer's post-synaptic currents ``[T, B, ...]``."""

@@ -226,7 +226,7 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
             shape = (math.prod(shape),)
         if isinstance(spec, ConvSpec | LinearSpec | RecurrentSpec):
             if weighted and a.dropout:
-                yield f"dropout{weighted}", Dropout(a.dropout)
+                yield f"dropout{weighted}", Dropout(a.dropout, weighted)
             weighted += 1
         match spec:
             case ConvSpec(channels, kernel):

@@ -19,6 +19,7 @@ from tsslbp.layers import Conv2d, Flatten, Linear, Spiking, SumPool2d
 from tsslbp.losses import KernelLoss
 from tsslbp.networks import Network
 from tsslbp.notation import PAPER, Architecture
+from tsslbp.signal import Constant, Signal
 
 
 @dataclass(frozen=True)
@@ -135,30 +136,22 @@ def floor(case: Case, dtype: torch.dtype) -> Subject:
 
     The first map runs once on ``[B, ...]`` for static input and has no input gradient; the others run on ``[T·B, ...]``.
     """
-    net = case.network()
+    net, steps = case.network(), case.architecture.time_steps
     maps: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]] = []
-    shape, steps = (case.batch, *case.architecture.input_shape), case.architecture.time_steps
-    once = not case.sequence
-    for layer in net.layers:
-        if isinstance(layer, (Conv2d, Linear)):
-            lead = case.batch if once and not maps else case.batch * steps
-            x = torch.randn(lead, *shape[1:], dtype=dtype)
-            if isinstance(layer, Conv2d):
-                x = x.contiguous(memory_format=torch.channels_last)
-            weight = layer.weight.detach().to(dtype).requires_grad_()
-            map_ = (
-                partial(F.conv2d, weight=weight, padding=layer.padding)
-                if isinstance(layer, Conv2d)
-                else partial(F.linear, weight=weight)
-            )
-            x.requires_grad_(bool(maps))
-            out = map_(x)
-            maps.append((map_, x, weight, torch.randn_like(out)))
-            shape = (case.batch, *out.shape[1:])
-        elif isinstance(layer, SumPool2d):
-            shape = (*shape[:2], shape[2] // layer.pool.size, shape[3] // layer.pool.size)
-        elif isinstance(layer, Flatten):
-            shape = (shape[0], shape[1] * shape[2] * shape[3])
+
+    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
+        x = torch.randn_like(signal.value if isinstance(signal, Constant) else signal.flatten(0, 1), dtype=dtype)
+        weight = layer.weight.detach().to(dtype).requires_grad_()
+        map_ = partial(F.linear, weight=weight)
+        if isinstance(layer, Conv2d):
+            x = x.contiguous(memory_format=torch.channels_last)
+            map_ = partial(F.conv2d, weight=weight, padding=layer.padding)
+        x.requires_grad_(bool(maps))
+        out = map_(x)
+        maps.append((map_, x, weight, torch.randn_like(out)))
+        return out.detach().unflatten(0, (-1, case.batch)).expand(steps, case.batch, *out.shape[1:])
+
+    list(net.walk(net.encode(case.samples()[0]), cross))
 
     def step() -> None:
         for map_, x, weight, gradient in maps:

@@ -128,8 +128,7 @@ def layer_operations(
     signal, spikes = _entering(network, x, lengths)
     samples = len(signal)
     steps = samples * network.time_steps if lengths is None else int(lengths.sum())
-    sequence = x.shape[1:] != network.architecture.input_shape
-    passes = steps if network.is_spiking and sequence else samples
+    passes = steps if network.is_spiking and not network.is_static(x) else samples
     for name, layer in network.layers.named_children():
         if isinstance(layer, Spiking):
             reached, lateral, own = _reached(layer, signal), 0.0, 0
@@ -155,7 +154,7 @@ def layer_operations(
 
 def _entering(network: Network, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, bool]:
     """How often each input acts on its connections, ``[B, ...]``, and whether as spikes."""
-    if x.shape[1:] == network.architecture.input_shape:
+    if network.is_static(x):
         return torch.ones_like(x), False
     if not network.is_spiking:  # takes the mean over time
         return torch.ones_like(x[0]), False

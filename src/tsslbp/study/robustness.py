@@ -12,8 +12,8 @@ from torch import Tensor
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.signal import Signal
 from tsslbp.study.runs import Run, about, seeds_from
-from tsslbp.training import Model
 from tsslbp.training.score import score
 
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -117,25 +117,20 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
         for weight in network.parameters():
             weight.copy_(apply(weight))
         return replace(run.model, network=network).accuracy(run.test)
-    scores = []
+    network, scores = run.model.network, []
     for part, x in run.model.batches(run.test):
-        output = _output(run.model, apply(x), None) if trouble.where == "input" else _output(run.model, x, apply)
-        scores.append(score(output, part.y, part.lengths, run.model.network.neuron.tau_s))
+        output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
+        scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron.tau_s))
     return 100 * float(torch.cat(scores).mean())
-
-
-def _output(model: Model, x: Tensor, spikes: Callable[[Tensor], Tensor] | None) -> Tensor:
-    return model.network.evidence(model.network(x) if spikes is None else through(model.network, x, spikes))
 
 
 def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
     """The network's output, ``[T, B, classes]``, when every layer's spikes go through ``disturb`` before its synapse."""
-    signal = network.encode(x)
-    for layer in network.layers:
-        signal = layer(signal)
-        if isinstance(layer, Spiking):
-            assert isinstance(signal, Tensor)  # neurons turn constants into tensors
-            tau_s = network.neuron.tau_s
-            signal = synapse(disturb(spikes_from_psc(signal, tau_s).round()), tau_s)
-    assert isinstance(signal, Tensor)
-    return signal
+    tau_s = network.neuron.tau_s
+
+    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
+        return synapse(disturb(spikes_from_psc(layer(signal), tau_s).round()), tau_s)
+
+    *_, (_, _, output) = network.walk(network.encode(x), cross)
+    assert isinstance(output, Tensor)  # neurons turn constants into tensors
+    return output

@@ -28,7 +28,7 @@ DIGEST = hashlib.sha256().digest_size
 
 @dataclass
 class State:
-    """Where a run stands. All randomness follows from (seed, epoch, step), so no generator state is kept."""
+    """Where a run stands. All randomness follows from (seed, epoch, sample), so no generator state is kept."""
 
     epoch: int = 1
     """The epoch under way, from 1."""

@@ -39,9 +39,9 @@ class Inputs:
         if type(self.sequence) is not bool or (self.sequence and self.encoding != "constant"):
             raise UserError(f"encoding {self.encoding} is for static samples; sequence is {self.sequence}")
 
-    def __call__(self, x: Tensor, seed: int = 0) -> Tensor:
-        """``[B, ...]`` or ``[T, B, ...]``, float32. A Poisson encoder draws the first sample with ``seed``, the next with
-        ``seed + 1`` and so on (:func:`tsslbp.encoding.poisson`)."""
+    def __call__(self, x: Tensor, seed: int | Tensor = 0) -> Tensor:
+        """``[B, ...]`` or ``[T, B, ...]``, float32. ``seed``: what a Poisson encoder draws the samples with, as of
+        :func:`tsslbp.encoding.poisson`."""
         if self.sequence:
             return self.normalisation.normalise(x).transpose(0, 1)
         if self.encoding == "poisson":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsslbp import rules
+from tsslbp import draws, rules
 from tsslbp.config import TrainConfig
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
@@ -110,26 +110,22 @@ class Loop:
 
     def _batches(self) -> Iterator[Tensor]:
         """The rest of this epoch's order of samples, batch by batch."""
-        generator = torch.Generator().manual_seed(self._seed(0))
+        seed = (self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 % 2**63
+        generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.dataset.train), generator=generator)
         yield from order.split(self.config.batch_size)[self.state.step :]
-
-    def _seed(self, step: int) -> int:
-        return ((self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 + step) % 2**63
 
     def step(self, samples: Tensor) -> None:
         """One step of training on the training samples of these numbers, ``[B]``."""
         config, state, network = self.config, self.state, self.model.network
-        seed = self._seed(state.step + 1)
-        torch.manual_seed(seed)
-        (x, y), lengths = self.dataset.train.take(samples), self.dataset.train.lengths
-        lengths = None if lengths is None else lengths[samples]
+        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples)
+        x, y, lengths = part.x, part.y, part.lengths
         if config.shift or config.flip:
-            x = crop_and_flip(x, torch.Generator().manual_seed(seed), config.shift, config.flip)
+            x = crop_and_flip(x, keys, config.shift, config.flip)
         network.train()
-        x = self.model.inputs(x, seed * 2**20)  # room for a batch: the samples of one step share no seed with another's
+        x = self.model.inputs(x, keys)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output, penalty = self._output(x)
+            output, penalty = self._output(x, keys)
         mask = None if lengths is None else length_mask(lengths, len(output))
         loss = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask) + penalty
         self.optimizer.zero_grad(set_to_none=True)
@@ -173,12 +169,12 @@ class Loop:
             for weight, before in zip(weights, own, strict=True):
                 weight.copy_(before)
 
-    def _output(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+    def _output(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | float]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x), 0.0
-        *hidden, output = network.activity(x).values()
+            return network(x, keys), 0.0
+        *hidden, output = network.activity(x, keys).values()
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
         return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 

@@ -1,0 +1,53 @@
+"""Random numbers that follow from what they are for, and not from what was drawn before them.
+
+A *key* is 64 bits, an int64. Every sample has one, which :func:`mix` makes of the run's seed, the epoch and the number of the
+sample. What is drawn for a sample depends on nothing else: not on the batch it is in, nor on the process that draws.
+
+Source of the mixing: S. Vigna's SplitMix64, after G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number
+generators, OOPSLA 2014. Its shifts fill up with zeros. Those of PyTorch fill up with the sign, and its last one is left out.
+"""
+
+import torch
+from torch import Tensor
+
+CROP, ENCODER, DROPOUT = range(3)
+"""What a draw is for. It is mixed into the keys, so that one key gives unrelated draws for all of them."""
+
+_STEP, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def mix(*numbers: int | Tensor) -> Tensor:
+    """Keys from whole numbers of any size and int64 tensors, which broadcast. Every number counts, and so does their order."""
+    key = torch.zeros((), dtype=torch.int64)
+    for number in numbers:
+        key = _scrambled(key + _STEP + (number if isinstance(number, Tensor) else wrapped(number)))
+    return key
+
+
+def wrapped(number: int) -> int:
+    """A whole number of any size as an int64."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def bits(keys: Tensor, count: int) -> Tensor:
+    """32 random bits ``count`` times for every key, as int32 over its whole range: ``[B] -> [B, count]``."""
+    numbers = torch.arange((count + 1) // 2, device=keys.device) * _STEP
+    return _scrambled(keys.unsqueeze(1) + numbers).view(torch.int32)[:, :count]  # both halves of every 64 bits
+
+
+def below(share: Tensor) -> Tensor:
+    """What a share ``[...]`` of all :func:`bits` are below, float64: none are below that of 0, and all below that of 1."""
+    return share.double() * 2**32 - 2**31
+
+
+def fresh(count: int, device: torch.device) -> Tensor:
+    """Keys ``[count]`` from PyTorch's global generator, for those who have none of their own."""
+    return torch.empty(count, dtype=torch.int64, device=device).random_()
+
+
+def _scrambled(x: Tensor) -> Tensor:
+    """SplitMix64's steps, in place."""
+    x ^= x >> 30
+    x *= _FIRST
+    x ^= x >> 27
+    return x.mul_(_SECOND)
