@@ -29,7 +29,7 @@ from tsslbp.losses import KernelLoss
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
 from tsslbp.rivals.fidelity import fidelity, grid_gradient
-from tsslbp.signal import Constant
+from tsslbp.signal import Constant, Signal
 from tsslbp.study.fidelity import spread
 from tsslbp.tables import markdown
 
@@ -114,20 +114,19 @@ def trained_shares(config: TrainConfig) -> Tensor:
     return model_shares(model, training.load_data(config).test)
 
 
-@torch.no_grad()
 def model_shares(model: training.Model, samples: Split) -> Tensor:
     """:func:`shares` of all neurons of a feed-forward network, on stored samples."""
     found = []
-    for _, inputs in model.batches(samples):
-        signal: Tensor | Constant = model.network.encode(inputs)
-        for layer in model.network.layers:
-            if isinstance(layer, Spiking):
-                current = layer.current(signal)
-                membrane = membrane_potential(current.expand() if isinstance(current, Constant) else current, layer.neuron)
-                found.append(shares(membrane, layer.neuron))
-                signal = postsynaptic_current(membrane, layer.neuron)
-            else:
-                signal = layer(signal)
+
+    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
+        current = layer.current(signal)
+        membrane = membrane_potential(current.expand() if isinstance(current, Constant) else current, layer.neuron)
+        found.append(shares(membrane, layer.neuron))
+        return postsynaptic_current(membrane, layer.neuron)
+
+    with model.evaluating(samples) as batches:
+        for _, inputs in batches:
+            list(model.network.walk(model.network.encode(inputs), cross))
     return torch.cat(found)
 
 

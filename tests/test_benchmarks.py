@@ -134,8 +134,9 @@ def test_share_is_of_every_spike_of_a_trained_network_that_another_follows(scrip
     config = quick(epochs=1)
     model, samples = training.load(training.train(config)[0]), training.load_data(config).test
     shares = script("gradient_terms").model_shares(model, samples)
-    ((_, inputs),) = model.batches(samples)
-    counts = [model.network.fired(psc).sum(0) for psc in model.network.activity(inputs).values()]
+    with model.evaluating(samples) as batches:
+        ((_, inputs),) = batches
+        counts = [model.network.fired(psc).sum(0) for psc in model.network.activity(inputs).values()]
     assert len(shares) == sum(int((count - 1).clamp(min=0).sum()) for count in counts) > 100
 
 

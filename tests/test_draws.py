@@ -262,7 +262,30 @@ def test_a_sample_is_changed_otherwise_in_every_epoch_and_alike_wherever_it_stan
     assert same.sum() < 10
 
 
-# The walk.
+# Evaluation.
+
+
+def test_evaluating_gives_the_network_back_as_it_was(quick):
+    dataset = data.load("digits", Path("nowhere"))
+    model, _ = training.prepare(quick(network="5-10", dropout=0.5), dataset)
+    network = model.network
+    for was_training in (True, False):
+        network.train(was_training)
+        with model.evaluating(dataset.test, 100) as batches:
+            assert torch.is_inference_mode_enabled()
+            assert not network.training
+            parts = [part for part, inputs in batches if inputs.shape == (len(part), 1, 8, 8)]
+        assert [len(part) for part in parts] == [100, 100, 100, 60]
+        assert torch.equal(torch.cat([part.y for part in parts]), dataset.test.y)
+        assert network.training == was_training
+        assert not torch.is_inference_mode_enabled()
+        with pytest.raises(ZeroDivisionError), model.evaluating(dataset.test) as batches:
+            _ = [1 / 0 for _ in batches]
+        assert network.training == was_training
+        assert not torch.is_inference_mode_enabled()
+    network.train()
+    assert torch.equal(model.outputs(dataset.test.x), model.outputs(dataset.test.x))  # nothing is dropped
+    assert network.training
 
 
 @pytest.mark.parametrize("rule", [TSSL(), "surrogate"])

@@ -389,7 +389,8 @@ def test_what_an_encoder_draws_does_not_depend_on_the_batch(trained):
     whole = model.inputs(x, seed=0)
     assert whole.any()
     for size in (1, 7, 60):
-        assert torch.equal(torch.cat([inputs for _, inputs in model.batches(dataset.test, size)], 1), whole)
+        with model.evaluating(dataset.test, size) as batches:
+            assert torch.equal(torch.cat([inputs for _, inputs in batches], 1), whole)
     _, output = model.response(x[17:18], seed=17)  # as the report draws it
     assert torch.equal(output, model.network(whole[:, 17:18]))
     assert not torch.equal(model.inputs(x, seed=0), model.inputs(x, seed=1))

@@ -34,8 +34,8 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         UserError: a model of other samples than images, or one that does not remember their range; a file that cannot be read
             as an image.
     """
-    shape = model.network.architecture.input_shape
-    if model.inputs.sequence or len(shape) != 3 or shape[0] not in (1, 3):
+    shape = model.sample_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
     shades = model.shades()
     if shades is None:

@@ -80,11 +80,7 @@ def model_card(folder: Path) -> str:
         f"    tsslbp evaluate {name} " + (f"--data {model.data}" if _is_file(model) else "--data-root DIR")
         for name, model in models.items()
     ]
-    commands += [
-        f"    tsslbp predict {name} IMAGE"
-        for name, model in models.items()
-        if len(model.network.architecture.input_shape) == 3 and not model.inputs.sequence
-    ]
+    commands += [f"    tsslbp predict {name} IMAGE" for name, model in models.items() if len(model.sample_shape) == 3]
     settings = [
         f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items() if value != '')}."
         for name, model in models.items()

@@ -84,19 +84,16 @@ class Activity(Operations):
     """Share of neurons that spiked for no sample, from 0 to 1."""
 
 
-@torch.inference_mode()
 def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
     """Activity of a model on stored samples, in evaluation mode; what comes after the end of a sequence does not count."""
     network, made = model.network, []
-    was_training = network.training
-    network.eval()
     fired: dict[str, Tensor] = {}
-    for part, inputs in model.batches(samples, batch_size):
-        counts = spike_counts(network, inputs, part.lengths)
-        for name, count in counts.items():
-            fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
-        made.append(operations(network, inputs, counts, part.lengths))
-    network.train(was_training)
+    with model.evaluating(samples, batch_size) as batches:
+        for part, inputs in batches:
+            counts = spike_counts(network, inputs, part.lengths)
+            for name, count in counts.items():
+                fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
+            made.append(operations(network, inputs, counts, part.lengths))
     neurons = torch.cat([count.flatten() for count in fired.values()]) if fired else torch.zeros(1)
     n = len(samples)
     return Activity(**asdict(total(made, n)), spikes=float(neurons.mean()) / n, silent=float((neurons == 0).double().mean()))

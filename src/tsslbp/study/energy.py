@@ -46,12 +46,12 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def layers_of(run: Run) -> dict[str, Operations]:
     """Operations per test sample by layer."""
     network, made = run.model.network, []
-    for part, x in run.model.batches(run.test, BATCH):
-        made.append(layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths))
+    with run.model.evaluating(run.test, BATCH) as batches:
+        for part, x in batches:
+            made.append(layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths))
     return _by_layer(made, len(run.test))
 
 

@@ -18,7 +18,6 @@ from tsslbp.signal import within
 from tsslbp.study.runs import Run, about
 
 
-@torch.inference_mode()
 def firing(run: Run) -> dict[str, Any]:
     """Firing of every layer on the test set, in evaluation mode, in batches of the run's own size.
 
@@ -36,10 +35,12 @@ def firing(run: Run) -> dict[str, Any]:
     network, samples = run.model.network, run.test
     rule = rules.get(network.architecture.rule)
     tallies: dict[str, _Tally] = {}
-    for part, inputs in run.model.batches(samples, int(run.settings["batch_size"])):
-        for name, psc in network.activity(inputs).items():
-            train = network.fired(psc).to(psc.dtype).flatten(2)
-            tallies.setdefault(name, _Tally(*train.shape[::2])).add(train, fallback(rule, train, network.neuron), part.lengths)
+    with run.model.evaluating(samples, int(run.settings["batch_size"])) as batches:
+        for part, inputs in batches:
+            for name, psc in network.activity(inputs).items():
+                train = network.fired(psc).to(psc.dtype).flatten(2)
+                tally = tallies.setdefault(name, _Tally(*train.shape[::2]))
+                tally.add(train, fallback(rule, train, network.neuron), part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}
     return about("firing", run.name, run.settings) | {
         "samples": len(samples),

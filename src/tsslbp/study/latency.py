@@ -9,7 +9,6 @@ from tsslbp.metrics import NO_ANSWER, decode
 from tsslbp.study.runs import Run, about
 
 
-@torch.inference_mode()
 def latency(run: Run) -> dict[str, Any]:
     """Answers after every time step, and with exact early exit, on the test set.
 
@@ -29,13 +28,14 @@ def latency(run: Run) -> dict[str, Any]:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")
 
     spent, answers = [], []
-    for _, x in run.model.batches(samples):
-        currents = network.activity(x)
-        trains = [network.fired(psc) for psc in currents.values()]
-        spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
-        *_, last = currents.values()
-        output = network.vote(last)
-        answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
+    with run.model.evaluating(samples) as batches:
+        for _, x in batches:
+            currents = network.activity(x)
+            trains = [network.fired(psc) for psc in currents.values()]
+            spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
+            *_, last = currents.values()
+            output = network.vote(last)
+            answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
     spikes, answer = torch.cat(spent, 1), torch.cat(answers, 1)  # [T, N] each
     decided, steps = run.model.decide(samples.x)
     spent_by_then = spikes.gather(0, (steps - 1).unsqueeze(0))[0]

@@ -118,9 +118,10 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
             weight.copy_(apply(weight))
         return replace(run.model, network=network).accuracy(run.test)
     network, scores = run.model.network, []
-    for part, x in run.model.batches(run.test):
-        output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
-        scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron.tau_s))
+    with run.model.evaluating(run.test) as batches:
+        for part, x in batches:
+            output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
+            scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron.tau_s))
     return 100 * float(torch.cat(scores).mean())
 
 

@@ -75,9 +75,7 @@ def _named(classes: tuple[str, ...]) -> bool:
 
 
 def _check(model: Model, samples: Samples, name: str) -> None:
-    x, wanted = samples.split.x, list(model.network.architecture.input_shape)
-    if model.inputs.sequence:
-        wanted = [model.inputs.time_steps, *wanted]
+    x, wanted = samples.split.x, list(model.sample_shape)
     if list(x.shape[1:]) != wanted:
         hint = ""
         if [*wanted[1:], wanted[0]] == list(x.shape[1:]):

@@ -23,7 +23,6 @@ DEAD, SATURATED = 1e-4, 0.9
 """A layer's rate, in spikes per neuron and step, below and above which its learning is in danger."""
 
 
-@torch.inference_mode()
 def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
     """Firing of every layer on the first of these samples, in evaluation mode; after the end of a sequence nothing counts.
 
@@ -33,20 +32,18 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
-    was_training = network.training
-    network.eval()
     counts: dict[str, list[float]] = {}
     chosen = torch.arange(max(1, min(len(samples), train_samples // PART, MOST)))
-    for part, inputs in model.batches(samples.select(chosen), batch_size):
-        for name, psc in network.activity(inputs).items():
-            train = network.fired(psc).to(psc.dtype)
-            seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
-            fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
-            # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
-            made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
-            before = counts.get(name, [0.0, 0.0, 0.0])
-            counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
-    network.train(was_training)
+    with model.evaluating(samples.select(chosen), batch_size) as batches:
+        for part, inputs in batches:
+            for name, psc in network.activity(inputs).items():
+                train = network.fired(psc).to(psc.dtype)
+                seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
+                fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+                # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
+                made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
+                before = counts.get(name, [0.0, 0.0, 0.0])
+                counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
     found = {"rates": {name: spikes / steps for name, (spikes, _, steps) in counts.items()}}
     if isinstance(rule, TSSL):
         found["fallback"] = {name: fallen / steps for name, (_, fallen, steps) in counts.items()}

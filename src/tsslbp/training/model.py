@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -62,14 +63,27 @@ class Model:
         about["sha256"] = _sha256(about, weights)
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
-    def batches(self, samples: Split, batch_size: int = 500) -> Iterator[tuple[Split, Tensor]]:
-        """Samples batch by batch, each batch with its network input.
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
+        steps = (self.inputs.time_steps,) if self.inputs.sequence else ()
+        return steps + self.network.architecture.input_shape
 
-        A Poisson encoder draws sample number n with seed n, whatever the batch size.
+    @contextmanager
+    def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
+        """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
+
+        Inside, the network is in evaluation mode and gradients are off; afterwards it is in the mode it was in. A Poisson
+        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number.
         """
-        for index in torch.arange(len(samples)).split(batch_size):
-            part = samples.select(index)
-            yield part, self.inputs(part.x, seed=int(index[0]))
+        was_training = self.network.training
+        self.network.eval()
+        parts = map(samples.select, torch.arange(len(samples)).split(batch_size))
+        try:
+            with torch.inference_mode():
+                yield ((part, self.inputs(part.x, seed=first + n * batch_size)) for n, part in enumerate(parts))
+        finally:
+            self.network.train(was_training)
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
         """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
@@ -80,30 +94,26 @@ class Model:
             return None
         return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
-    @torch.inference_mode()
     def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
         """
-        was_training = self.network.training
-        self.network.eval()
-        chunks = [self.network(inputs) for _, inputs in self.batches(Split(x, torch.arange(len(x))), batch_size)]
-        self.network.train(was_training)
-        output = self.network.evidence(torch.cat(chunks, dim=1))
-        return within(output, lengths)
+        with self.evaluating(_unlabelled(x), batch_size) as batches:
+            output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
+            return within(output, lengths)
 
-    @torch.inference_mode()
     def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
 
         ``seed`` is the sample's number, with which an encoder draws spikes.
         """
-        currents = self.network.activity(self.inputs(x, seed=seed))
-        *_, output = currents.values()
-        return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
+        with self.evaluating(_unlabelled(x), first=seed) as batches:
+            ((_, inputs),) = batches
+            currents = self.network.activity(inputs)
+            *_, output = currents.values()
+            return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
-    @torch.inference_mode()
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
 
@@ -117,21 +127,18 @@ class Model:
         Returns:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
         """
-        was_training = self.network.training
-        self.network.eval()
-        parts = [self._decide(inputs) for _, inputs in self.batches(Split(x, torch.arange(len(x))), batch_size)]
-        self.network.train(was_training)
-        answers, steps = zip(*parts, strict=True)
-        return torch.cat(answers), torch.cat(steps)
+        with self.evaluating(_unlabelled(x), batch_size) as batches:
+            answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
+            return torch.cat(answers), torch.cat(steps)
 
     def _decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         net = self.network
-        sequence = x.shape[1:] != net.architecture.input_shape
-        undecided = torch.arange(x.shape[1] if sequence else x.shape[0])
+        static = net.is_static(x)
+        undecided = torch.arange(x.shape[0 if static else 1])
         answers, steps = torch.empty_like(undecided), torch.empty_like(undecided)
         state, total = None, None
         for t in range(net.time_steps):
-            psc, state = net.part(x[t : t + 1] if sequence else x, state)
+            psc, state = net.part(x if static else x[t : t + 1], state)
             total = psc[0] if total is None else total + psc[0]
             remaining = net.time_steps - t - 1
             done = settled(total, psc[0], remaining, net.neuron.tau_s) | (remaining == 0)
@@ -140,7 +147,7 @@ class Model:
                 break
             if bool(done.any()):
                 undecided, total, state = undecided[~done], total[~done], state.take(~done)
-                x = x[:, ~done] if sequence else x[~done]
+                x = x[~done] if static else x[:, ~done]
         return answers, steps
 
     def scores(self, samples: Split) -> Tensor:
@@ -150,6 +157,10 @@ class Model:
     def accuracy(self, samples: Split) -> float:
         """Share of right answers in percent; for target trains 100 times the mean F1."""
         return 100 * float(self.scores(samples).mean())
+
+
+def _unlabelled(x: Tensor) -> Split:
+    return Split(x, torch.arange(len(x)))
 
 
 def load(path: str | Path) -> Model:
