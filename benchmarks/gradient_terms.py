@@ -28,14 +28,13 @@ from tsslbp.layers import Spiking
 from tsslbp.losses import KernelLoss
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
-from tsslbp.rivals.fidelity import fidelity, grid_gradient
 from tsslbp.signal import Constant, Signal
-from tsslbp.study.fidelity import spread
+from tsslbp.study.fidelity import against_exact, grid_gradient, spread
 from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/checks/gradient-terms.json"
 SEEDS, LAYERS = range(20), (12, 6)
-"""The random networks of ``tsslbp fidelity``."""
+"""The random networks of ``tsslbp study fidelity``."""
 STEPS = tuple(1 / 2**power for power in range(9))
 TRAINED = TrainConfig(network="100-10", epochs=10, rule="tssl")
 """A small network on the embedded digits, at T = 5, τm = 5 and τs = 3."""
@@ -144,9 +143,9 @@ def described(values: Tensor) -> dict[str, float]:
 def closeness(rule: str | Rule, seeds: Iterable[int] = SEEDS, steps: Sequence[float] = STEPS) -> list[dict[str, Any]]:
     """By step, median and quartiles of a rule's cosine and norm against the exact gradient, under the smooth loss.
 
-    As in ``tsslbp fidelity``, these are over the networks whose neurons all fire as often on the grid as they should.
+    As in ``tsslbp study fidelity``, these are over the networks whose neurons all fire as often on the grid as they should.
     """
-    runs = [fidelity(rule, seed=seed, layers=LAYERS, steps=steps, smoothing=2) for seed in seeds]
+    runs = [against_exact(rule, seed=seed, layers=LAYERS, steps=steps, smoothing=2) for seed in seeds]
     found = []
     for step, rows in zip(steps, zip(*runs, strict=True), strict=True):
         alike = [row for row in rows if row["matched"]]

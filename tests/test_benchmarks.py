@@ -12,7 +12,7 @@ import tsslbp
 from tsslbp import training
 from tsslbp.neuron import LIF, membrane_potential, synapse
 from tsslbp.rivals.eventprop import random_case
-from tsslbp.rivals.fidelity import grid_gradient
+from tsslbp.study.fidelity import grid_gradient
 
 ROOT = Path(__file__).parent.parent
 

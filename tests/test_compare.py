@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from test_report import Page
 
-from tsslbp import UserError, build, cli, layers, report, study, training
-from tsslbp.cli.compare import split
+from tsslbp import UserError, build, cli, layers, study, training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
-from tsslbp.study import activity
+from tsslbp.study import activity, step, tuning
 from tsslbp.training.inputs import Inputs
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
@@ -30,7 +29,7 @@ RULES = ["tssl", "tssl(leak=False, clip=2)", "relu"]
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     monkeypatch.setattr(comparing, "SECONDS", 0.0)
-    monkeypatch.setattr(comparing, "_peak_memory", lambda config: 1.5)
+    monkeypatch.setattr(comparing, "peak_memory", lambda config: 1.5)
 
 
 # Entries.
@@ -38,7 +37,7 @@ def fast(monkeypatch):
 
 def test_commas_in_brackets_do_not_split():
     text = "tssl, tssl(leak=False, clip=2),surrogate(name=atan,slope=3) ,relu,"
-    assert split(text) == ["tssl", "tssl(leak=False, clip=2)", "surrogate(name=atan,slope=3)", "relu"]
+    assert comparing.split(text) == ["tssl", "tssl(leak=False, clip=2)", "surrogate(name=atan,slope=3)", "relu"]
 
 
 def test_contestants_differ_in_rule_and_units_only(quick):
@@ -265,7 +264,7 @@ def compared(tmp_path_factory):
     config = TrainConfig(**SMALL, runs_dir=tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "SECONDS", 0.0)
-        patch.setattr(comparing, "_peak_memory", lambda config: 1.5)
+        patch.setattr(comparing, "peak_memory", lambda config: 1.5)
         return config, study.compare(config, RULES, seeds=2)
 
 
@@ -380,17 +379,17 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
     ],
 )
 def test_learning_rates_go_on_where_the_best_is_at_an_end(small, monkeypatch, best, rates, tried, chosen):
-    monkeypatch.setattr(comparing, "_tried", lambda label, trials, rate, watch: -abs(math.log(rate / best)))
-    found = comparing._tuned("tssl", [small], rates, None)
+    monkeypatch.setattr(tuning, "_tried", lambda label, trials, rate, watch: -abs(math.log(rate / best)))
+    found = tuning.tuned("tssl", [small], rates, None)
     assert [trial["learning_rate"] for trial in found] == tried
-    assert comparing._best_rate("tssl", found) == chosen
+    assert tuning.best_rate("tssl", found) == chosen
 
 
 def test_of_equally_good_learning_rates_the_middle_one_is_taken(small, monkeypatch):
-    monkeypatch.setattr(comparing, "_tried", lambda label, trials, rate, watch: 100.0 if rate < 1 else None)
-    found = comparing._tuned("tssl", [small], [1e-3, 1e-2, 1e-1], None)
+    monkeypatch.setattr(tuning, "_tried", lambda label, trials, rate, watch: 100.0 if rate < 1 else None)
+    found = tuning.tuned("tssl", [small], [1e-3, 1e-2, 1e-1], None)
     assert [trial["learning_rate"] for trial in found] == [1e-3, 1e-2, 1e-1]
-    assert comparing._best_rate("tssl", found) == 1e-2
+    assert tuning.best_rate("tssl", found) == 1e-2
 
 
 def test_several_seeds_try_a_learning_rate(small, monkeypatch):
@@ -463,7 +462,7 @@ def test_rows_count_who_reached_the_target(compared):
     result = copy.deepcopy(compared[1])
     runs = result["rules"]["tssl"]["runs"]
     runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
-    assert "(1 of 2)" in report.comparison_rows(result)[0][3]
+    assert "(1 of 2)" in comparing.tables(result)[0][1][0][3]
 
 
 def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
@@ -472,14 +471,14 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
     assert mean["own_macs"] == 30 * 5 * 2
     assert mean["dense_macs"] == 64 * 20 + 200 * 5
     new = ["MAC, thousands", "AC, thousands", "own MAC, thousands", "energy, nJ", "dense, nJ"]
-    heads, (row, *_) = report.comparison_tables(result)[0]
+    heads, (row, *_) = comparing.tables(result)[0]
     assert heads[-5:] == new
     cells = row[-5:]
     assert (cells[0], cells[2], cells[4]) == ("1.28", "0.3", f"{4.6 * 2.58:.3g}")
     assert cells[3] == f"{4.6 * 1.58 + 0.9 * mean['acs'] / 1000:.3g}"
     for rule in result["rules"].values():
         del rule["mean"]["own_macs"], rule["mean"]["dense_macs"], rule["mean"]["dense_nj"]
-    heads, (row, *_) = report.comparison_tables(result)[0]
+    heads, (row, *_) = comparing.tables(result)[0]
     assert heads[-3:] == [new[0], new[1], new[3]]
     assert row[-3:] == [cells[0], cells[1], cells[3]]
     assert len(heads) == len(row) == 12
@@ -521,7 +520,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def stopped(*_, **__):
         raise training.Interrupted
 
-    monkeypatch.setattr(study, "compare", stopped)
+    monkeypatch.setattr(comparing, "compare", stopped)
     assert cli.main(command(tmp_path)) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on\n"
 
@@ -530,5 +529,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
     monkeypatch.undo()
     (config,) = study.contestants(TrainConfig(), ["tssl"]).values()
-    peak = comparing._peak_memory(config)
+    peak = step.peak_memory(config)
     assert peak is None or 0 < peak < 500

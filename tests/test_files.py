@@ -221,7 +221,6 @@ HUGE = "10000000000000000000000"
         f"study ablation quickstart --seeds {HUGE}",
         f"study robustness nowhere --seeds {HUGE}",
         f"study fidelity tssl --seeds {HUGE}",
-        f"fidelity tssl --seeds {HUGE}",
         f"check tempotron --seeds {HUGE}",
         f"reproduce mnist-cnn --seeds {HUGE}",
         "compare quickstart --seeds 0",

@@ -17,10 +17,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tsslbp
-from tsslbp import bench, cli, report, rules
+from tsslbp import bench, cli, report, rules, study
+from tsslbp.study.compare import write_comparison
 from tsslbp.tables import markdown
 
-COMMANDS = [importlib.import_module(f"tsslbp.cli.{path.stem}") for path in Path(cli.__file__).parent.glob("*.py")]
+COMMANDS = [
+    importlib.import_module(f"{package.__name__}.{path.stem}")
+    for package in (cli, study)
+    for path in Path(package.__file__).parent.glob("*.py")
+]
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -197,7 +202,7 @@ def test_tables_of_better_settings_are_those_in_the_folders():
 )
 def test_answers_are_those_of_the_studies(path):
     page = (ROOT / "docs/answers.md").read_text(encoding="utf-8")
-    section = report.section(json.loads(path.read_text()))
+    section = study.section(json.loads(path.read_text()))
     assert " ".join(section.answer.split()) in " ".join(page.replace("*", "").split())
     assert f"../results/studies/{path.parent.name}/report.html" in page
     if path.stem in ("ablation", "dynamics"):
@@ -208,7 +213,7 @@ def test_answers_are_those_of_the_studies(path):
     "folder", sorted(path.parent for path in ROOT.glob("results/**/*.html")), ids=lambda folder: folder.name
 )
 def test_pages_are_those_of_the_results_beside_them(folder, tmp_path):
-    write = report.write_comparison if (folder / "compare.json").is_file() else report.write_study
+    write = write_comparison if (folder / "compare.json").is_file() else study.write
     for path in folder.glob("*.json"):
         write(tmp_path, json.loads(path.read_text(encoding="utf-8")))
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folder.iterdir()}

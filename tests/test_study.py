@@ -12,19 +12,17 @@ import pytest
 import torch
 from test_report import Page
 
-from tsslbp import UserError, build, cli, metrics, report, rules, study, training
+from tsslbp import UserError, build, cli, metrics, rules, study, training
 from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
 from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.rivals.fidelity import fidelity as against_exact
 from tsslbp.study import paired, runs
 from tsslbp.study.runs import Run
 from tsslbp.training.inputs import Inputs
 
-firing, robustness, energy, dynamics, ablation, fidelity = (
-    importlib.import_module(f"tsslbp.study.{name}")
-    for name in ("firing", "robustness", "energy", "dynamics", "ablation", "fidelity")
+firing, robustness, dynamics, ablation = (
+    importlib.import_module(f"tsslbp.study.{name}") for name in ("firing", "robustness", "dynamics", "ablation")
 )
 
 
@@ -246,7 +244,7 @@ def test_energy_of_a_hand_made_network():
     assert rule["layers"] == {"linear1": hidden, "output": output}
     assert rule["total"] == {key: pytest.approx(sum(layer[key] for layer in rule["layers"].values())) for key in rule["total"]}
     assert found["dense_relu"] == {"linear1": pytest.approx(4 * 4.6 / 1000), "output": pytest.approx(8 * 4.6 / 1000)}
-    assert report.section(found | {"command": ""}).answer == (
+    assert study.section(found | {"command": ""}).answer == (
         "Where zeros are skipped, the network takes 0.245 nJ. "
         "Where nothing is skipped, it takes 0.386 nJ and a ReLU network 0.0552 nJ."
     )
@@ -393,80 +391,7 @@ def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
     found = study.ablation(tiny, seeds=2, groups=["terms"])
     assert found["variants"]["reset=False"] == {"group": "terms", "accuracies": None}
     assert len(found["variants"]["leak=False"]["accuracies"]) == 2
-    assert "reset=False diverged" in Page(report.write_study(tmp_path, found | {"command": ""})).text
-
-
-# Fidelity.
-
-
-def test_fidelity_compares_the_networks_that_fire_alike():
-    steps = (1 / 2, 1 / 8)
-    found = study.fidelity(("tssl", "eventprop", "tssl"), seeds=4, steps=steps)
-    assert list(found["rules"]) == ["tssl", "eventprop"]
-    made = [against_exact("eventprop", seed=seed, layers=(12, 8, 6), steps=steps) for seed in range(4)]
-    for at in (0, 1):
-        alike = [rows[2 * at : 2 * at + 2] for rows in made if rows[2 * at]["matched"] and rows[2 * at + 1]["matched"]]
-        assert found["alike"]["12-8-6"][at] == len(alike)
-        for layer in (0, 1):
-            for key in ("cosine", "norm"):
-                one = found["rules"]["eventprop"]["exact"]["12-8-6"][layer][key][at]
-                if not alike:
-                    assert one is None
-                    continue
-                values = [rows[layer][key] for rows in alike]
-                assert one["median"] == pytest.approx(statistics.median(values))
-                assert min(values) <= one["low"] <= one["median"] <= one["high"] <= max(values)
-    assert 0 < sum(found["alike"]["12-8-6"]) < 8
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_layers_of_the_deep_networks_fire_alike_and_their_norms_are_those_of_a_network():
-    chain = fidelity.Chain(3)
-    net = build("64-64-64", input_shape=(64,), time_steps=20, tau_m=5.0, tau_s=3.0, rule="slayer").double()
-    with torch.no_grad():
-        for weight, value in zip(net.parameters(), chain.weights, strict=False):
-            weight.copy_(value)
-    x = spikes_from_psc(chain.input, 3.0)
-    for psc in net.activity(x).values():
-        assert spikes_from_psc(psc, 3.0).mean().item() == pytest.approx(0.1, abs=0.002)
-    (0.5 * (net(x) - chain.target).square().sum()).backward()
-    *_, output = norms = [weight.grad.norm().item() for weight in net.parameters()]
-    assert chain.norms("slayer", 2) == pytest.approx([norm / output for norm in norms])
-    assert chain.norms("slayer", 2)[-1] == 1
-
-
-def test_some_gradients_vanish_and_others_explode_with_depth():
-    chain = fidelity.Chain(0)
-    first = {rule: [chain.norms(rule, hidden)[0] for hidden in (1, 5, 10)] for rule in ("surrogate", "slayer", "tssl+")}
-    assert first["surrogate"] == sorted(first["surrogate"], reverse=True)
-    assert first["surrogate"][-1] < 1e-3
-    assert first["slayer"] == sorted(first["slayer"])
-    assert first["slayer"][-1] > 1e2
-    assert 0.1 < first["tssl+"][-1] < 10
-
-
-def test_what_is_not_finite_or_not_there_is_told():
-    assert fidelity.spread([]) is fidelity.spread([1.0, math.nan]) is None
-    assert fidelity.spread([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
-    assert fidelity.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3, "low": 2, "high": 4}
-    found = study.fidelity(("tssl(inter=False, fallback=never)",), seeds=1, steps=(1,))  # a gradient of nothing
-    (rule,) = found["rules"].values()
-    assert rule["depth"][-1] == [None] * 11
-    section = report.section(found | {"command": ""})
-    assert section.answer == "No network fired alike, and no gradient was finite."
-    assert section.rows[0][-1] == "–"
-
-
-def test_fidelity_by_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["study", "fidelity", "tssl", "tssl(clip=1)", "--seeds", "1"]) == 0
-    result = json.loads((tmp_path / "studies/fidelity/fidelity.json").read_text())
-    section, page = report.section(result), Page(tmp_path / "studies/fidelity/report.html")
-    assert section.answer in page.text
-    assert section.answer in capsys.readouterr().out
-    assert len(page.all("svg")) == len(section.drawings) == 6
-    assert len({len(row) for row in [section.heads, *section.rows]}) == 1
-    assert "tssl(clip=1)" in page.text
+    assert "reset=False diverged" in Page(study.write(tmp_path, found | {"command": ""})).text
 
 
 # Commands and page.
@@ -483,7 +408,7 @@ def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkey
     for name in ("energy", "robustness", "latency", "firing"):
         assert cli.main(["study", name, str(trained), "--out", str(out)]) == 0
         result = json.loads((out / f"{name}.json").read_text())
-        section = report.section(result)
+        section = study.section(result)
         questions.append(section.question)
         page = Page(out / "report.html")
         assert all(question in page.text for question in questions)
@@ -517,7 +442,7 @@ def test_several_runs_are_told_by_their_mean(tiny, capsys):
     assert "seed" not in found["settings"]
     page = Page(out / "report.html")
     assert page.text.count("out, the mean of 2 runs with different seeds") == 2
-    assert report.section(found).answer in page.text
+    assert study.section(found).answer in page.text
     # The folder that holds both does as well.
     assert cli.main(["study", "firing", str(tiny.runs_dir), "--out", str(tiny.runs_dir / "again")]) == 0
     assert json.loads((tiny.runs_dir / "again/firing.json").read_text())["all"] == found["all"]
@@ -543,7 +468,7 @@ def test_studies_that_train_by_command(tmp_path, capsys, monkeypatch):
     assert "of 2 changes" in page.text
     assert (tmp_path / "studies/quickstart/runs/psc_derivative-timing-seed1/model.safetensors").is_file()
     for name in ("dynamics", "ablation"):
-        section = report.section(json.loads((tmp_path / f"studies/quickstart/{name}.json").read_text()))
+        section = study.section(json.loads((tmp_path / f"studies/quickstart/{name}.json").read_text()))
         assert len({len(row) for row in [section.heads, *section.rows]}) == 1
 
 
@@ -551,7 +476,7 @@ def test_a_real_difference_is_told(tiny):
     found = study.ablation(tiny, seeds=2, groups=["target"])
     variant = found["variants"]["target=double"]
     variant |= {"mean": -3.25, "low": -4.0, "high": -2.5, "real": True}
-    assert report.section(found).answer == (
+    assert study.section(found).answer == (
         "With 2 seeds, 1 of 1 changes made a real difference; "
         "the largest is target=double, -3.25 (95 % interval -4.00 to -2.50)."
     )
@@ -570,17 +495,17 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     assert (relu["acs"], relu["own_macs"]) == (0, 0)
     assert tssl["own_macs"] == 30 * 5 * 2
 
-    rows = report.section(found | {"command": ""}).rows
+    rows = study.section(found | {"command": ""}).rows
     assert [row[:2] for row in rows] == [[label, name] for label in found["rules"] for name in ("linear1", "output", "all")]
     found["dense_relu"] = {"linear1": 3.0, "output": 0.3}
     for label, nj, dense_nj in (("tssl", 1.11, 9.9), ("relu", 2.22, 3.3)):
         found["rules"][label] |= {"accuracy": 90.0, "total": tssl | {"energy_nj": nj, "dense_nj": dense_nj}}
-    assert report.section(found | {"command": ""}).answer == (
+    assert study.section(found | {"command": ""}).answer == (
         "Where zeros are skipped, tssl is the thriftiest: 1.11 nJ (90.00 % right); the trained ReLU network takes 2.22 nJ. "
         "Where nothing is skipped, tssl takes 9.9 nJ and a ReLU network 3.3 nJ."
     )
     found["rules"]["relu"]["total"]["energy_nj"] = 1.0
-    assert report.section(found | {"command": ""}).answer == (
+    assert study.section(found | {"command": ""}).answer == (
         "Where zeros are skipped, relu is the thriftiest: 1 nJ (90.00 % right). Where nothing is skipped, relu takes 3.3 nJ."
     )
 
@@ -631,7 +556,7 @@ def test_latency_needs_one_length():
 def test_a_damaged_study_is_named(run, tmp_path):
     (tmp_path / "energy.json").write_text("{")
     with pytest.raises(UserError, match=r"energy\.json is damaged"):
-        report.write_study(tmp_path, study.latency(run) | {"command": ""})
+        study.write(tmp_path, study.latency(run) | {"command": ""})
 
 
 def test_list_of_studies(capsys):

@@ -1,5 +1,6 @@
 """The command line: ``tsslbp COMMAND``."""
 
+import shlex
 import sys
 
 from tsslbp.cli import streams
@@ -44,6 +45,8 @@ def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview(COMMANDS))
         return
+    if arguments[0] == "fidelity":  # a command of version 0.1.0
+        raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
     COMMANDS[arguments[0]](arguments[1:])

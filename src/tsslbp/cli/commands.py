@@ -12,13 +12,12 @@ import tyro
 
 from tsslbp import bench, kernels, machine, metrics, recipes, report, training
 from tsslbp.cli import picture
-from tsslbp.cli.compare import compare
-from tsslbp.cli.methods import check_, cite, fidelity_, rules_
+from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
-from tsslbp.cli.study import study_
+from tsslbp.cli.study import compare, study_
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 
@@ -261,6 +260,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "rules": rules_,
     "cite": cite,
     "check": check_,
-    "fidelity": fidelity_,
     "doctor": doctor,
 }

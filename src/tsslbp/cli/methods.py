@@ -1,20 +1,18 @@
 """The commands about learning rules and models: what there is, whom to cite, and whether each does what its paper says."""
 
-import statistics
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from tsslbp import catalogue, rules
 from tsslbp.cli.parse import parse
-from tsslbp.cli.show import aligned, console
-from tsslbp.errors import UserError
+from tsslbp.cli.show import console
 from tsslbp.rivals import RIVALS
 from tsslbp.rivals.check import check, numbers, save
-from tsslbp.rivals.fidelity import STEPS, fidelity
+from tsslbp.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -80,37 +78,3 @@ def check_(arguments: list[str]) -> None:
     console.print(f"result: {save(result, options.out)}")
     if not result["passed"]:
         sys.exit(1)
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How close rules come to the exact gradient of spike times, for random networks of one layer, as the step shrinks.
-
-    Cosine and ratio of norms, the median over the networks that fire alike on the grid and in continuous time.
-    """
-
-    rule: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RULE")]
-    """Rules, with options in brackets."""
-    seeds: int = 10
-    """How many random networks."""
-    smoothing: Literal[1, 2] = 1
-    """1: the loss is on the post-synaptic current, whose error jumps at the output's spikes. 2: on that smoothed once more."""
-
-
-def fidelity_(arguments: list[str]) -> None:
-    """compare rules with the exact gradient of spike times"""
-    options = parse(Fidelity, "fidelity", arguments)
-    if options.seeds < 1 or not options.rule:
-        raise UserError("give at least one rule and at least one seed: tsslbp fidelity eventprop tssl --seeds 10")
-    rows, alike = [], [0] * len(STEPS)
-    for rule in options.rule:
-        nets = [fidelity(rule, seed=seed, smoothing=options.smoothing) for seed in range(options.seeds)]
-        cells = []
-        for index, step in enumerate(zip(*nets, strict=True)):
-            comparable = [row for row in step if row["matched"]]
-            alike[index] = len(comparable)
-            medians = [statistics.median(row[key] for row in comparable) for key in ("cosine", "norm") if comparable]
-            cells.append(" / ".join(f"{value:.2f}" for value in medians) or "–")
-        rows.append([rule, *cells])
-    head = ["cosine / norm at step", *(f"1/{round(1 / step)}" for step in STEPS)]
-    console.print(aligned([head, *rows, [f"networks of {options.seeds} that fire alike", *map(str, alike)]]))

@@ -1,7 +1,9 @@
 """Progress of a training run: a live bar in a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +18,22 @@ PLAIN_EVERY = 30.0
 def watcher() -> training.Progress:
     """The progress display that fits standard error."""
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def watch(run: str) -> training.Progress:
+    """Says which of many runs begins; shows how it goes."""
+    print(run, file=sys.stderr, flush=True)
+    return watcher()
+
+
+@contextlib.contextmanager
+def same_command_goes_on() -> Iterator[None]:
+    """Around a command of many runs, which an interruption stops; given again, it goes on where it was."""
+    try:
+        yield
+    except training.Interrupted:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise KeyboardInterrupt from None
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

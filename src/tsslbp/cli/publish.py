@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from tsslbp import machine, report, study, training
-from tsslbp.cli.compare import watch
 from tsslbp.cli.parse import parse
+from tsslbp.cli.progress import watch
 from tsslbp.cli.show import console
 from tsslbp.config import TrainConfig
 from tsslbp.study.reproduce import ROWS, settings

@@ -1,4 +1,4 @@
-"""Charts that several studies share: lines with their spread, stacked and grouped bars, intervals."""
+"""Charts that studies share: lines and points with their spread, stacked and grouped bars, intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from tsslbp.report import figures
 
@@ -64,6 +64,51 @@ def lines(
     entries = len(named) + bool(level)
     figures.legend(figure, axes, entries)
     return figure, f"Line chart of {ylabel} over {xlabel}: {', '.join(named)}"
+
+
+@figures.inline
+def means(named: Mapping[str, figures.Array], ylabel: str, shown: Sequence[str], description: str) -> tuple[Figure, str]:
+    """The mean of several runs by epoch, in percent, and a band of one standard deviation around it.
+
+    Args:
+        named: ``[runs, epochs]`` by name.
+        ylabel: of the axis, which is cut so that the last values of ``shown`` are told apart, whatever the first epochs were.
+        shown: some of the names.
+        description: for those who cannot see it.
+    """
+    epochs = next(iter(named.values())).shape[1]
+    figure, axes = figures.over_epochs([{"epoch": 1}, {"epoch": epochs}], ylabel)
+    for look, (name, values) in zip(figures.looks(len(named)), named.items(), strict=True):
+        epoch, mean = np.arange(1, epochs + 1), values.mean(0)
+        axes.plot(epoch, mean, label=name, **look, markersize=3 if epochs <= 30 else 0)
+        if len(values) > 1:
+            sd = values.std(0, ddof=1)
+            axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+    least = min(named[name][:, -1].min() for name in shown)
+    axes.set_ylim(max(0, min(least, 100) - 2 * (100 - least) - 2), min(axes.get_ylim()[1], 100.5))
+    figures.legend(figure, axes, len(named))
+    return figure, description
+
+
+@figures.inline
+def points(
+    named: Mapping[str, Sequence[tuple[float, float | None]]], xlabel: str, ylabel: str, description: str
+) -> tuple[Figure, str]:
+    """A point a name, x and y each a mean with its standard deviation; x is logarithmic where it varies by more than three."""
+    figure = Figure(figsize=(figures.WIDTH / 72, 205 / 72), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y")
+    for look, (name, ((x, x_sd), (y, y_sd))) in zip(figures.looks(len(named)), named.items(), strict=True):
+        look = {**look, "linestyle": "", "markersize": 5, "elinewidth": 0.8}
+        axes.errorbar(x, y, xerr=x_sd, yerr=y_sd, label=name, **look)
+    values = [x for (x, _), _ in named.values()]
+    if max(values) > 3 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
+    figures.legend(figure, axes, len(named))
+    return figure, description
 
 
 @figures.inline

@@ -135,21 +135,6 @@ def legend(figure: Figure, axes: Axes, entries: int) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
 
 
-def mean_and_band(axes: Axes, values: Array, label: str, look: dict[str, Any]) -> None:
-    """The mean of several runs by epoch, and a band of one standard deviation around it; ``values`` ``[runs, epochs]``."""
-    epoch, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-    axes.plot(epoch, mean, label=label, **look, markersize=3 if len(epoch) <= 30 else 0)
-    if len(values) > 1:
-        sd = values.std(0, ddof=1)
-        axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
-
-
-def show_the_end(axes: Axes, last: Array) -> None:
-    """Limits for accuracies in percent whose ``last`` values are what differs, not those of the first epochs."""
-    floor = min(last.min(), 100) - 2 * (100 - last.min()) - 2
-    axes.set_ylim(max(0, floor), min(axes.get_ylim()[1], 100.5))
-
-
 @inline
 def loss(history: Records) -> tuple[Figure, str]:
     """Training loss by epoch."""

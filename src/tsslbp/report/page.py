@@ -1,11 +1,16 @@
-"""The section of one study."""
+"""What pages are made of: templates and their filters, the section of a study, numbers as text."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 Result = dict[str, Any]
+"""What a study or a comparison measured, as it goes into its JSON file."""
 
 
 @dataclass(frozen=True)
@@ -19,3 +24,47 @@ class Section:
     heads: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
+
+
+def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """A page's template with the filters that all have and its own."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
+    return environment.get_template(name)
+
+
+def _number(value: Any, digits: int = 6) -> str:
+    """A value of a record or a setting."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _words(key: str) -> str:
+    """The name of a field as a reader's words."""
+    return key.replace("train_", "training ").replace("_", " ")
+
+
+def _command(text: str) -> Markup:
+    """A command that breaks between its words and, where a line has room for one, not at the hyphens of an option."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in text.split(" "))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+
+
+def significant(value: float) -> str:
+    """At least three digits; the large ones without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def with_sd(mean: float, sd: float | None, decimals: int = 2) -> str:
+    """``mean ± standard deviation``; of one value, which has none, the value."""
+    return f"{mean:.{decimals}f}" + ("" if sd is None else f" ± {sd:.{decimals}f}")

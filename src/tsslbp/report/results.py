@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from tsslbp import files, machine, recipes
 from tsslbp.errors import UserError
-from tsslbp.report import figures
+from tsslbp.report import charts, figures
+from tsslbp.report.page import with_sd
 from tsslbp.tables import markdown
 from tsslbp.training import records
 
@@ -59,7 +60,7 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     for stale in set(_logs(folder)) - logs.keys():
         stale.unlink()
     histories, finals = zip(*logs.values(), strict=True)
-    files.write_text(folder / "curve.svg", figures.standalone(curve("curve", histories)))
+    files.write_text(folder / "curve.svg", figures.standalone(curve(histories)))
     columns = {name: column for name, column in COLUMNS.items() if finals[0][column[0]] is not None}
     rows = [[str(seed), *(f"{final[key]:.{places}f}" for key, places in columns.values())] for seed, final in enumerate(finals)]
     if len(finals) > 1:
@@ -78,18 +79,13 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     return folder / "README.md"
 
 
-@figures.inline
-def curve(histories: Sequence[figures.Records]) -> tuple[Figure, str]:
+def curve(histories: Sequence[figures.Records]) -> Markup:
     """Accuracy of training, validation and test by epoch, over several runs of one recipe."""
-    figure, axes = figures.over_epochs(histories[0], "right answers, %")
     parts = {"training": "train_accuracy", "validation": "validation_accuracy", "test": "test_accuracy"}
     values = {name: np.array([figures.column(history, key) for history in histories]) for name, key in parts.items()}
     values = {name: runs for name, runs in values.items() if np.isfinite(runs).any()}
-    for look, (name, runs) in zip(figures.looks(len(values)), values.items(), strict=True):
-        figures.mean_and_band(axes, runs, name, look)
-    figures.show_the_end(axes, values["test"][:, -1])
-    figures.legend(figure, axes, len(values))
-    return figure, f"Line chart of {', '.join(values)} accuracy over {len(histories[0])} epochs, {len(histories)} seeds"
+    description = f"Line chart of {', '.join(values)} accuracy over {len(histories[0])} epochs, {len(histories)} seeds"
+    return charts.means("curve", values, "right answers, %", ["test"], description)
 
 
 def results_table(results: Path) -> str:
@@ -142,8 +138,7 @@ def _ended(log: Path) -> tuple[list[records.Record], records.Record]:
 
 def mean_sd(values: Sequence[float], decimals: int) -> str:
     """``mean ± standard deviation``; of one value the value."""
-    mean = f"{statistics.fmean(values):.{decimals}f}"
-    return f"{mean} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else mean
+    return with_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, decimals)
 
 
 def _command(folder: Path) -> tuple[str, list[tuple[str, str]]]:

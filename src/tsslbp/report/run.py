@@ -3,12 +3,10 @@
 import base64
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib.image
 import numpy as np
 from markupsafe import Markup
@@ -18,6 +16,7 @@ from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
+from tsslbp.report.page import template
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,15 +184,6 @@ def _firing(history: list[dict[str, Any]]) -> list[tuple[Markup, str]]:
     ]
 
 
-def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
-    """A page's template with the filters that all have and its own."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
-    return environment.get_template(name)
-
-
 def _confused(counts: NDArray[Any], totals: NDArray[Any], classes: tuple[str, ...]) -> list[tuple[int, str, str, float]]:
     """The three most common wrong answers: how often, true class, answer, percent of the true class."""
     wrong = counts - np.diag(np.diag(counts))
@@ -218,28 +208,3 @@ def _png(image: NDArray[Any] | None) -> str | None:
     pixels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1)
     matplotlib.image.imsave(buffer := io.BytesIO(), pixels, format="png", cmap="gray", vmin=0, vmax=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _number(value: Any, digits: int = 6) -> str:
-    """A value of a record or a setting."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def _words(key: str) -> str:
-    """The name of a field as a reader's words."""
-    return key.replace("train_", "training ").replace("_", " ")
-
-
-def _command(text: str) -> Markup:
-    """A command that breaks between its words and, where a line has room for one, not at the hyphens of an option."""
-    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in text.split(" "))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"

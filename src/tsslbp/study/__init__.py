@@ -1,27 +1,17 @@
-"""Studies of one run or many. Each returns its data; ``report/`` draws it."""
+"""Experiments on trained runs, on recipes and on rules, one file each; ``base.py`` says what such a file holds.
 
-from tsslbp.study.ablation import ablation
+The measure of each is here by its name, as is that of a comparison: ``tsslbp.study.latency(run)``.
+"""
+
+import sys
+
 from tsslbp.study.activity import Activity, measure
+from tsslbp.study.base import studies
 from tsslbp.study.compare import compare, contestants
-from tsslbp.study.dynamics import dynamics
-from tsslbp.study.energy import energy
-from tsslbp.study.fidelity import fidelity
-from tsslbp.study.firing import firing
-from tsslbp.study.latency import latency
+from tsslbp.study.page import section, write
 from tsslbp.study.reproduce import reproduce
-from tsslbp.study.robustness import robustness
 
-__all__ = [
-    "Activity",
-    "ablation",
-    "compare",
-    "contestants",
-    "dynamics",
-    "energy",
-    "fidelity",
-    "firing",
-    "latency",
-    "measure",
-    "reproduce",
-    "robustness",
-]
+for _name in studies():  # comes last, since each file, once imported, takes the name of its measure
+    globals()[_name] = getattr(sys.modules[f"{__package__}.{_name}"], _name)
+
+__all__ = ["Activity", "compare", "contestants", "measure", "reproduce", "section", "studies", "write"]

@@ -5,16 +5,20 @@ Runs of the same seed begin with the same weights and see the samples in the sam
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from tsslbp import losses, rules, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.report import charts
+from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.spec import parse_spec
+from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, need_validation, seeds_from
 
@@ -131,3 +135,58 @@ def ablation(
             name: {"group": group, "accuracies": found[name], **compared.get(name, {})} for name, (group, _) in tried.items()
         },
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainConfig):
+    """Train a recipe with one part of its rule or loss changed at a time; drawn in OUT/report.html."""
+
+    seeds: int = 5
+    """Runs of every variant, with seeds from --seed on; at least 2."""
+    vary: tuple[str, ...] = GROUPS
+    """What to change: terms, fallback, clip, psc-derivative (of the rule), loss, target, desired train."""
+    out: Path | None = None
+    """Folder for ablation.json, report.html and the runs; studies/RECIPE when left out."""
+
+
+def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
+    out, config = folder_of(options, options.out)
+    return out, ablation(config, seeds=options.seeds, groups=options.vary, watch=watch)
+
+
+INTERVAL = "Mean of the paired differences with its 95 % interval, which may be longer than the picture is wide."
+
+
+def section(result: Result) -> Section:
+    compared = {name: one for name, one in result["variants"].items() if one["accuracies"] is not None}
+    real = [name for name, one in compared.items() if one["real"]]
+    rows = [(name, one["mean"], one["low"], one["high"], one["real"]) for name, one in compared.items()]
+    most = ""
+    if compared:
+        largest = max(real or compared, key=lambda name: abs(compared[name]["mean"]))
+        one = compared[largest]
+        most = f"; the largest is {largest}, {one['mean']:+.2f} (95 % interval {one['low']:+.2f} to {one['high']:+.2f})"
+    unit = "difference from the base, " + ("F1 × 100" if result["trains"] else "percentage points")
+    base = sum(result["base"]) / len(result["base"])
+
+    def row(name: str, one: Result) -> list[str]:
+        if one["accuracies"] is None:
+            return [name, "diverged", *["–"] * 4]
+        mean = sum(one["accuracies"]) / len(one["accuracies"])
+        interval = f"{one['low']:+.2f} to {one['high']:+.2f}"
+        return [name, f"{mean:.2f}", f"{one['mean']:+.2f}", interval, f"{one['holm']:.3g}", "yes" if one["real"] else "no"]
+
+    return Section(
+        "Which parts of rule and loss matter?",
+        f"With {len(result['seeds'])} seeds, {len(real)} of {len(result['variants'])} changes made a real difference{most}.",
+        [(charts.intervals("ablation-differences", rows, unit), INTERVAL)] if rows else [],
+        ["change", measured(result), "difference", "95 % interval", "p, Holm", "real"],
+        [["none (base)", f"{base:.2f}", *["–"] * 4], *(row(name, one) for name, one in result["variants"].items())],
+        [
+            f"Seeds {', '.join(map(str, result['seeds']))}; runs of one seed share first weights and order of samples.",
+            "Interval and p-value: Student's t of the paired differences. Real: p below 0.05 after Holm's correction.",
+        ],
+    )
+
+
+STUDY = Study("RECIPE: one part of rule or loss changed at a time", Options, _run, section, place=6)

@@ -1,46 +1,91 @@
 """The same network, data, initial weights, order of samples and budget under several learning rules, and as ANNs."""
 
+import json
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields, replace
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
+import numpy as np
+from markupsafe import Markup
 
-from tsslbp import data, losses, machine, rules, training
-from tsslbp.bench.measure import interleaved, peak_growth
+from tsslbp import data, files, losses, machine, rules, training
+from tsslbp.bench.measure import interleaved
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+from tsslbp.report import charts
+from tsslbp.report.page import Result, significant, template, with_sd
 from tsslbp.spec import parse_spec
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
+from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.runs import PLACES, Watch, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.step import peak_memory, step
+from tsslbp.study.tuning import best_rate, tuned
+from tsslbp.tables import markdown
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
-PER_RUN = (
-    "name",
-    "runs_dir",
-    "resume",
-    "seed",
-    "data_root",
-    "download",
-    "neuron",
-    "rule",
-    "loss",
-    "rate_penalty",
-    "learning_rate",
-)
+PER_RUN = (*PLACES, "seed", "neuron", "rule", "loss", "rate_penalty", "learning_rate")
 """Settings that runs do not share, or that do not matter."""
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
-FURTHER = 4
-"""How many learning rates outside of the given ones are tried at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(TrainConfig):
+    """Train the same network under several rules: same data, initial weights, order of samples and budget."""
+
+    rules: str = "tssl,surrogate,binary,relu"
+    """Rules with commas between them, as --rule takes them; binary and relu are the same network as an ANN."""
+    seeds: int = 3
+    """Runs of every rule, with seeds from --seed on."""
+    to: float | None = None
+    """Validation accuracy in percent whose time is told; the mean best one of the worst rule when left out."""
+    tune: str = ""
+    """Learning rates to try for every rule, with commas between them; the best on validation is taken. Where it lies at an end,
+    up to four more are tried beyond that end."""
+    tune_epochs: int | None = None
+    """Epochs of a run that tries a learning rate; --epochs when left out."""
+    tune_seeds: int = 1
+    """Runs that try each learning rate, with seeds after those of the comparison."""
+    against: str = ""
+    """A rule of --rules that all others are compared with, seed by seed: interval, p-value, correction for their number."""
+    planned: str = ""
+    """The rule whose difference from --against was planned to be tested before the runs; it is not corrected."""
+    out: Path | None = None
+    """Folder for compare.json, compare.md and compare.html; RUNS_DIR/compare-NAME when left out."""
+
+    def run(self, watch: Watch) -> tuple[Path, Result]:
+        """The folder for the result, and the result of :func:`compare`."""
+        result = compare(
+            training_settings(self),
+            split(self.rules),
+            seeds=self.seeds,
+            target=self.to,
+            rates=_rates(self.tune),
+            tuning_epochs=self.tune_epochs,
+            tuning_seeds=self.tune_seeds,
+            against=self.against or None,
+            planned=self.planned or None,
+            watch=watch,
+        )
+        return self.out or self.runs_dir / result["name"], result
+
+
+def split(text: str) -> list[str]:
+    """Rules by the commas that are not in brackets."""
+    return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--tune is {text!r}; it must be learning rates with commas between them, such as 3e-4,1e-3") from None
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
@@ -101,7 +146,7 @@ def compare(
         seeds: how many seeds, from 1.
         target: validation accuracy in percent, to tell how soon it is reached; if left out the mean best one of the worst rule.
         rates: learning rates to choose from, for each rule on its own, by validation accuracy, with seeds of their own. Where
-            the best one lies at an end, the next ones outward are tried too, at most ``FURTHER``.
+            the best one lies at an end, the next ones outward are tried too, at most ``tuning.FURTHER``.
         tuning_epochs: epochs of each run that tries a rate; those of ``config`` if left out.
         tuning_seeds: how many runs try each rate.
         against: the entry that all others are compared with, seed by seed.
@@ -128,7 +173,7 @@ def compare(
         raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")
     if favourite is not None and base in (None, favourite):
         raise UserError("--planned needs --against, another rule to compare with")
-    tuning: dict[str, list[dict[str, Any]]] = {}
+    tried: dict[str, list[dict[str, Any]]] = {}
     if tuning_seeds < 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
     if rates:
@@ -136,8 +181,8 @@ def compare(
         trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
         for label, s in settings.items():
             trials = [replace(s, seed=seed, epochs=trial_epochs) for seed in trial_seeds]
-            tuning[label] = _tuned(label, trials, rates, watch)
-        settings = {label: replace(s, learning_rate=_best_rate(label, tuning[label])) for label, s in settings.items()}
+            tried[label] = tuned(label, trials, rates, watch)
+        settings = {label: replace(s, learning_rate=best_rate(label, tried[label])) for label, s in settings.items()}
 
     runs: dict[str, list[Path]] = {label: [] for label in settings}
     for seed in numbers:  # rules in turns, so that what else the machine does touches all alike
@@ -148,7 +193,7 @@ def compare(
     dataset = training.load_data(common)
     made = {label: [_record(path, dataset) for path in paths] for label, paths in runs.items()}
     worst = min(statistics.fmean(run["validation_accuracy"] for run in records) for records in made.values())
-    step_ms = interleaved({label: _step(s, dataset) for label, s in settings.items()}, SECONDS * len(settings))
+    step_ms = interleaved({label: step(s, dataset) for label, s in settings.items()}, SECONDS * len(settings))
     return {
         "name": folder.name,
         "date": time.strftime("%Y-%m-%d"),
@@ -164,10 +209,10 @@ def compare(
             label: {
                 "learning_rate": s.learning_rate,
                 "loss": s.loss,
-                "tried": tuning.get(label, []),
+                "tried": tried.get(label, []),
                 **_summary(made[label], worst if target is None else target),
                 "step_ms": step_ms[label],
-                "peak_mib": _peak_memory(s),
+                "peak_mib": peak_memory(s),
             }
             for label, s in settings.items()
         },
@@ -188,52 +233,6 @@ def _differences(made: dict[str, list[dict[str, Any]]], base: str, planned: str 
     reached = {label: [run["test_accuracy"] for run in records] for label, records in made.items()}
     found = differences({label: values for label, values in reached.items() if label != base}, reached[base], planned)
     return {"against": base, "planned": planned, "rules": found}
-
-
-def _tuned(label: str, trials: list[TrainConfig], rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
-    """Validation accuracy by learning rate, the mean of the trials; None where one diverged. The best lies inside, if it can.
-
-    Rates beyond an end keep the ratio of the last two.
-    """
-    tried = {rate: _tried(label, trials, rate, watch) for rate in sorted(rates)}
-    for _ in range(FURTHER):
-        order = sorted(tried)
-        stable = [rate for rate in order if tried[rate] is not None]
-        best = _best_rate(label, _listed(tried)) if stable else order[0]
-        if len(order) < 2 or best not in (order[0], order[-1]):
-            break
-        inward = order[1] if best == order[0] else order[-2]
-        further = float(f"{best * best / inward:.1e}")
-        tried[further] = _tried(label, trials, further, watch)
-    return _listed(tried)
-
-
-def _listed(tried: dict[float, float | None]) -> list[dict[str, Any]]:
-    return [{"learning_rate": rate, "validation_accuracy": tried[rate]} for rate in sorted(tried)]
-
-
-def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> float | None:
-    """Mean validation accuracy of runs at a learning rate; None if one diverged."""
-    reached = []
-    for trial in trials:
-        name = f"{folder_name(label)}-rate{rate:g}" + (f"-{trial.seed}" if len(trials) > 1 else "")
-        try:
-            _, final = training.read_metrics(finished(replace(trial, learning_rate=rate, name=name), watch))
-        except training.Diverged:
-            return None
-        assert final is not None
-        reached.append(final["validation_accuracy"])
-    return statistics.fmean(reached)
-
-
-def _best_rate(label: str, tried: list[dict[str, Any]]) -> float:
-    """Of equally good ones the one in the middle."""
-    stable = [trial for trial in tried if trial["validation_accuracy"] is not None]
-    if not stable:
-        raise UserError(f"{label} diverged at every learning rate of --tune; add lower ones")
-    best = max(trial["validation_accuracy"] for trial in stable)
-    equal = [float(trial["learning_rate"]) for trial in stable if trial["validation_accuracy"] == best]
-    return equal[(len(equal) - 1) // 2]
 
 
 def _record(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
@@ -265,21 +264,115 @@ def _summary(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
     }
 
 
-def _step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
-    """A training step, ready to be called again and again."""
-    model, optimizer = training.prepare(config, dataset)
-    loop = training.Loop(config, dataset, model, optimizer, training.State(), training.Progress(), lambda: None)
-    return partial(loop.step, torch.arange(min(config.batch_size, len(dataset.train))))
+COSTS = {
+    "MAC, thousands": ("macs", 1000),
+    "AC, thousands": ("acs", 1000),
+    "own MAC, thousands": ("own_macs", 1000),
+    "energy, nJ": ("energy_nj", 1),
+    "dense, nJ": ("dense_nj", 1),
+}
+"""What is told of a sample's cost by head: its key and unit. Results of 0.1.0 lack two of them."""
 
 
-def _peak_memory(config: TrainConfig) -> float | None:
-    """Mebibytes that a training step adds to a fresh process at its peak; None where only Linux could tell."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_peak, config).result()
+def tables(result: Result) -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of what came out, one row a rule, and of the differences if there are any; ± is a standard deviation."""
+    made = [_outcome(result)]
+    return [*made, _differences_table(result)] if result.get("differences") else made
 
 
-def _peak(config: TrainConfig) -> float:
-    machine.keep_memory()
-    return peak_growth(_step(config, training.load_data(config)))
+def _outcome(result: Result) -> tuple[list[str], list[list[str]]]:
+    good = ("F1 × 100", "best epoch, F1 × 100") if result["trains"] else ("test accuracy, %", "best test epoch, %")
+    costs = {head: cost for head, cost in COSTS.items() if cost[0] in next(iter(result["rules"].values()))["mean"]}
+    heads = ["rule", *good, "epochs to target", "seconds to target", "step, ms", "memory, MiB", "spikes", "silent, %", *costs]
+    rows = []
+    for label, rule in result["rules"].items():
+        mean, sd, reached = rule["mean"], rule["sd"], sum(run["epochs_to_target"] is not None for run in rule["runs"])
+        some = "" if reached in (0, len(rule["runs"])) else f" ({reached} of {len(rule['runs'])})"
+        rows.append(
+            [
+                label,
+                *(with_sd(mean[key], sd[key]) for key in ("test_accuracy", "best_test_accuracy")),
+                *(_number(mean[f"{key}_to_target"], 1) + some for key in ("epochs", "seconds")),
+                _number(rule["step_ms"], 2),
+                _number(rule["peak_mib"], 0),
+                _number(mean["spikes"], 2),
+                _number(100 * mean["silent"], 1),
+                *(significant(mean[key] / unit) for key, unit in costs.values()),
+            ]
+        )
+    return heads, rows
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the differences from the rule of ``--against``, which was given."""
+    found = result["differences"]
+    heads = ["rule", f"difference from {found['against']}", "95 % interval", "detectable", "p", "p, Holm", "real"]
+    rows = []
+    for label, one in found["rules"].items():
+        planned = label == found["planned"]
+        holm = "planned" if planned else f"{one['holm']:.2g}"
+        numbers = (f"{one['mean']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}", f"{one['detectable']:.2f}")
+        rows.append([label, *numbers, f"{one['p']:.2g}", holm, "yes" if one["real"] else "no"])
+    return heads, rows
+
+
+def write_comparison(folder: Path, result: Result) -> Path:
+    """Write ``compare.json``, ``compare.md``, the tables for a README, and ``compare.html``; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files.make_folder(folder, "choose another --out")
+    content = json.dumps(result, indent=1)
+    files.write_text(folder / "compare.json", content + "\n")
+    result = json.loads(content)  # the page is what the file makes
+    quoted = [(heads, [[f"`{name}`", *cells] for name, *cells in rows]) for heads, rows in tables(result)]
+    files.write_text(folder / "compare.md", "\n".join(markdown(heads, rows) for heads, rows in quoted))
+    means = {label: rule["mean"] for label, rule in result["rules"].items()}
+    page = template("compare.html").render(
+        result=result,
+        tables=tables(result),
+        tried=_rates_tried(result),
+        best=max(means, key=lambda label: means[label]["test_accuracy"]),
+        thriftiest=min(means, key=lambda label: means[label]["energy_nj"]),
+        accuracy=_accuracy(result),
+        energy=_energy(result),
+    )
+    files.write_text(folder / "compare.html", page)
+    return folder / "compare.html"
+
+
+def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str]]]:
+    """All learning rates that were tried, and what came of each by rule."""
+    tried = {
+        label: {
+            trial["learning_rate"]: "diverged" if (found := trial["validation_accuracy"]) is None else f"{found:.2f}"
+            for trial in rule["tried"]
+        }
+        for label, rule in result["rules"].items()
+    }
+    return sorted({rate for trials in tried.values() for rate in trials}), tried
+
+
+def _accuracy(result: Result) -> Markup:
+    rules = result["rules"].items()
+    curves = {label: np.array([run["curves"]["test_accuracy"] for run in rule["runs"]]) for label, rule in rules}
+    epochs = next(iter(curves.values())).shape[1]
+    description = f"Line chart of test accuracy over {epochs} epochs under {len(curves)} rules"
+    return charts.means("accuracy", curves, _unit(result), list(curves), description)
+
+
+def _energy(result: Result) -> Markup:
+    """Test accuracy against energy, with the standard deviation over the seeds of both."""
+    keys = ("energy_nj", "test_accuracy")
+    both = {label: [(rule["mean"][key], rule["sd"][key]) for key in keys] for label, rule in result["rules"].items()}
+    description = f"Test accuracy against energy per sample for {len(both)} rules"
+    return charts.points("energy", both, "energy of a sample, nJ", _unit(result), description)
+
+
+def _unit(result: Result) -> str:
+    return "F1 × 100" if result["trains"] else "right answers in the test set, %"

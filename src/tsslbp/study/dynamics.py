@@ -8,8 +8,9 @@ lost. Training sees that order too, since the gradient flows back through it.
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.report import charts
+from tsslbp.report.page import Result, Section, with_sd
+from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from
 
 STEPS = (1, 2, 3, 5, 10, 20)
@@ -153,3 +157,77 @@ def _summary(accuracies: list[float]) -> dict[str, Any]:
         "mean": statistics.fmean(accuracies),
         "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainConfig):
+    """Train a recipe without leak, memory, reset or synapse, shuffled steps, other numbers; drawn in OUT/report.html."""
+
+    seeds: int = 3
+    """Runs of every variant, with seeds from --seed on."""
+    steps: tuple[int, ...] = STEPS
+    """Numbers of time steps to try; not for data that are sequences."""
+    out: Path | None = None
+    """Folder for dynamics.json, report.html and the runs; studies/RECIPE when left out."""
+
+
+def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
+    out, config = folder_of(options, options.out)
+    return out, dynamics(config, seeds=options.seeds, steps=options.steps, watch=watch)
+
+
+def section(result: Result) -> Section:
+    right, base, variants, ann = measured(result), result["base"], result["variants"], result["ann"]
+    seeds = ", ".join(map(str, result["seeds"]))
+    constants = {name: one for name, one in variants.items() if "time_steps" not in one["changes"]}
+    steps = {one["changes"]["time_steps"]: one for one in variants.values() if "time_steps" in one["changes"]}
+    steps = dict(sorted(steps.items()))
+    told = ", ".join(f"{one['retrained']['mean']:.2f} with {name}" for name, one in constants.items())
+    binary = "" if ann is None else f"; the binary ANN reaches {ann['mean']:.2f}"
+    names = ["as it is", *constants, *(["binary ANN"] if ann else [])]
+    groups = {
+        kind: [base["mean"], *(one[key]["mean"] for one in constants.values()), *([trained] if ann else [])]
+        for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("weights as they were", "kept", 0.0))
+    }
+    taken_away = charts.bars("dynamics-constants", names, groups, right)
+    drawings = [(taken_away, "Leak, memory, reset, synapse and the order of steps taken away.")]
+    if steps:
+        curves = {
+            kind: charts.Line(
+                list(steps), [one[key]["mean"] for one in steps.values()], [one[key]["sd"] for one in steps.values()]
+            )
+            for kind, key in (("trained again", "retrained"), ("weights as they were", "kept"))
+        }
+        level = ("binary ANN", ann["mean"]) if ann else None
+        over_steps = charts.lines("dynamics-steps", curves, "time steps T", right, level=level, whole=True)
+        drawings.append((over_steps, "The number of steps."))
+
+    def row(name: str, *cells: Result | None) -> list[str]:
+        return [name, *("–" if cell is None else with_sd(cell["mean"], cell["sd"]) for cell in cells)]
+
+    return Section(
+        "What are leak, reset, synapse and time good for?",
+        f"{base['mean']:.2f}{'' if result['trains'] else ' %'} as it is; trained again {told}{binary}.",
+        drawings,
+        ["variant", "weights as they were", "trained again"],
+        [
+            row("as it is", None, base),
+            *(row(_changed(name, one["changes"]), one["kept"], one["retrained"]) for name, one in variants.items()),
+            *([row("binary ANN", None, ann)] if ann else []),
+        ],
+        [
+            f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {seeds}.",
+            "Weights as they were: those trained as it is, in a network of the other constants.",
+            "No reset: a spike leaves the membrane potential as it is; a neuron fires at every step above the threshold.",
+            "Shuffled steps: the spikes of each hidden layer come in another order of steps, drawn once, the same for all "
+            "samples, and then go through the synapse. How many there are stays, when they come is lost.",
+        ],
+    )
+
+
+def _changed(name: str, changes: Result) -> str:
+    told = ", ".join(f"{key} = {value}" for key, value in changes.items()).replace("inf", "∞").replace("time_steps", "T")
+    return name if told in ("", name) else f"{name} ({told})"
+
+
+STUDY = Study("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", Options, _run, section, place=5)

@@ -1,14 +1,18 @@
 """What a sample costs, layer by layer: on hardware that skips zeros, and on hardware that skips nothing."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tsslbp.networks import Network
 from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.report import charts
+from tsslbp.report.page import Result, Section, significant
 from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, layer_operations, spike_counts, total
-from tsslbp.study.runs import Run, about
+from tsslbp.study.base import OfRuns, Study, measured
+from tsslbp.study.runs import Run, Watch, about
 
 BATCH = 100
 
@@ -75,3 +79,67 @@ def _costs(layers: dict[str, Operations]) -> dict[str, Any]:
 
 def _by_layer(found: list[dict[str, Operations]], samples: int) -> dict[str, Operations]:
     return {name: total([made[name] for made in found], samples) for name in found[0]}
+
+
+def _run(options: OfRuns, watch: Watch) -> tuple[Path, Result]:
+    out, trained = options.load()
+    return out, energy(trained, options.runs[0].resolve().name)
+
+
+def section(result: Result) -> Section:
+    rules, dense_relu, picojoules = result["rules"], result["dense_relu"], result["picojoules"]
+    nj = {label: rule["total"]["energy_nj"] for label, rule in rules.items()}
+    thriftiest = min(nj, key=lambda label: nj[label])
+    skipping, dense = f"the network takes {significant(nj[thriftiest])} nJ", rules[thriftiest]["total"]["dense_nj"]
+    if len(rules) > 1:
+        good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % right'}"
+        skipping = f"{thriftiest} is the thriftiest: {significant(nj[thriftiest])} nJ ({good})"
+    beside, dense_beside = "", ""
+    if "relu" in nj and thriftiest != "relu":
+        beside = f"; the trained ReLU network takes {significant(nj['relu'])} nJ"
+    if dense_relu and thriftiest != "relu":
+        dense_beside = f" and a ReLU network {significant(sum(dense_relu.values()))} nJ"
+
+    layers = list(rules[thriftiest]["layers"])
+    parts = {name: [_connections(rule["layers"][name], picojoules) for rule in rules.values()] for name in layers}
+    parts["neurons"] = [rule["total"]["energy_nj"] - _connections(rule["total"], picojoules) for rule in rules.values()]
+    bars = list(rules)
+    if dense_relu:
+        bars.append("ReLU, no zero skipped")
+        for name, values in parts.items():
+            values.append(dense_relu.get(name, 0.0))
+    drawing = charts.stacked("energy-layers", bars, parts, "energy of a sample, nJ")
+    accuracies = ", ".join(f"{label}: {rule['accuracy']:.2f}" for label, rule in rules.items())
+    return Section(
+        "What does a sample cost?",
+        f"Where zeros are skipped, {skipping}{beside}. "
+        f"Where nothing is skipped, {thriftiest if len(rules) > 1 else 'it'} takes {significant(dense)} nJ{dense_beside}.",
+        [(drawing, "Energy of each layer's connections and of the neurons' own arithmetic, the mean over the test set.")],
+        ["network", "layer", "MAC", "AC", "own MAC", "energy, nJ", "dense, nJ"],
+        [
+            [
+                label,
+                name,
+                *(f"{cost[key]:,.0f}" for key in ("macs", "acs", "own_macs")),
+                *(significant(cost[key]) for key in ("energy_nj", "dense_nj")),
+            ]
+            for label, rule in rules.items()
+            for name, cost in {**rule["layers"], "all": rule["total"]}.items()
+        ],
+        [
+            f"{picojoules['mac']} pJ for a multiplication and addition (MAC), {picojoules['ac']} pJ for an addition (AC), "
+            "32-bit floating point at 45 nm (Horowitz, ISSCC 2014). Memory traffic is left out.",
+            "Energy: what is 0 costs nothing in any network, except in a picture on its way into the first layer. Dense: every "
+            "connection is a MAC, in an ANN once, in a spiking network at every step. Both contain the neurons' own arithmetic "
+            "(own MAC).",
+            *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and dense_relu else []),
+            f"{measured(result)}: {accuracies}.",
+        ],
+    )
+
+
+def _connections(cost: dict[str, float], picojoules: dict[str, float]) -> float:
+    return (picojoules["mac"] * cost["macs"] + picojoules["ac"] * cost["acs"]) / 1000
+
+
+STUDY = Study("RUNS: operations and energy by layer, with and without skipping zeros", OfRuns, _run, section, place=4)

@@ -7,14 +7,18 @@ A spike-time gradient exists only where there is a spike. Elsewhere the rule fal
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tsslbp import rules
 from tsslbp.metrics import NO_ANSWER, decode
 from tsslbp.neuron import LIF, synapse
+from tsslbp.report import charts, figures
+from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL, Rule
 from tsslbp.signal import within
+from tsslbp.study.base import of_runs
 from tsslbp.study.runs import Run, about
 
 
@@ -134,3 +138,63 @@ def _together(layers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _plain(layer: dict[str, Any], rule: Rule) -> dict[str, Any]:
     return layer if isinstance(rule, TSSL) else layer | {"fallback": None}
+
+
+def section(result: Result) -> Section:
+    layers, everyone = result["layers"], result["all"]
+    often = {"silent": "silent", "once": "firing once", "more": "firing more than once"}
+    share, fallback = {key: f"{100 * value:.1f} %" for key, value in everyone["per_sample"].items()}, everyone["fallback"]
+    falls = "" if fallback is None else f"; {100 * fallback:.1f} % of the gradient's entries would take the fallback"
+
+    def parts(kind: str) -> dict[str, list[float]]:
+        return {often[key]: [100 * layer[kind][key] for layer in layers.values()] for key in often}
+
+    steps = list(range(1, len(next(iter(layers.values()))["first"]) + 1))
+    first = {name: charts.Line(steps, [100 * value for value in layer["first"]]) for name, layer in layers.items()}
+    per_sample = charts.stacked("firing-sample", list(layers), parts("per_sample"), "neurons, %")
+    over_set = charts.stacked("firing-set", list(layers), parts("over_set"), "neurons, %")
+    when = charts.lines("firing-first", first, "time step of the first spike", "neurons and samples, %", whole=True)
+    drawings = [
+        (per_sample, "For one sample, the mean over all."),
+        (over_set, "Over all samples, by the one a neuron fires most for. Silent ones fire for none."),
+        (when, "When neurons fire first. What is missing to 100 % is silent."),
+    ]
+    if fallback is not None:
+        values = {"fallback": [100 * layer["fallback"] for layer in layers.values()]}
+        share_by_layer = charts.bars("firing-fallback", list(layers), values, "gradient entries that take the fallback, %")
+        drawings.append((share_by_layer, "Where the rule has no spike time to go by, its gradient is a surrogate."))
+    if example := result.get("example"):  # not of target trains, nor in results from before there were examples
+        classes, answer = example["classes"], example["answer"]
+        spikes = {name: np.array([list(step) for step in train]) == "1" for name, train in example["spikes"].items()}
+        answered = None if answer is None else classes.index(answer)
+        drawing = figures.raster("firing-raster", spikes, classes, classes.index(example["label"]), answered)
+        drawings.append((drawing, "One test sample on its way through the layers."))
+    return Section(
+        "How does it fire?",
+        f"For a test sample {share['silent']} of the neurons are silent, {share['once']} fire once and {share['more']} more "
+        f"than once within {result['time_steps']} steps{falls}.",
+        drawings,
+        [
+            "layer",
+            "neurons",
+            *(f"{key}, %" for key in often),
+            "silent for all samples, %",
+            "spikes per neuron and step",
+            "fallback, %",
+        ],
+        [
+            [
+                name,
+                f"{layer['neurons']}",
+                *(f"{100 * layer['per_sample'][key]:.1f}" for key in often),
+                f"{100 * layer['over_set']['silent']:.1f}",
+                f"{layer['rate']:.4f}",
+                "–" if layer["fallback"] is None else f"{100 * layer['fallback']:.1f}",
+            ]
+            for name, layer in {**layers, "all": everyone}.items()
+        ],
+        [f"{result['samples']} test samples, in evaluation mode, without dropout."],
+    )
+
+
+STUDY = of_runs("RUNS: silent, once or more often; first spikes; fallback gradients", firing, section, place=1)

@@ -6,6 +6,9 @@ import torch
 
 from tsslbp.errors import UserError
 from tsslbp.metrics import NO_ANSWER, decode
+from tsslbp.report import charts
+from tsslbp.report.page import Result, Section
+from tsslbp.study.base import of_runs
 from tsslbp.study.runs import Run, about
 
 
@@ -52,3 +55,35 @@ def latency(run: Run) -> dict[str, Any]:
             "taken": (torch.bincount(steps, minlength=network.time_steps + 1)[1:].double() / len(samples)).tolist(),
         },
     }
+
+
+def section(result: Result) -> Section:
+    steps, leave = list(range(1, len(result["accuracy"]) + 1)), result["exit"]
+    accuracy, spikes = result["accuracy"], result["spikes"]
+    saved = 100 * (1 - leave["spikes"] / spikes[-1]) if spikes[-1] else 0.0
+    right = "right answers, %"
+    curves = {"answer so far": charts.Line(spikes, accuracy), "early exit": charts.Line([leave["spikes"]], [leave["accuracy"]])}
+    by_step = charts.lines("latency-accuracy", {"answer so far": charts.Line(steps, accuracy)}, "time step", right, whole=True)
+    by_spikes = charts.lines("latency-spikes", curves, "spikes per sample", right)
+    taken = {"samples": charts.Line(steps, [100 * share for share in leave["taken"]])}
+    when = charts.lines("latency-taken", taken, "steps until decided", "samples, %", whole=True)
+    by_head = (steps, accuracy, result["no_answer"], spikes, leave["taken"])
+    return Section(
+        "How soon does it know?",
+        f"With exact early exit a sample is decided after {leave['steps']:.2f} of {len(steps)} steps on average, "
+        f"for {saved:.1f} % fewer spikes, with {leave['accuracy']:.2f} % right.",
+        [
+            (by_step, "Accuracy of the answer after each step."),
+            (by_spikes, "Accuracy against the spikes of the whole network by then."),
+            (when, "When early exit stops: as soon as the answer can no longer change, whatever the other steps bring."),
+        ],
+        ["after step", "right, %", "no answer, %", "spikes per sample", "stop here, %"],
+        [
+            [str(step), f"{good:.2f}", f"{100 * none:.1f}", f"{spent:,.1f}", f"{100 * stopped:.1f}"]
+            for step, good, none, spent, stopped in zip(*by_head, strict=True)
+        ],
+        [f"{result['samples']} test samples. A layer hears the one below within the same step."],
+    )
+
+
+STUDY = of_runs("RUNS: accuracy after each step, early exit, spikes spent", latency, section, place=2)

@@ -4,16 +4,21 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.report import charts
+from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.signal import Signal
-from tsslbp.study.runs import Run, about, seeds_from
+from tsslbp.study.base import OfRuns, Study, measured
+from tsslbp.study.runs import Run, Watch, about, over_seeds, seeds_from
 from tsslbp.training.score import score
 
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -135,3 +140,69 @@ def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) ->
     *_, (_, _, output) = network.walk(network.encode(x), cross)
     assert isinstance(output, Tensor)  # neurons turn constants into tensors
     return output
+
+
+@dataclass(frozen=True)
+class Options(OfRuns):
+    """A study of trained runs that draws at random, drawn in OUT/report.html with the other studies that are there.
+
+    Several runs may differ in their seed only, and what is told is their mean.
+    """
+
+    seeds: int = 5
+    """How often every random disturbance is drawn."""
+
+
+def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
+    out, trained = options.load()
+    return out, over_seeds(trained, out.name, lambda run: robustness(run, draws=options.seeds))
+
+
+TOLD = {
+    "input noise": (1.0, "noise as strong as the input"),
+    "weight quantisation": (4, "4-bit weights"),
+    "dropped spikes": (0.1, "a tenth of the spikes lost"),
+}
+"""What the answer tells of."""
+WHERE = {
+    "input": "Gaussian noise on what enters the network.",
+    "weights": "Every layer's weights, once for all samples.",
+    "spikes": "The spikes that leave each layer.",
+}
+
+
+def section(result: Result) -> Section:
+    right, base, troubles = measured(result), result["accuracy"], result["troubles"]
+    told = ", ".join(
+        f"{troubles[name]['mean'][troubles[name]['levels'].index(level)]:.1f} with {words}"
+        for name, (level, words) in TOLD.items()
+        if name in troubles
+    )
+    drawings: list[tuple[Markup, str]] = []
+    for name, trouble in troubles.items():
+        bits = trouble["unit"].startswith("bits")
+        start: tuple[list[float], ...] = ([], [], []) if bits else ([0.0], [base], [0.0])
+        line = charts.Line(*(before + trouble[key] for before, key in zip(start, ("levels", "mean", "sd"), strict=True)))
+        look: dict[str, Any] = {"falling": bits, "whole": all(isinstance(level, int) for level in trouble["levels"])}
+        number = len(drawings)
+        chart = charts.lines(f"robustness-{number}", {name: line}, trouble["unit"], right, level=("undisturbed", base), **look)
+        drawings.append((chart, WHERE[trouble["where"]]))
+    return Section(
+        "What does it still get right when disturbed?",
+        f"Of {base:.1f}{'' if result['trains'] else ' %'} undisturbed there remain {told}.",
+        drawings,
+        ["disturbance", "level", "unit", right],
+        [
+            [name, f"{level:g}", trouble["unit"], with_sd(mean, sd)]
+            for name, trouble in troubles.items()
+            for level, mean, sd in zip(trouble["levels"], trouble["mean"], trouble["sd"], strict=True)
+        ],
+        [
+            f"{result['samples']} test samples. Mean, band and ±: standard deviation, of {len(result['seeds'])} draws.",
+            "Weights are quantised layer by layer, to evenly spaced values around 0. Nothing is trained again.",
+            "A shifted spike stays within the sample's steps; two that meet are one.",
+        ],
+    )
+
+
+STUDY = Study("RUNS: noise, quantised weights, lost and shifted spikes", Options, _run, section, place=3)

@@ -5,12 +5,16 @@ from pathlib import Path
 
 from tsslbp import files
 from tsslbp.errors import UserError
-from tsslbp.report.page import Result, Section
-from tsslbp.report.run import template
-from tsslbp.report.sections import SECTIONS, section
+from tsslbp.report.page import Result, Section, template
+from tsslbp.study.base import studies
 
 
-def write_study(folder: Path, result: Result) -> Path:
+def section(result: Result) -> Section:
+    """A study's question, its answer and what shows it."""
+    return studies()[result["study"]].section(result)
+
+
+def write(folder: Path, result: Result) -> Path:
     """Write ``NAME.json`` and, of all studies in the folder, ``report.html``; returns the path of the page.
 
     Raises:
@@ -20,13 +24,12 @@ def write_study(folder: Path, result: Result) -> Path:
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
     result = json.loads(content)  # the page is what the file makes
     files.write_text(folder / f"{result['study']}.json", content)
-    others = [path for name in SECTIONS if (path := folder / f"{name}.json").is_file() and name != result["study"]]
+    known = studies()
+    others = [path for name in known if (path := folder / f"{name}.json").is_file() and name != result["study"]]
     made = {result["study"]: (result, section(result)), **{path.stem: _read(path) for path in others}}
-    studies = [made[name] for name in SECTIONS if name in made]
-    page = template("study.html").render(
-        subjects=list(dict.fromkeys(one["subject"] for one, _ in studies)),
-        studies=studies,
-    )
+    drawn = [made[name] for name in known if name in made]
+    subjects = list(dict.fromkeys(one["subject"] for one, _ in drawn))
+    page = template("study.html").render(subjects=subjects, studies=drawn)
     files.write_text(folder / "report.html", page)
     return folder / "report.html"
 

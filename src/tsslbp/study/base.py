@@ -1,0 +1,98 @@
+"""What a study is: the one file of this folder that has its options, its measure and its section of the page.
+
+A file is a study if it has a ``STUDY``, and goes by the file's name; its measure is the function of that name. There is no list
+of studies: the command line and the page ask :func:`studies`.
+"""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from tsslbp.config import TrainConfig
+from tsslbp.errors import UserError
+from tsslbp.report.page import Result, Section
+from tsslbp.study.runs import Run, Watch, load_all, over_seeds
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Study(Generic[Options]):
+    """What ``tsslbp study NAME`` does."""
+
+    about: str
+    """What it is of and about: its line in the list that ``tsslbp study`` prints."""
+    options: type[Options]
+    """A dataclass that the command line is made from; one that extends ``TrainConfig`` begins with the settings of a recipe."""
+    run: Callable[[Options, Watch], tuple[Path, Result]]
+    """Measures; the folder for the result, and the result (:func:`tsslbp.study.runs.about`), JSON values only."""
+    section: Callable[[Result], Section]
+    """What the page says of a result, as it is read from its file."""
+    text: Callable[[Options, Result], str] = lambda options, result: ""
+    """What the command prints before the answer."""
+    place: int = 100
+    """Lower ones come first in the list and on the page."""
+
+
+def studies() -> dict[str, Study[Any]]:
+    """Every study by its name, in the order of the page."""
+    package = sys.modules[__package__]
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for _, name, _ in pkgutil.iter_modules(package.__path__)}
+    found = {name: module.STUDY for name, module in modules.items() if hasattr(module, "STUDY")}
+    return dict(sorted(found.items(), key=lambda named: named[1].place))
+
+
+@dataclass(frozen=True)
+class OfRuns:
+    """A study of trained runs, drawn in OUT/report.html with the other studies that are there.
+
+    Several runs may differ in their seed only, and what is told is their mean; energy compares runs of any rules.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The runs' folders, or that of a comparison, which holds many."""
+    out: Path | None = None
+    """Folder for STUDY.json and report.html; studies/RUN when left out."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; the run's own when left out."""
+
+    def load(self) -> tuple[Path, list[Run]]:
+        """The folder for the result, and the runs. Raises UserError if there are none, or one is damaged."""
+        if not self.runs:
+            raise UserError("no run is named; give its folder, such as runs/quickstart")
+        trained = [run for folder in self.runs for run in load_all(folder, self.data_root)]
+        return self.out or Path("studies") / self.runs[0].resolve().name, trained
+
+
+def of_runs(
+    about: str, measure: Callable[[Run], Result], section: Callable[[Result], Section], place: int = 100
+) -> Study[OfRuns]:
+    """A study of what each run is, without options of its own."""
+
+    def run(options: OfRuns, watch: Watch) -> tuple[Path, Result]:
+        out, trained = options.load()
+        return out, over_seeds(trained, out.name, measure)
+
+    return Study(about, OfRuns, run, section, place=place)
+
+
+def training_settings(options: TrainConfig, **changes: Any) -> TrainConfig:
+    """The settings of runs, out of the options of what trains them."""
+    return TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)} | changes)
+
+
+def folder_of(options: TrainConfig, out: Path | None) -> tuple[Path, TrainConfig]:
+    """The folder for the result of a study that trains, and the settings of its runs, which lie in that folder."""
+    out = out or Path("studies") / options.recipe
+    return out, training_settings(options, runs_dir=out / "runs")
+
+
+def measured(result: Result) -> str:
+    """What accuracies are, by whether the targets are spike trains."""
+    return "F1 × 100" if result["trains"] else "right answers, %"

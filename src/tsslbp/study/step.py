@@ -1,0 +1,33 @@
+"""What a training step takes: something to time, and its peak of memory."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from tsslbp import data, machine, training
+from tsslbp.bench.measure import peak_growth
+from tsslbp.config import TrainConfig
+
+
+def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
+    """A training step, ready to be called again and again."""
+    model, optimizer = training.prepare(config, dataset)
+    loop = training.Loop(config, dataset, model, optimizer, training.State(), training.Progress(), lambda: None)
+    return partial(loop.step, torch.arange(min(config.batch_size, len(dataset.train))))
+
+
+def peak_memory(config: TrainConfig) -> float | None:
+    """Mebibytes that a training step adds to a fresh process at its peak; None where only Linux could tell."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_peak, config).result()
+
+
+def _peak(config: TrainConfig) -> float:
+    machine.keep_memory()
+    return peak_growth(step(config, training.load_data(config)))
