@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tsslbp import UserError, cli, report, training
+from tsslbp import UserError, cli, publish, training
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +78,21 @@ def test_standardised_weights_are_loaded_and_exported_plain(tmp_path, capsys):
 
 def test_half_precision_needs_the_data(trained, tmp_path, monkeypatch):
     model = replace(training.load(trained), data="mnist")
-    monkeypatch.setattr(report.models.training, "load", lambda path: model)
+    monkeypatch.setattr(publish.models.training, "load", lambda path: model)
     with pytest.raises(UserError, match="no mnist in"):
-        report.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
+        publish.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
-    report.export(trained, tmp_path / "b.safetensors")
-    card = report.export(trained, tmp_path / "a.safetensors").read_text()
+    publish.export(trained, tmp_path / "b.safetensors")
+    card = publish.export(trained, tmp_path / "a.safetensors").read_text()
     assert card.index("[`a.safetensors`]") < card.index("[`b.safetensors`]")
     (tmp_path / "c.safetensors").write_bytes((trained / "model.safetensors").read_bytes())  # of which nothing is known
-    assert report.model_card(tmp_path) == card
+    assert publish.model_card(tmp_path) == card
     (tmp_path / "c.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"c\.safetensors is damaged"):
-        report.model_card(tmp_path)
+        publish.model_card(tmp_path)
 
 
 def test_the_card_says_how_the_epoch_was_chosen(tmp_path):
@@ -107,11 +107,11 @@ def test_the_card_says_how_the_epoch_was_chosen(tmp_path):
 def test_a_readme_that_is_no_card_stays(trained, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(UserError, match=r"README.md is not a card that tsslbp export wrote; export to a folder of its own"):
-        report.export(trained, tmp_path / "a.safetensors")
+        publish.export(trained, tmp_path / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    (tmp_path / "README.md").write_text(report.models.OLD_MARK)  # a card of version 0.1.0
-    report.export(trained, tmp_path / "a.safetensors")
-    report.export(trained, tmp_path / "b.safetensors")
+    (tmp_path / "README.md").write_text(publish.models.OLD_MARK)  # a card of version 0.1.0
+    publish.export(trained, tmp_path / "a.safetensors")
+    publish.export(trained, tmp_path / "b.safetensors")
     assert "b.safetensors" in (tmp_path / "README.md").read_text()
 
 
@@ -139,11 +139,11 @@ def test_the_card_of_a_model_of_own_data_gives_a_command_that_finds_them(tmp_pat
 
 def test_what_cannot_be_exported_is_told(trained, tmp_path):
     with pytest.raises(UserError, match="no run at"):
-        report.export(tmp_path, tmp_path / "a.safetensors")
+        publish.export(tmp_path, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
-        report.export(trained, tmp_path / "a.pt")
+        publish.export(trained, tmp_path / "a.pt")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_bytes((trained / "metrics.jsonl").read_bytes().splitlines()[0])
     with pytest.raises(UserError, match="has not ended; go on with"):
-        report.export(tmp_path / "run", tmp_path / "a.safetensors")
+        publish.export(tmp_path / "run", tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))

@@ -17,13 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tsslbp
-from tsslbp import bench, cli, report, rules, study
+from tsslbp import bench, cli, publish, rules, study
 from tsslbp.study.compare import write_comparison
 from tsslbp.tables import markdown
 
 COMMANDS = [
     importlib.import_module(f"{package.__name__}.{path.stem}")
-    for package in (cli, study)
+    for package in (cli, publish, study)
     for path in Path(package.__file__).parent.glob("*.py")
 ]
 ROOT = Path(__file__).parent.parent
@@ -136,7 +136,7 @@ def test_results_in_the_readme_are_those_in_the_folder(name):
 
 
 def test_results_table_in_the_readme_is_that_of_the_folder():
-    assert report.results_table(ROOT / "results") in README
+    assert publish.results_table(ROOT / "results") in README
 
 
 def test_speeds_in_the_readme_are_those_of_the_newest_result():
@@ -243,7 +243,7 @@ def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, scrip
 
 
 def test_card_is_that_of_the_models():
-    assert report.model_card(ROOT / "models") == (ROOT / "models/README.md").read_text(encoding="utf-8")
+    assert publish.model_card(ROOT / "models") == (ROOT / "models/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tsslbp import UserError, cli, report
+from tsslbp import UserError, cli, publish
 from tsslbp.training import records
 
 
@@ -43,7 +43,7 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     curve = ElementTree.parse(folder / "curve.svg").getroot()
     assert curve.tag == "{http://www.w3.org/2000/svg}svg"
     assert {"training", "validation", "test", "epoch"} <= set(" ".join(curve.itertext()).split())
-    table = report.results_table(tmp_path / "results")
+    table = publish.results_table(tmp_path / "results")
     assert table in capsys.readouterr().out
     *_, row = table.splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -91,7 +91,7 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
         command = f"tsslbp train {recipe} --seed N --rule 'tssl(clip=1)'     (N = 0)"
         (tmp_path / name / "README.md").write_text(f"# {name}\n\n    {command}\n")
         (tmp_path / name / "seed0.jsonl").write_text(log(3, **extra))
-    rows = report.results_table(tmp_path).splitlines()[2:]
+    rows = publish.results_table(tmp_path).splitlines()[2:]
     assert rows == [
         "| [`mnist-cnn`](results/b) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 "
         "| 99.50 ± 0.02 after 100 epochs |",
@@ -123,13 +123,13 @@ def test_damaged_results_are_named(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(UserError) as error:
-            report.results_table(tmp_path)
+            publish.results_table(tmp_path)
         assert f"{path} {message}" in str(error.value)
     path.write_text(whole)
     for page in ("", "    tsslbp train", "    tsslbp train evidence 'open", "    tsslbp train evidence --seed"):
         (tmp_path / "a/README.md").write_text(page)
         with pytest.raises(UserError, match=r"README\.md must hold the command"):
-            report.results_table(tmp_path)
+            publish.results_table(tmp_path)
 
 
 def test_every_log_of_this_repository_is_read():
@@ -144,9 +144,9 @@ def test_every_log_of_this_repository_is_read():
 def test_a_damaged_run_costs_no_results(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(log(2))
-    report.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
+    publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
     before = {path: path.read_bytes() for path in (tmp_path / "results").iterdir()}
     (tmp_path / "run/metrics.jsonl").write_text(log(2)[:-50])
     with pytest.raises(UserError, match="is damaged"):
-        report.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"])
+        publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"])
     assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before

@@ -9,9 +9,8 @@ from tsslbp.study.activity import Activity, measure
 from tsslbp.study.base import studies
 from tsslbp.study.compare import compare, contestants
 from tsslbp.study.page import section, write
-from tsslbp.study.reproduce import reproduce
 
 for _name in studies():  # comes last, since each file, once imported, takes the name of its measure
     globals()[_name] = getattr(sys.modules[f"{__package__}.{_name}"], _name)
 
-__all__ = ["Activity", "compare", "contestants", "measure", "reproduce", "section", "studies", "write"]
+__all__ = ["Activity", "compare", "contestants", "measure", "section", "studies", "write"]

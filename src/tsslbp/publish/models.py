@@ -7,9 +7,10 @@ from typing import Any
 from tsslbp import data, files, training
 from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
+from tsslbp.study.runs import PLACES
 from tsslbp.tables import markdown
 
-PRIVATE = ("name", "runs_dir", "resume", "data_root", "download", "tensorboard")
+PRIVATE = (*PLACES, "tensorboard")
 """Settings of the machine a run was on, which no file that is given away holds."""
 HEAD = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
 MARK = "<!-- tsslbp export writes this page; changes to it are lost. -->"

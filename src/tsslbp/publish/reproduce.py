@@ -1,0 +1,78 @@
+"""An experiment of the paper's table, trained again with several seeds."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tsslbp import recipes
+from tsslbp.config import TrainConfig
+from tsslbp.errors import unknown
+from tsslbp.publish.results import write_results
+from tsslbp.study.runs import Watch, finished, seeds_from
+
+ROWS = tuple(name for name, recipe in recipes.RECIPES.items() if recipe.published)
+"""Recipes of the paper's experiments: by the code behind its table, by its last version, and with settings of our own."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train a row of the paper's table with several seeds, into results/ROW. The same command goes on after an interruption."""
+
+    row: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROW")]
+    """One of the paper's experiments, by the code behind its table; with -head by the code's last version, with -best by
+    settings of our own for the same network."""
+    seeds: int = 3
+    """Runs, with seeds from 0 on."""
+    protocol: Literal["validation", "paper"] = "validation"
+    """validation: hold samples out, and keep the epoch that is best on them. paper: train on all samples, and report the best
+    test epoch, as the paper does; the results then go to ROW-paper-protocol."""
+    epochs: int | None = None
+    """Passes over the training set; the recipe's when left out, else part of the row's name: ROW-5-epochs."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the linear maps, as in tsslbp train."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into the data root."""
+    runs_dir: Path = Path("runs")
+    """Folder of the runs, ROW-seedN; those that are there are used."""
+    out: Path = Path("results")
+    """Folder for ROW/seedN.jsonl and ROW/README.md."""
+
+    def settings(self) -> TrainConfig:
+        """What the runs have in common; ``name`` is that of the folder of results. Raises UserError for an unknown row."""
+        if self.row not in ROWS:
+            raise unknown("row", self.row, ROWS)
+        config = replace(recipes.get(self.row), name=self.row, precision=self.precision, runs_dir=self.runs_dir)
+        config = replace(config, data_root=self.data_root, download=self.download)
+        if self.epochs is not None:
+            config = replace(config, epochs=self.epochs, name=f"{config.name}-{self.epochs}-epochs")
+        if self.protocol == "paper":
+            config = replace(config, validation=0, choose="test", name=f"{config.name}-paper-protocol")
+        return config
+
+    def command(self, precision: str) -> str:
+        """A command that makes the same results elsewhere, where ``--precision auto`` may mean another precision."""
+        words = ["tsslbp", "reproduce", self.row, "--data-root", "DIR", "--seeds", str(self.seeds)]
+        words += ["--protocol", "paper"] if self.protocol == "paper" else []
+        words += ["--epochs", str(self.epochs)] if self.epochs else []
+        return shlex.join([*words, "--precision", precision])
+
+
+def reproduce(options: Reproduce, watch: Watch) -> Path:
+    """Train with the seeds from 0 on, one run after another, and write the folder of results; returns the path of its page.
+
+    Every run is an ordinary one, ``RUNS_DIR/NAME-seedN``. What is there already is used, or gone on with.
+
+    Raises:
+        UserError: an unknown row, no seed, missing data, a run that was started with other settings or diverged.
+        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    config = options.settings()
+    seeds = seeds_from(0, options.seeds)
+    runs = [finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch) for seed in seeds]
+    precision = TrainConfig.from_toml(runs[0] / "config.toml").precision
+    return write_results(options.out / str(config.name), options.command(precision), runs)
