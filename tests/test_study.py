@@ -4,9 +4,11 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from tsslbp.training.inputs import Inputs
 firing, robustness, dynamics, ablation = (
     importlib.import_module(f"tsslbp.study.{name}") for name in ("firing", "robustness", "dynamics", "ablation")
 )
+ROOT = Path(__file__).parent.parent
 
 
 def hand_made(*weights, y=(0, 0), x=(1.0, 0.0), lengths=None, batch=1, rule="tssl", tau_s=1.0):
@@ -395,6 +398,20 @@ def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
 
 
 # Commands and page.
+
+
+def test_a_study_is_one_file(trained, tmp_path, capsys, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert 20 < len(code.splitlines()) < 30
+    (tmp_path / "small.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(study, "__path__", [*study.__path__, str(tmp_path)])
+    assert cli.main(["study"]) == cli.main(["study", "small", str(trained), "--out", str(tmp_path)]) == 0
+    assert "  small       RUNS: how many weights are small\n" in (out := capsys.readouterr().out)
+    result = json.loads((tmp_path / "small.json").read_text())
+    weights = torch.cat([weight.abs().flatten() / weight.abs().max() for weight in training.load(trained).network.parameters()])
+    assert min(result["shares"].values()) <= 100 * float((weights < 0.1).double().mean()) <= max(result["shares"].values())
+    assert study.section(result).answer in Page(tmp_path / "report.html").text
+    assert study.section(result).answer in out
 
 
 def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkeypatch):
