@@ -276,14 +276,19 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
 
 
+def suits_ann(loss: str) -> bool:
+    """Whether a loss and its options mean something for a network without spikes."""
+    name, options = parse_spec(loss, "loss")
+    return name in ANN and not options.keys() - {"label_weight"}
+
+
 def of_ann(loss: str) -> Loss:
     """The loss of a network without spikes: its output is one step, and there is no synapse.
 
     Raises:
         UserError: a loss or an option that means nothing there.
     """
-    name, options = parse_spec(loss, "loss")
-    if name not in ANN or options.keys() - {"label_weight"}:
+    if not suits_ann(loss):
         raise UserError(f"loss is {loss}; it must be {' or '.join(ANN)} for an ANN, with label_weight for its only option")
     return get(loss, time_steps=1, tau_s=1)
 

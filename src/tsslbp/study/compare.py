@@ -18,7 +18,6 @@ from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.report import charts
 from tsslbp.report.page import Result, significant, template, with_sd
-from tsslbp.spec import parse_spec
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
@@ -106,7 +105,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
         label = label_of(entry)
         if label in ANNS:
             neuron = cast(Literal["binary", "relu"], label)
-            loss = config.loss if parse_spec(config.loss, "loss")[0] in losses.ANN else "auto"
+            loss = config.loss if losses.suits_ann(config.loss) else "auto"
             settings = replace(config, neuron=neuron, loss=loss, rate_penalty=0.0)
         else:
             settings = replace(config, neuron="spiking", rule=label)
