@@ -18,6 +18,7 @@ from PIL import Image
 from tsslbp import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import RunReport, SampleRaster, figures, run, write_run_report
+from tsslbp.report import page as pages
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 LOADS = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
@@ -429,4 +430,4 @@ def test_reports_on_nothing_are_refused():
     [(0.42, "0.42 s"), (59.4, "59.4 s"), (59.6, "1 min 0 s"), (62, "1 min 2 s"), (3600, "1 h 0 min"), (7890, "2 h 11 min")],
 )
 def test_durations(seconds, words):
-    assert run._duration(seconds) == words
+    assert pages._duration(seconds) == words
