@@ -184,7 +184,7 @@ def test_no_chosen_learning_rate_lies_at_an_end(path):
         assert best not in ([min(tried)], [max(tried)]), name
 
 
-ENDED = ("compare-fashion-mnist-fc-head", "compare-spike-pattern", "compare-spike-pattern-versions")
+ENDED = ("compare-fashion-mnist-fc-head", "compare-spike-pattern")
 """Comparisons of before grids went on beyond their ends."""
 
 
