@@ -432,6 +432,7 @@ def test_loss_of_settings(quick):
         ('loss = "count"\ndesired_count = 15.0\nundesired_count = 0.0\ntarget = "double"', "count(desired=15.0)"),
         ('loss = "spike"\ndesired = "01"\nlabel_weight = 3.0', "spike(desired=01)"),
         ('neuron = "relu"\ntarget = "single"', "softmax"),
+        ('schedule = "cosine"\nloss = "softmax"', "softmax"),
     ],
 )
 def test_losses_of_version_0_1_0_are_translated(tmp_path, stored, loss):

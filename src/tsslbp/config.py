@@ -282,15 +282,15 @@ def translated(stored: dict[str, Any]) -> dict[str, Any]:
     stored = dict(stored)
     if stored.pop("augment", False):  # as files written before --shift and --flip say it
         stored = {"shift": 4, "flip": True, **stored}
-    before = {name: stored.pop(name) for name in OF_LOSS if name in stored}
-    if not before:
-        return stored
     loss = stored.get("loss", "auto")
     if loss == "auto":
         loss = "kernel" if stored.get("neuron", "spiking") == "spiking" else "softmax"
+    if not OF_LOSS.keys() & stored.keys() or loss not in list(losses.LOSSES):  # or no loss of 0.1.0, which knew no options
+        return stored
+    before = {name: stored.pop(name) for name in OF_LOSS if name in stored}
     options = {OF_LOSS[name][0]: value for name, value in before.items() if value != "" and loss in OF_LOSS[name][1]}
-    default = losses.get(loss, time_steps=1, tau_s=1) if loss in losses.LOSSES else None
-    options = {name: value for name, value in options.items() if value != getattr(default, name, None)}
+    default = losses.get(loss, time_steps=1, tau_s=1)
+    options = {name: value for name, value in options.items() if value != getattr(default, name)}
     return {**stored, "loss": write_spec(loss, options)}
 
 

@@ -217,11 +217,10 @@ class Network(nn.Module):
         return signal
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        self._check(x)
-        keys = self._keys(x) if keys is None else keys
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x, keys)
-        return self._run(self.encode(x), None, keys)
+        signal = self.encode(x)
+        return self._run(signal, None, self._keys(x) if keys is None else keys)
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys of the samples, where they are needed."""
@@ -272,7 +271,8 @@ class Network(nn.Module):
         return psc, State(state.steps + steps, before, layers, keys)
 
     def _in_blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        static, state, made = self.is_static(x), State(keys=keys), []
+        self._check(x)
+        static, state, made = self.is_static(x), State(keys=self._keys(x) if keys is None else keys), []
         for start in range(0, self.time_steps, self.time_block):
             steps = min(self.time_block, self.time_steps - start)
             block = x if static else x[start : start + steps]

@@ -9,6 +9,7 @@ is the 95 % confidence interval of their geometric mean.
 """
 
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -36,9 +37,12 @@ for line in sys.stdin:
     start = time.perf_counter()
     for _ in range(int(line)):
         step()
-    print(time.perf_counter() - start, flush=True)
+    sys.stdout.write(f"{time.perf_counter() - start}\\n")
+    sys.stdout.flush()
 """
 """What each process runs. It keeps to names that every release has had."""
+OURS = str(Path(__file__).parents[2])
+"""Where this installation lies."""
 
 
 class Runner:
@@ -47,16 +51,18 @@ class Runner:
     Args:
         python: its interpreter.
         case: the case's name.
+        path: where it lies, if not where its interpreter finds it. A ``PYTHONPATH`` of ours must not lead it to our files.
 
     Raises:
         UserError: it cannot be run, or has no such case.
     """
 
-    def __init__(self, python: str, case: str) -> None:
+    def __init__(self, python: str, case: str, path: str = "") -> None:
         self.python, self.case = python, case
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command, environment = [python, "-P", "-W", "ignore", "-c", PROGRAM, case], {**os.environ, "PYTHONPATH": path}
         try:
-            self.process = subprocess.Popen([python, "-W", "ignore", "-c", PROGRAM, case], text=True, **pipes)
+            self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         except OSError as error:
             raise UserError(
                 f"--against is {python}, which cannot be run ({error.strerror}); give a Python interpreter"
@@ -101,7 +107,7 @@ def against(python: Path, names: Sequence[str], seconds: float, say: Callable[[s
         say(f"{name}: this installation and {python} in turns")
         runners: list[Runner] = []
         try:
-            runners += [Runner(sys.executable, name), Runner(str(python), name)]
+            runners += [Runner(sys.executable, name, OURS), Runner(str(python), name)]
             found[name] = _in_turns(runners[0], runners[1], seconds)
         finally:
             for runner in runners:
