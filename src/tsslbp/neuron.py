@@ -4,6 +4,10 @@
     s[t] = 1 if u[t] > θ else 0                          spike, strictly above    (2)
     a[t] = (1 - 1/τs) · a[t-1] + s[t]/τs                 post-synaptic current    (3)
 
+Backwards in time, an error e = ∂L/∂a meets the synapse first, whatever the rule:
+
+    E[t] = e[t]/τs + (1 - 1/τs) · E[t+1]                 error carried back through the synapse   (4)
+
 A membrane potential that is NaN stays NaN, and so does the post-synaptic current from that step on: a fault shows.
 Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
 post-synaptic current ``a``, never the spikes ``s``. How a gradient crosses equation (2) is the business of a *rule*:
@@ -83,9 +87,32 @@ def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
     return (membrane > neuron.threshold).to(membrane.dtype)
 
 
+def passed(membrane: Tensor, neuron: LIF) -> Tensor:
+    """Whether the reset leaves a membrane potential, ``1 - s``; without a reset 1: ``[T, ...] -> [T, ...]``."""
+    return 1 - spikes(membrane, neuron) if neuron.reset else torch.ones_like(membrane)
+
+
 def kept(membrane: Tensor, neuron: LIF) -> Tensor:
     """What the reset leaves of a membrane potential, in equation (1) the part before the leak: ``[...] -> [...]``."""
-    return membrane * (1 - spikes(membrane, neuron)) if neuron.reset else membrane
+    return membrane * passed(membrane, neuron) if neuron.reset else membrane
+
+
+def delayed(x: Tensor, before: Tensor | None = None) -> Tensor:
+    """``x[t-1]``, ``[T, ...] -> [T, ...]``. ``before`` is what comes first, ``[...]``; 0 if left out."""
+    return torch.cat([(torch.zeros_like(x[0]) if before is None else before)[None], x[:-1]])
+
+
+def advanced(x: Tensor, after: Tensor | None = None) -> Tensor:
+    """``x[t+1]``, ``[T, ...] -> [T, ...]``. ``after`` is what comes last, ``[...]``; 0 if left out."""
+    return torch.cat([x[1:], (torch.zeros_like(x[0]) if after is None else after)[None]])
+
+
+def rise(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
+    """What a step adds, ``Δu[t] = u[t] - u[t-1]·(1 - s[t-1])``: the rise over what the reset left, ``[T, ...] -> [T, ...]``.
+
+    ``before`` is the membrane potential of the step before the first, ``[...]``, 0 if left out.
+    """
+    return membrane - kept(delayed(membrane, before), neuron)
 
 
 def postsynaptic_current(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
@@ -111,6 +138,18 @@ def synapse(train: Tensor, tau_s: float, before: Tensor | None = None) -> Tensor
         before = current if before is None else torch.add(current, before, alpha=decay)
         steps.append(before)
     return torch.stack(steps)
+
+
+def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> Tensor:
+    """Error carried back through the synapse, equation (4): ``∂L/∂a -> E``, ``[T, ...] -> [T, ...]``.
+
+    ``after`` is E of the step after the last, ``[...]``. This is the adjoint of :func:`synapse`.
+    """
+    steps = []
+    for error_t in reversed(error.unbind()):
+        after = error_t / neuron.tau_s + neuron.synapse_decay * after
+        steps.append(after)
+    return torch.stack(steps[::-1])
 
 
 def spikes_from_psc(psc: Tensor, tau_s: float) -> Tensor:

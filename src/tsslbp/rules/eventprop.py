@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError, check_number
-from tsslbp.neuron import LIF, kept, spikes
+from tsslbp.neuron import LIF, advanced, delayed, kept, spikes, synapse_adjoint
 from tsslbp.rules.base import Rule
 
 
@@ -54,19 +54,15 @@ class EventProp(Rule):
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
-        nothing = torch.zeros_like(u[:1])
-        before = torch.cat([nothing, kept(u, neuron)[:-1]])
-        du = u - before
+        left = kept(delayed(u), neuron)
+        du, current = u - left, u - neuron.membrane_decay * left
         p = torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (3); only without a reset can a spike be on the way down
-        current = u - neuron.membrane_decay * before
-        e_before = torch.cat([nothing, e[:-1]])
+        error = synapse_adjoint(e, neuron)  # (1)
+        moved = 0.5 * (delayed(e) + e - error - advanced(error)) / neuron.tau_s  # (2)
 
-        delta = torch.empty_like(u)
-        error_next = carried = nothing[0]
+        delta, carried = torch.empty_like(u), torch.zeros_like(u[0])
         for t in reversed(range(len(u))):
-            error = e[t] / neuron.tau_s + neuron.synapse_decay * error_next  # (1)
-            moved = 0.5 * (e_before[t] + e[t] - error - error_next) / neuron.tau_s  # (2)
-            fired = p[t] * (moved + current[t] * carried) if neuron.reset else p[t] * moved + carried
+            fired = p[t] * (moved[t] + current[t] * carried) if neuron.reset else p[t] * moved[t] + carried
             delta[t] = torch.where(s[t] > 0, fired, carried)  # (5)
-            error_next, carried = error, neuron.membrane_decay * delta[t]  # (4)
+            carried = neuron.membrane_decay * delta[t]  # (4)
         return delta
