@@ -23,7 +23,7 @@ def extensions() -> list[Extension]:
         Extension(
             "tsslbp.kernels._cpu",  # loaded by path, not imported
             ["src/tsslbp/csrc/ops.cpp"],
-            depends=[f"src/tsslbp/csrc/{name}.h" for name in ("neuron", "rows", "sweep")],
+            depends=sorted(map(str, Path("src/tsslbp/csrc").glob("*.h"))),
             include_dirs=[str(torch / "include")],
             library_dirs=[str(torch / "lib")],
             libraries=["torch_cpu"],

@@ -52,7 +52,7 @@ def test_interleaved_medians():
 @pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
 def test_no_speed_of_wrong_results(monkeypatch):
     measure.require_agreement()
-    monkeypatch.setattr(measure.kernels, "lif_forward", lambda current, neuron: (current, current, None))
+    monkeypatch.setattr(kernels.find("cpp"), "forward", lambda current, neuron: (current, current, None))
     with pytest.raises(UserError, match="disagree on the membrane potential"):
         measure.require_agreement()
 

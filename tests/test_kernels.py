@@ -8,9 +8,13 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,14 +23,16 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
-from tsslbp import TSSL, Surrogate, UserError, kernels
+from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.functional import sum_pool
-from tsslbp.kernels import PLAIN, Form, Pool, cpu, dispatch
+from tsslbp.kernels import PLAIN, Form, Pool, cpp, engine
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
+from tsslbp.rules import tssl
 from tsslbp.rules.surrogate import DERIVATIVES
 
-built = pytest.mark.skipif(cpu.NOT_LOADED is not None, reason=str(cpu.NOT_LOADED))
+CPP = kernels.find("cpp")
+built = pytest.mark.skipif(cpp.NOT_LOADED is not None, reason=str(cpp.NOT_LOADED))
 
 PUBLISHED = LIF(tau_m=5, tau_s=3)
 FALLBACKS = ["quiet", "no-spike", "rate", "never", "always"]
@@ -78,17 +84,19 @@ def case(steps, shape, dtype=torch.float32, seed=0):
 
 def lif_forward(current, neuron, form=PLAIN):
     """Membrane potential and post-synaptic current of a whole sequence by the kernels."""
-    membrane, psc, state = kernels.lif_forward(current, neuron, None, form)
+    membrane, psc, state = CPP.forward(current, neuron, None, form)
     assert state is None
     return membrane, psc
 
 
 def lif_psc(current, neuron, form=PLAIN):
-    return kernels.lif_psc(current, neuron, None, form)[0]
+    membrane, psc, state = CPP.forward(current, neuron, None, form, keep=False)
+    assert membrane is state is None
+    return psc
 
 
 def kernel_gradient(rule, psc_gradient, membrane, neuron, form=PLAIN):
-    gradient, back = rule.kernel_gradient(psc_gradient, membrane, neuron, None, None, form)
+    gradient, back = CPP.backward(CPP.formula(rule), psc_gradient, membrane, neuron, None, None, form)
     assert back is None
     return gradient
 
@@ -420,11 +428,11 @@ def run_forms(steps, dtype):
         results += [lif_psc(x, PUBLISHED, form), membrane, psc]
         results += [kernel_gradient(rule, psc - 0.5, membrane, PUBLISHED, form) for rule in SOME_RULES]
         state = carry = images[:1].expand(2, *images.shape[1:])
-        results += kernels.lif_psc(x, PUBLISHED, state, form)
-        membrane, psc, after = kernels.lif_forward(x, PUBLISHED, state, form)
+        results += CPP.forward(x, PUBLISHED, state, form, keep=False)[1:]
+        membrane, psc, after = CPP.forward(x, PUBLISHED, state, form)
         results += [membrane, psc, after]
         for rule in SOME_RULES:
-            results += rule.kernel_gradient(psc - 0.5, membrane, PUBLISHED, state, carry, form)
+            results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)
     return results
 
 
@@ -475,14 +483,14 @@ def digest(dtype):
 PRINT_DIGESTS = """
 import sys; sys.path.insert(0, sys.argv[1])
 import torch, test_kernels
-print(test_kernels.cpu.capability(), test_kernels.digest(torch.float32), test_kernels.digest(torch.float64))
+print(test_kernels.cpp.capability(), test_kernels.digest(torch.float32), test_kernels.digest(torch.float64))
 """
 
 
 @built
 @pytest.mark.parametrize("name", ["baseline", "avx2"])
 def test_the_instruction_set_changes_no_bit(name):
-    if name == "avx2" and cpu.capability() == "baseline":
+    if name == "avx2" and cpp.capability() == "baseline":
         pytest.skip("this processor has no AVX2")
     environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PRINT_DIGESTS, os.path.dirname(__file__)]
@@ -508,7 +516,7 @@ def test_a_call_leaves_no_memory_behind():
         for _ in range(50):
             run_all(*operands)
             run_forms(5, torch.float32)
-            cpu.capability()
+            cpp.capability()
         gc.collect()
         return mallinfo().sizes[7]
 
@@ -590,12 +598,10 @@ def test_operators_pass_opcheck(dtype):
     checked = {}
     for operator, args in recorder.calls:
         if operator.namespace == "tsslbp":
-            kind = tuple(
-                str(arg.dtype) if isinstance(arg, torch.Tensor) else arg for arg in args if not isinstance(arg, int | float)
-            )
-            checked[operator, kind, any(args[-5:-1])] = operator, args
+            kind = tuple(str(arg.dtype) if isinstance(arg, torch.Tensor) else bool(arg) for arg in args)
+            checked[operator, kind] = operator, args
     assert {operator.name() for operator, _ in checked.values()} == {
-        f"tsslbp::{name}" for name in ("lif_forward", "lif_psc", "tssl_backward", "surrogate_backward")
+        f"tsslbp::{name}" for name in ("lif", "tssl_backward", "surrogate_backward")
     }
     for operator, args in checked.values():
         torch.library.opcheck(operator, args)
@@ -664,23 +670,71 @@ def test_wrong_operands_are_refused():
     ]:
         with pytest.raises(RuntimeError):
             kernel_gradient(TSSL(), gradient, membrane, PUBLISHED, Form(gain))
-    options = {"timing": False, "inter": True, "reset": True, "leak": True, "fallback": "sometimes", "clip": 8.0}
-    limits = {"fallback_width": 0.2, "fallback_range": 8.0, "rate_limit": 0.1, "error_reset": False}
-    with pytest.raises(RuntimeError, match="fallback"):
-        kernels.tssl_backward(psc_gradient, membrane, PUBLISHED, None, None, **options, **limits)
-    with pytest.raises(RuntimeError, match="shape"):
-        kernels.surrogate_backward(
-            psc_gradient, membrane, PUBLISHED, None, None, shape="round", slope=1.0, scale=1.0, through_reset=False
-        )
+
+
+NEURON, TSSL_NUMBERS = [5.0, 3.0, 1.0], [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 8.0, 0.2]
+SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
+
+
+@built
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"neuron": [0.5, 3.0, 1.0]}, r"neuron\.tau_m is 0.5; it must be from 1 to inf"),
+        ({"neuron": [5.0, math.inf, 1.0]}, r"neuron\.tau_s is inf"),
+        ({"neuron": [5.0, 3.0, 0.0]}, r"neuron\.threshold is 0; it must be above 0"),
+        ({"neuron": [5.0, math.nan, 1.0]}, r"neuron\.tau_s is nan"),
+        ({"neuron": [5.0, 3.0]}, r"neuron\.threshold is missing"),
+        ({"neuron": [*NEURON, 1.0]}, r"neuron has too many numbers"),
+        ({"tssl": [2.0, *TSSL_NUMBERS[1:]]}, r"tssl\.timing is 2"),
+        ({"tssl": [*TSSL_NUMBERS[:5], 5.0, *TSSL_NUMBERS[6:]]}, r"tssl\.fallback is 5; it must be from 0 to 4"),
+        ({"tssl": [*TSSL_NUMBERS[:5], 0.5, *TSSL_NUMBERS[6:]]}, r"tssl\.fallback is 0.5; it must be a whole number"),
+        ({"tssl": [*TSSL_NUMBERS[:6], -1.0, 0.2]}, r"tssl\.clip is -1; it must be above 0"),
+        ({"tssl": [*TSSL_NUMBERS[:7], math.inf]}, r"tssl\.width is inf"),
+        ({"tssl": []}, r"tssl\.timing is missing"),
+        ({"surrogate": [7.0, *SURROGATE_NUMBERS[1:]]}, r"surrogate\.shape is 7; it must be from 0 to 6"),
+        ({"surrogate": [0.0, -5e-324, 1.0, 0.0]}, r"surrogate\.slope is -"),
+        ({"surrogate": [0.0, 1.0, math.nan, 0.0]}, r"surrogate\.scale is nan"),
+        ({"surrogate": [*SURROGATE_NUMBERS, 0.0]}, r"surrogate has too many numbers"),
+        ({"pool": [3.0, *POOL[1:]]}, r"pool\.height is 2; it must be from 3"),
+        ({"pool": [1.0, 2.0**60, *POOL[2:]]}, r"pool\.height is 1.15292e\+18"),
+        ({"pool": [1.0, 2.0**52, 2.0**52, *POOL[3:]]}, r"not whole images"),
+        ({"pool": [1.0, 5.0, *POOL[2:]]}, r"not whole images"),
+        ({"pool": POOL[:4]}, r"pool\.gain is missing"),
+    ],
+    ids=str,
+)
+def test_a_wrong_number_is_named_with_its_group_and_field(groups, message):
+    x = torch.ones(3, 6)
+    ((group, numbers),) = groups.items()
+    if group in ("tssl", "surrogate"):
+        call = getattr(torch.ops.tsslbp, f"{group}_backward"), x, x, None, None, None, NEURON, numbers, [], False
+    else:
+        neuron, pool = groups.get("neuron", NEURON), groups.get("pool", [])
+        call = torch.ops.tsslbp.lif, x, None, None, neuron, pool, False, True
+    with pytest.raises(RuntimeError, match=f"tsslbp: .*{message}"):
+        call[0](*call[1:])
+
+
+@built
+def test_the_numbers_above_are_right():
+    """Or the test before this one could find fault with something else."""
+    x = torch.ones(3, 6)
+    assert [len(made) for made in torch.ops.tsslbp.lif(x, None, None, NEURON, POOL, False, True)] == [3, 3]
+    for name, numbers in (("tssl", TSSL_NUMBERS), ("surrogate", SURROGATE_NUMBERS)):
+        backward = getattr(torch.ops.tsslbp, f"{name}_backward")
+        assert backward(x, x, None, None, None, NEURON, numbers, [], False)[0].shape == (3, 6)
+    assert CPP.formula(TSSL()) == ("tssl_backward", TSSL_NUMBERS)
+    assert CPP.formula(Surrogate()) == ("surrogate_backward", SURROGATE_NUMBERS)
 
 
 HOSTILE = """
 import math, random, sys, torch
-from tsslbp.kernels import cpu
+from tsslbp.kernels import cpp
 torch.set_num_threads(2)
 draw = random.Random(int(sys.argv[1]))
 SIZES = [0, 0, 1, 1, 2, 3, 7, 64]
-HUGE = [2**31, 2**32, 2**62, 2**63 - 1, -(2**63)]
+HUGE = [2**31, 2**32, 2**53, 2**62, 2**63 - 1, -(2**63)]
 FULL = [torch.float32, torch.float64]
 TYPES = [*FULL, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64]
 
@@ -705,10 +759,14 @@ def number(*usual):
     return draw.choice(usual if draw.random() < 0.92 else odd)
 
 def integer(usual):
-    return usual if draw.random() < 0.93 else draw.choice([-1, 0, 1, 5, 100, *HUGE])
+    return float(usual if draw.random() < 0.93 else draw.choice([-1, 0, 1, 5, 100, 1.5, math.nan, math.inf, *HUGE]))
 
 def on():
     return draw.random() < 0.5
+
+def group(*numbers):
+    odd = draw.random()
+    return list(numbers if odd > 0.04 else numbers[:-1] if odd > 0.02 else [*numbers, 1.0] if odd > 0.01 else [])
 
 def maybe(make, chance=0.5):
     return make() if draw.random() < chance else None
@@ -716,30 +774,30 @@ def maybe(make, chance=0.5):
 def call(name):
     steps, dtype, constant = draw.choice([0, 1, 1, 2, 5, 33]), draw.choice(FULL), draw.random() < 0.3
     n = made = draw.choice([0, 1, 7, 1100])
-    pool = [0, integer(0), integer(0), integer(0)]
+    pool = []
     if on():
         images, size, height, width, channels = (draw.randint(*ends) for ends in ((0, 2), (1, 3), (1, 5), (1, 5), (1, 3)))
         n, made = images * height * width * channels, images * (height // size) * (width // size) * channels
-        pool = [integer(size), integer(height), integer(width), integer(channels)]
+        pool = group(integer(size), integer(height), integer(width), integer(channels), number(1.1))
     gain = tensor(1, [steps], dtype) if constant else None
-    form = [draw.random() < 0.2, *pool, number(1.1)]
-    constants = [number(5.0, math.inf), number(3.0, 1.0), number(1.0)]
+    half = draw.random() < 0.2
+    neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))
     handed = lambda: tensor(2, [2, n], dtype)
-    if name.startswith("lif"):
+    if name == "lif":
         current = tensor(2, [1 if constant else steps, n], draw.choice([dtype, torch.bfloat16]))
-        return [current, gain, maybe(handed), *constants, *form]
+        return [current, gain, maybe(handed), neuron, pool, half, on()]
     state = maybe(handed)
     psc_gradient = tensor(2, [steps, made], draw.choice([dtype, dtype, torch.bfloat16]))
     operands = [psc_gradient, tensor(2, [steps, n], dtype), gain, state]
-    operands += [maybe(handed, 0.1 if state is None else 0.8), *constants]
+    operands += [maybe(handed, 0.1 if state is None else 0.8), neuron]
     if name == "tssl_backward":
-        limits = [number(8.0, math.inf), number(0.2), number(8.0), number(0.1)]
-        return [*operands, on(), on(), on(), on(), integer(draw.randint(0, 4)), *limits, on(), *form]
-    return [*operands, integer(draw.randint(0, 6)), number(2.0), number(1.0), on(), *form]
+        terms = [integer(on()) for _ in range(5)]
+        return [*operands, group(*terms, integer(draw.randint(0, 4)), number(8.0, math.inf), number(0.2)), pool, half]
+    return [*operands, group(integer(draw.randint(0, 6)), number(2.0), number(1.0), integer(on())), pool, half]
 
 returned = raised = 0
 for i in range(1500):
-    name = draw.choice(["lif_forward", "lif_psc", "tssl_backward", "surrogate_backward"])
+    name = draw.choice(["lif", "lif", "tssl_backward", "surrogate_backward"])
     try:
         getattr(torch.ops.tsslbp, name)(*call(name))
         returned += 1
@@ -762,35 +820,134 @@ def test_no_call_of_an_operator_ends_the_process(seed):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler to build them with")
 def test_the_kernels_are_built_where_they_can_be():
     """The build lets a failure pass, so that installing never fails; here it would skip most of this file unseen."""
-    assert cpu.NOT_LOADED is None
+    assert cpp.NOT_LOADED is None
 
 
 def test_backends_say_whether_they_can_run():
     backends = kernels.backends()
     assert set(backends) == {"reference", "cpp", "triton"}
     assert backends["reference"].usable
-    assert backends["cpp"].usable == (cpu.NOT_LOADED is None)
+    assert backends["cpp"].usable == (cpp.NOT_LOADED is None)
     assert all(reason and "\n" not in reason for _, reason in backends.values())
+
+
+def chosen(backend, current, neuron=PUBLISHED, rule=None, parts=False):
+    """The name of the engine that would run."""
+    return next(name for name in engine.names() if kernels.find(name) is kernels.choose(backend, current, neuron, rule, parts))
 
 
 @built
 def test_auto_takes_the_kernels_where_they_can_run():
-    assert kernels.choose("auto", torch.ones(1)) == "cpp"
-    assert kernels.choose("auto", torch.ones(1, dtype=torch.float64)) == "cpp"
-    assert kernels.choose("reference", torch.ones(1)) == "reference"
-    assert kernels.choose("auto", torch.ones(1, device="meta")) == "reference"
-    assert kernels.choose("auto", torch.ones(1, dtype=torch.bfloat16)) == "cpp"
-    assert kernels.choose("auto", torch.ones(1, dtype=torch.float16)) == "reference"
+    assert chosen("auto", torch.ones(1)) == "cpp"
+    assert chosen("auto", torch.ones(1, dtype=torch.float64)) == "cpp"
+    assert chosen("reference", torch.ones(1)) == "reference"
+    assert chosen("auto", torch.ones(1, device="meta")) == "reference"
+    assert chosen("auto", torch.ones(1, dtype=torch.bfloat16)) == "cpp"
+    assert chosen("auto", torch.ones(1, dtype=torch.float16)) == "reference"
+    assert chosen("auto", torch.ones(1), rule=EventProp()) == "cpp"  # whose backward pass is the reference's all the same
+
+
+class Unknown(NamedTuple):
+    width: float
+
+
+@dataclass(frozen=True)
+class Boxcar(Surrogate):
+    """A rule with numbers that no engine knows."""
+
+    numbers = Unknown(1.0)
+
+
+def learned_threshold():
+    """Constants of a neuron will be tensors one day; today they are refused, by nobody but the class itself."""
+    neuron = LIF(tau_m=5, tau_s=3)
+    object.__setattr__(neuron, "threshold", torch.ones(1))
+    return neuron
+
+
+DECLINED = [
+    (torch.ones(1, device="meta"), PUBLISHED, None, "run on the CPU, not on meta"),
+    (torch.ones(1, dtype=torch.float16), PUBLISHED, None, "not torch.float16"),
+    (torch.ones(1), LIF(5, 3, reset=False), None, "only the reference computes neurons without a reset"),
+    (torch.ones(1), learned_threshold(), None, "only the reference computes neurons whose constants are tensors"),
+    (torch.ones(1), PUBLISHED, Boxcar(), r"the C\+\+ kernels have no formula for Unknown\(width=1.0\)"),
+]
 
 
 @built
-@pytest.mark.parametrize(
-    ("tensor", "reason"),
-    [(torch.ones(1, device="meta"), "run on the CPU, not on meta"), (torch.ones(1, dtype=torch.float16), "not torch.float16")],
-)
-def test_a_named_backend_that_cannot_run_is_an_error(tensor, reason):
-    with pytest.raises(UserError, match=reason):
-        kernels.choose("cpp", tensor)
+@pytest.mark.parametrize(("tensor", "neuron", "rule", "reason"), DECLINED, ids=[reason for *_, reason in DECLINED])
+def test_a_named_backend_that_declines_is_an_error_and_auto_takes_the_reference(tensor, neuron, rule, reason, caplog):
+    with pytest.raises(UserError, match=f"^backend 'cpp' cannot run: .*{reason}") as error:
+        kernels.choose("cpp", tensor, neuron, rule)
+    assert "\n" not in str(error.value)
+    engine._log.cache_clear()
+    with caplog.at_level(logging.INFO, "tsslbp"):
+        assert [chosen("auto", tensor, neuron, rule) for _ in range(3)] == ["reference"] * 3
+    (record,) = caplog.records
+    assert re.search(f"^neurons run on the slow reference: .*{reason}", record.getMessage())
+    assert record.levelno == logging.INFO
+
+
+ENGINE = """
+from tsslbp.kernels.reference import Reference
+
+class Mine(Reference):
+    title = "my kernels"
+    def declines(self, current, neuron, rule=None, parts=False):
+        return "my kernels carry no state" if parts else None
+
+ENGINE = Mine()
+"""
+
+
+def test_a_new_engine_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(ENGINE)
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
+    monkeypatch.setattr(engine, "_FOUND", dict(engine._FOUND))
+    assert kernels.backends()["mine"].usable
+    current, psc_gradient = case(5, (7,))
+    results = []
+    for backend in ("reference", "mine"):
+        x = current.clone().requires_grad_()
+        psc = tsslbp.lif(x, tau_m=5, tau_s=3, backend=backend)
+        results.append((psc.detach(), *torch.autograd.grad(psc, x, psc_gradient)))
+    assert all(map(torch.equal, *results))
+    with pytest.raises(UserError, match="backend 'mine' cannot run: my kernels carry no state"):
+        tsslbp.lif_part(current, torch.zeros(2, 7), tau_m=5, tau_s=3, backend="mine")
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        tsslbp.lif(current, tau_m=5, tau_s=3, backend="min")
+    monkeypatch.delitem(sys.modules, "tsslbp.kernels.mine")
+
+
+@built
+def test_a_shape_that_the_kernels_lack_is_the_references(monkeypatch, caplog):
+    monkeypatch.setitem(DERIVATIVES, "quartic", (lambda x: 1 / (1 + x**4), 1.0))
+    rule = Surrogate("quartic", through_reset=True)
+    current, psc_gradient = case(9, (7,))
+    engine._log.cache_clear()
+    results = []
+    with caplog.at_level(logging.INFO, "tsslbp"):
+        for backend in ("reference", "auto"):
+            x = current.clone().requires_grad_()
+            psc = tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule, backend=backend)
+            results.append((psc.detach(), *torch.autograd.grad(psc, x, psc_gradient)))
+    assert all(map(torch.equal, *results))
+    assert results[0][1].abs().sum() > 0
+    assert any("no formula for SurrogateNumbers(shape='quartic'" in record.getMessage() for record in caplog.records)
+    with pytest.raises(UserError, match=r"backend 'cpp' cannot run: .* no formula for SurrogateNumbers\(shape='quartic'"):
+        tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule, backend="cpp")
+    with torch.no_grad():  # where nothing is learned, no formula is needed
+        assert torch.equal(tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule, backend="cpp"), results[1][0])
+
+
+@built
+def test_python_and_c_have_the_same_choices_and_constants():
+    header = (Path(__file__).parent.parent / "src/tsslbp/csrc/numbers.h").read_text("utf-8")
+    found = re.search(r"FALLBACK_RANGE = ([\d.]+), RATE_LIMIT = ([\d.]+);", header)
+    assert tuple(map(float, found.groups())) == (tssl.FALLBACK_RANGE, tssl.RATE_LIMIT)
+    *_, fallbacks, shapes = torch.ops.tsslbp.names().split("|")
+    assert sorted(fallbacks.split()) == sorted(FALLBACKS)
+    assert sorted(shapes.split()) == sorted(DERIVATIVES)
 
 
 def test_an_unknown_backend_is_an_error():
@@ -799,8 +956,8 @@ def test_an_unknown_backend_is_an_error():
 
 
 def test_without_the_extension_the_reference_works_and_warns_once(monkeypatch, caplog):
-    monkeypatch.setattr(cpu, "NOT_LOADED", "the C++ kernels are not built; do this")
-    dispatch._log.cache_clear()
+    monkeypatch.setattr(cpp, "NOT_LOADED", "the C++ kernels are not built; do this")
+    engine._log.cache_clear()
     current, psc_gradient = case(5, (7,))
     current.requires_grad_()
     gradients = []

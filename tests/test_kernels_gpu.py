@@ -20,7 +20,7 @@ import tsslbp
 from tsslbp import TSSL, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.functional import neurons
-from tsslbp.kernels import Form, Pool, dispatch
+from tsslbp.kernels import PLAIN, Form, Pool, engine
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rules import TSSLPaper
 from tsslbp.rules.surrogate import DERIVATIVES
@@ -67,8 +67,11 @@ def rand(steps, shape, dtype, seed=0):
     return (x * 0.8 + 0.4).to(DEVICE, dtype)
 
 
-def form(gain=None, **options):
-    return Form(gain, backend="triton", **options)
+def backward(rule, error, membrane, neuron=NEURON, form=PLAIN):
+    triton = kernels.find("triton")
+    gradient, back = triton.backward(triton.formula(rule), error, membrane, neuron, None, None, form)
+    assert back is None
+    return gradient
 
 
 def assert_rounded(actual, expected):
@@ -81,18 +84,19 @@ def assert_rounded(actual, expected):
 
 def check_forward(current, neuron, gain=None):
     full = current if gain is None else Constant(current, gain).expand()
-    membrane, psc, _ = kernels.compiled("triton").lif_forward(current, neuron, None, form(gain))
+    membrane, psc, _ = kernels.find("triton").forward(current, neuron, None, Form(gain))
     expected = membrane_potential(full, neuron)
     torch.testing.assert_close(membrane, expected, rtol=0, atol=0, equal_nan=True)
     assert_rounded(psc, postsynaptic_current(expected, neuron))
-    alone = kernels.compiled("triton").lif_psc(current, neuron, None, form(gain))[0]
+    nothing, alone, _ = kernels.find("triton").forward(current, neuron, None, Form(gain), keep=False)
+    assert nothing is None
     torch.testing.assert_close(alone, psc, rtol=0, atol=0, equal_nan=True)
 
 
 def check_backward(rule, current, error, neuron, gain=None):
     """The gradient of a rule, and with ``gain`` its sum over time."""
     membrane = membrane_potential(current, neuron)
-    actual = rule.kernel_gradient(error, membrane, neuron, form=form(gain))[0]
+    actual = backward(rule, error, membrane, neuron, Form(gain))
     expected = rule.current_gradient(error, membrane, neuron)
     assert_rounded(actual, expected if gain is None else torch.tensordot(gain, expected, 1))
     return actual
@@ -188,10 +192,10 @@ def test_any_order_in_memory(rule):
     every_second = rand(6, (3, 5, 4, 14), torch.float64)[..., ::2]
     for x in (last, current.transpose(0, 2).contiguous().transpose(0, 2), every_second):
         check_forward(x, NEURON)
-    membrane = kernels.compiled("triton").lif_forward(last, NEURON)[0]
+    membrane = kernels.find("triton").forward(last, NEURON)[0]
     assert membrane.stride() == last.stride()
     for e in (error, error.mT.contiguous().mT, error.flip(0).flip(0)):
-        gradient = rule.kernel_gradient(e, membrane, NEURON, form=form())[0]
+        gradient = backward(rule, e, membrane)
         assert gradient.stride() == last.stride()
         assert torch.equal(gradient, plain)
     check_backward(rule, every_second, error, NEURON)
@@ -249,17 +253,17 @@ def test_bfloat16_is_how_currents_are_stored_not_how_they_are_computed(rule, con
     current = rand(6, (2, 5), torch.bfloat16)[0 if constant else slice(None)]
     error = rand(6, (2, 5), torch.bfloat16, seed=1)
     gain = rand(6, (), torch.float32, seed=2) if constant else None
-    half, full = form(gain, half_current=True, half_psc=True), form(gain)
-    triton = kernels.compiled("triton")
-    membrane, psc, _ = triton.lif_forward(current, NEURON, None, half)
-    exact_membrane, exact_psc, _ = triton.lif_forward(current.float(), NEURON, None, full)
+    half, full = Form(gain, half_current=True, half_psc=True), Form(gain)
+    triton = kernels.find("triton")
+    membrane, psc, _ = triton.forward(current, NEURON, None, half)
+    exact_membrane, exact_psc, _ = triton.forward(current.float(), NEURON, None, full)
     assert torch.equal(membrane, exact_membrane)
     assert psc.dtype == torch.bfloat16
     assert torch.equal(psc, stored(exact_psc))
-    assert torch.equal(triton.lif_psc(current, NEURON, None, half)[0], psc)
-    assert torch.equal(triton.lif_psc(current, NEURON, None, full)[0], exact_psc)
-    delta = rule.kernel_gradient(error, membrane, NEURON, form=half)[0]
-    exact = rule.kernel_gradient(error.float(), membrane, NEURON, form=full)[0]
+    assert torch.equal(triton.forward(current, NEURON, None, half, keep=False)[1], psc)
+    assert torch.equal(triton.forward(current, NEURON, None, full, keep=False)[1], exact_psc)
+    delta = backward(rule, error, membrane, form=half)
+    exact = backward(rule, error.float(), membrane, form=full)
     assert torch.equal(delta, exact if constant else stored(exact))
 
 
@@ -295,24 +299,24 @@ launch, compiled = triton.JITFunction.run, []
 triton.JITFunction.run = lambda *a, warmup, **k: compiled.append(launch(*a, warmup=True, **k))
 
 import test_kernels_gpu as t
-from tsslbp.kernels import compiled as module
-gpu = module("triton")
-assert not gpu.INTERPRETED
+from tsslbp.kernels import Form
+from tsslbp.kernels.triton import ENGINE as gpu, INTERPRETED
+assert not INTERPRETED
 rules = [r for r in t.FAMILY + t.SURROGATES if len(r.options()) < 2] + [t.TSSL(clip=t.math.inf)]
 for dtype in (torch.float32, torch.float64):
     for steps in (1, 40):
         x, gain = torch.zeros(steps, 16 * steps, dtype=dtype), torch.ones(steps, dtype=dtype)
-        gpu.lif_forward(x, t.NEURON)
-        gpu.lif_psc(x[0], t.LIF(t.math.inf, 1), None, t.form(gain))
+        gpu.forward(x, t.NEURON)
+        gpu.forward(x[0], t.LIF(t.math.inf, 1), None, Form(gain), keep=False)
         assert all("fma." not in c.asm["ptx"] for c in compiled[-2:]), "the compiler fused a product with a sum"
         for rule in rules:
             for g in (None, gain):
-                rule.kernel_gradient(x, x, t.NEURON, form=t.form(g))
+                t.backward(rule, x, x, form=Form(g))
 half = x.bfloat16()
 for g in (None, gain.float()):
-    gpu.lif_forward(half if g is None else half[0], t.NEURON, None, t.form(g, half_psc=True))
+    gpu.forward(half if g is None else half[0], t.NEURON, None, Form(g, half_psc=True))
     assert "cvt.rn.bf16" in compiled[-1].asm["ptx"], "bfloat16 is not rounded to nearest"
-    rule.kernel_gradient(half, x.float(), t.NEURON, form=t.form(g, half_current=True))
+    t.backward(rule, half, x.float(), form=Form(g, half_current=True))
 assert all(c.asm["cubin"] for c in compiled)
 print(len(compiled), "compiled", len(rules))
 """
@@ -339,30 +343,41 @@ def seen_as(device, dtype=torch.float32):
 def test_they_have_to_be_named():
     """As long as no GPU has run them, "auto" leaves CUDA tensors to the reference."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        assert kernels.choose("triton", seen_as("cuda", dtype)) == "triton"
-        assert kernels.choose("auto", seen_as("cuda", dtype)) == "reference"
+        assert kernels.choose("triton", seen_as("cuda", dtype), NEURON) is kernels.find("triton")
+        assert kernels.choose("auto", seen_as("cuda", dtype), NEURON) is kernels.find("reference")
     for device, dtype in (("meta", torch.float32), ("cuda", torch.float16)):
         with pytest.raises(UserError, match="backend 'triton' cannot run: "):
-            kernels.choose("triton", seen_as(device, dtype))
+            kernels.choose("triton", seen_as(device, dtype), NEURON)
+
+
+@on_triton
+def test_what_they_decline_is_said(monkeypatch):
+    monkeypatch.setitem(DERIVATIVES, "quartic", (lambda x: 1 / (1 + x**4), 1.0))
+    rule, x = Surrogate("quartic"), torch.ones(3, 2, device=DEVICE, requires_grad=True)
+    tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule).sum().backward()  # "auto" finds somebody
+    assert x.grad.abs().sum() > 0
+    with pytest.raises(UserError, match=r"backend 'triton' cannot run: .* no formula for SurrogateNumbers\(shape='quartic'"):
+        tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule, backend="triton")
+    with pytest.raises(UserError, match=r"backend 'triton' cannot run: .* carry no state from part to part"):
+        tsslbp.lif_part(x, torch.zeros(2, 2, device=DEVICE), tau_m=5, tau_s=3, backend="triton")
+    with pytest.raises(UserError, match="backend 'triton' cannot run: only the reference computes neurons without a reset"):
+        neurons(x, LIF(5, 3, reset=False), TSSL(), "triton")
 
 
 @pytest.mark.skipif(kernels.backends()["triton"].usable and DEVICE == "cpu", reason="Triton's interpreter takes CPU tensors")
 def test_cpu_tensors_are_refused():
     with pytest.raises(UserError, match=r"backend 'triton' cannot run: .*(on a GPU, not on cpu|pip install)"):
         tsslbp.lif(torch.ones(3, 2), tau_m=5, tau_s=3, backend="triton")
-    assert kernels.choose("auto", torch.ones(3, 2)) != "triton"
+    assert kernels.choose("auto", torch.ones(3, 2), NEURON).title != "the Triton kernels"
 
 
 def test_without_triton_the_reason_names_the_fix(monkeypatch):
-    dispatch._triton_missing.cache_clear()
+    monkeypatch.setattr(engine, "_FOUND", {name: found for name, found in engine._FOUND.items() if name != "triton"})
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "tsslbp.kernels.gpu", raising=False)
-    try:
-        usable, reason = kernels.backends()["triton"]
-        assert not usable
-        assert "pip install 'tsslbp[gpu]'" in reason
-        assert kernels.choose("auto", seen_as("cuda")) == "reference"
-        with pytest.raises(UserError, match="pip install"):
-            kernels.choose("triton", seen_as("cuda"))
-    finally:
-        dispatch._triton_missing.cache_clear()
+    monkeypatch.delitem(sys.modules, "tsslbp.kernels.triton", raising=False)
+    usable, reason = kernels.backends()["triton"]
+    assert not usable
+    assert "pip install 'tsslbp[gpu]'" in reason
+    assert kernels.choose("auto", seen_as("cuda"), NEURON) is kernels.find("reference")
+    with pytest.raises(UserError, match="pip install"):
+        kernels.choose("triton", seen_as("cuda"), NEURON)

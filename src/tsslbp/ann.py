@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.rules.base import refuse_second_derivative
+from tsslbp.functional import refuse_second_derivative
 
 Neuron = Literal["spiking", "binary", "relu"]
 

@@ -13,7 +13,7 @@ import torch
 
 from tsslbp import kernels, machine, rules
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
+from tsslbp.neuron import LIF
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
@@ -34,7 +34,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: i
 
 GROUPS = {
     "linear maps": ("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
-    "neurons, forward": ("tsslbp::lif_forward",),
+    "neurons, forward": ("tsslbp::lif",),
     "neurons, backward": ("tsslbp::tssl_backward",),
     "clipping and AdamW": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::mul_", "Optimizer.step#AdamW.step"),
     "casts and copies": ("aten::copy_",),
@@ -93,12 +93,16 @@ def require_agreement() -> None:
     neuron, rule = LIF(5.0, 3.0), rules.TSSL()
     current = torch.randn(7, 3, 33, generator=generator) + 0.5
     gradient = torch.randn(current.shape, generator=generator)
-    membrane, psc, _ = kernels.lif_forward(current, neuron)
-    expected_membrane = membrane_potential(current, neuron)
+    engines = [kernels.find(name) for name in ("cpp", "reference")]
+    (membrane, psc, _), (expected_membrane, expected_psc, _) = (engine.forward(current, neuron) for engine in engines)
+    assert membrane is not None
+    assert expected_membrane is not None
+    arguments = gradient, membrane, neuron, None, None, kernels.PLAIN
+    fast_gradient, expected = (engine.backward(engine.formula(rule), *arguments)[0] for engine in engines)
     pairs = {
         "membrane potential": (membrane, expected_membrane),
-        "post-synaptic current": (psc, synapse(spikes(expected_membrane, neuron), neuron.tau_s)),
-        "gradient": (rule.kernel_gradient(gradient, membrane, neuron)[0], rule.current_gradient(gradient, membrane, neuron)),
+        "post-synaptic current": (psc, expected_psc),
+        "gradient": (fast_gradient, expected),
     }
     for what, (fast, reference) in pairs.items():
         difference = float((fast - reference).abs().max() / reference.abs().max())

@@ -28,17 +28,18 @@ TSSLBP_INLINE T on(Bits<T> option, T x) {
   return __builtin_bit_cast(T, __builtin_bit_cast(Bits<T>, x) & option);
 }
 
+// What the loops need of a neuron's constants (numbers.h).
 template <class T>
 struct Neuron {
   T membrane_decay, synapse_decay, per_tau_m, per_tau_s, threshold, quiet;
 
-  Neuron(double tau_m, double tau_s, double threshold)
-      : membrane_decay(T(1 - 1 / tau_m)),
-        synapse_decay(T(1 - 1 / tau_s)),
-        per_tau_m(T(1 / tau_m)),
-        per_tau_s(T(1) / T(tau_s)),
-        threshold(T(threshold)),
-        quiet(T(1 / (4 * tau_s))) {}
+  explicit Neuron(const NeuronNumbers& c)
+      : membrane_decay(T(1 - 1 / c.tau_m)),
+        synapse_decay(T(1 - 1 / c.tau_s)),
+        per_tau_m(T(1 / c.tau_m)),
+        per_tau_s(T(1) / T(c.tau_s)),
+        threshold(T(c.threshold)),
+        quiet(T(1 / (4 * c.tau_s))) {}
 };
 
 // 1 + r/i·(1 + r/(i+1)·(… (1 + r/last))), the Taylor series of e^r from i = 1.
@@ -82,8 +83,9 @@ template <class T>
 struct Handed {
   T* data;
   int64_t n;
+  using Number = std::remove_const_t<T>;
 
-  TSSLBP_INLINE void read(int64_t first, int64_t width, T* __restrict a, T* __restrict b) const {
+  TSSLBP_INLINE void read(int64_t first, int64_t width, Number* __restrict a, Number* __restrict b) const {
     if (!data) return;
     for (int64_t j = 0; j < width; ++j) a[j] = data[first + j], b[j] = data[n + first + j];
   }
@@ -102,7 +104,8 @@ struct Forward {
   const T* gain;
   T* membrane;
   Target<T> psc;
-  Handed<T> before, after;
+  Handed<const T> before;
+  Handed<T> after;
   int64_t steps, n;
   Neuron<T> c;
 
@@ -163,6 +166,8 @@ struct Forward {
   }
 };
 
+static_assert(FALLBACK_RANGE <= 8);
+
 // 1/σ'(x) for the logistic σ, from w = (x/8)², at most 1: 4 + h with h(y) = 2·cosh(y) - 2 = y² + y⁴/12 + y⁶/360 + …, which
 // h(2y) = h(y)·(4 + h(y)) brings from y = x/8 to x. No cancellation, so it is exact to rounding.
 template <class T>
@@ -178,7 +183,8 @@ struct Gradient {
   Source<T> psc_gradient;
   const T *membrane, *gain;
   Target<T> out;  // [steps, n], or [n] of T with gain: Σ_t gain[t]·δ[t]
-  Handed<T> before, carry, back;
+  Handed<const T> before, carry;
+  Handed<T> back;
   int64_t steps, n;
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return gain ? buffer : out.row(t, first, buffer); }
@@ -190,15 +196,6 @@ struct Gradient {
   }
 };
 
-// Numbered in kernels/cpu.py, as Shape below is; "rate" becomes one of the two before it.
-enum class Fallback { quiet, no_spike, never, always, rate };
-
-template <class T>
-struct TsslOptions {
-  Bits<T> timing, inter, reset, leak;
-  T clip, fallback_width, fallback_range;
-};
-
 // `error_reset` is compiled in, as it has one more number to carry than the other terms.
 template <class T, Fallback fallback, bool error_reset>
 struct TsslBackward {
@@ -206,7 +203,8 @@ struct TsslBackward {
   static constexpr int64_t BITS = 8 * sizeof(T);
   Gradient<T> g;
   Neuron<T> c;
-  TsslOptions<T> o;
+  Bits<T> timing, inter, reset, leak;
+  T clip, fallback_width;
 
   int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * LANES<T> : 0; }
 
@@ -234,8 +232,7 @@ struct TsslBackward {
     if constexpr (error_reset) std::copy_n(reach, width, spike_error);
     // R is of the spike-time gradient alone; and of two numbers that parts hand on, Q takes its place
     if constexpr (fallback == Fallback::always || error_reset) std::fill_n(reach, width, T(0));
-    const auto [timing, inter, reset, leak, clip, fallback_width, range] = o;
-    const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = range * range / 64;
+    const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = T(FALLBACK_RANGE * FALLBACK_RANGE / 64);
     if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
@@ -289,19 +286,13 @@ struct TsslBackward {
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
-// Shapes of the stand-in ψ for the derivative of the spike, as in rules/surrogate.py: 1 at x = 0.
-enum class Shape { fast_sigmoid, sigmoid, atan, triangular, rectangular, gaussian, exponential };
-
 template <Shape shape, class T>
 TSSLBP_INLINE T stand_in(T x) {
   const T distance = std::abs(x), y = 1 + distance, z = T(1.57079632679489662) * x, w = 1 - distance;
-  if constexpr (shape == Shape::fast_sigmoid) return 1 / (y * y);
-  if constexpr (shape == Shape::sigmoid) return 4 * logistic_derivative(x);
-  if constexpr (shape == Shape::atan) return 1 / (1 + z * z);
-  if constexpr (shape == Shape::triangular) return w < 0 ? T(0) : w;
-  if constexpr (shape == Shape::rectangular) return distance < T(0.5) ? T(1) : T(0);
-  if constexpr (shape == Shape::gaussian) return exp_negative(x * x * T(-0.5));
-  if constexpr (shape == Shape::exponential) return exp_negative(-distance);
+#define TSSLBP_FORMULA(name, formula) \
+  if constexpr (shape == Shape::name) return formula;
+  TSSLBP_SHAPES(TSSLBP_FORMULA)
+#undef TSSLBP_FORMULA
 }
 
 template <class T, Shape shape>

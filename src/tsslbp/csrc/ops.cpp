@@ -1,8 +1,8 @@
-// The operations as PyTorch operators, on the LibTorch stable ABI. What surrounds them (layouts, fake kernels, the
-// documented functions) is in kernels/cpu.py. Sequences are [steps, n], contiguous; only a gradient may have another stride
-// from one step to the next. Choices are passed as numbers of enumerators, since PyTorch 2.13 leaks every string that an
-// operator of its stable ABI takes or returns (pytorch issue 191340): 48 bytes, but strewn over the heap they broke up the
-// large blocks until it had outgrown the machine.
+// The operations as PyTorch operators, on the LibTorch stable ABI. What surrounds them (layouts, fake kernels, the engine) is in
+// kernels/cpp.py. Sequences are [steps, n], contiguous; only a gradient may have another stride from one step to the next.
+// Numbers come in groups (numbers.h), and names as numbers too: PyTorch 2.13 leaks every string, though no list, that an
+// operator of its stable ABI takes or returns (pytorch issue 191340). It is 48 bytes, but strewn over the heap they broke up the
+// large blocks until it had outgrown the machine. `names` alone returns one, and is called once.
 #include "neuron.h"
 
 #include <torch/csrc/stable/library.h>
@@ -10,9 +10,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <atomic>
-#include <cmath>
 #include <optional>
-#include <tuple>
 
 namespace tsslbp {
 
@@ -20,13 +18,11 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Whatever an operator is called with, it computes or raises. So each checks all it is given, tensors and numbers, before
-// it computes: a caller may have come past kernels/cpu.py, through `torch.ops.tsslbp`.
+// it computes: a caller may have come past kernels/cpp.py, through `torch.ops.tsslbp`.
 
 bool is_half(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
 
 bool is_full(const Tensor& x) { return x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double; }
-
-bool is_positive(double x) { return x > 0 && std::isfinite(x); }
 
 void check_sequence(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.is_cpu(), "tsslbp: ", name, " is not on the CPU");
@@ -48,22 +44,15 @@ std::optional<Tensor> checked_handed(const std::optional<Tensor>& x, int64_t n, 
   return torch::stable::contiguous(*x);
 }
 
-template <class T>
-Neuron<T> checked_neuron(double tau_m, double tau_s, double threshold) {
-  STD_TORCH_CHECK(tau_m >= 1 && tau_s >= 1 && std::isfinite(tau_s), "tsslbp: a time constant is below 1, or tau_s infinite");
-  STD_TORCH_CHECK(is_positive(threshold), "tsslbp: threshold is not positive and finite");
-  return {tau_m, tau_s, threshold};
-}
-
-// Neurons as [image, pool_height, pool_width, pool_channels]; no pooling if pool_size is 0.
-Pool checked_pool(int64_t n, int64_t size, int64_t height, int64_t width, int64_t channels, double gain) {
-  if (!size) return {};
+// Of n neurons, if they are whole images.
+Pool checked_pool(const std::vector<double>& numbers, int64_t n) {
+  if (numbers.empty()) return {};
+  const Pool pool(Fields("pool", numbers));
   int64_t image = 0;
-  STD_TORCH_CHECK(size > 0 && size <= height && size <= width && channels > 0, "tsslbp: pooling windows do not fit");
-  STD_TORCH_CHECK(!__builtin_mul_overflow(height, width, &image) && !__builtin_mul_overflow(image, channels, &image) &&
-                      n % image == 0,
-                  "tsslbp: neurons are not whole images");
-  return {size, height, width, channels, gain};
+  STD_TORCH_CHECK(!__builtin_mul_overflow(pool.height, pool.width, &image) &&
+                      !__builtin_mul_overflow(image, pool.channels, &image) && n % image == 0,
+                  "tsslbp: neurons are not whole images of pool.height × pool.width × pool.channels");
+  return pool;
 }
 
 // Calls f(T()) with the type that x is computed in.
@@ -79,109 +68,35 @@ const T* data(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
-// New and of the same shape; empty if there was none.
-Tensor handed_on(const std::optional<Tensor>& x, const Tensor& like, ScalarType type) {
-  return x ? torch::stable::new_empty(like, {2, x->size(1)}, type) : torch::stable::new_empty(like, {0}, type);
-}
-
-template <class T>
-Handed<T> handed(const std::optional<Tensor>& x, int64_t n) {
-  return {x ? const_cast<T*>(x->const_data_ptr<T>()) : nullptr, n};
-}
-
-// Post-synaptic currents of `n` neurons in a step.
-int64_t outputs(int64_t n, const Pool& pool) {
-  return pool.size ? n / (pool.height * pool.width * pool.channels) * pool.pooled_height() * pool.row() : n;
-}
-
-// Post-synaptic current and, given a state, the state after.
-std::tuple<Tensor, Tensor> forward(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
-                                   double tau_m, double tau_s, double threshold, bool half, int64_t pool_size,
-                                   int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain,
-                                   std::optional<Tensor>* membrane) {
+// Post-synaptic current; the membrane potential, if it is to be kept; and, given a state, the state after.
+std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
+                        const std::vector<double>& neuron, const std::vector<double>& pooling, bool half, bool keep) {
   check_sequence(current, "current");
   STD_TORCH_CHECK(!gain || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
   const auto full = current.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
+  const NeuronNumbers constants{Fields("neuron", neuron)};
   const int64_t n = current.size(1);
   const auto gain_ = checked_gain(gain, full), before = checked_handed(state, n, full);
-  const Pool pool = checked_pool(n, pool_size, pool_height, pool_width, pool_channels, pool_gain);
-  const int64_t steps = gain ? gain->size(0) : current.size(0), made = outputs(n, pool);
-  Tensor psc, after;
+  const Pool pool = checked_pool(pooling, n);
+  const int64_t steps = gain ? gain->size(0) : current.size(0), outputs = pool.outputs(n);
+  std::vector<Tensor> made;
+  made.reserve(3);
   with_type(current, [&](auto zero) {
     using T = decltype(zero);
-    const auto c = checked_neuron<T>(tau_m, tau_s, threshold);
     const Tensor in = torch::stable::contiguous(current);
-    psc = torch::stable::new_empty(in, {steps, made}, half ? ScalarType::BFloat16 : full);
-    after = handed_on(before, in, full);
-    if (membrane) *membrane = torch::stable::new_empty(in, {steps, n}, full);
-    T* trace = membrane ? (*membrane)->template mutable_data_ptr<T>() : nullptr;
-    const Forward<T> op{Source<T>{in.data_ptr(), gain ? 0 : n, is_half(in), {}},
-                        data<T>(gain_),
-                        trace,
-                        Target<T>{psc.data_ptr(), made, half, pool},
-                        handed<T>(before, n),
-                        handed<T>(before ? std::optional<Tensor>(after) : std::nullopt, n),
-                        steps,
-                        n,
-                        c};
+    const auto add = [&](int64_t rows, int64_t columns, ScalarType type) {
+      made.push_back(torch::stable::new_empty(in, {rows, columns}, type));
+      return made.back().mutable_data_ptr();
+    };
+    void* psc = add(steps, outputs, half ? ScalarType::BFloat16 : full);
+    T* membrane = keep ? static_cast<T*>(add(steps, n, full)) : nullptr;
+    T* after = before ? static_cast<T*>(add(2, n, full)) : nullptr;
+    const Forward<T> op{Source<T>{in.data_ptr(), gain ? 0 : n, is_half(in), {}}, data<T>(gain_), membrane,
+                        Target<T>{psc, outputs, half, pool}, {data<T>(before), n}, {after, n}, steps, n, Neuron<T>(constants)};
     sweep<T>(op, steps, n, pool);
   });
-  return {psc, after};
-}
-
-std::tuple<Tensor, Tensor, Tensor> lif_forward(const Tensor& current, const std::optional<Tensor>& gain,
-                                               const std::optional<Tensor>& state, double tau_m, double tau_s,
-                                               double threshold, bool half, int64_t pool_size, int64_t pool_height,
-                                               int64_t pool_width, int64_t pool_channels, double pool_gain) {
-  std::optional<Tensor> membrane;
-  const auto [psc, after] = forward(current, gain, state, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width,
-                                    pool_channels, pool_gain, &membrane);
-  return {*membrane, psc, after};
-}
-
-std::tuple<Tensor, Tensor> lif_psc(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
-                                   double tau_m, double tau_s, double threshold, bool half, int64_t pool_size,
-                                   int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
-  return forward(current, gain, state, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width, pool_channels,
-                 pool_gain, nullptr);
-}
-
-// Calls f(Gradient<T>, Neuron<T>) with checked and contiguous operands; returns what f fills: δ and, given a state, what is
-// handed to the step before.
-template <class F>
-std::tuple<Tensor, Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
-                                    const std::optional<Tensor>& state, const std::optional<Tensor>& carry, double tau_m,
-                                    double tau_s, double threshold, bool half, int64_t pool_size, int64_t pool_height,
-                                    int64_t pool_width, int64_t pool_channels, double pool_gain, const F& f) {
-  check_sequence(membrane, "membrane");
-  check_sequence(psc_gradient, "psc_gradient");
-  const auto type = membrane.scalar_type();
-  const int64_t steps = membrane.size(0), n = membrane.size(1);
-  STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
-  STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
-  const Pool pool = checked_pool(n, pool_size, pool_height, pool_width, pool_channels, pool_gain);
-  STD_TORCH_CHECK(psc_gradient.size(0) == steps && psc_gradient.size(1) == outputs(n, pool),
-                  "tsslbp: psc_gradient is not the gradient of what the membrane made");
-  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
-                  "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
-  const auto gain_ = checked_gain(gain, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
-  STD_TORCH_CHECK(!gain || gain->size(0) == steps, "tsslbp: gain is not [T]");
-  STD_TORCH_CHECK(state || !carry, "tsslbp: a carry comes only with a state");
-  Tensor out, back;
-  with_type(membrane, [&](auto zero) {
-    using T = decltype(zero);
-    const auto c = checked_neuron<T>(tau_m, tau_s, threshold);
-    const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
-    const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
-    out = torch::stable::new_empty(u, {gain ? 1 : steps, n}, half && !gain ? ScalarType::BFloat16 : type);
-    back = handed_on(before, u, type);
-    f(Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(gain_),
-                  Target<T>{out.data_ptr(), n, half && !gain, {}}, handed<T>(before, n), handed<T>(next, n),
-                  handed<T>(before ? std::optional<Tensor>(back) : std::nullopt, n), steps, n},
-      c);
-  });
-  return {out, back};
+  return made;
 }
 
 // Over all neurons of its gradient.
@@ -202,93 +117,94 @@ T firing_rate(const T* membrane, int64_t size, T threshold) {
   return T(total) / T(size);
 }
 
-std::tuple<Tensor, Tensor> tssl_backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
-                                         const std::optional<Tensor>& state, const std::optional<Tensor>& carry, double tau_m,
-                                         double tau_s, double threshold, bool timing, bool inter, bool reset, bool leak,
-                                         int64_t fallback, double clip, double fallback_width, double fallback_range,
-                                         double rate_limit, bool error_reset, bool half, int64_t pool_size,
-                                         int64_t pool_height, int64_t pool_width, int64_t pool_channels, double pool_gain) {
-  STD_TORCH_CHECK(fallback >= 0 && fallback <= static_cast<int64_t>(Fallback::rate), "tsslbp: unknown fallback ", fallback);
-  STD_TORCH_CHECK(clip > 0 && is_positive(fallback_width),
-                  "tsslbp: clip is not positive, or fallback_width not positive and finite");
-  STD_TORCH_CHECK(fallback_range > 0 && fallback_range <= 8, "tsslbp: the fallback's logistic is for arguments up to 8");
-  STD_TORCH_CHECK(rate_limit >= 0 && rate_limit <= 1, "tsslbp: rate_limit is not in [0, 1]");
-  return backward(psc_gradient, membrane, gain, state, carry, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width,
-                  pool_channels, pool_gain, [&](const auto& g, const auto& c) {
-    using T = decltype(c.threshold);
-    const TsslOptions<T> o{mask<T>(timing), mask<T>(inter), mask<T>(reset),          mask<T>(leak),
-                           T(clip),         T(fallback_width), T(fallback_range)};
-    auto where = static_cast<Fallback>(fallback);
-    if (where == Fallback::rate) {
-      const bool fires = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(rate_limit);
-      where = fires ? Fallback::never : Fallback::always;
-    }
-#define TSSLBP_FALLBACK(name)                                                                     \
-  if (where == Fallback::name)                                                                    \
-    return error_reset ? run<T>(TsslBackward<T, Fallback::name, true>{g, c, o})                   \
-                       : run<T>(TsslBackward<T, Fallback::name, false>{g, c, o});
-    TSSLBP_FALLBACK(quiet)
-    TSSLBP_FALLBACK(no_spike)
-    TSSLBP_FALLBACK(never)
-    TSSLBP_FALLBACK(always)
+template <class T>
+void run(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r) {
+  Fallback where = r.fallback;
+  if (where == Fallback::rate) {
+    const bool fires = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(RATE_LIMIT);
+    where = fires ? Fallback::never : Fallback::always;
+  }
+  const auto timing = mask<T>(r.timing), inter = mask<T>(r.inter), reset = mask<T>(r.reset), leak = mask<T>(r.leak);
+#define TSSLBP_OPERATION(name, error_reset) \
+  run<T>(TsslBackward<T, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
+#define TSSLBP_FALLBACK(name) \
+  if (where == Fallback::name) return r.error_reset ? TSSLBP_OPERATION(name, true) : TSSLBP_OPERATION(name, false);
+  TSSLBP_FALLBACK(quiet)
+  TSSLBP_FALLBACK(no_spike)
+  TSSLBP_FALLBACK(never)
+  TSSLBP_FALLBACK(always)
 #undef TSSLBP_FALLBACK
-  });
+#undef TSSLBP_OPERATION
 }
 
-std::tuple<Tensor, Tensor> surrogate_backward(const Tensor& psc_gradient, const Tensor& membrane,
-                                              const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
-                                              const std::optional<Tensor>& carry, double tau_m, double tau_s, double threshold,
-                                              int64_t shape, double slope, double scale, bool through_reset, bool half,
-                                              int64_t pool_size, int64_t pool_height, int64_t pool_width,
-                                              int64_t pool_channels, double pool_gain) {
-  STD_TORCH_CHECK(shape >= 0 && shape <= static_cast<int64_t>(Shape::exponential), "tsslbp: unknown shape ", shape);
-  STD_TORCH_CHECK(is_positive(slope) && is_positive(scale), "tsslbp: slope or scale is not positive and finite");
-  return backward(psc_gradient, membrane, gain, state, carry, tau_m, tau_s, threshold, half, pool_size, pool_height, pool_width,
-                  pool_channels, pool_gain, [&](const auto& g, const auto& c) {
-    using T = decltype(c.threshold);
-#define TSSLBP_SHAPE(name) \
-  if (static_cast<Shape>(shape) == Shape::name)  \
-    return run<T>(SurrogateBackward<T, Shape::name>{g, c, T(slope), T(scale), mask<T>(through_reset)});
-    TSSLBP_SHAPE(fast_sigmoid)
-    TSSLBP_SHAPE(sigmoid)
-    TSSLBP_SHAPE(atan)
-    TSSLBP_SHAPE(triangular)
-    TSSLBP_SHAPE(rectangular)
-    TSSLBP_SHAPE(gaussian)
-    TSSLBP_SHAPE(exponential)
+template <class T>
+void run(const Gradient<T>& g, const Neuron<T>& c, const SurrogateNumbers& r) {
+#define TSSLBP_SHAPE(name, formula) \
+  if (r.shape == Shape::name)       \
+    return run<T>(SurrogateBackward<T, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
+  TSSLBP_SHAPES(TSSLBP_SHAPE)
 #undef TSSLBP_SHAPE
-  });
 }
 
-int64_t cpu_capability() { return static_cast<int64_t>(capability()); }
+// δ and, given a state, what is handed to the step before, by the rule whose numbers these are.
+template <class Numbers>
+std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
+                             const std::optional<Tensor>& state, const std::optional<Tensor>& carry,
+                             const std::vector<double>& neuron, const std::vector<double>& rule,
+                             const std::vector<double>& pooling, bool half) {
+  check_sequence(membrane, "membrane");
+  check_sequence(psc_gradient, "psc_gradient");
+  const auto type = membrane.scalar_type();
+  const int64_t steps = membrane.size(0), n = membrane.size(1);
+  STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
+  STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
+  const Numbers numbers{Fields(Numbers::GROUP, rule)};
+  const NeuronNumbers constants{Fields("neuron", neuron)};
+  const Pool pool = checked_pool(pooling, n);
+  STD_TORCH_CHECK(psc_gradient.size(0) == steps && psc_gradient.size(1) == pool.outputs(n),
+                  "tsslbp: psc_gradient is not the gradient of what the membrane made");
+  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
+                  "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
+  const auto gain_ = checked_gain(gain, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
+  STD_TORCH_CHECK(!gain || gain->size(0) == steps, "tsslbp: gain is not [T]");
+  STD_TORCH_CHECK(state || !carry, "tsslbp: a carry comes only with a state");
+  std::vector<Tensor> made;
+  with_type(membrane, [&](auto zero) {
+    using T = decltype(zero);
+    const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
+    const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
+    made.push_back(torch::stable::new_empty(u, {gain ? 1 : steps, n}, half && !gain ? ScalarType::BFloat16 : type));
+    if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
+    run(Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(gain_),
+                  Target<T>{made[0].mutable_data_ptr(), n, half && !gain, {}}, {data<T>(before), n}, {data<T>(next), n},
+                  {before ? made[1].mutable_data_ptr<T>() : nullptr, n}, steps, n},
+        Neuron<T>(constants), numbers);
+  });
+  return made;
+}
+
+// The instruction set in use; then the fallbacks and the shapes, in the order of their numbers.
+std::string names() {
+  const char* in_use[] = {"baseline", "avx2", "avx512"};
+  return std::string(in_use[static_cast<int>(capability())]) + "|" + FALLBACKS + "|" + SHAPES;
+}
 
 }  // namespace tsslbp
 
-#define TSSLBP_FORM \
-  "bool half, int pool_size, int pool_height, int pool_width, int pool_channels, float pool_gain"
-
 STABLE_TORCH_LIBRARY(tsslbp, m) {
-  m.def("lif_forward(Tensor current, Tensor? gain, Tensor? state, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
-        ") -> (Tensor membrane, Tensor psc, Tensor after)");
-  m.def("lif_psc(Tensor current, Tensor? gain, Tensor? state, float tau_m, float tau_s, float threshold, " TSSLBP_FORM
-        ") -> (Tensor psc, Tensor after)");
-  m.def(
-      "tssl_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
-      "float tau_m, float tau_s, float threshold, "
-      "bool timing, bool inter, bool reset, bool leak, int fallback, float clip, float fallback_width, float fallback_range, "
-      "float rate_limit, bool error_reset, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
-  m.def(
-      "surrogate_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, Tensor? carry, "
-      "float tau_m, float tau_s, float threshold, "
-      "int shape, float slope, float scale, bool through_reset, " TSSLBP_FORM ") -> (Tensor delta, Tensor back)");
-  m.def("cpu_capability() -> int");
+  m.def("lif(Tensor current, Tensor? gain, Tensor? state, float[] neuron, float[] pool, bool half, bool keep) -> Tensor[]");
+#define TSSLBP_BACKWARD                                                               \
+  "_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, "      \
+  "Tensor? carry, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
+  m.def("tssl" TSSLBP_BACKWARD);
+  m.def("surrogate" TSSLBP_BACKWARD);
+  m.def("names() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tsslbp, CPU, m) {
-  m.impl("lif_forward", TORCH_BOX(&tsslbp::lif_forward));
-  m.impl("lif_psc", TORCH_BOX(&tsslbp::lif_psc));
-  m.impl("tssl_backward", TORCH_BOX(&tsslbp::tssl_backward));
-  m.impl("surrogate_backward", TORCH_BOX(&tsslbp::surrogate_backward));
+  m.impl("lif", TORCH_BOX(&tsslbp::lif));
+  m.impl("tssl_backward", TORCH_BOX(&tsslbp::backward<tsslbp::TsslNumbers>));
+  m.impl("surrogate_backward", TORCH_BOX(&tsslbp::backward<tsslbp::SurrogateNumbers>));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tsslbp, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&tsslbp::cpu_capability)); }
+STABLE_TORCH_LIBRARY_IMPL(tsslbp, CompositeExplicitAutograd, m) { m.impl("names", TORCH_BOX(&tsslbp::names)); }

@@ -5,6 +5,8 @@
 // depend on each other, and fused multiply-adds are off, so neither threads nor instruction sets change a single bit.
 #pragma once
 
+#include "numbers.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -47,10 +49,17 @@ inline Capability capability() {
   return found;
 }
 
-// Pooling windows; none if size is 0. A last row or column of pixels that fills no window is left out.
+// Pooling windows over neurons that lie as [image, height, width, channels]; none if size is 0, from a group without numbers.
+// A last row or column of pixels that fills no window is left out.
 struct Pool {
   int64_t size = 0, height = 0, width = 0, channels = 0;
   double gain = 1;
+
+  Pool() = default;
+  explicit Pool(Fields f) {
+    size = f.whole("size", 1, EXACT), height = f.whole("height", size, EXACT), width = f.whole("width", size, EXACT);
+    channels = f.whole("channels", 1, EXACT), gain = f.any("gain"), f.end();
+  }
 
   int64_t pooled_height() const { return height / size; }
   int64_t pooled_width() const { return width / size; }
@@ -59,6 +68,9 @@ struct Pool {
   // Neurons of one row of windows, and how many such rows (a part of one at the lower edge counts) an image has.
   int64_t unit() const { return size * width * channels; }
   int64_t units() const { return (height + size - 1) / size; }
+
+  // Post-synaptic currents of `n` neurons in a step.
+  int64_t outputs(int64_t n) const { return size ? n / (height * width * channels) * pooled_height() * row() : n; }
 
   // Calls f(j, k, length) for every run of channels of a pixel in a row: neuron first + j + i belongs to window element
   // k + i, i < length; k is -1 for pixels that are left out.

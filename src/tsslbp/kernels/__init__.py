@@ -1,24 +1,11 @@
-"""The neuron's operations, fast. They know arrays and numbers; rules and layers call them (``rules/base.py``).
+"""Engines: what computes the neurons. ``engine.py`` says what one offers; each of the others is a file of its own.
 
-The readable reference in ``neuron.py`` and ``rules/`` is the ground truth these are tested against.
+The readable reference in ``neuron.py`` and ``rules/`` is the ground truth the others are tested against.
 """
 
-from tsslbp.kernels.cpu import lif_forward, lif_psc, surrogate_backward, tssl_backward
-from tsslbp.kernels.dispatch import Backend, Usable, backends, choose, compiled
-from tsslbp.kernels.form import PLAIN, Form, Pool, computed_in
+from tsslbp.kernels.engine import PLAIN, Backend, Engine, Form, Pool, Usable, backends, choose, computed_in, find
 
-__all__ = [
-    "PLAIN",
-    "Backend",
-    "Form",
-    "Pool",
-    "Usable",
-    "backends",
-    "choose",
-    "compiled",
-    "computed_in",
-    "lif_forward",
-    "lif_psc",
-    "surrogate_backward",
-    "tssl_backward",
-]
+for _name in ("reference", "cpp"):  # what "auto" chooses from is there at once, also for torch.compile, which cannot import
+    find(_name)
+
+__all__ = ["PLAIN", "Backend", "Engine", "Form", "Pool", "Usable", "backends", "choose", "computed_in", "find"]

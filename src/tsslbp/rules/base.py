@@ -4,18 +4,25 @@ The forward pass is the same under every rule. A rule turns the gradient with re
 ``∂L/∂a``, into the gradient with respect to the input current, ``∂L/∂I``, knowing the membrane potential. Everything
 else (the weights' gradient, the error sent to the layer below) is PyTorch's ordinary chain rule, so whatever works
 around autograd (gradient clipping, DDP, autocast) works around a rule.
+
+A rule says its equations, and may say its numbers, by which an engine with compiled formulas computes the same. It knows no
+engine: ``functional.py`` is where the two meet.
 """
 
 from abc import ABC
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from tsslbp import kernels
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current
+from tsslbp.neuron import LIF
+
+Numbers = tuple[Any, ...]
+"""A rule in numbers and the names of its choices: a ``NamedTuple`` of its own, whose type says which equations they are for."""
+
+HANDED = 2
+"""Numbers a neuron that a part of a sequence hands to the part before it: as many as its state has, whose gradient they are."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,14 @@ class Rule(ABC):
     """Where the rule comes from."""
     cites: ClassVar[tuple[str, ...]] = ()
     """Keys of its papers in ``bibliography.py``, for ``tsslbp cite``."""
-    has_kernel: ClassVar[bool] = False
-    """Whether :meth:`kernel_gradient` exists; without it the method below does the work."""
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer, to what its neurons did before."""
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
-        rest = membrane.new_zeros(2, *membrane.shape[1:])
+        rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
         made = self.part_gradient(psc_gradient, membrane, neuron, rest, rest)
-        return _as_promised(self, "part_gradient", made, membrane, rest)[0]
+        return as_promised(self, "part_gradient", made, membrane, rest)[0]
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
@@ -60,37 +65,31 @@ class Rule(ABC):
         raise UserError(f"{type(self).__name__} needs the whole sequence at once; it cannot carry a state from part to part")
 
     @property
+    def numbers(self) -> Numbers | None:
+        """The rule for engines with compiled formulas. None, as here, leaves the backward pass to the equations above."""
+        return None
+
+    @property
+    def carries(self) -> int:
+        """How many numbers a neuron the rule carries from a step to the one before. Parts hand on no more than ``HANDED``."""
+        return HANDED
+
+    @property
+    def statistic(self) -> Literal["rate"] | None:
+        """What the rule must know of the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
+        return None
+
+    @property
     def takes_parts(self) -> bool:
-        """Whether a sequence may come in parts that hand a state to each other."""
-        return type(self).part_gradient is not Rule.part_gradient
-
-    def kernel_gradient(
-        self,
-        psc_gradient: Tensor,
-        membrane: Tensor,
-        neuron: LIF,
-        state: Tensor | None = None,
-        carry: Tensor | None = None,
-        form: kernels.Form = kernels.PLAIN,
-    ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`part_gradient` by a compiled kernel, for currents of any form; only where ``has_kernel``.
-
-        Without a ``state`` the sequence is whole, and so is nothing to be handed on.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no kernel")
+        """Whether a sequence may come in parts that hand a state to each other; follows from the declarations above."""
+        return type(self).part_gradient is not Rule.part_gradient and self.carries <= HANDED and self.statistic is None
 
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
-def refuse_second_derivative(what: str) -> None:
-    """To be called in a backward pass: raises UserError if its result is to be differentiated again."""
-    if torch.is_grad_enabled():
-        raise UserError(f"{what} has no derivative of its own; leave out create_graph=True")
-
-
-def _as_promised(rule: Rule, method: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
+def as_promised(rule: Rule, method: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
     """What a method of a rule returned, if these are tensors like those promised; else raises UserError."""
     if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
         return made
@@ -101,43 +100,3 @@ def _described(made: Any) -> str:
     if isinstance(made, tuple):
         return " and ".join(map(_described, made)) or "nothing"
     return f"{list(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
-
-
-class Crossing(torch.autograd.Function):
-    """Neurons whose backward pass is a rule. Only the membrane potential is kept: spikes and currents follow from it.
-
-    Given a ``state`` it also returns one, to be handed to the next part of the sequence and to nothing else: what flows back
-    through it is what the rule carries from step to step.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, current: Tensor, state: Tensor | None, neuron: LIF, rule: Rule, compiled: bool, form: kernels.Form
-    ) -> tuple[Tensor, Tensor | None]:
-        if compiled:
-            membrane, psc, after = kernels.compiled(form.backend).lif_forward(current, neuron, state, form)
-            # These may be views of what the kernel made, and autograd lets nobody change a function's view in place.
-            psc, after = psc.detach(), None if after is None else after.detach()
-        else:
-            membrane_before, psc_before = (0.0, None) if state is None else state
-            membrane = membrane_potential(current, neuron, membrane_before)
-            psc = postsynaptic_current(membrane, neuron, psc_before)
-            after = None if state is None else torch.stack([membrane[-1], psc[-1]])
-        ctx.save_for_backward(membrane, state)
-        ctx.neuron, ctx.rule, ctx.compiled, ctx.form = neuron, rule, compiled, form
-        return psc, after
-
-    @staticmethod
-    def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("the gradient of a learning rule")
-        membrane, state = ctx.saved_tensors
-        back: Tensor | None = None
-        if ctx.compiled and ctx.rule.has_kernel:
-            gradient, back = ctx.rule.kernel_gradient(psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
-        elif state is None:
-            made = ctx.rule.current_gradient(psc_gradient, membrane, ctx.neuron)
-            (gradient,) = _as_promised(ctx.rule, "current_gradient", (made,), membrane)
-        else:
-            made = ctx.rule.part_gradient(psc_gradient, membrane, ctx.neuron, state, carry)
-            gradient, back = _as_promised(ctx.rule, "part_gradient", made, membrane, state)
-        return gradient, back, None, None, None, None

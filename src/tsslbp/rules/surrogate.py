@@ -10,17 +10,17 @@ bracket is 1. Review: Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tsslbp import kernels
 from tsslbp.errors import UserError, check_number, unknown
-from tsslbp.neuron import LIF, spikes
+from tsslbp.neuron import LIF, passed, synapse_adjoint
 from tsslbp.rules.base import Rule
 
-# Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope.
+# Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope. A new shape is an entry here, and to be fast a
+# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference.
 DERIVATIVES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "fast_sigmoid": (lambda x: 1 / (1 + x.abs()) ** 2, 10.0),
     "sigmoid": (lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x), 5.0),
@@ -30,6 +30,15 @@ DERIVATIVES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "gaussian": (lambda x: torch.exp(-(x**2) / 2), 2.5),
     "exponential": (lambda x: torch.exp(-x.abs()), 5.0),
 }
+
+
+class SurrogateNumbers(NamedTuple):
+    """A surrogate gradient in numbers, as of :class:`Surrogate`."""
+
+    shape: str
+    slope: float
+    scale: float
+    through_reset: bool
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,6 @@ class Surrogate(Rule):
     through_reset: bool = False
 
     summary: ClassVar[str] = "backpropagation through time with a smooth stand-in for the spike's derivative"
-    has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Neftci, Mostafa & Zenke, IEEE Signal Process. Mag. 2019"
     cites: ClassVar[tuple[str, ...]] = ("neftci2019surrogate",)
 
@@ -67,43 +75,23 @@ class Surrogate(Rule):
         if not isinstance(self.through_reset, bool):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
 
+    @property
+    def numbers(self) -> SurrogateNumbers:
+        return SurrogateNumbers(self.name, self.slope or DERIVATIVES[self.name][1], self.scale, self.through_reset)
+
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> tuple[Tensor, Tensor]:
         shape, default_slope = DERIVATIVES[self.name]
         psi = self.scale * shape((self.slope or default_slope) * (membrane - neuron.threshold))
-        to_previous = neuron.membrane_decay * (1 - spikes(membrane, neuron) if neuron.reset else torch.ones_like(membrane))
+        to_previous = neuron.membrane_decay * passed(membrane, neuron)
         if self.through_reset and neuron.reset:
             to_previous -= neuron.membrane_decay * membrane * psi
-        delta = torch.empty_like(membrane)
-        carried, error = carry
+        carried, error_after = carry
+        error, delta = synapse_adjoint(psc_gradient, neuron, error_after), torch.empty_like(membrane)
         for t in reversed(range(len(membrane))):
-            error = psc_gradient[t] / neuron.tau_s + neuron.synapse_decay * error
-            carried = delta[t] = psi[t] * error + to_previous[t] * carried
-        return delta, torch.stack([carried, error])
-
-    def kernel_gradient(
-        self,
-        psc_gradient: Tensor,
-        membrane: Tensor,
-        neuron: LIF,
-        state: Tensor | None = None,
-        carry: Tensor | None = None,
-        form: kernels.Form = kernels.PLAIN,
-    ) -> tuple[Tensor, Tensor | None]:
-        _, default_slope = DERIVATIVES[self.name]
-        return kernels.compiled(form.backend).surrogate_backward(
-            psc_gradient,
-            membrane,
-            neuron,
-            state,
-            carry,
-            shape=self.name,
-            slope=self.slope or default_slope,
-            scale=self.scale,
-            through_reset=self.through_reset,
-            form=form,
-        )
+            carried = delta[t] = psi[t] * error[t] + to_previous[t] * carried
+        return delta, torch.stack([carried, error[0]])
 
 
 # The shapes of three papers under their names. What of each paper lies outside the derivative (its neuron, its way of learning)

@@ -25,21 +25,35 @@ and the reset acts on the error before it reaches the synapse, by the error at t
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from tsslbp import kernels
 from tsslbp.errors import UserError, check_number, unknown
-from tsslbp.neuron import LIF, kept, spikes, synapse
+from tsslbp.neuron import LIF, advanced, rise, spikes, synapse, synapse_adjoint
 from tsslbp.rules.base import Rule
 
 PscDerivative = Literal["amplitude", "timing"]
 Fallback = Literal["quiet", "no-spike", "rate", "never", "always"]
 
 FALLBACK_RANGE = 8.0
+"""Largest argument of the logistic in (10), as published. C++ has it and the next constant in ``csrc/numbers.h``."""
 RATE_LIMIT = 0.1
+"""Mean firing of a layer up to which ``"rate"`` takes the fallback, as published."""
+
+
+class TSSLNumbers(NamedTuple):
+    """The family in numbers, as of :class:`TSSL`."""
+
+    timing: bool
+    inter: bool
+    reset: bool
+    leak: bool
+    error_reset: bool
+    fallback: Fallback
+    clip: float
+    width: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,6 @@ class TSSL(Rule):
     error_reset: bool = False
 
     summary: ClassVar[str] = "spike-time gradient, inter- and intra-neuron, with a surrogate where a neuron is quiet"
-    has_kernel: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang & Li, NeurIPS 2020, arXiv 2002.10085"
     cites: ClassVar[tuple[str, ...]] = ("zhang2020temporal",)
 
@@ -98,44 +111,45 @@ class TSSL(Rule):
             raise UserError(f"width is {self.width}; the fallback's width must be positive and finite")
 
     @property
-    def takes_parts(self) -> bool:
-        if self.fallback == "rate":
-            return False  # the mean is over the whole sequence
-        return not (self.error_reset and (self.reset or self.leak))  # R and Q would both have to be carried
+    def numbers(self) -> TSSLNumbers:
+        timing, terms = self.psc_derivative == "timing", (self.inter, self.reset, self.leak, self.error_reset)
+        return TSSLNumbers(timing, *terms, self.fallback, self.clip, self.width)
+
+    @property
+    def carries(self) -> int:
+        return 3 if self.error_reset and (self.reset or self.leak) else 2  # E and R; of (11) Q, and R only if it has a use
+
+    @property
+    def statistic(self) -> Literal["rate"] | None:
+        return "rate" if self.fallback == "rate" else None
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> tuple[Tensor, Tensor]:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
-        tau_m, tau_s = neuron.tau_m, neuron.tau_s
-        before = torch.cat([state[:1], u[:-1]])
-        du = u - kept(before, neuron)
+        tau_m, tau_s, passed = neuron.tau_m, neuron.tau_s, 1 - s if neuron.reset else torch.ones_like(s)
+        reach, error_after = carry
+        if self.error_reset:
+            (e, spike_error), reach = self.with_reset(e, u, neuron, reach), torch.zeros_like(reach)
+        error = synapse_adjoint(e, neuron, error_after)  # (4)
+        moved = (e - neuron.synapse_decay * advanced(error, error_after)) / tau_s if self.psc_derivative == "timing" else error
+        du = rise(u, neuron, state[0])
         p = s * torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (5)
 
-        passed = 1 - s if neuron.reset else torch.ones_like(s)
-        error, delta = torch.empty_like(u), torch.empty_like(u)
-        carried, error_next = carry
-        reach, spike_error = (torch.zeros_like(carried), carried) if self.error_reset else (carried, None)
+        delta = torch.empty_like(u)
         for t in reversed(range(len(u))):
-            e_t = e[t]
-            if spike_error is not None and neuron.reset:
-                e_t = e[t] + s[t] * u[t] / tau_m * spike_error  # (11)
-                spike_error = torch.where(s[t] > 0, e[t], neuron.membrane_decay * spike_error)  # (12)
-            tail = neuron.synapse_decay * error_next
-            error_next = error[t] = e_t / tau_s + tail  # (4)
-            moved = error[t] if self.psc_derivative == "amplitude" else (e_t - tail) / tau_s
-            g = p[t] * moved if self.inter else torch.zeros_like(reach)  # (6)
+            g = p[t] * moved[t] if self.inter else torch.zeros_like(reach)  # (6)
             if self.reset and neuron.reset:
                 g = g + reach * u[t] / tau_m * p[t]  # (7)
             if self.leak:
                 g = g + reach * neuron.membrane_decay * passed[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
-        if spike_error is not None:
+        if self.error_reset:
             reach = spike_error
         elif self.fallback == "always":  # R is of the spike-time gradient alone, so there is none to hand on
             reach = torch.zeros_like(reach)
-        carry = torch.stack([reach, error_next])
+        carry = torch.stack([reach, error[0]])
 
         if self.fallback == "never":
             return delta, carry
@@ -145,6 +159,16 @@ class TSSL(Rule):
             return delta + surrogate * (1 - s), carry
         return torch.where(self.falls_back(s, synapse(s, tau_s, state[1]), neuron), surrogate, delta), carry  # (10)
 
+    def with_reset(self, error: Tensor, membrane: Tensor, neuron: LIF, spike_error: Tensor) -> tuple[Tensor, Tensor]:
+        """The error with what the reset does to it, e' of (11), ``[T, ...]``; and Q of (12) for the step before, ``[...]``."""
+        if not neuron.reset:
+            return error, spike_error
+        s, e = spikes(membrane, neuron), torch.empty_like(membrane)
+        for t in reversed(range(len(error))):
+            e[t] = error[t] + s[t] * membrane[t] / neuron.tau_m * spike_error  # (11)
+            spike_error = torch.where(s[t] > 0, error[t], neuron.membrane_decay * spike_error)  # (12)
+        return e, spike_error
+
     def falls_back(self, train: Tensor, psc: Tensor, neuron: LIF) -> Tensor:
         """Where the fallback (10) applies, given spikes and their post-synaptic current: ``[T, ...]`` of bool."""
         if self.fallback == "quiet":
@@ -153,34 +177,6 @@ class TSSL(Rule):
             return train == 0
         everywhere = self.fallback == "always" or (self.fallback == "rate" and bool(train.mean() <= RATE_LIMIT))
         return torch.full_like(train, everywhere, dtype=torch.bool)
-
-    def kernel_gradient(
-        self,
-        psc_gradient: Tensor,
-        membrane: Tensor,
-        neuron: LIF,
-        state: Tensor | None = None,
-        carry: Tensor | None = None,
-        form: kernels.Form = kernels.PLAIN,
-    ) -> tuple[Tensor, Tensor | None]:
-        return kernels.compiled(form.backend).tssl_backward(
-            psc_gradient,
-            membrane,
-            neuron,
-            state,
-            carry,
-            timing=self.psc_derivative == "timing",
-            inter=self.inter,
-            reset=self.reset,
-            leak=self.leak,
-            fallback=self.fallback,
-            clip=self.clip,
-            fallback_width=self.width,
-            fallback_range=FALLBACK_RANGE,
-            rate_limit=RATE_LIMIT,
-            error_reset=self.error_reset,
-            form=form,
-        )
 
 
 @dataclass(frozen=True)

@@ -4,125 +4,112 @@
 (``make test-triton``), where they agree with the reference as the C++ kernels do, and they are compiled for GPUs, without
 being run there. What follows about speed and memory is how they are meant, not what was measured.
 
-They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, and take and return what the functions of
-the same names in ``kernels/cpu.py`` do, except that they do not pool. One program owns ``BLOCK`` neurons that lie side by
-side in memory, walks through all steps and keeps what one step hands to the next in registers, so an operation reads and
-writes each trace once (the ``"quiet"`` fallback reads the membrane twice). Products and sums are not fused: a spike must not
-depend on the rounding of the compiler. Options and the neuron's constants are compiled in, so that every new set of them
-costs a compilation.
+They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on whole sequences, and do not pool. One
+program owns ``BLOCK`` neurons that lie side by side in memory, walks through all steps and keeps what one step hands to the
+next in registers, so an operation reads and writes each trace once (the ``"quiet"`` fallback reads the membrane twice).
+Products and sums are not fused: a spike must not depend on the rounding of the compiler. Options and the neuron's constants
+are compiled in, so that every new set of them costs a compilation.
 """
 
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from tsslbp.kernels.form import PLAIN, Form, flatten
+from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable, computed_in
+from tsslbp.kernels.layout import flatten
 from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+from tsslbp.rules.surrogate import SurrogateNumbers
+from tsslbp.rules.tssl import FALLBACK_RANGE, RATE_LIMIT, TSSLNumbers
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    why = str(error).splitlines()[0]
+    raise ImportError(f"Triton cannot be imported ({why}); to get it: pip install 'tsslbp[gpu]'") from error
 
 BLOCK = 256
 """Neurons of one program: two for each thread of Triton's four default warps."""
+KNOWN = {
+    *("quiet", "no-spike", "rate", "never", "always"),
+    *("fast_sigmoid", "sigmoid", "atan", "triangular", "rectangular", "gaussian", "exponential"),
+}
+"""The fallbacks and surrogate shapes that have a formula below."""
 
 
-def unusable(current: Tensor) -> str | None:
-    """Why these kernels cannot take a tensor, in one line, or None if they can."""
-    if current.device.type == "cpu" and not INTERPRETED:
-        return "the Triton kernels run on a GPU, not on cpu (tests run them there, slowly: set TRITON_INTERPRET=1 first)"
-    if current.device.type not in ("cpu", "cuda"):
-        return f"the Triton kernels run on cuda, not on {current.device.type}"
-    if current.dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        return f"the Triton kernels take float32, float64 and bfloat16, not {current.dtype}"
-    return None
+class Triton(Engine):
+    """Whole sequences of every form but a pooled one, and the rules whose formulas are in this file."""
+
+    title = "the Triton kernels"
+    pools = False
+
+    def status(self) -> Usable:
+        if INTERPRETED:
+            return Usable(True, "run by Triton's interpreter (TRITON_INTERPRET is set): for tests, slow")
+        if not torch.cuda.is_available():
+            return Usable(False, "PyTorch sees no CUDA device")
+        return Usable(True, "for CUDA tensors; tested in Triton's interpreter only, never timed")
+
+    def refuses(self, device: torch.device) -> str | None:
+        if device.type == "cpu" and not INTERPRETED:
+            return "the Triton kernels run on a GPU, not on cpu (tests run them there, slowly: set TRITON_INTERPRET=1 first)"
+        return None if device.type in ("cpu", "cuda") else f"the Triton kernels run on cuda, not on {device.type}"
+
+    def formula(self, rule: Rule) -> TSSLNumbers | SurrogateNumbers | None:
+        numbers = rule.numbers
+        if isinstance(numbers, TSSLNumbers | SurrogateNumbers) and all(x in KNOWN for x in numbers if isinstance(x, str)):
+            return numbers
+        return None
+
+    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> str | None:
+        carried = "the Triton kernels carry no state from part to part; take the whole sequence or another backend"
+        return super().declines(current, neuron, rule, parts) or (carried if parts else None)
+
+    def forward(
+        self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
+    ) -> tuple[Tensor | None, Tensor, None]:
+        assert state is None
+        assert form.pool is None
+        layout, flat = flatten(current if form.gain is None else current[None], None)
+        flat, gain = flat.contiguous(), None if form.gain is None else form.gain.contiguous()
+        steps, n, full = len(flat) if gain is None else len(gain), flat.shape[1], computed_in(flat.dtype)
+        psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.half_psc else full)
+        membrane = flat.new_empty(steps, n, dtype=full) if keep else None
+        constants = {**_constants(neuron), "DTYPE": tl.float64 if full == torch.float64 else tl.float32}
+        _launch(_forward_kernel, flat, gain, membrane, psc, steps, n, **constants)
+        return None if membrane is None else layout.restore(membrane), layout.restore(psc), None
+
+    def backward(
+        self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
+    ) -> tuple[Tensor, None]:
+        assert form.pool is None
+        layout, u = flatten(membrane, None)
+        e, u, gain = layout.flatten(error), u.contiguous(), None if form.gain is None else form.gain.contiguous()
+        if e.stride(1) != 1:  # that steps lie elsewhere, or all in one place, does not matter
+            e = e.contiguous()
+        (steps, n), half = u.shape, form.half_current and gain is None
+        delta = u.new_empty(steps if gain is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
+        kernel, options = _compiled_in(formula, u, neuron)
+        _launch(kernel, e, e.stride(0), u, gain, delta, steps, n, **options)
+        delta = layout.restore(delta)
+        return delta if gain is None else delta[0], None
 
 
-def lif_forward(current: Tensor, neuron: LIF, state: None = None, form: Form = PLAIN) -> tuple[Tensor, Tensor, None]:
-    """Membrane potential and post-synaptic current, as :func:`tsslbp.kernels.cpu.lif_forward`, of whole sequences."""
-    membrane, psc = _forward(current, neuron, form, keep_membrane=True)
-    assert membrane is not None
-    return membrane, psc, None
-
-
-def lif_psc(current: Tensor, neuron: LIF, state: None = None, form: Form = PLAIN) -> tuple[Tensor, None]:
-    """Post-synaptic current alone, as :func:`tsslbp.kernels.cpu.lif_psc`, of whole sequences."""
-    return _forward(current, neuron, form, keep_membrane=False)[1], None
-
-
-def tssl_backward(
-    psc_gradient: Tensor,
-    membrane: Tensor,
-    neuron: LIF,
-    state: None,
-    carry: Tensor | None,
-    *,
-    timing: bool,
-    inter: bool,
-    reset: bool,
-    leak: bool,
-    fallback: str,
-    clip: float,
-    fallback_width: float,
-    fallback_range: float,
-    rate_limit: float,
-    error_reset: bool,
-    form: Form = PLAIN,
-) -> tuple[Tensor, None]:
-    """``∂L/∂I`` of TSSL-BP, as :func:`tsslbp.kernels.cpu.tssl_backward`."""
-    steps, size = len(membrane), membrane[0].numel()
+def _compiled_in(numbers: TSSLNumbers | SurrogateNumbers, membrane: Tensor, neuron: LIF) -> tuple[Any, dict[str, Any]]:
+    """The kernel for a rule's numbers, and what it takes by name: these numbers, in capitals, and what follows from them."""
+    options: dict[str, Any] = {name.upper(): float(x) if type(x) is int else x for name, x in numbers._asdict().items()}
+    options |= _constants(neuron)
+    if isinstance(numbers, SurrogateNumbers):
+        return _surrogate_kernel, options
     quiet = rate = None
-    if fallback == "quiet":
-        quiet = membrane.new_empty((steps - 1) // 32, size, dtype=torch.int32)
-    if fallback == "rate":  # stays on the device: reading it here would wait for the GPU
+    if numbers.fallback == "quiet":
+        quiet = membrane.new_empty((len(membrane) - 1) // 32, membrane.shape[1], dtype=torch.int32)
+    if numbers.fallback == "rate":  # stays on the device: reading it here would wait for the GPU
         rate = (membrane > neuron.threshold).mean(dtype=membrane.dtype)
-    return _backward(
-        _tssl_kernel,
-        psc_gradient,
-        membrane,
-        form,
-        quiet=quiet,
-        rate=rate,
-        PER_TAU_M=1 / neuron.tau_m,
-        QUIET=1 / (4 * neuron.tau_s),
-        TIMING=timing,
-        INTER=inter,
-        RESET=reset,
-        LEAK=leak,
-        FALLBACK=fallback,
-        CLIP=float(clip),
-        PER_WIDTH=1 / fallback_width,
-        RANGE=float(fallback_range),
-        RATE_LIMIT=float(rate_limit),
-        ERROR_RESET=error_reset,
-        **_constants(neuron),
-    )
-
-
-def surrogate_backward(
-    psc_gradient: Tensor,
-    membrane: Tensor,
-    neuron: LIF,
-    state: None,
-    carry: Tensor | None,
-    *,
-    shape: str,
-    slope: float,
-    scale: float,
-    through_reset: bool,
-    form: Form = PLAIN,
-) -> tuple[Tensor, None]:
-    """``∂L/∂I`` of a surrogate gradient, as :func:`tsslbp.kernels.cpu.surrogate_backward`."""
-    return _backward(
-        _surrogate_kernel,
-        psc_gradient,
-        membrane,
-        form,
-        SHAPE=shape,
-        SLOPE=float(slope),
-        SCALE=float(scale),
-        THROUGH_RESET=through_reset,
-        **_constants(neuron),
-    )
+    options |= {"PER_TAU_M": 1 / neuron.tau_m, "QUIET": 1 / (4 * neuron.tau_s), "PER_WIDTH": 1 / options.pop("WIDTH")}
+    return _tssl_kernel, options | {"quiet": quiet, "rate": rate, "RANGE": FALLBACK_RANGE, "RATE_LIMIT": RATE_LIMIT}
 
 
 def _constants(neuron: LIF) -> dict[str, float]:
@@ -134,33 +121,6 @@ def _constants(neuron: LIF) -> dict[str, float]:
     }
 
 
-def _forward(current: Tensor, neuron: LIF, form: Form, keep_membrane: bool) -> tuple[Tensor | None, Tensor]:
-    assert form.pool is None
-    layout, flat = flatten(current if form.gain is None else current[None], None)
-    flat, gain = flat.contiguous(), None if form.gain is None else form.gain.contiguous()
-    steps, n = len(flat) if gain is None else len(gain), flat.shape[1]
-    computed_in = torch.float64 if flat.dtype == torch.float64 else torch.float32
-    psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.half_psc else computed_in)
-    membrane = flat.new_empty(steps, n, dtype=computed_in) if keep_membrane else None
-    constants = {**_constants(neuron), "DTYPE": tl.float64 if computed_in == torch.float64 else tl.float32}
-    _launch(_forward_kernel, flat, gain, membrane, psc, steps, n, **constants)
-    return None if membrane is None else layout.restore(membrane), layout.restore(psc)
-
-
-def _backward(kernel: Any, psc_gradient: Tensor, membrane: Tensor, form: Form, **options: Any) -> tuple[Tensor, None]:
-    assert form.pool is None
-    layout, u = flatten(membrane, None)
-    e, u, gain = layout.flatten(psc_gradient), u.contiguous(), None if form.gain is None else form.gain.contiguous()
-    if e.stride(1) != 1:  # that steps lie elsewhere, or all in one place, does not matter
-        e = e.contiguous()
-    steps, n = u.shape
-    half = form.half_current and gain is None
-    delta = u.new_empty(steps if gain is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
-    _launch(kernel, e, e.stride(0), u, gain, delta, steps, n, **options)
-    delta = layout.restore(delta)
-    return delta if gain is None else delta[0], None
-
-
 def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:
     """Run a kernel that takes ``x, *arguments`` with one program for each block of neurons, on the device of ``x``."""
     grid = (triton.cdiv(arguments[-1], BLOCK),)
@@ -170,7 +130,7 @@ def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:
 
 # In the kernels, `steps` and `n` are the two axes of every sequence, names in capitals are compiled in, and a pointer that is
 # None takes with it the code that needs it. Where the reference multiplies by a spike train they multiply too: a NaN must go
-# where it goes there. Equations (1) to (3) are those of neuron.py, (4) to (10) those of rules/tssl.py.
+# where it goes there. Equations (1) to (3) are those of neuron.py, (4) to (12) those of rules/tssl.py.
 
 
 @triton.jit
@@ -379,3 +339,5 @@ def _surrogate_kernel(
 
 INTERPRETED = not isinstance(_forward_kernel, triton.JITFunction)
 """Whether Triton's interpreter runs the kernels, which TRITON_INTERPRET=1 decides when this file is imported."""
+
+ENGINE = Triton()

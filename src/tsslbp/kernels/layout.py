@@ -1,46 +1,11 @@
-"""What kernels take and how it lies in memory, the same for all of them."""
+"""How a sequence lies in memory, and how it becomes the ``[T, N]`` that kernels walk through."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-
-class Pool(NamedTuple):
-    """Sums over windows of ``size × size`` pixels, times ``gain``; a row or column that fills no window is left out."""
-
-    size: int
-    gain: float
-
-
-@dataclass(frozen=True)
-class Form:
-    """How currents come in and go out, where that is more than a tensor for a tensor.
-
-    Args:
-        gain: ``[T]``; the current is constant, a value ``[...]`` that stands for ``gain[t] · value``, and the backward
-            functions return ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
-        pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
-        half_current: the current is bfloat16, and so is its gradient (unless there is a ``gain``).
-        half_psc: the post-synaptic current comes out as bfloat16.
-        backend: whose kernels they go through.
-    """
-
-    gain: Tensor | None = None
-    pool: Pool | None = None
-    half_current: bool = False
-    half_psc: bool = False
-    backend: Literal["cpp", "triton"] = "cpp"
-
-
-PLAIN = Form()
-
-
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The type of a neuron's state and gradient for a current of a type."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
+from tsslbp.kernels.engine import Pool
 
 
 @dataclass(frozen=True)

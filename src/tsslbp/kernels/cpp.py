@@ -1,0 +1,132 @@
+"""The C++ kernels (``csrc/``): loading them, what PyTorch must know about them, and the engine that calls them.
+
+They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on CPU tensors of float32 or float64;
+currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
+post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. A
+sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same way;
+anything else is copied first.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in
+from tsslbp.kernels.layout import Layout, flatten
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Numbers, Rule
+from tsslbp.rules.surrogate import SurrogateNumbers
+from tsslbp.rules.tssl import TSSLNumbers
+
+
+def _load() -> str | None:
+    """Load the extension; returns why not, in one line, or None."""
+    spec = importlib.util.find_spec("tsslbp.kernels._cpu")
+    if spec is None or spec.origin is None:
+        return "the C++ kernels are not built; with a C++ compiler: pip install --no-build-isolation --force-reinstall tsslbp"
+    try:
+        torch.ops.load_library(spec.origin)
+    except (OSError, RuntimeError) as error:
+        return f"the C++ kernels in {spec.origin} cannot be loaded: {str(error).splitlines()[0]}"
+    return None
+
+
+NOT_LOADED = _load()
+"""Why the extension is not loaded; None if it is."""
+
+# The instruction set, and the names of what C++ numbers, fallbacks and shapes of surrogates, each in the order of its numbers.
+_CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
+_NUMBER = {name: float(number) for table in _TABLES for number, name in enumerate(table.split())}
+_BACKWARD: dict[type, str] = {TSSLNumbers: "tssl_backward", SurrogateNumbers: "surrogate_backward"}
+_FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
+
+
+def capability() -> str:
+    """The instruction set in use: ``"avx512"``, ``"avx2"`` or ``"baseline"``. The environment variable
+    ``TSSLBP_CPU_CAPABILITY`` names a lower one than the processor has, for tests and comparisons."""
+    return _CAPABILITY
+
+
+class Cpp(Engine):
+    """Every form, and the rules whose formulas are in ``csrc/neuron.h``."""
+
+    title = "the C++ kernels"
+
+    def status(self) -> Usable:
+        return Usable(NOT_LOADED is None, NOT_LOADED or f"loaded, vectorised for {capability()}")
+
+    def refuses(self, device: torch.device) -> str | None:
+        return NOT_LOADED or (None if device.type == "cpu" else f"the C++ kernels run on the CPU, not on {device.type}")
+
+    def formula(self, rule: Rule) -> tuple[str, list[float]] | None:
+        numbers = rule.numbers
+        key = type(numbers), numbers  # named tuples of two types may be equal
+        if key not in _FORMULAS:
+            known = type(numbers) in _BACKWARD and all(x in _NUMBER for x in numbers or () if isinstance(x, str))
+            packed = [_NUMBER[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
+            _FORMULAS[key] = (_BACKWARD[type(numbers)], packed) if known else None
+        return _FORMULAS[key]
+
+    def forward(
+        self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        layout, flat = flatten(current if form.gain is None else current[None], form.pool)
+        before = None if state is None else layout.flatten(state)
+        pool = _pool(layout, form.pool)
+        made = torch.ops.tsslbp.lif(flat, form.gain, before, _constants(neuron), pool, form.half_psc, keep)
+        membrane = layout.restore(made[1]) if keep else None
+        return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
+
+    def backward(
+        self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor | None]:
+        operator, numbers = formula
+        layout, u = flatten(membrane, form.pool)
+        e = layout.pooled(form.pool).flatten(error)
+        before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
+        constants, pool = _constants(neuron), _pool(layout, form.pool)
+        made = getattr(torch.ops.tsslbp, operator)(e, u, form.gain, before, after, constants, numbers, pool, form.half_current)
+        delta = layout.restore(made[0])
+        return delta if form.gain is None else delta[0], None if state is None else layout.restore(made[1])
+
+
+def _constants(neuron: LIF) -> list[float]:
+    return [neuron.tau_m, neuron.tau_s, neuron.threshold]
+
+
+def _pool(layout: Layout, pool: Pool | None) -> list[float]:
+    """Pooling as the operators take it: size, height, width, channels, gain; nothing for none."""
+    if pool is None:
+        return []
+    _, channels, height, width = layout.shape
+    return [float(pool.size), float(height), float(width), float(channels), pool.gain]
+
+
+def _register_fakes() -> None:
+    """Tell PyTorch the shapes of results, for ``torch.compile`` and ``torch.export``."""
+
+    @torch.library.register_fake("tsslbp::lif")
+    def lif(current: Tensor, gain: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
+        _, pool, half, keep = groups
+        (steps, n), full = (len(current) if gain is None else len(gain), current.shape[1]), computed_in(current.dtype)
+        size, height, width = (int(x) for x in pool[:3] or (1, 1, 1))
+        outputs = n // (height * width) * (height // size) * (width // size)
+        psc = current.new_empty(steps, outputs, dtype=torch.bfloat16 if half else full)
+        membrane = [current.new_empty(steps, n, dtype=full)] if keep else []
+        return [psc, *membrane, *([] if state is None else [torch.empty_like(state)])]
+
+    @torch.library.register_fake("tsslbp::tssl_backward")
+    @torch.library.register_fake("tsslbp::surrogate_backward")
+    def backward(error: Tensor, membrane: Tensor, gain: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
+        *_, half = groups
+        delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
+        delta = delta if gain is None else membrane.new_empty(1, membrane.shape[1])
+        return [delta, *([] if state is None else [torch.empty_like(state)])]
+
+
+if NOT_LOADED is None:
+    _register_fakes()
+
+ENGINE = Cpp()

@@ -1,0 +1,215 @@
+"""What computes the neurons: what an engine offers, how one is found, and which one runs.
+
+An engine is one file beside this one, ``kernels/NAME.py`` for ``backend="NAME"``, with an instance of :class:`Engine` named
+``ENGINE``. It is found by that name and imported when it is first asked for. An engine knows arrays and numbers, and of a rule
+no more than its numbers; the reference alone computes what the equations in ``neuron.py`` and ``rules/`` say, and is what all
+others are tested against.
+"""
+
+import functools
+import importlib
+import logging
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsslbp import kernels
+from tsslbp.errors import UserError, unknown
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+
+Backend = str
+"""``"auto"`` or an engine's name. ``"auto"`` takes the C++ kernels for all that they can take and the reference for everything
+else. ``"triton"`` has to be named: no GPU has run it yet. Naming a backend that cannot run is an error."""
+
+logger = logging.getLogger("tsslbp.kernels")
+
+
+class Usable(NamedTuple):
+    """Whether a backend can run here, and the reason in one line."""
+
+    usable: bool
+    reason: str
+
+
+class Pool(NamedTuple):
+    """Sums over windows of ``size × size`` pixels, times ``gain``; a row or column that fills no window is left out."""
+
+    size: int
+    gain: float
+
+
+class Form(NamedTuple):
+    """How currents come in and go out, where that is more than a tensor for a tensor.
+
+    Args:
+        gain: ``[T]``; the current is constant, a value ``[...]`` that stands for ``gain[t] · value``, and the gradient is
+            ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
+        pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
+        half_current: the current is bfloat16, and so is its gradient (unless there is a ``gain``).
+        half_psc: the post-synaptic current comes out as bfloat16.
+    """
+
+    gain: Tensor | None = None
+    pool: Pool | None = None
+    half_current: bool = False
+    half_psc: bool = False
+
+
+PLAIN = Form()
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The type of a neuron's state and gradient for a current of a type."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+class Engine(ABC):
+    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.functional.Crossing` is."""
+
+    title: ClassVar[str]
+    """What it is called in messages, in the plural: ``"the C++ kernels"``."""
+    forms: ClassVar[bool] = True
+    """Whether it takes currents of any :class:`Form`; one that does not gets them written out, in full precision."""
+    pools: ClassVar[bool] = True
+    """Whether it takes forms with a ``pool``."""
+
+    @abstractmethod
+    def status(self) -> Usable:
+        """Whether it can run on this machine and why, as ``tsslbp doctor`` shows it."""
+
+    def refuses(self, device: torch.device) -> str | None:
+        """Why it cannot run on a device, in one line, or None if it can."""
+        return None
+
+    @abstractmethod
+    def formula(self, rule: Rule) -> Any:
+        """What :meth:`backward` wants of a rule, from the rule's numbers; None if it has none, or none that are known here."""
+
+    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> str | None:
+        """Why it cannot compute neurons fed by ``current``, in one line, or None if it can.
+
+        Args:
+            current, neuron: as of :meth:`forward`; of the current only device and type matter.
+            rule: whose gradient is wanted, None if none is. A rule without numbers is no reason: its backward pass is the
+                reference's, whoever computes the forward pass.
+            parts: the sequence is one of several that hand a state to each other.
+        """
+        if (reason := _needs_reference(neuron) or self.refuses(current.device)) is not None:
+            return reason
+        if current.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            return f"{self.title} take float32, float64 and bfloat16, not {current.dtype}"
+        if rule is not None and self.formula(rule) is None and rule.numbers is not None:
+            return f"{self.title} have no formula for {rule.numbers!r}"
+        return None
+
+    @abstractmethod
+    def forward(
+        self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Equations (1) to (3) of ``neuron.py``.
+
+        Args:
+            current: ``[T, ...]``, or what ``form`` says.
+            neuron: constants of the neuron.
+            state: membrane potential and post-synaptic current of the step before, ``[2, ...]``; None is rest.
+            form: how currents come in and go out.
+            keep: keep the membrane potential, which the backward pass needs.
+
+        Returns:
+            Membrane potential, ``[T, ...]``, or None if it was not to be kept; post-synaptic current, ``[T, ...]``; given a
+            state, that after the last step, ``[2, ...]``, else None.
+        """
+
+    @abstractmethod
+    def backward(
+        self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a rule makes of ``∂L/∂a``.
+
+        Args:
+            formula: of the rule, from :meth:`formula`.
+            error: ``∂L/∂a``, ``[T, ...]``, of the form that went out.
+            membrane, neuron, state, form: as they were in the forward pass.
+            carry: as of :meth:`tsslbp.rules.Rule.part_gradient`; None without a state.
+
+        Returns:
+            ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None.
+        """
+
+
+def _needs_reference(neuron: LIF) -> str | None:
+    """Why only the reference computes neurons with these constants, in one line, or None."""
+    constants: tuple[object, ...] = (neuron.tau_m, neuron.tau_s, neuron.threshold)
+    if not neuron.reset:
+        return "only the reference computes neurons without a reset"
+    if isinstance(constants[0], Tensor) or isinstance(constants[1], Tensor) or isinstance(constants[2], Tensor):
+        return "only the reference computes neurons whose constants are tensors"
+    return None
+
+
+_FOUND: dict[str, Engine] = {}  # a cache
+
+
+def names() -> list[str]:
+    """Every engine's name: the files beside this one, but for this one and ``layout.py``."""
+    found = (module.name for module in pkgutil.iter_modules(kernels.__path__))
+    return [name for name in found if name not in ("engine", "layout") and not name.startswith("_")]
+
+
+def find(backend: str) -> Engine:
+    """The engine of a name.
+
+    Raises:
+        UserError: there is none.
+        ImportError: it needs what is not installed; the message says what to do, in one line.
+    """
+    backend = str(backend)
+    if backend not in _FOUND:
+        if backend not in (known := names()):
+            raise unknown("backend", backend, ["auto", *known])
+        _FOUND[backend] = importlib.import_module(f"tsslbp.kernels.{backend}").ENGINE
+    return _FOUND[backend]
+
+
+def backends() -> dict[str, Usable]:
+    """Every backend with whether it can run on this machine and why, as ``tsslbp doctor`` shows it."""
+    found = {}
+    for name in names():
+        try:
+            found[name] = find(name).status()
+        except ImportError as error:
+            found[name] = Usable(False, str(error))
+    return found
+
+
+def choose(backend: Backend, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> Engine:
+    """The engine for a job, described as for :meth:`Engine.declines`. The choice is logged once; a missing build is a warning.
+
+    Raises:
+        UserError: an unknown backend, or one that was named and declines.
+    """
+    try:
+        engine = find("cpp" if backend == "auto" else backend)
+        reason = engine.declines(current, neuron, rule, parts)
+    except ImportError as error:
+        reason = _needs_reference(neuron) or str(error)
+    if reason is None:
+        level, message = logging.INFO, "neurons run on " + engine.title
+    elif backend != "auto":
+        raise UserError(f"backend {backend!r} cannot run: {reason}")
+    else:
+        missing = current.device.type == "cpu" and not engine.status().usable
+        level, message = logging.WARNING if missing else logging.INFO, f"neurons run on the slow reference: {reason}"
+        engine = find("reference")
+    if not torch.compiler.is_compiling():
+        _log(level, message)
+    return engine
+
+
+@functools.cache
+def _log(level: int, message: str) -> None:
+    logger.log(level, message)
