@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from tsslbp import Rule, files, machine, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.losses import KernelLoss
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
+from tsslbp.settings import TrainConfig
 from tsslbp.signal import Constant, Signal
 from tsslbp.study.fidelity import against_exact, grid_gradient, spread
 from tsslbp.tables import markdown
@@ -110,7 +110,7 @@ def trained_shares(config: TrainConfig) -> Tensor:
     """:func:`model_shares` of a network that is trained first, on its test samples."""
     with tempfile.TemporaryDirectory() as folder:
         model = training.load(training.train(replace(config, runs_dir=Path(folder)))[0])
-    return model_shares(model, training.load_data(config).test)
+    return model_shares(model, training.with_data(config)[1].test)
 
 
 def model_shares(model: training.Model, samples: Split) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from tsslbp import files, machine, recipes, training
-from tsslbp.config import TrainConfig
 from tsslbp.networks import Network
+from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/without-fallback/without-fallback.json"

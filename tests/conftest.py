@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tsslbp.config import TrainConfig
+from tsslbp.settings import TrainConfig
 
 settings.register_profile("bounded", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("bounded")

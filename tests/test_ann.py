@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tsslbp import UserError, build, cli, losses, metrics, training
 from tsslbp.ann import Binary
-from tsslbp.config import TrainConfig
+from tsslbp.settings import TrainConfig
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 NOTATION = "4C3-P2-5C2-7-3"
@@ -131,7 +131,7 @@ def test_training_evaluation_and_report(neuron, quick, tmp_path, capsys):
 
 def test_the_loss_of_an_ann_is_softmax_unless_told():
     assert TrainConfig(neuron="relu").make_loss() == losses.SoftmaxLoss()
-    assert isinstance(TrainConfig().make_loss(), losses.KernelLoss)
+    assert isinstance(TrainConfig(time_steps=5).make_loss(), losses.KernelLoss)
     weighted = losses.KernelLoss(time_steps=1, tau_s=1, label_weight=3)
     assert TrainConfig(neuron="relu", loss="kernel(label_weight=3)").make_loss() == weighted
     for loss in ("count", "kernel(target=double)", "kernel(desired=01)"):
@@ -145,6 +145,6 @@ def test_same_order_and_first_weights_in_a_run(quick):
     seen = {}
     for neuron in ("spiking", "binary", "relu"):
         config = quick(neuron=neuron, dropout=0.2)
-        model, _ = training.prepare(config, training.load_data(config))
+        model, _ = training.prepare(*training.with_data(config))
         seen[neuron] = [weight.detach().clone() for weight in model.network.parameters()]
     assert all(torch.equal(a, b) for other in ("binary", "relu") for a, b in zip(seen["spiking"], seen[other], strict=True))

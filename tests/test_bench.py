@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tsslbp import UserError, bench, cli, kernels, machine
+from tsslbp.architecture import PAPER
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, floor, grown
 from tsslbp.cli import commands
-from tsslbp.notation import PAPER
 
 comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
-SMALL = Case("small", replace(PAPER["mnist-cnn-head"], notation="3C5-P2-7-10"), batch=2)
+SMALL = Case("small", replace(PAPER["mnist-cnn-head"], network="3C5-P2-7-10"), batch=2)
 
 
 @pytest.mark.parametrize("who", bench.subjects(SMALL))

@@ -132,7 +132,7 @@ def test_share_of_the_reset_term_tends_to_that_in_continuous_time(script):
 
 def test_share_is_of_every_spike_of_a_trained_network_that_another_follows(script, quick):
     config = quick(epochs=1)
-    model, samples = training.load(training.train(config)[0]), training.load_data(config).test
+    model, samples = training.load(training.train(config)[0]), training.with_data(config)[1].test
     shares = script("gradient_terms").model_shares(model, samples)
     with model.evaluating(samples) as batches:
         ((_, inputs),) = batches

@@ -201,8 +201,7 @@ def test_altered_content_with_a_right_checksum_is_refused(stopped):
 
 def test_what_the_optimiser_is_told_comes_from_the_settings(stopped):
     config, folder = stopped
-    config = training.settled(config)
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(config)
     model, optimizer = training.prepare(config, dataset)
     fresh = optimizer.state_dict()["param_groups"]
     samples = len(dataset.train)
@@ -225,7 +224,7 @@ def test_fewer_epochs_than_were_run_are_refused(stopped):
 def test_the_learning_rate_is_told_alike_after_a_stop_at_the_end_of_an_epoch(quick, schedule):
     config = quick(name="whole", schedule=schedule)
     training.train(config)
-    steps = math.ceil(len(training.load_data(training.settled(config)).train) / config.batch_size)
+    steps = math.ceil(len(training.with_data(config)[1].train) / config.batch_size)
     with pytest.raises(training.Interrupted):
         training.train(replace(config, name="cut"), StopAt(1, steps))
     training.train(replace(config, name="cut", resume=True))

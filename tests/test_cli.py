@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tsslbp import cli, data, metrics, recipes, training
-from tsslbp.config import TrainConfig
+from tsslbp.settings import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
 
@@ -214,8 +214,8 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --rule tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
         ("train quickstart --rule tssl(rest=False)", "did you mean 'reset'"),
         ("train quickstart --rule tssl(fallback=quite)", "did you mean 'quiet'"),
-        ("train quickstart --tau-m 0.5", "tau_m is 0.5"),
-        ("train quickstart --time-steps 0", "time_steps is 0"),
+        ("train quickstart --tau-m 0.5", "--tau-m is 0.5"),
+        ("train quickstart --time-steps 0", "--time-steps is 0"),
         ("train quickstart --threshold nan", "threshold is nan"),
         ("train quickstart --dropout 1", "dropout is 1"),
         ("train quickstart --learning-rate nan", "--learning-rate is nan"),
@@ -237,7 +237,7 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --loss kernel(desired=)", "desired is ; it must be of 0 and 1"),
         (
             "train quickstart --loss kernel(target=double --epochs 0",
-            "--epochs is 0; it must be positive; --loss: cannot read loss",
+            "--loss: cannot read loss 'kernel(target=double'; write NAME or NAME(option=value, ...); --epochs is 0; it must be",
         ),
         ("train quickstart --rate-lower 0.1", "--rate-lower has no effect without a --rate-penalty"),
         ("train quickstart --beta=1", "--beta has no effect without a layer of adaptive thresholds"),

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from test_report import Page
 
 from tsslbp import UserError, build, cli, layers, study, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
+from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, step, tuning
 from tsslbp.training.inputs import Inputs
 
@@ -44,21 +44,19 @@ def test_contestants_differ_in_rule_and_units_only(quick):
     config = quick(loss="count", seed=3)
     made = study.contestants(config, ["tssl( clip=2,leak = False )", "surrogate", "binary"])
     assert list(made) == ["tssl(leak=False, clip=2)", "surrogate", "binary"]
-    assert [(c.rule, c.neuron, c.loss) for c in made.values()] == [
+    assert [(c.rule, c.neuron, c.with_loss().loss) for c in made.values()] == [
         ("tssl(leak=False, clip=2)", "spiking", "count"),
         ("surrogate", "spiking", "count"),
         ("tssl", "binary", "softmax"),
     ]
-    assert {replace(c, rule="tssl", neuron="spiking", loss="count") for c in made.values()} == {
-        replace(config, precision=made["binary"].precision)
-    }
+    assert {replace(c, rule="tssl", neuron="spiking", loss="count") for c in made.values()} == {config}
 
 
 def test_first_weights_are_the_same_under_every_rule(quick):
     config = quick(seed=4, network="8C3-P2-20-10", dropout=0.1)
     weights = []
     for settings in study.contestants(config, ["tssl", "surrogate(name=atan)", "binary", "relu"]).values():
-        model, _ = training.prepare(settings, training.load_data(settings))
+        model, _ = training.prepare(*training.with_data(settings))
         weights.append(torch.cat([weight.flatten() for weight in model.network.parameters()]))
     assert all(torch.equal(weights[0], other) for other in weights[1:])
 
@@ -292,7 +290,7 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     assert rule["sd"]["test_accuracy"] == pytest.approx(statistics.stdev(accuracies))
     assert rule["step_ms"] > 0
     model = training.load(small.runs_dir / "compare-small/tssl-seed1")
-    test = training.load_data(small).test
+    test = training.with_data(small)[1].test
     assert result["rules"]["tssl"]["runs"][0]["spikes"] == study.measure(model, test).spikes
     json.dumps(result["rules"])
 

@@ -219,8 +219,7 @@ def test_parts_of_a_sequence_have_the_masks_of_the_whole(static):
 
 def seen_in_training(config, epochs=2):
     """What the network is given in training, input and keys, in the order of the samples; by epoch."""
-    config = training.settled(config)
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(config)
     model, optimizer = training.prepare(config, dataset)
     run = Loop(config, dataset, model, optimizer, training.State(), training.Progress(), lambda: None)
     found: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
@@ -266,8 +265,8 @@ def test_a_sample_is_changed_otherwise_in_every_epoch_and_alike_wherever_it_stan
 
 
 def test_evaluating_gives_the_network_back_as_it_was(quick):
-    dataset = data.load("digits", Path("nowhere"))
-    model, _ = training.prepare(quick(network="5-10", dropout=0.5), dataset)
+    config, dataset = training.with_data(quick(network="5-10", dropout=0.5))
+    model, _ = training.prepare(config, dataset)
     network = model.network
     for was_training in (True, False):
         network.train(was_training)

@@ -21,7 +21,7 @@ SHAPES = {"quickstart": (1, 8, 8), "mnist-cnn": (1, 28, 28), "fashion-mnist-fc":
 def network(name, **changes):
     """A recipe's network at its first weights."""
     torch.manual_seed(0)
-    architecture = recipes.get(name).architecture(SHAPES[name])
+    architecture = replace(recipes.get(name), time_steps=5).architecture(SHAPES[name])
     return Network(replace(architecture, **changes)).eval()
 
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tsslbp import UserError, cli, data, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Dataset, Facts, Normalisation, Split
+from tsslbp.settings import TrainConfig
 from tsslbp.training.model import METADATA_KEY
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
@@ -276,7 +276,7 @@ def test_models_of_version_0_1_0_still_work_and_say_what_they_do_not_know(traine
 
 def test_a_model_made_in_python_does_not_say_it_learned_the_digits(trained, capsys, tmp_path):
     dataset = replace(data.load(str(trained / "bytes.npz"), Path()), source="")
-    model, _ = training.prepare(TrainConfig(network="5-3"), dataset)
+    model, _ = training.prepare(TrainConfig(network="5-3", time_steps=5), dataset)
     model.save(tmp_path / "own.safetensors")
     assert training.load(tmp_path / "own.safetensors").data == ""
     code, _, err = run(capsys, "evaluate", tmp_path / "own.safetensors")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tsslbp import UserError, bench, cli, files, machine, rivals, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import cache
+from tsslbp.settings import TrainConfig
 from tsslbp.training import run as run_module
 
 
@@ -233,7 +233,7 @@ def test_numbers_beyond_all_measure_are_one_line(command, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert cli.main(command.split()) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"tsslbp: --[a-z-]+ is .*; .*must .*\n", error)
+    assert re.fullmatch(r"tsslbp: --[a-z-]+(: .*)? is .*; .*must .*\n", error)
     assert len(error) < 250
     assert not list(tmp_path.iterdir())
 

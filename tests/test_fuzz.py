@@ -25,7 +25,7 @@ from PIL import Image
 
 import tsslbp
 from tsslbp import UserError, cli, data, training
-from tsslbp.config import TrainConfig
+from tsslbp.settings import TrainConfig
 from tsslbp.study import page as study_page
 
 ODD = [b"-1", b"0", b"null", b"true", b'"x"', b"[]", b"{}", b"NaN", b"1e999", b"-1e300", b"1" * 30, b'"\\u0000"', b'"\\ud800"']

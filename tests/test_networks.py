@@ -7,9 +7,10 @@ import torch
 
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
+from tsslbp.architecture import PAPER, Architecture
 from tsslbp.layers import Conv2d, Dropout, Linear, SumPool2d
 from tsslbp.networks import Network, build
-from tsslbp.notation import PAPER, Architecture, classes
+from tsslbp.notation import classes
 from tsslbp.rules import TSSLPaper
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
@@ -88,7 +89,7 @@ def rule_of(net):
 def test_cifar_settings(name, head, scale):
     with torch.device("meta"):
         net = build(f"{name}{head}")
-    assert (net.architecture.padding, net.architecture.conv_scale) == (1, scale)
+    assert (net.architecture.padding, net.architecture.conv_scale) == ((1,), scale)
     assert [layer.p for layer in net.modules() if isinstance(layer, Dropout)] == [0.2] * 7
     assert not isinstance(next(net.layers.children()), Dropout)
 
@@ -247,7 +248,7 @@ def test_a_convolution_cannot_follow_flat_input():
         build("4C3-10", **{**SETTINGS, "input_shape": (5,)})
 
 
-@pytest.mark.parametrize("padding", [(), (1,), (1, 1, 1), -1, (1, -1), 1.5, (1, 0.5)])
+@pytest.mark.parametrize("padding", [(), (1, 1, 1), -1, (-1,), (1, -1), 1.5, (1, 0.5)])
 def test_padding_errors(padding):
     with pytest.raises(UserError, match=r"padding .* must be one number >= 0, or one for each of the 2 convolutions"):
         build("4C3-P2-5C3-10", padding=padding, **SETTINGS)
@@ -373,12 +374,12 @@ def test_a_network_learns():
 
 ARCHITECTURES = [
     *PAPER.values(),
-    Architecture(notation="4C3-P2-5C2-3", padding=(1, 0), rule="tssl(leak=False, clip=1)", dropout=0.1, **SETTINGS),
-    Architecture(notation="3", input_shape=(5,), time_steps=1, tau_m=math.inf, tau_s=1, threshold=0.1, rule="surrogate"),
+    Architecture(network="4C3-P2-5C2-3", padding=(1, 0), rule="tssl(leak=False, clip=1)", dropout=0.1, **SETTINGS),
+    Architecture(network="3", input_shape=(5,), time_steps=1, tau_m=math.inf, tau_s=1, threshold=0.1, rule="surrogate"),
 ]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.notation)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.network)
 def test_architecture_json_round_trip(architecture):
     text = architecture.to_json()
     assert Architecture.from_json(text) == architecture
@@ -387,7 +388,7 @@ def test_architecture_json_round_trip(architecture):
 
 @pytest.mark.parametrize("rule", [None, TSSL(), TSSL(fallback="no-spike", leak=False, clip=1.0), Surrogate("atan", slope=3.0)])
 def test_architecture_json_keeps_a_rule_object(rule):
-    architecture = Architecture(notation="7-3", rule=rule, **SETTINGS)
+    architecture = Architecture(network="7-3", rule=rule, **SETTINGS)
     again = Architecture.from_json(architecture.to_json())
     assert isinstance(again.rule, str)
     assert rule_of(Network(again)) == rule_of(Network(architecture)) == (rule or TSSL())

@@ -4,7 +4,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tsslbp import UserError, build
-from tsslbp.config import TrainConfig
 from tsslbp.errors import LARGEST
 from tsslbp.notation import (
     AdaptiveSpec,
@@ -18,6 +17,7 @@ from tsslbp.notation import (
     parse,
     voters,
 )
+from tsslbp.settings import TrainConfig
 
 SIZES = st.integers(1, LARGEST)
 HIDDEN = st.one_of(

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, build, kernels, rules, training
+from tsslbp.architecture import Architecture
 from tsslbp.encoding import Constant
 from tsslbp.layers import Linear
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
-from tsslbp.notation import Architecture
 from tsslbp.recurrent import LATERAL_GAIN, Adaptation, Recurrent
 from tsslbp.rules.surrogate import DERIVATIVES
 

@@ -15,10 +15,10 @@ import torch
 from test_report import Page
 
 from tsslbp import UserError, build, cli, metrics, rules, study, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Normalisation, Split
 from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
+from tsslbp.settings import TrainConfig
 from tsslbp.study import paired, runs
 from tsslbp.study.runs import Run
 from tsslbp.training.inputs import Inputs
@@ -273,7 +273,7 @@ def tiny(quick):
 def test_dynamics_keeps_weights_and_trains_again(tiny):
     found = study.dynamics(tiny, seeds=1, steps=(1, 5))
     base = training.load(tiny.runs_dir / "base-seed1")
-    dataset = training.load_data(tiny)
+    dataset = training.with_data(tiny)[1]
     assert found["base"]["accuracies"] == [pytest.approx(base.accuracy(dataset.test))]
     assert {path.name for path in tiny.runs_dir.iterdir()} == {
         f"{name}-seed1" for name in ("base", "tau_m-inf", "tau_m-1", "reset-0", "tau_s-1", "shuffled", "time_steps-1", "binary")
@@ -537,7 +537,7 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
         ("robustness RUN --seeds 0", "--seeds is 0"),
         ("dynamics quickstrat", "did you mean 'quickstart'"),
         ("dynamics quickstart --seeds 0", "--seeds is 0"),
-        ("dynamics quickstart --steps 0", "time_steps is 0"),
+        ("dynamics quickstart --steps 0", "--time-steps is 0"),
         ("dynamics quickstart --runs-dir x", "--runs-dir is for tsslbp train"),
         ("fidelity tsl", "did you mean 'tssl'"),
         ("fidelity --seeds 0", "at least one seed"),

@@ -1,6 +1,7 @@
 """A run's results, its files, its determinism, and what happens when it is interrupted or goes wrong."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 import tsslbp
 from tsslbp import UserError, data, files, losses, machine, metrics, report, study, training
-from tsslbp.config import TrainConfig
+from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.study import runs
 from tsslbp.training import firing, loop
 from tsslbp.training.inputs import Inputs
@@ -80,8 +81,8 @@ def test_the_average_of_the_weights_is_judged_and_kept(quick):
         def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
             seen.append([weight.detach().clone() for weight in model.network.parameters()])
 
-    dataset = training.load_data(training.settled(config))
-    model, optimizer = training.prepare(training.settled(config), dataset)
+    config, dataset = training.with_data(config)
+    model, optimizer = training.prepare(config, dataset)
     training.Loop(config, dataset, model, optimizer, training.State(), Watch(), lambda: None).run(lambda record: None)
     expected = seen[0]
     for weights in seen[1:]:
@@ -189,8 +190,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
     ("schedule", "expected"), [("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0]), ("one-cycle", [0.04, 0.691, 0])]
 )
 def test_schedules_start_middle_end(quick, schedule, expected):
-    config = quick(schedule=schedule, epochs=100)
-    dataset = data.load("digits", Path())
+    config, dataset = training.with_data(quick(schedule=schedule, epochs=100))
     run = loop.Loop(config, dataset, None, None, training.checkpoint.State(), training.Progress(), lambda: None)
     factors = []
     for run.state.epoch in (1, 51, 101):
@@ -271,8 +271,7 @@ def test_diverged_run_stops_with_epoch_and_layer_and_keeps_the_checkpoint(quick,
 @pytest.mark.parametrize("loss", ["kernel", "softmax"])
 def test_the_reported_loss_is_the_mean_over_samples(quick, loss):
     """Of losses that are sums over the batch as of those that are means."""
-    config = training.settled(quick(loss=loss, learning_rate=1e-30, weight_decay=0.0, epochs=1))
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(quick(loss=loss, learning_rate=1e-30, weight_decay=0.0, epochs=1))
     model, optimizer = training.prepare(config, dataset)
     make, state = config.make_loss(), training.State()
     x, y = dataset.train.take(torch.arange(len(dataset.train)))
@@ -290,8 +289,7 @@ def test_a_long_epoch_is_saved_now_and_then(quick, monkeypatch):
             steps.append(step)
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    config = training.settled(quick(epochs=2))
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(quick(epochs=2))
     model, optimizer = training.prepare(config, dataset)
     run = training.Loop(config, dataset, model, optimizer, training.State(), Clock(), lambda: saved.append(len(steps)))
     run.run(lambda record: None)
@@ -403,14 +401,17 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @given(data=TEXTS, root=TEXTS, tau=st.floats(1, allow_nan=False), clip=st.floats(0, allow_infinity=False))
 def test_any_settings_survive_toml(tmp_path_factory, data, root, tau, clip):
     path = tmp_path_factory.getbasetemp() / "any.toml"
-    config = TrainConfig(data=data, data_root=Path(root), tau_m=tau, gradient_clip=clip, tau_s=math.inf)
+    config = TrainConfig(data=data, data_root=Path(root), tau_m=tau, gradient_clip=clip)
     files.write_text(path, config.to_toml())
     assert TrainConfig.from_toml(path) == config
-    assert tomllib.loads(path.read_text(encoding="utf-8")) == config.to_dict()
+    read = tomllib.loads(path.read_text(encoding="utf-8"))
+    flat = {name: value for section in GROUPS for name, value in read.pop(section).items()}
+    assert {**read, **flat} == {**config.to_dict(), "padding": "0"}
 
 
 def test_loss_of_settings(quick):
     of_run = {"time_steps": 5, "tau_s": 3.0}
+    quick = functools.partial(quick, **of_run)
     assert quick().make_loss() == losses.KernelLoss(**of_run)
     assert quick(loss="kernel(target=double)").make_loss() == losses.KernelLoss(**of_run, target="double")
     assert quick(loss="kernel( label_weight = 6 )").make_loss() == losses.KernelLoss(**of_run, label_weight=6)
@@ -497,7 +498,7 @@ def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, t
 
 def test_a_run_in_blocks_of_time_is_the_same_run(quick):
     config = quick(time_steps=6)
-    model, _ = training.prepare(training.settled(config), training.load_data(config))
+    model, _ = training.prepare(*training.with_data(config))
     first = [weight.detach().clone() for weight in model.network.parameters()]
     one, other = (
         final_weights(training.train(replace(config, name=f"blocks-{block}", time_block=block))[0]).values() for block in (0, 2)
@@ -520,7 +521,7 @@ def test_rates_and_fallback_are_those_of_the_study(quick, rule):
     else:
         assert found["fallback"] == pytest.approx({name: layer["fallback"] for name, layer in layers.items()})
     (record,), _ = training.read_metrics(folder)
-    dataset = training.load_data(quick())
+    dataset = training.with_data(quick())[1]
     chosen = dataset.validation.select(torch.arange(len(dataset.train) // firing.PART))
     assert record["rates"] == firing.firing(run.model, chosen, 10**6, 100)["rates"]
 

@@ -4,20 +4,20 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tsslbp import ann, draws
+from tsslbp.architecture import PAPER, Architecture, make_layers
+from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import ConvInit, Dropout, Spiking, SumPool2d, Vote
+from tsslbp.layers import Dropout, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.notation import PAPER, Architecture, make_layers
 from tsslbp.recurrent import Adaptation
-from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, constant_current
 
 Cross = Callable[[str, Spiking, Signal, Pool | None, bool], Tensor]
@@ -25,63 +25,40 @@ Cross = Callable[[str, Spiking, Signal, Pool | None, bool], Tensor]
 that, and whether currents come out as bfloat16 (:func:`tsslbp.functional.neurons`)."""
 
 
-def build(
-    notation: str,
-    *,
-    input_shape: tuple[int, ...] | None = None,
-    time_steps: int | None = None,
-    tau_m: float | None = None,
-    tau_s: float | None = None,
-    threshold: float | None = None,
-    reset: bool | None = None,
-    padding: int | tuple[int, ...] | None = None,
-    rule: str | Rule | None = None,
-    dropout: float | None = None,
-    conv_init: ConvInit | None = None,
-    conv_scale: float | None = None,
-    standardise: bool | None = None,
-    tau_a: float | None = None,
-    beta: float | None = None,
-    neuron: ann.Neuron | None = None,
-) -> "Network":
+def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
     """A spiking network from its notation, or one of the paper's networks by name.
 
     Args:
         notation: such as ``"15C5-P2-40C5-P2-300-10"`` (:mod:`tsslbp.notation`), or a key of ``PAPER`` such as
-            ``"mnist-cnn"``, whose settings are then the defaults of the other arguments.
+            ``"mnist-cnn"``, whose settings are then the defaults of the others.
         input_shape: shape of one sample at one step, ``(C, H, W)`` or ``(features,)``. Required with a notation.
-        time_steps: T. Required with a notation.
-        tau_m: membrane time constant in steps. Required with a notation.
-        tau_s: synaptic time constant in steps. Required with a notation.
-        threshold: firing threshold, 1 if left out.
-        reset: whether a spike resets the membrane potential; it does if left out. Without, the slow reference computes.
-        padding: zeros around the input of a convolution: one number for all, or one per convolution; 0 if left out.
-        rule: learning rule of all layers, ``"tssl"`` if left out.
-        dropout: probability of dropping an input of any map but the first, mask constant in time; 0 if left out.
-        conv_init: initial weights of convolutions, ``"uniform"`` (PyTorch's default, if left out) or ``"kaiming"``, normal.
-        conv_scale: factor on these; 1 if left out.
-        standardise: whether weights of feed-forward hidden layers are standardised (:class:`~tsslbp.layers.Spiking`); not if
-            left out.
-        tau_a: time constant of adaptive thresholds in steps, 100 if left out.
-        beta: rise of an adaptive threshold by one spike, 0.1 if left out.
-        neuron: ``"spiking"`` if left out; ``"binary"`` and ``"relu"`` are networks without spikes, one pass with the same
-            initial weights (``ann.py``): of a sequence the mean over time enters, the output is logits ``[1, B, classes]``.
+        settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
+            ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
+            :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
+            ``neuron``. None stands for the default.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
+        One of ``neuron="binary"`` or ``"relu"`` units has no spikes: it is one pass with the same initial weights (``ann.py``),
+        of a sequence the mean over time enters, and the output is logits ``[1, B, classes]``.
 
     Raises:
-        UserError: notation or shapes that do not fit, with the layer named; an unknown name; an argument left out.
+        UserError: notation or shapes that do not fit, with the layer named; an unknown name or setting; one left out.
     """
-    given = {key: value for key, value in locals().items() if key != "notation" and value is not None}
+    given = {name: value for name, value in {"input_shape": input_shape, **settings}.items() if value is not None}
+    for name in given:
+        if name not in kinds_of(Architecture) or name == "network":
+            raise unknown("setting", name, kinds_of(Architecture))
+    if isinstance(padding := given.get("padding"), int):
+        given["padding"] = (padding,)
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
-    missing = [key for key in ("input_shape", "time_steps", "tau_m", "tau_s") if key not in given]
+    missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
     if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation) and re.search("[a-z]{2}", notation):
         raise unknown("network", notation, PAPER)
     if missing:
         raise UserError(f"build({notation!r}) also needs {', '.join(missing)}")
-    return Network(Architecture(notation=notation, **given))
+    return Network(Architecture(network=notation, **given))
 
 
 @dataclass(frozen=True)

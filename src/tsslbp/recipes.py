@@ -7,9 +7,10 @@ Source of the paper's experiments: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tsslbp.config import TrainConfig
+from tsslbp.architecture import PAPER, NetworkSettings
+from tsslbp.declared import kinds_of
 from tsslbp.errors import unknown
-from tsslbp.notation import PAPER
+from tsslbp.settings import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,7 @@ def _published(
 
 def _of(name: str) -> TrainConfig:
     """Settings for one of the paper's networks."""
-    net = PAPER[name]
-    return TrainConfig(
-        recipe=name,
-        network=net.notation,
-        padding=(net.padding,) if isinstance(net.padding, int) else net.padding,
-        dropout=net.dropout,
-        conv_init=net.conv_init,
-        conv_scale=net.conv_scale,
-        time_steps=net.time_steps,
-        tau_m=net.tau_m,
-        tau_s=net.tau_s,
-        rule=str(net.rule),
-    )
+    return TrainConfig(recipe=name, **{setting: getattr(PAPER[name], setting) for setting in kinds_of(NetworkSettings)})
 
 
 def _better(name: str, **settings: Any) -> Recipe:

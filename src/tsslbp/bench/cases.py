@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsslbp.architecture import PAPER, Architecture
 from tsslbp.kernels import Backend
 from tsslbp.layers import Conv2d, Flatten, Linear, Spiking, SumPool2d
 from tsslbp.losses import KernelLoss
 from tsslbp.networks import Network
-from tsslbp.notation import PAPER, Architecture
 from tsslbp.signal import Constant, Signal
 
 
@@ -82,10 +82,10 @@ def cases() -> dict[str, Case]:
 
 def grown() -> dict[str, Case]:
     """A fully connected net that grows along one axis at a time, by ``axis = value``."""
-    base = Architecture(notation="400-400-10", input_shape=(100,), time_steps=20, tau_m=10, tau_s=4)
+    base = Architecture(network="400-400-10", input_shape=(100,), time_steps=20, tau_m=10, tau_s=4)
     named = [(f"T = {steps}", replace(base, time_steps=steps), 20) for steps in (5, 10, 20, 50, 100, 200, 500, 1000)]
     named += [(f"batch = {batch}", base, batch) for batch in (10, 20, 50, 100, 200)]
-    named += [(f"width = {width}", replace(base, notation=f"{width}-{width}-10"), 20) for width in (100, 200, 400, 800)]
+    named += [(f"width = {width}", replace(base, network=f"{width}-{width}-10"), 20) for width in (100, 200, 400, 800)]
     return {name: Case(name, architecture, batch, sequence=True) for name, architecture, batch in named}
 
 

@@ -18,8 +18,8 @@ from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
-from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+from tsslbp.settings import TrainConfig
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
 """How an epoch was chosen, in a reader's words."""

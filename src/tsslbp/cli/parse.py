@@ -6,14 +6,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import tyro
 
 from tsslbp import recipes
-from tsslbp.config import TrainConfig, mistyped
+from tsslbp.declared import faults, flag, kinds_of
 from tsslbp.errors import UserError, unknown
+from tsslbp.settings import TrainConfig
 
 T = TypeVar("T")
 
@@ -33,12 +33,12 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     Raises:
         UserError: an unknown option (the nearest is named), or a value of the wrong kind or beyond all measure.
     """
-    known = {f"--{field.name.replace('_', '-')}" for field in fields(settings)}  # type: ignore[arg-type]
-    for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
-        if "--loss" in known and flag in NOW_OF_LOSS:
-            raise UserError(f"{flag} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[flag])}")
-        if flag != "--help" and flag.replace("--no-", "--", 1) not in known:
-            raise unknown("option", flag, known)
+    known = set(map(flag, kinds_of(settings)))
+    for given in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+        if "--loss" in known and given in NOW_OF_LOSS:
+            raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
+        if given != "--help" and given.replace("--no-", "--", 1) not in known:
+            raise unknown("option", given, known)
     extra: dict[str, Any] = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
@@ -50,7 +50,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         if isinstance(stop.__context__, UserError):  # of the settings' own checks, before tyro put it into a box
             raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
-    if found := mistyped(options):
+    if found := list(faults(options)):
         raise UserError("; ".join(found))
     return options
 
@@ -58,8 +58,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
 def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
     """Raises UserError for settings among the arguments that have no effect. Those of a recipe may be left over."""
     given = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}
-    flags = {f"--{name.replace('_', '-')}": wanted for name, wanted in config.idle().items()}
-    if found := [f"{flag} has no effect without {wanted}" for flag, wanted in flags.items() if flag in given]:
+    idle = {flag(name): wanted for name, wanted in config.idle().items()}
+    if found := [f"{name} has no effect without {wanted}" for name, wanted in idle.items() if name in given]:
         raise UserError("; ".join(found))
 
 

@@ -11,8 +11,8 @@ from tsslbp import machine, recipes, study
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
-from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
+from tsslbp.settings import TrainConfig
 from tsslbp.study.compare import Compare, tables, write_comparison
 
 NOT_HERE = {

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import data, files, training
-from tsslbp.config import TrainConfig
+from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
-from tsslbp.study.runs import PLACES
+from tsslbp.settings import Place, TrainConfig
 from tsslbp.tables import markdown
 
-PRIVATE = (*PLACES, "tensorboard")
-"""Settings of the machine a run was on, which no file that is given away holds."""
 HEAD = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
 MARK = "<!-- tsslbp export writes this page; changes to it are lost. -->"
 OLD_MARK = "# Models\n\n| " + " | ".join(HEAD)
@@ -55,7 +53,8 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     _, final = training.read_metrics(run)
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
-    settings = {key: value for key, value in TrainConfig.from_toml(run / "config.toml").to_dict().items() if key not in PRIVATE}
+    kept = TrainConfig.from_toml(run / "config.toml").to_dict().items()
+    settings = {key: value for key, value in kept if key not in kinds_of(Place)}  # of the machine it was on nothing is told
     model = training.load(run)
     if half:
         model.network.half().float()
@@ -100,7 +99,7 @@ def _row(model: training.Model) -> list[str]:
     final: dict[str, Any] = model.trained["final"]
     return [
         model.data,
-        f"`{model.network.architecture.notation}`",
+        f"`{model.network.architecture.network}`",
         str(model.network.time_steps),
         f"`{settings['rule']}`",
         f"{sum(weight.numel() for weight in model.network.parameters()):,}",

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from tsslbp import recipes
-from tsslbp.config import TrainConfig
 from tsslbp.errors import unknown
 from tsslbp.publish.results import write_results
+from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, seeds_from
 
 ROWS = tuple(name for name, recipe in recipes.RECIPES.items() if recipe.published)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tsslbp import data, machine, metrics, training
-from tsslbp.config import TrainConfig
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
+from tsslbp.settings import TrainConfig
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""

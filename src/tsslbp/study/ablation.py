@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tsslbp import losses, rules, training
-from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError, unknown
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
+from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.paired import differences
@@ -107,8 +107,7 @@ def ablation(
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
-    config = training.settled(replace(config, neuron="spiking"))
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(replace(config, neuron="spiking"))
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
+from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
 
 Options = TypeVar("Options")

@@ -5,7 +5,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,22 +14,21 @@ from markupsafe import Markup
 
 from tsslbp import data, files, losses, machine, rules, training
 from tsslbp.bench.measure import interleaved
-from tsslbp.config import TrainConfig
+from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.report import charts
 from tsslbp.report.page import Result, significant, template, with_sd
+from tsslbp.settings import Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import PLACES, Watch, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
 from tsslbp.tables import markdown
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
-PER_RUN = (*PLACES, "seed", "neuron", "rule", "loss", "rate_penalty", "learning_rate")
-"""Settings that runs do not share, or that do not matter."""
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
 
@@ -111,7 +110,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
             settings = replace(config, neuron="spiking", rule=label)
         if label in made:
             raise UserError(f"{label} is named twice; name every rule once")
-        made[label] = training.settled(settings)
+        made[label] = settings
     if not made:
         raise UserError("no rule to compare; name some, such as: tssl,surrogate")
     return made
@@ -172,9 +171,11 @@ def compare(
         raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")
     if favourite is not None and base in (None, favourite):
         raise UserError("--planned needs --against, another rule to compare with")
-    tried: dict[str, list[dict[str, Any]]] = {}
     if tuning_seeds < 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
+    _, dataset = training.with_data(next(iter(settings.values())))
+    settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
+    tried: dict[str, list[dict[str, Any]]] = {}
     if rates:
         trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
         trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
@@ -188,8 +189,6 @@ def compare(
         for label, s in settings.items():
             runs[label].append(finished(replace(s, seed=seed, name=f"{folder_name(label)}-seed{seed}"), watch))
 
-    common = next(iter(settings.values()))
-    dataset = training.load_data(common)
     made = {label: [_record(path, dataset) for path in paths] for label, paths in runs.items()}
     worst = min(statistics.fmean(run["validation_accuracy"] for run in records) for records in made.values())
     step_ms = interleaved({label: step(s, dataset) for label, s in settings.items()}, SECONDS * len(settings))
@@ -197,7 +196,7 @@ def compare(
         "name": folder.name,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
-        "settings": {f.name: getattr(common, f.name) for f in fields(config) if f.name not in PER_RUN},
+        "settings": _shared(list(settings.values())),
         "seeds": list(numbers),
         "trains": dataset.trains,
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
@@ -217,6 +216,13 @@ def compare(
         },
         "differences": None if base is None else _differences(made, base, favourite),
     }
+
+
+def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
+    """The settings that all entries have in common, but for places and the seed."""
+    first, *others = (one.to_dict() for one in settings)
+    kept = {name: value for name, value in first.items() if name not in ("seed", *kinds_of(Place))}
+    return {name: value for name, value in kept.items() if all(other.get(name) == value for other in others)}
 
 
 def _named(flag: str, entry: str, settings: dict[str, TrainConfig]) -> str:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tsslbp import training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
@@ -26,6 +25,7 @@ from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
+from tsslbp.settings import TrainConfig
 from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from
 
@@ -69,8 +69,7 @@ def dynamics(
     """
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
-    config = training.settled(replace(config, neuron="spiking"))
-    dataset = training.load_data(config)
+    config, dataset = training.with_data(replace(config, neuron="spiking"))
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(replace(config, **changes), dataset)  # complains before hours of training

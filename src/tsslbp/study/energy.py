@@ -63,7 +63,7 @@ def layers_of(run: Run) -> dict[str, Operations]:
 def dense_relu(run: Run) -> dict[str, float] | None:
     """Nanojoules by layer of the ReLU network of the same notation where nothing is skipped, the same for every sample."""
     network = run.model.network
-    if contains(network.architecture.notation, RecurrentSpec):
+    if contains(network.architecture.network, RecurrentSpec):
         return None
     relu = Network(replace(network.architecture, neuron="relu")).eval()
     x = torch.zeros(1, *network.architecture.input_shape)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import data, machine, training
-from tsslbp.config import TrainConfig
 from tsslbp.data import Split
+from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.networks import Network
+from tsslbp.settings import Place, TrainConfig
 
 Watch = Callable[[str], training.Progress]
-PLACES = ("name", "runs_dir", "resume", "data_root", "download")
-"""Settings that change nothing in a result."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
     """
     first = trained[0]
     for run in trained[1:]:
-        for key in sorted({*first.settings, *run.settings} - {"seed", *PLACES}):
+        for key in sorted({*first.settings, *run.settings} - {"seed", *kinds_of(Place)}):
             if first.settings.get(key) != run.settings.get(key):
                 raise UserError(f"{run.name} and {first.name} differ in {key}; name runs that differ in their seed only")
     results = [measure(run) for run in trained]
@@ -106,7 +105,7 @@ def _mean(values: list[Any]) -> Any:
 
 def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What every study's result begins with."""
-    kept = {key: value for key, value in settings.items() if value is not None and key not in PLACES}
+    kept = {key: value for key, value in settings.items() if value is not None and key not in kinds_of(Place)}
     return {
         "study": study,
         "subject": subject,

@@ -10,7 +10,7 @@ import torch
 
 from tsslbp import data, machine, training
 from tsslbp.bench.measure import peak_growth
-from tsslbp.config import TrainConfig
+from tsslbp.settings import TrainConfig
 
 
 def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
@@ -30,4 +30,4 @@ def peak_memory(config: TrainConfig) -> float | None:
 
 def _peak(config: TrainConfig) -> float:
     machine.keep_memory()
-    return peak_growth(step(config, training.load_data(config)))
+    return peak_growth(step(*training.with_data(config)))

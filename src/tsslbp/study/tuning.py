@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tsslbp import training
-from tsslbp.config import TrainConfig
 from tsslbp.errors import UserError
+from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, folder_name
 
 FURTHER = 4

@@ -6,7 +6,7 @@ from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 from tsslbp.training.records import read_metrics, summary
-from tsslbp.training.run import load_data, prepare, settled, train
+from tsslbp.training.run import prepare, resolved, train, with_data
 
 __all__ = [
     "Diverged",
@@ -17,12 +17,12 @@ __all__ = [
     "Samples",
     "State",
     "load",
-    "load_data",
     "prepare",
     "read_metrics",
+    "resolved",
     "samples_of_file",
     "samples_to_test",
-    "settled",
     "summary",
     "train",
+    "with_data",
 ]

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp.config import TrainConfig
+from tsslbp.architecture import Architecture
 from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
-from tsslbp.notation import Architecture
+from tsslbp.settings import TrainConfig
 from tsslbp.training.records import Check, fault, history_fault, number, whole
 
 DIGEST = hashlib.sha256().digest_size

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from tsslbp import rules
-from tsslbp.config import TrainConfig
 from tsslbp.data import Split
 from tsslbp.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
+from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
 from tsslbp.training.model import Model
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp import draws, rules
-from tsslbp.config import TrainConfig
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.losses import RateBounds
 from tsslbp.rules import TSSL
+from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
 from tsslbp.training import firing
 from tsslbp.training.checkpoint import State

@@ -14,14 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tsslbp.config import translated
+from tsslbp.architecture import Architecture
 from tsslbp.data import Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
-from tsslbp.notation import Architecture, classes
+from tsslbp.notation import classes
+from tsslbp.settings import translated
 from tsslbp.signal import within
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
@@ -219,8 +220,8 @@ def _described(about: dict[str, Any]) -> Model:
     names = class_names(about["classes"], "classes")
     if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
         raise UserError("the network does not take what its inputs give")
-    if len(names) != classes(architecture.notation):
-        raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.notation)}")
+    if len(names) != classes(architecture.network):
+        raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")
     if trained and not _tells_of_training(**trained):
         raise UserError("what it says of its training is damaged")
     if trained:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tsslbp import files
-from tsslbp.config import Choice
 from tsslbp.data import Dataset
 from tsslbp.errors import LARGEST, UserError, shown
+from tsslbp.settings import Choice
 
 Record = dict[str, Any]
 Check = Callable[[Any], bool]

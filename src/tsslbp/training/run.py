@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from tsslbp import data, files, machine
-from tsslbp.config import TrainConfig
+from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
+from tsslbp.settings import Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, records
 from tsslbp.training.inputs import Inputs
@@ -28,8 +29,10 @@ from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 
 METRICS = "metrics.jsonl"
-FREE_TO_CHANGE = ("resume", "runs_dir", "name", "data_root", "download", "tensorboard")
-"""Settings that may differ when a run is resumed, because the result does not depend on them."""
+STATIC_STEPS = 5
+"""T of static samples, if the settings do not say."""
+HIDDEN = 100
+"""Hidden neurons, if the settings do not say."""
 
 
 def train(
@@ -49,8 +52,7 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    config = settled(config)
-    dataset = load_data(config)
+    config, dataset = with_data(config)
     model, optimizer = prepare(config, dataset)
     network = model.network
     adapt(network)
@@ -89,18 +91,36 @@ def train(
     return folder, final
 
 
-def settled(config: TrainConfig) -> TrainConfig:
-    """The settings with what every ``auto`` means here; a resumed run keeps what it meant when the run began."""
-    return _with_precision(config.with_loss())
+def with_data(config: TrainConfig) -> tuple[TrainConfig, data.Dataset]:
+    """The settings with what they left open (:func:`resolved`), and the run's data set.
 
-
-def load_data(config: TrainConfig) -> data.Dataset:
-    """A run's data set. Raises UserError for missing or damaged data, and for settings that do not go with it."""
+    Raises:
+        UserError: missing or damaged data, or settings that do not go with them.
+    """
     dataset = data.load(
         config.data, config.data_root, validation=config.validation, download=config.download, time_steps=config.time_steps
     )
+    return resolved(config, dataset), dataset
+
+
+def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
+    """The settings with what they left open.
+
+    T is that of the data's sequences; the output layer has a neuron for each of their classes. Every ``auto`` is what it means
+    here; a resumed run keeps what it meant when the run began.
+
+    Raises:
+        UserError: settings that do not go with the data.
+    """
+    config = replace(
+        config,
+        time_steps=config.time_steps or (dataset.time_steps if dataset.sequence else STATIC_STEPS),
+        network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
+        validation=len(dataset.validation) if config.validation is None else config.validation,
+    )
+    config = _with_precision(config.with_loss())
     _check_fit(config, dataset)
-    return dataset
+    return config
 
 
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
@@ -108,7 +128,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     torch.manual_seed(config.seed)
     network = Network(config.architecture(dataset.sample_shape))
     network.time_block = config.time_block
-    inputs = Inputs(config.encoding, dataset.normalisation, config.time_steps, dataset.sequence)
+    inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
@@ -130,6 +150,9 @@ def _begun(folder: Path) -> TrainConfig:
 
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     """Settings that do not go with the data raise UserError."""
+    assert config.network is not None
+    if config.validation != len(dataset.validation):
+        raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
     if dataset.sequence:
         if config.encoding != "constant":
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
@@ -199,7 +222,7 @@ def _resumed_folder(config: TrainConfig) -> Path:
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
-    free = {*FREE_TO_CHANGE, *(["epochs"] if config.schedule == "constant" else [])}
+    free = {*kinds_of(Place), *(["epochs"] if config.schedule == "constant" else [])}
     before, wanted = vars(_begun(folder)), vars(config)
     for setting in sorted(wanted.keys() - free):
         if before[setting] != wanted[setting]:

@@ -1,0 +1,137 @@
+"""Dataclasses of settings whose fields say all there is to say: a type, a range, a meaning, a default and a docstring.
+
+epochs: Annotated[int, POSITIVE] = 20
+rule: Annotated[str, Means(rules.get)] = "tssl"
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from tsslbp.errors import LARGEST, UserError, shown
+
+
+@dataclass(frozen=True)
+class Must:
+    """What must hold for a setting's value: ``--epochs is 0; it must be positive``."""
+
+    be: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What reads a setting's text; it raises UserError if that means nothing."""
+
+    read: Callable[[Any], object]
+
+
+POSITIVE = Must("be positive", lambda x: x > 0)
+FINITE = Must("be finite", math.isfinite)
+NOT_NEGATIVE = Must("be 0 or more", lambda x: x >= 0)
+AT_LEAST_1 = Must("be at least 1", lambda x: x >= 1)
+BELOW_1 = Must("be at least 0 and below 1", lambda x: 0 <= x < 1)
+SHARE = Must("be from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Settings about one thing."""
+
+    def conflicts(self) -> Iterator[str]:
+        """What is wrong with settings beside each other, each of which is right by itself."""
+        return iter(())
+
+    def idle(self) -> dict[str, str]:
+        """Settings that change nothing beside the others, and with what they would."""
+        return {}
+
+    def to_dict(self, group: "type[Group] | None" = None) -> dict[str, Any]:
+        """Every setting, or those of a group, as JSON has it. What is left out (None) stays out, and so does ``resume``, which
+        is said to a command and belongs to no run."""
+        values = {name: getattr(self, name) for name in kinds_of(group or type(self)) if name != "resume"}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def flag(name: str) -> str:
+    """How a setting is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def kinds_of(settings: type) -> dict[str, Any]:
+    """The declared type of every setting of a class, with what must hold for it."""
+    hints = get_type_hints(settings, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def faults(settings: Any) -> Iterator[str]:
+    """What is wrong with each value of a dataclass by itself: its type, its range, its meaning. Each names its flag."""
+    for name, kind in kinds_of(type(settings)).items():
+        value = getattr(settings, name)
+        if found := list(misfits(flag(name), kind, value)):
+            yield from found
+            continue
+        for part in value if isinstance(value, tuple) else (value,) if value is not None else ():
+            for demand in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
+                if isinstance(demand, Must) and not demand.holds(part):
+                    yield f"{flag(name)} is {shown(value)}; it must {demand.be}"
+                elif isinstance(demand, Means):
+                    try:
+                        demand.read(part)
+                    except UserError as error:
+                        yield f"{flag(name)}: {error}"
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """A value from TOML, which has neither tuples nor paths; numbers in a row are text there, and one stands for itself."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if get_origin(kind) is tuple:
+        if isinstance(value, str) and all(part.isdecimal() for part in value.split()):
+            return tuple(map(int, value.split()))
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
+    """What is wrong with a value as one of a declared type."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if isinstance(kind, UnionType):
+        *_, kind = (option for option in get_args(kind) if option is not NoneType)
+        if value is None:
+            return
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            yield f"{name} is {shown(value)}; it must be a tuple"
+            return
+        yield from (fault for part in value for fault in misfits(name, get_args(kind)[0], part))
+        return
+    if get_origin(kind) is Literal:
+        be, fits = f"be one of {', '.join(map(str, get_args(kind)))}", isinstance(value, (str, int)) and value in get_args(kind)
+    elif kind is bool:
+        be, fits = "be true or false", isinstance(value, bool)
+    elif kind is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        be, fits = f"be a whole number of at most {LARGEST}", whole and abs(value) <= LARGEST
+    elif kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        be, fits = "be a number", number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
+    else:
+        be, fits = "be Unicode text without NUL", isinstance(value, kind) and is_text(str(value))
+    if not fits:
+        yield f"{name} is {shown(value)}; it must {be}"
+
+
+def is_text(value: str) -> bool:
+    """Whether a file in UTF-8 can hold it: Python has surrogates for bytes of a file name that are not UTF-8."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value

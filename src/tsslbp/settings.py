@@ -1,0 +1,283 @@
+"""Every setting of a training run: declared, documented, checked and defaulted in one place.
+
+The settings come in four groups, by what they are about. All else follows from the group that declares a setting: the sections
+of ``config.toml``, what a model file says of its network, what a resumed run may change, and what a card or a study leaves out.
+
+Add a setting by adding a field, with its range and its docstring. The command line, TOML files, model files, cards, reports and
+studies then know it.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+
+from tsslbp import losses, rules
+from tsslbp.architecture import Architecture, NetworkSettings
+from tsslbp.declared import (
+    BELOW_1,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Group,
+    Means,
+    Must,
+    faults,
+    flag,
+    kinds_of,
+    misfits,
+    typed,
+)
+from tsslbp.errors import LARGEST, UserError, unknown
+from tsslbp.losses import Loss, RateBounds
+from tsslbp.spec import write_spec
+
+FOLDER = Must(
+    "be a plain folder name: printable, without a separator, of at most 255 bytes",
+    lambda x: Path(x).name == x and x not in ("", "..") and x.isprintable() and len(x.encode()) <= 255,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Group):
+    """The samples, and how they enter."""
+
+    data: str = "digits"
+    """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
+    japanese-vowels, tonic:NAME, or a FILE.npz of your own with arrays x and y."""
+    validation: Annotated[int | None, NOT_NEGATIVE] = None
+    """Samples held out of the training set to choose the epoch; the data set's default when left out. 0 trains on all of them,
+    and then --choose must be last or test."""
+    shift: Annotated[int, NOT_NEGATIVE] = 0
+    """Shift each training image at random by up to this many pixels each way, zeros coming in."""
+    flip: bool = False
+    """Mirror each training image left to right at even odds; not for digits and letters."""
+    encoding: Literal["constant", "poisson", "latency"] = "constant"
+    """How a static sample enters: constant current, Poisson rate, or time to first spike."""
+
+
+def _read_loss(loss: str) -> None:
+    if loss != "auto":
+        losses.get(loss, time_steps=1, tau_s=1)
+
+
+Choice = Literal["validation", "last", "test"]
+"""What an epoch is chosen by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Group):
+    """How the network learns."""
+
+    seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
+    """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+    loss: Annotated[str, Means(_read_loss)] = "auto"
+    """Loss on the output, with options if wanted: kernel, spike, count, softmax, first-spike,
+    "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto is kernel for spiking neurons
+    and softmax for an ANN, which has these two only: its kernel loss is the squared error against 1 for the labelled class and
+    0 for the others."""
+    rate_penalty: Annotated[float, NOT_NEGATIVE, FINITE] = 0.0
+    """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
+    rate_lower: Annotated[float, SHARE] = 0.0
+    """Lower bound on that rate."""
+    rate_upper: Annotated[float, SHARE] = 1.0
+    """Upper bound on that rate."""
+    epochs: Annotated[int, POSITIVE] = 20
+    """Passes over the training set."""
+    surrogate_epochs: Annotated[int, NOT_NEGATIVE] = 0
+    """Passes, the first ones, in which a rule of the tssl family uses its surrogate everywhere (fallback=always)."""
+    choose: Choice = "validation"
+    """Which epoch's weights are kept and reported: the best on validation, the last, or the best on the test set. The last of
+    these is how the paper reports, and flatters a result."""
+    batch_size: Annotated[int, POSITIVE] = 50
+    """Samples per step."""
+    learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
+    """Learning rate of AdamW (its peak, under a schedule)."""
+    weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
+    """Weight decay of AdamW."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the run."""
+    gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
+    """Bound on the norm of the whole gradient; 0 turns it off."""
+    weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
+    """Bound on every weight, applied after each step; 0 turns it off."""
+    average: Annotated[float, BELOW_1] = 0.0
+    """Judge and keep a moving average of the weights, with this decay per step, such as 0.998; 0 turns it off."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto is bfloat16 where
+    `tsslbp doctor` has measured that it is faster on this machine, float32 elsewhere."""
+    time_block: Annotated[int, NOT_NEGATIVE] = 0
+    """Compute blocks of this many steps again in the backward pass instead of keeping them all; 0 turns it off. For long
+    sequences: about the square root of T needs the least memory."""
+
+    def idle(self) -> dict[str, str]:
+        return {} if self.rate_penalty else dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Group):
+    """Where a run finds and leaves things. Its result does not depend on these, so a resumed run may have others."""
+
+    name: Annotated[str | None, FOLDER] = None
+    """Name of the run's folder; the recipe's name, numbered if taken, when left out."""
+    runs_dir: Path = Path("runs")
+    """Folder that holds the runs."""
+    resume: bool = False
+    """Continue the run of this name from its checkpoint."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into the data root (through torchvision)."""
+    tensorboard: bool = False
+    """Also log for TensorBoard, into the run's folder."""
+
+
+GROUPS: dict[str, type[Group]] = {
+    "network": NetworkSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "place": Place,
+}
+"""The groups, by the name of their section in TOML."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
+    """Settings of a training run.
+
+    Raises:
+        UserError: values of wrong types or out of range, or that do not go together; all mistakes are named at once.
+    """
+
+    recipe: Annotated[str, FOLDER] = "custom"
+    """Recipe the settings started from; a label, nothing else."""
+
+    def __post_init__(self) -> None:
+        if found := list(faults(self)) or list(self.conflicts()):
+            raise UserError("; ".join(found))
+
+    def conflicts(self) -> Iterator[str]:
+        ann_ = self.neuron != "spiking"
+        checks: dict[str, Callable[[], object]] = {
+            "loss": lambda: losses.of_ann(self._loss) if ann_ else None,
+            "rate_lower": lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper),
+        }
+        for name, check in checks.items():
+            try:
+                check()
+            except UserError as error:
+                yield f"{flag(name)}: {error}"
+        if ann_ and self.rate_penalty:
+            yield f"--rate-penalty is {self.rate_penalty}; it must be 0 for an ANN, which has no rates"
+        if self.time_block and self.rate_penalty:
+            yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
+        if self.validation == 0 and self.choose == "validation":
+            yield "--choose is validation; it must be last or test with --validation 0"
+        if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):
+            yield f"--surrogate-epochs is {self.surrogate_epochs}; it must be 0 with a rule outside the tssl family"
+
+    def idle(self) -> dict[str, str]:
+        """Settings that change nothing beside the others, and with what they would."""
+        idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
+        return idle | ({} if self.neuron == "spiking" else {"surrogate_epochs": "--neuron spiking"})
+
+    def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
+        """The network these settings describe, once its size and ``time_steps`` are known, for samples of a shape."""
+        return Architecture(input_shape=input_shape, **{name: getattr(self, name) for name in kinds_of(NetworkSettings)})
+
+    def with_loss(self) -> Self:
+        """These settings with the loss that ``auto`` means."""
+        return replace(self, loss=self._loss)
+
+    @property
+    def _loss(self) -> str:
+        default = "kernel" if self.neuron == "spiking" else "softmax"
+        return default if self.loss == "auto" else self.loss
+
+    def make_loss(self) -> Loss:
+        """The loss these settings describe, once ``time_steps`` is known."""
+        if self.neuron != "spiking":
+            return losses.of_ann(self._loss)
+        assert self.time_steps is not None
+        return losses.get(self._loss, time_steps=self.time_steps, tau_s=self.tau_s)
+
+    def to_toml(self) -> str:
+        """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
+        sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
+        head = "# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME\n"
+        return head + tomli_w.dumps({"recipe": self.recipe, **sections})
+
+    @classmethod
+    def from_toml(cls, path: Path, base: Self | None = None) -> Self:
+        """The settings in a TOML file; what it does not name is as in ``base``, or at its default.
+
+        Files of version 0.1.0 have no sections, and losses in several settings; they are read as they were meant.
+
+        Raises:
+            UserError: the file cannot be read, is no TOML, or has an unknown or bad setting; all of them are named.
+        """
+        try:
+            stored = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of thousands of digits
+            raise UserError(f"{path} is not valid TOML: {error}") from None
+        sections = {name: values for name, values in stored.items() if name in GROUPS and isinstance(values, dict)}
+        flat = {name: value for name, value in stored.items() if name not in sections}
+        mistakes = [
+            str(unknown(f"setting in [{section}]:", name, kinds_of(GROUPS[section])))
+            for section, values in sections.items()
+            for name in values
+            if name not in kinds_of(GROUPS[section])
+        ]
+        given = translated({**flat, **{name: value for values in sections.values() for name, value in values.items()}})
+        kinds = kinds_of(cls)
+        mistakes += [str(unknown("setting", name, kinds)) for name in flat if name in given and name not in kinds]
+        given = {name: typed(kinds[name], value) for name, value in given.items() if name in kinds}
+        try:
+            if mistakes := mistakes + [fault for name, value in given.items() for fault in misfits(name, kinds[name], value)]:
+                raise UserError("; ".join(mistakes))
+            return replace(base or cls(), **given)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def declared_in(group: type[Group]) -> tuple[str, ...]:
+    """The settings of a group."""
+    return tuple(kinds_of(group))
+
+
+_NOW_OF_LOSS = {
+    "target": ("target", ("kernel",)),
+    "label_weight": ("label_weight", ("kernel",)),
+    "desired": ("desired", ("kernel", "spike")),
+    "desired_count": ("desired", ("count",)),
+    "undesired_count": ("undesired", ("count",)),
+}
+"""What settings of version 0.1.0 are now options of a loss, with the losses that have them."""
+
+
+def translated(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a file holds, those of version 0.1.0 as they are written now."""
+    stored = dict(stored)
+    if stored.pop("augment", False):  # as files written before --shift and --flip say it
+        stored = {"shift": 4, "flip": True, **stored}
+    loss = stored.get("loss", "auto")
+    if loss == "auto":
+        loss = "kernel" if stored.get("neuron", "spiking") == "spiking" else "softmax"
+    if not _NOW_OF_LOSS.keys() & stored.keys() or loss not in list(losses.LOSSES):  # or no loss of 0.1.0, which knew no options
+        return stored
+    before = {name: stored.pop(name) for name in _NOW_OF_LOSS if name in stored}
+    options = {_NOW_OF_LOSS[name][0]: value for name, value in before.items() if value != "" and loss in _NOW_OF_LOSS[name][1]}
+    default = losses.get(loss, time_steps=1, tau_s=1)
+    options = {name: value for name, value in options.items() if value != getattr(default, name)}
+    return {**stored, "loss": write_spec(loss, options)}
+
+
+def _lines(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that each take one line of TOML."""
+    return {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,70 @@
+"""The recipes of CONTRIBUTING.md: every diff applies, and does what the page says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHAPE, SETTING = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+COMPARE = """
+import sys, torch, tsslbp
+sys.path.insert(0, "tests")
+from oracle import psi
+
+rule, current = tsslbp.Surrogate("parabolic", slope=0.7), torch.randn(9, 50)
+found = []
+for backend in ("cpp", "reference"):
+    x = current.clone().requires_grad_()
+    tsslbp.lif(x, tau_m=5, tau_s=3, rule=rule, backend=backend).square().sum().backward()
+    found.append(x.grad)
+torch.testing.assert_close(*found)
+one = torch.linspace(-3, 3, 601, dtype=torch.float64, requires_grad=True)
+tsslbp.lif(one[None], tau_m=5, tau_s=1, rule=rule, backend="cpp").sum().backward()
+torch.testing.assert_close(one.grad, psi("parabolic", 0.7, 1.0, one - 1.0))
+"""
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Applies a diff to a copy of the source; gives a function that runs Python there."""
+
+    def change(diff):
+        without_builds = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / "src", tmp_path / "src", ignore=without_builds)
+        shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "golden"))
+        subprocess.run(["git", "apply"], input=diff, text=True, cwd=tmp_path, check=True)
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+        return lambda *command: subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return change
+
+
+def test_a_setting_is_a_field_and_the_line_that_uses_it(changed, tmp_path):
+    python = changed(SETTING)
+    wrong = python("-m", "tsslbp", "train", "quickstart", "--momentum", "1")
+    assert (wrong.returncode, wrong.stderr) == (2, "tsslbp: --momentum is 1.0; it must be at least 0 and below 1\n")
+    losses = set()
+    for momentum in ("0.5", "0.9"):
+        run = python("-m", "tsslbp", "train", "--epochs", "1", "--momentum", momentum, "--name", momentum)
+        assert run.returncode == 0, run.stderr
+        assert f"\nmomentum = {momentum}\n" in (tmp_path / "runs" / momentum / "config.toml").read_text()
+        losses.add((tmp_path / "runs" / momentum / "metrics.jsonl").read_text().split('"train_loss"')[1].split(",")[0])
+    assert len(losses) == 2
+
+
+@pytest.mark.slow
+def test_a_surrogate_shape_is_a_line_in_each_language(changed, tmp_path):
+    python = changed(SHAPE)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    built = python("setup.py", "build_ext", "--inplace")
+    assert built.returncode == 0, built.stderr
+    compared = python("-c", COMPARE)
+    assert compared.returncode == 0, compared.stderr
