@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tsslbp
-from tsslbp import UserError, kernels
+from tsslbp import UserError, encoding, kernels
 from tsslbp.encoding import Constant, constant_current, latency, poisson
 from tsslbp.neuron import synapse
 
@@ -22,6 +22,14 @@ def test_constant_current_is_the_repeated_input_through_the_synapse(steps, tau_s
     assert signal.gain.shape == (steps,)
     assert signal.expand().shape == (steps, *x.shape)
     torch.testing.assert_close(signal.expand(), synapse(x.expand(steps, *x.shape), tau_s), rtol=1e-12, atol=1e-14)
+
+
+@given(rate=st.floats(0.01, 1), steps=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_an_encoder_is_named_with_its_options(rate, steps, seed):
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(encoding.get(f"poisson(rate={rate})")(x, steps, seed), poisson(x * rate, steps, seed))
+    assert torch.equal(encoding.get("latency")(x, steps, seed), latency(x, steps))
+    assert encoding.get("constant") is None
 
 
 def test_gain_by_hand():

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
+from tsslbp.crossing import sum_pool
 from tsslbp.encoding import Constant
-from tsslbp.functional import sum_pool
 from tsslbp.kernels import PLAIN, Form, Pool, cpp, engine
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rules import tssl
@@ -700,7 +700,7 @@ SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
         ({"pool": [1.0, 2.0**60, *POOL[2:]]}, r"pool\.height is 1.15292e\+18"),
         ({"pool": [1.0, 2.0**52, 2.0**52, *POOL[3:]]}, r"not whole images"),
         ({"pool": [1.0, 5.0, *POOL[2:]]}, r"not whole images"),
-        ({"pool": POOL[:4]}, r"pool\.gain is missing"),
+        ({"pool": POOL[:4]}, r"pool\.factor is missing"),
     ],
     ids=str,
 )

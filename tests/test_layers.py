@@ -74,18 +74,18 @@ def test_conv2d(padding):
     ("make", "shape"),
     [
         (partial(Linear, 18, neuron=NEURON), (4, 5, 18)),
-        (partial(Conv2d, 2, kernel=3, neuron=NEURON, scale=4.0), (4, 2, 2, 5, 7)),
+        (partial(Conv2d, 2, kernel_size=3, neuron=NEURON, scale=4.0), (4, 2, 2, 5, 7)),
     ],
     ids=["Linear", "Conv2d"],
 )
 def test_standardised_kernel(make, shape):
     layer, drawn = make(3, standardise=True).double(), make(300).weight.std().item()
-    weights = layer.kernel().flatten(1)
+    weights = layer.effective_weight().flatten(1)
     assert weights.std(1, correction=0).tolist() == pytest.approx([drawn] * 3, rel=0.05)
     with torch.no_grad():
         layer.gain.copy_(torch.tensor([0.5, 1.0, -2.0]))
         layer.weight += 0.3
-    kernel = layer.kernel()
+    kernel = layer.effective_weight()
     assert kernel.stride() == layer.weight.stride()
     for w, k, gain in zip(layer.weight, kernel, (0.5, 1.0, -2.0), strict=True):
         expected = gain * layer.size * (w - w.mean()) / w.std(correction=0)

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
+from tsslbp.crossing import neurons
 from tsslbp.encoding import Constant
-from tsslbp.functional import neurons
 from tsslbp.kernels import Pool
 from tsslbp.layers import Linear
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, spikes_from_psc, synapse

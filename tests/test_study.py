@@ -542,6 +542,8 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
         ("fidelity tsl", "did you mean 'tssl'"),
         ("fidelity --seeds 0", "at least one seed"),
         ("ablation quickstart --seeds 1", "need at least 2"),
+        ("ablation quickstart --rate-lower 0.1", "--rate-lower has no effect without a --rate-penalty"),
+        ("dynamics quickstart --neuron relu", "--neuron is for tsslbp train"),
         ("ablation quickstart --vary clipp", "did you mean 'clip'"),
         ("ablation quickstart --vary target --loss count", "nothing to vary in target"),
         ("ablation quickstart --rule surrogate", "surrogate is no member"),

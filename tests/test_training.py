@@ -83,7 +83,7 @@ def test_the_average_of_the_weights_is_judged_and_kept(quick):
 
     config, dataset = training.with_data(config)
     model, optimizer = training.prepare(config, dataset)
-    training.Loop(config, dataset, model, optimizer, training.State(), Watch(), lambda: None).run(lambda record: None)
+    training.Loop(config, dataset, model, optimizer, training.RunState(), Watch(), lambda: None).run(lambda record: None)
     expected = seen[0]
     for weights in seen[1:]:
         expected = [0.8 * average + 0.2 * weight for average, weight in zip(expected, weights, strict=True)]
@@ -191,7 +191,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
 )
 def test_schedules_start_middle_end(quick, schedule, expected):
     config, dataset = training.with_data(quick(schedule=schedule, epochs=100))
-    run = loop.Loop(config, dataset, None, None, training.checkpoint.State(), training.Progress(), lambda: None)
+    run = loop.Loop(config, dataset, None, None, training.checkpoint.RunState(), training.Progress(), lambda: None)
     factors = []
     for run.state.epoch in (1, 51, 101):
         factors.append(run._rate_factor(0))
@@ -273,7 +273,7 @@ def test_the_reported_loss_is_the_mean_over_samples(quick, loss):
     """Of losses that are sums over the batch as of those that are means."""
     config, dataset = training.with_data(quick(loss=loss, learning_rate=1e-30, weight_decay=0.0, epochs=1))
     model, optimizer = training.prepare(config, dataset)
-    make, state = config.make_loss(), training.State()
+    make, state = config.make_loss(), training.RunState()
     x, y = dataset.train.take(torch.arange(len(dataset.train)))
     expected = float(make(model.network(model.inputs(x, seed=0)), y, None).detach()) / (1 if make.is_mean else len(y))
     training.Loop(config, dataset, model, optimizer, state, training.Progress(), lambda: None).run(lambda record: None)
@@ -291,7 +291,7 @@ def test_a_long_epoch_is_saved_now_and_then(quick, monkeypatch):
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     config, dataset = training.with_data(quick(epochs=2))
     model, optimizer = training.prepare(config, dataset)
-    run = training.Loop(config, dataset, model, optimizer, training.State(), Clock(), lambda: saved.append(len(steps)))
+    run = training.Loop(config, dataset, model, optimizer, training.RunState(), Clock(), lambda: saved.append(len(steps)))
     run.run(lambda record: None)
     within = range(3, run.steps + 1, 3)  # at the first step more than SAVE_EVERY after the last time
     assert saved == [*within, run.steps, *(run.steps + step for step in within), 2 * run.steps]

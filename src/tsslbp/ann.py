@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.functional import refuse_second_derivative
+from tsslbp.crossing import refuse_second_derivative
 
-Neuron = Literal["spiking", "binary", "relu"]
+Unit = Literal["spiking", "binary", "relu"]
 
 
 class Binary(torch.autograd.Function):
@@ -34,6 +34,6 @@ class Binary(torch.autograd.Function):
         return gradient * near, None
 
 
-def units(x: Tensor, neuron: Neuron, threshold: float) -> Tensor:
+def units(x: Tensor, neuron: Unit, threshold: float) -> Tensor:
     """Output of ``"binary"`` units with threshold θ, or of ``"relu"`` units, in the shape of ``x``."""
     return F.relu(x) if neuron == "relu" else Binary.apply(x, threshold)

@@ -58,7 +58,7 @@ class NetworkSettings(Group):
     """Firing threshold."""
     reset: bool = True
     """A spike resets the membrane potential. Without, a control for studies, the neurons are computed by the slow reference."""
-    neuron: ann.Neuron = "spiking"
+    neuron: ann.Unit = "spiking"
     """What follows a linear map: spiking neurons, or binary or rectified-linear units of an ANN, one pass without time."""
     rule: Annotated[str, Means(rules.get)] = "tssl"
     """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
@@ -157,13 +157,13 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
                 yield f"dropout{weighted}", Dropout(a.dropout, weighted)
             weighted += 1
         match spec:
-            case ConvSpec(channels, kernel):
+            case ConvSpec(channels, kernel_size):
                 padding = paddings[weighted - 1]
-                height, width = (size + 2 * padding - kernel + 1 for size in shape[1:])
+                height, width = (size + 2 * padding - kernel_size + 1 for size in shape[1:])
                 if min(height, width) < 1:
                     raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
                 drawn: dict[str, Any] = {"init": a.conv_init, "scale": a.conv_scale, "standardise": a.standardise}
-                yield f"conv{weighted}", Conv2d(shape[0], channels, kernel, padding=padding, **drawn, **spiking)
+                yield f"conv{weighted}", Conv2d(shape[0], channels, kernel_size, padding=padding, **drawn, **spiking)
                 shape = (channels, height, width)
             case PoolSpec(size):
                 if size > min(shape[1:]):

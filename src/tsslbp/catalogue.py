@@ -57,7 +57,7 @@ def _of_rule(rule: rules.Rule) -> Entry:
         supports += ["recurrent", "parts"]
     if rule.numbers is not None:
         supports.append("kernels")
-    # The rest is the same for all: where a rule meets autograd (functional.py) the membrane potential is kept, time runs
+    # The rest is the same for all: where a rule meets autograd (crossing.py) the membrane potential is kept, time runs
     # backwards, and the error came through the weights of the layer above.
     stores = "membrane potential, one float a neuron and step"
     return Entry(

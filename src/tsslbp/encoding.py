@@ -4,14 +4,19 @@ A network puts every input through the same first-order synapse as its own spike
 encoder returns what enters that synapse. A constant current is special, see :class:`~tsslbp.signal.Constant`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from tsslbp import draws
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.signal import Constant, check_steps, constant_current
+from tsslbp.spec import construct, parse_spec
 
-__all__ = ["Constant", "constant_current", "latency", "poisson"]
+__all__ = ["CONSTANT", "ENCODERS", "Constant", "Latency", "Poisson", "constant_current", "get", "latency", "poisson"]
 
 
 def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
@@ -59,6 +64,53 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
     first = torch.round((1 - x) * (time_steps - 1))
     steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
     return ((steps == first) & (x > 0)).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """:func:`poisson` of intensities times a rate.
+
+    Args:
+        rate: spikes per step of an input of full intensity, above 0 and at most 1.
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("rate", self.rate)
+        if not 0 < self.rate <= 1:
+            raise UserError(f"rate of poisson is {self.rate}; it must be above 0 and at most 1")
+
+    def __call__(self, x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
+        return poisson(x * self.rate, time_steps, seed)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """:func:`latency`; nothing in it is drawn."""
+
+    def __call__(self, x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
+        return latency(x, time_steps)
+
+
+CONSTANT = "constant"
+"""The encoding of static samples that needs no encoder: a constant current."""
+ENCODERS: dict[str, type[Poisson | Latency]] = {"poisson": Poisson, "latency": Latency}
+
+
+@lru_cache
+def get(encoding: str) -> Callable[[Tensor, int, int | Tensor], Tensor] | None:
+    """What makes spikes of intensities ``[B, ...]``, from ``NAME`` or ``NAME(option=value)``; None for a constant current.
+
+    Raises:
+        UserError: an unknown encoding, or options that it does not have.
+    """
+    name, options = parse_spec(encoding, "encoding")
+    if name == CONSTANT and not options:
+        return None
+    if name not in ENCODERS:
+        raise unknown("encoding", encoding, [CONSTANT, *ENCODERS])
+    return construct(ENCODERS[name], name, options)
 
 
 def _check(x: Tensor, time_steps: int) -> None:

@@ -1,19 +1,10 @@
-"""The one call everything else is built around, neurons with a learning rule; and where a rule and an engine meet.
+"""The one call everything else is built around: neurons with a learning rule."""
 
-A rule (``rules/``) knows equations, an engine (``kernels/``) knows arrays. :func:`neurons` chooses the engine and
-:class:`Crossing` hands it to autograd.
-"""
-
-from typing import Any
-
-import torch
-import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import kernels, rules
+from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_tensor
-from tsslbp.kernels import Engine, Form
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, check_signal
@@ -97,93 +88,3 @@ def _checked(
     if state is not None and (state.shape != shape or state.dtype != dtype):
         raise UserError(f"state is {list(state.shape)} of {state.dtype}; it must be {list(shape)} of {dtype}")
     return neurons(current, neuron, rules.get(rule), backend, state=state)
-
-
-def neurons(
-    current: Tensor | Constant,
-    neuron: LIF,
-    rule: Rule,
-    backend: kernels.Backend = "auto",
-    pool: kernels.Pool | None = None,
-    half: bool = False,
-    state: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """:func:`lif` or :func:`lif_part` without checks, for layers; the currents can come out pooled and as bfloat16.
-
-    What an engine does in one pass is left to it; what it does not do is done before and after.
-    """
-    x, gain = current if isinstance(current, Constant) else (current, None)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
-        _refuse_other_modes(x, gain, state)
-    if x.dtype == torch.float16:
-        x = x.float()
-    learns_gain = gain is not None and gain.requires_grad
-    learning = torch.is_grad_enabled() and (x.requires_grad or learns_gain or (state is not None and state.requires_grad))
-    if state is not None and learning and not rule.takes_parts:
-        raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
-    engine = kernels.choose(backend, x, neuron, rule if learning else None, state is not None)
-
-    formula = engine.formula(rule) if learning else None
-    if engine.forms and (formula is not None or not learning) and not learns_gain:
-        gain = None if gain is None else gain.to(kernels.computed_in(x.dtype))
-        pooled = pool if engine.pools else None
-        form = Form(gain, pooled, x.dtype == torch.bfloat16, half and pooled is pool)
-    else:
-        x = x.float() if x.dtype == torch.bfloat16 else x
-        x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
-        form = kernels.PLAIN
-    if learning:
-        by = (engine, formula) if formula is not None else (kernels.find("reference"), rule)
-        psc, after = Crossing.apply(x, state, engine, by, neuron, form)
-    else:
-        _, psc, after = engine.forward(x, neuron, state, form, keep=False)
-    if pool is not None and form.pool is None:
-        psc = sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
-    return psc.bfloat16() if half else psc, after
-
-
-class Crossing(torch.autograd.Function):
-    """Neurons of an engine, and ``by`` whom and what their backward pass is: an engine and what it makes of the rule.
-
-    Only the membrane potential is kept: spikes and currents follow from it. Given a ``state`` it also returns one, to be handed
-    to the next part of the sequence and to nothing else: what flows back through it is what the rule carries from step to step.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, current: Tensor, state: Tensor | None, engine: Engine, by: tuple[Engine, Any], neuron: LIF, form: Form
-    ) -> tuple[Tensor, Tensor | None]:
-        membrane, psc, after = engine.forward(current, neuron, state, form)
-        ctx.save_for_backward(membrane, state)
-        ctx.by, ctx.neuron, ctx.form = by, neuron, form
-        # These may be views of what the engine made, and autograd lets nobody change a function's view in place.
-        return psc.detach(), None if after is None else after.detach()
-
-    @staticmethod
-    def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("the gradient of a learning rule")
-        (engine, formula), (membrane, state) = ctx.by, ctx.saved_tensors
-        gradient, back = engine.backward(formula, psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
-        return gradient, back, None, None, None, None
-
-
-def refuse_second_derivative(what: str) -> None:
-    """To be called in a backward pass: raises UserError if its result is to be differentiated again."""
-    if torch.is_grad_enabled():
-        raise UserError(f"{what} has no derivative of its own; leave out create_graph=True")
-
-
-def _refuse_other_modes(*operands: Tensor | None) -> None:
-    """Raises UserError in a transform of ``torch.func``, and for an operand that has a tangent."""
-    if torch._C._are_functorch_transforms_active():
-        raise UserError(
-            "spiking neurons cannot go through torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap); "
-            "call backward() or torch.autograd.grad, and loop over samples"
-        )
-    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in operands):
-        raise UserError("spiking neurons have no forward-mode derivative; call backward() or torch.autograd.grad")
-
-
-def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:
-    """Sums over ``size × size`` windows times a gain, channel by channel: ``[N, C, H, W]``."""
-    return pool.gain * pool.size**2 * F.avg_pool2d(x, pool.size)

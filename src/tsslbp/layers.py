@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp import draws, rules
+from tsslbp.crossing import neurons, sum_pool
 from tsslbp.errors import UserError, unknown
-from tsslbp.functional import neurons, sum_pool
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
@@ -23,7 +23,7 @@ from tsslbp.signal import Constant, Signal, check_signal
 
 ConvInit = Literal["uniform", "kaiming"]
 """Initial weights of convolutions."""
-POOL_GAIN = 1.1
+POOL_FACTOR = 1.1
 """Factor on the 2×2 sum, in all versions of the published code."""
 
 
@@ -44,11 +44,11 @@ class Spiking(nn.Module, ABC):
     With ``standardise`` a layer learns what is left of a neuron's weights besides their mean and size, and the size apart, as
     ``gain`` ``[out]``:
 
-        kernel = gain·size·(weight - mean)/std        mean and std over all weights of a neuron, or of a channel
+        effective = gain·size·(weight - mean)/std     mean and std over all weights of a neuron, or of a channel
 
     This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
-    the weights alone: a trained network needs no more than the kernel (:meth:`fold`). ``size`` is the std that weights are
-    drawn with, and the gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
+    the weights alone: a trained network needs the effective weight only (:meth:`fold`). ``size`` is the std that weights
+    are drawn with, and the gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
@@ -89,23 +89,23 @@ class Spiking(nn.Module, ABC):
         """Begin to standardise the weight; ``size`` is the std it was drawn with."""
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
-    def kernel(self) -> Tensor:
+    def effective_weight(self) -> Tensor:
         """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
         if self.gain is None:
             return self.weight
         weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
         # as a group of its own, each neuron has mean, size and gain dealt with in one pass
-        kernel = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
-        return kernel.view(weight.shape).movedim(-1, 1)
+        effective = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
+        return effective.view(weight.shape).movedim(-1, 1)
 
     def fold(self) -> None:
-        """Put the kernel in the weight's place, and no longer learn its size apart."""
+        """Put the effective weight in the weight's place, and no longer learn its size apart."""
         with torch.no_grad():
-            self.weight.copy_(self.kernel())
+            self.weight.copy_(self.effective_weight())
         self.gain = None
 
     def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
-        """``pool`` and ``half``: see :func:`tsslbp.functional.neurons`."""
+        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`."""
         return neurons(self.current(signal), self.neuron, self.rule, self.backend, pool, half)[0]
 
     def part(self, signal: Signal, state: Tensor | None, pool: Pool | None = None, half: bool = False) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
     """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
     if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
         raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
-    return F.linear(x, layer.kernel())
+    return F.linear(x, layer.effective_weight())
 
 
 class Linear(Spiking):
@@ -155,7 +155,7 @@ class Conv2d(Spiking):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
+        kernel_size: int,
         *,
         neuron: LIF,
         rule: str | Rule | None = None,
@@ -167,7 +167,7 @@ class Conv2d(Spiking):
         super().__init__(neuron, rule)
         if init not in get_args(ConvInit):
             raise unknown("initialisation", str(init), get_args(ConvInit))
-        weight, variance = nn.Conv2d(in_channels, out_channels, kernel, bias=False).weight, 1 / 3
+        weight, variance = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight, 1 / 3
         if init == "kaiming":
             weight, variance = nn.init.kaiming_normal_(weight), 2.0
         self.weight = nn.Parameter((weight.detach() * scale).contiguous(memory_format=torch.channels_last))
@@ -176,19 +176,19 @@ class Conv2d(Spiking):
             self.standardise(scale * math.sqrt(variance / weight[0].numel()))
 
     def map(self, x: Tensor) -> Tensor:
-        channels, kernel = self.weight.shape[1:3]
-        if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) + 2 * self.padding < kernel:
+        channels, kernel_size = self.weight.shape[1:3]
+        if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) + 2 * self.padding < kernel_size:
             raise UserError(
-                f"Conv2d wants [T, B, {channels}, H, W] at least {kernel}×{kernel} with padding {self.padding}; "
+                f"Conv2d wants [T, B, {channels}, H, W] at least {kernel_size}×{kernel_size} with padding {self.padding}; "
                 f"got {list(x.shape[1:])} per sample"
             )
         if channels == 1:  # such an image is channels-last and not; unless told, PyTorch answers in the other layout
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.kernel(), padding=self.padding)
+        return F.conv2d(x, self.effective_weight(), padding=self.padding)
 
     def extra_repr(self) -> str:
-        out_channels, channels, kernel, _ = self.weight.shape
-        return f"{channels}, {out_channels}, kernel={kernel}, padding={self.padding}"
+        out_channels, channels, kernel_size, _ = self.weight.shape
+        return f"{channels}, {out_channels}, kernel_size={kernel_size}, padding={self.padding}"
 
 
 class SumPool2d(nn.Module):
@@ -199,7 +199,7 @@ class SumPool2d(nn.Module):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        self.pool = Pool(size, POOL_GAIN)
+        self.pool = Pool(size, POOL_FACTOR)
 
     def forward(self, signal: Signal) -> Signal:
         return linear_map(lambda x: sum_pool(x, self.pool), signal)

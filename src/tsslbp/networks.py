@@ -22,7 +22,7 @@ from tsslbp.signal import Constant, Signal, constant_current
 
 Cross = Callable[[str, Spiking, Signal, Pool | None, bool], Tensor]
 """How a signal crosses a spiking layer, given its name, the layer and the signal; the pooling behind it that is to be part of
-that, and whether currents come out as bfloat16 (:func:`tsslbp.functional.neurons`)."""
+that, and whether currents come out as bfloat16 (:func:`tsslbp.crossing.neurons`)."""
 
 
 def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
@@ -112,8 +112,8 @@ class Network(nn.Module):
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
         if not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
-        if architecture.neuron not in get_args(ann.Neuron):
-            raise unknown("neuron", str(architecture.neuron), get_args(ann.Neuron))
+        if architecture.neuron not in get_args(ann.Unit):
+            raise unknown("neuron", str(architecture.neuron), get_args(ann.Unit))
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))

@@ -30,9 +30,9 @@ class Spec:
 class ConvSpec(Spec):
     """A spiking convolution."""
 
-    written = "{channels}C{kernel}"
+    written = "{channels}C{kernel_size}"
     channels: int
-    kernel: int
+    kernel_size: int
 
 
 @dataclass(frozen=True)

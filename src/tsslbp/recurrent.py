@@ -34,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_number
-from tsslbp.functional import neurons
 from tsslbp.kernels import Pool
 from tsslbp.layers import Spiking, matrix_product
 from tsslbp.neuron import LIF

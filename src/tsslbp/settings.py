@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
+from tsslbp import encoding as encoders
 from tsslbp import losses, rules
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
@@ -56,8 +57,9 @@ class DataSettings(Group):
     """Shift each training image at random by up to this many pixels each way, zeros coming in."""
     flip: bool = False
     """Mirror each training image left to right at even odds; not for digits and letters."""
-    encoding: Literal["constant", "poisson", "latency"] = "constant"
-    """How a static sample enters: constant current, Poisson rate, or time to first spike."""
+    encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
+    """How a static sample enters: constant current, poisson (rate; with fewer spikes "poisson(rate=0.2)"), or latency (time to
+    first spike)."""
 
 
 def _read_loss(loss: str) -> None:

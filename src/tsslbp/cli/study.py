@@ -53,7 +53,6 @@ def study_(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """compare learning rules on one network: tsslbp compare RECIPE --rules A,B,C"""
     options = _training_options(Compare, "compare", arguments)
-    refuse_idle(options, arguments)
     with same_command_goes_on():
         folder, result = options.run(watch)
     result["command"] = shlex.join(["tsslbp", "compare", *arguments])
@@ -78,4 +77,6 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
     known = ", ".join(recipes.RECIPES)
     about = f"{settings.__doc__} RECIPE is one of: {known}. The same command goes on after an interruption."
     machine.keep_memory()
-    return parse(settings, command, rest, settings(**vars(config)), about)
+    options = parse(settings, command, rest, settings(**vars(config)), about)
+    refuse_idle(options, arguments)
+    return options

@@ -1,7 +1,7 @@
 // Where the rows of an operation come from and go to. A row is one step of a block of neurons.
 //
 // Operations compute on rows of T side by side. In memory a sequence may be T or, for T = float, bfloat16; and the
-// post-synaptic current may be pooled: summed over windows of size × size pixels, times a gain, neurons lying as
+// post-synaptic current may be pooled: summed over windows of size × size pixels, times a factor, neurons lying as
 // [image, row, column, channel]. A row that is not simply there is put together in a buffer that stays in the cache.
 #pragma once
 
@@ -33,15 +33,15 @@ struct Source {
   TSSLBP_INLINE const T* row(int64_t t, int64_t first, int64_t width, T* __restrict buffer) const {
     const T* __restrict full = static_cast<const T*>(data) + (half ? 0 : t * stride);
     const Half* __restrict halves = static_cast<const Half*>(data) + (half ? t * stride : 0);
-    const T gain = T(pool.gain);
+    const T factor = T(pool.factor);
     if (pool.size) {
       pool.runs(first, width, [&](int64_t j, int64_t k, int64_t length) {
         if (k < 0)
           for (int64_t i = 0; i < length; ++i) buffer[j + i] = 0;
         else if (half)
-          for (int64_t i = 0; i < length; ++i) buffer[j + i] = gain * T(widen(halves[k + i]));
+          for (int64_t i = 0; i < length; ++i) buffer[j + i] = factor * T(widen(halves[k + i]));
         else
-          for (int64_t i = 0; i < length; ++i) buffer[j + i] = gain * full[k + i];
+          for (int64_t i = 0; i < length; ++i) buffer[j + i] = factor * full[k + i];
       });
       return buffer;
     }
@@ -82,12 +82,12 @@ struct Target {
   // The finished sums of one row of windows.
   TSSLBP_INLINE void put_sums(int64_t t, int64_t windows, const T* __restrict sums) const {
     const int64_t row = pool.row();
-    const T gain = T(pool.gain);
+    const T factor = T(pool.factor);
     T* __restrict full = static_cast<T*>(data) + (half ? 0 : t * stride + windows * row);
     Half* __restrict halves = static_cast<Half*>(data) + (half ? t * stride + windows * row : 0);
     for (int64_t i = 0; i < row; ++i) {
-      if (half) halves[i] = narrow(float(gain * sums[i]));
-      else full[i] = gain * sums[i];
+      if (half) halves[i] = narrow(float(factor * sums[i]));
+      else full[i] = factor * sums[i];
     }
   }
 };

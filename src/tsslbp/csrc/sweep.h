@@ -53,12 +53,12 @@ inline Capability capability() {
 // A last row or column of pixels that fills no window is left out.
 struct Pool {
   int64_t size = 0, height = 0, width = 0, channels = 0;
-  double gain = 1;
+  double factor = 1;
 
   Pool() = default;
   explicit Pool(Fields f) {
     size = f.whole("size", 1, EXACT), height = f.whole("height", size, EXACT), width = f.whole("width", size, EXACT);
-    channels = f.whole("channels", 1, EXACT), gain = f.any("gain"), f.end();
+    channels = f.whole("channels", 1, EXACT), factor = f.any("factor"), f.end();
   }
 
   int64_t pooled_height() const { return height / size; }

@@ -97,11 +97,11 @@ def _constants(neuron: LIF) -> list[float]:
 
 
 def _pool(layout: Layout, pool: Pool | None) -> list[float]:
-    """Pooling as the operators take it: size, height, width, channels, gain; nothing for none."""
+    """Pooling as the operators take it: size, height, width, channels, factor; nothing for none."""
     if pool is None:
         return []
     _, channels, height, width = layout.shape
-    return [float(pool.size), float(height), float(width), float(channels), pool.gain]
+    return [float(pool.size), float(height), float(width), float(channels), pool.factor]
 
 
 def _register_fakes() -> None:

@@ -36,10 +36,10 @@ class Usable(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Sums over windows of ``size × size`` pixels, times ``gain``; a row or column that fills no window is left out."""
+    """Sums over windows of ``size × size`` pixels, times ``factor``; a row or column that fills no window is left out."""
 
     size: int
-    gain: float
+    factor: float
 
 
 class Form(NamedTuple):
@@ -68,7 +68,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 class Engine(ABC):
-    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.functional.Crossing` is."""
+    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.crossing.Crossing` is."""
 
     title: ClassVar[str]
     """What it is called in messages, in the plural: ``"the C++ kernels"``."""

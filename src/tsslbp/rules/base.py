@@ -6,7 +6,7 @@ else (the weights' gradient, the error sent to the layer below) is PyTorch's ord
 around autograd (gradient clipping, DDP, autocast) works around a rule.
 
 A rule says its equations, and may say its numbers, by which an engine with compiled formulas computes the same. It knows no
-engine: ``functional.py`` is where the two meet.
+engine: ``crossing.py`` is where the two meet.
 """
 
 from abc import ABC

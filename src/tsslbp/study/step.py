@@ -16,7 +16,7 @@ from tsslbp.settings import TrainConfig
 def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
     """A training step, ready to be called again and again."""
     model, optimizer = training.prepare(config, dataset)
-    loop = training.Loop(config, dataset, model, optimizer, training.State(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
     return partial(loop.step, torch.arange(min(config.batch_size, len(dataset.train))))
 
 

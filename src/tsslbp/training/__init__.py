@@ -1,6 +1,6 @@
 """Training runs: settings in, a folder with a trained model out."""
 
-from tsslbp.training.checkpoint import State
+from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
@@ -14,8 +14,8 @@ __all__ = [
     "Loop",
     "Model",
     "Progress",
+    "RunState",
     "Samples",
-    "State",
     "load",
     "prepare",
     "read_metrics",

@@ -27,7 +27,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass
-class State:
+class RunState:
     """Where a run stands. All randomness follows from (seed, epoch, sample), so no generator state is kept."""
 
     epoch: int = 1
@@ -54,10 +54,10 @@ STATE: dict[str, Check] = {
     "history": lambda value: isinstance(value, list),
     "average": lambda value: isinstance(value, list),
 }
-"""Types and ranges of the fields of :class:`State`, those that do not depend on the run."""
+"""Types and ranges of the fields of :class:`RunState`, those that do not depend on the run."""
 
 
-def save(path: Path, state: State, network: Network, optimizer: torch.optim.Optimizer, data: str) -> None:
+def save(path: Path, state: RunState, network: Network, optimizer: torch.optim.Optimizer, data: str) -> None:
     """Write a checkpoint; the file at ``path`` is replaced whole or not at all. ``data`` names the samples trained on."""
     content = {
         "architecture": network.architecture.to_json(),
@@ -88,7 +88,7 @@ def unpack(stored: bytes) -> dict[str, Any]:
 
 def restore(
     path: Path, network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int, data: str
-) -> State:
+) -> RunState:
     """Load a checkpoint into a network and an optimiser, of which neither is touched if anything is wrong.
 
     Args:
@@ -118,7 +118,7 @@ def restore(
         raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
     if content["data"] != data:
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
-    state = State(**content["state"])
+    state = RunState(**content["state"])
     if state.epoch > config.epochs + 1:
         raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has had {state.epoch - 1} already")
     network.load_state_dict(content["network"])
@@ -137,7 +137,7 @@ def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, sa
 
     wrong = fault(state, {**STATE, "step": whole(0, steps)}) or history_fault(state["history"], state["epoch"] - 1)
     require(not wrong, f"state ({wrong})")
-    require(state.keys() == vars(State()).keys() and type(content["data"]) is str, "set of fields")
+    require(state.keys() == vars(RunState()).keys() and type(content["data"]) is str, "set of fields")
     require(state["right"] <= state["seen"] == min(state["step"] * config.batch_size, samples), "count of samples")
     require(len(state["average"]) == (len(weights) if config.average else 0), "average of the weights")
     require(all(map(_like, state["average"], weights)), "average of the weights")

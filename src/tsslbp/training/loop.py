@@ -22,7 +22,7 @@ from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
 from tsslbp.training import firing
-from tsslbp.training.checkpoint import State
+from tsslbp.training.checkpoint import RunState
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 from tsslbp.training.score import score
@@ -57,7 +57,7 @@ class Loop:
     dataset: Dataset
     model: Model
     optimizer: torch.optim.Optimizer
-    state: State
+    state: RunState
     progress: Progress
     save: Callable[[], None]
 

@@ -17,6 +17,7 @@ import torch
 
 from tsslbp import data, files, machine
 from tsslbp.declared import kinds_of
+from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
@@ -58,7 +59,7 @@ def train(
     adapt(network)
 
     log_to = _tensorboard() if config.tensorboard else None
-    fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.State()
+    fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.RunState()
 
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     if config.resume:
@@ -154,7 +155,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if config.validation != len(dataset.validation):
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
     if dataset.sequence:
-        if config.encoding != "constant":
+        if config.encoding != CONSTANT:
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
         if config.time_steps != dataset.time_steps:
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
@@ -169,7 +170,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
             f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: take kernel, "
             "kernel(target=double) or spike"
         )
-    if config.encoding != "constant":
+    if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
         low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values()]).aminmax()
         if low < 0 or high > scale:
