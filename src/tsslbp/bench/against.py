@@ -1,14 +1,14 @@
 """This installation of tsslbp against another one: the same training steps, each installation in a process of its own.
 
 The two processes take turns, a few steps at a time and the first of a pair alternating, so that whatever else the machine does
-touches both alike. Each pair gives a ratio of times, this one's over the other's. Over n pairs
+touches both alike. Each pair gives a ratio of times, this one's over the other's. The result is their median, which does not move
+with a turn that was disturbed. In order, r(1) ≤ ... ≤ r(n),
 
-    exp(m ± t(0.975, n - 1)·sd/√n)        m and sd of the logarithms        (1)
+    r(k) to r(n + 1 - k)        k the 2.5 % quantile of Binomial(n, 1/2)        (1)
 
-is the 95 % confidence interval of their geometric mean.
+is its 95 % confidence interval, whatever the ratios' distribution.
 """
 
-import math
 import os
 import statistics
 import subprocess
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import special
+from scipy import stats
 
 from tsslbp.errors import UserError
 from tsslbp.tables import markdown
@@ -129,16 +129,15 @@ def _in_turns(ours: Runner, theirs: Runner, seconds: float) -> dict[str, Any]:
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The geometric mean of ratios of seconds, with its interval (1)."""
-    logs = [math.log(ours / theirs) for ours, theirs in pairs]
-    n, mean = len(logs), statistics.fmean(logs)
-    half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(logs) / math.sqrt(n)
+    """The median of ratios of seconds, with its interval (1). It takes six pairs at least."""
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    k = int(stats.binom.ppf(0.025, len(ratios), 0.5))
     ours_ms, theirs_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
     return {
-        "ratio": math.exp(mean),
-        "low": math.exp(mean - half),
-        "high": math.exp(mean + half),
-        "pairs": n,
+        "ratio": statistics.median(ratios),
+        "low": ratios[k - 1],
+        "high": ratios[-k],
+        "pairs": len(ratios),
         "ours_ms": ours_ms,
         "theirs_ms": theirs_ms,
     }
