@@ -388,6 +388,17 @@ def test_tensorboard_option_writes_events(quick):
     assert list(folder.glob("events.out.tfevents.*"))
 
 
+def test_what_settings_leave_open_comes_from_the_data(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).random((60, 7, 2), np.float32), y=np.arange(60) % 3)
+    config = TrainConfig(data=str(tmp_path / "own.npz"), runs_dir=tmp_path, name="own", epochs=1)
+    folder, _ = training.train(config)
+    lines = (folder / "config.toml").read_text().splitlines()
+    assert {"time_steps = 7", 'network = "100-3"', 'loss = "kernel"', "validation = 4"} <= {*lines}
+    assert training.load(folder).network.time_steps == 7
+    with pytest.raises(UserError, match=r"--time-steps is 5; the sequences of .* have 7"):
+        training.with_data(replace(config, time_steps=5))
+
+
 def test_config_survives_toml(quick, tmp_path):
     config = quick(padding=(1, 0), name='we"ird\\', rule="tssl(fallback=no-spike, clip=1.5)", learning_rate=1e-05)
     path = tmp_path / "config.toml"

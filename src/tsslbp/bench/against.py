@@ -1,8 +1,8 @@
 """This installation of tsslbp against another one: the same training steps, each installation in a process of its own.
 
 The two processes take turns, a few steps at a time and the first of a pair alternating, so that whatever else the machine does
-touches both alike. Each pair gives a ratio of times, this one's over the other's. The result is their median, which does not move
-with a turn that was disturbed. In order, r(1) ≤ ... ≤ r(n),
+touches both alike. Each pair gives a ratio of times, this one's over the other's. The result is their median, which a turn that
+was disturbed does not move. In order, r(1) ≤ ... ≤ r(n),
 
     r(k) to r(n + 1 - k)        k the 2.5 % quantile of Binomial(n, 1/2)        (1)
 
