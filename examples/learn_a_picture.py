@@ -3,8 +3,8 @@
     python examples/learn_a_picture.py [--steps 1500] [--out picture.svg]
 
 A network gets one frozen pattern of input spikes and is to answer with given spikes, each at its step. The target is a picture:
-output neuron i is to spike at step t where the pixel in row i and column t is dark. The README shows the result; from the
-repository's root, ``--out docs/picture.svg`` draws that file again.
+output neuron i is to spike at step t where the pixel in row i and column t is dark. docs/results.md shows the
+result; from the repository's root, ``--out docs/picture.svg`` draws that file again.
 """
 
 import argparse

@@ -1,35 +1,129 @@
-"""The documents: their code runs, what they link to exists, what is generated is up to date."""
+"""The documents: code and commands print what the pages show, links lead somewhere, generated pages are up to date."""
 
+import contextlib
+import dataclasses
+import functools
 import importlib
+import io
 import re
+import shlex
+import time
 from pathlib import Path
 
 import pytest
 
-from tsslbp import catalogue, rules
+from tsslbp import catalogue, cli, publish, rules, study
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["gradient.md", "own-rule.md"]
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^(<!-- minutes -->\n)?```(bash|python)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+"""A block of code, with the output that a page shows directly below it. Marked ones are left to ``make test-slow``."""
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+}
+QUICK = {page for page, text in PAGES.items() if any(not slow for slow, *_ in BLOCK.findall(text))}
+SLOW = {page for page, text in PAGES.items() if any(slow for slow, *_ in BLOCK.findall(text))}
+
+NUMBER = r"\d[\d,]*(?:\.\d+)?"
+PART = re.compile(rf"(\.\.\.|\[[\d, ]+\]|{NUMBER})")
 
 
-def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+def agrees(shown: str, printed: str) -> bool:
+    """Whether a command printed what a page shows.
+
+    The text must be the same, but ``...`` stands for any text. Numbers may differ by 5 percent or 0.02, as trained networks
+    do where a processor rounds differently. Those in brackets, ``[5, 10]``, are shapes and must be equal. Those after "epoch"
+    or "step" or before "s" say where a training settled and how long it took, and may be any. A trained network may also
+    leave a few samples without an answer, which ``evaluate`` then says at the end.
+    """
+    printed = re.sub(r"^no answer for .*\n\Z", "", printed, flags=re.MULTILINE).strip()
+    parts = PART.split(shown.strip())  # text at even places, the rest between
+    forms = {"...": r"[\s\S]*?"} | {part: f"({NUMBER})" for part in parts[1::2] if re.fullmatch(NUMBER, part)}
+    found = re.fullmatch(
+        "".join(forms.get(part, re.escape(part)) if i % 2 else re.escape(part) for i, part in enumerate(parts)), printed
+    )
+    if found is None:
+        return False
+    places = [i for i in range(1, len(parts), 2) if re.fullmatch(NUMBER, parts[i])]
+    for i, number in zip(places, found.groups(), strict=True):
+        if re.search(r"(epoch|step)\s+$", parts[i - 1]) or re.match(r" s\b", parts[i + 1]):
+            continue
+        wanted, got = (float(text.replace(",", "")) for text in (parts[i], number))
+        if abs(wanted - got) > max(0.02, 0.05 * wanted):
+            return False
+    return True
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_code_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder that a reader works in, one for all pages."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, target in (("data", "tests/samples"), ("tests", "tests"), ("models", "models")):
+        (folder / name).symlink_to(ROOT / target)
+    return folder
+
+
+@functools.cache
+def printed_by(command: str) -> str:
+    """What a command prints, errors and progress too. Several pages show the same training, which runs once."""
+    began = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+    assert time.monotonic() - began < 180, command
+    return out.getvalue()
+
+
+def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
     names = {"__name__": "page"}
-    assert blocks(page)
-    for block in blocks(page):
-        exec(compile(block, page, "exec"), names)
+    for kind, code, shown in blocks:
+        if kind == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(code, page, "exec"), names)
+            printed = out.getvalue()
+        else:
+            commands = [line.split("  #")[0].strip() for line in code.splitlines()]
+            assert all(command.split()[0] in ("tsslbp", "pip", "make") for command in commands), commands
+            printed = "".join(printed_by(command) for command in commands if command.startswith("tsslbp "))
+        if shown:
+            assert agrees(shown, printed), f"{page} shows\n{shown}\nand this printed\n{printed}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted(QUICK))
+def test_a_page_prints_what_it_shows(page, place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+    check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(SLOW))
+def test_what_takes_minutes_prints_what_it_shows(page, place, monkeypatch):
+    monkeypatch.chdir(place)
+    check(page, [block for _, *block in BLOCK.findall(PAGES[page])])
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("test 98.89 %, 20 s", "test 97.22 %, 9 s", True),
+        ("test 98.89 %, 20 s", "test 93.50 %, 20 s", False),
+        ("epoch 30, loss 0.0007", "epoch 15, loss 0.0100", True),
+        ("epoch 30, loss 0.0007", "epoch 15, loss 0.1000", False),
+        ("step 3 of 5", "step 2 of 5", True),
+        ("step 3 of 5", "step 3 of 6", False),
+        ("[5, 297, 10]", "[5, 296, 10]", False),
+        ("...\nreport: a", "epoch 1\nepoch 2\nreport: a", True),
+        ("...\nreport: a", "epoch 1\nreport: a\nwarning: b", False),
+        ("yes", "yes\nno answer for 2: no output neuron spiked\n", True),
+    ],
+)
+def test_what_agrees(shown, printed, same):
+    assert agrees(shown, printed) is same
+
+
+@pytest.mark.parametrize("page", ["docs/gradient.md", "docs/own-rule.md"])
 def test_links_lead_to_symbols_that_are_there(page):
-    text = (DOCS / page).read_text(encoding="utf-8")
-    links = re.findall(r"\[`([\w.]+)`\]\(\.\./src/(\S+?)\.py\)", text)
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./src/(\S+?)\.py\)", PAGES[page])
     assert len(links) >= 3
     for symbol, path in links:
         found = importlib.import_module(path.replace("/", "."))
@@ -37,5 +131,43 @@ def test_links_lead_to_symbols_that_are_there(page):
             found = getattr(found, name)
 
 
+@pytest.mark.parametrize("name", [*PAGES, "CONTRIBUTING.md", "KNOWN_LIMITS.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", (ROOT / name).read_text(encoding="utf-8")):
+        target = (ROOT / name).parent / link if link else ROOT / name
+        assert link.startswith("https://") or target.exists(), link
+        if anchor and target.suffix == ".md":
+            text = target.read_text(encoding="utf-8")
+            headings = {
+                re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)", text, re.MULTILINE)
+            }
+            assert anchor in headings | set(re.findall(r'<a name="([^"]+)"', text)), f"{link}#{anchor}"
+
+
+def test_readme_is_read_in_three_minutes():
+    assert len(PAGES["README.md"].splitlines()) <= 130
+
+
+def test_every_rule_option_is_explained():
+    for name in rules.available():
+        for option in dataclasses.fields(rules.get(name)):
+            assert f"`{option.name}`" in PAGES["docs/how-to-choose-a-rule.md"], (name, option.name)
+
+
+def test_flags_that_are_named_exist():
+    modules = [
+        importlib.import_module(f"{package.__name__}.{path.stem}")
+        for package in (cli, publish, study)
+        for path in Path(package.__file__).parent.glob("*.py")
+    ]
+    options = [thing for module in modules for thing in vars(module).values() if dataclasses.is_dataclass(thing)]
+    names = {field.replace("_", "-") for cls in options for field in cls.__dataclass_fields__} | {"config", "help"}
+    known = {f"--{word}{name}" for word in ("", "no-") for name in names}
+    for page, text in PAGES.items():
+        for command in re.findall(r"`([^`]*)`|^    (tsslbp .*)", text, re.MULTILINE):
+            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", " ".join(command)):
+                assert flag in known or "benchmarks/" in " ".join(command), (page, flag)
+
+
 def test_table_of_rules_is_up_to_date():
-    assert (DOCS / "rules.md").read_text(encoding="utf-8") == catalogue.markdown(), "tsslbp rules --markdown > docs/rules.md"
+    assert PAGES["docs/rules.md"] == catalogue.markdown(), "tsslbp rules --markdown > docs/rules.md"

@@ -47,7 +47,7 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     assert table in capsys.readouterr().out
     *_, row = table.splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["[`fashion-mnist-fc`](results/fashion-mnist-fc-2-epochs)", "`tssl-paper`", "2", "2", mean_sd]
+    assert cells[:5] == ["[`fashion-mnist-fc`](../results/fashion-mnist-fc-2-epochs)", "`tssl-paper`", "2", "2", mean_sd]
     assert cells[7] == "89.75 ± 0.03 after 100 epochs"
 
 
@@ -93,9 +93,9 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
         (tmp_path / name / "seed0.jsonl").write_text(log(3, **extra))
     rows = publish.results_table(tmp_path).splitlines()[2:]
     assert rows == [
-        "| [`mnist-cnn`](results/b) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 "
+        "| [`mnist-cnn`](../results/b) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 "
         "| 99.50 ± 0.02 after 100 epochs |",
-        "| [`evidence`](results/a) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 |  |",
+        "| [`evidence`](../results/a) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 |  |",
     ]
 
 

@@ -89,7 +89,7 @@ def curve(histories: Sequence[figures.Records]) -> Markup:
 
 
 def results_table(results: Path) -> str:
-    """The Markdown table of all folders of runs, for the README; spike trains, scored by F1, are left out.
+    """The Markdown table of all folders of runs, for docs/results.md; spike trains, scored by F1, are left out.
 
     Raises:
         UserError: a folder with logs but no page or command, or damaged ones.
@@ -105,7 +105,7 @@ def results_table(results: Path) -> str:
         epochs = statistics.fmean(final["epochs"] for final in finals)
         seconds = statistics.fmean(final["seconds"] for final in finals)
         row = [
-            " ".join([f"[`{recipe}`](results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
+            " ".join([f"[`{recipe}`](../results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
             f"`{dict(options).get('--rule', config.rule)}`",
             f"{epochs:.0f}",
             str(len(finals)),
