@@ -520,7 +520,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(comparing, "compare", stopped)
     assert cli.main(command(tmp_path)) == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on\n"
+    assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
 
 
 @pytest.mark.slow

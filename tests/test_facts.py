@@ -271,7 +271,7 @@ def test_models_of_version_0_1_0_still_work_and_say_what_they_do_not_know(traine
     Image.new("L", (6, 6)).save(tmp_path / "picture.png")
     code, _, err = run(capsys, "predict", path, tmp_path / "picture.png")
     assert code == 2
-    assert "does not say what its training samples had for black and white" in err
+    assert "does not say which values its training samples had for black and white" in err
 
 
 def test_a_model_made_in_python_does_not_say_it_learned_the_digits(trained, capsys, tmp_path):

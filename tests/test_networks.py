@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_network_and_result():
         ("4C3-P2", "network '4C3-P2' must end with a number, the output layer"),
         ("4C3", "must end with a number"),
         ("20-V3", "network '20-V3' ends with 20 neurons, which do not make classes of 3 each"),
-        ("20-V0", "must end with a number, the output layer, or that and its vote: 100-V10"),
+        ("20-V0", "must end with the number of output neurons, such as 10, or with that and a vote, such as 100-V10"),
         ("4C3-V2", "must end with a number"),
         ("V2", "must end with a number"),
         ("20-V2-10", r"layer 2 \('V2'\)"),

@@ -32,24 +32,24 @@ class NetworkSettings(Group):
     """The network and its neurons: what a model file says of it beside the shape of its samples."""
 
     network: Annotated[str | None, Means(parse)] = None
-    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10. When left out, 100 hidden neurons and as many output
-    neurons as the data have classes."""
+    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10. Default: 100 hidden neurons and as many output neurons
+    as the data have classes."""
     padding: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0,)
     """Zeros around the input of the convolutions: one number for all, or one for each."""
     dropout: Annotated[float, BELOW_1] = 0.0
     """Probability of dropping an input of any layer but the first; the mask is constant in time."""
     conv_init: ConvInit = "uniform"
-    """Initial weights of convolutions: uniform, PyTorch's default, or kaiming, normal as those of fully connected layers."""
+    """Initial weights of convolutions: uniform (PyTorch's default) or kaiming (normal, as in fully connected layers)."""
     conv_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of convolutions."""
     standardise: bool = False
-    """Standardise the weights of feed-forward hidden layers, neuron by neuron, and learn their size apart."""
+    """Standardise the weights of feed-forward hidden layers, neuron by neuron, and learn their size separately."""
     tau_a: Annotated[float, AT_LEAST_1] = 100.0
     """Time constant of adaptive thresholds (100A) in steps, at least 1."""
     beta: Annotated[float, NOT_NEGATIVE, FINITE] = 0.1
-    """Rise of an adaptive threshold by one spike; elsewhere beta is often the membrane's decay, here tau_m."""
+    """How much one spike raises an adaptive threshold. (In other libraries beta is often the membrane's decay, here tau_m.)"""
     time_steps: Annotated[int | None, POSITIVE] = None
-    """Steps per sample, T. When left out, as many as the data's sequences have, and 5 for static samples."""
+    """Steps per sample, T. Default: as many as the data's sequences have, and 5 for static samples."""
     tau_m: Annotated[float, AT_LEAST_1] = 5.0
     """Membrane time constant in steps, at least 1."""
     tau_s: Annotated[float, AT_LEAST_1, FINITE] = 3.0
@@ -57,11 +57,13 @@ class NetworkSettings(Group):
     threshold: Annotated[float, POSITIVE, FINITE] = 1.0
     """Firing threshold."""
     reset: bool = True
-    """A spike resets the membrane potential. Without, a control for studies, the neurons are computed by the slow reference."""
+    """A spike resets the membrane potential. --no-reset is a control for studies, and is computed by the slow reference."""
     neuron: ann.Unit = "spiking"
-    """What follows a linear map: spiking neurons, or binary or rectified-linear units of an ANN, one pass without time."""
+    """What follows a linear map: spiking neurons, or the binary or rectified-linear units of an ANN, which makes one pass
+    without time."""
     rule: Annotated[str, Means(rules.get)] = "tssl"
-    """Learning rule, with options if wanted: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
+    """Learning rule, with options in brackets if you want other than the defaults: tssl, "tssl(reset=False)",
+    "surrogate(name=atan)"."""
 
     def idle(self) -> dict[str, str]:
         idle: dict[str, str] = {}

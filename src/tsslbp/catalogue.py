@@ -9,16 +9,16 @@ from tsslbp.rivals import RIVALS, Entry, Support
 
 HEAD = """# Learning rules and models
 
-Made by `tsslbp rules --markdown` from the code itself. `tsslbp rules` lists options too, `tsslbp cite --rule NAME` prints
-BibTeX.
+`tsslbp rules --markdown` makes this page from the code. `tsslbp rules` also lists the options, and `tsslbp cite --rule NAME`
+prints BibTeX. [How to choose a rule](how-to-choose-a-rule.md) gives advice.
 
-- **stores**: what it has to keep in order to learn, beside weights and inputs.
+- **stores**: what it must keep in order to learn, in addition to weights and inputs.
 - **local**: a weight changes by what its two neurons know and an error sent to the later one; no other weights are needed.
 - **online**: it learns forward in time, and what it keeps does not grow with the number of steps.
-- **recurrent**: trains networks whose neurons hear each other, or consists of one.
-- **parts**: a sequence may come in parts that hand a state to each other, with the gradient of the whole.
-- **kernels**: runs on the compiled kernels. Rules without one run on PyTorch operations.
-- **spike times**: takes sequences of spike times, not steps.
+- **recurrent**: it trains networks whose neurons are connected to each other, or is such a network.
+- **parts**: a sequence may come in parts that hand on a state, and the gradient is that of the whole.
+- **kernels**: it runs on the compiled kernels. Other rules run on PyTorch operations.
+- **spike times**: it takes sequences of spike times, not of steps.
 """
 
 
@@ -46,8 +46,8 @@ def cite(name: str) -> str:
 
 def markdown() -> str:
     """The text of ``docs/rules.md``."""
-    on_layers = '## Rules on the layers: `rule="NAME"`, `--rule NAME`'
-    models = "## Models of their own: `tsslbp check NAME`"
+    on_layers = '## Rules for the layers: `rule="NAME"`, `--rule NAME`'
+    models = "## Complete models from other papers: `tsslbp check NAME`"
     return "\n".join([HEAD, on_layers, "", _table(of_rules()), models, "", _table(RIVALS)])
 
 
@@ -59,7 +59,7 @@ def _of_rule(rule: rules.Rule) -> Entry:
         supports.append("kernels")
     # The rest is the same for all: where a rule meets autograd (crossing.py) the membrane potential is kept, time runs
     # backwards, and the error came through the weights of the layer above.
-    stores = "membrane potential, one float a neuron and step"
+    stores = "membrane potential, one float per neuron and step"
     return Entry(
         summary=rule.summary,
         paper=rule.paper,

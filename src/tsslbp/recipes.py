@@ -75,7 +75,7 @@ _memory: Settings = {
 
 RECIPES: dict[str, Recipe] = {
     "quickstart": Recipe(
-        "scikit-learn's handwritten digits, a small convolutional net; under a minute on two cores",
+        "scikit-learn's handwritten digits, a small convolutional network; takes under a minute on two cores",
         TrainConfig(
             recipe="quickstart",
             network="32C3-64C3-P2-128-10",

@@ -51,12 +51,12 @@ class DataSettings(Group):
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
     japanese-vowels, tonic:NAME, or a FILE.npz of your own with arrays x and y."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
-    """Samples held out of the training set to choose the epoch; the data set's default when left out. 0 trains on all of them,
-    and then --choose must be last or test."""
+    """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
+    --choose must then be last or test."""
     shift: Annotated[int, NOT_NEGATIVE] = 0
-    """Shift each training image at random by up to this many pixels each way, zeros coming in."""
+    """Shift each training image at random by up to this many pixels each way, and fill with zeros."""
     flip: bool = False
-    """Mirror each training image left to right at even odds; not for digits and letters."""
+    """Mirror each training image left to right with probability one half. Not for digits and letters."""
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: constant current, poisson (rate; with fewer spikes "poisson(rate=0.2)"), or latency (time to
     first spike)."""
@@ -78,10 +78,10 @@ class TrainingSettings(Group):
     seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
-    """Loss on the output, with options if wanted: kernel, spike, count, softmax, first-spike,
-    "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto is kernel for spiking neurons
-    and softmax for an ANN, which has these two only: its kernel loss is the squared error against 1 for the labelled class and
-    0 for the others."""
+    """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
+    first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
+    spiking neurons and softmax for an ANN. An ANN has only these two, and its kernel loss is the squared error against 1 for
+    the labelled class and 0 for the others."""
     rate_penalty: Annotated[float, NOT_NEGATIVE, FINITE] = 0.0
     """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
     rate_lower: Annotated[float, SHARE] = 0.0
@@ -91,10 +91,10 @@ class TrainingSettings(Group):
     epochs: Annotated[int, POSITIVE] = 20
     """Passes over the training set."""
     surrogate_epochs: Annotated[int, NOT_NEGATIVE] = 0
-    """Passes, the first ones, in which a rule of the tssl family uses its surrogate everywhere (fallback=always)."""
+    """Number of first epochs in which a rule of the tssl family uses its surrogate everywhere (fallback=always)."""
     choose: Choice = "validation"
-    """Which epoch's weights are kept and reported: the best on validation, the last, or the best on the test set. The last of
-    these is how the paper reports, and flatters a result."""
+    """Which epoch's weights are kept and reported: the best on validation, the last, or the best on the test set. The paper
+    reports the best on the test set, which flatters a result."""
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
@@ -108,13 +108,13 @@ class TrainingSettings(Group):
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
     """Bound on every weight, applied after each step; 0 turns it off."""
     average: Annotated[float, BELOW_1] = 0.0
-    """Judge and keep a moving average of the weights, with this decay per step, such as 0.998; 0 turns it off."""
+    """Evaluate and keep a moving average of the weights with this decay per step, such as 0.998; 0 turns it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto is bfloat16 where
-    `tsslbp doctor` has measured that it is faster on this machine, float32 elsewhere."""
+    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
+    doctor` has measured that it is faster on this machine, and float32 otherwise."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
-    """Compute blocks of this many steps again in the backward pass instead of keeping them all; 0 turns it off. For long
-    sequences: about the square root of T needs the least memory."""
+    """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
+    sequences, about the square root of T needs the least memory."""
 
     def idle(self) -> dict[str, str]:
         return {} if self.rate_penalty else dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
@@ -125,7 +125,7 @@ class Place(Group):
     """Where a run finds and leaves things. Its result does not depend on these, so a resumed run may have others."""
 
     name: Annotated[str | None, FOLDER] = None
-    """Name of the run's folder; the recipe's name, numbered if taken, when left out."""
+    """Name of the run's folder. Default: the recipe's name, with a number if that name is taken."""
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
     resume: bool = False
@@ -156,7 +156,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     """
 
     recipe: Annotated[str, FOLDER] = "custom"
-    """Recipe the settings started from; a label, nothing else."""
+    """Recipe that the settings started from. This is only a label."""
 
     def __post_init__(self) -> None:
         if found := list(faults(self)) or list(self.conflicts()):

@@ -34,7 +34,10 @@ def train(arguments: list[str]) -> None:
             raise UserError("--config needs a file, such as runs/NAME/config.toml")
         config = TrainConfig.from_toml(Path(arguments[position + 1]), config)
         arguments = arguments[:position] + arguments[position + 2 :]
-    about = f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. --config FILE replays a run's config.toml."
+    about = (
+        f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
+        "--config FILE trains again with the settings in a run's config.toml."
+    )
     config = parse(TrainConfig, command, arguments, config, about)
     refuse_idle(config, arguments)
     machine.keep_memory()
@@ -52,14 +55,14 @@ def train(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Accuracy of a trained model on its test set."""
+    """Measure the accuracy of a trained model on its test set."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     data: str | None = None
-    """Data set or FILE.npz whose test samples to take; the one the model was trained on when left out."""
+    """Data set or FILE.npz whose test samples are used. Default: the one the model was trained on."""
     all: Path | None = None
-    """FILE.npz to take every sample of. The model must never have been trained on it."""
+    """FILE.npz of which every sample is used. The model must never have been trained on it."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
@@ -69,7 +72,7 @@ class Evaluate:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """accuracy of a trained model on its test set"""
+    """measure the accuracy of a trained model on its test set"""
     options = parse(Evaluate, "evaluate", arguments)
     model = training.load(options.model)
     if options.all and options.data:
@@ -98,25 +101,25 @@ def evaluate(arguments: list[str]) -> None:
         f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f}) on {samples.which}"
     )
     if silent := int((answers == metrics.NO_ANSWER).sum()):
-        console.print(f"no answer for {silent}: no output neuron spiked")
+        console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
 
 
 @dataclass(frozen=True)
 class Predict:
-    """What a trained model sees in an image file."""
+    """Classify an image file with a trained model."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """An image file of any size. It is put on white where transparent, turned grey or RGB as the network wants it, widened to
-    the network's shape with the colour of its border, and scaled."""
+    """An image file of any size. Transparent parts become white. The image is converted to grey or RGB as the network needs,
+    padded to the network's shape with the colour of its border, and scaled."""
     invert: Literal["auto", "yes", "no"] = "auto"
-    """Exchange light and dark. The grey sets are light on dark: auto inverts a grey image whose border is light, such as a dark
-    digit on paper, and says so."""
+    """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
+    a dark digit on paper, and says so."""
 
 
 def predict(arguments: list[str]) -> None:
-    """what a trained model sees in an image: class, confidence, time of decision"""
+    """classify an image: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
     sample, said = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
@@ -138,20 +141,21 @@ def predict(arguments: list[str]) -> None:
 class Bench:
     """Speed and memory of a training step, and how it grows, against the linear maps alone, a ReLU network and other libraries.
 
-    All are timed in turns in one run, so that what else the machine does touches all alike. Read ratios, not milliseconds.
+    All are timed in turns in one run, so that other work on the machine affects them alike. Read the ratios and not the
+    milliseconds.
     """
 
     cases: tuple[str, ...] = tuple(name for name, case in bench.cases().items() if not case.large)
-    """Which networks; cifar10-cnn1 and cifar10-cnn2, of minutes each, only if named."""
+    """Networks to measure. cifar10-cnn1 and cifar10-cnn2 take minutes each, and run only if you name them."""
     seconds: float = 30.0
-    """Time for each network; more is steadier."""
+    """Seconds for each network. More seconds give steadier numbers."""
     memory: bool = True
-    """Measure peak memory too, each in a process of its own."""
+    """Also measure peak memory, each contestant in a process of its own."""
     growth: bool = True
-    """Measure how a step grows with T, batch and width."""
+    """Also measure how the time of a step grows with T, batch size and width."""
     against: Path | None = None
-    """The Python interpreter of another installation of tsslbp. Then only training steps are measured, those of the two in
-    turns, and the ratio of their times is told."""
+    """The Python interpreter of another installation of tsslbp. Only training steps are then measured, in turns with that
+    installation, and the ratio of the times is printed."""
     results: Path = Path("benchmarks/results")
     """Folder for the result, a JSON file named by processor and date."""
 
@@ -191,7 +195,7 @@ class Report:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     data_root: Path | None = None
-    """Folder that holds the data sets; the run's own when left out."""
+    """Folder that holds the data sets. Default: the run's own."""
 
 
 def report_(arguments: list[str]) -> None:
@@ -211,21 +215,23 @@ def recipes_(arguments: list[str]) -> None:
     for name, recipe in recipes.RECIPES.items():
         config = recipe.config
         console.print(f"{name}: {recipe.summary}")
-        console.print(f"    {config.network}, T = {config.time_steps}, {config.epochs} epochs, batch {config.batch_size}")
+        steps = "T from the data" if config.time_steps is None else f"T = {config.time_steps}"
+        console.print(f"    {config.network}, {steps}, {config.epochs} epochs, batches of {config.batch_size}")
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """What this installation can use, and why not; and whether bfloat16 is faster here, which `--precision auto` goes by."""
+    """Show which kernels and packages work here, and measure whether bfloat16 is faster. `--precision auto` follows that
+    measurement."""
 
     measure: bool = True
-    """Measure bfloat16; the result is kept in the cache folder."""
+    """Measure bfloat16. The result is kept in the cache folder."""
     seconds: float = 5.0
-    """Time for each network measured."""
+    """Seconds for each network measured."""
 
 
 def doctor(arguments: list[str]) -> None:
-    """what this installation can use, and why not; measures whether bfloat16 is faster here"""
+    """show which kernels and packages work here, and measure whether bfloat16 is faster"""
     options = parse(Doctor, "doctor", arguments)
     rows = machine.describe()
     for name, backend in kernels.backends().items():

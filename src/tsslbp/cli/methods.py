@@ -17,7 +17,7 @@ from tsslbp.tables import aligned
 
 @dataclass(frozen=True)
 class Rules:
-    """The learning rules with their options, and the models that have a rule of their own."""
+    """List the learning rules with their options, and the complete models to compare with."""
 
     markdown: bool = False
     """Print the table of docs/rules.md."""
@@ -30,9 +30,8 @@ def rules_(arguments: list[str]) -> None:
         return
     for name, entry in catalogue.entries().items():
         if name == next(iter(RIVALS)):
-            console.print(
-                'Options go in brackets: --rule "tssl(reset=False, clip=1)"\n\nModels of their own, for tsslbp check:'
-            )
+            console.print('Options go in brackets: --rule "tssl(reset=False, clip=1)"\n')
+            console.print("Complete models from other papers. tsslbp check NAME repeats the experiment of its paper:")
         console.print(f"{name}: {entry.summary}")
         console.print(f"    source: {entry.paper}")
         if name in rules.RULES:
@@ -44,7 +43,7 @@ def rules_(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Cite:
-    """BibTeX of this software and of the paper behind a rule or model."""
+    """Print BibTeX of this software and of the papers behind a rule or model."""
 
     rule: str = "tssl"
     """A name that tsslbp rules lists."""
@@ -57,20 +56,20 @@ def cite(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """Run the experiment of a model's paper. Exit code 1 if the model did not do what it should."""
+    """Repeat the experiment of another model's paper. The exit code is 1 if the model did not do what it should."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """The model; tsslbp rules lists them."""
+    """Name of the model. tsslbp rules lists them."""
     seeds: int = 1
-    """How many seeds, from 0 on."""
+    """Number of seeds, counted from 0."""
     quick: bool = False
-    """A smaller experiment, of seconds."""
+    """Run a smaller experiment that takes seconds."""
     out: Path = Path("results/checks")
     """Folder for the result, NAME.json."""
 
 
 def check_(arguments: list[str]) -> None:
-    """run the experiment of a model's paper"""
+    """repeat the experiment of another model's paper: tsslbp check NAME"""
     options = parse(Check, "check", arguments)
     result = check(options.name, options.seeds, options.quick)
     columns = [numbers(run) for run in result["runs"]]

@@ -79,7 +79,7 @@ def overview(commands: Mapping[str, Callable[[list[str]], None]]) -> str:
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
     head = ["usage: tsslbp COMMAND ...", "", "Train deep spiking neural networks by spike timing.", ""]
-    tail = ["", "tsslbp COMMAND --help tells a command's options. Start with: tsslbp train quickstart"]
+    tail = ["", "tsslbp COMMAND --help lists the options of a command. Start with: tsslbp train quickstart"]
     return "\n".join([*head, *lines, *tail])
 
 

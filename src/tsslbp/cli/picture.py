@@ -39,7 +39,7 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
     shades = model.shades()
     if shades is None:
-        raise UserError("this model of version 0.1.0 does not say what its training samples had for black and white")
+        raise UserError("this model of version 0.1.0 does not say which values its training samples had for black and white")
     black, white = shades
     image = _opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
@@ -51,7 +51,7 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         if invert:
             grounds = ("light", "dark") if dark else ("dark", "light")
             said.append(
-                f"the image has a {grounds[0]} ground and the training images a {grounds[1]} one, so light and dark were "
+                f"the image has a {grounds[0]} background and the training images a {grounds[1]} one, so light and dark were "
                 "exchanged (--invert no prevents it)"
             )
     pixels = torch.from_numpy(_fitted(image, ground, shape[1], shape[2])).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)

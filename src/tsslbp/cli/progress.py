@@ -32,7 +32,7 @@ def same_command_goes_on() -> Iterator[None]:
     try:
         yield
     except training.Interrupted:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; give the same command again to go on", file=sys.stderr)
         raise KeyboardInterrupt from None
 
 

@@ -25,14 +25,15 @@ def reproduce(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy a run's model to a file to give away, and write README.md, the card of all models beside it."""
+    """Copy a run's model to a file to give away, and write README.md beside it, a card of all models in that folder."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Where to, such as models/NAME.safetensors; evaluate and predict take it."""
+    """Where to write, such as models/NAME.safetensors. evaluate and predict read such a file."""
     half: bool = False
-    """Store the weights in float16, in half the space; the card then tells the test accuracy of these, which needs the data."""
+    """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
+    needs the data."""
     data_root: Path = Path("data")
     """Folder that holds the data set, for --half."""
 

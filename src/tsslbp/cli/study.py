@@ -30,7 +30,8 @@ def study_(arguments: list[str]) -> None:
     known = study.studies()
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10}  {one.about}" for name, one in known.items()]
-        head, tail = "usage: tsslbp study NAME RUN_OR_RECIPE_OR_RULES ...", "tsslbp study NAME --help tells a study's options."
+        head = "usage: tsslbp study NAME RUN_OR_RECIPE_OR_RULES ..."
+        tail = "tsslbp study NAME --help lists the options of a study."
         print("\n".join([head, "", *lines, "", tail]))
         return
     name, *rest = arguments
@@ -75,7 +76,7 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
             raise UserError(f"{flag} is for tsslbp train; {instead}")
     config, command, rest = starting_from(command, arguments)
     known = ", ".join(recipes.RECIPES)
-    about = f"{settings.__doc__} RECIPE is one of: {known}. The same command goes on after an interruption."
+    about = f"{settings.__doc__} RECIPE is one of: {known}. After an interruption, give the same command again to go on."
     machine.keep_memory()
     options = parse(settings, command, rest, settings(**vars(config)), about)
     refuse_idle(options, arguments)

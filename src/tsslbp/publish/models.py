@@ -16,17 +16,17 @@ OLD_MARK = "# Models\n\n| " + " | ".join(HEAD)
 """How the cards of version 0.1.0 began."""
 USE = """\
 In Python, `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes.
-A file holds the weights in the format named above, which are computed with in float32. Its metadata holds everything else: how
-to use the weights, the settings of the training and its result. Loading it runs no code.
+A file holds the weights in the format named above; computations use float32. The metadata hold everything else: how to use the
+weights, the settings of the training and its result. Loading a file runs no code.
 
-`predict` takes an image of any size: it is put on white where it is transparent, turned grey or RGB, widened to the network's
-shape with the colour of its border, and scaled. The grey sets are light on dark: of an image whose border is light, such as a
-dark digit on paper, light and dark are exchanged (`--invert no` prevents it). Cut a photographed digit out, with a margin as in
-the set.
+`predict` takes an image of any size. Transparent parts become white. The image is converted to grey or RGB, padded to the
+network's shape with the colour of its border, and scaled. The grey data sets are light on dark, so `predict` exchanges light
+and dark in an image with a light border, such as a dark digit on paper (`--invert no` prevents it). Cut a photographed digit
+out, with a margin as in the data set.
 
-Test accuracy is that of the weights as stored, of the epoch chosen on validation samples, which were not trained on. "last
-epoch" marks weights that nothing chose, and "test epoch" weights chosen on the test set, which flatters the accuracy. What the
-networks make of samples unlike those of their sets is untested; they have a class for everything, none for "none of these"."""
+Test accuracy is that of the weights as stored, in the epoch chosen on validation samples, which were not trained on. "last
+epoch" marks weights that nothing chose, and "test epoch" marks weights chosen on the test set, which flatters the accuracy. How
+the networks answer samples unlike those of their data sets is untested. They have no class for "none of these"."""
 
 
 def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("data")) -> Path:

@@ -19,18 +19,19 @@ ROWS = tuple(name for name, recipe in recipes.RECIPES.items() if recipe.publishe
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Train a row of the paper's table with several seeds, into results/ROW. The same command goes on after an interruption."""
+    """Train a row of the paper's table with several seeds, into results/ROW. After an interruption, give the same command again
+    to go on."""
 
     row: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ROW")]
-    """One of the paper's experiments, by the code behind its table; with -head by the code's last version, with -best by
-    settings of our own for the same network."""
+    """One of the paper's experiments, with the settings of the code behind its table. Names in -head have the settings of the
+    code's last version, names in -best our own settings for the same network."""
     seeds: int = 3
-    """Runs, with seeds from 0 on."""
+    """Number of runs, with seeds counted from 0."""
     protocol: Literal["validation", "paper"] = "validation"
     """validation: hold samples out, and keep the epoch that is best on them. paper: train on all samples, and report the best
     test epoch, as the paper does; the results then go to ROW-paper-protocol."""
     epochs: int | None = None
-    """Passes over the training set; the recipe's when left out, else part of the row's name: ROW-5-epochs."""
+    """Passes over the training set. Default: the recipe's. Any other number becomes part of the row's name: ROW-5-epochs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps, as in tsslbp train."""
     data_root: Path = Path("data")
@@ -38,7 +39,7 @@ class Reproduce:
     download: bool = False
     """Fetch a missing data set into the data root."""
     runs_dir: Path = Path("runs")
-    """Folder of the runs, ROW-seedN; those that are there are used."""
+    """Folder of the runs, ROW-seedN. Runs that are there already are used."""
     out: Path = Path("results")
     """Folder for ROW/seedN.jsonl and ROW/README.md."""
 

@@ -111,7 +111,7 @@ FIRING = {
     "rates": ("spikes per neuron and step", "How often the neurons of each layer fire, on a part of the validation set."),
     "fallback": (
         "share of gradient entries",
-        "How much of each layer's gradient the rule's fallback, a surrogate, makes up there.",
+        "How much of each layer's gradient comes from the rule's fallback, a surrogate, on the same samples.",
     ),
 }
 """Fields of an epoch's record that have a value for every layer: axis and caption."""

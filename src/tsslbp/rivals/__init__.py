@@ -55,7 +55,7 @@ RIVALS: dict[str, Rival] = {
     ),
     "liquid": Rival(
         module="liquid",
-        summary="liquid state machine: a fixed random column of neurons, of which a linear readout is trained",
+        summary="liquid state machine: a fixed random column of neurons with a trained linear readout",
         paper="Maass, Natschläger & Markram, Neural Comput. 2002",
         cites=("maass2002real", "markram1998differential"),
         stores="liquid state, one float a neuron and trial",

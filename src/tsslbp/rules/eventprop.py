@@ -43,7 +43,7 @@ class EventProp(Rule):
 
     clip: float = math.inf
 
-    summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations), none where there is no spike"
+    summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations); no gradient where there is no spike"
     paper: ClassVar[str] = "Wunderlich & Pehle, Sci. Rep. 2021, arXiv 2009.08378"
     cites: ClassVar[tuple[str, ...]] = ("wunderlich2021event",)
 

@@ -60,7 +60,7 @@ class Surrogate(Rule):
     scale: float = 1.0
     through_reset: bool = False
 
-    summary: ClassVar[str] = "backpropagation through time with a smooth stand-in for the spike's derivative"
+    summary: ClassVar[str] = "backpropagation through time with a smooth replacement for the spike's derivative"
     paper: ClassVar[str] = "Neftci, Mostafa & Zenke, IEEE Signal Process. Mag. 2019"
     cites: ClassVar[tuple[str, ...]] = ("neftci2019surrogate",)
 
@@ -141,7 +141,7 @@ class SuperSpike(Surrogate):
     name: str = "fast_sigmoid"
     slope: float | None = 10.0
 
-    summary: ClassVar[str] = "surrogate gradient of SuperSpike: a fast sigmoid's, backwards in time instead of online"
+    summary: ClassVar[str] = "surrogate gradient of SuperSpike: that of a fast sigmoid, backwards in time instead of online"
     paper: ClassVar[str] = "Zenke & Ganguli, Neural Comput. 2018, arXiv 1705.11146"
     cites: ClassVar[tuple[str, ...]] = ("zenke2018superspike",)
 

@@ -52,7 +52,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     rule = rules.get(config.rule)
     made: dict[str, tuple[str, TrainConfig]] = {}
     if not isinstance(rule, TSSL):
-        raise UserError(f"ablation takes apart the tssl family; {config.rule} is no member of it")
+        raise UserError(f"ablation changes parts of a rule of the tssl family, and {config.rule} is not one")
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)
@@ -138,14 +138,14 @@ def ablation(
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TrainConfig):
-    """Train a recipe with one part of its rule or loss changed at a time; drawn in OUT/report.html."""
+    """Train a recipe with one part of its rule or loss changed at a time. The page is OUT/report.html."""
 
     seeds: int = 5
-    """Runs of every variant, with seeds from --seed on; at least 2."""
+    """Number of runs of every variant, at least 2, with consecutive seeds that begin with --seed."""
     vary: tuple[str, ...] = GROUPS
     """What to change: terms, fallback, clip, psc-derivative (of the rule), loss, target, desired train."""
     out: Path | None = None
-    """Folder for ablation.json, report.html and the runs; studies/RECIPE when left out."""
+    """Folder for ablation.json, report.html and the runs. Default: studies/RECIPE."""
 
 
 def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
@@ -188,4 +188,4 @@ def section(result: Result) -> Section:
     )
 
 
-STUDY = Study("RECIPE: one part of rule or loss changed at a time", Options, _run, section, place=6)
+STUDY = Study("RECIPE: change one part of the rule or the loss at a time", Options, _run, section, place=6)

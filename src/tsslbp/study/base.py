@@ -52,15 +52,16 @@ def studies() -> dict[str, Study[Any]]:
 class OfRuns:
     """A study of trained runs, drawn in OUT/report.html with the other studies that are there.
 
-    Several runs may differ in their seed only, and what is told is their mean; energy compares runs of any rules.
+    If you name several runs, they may differ in their seed only, and the study reports their mean. energy compares runs of any
+    rules.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The runs' folders, or that of a comparison, which holds many."""
+    """Folders of runs, or the folder of a comparison, which holds many runs."""
     out: Path | None = None
-    """Folder for STUDY.json and report.html; studies/RUN when left out."""
+    """Folder for STUDY.json and report.html. Default: studies/RUN."""
     data_root: Path | None = None
-    """Folder that holds the data sets; the run's own when left out."""
+    """Folder that holds the data sets. Default: the run's own."""
 
     def load(self) -> tuple[Path, list[Run]]:
         """The folder for the result, and the runs. Raises UserError if there are none, or one is damaged."""

@@ -38,24 +38,26 @@ class Compare(TrainConfig):
     """Train the same network under several rules: same data, initial weights, order of samples and budget."""
 
     rules: str = "tssl,surrogate,binary,relu"
-    """Rules with commas between them, as --rule takes them; binary and relu are the same network as an ANN."""
+    """Rules to compare, with commas between them. binary and relu train the same network as an ANN."""
     seeds: int = 3
-    """Runs of every rule, with seeds from --seed on."""
+    """Number of runs of every rule, with consecutive seeds that begin with --seed."""
     to: float | None = None
-    """Validation accuracy in percent whose time is told; the mean best one of the worst rule when left out."""
+    """Validation accuracy in percent; the table says how long each rule takes to reach it. Default: the mean best accuracy of
+    the worst rule."""
     tune: str = ""
-    """Learning rates to try for every rule, with commas between them; the best on validation is taken. Where it lies at an end,
-    up to four more are tried beyond that end."""
+    """Learning rates to try for every rule, with commas between them. The best on validation is used. If it lies at an end, up
+    to four more are tried beyond that end."""
     tune_epochs: int | None = None
-    """Epochs of a run that tries a learning rate; --epochs when left out."""
+    """Epochs of a run that tries a learning rate. Default: --epochs."""
     tune_seeds: int = 1
     """Runs that try each learning rate, with seeds after those of the comparison."""
     against: str = ""
-    """A rule of --rules that all others are compared with, seed by seed: interval, p-value, correction for their number."""
+    """A rule of --rules that all others are compared with, seed by seed, with intervals, p-values and a correction for their
+    number."""
     planned: str = ""
     """The rule whose difference from --against was planned to be tested before the runs; it is not corrected."""
     out: Path | None = None
-    """Folder for compare.json, compare.md and compare.html; RUNS_DIR/compare-NAME when left out."""
+    """Folder for compare.json, compare.md and compare.html. Default: RUNS_DIR/compare-NAME."""
 
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""

@@ -160,14 +160,15 @@ def _summary(accuracies: list[float]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TrainConfig):
-    """Train a recipe without leak, memory, reset or synapse, shuffled steps, other numbers; drawn in OUT/report.html."""
+    """Train a recipe without leak, memory, reset or synapse, with shuffled steps and with other T. The page is
+    OUT/report.html."""
 
     seeds: int = 3
-    """Runs of every variant, with seeds from --seed on."""
+    """Number of runs of every variant, with consecutive seeds that begin with --seed."""
     steps: tuple[int, ...] = STEPS
-    """Numbers of time steps to try; not for data that are sequences."""
+    """Values of T to try. Not for data that are sequences."""
     out: Path | None = None
-    """Folder for dynamics.json, report.html and the runs; studies/RECIPE when left out."""
+    """Folder for dynamics.json, report.html and the runs. Default: studies/RECIPE."""
 
 
 def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
@@ -229,4 +230,4 @@ def _changed(name: str, changes: Result) -> str:
     return name if told in ("", name) else f"{name} ({told})"
 
 
-STUDY = Study("RECIPE: without leak, memory, reset, synapse; shuffled steps, other numbers", Options, _run, section, place=5)
+STUDY = Study("RECIPE: train without leak, memory, reset or synapse, with shuffled steps, with other T", Options, _run, section, place=5)

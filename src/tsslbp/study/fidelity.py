@@ -57,9 +57,10 @@ Spread = dict[str, float] | None
 
 @dataclass(frozen=True)
 class Options:
-    """Compare rules with the exact gradient of spike times, and their gradients through many layers; drawn in OUT/report.html.
+    """Compare rules with the exact gradient of spike times, and their gradients through many layers. The page is
+    OUT/report.html.
 
-    Random networks; nothing is trained.
+    The networks are random, and nothing is trained.
     """
 
     rule: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RULE")] = RULES
@@ -67,7 +68,8 @@ class Options:
     seeds: int = 10
     """How many random networks of each kind."""
     smoothing: Literal[1, 2] = 1
-    """1: the loss is on the post-synaptic current, whose error jumps at the output's spikes. 2: on that smoothed once more."""
+    """1: the loss is on the post-synaptic current, whose error jumps at the output's spikes. 2: the current is smoothed once
+    more."""
     out: Path = Path("studies/fidelity")
     """Folder for fidelity.json and report.html."""
     table: bool = False
@@ -363,7 +365,7 @@ def table(result: Result) -> str:
 
 
 STUDY = Study(
-    "RULES: against the exact gradient; norms through 1 to 10 hidden layers",
+    "RULES: compare gradients with the exact one, and their norms through 1 to 10 hidden layers",
     Options,
     _run,
     section,

@@ -197,4 +197,4 @@ def section(result: Result) -> Section:
     )
 
 
-STUDY = of_runs("RUNS: silent, once or more often; first spikes; fallback gradients", firing, section, place=1)
+STUDY = of_runs("RUNS: which neurons spike, how often and when; the share of fallback gradients", firing, section, place=1)

@@ -146,11 +146,11 @@ def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) ->
 class Options(OfRuns):
     """A study of trained runs that draws at random, drawn in OUT/report.html with the other studies that are there.
 
-    Several runs may differ in their seed only, and what is told is their mean.
+    If you name several runs, they may differ in their seed only, and the study reports their mean.
     """
 
     seeds: int = 5
-    """How often every random disturbance is drawn."""
+    """How often each random disturbance is drawn."""
 
 
 def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
@@ -205,4 +205,4 @@ def section(result: Result) -> Section:
     )
 
 
-STUDY = Study("RUNS: noise, quantised weights, lost and shifted spikes", Options, _run, section, place=3)
+STUDY = Study("RUNS: accuracy under noise, quantised weights, lost and shifted spikes", Options, _run, section, place=3)

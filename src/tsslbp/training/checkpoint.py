@@ -120,7 +120,7 @@ def restore(
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
     state = RunState(**content["state"])
     if state.epoch > config.epochs + 1:
-        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has had {state.epoch - 1} already")
+        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has already had {state.epoch - 1}")
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})
     return state

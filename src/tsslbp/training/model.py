@@ -219,11 +219,11 @@ def _described(about: dict[str, Any]) -> Model:
         network = Network(architecture)
     names = class_names(about["classes"], "classes")
     if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
-        raise UserError("the network does not take what its inputs give")
+        raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")
     if trained and not _tells_of_training(**trained):
-        raise UserError("what it says of its training is damaged")
+        raise UserError("its record of the training is damaged")
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
