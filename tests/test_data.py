@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tsslbp import UserError, data, draws, machine
 from tsslbp.data import images
 from tsslbp.data.dataset import Normalisation, Split, hold_out
+from tsslbp.data.own import fitted
 
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"
@@ -548,14 +549,14 @@ def test_own_file(tmp_path, kind, dtype, compressed):
     assert rows(dataset.train, dataset.validation, dataset.test) == rows(stored)
 
     norm, train = dataset.normalisation, dataset.train.x
-    if sequence:
+    if sequence and dtype in (np.uint8, np.bool_):
         assert norm == Normalisation(1, (0.0,), (1.0,))
         assert torch.equal(norm.normalise(train), train.float())
         return
     assert norm.scale == (255 if dtype is np.uint8 else 1)
     bytes_laid_flat = kind == "vectors" and train.dtype == torch.uint8
     assert len(norm.mean) == len(norm.std) == (1 if bytes_laid_flat else sample_shape[0])
-    channel = (0, 1) if bytes_laid_flat else (0, 2, 3) if train.dim() == 4 else 0
+    channel = (0, 1) if bytes_laid_flat else {2: 0, 3: (0, 1), 4: (0, 2, 3), 5: (0, 1, 3, 4)}[train.dim()]
     std, mean = torch.std_mean(norm.normalise(train), channel, correction=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
     torch.testing.assert_close(std, torch.ones_like(std), atol=1e-5, rtol=0)
@@ -569,6 +570,37 @@ def test_features_that_do_not_vary_are_only_centred(tmp_path):
     got = dataset.normalisation.normalise(dataset.test.x)
     assert got[:, :2].abs().max() < 1e-6
     assert got[:, 2].abs().max() > 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=3, max_size=12),
+    offset=st.floats(-1e3, 1e3),
+    padding=st.sampled_from([0.0, 1e6]),
+    shape=st.sampled_from([(3,), (3, 2, 2)]),
+)
+def test_sequences_are_normalised_by_channel_and_padding_does_not_count(lengths, offset, padding, shape):
+    x = torch.randn(len(lengths), 9, *shape, generator=torch.Generator().manual_seed(len(lengths))) * 7 + offset
+    inside = torch.arange(9) < torch.tensor(lengths)[:, None]
+    x[:, :, 1] = 0.1  # a constant channel
+    x[~inside] = padding
+    norm = fitted(Split(x, torch.zeros(len(lengths), dtype=torch.int64), torch.tensor(lengths)), sequence=True)
+    assert norm.std[1] == 1
+    got = norm.normalise(x)[inside].movedim(1, 0).flatten(1)
+    torch.testing.assert_close(got.mean(1), torch.zeros(3), atol=1e-3, rtol=0)
+    if len(lengths) > 3:
+        torch.testing.assert_close(got.std(1, correction=0), torch.tensor([1.0, 0.0, 1.0]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("most", [1, 15])
+def test_sequences_of_spikes_and_counts_stay_as_they_are(most):
+    x = torch.randint(0, most + 1, (20, 6, 4), generator=torch.Generator().manual_seed(0))
+    x[0, 0, 0] = most
+    plain, y = Normalisation(1, (0.0,), (1.0,)), torch.zeros(20, dtype=torch.int64)
+    assert fitted(Split(x.float(), y), sequence=True) == plain
+    assert fitted(Split((255 * (x > 0)).byte(), y), sequence=True) == plain
+    for other in (x.float() + 0.5, x.float() - 1, x.float() * 20):
+        assert fitted(Split(other, y), sequence=True) != plain
 
 
 def test_normalisation_has_not_seen_validation_and_test(tmp_path):
@@ -618,6 +650,7 @@ WRONG = {
     "nan": ({"x": NAN, "y": Y}, "samples hold NaN, infinity"),
     "inf": ({"x": INF, "y": Y}, "samples hold NaN, infinity"),
     "beyond-float32": ({"x": HUGE, "y": Y}, "numbers beyond float32"),
+    "nan-count": ({"x": NAN, "y": Y}, r"in 5 places, the first at index \[0, 0\]; remove or replace them"),
     "test-nan": ({"x": X, "y": Y, "x_test": NAN, "y_test": Y}, "samples hold NaN"),
     "y-float": ({"x": X, "y": Y.astype(float)}, "y must hold classes as integers from 0; it has float64"),
     "y-bool": ({"x": X, "y": Y > 0}, "y must hold classes as integers from 0; it has bool"),

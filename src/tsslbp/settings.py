@@ -60,6 +60,10 @@ class DataSettings(Group):
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: constant current, poisson (rate; with fewer spikes "poisson(rate=0.2)"), or latency (time to
     first spike)."""
+    normalise: Literal["auto", "none"] = "auto"
+    """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
+    spikes and events as they are. Data sets known by name bring constants of their own. none leaves all values as stored, but
+    bytes of images run from 0 to 1."""
 
 
 def _read_loss(loss: str) -> None:

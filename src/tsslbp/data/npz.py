@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tsslbp import files, machine
-from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, class_names, hold_out, hold_out_validation
+from tsslbp.data import own
+from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names
 from tsslbp.errors import UserError, unknown
 
 Arrays = dict[str, NDArray[Any]]
@@ -29,9 +29,7 @@ SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 def read(path: Path, validation: int | None) -> Dataset:
     """The data set in an ``.npz`` file.
 
-    Static samples are normalised with mean and std of the training part, bytes counting from 0 to 255: one pair per channel
-    of images and per feature of vectors, but one pair for all of a vector of bytes, which is an image laid flat. Sequences
-    stay untouched, bytes too, since they may be spikes.
+    Samples are normalised as :func:`tsslbp.data.own.fitted` has it, bytes of static samples counting from 0 to 255.
 
     Raises:
         UserError: no such file, not an ``.npz``, arrays of other names, more than fits in memory, or content that does not fit
@@ -45,13 +43,11 @@ def read(path: Path, validation: int | None) -> Dataset:
     sequence = samples.x.dim() in SEQUENCE_DIMS
     scale = 255.0 if arrays["x"].dtype == np.uint8 else 1.0
 
-    tested_on = "your x_test" if test else FIFTH
-    if test is None:
-        samples, test = hold_out(samples, max(classes, len(samples) // 5))
-    train, held = hold_out_validation(samples, a_tenth(samples, classes) if validation is None else validation, classes)
-    normalisation = Normalisation(1.0, (0.0,), (1.0,)) if sequence else _normalisation(train.x, scale)
+    tested_on = FIFTH if test is None else "your x_test"
     names = names or tuple(map(str, range(classes)))
-    return Dataset(path.stem, train, held, test, names, normalisation, sequence, tested_on=tested_on)
+    return own.complete(
+        path.stem, str(path), samples, test, names, validation, sequence=sequence, scale=scale, tested_on=tested_on
+    )
 
 
 def read_all(path: Path, classes: tuple[str, ...]) -> Split:
@@ -159,19 +155,14 @@ def _class_names(path: Path, arrays: Arrays) -> tuple[str, ...] | None:
 
 
 def _count_classes(path: Path, y: NDArray[Any], names: tuple[str, ...] | None) -> int:
-    """The number of classes, each with samples enough for three parts."""
-    present, counts = np.unique(y, return_counts=True)
+    """The number of classes, each of which has samples."""
+    present = np.unique(y)
     classes = len(names) if names else int(present[-1]) + 1
     if int(present[-1]) >= classes:
         raise UserError(f"{path}: y has class {present[-1]}, but classes names only {classes}")
     if len(present) < classes:
         absent = next(c for c in range(classes) if c == len(present) or present[c] != c)
         raise UserError(f"{path}: no sample of class {absent}; number the classes 0, 1, 2, ... without gaps")
-    if counts.min() < 3:
-        scarce = present[counts.argmin()]
-        raise UserError(
-            f"{path}: class {scarce} has {counts.min()} samples; training, validation and test need 3 of each class"
-        )
     return classes
 
 
@@ -187,16 +178,12 @@ def _split(path: Path, x: NDArray[Any], y: NDArray[Any], lengths: NDArray[Any] |
         with np.errstate(over="ignore"):  # what overflows is reported below
             x = x.astype(np.float32)
     stored = torch.from_numpy(np.ascontiguousarray(x))
-    if not bool(stored.isfinite().all()):
-        raise UserError(f"{path}: samples hold NaN, infinity or numbers beyond float32; remove or replace them")
+    finite = stored.isfinite()
+    if not bool(finite.all()):
+        bad = (~finite).nonzero()
+        raise UserError(
+            f"{path}: samples hold NaN, infinity or numbers beyond float32 in {len(bad):,} places, the first at index "
+            f"{bad[0].tolist()}; remove or replace them"
+        )
     counted = None if lengths is None else torch.from_numpy(lengths.astype(np.int64))
     return Split(stored, torch.from_numpy(y.astype(np.int64)), counted)
-
-
-def _normalisation(x: Tensor, scale: float) -> Normalisation:
-    """Mean and std of static samples; std 1 where a channel does not vary."""
-    shared = x.dim() == 2 and x.dtype == torch.uint8
-    axes = (0, 1) if shared else (0, 2, 3) if x.dim() == 4 else (0,)
-    std, mean = torch.std_mean(x.float() / scale, axes, correction=0)
-    std = torch.where(std > 0, std, 1.0)  # exactly 0 where nothing varies
-    return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))

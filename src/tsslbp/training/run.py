@@ -101,7 +101,17 @@ def with_data(config: TrainConfig) -> tuple[TrainConfig, data.Dataset]:
     dataset = data.load(
         config.data, config.data_root, validation=config.validation, download=config.download, time_steps=config.time_steps
     )
+    if config.normalise == "none":
+        dataset = _unnormalised(dataset)
     return resolved(config, dataset), dataset
+
+
+def _unnormalised(dataset: data.Dataset) -> data.Dataset:
+    """The data set without mean and standard deviation. Raises UserError if it has none: the setting would have no effect."""
+    plain = data.Normalisation(dataset.normalisation.scale, (0.0,), (1.0,))
+    if dataset.normalisation == plain:
+        raise UserError(f"--normalise none has no effect: {dataset.name} is not normalised; leave it out")
+    return replace(dataset, normalisation=plain)
 
 
 def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
