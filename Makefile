@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTHONS ?= $(PYTHON) # where make wheel tries the wheel
 
-.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers bench lint format clean
+.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers wheel bench lint format clean
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
@@ -49,6 +50,12 @@ test-peers: setup ## what is compared with other libraries, which are installed 
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
 	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py
 
+wheel: setup ## one wheel for every Python from 3.11 on, into dist, tried without a compiler
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	ls dist/tsslbp-*-cp311-abi3-*.whl
+	for python in $(PYTHONS); do PYTHON=$$python .ci/install dist/*.whl || exit 1; done
+
 bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
@@ -69,4 +76,4 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks examples
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist

@@ -1,7 +1,7 @@
 """Builds the C++ kernels (src/tsslbp/csrc). Everything else about the package is in pyproject.toml.
 
-They are optional: without torch or a C++ compiler at build time the package installs all the same, and its reference
-implementation does the work. ``pip install --no-build-isolation`` lets the build see the torch that is installed.
+The build needs torch, whose headers it includes; ``pip install`` brings it. Without a C++ compiler the package installs all
+the same, says so, and computes with its slower reference implementation: ``tsslbp doctor`` shows which one is there.
 """
 
 import importlib.util
@@ -10,33 +10,50 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError, PlatformError
 
 
-def extensions() -> list[Extension]:
-    """The one extension, or none where torch is missing."""
+def extension() -> Extension:
+    """The kernels. They are optional: the package installs without them where they cannot be built."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        logging.warning("torch is not visible to the build, so there will be no C++ kernels; install with --no-build-isolation")
-        return []
+        raise SystemExit("tsslbp: the build needs torch>=2.10; install it first, or leave out --no-build-isolation")
     torch = Path(spec.origin).parent
-    return [
-        Extension(
-            "tsslbp.kernels._cpu",  # loaded by path, not imported
-            ["src/tsslbp/csrc/ops.cpp"],
-            depends=sorted(map(str, Path("src/tsslbp/csrc").glob("*.h"))),
-            include_dirs=[str(torch / "include")],
-            library_dirs=[str(torch / "lib")],
-            libraries=["torch_cpu"],
-            define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000ULL")],  # the stable ABI of torch 2.10 and all later
-            # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g0"],
-            extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
-            language="c++",
-            py_limited_api=True,
-            optional=True,
-        )
-    ]
+    return Extension(
+        "tsslbp.kernels._cpu",  # loaded by path, not imported
+        ["src/tsslbp/csrc/ops.cpp"],
+        depends=sorted(map(str, Path("src/tsslbp/csrc").glob("*.h"))),
+        include_dirs=[str(torch / "include")],
+        library_dirs=[str(torch / "lib")],
+        libraries=["torch_cpu"],
+        define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000ULL")],  # the stable ABI of torch 2.10 and all later
+        # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
+        extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g0"],
+        extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
+        language="c++",
+        py_limited_api=True,
+        optional=True,
+    )
 
 
-# The extension does not use Python's API at all: one wheel serves every Python from 3.11 on.
-setup(ext_modules=extensions(), options={"bdist_wheel": {"py_limited_api": "cp311"}})
+class BuildKernels(build_ext):
+    """Says what it means when the kernels cannot be built, before setuptools goes on without them."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except (CCompilerError, CompileError, ExecError, LinkError, PlatformError):
+            logging.warning(
+                "tsslbp: the C++ kernels could not be built, so the slower reference implementation will be used; "
+                "install a C++ compiler (CXX names it), then install tsslbp again"
+            )
+            raise
+
+
+# The kernels do not use Python's API at all: one wheel serves every Python from 3.11 on.
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -46,6 +46,22 @@ def changed(tmp_path):
     return change
 
 
+def copy_what_builds(folder):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_path):
+    copy_what_builds(tmp_path)
+    shutil.copytree(ROOT / "src/tsslbp/csrc", tmp_path / "src/tsslbp/csrc")
+    build = [sys.executable, "setup.py", "build_ext", "--build-lib", "built"]
+    environment = {**os.environ, "CC": "false", "CXX": "false"}
+    done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the C++ kernels could not be built, so the slower reference implementation will" in done.stdout + done.stderr
+    assert not list((tmp_path / "built").rglob("*.so"))
+
+
 def test_a_setting_is_a_field_and_the_line_that_uses_it(changed, tmp_path):
     python = changed(SETTING)
     wrong = python("-m", "tsslbp", "train", "quickstart", "--momentum", "1")
@@ -62,8 +78,7 @@ def test_a_setting_is_a_field_and_the_line_that_uses_it(changed, tmp_path):
 @pytest.mark.slow
 def test_a_surrogate_shape_is_a_line_in_each_language(changed, tmp_path):
     python = changed(SHAPE)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    copy_what_builds(tmp_path)
     built = python("setup.py", "build_ext", "--inplace")
     assert built.returncode == 0, built.stderr
     compared = python("-c", COMPARE)

@@ -89,7 +89,9 @@ def parse(notation: str) -> tuple[Spec, ...]:
     if isinstance(vote, VoteSpec):
         tokens.pop()
     if not tokens or not tokens[-1].isdecimal():
-        raise UserError(f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote, such as 100-V10")
+        raise UserError(
+            f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote, such as 100-V10"
+        )
     specs: list[Spec] = []
     for position, token in enumerate(tokens, 1):
         spec = _read(token)
@@ -102,7 +104,7 @@ def parse(notation: str) -> tuple[Spec, ...]:
     if isinstance(vote, VoteSpec):
         if int(tokens[-1]) % vote.voters:
             raise UserError(
-                f"network {notation!r} ends with {tokens[-1]} neurons, which cannot be divided into classes of {vote.voters} each"
+                f"network {notation!r} ends with {tokens[-1]} neurons, which do not divide into classes of {vote.voters} each"
             )
         specs.append(vote)
     return tuple(specs)

@@ -25,7 +25,7 @@ def _load() -> str | None:
     """Load the extension; returns why not, in one line, or None."""
     spec = importlib.util.find_spec("tsslbp.kernels._cpu")
     if spec is None or spec.origin is None:
-        return "the C++ kernels are not built; with a C++ compiler: pip install --no-build-isolation --force-reinstall tsslbp"
+        return "the C++ kernels are not built; with a C++ compiler: pip install --force-reinstall --no-cache-dir tsslbp"
     try:
         torch.ops.load_library(spec.origin)
     except (OSError, RuntimeError) as error:

@@ -230,4 +230,5 @@ def _changed(name: str, changes: Result) -> str:
     return name if told in ("", name) else f"{name} ({told})"
 
 
-STUDY = Study("RECIPE: train without leak, memory, reset or synapse, with shuffled steps, with other T", Options, _run, section, place=5)
+ABOUT = "RECIPE: train without leak, memory, reset or synapse, with shuffled steps, with other T"
+STUDY = Study(ABOUT, Options, _run, section, place=5)
