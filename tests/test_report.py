@@ -138,7 +138,8 @@ def test_the_answer_comes_first_in_one_sentence(page):
     low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(330, 360))
     text = page(report).text
     assert text.startswith("first run: 91.7 % Training run first run")
-    sentence = f"91.7 % of 360 test images right (95 % interval {low} to {high}), from the epoch chosen on validation."
+    interval = f"95 % interval {low} to {high}"
+    sentence = f"91.7 % of 360 test images correctly ({interval}), with the weights of the epoch chosen on validation."
     assert sentence in text
     assert "88.5 %" in text  # validation accuracy of epoch 4
     assert "87.5 % (epoch 4)" in text  # best test epoch
@@ -304,14 +305,14 @@ def test_no_validation_split(page):
     for record in report.history:
         record["validation_accuracy"] = None
     text = page(replace(report, final={**report.final, "validation_accuracy": None})).text
-    assert "from epoch 4." in text
+    assert "with the weights of epoch 4." in text
     assert "its validation accuracy" not in text
     assert "training test chosen epoch (4)" in text
 
 
 def test_many_classes_and_steps(page):
     made = page(synthetic(tuple(f"class {i}" for i in range(100)), steps=100, image=False))
-    assert "of 3600 test samples right" in made.text
+    assert "of 3600 test samples correctly" in made.text
     assert made.all("img") == []
     assert "Classes are numbered from 0" in made.text
     assert len(made.html) < 2_000_000
