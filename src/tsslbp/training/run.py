@@ -235,6 +235,8 @@ def _resumed_folder(config: TrainConfig) -> Path:
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
     free = {*kinds_of(Place), *(["epochs"] if config.schedule == "constant" else [])}
     before, wanted = vars(_begun(folder)), vars(config)
+    if before["validation"] is None:  # as no run of this version leaves it open
+        raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     for setting in sorted(wanted.keys() - free):
         if before[setting] != wanted[setting]:
             raise UserError(f"{folder} was started with another {setting}; resume it with: --config {path} --resume")
