@@ -36,7 +36,7 @@ def agrees(shown: str, printed: str) -> bool:
     or "step" or before "s" say where a training settled and how long it took, and may be any. A trained network may also
     leave a few samples without an answer, which ``evaluate`` then says at the end.
     """
-    printed = re.sub(r"^no answer for .*\n\Z", "", printed, flags=re.MULTILINE).strip()
+    printed = re.sub(r"^no output neuron spiked for .*\n\Z", "", printed, flags=re.MULTILINE).strip()
     parts = PART.split(shown.strip())  # text at even places, the rest between
     forms = {"...": r"[\s\S]*?"} | {part: f"({NUMBER})" for part in parts[1::2] if re.fullmatch(NUMBER, part)}
     found = re.fullmatch(
@@ -114,7 +114,7 @@ def test_what_takes_minutes_prints_what_it_shows(page, place, monkeypatch):
         ("[5, 297, 10]", "[5, 296, 10]", False),
         ("...\nreport: a", "epoch 1\nepoch 2\nreport: a", True),
         ("...\nreport: a", "epoch 1\nreport: a\nwarning: b", False),
-        ("yes", "yes\nno answer for 2: no output neuron spiked\n", True),
+        ("yes", "yes\nno output neuron spiked for 2 of these samples, which counts as wrong\n", True),
     ],
 )
 def test_what_agrees(shown, printed, same):

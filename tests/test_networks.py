@@ -144,7 +144,7 @@ def test_classes_of_a_notation():
     notations = {"4C3-P2-12-V4": 3, "12": 12, "12R-10": 10, "12-V1": 12}
     assert {notation: classes(notation) for notation in notations} == notations
     for notation in ("12-3C3", "12R", "V4", ""):
-        with pytest.raises(UserError, match="must end with its output neurons"):
+        with pytest.raises(UserError, match="must end with the number"):
             classes(notation)
 
 
@@ -226,15 +226,15 @@ def test_the_same_seed_gives_the_same_network_and_result():
         ("7-P2-10", r"layer 2 \('P2'\).*here it is flat, \[7\]"),
         ("P2-4C5-10", r"layer 2 \('4C5'\).* is larger than its 4×4 input with padding 0"),
         ("4C3-P7-10", r"layer 2 \('P7'\).* pools 7×7 of a 7×6 input"),
-        ("4C3-P2", "network '4C3-P2' must end with its output neurons, such as 10"),
-        ("4C3", "must end with its output neurons"),
+        ("4C3-P2", "network '4C3-P2' must end with the number of output neurons"),
+        ("4C3", "must end with the number"),
         ("20-V3", "network '20-V3' ends with 20 neurons, which do not divide into classes of 3 each"),
-        ("20-V0", "must end with its output neurons, such as 10, or with them and a vote, such as 100-V10"),
-        ("4C3-V2", "must end with its output neurons"),
-        ("V2", "must end with its output neurons"),
+        ("20-V0", "must end with the number of output neurons, such as 10, or with that and a vote: 100-V10"),
+        ("4C3-V2", "must end with the number"),
+        ("V2", "must end with the number"),
         ("20-V2-10", r"layer 2 \('V2'\)"),
-        ("10-", "must end with its output neurons"),
-        ("", "network '' must end with its output neurons"),
+        ("10-", "must end with the number"),
+        ("", "network '' must end with the number"),
     ],
 )
 def test_notation_errors_name_the_layer(notation, message):

@@ -289,7 +289,7 @@ def test_notation():
 @pytest.mark.parametrize(
     ("notation", "settings", "message"),
     [
-        ("5R", {}, "network '5R' must end with its output neurons, such as 10"),
+        ("5R", {}, "network '5R' must end with the number of output neurons"),
         ("R-3", {}, r"layer 1 \('R'\).*write 15C5 .*100R \(recurrent\) or 100A \(with adaptive thresholds\)"),
         ("5r-3", {}, r"layer 1 \('5r'\)"),
         ("5RA-3", {}, r"layer 1 \('5RA'\)"),

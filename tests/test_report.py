@@ -138,8 +138,8 @@ def test_the_answer_comes_first_in_one_sentence(page):
     low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(330, 360))
     text = page(report).text
     assert text.startswith("first run: 91.7 % Training run first run")
-    interval = f"95 % interval {low} to {high}"
-    sentence = f"91.7 % of 360 test images correctly ({interval}), with the weights of the epoch chosen on validation."
+    interval = f"(95 % interval {low} to {high})"
+    sentence = f"91.7 % of 360 test images correctly {interval}, with the weights of the epoch chosen on validation."
     assert sentence in text
     assert "88.5 %" in text  # validation accuracy of epoch 4
     assert "87.5 % (epoch 4)" in text  # best test epoch

@@ -546,7 +546,7 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
         ("dynamics quickstart --neuron relu", "--neuron is for tsslbp train"),
         ("ablation quickstart --vary clipp", "did you mean 'clip'"),
         ("ablation quickstart --vary target --loss count", "nothing to vary in target"),
-        ("ablation quickstart --rule surrogate", "a rule of the tssl family, and surrogate is not one"),
+        ("ablation quickstart --rule surrogate", "surrogate is not one; choose tssl"),
         ("ablation quickstart --loss kernel(desired=012)", "--loss: desired is 012; it must be of 0 and 1"),
     ],
 )

@@ -604,7 +604,7 @@ def test_all_samples_may_be_trained_on(quick):
     assert training.load(folder).facts.samples == {"train": 1437, "validation": 0, "test": 360}
     report.write(folder)
     page = (folder / "report.html").read_text()
-    assert "epoch 3, the last." in " ".join(page.split())
+    assert "with the weights of epoch 3, the last." in " ".join(page.split())
     with pytest.raises(UserError, match="--choose is validation; it must be last or test with --validation 0"):
         quick(validation=0)
 

@@ -90,7 +90,7 @@ def parse(notation: str) -> tuple[Spec, ...]:
         tokens.pop()
     if not tokens or not tokens[-1].isdecimal():
         raise UserError(
-            f"network {notation!r} must end with its output neurons, such as 10, or with them and a vote, such as 100-V10"
+            f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote: 100-V10"
         )
     specs: list[Spec] = []
     for position, token in enumerate(tokens, 1):

@@ -52,7 +52,9 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     rule = rules.get(config.rule)
     made: dict[str, tuple[str, TrainConfig]] = {}
     if not isinstance(rule, TSSL):
-        raise UserError(f"ablation changes parts of a rule of the tssl family, and {config.rule} is not one")
+        raise UserError(
+            f"ablation changes parts of a rule of the tssl family, and {config.rule} is not one; choose tssl, for example"
+        )
     for group in groups:
         if group not in GROUPS:
             raise unknown("group", group, GROUPS)

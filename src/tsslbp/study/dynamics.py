@@ -231,4 +231,5 @@ def _changed(name: str, changes: Result) -> str:
 
 
 ABOUT = "RECIPE: train without leak, memory, reset or synapse, with shuffled steps, with other T"
+
 STUDY = Study(ABOUT, Options, _run, section, place=5)
