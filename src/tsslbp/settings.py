@@ -58,12 +58,12 @@ class DataSettings(Group):
     flip: bool = False
     """Mirror each training image left to right with probability one half. Not for digits and letters."""
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
-    """How a static sample enters: constant current, poisson (rate; with fewer spikes "poisson(rate=0.2)"), or latency (time to
-    first spike)."""
+    """How a static sample enters: as a constant current, as poisson spikes ("poisson(rate=0.2)" draws fewer of them), or by the
+    latency of one spike."""
     normalise: Literal["auto", "none"] = "auto"
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
-    spikes and events as they are. Data sets known by name bring constants of their own. none leaves all values as stored, but
-    bytes of images run from 0 to 1."""
+    spikes and events as they are. Data sets known by name have constants of their own. none leaves all values as stored, except
+    that bytes of images are scaled to run from 0 to 1."""
 
 
 def _read_loss(loss: str) -> None:
