@@ -650,7 +650,7 @@ WRONG = {
     "nan": ({"x": NAN, "y": Y}, "samples hold NaN, infinity"),
     "inf": ({"x": INF, "y": Y}, "samples hold NaN, infinity"),
     "beyond-float32": ({"x": HUGE, "y": Y}, "numbers beyond float32"),
-    "nan-count": ({"x": NAN, "y": Y}, r"in 5 places, the first at index \[0, 0\]; remove or replace them"),
+    "nan-count": ({"x": NAN, "y": Y}, r": 5 in all, the first at index \[0, 0\]; remove or replace them"),
     "test-nan": ({"x": X, "y": Y, "x_test": NAN, "y_test": Y}, "samples hold NaN"),
     "y-float": ({"x": X, "y": Y.astype(float)}, "y must hold classes as integers from 0; it has float64"),
     "y-bool": ({"x": X, "y": Y > 0}, "y must hold classes as integers from 0; it has bool"),

@@ -858,18 +858,10 @@ class Boxcar(Surrogate):
     numbers = Unknown(1.0)
 
 
-def learned_threshold():
-    """Constants of a neuron will be tensors one day; today they are refused, by nobody but the class itself."""
-    neuron = LIF(tau_m=5, tau_s=3)
-    object.__setattr__(neuron, "threshold", torch.ones(1))
-    return neuron
-
-
 DECLINED = [
     (torch.ones(1, device="meta"), PUBLISHED, None, "run on the CPU, not on meta"),
     (torch.ones(1, dtype=torch.float16), PUBLISHED, None, "not torch.float16"),
     (torch.ones(1), LIF(5, 3, reset=False), None, "only the reference computes neurons without a reset"),
-    (torch.ones(1), learned_threshold(), None, "only the reference computes neurons whose constants are tensors"),
     (torch.ones(1), PUBLISHED, Boxcar(), r"the C\+\+ kernels have no formula for Unknown\(width=1.0\)"),
 ]
 

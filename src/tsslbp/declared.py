@@ -42,10 +42,6 @@ SHARE = Must("be from 0 to 1", lambda x: 0 <= x <= 1)
 class Group:
     """Settings about one thing."""
 
-    def conflicts(self) -> Iterator[str]:
-        """What is wrong with settings beside each other, each of which is right by itself."""
-        return iter(())
-
     def idle(self) -> dict[str, str]:
         """Settings that change nothing beside the others, and with what they would."""
         return {}

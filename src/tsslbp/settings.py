@@ -167,6 +167,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError("; ".join(found))
 
     def conflicts(self) -> Iterator[str]:
+        """What is wrong with settings beside each other, each of which is right by itself."""
         ann_ = self.neuron != "spiking"
         checks: dict[str, Callable[[], object]] = {
             "loss": lambda: losses.of_ann(self._loss) if ann_ else None,

@@ -182,7 +182,7 @@ def _split(path: Path, x: NDArray[Any], y: NDArray[Any], lengths: NDArray[Any] |
     if not bool(finite.all()):
         bad = (~finite).nonzero()
         raise UserError(
-            f"{path}: samples hold NaN, infinity or numbers beyond float32 in {len(bad):,} places, the first at index "
+            f"{path}: samples hold NaN, infinity or numbers beyond float32: {len(bad):,} in all, the first at index "
             f"{bad[0].tolist()}; remove or replace them"
         )
     counted = None if lengths is None else torch.from_numpy(lengths.astype(np.int64))

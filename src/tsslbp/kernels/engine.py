@@ -143,12 +143,7 @@ class Engine(ABC):
 
 def _needs_reference(neuron: LIF) -> str | None:
     """Why only the reference computes neurons with these constants, in one line, or None."""
-    constants: tuple[object, ...] = (neuron.tau_m, neuron.tau_s, neuron.threshold)
-    if not neuron.reset:
-        return "only the reference computes neurons without a reset"
-    if isinstance(constants[0], Tensor) or isinstance(constants[1], Tensor) or isinstance(constants[2], Tensor):
-        return "only the reference computes neurons whose constants are tensors"
-    return None
+    return None if neuron.reset else "only the reference computes neurons without a reset"
 
 
 _FOUND: dict[str, Engine] = {}  # a cache
