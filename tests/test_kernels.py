@@ -513,15 +513,15 @@ def test_a_call_leaves_no_memory_behind():
     operands = case(5, (40,))
 
     def allocated():
-        for _ in range(50):
+        for _ in range(20):
             run_all(*operands)
             run_forms(5, torch.float32)
             cpp.capability()
         gc.collect()
         return mallinfo().sizes[7]
 
-    amounts = [allocated() for _ in range(5)]
-    assert min(after - before for before, after in itertools.pairwise(amounts)) < 50 * 32  # the smallest block, once a round
+    amounts = [allocated() for _ in range(12)]  # a leak grows every time; what else lives in the process grows now and then
+    assert min(after - before for before, after in itertools.pairwise(amounts)) < 20 * 32, amounts  # the smallest block a round
 
 
 @pytest.fixture
