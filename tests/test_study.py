@@ -524,7 +524,8 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     )
     found["rules"]["relu"]["total"]["energy_nj"] = 1.0
     assert study.section(found | {"command": ""}).answer == (
-        "Where zeros are skipped, relu needs the least energy, 1 nJ (90.00 % accuracy). Where nothing is skipped, relu takes 3.3 nJ."
+        "Where zeros are skipped, relu needs the least energy, 1 nJ (90.00 % accuracy). "
+        "Where nothing is skipped, relu takes 3.3 nJ."
     )
 
 
