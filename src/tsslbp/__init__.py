@@ -1,6 +1,8 @@
 """Train deep spiking neural networks by spike timing (TSSL-BP)."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from tsslbp import encoding, layers, losses, metrics, networks, neuron, rules
 from tsslbp.errors import UserError
@@ -10,12 +12,17 @@ from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
 from tsslbp.training import load
 
+if TYPE_CHECKING:
+    from tsslbp import plot
+    from tsslbp.classifier import SpikingClassifier
+
 __version__ = version("tsslbp")
 
 __all__ = [
     "TSSL",
     "EventProp",
     "Rule",
+    "SpikingClassifier",
     "Surrogate",
     "UserError",
     "build",
@@ -28,6 +35,16 @@ __all__ = [
     "metrics",
     "networks",
     "neuron",
+    "plot",
     "rules",
     "spikes_from_psc",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs scikit-learn or Matplotlib is imported when it is asked for: it takes a second, and may not be installed."""
+    if name == "SpikingClassifier":
+        return import_module("tsslbp.classifier").SpikingClassifier
+    if name == "plot":
+        return import_module("tsslbp.plot")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

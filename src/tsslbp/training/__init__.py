@@ -5,8 +5,9 @@ from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.records import read_metrics, summary
+from tsslbp.training.records import history, read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
+from tsslbp.training.watch import watcher
 
 __all__ = [
     "Diverged",
@@ -16,6 +17,7 @@ __all__ = [
     "Progress",
     "RunState",
     "Samples",
+    "history",
     "load",
     "prepare",
     "read_metrics",
@@ -24,5 +26,6 @@ __all__ = [
     "samples_to_test",
     "summary",
     "train",
+    "watcher",
     "with_data",
 ]
