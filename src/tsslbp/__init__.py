@@ -41,10 +41,19 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "sklearn"),
+    "plot": ("tsslbp.plot", "Matplotlib", "plot"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    """What needs scikit-learn or Matplotlib is imported when it is asked for: it takes a second, and may not be installed."""
-    if name == "SpikingClassifier":
-        return import_module("tsslbp.classifier").SpikingClassifier
-    if name == "plot":
-        return import_module("tsslbp.plot")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What needs scikit-learn or Matplotlib is imported when it is asked for: that takes a second, and they may be missing."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, package, extra = _LATER[name]
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise UserError(f"{name} needs {package} ({error}): pip install 'tsslbp[{extra}]'") from None
+    return found if name == "plot" else getattr(found, name)

@@ -8,6 +8,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from tsslbp.data import Dataset, Split, own
@@ -15,14 +19,6 @@ from tsslbp.data.dataset import class_names
 from tsslbp.errors import LARGEST, UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training import Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_random_state, compute_sample_weight
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-except ImportError:
-    raise UserError("SpikingClassifier needs scikit-learn 1.6 or newer: pip install 'tsslbp[sklearn]'") from None
 
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]

@@ -11,17 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tsslbp import metrics, training
 from tsslbp.errors import UserError
 from tsslbp.report.collect import confusion_counts
 from tsslbp.settings import TrainConfig
-
-try:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-except ImportError:
-    raise UserError("tsslbp.plot needs Matplotlib: pip install 'tsslbp[plot]'") from None
 
 MOST_NAMED = 30
 """Up to so many classes, axes carry their names and cells of the confusion matrix their counts."""
