@@ -52,7 +52,8 @@ def raster(model: training.Model, x: Any) -> Figure:
     bands = figure.subplots(len(spikes), squeeze=False, sharex=True)[:, 0]
     for axes, (name, fired) in zip(bands, spikes.items(), strict=True):
         steps, neurons = fired.nonzero().T.numpy()
-        axes.scatter(steps + 1, neurons, marker="|", s=max(2.0, min(80.0, 3000 / fired.shape[1])), color="black", linewidths=1)
+        height = np.clip(60 / fired.shape[1], 1.5, 9)  # of a mark, in points
+        axes.scatter(steps + 1, neurons, marker="|", s=height**2, color="black", linewidths=1)
         axes.set(xlim=(0.5, len(fired) + 0.5), ylim=(fired.shape[1] - 0.5, -0.5), ylabel=name)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     bands[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
