@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils import estimator_checks
 
-from tsslbp import SpikingClassifier, UserError, cli, load, metrics
+from tsslbp import SpikingClassifier, UserError, cli, load, metrics, training
 
 ROOT = Path(__file__).parent.parent
 TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)
@@ -101,6 +101,21 @@ def test_spikes_stay_as_they_are_and_bytes_are_scaled(sequences):
     assert tiny.fit(x > 1, y).model_.inputs.normalisation.std == (1.0,)
     flat = (x[:, 0] > 1).astype(np.uint8) * 255
     assert tiny.fit(flat, y).model_.inputs.normalisation.scale == 255
+
+
+def test_what_is_chosen_for_sequences_is_recurrent_and_what_is_given_stands(sequences):
+    x, y = sequences
+    config = SpikingClassifier(epochs=1, tau_m=7, random_state=0).fit(x, y).config_
+    assert (config.network, config.loss, config.tau_m, config.epochs) == ("100R-20-V10", "softmax", 7, 1)
+
+
+def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):
+    def stopped(*_):
+        raise training.Interrupted
+
+    monkeypatch.setattr(training.Loop, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        SpikingClassifier(epochs=1).fit(*iris[:2])
 
 
 def test_the_saved_model_gives_the_same_answers(iris, tmp_path, capsys):
