@@ -14,7 +14,6 @@ from tsslbp import bench, kernels, machine, metrics, recipes, report, training
 from tsslbp.cli import picture
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
-from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
@@ -41,7 +40,7 @@ def train(arguments: list[str]) -> None:
     config = parse(TrainConfig, command, arguments, config, about)
     refuse_idle(config, arguments)
     machine.keep_memory()
-    folder, final = training.train(config, watcher())
+    folder, final = training.train(config, training.watcher())
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:

@@ -53,8 +53,10 @@ def complete(
     return Dataset(name, train, held, test, classes, fitted(train, sequence, scale), sequence, tested_on=tested_on)
 
 
-def fitted(train: Split, sequence: bool, scale: float = 1.0) -> Normalisation:
+def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | None = None) -> Normalisation:
     """The normalisation of training samples: mean 0 and standard deviation 1 per channel; a constant channel is only centred.
+
+    Samples count as often as ``weights`` ``[N]`` say; None is once each.
 
     Vectors and sequences of vectors have a pair of numbers per feature, pictures and sequences of pictures one per channel. A
     vector of bytes is a picture laid flat and has one pair for all features. Padding after the end of a sequence does not
@@ -70,9 +72,19 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0) -> Normalisation:
     else:
         inside, shared = x, x.dim() == 2 and x.dtype == torch.uint8
         axes = (0, 1) if shared else (0, 2, 3) if x.dim() == 4 else (0,)
-    std, mean = torch.std_mean(inside.float() / scale, axes, correction=0)
+    if weights is None:
+        std, mean = torch.std_mean(inside.float() / scale, axes, correction=0)
+    else:
+        steps = len(inside) // len(weights) if train.lengths is None else train.lengths
+        std, mean = _weighted_std_mean(inside / scale, axes, weights.repeat_interleave(steps))
     std = torch.where(std > NOTHING_VARIES * mean.abs(), std, 1.0)
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
+
+
+def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tuple[Tensor, Tensor]:
+    share = (weights.double() / weights.double().mean()).view(-1, *[1] * (x.dim() - 1))
+    mean = (share * x).mean(axes, keepdim=True)
+    return (share * (x - mean).square()).mean(axes).sqrt(), mean.mean(axes)
 
 
 def _counts_events(x: Tensor) -> bool:

@@ -54,7 +54,7 @@ def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test
     answers = metrics.decode(model.outputs(test.x, test.lengths))
     return {
-        "confusion": _confusion(test.y, answers, len(dataset.classes)),
+        "confusion": confusion_counts(test.y, answers, len(dataset.classes)),
         "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if model.network.is_spiking else [],
     }
 
@@ -66,7 +66,7 @@ def _trains(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     return {"confusion": None, "samples": [], "trains": tuple(drawn)}
 
 
-def _confusion(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
+def confusion_counts(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
     """Counts ``[classes, classes + 1]``; the last column is "no answer"."""
     column = torch.where(answer == metrics.NO_ANSWER, classes, answer)
     return torch.bincount(label * (classes + 1) + column, minlength=classes * (classes + 1)).view(classes, -1).numpy()

@@ -5,9 +5,10 @@ from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.records import read_metrics, summary
+from tsslbp.training.records import history, read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
 from tsslbp.training.stream import Step, Stream
+from tsslbp.training.watch import watcher
 
 __all__ = [
     "Diverged",
@@ -19,6 +20,7 @@ __all__ = [
     "Samples",
     "Step",
     "Stream",
+    "history",
     "load",
     "prepare",
     "read_metrics",
@@ -27,5 +29,6 @@ __all__ = [
     "samples_to_test",
     "summary",
     "train",
+    "watcher",
     "with_data",
 ]

@@ -49,7 +49,11 @@ class Model:
     trained: dict[str, Any] = field(default_factory=dict)
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
 
-    def save(self, path: Path) -> None:
+    def __repr__(self) -> str:
+        what = "sequences" if self.inputs.sequence else "samples"
+        return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} classes, {self.network.describe()})"
+
+    def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
         about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
@@ -62,7 +66,7 @@ class Model:
         stored = STORED[self.trained.get("stored", "float32")]
         weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
         about["sha256"] = _sha256(about, weights)
-        write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+        write_bytes(Path(path), save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
