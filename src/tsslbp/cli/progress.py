@@ -48,6 +48,9 @@ def _line(record: dict[str, Any], epochs: int) -> str:
 class Lines(training.Progress):
     """One line an epoch, and one every half minute inside long epochs."""
 
+    def prepared(self, lines: list[str]) -> None:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         self.epochs, self.steps, self.last = epochs, steps, time.monotonic()
 
@@ -68,6 +71,9 @@ class Lines(training.Progress):
 
 class Bar(training.Progress):
     """A bar over all steps with loss, accuracy, speed and time left; finished epochs stay above it."""
+
+    def prepared(self, lines: list[str]) -> None:
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         self.epochs, self.steps = epochs, steps

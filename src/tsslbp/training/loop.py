@@ -123,10 +123,10 @@ class Loop:
         if config.shift or config.flip:
             x = crop_and_flip(x, keys, config.shift, config.flip)
         network.train()
-        x = self.model.inputs(x, keys)
+        x = self.model.inputs(x, keys, lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(lengths, len(output))
+        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
         loss = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask) + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
