@@ -45,10 +45,10 @@ def train(arguments: list[str]) -> None:
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
-        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        right, chosen = round(final["test_accuracy"] / 100 * final["test_samples"]), CHOSEN[final.get("choose", "validation")]
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{CHOSEN[final.get('choose', 'validation')]}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
     console.print(f"report: {report.write(folder)}")
 

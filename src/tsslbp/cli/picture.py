@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsslbp import data
 from tsslbp.data.pictures import opened
 from tsslbp.errors import UserError
 from tsslbp.training import Model
@@ -26,7 +27,7 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         path: the file.
         model: whose network it is for.
         invert: exchange light and dark; if left out, for a grey network whose training images are dark where this image's
-            border is light, or the other way round.
+            border is light, or the other way round. An image of the size of the user's own pictures stays as it is.
 
     Returns:
         ``[1, C, H, W]`` in the units of the training set, and what a user should know of it, a line each.
@@ -44,6 +45,8 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     black, white = shades
     image = opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
+    if invert is None and data.is_own(model.data) and image.size == (shape[2], shape[1]):
+        invert = False  # as the user's own pictures are
     if invert is None:
         normalisation = model.inputs.normalisation
         mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly ground

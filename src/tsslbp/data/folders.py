@@ -91,7 +91,8 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:
     """The one folder in a folder, if that is where the classes are: unpacking an archive leaves such a folder around them."""
     inside = [child for child in folder.iterdir() if child.is_dir() and any(files_in(child, suffixes))]
-    if len(inside) != 1 or inside[0].name.lower() in PARTS["train"] or any(child.suffix in suffixes for child in folder.iterdir()):
+    loose = any(child.suffix.lower() in suffixes for child in folder.iterdir())
+    if len(inside) != 1 or loose or inside[0].name.lower() in PARTS["train"]:
         return None
     return inside[0] if flat or any(child.is_dir() for child in inside[0].iterdir()) else None
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from tsslbp import machine
@@ -110,6 +109,8 @@ def _signal(path: Path, rate: int) -> Tensor:
         values = np.frombuffer(frames, f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
     signal = values.reshape(-1, channels).mean(1)
     if own_rate != rate:
+        from scipy.signal import resample_poly  # here, because it takes a second
+
         shared = gcd(own_rate, rate)
         signal = resample_poly(signal, rate // shared, own_rate // shared).astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(signal))

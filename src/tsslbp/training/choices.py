@@ -46,8 +46,8 @@ def _input(config: TrainConfig, dataset: Dataset) -> str:
     norm = dataset.normalisation
     if norm.mean == (0.0,) and norm.std == (1.0,):
         return "values as they are stored" + ("" if config.normalise == "auto" else " (--normalise)")
-    pairs = len(norm.mean)
-    by = "with one mean and deviation" if pairs == 1 else f"by {'feature' if dataset.kind == 'vectors' else 'channel'}"
+    shared = len(norm.mean) == 1 < dataset.sample_shape[0]
+    by = "with one mean and deviation" if shared else f"by {'feature' if dataset.kind == 'vectors' else 'channel'}"
     return f"normalised {by} (--normalise none turns it off)"
 
 
