@@ -421,7 +421,7 @@ def test_wrong_tables(tmp_path, case):
 @pytest.mark.parametrize(
     ("text", "classes"),
     [
-        ("1;2;a\n3;4;b\n" * 3, ("a", "b")),
+        ("1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
         ("class\tu\tv\n10\t1\t2\n9\t3\t4\n" + "10\t1\t2\n9\t3\t4\n" * 2, ("9", "10")),
         (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
     ],
@@ -482,6 +482,10 @@ def test_wrong_folders(tmp_path):
         data.load(str(pictures), Path())
     (tmp_path / "empty/a").mkdir(parents=True)
     with fails("empty has no files of the kinds that are read: an .npz file"):
+        data.load(str(tmp_path / "empty"), Path())
+    for name in ("s_TRAIN.txt", "s_TEST.txt", "t_TRAIN.txt"):
+        (tmp_path / "empty" / name).write_text("1 2 3\n")
+    with fails("empty is a folder with s_TRAIN.txt, t_TRAIN.txt; give one file, such as .*empty/s_TRAIN.txt"):
         data.load(str(tmp_path / "empty"), Path())
     (tmp_path / "words.doc").write_text("hello")
     with fails("words.doc is no file of the kinds that are read"):

@@ -70,6 +70,9 @@ def found(path: Path, wanted: Wanted) -> Found:
         UserError: nothing that any reader takes, and whatever its reader raises.
     """
     chosen = at(path)
+    if chosen is None and (inside := _files_of_readers(path)):
+        several = f"{', '.join(inside[:4])}{' and others' if inside[4:] else ''}"
+        raise UserError(f"{path} is a folder with {several}; give one file, such as {path / inside[0]}")
     if chosen is None:
         what = "has no files of" if path.is_dir() else "is no file of" if path.exists() else "is not there; these are"
         raise UserError(f"{path} {what} the kinds that are read: {ACCEPTED}")
@@ -77,6 +80,13 @@ def found(path: Path, wanted: Wanted) -> Found:
     if reader.folder and not path.exists():
         raise UserError(f"there is no {path}; give {reader.accepts}")
     return reader.read(path, wanted)
+
+
+def _files_of_readers(folder: Path) -> list[str]:
+    """Names of the files in a folder that could be given by themselves; of a training and its test file the first."""
+    suffixes = tuple(suffix for reader in READERS if not reader.folder for suffix in reader.suffixes)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes) if folder.is_dir() else []
+    return [path.name for path in files if not path.stem.lower().endswith("_test")]
 
 
 def read(name: str, validation: int | None, time_steps: int | None) -> Dataset:

@@ -21,7 +21,7 @@ from tsslbp.errors import UserError, all_of
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
-SEVERAL = 4
+SEVERAL = 2
 """So many samples a class must have on average, or the column is taken for none of classes."""
 
 
@@ -48,7 +48,7 @@ def read(path: Path, wanted: Wanted) -> Found:
             f"{other} has columns {_few(tables['test'].columns)}; {path} has {_few(train.columns)}: make them alike"
         )
     classes = wanted.classes or classes_of((str(label) for label in train.labels), str(path))
-    if not wanted.whole and len(classes) > max(SEVERAL, len(train.labels) // SEVERAL):
+    if not wanted.whole and len(classes) > max(2, len(train.labels) // SEVERAL):
         raise UserError(
             f"{path}: column {train.label} has {len(classes)} different values in {len(train.labels)} rows, too many to be "
             "classes; name the column of classes label"
@@ -119,19 +119,26 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     if not path.is_file():
         raise UserError(f"no data file {path}; give the path of a .csv file")
     try:
-        machine.need_memory(40 * path.stat().st_size, str(path))  # a cell is a Python text
+        machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
             start = file.readline()
             file.seek(0)
             delimiter = max(",;\t", key=start.count)
             reader = csv.reader(file, delimiter=delimiter)
             rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        if delimiter == ";":  # where a comma may part the decimals
+            rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
     return rows, rows[0][0]
+
+
+def _with_point(cell: str) -> str:
+    point = cell.replace(",", ".")
+    return point if cell.count(",") == 1 and _is_number(point) else cell
 
 
 def _names(row: tuple[int, list[str]]) -> list[str]:
