@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
 from tsslbp.data import readers
+from tsslbp.data.audio import send_on_delta
 from tsslbp.data.found import Wanted
 from tsslbp.data.series import read_ts
 from tsslbp.errors import UserError
@@ -250,6 +251,14 @@ def test_sounds_of_any_width_channels_and_rate_are_the_same(tmp_path):
     loud = tones[4].mean(0) > -4
     assert (tones[4] - tones[0])[:, loud].abs().max() < 0.5
     assert data.load(str(tmp_path / "s"), Path()).rate == 8000
+
+
+def test_a_model_of_sounds_takes_changes_of_its_bands_as_spikes(tmp_path):
+    folder, _ = training.train(TrainConfig(data=spoken(tmp_path / "w"), epochs=1, runs_dir=tmp_path, name="own"))
+    model, dataset = training.load(folder), data.load(str(tmp_path / "w"), Path())
+    assert (model.sample_shape, model.network.architecture.input_shape) == ((50, 40), (80,))
+    spikes = send_on_delta(dataset.normalisation.normalise(dataset.test.x), 0.35)
+    assert torch.equal(model.inputs(dataset.test.x), spikes.float().transpose(0, 1))
 
 
 # Arrays and data sets of PyTorch

@@ -93,8 +93,9 @@ class Dataset:
     ``source`` is what :func:`tsslbp.data.load` finds the set by, empty for one made in Python; ``tested_on`` says in a reader's
     words which samples the test part is. ``computed`` samples come from recordings by arithmetic that another processor may
     round otherwise. ``kind`` follows from the shape and type of the samples if it is left out. ``cut`` sequences are recordings
-    that were cut into as many steps as were asked for, ``rate`` is that of sounds in samples per second, and ``notes`` say in a
-    line each what the reader of a user's own data decided.
+    that were cut into as many steps as were asked for, ``rate`` is that of sounds in samples per second, and ``delta`` the
+    change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`; 0 leaves channels as they are).
+    ``notes`` say in a line each what the reader of a user's own data decided.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Dataset:
     kind: Kind | None = None
     cut: bool = False
     rate: int = 0
+    delta: float = 0.0
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

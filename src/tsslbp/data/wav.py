@@ -1,6 +1,7 @@
 """Sounds in ``.wav`` files, a folder a class or ``LABEL_REST.wav``, as log-mel energies (:mod:`tsslbp.data.audio`).
 
-T frames are spread over each sound, so that all have one length, however long they are.
+T frames are spread over each sound, so that all have one length, however long they are. The model normalises each band and
+turns its changes into spikes.
 """
 
 import wave
@@ -17,7 +18,7 @@ from tsslbp import machine
 from tsslbp.data.audio import log_mel
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
-from tsslbp.data.speech import BANDS, TIME_STEPS
+from tsslbp.data.speech import BANDS, DELTA, TIME_STEPS
 from tsslbp.errors import UserError, all_of
 
 SUFFIXES = (".wav",)
@@ -66,7 +67,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     notes = [f"sounds became the energies of {BANDS} mel bands in {steps} frames (--time-steps)"]
     if max(rates) > rate:
         notes.append(f"sounds of up to {max(rates):,} samples per second were brought to {rate:,}")
-    facts = kind_fact("speech", *notes, cut=True, rate=rate, computed=True)
+    facts = kind_fact("speech", *notes, cut=True, rate=rate, delta=DELTA, computed=True)
     return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)
 
 

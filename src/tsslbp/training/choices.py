@@ -48,7 +48,8 @@ def _input(config: TrainConfig, dataset: Dataset) -> str:
         return "values as they are stored" + ("" if config.normalise == "auto" else " (--normalise)")
     shared = len(norm.mean) == 1 < dataset.sample_shape[0]
     by = "with one mean and deviation" if shared else f"by {'feature' if dataset.kind == 'vectors' else 'channel'}"
-    return f"normalised {by} (--normalise none turns it off)"
+    spikes = f", then a spike for each change of {dataset.delta:g}" if dataset.delta else ""
+    return f"normalised {by} (--normalise none turns it off){spikes}"
 
 
 def _steps(config: TrainConfig, dataset: Dataset) -> str:

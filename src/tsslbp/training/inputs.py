@@ -1,5 +1,6 @@
 """From stored samples to what a network takes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from tsslbp import encoding
 from tsslbp.data import Normalisation
+from tsslbp.data.audio import send_on_delta
 from tsslbp.errors import UserError
 from tsslbp.signal import length_mask, within
 
@@ -24,6 +26,8 @@ class Inputs:
         bin: steps of a stored sequence that are averaged into one.
         stored_steps: of a sequence as it is stored; 0 means ``time_steps``.
         rate: of the sounds that the sequences are made from, samples per second; 0 for all other data.
+        delta: change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`), which makes two
+            channels of each, ``[B, T, 2F]``; 0 for channels as they are.
 
     Raises:
         UserError: an unknown encoding, no time step, sequences to be encoded, bins that do not give T.
@@ -36,6 +40,7 @@ class Inputs:
     bin: int = 1
     stored_steps: int = 0
     rate: int = 0
+    delta: float = 0.0
 
     def __post_init__(self) -> None:
         encodes = encoding.get(str(self.encoding)) is not None
@@ -46,6 +51,8 @@ class Inputs:
         if not all(type(number) is int and number >= 0 for number in (self.bin, self.stored_steps, self.rate)):
             given = f"{self.bin}, {self.stored_steps} and {self.rate}"
             raise UserError(f"bin, stored_steps and rate are {given}; they must be whole numbers from 0")
+        if not isinstance(self.delta, (int, float)) or not 0 <= self.delta < math.inf or (self.delta and not self.sequence):
+            raise UserError(f"delta is {self.delta}; it must be 0, or positive and for sequences")
         if self.bin < 1 or (self.bin > 1 and not self.sequence) or -(-self.raw_steps // self.bin) != self.time_steps:
             raise UserError(f"bins of {self.bin} do not make {self.time_steps} steps of {self.raw_steps}")
 
@@ -63,7 +70,8 @@ class Inputs:
             lengths: steps of each stored sequence, ``[B]``. What comes after them is 0.
         """
         if self.sequence:
-            steps = self.normalisation.normalise(mean_of_bins(x, self.bin, lengths)).transpose(0, 1)
+            steps = self.normalisation.normalise(mean_of_bins(x, self.bin, lengths))
+            steps = (send_on_delta(steps, self.delta).float() if self.delta else steps).transpose(0, 1)
             if lengths is None:
                 return steps
             beyond = ~length_mask(self.lengths(lengths), self.time_steps)
@@ -71,6 +79,10 @@ class Inputs:
         if encoder := encoding.get(self.encoding):
             return encoder(self.normalisation.intensity(x), self.time_steps, seed)
         return self.normalisation.normalise(x)
+
+    def network_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What one step of a stored sample of this shape gives the network."""
+        return (2 * shape[0],) if self.delta else shape
 
     def lengths(self, lengths: Tensor) -> Tensor:
         """Steps of the network that stored sequences of these lengths take, ``[B]``."""

@@ -68,7 +68,8 @@ class Model:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
         steps = (self.inputs.raw_steps,) if self.inputs.sequence else ()
-        return steps + self.network.architecture.input_shape
+        shape = self.network.architecture.input_shape
+        return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
     @contextmanager
     def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
@@ -223,7 +224,8 @@ def _described(about: dict[str, Any]) -> Model:
     with torch.device("meta"):
         network = Network(architecture)
     names = class_names(about["classes"], "classes")
-    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
+    channels = architecture.input_shape[0] // (2 if inputs.delta else 1)
+    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, channels):
         raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")

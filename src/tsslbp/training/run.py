@@ -168,10 +168,19 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
     """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
     torch.manual_seed(config.seed)
-    network = Network(config.architecture(dataset.sample_shape))
+    assert config.time_steps is not None
+    inputs = Inputs(
+        config.encoding,
+        dataset.normalisation,
+        config.time_steps,
+        dataset.sequence,
+        config.bin,
+        dataset.time_steps or 0 if config.bin > 1 else 0,
+        dataset.rate,
+        dataset.delta,
+    )
+    network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
-    raw = dataset.time_steps if config.bin > 1 and dataset.time_steps else 0
-    inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence, config.bin, raw, dataset.rate)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
