@@ -62,7 +62,7 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
     if not path.is_dir():
         raise UserError(f"{path} is one file; give a folder that has a folder of {what} for each class")
     root = path
-    while (inner := _wrapped(path, suffixes, flat)) is not None:
+    while (inner := _wrapped(path, suffixes, flat)) is not None and inner.name not in (wanted.classes or ()):
         path = inner
     tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
     folders = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}

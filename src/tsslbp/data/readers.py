@@ -37,7 +37,6 @@ READERS = (
     Reader("a folder of event recordings (.bin), a folder a class", recordings.SUFFIXES, True, recordings.read),
 )
 ACCEPTED = "; ".join(reader.accepts for reader in READERS)
-TRAINING_FILE = "*_TRAIN"
 
 
 def at(path: Path) -> tuple[Reader, Path] | None:
@@ -47,20 +46,13 @@ def at(path: Path) -> tuple[Reader, Path] | None:
     """
     if path.is_dir():
         for suffix in (".ts", ".tsv", ".txt", ".csv"):
-            if len(inside := sorted(path.glob(f"{TRAINING_FILE}{suffix}"))) == 1:
+            if len(inside := sorted(path.glob(f"*_TRAIN{suffix}"))) == 1:
                 return at(inside[0])
-        for reader in READERS:
-            if path.suffix.lower() in reader.suffixes and not reader.folder:
-                return reader, path  # it says that this is no file
-    suffix = path.suffix.lower()
-    for reader in READERS:
-        if (
-            (next(files_in(path, reader.suffixes), None) is not None)
-            if path.is_dir() and reader.folder
-            else suffix in (reader.suffixes)
-        ):
-            return reader, path
-    return None
+        of_folders = (reader for reader in READERS if reader.folder and any(files_in(path, reader.suffixes)))
+        if found := next(of_folders, None):
+            return found, path
+    named = (reader for reader in READERS if path.suffix.lower() in reader.suffixes)
+    return next(((reader, path) for reader in named), None)  # a folder of such a name, too: its reader says that it is none
 
 
 def found(path: Path, wanted: Wanted) -> Found:
