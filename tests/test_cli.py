@@ -262,7 +262,7 @@ def test_console_script_is_installed(tmp_path):
         ("train --config missing.toml", "cannot read missing.toml"),
         ("train quickstart --config", "--config needs a file"),
         ("evaluate nowhere", "no model at nowhere"),
-        ("predict", "IMAGE"),
+        ("predict", "PATH"),
         ("predict nowhere image.png", "no model at"),
         ("report nowhere", "no run at nowhere"),
         ("recipes extra", "extra"),

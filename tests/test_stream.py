@@ -44,8 +44,7 @@ def test_a_stream_spikes_as_the_whole_sequence(kind):
     with torch.no_grad():
         output = net(x)
     for t, step in enumerate(steps):
-        in_the_same_order = output[: t + 1].cumsum(0)[-1:]  # as votes may tie
-        assert torch.equal(step.answer, decode(in_the_same_order))
+        assert torch.equal(step.answer, decode(output[: t + 1].cumsum(0)[-1:]))  # added up in the same order: votes may tie
 
 
 def test_an_answer_that_may_not_change_does_not():

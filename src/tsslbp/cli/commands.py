@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tsslbp import bench, kernels, machine, metrics, recipes, report, training
-from tsslbp.cli import picture
+from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.publish import export, reproduce
@@ -44,10 +44,10 @@ def train(arguments: list[str]) -> None:
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
-        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        right, chosen = round(final["test_accuracy"] / 100 * final["test_samples"]), CHOSEN[final.get("choose", "validation")]
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{CHOSEN[config.choose]}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
     console.print(f"report: {report.write(folder)}")
 
@@ -59,9 +59,9 @@ class Evaluate:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     data: str | None = None
-    """Data set or FILE.npz whose test samples are used. Default: the one the model was trained on."""
+    """Data set, or file or folder of your own, whose test samples are used. Default: the one the model was trained on."""
     all: Path | None = None
-    """FILE.npz of which every sample is used. The model must never have been trained on it."""
+    """File or folder of which every sample is used. The model must never have been trained on it."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
@@ -105,35 +105,38 @@ def evaluate(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify an image file with a trained model."""
+    """Classify an image, or every sample of a file or folder, with a trained model."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
-    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """An image file of any size. Transparent parts become white. The image is converted to grey or RGB as the network needs,
-    padded to the network's shape with the colour of its border, and scaled."""
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """An image file, or a file or folder of any kind that train takes; labels are not needed. Images may have any size.
+    Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
+    the colour of their border, and scaled."""
+    out: Path | None = None
+    """CSV file for the predictions, with columns sample, class, confidence and step. Without it the first ones are printed."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
     a dark digit on paper, and says so."""
 
 
 def predict(arguments: list[str]) -> None:
-    """classify an image: class, confidence, time of decision"""
+    """classify an image, or every sample of a file or folder: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
-    sample, said = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
-    for line in said:
+    samples = predictions.samples(options.path, model, {"auto": None, "yes": True, "no": False}[options.invert])
+    for line in samples.warnings:
         say(line)
-    output = model.outputs(sample)
-    answer = int(metrics.decode(output))
-    if answer == metrics.NO_ANSWER:
-        console.print("no answer: no output neuron spiked")
+    made = predictions.of(model, samples)
+    if options.out:
+        predictions.write(options.out, made, options.path)
+        console.print(f"wrote {len(made):,} predictions to {options.out}")
         return
-    step = int(metrics.settled_step(output)) + 1
-    console.print(
-        f"{model.classes[answer]}  (confidence {100 * float(metrics.confidence(output)):.1f} %, "
-        f"unchanged from step {step} of {len(output)} on)"
-    )
+    for prediction in made[: predictions.SHOWN]:
+        name = f"{prediction.sample}: " if len(made) > 1 else ""
+        console.print(f"{name}{prediction.said(model.network.time_steps)}")
+    if len(made) > predictions.SHOWN:
+        console.print(f"and {len(made) - predictions.SHOWN:,} more; --out FILE.csv writes all")
 
 
 @dataclass(frozen=True)

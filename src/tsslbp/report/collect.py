@@ -15,12 +15,13 @@ SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""
 
 
-def write(folder: Path, data_root: Path | None = None) -> Path:
+def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | None = None) -> Path:
     """Build ``report.html`` in a run's folder; returns its path.
 
     Args:
         folder: the run's folder.
         data_root: where its data set lies, if no longer where the run found it.
+        dataset: the data set of a run whose data were made in Python.
 
     Raises:
         UserError: no finished epoch, missing data, a damaged file.
@@ -28,11 +29,11 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
     history, final = training.read_metrics(folder)
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    dataset = data.load(
-        model.data,
+    dataset = dataset or data.load(
+        model.data or settings.data,
         data_root or settings.data_root,
         validation=settings.validation,
-        time_steps=model.network.time_steps,
+        time_steps=model.inputs.raw_steps,
     )
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
@@ -83,7 +84,8 @@ def _examples(label: Tensor, answer: Tensor) -> list[int]:
 
 def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleRaster:
     x = dataset.test.x[index : index + 1]
-    spikes, output = model.response(x, seed=index)
+    lengths = None if dataset.test.lengths is None else dataset.test.lengths[index : index + 1]
+    spikes, output = model.response(x, seed=index, lengths=lengths)
     answer = int(metrics.decode(output))
     return SampleRaster(
         image=None if dataset.sequence else _picture(x[0].float(), model.shades()),

@@ -1,7 +1,7 @@
 """Training runs: settings in, a folder with a trained model out."""
 
 from tsslbp.training.checkpoint import RunState
-from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
+from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_predict, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
@@ -26,6 +26,7 @@ __all__ = [
     "read_metrics",
     "resolved",
     "samples_of_file",
+    "samples_to_predict",
     "samples_to_test",
     "summary",
     "train",

@@ -128,10 +128,10 @@ class Loop:
         if config.shift or config.flip:
             x = crop_and_flip(x, keys, config.shift, config.flip)
         network.train()
-        x = self.model.inputs(x, keys)
+        x = self.model.inputs(x, keys, lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(lengths, len(output))
+        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms

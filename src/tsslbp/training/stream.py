@@ -60,7 +60,7 @@ class Stream:
             with torch.inference_mode():
                 psc, self._state = self.network.part(self._rest.unsqueeze(0))
             which = torch.arange(self.streams)
-            self._total, self._steps = torch.zeros_like(self.network.vote(psc)[0]), torch.zeros(self.streams, dtype=torch.long)
+            self._total, self._steps = torch.zeros_like(psc[0]), torch.zeros(self.streams, dtype=torch.long)
         fresh = torch.zeros(self.streams, dtype=torch.bool)
         fresh[which] = True
 
@@ -86,7 +86,7 @@ class Stream:
         x = x.to(self._rest) if self.inputs is None else self.inputs(x.unsqueeze(1))[0].to(self._rest)
         before = self._state
         psc, self._state = self.network.part(x.unsqueeze(0), before)
-        current = self.network.vote(psc)[0]
+        current = psc[0]
         self._total, self._steps = self._total + current, self._steps + 1
         layers = {name: self._spikes(state[1], before.layers[name][1]) for name, state in self._state.layers.items()}
         *_, output = layers.values()

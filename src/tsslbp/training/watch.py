@@ -38,6 +38,9 @@ class _Screen(Progress):
     def __init__(self, every: int = 1) -> None:
         self.every = every
 
+    def prepared(self, lines: list[str]) -> None:
+        sys.stderr.write("\n".join([*lines, ""]))
+
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         self.epochs, self.steps = epochs, steps
 
