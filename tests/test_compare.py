@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import statistics
 from dataclasses import replace
@@ -432,13 +433,17 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     arguments = command(tmp_path, "--seeds", "2", "--out", str(tmp_path / "out"), "--tune", "1e-3,2e-3", "--tune-epochs", "1")
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "compare.md", "compare.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "compare.html"}
     result = json.loads((tmp_path / "out/compare.json").read_text())
     assert list(result["rules"]) == ["tssl", "surrogate(name=atan, slope=3)", "binary"]
     mean, sd = (result["rules"]["binary"][key]["test_accuracy"] for key in ("mean", "sd"))
     text = f"{mean:.2f} ± {sd:.2f}"
     page = Page(tmp_path / "out/compare.html")
-    assert all(text in place for place in (out, (tmp_path / "out/compare.md").read_text(), page.text))
+    assert cli.main(["report", str(tmp_path / "out"), "--markdown"]) == 0
+    short = (tmp_path / "out/README.md").read_text()
+    assert all(text in place for place in (out, short, page.text))
+    assert {path.name for path in (tmp_path / "out").glob("*.svg")} == set(re.findall(r"!\[.*\]\((.*)\)", short))
+    assert "Learning rates" in short
     assert len(page.all("svg")) == 2
     assert "Learning rates" in page.text
     assert "Own MAC" in page.text
@@ -446,9 +451,17 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     assert str(tmp_path / "out/compare.html") in out
 
 
+def test_a_damaged_comparison_is_named(tmp_path, capsys):
+    (tmp_path / "compare.json").write_text('{"name": "a"}')
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "compare.json is damaged or of an older release; run that comparison again" in capsys.readouterr().err
+
+
 def test_a_single_seed_has_no_spread_and_some_never_reach_the_target(tmp_path, capsys):
     assert cli.main(command(tmp_path, "--seeds", "1", "--to", "100", rules="relu")) == 0
-    table = (tmp_path / "runs/compare-quickstart/compare.md").read_text().splitlines()
+    assert cli.main(["report", str(tmp_path / "runs/compare-quickstart"), "--markdown"]) == 0
+    page = (tmp_path / "runs/compare-quickstart/README.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")]
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
     assert "±" not in cells[1]
     assert cells[3:5] == ["–", "–"]

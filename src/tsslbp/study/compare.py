@@ -17,7 +17,7 @@ from tsslbp.bench.measure import interleaved
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.report import charts
-from tsslbp.report.page import Result, significant, template, with_sd
+from tsslbp.report.page import Result, significant, template, with_sd, write_markdown
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
@@ -25,7 +25,6 @@ from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
-from tsslbp.tables import markdown
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
@@ -57,7 +56,7 @@ class Compare(TrainConfig):
     planned: str = ""
     """The rule whose difference from --against was planned to be tested before the runs; it is not corrected."""
     out: Path | None = None
-    """Folder for compare.json, compare.md and compare.html. Default: RUNS_DIR/compare-NAME."""
+    """Folder for compare.json and compare.html. Default: RUNS_DIR/compare-NAME."""
 
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""
@@ -328,29 +327,51 @@ def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def write_comparison(folder: Path, result: Result) -> Path:
-    """Write ``compare.json``, ``compare.md``, the tables for a README, and ``compare.html``; returns the path of the page.
+    """Write ``compare.json`` and ``compare.html``; returns the path of the page.
 
     Raises:
         UserError: a file cannot be written.
     """
     files.make_folder(folder, "choose another --out")
     content = json.dumps(result, indent=1)
+    context = _contents(json.loads(content))  # the page is what the file makes
     files.write_text(folder / "compare.json", content + "\n")
-    result = json.loads(content)  # the page is what the file makes
-    quoted = [(heads, [[f"`{name}`", *cells] for name, *cells in rows]) for heads, rows in tables(result)]
-    files.write_text(folder / "compare.md", "\n".join(markdown(heads, rows) for heads, rows in quoted))
-    means = {label: rule["mean"] for label, rule in result["rules"].items()}
-    page = template("compare.html").render(
-        result=result,
-        tables=tables(result),
-        tried=_rates_tried(result),
-        best=max(means, key=lambda label: means[label]["test_accuracy"]),
-        thriftiest=min(means, key=lambda label: means[label]["energy_nj"]),
-        accuracy=_accuracy(result),
-        energy=_energy(result),
-    )
-    files.write_text(folder / "compare.html", page)
+    return _write_page(folder, context)
+
+
+def draw_comparison(folder: Path, markdown: bool = False) -> Path:
+    """Write ``compare.html`` from ``compare.json``, or ``README.md`` with SVG figures; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written, or ``compare.json`` is damaged.
+    """
+    try:
+        context = _contents(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
+    except Exception:  # drawing what an altered file says fails in every way there is
+        raise UserError(f"{folder / 'compare.json'} is damaged or of an older release; run that comparison again") from None
+    return write_markdown(folder, "compare.md", context) if markdown else _write_page(folder, context)
+
+
+def _write_page(folder: Path, context: dict[str, Any]) -> Path:
+    files.write_text(folder / "compare.html", template("compare.html").render(context))
     return folder / "compare.html"
+
+
+def _contents(result: Result) -> dict[str, Any]:
+    """The variables of a comparison's page."""
+    means = {label: rule["mean"] for label, rule in result["rules"].items()}
+    best = max(means, key=lambda label: means[label]["test_accuracy"])
+    thriftiest = min(means, key=lambda label: means[label]["energy_nj"])
+    good, least = means[best]["test_accuracy"], means[thriftiest]["energy_nj"]
+    reached = f"F1: {best}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {best}, {good:.2f}\u00a0%"
+    return {
+        "result": result,
+        "answer": f"Highest {reached}. Least energy: {thriftiest}, {least:.3g}\u00a0nJ a sample.",
+        "tables": tables(result),
+        "tried": _rates_tried(result),
+        "accuracy": _accuracy(result),
+        "energy": _energy(result),
+    }
 
 
 def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str]]]:
