@@ -20,7 +20,7 @@ from tsslbp import UserError, build, cli, layers, study, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
-from tsslbp.study import activity, step, tuning
+from tsslbp.study import activity, comparison, step, tuning
 from tsslbp.training.inputs import Inputs
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
@@ -473,7 +473,7 @@ def test_rows_count_who_reached_the_target(compared):
     result = copy.deepcopy(compared[1])
     runs = result["rules"]["tssl"]["runs"]
     runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
-    assert "(1 of 2)" in comparing.tables(result)[0][1][0][3]
+    assert "(1 of 2)" in comparison.tables(result)[0][1][0][3]
 
 
 def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
@@ -482,14 +482,14 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
     assert mean["own_macs"] == 30 * 5 * 2
     assert mean["dense_macs"] == 64 * 20 + 200 * 5
     new = ["MAC, thousands", "AC, thousands", "own MAC, thousands", "energy, nJ", "dense, nJ"]
-    heads, (row, *_) = comparing.tables(result)[0]
+    heads, (row, *_) = comparison.tables(result)[0]
     assert heads[-5:] == new
     cells = row[-5:]
     assert (cells[0], cells[2], cells[4]) == ("1.28", "0.3", f"{4.6 * 2.58:.3g}")
     assert cells[3] == f"{4.6 * 1.58 + 0.9 * mean['acs'] / 1000:.3g}"
     for rule in result["rules"].values():
         del rule["mean"]["own_macs"], rule["mean"]["dense_macs"], rule["mean"]["dense_nj"]
-    heads, (row, *_) = comparing.tables(result)[0]
+    heads, (row, *_) = comparison.tables(result)[0]
     assert heads[-3:] == [new[0], new[1], new[3]]
     assert row[-3:] == [cells[0], cells[1], cells[3]]
     assert len(heads) == len(row) == 12

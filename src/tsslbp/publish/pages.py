@@ -5,7 +5,7 @@ from pathlib import Path
 from tsslbp import report, study
 from tsslbp.errors import UserError
 from tsslbp.publish.results import draw_results
-from tsslbp.study.compare import draw_comparison
+from tsslbp.study.comparison import draw_comparison
 from tsslbp.study.page import found_in
 
 
