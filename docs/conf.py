@@ -13,13 +13,15 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "tsslbp"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["_build/extra"]
 html_copy_source = False
 highlight_language = "none"  # equations and output are indented or plain
 default_role = "code"
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True, "no-value": True}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 100
 WITHOUT_PAGE = r"tsslbp\.(architecture|crossing|data\.own|declared|kernels|settings|training\.score)\..*"
 nitpick_ignore_regex = [
@@ -32,4 +34,5 @@ nitpick_ignore_regex = [
 def setup(app: Sphinx) -> None:
     made.make()
     app.connect("source-read", made.read)
+    app.connect("doctree-read", made.values)
     app.connect("autodoc-process-docstring", made.equations, priority=400)  # before napoleon

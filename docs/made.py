@@ -11,10 +11,14 @@ import io
 import os
 import re
 import shutil
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+
+from docutils import nodes
+from sphinx import addnodes
 
 from tsslbp import cli, publish, recipes, report, study
 from tsslbp.cli.commands import COMMANDS
@@ -24,6 +28,8 @@ from tsslbp.tables import markdown
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+WIDTH = 88
+"""Characters of a line of code that fit on a page."""
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 ITEM = re.compile(r"^- \[([^]]+)\]\(([^)#\s]+)\)", re.MULTILINE)
 
@@ -105,15 +111,16 @@ def commands() -> str:
 
 
 def printed(*arguments: str) -> str:
-    """What a command prints, 100 characters wide."""
-    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
+    """What a command prints, as wide as a page."""
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), str(WIDTH)
     try:
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
             cli.main(list(arguments))
     finally:
         del os.environ["COLUMNS"]
         os.environ.update({} if before is None else {"COLUMNS": before})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    lines = (line.rstrip() for line in out.getvalue().splitlines())
+    return "".join((line if len(line) <= WIDTH else textwrap.fill(line, WIDTH)) + "\n" for line in lines)
 
 
 def settings() -> str:
@@ -298,3 +305,10 @@ def equations(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
             made += ["::", ""]
         made.append(line)
     lines[:] = made
+
+
+def values(app: Any, doctree: nodes.document) -> None:
+    """Sphinx's event: a long value of a constant is left out of its heading."""
+    for node in list(doctree.findall(addnodes.desc_annotation)):
+        if len(node.astext()) > WIDTH and node.astext().startswith(" = "):
+            node.parent.remove(node)

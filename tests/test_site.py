@@ -51,7 +51,7 @@ def test_every_command_and_study_has_its_help(pages):
     for name in [*COMMANDS, *(f"study {name}" for name in study.studies())]:
         _, _, rest = text.partition(f"\n## tsslbp {name}\n")
         assert rest.startswith(f"\n```text\nusage: tsslbp {name}"), name
-    assert max(map(len, text.splitlines())) < 1000
+    assert max(map(len, text.splitlines())) <= 88
 
 
 def test_every_setting_has_its_place(pages):
