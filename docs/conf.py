@@ -17,6 +17,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["_build/extra"]
 html_copy_source = False
+html_show_copyright = False
 highlight_language = "none"  # equations and output are indented or plain
 default_role = "code"
 myst_heading_anchors = 4

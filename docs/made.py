@@ -266,11 +266,8 @@ def read(app: Any, docname: str, source: list[str]) -> None:
         text = LINK.sub(lambda found: rewritten(folder, found), text)
     if docname == "index":
         text += contents(text)
-    if docname == "repository/results/README":
-        names = sorted(str(path.parent.relative_to(ROOT / "results")) for path in (ROOT / "results").glob("*/README.md"))
-        text += toctree("", [f"/repository/results/{name}/README" for name in names])
-    if docname == "repository/results/studies/README":
-        text += "\n```{toctree}\n:hidden:\n:glob:\n\n*/README\n```\n"
+    if docname in ("repository/results/README", "repository/results/studies/README"):
+        text += toctree("", sorted(f"{path.parent.name} <{path.parent.name}/README>" for path in folder.glob("*/README.md")))
     source[0] = text
 
 
@@ -291,7 +288,8 @@ def contents(text: str) -> str:
 
 
 def toctree(caption: str, entries: list[str]) -> str:
-    options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
+    """A table of contents: beside the pages if it has a caption, else on the page itself."""
+    options = [":hidden:", f":caption: {caption}"] if caption else [":maxdepth: 1"]
     return "\n```{toctree}\n" + "\n".join([*options, "", *entries]) + "\n```\n"
 
 

@@ -43,7 +43,7 @@ def test_every_page_is_in_the_table_of_contents(made):
 def test_every_folder_of_results_is_in_a_table_of_contents(made):
     toc = read(made, "repository/results/README", "# Results\n")
     folders = {path.parent.name for path in ROOT.glob("results/*/*") if path.is_file()} | {"studies"}
-    assert folders == set(re.findall(r"^/repository/results/(.*)/README$", toc, re.MULTILINE))
+    assert folders == set(re.findall(r"^.* <(.*)/README>$", toc, re.MULTILINE))
 
 
 def test_every_command_and_study_has_its_help(pages):
