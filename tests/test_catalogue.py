@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import UserError, bibliography, catalogue, cli, rivals, rules
+from tsslbp import UserError, catalogue, cli, rivals, rules
 from tsslbp.rivals.check import check, numbers
 
 ROOT = Path(__file__).parent.parent
@@ -142,8 +142,8 @@ def plain(text):
 
 def test_every_paper_is_cited_and_well_formed():
     cited = {key for entry in catalogue.entries().values() for key in entry.cites}
-    assert cited == set(bibliography.PAPERS)
-    for key, text in bibliography.PAPERS.items():
+    assert cited == set(catalogue.papers())
+    for key, text in catalogue.papers().items():
         assert re.match(rf"@(article|inproceedings)\{{{key},\n", text)
         assert text.count("{") == text.count("}")
         found = fields(text)
@@ -155,7 +155,7 @@ def test_every_paper_is_cited_and_well_formed():
 
 def test_paper_and_bibtex_agree():
     for name, entry in catalogue.entries().items():
-        found = fields(bibliography.PAPERS[entry.cites[0]])
+        found = fields(catalogue.papers()[entry.cites[0]])
         assert found["year"] in entry.paper, name
         if "arXiv" in entry.paper and "eprint" in found:
             assert entry.paper.endswith(found["eprint"])
@@ -164,7 +164,7 @@ def test_paper_and_bibtex_agree():
 
 def test_software_is_cited_as_in_citation_cff():
     cff = (ROOT / "CITATION.cff").read_text("utf-8")
-    found = fields(bibliography.software())
+    found = fields(catalogue.software())
     assert found["version"] == version("tsslbp")
     assert f"version: {found['version']}" in cff
     assert found["author"].strip("{}") in cff
@@ -174,7 +174,7 @@ def test_software_is_cited_as_in_citation_cff():
 def test_cite_prints_software_and_papers(capsys):
     code, out, _ = run(capsys, "cite")
     assert code == 0
-    assert out == f"{bibliography.software()}\n\n{bibliography.PAPERS['zhang2020temporal']}\n"
+    assert out == f"{catalogue.software()}\n\n{catalogue.papers()['zhang2020temporal']}\n"
     assert "@article{maass2002real," in run(capsys, "cite", "--rule", "liquid")[1]
     assert "@article{markram1998differential," in run(capsys, "cite", "--rule", "liquid")[1]
     assert "shrestha2018slayer" in run(capsys, "cite", "--rule", "slayer(slope=2)")[1]

@@ -19,7 +19,7 @@ def test_constant_current_is_the_repeated_input_through_the_synapse(steps, tau_s
     x = torch.randn(2, *range(3, 3 + axes), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     signal = constant_current(x, steps, tau_s)
     assert signal.value is x
-    assert signal.gain.shape == (steps,)
+    assert signal.response.shape == (steps,)
     assert signal.expand().shape == (steps, *x.shape)
     torch.testing.assert_close(signal.expand(), synapse(x.expand(steps, *x.shape), tau_s), rtol=1e-12, atol=1e-14)
 
@@ -33,8 +33,8 @@ def test_an_encoder_is_named_with_its_options(rate, steps, seed):
 
 
 def test_gain_by_hand():
-    assert constant_current(torch.ones(1, 1), 3, 2).gain.tolist() == [0.5, 0.75, 0.875]
-    assert constant_current(torch.ones(1, 1), 3, 1).gain.tolist() == [1, 1, 1]
+    assert constant_current(torch.ones(1, 1), 3, 2).response.tolist() == [0.5, 0.75, 0.875]
+    assert constant_current(torch.ones(1, 1), 3, 1).response.tolist() == [1, 1, 1]
     assert Constant(torch.tensor([[2.0, -1.0]]), torch.tensor([1.0, 3.0])).expand().tolist() == [[[2, -1]], [[6, -3]]]
 
 

@@ -228,18 +228,18 @@ def test_the_exponential_is_exact_to_rounding(dtype):
 @settings(max_examples=20)
 def test_a_constant_current_equals_the_same_written_out(rule, steps, shape, dtype, seed):
     value, psc_gradient = case(steps, shape, dtype, seed)
-    value, gain = value[0] * 1.5, torch.linspace(0.2, 1, steps, dtype=dtype)
-    written_out = Constant(value, gain).expand()
+    value, response = value[0] * 1.5, torch.linspace(0.2, 1, steps, dtype=dtype)
+    written_out = Constant(value, response).expand()
     membrane, psc = lif_forward(written_out, PUBLISHED)
-    ours = lif_forward(value, PUBLISHED, Form(gain))
+    ours = lif_forward(value, PUBLISHED, Form(response))
     assert all(map(torch.equal, ours, (membrane, psc)))
-    gain = gain.repeat_interleave(3)[::3]  # need not be contiguous
-    assert torch.equal(lif_psc(value, PUBLISHED, Form(gain)), psc)
+    response = response.repeat_interleave(3)[::3]  # need not be contiguous
+    assert torch.equal(lif_psc(value, PUBLISHED, Form(response)), psc)
     delta = kernel_gradient(rule, psc_gradient, membrane, PUBLISHED).double()
-    total = kernel_gradient(rule, psc_gradient, membrane, PUBLISHED, Form(gain))
+    total = kernel_gradient(rule, psc_gradient, membrane, PUBLISHED, Form(response))
     assert total.shape == shape
-    error = (total.double() - torch.tensordot(gain.double(), delta, 1)).abs()
-    assert (error <= 2 * steps * torch.finfo(dtype).eps * torch.tensordot(gain.double(), delta.abs(), 1)).all()
+    error = (total.double() - torch.tensordot(response.double(), delta, 1)).abs()
+    assert (error <= 2 * steps * torch.finfo(dtype).eps * torch.tensordot(response.double(), delta.abs(), 1)).all()
 
 
 def pooled_reference(psc, pool):
@@ -264,18 +264,18 @@ def test_pooling_equals_pooling_afterwards(steps, images, channels, size, height
     pool = Pool(size, 1.1)
     height, width = max(height, size), max(width, size)
     current, _ = case(steps, (images, channels, height, width), dtype, seed=steps + channels)
-    gain = torch.linspace(0.4, 1, steps, dtype=dtype) if constant else None
-    if gain is not None:
-        current = Constant(current[0], gain).expand()
+    response = torch.linspace(0.4, 1, steps, dtype=dtype) if constant else None
+    if response is not None:
+        current = Constant(current[0], response).expand()
     membrane, psc = lif_forward(current, PUBLISHED)
     expected = pooled_reference(psc, pool)
     psc_gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
 
-    given_current = current if gain is None else current[0] / gain[0]
-    if gain is not None:
-        membrane, psc = lif_forward(given_current, PUBLISHED, Form(gain))
+    given_current = current if response is None else current[0] / response[0]
+    if response is not None:
+        membrane, psc = lif_forward(given_current, PUBLISHED, Form(response))
         expected = pooled_reference(psc, pool)
-    form = Form(gain, pool)
+    form = Form(response, pool)
     ours, our_psc = lif_forward(given_current, PUBLISHED, form)
     assert torch.equal(ours, membrane)
     torch.testing.assert_close(our_psc, expected, rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
@@ -283,7 +283,7 @@ def test_pooling_equals_pooling_afterwards(steps, images, channels, size, height
 
     psc.requires_grad_()
     (spread,) = torch.autograd.grad(pooled_reference(psc, pool), psc, psc_gradient)
-    theirs = kernel_gradient(rule, spread, membrane, PUBLISHED, Form(gain))
+    theirs = kernel_gradient(rule, spread, membrane, PUBLISHED, Form(response))
     delta = kernel_gradient(rule, psc_gradient, membrane, PUBLISHED, form)
     torch.testing.assert_close(
         delta, theirs, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=1e-5 if dtype == torch.float32 else 1e-12
@@ -297,12 +297,12 @@ def test_pooling_equals_pooling_afterwards(steps, images, channels, size, height
 def test_bfloat16_storage_is_rounding_and_nothing_else(rule, constant, pool):
     """What comes in as bfloat16 is computed in float32, and what goes out is that result rounded once."""
     current, _ = case(6, (3, 5, 7, 6))
-    half, gain = current.bfloat16(), None
+    half, response = current.bfloat16(), None
     if constant:
-        half, gain = half[0], torch.linspace(0.4, 1, 6)
-    exact, wide = Form(gain, pool), half.float()
+        half, response = half[0], torch.linspace(0.4, 1, 6)
+    exact, wide = Form(response, pool), half.float()
     membrane, psc = lif_forward(wide, PUBLISHED, exact)
-    form = Form(gain, pool, half_current=True, half_psc=True)
+    form = Form(response, pool, half_current=True, half_psc=True)
     our_membrane, our_psc = lif_forward(half, PUBLISHED, form)
     assert torch.equal(our_membrane, membrane)
     assert torch.equal(our_psc, psc.bfloat16())
@@ -399,29 +399,32 @@ def test_results_lie_in_memory_as_the_current_does(layout):
     delta = kernel_gradient(TSSL(), psc_gradient, membrane, PUBLISHED)
     surrogate = kernel_gradient(Surrogate(), psc_gradient, membrane, PUBLISHED)
     assert current.stride() == membrane.stride() == psc.stride() == delta.stride() == surrogate.stride()
-    gain = torch.ones(7)
-    membrane, psc = lif_forward(current[0], PUBLISHED, Form(gain))
+    response = torch.ones(7)
+    membrane, psc = lif_forward(current[0], PUBLISHED, Form(response))
     assert membrane.stride() == psc.stride() == current.stride()
-    assert kernel_gradient(TSSL(), psc_gradient, membrane, PUBLISHED, Form(gain)).stride() == current[0].stride()
+    assert kernel_gradient(TSSL(), psc_gradient, membrane, PUBLISHED, Form(response)).stride() == current[0].stride()
 
 
 def run_all(current, psc_gradient):
     """Every operation, plain and on a constant current, with a few rules; all results."""
-    gain = torch.linspace(0.2, 1, len(current), dtype=current.dtype)
-    results = [lif_psc(current, PUBLISHED), lif_psc(current[0], PUBLISHED, Form(gain))]
+    response = torch.linspace(0.2, 1, len(current), dtype=current.dtype)
+    results = [lif_psc(current, PUBLISHED), lif_psc(current[0], PUBLISHED, Form(response))]
     membrane, psc = lif_forward(current, PUBLISHED)
-    results += [membrane, psc, *lif_forward(current[0], PUBLISHED, Form(gain))]
+    results += [membrane, psc, *lif_forward(current[0], PUBLISHED, Form(response))]
     for rule in [*SOME_RULES, *(Surrogate(name, through_reset=True) for name in DERIVATIVES), TSSL(fallback="never")]:
-        results += [kernel_gradient(rule, psc_gradient, membrane, PUBLISHED, form) for form in (Form(), Form(gain))]
+        results += [kernel_gradient(rule, psc_gradient, membrane, PUBLISHED, form) for form in (Form(), Form(response))]
     return results
 
 
 def run_forms(steps, dtype):
     """Every form, with a few rules, on two images; all results."""
-    images, gain = LAYOUTS["channels last"](case(steps, (2, 5, 11, 14), dtype)[0]), torch.linspace(0.2, 1, steps, dtype=dtype)
+    images, response = (
+        LAYOUTS["channels last"](case(steps, (2, 5, 11, 14), dtype)[0]),
+        torch.linspace(0.2, 1, steps, dtype=dtype),
+    )
     results = []
     halves = [False] if dtype == torch.float64 else [False, True]
-    for half, g, pool in itertools.product(halves, (None, gain), (None, Pool(2, 1.1), Pool(3, 1.1))):
+    for half, g, pool in itertools.product(halves, (None, response), (None, Pool(2, 1.1), Pool(3, 1.1))):
         form, x = Form(g, pool, half, half), images if g is None else images[0]
         x = x.bfloat16() if half else x
         membrane, psc = lif_forward(x, PUBLISHED, form)
@@ -648,11 +651,11 @@ def test_lif_gives_the_same_on_both_backends(constant, rule):
 
 @built
 def test_a_gain_that_needs_a_gradient_gets_one():
-    value, gain = case(1, (7,))[0][0], torch.linspace(0.2, 2, 5).requires_grad_()
+    value, response = case(1, (7,))[0][0], torch.linspace(0.2, 2, 5).requires_grad_()
     gradients = []
     for backend in ("reference", "cpp"):
-        psc = tsslbp.lif(Constant(value, gain), tau_m=5, tau_s=3, backend=backend)
-        gradients += torch.autograd.grad(psc.sum(), gain)
+        psc = tsslbp.lif(Constant(value, response), tau_m=5, tau_s=3, backend=backend)
+        gradients += torch.autograd.grad(psc.sum(), response)
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(*gradients)
 
@@ -661,7 +664,7 @@ def test_a_gain_that_needs_a_gradient_gets_one():
 def test_wrong_operands_are_refused():
     current, psc_gradient = case(4, (6,))
     membrane, _ = lif_forward(current, PUBLISHED)
-    for gradient, gain in [
+    for gradient, response in [
         (psc_gradient[:, :5], None),
         (psc_gradient[:3], None),
         (psc_gradient.double(), None),
@@ -669,7 +672,7 @@ def test_wrong_operands_are_refused():
         (psc_gradient, torch.ones(4, dtype=torch.float64)),
     ]:
         with pytest.raises(RuntimeError):
-            kernel_gradient(TSSL(), gradient, membrane, PUBLISHED, Form(gain))
+            kernel_gradient(TSSL(), gradient, membrane, PUBLISHED, Form(response))
 
 
 NEURON, TSSL_NUMBERS = [5.0, 3.0, 1.0], [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 8.0, 0.2]
@@ -779,16 +782,16 @@ def call(name):
         images, size, height, width, channels = (draw.randint(*ends) for ends in ((0, 2), (1, 3), (1, 5), (1, 5), (1, 3)))
         n, made = images * height * width * channels, images * (height // size) * (width // size) * channels
         pool = group(integer(size), integer(height), integer(width), integer(channels), number(1.1))
-    gain = tensor(1, [steps], dtype) if constant else None
+    response = tensor(1, [steps], dtype) if constant else None
     half = draw.random() < 0.2
     neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))
     handed = lambda: tensor(2, [2, n], dtype)
     if name == "lif":
         current = tensor(2, [1 if constant else steps, n], draw.choice([dtype, torch.bfloat16]))
-        return [current, gain, maybe(handed), neuron, pool, half, on()]
+        return [current, response, maybe(handed), neuron, pool, half, on()]
     state = maybe(handed)
     psc_gradient = tensor(2, [steps, made], draw.choice([dtype, dtype, torch.bfloat16]))
-    operands = [psc_gradient, tensor(2, [steps, n], dtype), gain, state]
+    operands = [psc_gradient, tensor(2, [steps, n], dtype), response, state]
     operands += [maybe(handed, 0.1 if state is None else 0.8), neuron]
     if name == "tssl_backward":
         terms = [integer(on()) for _ in range(5)]

@@ -82,23 +82,23 @@ def assert_rounded(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
-def check_forward(current, neuron, gain=None):
-    full = current if gain is None else Constant(current, gain).expand()
-    membrane, psc, _ = kernels.find("triton").forward(current, neuron, None, Form(gain))
+def check_forward(current, neuron, response=None):
+    full = current if response is None else Constant(current, response).expand()
+    membrane, psc, _ = kernels.find("triton").forward(current, neuron, None, Form(response))
     expected = membrane_potential(full, neuron)
     torch.testing.assert_close(membrane, expected, rtol=0, atol=0, equal_nan=True)
     assert_rounded(psc, postsynaptic_current(expected, neuron))
-    nothing, alone, _ = kernels.find("triton").forward(current, neuron, None, Form(gain), keep=False)
+    nothing, alone, _ = kernels.find("triton").forward(current, neuron, None, Form(response), keep=False)
     assert nothing is None
     torch.testing.assert_close(alone, psc, rtol=0, atol=0, equal_nan=True)
 
 
-def check_backward(rule, current, error, neuron, gain=None):
-    """The gradient of a rule, and with ``gain`` its sum over time."""
+def check_backward(rule, current, error, neuron, response=None):
+    """The gradient of a rule, and with ``response`` its sum over time."""
     membrane = membrane_potential(current, neuron)
-    actual = backward(rule, error, membrane, neuron, Form(gain))
+    actual = backward(rule, error, membrane, neuron, Form(response))
     expected = rule.current_gradient(error, membrane, neuron)
-    assert_rounded(actual, expected if gain is None else torch.tensordot(gain, expected, 1))
+    assert_rounded(actual, expected if response is None else torch.tensordot(response, expected, 1))
     return actual
 
 
@@ -107,7 +107,7 @@ def check_backward(rule, current, error, neuron, gain=None):
 @pytest.mark.parametrize(("steps", "shape"), SHAPES, ids=str)
 def test_forward_equals_the_reference(steps, shape, dtype):
     check_forward(rand(steps, shape, dtype), NEURON)
-    check_forward(rand(1, shape, dtype)[0], NEURON, gain=rand(steps, (), dtype, seed=1))
+    check_forward(rand(1, shape, dtype)[0], NEURON, response=rand(steps, (), dtype, seed=1))
 
 
 @on_triton
@@ -123,7 +123,7 @@ def test_forward_for_every_kind_of_neuron(neuron, dtype):
 def test_gradient_of_every_option(rule, dtype):
     current, error = rand(9, (11,), dtype), rand(9, (11,), dtype, seed=1) - 0.4
     check_backward(rule, current, error, NEURON)
-    check_backward(rule, current, error, NEURON, gain=rand(9, (), dtype, seed=2))
+    check_backward(rule, current, error, NEURON, response=rand(9, (), dtype, seed=2))
 
 
 @on_triton
@@ -166,9 +166,9 @@ def test_quiet_steps_are_found_in_long_sequences(steps):
 )
 def test_anything_equals_the_reference(steps, size, neuron, rule, dtype, constant, seed):
     current, error = rand(steps, (size,), dtype, seed), rand(steps, (size,), dtype, seed + 100)
-    gain = rand(steps, (), dtype, seed + 200) if constant else None
-    check_forward(current if gain is None else current[0], neuron, gain)
-    check_backward(rule, current, error, neuron, gain)
+    response = rand(steps, (), dtype, seed + 200) if constant else None
+    check_forward(current if response is None else current[0], neuron, response)
+    check_backward(rule, current, error, neuron, response)
 
 
 @on_triton
@@ -252,8 +252,8 @@ def stored(x):
 def test_bfloat16_is_how_currents_are_stored_not_how_they_are_computed(rule, constant):
     current = rand(6, (2, 5), torch.bfloat16)[0 if constant else slice(None)]
     error = rand(6, (2, 5), torch.bfloat16, seed=1)
-    gain = rand(6, (), torch.float32, seed=2) if constant else None
-    half, full = Form(gain, half_current=True, half_psc=True), Form(gain)
+    response = rand(6, (), torch.float32, seed=2) if constant else None
+    half, full = Form(response, half_current=True, half_psc=True), Form(response)
     triton = kernels.find("triton")
     membrane, psc, _ = triton.forward(current, NEURON, None, half)
     exact_membrane, exact_psc, _ = triton.forward(current.float(), NEURON, None, full)
@@ -305,15 +305,15 @@ assert not INTERPRETED
 rules = [r for r in t.FAMILY + t.SURROGATES if len(r.options()) < 2] + [t.TSSL(clip=t.math.inf)]
 for dtype in (torch.float32, torch.float64):
     for steps in (1, 40):
-        x, gain = torch.zeros(steps, 16 * steps, dtype=dtype), torch.ones(steps, dtype=dtype)
+        x, response = torch.zeros(steps, 16 * steps, dtype=dtype), torch.ones(steps, dtype=dtype)
         gpu.forward(x, t.NEURON)
-        gpu.forward(x[0], t.LIF(t.math.inf, 1), None, Form(gain), keep=False)
+        gpu.forward(x[0], t.LIF(t.math.inf, 1), None, Form(response), keep=False)
         assert all("fma." not in c.asm["ptx"] for c in compiled[-2:]), "the compiler fused a product with a sum"
         for rule in rules:
-            for g in (None, gain):
+            for g in (None, response):
                 t.backward(rule, x, x, form=Form(g))
 half = x.bfloat16()
-for g in (None, gain.float()):
+for g in (None, response.float()):
     gpu.forward(half if g is None else half[0], t.NEURON, None, Form(g, half_psc=True))
     assert "cvt.rn.bf16" in compiled[-1].asm["ptx"], "bfloat16 is not rounded to nearest"
     t.backward(rule, half, x.float(), form=Form(g, half_current=True))

@@ -193,7 +193,9 @@ def test_a_signal_has_at_least_one_step(name):
             UserError, match=r"signal has shape \[0, 4, .*; it must be \[T, ...\] with T at least 1, time first"
         ):
             call(torch.zeros(0, 4, *shape))
-        with pytest.raises(UserError, match=r"gain of a constant signal has shape \[0\]; it must be \[T\] with T at least 1"):
+        with pytest.raises(
+            UserError, match=r"response of a constant signal has shape \[0\]; it must be \[T\] with T at least 1"
+        ):
             call(Constant(torch.zeros(4, *shape), torch.zeros(0)))
         with pytest.raises(UserError, match=r"signal is of type ndarray; it must be a torch.Tensor"):
             call(torch.zeros(3, 4, *shape).numpy())
@@ -280,7 +282,7 @@ def test_dropout_scales_the_signal_it_keeps():
     assert 0 < kept.sum() < kept.numel()
     torch.testing.assert_close(dropped[kept], 2 * x[kept])
     signal = constant(4, 50)
-    assert torch.equal(Dropout(0.5)(signal).gain, signal.gain)
+    assert torch.equal(Dropout(0.5)(signal).response, signal.response)
 
 
 def test_dropout_gradient_goes_where_the_signal_went():

@@ -234,12 +234,12 @@ def test_second_derivatives_are_refused_and_not_wrong(backend):
 @pytest.mark.parametrize("rule", [*RULES, TSSL(fallback="rate")], ids=repr)
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 5, 4), (0, 3)], ids=str)
 def test_a_constant_current_is_its_expansion(shape, rule, backend):
-    value, gain = 2 * rand(*shape, dtype=torch.float64), torch.linspace(0.3, 1, 7, dtype=torch.float64)
+    value, response = 2 * rand(*shape, dtype=torch.float64), torch.linspace(0.3, 1, 7, dtype=torch.float64)
     error = rand(7, *shape, seed=1, dtype=torch.float64)
 
     def run(make):
         leaf = value.clone().requires_grad_()
-        psc = tsslbp.lif(make(Constant(leaf, gain)), rule=rule, backend=backend, **CONSTANTS)
+        psc = tsslbp.lif(make(Constant(leaf, response)), rule=rule, backend=backend, **CONSTANTS)
         return psc.detach(), *torch.autograd.grad(psc, leaf, error)
 
     (psc, delta), (expected_psc, expected) = run(lambda x: x), run(Constant.expand)
@@ -247,23 +247,23 @@ def test_a_constant_current_is_its_expansion(shape, rule, backend):
     torch.testing.assert_close(psc, expected_psc, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(delta, expected, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
-        torch.testing.assert_close(tsslbp.lif(Constant(value, gain), backend=backend, **CONSTANTS), psc)
+        torch.testing.assert_close(tsslbp.lif(Constant(value, response), backend=backend, **CONSTANTS), psc)
 
 
 @every_backend
 def test_a_constant_current_in_channels_last_order(backend):
-    value, gain = 2 * rand(2, 5, 4, 3).permute(0, 3, 1, 2), torch.linspace(0.3, 1, 7)
-    psc = tsslbp.lif(Constant(value, gain), backend=backend, **CONSTANTS)
+    value, response = 2 * rand(2, 5, 4, 3).permute(0, 3, 1, 2), torch.linspace(0.3, 1, 7)
+    psc = tsslbp.lif(Constant(value, response), backend=backend, **CONSTANTS)
     assert psc.count_nonzero() > 0
-    torch.testing.assert_close(psc, tsslbp.lif(Constant(value.contiguous(), gain), backend=backend, **CONSTANTS))
+    torch.testing.assert_close(psc, tsslbp.lif(Constant(value.contiguous(), response), backend=backend, **CONSTANTS))
     assert psc[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @every_backend
-@pytest.mark.parametrize("gain", [torch.empty(0), torch.ones(3, 2), torch.tensor(1.0)], ids=str)
-def test_impossible_gain(gain, backend):
-    with pytest.raises(UserError, match=r"gain of a constant current has shape .*\[T\] with T at least 1"):
-        tsslbp.lif(Constant(torch.ones(4), gain), backend=backend, **CONSTANTS)
+@pytest.mark.parametrize("response", [torch.empty(0), torch.ones(3, 2), torch.tensor(1.0)], ids=str)
+def test_impossible_gain(response, backend):
+    with pytest.raises(UserError, match=r"response of a constant current has shape .*\[T\] with T at least 1"):
+        tsslbp.lif(Constant(torch.ones(4), response), backend=backend, **CONSTANTS)
 
 
 # Time and batch.
@@ -431,7 +431,7 @@ TRANSFORMS = {
 
 
 @every_backend
-@pytest.mark.parametrize("operand", ["current", "value", "gain", "state"])
+@pytest.mark.parametrize("operand", ["current", "value", "response", "state"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms_of_functions_are_refused(transform, operand, backend):
     f, x = call_on(operand, backend)
@@ -441,7 +441,7 @@ def test_transforms_of_functions_are_refused(transform, operand, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("operand", ["current", "value", "gain", "state"])
+@pytest.mark.parametrize("operand", ["current", "value", "response", "state"])
 def test_forward_mode_is_refused(operand, backend):
     f, x = call_on(operand, backend)
     expected = f(x)
@@ -458,7 +458,7 @@ def call_on(operand, backend):
         return lambda x: tsslbp.lif(x, **arguments).sum(), current
     if operand == "value":
         return lambda x: tsslbp.lif(Constant(x, torch.ones(6)), **arguments).sum(), current
-    if operand == "gain":
+    if operand == "response":
         return lambda x: tsslbp.lif(Constant(current, x.flatten()[:6]), **arguments).sum(), current
     return lambda x: tsslbp.lif_part(current, torch.zeros(2, 5) + x.flatten()[0], **arguments)[0].sum(), current
 
@@ -479,11 +479,11 @@ def test_the_output_may_be_changed_in_place(form, backend):
     if form == "channels last":
         images = images.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     x = {"one axis": 2 + images[:, 0, 0, 0, 0], "half": images.bfloat16()}.get(form, images).clone().requires_grad_()
-    gain, pool = torch.linspace(0.4, 1, 4, dtype=torch.float64), Pool(2, 1.1) if form == "pooled" else None
+    response, pool = torch.linspace(0.4, 1, 4, dtype=torch.float64), Pool(2, 1.1) if form == "pooled" else None
     state = torch.zeros_like(images[:2], requires_grad=True) if form == "with a state" else None
 
     def run():
-        current = Constant(x[0], gain) if form == "constant" else x
+        current = Constant(x[0], response) if form == "constant" else x
         return neurons(current, LIF(**CONSTANTS), TSSL(), backend, pool, form == "half", state)
 
     psc, after = run()

@@ -40,7 +40,7 @@ def in_parts(current, lengths, **arguments):
     start = 0
     for length in lengths:
         steps = slice(start, start + length)
-        part = Constant(current.value, current.gain[steps]) if isinstance(current, Constant) else current[steps]
+        part = Constant(current.value, current.response[steps]) if isinstance(current, Constant) else current[steps]
         psc, state = tsslbp.lif_part(part, state, **arguments)
         made.append(psc)
         start += length

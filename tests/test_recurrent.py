@@ -251,10 +251,10 @@ def test_parts_equal_the_whole(backend, adaptation, rule):
 
 @each_adaptation
 def test_a_constant_signal_is_the_same_as_its_expansion_and_crosses_once(adaptation, monkeypatch):
-    made, value, gain = layer(adaptation=adaptation), rand(4, 6).requires_grad_(), torch.linspace(0.2, 1, 12).double()
+    made, value, response = layer(adaptation=adaptation), rand(4, 6).requires_grad_(), torch.linspace(0.2, 1, 12).double()
     crossed = []
     monkeypatch.setattr(made, "map", lambda x: crossed.append(len(x)) or F.linear(x, made.weight))
-    ours, theirs = made(Constant(value, gain)), made(Constant(value, gain).expand())
+    ours, theirs = made(Constant(value, response)), made(Constant(value, response).expand())
     assert crossed == [4, 48]
     assert ours.count_nonzero() > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

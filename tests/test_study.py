@@ -439,7 +439,7 @@ def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkey
     assert any("Spikes of " in (drawing["aria-label"] or "") for drawing in page.all("svg"))
     assert [page.text.index(question) for question in reversed(questions)] == sorted(map(page.text.index, questions))
     accuracy = runs.load(trained).model.accuracy(runs.load(trained).test)
-    assert f"with {accuracy:.2f} % right" in page.text
+    assert f"the accuracy is {accuracy:.2f} %." in page.text
 
 
 def test_several_runs_are_told_by_their_mean(tiny, capsys):
@@ -518,12 +518,14 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     for label, nj, dense_nj in (("tssl", 1.11, 9.9), ("relu", 2.22, 3.3)):
         found["rules"][label] |= {"accuracy": 90.0, "total": tssl | {"energy_nj": nj, "dense_nj": dense_nj}}
     assert study.section(found | {"command": ""}).answer == (
-        "Where zeros are skipped, tssl is the thriftiest: 1.11 nJ (90.00 % right); the trained ReLU network takes 2.22 nJ. "
+        "Where zeros are skipped, tssl needs the least energy, 1.11 nJ (90.00 % accuracy); the trained ReLU network "
+        "takes 2.22 nJ. "
         "Where nothing is skipped, tssl takes 9.9 nJ and a ReLU network 3.3 nJ."
     )
     found["rules"]["relu"]["total"]["energy_nj"] = 1.0
     assert study.section(found | {"command": ""}).answer == (
-        "Where zeros are skipped, relu is the thriftiest: 1 nJ (90.00 % right). Where nothing is skipped, relu takes 3.3 nJ."
+        "Where zeros are skipped, relu needs the least energy, 1 nJ (90.00 % accuracy). "
+        "Where nothing is skipped, relu takes 3.3 nJ."
     )
 
 

@@ -1,9 +1,11 @@
 """Every learning rule and model in one table: ``tsslbp rules``, ``tsslbp cite`` and ``docs/rules.md`` are made from it."""
 
+import re
 from collections.abc import Mapping
+from importlib import metadata, resources
 from typing import get_args
 
-from tsslbp import bibliography, rules, tables
+from tsslbp import rules, tables
 from tsslbp.errors import unknown
 from tsslbp.rivals import RIVALS, Entry, Support
 
@@ -41,7 +43,23 @@ def cite(name: str) -> str:
     known, name = entries(), name.partition("(")[0].strip()
     if name not in known:
         raise unknown("rule", name, known)
-    return "\n\n".join([bibliography.software(), *(bibliography.PAPERS[key] for key in known[name].cites)])
+    return "\n\n".join([software(), *(papers()[key] for key in known[name].cites)])
+
+
+def papers() -> dict[str, str]:
+    """BibTeX of every paper behind a rule or model, by its key."""
+    text = resources.files("tsslbp").joinpath("papers.bib").read_text(encoding="utf-8")
+    return {key: entry for entry, key in re.findall(r"(^@\w+{(\w+),.*?^}$)", text, flags=re.DOTALL | re.MULTILINE)}
+
+
+def software() -> str:
+    """BibTeX of this software, in the version that runs; ``CITATION.cff`` says the same."""
+    return f"""@software{{tsslbp,
+  author  = {{{{The tsslbp developers}}}},
+  title   = {{tsslbp: Train deep spiking neural networks by spike timing}},
+  version = {{{metadata.version("tsslbp")}}},
+  year    = {{2026}}
+}}"""
 
 
 def markdown() -> str:

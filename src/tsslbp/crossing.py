@@ -32,25 +32,25 @@ def neurons(
 
     What an engine does in one pass is left to it; what it does not do is done before and after.
     """
-    x, gain = current if isinstance(current, Constant) else (current, None)
+    x, response = current if isinstance(current, Constant) else (current, None)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
-        _refuse_other_modes(x, gain, state)
+        _refuse_other_modes(x, response, state)
     if x.dtype == torch.float16:
         x = x.float()
-    learns_gain = gain is not None and gain.requires_grad
-    learning = torch.is_grad_enabled() and (x.requires_grad or learns_gain or (state is not None and state.requires_grad))
+    learns_response = response is not None and response.requires_grad
+    learning = torch.is_grad_enabled() and (x.requires_grad or learns_response or (state is not None and state.requires_grad))
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
     engine = kernels.choose(backend, x, neuron, rule if learning else None, state is not None)
 
     formula = engine.formula(rule) if learning else None
-    if engine.forms and (formula is not None or not learning) and not learns_gain:
-        gain = None if gain is None else gain.to(kernels.computed_in(x.dtype))
+    if engine.forms and (formula is not None or not learning) and not learns_response:
+        response = None if response is None else response.to(kernels.computed_in(x.dtype))
         pooled = pool if engine.pools else None
-        form = Form(gain, pooled, x.dtype == torch.bfloat16, half and pooled is pool)
+        form = Form(response, pooled, x.dtype == torch.bfloat16, half and pooled is pool)
     else:
         x = x.float() if x.dtype == torch.bfloat16 else x
-        x = x if gain is None else Constant(x, gain.to(x.dtype)).expand()
+        x = x if response is None else Constant(x, response.to(x.dtype)).expand()
         form = kernels.PLAIN
     if learning:
         by = (engine, formula) if formula is not None else (kernels.find("reference"), rule)

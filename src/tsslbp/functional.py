@@ -23,7 +23,7 @@ def lif(
 
     Args:
         current: input current, ``[T, ...]``, time first, T at least 1, floating point. Half precision is computed and
-            returned in float32. A :class:`~tsslbp.signal.Constant` stands for ``gain[t] · value``; the C++ kernels
+            returned in float32. A :class:`~tsslbp.signal.Constant` stands for ``response[t] · value``; the C++ kernels
             never write that out.
         tau_m: membrane time constant in steps, at least 1 (1 - 1/tau_m is the ``beta`` of other libraries).
         tau_s: synaptic time constant in steps, at least 1; 1 returns the spikes themselves.
@@ -83,8 +83,8 @@ def _checked(
     check_signal(current, "current")
     if state is not None:
         check_tensor("state", state)
-    x, gain = current if isinstance(current, Constant) else (current, None)
-    shape, dtype = (2, *x.shape[0 if gain is not None else 1 :]), kernels.computed_in(x.dtype)
+    x, response = current if isinstance(current, Constant) else (current, None)
+    shape, dtype = (2, *x.shape[0 if response is not None else 1 :]), kernels.computed_in(x.dtype)
     if state is not None and (state.shape != shape or state.dtype != dtype):
         raise UserError(f"state is {list(state.shape)} of {state.dtype}; it must be {list(shape)} of {dtype}")
     return neurons(current, neuron, rules.get(rule), backend, state=state)

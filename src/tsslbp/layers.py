@@ -34,7 +34,7 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
     """
     check_signal(signal)
     if isinstance(signal, Constant):
-        return Constant(map_(signal.value), signal.gain)
+        return Constant(map_(signal.value), signal.response)
     return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
 
 
@@ -256,7 +256,7 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return signal
         if isinstance(signal, Constant):
-            return Constant(signal.value * self._mask(signal.value, keys), signal.gain)
+            return Constant(signal.value * self._mask(signal.value, keys), signal.response)
         return signal * self._mask(signal[0], keys)
 
     def _mask(self, x: Tensor, keys: Tensor | None) -> Tensor:

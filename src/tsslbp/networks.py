@@ -232,7 +232,7 @@ class Network(nn.Module):
         signal: Signal
         if static:
             signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None
-            signal = Constant(signal.value, signal.gain[state.steps :])
+            signal = Constant(signal.value, signal.response[state.steps :])
         else:
             steps = x.shape[0]
             signal = synapse(x, self.neuron.tau_s, state.synapse)

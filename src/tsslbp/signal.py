@@ -1,6 +1,6 @@
 """What layers take and return: sequences of currents, constant currents, and where a sequence ends.
 
-A constant current is the same picture at every step after the input synapse, times a gain. :class:`Constant` keeps the two
+A constant current is the same picture at every step after the input synapse, times a response. :class:`Constant` keeps the two
 apart, so that the first linear map is computed once and not T times.
 """
 
@@ -13,14 +13,14 @@ from tsslbp.errors import UserError, check_tensor
 
 
 class Constant(NamedTuple):
-    """A signal ``gain[t] · value``: ``value`` is ``[B, ...]``, ``gain`` is ``[T]``."""
+    """A signal ``response[t] · value``: ``value`` is ``[B, ...]``, ``response`` is ``[T]``."""
 
     value: Tensor
-    gain: Tensor
+    response: Tensor
 
     def expand(self) -> Tensor:
         """The signal in full, ``[T, B, ...]``."""
-        return self.gain.view(-1, *[1] * self.value.dim()) * self.value
+        return self.response.view(-1, *[1] * self.value.dim()) * self.value
 
 
 Signal = Tensor | Constant
@@ -28,18 +28,18 @@ Signal = Tensor | Constant
 
 
 def check_signal(signal: Signal, name: str = "signal") -> None:
-    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``gain[t] · value``, with at least one step."""
-    x, gain = signal if isinstance(signal, Constant) else (signal, None)
+    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``response[t] · value``, with at least one step."""
+    x, response = signal if isinstance(signal, Constant) else (signal, None)
     check_tensor(name, x)
     if not x.is_floating_point():
         raise UserError(f"{name} is {x.dtype}; it must be floating point")
-    if gain is None:
+    if response is None:
         if x.dim() < 1 or x.shape[0] == 0:
             raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
         return
-    check_tensor(f"gain of a constant {name}", gain)
-    if gain.dim() != 1 or gain.shape[0] == 0:
-        raise UserError(f"gain of a constant {name} has shape {list(gain.shape)}; it must be [T] with T at least 1")
+    check_tensor(f"response of a constant {name}", response)
+    if response.dim() != 1 or response.shape[0] == 0:
+        raise UserError(f"response of a constant {name} has shape {list(response.shape)}; it must be [T] with T at least 1")
 
 
 def check_steps(time_steps: int) -> None:
@@ -49,7 +49,7 @@ def check_steps(time_steps: int) -> None:
 
 
 def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
-    """Constant current ``x`` (``[B, ...]``) after the input synapse: gain ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
+    """Constant current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
 
     Raises UserError for T below 1.
     """

@@ -96,12 +96,12 @@ struct Handed {
 };
 
 // Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` the trace is not kept.
-// With `gain` the current is gain[t] · current[0], a constant current.
+// With `response` the current is response[t] · current[0], a constant current.
 template <class T>
 struct Forward {
   using Scratch = T;  // with pooling: the sums of one row of windows, [steps, row]
   Source<T> current;
-  const T* gain;
+  const T* response;
   T* membrane;
   Target<T> psc;
   Handed<const T> before;
@@ -135,9 +135,9 @@ struct Forward {
       const T* __restrict in = current.row(t, first, width, read);
       T* __restrict u = membrane ? membrane + t * n + first : last;
       T* __restrict out = psc.row(t, first, made);
-      const T gain_t = gain ? gain[t] : 1;
+      const T response_t = response ? response[t] : 1;
       for (int64_t j = 0; j < width; ++j) {
-        const T v = in[j] * gain_t + carried[j];                           // (1)
+        const T v = in[j] * response_t + carried[j];                           // (1)
         const bool s = v > c.threshold;                                    // (2)
         carried[j] = v * (s ? T(0) : c.membrane_decay);                    // (1)
         const T spike = s ? c.per_tau_s : again && v != v ? v : T(0);      // (2)
@@ -181,18 +181,18 @@ TSSLBP_INLINE T inverse_logistic_derivative(T w) {
 template <class T>
 struct Gradient {
   Source<T> psc_gradient;
-  const T *membrane, *gain;
-  Target<T> out;  // [steps, n], or [n] of T with gain: Σ_t gain[t]·δ[t]
+  const T *membrane, *response;
+  Target<T> out;  // [steps, n], or [n] of T with response: Σ_t response[t]·δ[t]
   Handed<const T> before, carry;
   Handed<T> back;
   int64_t steps, n;
 
-  TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return gain ? buffer : out.row(t, first, buffer); }
+  TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return response ? buffer : out.row(t, first, buffer); }
 
   TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict delta) const {
-    if (!gain) return out.put(t, first, width, delta);
+    if (!response) return out.put(t, first, width, delta);
     T* __restrict sum = static_cast<T*>(out.data) + first;
-    for (int64_t j = 0; j < width; ++j) sum[j] = gain[t] * delta[j] + (t == steps - 1 ? T(0) : sum[j]);
+    for (int64_t j = 0; j < width; ++j) sum[j] = response[t] * delta[j] + (t == steps - 1 ? T(0) : sum[j]);
   }
 };
 

@@ -29,11 +29,11 @@ void check_sequence(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1, "tsslbp: ", name, " is not [T, N] with T at least 1");
 }
 
-std::optional<Tensor> checked_gain(const std::optional<Tensor>& gain, ScalarType type) {
-  if (!gain) return gain;
-  STD_TORCH_CHECK(gain->is_cpu() && gain->dim() == 1 && gain->size(0) >= 1 && gain->scalar_type() == type,
-                  "tsslbp: gain is not [T] of the membrane's type on the CPU with T at least 1");
-  return torch::stable::contiguous(*gain);
+std::optional<Tensor> checked_response(const std::optional<Tensor>& response, ScalarType type) {
+  if (!response) return response;
+  STD_TORCH_CHECK(response->is_cpu() && response->dim() == 1 && response->size(0) >= 1 && response->scalar_type() == type,
+                  "tsslbp: response is not [T] of the membrane's type on the CPU with T at least 1");
+  return torch::stable::contiguous(*response);
 }
 
 // Contiguous, if it is [2, n] of a type.
@@ -69,17 +69,17 @@ const T* data(const std::optional<Tensor>& x) {
 }
 
 // Post-synaptic current; the membrane potential, if it is to be kept; and, given a state, the state after.
-std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& gain, const std::optional<Tensor>& state,
+std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& response, const std::optional<Tensor>& state,
                         const std::vector<double>& neuron, const std::vector<double>& pooling, bool half, bool keep) {
   check_sequence(current, "current");
-  STD_TORCH_CHECK(!gain || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
+  STD_TORCH_CHECK(!response || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
   const auto full = current.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
   const NeuronNumbers constants{Fields("neuron", neuron)};
   const int64_t n = current.size(1);
-  const auto gain_ = checked_gain(gain, full), before = checked_handed(state, n, full);
+  const auto response_ = checked_response(response, full), before = checked_handed(state, n, full);
   const Pool pool = checked_pool(pooling, n);
-  const int64_t steps = gain ? gain->size(0) : current.size(0), outputs = pool.outputs(n);
+  const int64_t steps = response ? response->size(0) : current.size(0), outputs = pool.outputs(n);
   std::vector<Tensor> made;
   made.reserve(3);
   with_type(current, [&](auto zero) {
@@ -92,7 +92,7 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& gain
     void* psc = add(steps, outputs, half ? ScalarType::BFloat16 : full);
     T* membrane = keep ? static_cast<T*>(add(steps, n, full)) : nullptr;
     T* after = before ? static_cast<T*>(add(2, n, full)) : nullptr;
-    const Forward<T> op{Source<T>{in.data_ptr(), gain ? 0 : n, is_half(in), {}}, data<T>(gain_), membrane,
+    const Forward<T> op{Source<T>{in.data_ptr(), response ? 0 : n, is_half(in), {}}, data<T>(response_), membrane,
                         Target<T>{psc, outputs, half, pool}, {data<T>(before), n}, {after, n}, steps, n, Neuron<T>(constants)};
     sweep<T>(op, steps, n, pool);
   });
@@ -148,7 +148,7 @@ void run(const Gradient<T>& g, const Neuron<T>& c, const SurrogateNumbers& r) {
 
 // δ and, given a state, what is handed to the step before, by the rule whose numbers these are.
 template <class Numbers>
-std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& gain,
+std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& response,
                              const std::optional<Tensor>& state, const std::optional<Tensor>& carry,
                              const std::vector<double>& neuron, const std::vector<double>& rule,
                              const std::vector<double>& pooling, bool half) {
@@ -165,18 +165,18 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
                   "tsslbp: psc_gradient is not the gradient of what the membrane made");
   STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
                   "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
-  const auto gain_ = checked_gain(gain, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
-  STD_TORCH_CHECK(!gain || gain->size(0) == steps, "tsslbp: gain is not [T]");
+  const auto response_ = checked_response(response, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
+  STD_TORCH_CHECK(!response || response->size(0) == steps, "tsslbp: response is not [T]");
   STD_TORCH_CHECK(state || !carry, "tsslbp: a carry comes only with a state");
   std::vector<Tensor> made;
   with_type(membrane, [&](auto zero) {
     using T = decltype(zero);
     const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
     const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
-    made.push_back(torch::stable::new_empty(u, {gain ? 1 : steps, n}, half && !gain ? ScalarType::BFloat16 : type));
+    made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
     if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
-    run(Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(gain_),
-                  Target<T>{made[0].mutable_data_ptr(), n, half && !gain, {}}, {data<T>(before), n}, {data<T>(next), n},
+    run(Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(response_),
+                  Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}}, {data<T>(before), n}, {data<T>(next), n},
                   {before ? made[1].mutable_data_ptr<T>() : nullptr, n}, steps, n},
         Neuron<T>(constants), numbers);
   });
@@ -192,9 +192,9 @@ std::string names() {
 }  // namespace tsslbp
 
 STABLE_TORCH_LIBRARY(tsslbp, m) {
-  m.def("lif(Tensor current, Tensor? gain, Tensor? state, float[] neuron, float[] pool, bool half, bool keep) -> Tensor[]");
+  m.def("lif(Tensor current, Tensor? response, Tensor? state, float[] neuron, float[] pool, bool half, bool keep) -> Tensor[]");
 #define TSSLBP_BACKWARD                                                               \
-  "_backward(Tensor psc_gradient, Tensor membrane, Tensor? gain, Tensor? state, "      \
+  "_backward(Tensor psc_gradient, Tensor membrane, Tensor? response, Tensor? state, "      \
   "Tensor? carry, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
   m.def("tssl" TSSLBP_BACKWARD);
   m.def("surrogate" TSSLBP_BACKWARD);

@@ -72,10 +72,10 @@ class Cpp(Engine):
     def forward(
         self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        layout, flat = flatten(current if form.gain is None else current[None], form.pool)
+        layout, flat = flatten(current if form.response is None else current[None], form.pool)
         before = None if state is None else layout.flatten(state)
         pool = _pool(layout, form.pool)
-        made = torch.ops.tsslbp.lif(flat, form.gain, before, _constants(neuron), pool, form.half_psc, keep)
+        made = torch.ops.tsslbp.lif(flat, form.response, before, _constants(neuron), pool, form.half_psc, keep)
         membrane = layout.restore(made[1]) if keep else None
         return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
 
@@ -87,9 +87,11 @@ class Cpp(Engine):
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
         constants, pool = _constants(neuron), _pool(layout, form.pool)
-        made = getattr(torch.ops.tsslbp, operator)(e, u, form.gain, before, after, constants, numbers, pool, form.half_current)
+        made = getattr(torch.ops.tsslbp, operator)(
+            e, u, form.response, before, after, constants, numbers, pool, form.half_current
+        )
         delta = layout.restore(made[0])
-        return delta if form.gain is None else delta[0], None if state is None else layout.restore(made[1])
+        return delta if form.response is None else delta[0], None if state is None else layout.restore(made[1])
 
 
 def _constants(neuron: LIF) -> list[float]:
@@ -108,9 +110,9 @@ def _register_fakes() -> None:
     """Tell PyTorch the shapes of results, for ``torch.compile`` and ``torch.export``."""
 
     @torch.library.register_fake("tsslbp::lif")
-    def lif(current: Tensor, gain: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
+    def lif(current: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
         _, pool, half, keep = groups
-        (steps, n), full = (len(current) if gain is None else len(gain), current.shape[1]), computed_in(current.dtype)
+        (steps, n), full = (len(current) if response is None else len(response), current.shape[1]), computed_in(current.dtype)
         size, height, width = (int(x) for x in pool[:3] or (1, 1, 1))
         outputs = n // (height * width) * (height // size) * (width // size)
         psc = current.new_empty(steps, outputs, dtype=torch.bfloat16 if half else full)
@@ -119,10 +121,10 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
-    def backward(error: Tensor, membrane: Tensor, gain: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
+    def backward(error: Tensor, membrane: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
         *_, half = groups
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
-        delta = delta if gain is None else membrane.new_empty(1, membrane.shape[1])
+        delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
         return [delta, *([] if state is None else [torch.empty_like(state)])]
 
 

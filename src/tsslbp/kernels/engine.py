@@ -46,14 +46,14 @@ class Form(NamedTuple):
     """How currents come in and go out, where that is more than a tensor for a tensor.
 
     Args:
-        gain: ``[T]``; the current is constant, a value ``[...]`` that stands for ``gain[t] · value``, and the gradient is
-            ``Σ_t gain[t]·∂L/∂I[t]``, ``[...]``.
+        response: ``[T]``; the current is constant, a value ``[...]`` that stands for ``response[t] · value``, the gradient is
+            ``Σ_t response[t]·∂L/∂I[t]``, ``[...]``.
         pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
-        half_current: the current is bfloat16, and so is its gradient (unless there is a ``gain``).
+        half_current: the current is bfloat16, and so is its gradient (unless there is a ``response``).
         half_psc: the post-synaptic current comes out as bfloat16.
     """
 
-    gain: Tensor | None = None
+    response: Tensor | None = None
     pool: Pool | None = None
     half_current: bool = False
     half_psc: bool = False

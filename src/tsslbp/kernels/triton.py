@@ -72,13 +72,13 @@ class Triton(Engine):
     ) -> tuple[Tensor | None, Tensor, None]:
         assert state is None
         assert form.pool is None
-        layout, flat = flatten(current if form.gain is None else current[None], None)
-        flat, gain = flat.contiguous(), None if form.gain is None else form.gain.contiguous()
-        steps, n, full = len(flat) if gain is None else len(gain), flat.shape[1], computed_in(flat.dtype)
+        layout, flat = flatten(current if form.response is None else current[None], None)
+        flat, response = flat.contiguous(), None if form.response is None else form.response.contiguous()
+        steps, n, full = len(flat) if response is None else len(response), flat.shape[1], computed_in(flat.dtype)
         psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.half_psc else full)
         membrane = flat.new_empty(steps, n, dtype=full) if keep else None
         constants = {**_constants(neuron), "DTYPE": tl.float64 if full == torch.float64 else tl.float32}
-        _launch(_forward_kernel, flat, gain, membrane, psc, steps, n, **constants)
+        _launch(_forward_kernel, flat, response, membrane, psc, steps, n, **constants)
         return None if membrane is None else layout.restore(membrane), layout.restore(psc), None
 
     def backward(
@@ -86,15 +86,15 @@ class Triton(Engine):
     ) -> tuple[Tensor, None]:
         assert form.pool is None
         layout, u = flatten(membrane, None)
-        e, u, gain = layout.flatten(error), u.contiguous(), None if form.gain is None else form.gain.contiguous()
+        e, u, response = layout.flatten(error), u.contiguous(), None if form.response is None else form.response.contiguous()
         if e.stride(1) != 1:  # that steps lie elsewhere, or all in one place, does not matter
             e = e.contiguous()
-        (steps, n), half = u.shape, form.half_current and gain is None
-        delta = u.new_empty(steps if gain is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
+        (steps, n), half = u.shape, form.half_current and response is None
+        delta = u.new_empty(steps if response is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
         kernel, options = _compiled_in(formula, u, neuron)
-        _launch(kernel, e, e.stride(0), u, gain, delta, steps, n, **options)
+        _launch(kernel, e, e.stride(0), u, response, delta, steps, n, **options)
         delta = layout.restore(delta)
-        return delta if gain is None else delta[0], None
+        return delta if response is None else delta[0], None
 
 
 def _compiled_in(numbers: TSSLNumbers | SurrogateNumbers, membrane: Tensor, neuron: LIF) -> tuple[Any, dict[str, Any]]:
@@ -136,7 +136,7 @@ def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:
 @triton.jit
 def _forward_kernel(
     current: tl.tensor,
-    gain: tl.tensor,
+    response: tl.tensor,
     membrane: tl.tensor,
     psc: tl.tensor,
     steps: tl.int32,
@@ -148,16 +148,16 @@ def _forward_kernel(
     DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Current -> membrane and post-synaptic current, (1) to (3). With ``gain``, ``current`` is one step: ``[1, n]``."""
+    """Current -> membrane and post-synaptic current, (1) to (3). With ``response``, ``current`` is one step: ``[1, n]``."""
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < n
     carried = tl.zeros([BLOCK], DTYPE)
     a = tl.zeros([BLOCK], DTYPE)
     for t in range(steps):
-        if gain is None:
+        if response is None:
             i = tl.load(current + t * n + column, mask=inside, other=0.0).to(DTYPE)
         else:
-            i = tl.load(current + column, mask=inside, other=0.0).to(DTYPE) * tl.load(gain + t)
+            i = tl.load(current + column, mask=inside, other=0.0).to(DTYPE) * tl.load(response + t)
         u = i + carried  # (1)
         s = (u > THRESHOLD).to(u.dtype)  # (2)
         carried = MEMBRANE_DECAY * u * (1 - s)  # (1)
@@ -172,7 +172,7 @@ def _tssl_kernel(
     psc_gradient: tl.tensor,
     psc_gradient_stride: tl.int64,
     membrane: tl.tensor,
-    gain: tl.tensor,
+    response: tl.tensor,
     delta: tl.tensor,
     steps: tl.int32,
     n: tl.int64,
@@ -196,7 +196,7 @@ def _tssl_kernel(
     ERROR_RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """``∂L/∂a`` and membrane -> ``∂L/∂I``, (4) to (10); with ``gain``, its sum over time.
+    """``∂L/∂a`` and membrane -> ``∂L/∂I``, (4) to (10); with ``response``, its sum over time.
 
     Whether a synapse is quiet depends on its past, the gradient on its future. A first walk forward notes the former, one
     bit for each step and neuron: the last 32 steps stay in a register, earlier ones go to ``quiet``, ``[(T - 1) // 32, n]``.
@@ -266,12 +266,12 @@ def _tssl_kernel(
                 g = surrogate
             else:
                 tl.static_assert(False, "unknown fallback")
-        if gain is None:
+        if response is None:
             tl.store(delta + t * n + column, g, mask=inside)
         else:
-            total += tl.load(gain + t) * g
+            total += tl.load(response + t) * g
         u = before
-    if gain is not None:
+    if response is not None:
         tl.store(delta + column, total, mask=inside)
 
 
@@ -280,7 +280,7 @@ def _surrogate_kernel(
     psc_gradient: tl.tensor,
     psc_gradient_stride: tl.int64,
     membrane: tl.tensor,
-    gain: tl.tensor,
+    response: tl.tensor,
     delta: tl.tensor,
     steps: tl.int32,
     n: tl.int64,
@@ -294,7 +294,7 @@ def _surrogate_kernel(
     THROUGH_RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """``∂L/∂a`` and membrane -> ``∂L/∂I`` as ``rules/surrogate.py`` has it; with ``gain``, its sum over time."""
+    """``∂L/∂a`` and membrane -> ``∂L/∂I`` as ``rules/surrogate.py`` has it; with ``response``, its sum over time."""
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < n
     error = tl.zeros([BLOCK], membrane.dtype.element_ty)
@@ -329,11 +329,11 @@ def _surrogate_kernel(
             to_previous -= MEMBRANE_DECAY * u * psi
         error = e * PER_TAU_S + SYNAPSE_DECAY * error  # (4)
         carried = psi * error + to_previous * carried
-        if gain is None:
+        if response is None:
             tl.store(delta + t * n + column, carried, mask=inside)
         else:
-            total += tl.load(gain + t) * carried
-    if gain is not None:
+            total += tl.load(response + t) * carried
+    if response is not None:
         tl.store(delta + column, total, mask=inside)
 
 

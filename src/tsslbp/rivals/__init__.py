@@ -20,7 +20,7 @@ class Entry:
     paper: str
     """Where it comes from."""
     cites: tuple[str, ...]
-    """Keys of its papers in ``bibliography.py``."""
+    """Keys of its papers in ``papers.bib``."""
     stores: str
     """What it has to keep in order to learn, beside weights and inputs."""
     local: bool

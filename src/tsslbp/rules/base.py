@@ -38,7 +38,7 @@ class Rule(ABC):
     paper: ClassVar[str]
     """Where the rule comes from."""
     cites: ClassVar[tuple[str, ...]] = ()
-    """Keys of its papers in ``bibliography.py``, for ``tsslbp cite``."""
+    """Keys of its papers in ``papers.bib``, for ``tsslbp cite``."""
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer, to what its neurons did before."""
 

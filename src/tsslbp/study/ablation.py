@@ -155,7 +155,7 @@ def _run(options: Options, watch: Watch) -> tuple[Path, Result]:
     return out, ablation(config, seeds=options.seeds, groups=options.vary, watch=watch)
 
 
-INTERVAL = "Mean of the paired differences with its 95 % interval, which may be longer than the picture is wide."
+INTERVAL = "Mean of the paired differences with its 95 % interval, which may extend beyond the figure."
 
 
 def section(result: Result) -> Section:
@@ -178,14 +178,14 @@ def section(result: Result) -> Section:
         return [name, f"{mean:.2f}", f"{one['mean']:+.2f}", interval, f"{one['holm']:.3g}", "yes" if one["real"] else "no"]
 
     return Section(
-        "Which parts of rule and loss matter?",
+        "Which parts of the rule and the loss matter?",
         f"With {len(result['seeds'])} seeds, {len(real)} of {len(result['variants'])} changes made a real difference{most}.",
         [(charts.intervals("ablation-differences", rows, unit), INTERVAL)] if rows else [],
         ["change", measured(result), "difference", "95 % interval", "p, Holm", "real"],
         [["none (base)", f"{base:.2f}", *["–"] * 4], *(row(name, one) for name, one in result["variants"].items())],
         [
-            f"Seeds {', '.join(map(str, result['seeds']))}; runs of one seed share first weights and order of samples.",
-            "Interval and p-value: Student's t of the paired differences. Real: p below 0.05 after Holm's correction.",
+            f"Seeds {', '.join(map(str, result['seeds']))}. Runs with the same seed share initial weights and sample order.",
+            "Interval and p-value: Student's t-test of the paired differences. Real: p below 0.05 after Holm's correction.",
         ],
     )
 

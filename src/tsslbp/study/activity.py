@@ -29,16 +29,17 @@ multiplication and 0.9 pJ for an addition.
 
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp.data import Split
-from tsslbp.layers import Conv2d, Flatten, Spiking, SumPool2d
+from tsslbp.layers import Conv2d, Spiking, SumPool2d
 from tsslbp.networks import Network
 from tsslbp.recurrent import Recurrent
-from tsslbp.signal import within
+from tsslbp.signal import Signal, within
 from tsslbp.training import Model
 
 MAC_PJ, AC_PJ = 4.6, 0.9
@@ -122,42 +123,34 @@ def layer_operations(
 ) -> dict[str, Operations]:
     """:func:`operations` by layer: what its map, its lateral connections and its neurons have to do."""
     made: dict[str, Operations] = {}
-    signal, spikes = _entering(network, x, lengths)
-    samples = len(signal)
+    static = network.is_static(x)
+    samples = len(x) if static else x.shape[1]
     steps = samples * network.time_steps if lengths is None else int(lengths.sum())
-    passes = steps if network.is_spiking and not network.is_static(x) else samples
-    for name, layer in network.layers.named_children():
+    passes, factor = (steps if network.is_spiking and not static else samples), 1.0
+    spikes = network.is_spiking and not static and bool(((x >= 0) & (x == x.round())).all())
+    # How often each input acts is all that goes through the layers; where that is a real number it acts in every pass.
+    entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
+
+    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
+        assert isinstance(signal, Tensor)
+        times = (signal[0] / factor).round() if spikes else (signal[0] != 0).float()
+        dense = passes * _reached(layer, torch.ones_like(signal[0, :1]))
+        acted, lateral, own = (_reached(layer, times) if made or spikes else dense), 0.0, 0
+        if isinstance(layer, Recurrent):
+            lateral = float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
+            dense += steps * layer.lateral.numel()
+        if network.is_spiking:
+            own = steps * counts[name][0].numel() * (3 if getattr(layer, "adaptation", None) else 2)
+        made[name] = Operations(*((0.0, acted + lateral) if spikes else (acted, lateral)), own, dense)
+        return counts[name].unsqueeze(0) if name in counts else signal.new_zeros(1, samples, len(layer.weight))
+
+    for _, layer, _ in network.walk(entering, cross):
         if isinstance(layer, Spiking):
-            reached, lateral, own = _reached(layer, signal), 0.0, 0
-            dense = passes * _reached(layer, torch.ones_like(signal[:1]))
-            if isinstance(layer, Recurrent):
-                lateral = float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
-                dense += steps * layer.lateral.numel()
-            if network.is_spiking:
-                adapts = isinstance(layer, Recurrent) and layer.adaptation is not None
-                own = steps * counts[name][0].numel() * (3 if adapts else 2)
-                passes = steps
-            macs, acs = (0.0, reached + lateral) if spikes else (reached, lateral)
-            made[name] = Operations(macs, acs, own, dense)
+            passes, factor = (steps if network.is_spiking else samples), 1.0
             spikes = network.architecture.neuron != "relu"
-            signal = counts.get(name, signal)
         elif isinstance(layer, SumPool2d):
-            size = layer.pool.size
-            signal = F.avg_pool2d(signal, size) * size**2 if spikes else F.max_pool2d(signal, size)
-        elif isinstance(layer, Flatten):
-            signal = signal.flatten(1)
+            factor *= layer.pool.factor
     return made
-
-
-def _entering(network: Network, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, bool]:
-    """How often each input acts on its connections, ``[B, ...]``, and whether as spikes."""
-    if network.is_static(x):
-        return torch.ones_like(x), False
-    if not network.is_spiking:  # takes the mean over time
-        return torch.ones_like(x[0]), False
-    if bool(((x >= 0) & (x == x.round())).all()):
-        return within(x, lengths).sum(0), True
-    return within(torch.ones_like(x), lengths).sum(0), False
 
 
 def _reached(layer: Spiking, signal: Tensor) -> float:

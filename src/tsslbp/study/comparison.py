@@ -108,7 +108,7 @@ def _contents(result: Result) -> dict[str, Any]:
     reached = f"F1: {best}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {best}, {good:.2f}\u00a0%"
     return {
         "result": result,
-        "answer": f"Highest {reached}. Least energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
+        "answer": f"Highest {reached}. Lowest energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
         "tables": tables(result),
         "tried": _rates_tried(result),
         "accuracy": _accuracy(result),

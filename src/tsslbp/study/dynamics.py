@@ -184,43 +184,44 @@ def section(result: Result) -> Section:
     steps = dict(sorted(steps.items()))
     told = ", ".join(f"{one['retrained']['mean']:.2f} with {name}" for name, one in constants.items())
     binary = "" if ann is None else f"; the binary ANN reaches {ann['mean']:.2f}"
-    names = ["as it is", *constants, *(["binary ANN"] if ann else [])]
+    names = ["unchanged", *constants, *(["binary ANN"] if ann else [])]
     groups = {
         kind: [base["mean"], *(one[key]["mean"] for one in constants.values()), *([trained] if ann else [])]
-        for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("weights as they were", "kept", 0.0))
+        for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("same weights", "kept", 0.0))
     }
     taken_away = charts.bars("dynamics-constants", names, groups, right)
-    drawings = [(taken_away, "Leak, memory, reset, synapse and the order of steps taken away.")]
+    drawings = [(taken_away, "Accuracy without leak, memory, reset, synapse or the order of steps.")]
     if steps:
         curves = {
             kind: charts.Line(
                 list(steps), [one[key]["mean"] for one in steps.values()], [one[key]["sd"] for one in steps.values()]
             )
-            for kind, key in (("trained again", "retrained"), ("weights as they were", "kept"))
+            for kind, key in (("trained again", "retrained"), ("same weights", "kept"))
         }
         level = ("binary ANN", ann["mean"]) if ann else None
         over_steps = charts.lines("dynamics-steps", curves, "time steps T", right, level=level, whole=True)
-        drawings.append((over_steps, "The number of steps."))
+        drawings.append((over_steps, "Accuracy by the number of steps."))
 
     def row(name: str, *cells: Result | None) -> list[str]:
         return [name, *("–" if cell is None else with_sd(cell["mean"], cell["sd"]) for cell in cells)]
 
     return Section(
-        "What are leak, reset, synapse and time good for?",
-        f"{base['mean']:.2f}{'' if result['trains'] else ' %'} as it is; trained again {told}{binary}.",
+        "What do leak, reset, synapse and time contribute?",
+        f"The unchanged network reaches {base['mean']:.2f}{'' if result['trains'] else ' %'}; "
+        f"trained again, it reaches {told}{binary}.",
         drawings,
-        ["variant", "weights as they were", "trained again"],
+        ["variant", "same weights", "trained again"],
         [
-            row("as it is", None, base),
+            row("unchanged", None, base),
             *(row(_changed(name, one["changes"]), one["kept"], one["retrained"]) for name, one in variants.items()),
             *([row("binary ANN", None, ann)] if ann else []),
         ],
         [
             f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {seeds}.",
-            "Weights as they were: those trained as it is, in a network of the other constants.",
-            "No reset: a spike leaves the membrane potential as it is; a neuron fires at every step above the threshold.",
-            "Shuffled steps: the spikes of each hidden layer come in another order of steps, drawn once, the same for all "
-            "samples, and then go through the synapse. How many there are stays, when they come is lost.",
+            "Same weights: those of the unchanged network, put into a network with the other constants.",
+            "No reset: a spike does not change the membrane potential, so a neuron fires at every step above the threshold.",
+            "Shuffled steps: the steps of each hidden layer's spikes are put into a random order, drawn once for all samples, "
+            "before the synapse. The number of spikes stays the same, and their timing is lost.",
         ],
     )
 

@@ -92,8 +92,8 @@ def section(result: Result) -> Section:
     thriftiest = min(nj, key=lambda label: nj[label])
     skipping, dense = f"the network takes {significant(nj[thriftiest])} nJ", rules[thriftiest]["total"]["dense_nj"]
     if len(rules) > 1:
-        good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % right'}"
-        skipping = f"{thriftiest} is the thriftiest: {significant(nj[thriftiest])} nJ ({good})"
+        good = f"{rules[thriftiest]['accuracy']:.2f}{'' if result['trains'] else ' % accuracy'}"
+        skipping = f"{thriftiest} needs the least energy, {significant(nj[thriftiest])} nJ ({good})"
     beside, dense_beside = "", ""
     if "relu" in nj and thriftiest != "relu":
         beside = f"; the trained ReLU network takes {significant(nj['relu'])} nJ"
@@ -105,13 +105,13 @@ def section(result: Result) -> Section:
     parts["neurons"] = [rule["total"]["energy_nj"] - _connections(rule["total"], picojoules) for rule in rules.values()]
     bars = list(rules)
     if dense_relu:
-        bars.append("ReLU, no zero skipped")
+        bars.append("ReLU, dense")
         for name, values in parts.items():
             values.append(dense_relu.get(name, 0.0))
     drawing = charts.stacked("energy-layers", bars, parts, "energy of a sample, nJ")
     accuracies = ", ".join(f"{label}: {rule['accuracy']:.2f}" for label, rule in rules.items())
     return Section(
-        "What does a sample cost?",
+        "How much energy does a sample take?",
         f"Where zeros are skipped, {skipping}{beside}. "
         f"Where nothing is skipped, {thriftiest if len(rules) > 1 else 'it'} takes {significant(dense)} nJ{dense_beside}.",
         [(drawing, "Energy of each layer's connections and of the neurons' own arithmetic, the mean over the test set.")],
@@ -129,9 +129,9 @@ def section(result: Result) -> Section:
         [
             f"{picojoules['mac']} pJ for a multiplication and addition (MAC), {picojoules['ac']} pJ for an addition (AC), "
             "32-bit floating point at 45 nm (Horowitz, ISSCC 2014). Memory traffic is left out.",
-            "Energy: what is 0 costs nothing in any network, except in a picture on its way into the first layer. Dense: every "
-            "connection is a MAC, in an ANN once, in a spiking network at every step. Both contain the neurons' own arithmetic "
-            "(own MAC).",
+            "Energy: zeros cost nothing in any network, except the pixels of a picture that enter the first layer. Dense: "
+            "every connection costs a MAC, once in an ANN and at every step in a spiking network. Both include the neurons' "
+            "own arithmetic (own MAC).",
             *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and dense_relu else []),
             f"{measured(result)}: {accuracies}.",
         ],

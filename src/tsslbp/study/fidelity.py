@@ -278,15 +278,15 @@ def section(result: Result) -> Section:
     first = _lines({name: (depths, [net[0] for net in rule["depth"]]) for name, rule in rules.items()})
     each = _lines({name: (layers, rule["depth"][-1]) for name, rule in rules.items()})
     ylabel, same = "norm / norm at the output", "as at the output"
-    caption = "The first layer's weights, in networks of growing depth."
+    caption = "Gradient of the first layer's weights, in networks of growing depth."
     drawings += _chart("depth", first, "hidden layers", ylabel, caption, "y", same, whole=True)
-    caption = f"Each layer's weights, in the network with {hidden} hidden layers; the last is the output."
+    caption = f"Gradient of each layer's weights in the network with {hidden} hidden layers. The last layer is the output."
     drawings += _chart("layers", each, "layer", ylabel, caption, "y", same, whole=True)
 
     columns = [(net, key) for net in nets for key in ("cosine", "norm")]
     alike = "; ".join(f"{net}: {', '.join(map(str, counts))}" for net, counts in result["alike"].items())
     return Section(
-        "How true is each rule's gradient, and how far does it reach?",
+        "How close is each rule's gradient to the exact one, and how does it change with depth?",
         _answer(result, per_unit[-1], hidden),
         drawings,
         ["rule", *(f"{key}, {net}" for net, key in columns), f"norm / norm at the output, {hidden} hidden layers"],
@@ -295,17 +295,16 @@ def section(result: Result) -> Section:
             for name, rule in rules.items()
         ],
         [
-            f"Random networks, {len(result['seeds'])} seeds; nothing is trained. In the table: first layers, with "
-            f"{per_unit[-1]:g} steps in a unit of time, in which membrane and synapse have time constants of 6 and 3; median "
-            "(quartiles).",
-            "The exact gradient is that of the times of spikes that are there. A surrogate also counts spikes that are not, so "
-            "that one can learn well at a small cosine.",
-            "Compared with the exact gradient are networks whose neurons all fire as often on the grid as in continuous time; "
-            f"with {', '.join(f'{steps:g}' for steps in per_unit)} steps in a unit these are, of {alike}.",
+            f"Random networks with {len(result['seeds'])} seeds, without training. The table shows medians (quartiles) for "
+            f"first layers with {per_unit[-1]:g} steps in a unit of time (τm is 6 units, τs 3).",
+            "The exact gradient covers only the times of existing spikes. A surrogate also covers spikes that might appear, so "
+            "a rule with a small cosine can still learn well.",
+            "Only networks whose neurons all fire as often on the grid as in continuous time are compared with the exact "
+            f"gradient. With {', '.join(f'{steps:g}' for steps in per_unit)} steps in a unit of time there are {alike}.",
             f"Deep networks: {constants['width']} neurons a layer, {constants['time_steps']} steps, tau_m "
             f"{constants['tau_m']:g}, tau_s {constants['tau_s']:g}, weights scaled so that every layer fires at "
-            f"{constants['rate']:g} spikes a step. A norm far from the output's makes first layers learn much slower or faster "
-            "than the last, unless the optimiser evens it out.",
+            f"{constants['rate']:g} spikes a step. If the norm differs much from the output's, the first layers "
+            "learn much slower or faster than the last, unless the optimiser compensates for it.",
         ],
     )
 
@@ -324,7 +323,7 @@ def _answer(result: Result, per_unit: float, hidden: int) -> str:
     first = [(one["median"], name) for name, rule in result["rules"].items() if (one := rule["depth"][-1][0]) is not None]
     if first:
         sizes = " to ".join(f"{_plain(size)} ({name})" for size, name in dict.fromkeys((min(first), max(first))))
-        told.append(f"through {hidden} hidden layers the first layer's gradient becomes {sizes} times the output's")
+        told.append(f"with {hidden} hidden layers, the first layer's gradient is {sizes} times the output's")
     return "; ".join(told) + "." if told else "No network fired alike, and no gradient was finite."
 
 

@@ -144,7 +144,7 @@ def section(result: Result) -> Section:
     layers, everyone = result["layers"], result["all"]
     often = {"silent": "silent", "once": "firing once", "more": "firing more than once"}
     share, fallback = {key: f"{100 * value:.1f} %" for key, value in everyone["per_sample"].items()}, everyone["fallback"]
-    falls = "" if fallback is None else f"; {100 * fallback:.1f} % of the gradient's entries would take the fallback"
+    falls = "" if fallback is None else f"; {100 * fallback:.1f} % of the gradient's entries would come from the fallback"
 
     def parts(kind: str) -> dict[str, list[float]]:
         return {often[key]: [100 * layer[kind][key] for layer in layers.values()] for key in often}
@@ -155,24 +155,24 @@ def section(result: Result) -> Section:
     over_set = charts.stacked("firing-set", list(layers), parts("over_set"), "neurons, %")
     when = charts.lines("firing-first", first, "time step of the first spike", "neurons and samples, %", whole=True)
     drawings = [
-        (per_sample, "For one sample, the mean over all."),
-        (over_set, "Over all samples, by the one a neuron fires most for. Silent ones fire for none."),
-        (when, "When neurons fire first. What is missing to 100 % is silent."),
+        (per_sample, "How often neurons fire for one sample, averaged over all samples."),
+        (over_set, "How often neurons fire for the sample to which they respond most. Silent neurons respond to no sample."),
+        (when, "When neurons fire for the first time. The rest, up to 100 %, stays silent."),
     ]
     if fallback is not None:
         values = {"fallback": [100 * layer["fallback"] for layer in layers.values()]}
-        share_by_layer = charts.bars("firing-fallback", list(layers), values, "gradient entries that take the fallback, %")
-        drawings.append((share_by_layer, "Where the rule has no spike time to go by, its gradient is a surrogate."))
+        share_by_layer = charts.bars("firing-fallback", list(layers), values, "gradient entries from the fallback, %")
+        drawings.append((share_by_layer, "Where there is no spike time to differentiate, the rule uses a surrogate gradient."))
     if example := result.get("example"):  # not of target trains, nor in results from before there were examples
         classes, answer = example["classes"], example["answer"]
         spikes = {name: np.array([list(step) for step in train]) == "1" for name, train in example["spikes"].items()}
         answered = None if answer is None else classes.index(answer)
         drawing = figures.raster("firing-raster", spikes, classes, classes.index(example["label"]), answered)
-        drawings.append((drawing, "One test sample on its way through the layers."))
+        drawings.append((drawing, "The spikes of every layer for one test sample."))
     return Section(
-        "How does it fire?",
-        f"For a test sample {share['silent']} of the neurons are silent, {share['once']} fire once and {share['more']} more "
-        f"than once within {result['time_steps']} steps{falls}.",
+        "How often and when do the neurons fire?",
+        f"For one test sample, {share['silent']} of the neurons stay silent, {share['once']} fire once and {share['more']} "
+        f"fire more than once in {result['time_steps']} steps{falls}.",
         drawings,
         [
             "layer",
@@ -193,7 +193,7 @@ def section(result: Result) -> Section:
             ]
             for name, layer in {**layers, "all": everyone}.items()
         ],
-        [f"{result['samples']} test samples, in evaluation mode, without dropout."],
+        [f"{result['samples']} test samples, evaluated without dropout."],
     )
 
 

@@ -69,20 +69,20 @@ def section(result: Result) -> Section:
     when = charts.lines("latency-taken", taken, "steps until decided", "samples, %", whole=True)
     by_head = (steps, accuracy, result["no_answer"], spikes, leave["taken"])
     return Section(
-        "How soon does it know?",
-        f"With exact early exit a sample is decided after {leave['steps']:.2f} of {len(steps)} steps on average, "
-        f"for {saved:.1f} % fewer spikes, with {leave['accuracy']:.2f} % right.",
+        "How soon is the answer known?",
+        f"With exact early exit, a sample is decided after {leave['steps']:.2f} of {len(steps)} steps on average. This saves "
+        f"{saved:.1f} % of the spikes, and the accuracy is {leave['accuracy']:.2f} %.",
         [
             (by_step, "Accuracy of the answer after each step."),
-            (by_spikes, "Accuracy against the spikes of the whole network by then."),
-            (when, "When early exit stops: as soon as the answer can no longer change, whatever the other steps bring."),
+            (by_spikes, "Accuracy by the number of spikes that the whole network has emitted so far."),
+            (when, "When early exit stops. It stops as soon as no later step can change the answer."),
         ],
         ["after step", "right, %", "no answer, %", "spikes per sample", "stop here, %"],
         [
             [str(step), f"{good:.2f}", f"{100 * none:.1f}", f"{spent:,.1f}", f"{100 * stopped:.1f}"]
             for step, good, none, spent, stopped in zip(*by_head, strict=True)
         ],
-        [f"{result['samples']} test samples. A layer hears the one below within the same step."],
+        [f"{result['samples']} test samples. Spikes reach the next layer within the same step."],
     )
 
 

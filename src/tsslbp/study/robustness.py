@@ -163,11 +163,11 @@ TOLD = {
     "weight quantisation": (4, "4-bit weights"),
     "dropped spikes": (0.1, "a tenth of the spikes lost"),
 }
-"""What the answer tells of."""
+"""What the answer mentions."""
 WHERE = {
-    "input": "Gaussian noise on what enters the network.",
-    "weights": "Every layer's weights, once for all samples.",
-    "spikes": "The spikes that leave each layer.",
+    "input": "Gaussian noise added to the input.",
+    "weights": "Every layer's weights are disturbed, once for all samples.",
+    "spikes": "The spikes that leave each layer are disturbed.",
 }
 
 
@@ -188,8 +188,8 @@ def section(result: Result) -> Section:
         chart = charts.lines(f"robustness-{number}", {name: line}, trouble["unit"], right, level=("undisturbed", base), **look)
         drawings.append((chart, WHERE[trouble["where"]]))
     return Section(
-        "What does it still get right when disturbed?",
-        f"Of {base:.1f}{'' if result['trains'] else ' %'} undisturbed there remain {told}.",
+        "How robust is the network to disturbances?",
+        f"Undisturbed, it reaches {base:.1f}{'' if result['trains'] else ' %'}; this falls to {told}.",
         drawings,
         ["disturbance", "level", "unit", right],
         [
@@ -198,9 +198,9 @@ def section(result: Result) -> Section:
             for level, mean, sd in zip(trouble["levels"], trouble["mean"], trouble["sd"], strict=True)
         ],
         [
-            f"{result['samples']} test samples. Mean, band and ±: standard deviation, of {len(result['seeds'])} draws.",
-            "Weights are quantised layer by layer, to evenly spaced values around 0. Nothing is trained again.",
-            "A shifted spike stays within the sample's steps; two that meet are one.",
+            f"{result['samples']} test samples. Means over {len(result['seeds'])} draws; bands and ± are standard deviations.",
+            "Weights are quantised layer by layer, to evenly spaced values around 0, without further training.",
+            "A shifted spike stays within the sample's steps; two spikes that meet count as one.",
         ],
     )
 

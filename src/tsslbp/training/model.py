@@ -222,7 +222,7 @@ def _described(about: dict[str, Any]) -> Model:
         raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")
-    if trained and not _tells_of_training(**trained):
+    if trained and not _describes_training(**trained):
         raise UserError("its record of the training is damaged")
     if trained:
         trained["settings"] = translated(trained["settings"])
@@ -230,7 +230,7 @@ def _described(about: dict[str, Any]) -> Model:
     return Model(network, inputs, names, str(about["data"]), facts, trained)
 
 
-def _tells_of_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
+def _describes_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
     """Whether these are settings and a final record, with what the card of a model tells of them."""
     told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
     kinds: tuple[Any, ...] = (str, int, int, (int, float, NoneType), (int, float))
