@@ -8,9 +8,10 @@ from tsslbp.functional import lif, lif_part
 from tsslbp.networks import build
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
-from tsslbp.training import load
+from tsslbp.training import Stream, load
 
 __version__ = version("tsslbp")
+stream = Stream
 
 __all__ = [
     "TSSL",
@@ -30,4 +31,5 @@ __all__ = [
     "neuron",
     "rules",
     "spikes_from_psc",
+    "stream",
 ]

@@ -7,6 +7,7 @@ from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 from tsslbp.training.records import read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
+from tsslbp.training.stream import Step, Stream
 
 __all__ = [
     "Diverged",
@@ -16,6 +17,8 @@ __all__ = [
     "Progress",
     "RunState",
     "Samples",
+    "Step",
+    "Stream",
     "load",
     "prepare",
     "read_metrics",
