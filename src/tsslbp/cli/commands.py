@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import bench, kernels, machine, metrics, recipes, report, training
+from tsslbp import bench, kernels, machine, metrics, publish, recipes, report, training
 from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
@@ -192,18 +192,20 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Build a run's report again."""
+    """Make the page of a folder: of a run, of a comparison, or of studies."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of a run, of tsslbp compare, of tsslbp study or of tsslbp reproduce. The page is written into it."""
+    markdown: bool = False
+    """Write README.md, a short page, with SVG figures, which any repository viewer shows. Default: one HTML file."""
     data_root: Path | None = None
-    """Folder that holds the data sets. Default: the run's own."""
+    """Folder that holds the data sets, for a run. Default: the run's own."""
 
 
 def report_(arguments: list[str]) -> None:
-    """build a run's report.html again"""
+    """make the page of a run, a comparison or studies, in HTML or Markdown"""
     options = parse(Report, "report", arguments)
-    console.print(f"report: {report.write(options.run, data_root=options.data_root)}")
+    console.print(f"report: {publish.write_page(options.folder, options.markdown, options.data_root)}")
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor
 
 from tsslbp import data, machine, metrics, training
-from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
+from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_markdown, write_run_report
 from tsslbp.settings import TrainConfig
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""
 
 
-def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | None = None) -> Path:
-    """Build ``report.html`` in a run's folder; returns its path.
+def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | None = None, markdown: bool = False) -> Path:
+    """Build ``report.html`` in a run's folder, or ``README.md`` with SVG figures; returns the path of the page.
 
     Args:
         folder: the run's folder.
         data_root: where its data set lies, if no longer where the run found it.
         dataset: the data set of a run whose data were made in Python.
+        markdown: write the short page in Markdown.
 
     Raises:
         UserError: no finished epoch, missing data, a damaged file.
@@ -46,6 +47,8 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
         machine=machine.describe(),
         **about,
     )
+    if markdown:
+        return write_run_markdown(folder, report)
     path = folder / "report.html"
     write_run_report(path, report)
     return path
