@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -14,11 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tsslbp import encoding
 from tsslbp.architecture import Architecture
-from tsslbp.data import Facts, Normalisation, Split
+from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
+from tsslbp.filters import Filters
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
 from tsslbp.notation import classes
@@ -53,7 +55,7 @@ class Model:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
         about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
-            "inputs": asdict(self.inputs),
+            "inputs": {name: value for name, value in asdict(self.inputs).items() if value is not None},
             "classes": self.classes,
             "data": self.data,
             **({"facts": self.facts.to_dict()} if self.facts else {}),
@@ -67,6 +69,8 @@ class Model:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
+        if filters := self.inputs.filters:
+            return filters.steps, filters.channels
         steps = (self.inputs.time_steps,) if self.inputs.sequence else ()
         return steps + self.network.architecture.input_shape
 
@@ -75,16 +79,31 @@ class Model:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
 
         Inside, the network is in evaluation mode and gradients are off; afterwards it is in the mode it was in. A Poisson
-        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number.
+        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number. Behind
+        filters there are no sequences left, and the batches have no lengths.
         """
         was_training = self.network.training
         self.network.eval()
         parts = map(samples.select, torch.arange(len(samples)).split(batch_size))
         try:
             with torch.inference_mode():
-                yield ((part, self.inputs(part.x, seed=first + n * batch_size)) for n, part in enumerate(parts))
+                yield (self._entering(part, first + n * batch_size) for n, part in enumerate(parts))
         finally:
             self.network.train(was_training)
+
+    def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
+        x = self.inputs(part.x, seed, part.lengths)
+        return (replace(part, lengths=None) if self.inputs.filters else part), x
+
+    def filtered(self, dataset: Dataset) -> "tuple[Model, Dataset]":
+        """The model and its data behind the filters, which are then computed once; as they are if there are none."""
+        if not self.inputs.filters:
+            return self, dataset
+        train, held, test = (Split(self.inputs(part.x, 0, part.lengths), part.y) for part in dataset.parts.values())
+        plain = Normalisation(1.0, (0.0,), (1.0,))
+        inputs = Inputs(encoding.CONSTANT, plain, self.inputs.time_steps, sequence=False)
+        seen = replace(dataset, train=train, validation=held, test=test, normalisation=plain, sequence=False)
+        return replace(self, inputs=inputs), seen
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
         """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
@@ -100,9 +119,9 @@ class Model:
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
         """
-        with self.evaluating(_unlabelled(x), batch_size) as batches:
+        with self.evaluating(replace(_unlabelled(x), lengths=lengths), batch_size) as batches:
             output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output, lengths)
+            return output if self.inputs.filters else within(output, lengths)
 
     def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
@@ -213,12 +232,14 @@ def _described(about: dict[str, Any]) -> Model:
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
-    inputs = Inputs(**{**given, "normalisation": normalisation})
+    filters = _filters(given.get("filters"))
+    inputs = Inputs(**{**given, "normalisation": normalisation, "filters": filters})
     architecture = Architecture.from_json(about["architecture"])
     with torch.device("meta"):
         network = Network(architecture)
     names = class_names(about["classes"], "classes")
-    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
+    channels = filters.channels if filters else architecture.input_shape[0]
+    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, channels):
         raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")
@@ -228,6 +249,13 @@ def _described(about: dict[str, Any]) -> Model:
         trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
     return Model(network, inputs, names, str(about["data"]), facts, trained)
+
+
+def _filters(stored: dict[str, Any] | None) -> Filters | None:
+    if stored is None:
+        return None
+    fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in stored.items()}
+    return Filters(**fields)
 
 
 def _tells_of_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:

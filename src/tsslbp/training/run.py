@@ -19,11 +19,12 @@ from tsslbp import data, files, machine
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
+from tsslbp.filters import Filters
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.training import checkpoint, records
+from tsslbp.training import checkpoint, records, start
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
@@ -55,7 +56,7 @@ def train(
     """
     config, dataset = with_data(config)
     model, optimizer = prepare(config, dataset)
-    network = model.network
+    network, (seen, samples) = model.network, model.filtered(dataset)
     adapt(network)
 
     log_to = _tensorboard() if config.tensorboard else None
@@ -64,8 +65,8 @@ def train(
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     if config.resume:
         if (folder / "checkpoint.pt").exists():
-            path, samples = folder / "checkpoint.pt", len(dataset.train)
-            state = checkpoint.restore(path, network, optimizer, config, samples, fingerprint)
+            path, count = folder / "checkpoint.pt", len(dataset.train)
+            state = checkpoint.restore(path, network, optimizer, config, count, fingerprint)
         files.remove_leftovers(folder)
         files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
     progress = progress or Progress()
@@ -82,7 +83,7 @@ def train(
             log(record)
 
     try:
-        Loop(config, dataset, model, optimizer, state, progress, save).run(end_epoch)
+        Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
     except Interrupted:
         raise Interrupted(folder) from None
     finally:
@@ -125,7 +126,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """
     config = replace(
         config,
-        time_steps=config.time_steps or (dataset.time_steps if dataset.sequence else STATIC_STEPS),
+        time_steps=config.time_steps or (dataset.time_steps if dataset.sequence and not config.filters else STATIC_STEPS),
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=len(dataset.validation) if config.validation is None else config.validation,
     )
@@ -137,9 +138,13 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
     """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
     torch.manual_seed(config.seed)
-    network = Network(config.architecture(dataset.sample_shape))
+    filters, train = None, dataset.train
+    if config.filters:
+        filters = Filters.fitted(dataset.normalisation.normalise(train.x), train.lengths, config.filters)
+    network = Network(config.architecture((filters.neurons,) if filters else dataset.sample_shape))
     network.time_block = config.time_block
-    inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence)
+    inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence, filters)
+    start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
@@ -164,10 +169,12 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     assert config.network is not None
     if config.validation != len(dataset.validation):
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
+    if config.filters and not (dataset.sequence and len(dataset.sample_shape) == 1 and not dataset.trains):
+        raise UserError(f"--filters is for series with classes; {dataset.name} holds other samples; leave it out")
     if dataset.sequence:
         if config.encoding != CONSTANT:
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        if config.time_steps != dataset.time_steps:
+        if config.time_steps != dataset.time_steps and not config.filters:
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
