@@ -6,14 +6,23 @@ They were chosen by cross-validation on training samples of several data sets: d
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from tsslbp.data import Dataset
 
 Settings = dict[str, Any]
 
+FEW = 1000
+"""Training samples below which none are held out: an epoch chosen on a few dozen is chosen by chance."""
 FILTERS = 2000
 """Filters that stand for a series."""
 VOTERS = 10
 """Output neurons of a class: one can only say how sure it is by one of a few spike counts."""
+
+
+def holds_out(dataset: Dataset) -> bool:
+    """Whether training samples are to be held out to choose the epoch by; if not, the last epoch is kept."""
+    return len(dataset.train) + len(dataset.validation) >= FEW
 
 
 def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
@@ -21,23 +30,97 @@ def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
 
     Args:
         dataset: as it was read.
-        given: names of the settings that the user chose. They are left out, and the others go with them.
+        given: names of the settings that somebody chose. They are left out here, and the others go with them: a network of your
+            own gets a series step by step, not by filters.
     """
-    return {name: value for name, value in _series(dataset).items() if name not in given}
+    if dataset.trains:
+        return {}
+    if not dataset.sequence:
+        chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
+    elif len(dataset.sample_shape) == 3:
+        chosen = _events(dataset)
+    elif dataset.train.x.dtype == torch.uint8 or {"network", "filters"} & set(given):
+        chosen = _steps(dataset)
+    else:
+        chosen = _series(dataset)
+    return {name: value for name, value in chosen.items() if name not in given}
+
+
+def _epochs(dataset: Dataset, batch_size: int, steps: int, least: int, most: int) -> int:
+    """Epochs that make about this many steps of training."""
+    return min(most, max(least, round(steps * batch_size / len(dataset.train))))
 
 
 def _series(dataset: Dataset) -> Settings:
-    count = len(dataset.classes)
+    """A series as the rates of fixed filters, read by a layer of voters."""
     return {
         "filters": FILTERS,
-        "network": f"{VOTERS * count}-V{VOTERS}",
+        "network": f"{VOTERS * len(dataset.classes)}-V{VOTERS}",
         "time_steps": 20,
-        "output_scale": 0.1,
+        "output_scale": 0.3,
         "rule": "tssl+",
         "loss": "softmax",
         "learning_rate": 1e-4,
         "schedule": "one-cycle",
-        "epochs": max(20, round(400 * 16 / len(dataset.train))),
         "batch_size": 16,
-        "choose": "last",
+        "epochs": _epochs(dataset, 16, 600, 20, 300),
+    }
+
+
+def _steps(dataset: Dataset) -> Settings:
+    """A sequence of spikes, or one for a network of the user's own: step by step."""
+    return {
+        "network": f"200R-{len(dataset.classes)}",
+        "tau_m": 10.0,
+        "tau_s": 5.0,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 2e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 50,
+        "epochs": _epochs(dataset, 50, 2000, 20, 100),
+    }
+
+
+def _vector(dataset: Dataset) -> Settings:
+    return {
+        "network": f"100-{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "time_steps": 10,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 1e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 16,
+        "epochs": _epochs(dataset, 16, 2000, 20, 200),
+    }
+
+
+def _picture(dataset: Dataset) -> Settings:
+    return {
+        "network": f"32C3-P2-64C3-P2-256-{len(dataset.classes)}",
+        "padding": (1,),
+        "conv_scale": 3.0,
+        "rule": "tssl+",
+        "learning_rate": 2e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 2000, 10, 60),
+    }
+
+
+def _events(dataset: Dataset) -> Settings:
+    return {
+        "network": f"12C5-P2-64C5-P2-{len(dataset.classes)}",
+        "tau_m": 8.0,
+        "tau_s": 4.0,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 1e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 1000, 10, 40),
     }

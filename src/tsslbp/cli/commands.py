@@ -13,7 +13,7 @@ import tyro
 from tsslbp import bench, kernels, machine, metrics, recipes, report, training
 from tsslbp.cli import picture
 from tsslbp.cli.methods import check_, cite, rules_
-from tsslbp.cli.parse import parse, refuse_idle, starting_from
+from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
 from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
@@ -28,6 +28,7 @@ CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "cho
 def train(arguments: list[str]) -> None:
     """train a network: tsslbp train RECIPE [--field value ...]"""
     config, command, arguments = starting_from("train", arguments)
+    given = given_in(arguments) if command == "train" and "--config" not in arguments else None
     if "--config" in arguments:
         position = arguments.index("--config")
         if position + 1 == len(arguments):
@@ -36,19 +37,21 @@ def train(arguments: list[str]) -> None:
         arguments = arguments[:position] + arguments[position + 2 :]
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
+        "Without one, settings that you leave out suit the data. "
         "--config FILE trains again with the settings in a run's config.toml."
     )
     config = parse(TrainConfig, command, arguments, config, about)
     refuse_idle(config, arguments)
     machine.keep_memory()
-    folder, final = training.train(config, watcher())
+    folder, final = training.train(config, watcher(), given=given)
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
+        chosen = CHOSEN[final.get("choose", "validation")]
         right = round(final["test_accuracy"] / 100 * final["test_samples"])
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{CHOSEN[config.choose]}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
     console.print(f"report: {report.write(folder)}")
 

@@ -34,7 +34,7 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     name = name or model.data
     if not name:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
-    dataset = data.load(name, root, download=download, time_steps=model.network.time_steps)
+    dataset = data.load(name, root, download=download, time_steps=model.data_steps)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):

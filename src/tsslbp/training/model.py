@@ -67,6 +67,11 @@ class Model:
         write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @property
+    def data_steps(self) -> int:
+        """T of stored sequences, to which recordings are cut; that of the network if no filters come between them."""
+        return self.inputs.filters.steps if self.inputs.filters else self.network.time_steps
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
         if filters := self.inputs.filters:

@@ -8,14 +8,14 @@ runs/NAME/checkpoint.pt        everything needed to go on
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tsslbp import data, files, machine
+from tsslbp import automatic, data, files, machine
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
@@ -38,7 +38,10 @@ HIDDEN = 100
 
 
 def train(
-    config: TrainConfig, progress: Progress | None = None, adapt: Callable[[Network], object] = lambda network: None
+    config: TrainConfig,
+    progress: Progress | None = None,
+    adapt: Callable[[Network], object] = lambda network: None,
+    given: Collection[str] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train, or go on training, and keep everything in the run's folder.
 
@@ -46,6 +49,7 @@ def train(
         config: every setting.
         progress: who watches.
         adapt: what is done to the network before the first step, such as hooking a layer; the stored model knows nothing of it.
+        given: as of :func:`with_data`.
 
     Returns:
         The folder and the final record.
@@ -54,7 +58,7 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    config, dataset = with_data(config)
+    config, dataset = with_data(config, given)
     model, optimizer = prepare(config, dataset)
     network, (seen, samples) = model.network, model.filtered(dataset)
     adapt(network)
@@ -93,17 +97,33 @@ def train(
     return folder, final
 
 
-def with_data(config: TrainConfig) -> tuple[TrainConfig, data.Dataset]:
+def with_data(config: TrainConfig, given: Collection[str] | None = None) -> tuple[TrainConfig, data.Dataset]:
     """The settings with what they left open (:func:`resolved`), and the run's data set.
+
+    Args:
+        config: every setting.
+        given: names of the settings that somebody chose; all others are to suit the data (:mod:`tsslbp.automatic`). None leaves
+            all settings as they are.
 
     Raises:
         UserError: missing or damaged data, or settings that do not go with them.
     """
-    dataset = data.load(
-        config.data, config.data_root, validation=config.validation, download=config.download, time_steps=config.time_steps
-    )
+
+    def load(validation: int | None) -> data.Dataset:
+        return data.load(
+            config.data, config.data_root, validation=validation, download=config.download, time_steps=config.time_steps
+        )
+
+    dataset = load(config.validation if given is None or "validation" in given else 0)
+    if given is not None and not {"validation", "choose"} & set(given):
+        if automatic.holds_out(dataset):
+            dataset = load(None)
+        else:
+            config = replace(config, validation=0, choose="last")
     if config.normalise == "none":
         dataset = _unnormalised(dataset)
+    if given is not None:
+        config = replace(config, **automatic.choose(dataset, given))
     return resolved(config, dataset), dataset
 
 
