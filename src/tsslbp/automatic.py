@@ -53,17 +53,18 @@ def _epochs(dataset: Dataset, batch_size: int, steps: int, least: int, most: int
 
 def _series(dataset: Dataset) -> Settings:
     """A series as the rates of fixed filters, read by a layer of voters."""
+    batch_size = min(16, max(4, len(dataset.train) // 4))
     return {
         "filters": FILTERS,
         "network": f"{VOTERS * len(dataset.classes)}-V{VOTERS}",
         "time_steps": 20,
-        "output_scale": 0.3,
+        "output_scale": 0.2,
         "rule": "tssl+",
         "loss": "softmax",
         "learning_rate": 1e-4,
         "schedule": "one-cycle",
-        "batch_size": 16,
-        "epochs": _epochs(dataset, 16, 600, 20, 300),
+        "batch_size": batch_size,
+        "epochs": _epochs(dataset, batch_size, 400, 20, 100),
     }
 
 

@@ -53,6 +53,8 @@ def train(arguments: list[str]) -> None:
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
             f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
+        if said := training.verdict(final):
+            console.print(said)
     console.print(f"report: {report.write(folder)}")
 
 

@@ -58,7 +58,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     model = training.load(run)
     if half:
         model.network.half().float()
-        test = data.load(model.data, data_root, time_steps=model.network.time_steps).test
+        test = data.load(model.data, data_root, time_steps=model.data_steps).test
         final = final | {"test_accuracy": model.accuracy(test)}
     stored = "float16" if half else "float32"
     if _is_file(model):  # where it lay is nobody's business

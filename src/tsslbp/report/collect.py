@@ -32,7 +32,7 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
         model.data,
         data_root or settings.data_root,
         validation=settings.validation,
-        time_steps=model.network.time_steps,
+        time_steps=model.data_steps,
     )
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(

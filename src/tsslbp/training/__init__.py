@@ -1,5 +1,6 @@
 """Training runs: settings in, a folder with a trained model out."""
 
+from tsslbp.training.baselines import verdict
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
@@ -24,5 +25,6 @@ __all__ = [
     "samples_to_test",
     "summary",
     "train",
+    "verdict",
     "with_data",
 ]

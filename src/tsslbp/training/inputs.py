@@ -1,6 +1,7 @@
 """From stored samples to what a network takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -50,3 +51,12 @@ class Inputs:
         if encoder := encoding.get(self.encoding):
             return encoder(self.normalisation.intensity(x), self.time_steps, seed)
         return self.normalisation.normalise(x)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; without filters where there are none."""
+        # Not dataclasses.asdict, which copies each of a thousand thresholds by itself.
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = {
+            name: {f.name: getattr(value, f.name) for f in fields(value)} for name, value in own.items() if is_dataclass(value)
+        }
+        return {name: parts.get(name, value) for name, value in own.items() if value is not None}

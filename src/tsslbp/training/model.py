@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -55,7 +55,7 @@ class Model:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
         about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
-            "inputs": {name: value for name, value in asdict(self.inputs).items() if value is not None},
+            "inputs": self.inputs.to_dict(),
             "classes": self.classes,
             "data": self.data,
             **({"facts": self.facts.to_dict()} if self.facts else {}),

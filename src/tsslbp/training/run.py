@@ -25,6 +25,7 @@ from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, records, start
+from tsslbp.training.baselines import baselines
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
@@ -93,6 +94,8 @@ def train(
     finally:
         progress.close()
     final = records.summary(state.history, dataset, config.choose)
+    if dataset.source not in data.NAMES and Path(dataset.source).exists():
+        final |= baselines(dataset)
     records.write(folder / METRICS, [*state.history, final])
     return folder, final
 
