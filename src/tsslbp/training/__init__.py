@@ -1,6 +1,6 @@
 """Training runs: settings in, a folder with a trained model out."""
 
-from tsslbp.training.baselines import verdict
+from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
@@ -10,6 +10,7 @@ from tsslbp.training.records import read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
 
 __all__ = [
+    "BASELINES",
     "Diverged",
     "Interrupted",
     "Loop",
