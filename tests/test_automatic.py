@@ -8,7 +8,7 @@ import tsslbp
 from tsslbp import automatic, cli, training
 from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.errors import UserError
-from tsslbp.filters import ORDERS, Filters, dilations
+from tsslbp.filters import ORDERS, SHARE, Filters, dilations
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.training import start
@@ -82,11 +82,13 @@ def test_filters_spike_at_some_steps_of_training_series():
     x, _ = waves()
     filters = Filters.fitted(x, None, 500)
     rates = filters.rates(x)
-    assert rates.shape == (60, filters.neurons)
-    assert 500 / 2 < filters.neurons < 2 * 500
+    assert rates.shape == (60, len(filters.thresholds))
+    assert 500 / 2 < len(filters.thresholds) < 2 * 500
     assert float(((rates.mean(0) > 0.01) & (rates.mean(0) < 0.99)).float().mean()) > 0.9
     standardised = filters(x)
-    torch.testing.assert_close(standardised.mean(0), torch.zeros(filters.neurons), atol=2e-3, rtol=0)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(filters.size), atol=2e-3, rtol=0)
+    variance = standardised.var(0, correction=0)
+    assert float(variance[len(filters.thresholds) :].sum()) == pytest.approx(SHARE * len(filters.thresholds), rel=0.02)
 
 
 def test_a_filter_is_the_neuron_of_its_equation():
@@ -120,7 +122,7 @@ def test_short_series_and_many_channels():
 
 def test_damaged_filters_are_refused():
     good = Filters.fitted(waves()[0], None, 300)
-    for damage in ({"steps": 0}, {"thresholds": good.thresholds[:-1]}, {"std": (0.0,) * good.neurons}):
+    for damage in ({"steps": 0}, {"thresholds": good.thresholds[:-2]}, {"std": (0.0,) * good.size}):
         with pytest.raises(UserError, match="damaged"):
             Filters(**{**vars_of(good), **damage})
 

@@ -64,7 +64,7 @@ def _series(dataset: Dataset) -> Settings:
         "learning_rate": 1e-4,
         "schedule": "one-cycle",
         "batch_size": batch_size,
-        "epochs": _epochs(dataset, batch_size, 400, 20, 100),
+        "epochs": _epochs(dataset, batch_size, 800, 20, 100),
     }
 
 

@@ -8,8 +8,11 @@ Each neuron sees nine steps of the series, d steps apart, and has no memory (τm
 Three of the nine weights are 2 and six are -1, in all 84 orders, so a constant added to the series changes nothing. The
 dilations d are 1, 2, 4 and so on while a filter is no longer than the series. Thresholds θ are quantiles of the sums that
 training samples make, so every neuron spikes at some steps and not at others. A filter of a series with several channels sums a
-few of them. Half of the filters see the differences from step to step instead of the values. What enters the network is the
-rate r of every neuron, standardised over the training samples: a static sample, whatever the series' length.
+few of them. Half of the filters see the differences from step to step instead of the values.
+
+The rates say what happens in a series, but hardly when or at which level. So the values themselves enter too: a shorter series
+is stretched to the length of the others, and neighbouring steps are averaged where there are more values than rates. All is
+standardised over the training samples, the values with SHARE of the rates' variance: a static sample.
 
 Source: A. Dempster, D. F. Schmidt and G. I. Webb, MiniRocket, KDD 2021, arXiv 2012.08791. Its "proportion of positive values"
 is the rate (2) of the neuron (1).
@@ -37,6 +40,10 @@ MOST_CHANNELS = 9
 """A filter sums at most this many channels."""
 FITTED_ON = 64
 """Training samples that thresholds are quantiles of."""
+SHARE = 0.25
+"""Variance of all values together, of that of all rates."""
+LEAST = 1e-3
+"""Standard deviation below which a rate or a value is not scaled up further."""
 AT_ONCE = 2**24
 """Numbers in memory for a batch of sums."""
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -50,7 +57,7 @@ class Filters:
         steps: T that series have, padding included.
         channels: of the series.
         thresholds: θ, by view, dilation, order of weights and quantile.
-        mean, std: of each neuron's rate over the training samples, in the same order.
+        mean, std: what each rate, in the same order, and then each value is standardised with.
 
     Raises:
         UserError: numbers that do not fit together.
@@ -68,7 +75,8 @@ class Filters:
         if (
             not whole
             or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-            or not len(self.thresholds) == len(self.mean) == len(self.std) > 0
+            or not len(self.thresholds) < len(self.mean) == len(self.std)
+            or (len(self.mean) - len(self.thresholds)) % self.channels
             or len(self.thresholds) % (VIEWS * len(ORDERS) * len(dilations(self.steps)))
             or min(self.std) <= 0
         ):
@@ -88,22 +96,29 @@ class Filters:
             values = sums.transpose(0, 1)[:, inside].sort().values  # [orders, steps of all samples]
             places = (shares.view(len(ORDERS), each) * (values.shape[1] - 1)).round().long()
             found.append(values.gather(1, places))
-        unscaled = Filters(steps, channels, _rounded(torch.stack(found)), *[(1.0,) * torch.stack(found).numel()] * 2)
-        std, mean = torch.std_mean(unscaled.rates(x, lengths), 0, correction=0)
-        return Filters(steps, channels, unscaled.thresholds, _rounded(mean), _rounded(std.clamp(min=1e-3)))
+        thresholds = _rounded(torch.stack(found))
+        points = min(steps, max(1, len(thresholds) // channels))
+        size = len(thresholds) + points * channels
+        unscaled = Filters(steps, channels, thresholds, (0.0,) * size, (1.0,) * size)
+        std, mean = torch.std_mean(unscaled(x, lengths), 0, correction=0)
+        std = std.clamp(min=LEAST)
+        std[len(thresholds) :] *= math.sqrt(points * channels / len(thresholds) / SHARE)
+        return Filters(steps, channels, thresholds, _rounded(mean), _rounded(std))
 
     @property
-    def neurons(self) -> int:
-        """How many rates stand for a series."""
-        return len(self.thresholds)
+    def size(self) -> int:
+        """How many numbers stand for a series."""
+        return len(self.mean)
 
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Standardised rates of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps, ``[N, neurons]``."""
+        """What stands for series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps, ``[N, size]``."""
         mean, std = (torch.tensor(numbers) for numbers in (self.mean, self.std))
-        return (self.rates(x, lengths) - mean) / std
+        points = (self.size - len(self.thresholds)) // self.channels
+        values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), points)
+        return (torch.cat([self.rates(x, lengths), values.flatten(1)], 1) - mean) / std
 
     def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The rates (2), ``[N, neurons]``."""
+        """The rates (2), ``[N, thresholds]``."""
         batch = max(1, AT_ONCE // (len(ORDERS) * x.shape[1]))
         parts = zip(x.split(batch), itertools.repeat(None) if lengths is None else lengths.split(batch), strict=False)
         return torch.cat([self._rates(part, ends) for part, ends in parts])
@@ -152,6 +167,18 @@ def _channels(channels: int, view: int, dilation: int) -> Tensor:
     most = math.log2(min(channels, MOST_CHANNELS) + 1)
     count = torch.exp2((number / 2**32 + 0.5) * most).long().clamp(1, channels)  # as often 1 as 2 or 3, or 4 to 7
     return (torch.stack(order, 1).argsort(1).argsort(1) < count.unsqueeze(1)).float()
+
+
+def _stretched(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Series ``[N, T, C]``, each from its first to its last step, linearly interpolated."""
+    if lengths is None:
+        return x
+    steps = x.shape[1]
+    place = (lengths - 1).unsqueeze(1) * torch.linspace(0, 1, steps)
+    before = place.long().clamp(max=steps - 1)
+    after = torch.minimum(before + 1, (lengths - 1).unsqueeze(1))
+    low, high = (x.gather(1, step.unsqueeze(2).expand_as(x)) for step in (before, after))
+    return low.lerp(high, (place - before).unsqueeze(2))
 
 
 def _inside(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -164,7 +164,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     filters, train = None, dataset.train
     if config.filters:
         filters = Filters.fitted(dataset.normalisation.normalise(train.x), train.lengths, config.filters)
-    network = Network(config.architecture((filters.neurons,) if filters else dataset.sample_shape))
+    network = Network(config.architecture((filters.size,) if filters else dataset.sample_shape))
     network.time_block = config.time_block
     inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence, filters)
     start.scale(network, inputs, train, config)
