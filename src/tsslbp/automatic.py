@@ -86,15 +86,15 @@ def _steps(dataset: Dataset) -> Settings:
 
 def _vector(dataset: Dataset) -> Settings:
     return {
-        "network": f"100-{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "network": f"200-{VOTERS * len(dataset.classes)}-V{VOTERS}",
         "time_steps": 10,
         "rule": "tssl+",
         "loss": "softmax",
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "schedule": "one-cycle",
         "first_rates": True,
         "batch_size": 16,
-        "epochs": _epochs(dataset, 16, 2000, 20, 200),
+        "epochs": _epochs(dataset, 16, 600, 20, 100),
     }
 
 
