@@ -24,7 +24,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from tsslbp import automatic, metrics, training
+from tsslbp import automatic, machine, metrics, training
 from tsslbp.data import Dataset, Split, own, vowels
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -128,8 +128,8 @@ def table(log: Path, folder: Path, names: list[str]) -> None:
     rows = []
     for name in names:
         lines = [line for line in done if line["set"] == name]
-        ours = np.mean([line["right"] for line in lines], 0)
-        difference = 100 * (ours - np.array(lines[0]["neighbour"]))
+        ours = np.mean([list(map(int, line["right"])) for line in lines], 0)
+        difference = 100 * (ours - np.array(list(map(int, lines[0]["neighbour"]))))
         half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference))
         finals = [line["final"] for line in lines]
         accuracies = [final["test_accuracy"] for final in finals]
@@ -144,7 +144,7 @@ def table(log: Path, folder: Path, names: list[str]) -> None:
         )
     heads = ["set", "test accuracy, %", "majority", "1-NN", "logistic", "against 1-NN", "seconds"]
     print(markdown(heads, rows))
-    print(f"mean {statistics.fmean(line['final']['test_accuracy'] for line in done if line['set'] in names):.2f} %")
+    print(f"\nmean {statistics.fmean(line['final']['test_accuracy'] for line in done if line['set'] in names):.2f} %")
 
 
 def _without_flags(folder: Path, name: str, seed: int) -> dict[str, Any]:
@@ -161,11 +161,17 @@ def _without_flags(folder: Path, name: str, seed: int) -> dict[str, Any]:
         run, final = training.train(config, given={"data", "seed", "runs_dir"})
         model, settings = training.load(run), TrainConfig.from_toml(run / "config.toml")
         dataset = training.with_data(settings)[1]
-        right = (metrics.decode(model.outputs(dataset.test.x, dataset.test.lengths)) == dataset.test.y).int().tolist()
+        right = metrics.decode(model.outputs(dataset.test.x, dataset.test.lengths)) == dataset.test.y
     x, u = (flat(part, dataset.normalisation) for part in (dataset.train + dataset.validation, dataset.test))
     near = KNeighborsClassifier(1).fit(x, (dataset.train + dataset.validation).y.numpy()).predict(u)
-    neighbour = (near == dataset.test.y.numpy()).astype(int).tolist()
-    return {"set": name, "seed": seed, "final": final, "right": right, "neighbour": neighbour}
+    neighbour = torch.from_numpy(near) == dataset.test.y
+    about = {"machine": machine.describe(), "right": _digits(right), "neighbour": _digits(neighbour)}
+    return {"set": name, "seed": seed, "final": final, **about}
+
+
+def _digits(truths: Tensor) -> str:
+    """A digit for every test sample."""
+    return "".join(map(str, truths.int().tolist()))
 
 
 def _is(line: dict[str, Any], name: str, variant: str) -> bool:

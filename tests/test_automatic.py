@@ -53,6 +53,12 @@ def test_what_a_user_gave_is_left_alone():
     assert "filters" not in automatic.choose(dataset, {"network"})  # a network of one's own gets the series itself
 
 
+def test_spikes_enter_step_by_step():
+    spikes = (torch.rand(30, 20, 4) < 0.2).float()
+    assert "R" in automatic.choose(made(spikes, True))["network"]
+    assert "filters" in automatic.choose(made(spikes + 0.5, True))
+
+
 def test_few_samples_are_not_held_out():
     assert not automatic.holds_out(made(torch.rand(30, 4), False))
     assert automatic.holds_out(made(torch.rand(3000, 4), False))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tsslbp.data import Dataset
+from tsslbp.data.own import MOST_EVENTS
 
 Settings = dict[str, Any]
 
@@ -39,11 +40,16 @@ def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
         chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
     elif len(dataset.sample_shape) == 3:
         chosen = _events(dataset)
-    elif dataset.train.x.dtype == torch.uint8 or {"network", "filters"} & set(given):
+    elif _counts(dataset.train.x) or {"network", "filters"} & set(given):
         chosen = _steps(dataset)
     else:
         chosen = _series(dataset)
     return {name: value for name, value in chosen.items() if name not in given}
+
+
+def _counts(x: torch.Tensor) -> bool:
+    """Whether sequences hold spikes or events, which are not normalised either (:func:`tsslbp.data.own.fitted`)."""
+    return x.dtype == torch.uint8 or bool((x == x.round()).all() and x.min() >= 0 and x.max() <= MOST_EVENTS)
 
 
 def _epochs(dataset: Dataset, batch_size: int, steps: int, least: int, most: int) -> int:
