@@ -69,7 +69,7 @@ def test_a_run_without_flags(tmp_path, monkeypatch, capsys):
     x, y = waves(90)
     np.savez("waves.npz", x=x.numpy(), y=y.numpy())
     assert cli.main(["train", "--data", "waves.npz", "--epochs", "25"]) in (0, None)
-    assert "for comparison: the most frequent class 33.33 %, 1-nearest-neighbour" in capsys.readouterr().out.replace("\n", " ")
+    assert "for comparison: most frequent class 33.33 %, 1-NN" in capsys.readouterr().out
     settings = TrainConfig.from_toml(tmp_path / "runs/custom/config.toml")
     assert (settings.filters, settings.epochs, settings.validation) == (automatic.FILTERS, 25, 0)
     _, final = training.read_metrics(tmp_path / "runs/custom")
@@ -185,6 +185,6 @@ def test_baselines_and_their_verdict():
     found = training.baselines.baselines(made(x, True))
     assert found["nearest_neighbour_accuracy"] == 100  # tested on the training samples
     assert found["majority_accuracy"] == pytest.approx(100 / 3)
-    assert "not better than 1-nearest-neighbour" in training.verdict({**found, "test_accuracy": 50.0})
+    assert "not better than 1-NN" in training.verdict({**found, "test_accuracy": 50.0})
     assert "not better" not in training.verdict({"majority_accuracy": 30.0, "test_accuracy": 50.0})
     assert training.verdict({"test_accuracy": 50.0}) == ""

@@ -14,8 +14,8 @@ from tsslbp.signal import length_mask
 MOST = 2 * 10**7
 """Numbers in the training samples beyond which only the majority is computed; a run must not wait for its baselines."""
 BASELINES = {
-    "majority_accuracy": "the most frequent class",
-    "nearest_neighbour_accuracy": "1-nearest-neighbour",
+    "majority_accuracy": "most frequent class",
+    "nearest_neighbour_accuracy": "1-NN",
     "logistic_accuracy": "logistic regression",
 }
 """Fields of the final record, test accuracies in percent, and the methods' names."""
@@ -46,7 +46,7 @@ def verdict(final: dict[str, Any]) -> str:
     best = max(found, key=lambda name: found[name])
     if found[best] < final["test_accuracy"]:
         return listed
-    return f"{listed}; the network is not better than {best}"
+    return f"{listed}\nthe network is not better than {best}"
 
 
 def flat(part: Split, normalisation: Normalisation) -> Any:
