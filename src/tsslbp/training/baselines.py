@@ -4,8 +4,6 @@ import warnings
 from typing import Any
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from tsslbp.data import Dataset, Normalisation, Split
@@ -30,6 +28,9 @@ def baselines(dataset: Dataset) -> dict[str, float]:
     found = [100 * float((test.y == frequent).double().mean())]
     if train.x.numel() <= MOST and len(test) <= len(train) * 100:
         x, u = (flat(part, dataset.normalisation) for part in (train, test))
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neighbors import KNeighborsClassifier
+
         methods: tuple[Any, ...] = (KNeighborsClassifier(1), LogisticRegression(max_iter=200))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 200 iterations are enough for a baseline

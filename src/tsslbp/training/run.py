@@ -124,9 +124,10 @@ def with_data(
     else:
         dataset = _load(config)
         if given is not None and not {"validation", "choose"} & set(given) and not automatic.holds_out(dataset):
-            whole = _load(replace(config, validation=0))
+            unchosen = replace(config, validation=0, choose="last")
+            whole = _load(unchosen)
             if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no validation of its own
-                config, dataset = replace(config, validation=0, choose="last"), whole
+                config, dataset = unchosen, whole
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
