@@ -1,7 +1,8 @@
 """What settings suit data nobody has seen, and how good they are: the numbers of docs/automatic.md.
 
-python benchmarks/automatic.py choose LOG FOLDER SET...    cross-validates VARIANTS on the training files of these sets
-python benchmarks/automatic.py table LOG FOLDER SET...     trains with no flag, three seeds, and tests on the test files
+python benchmarks/automatic.py choose LOG FOLDER SET...            cross-validates VARIANTS on the training files of these sets
+python benchmarks/automatic.py choose=VARIANT LOG FOLDER SET...    only one of them
+python benchmarks/automatic.py table LOG FOLDER SET...             trains with no flag, three seeds, and tests on the test files
 
 A set is NAME_TRAIN and NAME_TEST in FOLDER, as .txt (UCR archive) or .ts. Every result is a line of LOG; what LOG has is not
 computed again.
@@ -38,12 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1000 filters": {"filters": 1000},
     "4000 filters": {"filters": 4000},
     "output scale 1": {"output_scale": 1.0},
-    "output scale 0.05": {"output_scale": 0.05},
     "10 steps": {"time_steps": 10},
-    "40 steps": {"time_steps": 40},
-    "learning rate 3e-4": {"learning_rate": 3e-4},
     "kernel loss": {"loss": "kernel(label_weight=3)"},
-    "surrogate": {"rule": "surrogate"},
     "hidden layer": {"network": "200-{votes}-V10"},
     "one voter": {"network": "{classes}"},
     "step by step, recurrent": {"filters": 0, "network": "100R-{classes}", "learning_rate": 2e-3, "time_steps": None},
@@ -97,10 +94,12 @@ def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
     return seen.accuracy(samples.test)
 
 
-def choose(log: Path, folder: Path, names: list[str]) -> None:
-    """Cross-validates every variant on the training files alone."""
+def choose(log: Path, folder: Path, names: list[str], only: str = "") -> None:
+    """Cross-validates every variant, or only one, on the training files alone."""
     done = _lines(log)
     for variant, settings in VARIANTS.items():
+        if only not in ("", variant):
+            continue
         for name in names:
             if any(line["set"] == name and line["variant"] == variant for line in done):
                 continue
@@ -190,4 +189,7 @@ def _log(log: Path, line: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     command, log, folder, *names = sys.argv[1:]
-    {"choose": choose, "table": table}[command](Path(log), Path(folder), names)
+    if command == "table":
+        table(Path(log), Path(folder), names)
+    else:
+        choose(Path(log), Path(folder), names, command.removeprefix("choose").removeprefix("="))

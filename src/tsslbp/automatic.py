@@ -93,15 +93,15 @@ def _steps(dataset: Dataset) -> Settings:
 
 def _vector(dataset: Dataset) -> Settings:
     return {
-        "network": f"200-{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "network": f"100-{VOTERS * len(dataset.classes)}-V{VOTERS}",
         "time_steps": 10,
         "rule": "tssl+",
-        "loss": "softmax",
+        "loss": "kernel",
         "learning_rate": 3e-3,
         "schedule": "one-cycle",
         "first_rates": True,
-        "batch_size": 16,
-        "epochs": _epochs(dataset, 16, 600, 20, 100),
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 1600, 20, 100),
     }
 
 
@@ -115,7 +115,7 @@ def _picture(dataset: Dataset) -> Settings:
         "schedule": "one-cycle",
         "first_rates": True,
         "batch_size": 25,
-        "epochs": _epochs(dataset, 25, 2000, 10, 60),
+        "epochs": _epochs(dataset, 25, 1000, 10, 60),
     }
 
 
