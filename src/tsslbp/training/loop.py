@@ -104,7 +104,7 @@ class Loop:
         rule = rules.get(self.config.rule)
         if self.state.epoch <= self.config.surrogate_epochs and isinstance(rule, TSSL):
             rule = replace(rule, fallback="always")
-        for layer in self.model.network.layers:
+        for _, layer in self.model.network.named_layers():
             if isinstance(layer, Spiking):
                 layer.rule = rule
 
