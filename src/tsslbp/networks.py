@@ -15,13 +15,13 @@ from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import BatchNorm, Dropout, Joined, MaxPool2d, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
 from tsslbp.recurrent import Adaptation
 from tsslbp.signal import Constant, Signal, constant_current
 
-Crossed = Spiking | MaxPool2d
+Crossed = Spiking | MaxPool
 """Layers that remember: their state is handed from part to part of a sequence."""
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
 """How a signal crosses a layer of neurons, or max pooling of spikes: given its name, the layer and the signal (:class:`Joined`
@@ -196,7 +196,7 @@ class Network(nn.Module):
                 pooled = follower if fused and isinstance(follower, SumPool2d) else None
                 pool = pooled.pool if pooled else None
                 signal = (cross or self._cross)(name, layer, enters, pool, half and name != "output")
-            elif isinstance(layer, MaxPool2d):
+            elif isinstance(layer, MaxPool):
                 signal = cross(name, layer, signal, None, False) if cross else layer(signal)
             elif layer is not pooled:
                 signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
@@ -266,7 +266,7 @@ class Network(nn.Module):
         layers: dict[str, Tensor] = {}
 
         def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool) -> Tensor:
-            before, form = state.layers.get(name), () if isinstance(layer, MaxPool2d) else (pool, half)
+            before, form = state.layers.get(name), () if isinstance(layer, MaxPool) else (pool, half)
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
 

@@ -9,7 +9,7 @@ from tsslbp.layers.convolution import Conv1d, Conv2d, ConvInit, Convolution, con
 from tsslbp.layers.dropout import Dropout
 from tsslbp.layers.linear import Linear, matrix_product
 from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.layers.pooling import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d, Pooling, SumPool1d, SumPool2d
+from tsslbp.layers.pooling import AvgPool1d, AvgPool2d, MaxPool, MaxPool1d, MaxPool2d, Pooling, SumPool, SumPool1d, SumPool2d
 from tsslbp.layers.residual import Residual
 from tsslbp.layers.shape import Flatten, Vote
 
@@ -25,11 +25,13 @@ __all__ = [
     "Flatten",
     "Joined",
     "Linear",
+    "MaxPool",
     "MaxPool1d",
     "MaxPool2d",
     "Pooling",
     "Residual",
     "Spiking",
+    "SumPool",
     "SumPool1d",
     "SumPool2d",
     "Vote",

@@ -73,9 +73,8 @@ class Spiking(nn.Module, ABC):
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
-        self.register_parameter("bias", None)
         self.register_parameter("gain", None)
-        self.norm = None
+        self.bias = self.norm = None
         self.neuron = neuron
         self.rule = rules.get(rule)
 

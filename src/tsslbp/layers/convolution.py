@@ -85,7 +85,7 @@ class Convolution(Spiking):
         channels, *kernel = self.weight.shape[1:]
         channels *= self.groups
         fits = x.dim() == self.weight.dim() and x.shape[1] == channels
-        if not fits or min(self.sizes(tuple(x.shape[2:]))) < 1:
+        if not fits or min(*x.shape[2:], *self.sizes(tuple(x.shape[2:]))) < 1:
             raise UserError(
                 f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
                 f"with padding {self.padding}; got {list(x.shape[1:])} per sample"
@@ -140,4 +140,4 @@ def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Size
 
 def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
     """One size for each axis."""
-    return (sizes,) * dims if isinstance(sizes, int) else tuple(sizes)
+    return tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * dims

@@ -42,10 +42,8 @@ class Pooling(nn.Module):
         return f"{self.size}"
 
 
-class SumPool2d(Pooling):
-    """Sum over ``size × size`` windows times ``factor``: ``[T, B, C, H, W]``."""
-
-    axes = "H, W"
+class SumPool(Pooling):
+    """What :class:`SumPool1d` and :class:`SumPool2d` share."""
 
     def __init__(self, size: int = 2, factor: float = POOL_FACTOR) -> None:
         super().__init__(size)
@@ -59,17 +57,16 @@ class SumPool2d(Pooling):
         return sum_pool(x, self.pool)
 
 
-class SumPool1d(SumPool2d):
+class SumPool1d(SumPool):
     """Sum over windows of ``size`` times ``factor``: ``[T, B, C, L]``."""
 
     axes = "L"
 
 
-class AvgPool2d(SumPool2d):
-    """Mean over ``size × size`` windows: ``[T, B, C, H, W]``."""
+class SumPool2d(SumPool):
+    """Sum over ``size × size`` windows times ``factor``: ``[T, B, C, H, W]``."""
 
-    def __init__(self, size: int = 2) -> None:
-        super().__init__(size, 1 / max(size, 1) ** 2)
+    axes = "H, W"
 
 
 class AvgPool1d(SumPool1d):
@@ -79,8 +76,15 @@ class AvgPool1d(SumPool1d):
         super().__init__(size, 1 / max(size, 1))
 
 
-class MaxPool2d(Pooling):
-    """Whether any neuron of a ``size × size`` window spikes in a step, as a spike train: ``[T, B, C, H, W]``.
+class AvgPool2d(SumPool2d):
+    """Mean over ``size × size`` windows: ``[T, B, C, H, W]``."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__(size, 1 / max(size, 1) ** 2)
+
+
+class MaxPool(Pooling):
+    """Whether any neuron of a window spikes in a step, as a spike train.
 
     Currents are turned into the spikes that made them, and what comes out of the windows goes through the synapse again:
 
@@ -93,8 +97,6 @@ class MaxPool2d(Pooling):
         size: of the windows.
         tau_s: synaptic time constant in steps, that of the neurons before and behind it.
     """
-
-    axes = "H, W"
 
     def __init__(self, size: int = 2, *, tau_s: float) -> None:
         super().__init__(size)
@@ -121,7 +123,13 @@ class MaxPool2d(Pooling):
         return F.max_pool2d(x, self.size) if x.dim() == 4 else F.max_pool1d(x, self.size)
 
 
-class MaxPool1d(MaxPool2d):
-    """Whether any neuron of a window of ``size`` spikes in a step: ``[T, B, C, L]``; see :class:`MaxPool2d`."""
+class MaxPool1d(MaxPool):
+    """Max pooling of spikes over windows of ``size``: ``[T, B, C, L]``; see :class:`MaxPool`."""
 
     axes = "L"
+
+
+class MaxPool2d(MaxPool):
+    """Max pooling of spikes over ``size × size`` windows: ``[T, B, C, H, W]``; see :class:`MaxPool`."""
+
+    axes = "H, W"

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data import Split
-from tsslbp.layers import Convolution, Joined, MaxPool2d, Spiking, SumPool2d
+from tsslbp.layers import Convolution, Joined, MaxPool, Spiking, SumPool
 from tsslbp.networks import Network
 from tsslbp.recurrent import Recurrent
 from tsslbp.signal import Signal, within
@@ -111,7 +111,7 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     ``lengths`` ``[B]``: steps of each sequence, the rest being padding.
     """
     walk = network.walk(network.encode(x))
-    outputs = {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking | MaxPool2d)}
+    outputs = {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking | MaxPool)}
     if network.is_spiking:
         trains = {name: network.fired(psc) for name, psc in outputs.items()}
         return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
@@ -139,8 +139,8 @@ def layer_operations(
     kind = _Kind(trains, samples if static else passes, dense=not trains)
     kinds = {id(entering): kind}
 
-    def cross(name: str, layer: Spiking | MaxPool2d, signal: Tensor | Joined, *_: Any) -> Tensor:
-        if isinstance(layer, MaxPool2d):
+    def cross(name: str, layer: Spiking | MaxPool, signal: Tensor | Joined, *_: Any) -> Tensor:
+        if isinstance(layer, MaxPool):
             return counts[name].unsqueeze(0)
         ways: list[tuple[Spiking | None, Signal]] = [(layer, signal)] if isinstance(signal, Tensor) else []
         if isinstance(signal, Joined):
@@ -167,7 +167,7 @@ def layer_operations(
     for _, layer, after in network.walk(entering, cross):
         if isinstance(layer, Spiking):
             kind = _Kind(network.architecture.neuron != "relu", passes)
-        elif isinstance(layer, SumPool2d):
+        elif isinstance(layer, SumPool):
             kind = replace(kind, factor=kind.factor * layer.pool.factor)
         kinds[id(after)] = kind
     return made
