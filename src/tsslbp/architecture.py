@@ -59,7 +59,7 @@ class NetworkSettings(Group):
     """The network and its neurons: what a model file says of it beside the shape of its samples."""
 
     network: Annotated[str | None, Means(parse)] = None
-    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10 or 16C3n-[16C3n-16C3n]-10. Default: 100 hidden neurons and
+    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10 or 8C3n-[8C3n-8C3n]-10. Default: 100 hidden neurons and
     as many output neurons as the data have classes."""
     padding: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0,)
     """Zeros around the input of the convolutions: one number for all, or one for each."""
