@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTHONS ?= $(PYTHON) # where make wheel tries the wheel
 
-.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers wheel bench lint format clean
+.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers wheel docs bench lint format clean
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
@@ -56,6 +56,10 @@ wheel: setup ## one wheel for every Python from 3.11 on, into dist, tried withou
 	ls dist/tsslbp-*-cp311-abi3-*.whl
 	for python in $(PYTHONS); do PYTHON=$$python .ci/install dist/*.whl || exit 1; done
 
+docs: setup ## the documentation as a site, docs/_build/html/index.html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going --nitpicky -d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
@@ -66,14 +70,14 @@ test-triton: setup ## the Triton kernels, in Triton's interpreter on the CPU
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/test_kernels_gpu.py
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: setup
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build docs/reference docs/repository

@@ -24,8 +24,8 @@ EPOCHS = {"digits": 10, "fashion-mnist, a tenth": 5}
 
 
 def notation(hidden: int, residual: bool, normalised: bool) -> str:
-    """A network of 3×3 convolutions; the fourth has stride 2, and all behind the first are in pairs."""
-    kinds = ["16C3s2" if layer == 3 else "16C3" for layer in range(hidden)]
+    """A network of 3×3 convolutions; the second has stride 2, and all behind the first are in pairs."""
+    kinds = ["16C3s2" if layer == 1 else "16C3" for layer in range(hidden)]
     first, *rest = [kind + "n" * normalised for kind in kinds]
     pairs = ["-".join(pair) for pair in zip(rest[::2], rest[1::2], strict=True)]
     return "-".join([first, *(f"[{pair}]" if residual else pair for pair in pairs), "10"])

@@ -145,6 +145,18 @@ def test_report_is_rebuilt(trained, capsys):
     assert len((trained / "report.html").read_text()) == pytest.approx(len(before), rel=0.01)
 
 
+def test_report_in_markdown_shows_its_figures(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    code, out, _ = run(capsys, "report", str(folder), "--markdown")
+    assert (code, out) == (0, f"report: {folder / 'README.md'}\n")
+    page = (folder / "README.md").read_text()
+    accuracy = re.search(r"test accuracy (\S+) %", run(capsys, "evaluate", str(folder))[1])[1]
+    assert f"answers {float(accuracy):.1f}\u00a0% of 360 test images correctly" in page
+    figures = set(re.findall(r"!\[.+\]\((.+)\)", page))
+    assert {"accuracy.svg", "loss.svg", "confusion.svg", "raster-1.svg"} <= figures
+    assert figures == {path.name for path in folder.glob("*.svg")}
+
+
 def test_config_replays_to_the_same_model(trained, capsys):
     assert run(capsys, "train", "--config", str(trained / "config.toml"), "--name", "again")[0] == 0
     assert (trained.parent / "again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
@@ -262,7 +274,7 @@ def test_console_script_is_installed(tmp_path):
         ("train --config missing.toml", "cannot read missing.toml"),
         ("train quickstart --config", "--config needs a file"),
         ("evaluate nowhere", "no model at nowhere"),
-        ("predict", "IMAGE"),
+        ("predict", "PATH"),
         ("predict nowhere image.png", "no model at"),
         ("report nowhere", "no run at nowhere"),
         ("recipes extra", "extra"),

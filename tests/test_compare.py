@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import statistics
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tsslbp import UserError, build, cli, layers, study, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
-from tsslbp.study import activity, step, tuning
+from tsslbp.study import activity, comparison, step, tuning
 from tsslbp.training.inputs import Inputs
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
@@ -432,13 +433,17 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     arguments = command(tmp_path, "--seeds", "2", "--out", str(tmp_path / "out"), "--tune", "1e-3,2e-3", "--tune-epochs", "1")
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "compare.md", "compare.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "compare.html"}
     result = json.loads((tmp_path / "out/compare.json").read_text())
     assert list(result["rules"]) == ["tssl", "surrogate(name=atan, slope=3)", "binary"]
     mean, sd = (result["rules"]["binary"][key]["test_accuracy"] for key in ("mean", "sd"))
     text = f"{mean:.2f} ± {sd:.2f}"
     page = Page(tmp_path / "out/compare.html")
-    assert all(text in place for place in (out, (tmp_path / "out/compare.md").read_text(), page.text))
+    assert cli.main(["report", str(tmp_path / "out"), "--markdown"]) == 0
+    short = (tmp_path / "out/README.md").read_text()
+    assert all(text in place for place in (out, short, page.text))
+    assert {path.name for path in (tmp_path / "out").glob("*.svg")} == set(re.findall(r"!\[.*\]\((.*)\)", short))
+    assert "Learning rates" in short
     assert len(page.all("svg")) == 2
     assert "Learning rates" in page.text
     assert "Own MAC" in page.text
@@ -446,9 +451,17 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     assert str(tmp_path / "out/compare.html") in out
 
 
+def test_a_damaged_comparison_is_named(tmp_path, capsys):
+    (tmp_path / "compare.json").write_text('{"name": "a"}')
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "compare.json is damaged or of an older release; run that comparison again" in capsys.readouterr().err
+
+
 def test_a_single_seed_has_no_spread_and_some_never_reach_the_target(tmp_path, capsys):
     assert cli.main(command(tmp_path, "--seeds", "1", "--to", "100", rules="relu")) == 0
-    table = (tmp_path / "runs/compare-quickstart/compare.md").read_text().splitlines()
+    assert cli.main(["report", str(tmp_path / "runs/compare-quickstart"), "--markdown"]) == 0
+    page = (tmp_path / "runs/compare-quickstart/README.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")]
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
     assert "±" not in cells[1]
     assert cells[3:5] == ["–", "–"]
@@ -460,7 +473,7 @@ def test_rows_count_who_reached_the_target(compared):
     result = copy.deepcopy(compared[1])
     runs = result["rules"]["tssl"]["runs"]
     runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
-    assert "(1 of 2)" in comparing.tables(result)[0][1][0][3]
+    assert "(1 of 2)" in comparison.tables(result)[0][1][0][3]
 
 
 def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
@@ -469,14 +482,14 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
     assert mean["own_macs"] == 30 * 5 * 2
     assert mean["dense_macs"] == 64 * 20 + 200 * 5
     new = ["MAC, thousands", "AC, thousands", "own MAC, thousands", "energy, nJ", "dense, nJ"]
-    heads, (row, *_) = comparing.tables(result)[0]
+    heads, (row, *_) = comparison.tables(result)[0]
     assert heads[-5:] == new
     cells = row[-5:]
     assert (cells[0], cells[2], cells[4]) == ("1.28", "0.3", f"{4.6 * 2.58:.3g}")
     assert cells[3] == f"{4.6 * 1.58 + 0.9 * mean['acs'] / 1000:.3g}"
     for rule in result["rules"].values():
         del rule["mean"]["own_macs"], rule["mean"]["dense_macs"], rule["mean"]["dense_nj"]
-    heads, (row, *_) = comparing.tables(result)[0]
+    heads, (row, *_) = comparison.tables(result)[0]
     assert heads[-3:] == [new[0], new[1], new[3]]
     assert row[-3:] == [cells[0], cells[1], cells[3]]
     assert len(heads) == len(row) == 12

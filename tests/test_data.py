@@ -622,7 +622,7 @@ def test_own_test_part_and_class_names_are_used(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(counts=st.lists(st.integers(3, 30), min_size=1, max_size=10))
+@given(counts=st.lists(st.integers(3, 30), min_size=2, max_size=10))
 def test_three_samples_of_a_class_are_enough(tmp_path_factory, counts):
     y = np.repeat(np.arange(len(counts)), counts)
     path = tmp_path_factory.mktemp("own") / "f.npz"
@@ -650,7 +650,7 @@ WRONG = {
     "nan": ({"x": NAN, "y": Y}, "samples hold NaN, infinity"),
     "inf": ({"x": INF, "y": Y}, "samples hold NaN, infinity"),
     "beyond-float32": ({"x": HUGE, "y": Y}, "numbers beyond float32"),
-    "nan-count": ({"x": NAN, "y": Y}, r": 5 in all, the first at index \[0, 0\]; remove or replace them"),
+    "nan-count": ({"x": NAN, "y": Y}, r": 5 in all, the first in sample 0, feature 0; remove or replace them"),
     "test-nan": ({"x": X, "y": Y, "x_test": NAN, "y_test": Y}, "samples hold NaN"),
     "y-float": ({"x": X, "y": Y.astype(float)}, "y must hold classes as integers from 0; it has float64"),
     "y-bool": ({"x": X, "y": Y > 0}, "y must hold classes as integers from 0; it has bool"),
@@ -658,7 +658,8 @@ WRONG = {
     "y-from-1": ({"x": X, "y": Y + 1}, "no sample of class 0"),
     "y-gap": ({"x": X, "y": Y * 2}, "no sample of class 1"),
     "y-beyond-int64": ({"x": X, "y": np.where(Y, np.uint64(2**64 - 1), np.uint64(0))}, "no sample of class 1"),
-    "scarce": ({"x": X, "y": np.array([0, 1, 1] + [0] * 9)}, "class 1 has 2 samples"),
+    "scarce": ({"x": X, "y": np.array([0, 1] + [0] * 10)}, "class 1 has 1 sample; training and test need 2 of each class; add"),
+    "one-class": ({"x": X, "y": Y * 0}, "all samples are of class 0; a classifier needs at least two classes"),
     "test-shape": (
         {"x": X, "y": Y, "x_test": X[:, :4], "y_test": Y},
         r"samples of x_test are float64 \[4\], those of x float64 \[5\]",
@@ -785,7 +786,7 @@ def test_own_file_never_unpickles(tmp_path):
     ],
 )
 def test_unknown_name(name, hint):
-    with fails(f"unknown data set '{name}'; {hint}.* must end in .npz"):
+    with fails(f"unknown data set '{name}'; {hint}.*; nor is there a file or folder of that name"):
         data.load(name, SAMPLES)
 
 

@@ -8,8 +8,10 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import shutil
+import wave
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -142,6 +144,28 @@ def own_arrays(path: Path, compressed: bool) -> None:
     save(path, x=x, y=y, x_test=x[:6], y_test=y[:6], classes=np.array(["a", "b", "c"]))
 
 
+def own_files(root: Path) -> Path:
+    """A small table, series, and folders of pictures, sounds and events, two classes each."""
+    random = np.random.default_rng(0)
+    for name in (f"{kind}/{label}" for kind in "pwe" for label in "ab"):
+        (root / name).mkdir(parents=True)
+    values = random.random((12, 5)).round(3)
+    (root / "t.csv").write_text(
+        "u,v,w,label\n" + "".join(f"{a},{b},{c},{'ab'[n % 2]}\n" for n, (a, b, c, *_) in enumerate(values))
+    )
+    for part in ("TRAIN", "TEST"):
+        rows = (" ".join([str(n % 2), *map(str, row)]) for n, row in enumerate(values))
+        (root / f"s_{part}.txt").write_text("\n".join(rows) + "\n")
+    for n, label in itertools.product(range(4), "ab"):
+        Image.fromarray(random.integers(0, 256, (6, 6), dtype=np.uint8)).save(root / f"p/{label}/{n}.png")
+        with wave.open(str(root / f"w/{label}/{n}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(random.integers(-9999, 9999, 600, dtype=np.int16).tobytes())
+        events = [bytes([*random.integers(0, 8, 2), 128 * (t % 2), t, 0]) for t in range(40)]
+        (root / f"e/{label}/{n}.bin").write_bytes(b"".join(events))
+    return root
+
+
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
     """A file of every kind, small, in a folder of its own."""
@@ -178,6 +202,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
         for recording in archive.namelist():
             (unpacked / Path(recording).name).write_bytes(archive.read(recording))
     command("study", "latency", str(run), "--out", str(root / "studies"))
+
+    own = own_files(root / "own")
 
     def load(name: str, at: Path = root, **options: Any) -> data.Dataset:
         return data.load(name, at, **options)
@@ -216,6 +242,15 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
             well_formed((-1, 12), 9, -FINITE, FINITE),
             text=True,
         ),
+        "own table": Kind(
+            own / "t.csv", lambda: load(str(own / "t.csv")), well_formed((-1,), 2, -FINITE, FINITE), 60, text=True
+        ),
+        "own series": Kind(
+            own / "s_TEST.txt", lambda: load(str(own / "s_TRAIN.txt")), well_formed((-1, 1), 2, -FINITE, FINITE), 60, text=True
+        ),
+        "own picture": Kind(own / "p/b/3.png", lambda: load(str(own / "p")), well_formed((1, 6, 6), 2, 0, 255), 60),
+        "own sound": Kind(own / "w/b/3.wav", lambda: load(str(own / "w")), well_formed((50, 40), 2, -FINITE, FINITE), 40),
+        "own events": Kind(own / "e/b/3.bin", lambda: load(str(own / "e")), well_formed((30, 2, -1, -1), 2, 0, 1), 40),
         "png": Kind(image, lambda: command("predict", str(run), str(image)), lambda out: bool(answer.fullmatch(out))),
     }
 
@@ -239,7 +274,8 @@ def replays(config: TrainConfig) -> bool:
 KINDS = [
     *("checkpoint", "model", "model by evaluate", "metrics", "metrics by report", "config", "config by report"),
     *("config by resume", "study", "npz", "npz, compressed", "idx.gz", "idx.gz, labels", "idx", "idx, labels", "cifar"),
-    *("recordings.zip", "wav", "nmnist", "series", "png"),
+    *("recordings.zip", "wav", "nmnist", "series"),
+    *("own table", "own series", "own picture", "own sound", "own events", "png"),
 ]
 
 

@@ -1,18 +1,33 @@
-"""A user's own data: preparation that belongs to the model, and the readers of tables and series."""
+"""A user's own data: the readers, preparation that belongs to the model, predictions, and what every mistake says."""
 
+import csv
+import json
+import shutil
+import wave
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
-from tsslbp import data, training
+from tsslbp import cli, data, metrics, report, training
+from tsslbp.data import readers
+from tsslbp.data.audio import send_on_delta
+from tsslbp.data.found import Wanted
+from tsslbp.data.series import read_ts
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
+from tsslbp.training.inputs import mean_of_bins
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 def fails(message: str):
-    return pytest.raises(UserError, match=message)
+    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 def series_npz(path: Path) -> str:
@@ -49,3 +64,473 @@ def test_normalise_none_without_effect_is_refused(tmp_path):
     with fails("--normalise none has no effect: spikes is not normalised"):
         training.train(TrainConfig(data=str(path), normalise="none", runs_dir=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+# The readers, each on a small real set
+
+
+def iris(path: Path) -> str:
+    from sklearn.datasets import load_iris
+
+    table = load_iris()
+    rows = [[*map(str, x), table.target_names[y]] for x, y in zip(table.data, table.target, strict=True)]
+    path.write_text("\n".join(",".join(row) for row in [["a", "b", "c", "d", "species"], *rows]) + "\n")
+    return str(path)
+
+
+def digit_pictures(folder: Path) -> str:
+    """Ten pictures of each of three digits, one folder each."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    for digit in range(3):
+        (folder / f"digit {digit}").mkdir(parents=True)
+        for number, pixels in enumerate(x[y == digit][:10]):
+            Image.fromarray((pixels.reshape(8, 8) * 15).astype(np.uint8)).save(folder / f"digit {digit}/{number}.png")
+    return str(folder)
+
+
+def spoken(folder: Path) -> str:
+    """The recordings of the samples, in a folder for each digit."""
+    with zipfile.ZipFile(SAMPLES / "FSDD/recordings.zip") as archive:
+        for name in archive.namelist():
+            target = folder / Path(name).name[0] / Path(name).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(name))
+    return str(folder)
+
+
+def vowels_txt(folder: Path) -> str:
+    """One channel of the vowels in the layout of the UCR archive, shorter ones padded with NaN."""
+    for part in ("TRAIN", "TEST"):
+        series = read_ts(SAMPLES / f"TimeSeries/JapaneseVowels_{part}.ts")
+        rows = [[label, *values[:, 0].tolist(), *["NaN"] * (29 - len(values))] for values, label in series]
+        (folder / f"V_{part}.txt").write_text("\n".join("  ".join(f"{cell}" for cell in row) for row in rows))
+    return str(folder / "V_TRAIN.txt")
+
+
+def digits_npz(path: Path) -> str:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    np.savez(path, x=(x.reshape(-1, 8, 8) * 15).astype(np.uint8)[:200], y=y[:200].astype(str))
+    return str(path)
+
+
+EACH = {
+    "npz": (lambda at: digits_npz(at / "d.npz"), "pictures", (1, 8, 8), None, [144, 16, 40], 10, "a held-out fifth"),
+    "csv": (lambda at: iris(at / "iris.csv"), "vectors", (4,), None, [108, 12, 30], 3, "a held-out fifth"),
+    "ts": (
+        lambda at: str(SAMPLES / "TimeSeries/JapaneseVowels_TRAIN.ts"),
+        *("series", (12,), 26, [9, 9, 9], 9, "JapaneseVowels_TEST.ts"),
+    ),
+    "txt": (lambda at: vowels_txt(at), "series", (1,), 26, [9, 9, 9], 9, "V_TEST.txt"),
+    "pictures": (lambda at: digit_pictures(at / "p"), "pictures", (1, 8, 8), None, [21, 3, 6], 3, "a held-out fifth"),
+    "wav": (lambda at: spoken(at / "w"), "speech", (40,), 50, [15, 0, 10], 10, "a held-out fifth"),
+    "events": (lambda at: str(SAMPLES / "NMNIST"), "events", (2, 34, 34), 30, [10, 10, 10], 10, "the folder Test"),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, name):
+    make, kind, shape, steps, sizes, classes, tested_on = EACH[name]
+    path = make(tmp_path)
+    dataset = data.load(path, Path())
+    assert (dataset.kind, dataset.sample_shape, dataset.time_steps, dataset.tested_on) == (kind, shape, steps, tested_on)
+    assert [len(part) for part in dataset.parts.values()] == sizes
+    assert len(dataset.classes) == classes
+    assert set(dataset.train.y.tolist()) == set(range(classes))
+
+    run, out = tmp_path / "runs/own", tmp_path / "out.csv"
+    assert cli.main(["train", "--data", path, "--epochs", "1", "--runs-dir", str(run.parent), "--name", "own"]) == 0
+    said = capsys.readouterr().err
+    for flag in ("--network", "--rule", "--loss", "--epochs", "--learning-rate", "--time-steps" if steps != 26 else "--bin"):
+        assert f"({flag}" in said
+    assert f"{kind}, {sum(sizes):,} samples" in said
+    assert tested_on in said
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["test_accuracy"] <= 100
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert f" on {tested_on}, {sizes[2]} samples" in capsys.readouterr().out
+    assert cli.main(["predict", str(run), path, "--out", str(out)]) == 0
+    rows = list(csv.DictReader(out.open()))
+    assert list(rows[0]) == ["sample", "class", "confidence", "step"]
+    assert len(rows) == sum(sizes) - (sizes[2] if name in ("ts", "txt") else 0)
+    model = training.load(run)
+    assert {row["class"] for row in rows} <= {*model.classes, ""}
+    if name in ("csv", "wav", "events"):  # as they are in memory
+        split, names = readers.samples(Path(path), model.classes, model.sample_shape, model.inputs.rate)
+        answers = metrics.decode(model.outputs(split.x, split.lengths)).tolist()
+        assert [row["class"] for row in rows] == [model.classes[n] if n >= 0 else "" for n in answers]
+        assert [row["sample"] for row in rows] == names
+
+
+def test_a_folder_stands_for_the_training_file_in_it():
+    folder, file = (data.load(str(SAMPLES / name), Path()) for name in ("TimeSeries", "TimeSeries/JapaneseVowels_TRAIN.ts"))
+    assert torch.equal(folder.train.x, file.train.x)
+
+
+def test_series_of_the_archive_end_where_their_values_do(tmp_path):
+    dataset = data.load(vowels_txt(tmp_path), Path())
+    assert dataset.train.lengths.min() < dataset.train.lengths.max() == 26
+    lengths = {len(values) for values, _ in read_ts(SAMPLES / "TimeSeries/JapaneseVowels_TRAIN.ts")}
+    assert set(dataset.train.lengths.tolist()) <= lengths
+
+
+def test_samples_to_predict_need_no_labels(tmp_path, capsys):
+    path = Path(iris(tmp_path / "iris.csv"))
+    train = ["train", "--data", str(path), "--epochs", "1", "--runs-dir", str(tmp_path), "--name", "own"]
+    assert cli.main(train) == 0
+    for name, text in {
+        "bare": "\n".join(line.rsplit(",", 1)[0] for line in path.read_text().splitlines()[1:]),
+        "named": path.read_text().replace("setosa", "unknown"),
+    }.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    capsys.readouterr()
+    tables = []
+    for name in ("iris", "bare", "named"):
+        assert (
+            cli.main(["predict", str(tmp_path / "own"), str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / "p.csv")]) == 0
+        )
+        tables.append((tmp_path / "p.csv").read_text())
+    assert tables[0] == tables[1] == tables[2]
+    assert cli.main(["predict", str(tmp_path / "own"), str(path), "--out", str(path)]) == 2
+    assert "is the file with the samples" in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path / "own"), str(path)]) == 0
+    assert "and 130 more; --out FILE.csv writes all" in capsys.readouterr().out
+
+
+def test_folders_of_parts_are_respected(tmp_path):
+    digit_pictures(tmp_path / "all")
+    for part, numbers in {"Train": range(6), "val": range(6, 8), "test": range(8, 10)}.items():
+        for folder in sorted((tmp_path / "all").iterdir()):
+            (tmp_path / "parts" / part / folder.name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(folder / f"{number}.png", tmp_path / "parts" / part / folder.name)
+    dataset = data.load(str(tmp_path / "parts"), Path())
+    assert [len(part) for part in dataset.parts.values()] == [18, 6, 6]
+    assert (dataset.classes, dataset.tested_on) == (("digit 0", "digit 1", "digit 2"), "the folder test")
+    assert len(data.load(str(tmp_path / "parts"), Path(), validation=0).validation) == 0
+    with fails("--validation is 4; .* has 6 validation samples of its own: leave it out"):
+        data.load(str(tmp_path / "parts"), Path(), validation=4)
+    shutil.move(tmp_path / "parts/test/digit 2", tmp_path / "parts/test/digit 3")
+    with fails("test has class digit 3; those of the training samples are digit 0, digit 1, digit 2"):
+        data.load(str(tmp_path / "parts"), Path())
+
+
+def test_pictures_larger_than_memory_are_mapped(tmp_path, monkeypatch):
+    path = digit_pictures(tmp_path / "p")
+    held = data.load(path, Path())
+    monkeypatch.setattr("tsslbp.data.storage.LARGE", 100)
+    assert torch.equal(data.load(path, Path()).train.x, held.train.x)
+
+
+def wav(path: Path, signal: np.ndarray, rate: int, width: int = 2, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = (signal * (2 ** (8 * width - 1) - 1)).astype(np.int64)
+    if width == 1:
+        whole += 128
+    content = b"".join(int(value).to_bytes(width, "little", signed=width > 1) * channels for value in whole)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(content)
+
+
+def test_sounds_of_any_width_channels_and_rate_are_the_same(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    for number, (width, channels) in enumerate([(2, 1), (3, 2), (4, 1), (1, 1)]):
+        wav(tmp_path / f"s/a_{number}.wav", tone, 16000, width, channels)
+        wav(tmp_path / f"s/b_{number}.wav", 0 * tone, 16000, width, channels)
+    wav(tmp_path / "s/a_slow.wav", tone[::2], 8000)
+    split, names = readers.found(tmp_path / "s", Wanted()).all()
+    tones = split.x[split.y == 0]
+    assert [name[0] for name in names] == ["a"] * 5 + ["b"] * 4
+    assert (tones[:3] - tones[0]).abs().max() < 0.05
+    loud = tones[4].mean(0) > -4
+    assert (tones[4] - tones[0])[:, loud].abs().max() < 0.5
+    assert data.load(str(tmp_path / "s"), Path()).rate == 8000
+
+
+def test_a_model_of_sounds_takes_changes_of_its_bands_as_spikes(tmp_path):
+    folder, _ = training.train(TrainConfig(data=spoken(tmp_path / "w"), epochs=1, runs_dir=tmp_path, name="own"))
+    model, dataset = training.load(folder), data.load(str(tmp_path / "w"), Path())
+    assert (model.sample_shape, model.network.architecture.input_shape) == ((50, 40), (80,))
+    spikes = send_on_delta(dataset.normalisation.normalise(dataset.test.x), 0.35)
+    assert torch.equal(model.inputs(dataset.test.x), spikes.float().transpose(0, 1))
+
+
+# Arrays and data sets of PyTorch
+
+
+def test_arrays_are_read_as_a_file_is(tmp_path):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 7, 3)), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    stored = data.load(str(tmp_path / "a.npz"), Path())
+    tensors = [(torch.from_numpy(sample), int(label)) for sample, label in zip(x, y, strict=True)]
+    pairs = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    for made in (
+        data.of_arrays(x, y),
+        data.of_arrays(torch.from_numpy(x), [["no", "yes"][label] for label in y]),
+        *map(data.of_torch, (tensors, pairs, DataLoader(pairs, batch_size=7), DataLoader(pairs, batch_size=None))),
+    ):
+        assert torch.equal(made.train.x, stored.train.x)
+        assert torch.equal(made.test.y, stored.test.y)
+        assert made.normalisation == stored.normalisation
+    assert data.of_arrays(x, [["no", "yes"][label] for label in y]).classes == ("no", "yes")
+    folder, final = training.train(
+        TrainConfig(epochs=1, runs_dir=tmp_path, name="own"), dataset=data.of_arrays(x, y, name="mine")
+    )
+    assert final["test_samples"] == 8
+    assert TrainConfig.from_toml(folder / "config.toml").data == "python:mine"
+    with fails("python:mine was made in Python"):
+        report.write(folder)
+    assert report.write(folder, dataset=data.of_arrays(x, y)).is_file()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: data.of_arrays([[1.0, 2.0], [3.0]], [0, 1]), "x is no array"),
+        (lambda: data.of_torch([1, 2]), "samples: item 0 is int; it must be a pair of a sample and its class"),
+        (lambda: data.of_torch([]), "samples holds no samples"),
+        (lambda: data.of_torch([(torch.ones(2), 0), (torch.ones(3), 1)]), r"item 1 has shape \[3\], the first has \[2\]"),
+    ],
+)
+def test_wrong_arrays(make, message):
+    with fails(message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kind", "sample", "note"),
+    [
+        ((30, 8, 8), np.uint8, "pictures", (1, 8, 8), "taken as pictures of 8 × 8 bytes"),
+        ((30, 9, 8), np.uint8, "events", (8,), "taken as 9 × 8 steps × channels of events"),
+        ((30, 8, 8), np.float32, "series", (8,), "taken as 8 × 8 steps × channels; pictures are"),
+        ((30, 9, 8), np.float32, "series", (8,), None),
+        ((30, 9, 8, 3), np.float32, "pictures", (3, 9, 8), "the channels last"),
+        ((30, 3, 9, 8), np.uint8, "pictures", (3, 9, 8), None),
+        ((30, 3), np.uint8, "vectors", (3,), None),
+        ((30, 5, 2, 9, 8), np.uint8, "events", (2, 9, 8), None),
+    ],
+)
+def test_shapes_are_recognised_and_said(shape, dtype, kind, sample, note):
+    x = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    dataset = data.of_arrays(x, np.arange(30) % 2)
+    assert (dataset.kind, dataset.sample_shape) == (kind, sample)
+    assert [note in one for one in dataset.notes] == ([True] if note else [])
+
+
+# Bins and padding
+
+
+def test_bins_are_means_and_padding_does_not_count():
+    x = torch.arange(20, dtype=torch.float32).view(2, 5, 2)
+    x[1, 3:] = 1e6
+    means = mean_of_bins(x, 2, torch.tensor([5, 3]))
+    torch.testing.assert_close(means[0], torch.tensor([[1.0, 2.0], [5.0, 6.0], [8.0, 9.0]]))
+    torch.testing.assert_close(means[1], torch.tensor([[11.0, 12.0], [14.0, 15.0], [0.0, 0.0]]))
+    torch.testing.assert_close(mean_of_bins(x[:1], 2), means[:1])
+    assert mean_of_bins(x, 1) is x
+
+
+def test_the_model_carries_its_bins(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    lengths = np.arange(40) % 8 + 4
+    x = 150 + 40 * random.random((40, 11, 3))
+    np.savez(tmp_path / "s.npz", x=x, y=np.arange(40) % 2, lengths=lengths)
+    config = TrainConfig(data=str(tmp_path / "s.npz"), epochs=1, bin=4, runs_dir=tmp_path, name="own")
+    folder, final = training.train(config)
+    model, dataset = training.load(folder), data.load(config.data, Path())
+    assert (model.network.time_steps, model.inputs.bin, model.sample_shape) == (3, 4, (11, 3))
+    train = dataset.train
+    entered = model.inputs(train.x, lengths=train.lengths)
+    inside = torch.arange(3)[:, None] < (train.lengths + 3) // 4
+    assert entered.shape == (3, len(train), 3)
+    assert (entered[~inside] == 0).all()
+    torch.testing.assert_close(entered[inside].mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(entered[inside].std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    assert model.accuracy(dataset.test) == pytest.approx(final["test_accuracy"])
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert f"test accuracy {final['test_accuracy']:.2f} %" in capsys.readouterr().out
+    assert report.write(folder).is_file()
+    again, _ = training.train(replace(TrainConfig.from_toml(folder / "config.toml"), name="again"))
+    assert (again / "metrics.jsonl").read_text().count("\n") == 2
+    for name, weight in training.load(again).network.state_dict().items():
+        assert torch.equal(weight, model.network.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("digits", 2, "--bin is for series that have steps of their own; digits holds pictures: it has no steps"),
+        ("nmnist", 2, "nmnist holds events: cut it into fewer steps with --time-steps"),
+        ("japanese-vowels", 50, "--bin is 50; the sequences of japanese-vowels have 26 steps"),
+    ],
+)
+def test_bins_that_do_not_fit(name, size, message):
+    with fails(message):
+        training.with_data(TrainConfig(data=name, bin=size, data_root=SAMPLES))
+
+
+def test_padding_is_0_after_the_normalisation(tmp_path):
+    x = 100 + np.random.default_rng(0).random((20, 6, 3))
+    np.savez(tmp_path / "s.npz", x=x, y=np.arange(20) % 2, lengths=np.arange(20) % 5 + 2)
+    dataset = data.load(str(tmp_path / "s.npz"), Path())
+    inputs = training.prepare(*training.with_data(TrainConfig(data=str(tmp_path / "s.npz"))))[0].inputs
+    entered = inputs(dataset.train.x, lengths=dataset.train.lengths)
+    beyond = torch.arange(6)[:, None] >= dataset.train.lengths
+    assert (entered[beyond] == 0).all()
+    assert (entered[~beyond] != 0).any()
+
+
+def test_a_class_too_small_for_a_validation_part_leaves_it_out(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(12, 4)), np.array([0] * 10 + [1, 1])
+    np.savez(tmp_path / "s.npz", x=x, y=y)
+    config, dataset = training.with_data(TrainConfig(data=str(tmp_path / "s.npz")))
+    assert (len(dataset.validation), config.validation, config.choose) == (0, 0, "last")
+
+
+# Mistakes
+
+
+def csv_text(*rows: str) -> str:
+    return "\n".join(["a,b,label", *[f"{n},{n % 3},{n % 2}" for n in range(8)], *rows])
+
+
+BAD_TABLES = {
+    "text": (csv_text("x,1,0", "y,2,1"), "column a has text in 2 rows, 'x' in line 10 first; write numbers"),
+    "missing": (csv_text("1,,0", "?,NaN,1"), "3 missing values, the first in line 10, column b; fill them or remove"),
+    "both": (csv_text("x,,0"), "column a has text in 1 rows, .*; .*1 missing values, the first in line 10, column b"),
+    "columns": (csv_text("1,2", "1,2,3,4"), "line 10 has 2 columns, line 1 has 3; .*line 11 has 4 columns"),
+    "no-class": (csv_text("1,2,"), "line 10 has no class in column label"),
+    "one-class": ("a,label\n1,x\n2,x\n3,x", "all samples are of class x; a classifier needs at least two classes"),
+    "one-of-a-class": (csv_text("1,2,rare"), "class rare has 1 sample; training and test need 2 of each class"),
+    "no-classes": ("a,b\n" + "\n".join(f"{n},{n}.5" for n in range(9)), "column b has 9 different values in 9 rows, too many"),
+    "one-column": ("label\n1\n2", "has one column only"),
+    "empty": ("", "is empty; it needs a row for each sample"),
+    "names-only": ("a,b,label\n", "has no rows below the names of its columns"),
+    "bytes": (b"a,label\n\xff\xfe,1", "it is no text in UTF-8; save it as CSV in UTF-8"),
+    "infinite": (csv_text("inf,1,0"), "column a has text in 1 rows, 'inf' in line 10"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_wrong_tables(tmp_path, case):
+    text, message = BAD_TABLES[case]
+    (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with fails(f"t.csv.*{message}") as caught:
+        data.load(str(tmp_path / "t.csv"), Path())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
+        ("class\tu\tv\n10\t1\t2\n9\t3\t4\n" + "10\t1\t2\n9\t3\t4\n" * 2, ("9", "10")),
+        (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
+    ],
+    ids=["semicolons", "label-first", "index"],
+)
+def test_tables_as_programs_write_them(tmp_path, text, classes):
+    (tmp_path / "t.csv").write_text(text)
+    dataset = data.load(str(tmp_path / "t.csv"), Path())
+    assert (dataset.classes, dataset.sample_shape) == (classes, (2,))
+
+
+BAD_SERIES = {
+    "text": ("1 2 3\n2 4 x\n", "line 2 is not a series of numbers: it has 'x'"),
+    "missing": ("1 2 3\n2 NaN 5 ? 7\n", "line 2 has 2 missing values, the first in step 0; fill or remove them"),
+    "empty": ("\n\n", "holds no series"),
+    "label-only": ("1\n2\n", "line 1 is no series: write the class, then the values; .*line 2 is no series"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SERIES)
+def test_wrong_series(tmp_path, case):
+    text, message = BAD_SERIES[case]
+    (tmp_path / "s.txt").write_text(text)
+    with fails(f"s.txt.*{message}"):
+        data.load(str(tmp_path / "s.txt"), Path())
+
+
+def test_test_files_that_do_not_go_with_the_training_file(tmp_path):
+    (tmp_path / "s_TRAIN.txt").write_text("1 2 3\n2 4 5\n" * 4)
+    (tmp_path / "s_TEST.txt").write_text("1 2 3\n3 4 5\n")
+    with fails("s_TEST.txt has class 3; those of the training samples are 1, 2"):
+        data.load(str(tmp_path / "s_TRAIN.txt"), Path())
+    with fails("is a test file; give the training file"):
+        data.load(str(tmp_path / "s_TEST.txt"), Path())
+    (tmp_path / "t_TRAIN.csv").write_text("a,b,y\n1,2,0\n3,4,1\n" * 1 + "1,2,0\n3,4,1\n" * 3)
+    (tmp_path / "t_TEST.csv").write_text("a,c,y\n1,2,0\n")
+    with fails("t_TEST.csv has columns a, c; .*t_TRAIN.csv has a, b: make them alike"):
+        data.load(str(tmp_path / "t_TRAIN.csv"), Path())
+
+
+def test_wrong_folders(tmp_path):
+    pictures = Path(digit_pictures(tmp_path / "p"))
+    (pictures / "digit 1/3.png").write_bytes(b"no picture")
+    (pictures / "digit 2/4.png").write_bytes(b"")
+    with fails("cannot read .*digit 1/3.png as an image .*; cannot read .*digit 2/4.png as an image"):
+        data.load(str(pictures), Path())
+    for name in ("digit 1/3.png", "digit 2/4.png"):
+        Image.new("L", (9, 8)).save(pictures / name)
+    with fails("28 of 30 pictures have 8 × 8 pixels, but .*digit 1/3.png has 9 × 8; bring all to one size: magick"):
+        data.load(str(pictures), Path())
+    for name in ("digit 1/3.png", "digit 2/4.png"):
+        whole = (pictures / "digit 0/0.png").read_bytes()
+        (pictures / name).write_bytes(whole[:-30])
+    with fails("cannot read .*digit 1/3.png as an image"):
+        data.load(str(pictures), Path())
+    shutil.copy(pictures / "digit 0/0.png", pictures / "loose.png")
+    with fails("loose.png is in no folder of a class"):
+        data.load(str(pictures), Path())
+    (tmp_path / "empty/a").mkdir(parents=True)
+    with fails("empty has no files of the kinds that are read: an .npz file"):
+        data.load(str(tmp_path / "empty"), Path())
+    for name in ("s_TRAIN.txt", "s_TEST.txt", "t_TRAIN.txt"):
+        (tmp_path / "empty" / name).write_text("1 2 3\n")
+    with fails("empty is a folder with s_TRAIN.txt, t_TRAIN.txt; give one file, such as .*empty/s_TRAIN.txt"):
+        data.load(str(tmp_path / "empty"), Path())
+    (tmp_path / "words.doc").write_text("hello")
+    with fails("words.doc is no file of the kinds that are read"):
+        data.load(str(tmp_path / "words.doc"), Path())
+
+
+def test_wrong_sounds(tmp_path):
+    folder = Path(spoken(tmp_path / "w"))
+    first, second, third = sorted(folder.glob("*/*.wav"))[:3]
+    first.write_bytes(b"RIFF")
+    second.write_bytes(second.read_bytes()[:200])
+    content = bytearray(third.read_bytes())
+    content[20] = 3  # floating point
+    third.write_bytes(content)
+    with fails(f"cannot read {first} .*{second} is cut short.*{third} .*floating-point .*save it again as WAV with 16 bits"):
+        data.load(str(folder), Path())
+
+
+def test_wrong_recordings(tmp_path):
+    shutil.copytree(SAMPLES / "NMNIST", tmp_path / "e")
+    first, second = sorted((tmp_path / "e/Train").glob("*/*.bin"))[:2]
+    first.write_bytes(b"")
+    second.write_bytes(b"1234567")
+    with fails(f"recording {first}: 0 bytes .*; recording {second}: 7 bytes"):
+        data.load(str(tmp_path / "e"), Path())
+
+
+def test_several_mistakes_of_arrays_are_named_at_once():
+    x, bad = np.zeros((12, 5)), np.full((12, 5), np.nan)
+    with fails("the first in sample 0, feature 0.*y_test has shape .*"):
+        data.of_arrays(bad, np.arange(12) % 2, x, np.arange(11))
+
+
+def test_files_from_strangers_are_checked_before_they_are_read(tmp_path, monkeypatch):
+    paths = [iris(tmp_path / "iris.csv"), digit_pictures(tmp_path / "p"), spoken(tmp_path / "w"), vowels_txt(tmp_path)]
+    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 100)
+    for path in paths:
+        with fails("GiB of memory, and 0.0 GiB are free"):
+            data.load(path, Path())

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -73,6 +74,11 @@ def synthetic(classes=tuple("0123456789"), steps=5, epochs=4, silent=0, per_clas
         samples=rasters,
         machine={"python": "3.11", "threads": "2"},
     )
+
+
+def rendered(report: RunReport) -> str:
+    name, filters, context = run._contents(report)
+    return pages.template(f"{name}.html", **filters).render(context)
 
 
 class Page(HTMLParser):
@@ -222,7 +228,7 @@ def test_chosen_epoch_is_marked_at_its_place():
 
 def test_a_command_breaks_between_its_words():
     report = replace(synthetic(), command="tsslbp train --name 'a <b>'  x")
-    page = run._render(report)
+    page = rendered(report)
     assert "<code><span>tsslbp</span> <span>train</span> <span>--name</span> <span>&#39;a</span> <span>&lt;b&gt;&#39;" in page
     command = re.sub("<[^>]*>", "", re.search("<code>.*?</code>", page)[0])
     assert html.unescape(command) == report.command
@@ -230,10 +236,10 @@ def test_a_command_breaks_between_its_words():
 
 def test_rates_and_fallback_are_drawn_where_they_were_kept():
     report = synthetic(epochs=3)
-    assert "share of gradient entries" not in run._render(report)
+    assert "share of gradient entries" not in rendered(report)
     for record in report.history[1:]:  # as of a run that was resumed by a later release
         record |= {"rates": {"conv1": 0.25, "output": 0.5}, "fallback": {"conv1": 0.75, "output": 1.0}}
-    page = run._render(report)
+    page = rendered(report)
     assert page.count("spikes per neuron and step over 3 epochs: conv1, output") == 1
     assert page.count("share of gradient entries over 3 epochs: conv1, output") == 1
     assert "{'conv1'" not in page
@@ -282,6 +288,23 @@ def test_same_data_same_bytes_whatever_the_users_matplotlib_settings(tmp_path):
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "axes.grid": True}):
         write_run_report(tmp_path / "b.html", synthetic())
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_figures_in_files_bring_their_colours():
+    report = synthetic()
+    for drawn in (figures.confusion("confusion", report.confusion, report.classes), figures.loss("loss", report.history)):
+        file = figures.standalone(drawn)
+        root = ElementTree.fromstring(file)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        style = next(element for element in root.iter() if element.tag.endswith("}style")).text
+        light, dark = style.split("@media screen and (prefers-color-scheme: dark)")
+        used = set(re.findall(r"var\((--\w+)\)", file))
+        assert {"--paper", "--ink", "--muted"} <= used
+        for palette in (light, dark):
+            assert used <= set(re.findall(r"(--\w+): #", palette))
+        named = {word for element in root.iter() for word in element.get("class", "").split()}
+        assert named == set(re.findall(r"\.(s\d+) \{", style))
+        assert len(file) < len(drawn) + 1500
 
 
 def test_one_epoch(page):

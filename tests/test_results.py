@@ -85,6 +85,22 @@ def test_bad_rows_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_page_is_made_again_from_its_logs(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/seed0.jsonl").write_text(log(3, f1=0.9))
+    (tmp_path / "a/README.md").write_text("# old\n\n    tsslbp train spike-pattern --seed N     (N = 0)\n\nTold by hand.\n")
+    assert cli.main(["report", str(tmp_path / "a")]) == 2
+    assert "whose page is in Markdown; add --markdown" in capsys.readouterr().err
+    for _ in range(2):
+        assert cli.main(["report", str(tmp_path / "a"), "--markdown"]) == 0
+        page = (tmp_path / "a/README.md").read_text()
+        assert page.startswith("# a, 1 seed\n\n    tsslbp train spike-pattern --seed N     (N = 0)\n\n| seed | F1 × 100 |")
+        assert page.endswith("(curve.svg)\n\nTold by hand.\n")
+    (tmp_path / "a/README.md").write_text("no command\n")
+    assert cli.main(["report", str(tmp_path / "a"), "--markdown"]) == 2
+    assert "README.md must hold the command of its runs" in capsys.readouterr().err
+
+
 def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_path):
     for name, recipe, extra in (("a", "evidence", {}), ("b", "mnist-cnn", {}), ("c", "spike-pattern", {"f1": 1.0})):
         (tmp_path / name).mkdir()

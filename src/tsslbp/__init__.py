@@ -1,6 +1,8 @@
 """Train deep spiking neural networks by spike timing (TSSL-BP)."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from tsslbp import encoding, layers, losses, metrics, networks, neuron, rules
 from tsslbp.errors import UserError
@@ -8,14 +10,20 @@ from tsslbp.functional import lif, lif_part
 from tsslbp.networks import build
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
-from tsslbp.training import load
+from tsslbp.training import Stream, load
+
+if TYPE_CHECKING:
+    from tsslbp import plot
+    from tsslbp.classifier import SpikingClassifier
 
 __version__ = version("tsslbp")
+stream = Stream
 
 __all__ = [
     "TSSL",
     "EventProp",
     "Rule",
+    "SpikingClassifier",
     "Surrogate",
     "UserError",
     "build",
@@ -28,6 +36,26 @@ __all__ = [
     "metrics",
     "networks",
     "neuron",
+    "plot",
     "rules",
     "spikes_from_psc",
+    "stream",
 ]
+
+
+_LATER = {
+    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "sklearn"),
+    "plot": ("tsslbp.plot", "Matplotlib", "plot"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs scikit-learn or Matplotlib is imported when it is asked for: that takes a second, and they may be missing."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, package, extra = _LATER[name]
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise UserError(f"{name} needs {package} ({error}): pip install 'tsslbp[{extra}]'") from None
+    return found if name == "plot" else getattr(found, name)

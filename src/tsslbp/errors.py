@@ -1,7 +1,7 @@
 """The one exception a user is meant to read, one line that names the fix, and the checks that every part needs."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 
 from torch import Tensor
@@ -20,6 +20,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def all_of(faults: Sequence[str], most: int = 5) -> UserError:
+    """One error for several faults, in one line; of very many the first are told."""
+    more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
+    return UserError("; ".join([*faults[:most], *more]))
 
 
 def check_tensor(name: str, x: object) -> None:

@@ -136,6 +136,17 @@ class Network(nn.Module):
             else:
                 yield name, layer, None
 
+    def describe(self) -> str:
+        """The network in a line: notation, rule, constants and number of weights."""
+        a, weights = self.architecture, sum(weight.numel() for weight in self.parameters())
+        steps = f"{a.time_steps} step{'s' * (a.time_steps > 1)}"
+        rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
+        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}, {steps}"
+        return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
+
+    def extra_repr(self) -> str:
+        return self.describe()
+
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
         return x.shape[1:] == self.architecture.input_shape

@@ -49,7 +49,8 @@ class DataSettings(Group):
 
     data: str = "digits"
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
-    japanese-vowels, tonic:NAME, or a FILE.npz of your own with arrays x and y."""
+    japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .txt, or a folder of pictures, sounds or event
+    recordings with a folder for each class."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
     """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
     --choose must then be last or test."""
@@ -60,6 +61,8 @@ class DataSettings(Group):
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: as a constant current, as poisson spikes ("poisson(rate=0.2)" draws fewer of them), or by the
     latency of one spike."""
+    bin: Annotated[int, POSITIVE] = 1
+    """Average this many steps of the data's own into one, which shortens long series. The model keeps the number."""
     normalise: Literal["auto", "none"] = "auto"
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
     spikes and events as they are. Data sets known by name have constants of their own. none leaves all values as stored, except

@@ -10,11 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import bench, kernels, machine, metrics, recipes, report, training
-from tsslbp.cli import picture
+from tsslbp import bench, kernels, machine, metrics, publish, recipes, report, training
+from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
-from tsslbp.cli.progress import watcher
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
@@ -41,14 +40,14 @@ def train(arguments: list[str]) -> None:
     config = parse(TrainConfig, command, arguments, config, about)
     refuse_idle(config, arguments)
     machine.keep_memory()
-    folder, final = training.train(config, watcher())
+    folder, final = training.train(config, training.watcher())
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
-        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        right, chosen = round(final["test_accuracy"] / 100 * final["test_samples"]), CHOSEN[final.get("choose", "validation")]
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{CHOSEN[config.choose]}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
     console.print(f"report: {report.write(folder)}")
 
@@ -60,9 +59,9 @@ class Evaluate:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
     data: str | None = None
-    """Data set or FILE.npz whose test samples are used. Default: the one the model was trained on."""
+    """Data set, or file or folder of your own, whose test samples are used. Default: the one the model was trained on."""
     all: Path | None = None
-    """FILE.npz of which every sample is used. The model must never have been trained on it."""
+    """File or folder of which every sample is used. The model must never have been trained on it."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
@@ -106,35 +105,38 @@ def evaluate(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify an image file with a trained model."""
+    """Classify an image, or every sample of a file or folder, with a trained model."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's folder, or a model.safetensors."""
-    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """An image file of any size. Transparent parts become white. The image is converted to grey or RGB as the network needs,
-    padded to the network's shape with the colour of its border, and scaled."""
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """An image file, or a file or folder of any kind that train takes; labels are not needed. Images may have any size.
+    Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
+    the colour of their border, and scaled."""
+    out: Path | None = None
+    """CSV file for the predictions, with columns sample, class, confidence and step. Without it the first ones are printed."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
     a dark digit on paper, and says so."""
 
 
 def predict(arguments: list[str]) -> None:
-    """classify an image: class, confidence, time of decision"""
+    """classify an image, or every sample of a file or folder: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
-    sample, said = picture.read(options.image, model, None if options.invert == "auto" else options.invert == "yes")
-    for line in said:
+    samples = predictions.samples(options.path, model, {"auto": None, "yes": True, "no": False}[options.invert])
+    for line in samples.warnings:
         say(line)
-    output = model.outputs(sample)
-    answer = int(metrics.decode(output))
-    if answer == metrics.NO_ANSWER:
-        console.print("no answer: no output neuron spiked")
+    made = predictions.of(model, samples)
+    if options.out:
+        predictions.write(options.out, made, options.path)
+        console.print(f"wrote {len(made):,} predictions to {options.out}")
         return
-    step = int(metrics.settled_step(output)) + 1
-    console.print(
-        f"{model.classes[answer]}  (confidence {100 * float(metrics.confidence(output)):.1f} %, "
-        f"unchanged from step {step} of {len(output)} on)"
-    )
+    for prediction in made[: predictions.SHOWN]:
+        name = f"{prediction.sample}: " if len(made) > 1 else ""
+        console.print(f"{name}{prediction.said(model.network.time_steps)}")
+    if len(made) > predictions.SHOWN:
+        console.print(f"and {len(made) - predictions.SHOWN:,} more; --out FILE.csv writes all")
 
 
 @dataclass(frozen=True)
@@ -190,18 +192,20 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Build a run's report again."""
+    """Make the page of a folder: of a run, of a comparison, or of studies."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of a run, of tsslbp compare, of tsslbp study or of tsslbp reproduce. The page is written into it."""
+    markdown: bool = False
+    """Write README.md, a short page, with SVG figures, which any repository viewer shows. Default: one HTML file."""
     data_root: Path | None = None
-    """Folder that holds the data sets. Default: the run's own."""
+    """Folder that holds the data sets, for a run. Default: the run's own."""
 
 
 def report_(arguments: list[str]) -> None:
-    """build a run's report.html again"""
+    """make the page of a run, a comparison or studies, in HTML or Markdown"""
     options = parse(Report, "report", arguments)
-    console.print(f"report: {report.write(options.run, data_root=options.data_root)}")
+    console.print(f"report: {publish.write_page(options.folder, options.markdown, options.data_root)}")
 
 
 @dataclass(frozen=True)

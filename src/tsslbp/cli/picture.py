@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsslbp import data
+from tsslbp.data.pictures import opened
 from tsslbp.errors import UserError
 from tsslbp.training import Model
 
@@ -25,7 +27,7 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         path: the file.
         model: whose network it is for.
         invert: exchange light and dark; if left out, for a grey network whose training images are dark where this image's
-            border is light, or the other way round.
+            border is light, or the other way round. An image of the size of the user's own pictures stays as it is.
 
     Returns:
         ``[1, C, H, W]`` in the units of the training set, and what a user should know of it, a line each.
@@ -41,8 +43,10 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     if shades is None:
         raise UserError("this model of version 0.1.0 does not say which values its training samples had for black and white")
     black, white = shades
-    image = _opened(path, "L" if shape[0] == 1 else "RGB")
+    image = opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
+    if invert is None and data.is_own(model.data) and image.size == (shape[2], shape[1]):
+        invert = False  # as the user's own pictures are
     if invert is None:
         normalisation = model.inputs.normalisation
         mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly ground
@@ -59,24 +63,6 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     if model.facts and model.facts.dtype == "float32":
         said.append(f"black became {float(black.min()):g} and white {float(white.max()):g}, as in the training samples")
     return (black + (white - black) * pixels).unsqueeze(0), said
-
-
-def _opened(path: Path, mode: str) -> "Image":
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert(mode)
-    except FileNotFoundError:
-        raise UserError(f"no image at {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {path} as an image ({error})") from None
 
 
 def _ground(image: "Image") -> tuple[int, ...]:

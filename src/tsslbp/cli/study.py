@@ -13,7 +13,8 @@ from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
-from tsslbp.study.compare import Compare, tables, write_comparison
+from tsslbp.study.compare import Compare
+from tsslbp.study.comparison import tables, write_comparison
 
 NOT_HERE = {
     "study": (

@@ -3,37 +3,52 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp.data import events, images, nmnist, npz, speech, synthetic, tonic_sets, vowels
+from tsslbp.data import events, images, nmnist, readers, speech, synthetic, tonic_sets, vowels
+from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.data.dataset import Dataset, Normalisation, Split
 from tsslbp.data.facts import Facts
 from tsslbp.errors import UserError, unknown
 
-__all__ = ["NAMES", "Dataset", "Facts", "Normalisation", "Split", "crop_and_flip", "events", "load"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "Facts",
+    "Normalisation",
+    "Split",
+    "crop_and_flip",
+    "events",
+    "is_own",
+    "load",
+    "of_arrays",
+    "of_torch",
+]
 
 NAMES = (
     *("digits", "mnist", "fashion-mnist", "cifar10"),
     *("nmnist", "nmnist-stabilised", "spoken-digits", "spoken-digits-by-speaker", "japanese-vowels"),
     *("spike-pattern", "delayed-xor", "evidence"),
 )
+MADE = "python:"
+"""What settings call a data set that was made in Python, before its name."""
 
 
 def load(
     name: str, root: Path, *, validation: int | None = None, download: bool = False, time_steps: int | None = None
 ) -> Dataset:
-    """A data set by name, or from the user's own ``.npz`` file (see :mod:`tsslbp.data.npz`).
+    """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
     Which samples are held out for validation is fixed: it depends on no seed of a run.
 
     Args:
         name: one of ``NAMES``, the last three with options in brackets if wanted (:mod:`tsslbp.data.synthetic`); ``tonic:NAME``
-            for an event set of the package tonic; or the path of a file that ends in ``.npz``.
+            for an event set of the package tonic; or the path of a file or folder.
         root: folder the named sets lie in, as torchvision and tonic lay them out; ``digits`` and own files do not need it.
         validation: samples held out of the training set. If left out: 240 of ``digits``, a tenth of all others but at most
             5000 of a named one; one per class at least.
         download: fetch a set that is not there: images through torchvision, events through tonic. Others are not fetched.
         time_steps: T of recordings, which can be cut into any number of steps: 30 of events, 50 of speech, the longest of
-            the vowels if left out. Static samples and own files do not need it.
+            the vowels if left out. Static samples and series of your own do not need it.
 
     Returns:
         Its three parts with the constants to normalise them.
@@ -41,17 +56,28 @@ def load(
     Raises:
         UserError: an unknown name, files that are missing or damaged, a validation size or T that does not fit.
     """
+    if name.startswith(MADE):
+        raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
     return replace(_read(name, root, validation, download, time_steps), source=name)
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is no data set's, but the path of a user's own file or folder."""
+    return bool(name) and name not in NAMES and not name.startswith(("tonic:", MADE)) and _task(name) not in synthetic.TASKS
+
+
+def _task(name: str) -> str:
+    return name.split("(")[0].strip()
+
+
 def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None) -> Dataset:
-    if name.endswith(".npz"):
-        return npz.read(Path(name), validation)
+    if is_own(name) and (Path(name).exists() or readers.at(Path(name))):
+        return readers.read(name, validation, time_steps)
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
-    if name.split("(")[0].strip() in synthetic.TASKS:
+    if _task(name) in synthetic.TASKS:
         return synthetic.read(name, time_steps)
     match name:
         case "digits":
@@ -68,4 +94,4 @@ def _read(name: str, root: Path, validation: int | None, download: bool, time_st
             return speech.read(name, root, validation, time_steps)
         case "japanese-vowels":
             return vowels.read(root, validation, time_steps)
-    raise UserError(f"{unknown('data set', name, NAMES)}; a file of your own must end in .npz")
+    raise UserError(f"{unknown('data set', name, NAMES)}; nor is there a file or folder of that name")

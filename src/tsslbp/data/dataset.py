@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from tsslbp.errors import UserError
 SPLIT_SEED = 0
 TEST_SET, FIFTH = "the test set", "a held-out fifth"
 """What the test samples of a data set are, in a reader's words."""
+Kind = Literal["vectors", "pictures", "series", "speech", "events"]
+"""What samples are. Defaults that suit one kind may not suit another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,10 @@ class Dataset:
     Static samples are ``x`` ``[N, C, H, W]`` or ``[N, F]``; with ``sequence`` they are ``[N, T, F]`` or ``[N, T, C, H, W]``.
     ``source`` is what :func:`tsslbp.data.load` finds the set by, empty for one made in Python; ``tested_on`` says in a reader's
     words which samples the test part is. ``computed`` samples come from recordings by arithmetic that another processor may
-    round otherwise.
+    round otherwise. ``kind`` follows from the shape and type of the samples if it is left out. ``cut`` sequences are recordings
+    that were cut into as many steps as were asked for, ``rate`` is that of sounds in samples per second, and ``delta`` the
+    change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`; 0 leaves channels as they are).
+    ``notes`` say in a line each what the reader of a user's own data decided.
     """
 
     name: str
@@ -102,6 +108,15 @@ class Dataset:
     source: str = ""
     tested_on: str = TEST_SET
     computed: bool = False
+    kind: Kind | None = None
+    cut: bool = False
+    rate: int = 0
+    delta: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", kind_of(self.train.x, self.sequence))
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -122,6 +137,13 @@ class Dataset:
     def time_steps(self) -> int | None:
         """T of sequences; None for static samples, which have no steps of their own."""
         return self.train.x.shape[1] if self.sequence else None
+
+
+def kind_of(x: Tensor, sequence: bool) -> Kind:
+    """What stored samples are, by their shape and type: bytes in sequences are events."""
+    if sequence:
+        return "events" if x.dtype == torch.uint8 or x.dim() == 5 else "series"
+    return "pictures" if x.dim() == 4 else "vectors"
 
 
 def class_names(names: Iterable[str], where: str) -> tuple[str, ...]:

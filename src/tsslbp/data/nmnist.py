@@ -67,7 +67,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
     count = min(VALIDATION, a_tenth(samples, 10)) if validation is None else validation
     train, held = (stored("Train", train_paths, part) for part in hold_out_validation(samples, count, 10))
     classes, untouched = tuple("0123456789"), Normalisation(1.0, (0.0,), (1.0,))
-    return Dataset(name, train, held, stored("Test", test_paths, test), classes, untouched, sequence=True)
+    return Dataset(name, train, held, stored("Test", test_paths, test), classes, untouched, sequence=True, cut=True)
 
 
 def _complete(folders: list[Path]) -> Path | None:

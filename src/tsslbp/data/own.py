@@ -1,5 +1,7 @@
 """What every reader of a user's own data ends with: parts are held out, and the normalisation is fitted on training samples."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ def complete(
     sequence: bool,
     scale: float = 1.0,
     tested_on: str = FIFTH,
+    held: Split | None = None,
+    **facts: Any,
 ) -> Dataset:
     """A data set from a user's samples.
 
@@ -32,36 +36,58 @@ def complete(
         samples: what to train on; a part of them is held out.
         test: the user's own test samples. A fifth of ``samples`` if there are none.
         classes: names of the classes, each of which has samples.
-        validation: samples to hold out; a tenth if left out.
+        validation: samples to hold out. If left out, a tenth; none if a class has too few samples for that.
         sequence: samples are ``[N, T, ...]``.
         scale: stored value of full intensity, for static samples.
         tested_on: what the test samples are, in a reader's words.
+        held: the user's own validation samples. A part of ``samples`` if there are none.
+        facts: further fields of the data set.
 
     Raises:
-        UserError: a class with too few samples for the parts, or a validation size that does not fit.
+        UserError: one class, a class with too few samples for the parts, or a validation size that does not fit.
     """
+    if len(classes) < 2:
+        raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
     counts = torch.bincount(samples.y, minlength=len(classes))
-    parts = ["training", *(["validation"] if validation != 0 else []), *(["test"] if test is None else [])]
-    if int(counts.min()) < len(parts):
-        scarce = classes[int(counts.argmin())]
+    fewest, scarce = int(counts.min()), classes[int(counts.argmin())]
+    parts = ["training", *(["test"] if test is None else [])]
+    if validation is None and held is None and fewest <= len(parts):
+        validation = 0
+    if validation != 0 and held is None:
+        parts.insert(1, "validation")
+    if fewest < len(parts):
+        has = f"{fewest} sample{'s' * (fewest != 1)}"
         needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)} of each class"
-        raise UserError(f"{where}: class {scarce} has {int(counts.min())} samples; {needs}")
+        raise UserError(f"{where}: class {scarce} has {has}; {needs}; add samples of it or leave the class out")
+    numbers, tested = Split(torch.arange(len(samples)), samples.y), None
     if test is None:
-        samples, test = hold_out(samples, max(len(classes), len(samples) // 5))
-    count = a_tenth(samples, len(classes)) if validation is None else validation
-    train, held = hold_out_validation(samples, count, len(classes))
-    return Dataset(name, train, held, test, classes, fitted(train, sequence, scale), sequence, tested_on=tested_on)
+        numbers, tested = hold_out(numbers, max(len(classes), len(samples) // 5))
+    if held is not None and validation in (None, len(held)):
+        kept, held = numbers, held.select(torch.arange(len(held)))
+    elif held is not None and validation:
+        raise UserError(f"--validation is {validation}; {where} has {len(held)} validation samples of its own: leave it out")
+    else:
+        count = a_tenth(numbers, len(classes)) if validation is None else validation
+        kept, left = hold_out_validation(numbers, count, len(classes))
+        held = samples.select(left.x)
+    train = samples.select(kept.x)
+    test = samples.select(tested.x) if tested is not None else test
+    assert test is not None
+    test = test.select(torch.arange(len(test)))
+    return Dataset(name, train, held, test, classes, fitted(train, sequence, scale), sequence, tested_on=tested_on, **facts)
 
 
-def fitted(train: Split, sequence: bool, scale: float = 1.0) -> Normalisation:
+def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | None = None) -> Normalisation:
     """The normalisation of training samples: mean 0 and standard deviation 1 per channel; a constant channel is only centred.
+
+    Samples count as often as ``weights`` ``[N]`` say; None is once each.
 
     Vectors and sequences of vectors have a pair of numbers per feature, pictures and sequences of pictures one per channel. A
     vector of bytes is a picture laid flat and has one pair for all features. Padding after the end of a sequence does not
     count. Sequences that hold spikes or events stay as they are: bytes, and whole numbers from 0 to ``MOST_EVENTS``.
     """
     x = train.x
-    if sequence and (x.dtype == torch.uint8 or _counts_events(x)):
+    if sequence and (x.dtype == torch.uint8 or counts_events(x)):
         return Normalisation(1.0, (0.0,), (1.0,))
     axes: tuple[int, ...]
     if sequence:
@@ -70,11 +96,22 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0) -> Normalisation:
     else:
         inside, shared = x, x.dim() == 2 and x.dtype == torch.uint8
         axes = (0, 1) if shared else (0, 2, 3) if x.dim() == 4 else (0,)
-    std, mean = torch.std_mean(inside.float() / scale, axes, correction=0)
+    if weights is None:
+        std, mean = torch.std_mean(inside.float() / scale, axes, correction=0)
+    else:
+        steps = len(inside) // len(weights) if train.lengths is None else train.lengths
+        std, mean = _weighted_std_mean(inside / scale, axes, weights.repeat_interleave(steps))
     std = torch.where(std > NOTHING_VARIES * mean.abs(), std, 1.0)
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
 
 
-def _counts_events(x: Tensor) -> bool:
+def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tuple[Tensor, Tensor]:
+    share = (weights.double() / weights.double().mean()).view(-1, *[1] * (x.dim() - 1))
+    mean = (share * x).mean(axes, keepdim=True)
+    return (share * (x - mean).square()).mean(axes).sqrt(), mean.mean(axes)
+
+
+def counts_events(x: Tensor) -> bool:
+    """Whether real numbers count spikes or events: whole, from 0 to ``MOST_EVENTS``."""
     low, high = x.aminmax()
     return float(low) >= 0 and float(high) <= MOST_EVENTS and bool((x == x.round()).all())

@@ -71,7 +71,8 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None) 
         return Split(send_on_delta((part.x - mean) / torch.where(std > 0, std, 1.0), DELTA), part.y)
 
     classes, untouched = tuple("0123456789"), Normalisation(1.0, (0.0,), (1.0,))
-    return Dataset(name, spikes(train), spikes(held), spikes(test), classes, untouched, sequence=True, computed=True)
+    train, held, test = map(spikes, (train, held, test))
+    return Dataset(name, train, held, test, classes, untouched, sequence=True, computed=True, kind="speech", cut=True)
 
 
 def _parts(path: str) -> tuple[int, str, int]:

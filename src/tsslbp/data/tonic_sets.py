@@ -72,6 +72,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
         tuple(map(str, classes)),
         Normalisation(1.0, (0.0,), (1.0,)),
         sequence=True,
+        cut=True,
         tested_on=TEST_SET if len(parts) == 2 else FIFTH,
     )
 

@@ -37,8 +37,8 @@ class Convolution(Spiking):
         UserError: an unknown rule or initialisation; sizes that make no convolution; bias or standardise beside normalise.
     """
 
-    plain: ClassVar[type[nn.Conv1d | nn.Conv2d]]
-    convolution: ClassVar[Callable[..., Tensor]]
+    _plain: ClassVar[type[nn.Conv1d | nn.Conv2d]]
+    _convolution: ClassVar[Callable[..., Tensor]]
     axes: ClassVar[str]
 
     def __init__(
@@ -73,7 +73,7 @@ class Convolution(Spiking):
         if type(groups) is not int or groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(f"{name}: groups is {groups}; it must divide {in_channels} and {out_channels} channels")
         self.groups = groups
-        plain = self.plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
+        plain = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
         weight, variance = plain.weight, 1 / 3
         if init == "kaiming":
             weight, variance = nn.init.kaiming_normal_(weight), 2.0
@@ -97,7 +97,7 @@ class Convolution(Spiking):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with another weight."""
-        return type(self).convolution(
+        return type(self)._convolution(
             x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
 
@@ -123,13 +123,13 @@ class Convolution(Spiking):
 class Conv1d(Convolution):
     """Convolutional spiking layer over one axis: ``[T, B, in, L] -> [T, B, out, L']``; see :class:`Convolution`."""
 
-    plain, convolution, axes = nn.Conv1d, staticmethod(F.conv1d), "L"
+    _plain, _convolution, axes = nn.Conv1d, staticmethod(F.conv1d), "L"
 
 
 class Conv2d(Convolution):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``; see :class:`Convolution`."""
 
-    plain, convolution, axes = nn.Conv2d, staticmethod(F.conv2d), "H, W"
+    _plain, _convolution, axes = nn.Conv2d, staticmethod(F.conv2d), "H, W"
 
 
 def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:

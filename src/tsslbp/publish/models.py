@@ -58,10 +58,10 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     model = training.load(run)
     if half:
         model.network.half().float()
-        test = data.load(model.data, data_root, time_steps=model.network.time_steps).test
+        test = data.load(model.data, data_root, time_steps=model.inputs.raw_steps).test
         final = final | {"test_accuracy": model.accuracy(test)}
     stored = "float16" if half else "float32"
-    if _is_file(model):  # where it lay is nobody's business
+    if data.is_own(model.data):  # where it lay is nobody's business
         model = replace(model, data=Path(model.data).name)
         settings["data"] = model.data
     model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
@@ -77,7 +77,7 @@ def model_card(folder: Path) -> str:
     models = {name: model for name, model in models.items() if model.trained}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
     commands = [
-        f"    tsslbp evaluate {name} " + (f"--data {model.data}" if _is_file(model) else "--data-root DIR")
+        f"    tsslbp evaluate {name} " + (f"--data {model.data}" if data.is_own(model.data) else "--data-root DIR")
         for name, model in models.items()
     ]
     commands += [f"    tsslbp predict {name} IMAGE" for name, model in models.items() if len(model.sample_shape) == 3]
@@ -87,11 +87,6 @@ def model_card(folder: Path) -> str:
     ]
     parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
     return "\n\n".join(parts) + "\n"
-
-
-def _is_file(model: training.Model) -> bool:
-    """Whether a model was trained on a file of the user's own."""
-    return model.data.endswith(".npz")
 
 
 def _row(model: training.Model) -> list[str]:

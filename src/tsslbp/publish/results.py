@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tsslbp import files, machine, recipes
 from tsslbp.errors import UserError
 from tsslbp.report import charts, figures
-from tsslbp.report.page import with_sd
+from tsslbp.report.page import machine_in_words, with_sd
 from tsslbp.tables import markdown
 from tsslbp.training import records
 
@@ -39,6 +39,9 @@ CHOSEN = {
     "last": "Test accuracy is that of the last epoch.",
     "test": "Test accuracy is that of the best test epoch, as the paper reports it. This choice flatters a result.",
 }
+F1 = "F1 × 100"
+Log = tuple[list[records.Record], records.Record]
+"""The epochs of a run, and its final record."""
 CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.svg)"
 
 
@@ -59,33 +62,50 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         records.write(path, [*history, final])
     for stale in set(_logs(folder)) - logs.keys():
         stale.unlink()
-    histories, finals = zip(*logs.values(), strict=True)
-    files.write_text(folder / "curve.svg", figures.standalone(curve(histories)))
+    _, final = next(iter(logs.values()))
+    how = f"{CHOSEN[final.get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."
+    return _write_page(folder, command, list(logs.values()), [f"{how} {machine_in_words(machine.describe())}"])
+
+
+def draw_results(folder: Path) -> Path:
+    """Write the curve and the page of a folder of logs again, with the command and the notes its page has; returns its path.
+
+    Raises:
+        UserError: a file is damaged or cannot be written, or the page has no command.
+    """
+    _command(folder)
+    paragraphs = (folder / "README.md").read_text(encoding="utf-8").rstrip().split("\n\n")
+    command = next(paragraph for paragraph in paragraphs if paragraph.startswith("    tsslbp ")).strip()
+    notes = [paragraph for paragraph in paragraphs if not paragraph.startswith(("#", "    tsslbp ", "|", "!["))]
+    return _write_page(folder, command, [_ended(log) for log in _logs(folder)], notes)
+
+
+def _write_page(folder: Path, command: str, logs: Sequence[Log], notes: Sequence[str]) -> Path:
+    histories, finals = zip(*logs, strict=True)
+    files.write_text(folder / "curve.svg", figures.standalone(curve(histories, "f1" in finals[0])))
     columns = {name: column for name, column in COLUMNS.items() if finals[0][column[0]] is not None}
     rows = [[str(seed), *(f"{final[key]:.{places}f}" for key, places in columns.values())] for seed, final in enumerate(finals)]
     if len(finals) > 1:
         rows.append(["mean ± sd", *(mean_sd([final[key] for final in finals], places) for key, places in columns.values())])
-    about = machine.describe()
+    heads = [name.replace("test accuracy, %", F1).replace(", %", f", {F1}") if "f1" in finals[0] else name for name in columns]
     page = [
         f"# {folder.name}, {len(finals)} seed{'s' * (len(finals) > 1)}",
         f"    {command}",
-        markdown(("seed", *columns), rows).rstrip(),
+        markdown(("seed", *heads), rows).rstrip(),
         CURVE,
-        f"{CHOSEN[finals[0].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`. "
-        f"Machine: {about['processor']}, {about['threads']}, {about['vector instructions']}, load {about['load']} at the end; "
-        f"tsslbp {about['tsslbp']}, torch {about['torch']}.",
+        *notes,
     ]
     files.write_text(folder / "README.md", "\n\n".join(page) + "\n")
     return folder / "README.md"
 
 
-def curve(histories: Sequence[figures.Records]) -> Markup:
-    """Accuracy of training, validation and test by epoch, over several runs of one recipe."""
+def curve(histories: Sequence[figures.Records], trains: bool = False) -> Markup:
+    """Accuracy of training, validation and test by epoch, over several runs of one recipe; of spike trains 100 times F1."""
     parts = {"training": "train_accuracy", "validation": "validation_accuracy", "test": "test_accuracy"}
     values = {name: np.array([figures.column(history, key) for history in histories]) for name, key in parts.items()}
     values = {name: runs for name, runs in values.items() if np.isfinite(runs).any()}
     description = f"Line chart of {', '.join(values)} accuracy over {len(histories[0])} epochs, {len(histories)} seeds"
-    return charts.means("curve", values, "right answers, %", ["test"], description)
+    return charts.means("curve", values, F1 if trains else "right answers, %", ["test"], description)
 
 
 def results_table(results: Path) -> str:
@@ -129,7 +149,7 @@ def _logs(folder: Path) -> list[Path]:
     return sorted((path for path, seed in found.items() if seed), key=lambda path: int(path.stem.removeprefix("seed")))
 
 
-def _ended(log: Path) -> tuple[list[records.Record], records.Record]:
+def _ended(log: Path) -> Log:
     history, final = records.read(log)
     if final is None:
         raise UserError(f"{log} does not end with a final record; it is damaged, or of a run that has not ended")

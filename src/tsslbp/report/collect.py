@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 from tsslbp import data, machine, metrics, training
-from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
+from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_markdown, write_run_report
 from tsslbp.settings import TrainConfig
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""
 
 
-def write(folder: Path, data_root: Path | None = None) -> Path:
-    """Build ``report.html`` in a run's folder; returns its path.
+def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | None = None, markdown: bool = False) -> Path:
+    """Build ``report.html`` in a run's folder, or ``README.md`` with SVG figures; returns the path of the page.
 
     Args:
         folder: the run's folder.
         data_root: where its data set lies, if no longer where the run found it.
+        dataset: the data set of a run whose data were made in Python.
+        markdown: write the short page in Markdown.
 
     Raises:
         UserError: no finished epoch, missing data, a damaged file.
@@ -28,11 +30,11 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
     history, final = training.read_metrics(folder)
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    dataset = data.load(
-        model.data,
+    dataset = dataset or data.load(
+        model.data or settings.data,
         data_root or settings.data_root,
         validation=settings.validation,
-        time_steps=model.network.time_steps,
+        time_steps=model.inputs.raw_steps,
     )
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
@@ -45,6 +47,8 @@ def write(folder: Path, data_root: Path | None = None) -> Path:
         machine=machine.describe(),
         **about,
     )
+    if markdown:
+        return write_run_markdown(folder, report)
     path = folder / "report.html"
     write_run_report(path, report)
     return path
@@ -54,7 +58,7 @@ def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test
     answers = metrics.decode(model.outputs(test.x, test.lengths))
     return {
-        "confusion": _confusion(test.y, answers, len(dataset.classes)),
+        "confusion": confusion_counts(test.y, answers, len(dataset.classes)),
         "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if model.network.is_spiking else [],
     }
 
@@ -66,7 +70,7 @@ def _trains(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     return {"confusion": None, "samples": [], "trains": tuple(drawn)}
 
 
-def _confusion(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
+def confusion_counts(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
     """Counts ``[classes, classes + 1]``; the last column is "no answer"."""
     column = torch.where(answer == metrics.NO_ANSWER, classes, answer)
     return torch.bincount(label * (classes + 1) + column, minlength=classes * (classes + 1)).view(classes, -1).numpy()
@@ -83,7 +87,8 @@ def _examples(label: Tensor, answer: Tensor) -> list[int]:
 
 def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleRaster:
     x = dataset.test.x[index : index + 1]
-    spikes, output = model.response(x, seed=index)
+    lengths = None if dataset.test.lengths is None else dataset.test.lengths[index : index + 1]
+    spikes, output = model.response(x, seed=index, lengths=lengths)
     answer = int(metrics.decode(output))
     return SampleRaster(
         image=None if dataset.sequence else _picture(x[0].float(), model.shades()),

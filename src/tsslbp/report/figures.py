@@ -83,24 +83,30 @@ def inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P
 
 
 def _for_page(svg: str, figure: Figure, description: str) -> Markup:
-    """A page's part of an SVG file: no prolog, metadata or global style, no ids but those referred to, paths to 1/100 point."""
+    """A page's part of an SVG file: no prolog, metadata, font or indentation, only ids in use, lengths to 1/100 point."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
     referred = set(re.findall(r"#([\w.-]+)", body))
     body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", body)
     body = re.sub(r' style="[^"]*"', lambda found: re.sub("#fe00a.", lambda c: f"var(--{VARIABLES[c[0]]})", found[0]), body)
-    body = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    body = re.sub(r"(?<=[\"; ])font-family: [^;\"]*(; |(?=\"))", "", body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*"|>\s+(?=<)', lambda found: found[0][0].strip(), body)
+    body = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: " " + " ".join(re.sub(r"(\.\d\d)\d+", r"\1", found[0]).split()), body)
     width, height = figure.get_size_inches() * 72
     root = f'<svg role="img" aria-label="{html.escape(description)}" width="{width:g}pt" viewBox="0 0 {width:g} {height:g}">'
     return Markup(root + body.strip())
 
 
-def standalone(svg: Markup) -> str:
+def standalone(svg: str) -> str:
     """A figure of a page as a file of its own, in the pages' colours, light or dark as the reader's screen."""
     palette, _, _ = resources.files("tsslbp.report").joinpath("style.css").read_text(encoding="utf-8").partition("* {")
-    style = f"<style>{palette}svg {{ background: var(--paper); font-family: sans-serif; }}</style>"
+    looks = {look: f"s{number}" for number, look in enumerate(dict.fromkeys(re.findall(r' style="([^"]*)"', svg)))}
+    # Each look once, and not at each of a thousand marks.
+    rules = " ".join(f".{name} {{ {look} }}" for look, name in looks.items())
+    svg = re.sub(r' style="([^"]*)"', lambda found: f' class="{looks[found[1]]}"', svg)
+    style = f"<style>{palette}svg {{ background: var(--paper); font-family: sans-serif; }} {rules}</style>"
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return str(svg).replace("<svg", f"<svg {spaces}", 1).replace(">", f">{style}", 1)
+    return svg.replace("<svg", f"<svg {spaces}", 1).replace(">", f">{style}", 1)
 
 
 def _short(name: str, most: int = 16) -> str:

@@ -1,13 +1,18 @@
 """What pages are made of: templates and their filters, the section of a study, numbers as text."""
 
+import html
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+
+from tsslbp import files, tables
+from tsslbp.report import figures
 
 Result = dict[str, Any]
 """What a study or a comparison measured, as it goes into its JSON file."""
@@ -29,10 +34,48 @@ class Section:
 def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
     """A page's template with the filters that all have and its own."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=name.endswith(".md"),
+        keep_trailing_newline=name.endswith(".md"),
     )
     environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
     return environment.get_template(name)
+
+
+def write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filters: Callable[..., str]) -> Path:
+    """Write ``README.md`` from a template, and the figures it shows as SVG files beside it; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    drawn: dict[str, str] = {}
+
+    def figure(svg: Markup, name: str) -> str:
+        drawn[f"{name}.svg"] = figures.standalone(svg)
+        described = re.search('aria-label="([^"]*)"', svg)
+        return f"![{html.unescape(described[1]) if described else name}]({name}.svg)"
+
+    made: dict[str, Callable[..., str]] = {"figure": figure, "table": _table, "machine": machine_in_words, **filters}
+    text = template(name, **made).render(context)
+    for file, svg in drawn.items():
+        files.write_text(folder / file, svg)
+    files.write_text(folder / "README.md", re.sub(r"\n{3,}", "\n\n", text))
+    return folder / "README.md"
+
+
+def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], code: bool = False) -> str:
+    """A table in Markdown; with ``code`` the first cell of each row is a name as it is typed."""
+    return tables.markdown(heads, [[f"`{first}`" if code else first, *rest] for first, *rest in rows]).rstrip()
+
+
+def machine_in_words(about: Mapping[str, str]) -> str:
+    """What a result was measured on, as a sentence."""
+    known = [about[key] for key in ("processor", "threads", "vector instructions") if key in about]
+    known += [f"load {about['load']} at the end"] if "load" in about else []
+    versions = [f"{name} {about[name]}" for name in ("tsslbp", "torch") if name in about]
+    return f"Machine: {', '.join(known)}; {', '.join(versions)}."
 
 
 def _number(value: Any, digits: int = 6) -> str:

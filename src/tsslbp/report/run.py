@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
-from tsslbp.report.page import template
+from tsslbp.report.page import template, write_markdown
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,18 @@ def write_run_report(path: Path, report: RunReport) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    files.write_text(path, _render(report))
+    name, filters, context = _contents(report)
+    files.write_text(path, template(f"{name}.html", **filters).render(context))
+
+
+def write_run_markdown(folder: Path, report: RunReport) -> Path:
+    """Write a short form of the report as ``README.md`` with its figures as SVG files; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    name, filters, context = _contents(report)
+    return write_markdown(folder, f"{name}.md", context, **filters)
 
 
 FIRING = {
@@ -128,9 +140,13 @@ IN_WORDS = (
 """Fields of the final record that the template puts into words, as it does the number of test samples."""
 
 
-def _render(report: RunReport) -> str:
+Contents = tuple[str, dict[str, Callable[..., str]], dict[str, Any]]
+"""A page's template, without the ending of its name, the filters of its own, and its variables."""
+
+
+def _contents(report: RunReport) -> Contents:
     if report.confusion is None:
-        return _render_trains(report)
+        return _contents_of_trains(report)
     counts, n = report.confusion, len(report.classes)
     total = int(counts.sum())
     decimals = 1 if total < 2000 else 2
@@ -139,40 +155,44 @@ def _render(report: RunReport) -> str:
         return "–" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}\u00a0%"
 
     right = round(report.final["test_accuracy"] * total / 100)
-    return template("run.html", percent=percent).render(
-        run=report,
-        final={"validation_accuracy": None, "choose": "validation", **report.final},
-        extra={
+    context = {
+        "run": report,
+        "final": {"validation_accuracy": None, "choose": "validation", **report.final},
+        "extra": {
             key: value for key, value in report.final.items() if key not in (*IN_WORDS, "event", "test_images", "test_samples")
         },
-        noun="images" if any(sample.image is not None for sample in report.samples) else "samples",
-        total=total,
-        decimals=decimals,
-        right=right,
-        interval=[100 * bound for bound in wilson_interval(right, total)],
-        silent=int(counts[:, n].sum()),
-        counted_right=int(np.trace(counts[:, :n])),
-        confused=_confused(counts[:, :n], counts.sum(1), report.classes),
-        diverged=np.flatnonzero(~np.isfinite(figures.column(report.history, "train_loss"))).tolist(),
-        loss=figures.loss("loss", report.history),
-        accuracy=figures.accuracy("accuracy", report.history, report.final["best_epoch"]),
-        firing=_firing(report.history),
-        columns=[key for key in report.history[0] if key not in FIRING],
-        confusion=figures.confusion("confusion", counts, report.classes),
-        samples=[(sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)],
-        most_drawn=figures.MOST_DRAWN,
-    )
+        "noun": "images" if any(sample.image is not None for sample in report.samples) else "samples",
+        "total": total,
+        "decimals": decimals,
+        "right": right,
+        "interval": [100 * bound for bound in wilson_interval(right, total)],
+        "silent": int(counts[:, n].sum()),
+        "counted_right": int(np.trace(counts[:, :n])),
+        "confused": _confused(counts[:, :n], counts.sum(1), report.classes),
+        "diverged": np.flatnonzero(~np.isfinite(figures.column(report.history, "train_loss"))).tolist(),
+        "loss": figures.loss("loss", report.history),
+        "accuracy": figures.accuracy("accuracy", report.history, report.final["best_epoch"]),
+        "firing": _firing(report.history),
+        "columns": [key for key in report.history[0] if key not in FIRING],
+        "confusion": figures.confusion("confusion", counts, report.classes),
+        "samples": [
+            (sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)
+        ],
+        "most_drawn": figures.MOST_DRAWN,
+    }
+    return "run", {"percent": percent}, context
 
 
-def _render_trains(report: RunReport) -> str:
-    return template("trains.html", f1=lambda percent: f"{percent / 100:.3f}").render(
-        run=report,
-        final={"choose": "validation", **report.final},
-        loss=figures.loss("loss", report.history),
-        accuracy=figures.accuracy("f1", report.history, report.final["best_epoch"]),
-        firing=_firing(report.history),
-        trains=[figures.trains(f"trains-{i}", one.output, one.target, one.f1) for i, one in enumerate(report.trains)],
-    )
+def _contents_of_trains(report: RunReport) -> Contents:
+    context = {
+        "run": report,
+        "final": {"choose": "validation", **report.final},
+        "loss": figures.loss("loss", report.history),
+        "accuracy": figures.accuracy("f1", report.history, report.final["best_epoch"]),
+        "firing": _firing(report.history),
+        "trains": [figures.trains(f"trains-{i}", one.output, one.target, one.f1) for i, one in enumerate(report.trains)],
+    }
+    return "trains", {"f1": lambda percent: f"{percent / 100:.3f}"}, context
 
 
 def _firing(history: list[dict[str, Any]]) -> list[tuple[Markup, str]]:

@@ -1,11 +1,11 @@
-"""Studies as JSON, one file each, and one HTML page of all that lie in the same folder."""
+"""Studies as JSON, one file each, and one page of all that lie in the same folder, in HTML or Markdown."""
 
 import json
 from pathlib import Path
 
 from tsslbp import files
 from tsslbp.errors import UserError
-from tsslbp.report.page import Result, Section, template
+from tsslbp.report.page import Result, Section, template, write_markdown
 from tsslbp.study.base import studies
 
 
@@ -22,20 +22,32 @@ def write(folder: Path, result: Result) -> Path:
     """
     files.make_folder(folder, "choose another --out")
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    result = json.loads(content)  # the page is what the file makes
+    section(json.loads(content))  # a fault of the study shows here, and not as a damaged file
     files.write_text(folder / f"{result['study']}.json", content)
-    known = studies()
-    others = [path for name in known if (path := folder / f"{name}.json").is_file() and name != result["study"]]
-    made = {result["study"]: (result, section(result)), **{path.stem: _read(path) for path in others}}
-    drawn = [made[name] for name in known if name in made]
-    subjects = list(dict.fromkeys(one["subject"] for one, _ in drawn))
-    page = template("study.html").render(subjects=subjects, studies=drawn)
-    files.write_text(folder / "report.html", page)
+    return draw(folder)
+
+
+def found_in(folder: Path) -> list[Path]:
+    """The files of a folder that are of studies, in the order of the page."""
+    return [path for name in studies() if (path := folder / f"{name}.json").is_file()]
+
+
+def draw(folder: Path, markdown: bool = False) -> Path:
+    """Write ``report.html`` of all studies in a folder, or ``README.md`` with SVG figures; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written, or a study's file is damaged.
+    """
+    drawn = [_read(path) for path in found_in(folder)]
+    context = {"subjects": list(dict.fromkeys(one["subject"] for one, _ in drawn)), "studies": drawn}
+    if markdown:
+        return write_markdown(folder, "study.md", context)
+    files.write_text(folder / "report.html", template("study.html").render(context))
     return folder / "report.html"
 
 
 def _read(path: Path) -> tuple[Result, Section]:
-    """Another study's result and its part of the page."""
+    """A study's result and its part of the page."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
         head = {**dict.fromkeys(("study", "subject", "date", "command"), str), "settings": dict, "machine": dict}

@@ -52,7 +52,7 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
     """
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    root, steps = settings.data_root if data_root is None else data_root, model.network.time_steps
+    root, steps = settings.data_root if data_root is None else data_root, model.inputs.raw_steps
     dataset = data.load(model.data, root, validation=settings.validation, time_steps=steps)
     return Run(folder.resolve().name, model, dataset.test, settings.to_dict())
 

@@ -1,12 +1,14 @@
 """Training runs: settings in, a folder with a trained model out."""
 
 from tsslbp.training.checkpoint import RunState
-from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_test
+from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_predict, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
-from tsslbp.training.records import read_metrics, summary
+from tsslbp.training.records import history, read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
+from tsslbp.training.stream import Step, Stream
+from tsslbp.training.watch import watcher
 
 __all__ = [
     "Diverged",
@@ -16,13 +18,18 @@ __all__ = [
     "Progress",
     "RunState",
     "Samples",
+    "Step",
+    "Stream",
+    "history",
     "load",
     "prepare",
     "read_metrics",
     "resolved",
     "samples_of_file",
+    "samples_to_predict",
     "samples_to_test",
     "summary",
     "train",
+    "watcher",
     "with_data",
 ]

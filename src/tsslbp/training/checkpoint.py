@@ -39,9 +39,9 @@ class RunState:
     seen: int = 0
     seconds: float = 0.0
     """Time spent in all sittings."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """One record per finished epoch."""
-    average: list[torch.Tensor] = field(default_factory=list)
+    average: list[torch.Tensor] = field(default_factory=list, repr=False)
     """Moving average of every weight, if there is one."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Split, npz
+from tsslbp.data import Split, readers
 from tsslbp.data.dataset import FIFTH
 from tsslbp.errors import UserError
 from tsslbp.training.model import Model
@@ -22,6 +22,8 @@ class Samples:
     """What they are, in a reader's words: ``your x_test, 1,000 samples``."""
     warnings: list[str] = field(default_factory=list)
     """What a reader should know of them, a line each."""
+    names: list[str] = field(default_factory=list)
+    """What to call each sample: its file, or its number."""
 
 
 def samples_to_test(model: Model, name: str | None, root: Path, download: bool = False) -> Samples:
@@ -34,7 +36,7 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     name = name or model.data
     if not name:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
-    dataset = data.load(name, root, download=download, time_steps=model.network.time_steps)
+    dataset = data.load(name, root, download=download, time_steps=model.inputs.raw_steps)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
@@ -45,9 +47,10 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
         if name != model.data:
             _warn_of_seen(model, samples, name)
     elif not model.facts.is_test_set(dataset.test):
-        if name.endswith(".npz") and dataset.tested_on == FIFTH:
+        if data.is_own(name) and dataset.tested_on == FIFTH:
+            lacks = "x_test" if name.endswith(".npz") else "test samples of its own"
             raise UserError(
-                f"{name} has no x_test, and it is not, or no longer, the file that the model was trained on; evaluate every "
+                f"{name} has no {lacks}, and it is not, or no longer, the file that the model was trained on; evaluate every "
                 f"sample of a file that it was never trained on with: --all {name}"
             )
         if name == model.data:
@@ -57,16 +60,31 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
 
 
 def samples_of_file(model: Model, path: Path) -> Samples:
-    """Every sample of an ``.npz`` file that the model was never trained on.
+    """Every sample of a file or folder of the user's own that the model was never trained on.
 
     Raises:
         UserError: no such file; the file it was trained on; samples of another shape, other classes or other units.
     """
-    split = npz.read_all(path, model.classes)
-    samples = Samples(split, f"all of {path}, {len(split):,} samples")
+    samples = _all_of(model, path, labelled=True)
     _check(model, samples, str(path))
     _warn_of_seen(model, samples, str(path))
     return samples
+
+
+def samples_to_predict(model: Model, path: Path) -> Samples:
+    """Every sample of a file or folder of the user's own, which needs no labels.
+
+    Raises:
+        UserError: no such file; samples of another shape or other units than the model was trained on.
+    """
+    samples = _all_of(model, path, labelled=False)
+    _check(model, samples, str(path))
+    return samples
+
+
+def _all_of(model: Model, path: Path, labelled: bool) -> Samples:
+    split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, labelled)
+    return Samples(split, f"all of {path}, {len(split):,} samples", names=names)
 
 
 def _named(classes: tuple[str, ...]) -> bool:
@@ -77,10 +95,7 @@ def _named(classes: tuple[str, ...]) -> bool:
 def _check(model: Model, samples: Samples, name: str) -> None:
     x, wanted = samples.split.x, list(model.sample_shape)
     if list(x.shape[1:]) != wanted:
-        hint = ""
-        if [*wanted[1:], wanted[0]] == list(x.shape[1:]):
-            hint = ": put the channels first, x.transpose(0, 3, 1, 2)"
-        raise UserError(f"samples of {name} have shape {list(x.shape[1:])}; the model takes {wanted}{hint}")
+        raise UserError(f"samples of {name} have shape {list(x.shape[1:])}; the model takes {wanted}")
     scale = model.inputs.normalisation.scale
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")

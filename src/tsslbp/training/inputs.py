@@ -1,12 +1,17 @@
 """From stored samples to what a network takes."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import encoding
 from tsslbp.data import Normalisation
+from tsslbp.data.audio import send_on_delta
 from tsslbp.errors import UserError
+from tsslbp.signal import length_mask, within
 
 
 @dataclass(frozen=True)
@@ -15,18 +20,27 @@ class Inputs:
 
     Args:
         encoding: of static samples, as :func:`tsslbp.encoding.get` takes it.
-        normalisation: the data set's.
+        normalisation: the data set's; of sequences in bins, that of their bins.
         time_steps: T.
         sequence: samples are ``[B, T, ...]`` rather than ``[B, ...]``.
+        bin: steps of a stored sequence that are averaged into one.
+        stored_steps: of a sequence as it is stored; 0 means ``time_steps``.
+        rate: of the sounds that the sequences are made from, samples per second; 0 for all other data.
+        delta: change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`), which makes two
+            channels of each, ``[B, T, 2F]``; 0 for channels as they are.
 
     Raises:
-        UserError: an unknown encoding, no time step, sequences to be encoded.
+        UserError: an unknown encoding, no time step, sequences to be encoded, bins that do not give T.
     """
 
     encoding: str
     normalisation: Normalisation
     time_steps: int
     sequence: bool
+    bin: int = 1
+    stored_steps: int = 0
+    rate: int = 0
+    delta: float = 0.0
 
     def __post_init__(self) -> None:
         encodes = encoding.get(str(self.encoding)) is not None
@@ -34,12 +48,57 @@ class Inputs:
             raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
         if type(self.sequence) is not bool or (self.sequence and encodes):
             raise UserError(f"encoding {self.encoding} is for static samples; sequence is {self.sequence}")
+        if not all(type(number) is int and number >= 0 for number in (self.bin, self.stored_steps, self.rate)):
+            given = f"{self.bin}, {self.stored_steps} and {self.rate}"
+            raise UserError(f"bin, stored_steps and rate are {given}; they must be whole numbers from 0")
+        if not isinstance(self.delta, (int, float)) or not 0 <= self.delta < math.inf or (self.delta and not self.sequence):
+            raise UserError(f"delta is {self.delta}; it must be 0, or positive and for sequences")
+        if self.bin < 1 or (self.bin > 1 and not self.sequence) or -(-self.raw_steps // self.bin) != self.time_steps:
+            raise UserError(f"bins of {self.bin} do not make {self.time_steps} steps of {self.raw_steps}")
 
-    def __call__(self, x: Tensor, seed: int | Tensor = 0) -> Tensor:
-        """``[B, ...]`` or ``[T, B, ...]``, float32. ``seed``: what a Poisson encoder draws the samples with, as of
-        :func:`tsslbp.encoding.poisson`."""
+    @property
+    def raw_steps(self) -> int:
+        """Steps of a sequence as it is stored."""
+        return self.stored_steps or self.time_steps
+
+    def __call__(self, x: Tensor, seed: int | Tensor = 0, lengths: Tensor | None = None) -> Tensor:
+        """``[B, ...]`` or ``[T, B, ...]``, float32.
+
+        Args:
+            x: stored samples.
+            seed: what a Poisson encoder draws the samples with, as of :func:`tsslbp.encoding.poisson`.
+            lengths: steps of each stored sequence, ``[B]``. What comes after them is 0.
+        """
         if self.sequence:
-            return self.normalisation.normalise(x).transpose(0, 1)
+            steps = self.normalisation.normalise(mean_of_bins(x, self.bin, lengths))
+            steps = (send_on_delta(steps, self.delta).float() if self.delta else steps).transpose(0, 1)
+            if lengths is None:
+                return steps
+            beyond = ~length_mask(self.lengths(lengths), self.time_steps)
+            return steps.masked_fill_(beyond.view(*beyond.shape, *[1] * (x.dim() - 2)), 0)
         if encoder := encoding.get(self.encoding):
             return encoder(self.normalisation.intensity(x), self.time_steps, seed)
         return self.normalisation.normalise(x)
+
+    def network_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What one step of a stored sample of this shape gives the network."""
+        return (2 * shape[0],) if self.delta else shape
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """Steps of the network that stored sequences of these lengths take, ``[B]``."""
+        return (lengths + self.bin - 1) // self.bin
+
+
+def mean_of_bins(x: Tensor, size: int, lengths: Tensor | None = None) -> Tensor:
+    """Means over bins of ``size`` steps, ``[B, T, ...] -> [B, ceil(T / size), ...]``; as it is for bins of one step.
+
+    The last bin holds the steps that are left, and padding after ``lengths`` ``[B]`` does not count.
+    """
+    if size == 1:
+        return x
+    steps = x.shape[1]
+    counted = torch.full((len(x),), steps) if lengths is None else lengths
+    inside = within(x.float().transpose(0, 1), counted).transpose(0, 1).flatten(2)
+    padded = F.pad(inside, (0, 0, 0, -steps % size)).view(len(x), -1, size, *x.shape[2:])
+    counts = (counted[:, None] - torch.arange(0, steps, size)).clamp(1, size)
+    return padded.sum(2) / counts.view(*counts.shape, *[1] * (x.dim() - 2))

@@ -51,6 +51,8 @@ class Loop:
         state: where the run stands; kept up to date.
         progress: who watches.
         save: called whenever the state is worth keeping.
+        weights: of the training samples in the loss, ``[N]``; None if all count the same. A loss that is a mean becomes a
+            weighted mean. The losses and accuracies in the records stay those of plain samples.
     """
 
     config: TrainConfig
@@ -60,10 +62,13 @@ class Loop:
     state: RunState
     progress: Progress
     save: Callable[[], None]
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.loss = self.config.make_loss()
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
+        if self.weights is not None and self.loss.is_mean:
+            self.weights = self.weights / self.weights.mean()
 
     def run(self, end_epoch: Callable[[dict[str, Any]], None]) -> None:
         """Train to the last epoch; ``end_epoch`` gets each epoch's record before the checkpoint is written.
@@ -123,10 +128,13 @@ class Loop:
         if config.shift or config.flip:
             x = crop_and_flip(x, keys, config.shift, config.flip)
         network.train()
-        x = self.model.inputs(x, keys)
+        x = self.model.inputs(x, keys, lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(lengths, len(output))
+        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
+        if self.weights is not None:
+            gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
+            output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
         loss = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask) + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -206,7 +214,7 @@ class Loop:
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
             "validation_accuracy": self.model.accuracy(data.validation) if len(data.validation) else None,
-            "test_accuracy": self.model.accuracy(data.test),
+            "test_accuracy": self.model.accuracy(data.test) if len(data.test) else None,
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if self.model.network.is_spiking:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -49,7 +49,11 @@ class Model:
     trained: dict[str, Any] = field(default_factory=dict)
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
 
-    def save(self, path: Path) -> None:
+    def __repr__(self) -> str:
+        what = "sequences" if self.inputs.sequence else "samples"
+        return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} classes, {self.network.describe()})"
+
+    def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
         about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
@@ -62,29 +66,35 @@ class Model:
         stored = STORED[self.trained.get("stored", "float32")]
         weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
         about["sha256"] = _sha256(about, weights)
-        write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+        write_bytes(Path(path), save(weights, metadata={METADATA_KEY: json.dumps(about)}))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
-        steps = (self.inputs.time_steps,) if self.inputs.sequence else ()
-        return steps + self.network.architecture.input_shape
+        steps = (self.inputs.raw_steps,) if self.inputs.sequence else ()
+        shape = self.network.architecture.input_shape
+        return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
     @contextmanager
     def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
 
-        Inside, the network is in evaluation mode and gradients are off; afterwards it is in the mode it was in. A Poisson
-        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number.
+        Lengths are in steps of the network there, not in those of the stored sequences. Inside, the network is in evaluation
+        mode and gradients are off; afterwards it is in the mode it was in. A Poisson encoder draws sample number n with seed n,
+        whatever the batch size; ``first`` is the first sample's number.
         """
         was_training = self.network.training
         self.network.eval()
         parts = map(samples.select, torch.arange(len(samples)).split(batch_size))
         try:
             with torch.inference_mode():
-                yield ((part, self.inputs(part.x, seed=first + n * batch_size)) for n, part in enumerate(parts))
+                yield (self._entering(part, first + n * batch_size) for n, part in enumerate(parts))
         finally:
             self.network.train(was_training)
+
+    def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
+        inputs = self.inputs(part.x, seed, part.lengths)
+        return (part if part.lengths is None else replace(part, lengths=self.inputs.lengths(part.lengths))), inputs
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
         """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
@@ -100,16 +110,16 @@ class Model:
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
         """
-        with self.evaluating(_unlabelled(x), batch_size) as batches:
+        with self.evaluating(_unlabelled(x, lengths), batch_size) as batches:
             output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output, lengths)
+            return within(output, None if lengths is None else self.inputs.lengths(lengths))
 
-    def response(self, x: Tensor, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+    def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
 
-        ``seed`` is the sample's number, with which an encoder draws spikes.
+        ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
-        with self.evaluating(_unlabelled(x), first=seed) as batches:
+        with self.evaluating(_unlabelled(x, lengths), first=seed) as batches:
             ((_, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
@@ -160,8 +170,8 @@ class Model:
         return 100 * float(self.scores(samples).mean())
 
 
-def _unlabelled(x: Tensor) -> Split:
-    return Split(x, torch.arange(len(x)))
+def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
+    return Split(x, torch.arange(len(x)), lengths)
 
 
 def load(path: str | Path) -> Model:
@@ -218,7 +228,8 @@ def _described(about: dict[str, Any]) -> Model:
     with torch.device("meta"):
         network = Network(architecture)
     names = class_names(about["classes"], "classes")
-    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, architecture.input_shape[0]):
+    channels = architecture.input_shape[0] // (2 if inputs.delta else 1)
+    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, channels):
         raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
         raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")

@@ -6,6 +6,9 @@ from typing import Any
 class Progress:
     """Watches a run. Subclass and override what you need."""
 
+    def prepared(self, lines: list[str]) -> None:
+        """A user's own data are read: what was found and what was chosen for them, a line each."""
+
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         """Training starts (or goes on) at ``first_epoch`` of ``epochs``, each ``steps`` long."""
 

@@ -141,6 +141,14 @@ def read_metrics(folder: Path) -> tuple[list[Record], Record | None]:
         raise UserError(f"no run at {folder}: cannot read metrics.jsonl ({error.strerror})") from None
 
 
+def history(folder: str | Path) -> list[Record]:
+    """The records of a run's epochs, a dict each, as ``pandas.DataFrame`` takes them.
+
+    Raises UserError for a missing or damaged file.
+    """
+    return read_metrics(Path(folder))[0]
+
+
 def chosen(history: Sequence[Record], choose: Choice) -> Record:
     """The epoch that is kept: of the best, the last, since schedules lower the learning rate to the end."""
     if choose == "last":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tsslbp import data, files, machine
+from tsslbp.data.own import fitted
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
@@ -23,8 +24,8 @@ from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.training import checkpoint, records
-from tsslbp.training.inputs import Inputs
+from tsslbp.training import checkpoint, choices, records
+from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
@@ -37,7 +38,10 @@ HIDDEN = 100
 
 
 def train(
-    config: TrainConfig, progress: Progress | None = None, adapt: Callable[[Network], object] = lambda network: None
+    config: TrainConfig,
+    progress: Progress | None = None,
+    adapt: Callable[[Network], object] = lambda network: None,
+    dataset: data.Dataset | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train, or go on training, and keep everything in the run's folder.
 
@@ -45,6 +49,7 @@ def train(
         config: every setting.
         progress: who watches.
         adapt: what is done to the network before the first step, such as hooking a layer; the stored model knows nothing of it.
+        dataset: one made in Python, such as by :func:`tsslbp.data.of_arrays`, in place of the one that the settings name.
 
     Returns:
         The folder and the final record.
@@ -53,7 +58,8 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    config, dataset = with_data(config)
+    given = config
+    config, dataset = with_data(config, dataset)
     model, optimizer = prepare(config, dataset)
     network = model.network
     adapt(network)
@@ -70,6 +76,8 @@ def train(
         files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
     progress = progress or Progress()
     log = log_to(folder) if log_to else None
+    if data.is_own(config.data) or not dataset.source:
+        progress.prepared(choices.described(given, config, dataset))
 
     def save() -> None:
         checkpoint.save(folder / "checkpoint.pt", state, network, optimizer, fingerprint)
@@ -92,15 +100,21 @@ def train(
     return folder, final
 
 
-def with_data(config: TrainConfig) -> tuple[TrainConfig, data.Dataset]:
-    """The settings with what they left open (:func:`resolved`), and the run's data set.
+def with_data(config: TrainConfig, dataset: data.Dataset | None = None) -> tuple[TrainConfig, data.Dataset]:
+    """The settings with what they left open (:func:`resolved`), and the run's data set: the given one or the one they name.
 
     Raises:
         UserError: missing or damaged data, or settings that do not go with them.
     """
-    dataset = data.load(
-        config.data, config.data_root, validation=config.validation, download=config.download, time_steps=config.time_steps
-    )
+    if dataset is not None:
+        config = replace(config, data=dataset.source or data.MADE + dataset.name)
+    else:
+        steps = config.time_steps if config.bin == 1 else None  # T counts bins
+        dataset = data.load(
+            config.data, config.data_root, validation=config.validation, download=config.download, time_steps=steps
+        )
+    if config.bin > 1:
+        dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
         dataset = _unnormalised(dataset)
     return resolved(config, dataset), dataset
@@ -114,6 +128,21 @@ def _unnormalised(dataset: data.Dataset) -> data.Dataset:
     return replace(dataset, normalisation=plain)
 
 
+def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
+    """The data set with the normalisation of its bins. Raises UserError if its steps cannot be put into bins of this size."""
+    if not dataset.sequence or dataset.cut:
+        instead = "cut it into fewer steps with --time-steps" if dataset.cut else "it has no steps"
+        raise UserError(f"--bin is for series that have steps of their own; {dataset.name} holds {dataset.kind}: {instead}")
+    if size > (dataset.time_steps or 0):
+        raise UserError(f"--bin is {size}; the sequences of {dataset.name} have {dataset.time_steps} steps")
+    if dataset.normalisation == data.Normalisation(1.0, (0.0,), (1.0,)):  # as they are
+        return dataset
+    train = dataset.train
+    lengths = None if train.lengths is None else (train.lengths + size - 1) // size
+    bins = data.Split(mean_of_bins(train.x, size, train.lengths), train.y, lengths)
+    return replace(dataset, normalisation=fitted(bins, sequence=True))
+
+
 def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
@@ -123,11 +152,13 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     Raises:
         UserError: settings that do not go with the data.
     """
+    chosen = len(dataset.validation) if config.validation is None else config.validation
     config = replace(
         config,
-        time_steps=config.time_steps or (dataset.time_steps if dataset.sequence else STATIC_STEPS),
+        time_steps=config.time_steps or (-(-dataset.time_steps // config.bin) if dataset.time_steps else STATIC_STEPS),
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
-        validation=len(dataset.validation) if config.validation is None else config.validation,
+        validation=chosen,
+        choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
     )
     config = _with_precision(config.with_loss())
     _check_fit(config, dataset)
@@ -137,9 +168,19 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
     """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
     torch.manual_seed(config.seed)
-    network = Network(config.architecture(dataset.sample_shape))
+    assert config.time_steps is not None
+    inputs = Inputs(
+        config.encoding,
+        dataset.normalisation,
+        config.time_steps,
+        dataset.sequence,
+        config.bin,
+        dataset.time_steps or 0 if config.bin > 1 else 0,
+        dataset.rate,
+        dataset.delta,
+    )
+    network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
-    inputs = Inputs(config.encoding, dataset.normalisation, network.time_steps, dataset.sequence)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
@@ -167,8 +208,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if dataset.sequence:
         if config.encoding != CONSTANT:
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        if config.time_steps != dataset.time_steps:
-            raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {dataset.time_steps}")
+        steps = -(-(dataset.time_steps or 0) // config.bin)
+        if config.time_steps != steps:
+            bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
+            raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {steps}{bins}")
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")

@@ -1,0 +1,213 @@
+"""The scikit-learn face: a spiking network that fits, predicts and is searched over like any other classifier."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from tsslbp.data import Dataset, Split, own
+from tsslbp.data.dataset import class_names
+from tsslbp.errors import LARGEST, UserError
+from tsslbp.settings import TrainConfig
+from tsslbp.training import Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
+
+Array = NDArray[Any]
+STORED = [np.float32, np.uint8]
+"""Types that samples are kept in; any other becomes the first."""
+PRESENTED, EPOCHS = 40_000, (20, 100)
+"""How many samples a training presents, about: small sets get more epochs, within these bounds."""
+
+
+def automatic(dataset: Dataset) -> dict[str, Any]:
+    """The settings that a user leaves open, by their names in :class:`~tsslbp.settings.TrainConfig`.
+
+    Those of vectors were chosen on digits and synthetic sets, those of sequences on parts of the training files of two series
+    of the UCR archive, Synthetic_control and ECG200.
+    """
+    classes, votes = len(dataset.classes), 10
+    epochs = int(np.clip(PRESENTED // len(dataset.train), *EPOCHS))
+    shared = {"schedule": "one-cycle", "epochs": epochs, "batch_size": 25, "learning_rate": 3e-3}
+    if dataset.sequence:
+        return {**shared, "network": f"100R-{classes * votes}-V{votes}", "tau_m": 10.0, "tau_s": 5.0, "loss": "softmax"}
+    return {**shared, "network": f"100-{classes * votes}-V{votes}", "time_steps": 10, "loss": "kernel"}
+
+
+class SpikingClassifier(ClassifierMixin, BaseEstimator):
+    """A spiking network trained by spike timing, as a scikit-learn classifier.
+
+    It takes vectors ``[N, F]``, which enter as constant currents, and sequences ``[N, T, F]``. Each feature is normalised over
+    the training samples, except bytes (``uint8``) and whole numbers from 0 to 15 in sequences, which are spikes or events; the
+    normalisation is part of the trained model. What is left at None is chosen from the data, and stands in ``config_``.
+
+    Args:
+        network: the network in the field's notation, such as ``"100-3"`` or ``"100R-30-V10"`` (:mod:`tsslbp.notation`), which
+            ends with the number of classes; ``"auto"`` chooses one.
+        rule: the learning rule, with options in brackets if wanted (``tsslbp rules`` lists them).
+        loss: the loss on the output, such as ``"kernel"``, ``"count(desired=5)"`` or ``"softmax"``.
+        time_steps: steps T that a vector is shown for. A sequence has steps of its own.
+        tau_m: membrane time constant in steps, at least 1.
+        tau_s: synaptic time constant in steps, at least 1.
+        dropout: probability of dropping an input of any layer but the first, from 0 to below 1.
+        epochs: passes over the training samples.
+        batch_size: samples per step of training.
+        learning_rate: peak of AdamW's learning rate, which rises and falls once.
+        class_weight: weights of the classes in the loss: a dict by class, ``"balanced"`` to make up for unequal numbers of
+            samples, or None for equal weights.
+        channels_first: sequences are ``[N, F, T]``, as in aeon and sktime, and not ``[N, T, F]``.
+        random_state: what initial weights and order of samples follow from.
+        verbose: whether training shows its progress.
+
+    Attributes:
+        classes_: the classes, sorted, ``[C]``.
+        n_features_in_: F.
+        model_: the trained :class:`~tsslbp.training.Model`; ``model_.save(path)`` writes a file that ``tsslbp`` reads.
+        config_: the settings, those that were chosen from the data too.
+        history_: a record for every epoch: loss, accuracy on the training samples, firing rates by layer.
+        class_prior_: share of each class in the training samples, ``[C]``.
+
+    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, for the learning rules ``tssl`` and ``tssl+``.
+    """
+
+    def __init__(
+        self,
+        network: str = "auto",
+        *,
+        rule: str = "tssl+",
+        loss: str | None = None,
+        time_steps: int | None = None,
+        tau_m: float | None = None,
+        tau_s: float | None = None,
+        dropout: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        class_weight: dict[Any, float] | str | None = None,
+        channels_first: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.network = network
+        self.rule = rule
+        self.loss = loss
+        self.time_steps = time_steps
+        self.tau_m = tau_m
+        self.tau_s = tau_s
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.class_weight = class_weight
+        self.channels_first = channels_first
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:  # noqa: N803 (scikit-learn's)
+        """Train a new network.
+
+        Args:
+            X: samples, ``[N, F]``, ``[N, T, F]`` or, with ``channels_first``, ``[N, F, T]``.
+            y: their classes ``[N]``, numbers or text.
+            sample_weight: how much each sample counts, ``[N]``, 0 or more; None is 1 each.
+
+        Raises:
+            UserError: a parameter out of range, fewer than two classes, a training that diverged.
+            ValueError: samples, classes or weights that do not fit, as scikit-learn words it.
+        """
+        checked: tuple[Array, Array] = validate_data(self, self._features_second(X), y, dtype=STORED, allow_nd=True)
+        x, labelled = checked
+        check_classification_targets(labelled)
+        weights: Array | None = None
+        if sample_weight is not None or self.class_weight is not None:
+            weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+            x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
+            weights = weights if self.class_weight is None else weights * compute_sample_weight(self.class_weight, labelled)
+        self.classes_, labels = np.unique(labelled, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise UserError(f"y has only 1 class, {self.classes_[0]}; give samples of at least two classes")
+        self.class_prior_ = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
+        counts = None if weights is None else torch.from_numpy(weights)
+        dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(map(str, self.classes_), "y"), counts)
+        with _parameters_named():
+            config = resolved(self._config(dataset), dataset)
+            with torch.random.fork_rng(devices=[]):
+                model, optimizer = prepare(config, dataset)
+        state = RunState()
+        progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
+        try:
+            with _parameters_named():
+                Loop(config, dataset, model, optimizer, state, progress, _save_nothing, counts).run(_save_nothing)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        finally:
+            progress.close()
+        model.network.eval()
+        self.model_, self.config_, self.history_ = model, config, state.history
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> Array:  # noqa: N803
+        """The share of the output current that each class has, ``[N, C]``, which is the confidence of ``tsslbp predict``.
+
+        Where no output neuron spikes there is no answer, and the shares are those of the classes in the training samples.
+        """
+        check_is_fitted(self)
+        x = _stored(validate_data(self, self._features_second(X), dtype=STORED, allow_nd=True, reset=False))
+        if x.shape[1:] != self.model_.sample_shape:
+            shapes = [list(shape) for shape in (x.shape[1:], self.model_.sample_shape)]
+            raise UserError(f"X has samples of shape {shapes[0]}; those of the training had {shapes[1]}")
+        total = self.model_.outputs(x).sum(0).double().numpy()
+        total = np.where(total.any(axis=1, keepdims=True), total, self.class_prior_)
+        return total / total.sum(1, keepdims=True)
+
+    def predict(self, X: ArrayLike) -> Array:  # noqa: N803
+        """The class of every sample, ``[N]``."""
+        shares = self.predict_proba(X)
+        return self.classes_[shares.argmax(1)]
+
+    def _config(self, dataset: Dataset) -> TrainConfig:
+        names = ("loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
+        given = {name: getattr(self, name) for name in names} | {"network": None if self.network == "auto" else self.network}
+        chosen = automatic(dataset) | {name: value for name, value in given.items() if value is not None}
+        seed = int(check_random_state(self.random_state).randint(LARGEST))
+        return TrainConfig(**chosen, rule=self.rule, seed=seed, validation=0, choose="last", precision="float32")
+
+    def _features_second(self, x: Any) -> Any:
+        """Sequences as ``[N, F, T]``, so that scikit-learn finds features where it looks for them."""
+        if isinstance(x, Tensor):
+            x = x.numpy(force=True)
+        three = getattr(x, "ndim", 0) == 3 or (isinstance(x, list) and np.ndim(x) == 3)
+        return np.swapaxes(x, 1, 2) if three and not self.channels_first else x
+
+
+def _stored(x: Array) -> Tensor:
+    """Samples ``[N, F]`` or ``[N, F, T]`` as a data set keeps them, ``[N, F]`` or ``[N, T, F]``."""
+    if x.ndim > 3:
+        raise UserError(f"X has shape {list(x.shape)}; it must be [N, features] or [N, steps, features]")
+    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(x, 1, -1)))
+
+
+def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None) -> Dataset:
+    train, none = Split(x, labels), Split(x[:0], labels[:0])
+    normalisation = own.fitted(train, x.dim() == 3, 255.0 if x.dtype == torch.uint8 else 1.0, weights)
+    return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3)
+
+
+def _save_nothing(*_: object) -> None:
+    """A fit leaves no files."""
+
+
+@contextmanager
+def _parameters_named() -> Iterator[None]:
+    """Errors about settings name them as parameters and not as flags of the command line."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))) from None

@@ -1,0 +1,271 @@
+"""A user's own samples as arrays: checked, recognised by shape and type, turned into tensors.
+
+``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
+``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
+``y`` holds the classes ``[N]``: integers from 0, or texts. Optional: ``x_test`` and ``y_test`` (else a fifth is held out),
+``classes`` (their names), ``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
+"""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from tsslbp.data import own
+from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
+from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered
+from tsslbp.errors import LARGEST, UserError, all_of
+
+Arrays = dict[str, NDArray[Any]]
+SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
+CHANNELS = (1, 3, 4)
+"""What the last axis of pictures with the channels last has."""
+AXES = {
+    (2, False): ("sample", "feature"),
+    (4, False): ("sample", "channel", "row", "column"),
+    (3, True): ("sample", "step", "channel"),
+    (5, True): ("sample", "step", "channel", "row", "column"),
+}
+
+
+def of_arrays(
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    x_test: ArrayLike | Tensor | None = None,
+    y_test: ArrayLike | Tensor | None = None,
+    *,
+    lengths: ArrayLike | Tensor | None = None,
+    lengths_test: ArrayLike | Tensor | None = None,
+    classes: Iterable[str] | None = None,
+    validation: int | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """A data set of the user's own arrays or tensors, for :func:`tsslbp.training.train`.
+
+    Args:
+        x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, H, W, C]``, ``[N, T, F]`` or ``[N, T, C, H, W]``.
+        y: classes ``[N]``, integers from 0 or texts.
+        x_test: test samples; a fifth is held out if left out.
+        y_test: their classes.
+        lengths: steps of each sequence before it was padded, ``[N]``.
+        lengths_test: those of the test samples.
+        classes: names of the classes.
+        validation: samples to hold out; a tenth if left out.
+        name: what to call the data set.
+
+    Raises:
+        UserError: arrays that do not go together, missing values, classes without samples.
+    """
+    given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "lengths": lengths, "lengths_test": lengths_test}
+    arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
+    if classes is not None:
+        arrays["classes"] = np.array([str(one) for one in classes])
+    return found(arrays, name, Wanted()).dataset(name, name, validation)
+
+
+def of_torch(
+    samples: Iterable[Any], test: Iterable[Any] | None = None, *, validation: int | None = None, name: str = "samples"
+) -> Dataset:
+    """A data set of what a ``torch.utils.data`` ``Dataset`` or ``DataLoader`` gives: pairs of a sample and its class.
+
+    Everything is read once and held in memory. See :func:`of_arrays` for shapes, ``validation`` and ``name``.
+
+    Raises:
+        UserError: other things than pairs, samples that differ in shape, and what :func:`of_arrays` refuses.
+    """
+    x, y = _collected(samples, name)
+    more = _collected(test, f"{name}, test") if test is not None else (None, None)
+    names = getattr(samples, "classes", None) or getattr(getattr(samples, "dataset", None), "classes", None)
+    return of_arrays(x, y, *more, classes=names, validation=validation, name=name)
+
+
+def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_size is not None
+    pairs: Iterable[Any] = samples
+    if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__"):
+        pairs = (samples[number] for number in range(len(samples)))  # a Dataset need not stop an iteration
+    xs, ys = [], []
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise UserError(f"{name}: item {number} is {type(pair).__name__}; it must be a pair of a sample and its class")
+        x, y = _array(f"sample {number}", pair[0]), _array(f"class of sample {number}", pair[1])
+        xs.append(x if batched else x[None])
+        ys.append(y if batched else y[None])
+        if xs[-1].shape[1:] != xs[0].shape[1:]:
+            shapes = f"{list(xs[-1].shape[1:])}, the first has {list(xs[0].shape[1:])}"
+            raise UserError(f"{name}: item {number} has shape {shapes}; bring all samples to one shape")
+    if not xs:
+        raise UserError(f"{name} holds no samples")
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    except (ValueError, TypeError) as error:  # rows of different lengths
+        raise UserError(f"{name} is no array: {' '.join(str(error).split())}") from None
+    if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):
+        array = array.astype(str)
+    return array
+
+
+def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
+    """The samples in arrays of the names above. Raises UserError for what does not fit the description; ``where`` is named."""
+    faults: list[str] = []
+    parts, notes, layout = {}, [], None
+    names = _class_names(where, arrays)
+    if names is not None and wanted.classes is not None and names != wanted.classes:
+        raise UserError(f"{where} names the classes {', '.join(names)}; the model's are {', '.join(wanted.classes)}")
+    tested = any(key in arrays for key in ("x_test", "y_test", "lengths_test"))
+    if tested and ("lengths" in arrays) != ("lengths_test" in arrays):
+        faults.append(f"{where} has only one of lengths and lengths_test; write both or neither")
+    classes = names or wanted.classes
+    for part, end in {"train": "", **({"test": "_test"} if tested else {})}.items():
+        try:
+            x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled)
+            if y is not None and y.dtype.kind == "U":
+                classes = classes or classes_of(map(str, y), where)
+                y = numbered([str(label) for label in y], classes, f"{where}: y{end}", wanted).numpy()
+            x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
+            notes += [note] if note and not end else []
+            parts[part] = _split(where, f"x{end}", x, y, arrays.get(f"lengths{end}"), layout in ("TF", "TCHW"))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise all_of(faults)
+    if tested:
+        x, x_test = arrays["x"], arrays["x_test"]
+        if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
+            described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
+            raise UserError(f"{where}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
+    if not wanted.whole:
+        classes = _every_class(where, parts["train"].y, classes)
+    assert classes is not None
+    for part, split in parts.items():
+        key = "y" if part == "train" else "y_test"
+        if int(split.y.max()) >= len(classes):
+            raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
+    sequence = layout in ("TF", "TCHW")
+    scale = 255.0 if arrays["x"].dtype == np.uint8 else 1.0
+    kind = kind_of(parts["train"].x, sequence)
+    if kind == "series" and own.counts_events(parts["train"].x):
+        kind = "events"
+    labels = {"train": [str(n) for n in range(len(parts["train"]))]}
+    if tested:
+        labels["test"] = [f"x_test {n}" for n in range(len(parts["test"]))]
+    tested_on = "your x_test" if tested else FIFTH
+    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes))
+
+
+def _recognised(
+    x: NDArray[Any], key: str, lengths: bool, shape: tuple[int, ...] | None, layout: str | None
+) -> tuple[NDArray[Any], str, str]:
+    """``x`` with its channels first, the axes of a sample, and a note where these could be others."""
+    views = {"F": x, "CHW": x} if x.ndim in STATIC_DIMS else {"TF": x, "TCHW": x}
+    views = {name: view for name, view in views.items() if len(name) == x.ndim - 1}
+    if x.ndim == 3:
+        views["HW"] = x[:, None]
+    if x.ndim == 4:
+        views["HWC"] = np.moveaxis(x, -1, 1)
+    if layout is None and shape is not None:  # as the model takes them
+        layout = next((name for name, view in views.items() if view.shape[1:] == shape), None)
+    if layout in views:
+        return views[layout], layout, ""
+    first, size = next(iter(views)), " × ".join(map(str, x.shape[1:]))
+    if x.ndim == 4 and x.shape[-1] in CHANNELS and x.shape[1] > max(CHANNELS):
+        return views["HWC"], "HWC", f"{key} has the channels last, [N, H, W, C]; they were put first"
+    if x.ndim == 3 and not lengths and x.dtype == np.uint8:
+        if x.shape[1] == x.shape[2] and int(x.max()) > own.MOST_EVENTS and len(np.unique(x[:100])) > 2:
+            return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
+        return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
+    if x.ndim == 3 and x.shape[1] == x.shape[2]:
+        return views[first], first, f"{key} was taken as {size} steps × channels; pictures are [N, 1, H, W]"
+    return views[first], first, ""
+
+
+def _samples(where: str, arrays: Arrays, x_name: str, y_name: str, labelled: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """``x`` and ``y`` as they are given, checked one by one and against each other."""
+    for name in (x_name, *([y_name] if labelled else [])):
+        if name not in arrays:
+            raise UserError(f"{where} has no array {name!r}; write it with numpy.savez(path, {x_name}=..., {y_name}=...)")
+    x, y = arrays[x_name], arrays.get(y_name)
+    if x.ndim not in (*STATIC_DIMS, *SEQUENCE_DIMS) or 0 in x.shape:
+        raise UserError(
+            f"{where}: {x_name} has shape {list(x.shape)}; it must be [N, F], [N, C, H, W], [N, T, F] or [N, T, C, H, W]"
+        )
+    if x.dtype.kind not in "buif":
+        raise UserError(f"{where}: {x_name} is {x.dtype}; it must hold real numbers")
+    if y is None:
+        return x, None
+    if y.ndim != 1 or len(y) != len(x):
+        raise UserError(f"{where}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}]")
+    if y.dtype.kind == "U":
+        return x, y
+    if y.dtype.kind not in "iu" or y.min() < 0:
+        what = y.dtype if y.dtype.kind not in "iu" else int(y.min())
+        raise UserError(f"{where}: {y_name} must hold classes as integers from 0; it has {what}; texts are taken too")
+    if int(y.max()) >= LARGEST:
+        raise UserError(f"{where}: {y_name} has class {y.max()}, and no sample of class 1; number the classes 0, 1, 2, ...")
+    return x, y
+
+
+def _class_names(where: str, arrays: Arrays) -> tuple[str, ...] | None:
+    names = arrays.get("classes")
+    if names is None:
+        return None
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise UserError(f"{where}: classes is {names.dtype} of shape {list(names.shape)}; it must be a list of strings")
+    return class_names(map(str, names), where)
+
+
+def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes, by number where they have no names. Raises UserError for one without samples, and for one without a name."""
+    present = y.unique().tolist()
+    classes = len(names) if names else present[-1] + 1
+    if present[-1] >= classes:
+        raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}")
+    if len(present) < classes:
+        absent = list(itertools.islice((str(number) for number in range(classes) if number not in set(present)), 6))
+        which = f"class {absent[0]}" if absent[1:] == [] else f"classes {', '.join(absent[:5])}{' ...' if absent[5:] else ''}"
+        fix = "take its name out of classes" if names else "number the classes 0, 1, 2, ... without gaps"
+        raise UserError(f"{where}: no sample of {which}; {fix}")
+    return names or tuple(map(str, range(classes)))
+
+
+def _split(
+    where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
+) -> Split:
+    """Bytes stay bytes (truth values become bytes), all other numbers become float32; padding becomes 0."""
+    if lengths is not None:
+        steps = x.shape[1] if sequence else 0
+        if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
+            raise UserError(f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences")
+    if x.dtype == np.bool_:
+        x = x.view(np.uint8)
+    elif x.dtype != np.uint8:
+        with np.errstate(over="ignore"):  # what overflows is reported below
+            x = x.astype(np.float32)
+    stored = torch.from_numpy(np.ascontiguousarray(x))
+    counted = None if lengths is None else torch.from_numpy(lengths.astype(np.int64))
+    if counted is not None:
+        beyond = torch.arange(stored.shape[1]) >= counted[:, None]
+        stored = stored.masked_fill(beyond.view(*beyond.shape, *[1] * (stored.dim() - 2)), 0)
+    refuse_missing(stored, f"{where}: ", sequence, "" if key == "x" else f"{key}, ")
+    return Split(stored, torch.from_numpy(y.astype(np.int64)) if y is not None else torch.full((len(x),), -1), counted)
+
+
+def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:
+    """Raises UserError with the count and the place of values that are not finite."""
+    finite = x.isfinite()
+    if bool(finite.all()):
+        return
+    bad = (~finite).nonzero()
+    place = ", ".join(f"{axis} {at}" for axis, at in zip(AXES[x.dim(), sequence], bad[0].tolist(), strict=True))
+    raise UserError(
+        f"{where}samples hold NaN, infinity or numbers beyond float32: {len(bad):,} in all, the first in {part}{place}; remove "
+        "or replace them"
+    )

@@ -1,0 +1,104 @@
+"""Folders of files, a folder a class: ``CLASS/FILE``, or ``train``, ``val`` and ``test`` with a folder a class in each."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsslbp.data.dataset import FIFTH
+from tsslbp.data.found import Wanted, classes_of, numbered
+from tsslbp.errors import UserError
+
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of the folders of each part, in any case."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of each part with their classes ``[N]``, and what their names say."""
+
+    files: dict[str, list[Path]]
+    y: dict[str, Tensor]
+    names: dict[str, list[str]]
+    classes: tuple[str, ...]
+    tested_on: str
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for files in self.files.values() for path in files]
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    """Files of these suffixes anywhere below a folder, without hidden ones, in the order of their names."""
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
+                yield Path(path, name)
+
+
+def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat: bool = False) -> Listing:
+    """The files in a folder, or the file at a path.
+
+    Args:
+        path: the folder.
+        suffixes: of the files.
+        wanted: what they are read for.
+        what: the files are, in the plural.
+        flat: without a folder a class, names are ``LABEL_REST``.
+
+    Raises:
+        UserError: no files, no folder a class where labels are needed, a class without files, other classes in a part.
+    """
+    if path.is_file() and not wanted.labelled:
+        return Listing({"train": [path]}, {"train": torch.tensor([-1])}, {"train": [path.name]}, wanted.classes or (), "")
+    if not path.is_dir():
+        raise UserError(f"{path} is one file; give a folder that has a folder of {what} for each class")
+    root = path
+    while (inner := _wrapped(path, suffixes, flat)) is not None and inner.name not in (wanted.classes or ()):
+        path = inner
+    tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    folders = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}
+    if not folders["train"]:
+        folders = {"train": path}
+    files = {part: list(files_in(folder, suffixes)) for part, folder in folders.items() if folder}
+    files = {part: paths for part, paths in files.items() if paths}
+    if "train" not in files:
+        raise UserError(f"{folders['train']} has no {what} ({', '.join(suffixes)})")
+    labels = {part: [_label(file, folders[part] or path, flat) for file in paths] for part, paths in files.items()}
+    loose = [file for part in files for file, label in zip(files[part], labels[part], strict=True) if label is None]
+    if loose and wanted.labelled:
+        raise UserError(
+            f"{loose[0]} is in no folder of a class ({len(loose)} such {what}); move each into a folder named by class"
+        )
+    empty = [child.name for child in tops.values() if not child.name.startswith(".") and not any(files_in(child, suffixes))]
+    if empty and len(folders) == 1 and not wanted.whole:
+        raise UserError(f"{path}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
+    classes = wanted.classes or classes_of((str(label) for label in labels["train"]), str(path))
+    y = {part: numbered(labels[part], classes, str(folders[part]), wanted) for part in files}
+    names = {part: [file.relative_to(root).as_posix() for file in paths] for part, paths in files.items()}
+    test = folders.get("test")
+    return Listing(files, y, names, classes, f"the folder {test.name}" if test and "test" in files else FIFTH)
+
+
+def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:
+    """The one folder in a folder, if that is where the classes are: unpacking an archive leaves such a folder around them."""
+    inside = [child for child in folder.iterdir() if child.is_dir() and any(files_in(child, suffixes))]
+    loose = any(child.suffix.lower() in suffixes for child in folder.iterdir())
+    if len(inside) != 1 or loose or inside[0].name.lower() in PARTS["train"]:
+        return None
+    return inside[0] if flat or any(child.is_dir() for child in inside[0].iterdir()) else None
+
+
+def _label(file: Path, folder: Path, flat: bool) -> str | None:
+    inside = file.relative_to(folder).parts
+    if len(inside) > 1:
+        return inside[0]
+    return file.stem.split("_")[0] if flat and "_" in file.stem else None

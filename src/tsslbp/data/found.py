@@ -1,0 +1,165 @@
+"""What a reader of a user's own files is asked for, and what it finds."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.data import own
+from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names
+from tsslbp.errors import UserError, all_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What samples are read for.
+
+    Args:
+        time_steps: T of recordings, which can be cut into any number of steps; the reader's own choice if left out.
+        classes: classes of a model that takes the samples; those that the files have if left out.
+        shape: of one sample as that model takes it, T first in a sequence.
+        rate: of the sounds that it was trained on, samples per second.
+        labelled: samples must have labels. Samples to predict need none.
+    """
+
+    time_steps: int | None = None
+    classes: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    rate: int = 0
+    labelled: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether samples are read for a model that is trained: all of them, and of no other file."""
+        return self.shape is not None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Samples of a user's own.
+
+    Args:
+        parts: samples by part, ``train``, ``validation`` and ``test``; the first must be there. Labels are -1 where there are
+            none.
+        names: what to call the samples of each part; numbers from 0 if left out.
+        classes: names of the classes.
+        sequence: samples are ``[N, T, ...]``.
+        scale: stored value of full intensity, for static samples.
+        tested_on: what the test samples are, in a reader's words.
+        facts: further fields of the data set, see :class:`tsslbp.data.Dataset`.
+    """
+
+    parts: Mapping[str, Split]
+    classes: tuple[str, ...]
+    sequence: bool
+    scale: float = 1.0
+    tested_on: str = FIFTH
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def dataset(self, name: str, where: str, validation: int | None) -> Dataset:
+        """The data set; raises UserError as :func:`tsslbp.data.own.complete` does."""
+        return own.complete(
+            name,
+            where,
+            self.parts["train"],
+            self.parts.get("test"),
+            self.classes,
+            validation,
+            sequence=self.sequence,
+            scale=self.scale,
+            tested_on=self.tested_on,
+            held=self.parts.get("validation"),
+            **self.facts,
+        )
+
+    def all(self) -> tuple[Split, list[str]]:
+        """Every sample, and what to call it."""
+        splits = [part.select(torch.arange(len(part))) for part in self.parts.values()]
+        names = [name for part in self.parts for name in self.names.get(part, ())]
+        whole = sum(splits[1:], splits[0])
+        return whole, names or [str(number) for number in range(len(whole))]
+
+
+@dataclass(frozen=True, eq=False)
+class Made(Split):
+    """Samples that are made when they are selected: ``x`` holds their numbers ``[N]``."""
+
+    make: Callable[[Tensor], Tensor] = torch.clone
+    """Samples ``[B, ...]`` from numbers ``[B]``."""
+
+    def select(self, index: Tensor) -> Split:
+        return Split(self.make(self.x[index]), self.y[index])
+
+
+def each(make: Callable[[int], Tensor], shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Makes samples ``[B, *shape]`` of bytes one by one. Of files that cannot be read, all are named."""
+
+    def made(numbers: Tensor) -> Tensor:
+        x, faults = torch.zeros(len(numbers), *shape, dtype=torch.uint8), []
+        for row, number in zip(x, numbers.tolist(), strict=True):
+            try:
+                row.copy_(make(number))
+            except UserError as error:
+                faults.append(str(error))
+        if faults:
+            raise all_of(faults)
+        return x
+
+    return made
+
+
+def plain(label: str) -> str:
+    """A label without blanks around it; a whole number without the decimals that some programs write."""
+    label = label.strip().strip("\"'").strip()
+    if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]{1,3})?", label) and re.search("[.eE]", label):
+        try:
+            if (value := float(label)).is_integer() and abs(value) < 2**53:
+                return str(int(value))
+        except ValueError:
+            pass
+    return label
+
+
+def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
+    """The classes among labels, in the order of their numbers, or of the alphabet. Raises UserError for names that cannot be
+    printed."""
+
+    def order(label: str) -> tuple[bool, float, str]:
+        number = re.fullmatch(r"[-+]?\d{1,15}(\.\d+)?", label, re.ASCII)
+        return not number, float(label) if number else 0.0, label
+
+    return class_names(sorted(set(labels), key=order), where)
+
+
+def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str, wanted: Wanted) -> Tensor:
+    """Numbers of the classes ``[N]``; -1 where there is no label. Raises UserError for labels that are no class."""
+    known: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    if not wanted.labelled:
+        known[None] = -1
+    odd = sorted({str(label) for label in labels if label not in known})
+    if odd and wanted.labelled:
+        whose = "the model's" if wanted.classes else "those of the training samples"
+        those = f"{', '.join(odd[:5])}{' and others' if odd[5:] else ''}"
+        raise UserError(f"{where} has class {those}; {whose} are {', '.join(classes)}; give samples of these only")
+    return torch.tensor([known.get(label, -1) for label in labels], dtype=torch.int64)
+
+
+def partner(path: Path) -> Path | None:
+    """``NAME_TEST`` beside ``NAME_TRAIN``, if it is there."""
+    if not re.search("train$", path.stem, re.IGNORECASE):
+        return None
+    for test in ("TEST", "test", "Test"):
+        other = path.with_name(f"{path.stem[:-5]}{test}{path.suffix}")
+        if other.is_file():
+            return other
+    return None
+
+
+def kind_fact(kind: Kind, *notes: str, **facts: Any) -> dict[str, Any]:
+    """Fields of a data set: its kind, and what the reader decided."""
+    return {"kind": kind, "notes": notes, **facts}

@@ -1,0 +1,103 @@
+"""Readers of a user's own files and folders, found by what is at a path."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tsslbp.data import npz, pictures, recordings, series, table, wav
+from tsslbp.data.dataset import Dataset, Split
+from tsslbp.data.folders import files_in
+from tsslbp.data.found import Found, Wanted
+from tsslbp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one kind of file.
+
+    Args:
+        accepts: what it reads, in a user's words.
+        suffixes: of its files, in small letters.
+        folder: whether it reads a folder of such files rather than one file.
+        read: reads a path.
+    """
+
+    accepts: str
+    suffixes: tuple[str, ...]
+    folder: bool
+    read: Callable[[Path, Wanted], Found]
+
+
+READERS = (
+    Reader("an .npz file with arrays x and y", (".npz",), False, npz.read),
+    Reader("a .csv table with a column of classes", (".csv",), False, table.read),
+    Reader("a .ts, .txt or .tsv file of series (UCR, UEA)", (".ts", ".txt", ".tsv"), False, series.read),
+    Reader("a folder of pictures, a folder a class", pictures.SUFFIXES, True, pictures.read),
+    Reader("a folder of WAV files, a folder a class", wav.SUFFIXES, True, wav.read),
+    Reader("a folder of event recordings (.bin), a folder a class", recordings.SUFFIXES, True, recordings.read),
+)
+ACCEPTED = "; ".join(reader.accepts for reader in READERS)
+
+
+def at(path: Path) -> tuple[Reader, Path] | None:
+    """The reader of what is at a path, and the path to give it; None if there is nothing that a reader takes.
+
+    A folder of series in the archives' layout, with one ``NAME_TRAIN`` in one or more formats, stands for that file.
+    """
+    if path.is_dir():
+        for suffix in (".ts", ".tsv", ".txt", ".csv"):
+            if len(inside := sorted(path.glob(f"*_TRAIN{suffix}"))) == 1:
+                return at(inside[0])
+        of_folders = (reader for reader in READERS if reader.folder and any(files_in(path, reader.suffixes)))
+        if found := next(of_folders, None):
+            return found, path
+    named = (reader for reader in READERS if path.suffix.lower() in reader.suffixes)
+    return next(((reader, path) for reader in named), None)  # a folder of such a name, too: its reader says that it is none
+
+
+def found(path: Path, wanted: Wanted) -> Found:
+    """What is at a path, read as it is wanted.
+
+    Raises:
+        UserError: nothing that any reader takes, and whatever its reader raises.
+    """
+    chosen = at(path)
+    if chosen is None and (inside := _files_of_readers(path)):
+        several = f"{', '.join(inside[:4])}{' and others' if inside[4:] else ''}"
+        raise UserError(f"{path} is a folder with {several}; give one file, such as {path / inside[0]}")
+    if chosen is None:
+        what = "has no files of" if path.is_dir() else "is no file of" if path.exists() else "is not there; these are"
+        raise UserError(f"{path} {what} the kinds that are read: {ACCEPTED}")
+    reader, path = chosen
+    if reader.folder and not path.exists():
+        raise UserError(f"there is no {path}; give {reader.accepts}")
+    return reader.read(path, wanted)
+
+
+def _files_of_readers(folder: Path) -> list[str]:
+    """Names of the files in a folder that could be given by themselves; of a training and its test file the first."""
+    suffixes = tuple(suffix for reader in READERS if not reader.folder for suffix in reader.suffixes)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes) if folder.is_dir() else []
+    return [path.name for path in files if not path.stem.lower().endswith("_test")]
+
+
+def read(name: str, validation: int | None, time_steps: int | None) -> Dataset:
+    """The data set at a path. Raises UserError as :func:`found`, and for parts that are too small."""
+    path = Path(name)
+    dataset = found(path, Wanted(time_steps)).dataset(path.stem if path.is_file() else path.resolve().name, name, validation)
+    return replace(dataset, source=name)
+
+
+def samples(
+    path: Path,
+    classes: tuple[str, ...],
+    shape: tuple[int, ...],
+    rate: int = 0,
+    labelled: bool = True,
+) -> tuple[Split, list[str]]:
+    """Every sample at a path, for a model of these classes and this shape of a sample, and what to call each.
+
+    Raises:
+        UserError: as :func:`found`; classes that the model does not have. A class may be missing.
+    """
+    return found(path, Wanted(classes=classes, shape=shape, rate=rate, labelled=labelled)).all()

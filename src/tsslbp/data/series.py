@@ -1,0 +1,182 @@
+"""Time series in the text files of the UCR and UEA archives: ``.ts``, and ``.txt`` or ``.tsv`` with a series a line.
+
+``NAME_TRAIN`` finds its ``NAME_TEST``. Series of different lengths are padded with 0 at their end.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsslbp import machine
+from tsslbp.data.dataset import FIFTH, Split
+from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
+from tsslbp.errors import UserError, all_of
+
+Series = tuple[NDArray[np.float32], str | None]
+"""Values ``[T, F]`` and the label; None where there is none."""
+MISSING = ("", "?", "nan", "na", "null", "none")
+"""How files write a value that is not there."""
+
+
+def read_ts(path: Path, labelled: bool = True) -> list[Series]:
+    """The series in a ``.ts`` file: after ``@data`` one a line, dimensions parted by ``:``, values by ``,``, the label last.
+
+    Raises:
+        UserError: not such a file, or lines that are damaged; time stamps and missing values are not read.
+    """
+    lines = _lines(path)
+    header = [line.split() for line in lines if line.startswith("@")]
+    declared = next((words[2:] for words in header if [w.lower() for w in words[:2]] == ["@classlabel", "true"]), None)
+    if any([word.lower() for word in words[:2]] == ["@timestamps", "true"] for words in header):
+        raise UserError(f"{path} has time stamps, which are not read; write it with values only and @timeStamps false")
+    has_labels = ["@classlabel", "false"] not in [[word.lower() for word in words[:2]] for words in header]
+    if labelled and not has_labels:
+        raise UserError(f"{path} has no class labels (@classLabel false); add the class at the end of every line")
+    start = next((number for number, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
+    series: list[Series] = []
+    faults = []
+    for number, line in enumerate(lines[start:], start + 1):
+        if not line.strip():
+            continue
+        *dimensions, label = line.strip().split(":") if has_labels else [*line.strip().split(":"), ""]
+        try:
+            rows = [_values(dimension.split(","), f"line {number}, channel {c}", c) for c, dimension in enumerate(dimensions)]
+            if not rows or len({len(row) for row in rows}) > 1:
+                raise UserError(f"line {number} is not a series of numbers of equal length in every channel; fetch it again")
+            if has_labels and declared is not None and label not in declared:
+                raise UserError(f"line {number} is of class {label}, which @classLabel does not name; fetch it again")
+            series.append((np.stack(rows, 1), label if has_labels else None))
+        except UserError as error:
+            faults.append(f"{path}: {error}")
+    if faults:
+        raise all_of(faults)
+    if not series:
+        raise UserError(f"{path} is no .ts file with series after a line @data; fetch it again")
+    return series
+
+
+def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> list[Series]:
+    """The series in a ``.txt`` or ``.tsv`` file: one a line, the class first, then values parted by blanks, tabs or commas.
+
+    Missing values at the end of a line are padding, as the UCR archive has it.
+
+    Args:
+        path: the file.
+        labelled: whether every line must begin with its class.
+        steps: of the series of a model. A line of just as many values then has no class.
+
+    Raises:
+        UserError: lines that are damaged, missing values inside a series.
+    """
+    series: list[Series] = []
+    faults = []
+    for number, line in enumerate(_lines(path), 1):
+        cells = re.split(r"\s*,\s*|\t" if "," in line or "\t" in line.strip() else r"\s+", line.strip())
+        if cells == [""]:
+            continue
+        unlabelled = not labelled and len(cells) == steps
+        label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
+        while values and values[-1].lower() in MISSING:
+            values = values[:-1]
+        try:
+            if not values or label == "":
+                raise UserError(f"line {number} is no series: write the class, then the values")
+            series.append((_values(values, f"line {number}", None)[:, None], label))
+        except UserError as error:
+            faults.append(f"{path}: {error}")
+    if faults:
+        raise all_of(faults)
+    if not series:
+        raise UserError(f"{path} holds no series; write one a line, the class first")
+    return series
+
+
+def read(path: Path, wanted: Wanted) -> Found:
+    """The series in a file, and in its ``NAME_TEST`` if it is a ``NAME_TRAIN``.
+
+    Raises:
+        UserError: damaged files, other channels or classes in a test file, series longer than the model takes.
+    """
+
+    def series(path: Path) -> list[Series]:
+        if path.suffix.lower() == ".ts":
+            return read_ts(path, wanted.labelled)
+        return read_txt(path, wanted.labelled, wanted.shape[0] if wanted.shape else None)
+
+    if not wanted.whole and re.search("_test$", path.stem, re.IGNORECASE):
+        raise UserError(f"{path} is a test file; give the training file, whose name ends in _TRAIN, and it will be found")
+    other = None if wanted.whole else partner(path)
+    files = {"train": path, **({"test": other} if other else {})}
+    parts = {part: series(file) for part, file in files.items()}
+    channels = parts["train"][0][0].shape[1]
+    for part, file in files.items():
+        odd = next((n for n, (values, _) in enumerate(parts[part]) if values.shape[1] != channels), None)
+        if odd is not None:
+            has = f"{parts[part][odd][0].shape[1]} channels"
+            raise UserError(f"{file}: series {odd} has {has}, the first of {path} has {channels}; they must be alike")
+    classes = wanted.classes or classes_of((str(label) for _, label in parts["train"]), str(path))
+    longest = max(len(values) for part in parts.values() for values, _ in part)
+    if wanted.shape is not None and len(wanted.shape) == 2:
+        if longest > wanted.shape[0]:
+            raise UserError(f"{path} has a series of {longest} steps; the model takes {wanted.shape[0]} at most: cut it")
+        longest = wanted.shape[0]
+    splits = {part: padded(parts[part], classes, longest, str(files[part]), wanted) for part in parts}
+    lengths = [split.lengths for split in splits.values() if split.lengths is not None]
+    shortest = min(int(each.min()) for each in lengths)
+    if shortest == longest:  # none is padded
+        splits = {part: Split(split.x, split.y) for part, split in splits.items()}
+    note = f"series have {shortest} to {longest} steps and were padded" if shortest < longest else ""
+    tested_on = other.name if other else FIFTH
+    facts = kind_fact("series", *([note] if note else []))
+    return Found(splits, classes, True, tested_on=tested_on, facts=facts)
+
+
+def padded(
+    series: Sequence[Series], classes: tuple[str, ...], time_steps: int, where: str, wanted: Wanted | None = None
+) -> Split:
+    """Series as one tensor ``[N, T, F]``, padded at the end with zeros, and their lengths."""
+    machine.need_memory(4 * len(series) * time_steps * series[0][0].shape[1], where)
+    lengths = torch.tensor([len(values) for values, _ in series])
+    x = torch.zeros(len(series), time_steps, series[0][0].shape[1])
+    for row, (values, _) in zip(x, series, strict=True):
+        row[: len(values)] = torch.from_numpy(np.ascontiguousarray(values))
+    return Split(x, numbered([label for _, label in series], classes, where, wanted or Wanted()), lengths)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        machine.need_memory(4 * path.stat().st_size, str(path))
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UserError(f"cannot read {path}: {reason}; fetch it again") from error
+
+
+def _values(cells: Sequence[str], line: str, channel: int | None) -> NDArray[np.float32]:
+    """Numbers in a row. Raises UserError with count and place of those missing, and with the first that is no number."""
+    try:
+        with np.errstate(over="ignore"):
+            values = np.array([float(cell) for cell in cells], np.float32)
+    except ValueError:
+        values = None
+    if values is not None and np.isfinite(values).all():
+        return values
+    if missing := list(_missing(cells)):
+        raise UserError(f"{line} has {len(missing)} missing values, the first in step {missing[0]}; fill or remove them")
+    odd = next((cell for cell in cells if not _is_number(cell)), cells[0])
+    raise UserError(f"{line} is not a series of numbers: it has {odd[:30]!r}; correct it or fetch it again")
+
+
+def _missing(cells: Sequence[str]) -> Iterator[int]:
+    return (step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(np.float32(cell)))
+    except ValueError:
+        return False

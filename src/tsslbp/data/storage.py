@@ -1,0 +1,44 @@
+"""Samples made from files: held in memory, or in a mapped file where they are large."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsslbp import machine
+from tsslbp.data import cache
+from tsslbp.data.dataset import Split
+from tsslbp.data.found import each
+
+LARGE = 2**29
+"""Bytes of samples that are mapped from the cache rather than held in memory."""
+VERSION = 1
+"""Of what is made from a file; part of the cache's key."""
+
+
+def stored(
+    path: Path, part: str, files: Sequence[Path], shape: tuple[int, ...], make: Callable[[Path], Tensor], what: str
+) -> Callable[[Tensor], Tensor]:
+    """Makes samples ``[B, *shape]``, bytes, from numbers of files ``[B]``.
+
+    Args:
+        path: the user's folder.
+        part: of the data set.
+        files: what the numbers count.
+        shape: of one sample.
+        make: a sample from its file.
+        what: the samples are; a name in the cache.
+    """
+
+    def made(numbers: Tensor) -> Tensor:
+        size = len(numbers) * math.prod(shape)
+        if size <= LARGE:
+            machine.need_memory(size, str(path))
+            return each(lambda number: make(files[number]), shape)(numbers)
+        known = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        samples = Split(numbers, torch.zeros(len(numbers), dtype=torch.int64))
+        return cache.mapped(what, [VERSION, part, known], samples, shape, lambda n: make(files[n]).numpy()).x
+
+    return made

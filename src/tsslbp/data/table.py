@@ -1,0 +1,159 @@
+"""Tables in ``.csv`` files: a row a sample, a column of classes, all other columns numbers.
+
+The column of classes is named label, class, target or y, or is the last one. The first row may name the columns. Commas,
+semicolons and tabs part the columns. ``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsslbp import machine
+from tsslbp.data.dataset import FIFTH, Split
+from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
+from tsslbp.data.series import MISSING
+from tsslbp.errors import UserError, all_of
+
+LABELS = ("label", "class", "target", "y")
+"""Names of the column of classes."""
+SEVERAL = 2
+"""So many samples a class must have on average, or the column is taken for none of classes."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers ``[N, F]``, the label of each row, and the name of the column of labels."""
+
+    x: NDArray[np.float32]
+    labels: list[str | None]
+    label: str
+    columns: tuple[str, ...]
+
+
+def read(path: Path, wanted: Wanted) -> Found:
+    """The table in a file, and in its ``NAME_TEST`` if it is a ``NAME_TRAIN``.
+
+    Raises:
+        UserError: files that cannot be read, text or nothing where a number should be, other columns in a test file.
+    """
+    train, other = _table(path, wanted), None if wanted.whole else partner(path)
+    tables = {"train": train, **({"test": _table(other, wanted)} if other else {})}
+    if other and tables["test"].columns != train.columns:
+        raise UserError(
+            f"{other} has columns {_few(tables['test'].columns)}; {path} has {_few(train.columns)}: make them alike"
+        )
+    classes = wanted.classes or classes_of((str(label) for label in train.labels), str(path))
+    if not wanted.whole and len(classes) > max(2, len(train.labels) // SEVERAL):
+        raise UserError(
+            f"{path}: column {train.label} has {len(classes)} different values in {len(train.labels)} rows, too many to be "
+            "classes; name the column of classes label"
+        )
+    parts = {
+        part: Split(torch.from_numpy(table.x), numbered(table.labels, classes, str(path if part == "train" else other), wanted))
+        for part, table in tables.items()
+    }
+    note = f"classes are in column {train.label}; name another one label to take that"
+    facts = kind_fact("vectors", note)
+    return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts)
+
+
+def _table(path: Path, wanted: Wanted) -> Table:
+    rows, first = _rows(path)
+    header = _names(rows[0])
+    width = len(rows[0][1])
+    columns = [name.strip() or str(n) for n, name in enumerate(header or [""] * width, 1)]
+    body = rows[1:] if header else rows
+    if not body:
+        raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
+    skipped = 1 if header and not header[0].strip() and width > 2 else 0  # the index that pandas writes
+    features = wanted.shape[0] if wanted.shape is not None and len(wanted.shape) == 1 else None
+    lower = [name.lower() for name in columns]
+    label: int | None = next((lower.index(name) for name in LABELS if name in lower), width - 1)
+    if not wanted.labelled and width - skipped == features:
+        label = None
+    chosen = [n for n in range(skipped, width) if n != label]
+    if not chosen:
+        raise UserError(f"{path} has one column only; it needs columns of numbers and one of classes, parted by commas")
+    x, faults, missing = np.empty((len(body), len(chosen)), np.float32), [], []
+    labels: list[str | None] = []
+    texts: dict[str, tuple[int, str, int]] = {}
+    for row, (line, cells) in zip(x, body, strict=True):
+        if len(cells) != width:
+            faults.append(f"{path}: line {line} has {len(cells)} columns, line {first} has {width}")
+            continue
+        labels.append(None if label is None else plain(cells[label]))
+        if labels[-1] == "" and wanted.labelled:
+            faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
+        given = [cells[n] for n in chosen]
+        try:
+            row[:] = [float(cell) for cell in given]
+            if math.isfinite(float(row.sum(dtype=np.float64))) and np.isfinite(row).all():
+                continue
+        except (ValueError, OverflowError):
+            pass
+        for n, cell in zip(chosen, given, strict=True):
+            if cell.strip().lower() in MISSING:
+                missing.append(f"line {line}, column {columns[n]}")
+            elif not _is_number(cell):
+                line_, text, count = texts.get(columns[n], (line, cell.strip(), 0))
+                texts[columns[n]] = line_, text, count + 1
+    faults += [
+        f"{path}: column {column} has text in {count} rows, {text[:30]!r} in line {line} first; write numbers, or leave it out"
+        for column, (line, text, count) in texts.items()
+    ]
+    if missing:
+        faults.append(f"{path}: {len(missing)} missing values, the first in {missing[0]}; fill them or remove their rows")
+    if faults:
+        raise all_of(faults)
+    name = "" if label is None else columns[label]
+    return Table(x, labels, name, tuple(columns[n] for n in chosen) if header else (f"{len(chosen)} without names",))
+
+
+def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
+    """The rows that are not empty, each with the number of its line."""
+    if not path.is_file():
+        raise UserError(f"no data file {path}; give the path of a .csv file")
+    try:
+        machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            start = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=start.count)
+            reader = csv.reader(file, delimiter=delimiter)
+            rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        if delimiter == ";":  # where a comma may part the decimals
+            rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
+    if not rows:
+        raise UserError(f"{path} is empty; it needs a row for each sample")
+    return rows, rows[0][0]
+
+
+def _with_point(cell: str) -> str:
+    point = cell.replace(",", ".")
+    return point if cell.count(",") == 1 and _is_number(point) else cell
+
+
+def _names(row: tuple[int, list[str]]) -> list[str]:
+    """The names of the columns if the first row has them; else nothing."""
+    cells = [cell.strip() for cell in row[1]]
+    named = any(cell.lower() in LABELS for cell in cells) or not any(_is_number(cell) for cell in cells[:-1])
+    return cells if named and any(cells) else []
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(np.float32(cell)))
+    except ValueError:
+        return False
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (" ..." if names[8:] else "")

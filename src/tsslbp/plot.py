@@ -1,0 +1,123 @@
+"""Figures of models and runs for notebooks: what spikes, how a run learned, what it confuses.
+
+Every function returns a :class:`matplotlib.figure.Figure` in the reader's own style. A notebook shows it, and
+``figure.savefig(path)`` writes it. A run's HTML report has more (:mod:`tsslbp.report`).
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tsslbp import metrics, training
+from tsslbp.errors import UserError
+from tsslbp.report.collect import confusion_counts
+from tsslbp.settings import TrainConfig
+
+MOST_NAMED = 30
+"""Up to so many classes, axes carry their names and cells of the confusion matrix their counts."""
+
+
+class _Shown(Figure):
+    """A figure that every notebook shows, whether or not ``pyplot`` has been set up in it."""
+
+    def _repr_png_(self) -> bytes:
+        self.savefig(buffer := io.BytesIO(), format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def raster(model: training.Model, x: Any) -> Figure:
+    """The spikes that one sample sets off, a band a layer, the output last; time goes to the right.
+
+    Args:
+        model: a trained model, as :func:`tsslbp.load` returns it, or ``classifier.model_``.
+        x: a stored sample, before any normalisation, of ``model.sample_shape``: an array or a tensor.
+
+    Raises:
+        UserError: a sample of another shape, a network of units that do not spike.
+    """
+    stored = torch.as_tensor(np.asarray(x))
+    stored = stored if stored.dtype == torch.uint8 else stored.float()
+    if stored.shape != model.sample_shape:
+        raise UserError(f"x has shape {list(stored.shape)}; one sample of this model has {list(model.sample_shape)}")
+    if not model.network.is_spiking:
+        raise UserError(f"a network of {model.network.architecture.neuron} units has no spikes to draw")
+    spikes, output = model.response(stored.unsqueeze(0))
+    figure = _Shown(figsize=(6, 0.6 + 1.2 * len(spikes)), layout="constrained")
+    bands = figure.subplots(len(spikes), squeeze=False, sharex=True)[:, 0]
+    for axes, (name, fired) in zip(bands, spikes.items(), strict=True):
+        steps, neurons = fired.nonzero().T.numpy()
+        height = np.clip(60 / fired.shape[1], 1.5, 9)  # of a mark, in points
+        axes.scatter(steps + 1, neurons, marker="|", s=height**2, color="black", linewidths=1)
+        axes.set(xlim=(0.5, len(fired) + 0.5), ylim=(fired.shape[1] - 0.5, -0.5), ylabel=name)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    bands[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    bands[-1].set_xlabel("time step")
+    answer = int(metrics.decode(output))
+    said = "no answer" if answer == metrics.NO_ANSWER else f"answer: {model.classes[answer]}"
+    figure.suptitle(said, parse_math=False)
+    return figure
+
+
+def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
+    """Training loss and accuracies over the epochs.
+
+    Args:
+        run: a run's folder, or the records of its epochs, such as ``classifier.history_``.
+
+    Raises:
+        UserError: no run at the folder, or no finished epoch.
+    """
+    history = training.history(run) if isinstance(run, str | Path) else run
+    if not history:
+        raise UserError("there is nothing to draw: no epoch is finished")
+    figure = _Shown(figsize=(8, 3), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epoch = [record["epoch"] for record in history]
+    loss.plot(epoch, [record["train_loss"] for record in history], color="black")
+    loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    for part in ("train", "validation", "test"):
+        values = [record[f"{part}_accuracy"] for record in history]
+        if None not in values:
+            accuracy.plot(epoch, values, label=part.replace("train", "training"))
+    accuracy.set(xlabel="epoch", ylabel="right answers, %")
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure
+
+
+def confusion(run: str | Path) -> Figure:
+    """How a run's model answers the samples of each class in its test set; a last column counts those without an answer.
+
+    Args:
+        run: a run's folder. Its data set must be where the run found it.
+
+    Raises:
+        UserError: no run at the folder, missing data, targets that are no classes.
+    """
+    model, settings = training.load(run), TrainConfig.from_toml(Path(run) / "config.toml")
+    test = training.samples_to_test(model, None, settings.data_root).split
+    if test.y.dim() != 1:
+        raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
+    names = [*model.classes, "no answer"]
+    counts = confusion_counts(test.y, metrics.decode(model.outputs(test.x, test.lengths)), len(model.classes))
+    if not counts[:, -1].any():
+        names, counts = names[:-1], counts[:, :-1]
+    size = min(10.0, 2.5 + 0.4 * len(names))
+    figure = _Shown(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot(xlabel="answer", ylabel="true class")
+    share = counts / counts.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(model.classes) <= MOST_NAMED:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(len(model.classes)), model.classes, parse_math=False)
+        for row, column in np.argwhere(counts):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize="small")
+    return figure

@@ -1,0 +1,31 @@
+"""The page of a folder, whatever it holds: a run, a comparison, studies, or the runs of a recipe with several seeds."""
+
+from pathlib import Path
+
+from tsslbp import report, study
+from tsslbp.errors import UserError
+from tsslbp.publish.results import draw_results
+from tsslbp.study.comparison import draw_comparison
+from tsslbp.study.page import found_in
+
+
+def write_page(folder: Path, markdown: bool = False, data_root: Path | None = None) -> Path:
+    """Write the HTML page of a folder, or a short ``README.md`` with SVG figures; returns the path of the page.
+
+    Args:
+        folder: of a run, a comparison, studies, or of ``tsslbp reproduce``.
+        markdown: write the page in Markdown.
+        data_root: where the data set of a run lies, if no longer where the run found it.
+
+    Raises:
+        UserError: a file is missing, damaged or cannot be written, or the folder has no page of this kind.
+    """
+    if (folder / "compare.json").is_file():
+        return draw_comparison(folder, markdown)
+    if found_in(folder):
+        return study.draw(folder, markdown)
+    if list(folder.glob("seed*.jsonl")):
+        if not markdown:
+            raise UserError(f"{folder} holds the runs of tsslbp reproduce, whose page is in Markdown; add --markdown")
+        return draw_results(folder)
+    return report.write(folder, data_root, markdown=markdown)

@@ -1,0 +1,148 @@
+"""What a comparison of rules says: its tables, its file and its page, in HTML or Markdown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from tsslbp import files
+from tsslbp.errors import UserError
+from tsslbp.report import charts
+from tsslbp.report.page import Result, significant, template, with_sd, write_markdown
+
+COSTS = {
+    "MAC, thousands": ("macs", 1000),
+    "AC, thousands": ("acs", 1000),
+    "own MAC, thousands": ("own_macs", 1000),
+    "energy, nJ": ("energy_nj", 1),
+    "dense, nJ": ("dense_nj", 1),
+}
+"""What is told of a sample's cost by head: its key and unit. Results of 0.1.0 lack two of them."""
+
+
+def tables(result: Result) -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of what came out, one row a rule, and of the differences if there are any; ± is a standard deviation."""
+    made = [_outcome(result)]
+    return [*made, _differences_table(result)] if result.get("differences") else made
+
+
+def _outcome(result: Result) -> tuple[list[str], list[list[str]]]:
+    good = ("F1 × 100", "best epoch, F1 × 100") if result["trains"] else ("test accuracy, %", "best test epoch, %")
+    costs = {head: cost for head, cost in COSTS.items() if cost[0] in next(iter(result["rules"].values()))["mean"]}
+    heads = ["rule", *good, "epochs to target", "seconds to target", "step, ms", "memory, MiB", "spikes", "silent, %", *costs]
+    rows = []
+    for label, rule in result["rules"].items():
+        mean, sd, reached = rule["mean"], rule["sd"], sum(run["epochs_to_target"] is not None for run in rule["runs"])
+        some = "" if reached in (0, len(rule["runs"])) else f" ({reached} of {len(rule['runs'])})"
+        rows.append(
+            [
+                label,
+                *(with_sd(mean[key], sd[key]) for key in ("test_accuracy", "best_test_accuracy")),
+                *(_number(mean[f"{key}_to_target"], 1) + some for key in ("epochs", "seconds")),
+                _number(rule["step_ms"], 2),
+                _number(rule["peak_mib"], 0),
+                _number(mean["spikes"], 2),
+                _number(100 * mean["silent"], 1),
+                *(significant(mean[key] / unit) for key, unit in costs.values()),
+            ]
+        )
+    return heads, rows
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the differences from the rule of ``--against``, which was given."""
+    found = result["differences"]
+    heads = ["rule", f"difference from {found['against']}", "95 % interval", "detectable", "p", "p, Holm", "real"]
+    rows = []
+    for label, one in found["rules"].items():
+        planned = label == found["planned"]
+        holm = "planned" if planned else f"{one['holm']:.2g}"
+        numbers = (f"{one['mean']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}", f"{one['detectable']:.2f}")
+        rows.append([label, *numbers, f"{one['p']:.2g}", holm, "yes" if one["real"] else "no"])
+    return heads, rows
+
+
+def write_comparison(folder: Path, result: Result) -> Path:
+    """Write ``compare.json`` and ``compare.html``; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files.make_folder(folder, "choose another --out")
+    content = json.dumps(result, indent=1)
+    context = _contents(json.loads(content))  # the page is what the file makes
+    files.write_text(folder / "compare.json", content + "\n")
+    return _write_page(folder, context)
+
+
+def draw_comparison(folder: Path, markdown: bool = False) -> Path:
+    """Write ``compare.html`` from ``compare.json``, or ``README.md`` with SVG figures; returns the path of the page.
+
+    Raises:
+        UserError: a file cannot be written, or ``compare.json`` is damaged.
+    """
+    try:
+        context = _contents(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
+    except Exception:  # drawing what an altered file says fails in every way there is
+        raise UserError(f"{folder / 'compare.json'} is damaged or of an older release; run that comparison again") from None
+    return write_markdown(folder, "compare.md", context) if markdown else _write_page(folder, context)
+
+
+def _write_page(folder: Path, context: dict[str, Any]) -> Path:
+    files.write_text(folder / "compare.html", template("compare.html").render(context))
+    return folder / "compare.html"
+
+
+def _contents(result: Result) -> dict[str, Any]:
+    """The variables of a comparison's page."""
+    means = {label: rule["mean"] for label, rule in result["rules"].items()}
+    best = max(means, key=lambda label: means[label]["test_accuracy"])
+    thriftiest = min(means, key=lambda label: means[label]["energy_nj"])
+    good, least = means[best]["test_accuracy"], means[thriftiest]["energy_nj"]
+    reached = f"F1: {best}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {best}, {good:.2f}\u00a0%"
+    return {
+        "result": result,
+        "answer": f"Highest {reached}. Lowest energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
+        "tables": tables(result),
+        "tried": _rates_tried(result),
+        "accuracy": _accuracy(result),
+        "energy": _energy(result),
+    }
+
+
+def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str]]]:
+    """All learning rates that were tried, and what came of each by rule."""
+    tried = {
+        label: {
+            trial["learning_rate"]: "diverged" if (found := trial["validation_accuracy"]) is None else f"{found:.2f}"
+            for trial in rule["tried"]
+        }
+        for label, rule in result["rules"].items()
+    }
+    return sorted({rate for trials in tried.values() for rate in trials}), tried
+
+
+def _accuracy(result: Result) -> Markup:
+    rules = result["rules"].items()
+    curves = {label: np.array([run["curves"]["test_accuracy"] for run in rule["runs"]]) for label, rule in rules}
+    epochs = next(iter(curves.values())).shape[1]
+    description = f"Line chart of test accuracy over {epochs} epochs under {len(curves)} rules"
+    return charts.means("accuracy", curves, _unit(result), list(curves), description)
+
+
+def _energy(result: Result) -> Markup:
+    """Test accuracy against energy, with the standard deviation over the seeds of both."""
+    keys = ("energy_nj", "test_accuracy")
+    both = {label: [(rule["mean"][key], rule["sd"][key]) for key in keys] for label, rule in result["rules"].items()}
+    description = f"Test accuracy against energy per sample for {len(both)} rules"
+    return charts.points("energy", both, "energy of a sample, nJ", _unit(result), description)
+
+
+def _unit(result: Result) -> str:
+    return "F1 × 100" if result["trains"] else "right answers in the test set, %"

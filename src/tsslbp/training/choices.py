@@ -1,0 +1,62 @@
+"""What was found in a user's own data and chosen for them, each choice with the flag that changes it."""
+
+from tsslbp.data import Dataset
+from tsslbp.settings import TrainConfig
+
+
+def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list[str]:
+    """Lines for a reader.
+
+    Args:
+        given: the settings as the user gave them.
+        config: with what they left open.
+        dataset: the data set.
+    """
+    parts = {name: f"{len(part):,} {name}" for name, part in dataset.parts.items()}
+    total = sum(map(len, dataset.parts.values()))
+    low, high = (float(x) for x in dataset.train.x.aminmax())
+    names = ", ".join(dataset.classes[:6]) + (", ..." if dataset.classes[6:] else "")
+    held = "" if given.validation is not None else " (--validation N)"
+    split = f"{parts['train']}, {parts['validation']}{held}, {parts['test']}: {dataset.tested_on}"
+    rows = {
+        "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} in {len(dataset.classes)} classes ({names})",
+        "values": f"{str(dataset.train.x.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",
+        "split": split,
+        "input": _input(config, dataset),
+        "steps": _steps(config, dataset),
+        "network": f"{config.network} (--network), rule {config.rule} (--rule), loss {config.loss} (--loss)",
+        "training": (
+            f"{config.epochs} epochs (--epochs) of batches of {config.batch_size} (--batch-size), learning rate "
+            f"{config.learning_rate:g} (--learning-rate); the epoch kept: {config.choose} (--choose)"
+        ),
+    }
+    width = max(map(len, rows))
+    return [f"{what:<{width}}  {said}" for what, said in rows.items()] + [f"{'':<{width}}  {note}" for note in dataset.notes]
+
+
+def _size(dataset: Dataset) -> str:
+    shape = dataset.sample_shape
+    one = f"{shape[0]} channels" if len(shape) == 1 else " × ".join(map(str, shape))
+    if dataset.sequence:
+        return f"{dataset.time_steps} steps × {one}"
+    return f"{shape[0]} features" if len(shape) == 1 else one
+
+
+def _input(config: TrainConfig, dataset: Dataset) -> str:
+    norm = dataset.normalisation
+    if norm.mean == (0.0,) and norm.std == (1.0,):
+        return "values as they are stored" + ("" if config.normalise == "auto" else " (--normalise)")
+    shared = len(norm.mean) == 1 < dataset.sample_shape[0]
+    by = "with one mean and deviation" if shared else f"by {'feature' if dataset.kind == 'vectors' else 'channel'}"
+    spikes = f", then a spike for each change of {dataset.delta:g}" if dataset.delta else ""
+    return f"normalised {by} (--normalise none turns it off){spikes}"
+
+
+def _steps(config: TrainConfig, dataset: Dataset) -> str:
+    if not dataset.sequence:
+        return f"{config.time_steps} steps for every sample (--time-steps), encoding {config.encoding} (--encoding)"
+    if dataset.cut:
+        return f"{config.time_steps} (--time-steps)"
+    if config.bin > 1:
+        return f"{config.time_steps}, means over {config.bin} of the data's own (--bin)"
+    return f"{config.time_steps}, the data's own (--bin N averages N of them)"

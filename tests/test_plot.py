@@ -1,0 +1,80 @@
+"""Figures for notebooks, and what models and runs look like there."""
+
+import numpy as np
+import pytest
+import torch
+
+import tsslbp
+from tsslbp import UserError, plot, training
+from tsslbp.data import load
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a short run."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = tsslbp.settings.TrainConfig(runs_dir=folder, network="30-10", epochs=2, batch_size=100, learning_rate=5e-3)
+    return training.train(config)[0]
+
+
+def test_raster_has_a_mark_for_every_spike(run):
+    model, x = tsslbp.load(run), load("digits", run).test.x[0]
+    spikes, _ = model.response(x[None])
+    for sample in (x, x.numpy(), x.tolist()):
+        figure = plot.raster(model, sample)
+        assert [axes.get_ylabel() for axes in figure.axes] == list(spikes) == ["linear1", "output"]
+        for axes, fired in zip(figure.axes, spikes.values(), strict=True):
+            marks = {(int(step) - 1, int(neuron)) for step, neuron in axes.collections[0].get_offsets()}
+            assert marks == set(map(tuple, fired.nonzero().tolist()))
+    assert figure._suptitle.get_text().removeprefix("answer: ") in (*model.classes, "no answer")
+    with pytest.raises(UserError, match=r"^x has shape \[1, 1, 8, 8\]; one sample of this model has \[1, 8, 8\]$"):
+        plot.raster(model, x[None])
+
+
+def test_curves_are_those_of_the_records(run):
+    history = training.history(run)
+    for given in (run, str(run), history):
+        loss, accuracy = plot.curves(given).axes
+        assert loss.lines[0].get_ydata() == pytest.approx([record["train_loss"] for record in history])
+        drawn = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
+        assert list(drawn) == ["training", "validation", "test"]
+        assert drawn["test"] == [record["test_accuracy"] for record in history]
+    without = [{**record, "validation_accuracy": None, "test_accuracy": None} for record in history]
+    assert [line.get_label() for line in plot.curves(without).axes[1].lines] == ["training"]
+    with pytest.raises(UserError, match="no run at"):
+        plot.curves(run / "nowhere")
+    with pytest.raises(UserError, match="no epoch is finished"):
+        plot.curves([])
+
+
+def test_confusion_counts_every_test_sample(run):
+    (axes,) = plot.confusion(run).axes
+    counts = [int(text.get_text()) for text in axes.texts]
+    assert sum(counts) == 360
+    share = axes.images[0].get_array()
+    np.testing.assert_allclose(share.sum(1), 1)
+    right = sum(int(text.get_text()) for text in axes.texts if len(set(text.get_position())) == 1)
+    chosen = training.read_metrics(run)[1]["test_accuracy"]
+    assert 100 * right / 360 == pytest.approx(chosen)
+
+
+def test_a_notebook_shows_a_figure_without_pyplot(run):
+    assert plot.curves(run)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_records_are_a_list_of_dicts_that_a_table_takes(run):
+    history = training.history(run)
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert len({frozenset(record) for record in history}) == 1
+
+
+def test_reprs_are_short_and_say_what_there_is(run):
+    model = tsslbp.load(run)
+    network = "'30-10', rule=tssl, tau_m=5, tau_s=3, 5 steps, 2,220 weights"
+    assert repr(model) == f"Model(samples [1, 8, 8] -> 10 classes, {network})"
+    assert network in repr(model.network)
+    assert "(linear1): Linear(64, 30)" in repr(model.network)
+    own = tsslbp.build("5-2", input_shape=(3,), time_steps=1, tau_m=5, tau_s=3, rule=tsslbp.TSSL())
+    assert "rule=TSSL, tau_m=5, tau_s=3, 1 step, 25 weights" in repr(own)
+    state = training.RunState(history=training.history(run), average=[torch.zeros(1000)])
+    assert len(repr(state)) < 100

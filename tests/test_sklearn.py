@@ -1,0 +1,197 @@
+"""The scikit-learn face: scikit-learn's own checks, and what they leave out."""
+
+import importlib
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_classification
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils import estimator_checks
+
+from tsslbp import SpikingClassifier, UserError, cli, load, metrics, training
+
+ROOT = Path(__file__).parent.parent
+TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)
+"""Quick to train. One batch holds everything, without which weights and repeated samples would meet in different batches."""
+
+
+@estimator_checks.parametrize_with_checks([TINY])  # none is expected to fail
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("loss", ["count(desired=3)", "softmax"])
+def test_weights_are_repetitions_under_every_kind_of_loss(loss):
+    estimator_checks.check_sample_weight_equivalence_on_dense_data("SpikingClassifier", clone(TINY).set_params(loss=loss))
+
+
+def test_class_weights_are_sample_weights():
+    x, y = make_classification(60, weights=[0.7], random_state=0)
+    by_class = clone(TINY).set_params(class_weight={0: 1, 1: 3}).fit(x, y)
+    by_sample = clone(TINY).fit(x, y, 1 + 2 * y)
+    np.testing.assert_array_equal(by_class.predict_proba(x), by_sample.predict_proba(x))
+    assert by_class.class_prior_ == pytest.approx([1 - by_class.class_prior_[1], 3 * y.sum() / (1 + 2 * y).sum()])
+
+
+@pytest.fixture(scope="module")
+def iris():
+    """Samples, labels, and a classifier fitted on every second of them."""
+    x, y = load_iris(return_X_y=True, as_frame=False)
+    return x, y, SpikingClassifier(epochs=20, random_state=0).fit(x[::2], y[::2])
+
+
+def test_iris_is_learned_with_defaults(iris):
+    x, y, classifier = iris
+    assert classifier.score(x[1::2], y[1::2]) > 0.8
+    assert classifier.config_.network.endswith("-V10")
+    assert len(classifier.history_) == 20
+    assert SpikingClassifier().fit(x, y).config_.epochs == 100
+
+
+def test_pipelines_searches_and_copies(iris):
+    x, y, classifier = iris
+    pipeline = make_pipeline(PolynomialFeatures(include_bias=False), clone(TINY))
+    assert cross_val_score(pipeline, x, y, cv=2).mean() > 0.5
+    search = GridSearchCV(pipeline, {"spikingclassifier__rule": ["tssl+", "surrogate"]}, cv=2).fit(x, y)
+    assert search.best_params_.keys() == {"spikingclassifier__rule"}
+    again = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(again.predict_proba(x), classifier.predict_proba(x))
+    np.testing.assert_array_equal(clone(classifier).fit(x[::2], y[::2]).predict_proba(x), classifier.predict_proba(x))
+
+
+@pytest.fixture
+def sequences():
+    """Real-valued sequences ``[60, 12, 3]``, the first or the second feature of which is the stronger one."""
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = random.normal(size=(60, 12, 3)).astype(np.float32)
+    x[y == 0, :, 0] += 3
+    x[y == 1, :, 1] += 3
+    return x, np.where(y, "right", "left")
+
+
+def test_sequences_come_with_steps_or_channels_first(sequences):
+    x, y = sequences
+    classifier = SpikingClassifier("20-2", epochs=10, random_state=0).fit(x, y)
+    assert classifier.score(x, y) > 0.9
+    assert classifier.n_features_in_ == 3
+    assert classifier.config_.time_steps == 12
+    turned = SpikingClassifier("20-2", epochs=10, random_state=0, channels_first=True).fit(x.transpose(0, 2, 1), y)
+    np.testing.assert_array_equal(turned.predict_proba(x.transpose(0, 2, 1)), classifier.predict_proba(x))
+    np.testing.assert_array_equal(classifier.predict(torch.from_numpy(x)), classifier.predict(x.tolist()))
+    with pytest.raises(UserError, match=re.escape("X has samples of shape [11, 3]; those of the training had [12, 3]")):
+        classifier.predict(x[:, 1:])
+    with pytest.raises(UserError, match=r"^time_steps is 5; the sequences of X have 12$"):
+        SpikingClassifier(time_steps=5).fit(x, y)
+
+
+def test_spikes_stay_as_they_are_and_bytes_are_scaled(sequences):
+    x, y = sequences
+    tiny = SpikingClassifier("20-2", epochs=1)
+    assert tiny.fit(x > 1, y).model_.inputs.normalisation.std == (1.0,)
+    flat = (x[:, 0] > 1).astype(np.uint8) * 255
+    assert tiny.fit(flat, y).model_.inputs.normalisation.scale == 255
+
+
+def test_what_is_chosen_for_sequences_is_recurrent_and_what_is_given_stands(sequences):
+    x, y = sequences
+    config = SpikingClassifier(epochs=1, tau_m=7, random_state=0).fit(x, y).config_
+    assert (config.network, config.loss, config.tau_m, config.epochs) == ("100R-20-V10", "softmax", 7, 1)
+
+
+def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):
+    def stopped(*_):
+        raise training.Interrupted
+
+    monkeypatch.setattr(training.Loop, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        SpikingClassifier(epochs=1).fit(*iris[:2])
+
+
+def test_the_saved_model_gives_the_same_answers(iris, tmp_path, capsys):
+    x, y, classifier = iris
+    classifier.model_.save(tmp_path / "iris.safetensors")
+    model = load(tmp_path / "iris.safetensors")
+    answers = metrics.decode(model.outputs(torch.from_numpy(x).float()))
+    given = answers != metrics.NO_ANSWER
+    np.testing.assert_array_equal([int(model.classes[answer]) for answer in answers[given]], classifier.predict(x)[given])
+    np.savez(tmp_path / "new.npz", x=x[1::2], y=y[1::2])
+    assert cli.main(["evaluate", str(tmp_path / "iris.safetensors"), "--all", str(tmp_path / "new.npz")]) == 0
+    right = int((answers[1::2] == torch.from_numpy(y[1::2])).sum())
+    assert f"({right} of 75;" in capsys.readouterr().out
+
+
+def test_a_sample_without_an_answer_gets_the_prior(iris):
+    x, *_ = iris
+    classifier = pickle.loads(pickle.dumps(iris[2]))
+    for weight in classifier.model_.network.parameters():
+        weight.data.zero_()
+    np.testing.assert_array_equal(classifier.predict_proba(x[:2]), [classifier.class_prior_] * 2)
+
+
+def test_a_fit_leaves_no_files_and_draws_nothing_from_the_global_generator(tmp_path, monkeypatch, iris):
+    x, y, _ = iris
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    clone(TINY).fit(x, y)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_ten_lines(iris, capsys):
+    x, y, _ = iris
+    SpikingClassifier("5-3", epochs=25, verbose=True, random_state=0).fit(x, y)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 13
+    assert re.fullmatch(r"epoch 25/25  loss \d+\.\d{4}  train \d+\.\d\d %  \d+ s", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"learning_rate": 0}, "^learning_rate is 0; it must be positive$"),
+        ({"rule": "tsll"}, "did you mean 'tssl"),
+        ({"network": "20-4"}, "^network 20-4 must end with 3, the classes of X$"),
+        ({"epochs": 0, "tau_m": 0}, "tau_m is 0.*; epochs is 0"),
+    ],
+)
+def test_mistakes_name_the_parameter(parameters, said, iris):
+    x, y, _ = iris
+    with pytest.raises(UserError, match=said):
+        SpikingClassifier(**parameters).fit(x, y)
+
+
+WITHOUT = """
+import sys
+sys.modules["sklearn"] = sys.modules["matplotlib"] = None
+import tsslbp
+for name in ("SpikingClassifier", "plot"):
+    try:
+        getattr(tsslbp, name)
+    except tsslbp.UserError as error:
+        print(error)
+"""
+
+
+def test_a_missing_package_is_named_by_its_extra():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    for line, extra in zip(done.stdout.splitlines(), ("sklearn", "plot"), strict=True):
+        assert line.endswith(f": pip install 'tsslbp[{extra}]'")
+
+
+def test_table_is_that_of_the_result(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    result = json.loads((ROOT / "benchmarks/results/tables.json").read_text(encoding="utf-8"))
+    assert importlib.import_module("tables").table(result) in (ROOT / "docs/how-to-scikit-learn.md").read_text(encoding="utf-8")
+    for name, aim in (("iris", 0.93), ("wine", 0.96), ("breast_cancer", 0.955)):
+        assert np.mean(result["sets"][name]["tsslbp"]) >= aim
