@@ -1,26 +1,32 @@
-"""What residual blocks and normalisation are worth in deep networks: python benchmarks/residual.py DATA_ROOT
+"""What residual blocks and normalisation are worth in deep networks: python benchmarks/residual.py
 
-Trains networks of 7 and 13 hidden convolutions, plain and in residual blocks, with normalisation and without, on digits and on
-a tenth of Fashion-MNIST. Writes results/residual/residual.json and prints the table of docs/how-to-own-network.md.
+Trains networks of 7 and 13 hidden convolutions on the digits, plain and in residual blocks, with normalisation and without.
+Writes results/residual/residual.json and prints the table of docs/how-to-own-network.md.
 """
 
 import json
 import statistics
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from tsslbp import data, files, machine, training
+from tsslbp import files, machine, training
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/residual/residual.json"
-SEEDS = (0, 1, 2)
-CONFIG = TrainConfig(rule="tssl+", padding=(1,), learning_rate=5e-3, schedule="one-cycle", precision="float32")
-EPOCHS = {"digits": 10, "fashion-mnist, a tenth": 5}
+SEEDS, DEPTHS = (0, 1, 2), (7, 13)
+KINDS = {
+    "plain": (False, False),
+    "residual": (True, False),
+    "plain, normalised": (False, True),
+    "residual, normalised": (True, True),
+}
+"""Whether in residual blocks, and whether normalised."""
+CONFIG = TrainConfig(
+    data="digits", rule="tssl+", padding=(1,), epochs=10, learning_rate=5e-3, schedule="one-cycle", precision="float32"
+)
 
 
 def notation(hidden: int, residual: bool, normalised: bool) -> str:
@@ -29,14 +35,6 @@ def notation(hidden: int, residual: bool, normalised: bool) -> str:
     first, *rest = [kind + "n" * normalised for kind in kinds]
     pairs = ["-".join(pair) for pair in zip(rest[::2], rest[1::2], strict=True)]
     return "-".join([first, *(f"[{pair}]" if residual else pair for pair in pairs), "10"])
-
-
-def tenth(root: Path, folder: Path) -> Path:
-    """The first 6,000 training and 1,000 test samples of Fashion-MNIST."""
-    whole, path = data.load("fashion-mnist", root), folder / "tenth.npz"
-    train, test = whole.train, whole.test
-    np.savez(path, x=train.x[:6000], y=train.y[:6000], x_test=test.x[:1000], y_test=test.y[:1000])
-    return path
 
 
 def accuracies(config: TrainConfig) -> list[float]:
@@ -49,33 +47,22 @@ def accuracies(config: TrainConfig) -> list[float]:
     return found
 
 
-def table(result: dict[str, dict[str, list[float]]]) -> str:
-    def cell(found: list[float]) -> str:
+def table(result: dict[str, Any]) -> str:
+    def cell(text: str) -> str:
+        found = result["accuracy"][text]
         return f"{statistics.fmean(found):.1f} ± {statistics.stdev(found):.1f}"
 
-    kinds = [("plain", False, False), ("residual", True, False), ("plain, normalised", False, True)]
-    kinds.append(("residual, normalised", True, True))
-    columns = [(name, hidden) for name in result for hidden in (7, 13)]
-    rows = [[name, *(cell(result[source][notation(hidden, *kind)]) for source, hidden in columns)] for name, *kind in kinds]
-    return markdown(["network", *(f"{source}, {hidden} layers" for source, hidden in columns)], rows)
+    rows = [[name, *(cell(notation(hidden, *kind)) for hidden in DEPTHS)] for name, kind in KINDS.items()]
+    return markdown(["network", *(f"{hidden} hidden layers" for hidden in DEPTHS)], rows)
 
 
-def main(data_root: str) -> None:
-    result: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        sources = dict(zip(EPOCHS, ("digits", str(tenth(Path(data_root), Path(folder)))), strict=True))
-        for name, source in sources.items():
-            result[name] = {}
-            for hidden in (7, 13):
-                for residual in (False, True):
-                    for normalised in (False, True):
-                        text = notation(hidden, residual, normalised)
-                        config = replace(CONFIG, data=source, network=text, epochs=EPOCHS[name])
-                        result[name][text] = accuracies(config)
-                        print(name, text, result[name][text], flush=True)
-    files.write_text(RESULT, json.dumps({"machine": machine.describe(), "seeds": SEEDS, "accuracy": result}, indent=1) + "\n")
+def main() -> None:
+    texts = [notation(hidden, *kind) for hidden in DEPTHS for kind in KINDS.values()]
+    accuracy = {text: accuracies(replace(CONFIG, network=text)) for text in texts}
+    result = {"machine": machine.describe(), "seeds": SEEDS, "accuracy": accuracy}
+    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
     print(table(result))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -30,6 +30,7 @@ from tsslbp.layers import (
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.recurrent import Recurrent
+from tsslbp.settings import TrainConfig
 from tsslbp.signal import constant_current
 from tsslbp.study.activity import layer_operations, spike_counts
 
@@ -298,9 +299,8 @@ def test_blocks_of_time_and_parts_need_the_whole_while_normalisation_learns():
     for call in (net, net.part):
         with pytest.raises(UserError, match="statistics of whole sequences in training"):
             call(x)
-    net.eval()
-    with torch.no_grad():
-        assert torch.equal(net(x), net(x))
+    with pytest.raises(UserError, match="--time-block is 2; it must be 0 for normalised layers"):
+        TrainConfig(network="6C3-[6C3-6C3n]-4", time_block=2)
 
 
 def test_blocks_of_time_go_through_residual_blocks():

@@ -123,7 +123,7 @@ class Network(nn.Module):
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
-            raise UserError("standardise wants a feed-forward hidden layer; this network has none")
+            raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""

@@ -200,6 +200,11 @@ def _folded(spec: Spec) -> Spec:
     return replace(spec, beside="b") if isinstance(spec, NeuronSpec) and spec.beside == "n" else spec
 
 
+def normalised(notation: str) -> bool:
+    """Whether any layer of a network is normalised. Raises UserError as :func:`parse`."""
+    return any(isinstance(spec, NeuronSpec) and spec.beside == "n" for spec in unpacked(parse(notation)))
+
+
 def contains(notation: str | None, kind: type[Spec]) -> bool:
     """Whether a network has a layer of a kind; None, one yet to be chosen, has none. Raises UserError as :func:`parse`."""
     return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
