@@ -12,6 +12,7 @@ from torch import nn
 
 from tsslbp import UserError
 from tsslbp.layers import (
+    Adaptation,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,
@@ -22,6 +23,7 @@ from tsslbp.layers import (
     Linear,
     MaxPool1d,
     MaxPool2d,
+    Recurrent,
     Residual,
     Spiking,
     SumPool1d,
@@ -29,7 +31,6 @@ from tsslbp.layers import (
     Vote,
 )
 from tsslbp.neuron import LIF, spikes_from_psc
-from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.signal import Constant, constant_current
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.3)

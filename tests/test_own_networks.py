@@ -22,6 +22,7 @@ from tsslbp.layers import (
     Linear,
     MaxPool1d,
     MaxPool2d,
+    Recurrent,
     Residual,
     Spiking,
     SumPool1d,
@@ -29,7 +30,6 @@ from tsslbp.layers import (
 )
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.recurrent import Recurrent
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import constant_current
 from tsslbp.study.activity import layer_operations, spike_counts

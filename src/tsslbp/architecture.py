@@ -13,6 +13,7 @@ from tsslbp import ann, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import (
+    Adaptation,
     AvgPool1d,
     AvgPool2d,
     Conv1d,
@@ -25,6 +26,7 @@ from tsslbp.layers import (
     MaxPool1d,
     MaxPool2d,
     Pooling,
+    Recurrent,
     Residual,
     Spiking,
     SumPool1d,
@@ -50,7 +52,6 @@ from tsslbp.notation import (
     parse,
     unpacked,
 )
-from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
 
 

@@ -15,10 +15,9 @@ from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.recurrent import Adaptation
 from tsslbp.signal import Constant, Signal, constant_current
 
 Crossed = Spiking | MaxPool

@@ -10,10 +10,12 @@ from tsslbp.layers.dropout import Dropout
 from tsslbp.layers.linear import Linear, matrix_product
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.pooling import AvgPool1d, AvgPool2d, MaxPool, MaxPool1d, MaxPool2d, Pooling, SumPool, SumPool1d, SumPool2d
+from tsslbp.layers.recurrent import Adaptation, Recurrent
 from tsslbp.layers.residual import Residual
 from tsslbp.layers.shape import Flatten, Vote
 
 __all__ = [
+    "Adaptation",
     "AvgPool1d",
     "AvgPool2d",
     "BatchNorm",
@@ -29,6 +31,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "Pooling",
+    "Recurrent",
     "Residual",
     "Spiking",
     "SumPool",

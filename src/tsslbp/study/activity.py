@@ -39,9 +39,8 @@ import torch
 from torch import Tensor
 
 from tsslbp.data import Split
-from tsslbp.layers import Convolution, Joined, MaxPool, Spiking, SumPool
+from tsslbp.layers import Convolution, Joined, MaxPool, Recurrent, Spiking, SumPool
 from tsslbp.networks import Network
-from tsslbp.recurrent import Recurrent
 from tsslbp.signal import Signal, within
 from tsslbp.training import Model
 

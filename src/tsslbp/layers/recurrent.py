@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers import Joined, Spiking, matrix_product
+from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
