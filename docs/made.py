@@ -46,6 +46,7 @@ MODULES = {
     "tsslbp.metrics.spike_trains": "Spike-train distances",
     "tsslbp.notation": "Notation of networks",
     "tsslbp.data": "Data sets",
+    "tsslbp.data.arrays": "Arrays of your own",
     "tsslbp.data.npz": "Files of your own",
     "tsslbp.data.synthetic": "Synthetic tasks",
     "tsslbp.classifier": "scikit-learn classifier",

@@ -144,7 +144,14 @@ def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, na
     run, out = tmp_path / "runs/own", tmp_path / "out.csv"
     assert cli.main(["train", "--data", path, "--epochs", "1", "--runs-dir", str(run.parent), "--name", "own"]) == 0
     said = capsys.readouterr().err
-    for flag in ("--network", "--rule", "--loss", "--epochs", "--learning-rate", "--time-steps" if steps != 26 else "--bin"):
+    for flag in (
+        "--network",
+        "--rule",
+        "--loss",
+        "--epochs",
+        "--learning-rate",
+        "--time-steps" if steps != 26 else "--filters",
+    ):
         assert f"({flag}" in said
     assert f"{kind}, {sum(sizes):,} samples" in said
     assert tested_on in said

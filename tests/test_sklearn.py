@@ -55,7 +55,7 @@ def test_iris_is_learned_with_defaults(iris):
     assert classifier.score(x[1::2], y[1::2]) > 0.8
     assert classifier.config_.network.endswith("-V10")
     assert len(classifier.history_) == 20
-    assert SpikingClassifier().fit(x, y).config_.epochs == 100
+    assert 20 <= SpikingClassifier().fit(x, y).config_.epochs <= 100
 
 
 def test_pipelines_searches_and_copies(iris):
@@ -92,7 +92,7 @@ def test_sequences_come_with_steps_or_channels_first(sequences):
     with pytest.raises(UserError, match=re.escape("X has samples of shape [11, 3]; those of the training had [12, 3]")):
         classifier.predict(x[:, 1:])
     with pytest.raises(UserError, match=r"^time_steps is 5; the sequences of X have 12$"):
-        SpikingClassifier(time_steps=5).fit(x, y)
+        SpikingClassifier("20-2", time_steps=5).fit(x, y)
 
 
 def test_spikes_stay_as_they_are_and_bytes_are_scaled(sequences):
@@ -103,10 +103,14 @@ def test_spikes_stay_as_they_are_and_bytes_are_scaled(sequences):
     assert tiny.fit(flat, y).model_.inputs.normalisation.scale == 255
 
 
-def test_what_is_chosen_for_sequences_is_recurrent_and_what_is_given_stands(sequences):
+def test_what_is_chosen_for_sequences_and_what_is_given(sequences):
     x, y = sequences
-    config = SpikingClassifier(epochs=1, tau_m=7, random_state=0).fit(x, y).config_
-    assert (config.network, config.loss, config.tau_m, config.epochs) == ("100R-20-V10", "softmax", 7, 1)
+    classifier = SpikingClassifier(epochs=1, tau_m=7, random_state=0).fit(x, y)
+    config = classifier.config_
+    assert (config.network, config.loss, config.tau_m, config.epochs) == ("20-V10", "softmax", 7, 1)
+    assert config.filters == 2000
+    assert classifier.predict(x).shape == (60,)
+    assert SpikingClassifier("20R-2", epochs=1).fit(x, y).config_.filters == 0
 
 
 def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):

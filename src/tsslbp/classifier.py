@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from tsslbp import automatic
 from tsslbp.data import Dataset, Split, own
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import LARGEST, UserError
@@ -23,22 +24,6 @@ from tsslbp.training import Interrupted, Loop, Progress, RunState, prepare, reso
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
 """Types that samples are kept in; any other becomes the first."""
-PRESENTED, EPOCHS = 40_000, (20, 100)
-"""How many samples a training presents, about: small sets get more epochs, within these bounds."""
-
-
-def automatic(dataset: Dataset) -> dict[str, Any]:
-    """The settings that a user leaves open, by their names in :class:`~tsslbp.settings.TrainConfig`.
-
-    Those of vectors were chosen on digits and synthetic sets, those of sequences on parts of the training files of two series
-    of the UCR archive, Synthetic_control and ECG200.
-    """
-    classes, votes = len(dataset.classes), 10
-    epochs = int(np.clip(PRESENTED // len(dataset.train), *EPOCHS))
-    shared = {"schedule": "one-cycle", "epochs": epochs, "batch_size": 25, "learning_rate": 3e-3}
-    if dataset.sequence:
-        return {**shared, "network": f"100R-{classes * votes}-V{votes}", "tau_m": 10.0, "tau_s": 5.0, "loss": "softmax"}
-    return {**shared, "network": f"100-{classes * votes}-V{votes}", "time_steps": 10, "loss": "kernel"}
 
 
 class SpikingClassifier(ClassifierMixin, BaseEstimator):
@@ -140,11 +125,12 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             config = resolved(self._config(dataset), dataset)
             with torch.random.fork_rng(devices=[]):
                 model, optimizer = prepare(config, dataset)
+                seen, samples = model.filtered(dataset)
         state = RunState()
         progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
         try:
             with _parameters_named():
-                Loop(config, dataset, model, optimizer, state, progress, _save_nothing, counts).run(_save_nothing)
+                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, counts).run(_save_nothing)
         except Interrupted:
             raise KeyboardInterrupt from None
         finally:
@@ -175,9 +161,11 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
     def _config(self, dataset: Dataset) -> TrainConfig:
         names = ("loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
         given = {name: getattr(self, name) for name in names} | {"network": None if self.network == "auto" else self.network}
-        chosen = automatic(dataset) | {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None} | {"rule": self.rule}
         seed = int(check_random_state(self.random_state).randint(LARGEST))
-        return TrainConfig(**chosen, rule=self.rule, seed=seed, validation=0, choose="last", precision="float32")
+        return TrainConfig(
+            **given, **automatic.choose(dataset, given), seed=seed, validation=0, choose="last", precision="float32"
+        )
 
     def _features_second(self, x: Any) -> Any:
         """Sequences as ``[N, F, T]``, so that scikit-learn finds features where it looks for them."""

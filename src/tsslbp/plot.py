@@ -1,7 +1,7 @@
 """Figures of models and runs for notebooks: what spikes, how a run learned, what it confuses.
 
 Every function returns a :class:`matplotlib.figure.Figure` in the reader's own style. A notebook shows it, and
-``figure.savefig(path)`` writes it. A run's HTML report has more (:mod:`tsslbp.report`).
+``figure.savefig(path)`` writes it. A run's HTML report has more (``tsslbp report``).
 """
 
 import io

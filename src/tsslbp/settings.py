@@ -64,6 +64,9 @@ class DataSettings(Group):
     latency of one spike."""
     bin: Annotated[int, POSITIVE] = 1
     """Average this many steps of the data's own into one, which shortens long series. The model keeps the number."""
+    filters: Annotated[int, NOT_NEGATIVE] = 0
+    """Turn each series into the firing rates of about this many fixed filters over time, which enter as a static sample. 0
+    feeds a series step by step."""
     normalise: Literal["auto", "none"] = "auto"
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
     spikes and events as they are. Data sets known by name have constants of their own. none leaves all values as stored, except
@@ -115,6 +118,11 @@ class TrainingSettings(Group):
     """Bound on the norm of the whole gradient; 0 turns it off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
     """Bound on every weight, applied after each step; 0 turns it off."""
+    output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
+    """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
+    first_rates: bool = False
+    """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
+    steps of some training samples, so that no layer starts silent or saturated."""
     average: Annotated[float, BELOW_1] = 0.0
     """Evaluate and keep a moving average of the weights with this decay per step, such as 0.998; 0 turns it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

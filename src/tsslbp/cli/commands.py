@@ -13,7 +13,7 @@ import tyro
 from tsslbp import bench, kernels, machine, metrics, publish, recipes, report, training
 from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
-from tsslbp.cli.parse import parse, refuse_idle, starting_from
+from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
 from tsslbp.cli.publish import export, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
@@ -27,6 +27,7 @@ CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "cho
 def train(arguments: list[str]) -> None:
     """train a network: tsslbp train RECIPE [--field value ...]"""
     config, command, arguments = starting_from("train", arguments)
+    given = given_in(arguments) if command == "train" and "--config" not in arguments else None
     if "--config" in arguments:
         position = arguments.index("--config")
         if position + 1 == len(arguments):
@@ -35,12 +36,13 @@ def train(arguments: list[str]) -> None:
         arguments = arguments[:position] + arguments[position + 2 :]
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
+        "Without one, settings that you leave out suit the data. "
         "--config FILE trains again with the settings in a run's config.toml."
     )
     config = parse(TrainConfig, command, arguments, config, about)
     refuse_idle(config, arguments)
     machine.keep_memory()
-    folder, final = training.train(config, training.watcher())
+    folder, final = training.train(config, training.watcher(), given=given)
     if "f1" in final:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
@@ -49,6 +51,8 @@ def train(arguments: list[str]) -> None:
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
             f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
         )
+        if said := training.verdict(final):
+            console.print(said)
     console.print(f"report: {report.write(folder)}")
 
 

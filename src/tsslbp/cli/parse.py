@@ -57,10 +57,15 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
 
 def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
     """Raises UserError for settings among the arguments that have no effect. Those of a recipe may be left over."""
-    given = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}
-    idle = {flag(name): wanted for name, wanted in config.idle().items()}
-    if found := [f"{name} has no effect without {wanted}" for name, wanted in idle.items() if name in given]:
+    idle, given = config.idle(), given_in(arguments)
+    if found := [f"{flag(name)} has no effect without {wanted}" for name, wanted in idle.items() if name in given]:
         raise UserError("; ".join(found))
+
+
+def given_in(arguments: list[str]) -> set[str]:
+    """Names of the settings that arguments set."""
+    flags = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}
+    return {name for name in kinds_of(TrainConfig) if flag(name) in flags}
 
 
 def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:

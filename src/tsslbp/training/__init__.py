@@ -1,5 +1,6 @@
 """Training runs: settings in, a folder with a trained model out."""
 
+from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_predict, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
@@ -11,6 +12,7 @@ from tsslbp.training.stream import Step, Stream
 from tsslbp.training.watch import watcher
 
 __all__ = [
+    "BASELINES",
     "Diverged",
     "Interrupted",
     "Loop",
@@ -30,6 +32,7 @@ __all__ = [
     "samples_to_test",
     "summary",
     "train",
+    "verdict",
     "watcher",
     "with_data",
 ]

@@ -55,6 +55,8 @@ def _input(config: TrainConfig, dataset: Dataset) -> str:
 def _steps(config: TrainConfig, dataset: Dataset) -> str:
     if not dataset.sequence:
         return f"{config.time_steps} steps for every sample (--time-steps), encoding {config.encoding} (--encoding)"
+    if config.filters:
+        return f"{config.time_steps} for the rates of {config.filters} filters over time (--filters 0 feeds the series itself)"
     if dataset.cut:
         return f"{config.time_steps} (--time-steps)"
     if config.bin > 1:

@@ -1,7 +1,8 @@
 """From stored samples to what a network takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from tsslbp import encoding
 from tsslbp.data import Normalisation
 from tsslbp.data.audio import send_on_delta
 from tsslbp.errors import UserError
+from tsslbp.filters import Filters
 from tsslbp.signal import length_mask, within
 
 
@@ -28,9 +30,11 @@ class Inputs:
         rate: of the sounds that the sequences are made from, samples per second; 0 for all other data.
         delta: change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`), which makes two
             channels of each, ``[B, T, 2F]``; 0 for channels as they are.
+        filters: what turns sequences ``[B, T, F]``, in bins and normalised, into static samples, if anything does.
 
     Raises:
-        UserError: an unknown encoding, no time step, sequences to be encoded, bins that do not give T.
+        UserError: an unknown encoding, no time step, sequences to be encoded, bins that do not give T, filters
+            without sequences.
     """
 
     encoding: str
@@ -41,6 +45,7 @@ class Inputs:
     stored_steps: int = 0
     rate: int = 0
     delta: float = 0.0
+    filters: Filters | None = None
 
     def __post_init__(self) -> None:
         encodes = encoding.get(str(self.encoding)) is not None
@@ -53,13 +58,20 @@ class Inputs:
             raise UserError(f"bin, stored_steps and rate are {given}; they must be whole numbers from 0")
         if not isinstance(self.delta, (int, float)) or not 0 <= self.delta < math.inf or (self.delta and not self.sequence):
             raise UserError(f"delta is {self.delta}; it must be 0, or positive and for sequences")
-        if self.bin < 1 or (self.bin > 1 and not self.sequence) or -(-self.raw_steps // self.bin) != self.time_steps:
-            raise UserError(f"bins of {self.bin} do not make {self.time_steps} steps of {self.raw_steps}")
+        if self.bin < 1 or (self.bin > 1 and not self.sequence) or -(-self.raw_steps // self.bin) != self._steps:
+            raise UserError(f"bins of {self.bin} do not make {self._steps} steps of {self.raw_steps}")
+        if self.filters and (not self.sequence or self.delta):
+            raise UserError(f"filters are for series; sequence is {self.sequence} and delta {self.delta}")
 
     @property
     def raw_steps(self) -> int:
         """Steps of a sequence as it is stored."""
-        return self.stored_steps or self.time_steps
+        return self.stored_steps or self._steps
+
+    @property
+    def _steps(self) -> int:
+        """Steps of a sequence in bins."""
+        return self.filters.steps if self.filters else self.time_steps
 
     def __call__(self, x: Tensor, seed: int | Tensor = 0, lengths: Tensor | None = None) -> Tensor:
         """``[B, ...]`` or ``[T, B, ...]``, float32.
@@ -70,7 +82,9 @@ class Inputs:
             lengths: steps of each stored sequence, ``[B]``. What comes after them is 0.
         """
         if self.sequence:
-            steps = self.normalisation.normalise(mean_of_bins(x, self.bin, lengths))
+            steps = self.series(x, lengths)
+            if self.filters:
+                return self.filters(steps, None if lengths is None else self.lengths(lengths))
             steps = (send_on_delta(steps, self.delta).float() if self.delta else steps).transpose(0, 1)
             if lengths is None:
                 return steps
@@ -80,13 +94,28 @@ class Inputs:
             return encoder(self.normalisation.intensity(x), self.time_steps, seed)
         return self.normalisation.normalise(x)
 
+    def series(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Stored sequences ``[B, T, ...]`` in bins and normalised."""
+        return self.normalisation.normalise(mean_of_bins(x, self.bin, lengths))
+
     def network_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """What one step of a stored sample of this shape gives the network."""
+        if self.filters:
+            return (self.filters.size,)
         return (2 * shape[0],) if self.delta else shape
 
     def lengths(self, lengths: Tensor) -> Tensor:
-        """Steps of the network that stored sequences of these lengths take, ``[B]``."""
+        """How many bins stored sequences of these lengths fill, ``[B]``; without filters, the steps that the network takes."""
         return (lengths + self.bin - 1) // self.bin
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; without filters where there are none."""
+        # Not dataclasses.asdict, which copies each of a thousand thresholds by itself.
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = {
+            name: {f.name: getattr(value, f.name) for f in fields(value)} for name, value in own.items() if is_dataclass(value)
+        }
+        return {name: parts.get(name, value) for name, value in own.items() if value is not None}
 
 
 def mean_of_bins(x: Tensor, size: int, lengths: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -14,11 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tsslbp import encoding
 from tsslbp.architecture import Architecture
-from tsslbp.data import Facts, Normalisation, Split
+from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
+from tsslbp.filters import Filters
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
 from tsslbp.notation import classes
@@ -57,7 +59,7 @@ class Model:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
         about: dict[str, Any] = {
             "architecture": self.network.architecture.to_json(),
-            "inputs": asdict(self.inputs),
+            "inputs": self.inputs.to_dict(),
             "classes": self.classes,
             "data": self.data,
             **({"facts": self.facts.to_dict()} if self.facts else {}),
@@ -72,6 +74,8 @@ class Model:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of a stored sample: that of the network's input, with T first if it is a sequence."""
         steps = (self.inputs.raw_steps,) if self.inputs.sequence else ()
+        if self.inputs.filters:
+            return (*steps, self.inputs.filters.channels)
         shape = self.network.architecture.input_shape
         return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
@@ -81,7 +85,8 @@ class Model:
 
         Lengths are in steps of the network there, not in those of the stored sequences. Inside, the network is in evaluation
         mode and gradients are off; afterwards it is in the mode it was in. A Poisson encoder draws sample number n with seed n,
-        whatever the batch size; ``first`` is the first sample's number.
+        whatever the batch size; ``first`` is the first sample's number. Behind filters there are no sequences left, and the
+        batches have no lengths.
         """
         was_training = self.network.training
         self.network.eval()
@@ -93,8 +98,21 @@ class Model:
             self.network.train(was_training)
 
     def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
-        inputs = self.inputs(part.x, seed, part.lengths)
-        return (part if part.lengths is None else replace(part, lengths=self.inputs.lengths(part.lengths))), inputs
+        return replace(part, lengths=self._steps_of(part.lengths)), self.inputs(part.x, seed, part.lengths)
+
+    def _steps_of(self, lengths: Tensor | None) -> Tensor | None:
+        """Steps of the network that stored sequences of these lengths take; None if all take as many."""
+        return None if lengths is None or self.inputs.filters else self.inputs.lengths(lengths)
+
+    def filtered(self, dataset: Dataset) -> "tuple[Model, Dataset]":
+        """The model and its data behind the filters, which are then computed once; as they are if there are none."""
+        if not self.inputs.filters:
+            return self, dataset
+        train, held, test = (Split(self.inputs(part.x, 0, part.lengths), part.y) for part in dataset.parts.values())
+        plain = Normalisation(1.0, (0.0,), (1.0,))
+        inputs = Inputs(encoding.CONSTANT, plain, self.inputs.time_steps, sequence=False)
+        seen = replace(dataset, train=train, validation=held, test=test, normalisation=plain, sequence=False)
+        return replace(self, inputs=inputs), seen
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
         """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
@@ -112,7 +130,7 @@ class Model:
         """
         with self.evaluating(_unlabelled(x, lengths), batch_size) as batches:
             output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output, None if lengths is None else self.inputs.lengths(lengths))
+            return within(output, self._steps_of(lengths))
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
@@ -223,12 +241,13 @@ def _described(about: dict[str, Any]) -> Model:
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
-    inputs = Inputs(**{**given, "normalisation": normalisation})
+    filters = _filters(given.get("filters"))
+    inputs = Inputs(**{**given, "normalisation": normalisation, "filters": filters})
     architecture = Architecture.from_json(about["architecture"])
     with torch.device("meta"):
         network = Network(architecture)
     names = class_names(about["classes"], "classes")
-    channels = architecture.input_shape[0] // (2 if inputs.delta else 1)
+    channels = filters.channels if filters else architecture.input_shape[0] // (2 if inputs.delta else 1)
     if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, channels):
         raise UserError("its network does not fit its input preparation")
     if len(names) != classes(architecture.network):
@@ -239,6 +258,13 @@ def _described(about: dict[str, Any]) -> Model:
         trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
     return Model(network, inputs, names, str(about["data"]), facts, trained)
+
+
+def _filters(stored: dict[str, Any] | None) -> Filters | None:
+    if stored is None:
+        return None
+    fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in stored.items()}
+    return Filters(**fields)
 
 
 def _describes_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:

@@ -8,23 +8,25 @@ runs/NAME/checkpoint.pt        everything needed to go on
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tsslbp import data, files, machine
+from tsslbp import automatic, data, files, machine
 from tsslbp.data.own import fitted
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
+from tsslbp.filters import Filters
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.training import checkpoint, choices, records
+from tsslbp.training import checkpoint, choices, records, start
+from tsslbp.training.baselines import baselines
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
@@ -42,6 +44,7 @@ def train(
     progress: Progress | None = None,
     adapt: Callable[[Network], object] = lambda network: None,
     dataset: data.Dataset | None = None,
+    given: Collection[str] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train, or go on training, and keep everything in the run's folder.
 
@@ -50,6 +53,7 @@ def train(
         progress: who watches.
         adapt: what is done to the network before the first step, such as hooking a layer; the stored model knows nothing of it.
         dataset: one made in Python, such as by :func:`tsslbp.data.of_arrays`, in place of the one that the settings name.
+        given: as of :func:`with_data`.
 
     Returns:
         The folder and the final record.
@@ -58,10 +62,10 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    given = config
-    config, dataset = with_data(config, dataset)
+    asked = config
+    config, dataset = with_data(config, dataset, given)
     model, optimizer = prepare(config, dataset)
-    network = model.network
+    network, (seen, samples) = model.network, model.filtered(dataset)
     adapt(network)
 
     log_to = _tensorboard() if config.tensorboard else None
@@ -70,14 +74,15 @@ def train(
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     if config.resume:
         if (folder / "checkpoint.pt").exists():
-            path, samples = folder / "checkpoint.pt", len(dataset.train)
-            state = checkpoint.restore(path, network, optimizer, config, samples, fingerprint)
+            path, count = folder / "checkpoint.pt", len(dataset.train)
+            state = checkpoint.restore(path, network, optimizer, config, count, fingerprint)
         files.remove_leftovers(folder)
         files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
     progress = progress or Progress()
     log = log_to(folder) if log_to else None
-    if data.is_own(config.data) or not dataset.source:
-        progress.prepared(choices.described(given, config, dataset))
+    own = data.is_own(config.data) or not dataset.source
+    if own:
+        progress.prepared(choices.described(asked, config, dataset))
 
     def save() -> None:
         checkpoint.save(folder / "checkpoint.pt", state, network, optimizer, fingerprint)
@@ -90,18 +95,26 @@ def train(
             log(record)
 
     try:
-        Loop(config, dataset, model, optimizer, state, progress, save).run(end_epoch)
+        Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
     except Interrupted:
         raise Interrupted(folder) from None
     finally:
         progress.close()
-    final = records.summary(state.history, dataset, config.choose)
+    final = records.summary(state.history, dataset, config.choose) | (baselines(dataset) if own else {})
     records.write(folder / METRICS, [*state.history, final])
     return folder, final
 
 
-def with_data(config: TrainConfig, dataset: data.Dataset | None = None) -> tuple[TrainConfig, data.Dataset]:
+def with_data(
+    config: TrainConfig, dataset: data.Dataset | None = None, given: Collection[str] | None = None
+) -> tuple[TrainConfig, data.Dataset]:
     """The settings with what they left open (:func:`resolved`), and the run's data set: the given one or the one they name.
+
+    Args:
+        config: every setting.
+        dataset: one made in Python.
+        given: names of the settings that somebody chose; all others are to suit the data (:mod:`tsslbp.automatic`). None leaves
+            all settings as they are.
 
     Raises:
         UserError: missing or damaged data, or settings that do not go with them.
@@ -109,15 +122,24 @@ def with_data(config: TrainConfig, dataset: data.Dataset | None = None) -> tuple
     if dataset is not None:
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
-        steps = config.time_steps if config.bin == 1 else None  # T counts bins
-        dataset = data.load(
-            config.data, config.data_root, validation=config.validation, download=config.download, time_steps=steps
-        )
+        dataset = _load(config)
+        if given is not None and not {"validation", "choose"} & set(given) and not automatic.holds_out(dataset):
+            unchosen = replace(config, validation=0, choose="last")
+            whole = _load(unchosen)
+            if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no validation of its own
+                config, dataset = unchosen, whole
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
         dataset = _unnormalised(dataset)
+    if given is not None:
+        config = replace(config, **automatic.choose(dataset, given))
     return resolved(config, dataset), dataset
+
+
+def _load(config: TrainConfig) -> data.Dataset:
+    steps = config.time_steps if config.bin == 1 and not config.filters else None  # T counts bins, or is that of static samples
+    return data.load(config.data, config.data_root, validation=config.validation, download=config.download, time_steps=steps)
 
 
 def _unnormalised(dataset: data.Dataset) -> data.Dataset:
@@ -155,7 +177,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     chosen = len(dataset.validation) if config.validation is None else config.validation
     config = replace(
         config,
-        time_steps=config.time_steps or (-(-dataset.time_steps // config.bin) if dataset.time_steps else STATIC_STEPS),
+        time_steps=config.time_steps or _steps(config, dataset) or STATIC_STEPS,
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=chosen,
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
@@ -165,22 +187,26 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     return config
 
 
+def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
+    """T of sequences in bins; 0 of static samples, also of those that filters make."""
+    return 0 if config.filters else -(-(dataset.time_steps or 0) // config.bin)
+
+
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
     """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
     torch.manual_seed(config.seed)
     assert config.time_steps is not None
-    inputs = Inputs(
-        config.encoding,
-        dataset.normalisation,
-        config.time_steps,
-        dataset.sequence,
-        config.bin,
-        dataset.time_steps or 0 if config.bin > 1 else 0,
-        dataset.rate,
-        dataset.delta,
-    )
+    train, stored = dataset.train, dataset.time_steps or 0 if config.bin > 1 else 0
+    steps = -(-(dataset.time_steps or 0) // config.bin) if config.filters else config.time_steps
+    plain = (config.encoding, dataset.normalisation, steps, dataset.sequence)
+    inputs = Inputs(*plain, config.bin, stored, dataset.rate, dataset.delta)
+    if config.filters:
+        lengths = None if train.lengths is None else inputs.lengths(train.lengths)
+        filters = Filters.fitted(inputs.series(train.x, train.lengths), lengths, config.filters)
+        inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
+    start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
 
@@ -205,11 +231,13 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     assert config.network is not None
     if config.validation != len(dataset.validation):
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
+    if config.filters and (not dataset.sequence or len(dataset.sample_shape) != 1 or dataset.trains or dataset.delta):
+        raise UserError(f"--filters is for series with classes; {dataset.name} holds other samples; leave it out")
     if dataset.sequence:
         if config.encoding != CONSTANT:
             raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        steps = -(-(dataset.time_steps or 0) // config.bin)
-        if config.time_steps != steps:
+        steps = _steps(config, dataset)
+        if config.time_steps != steps and not config.filters:
             bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
             raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {steps}{bins}")
     if classes(config.network) != len(dataset.classes):

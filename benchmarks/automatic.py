@@ -1,0 +1,195 @@
+"""What settings suit data nobody has seen, and how good they are: the numbers of docs/automatic.md.
+
+python benchmarks/automatic.py choose LOG FOLDER SET...            cross-validates VARIANTS on the training files of these sets
+python benchmarks/automatic.py choose=VARIANT LOG FOLDER SET...    only one of them
+python benchmarks/automatic.py table LOG FOLDER SET...             trains with no flag, three seeds, and tests on the test files
+
+A set is NAME_TRAIN and NAME_TEST in FOLDER, as .txt (UCR archive) or .ts. Every result is a line of LOG; what LOG has is not
+computed again.
+"""
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import RepeatedStratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from tsslbp import automatic, machine, metrics, training
+from tsslbp.data import Dataset, Split, own, vowels
+from tsslbp.settings import TrainConfig
+from tsslbp.tables import markdown
+from tsslbp.training.baselines import flat
+
+SEEDS = (0, 1, 2)
+FOLDS, REPEATS, FEW = 4, 2, 120
+"""Folds of cross-validation, and how often sets of less than FEW samples are cut into them."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "automatic": {},
+    "1000 filters": {"filters": 1000},
+    "4000 filters": {"filters": 4000},
+    "output scale 1": {"output_scale": 1.0},
+    "10 steps": {"time_steps": 10},
+    "kernel loss": {"loss": "kernel(label_weight=3)"},
+    "hidden layer": {"network": "200-{votes}-V10"},
+    "one voter": {"network": "{classes}"},
+    "step by step, recurrent": {"filters": 0, "network": "100R-{classes}", "learning_rate": 2e-3, "time_steps": None},
+}
+
+
+def read(folder: Path, name: str, part: str) -> tuple[Tensor, list[str], Tensor | None]:
+    """Series ``[N, T, C]``, padded with zeros, their classes, and their lengths if these differ."""
+    path = folder / f"{name}_{part}.txt"
+    if path.is_file():
+        rows = [line.replace(",", " ").split() for line in path.read_text().splitlines() if line.strip()]
+        return torch.tensor([list(map(float, row[1:])) for row in rows]).unsqueeze(2), [row[0] for row in rows], None
+    series = vowels.read_ts(folder / f"{name}_{part}.ts")
+    lengths = torch.tensor([len(values) for values, _ in series])
+    x = torch.zeros(len(series), int(lengths.max()), series[0][0].shape[1])
+    for row, (values, _) in zip(x, series, strict=True):
+        row[: len(values)] = torch.from_numpy(np.ascontiguousarray(values))
+    return x, [label for _, label in series], lengths if lengths.min() < lengths.max() else None
+
+
+def as_split(x: Tensor, labels: list[str], lengths: Tensor | None, classes: list[str], steps: int) -> Split:
+    padded = torch.zeros(len(x), steps, x.shape[2])
+    padded[:, : x.shape[1]] = x
+    return Split(padded, torch.tensor([classes.index(label) for label in labels]), lengths)
+
+
+def folds(name: str, samples: Split, classes: list[str]) -> Iterator[Dataset]:
+    """The training samples cut into training and test parts; classes of one sample are always trained on."""
+    smallest = int(torch.bincount(samples.y).sort().values[0])
+    repeats = REPEATS if len(samples) < FEW else 1
+    cut = RepeatedStratifiedKFold(n_splits=max(2, min(FOLDS, smallest)), n_repeats=repeats, random_state=0)
+    for train, test in cut.split(samples.y, samples.y):
+        parts = [samples.select(torch.from_numpy(index)) for index in (train, test)]
+        fitted = own.fitted(parts[0], sequence=True)
+        yield Dataset(name, parts[0], samples.select(torch.arange(0)), parts[1], tuple(classes), fitted, sequence=True)
+
+
+def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
+    """Test accuracy in percent after training with the automatic settings but for those of a variant."""
+    count = len(dataset.classes)
+    wanted = {
+        name: value.format(classes=count, votes=10 * count) if name == "network" else value for name, value in variant.items()
+    }
+    chosen = {**automatic.choose(dataset, given={"filters"} & {name for name, value in variant.items() if not value}), **wanted}
+    config = training.resolved(TrainConfig(seed=seed, validation=0, choose="last", precision="float32", **chosen), dataset)
+    model, optimizer = training.prepare(config, dataset)
+    seen, samples = model.filtered(dataset)
+    unseen = replace(samples, test=samples.test.select(torch.arange(1)))  # epochs need not be tested
+    loop = training.Loop(config, unseen, seen, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop.run(lambda record: None)
+    return seen.accuracy(samples.test)
+
+
+def choose(log: Path, folder: Path, names: list[str], only: str = "") -> None:
+    """Cross-validates every variant, or only one, on the training files alone."""
+    done = _lines(log)
+    for variant, settings in VARIANTS.items():
+        if only not in ("", variant):
+            continue
+        for name in names:
+            if any(line["set"] == name and line["variant"] == variant for line in done):
+                continue
+            x, labels, lengths = read(folder, name, "TRAIN")
+            classes, began = sorted(set(labels)), time.perf_counter()
+            samples = as_split(x, labels, lengths, classes, x.shape[1])
+            reached = [trained(dataset, seed, settings) for seed, dataset in enumerate(folds(name, samples, classes))]
+            line = {"set": name, "variant": variant, "accuracies": reached, "seconds": time.perf_counter() - began}
+            done.append(_log(log, line))
+    rows = []
+    for variant in VARIANTS:
+        means = [statistics.fmean(line["accuracies"]) for name in names for line in done if _is(line, name, variant)]
+        if len(means) == len(names):
+            rows.append([variant, *[f"{mean:.1f}" for mean in means], f"{statistics.fmean(means):.1f}"])
+    print(markdown(["variant", *names, "mean"], rows))
+
+
+def table(log: Path, folder: Path, names: list[str]) -> None:
+    """Trains as ``tsslbp train --data FILE`` does, and compares with 1-nearest-neighbour sample by sample."""
+    done = _lines(log)
+    for name in names:
+        for seed in SEEDS:
+            if not any(line["set"] == name and line["seed"] == seed for line in done):
+                done.append(_log(log, _without_flags(folder, name, seed)))
+    rows = []
+    for name in names:
+        lines = [line for line in done if line["set"] == name]
+        ours = np.mean([list(map(int, line["right"])) for line in lines], 0)
+        difference = 100 * (ours - np.array(list(map(int, lines[0]["neighbour"]))))
+        half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference))
+        finals = [line["final"] for line in lines]
+        accuracies = [final["test_accuracy"] for final in finals]
+        rows.append(
+            [
+                name,
+                f"{statistics.fmean(accuracies):.1f} ({', '.join(f'{a:.1f}' for a in accuracies)})",
+                *[f"{finals[0][field]:.1f}" for field in training.BASELINES if field in finals[0]],
+                f"{difference.mean():+.1f} ± {half:.1f}",
+                f"{statistics.fmean(final['seconds'] for final in finals):.0f}",
+            ]
+        )
+    heads = ["set", "test accuracy, %", "majority", "1-NN", "logistic", "against 1-NN", "seconds"]
+    print(markdown(heads, rows))
+    print(f"\nmean {statistics.fmean(line['final']['test_accuracy'] for line in done if line['set'] in names):.2f} %")
+
+
+def _without_flags(folder: Path, name: str, seed: int) -> dict[str, Any]:
+    parts = [read(folder, name, part) for part in ("TRAIN", "TEST")]
+    classes, steps = sorted(set(parts[0][1])), max(x.shape[1] for x, _, _ in parts)
+    train, test = (as_split(*part, classes, steps) for part in parts)
+    arrays = {"x": train.x, "y": train.y, "x_test": test.x, "y_test": test.y}
+    if train.lengths is not None and test.lengths is not None:
+        arrays |= {"lengths": train.lengths, "lengths_test": test.lengths}
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / f"{name}.npz"
+        np.savez(path, classes=np.array(classes), **{key: array.numpy() for key, array in arrays.items()})
+        config = TrainConfig(data=str(path), seed=seed, runs_dir=Path(place) / "runs")
+        run, final = training.train(config, given={"data", "seed", "runs_dir"})
+        model, settings = training.load(run), TrainConfig.from_toml(run / "config.toml")
+        dataset = training.with_data(settings)[1]
+        right = metrics.decode(model.outputs(dataset.test.x, dataset.test.lengths)) == dataset.test.y
+    x, u = (flat(part, dataset.normalisation) for part in (dataset.train + dataset.validation, dataset.test))
+    near = KNeighborsClassifier(1).fit(x, (dataset.train + dataset.validation).y.numpy()).predict(u)
+    neighbour = torch.from_numpy(near) == dataset.test.y
+    about = {"machine": machine.describe(), "right": _digits(right), "neighbour": _digits(neighbour)}
+    return {"set": name, "seed": seed, "final": final, **about}
+
+
+def _digits(truths: Tensor) -> str:
+    """A digit for every test sample."""
+    return "".join(map(str, truths.int().tolist()))
+
+
+def _is(line: dict[str, Any], name: str, variant: str) -> bool:
+    return bool(line["set"] == name and line["variant"] == variant)
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def _log(log: Path, line: dict[str, Any]) -> dict[str, Any]:
+    with log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
+if __name__ == "__main__":
+    command, log, folder, *names = sys.argv[1:]
+    if command == "table":
+        table(Path(log), Path(folder), names)
+    else:
+        choose(Path(log), Path(folder), names, command.removeprefix("choose").removeprefix("="))

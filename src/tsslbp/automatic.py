@@ -1,0 +1,134 @@
+"""Settings that suit a data set nobody has seen, by its kind: what ``tsslbp train --data X`` takes where no flag says more.
+
+They were chosen by cross-validation on training samples of several data sets: docs/automatic.md has what was tried.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from tsslbp.data import Dataset
+from tsslbp.data.own import counts_events
+
+Settings = dict[str, Any]
+
+FEW = 1000
+"""Training samples below which none are held out: an epoch chosen on a few dozen is chosen by chance."""
+FILTERS = 2000
+"""Filters that stand for a series."""
+VOTERS = 10
+"""Output neurons of a class: one can only say how sure it is by one of a few spike counts."""
+
+
+def holds_out(dataset: Dataset) -> bool:
+    """Whether training samples are to be held out to choose the epoch by; if not, the last epoch is kept."""
+    return len(dataset.train) + len(dataset.validation) >= FEW
+
+
+def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
+    """The settings that were left open, for a data set.
+
+    Args:
+        dataset: as it was read.
+        given: names of the settings that somebody chose. They are left out here, and the others go with them: a network of your
+            own gets a series step by step, not by filters.
+    """
+    if dataset.trains:
+        return {}
+    if not dataset.sequence:
+        chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
+    elif len(dataset.sample_shape) == 3:
+        chosen = _events(dataset)
+    elif _spikes(dataset) or {"network", "filters"} & set(given):
+        chosen = _steps(dataset)
+    else:
+        chosen = _series(dataset)
+    return {name: value for name, value in chosen.items() if name not in given}
+
+
+def _spikes(dataset: Dataset) -> bool:
+    """Whether sequences hold spikes or events, or become spikes in the model."""
+    x = dataset.train.x
+    return x.dtype == torch.uint8 or dataset.delta > 0 or counts_events(x)
+
+
+def _epochs(dataset: Dataset, batch_size: int, steps: int, least: int, most: int) -> int:
+    """Epochs that make about this many steps of training."""
+    return min(most, max(least, round(steps * batch_size / len(dataset.train))))
+
+
+def _series(dataset: Dataset) -> Settings:
+    """A series as the rates of fixed filters, read by a layer of voters."""
+    batch_size = min(16, max(4, len(dataset.train) // 4))
+    return {
+        "filters": FILTERS,
+        "network": f"{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "time_steps": 20,
+        "output_scale": 0.2,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 1e-4,
+        "schedule": "one-cycle",
+        "batch_size": batch_size,
+        "epochs": _epochs(dataset, batch_size, 800, 20, 100),
+    }
+
+
+def _steps(dataset: Dataset) -> Settings:
+    """A sequence of spikes, or one for a network of the user's own: step by step."""
+    return {
+        "network": f"200R-{len(dataset.classes)}",
+        "tau_m": 10.0,
+        "tau_s": 5.0,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 2e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 50,
+        "epochs": _epochs(dataset, 50, 2000, 20, 100),
+    }
+
+
+def _vector(dataset: Dataset) -> Settings:
+    return {
+        "network": f"100-{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "time_steps": 10,
+        "rule": "tssl+",
+        "loss": "kernel",
+        "learning_rate": 3e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 1600, 20, 100),
+    }
+
+
+def _picture(dataset: Dataset) -> Settings:
+    return {
+        "network": f"32C3-P2-64C3-P2-256-{len(dataset.classes)}",
+        "padding": (1,),
+        "conv_scale": 3.0,
+        "rule": "tssl+",
+        "learning_rate": 2e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 1000, 10, 60),
+    }
+
+
+def _events(dataset: Dataset) -> Settings:
+    return {
+        "network": f"12C5-P2-64C5-P2-{len(dataset.classes)}",
+        "tau_m": 8.0,
+        "tau_s": 4.0,
+        "rule": "tssl+",
+        "loss": "softmax",
+        "learning_rate": 1e-3,
+        "schedule": "one-cycle",
+        "first_rates": True,
+        "batch_size": 25,
+        "epochs": _epochs(dataset, 25, 1000, 10, 40),
+    }

@@ -1,0 +1,191 @@
+"""A fixed layer of spiking filters over time, whose firing rates stand for a series.
+
+Each neuron sees nine steps of the series, d steps apart, and has no memory (τm = 1):
+
+    s[t] = 1 if Σ_k w[k]·x[t + d·(k - 4)] > θ else 0                               (1)
+    r = Σ_t s[t] / T                                                               (2)
+
+Three of the nine weights are 2 and six are -1, in all 84 orders, so a constant added to the series changes nothing. The
+dilations d are 1, 2, 4 and so on while a filter is no longer than the series. Thresholds θ are quantiles of the sums that
+training samples make, so every neuron spikes at some steps and not at others. A filter of a series with several channels sums a
+few of them. Half of the filters see the differences from step to step instead of the values.
+
+The rates say what happens in a series, but hardly when or at which level. So the values themselves enter too: a shorter series
+is stretched to the length of the others, and neighbouring steps are averaged where there are more values than rates. All is
+standardised over the training samples, the values with SHARE of the rates' variance: a static sample.
+
+Source: A. Dempster, D. F. Schmidt and G. I. Webb, MiniRocket, KDD 2021, arXiv 2012.08791. Its "proportion of positive values"
+is the rate (2) of the neuron (1).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tsslbp import draws
+from tsslbp.errors import UserError
+from tsslbp.signal import length_mask
+
+TAPS, RAISED = 9, 3
+"""Steps that a filter sees, and how many of them have the weight 2."""
+ORDERS = tuple(itertools.combinations(range(TAPS), RAISED))
+VIEWS = 2
+"""Values, and differences from step to step."""
+MOST_CHANNELS = 9
+"""A filter sums at most this many channels."""
+FITTED_ON = 64
+"""Training samples that thresholds are quantiles of."""
+SHARE = 0.25
+"""Variance of all values together, of that of all rates."""
+LEAST = 1e-3
+"""Standard deviation below which a rate or a value is not scaled up further."""
+AT_ONCE = 2**24
+"""Numbers in memory for a batch of sums."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The filters and how their rates are standardised.
+
+    Args:
+        steps: T that series have, padding included.
+        channels: of the series.
+        thresholds: θ, by view, dilation, order of weights and quantile.
+        mean, std: what each rate, in the same order, and then each value is standardised with.
+
+    Raises:
+        UserError: numbers that do not fit together.
+    """
+
+    steps: int
+    channels: int
+    thresholds: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        numbers = (*self.thresholds, *self.mean, *self.std)
+        whole = type(self.steps) is int and type(self.channels) is int and min(self.steps, self.channels) >= 1
+        if (
+            not whole
+            or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+            or not len(self.thresholds) < len(self.mean) == len(self.std)
+            or (len(self.mean) - len(self.thresholds)) % self.channels
+            or len(self.thresholds) % (VIEWS * len(ORDERS) * len(dilations(self.steps)))
+            or min(self.std) <= 0
+        ):
+            raise UserError("filters of a series are damaged: their thresholds, means and stds do not fit together")
+
+    @staticmethod
+    def fitted(x: Tensor, lengths: Tensor | None, count: int) -> "Filters":
+        """About ``count`` filters for training samples ``[N, T, C]`` of ``lengths`` ``[N]``; no seed changes them."""
+        steps, channels = x.shape[1:]
+        each = max(1, round(count / (VIEWS * len(ORDERS) * len(dilations(steps)))))
+        shares = torch.arange(1, len(ORDERS) * each + 1, dtype=torch.float64) * GOLDEN % 1  # spread evenly, for any number
+        some = torch.linspace(0, len(x) - 1, min(FITTED_ON, len(x)), dtype=torch.float64).long()
+        few, ends = x[some], None if lengths is None else lengths[some]
+        inside = _inside(few, ends)
+        found = []
+        for sums in _sums(few, ends):
+            values = sums.transpose(0, 1)[:, inside].sort().values  # [orders, steps of all samples]
+            places = (shares.view(len(ORDERS), each) * (values.shape[1] - 1)).round().long()
+            found.append(values.gather(1, places))
+        thresholds = _rounded(torch.stack(found))
+        points = min(steps, max(1, len(thresholds) // channels))
+        size = len(thresholds) + points * channels
+        unscaled = Filters(steps, channels, thresholds, (0.0,) * size, (1.0,) * size)
+        std, mean = torch.std_mean(unscaled(x, lengths), 0, correction=0)
+        std = std.clamp(min=LEAST)
+        std[len(thresholds) :] *= math.sqrt(points * channels / len(thresholds) / SHARE)
+        return Filters(steps, channels, thresholds, _rounded(mean), _rounded(std))
+
+    @property
+    def size(self) -> int:
+        """How many numbers stand for a series."""
+        return len(self.mean)
+
+    def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What stands for series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps, ``[N, size]``."""
+        mean, std = (torch.tensor(numbers) for numbers in (self.mean, self.std))
+        points = (self.size - len(self.thresholds)) // self.channels
+        values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), points)
+        return (torch.cat([self.rates(x, lengths), values.flatten(1)], 1) - mean) / std
+
+    def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The rates (2), ``[N, thresholds]``."""
+        batch = max(1, AT_ONCE // (len(ORDERS) * x.shape[1]))
+        parts = zip(x.split(batch), itertools.repeat(None) if lengths is None else lengths.split(batch), strict=False)
+        return torch.cat([self._rates(part, ends) for part, ends in parts])
+
+    def _rates(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        inside = _inside(x, lengths)
+        weight = (inside / inside.sum(1, keepdim=True)).unsqueeze(2)  # of a step in the mean
+        made = []
+        for sums, thresholds in zip(_sums(x, lengths), self._thresholds, strict=True):
+            fired = [(sums > some.unsqueeze(1)).float() for some in thresholds.unbind(1)]
+            made.append(torch.cat([train @ weight for train in fired], 2))  # [N, orders, quantiles]
+        return torch.stack(made, 1).flatten(1)
+
+    @cached_property
+    def _thresholds(self) -> Tensor:
+        return torch.tensor(self.thresholds).view(VIEWS * len(dilations(self.steps)), len(ORDERS), -1)
+
+
+def dilations(steps: int) -> list[int]:
+    """1, 2, 4 and so on while a filter is no longer than ``steps``; 1 always."""
+    return [2**n for n in range(max(1, int(math.log2(max(1, (steps - 1) / (TAPS - 1)))) + 1))]
+
+
+def _sums(x: Tensor, lengths: Tensor | None) -> "itertools.chain[Tensor]":
+    """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; before and after a series there is 0."""
+    x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2)
+    weight = torch.full((len(ORDERS), TAPS), -1.0)
+    for row, order in zip(weight, ORDERS, strict=True):
+        row[list(order)] = 2.0
+    views = (x, F.pad(x.diff(dim=2), (1, 0)))
+
+    def each(view: int) -> "map[Tensor]":
+        def at(d: int) -> Tensor:
+            mixed = weight.unsqueeze(1) * _channels(x.shape[1], view, d).unsqueeze(2)
+            return F.conv1d(views[view], mixed, padding=d * (TAPS // 2), dilation=d)
+
+        return map(at, dilations(x.shape[2]))
+
+    return itertools.chain.from_iterable(map(each, range(VIEWS)))
+
+
+def _channels(channels: int, view: int, dilation: int) -> Tensor:
+    """Which channels each filter sums, ``[orders, channels]`` of 0 and 1: a random few, always the same."""
+    keys = draws.mix(draws.FILTERS, view, dilation, torch.arange(len(ORDERS)))
+    number, *order = draws.bits(keys, channels + 1).double().unbind(1)
+    most = math.log2(min(channels, MOST_CHANNELS) + 1)
+    count = torch.exp2((number / 2**32 + 0.5) * most).long().clamp(1, channels)  # as often 1 as 2 or 3, or 4 to 7
+    return (torch.stack(order, 1).argsort(1).argsort(1) < count.unsqueeze(1)).float()
+
+
+def _stretched(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Series ``[N, T, C]``, each from its first to its last step, linearly interpolated."""
+    if lengths is None:
+        return x
+    steps = x.shape[1]
+    place = (lengths - 1).unsqueeze(1) * torch.linspace(0, 1, steps)
+    before = place.long().clamp(max=steps - 1)
+    after = torch.minimum(before + 1, (lengths - 1).unsqueeze(1))
+    low, high = (x.gather(1, step.unsqueeze(2).expand_as(x)) for step in (before, after))
+    return low.lerp(high, (place - before).unsqueeze(2))
+
+
+def _inside(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Where there is a series and not padding, ``[N, T]`` of bool."""
+    return torch.ones(x.shape[:2], dtype=torch.bool) if lengths is None else length_mask(lengths, x.shape[1]).T
+
+
+def _rounded(x: Tensor) -> tuple[float, ...]:
+    """Numbers with the digits that a model file keeps."""
+    return tuple(float(f"{number:.5g}") for number in x.flatten().tolist())

@@ -1,0 +1,58 @@
+"""What simple methods reach on the same samples as a run, so that a reader knows what its accuracy is worth."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.data import Dataset, Normalisation, Split
+from tsslbp.signal import length_mask
+
+MOST = 2 * 10**7
+"""Numbers in the training samples beyond which only the majority is computed; a run must not wait for its baselines."""
+BASELINES = {
+    "majority_accuracy": "most frequent class",
+    "nearest_neighbour_accuracy": "1-NN",
+    "logistic_accuracy": "logistic regression",
+}
+"""Fields of the final record, test accuracies in percent, and the methods' names."""
+
+
+def baselines(dataset: Dataset) -> dict[str, float]:
+    """Test accuracies in percent, by field of ``BASELINES``, of normalised samples laid flat; none where targets are trains."""
+    if dataset.trains:
+        return {}
+    train, test = dataset.train + dataset.validation, dataset.test
+    frequent = int(torch.bincount(train.y).argmax())
+    found = [100 * float((test.y == frequent).double().mean())]
+    if train.x.numel() <= MOST and len(test) <= len(train) * 100:
+        x, u = (flat(part, dataset.normalisation) for part in (train, test))
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neighbors import KNeighborsClassifier
+
+        methods: tuple[Any, ...] = (KNeighborsClassifier(1), LogisticRegression(max_iter=200))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 200 iterations are enough for a baseline
+            found += [100 * float(method.fit(x, train.y.numpy()).score(u, test.y.numpy())) for method in methods]
+    return dict(zip(BASELINES, found, strict=False))
+
+
+def verdict(final: dict[str, Any]) -> str:
+    """What to say of a final record with baselines: their accuracies, and whether the network is better than all of them."""
+    found = {name: final[field] for field, name in BASELINES.items() if field in final}
+    if not found:
+        return ""
+    listed = "for comparison: " + ", ".join(f"{name} {accuracy:.2f} %" for name, accuracy in found.items())
+    best = max(found, key=lambda name: found[name])
+    if found[best] < final["test_accuracy"]:
+        return listed
+    return f"{listed}\nthe network is not better than {best}"
+
+
+def flat(part: Split, normalisation: Normalisation) -> Any:
+    """Normalised samples laid flat, ``[N, features]``, 0 in padding, as an array."""
+    x: Tensor = normalisation.normalise(part.x)
+    if part.lengths is not None:
+        x *= length_mask(part.lengths, x.shape[1]).T.view(*x.shape[:2], *[1] * (x.dim() - 2))
+    return x.flatten(1).numpy()

@@ -1,0 +1,43 @@
+"""Where training starts: the size of the first weights, fitted to the data."""
+
+import torch
+
+from tsslbp.data import Split
+from tsslbp.kernels import Pool
+from tsslbp.layers import Spiking
+from tsslbp.networks import Network
+from tsslbp.settings import TrainConfig
+from tsslbp.signal import Signal
+from tsslbp.training.inputs import Inputs
+
+LOW, HIGH = 0.02, 0.5
+"""Rates, in spikes per neuron and step, between which a hidden layer is to start."""
+STEP, MOST = 1.3, 30
+"""Factor by which weights are changed at a time, and how often at most."""
+LOOKED_AT = 100
+"""Training samples that rates are measured on."""
+
+
+def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
+    """Scale a network's initial weights in place as ``first_rates`` and ``output_scale`` of the settings have it."""
+    with torch.no_grad():
+        if config.output_scale != 1:
+            network.layers.get_parameter("output.weight").mul_(config.output_scale)
+        if config.first_rates and network.is_spiking:
+            few = train.select(torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train)), dtype=torch.float64).long())
+            _into_range(network.eval(), inputs(few.x, 0, few.lengths))
+            network.train()
+
+
+def _into_range(network: Network, x: torch.Tensor) -> None:
+    def cross(name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
+        weight = layer.weight if layer.gain is None else layer.gain
+        for _ in range(MOST if name != "output" else 0):
+            rate = float(network.fired(layer(signal)).float().mean())
+            if LOW <= rate <= HIGH:
+                break
+            weight.mul_(STEP if rate < LOW else 1 / STEP)
+        return layer(signal, pool, half)
+
+    for _ in network.walk(network.encode(x), cross):
+        pass

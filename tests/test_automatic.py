@@ -1,0 +1,190 @@
+"""Settings by kind of data, filters that stand for series, first rates, and baselines beside a result."""
+
+import numpy as np
+import pytest
+import torch
+
+import tsslbp
+from tsslbp import automatic, cli, training
+from tsslbp.data import Dataset, Normalisation, Split
+from tsslbp.errors import UserError
+from tsslbp.filters import ORDERS, SHARE, Filters, dilations
+from tsslbp.networks import Network
+from tsslbp.settings import TrainConfig
+from tsslbp.training import start
+
+KINDS = {
+    "vectors": (60, 4),
+    "pictures": (60, 1, 12, 12),
+    "series": (60, 50, 2),
+    "events": (60, 6, 2, 16, 16),
+}
+
+
+def waves(count: int = 60, steps: int = 50, channels: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raw series of three classes, slow, fast and square waves at random phases, and the classes."""
+    random = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 3
+    phase = torch.rand(count, 1, channels, generator=random) * 6
+    angle = torch.arange(steps).view(1, -1, 1) * torch.tensor([0.3, 0.8, 0.3])[y].view(-1, 1, 1) + phase
+    x = torch.where(y.view(-1, 1, 1) == 2, angle.sin().sign(), angle.sin())
+    return 150 + 40 * (x + 0.2 * torch.randn(x.shape, generator=random)), y
+
+
+def made(x: torch.Tensor, sequence: bool, lengths: torch.Tensor | None = None) -> Dataset:
+    split = Split(x, torch.arange(len(x)) % 3, lengths)
+    none = split.select(torch.arange(0))
+    return Dataset("made", split, none, split, ("a", "b", "c"), Normalisation(1.0, (0.0,), (1.0,)), sequence)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_of_every_kind_make_a_model(kind):
+    dataset = made(torch.rand(KINDS[kind]), kind in ("series", "events"))
+    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset)), dataset)
+    model, _ = training.prepare(config, dataset)
+    assert model.outputs(dataset.test.x[:5]).shape == (config.time_steps, 5, 3)
+
+
+def test_what_a_user_gave_is_left_alone():
+    dataset = made(torch.rand(KINDS["series"]), True)
+    chosen = automatic.choose(dataset, {"epochs", "rule"})
+    assert chosen["filters"]
+    assert not {"epochs", "rule"} & chosen.keys()
+    assert "filters" not in automatic.choose(dataset, {"network"})  # a network of one's own gets the series itself
+
+
+def test_spikes_enter_step_by_step():
+    spikes = (torch.rand(30, 20, 4) < 0.2).float()
+    assert "R" in automatic.choose(made(spikes, True))["network"]
+    assert "filters" in automatic.choose(made(spikes + 0.5, True))
+
+
+def test_few_samples_are_not_held_out():
+    assert not automatic.holds_out(made(torch.rand(30, 4), False))
+    assert automatic.holds_out(made(torch.rand(3000, 4), False))
+
+
+def test_a_run_without_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y = waves(90)
+    np.savez("waves.npz", x=x.numpy(), y=y.numpy())
+    assert cli.main(["train", "--data", "waves.npz", "--epochs", "25"]) in (0, None)
+    assert "for comparison: most frequent class 33.33 %, 1-NN" in capsys.readouterr().out
+    settings = TrainConfig.from_toml(tmp_path / "runs/custom/config.toml")
+    assert (settings.filters, settings.epochs, settings.validation) == (automatic.FILTERS, 25, 0)
+    _, final = training.read_metrics(tmp_path / "runs/custom")
+    assert final is not None
+    assert final["choose"] == "last"
+    assert final["test_accuracy"] > 80
+    assert 0 <= final["nearest_neighbour_accuracy"] <= 100
+    model = training.load(tmp_path / "runs/custom")
+    samples = training.samples_to_test(model, None, tmp_path).split
+    assert model.accuracy(samples) == pytest.approx(final["test_accuracy"])
+    replayed = training.with_data(settings)[0]  # a stored run leaves nothing open
+    assert replayed == settings
+
+
+def test_filters_spike_at_some_steps_of_training_series():
+    x, _ = waves()
+    filters = Filters.fitted(x, None, 500)
+    rates = filters.rates(x)
+    assert rates.shape == (60, len(filters.thresholds))
+    assert 500 / 2 < len(filters.thresholds) < 2 * 500
+    assert float(((rates.mean(0) > 0.01) & (rates.mean(0) < 0.99)).float().mean()) > 0.9
+    standardised = filters(x)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(filters.size), atol=2e-3, rtol=0)
+    variance = standardised.var(0, correction=0)
+    assert float(variance[len(filters.thresholds) :].sum()) == pytest.approx(SHARE * len(filters.thresholds), rel=0.02)
+
+
+def test_a_filter_is_the_neuron_of_its_equation():
+    x, _ = waves(7, 30, 1)
+    filters = Filters.fitted(x, None, 500)
+    each = len(filters.thresholds) // (2 * len(dilations(30)) * len(ORDERS))
+    order, dilation, place = 5, 1, (1 * len(ORDERS) + 5) * each  # of the values, at the second dilation
+    weight = np.full(9, -1.0)
+    weight[list(ORDERS[order])] = 2
+    d = dilations(30)[dilation]
+    padded = np.pad(x[3, :, 0].double().numpy(), 4 * d)
+    sums = [sum(weight[k] * padded[t + d * k] for k in range(9)) for t in range(30)]
+    rate = np.mean(np.array(sums) > filters.thresholds[place])
+    assert float(filters.rates(x)[3, place]) == pytest.approx(rate, abs=0.04)  # one step may round to the other side
+
+
+def test_padding_changes_no_rate():
+    x, _ = waves(12, 40)
+    lengths = torch.full((12,), 25)
+    filters = Filters.fitted(x, lengths, 500)
+    other = torch.cat([x[:, :25], torch.full((12, 15, 2), 1e3)], 1)
+    assert torch.equal(filters(x, lengths), filters(other, lengths))
+
+
+def test_short_series_and_many_channels():
+    for shape in ((6, 3, 1), (6, 20, 40)):
+        x = torch.rand(shape)
+        filters = Filters.fitted(x, None, 300)
+        assert filters(x).isfinite().all()
+
+
+def test_damaged_filters_are_refused():
+    good = Filters.fitted(waves()[0], None, 300)
+    for damage in ({"steps": 0}, {"thresholds": good.thresholds[:-2]}, {"std": (0.0,) * good.size}):
+        with pytest.raises(UserError, match="damaged"):
+            Filters(**{**vars_of(good), **damage})
+
+
+def vars_of(filters: Filters) -> dict:
+    return {name: getattr(filters, name) for name in ("steps", "channels", "thresholds", "mean", "std")}
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (9, 2, 6, 6)])
+def test_filters_are_for_series(shape):
+    dataset = made(torch.rand(shape), sequence=False)
+    with pytest.raises(UserError, match="--filters is for series"):
+        training.resolved(TrainConfig(filters=300, validation=0, choose="last"), dataset)
+
+
+def test_a_model_with_filters_is_stored_whole(tmp_path):
+    x, _ = waves()
+    dataset = made(x, True, torch.full((60,), 45))
+    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset)), dataset)
+    model, _ = training.prepare(config, dataset)
+    model.save(tmp_path / "model.safetensors")
+    loaded = tsslbp.load(tmp_path / "model.safetensors")
+    assert loaded.sample_shape == (50, 2)
+    assert torch.equal(loaded.outputs(x, dataset.test.lengths), model.outputs(x, dataset.test.lengths))
+    ahead, samples = model.filtered(dataset)  # what a run trains on is what the stored model computes
+    assert torch.equal(ahead.outputs(samples.test.x), model.outputs(x, dataset.test.lengths))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+@pytest.mark.parametrize("network", ["30-20-3", "20R-3"])
+def test_first_rates_are_brought_into_range(size, network):
+    dataset = made(size * torch.rand(40, 12, 5), sequence=True)
+    config = training.resolved(TrainConfig(network=network, first_rates=True, validation=0, choose="last"), dataset)
+    model, _ = training.prepare(config, dataset)
+    assert isinstance(model.network, Network)
+    *hidden, _ = model.network.activity(model.inputs(dataset.train.x)).values()
+    for psc in hidden:
+        assert start.LOW <= float(model.network.fired(psc).float().mean()) <= start.HIGH
+
+
+def test_small_output_weights():
+    dataset = made(torch.rand(9, 4), sequence=False)
+    settings = {"network": "5-3", "validation": 0, "choose": "last"}
+    plain, small = (
+        training.prepare(training.resolved(TrainConfig(output_scale=scale, **settings), dataset), dataset)[0].network
+        for scale in (1.0, 0.1)
+    )
+    for (name, weight), other in zip(plain.named_parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(other, weight * (0.1 if "output" in name else 1.0))
+
+
+def test_baselines_and_their_verdict():
+    x, _ = waves(60)
+    found = training.baselines.baselines(made(x, True))
+    assert found["nearest_neighbour_accuracy"] == 100  # tested on the training samples
+    assert found["majority_accuracy"] == pytest.approx(100 / 3)
+    assert "not better than 1-NN" in training.verdict({**found, "test_accuracy": 50.0})
+    assert "not better" not in training.verdict({"majority_accuracy": 30.0, "test_accuracy": 50.0})
+    assert training.verdict({"test_accuracy": 50.0}) == ""
