@@ -434,6 +434,16 @@ def test_a_residual_network_trains_resumes_and_is_kept(quick):
     assert list(record["rates"]) == ["conv1", "block1.conv2", "block1.conv3", "block2.conv4", "block2.conv5", "output"]
 
 
+def test_first_rates_leave_what_is_normalised(quick):
+    config, dataset = training.with_data(quick(network="6C3n-M2-[6C3-6C3n]-6C3-10", padding=(1,), first_rates=False))
+    plain, _ = training.prepare(config, dataset)
+    scaled, _ = training.prepare(replace(config, first_rates=True), dataset)
+    pairs = zip(plain.network.named_parameters(), scaled.network.parameters(), strict=True)
+    changed = [name for (name, before), after in pairs if not torch.equal(before, after)]
+    assert set(changed) <= {"layers.block1.conv2.weight", "layers.conv4.weight"}
+    assert "layers.conv4.weight" in changed
+
+
 def test_averages_go_with_their_statistics(quick):
     config = quick(network="6C3n-10", padding=(1,), epochs=1, average=0.8)
     config, dataset = training.with_data(config)
