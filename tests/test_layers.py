@@ -11,9 +11,8 @@ import torch.nn.functional as F
 import tsslbp
 from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
-from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, SumPool2d, Vote
+from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
 from tsslbp.neuron import LIF
-from tsslbp.recurrent import Recurrent
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 

@@ -289,7 +289,7 @@ def test_missing_settings_are_named():
         ({"dropout": 1.0, "notation": "10"}, "dropout is 1.0"),
         ({"rule": "tsll"}, "did you mean 'tssl'"),
         ({"standardise": True, "notation": "7R-10"}, "standardise wants a feed-forward hidden layer; this network has none"),
-        ({"input_shape": (9, 8)}, r"input_shape \(9, 8\) must be \(channels, height, width\) or \(features,\)"),
+        ({"input_shape": (1, 2, 9, 8)}, r"input_shape \(1, 2, 9, 8\) must be \(channels, height, width\), \(channels, leng"),
         ({"input_shape": (0,)}, r"input_shape \(0,\)"),
         ({"input_shape": (1, 0, 4)}, "input_shape"),
         ({"input_shape": ()}, "input_shape"),

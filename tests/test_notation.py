@@ -7,37 +7,47 @@ from tsslbp import UserError, build
 from tsslbp.errors import LARGEST
 from tsslbp.notation import (
     AdaptiveSpec,
+    AvgPoolSpec,
     ConvSpec,
     LinearSpec,
+    MaxPoolSpec,
     PoolSpec,
     RecurrentSpec,
+    ResidualSpec,
     VoteSpec,
     classes,
     contains,
+    folded,
     parse,
+    unpacked,
     voters,
+    written,
 )
 from tsslbp.settings import TrainConfig
 
-SIZES = st.integers(1, LARGEST)
-HIDDEN = st.one_of(
-    st.builds(ConvSpec, SIZES, SIZES),
-    st.builds(PoolSpec, SIZES),
-    st.builds(LinearSpec, SIZES),
-    st.builds(RecurrentSpec, SIZES),
-    st.builds(AdaptiveSpec, SIZES),
+SIZES = st.integers(1, 4) | st.integers(1, LARGEST)
+SHAPES = st.sampled_from([(4,), (2, 7), (1, 6, 5)])
+BESIDE = st.sampled_from(["", "b", "n"])
+NEURONS = st.one_of(
+    st.builds(ConvSpec, SIZES, SIZES, SIZES, beside=BESIDE),
+    st.builds(LinearSpec, SIZES, beside=BESIDE),
+    st.builds(RecurrentSpec, SIZES, beside=BESIDE),
+    st.builds(AdaptiveSpec, SIZES, beside=BESIDE),
 )
+POOLS = st.one_of(st.builds(PoolSpec, SIZES), st.builds(AvgPoolSpec, SIZES), st.builds(MaxPoolSpec, SIZES))
+BLOCKS = st.builds(lambda inner, last: ResidualSpec((*inner, last)), st.lists(NEURONS | POOLS, max_size=2), NEURONS)
+HIDDEN = NEURONS | POOLS | BLOCKS
 
 
 @given(hidden=st.lists(HIDDEN, max_size=6), of_class=st.integers(1, 1000), count=st.integers(1, 1000), vote=st.booleans())
 @settings(max_examples=200)
 def test_specs_are_written_and_read(hidden, of_class, count, vote):
     specs = (*hidden, LinearSpec(of_class * count), *([VoteSpec(of_class)] if vote else []))
-    text = "-".join(map(str, specs))
+    text = written(specs)
     assert parse(text) == specs
     assert (classes(text), voters(text)) == ((count, of_class) if vote else (count * of_class, 1))
     for kind in (ConvSpec, PoolSpec, RecurrentSpec, AdaptiveSpec, VoteSpec):
-        assert contains(text, kind) == any(isinstance(spec, kind) for spec in specs)
+        assert contains(text, kind) == any(isinstance(spec, kind) for spec in unpacked(specs))
 
 
 def test_notation_by_hand():
@@ -50,6 +60,15 @@ def test_notation_by_hand():
         VoteSpec(3),
     )
     assert parse("007-10") == parse("7-10")
+    assert parse("8C3s1-10") == parse("8C3-10")
+    assert parse("8C3s2n-A2-[8C3-M2-8C3b]-20Rn-10b") == (
+        ConvSpec(8, 3, 2, beside="n"),
+        AvgPoolSpec(2),
+        ResidualSpec((ConvSpec(8, 3), MaxPoolSpec(2), ConvSpec(8, 3, beside="b"))),
+        RecurrentSpec(20, beside="n"),
+        LinearSpec(10, beside="b"),
+    )
+    assert written(folded(parse("8C3s2n-[8C3b-8C3n]-20An-10"))) == "8C3s2b-[8C3b-8C3b]-20Ab-10"
     assert contains("20A-10", RecurrentSpec)
     assert not contains("20R-10", AdaptiveSpec)
 
@@ -63,11 +82,22 @@ def refused(call):
     return None
 
 
-@given(st.text(alphabet="0123456789CPRAV-. x\n٣²", max_size=20) | st.text(max_size=20))
+@given(st.text(alphabet="0123456789CPRAVMsbn[]-. x\n٣²", max_size=20) | st.text(max_size=20))
 @example("9" * 5000 + "-10")
 @example(f"{LARGEST + 1}-10")
 @example("10-" + "V" + "9" * 5000)
 @example("-" * 1000)
+@example("[" * 100_000 + "-" * 100_000)
+@example("[3C3]]-10")
+@example("[[3C3]]-10")
+@example("[]-10")
+@example("[3-10]")
+@example("[3-10]-V2")
+@example("3C3bn-10")
+@example("3C3s0-10")
+@example("3s2-10")
+@example("P2b-10")
+@example("[3C3-P2]-10")
 @settings(max_examples=1000)
 def test_what_is_no_notation_is_a_user_error(text):
     """And what is one says what it has read."""
@@ -77,14 +107,15 @@ def test_what_is_no_notation_is_a_user_error(text):
         assert refused(lambda: build(text, input_shape=(1, 5, 5), time_steps=2, tau_m=5, tau_s=3))
         return
     specs = parse(text)
-    assert parse("-".join(map(str, specs))) == specs
+    assert parse(written(specs)) == specs
     assert TrainConfig(network=text).network == text
 
 
-@given(text=st.text(alphabet="123CPRAV-", min_size=1, max_size=12), shape=st.sampled_from([(4,), (1, 6, 5)]))
+@given(text=st.text(alphabet="123CPRAMVsbn[]-", min_size=1, max_size=14) | HIDDEN.map(lambda spec: f"{spec}-3"), shape=SHAPES)
 @settings(max_examples=1000)
 def test_a_network_is_built_or_a_user_error_says_why_not(text, shape):
-    small = refused(lambda: parse(text)) or all(max(vars(spec).values()) < 100 for spec in parse(text))
+    sizes = [] if refused(lambda: parse(text)) else [x for spec in unpacked(parse(text)) for x in vars(spec).values()]
+    small = all(size < 100 for size in sizes if isinstance(size, int))
     assume(small)
     message = refused(lambda: build(text, input_shape=shape, time_steps=2, tau_m=5, tau_s=3))
     assert message is None or "\n" not in message

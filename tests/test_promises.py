@@ -22,7 +22,7 @@ from tsslbp.tables import markdown
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS_PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-BY_HAND = ("checks", "spike-trains", "without-fallback")
+BY_HAND = ("checks", "residual", "spike-trains", "without-fallback")
 """Folders of results whose page is not made by ``tsslbp report``."""
 RESULTS = sorted(path.parent.name for path in ROOT.glob("results/*/seed0.jsonl") if '"f1"' not in path.read_text())
 
@@ -211,6 +211,7 @@ def test_results_are_data_pages_and_figures():
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "parts_table"),
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "changes_table"),
         ("answers", "without-fallback/without-fallback", "without_fallback", "table"),
+        ("how-to-own-network", "residual/residual", "residual", "table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "closeness_table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "optima_table"),
     ],

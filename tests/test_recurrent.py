@@ -10,10 +10,10 @@ import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, build, kernels, rules, training
 from tsslbp.architecture import Architecture
 from tsslbp.encoding import Constant
-from tsslbp.layers import Linear
+from tsslbp.layers import Adaptation, Linear, Recurrent
+from tsslbp.layers.recurrent import LATERAL_GAIN
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
-from tsslbp.recurrent import LATERAL_GAIN, Adaptation, Recurrent
 from tsslbp.rules.surrogate import DERIVATIVES
 
 NEURONS = [LIF(5, 3, 0.5), LIF(math.inf, 1, 1.0), LIF(1, 4, 0.3)]

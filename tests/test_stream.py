@@ -17,6 +17,7 @@ NETWORKS = {
     "adaptive": ("20A-6", (8,), {"tau_a": 30.0, "beta": 0.1}),
     "voting": ("20-12-V2", (8,), {}),
     "convolutional": ("4C3-P2-10-6", (2, 6, 6), {"padding": 1}),
+    "residual": ("4C3n-M2-[4C3-4C3b]-[6C3s2n-6C3n]-6b", (2, 6, 6), {"padding": 1}),
 }
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -11,19 +12,46 @@ from torch import nn
 from tsslbp import ann, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, kinds_of
 from tsslbp.errors import UserError, unknown
-from tsslbp.layers import Conv2d, ConvInit, Dropout, Flatten, Linear, SumPool2d, Vote
+from tsslbp.layers import (
+    Adaptation,
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    ConvInit,
+    Convolution,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Pooling,
+    Recurrent,
+    Residual,
+    Spiking,
+    SumPool1d,
+    SumPool2d,
+    Vote,
+    convolved,
+)
 from tsslbp.neuron import LIF
 from tsslbp.notation import (
     AdaptiveSpec,
+    AvgPoolSpec,
+    Beside,
     ConvSpec,
     LinearSpec,
+    MaxPoolSpec,
+    NeuronSpec,
     PoolSpec,
     RecurrentSpec,
+    ResidualSpec,
+    Spec,
     VoteSpec,
     contains,
     parse,
+    unpacked,
 )
-from tsslbp.recurrent import Adaptation, Recurrent
 from tsslbp.rules.base import Rule
 
 
@@ -32,8 +60,8 @@ class NetworkSettings(Group):
     """The network and its neurons: what a model file says of it beside the shape of its samples."""
 
     network: Annotated[str | None, Means(parse)] = None
-    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10. Default: 100 hidden neurons and as many output neurons
-    as the data have classes."""
+    """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10 or 8C3n-[8C3n-8C3n]-10. Default: 100 hidden neurons and
+    as many output neurons as the data have classes."""
     padding: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0,)
     """Zeros around the input of the convolutions: one number for all, or one for each."""
     dropout: Annotated[float, BELOW_1] = 0.0
@@ -135,55 +163,125 @@ PAPER |= {
 
 def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     """Named layers of an architecture. Raises UserError for specs that do not fit its shapes or its kind of neuron."""
-    specs, shape = parse(a.network), a.input_shape
-    convolutions = sum(isinstance(spec, ConvSpec) for spec in specs)
-    given = a.padding if isinstance(a.padding, tuple) else ()
-    paddings = given * convolutions if len(given) == 1 else given
-    if len(paddings) != convolutions or any(type(p) is not int or p < 0 for p in (*given, *paddings)):
-        raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
-    if not isinstance(shape, tuple) or len(shape) not in (1, 3) or any(size < 1 for size in shape):
-        raise UserError(f"input_shape {shape} must be (channels, height, width) or (features,)")
+    return _Maker(a, neuron).layers(parse(a.network))
 
-    weighted, pooled = 0, 0
-    spiking: dict[str, Any] = {"neuron": neuron, "rule": rules.get(a.rule)}
-    output = len(specs) - 1 - isinstance(specs[-1], VoteSpec)
-    for position, spec in enumerate(specs):
-        where = f"layer {position + 1} ({str(spec)!r}) of {a.network!r}"
-        if isinstance(spec, ConvSpec | PoolSpec) and len(shape) != 3:
-            raise UserError(f"{where} needs a [channels, height, width] input; here it is flat, {list(shape)}")
-        if isinstance(spec, LinearSpec | RecurrentSpec) and len(shape) == 3:
-            yield "flatten", Flatten()
-            shape = (math.prod(shape),)
-        if isinstance(spec, ConvSpec | LinearSpec | RecurrentSpec):
-            if weighted and a.dropout:
-                yield f"dropout{weighted}", Dropout(a.dropout, weighted)
-            weighted += 1
-        match spec:
-            case ConvSpec(channels, kernel_size):
-                padding = paddings[weighted - 1]
-                height, width = (size + 2 * padding - kernel_size + 1 for size in shape[1:])
-                if min(height, width) < 1:
-                    raise UserError(f"{where} is larger than its {shape[1]}×{shape[2]} input with padding {padding}")
-                drawn: dict[str, Any] = {"init": a.conv_init, "scale": a.conv_scale, "standardise": a.standardise}
-                yield f"conv{weighted}", Conv2d(shape[0], channels, kernel_size, padding=padding, **drawn, **spiking)
-                shape = (channels, height, width)
-            case PoolSpec(size):
-                if size > min(shape[1:]):
-                    raise UserError(f"{where} pools {size}×{size} of a {shape[1]}×{shape[2]} input")
-                pooled += 1
-                yield f"pool{pooled}", SumPool2d(size)
-                shape = (shape[0], shape[1] // size, shape[2] // size)
-            case LinearSpec(features):
-                name = "output" if position == output else f"linear{weighted}"
-                yield name, Linear(shape[0], features, standardise=a.standardise and name != "output", **spiking)
-                shape = (features,)
-            case RecurrentSpec(features):
-                name = f"recurrent{weighted}"
-                if a.neuron != "spiking":
-                    what = f"a network of {a.neuron} units is one pass without time"
-                    raise UserError(f"layer {name!r} needs spiking neurons; {what}")
-                adaptation = Adaptation(a.tau_a, a.beta) if isinstance(spec, AdaptiveSpec) else None
-                yield name, Recurrent(shape[0], features, adaptation=adaptation, **spiking)
-                shape = (features,)
-            case VoteSpec(voters) if voters > 1:
-                yield "vote", Vote(voters)
+
+POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), MaxPoolSpec: (MaxPool1d, MaxPool2d)}
+"""Pooling over one axis and over two."""
+
+
+class _Maker:
+    """Makes the layers of an architecture one after the other, and knows the shape of what enters the next."""
+
+    def __init__(self, a: Architecture, neuron: LIF) -> None:
+        specs = parse(a.network)
+        convolutions = sum(isinstance(spec, ConvSpec) for spec in unpacked(specs))
+        given = a.padding if isinstance(a.padding, tuple) else ()
+        self.paddings = given * convolutions if len(given) == 1 else given
+        if len(self.paddings) != convolutions or any(type(p) is not int or p < 0 for p in (*given, *self.paddings)):
+            raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
+        shape = a.input_shape
+        if not isinstance(shape, tuple) or len(shape) not in (1, 2, 3) or any(size < 1 for size in shape):
+            raise UserError(f"input_shape {shape} must be (channels, height, width), (channels, length) or (features,)")
+        self.a, self.neuron, self.shape = a, neuron, shape
+        self.output = specs[-2 if isinstance(specs[-1], VoteSpec) else -1]
+        self.spiking: dict[str, Any] = {"neuron": neuron, "rule": rules.get(a.rule)}
+        self.weighted = self.convolutions = self.pooled = self.blocks = 0
+
+    def layers(self, specs: tuple[Spec, ...], block: str = "") -> Iterator[tuple[str, nn.Module]]:
+        """Layers of a network, or of a block, by name."""
+        for position, spec in enumerate(specs):
+            where = f"{str(spec)!r} in {block}" if block else f"layer {position + 1} ({str(spec)!r}) of {self.a.network!r}"
+            first, axes = next(unpacked((spec,))), len(self.shape) - 1
+            if isinstance(first, ConvSpec | PoolSpec) and not axes:
+                wanted = "a [channels, height, width] input, or a [channels, length] one"
+                raise UserError(f"{where} needs {wanted}; here it is flat, {list(self.shape)}")
+            if isinstance(first, LinearSpec | RecurrentSpec) and axes:
+                yield "flatten", Flatten()
+                self.shape = (math.prod(self.shape),)
+            if isinstance(spec, NeuronSpec):
+                if self.weighted and self.a.dropout:
+                    yield f"dropout{self.weighted}", Dropout(self.a.dropout, self.weighted)
+                self.weighted += 1
+            match spec:
+                case ConvSpec():
+                    yield f"conv{self.weighted}", self._convolution(spec, where)
+                case LinearSpec(features):
+                    name = "output" if spec is self.output else f"linear{self.weighted}"
+                    more = self._beside(spec.beside, standardise=name != "output")
+                    yield name, Linear(self.shape[0], features, **more, **self.spiking)
+                    self.shape = (features,)
+                case RecurrentSpec():
+                    yield f"recurrent{self.weighted}", self._recurrent(spec)
+                case ResidualSpec():
+                    self.blocks += 1
+                    yield f"block{self.blocks}", self._block(spec, where)
+                case PoolSpec():
+                    self.pooled += 1
+                    yield f"pool{self.pooled}", self._pool(spec, specs[position - 1] if position else None, where)
+                case VoteSpec(voters) if voters > 1:
+                    yield "vote", Vote(voters)
+
+    def _beside(self, beside: Beside, standardise: bool = True) -> dict[str, Any]:
+        standardise = standardise and self.a.standardise and beside != "n"
+        return {"bias": beside == "b", "normalise": beside == "n", "standardise": standardise}
+
+    def _convolution(self, spec: ConvSpec, where: str) -> Convolution:
+        padding = self.paddings[self.convolutions]
+        self.convolutions += 1
+        if min(shape := convolved(self.shape[1:], spec.kernel_size, spec.stride, padding)) < 1:
+            raise UserError(f"{where} is larger than its {_times(self.shape[1:])} input with padding {padding}")
+        layer = self._conv(spec.channels, spec.kernel_size, spec.stride, spec.beside, padding=padding)
+        self.shape = (spec.channels, *shape)
+        return layer
+
+    def _conv(self, channels: int, kernel_size: int, stride: int, beside: Beside, padding: int = 0) -> Convolution:
+        kind = Conv2d if len(self.shape) == 3 else Conv1d
+        more: dict[str, Any] = {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(beside), **self.spiking}
+        return kind(self.shape[0], channels, kernel_size, stride=stride, padding=padding, **more)
+
+    def _recurrent(self, spec: RecurrentSpec) -> Recurrent:
+        if self.a.neuron != "spiking":
+            what = f"a network of {self.a.neuron} units is one pass without time"
+            raise UserError(f"layer 'recurrent{self.weighted}' needs spiking neurons; {what}")
+        adaptation = Adaptation(self.a.tau_a, self.a.beta) if isinstance(spec, AdaptiveSpec) else None
+        more: dict[str, Any] = {"bias": spec.beside == "b", "normalise": spec.beside == "n"}
+        layer = Recurrent(self.shape[0], spec.features, adaptation=adaptation, **more, **self.spiking)
+        self.shape = (spec.features,)
+        return layer
+
+    def _pool(self, spec: PoolSpec, before: Spec | None, where: str) -> Pooling:
+        if spec.size > min(self.shape[1:]):
+            raise UserError(f"{where} pools {_times([spec.size] * (len(self.shape) - 1))} of a {_times(self.shape[1:])} input")
+        kind = POOLS[type(spec)][len(self.shape) - 2]
+        self.shape = (self.shape[0], *(size // spec.size for size in self.shape[1:]))
+        if not isinstance(spec, MaxPoolSpec):
+            return kind(spec.size)
+        if not isinstance(before, NeuronSpec | ResidualSpec | MaxPoolSpec):
+            raise UserError(f"{where} pools spikes; it must come directly behind a layer with neurons, such as 15C5")
+        return kind(spec.size, tau_s=self.neuron.tau_s)
+
+    def _block(self, spec: ResidualSpec, where: str) -> Residual:
+        entering = self.shape
+        layers = OrderedDict(self.layers(spec.layers, where))
+        leaving, self.shape = self.shape, entering
+        shortcut: Spiking | None = None
+        fits = len(entering) == len(leaving)
+        beside: Beside = "n" if getattr(spec.layers[-1], "beside", "") == "n" else ""  # the last layer's bias is enough
+        if fits and entering != leaving and len(entering) == 1:
+            shortcut = Linear(entering[0], leaving[0], **self._beside(beside), **self.spiking)
+        elif fits and entering != leaving:
+            strides = (getattr(part, "stride", getattr(part, "size", 1)) for part in spec.layers)
+            shortcut = self._conv(leaving[0], 1, math.prod(strides), beside)
+            fits = shortcut.sizes(entering[1:]) == leaving[1:]
+        if not fits:
+            raise UserError(
+                f"{where} makes {list(leaving)} of {list(entering)}, which no shortcut does; choose --padding so that its "
+                "convolutions keep the size, as 1 for 3×3 kernels"
+            )
+        self.shape = leaving
+        return Residual(layers, shortcut=shortcut)
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))

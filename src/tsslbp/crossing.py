@@ -105,5 +105,7 @@ def _refuse_other_modes(*operands: Tensor | None) -> None:
 
 
 def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:
-    """Sums over ``size × size`` windows times a factor, channel by channel: ``[N, C, H, W]``."""
+    """Sums over windows of a size times a factor, channel by channel, ``[N, C, H, W]`` or ``[N, C, L]``."""
+    if x.dim() == 3:
+        return pool.factor * pool.size * F.avg_pool1d(x, pool.size)
     return pool.factor * pool.size**2 * F.avg_pool2d(x, pool.size)

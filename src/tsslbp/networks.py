@@ -15,14 +15,17 @@ from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Dropout, Spiking, SumPool2d, Vote
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.recurrent import Adaptation
+from tsslbp.notation import folded, parse, written
 from tsslbp.signal import Constant, Signal, constant_current
 
-Cross = Callable[[str, Spiking, Signal, Pool | None, bool], Tensor]
-"""How a signal crosses a spiking layer, given its name, the layer and the signal; the pooling behind it that is to be part of
-that, and whether currents come out as bfloat16 (:func:`tsslbp.crossing.neurons`)."""
+Crossed = Spiking | MaxPool
+"""Layers that remember: their state is handed from part to part of a sequence."""
+Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
+"""How a signal crosses a layer of neurons, or max pooling of spikes: given its name, the layer and the signal (:class:`Joined`
+where a residual block ends); the pooling behind it that is to be part of that, and whether currents come out as bfloat16
+(:func:`tsslbp.crossing.neurons`)."""
 
 
 def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
@@ -70,7 +73,8 @@ class State:
     synapse: Tensor | None = None
     """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
     layers: dict[str, Tensor] = field(default_factory=dict)
-    """The spiking layers' states by name, ``[2, B, ...]`` each, more rows where they are recurrent."""
+    """The layers' states by name: ``[2, B, ...]`` of neurons, more rows where they are recurrent, ``[1, B, features]`` of max
+    pooling."""
     keys: Tensor | None = None
     """What the samples' dropout masks follow from, ``[B]``, so that they are the same in all parts; None if none are drawn."""
 
@@ -117,8 +121,19 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
-        if architecture.standardise and all(getattr(layer, "gain", None) is None for layer in self.layers):
-            raise UserError("standardise wants a feed-forward hidden layer; this network has none")
+        if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
+            raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
+
+    def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
+        return ((name, layer) for name, layer, _ in self._unpacked())
+
+    def _unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
+        for name, layer in self.layers.named_children():
+            if isinstance(layer, Residual):
+                yield from ((f"{name}.{inner}", part, layer) for inner, part in layer.named_layers())
+            else:
+                yield name, layer, None
 
     def describe(self) -> str:
         """The network in a line: notation, rule, constants and number of weights."""
@@ -153,11 +168,13 @@ class Network(nn.Module):
         return self.architecture.neuron == "spiking"
 
     def fold(self) -> None:
-        """Turn standardised weights into plain ones that do the same (:meth:`tsslbp.layers.Spiking.fold`)."""
+        """Turn standardised weights and normalisation into plain weights and biases that do the same in evaluation
+        (:meth:`tsslbp.layers.Spiking.fold`)."""
         for layer in self.layers:
-            if isinstance(layer, Spiking):
+            if isinstance(layer, Spiking | Residual):
                 layer.fold()
-        self.architecture = replace(self.architecture, standardise=False)
+        notation = written(folded(parse(self.architecture.network)))
+        self.architecture = replace(self.architecture, network=notation, standardise=False)
 
     def vote(self, output: Tensor) -> Tensor:
         """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
@@ -179,18 +196,23 @@ class Network(nn.Module):
             keys: as of the network's own call.
             fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
         """
-        layers, pooled = list(self.layers.named_children()), None
+        layers, pooled, block, entered = list(self._unpacked()), None, None, signal
         half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
-        for (name, layer), follower in zip(layers, [*self.layers, None][1:], strict=True):
+        for (name, layer, within), follower in zip(layers, [layer for _, layer, _ in layers[1:]] + [None], strict=True):
+            if within is not block:
+                block, entered = within, signal
             if isinstance(layer, Spiking):
+                enters = Joined(signal, entered, block.shortcut) if block is not None and layer is block.last else signal
                 pooled = follower if fused and isinstance(follower, SumPool2d) else None
                 pool = pooled.pool if pooled else None
-                signal = (cross or self._cross)(name, layer, signal, pool, half and name != "output")
+                signal = (cross or self._cross)(name, layer, enters, pool, half and name != "output")
+            elif isinstance(layer, MaxPool):
+                signal = cross(name, layer, signal, None, False) if cross else layer(signal)
             elif layer is not pooled:
                 signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
             yield name, layer, signal
 
-    def _cross(self, name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> Tensor:
+    def _cross(self, name: str, layer: Spiking, signal: Signal | Joined, pool: Pool | None, half: bool) -> Tensor:
         if self.is_spiking:
             return layer(signal, pool, half)
         current = layer.current(signal)
@@ -235,6 +257,8 @@ class Network(nn.Module):
         """
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
+        if self.training and any(isinstance(layer, BatchNorm) for layer in self.modules()):
+            raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
         state = state or State()
         self._check(x, any_length=True)
         static = self.is_static(x)
@@ -251,8 +275,9 @@ class Network(nn.Module):
         keys = self._keys(x) if state.keys is None else state.keys
         layers: dict[str, Tensor] = {}
 
-        def cross(name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> Tensor:
-            psc, layers[name] = layer.part(signal, state.layers.get(name), pool, half)
+        def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool) -> Tensor:
+            before, form = state.layers.get(name), () if isinstance(layer, MaxPool) else (pool, half)
+            psc, layers[name] = layer.part(signal, before, *form)
             return psc
 
         psc = self._run(signal, cross, keys)

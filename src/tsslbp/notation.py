@@ -1,19 +1,26 @@
 """The field's notation for networks: ``15C5-P2-40C5-P2-300-10``.
 
-``nCk`` is a spiking convolution with n channels and a k×k kernel, ``Pk`` sum pooling over k×k, a number a fully connected
-spiking layer; the last number is the output layer, one neuron per class. ``nR`` is a fully connected layer whose n neurons are
-recurrently connected as well, ``nA`` such a layer with adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k
-neurons vote for each class: ``100-V10`` has ten.
+``nCk`` is a spiking convolution with n channels and a kernel of size k, ``Pk`` sum pooling over windows of size k, ``Ak``
+average pooling, ``Mk`` max pooling, a number a fully connected spiking layer; the last number is the output layer, one neuron
+per class. ``nR`` is a fully connected layer whose n neurons are recurrently connected as well, ``nA`` such a layer with
+adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k neurons vote for each class: ``100-V10`` has ten.
+
+What stands behind a layer with neurons belongs to it: ``s2`` is a convolution's stride, ``b`` a bias, ``n`` normalisation over
+batch and time. ``[64C3s2n-64C3n]`` is a residual block.
 
 :func:`parse` reads that text into specs, and nothing else reads it. :func:`make_layers` builds layers from them.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tsslbp.errors import LARGEST, UserError, shown
+
+Beside = Literal["", "b", "n"]
+"""What a layer has beside its weights: nothing, a bias, normalisation."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,24 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class ConvSpec(Spec):
+class NeuronSpec(Spec):
+    """A layer with neurons."""
+
+    beside: Beside = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class ConvSpec(NeuronSpec):
     """A spiking convolution."""
 
-    written = "{channels}C{kernel_size}"
+    written = "{channels}C{kernel_size}s{stride}{beside}"
     channels: int
     kernel_size: int
+    stride: int = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text.replace("s1", "") if self.stride == 1 else text
 
 
 @dataclass(frozen=True)
@@ -44,18 +63,32 @@ class PoolSpec(Spec):
 
 
 @dataclass(frozen=True)
-class LinearSpec(Spec):
+class AvgPoolSpec(PoolSpec):
+    """Average pooling."""
+
+    written = "A{size}"
+
+
+@dataclass(frozen=True)
+class MaxPoolSpec(PoolSpec):
+    """Max pooling of spikes."""
+
+    written = "M{size}"
+
+
+@dataclass(frozen=True)
+class LinearSpec(NeuronSpec):
     """A fully connected spiking layer."""
 
-    written = "{features}"
+    written = "{features}{beside}"
     features: int
 
 
 @dataclass(frozen=True)
-class RecurrentSpec(Spec):
+class RecurrentSpec(NeuronSpec):
     """A fully connected spiking layer with lateral connections."""
 
-    written = "{features}R"
+    written = "{features}R{beside}"
     features: int
 
 
@@ -63,7 +96,7 @@ class RecurrentSpec(Spec):
 class AdaptiveSpec(RecurrentSpec):
     """A recurrent layer whose neurons have adaptive thresholds."""
 
-    written = "{features}A"
+    written = "{features}A{beside}"
 
 
 @dataclass(frozen=True)
@@ -74,55 +107,107 @@ class VoteSpec(Spec):
     voters: int
 
 
-SPECS = (ConvSpec, PoolSpec, LinearSpec, RecurrentSpec, AdaptiveSpec, VoteSpec)
+@dataclass(frozen=True)
+class ResidualSpec(Spec):
+    """A residual block; the last of its layers has neurons."""
+
+    layers: tuple[Spec, ...]
+
+    def __str__(self) -> str:
+        return f"[{written(self.layers)}]"
+
+
+SPECS = (ConvSpec, PoolSpec, AvgPoolSpec, MaxPoolSpec, LinearSpec, RecurrentSpec, AdaptiveSpec, VoteSpec)
+
+
+def written(specs: tuple[Spec, ...]) -> str:
+    """The notation of some layers; :func:`parse` reads it."""
+    return "-".join(map(str, specs))
 
 
 @lru_cache
 def parse(notation: str) -> tuple[Spec, ...]:
-    """The layers of a network, the output layer last or before its vote. ``"-".join(map(str, specs))`` writes them again.
+    """The layers of a network, the output layer last or before its vote. :func:`written` writes them again.
 
     Raises:
         UserError: what is no layer, a size beyond all measure, no output layer, one whose neurons do not make classes.
     """
-    tokens = notation.split("-")
+    tokens = re.findall(r"((?:\[[^\[\]]*\]|[^-])*)-", notation + "-")  # what ends at a dash outside brackets
     vote = _read(tokens[-1])
     if isinstance(vote, VoteSpec):
         tokens.pop()
-    if not tokens or not tokens[-1].isdecimal():
+    if not tokens or not re.fullmatch("[0-9]+[bn]?", tokens[-1]):
         raise UserError(
             f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote: 100-V10"
         )
-    specs: list[Spec] = []
-    for position, token in enumerate(tokens, 1):
-        spec = _read(token)
-        if spec is None or isinstance(spec, VoteSpec):
-            raise UserError(
-                f"layer {position} ({token!r}) of {notation!r} is not a layer; write 15C5 (convolution), P2 (pooling), "
-                "300 (fully connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1"
-            )
-        specs.append(spec)
-    if isinstance(vote, VoteSpec):
-        if int(tokens[-1]) % vote.voters:
-            raise UserError(
-                f"network {notation!r} ends with {tokens[-1]} neurons, which do not divide into classes of {vote.voters} each"
-            )
-        specs.append(vote)
-    return tuple(specs)
+    specs = tuple(_layer(token, f"layer {n} ({token!r}) of {notation!r}") for n, token in enumerate(tokens, 1))
+    if not isinstance(vote, VoteSpec):
+        return specs
+    output = specs[-1]
+    assert isinstance(output, LinearSpec)
+    if output.features % vote.voters:
+        raise UserError(
+            f"network {notation!r} ends with {output.features} neurons, which do not divide into classes of {vote.voters} each"
+        )
+    return (*specs, vote)
+
+
+def _layer(token: str, where: str) -> Spec:
+    """A layer, or a block of them. Raises UserError for what is neither."""
+    if token.startswith("[") and token.endswith("]"):
+        inner = tuple(_layer(part, f"{part!r} in {where}") for part in token[1:-1].split("-"))
+        if not isinstance(inner[-1], NeuronSpec):
+            raise UserError(f"{where} must end with a layer that has neurons, such as 64C3 or 300")
+        return ResidualSpec(inner)
+    spec = _read(token)
+    if spec is None or isinstance(spec, VoteSpec):
+        raise UserError(
+            f"{where} is not a layer; write 15C5 (convolution), P2, A2 or M2 (sum, average or max pooling), 300 (fully "
+            "connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind these s2 (stride of a "
+            "convolution), b (bias) or n (normalised); [64C3-64C3] is a residual block"
+        )
+    return spec
 
 
 def _read(token: str) -> Spec | None:
     for kind in SPECS:
-        if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", kind.written), token):
-            sizes = [int(size[:11]) for size in match.groups()]  # Python reads no number of thousands of digits
-            if max(sizes) > LARGEST:
+        pattern = kind.written.replace("s{stride}", "(?:s0*([1-9][0-9]*))?").replace("{beside}", "([bn]?)")
+        if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", pattern), token):
+            found = dict(zip(re.findall(r"{(\w+)}", kind.written), match.groups(), strict=True))
+            beside = {"beside": found.pop("beside")} if "beside" in found else {}
+            # Python reads no number of thousands of digits
+            sizes = {name: int(size[:11]) for name, size in found.items() if size is not None}
+            if max(sizes.values()) > LARGEST:
                 raise UserError(f"a size in layer {shown(token)} is too large; it must be at most {LARGEST}")
-            return kind(*sizes)
+            return kind(**sizes, **beside)  # type: ignore[arg-type]
     return None
+
+
+def unpacked(specs: tuple[Spec, ...]) -> Iterator[Spec]:
+    """Every layer, those of residual blocks in their place."""
+    for spec in specs:
+        yield from unpacked(spec.layers) if isinstance(spec, ResidualSpec) else (spec,)
+
+
+def folded(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
+    """The same layers with normalisation folded into weights and a bias."""
+    return tuple(map(_folded, specs))
+
+
+def _folded(spec: Spec) -> Spec:
+    if isinstance(spec, ResidualSpec):
+        return ResidualSpec(folded(spec.layers))
+    return replace(spec, beside="b") if isinstance(spec, NeuronSpec) and spec.beside == "n" else spec
+
+
+def normalised(notation: str) -> bool:
+    """Whether any layer of a network is normalised. Raises UserError as :func:`parse`."""
+    return any(isinstance(spec, NeuronSpec) and spec.beside == "n" for spec in unpacked(parse(notation)))
 
 
 def contains(notation: str | None, kind: type[Spec]) -> bool:
     """Whether a network has a layer of a kind; None, one yet to be chosen, has none. Raises UserError as :func:`parse`."""
-    return notation is not None and any(isinstance(spec, kind) for spec in parse(notation))
+    return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
 
 
 def classes(notation: str) -> int:

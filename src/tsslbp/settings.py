@@ -35,6 +35,7 @@ from tsslbp.declared import (
 )
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
+from tsslbp.notation import normalised
 from tsslbp.spec import write_spec
 
 FOLDER = Must(
@@ -193,6 +194,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--rate-penalty is {self.rate_penalty}; it must be 0 for an ANN, which has no rates"
         if self.time_block and self.rate_penalty:
             yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
+        if self.time_block and self.network and normalised(self.network):
+            yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
         if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):

@@ -174,7 +174,7 @@ def _plain(case: Case) -> Iterator[nn.Module]:
     for layer in case.network().layers:
         if isinstance(layer, Conv2d):
             out_channels, channels, kernel, _ = layer.weight.shape
-            yield nn.Conv2d(channels, out_channels, kernel, padding=layer.padding, bias=False)
+            yield nn.Conv2d(channels, out_channels, kernel, padding=layer.padding, bias=False)  # type: ignore[arg-type]
         elif isinstance(layer, Linear):
             yield nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=False)
         elif isinstance(layer, SumPool2d):

@@ -19,8 +19,12 @@ In both ways:
 - A spiking neuron does 2 MACs of its own at every step, for the leak and the synapse, and a third if its threshold adapts. This
   holds for every time constant, although 1 and infinity need fewer. A unit of an ANN does none, only a comparison.
 - The zeros of a convolution's padding are no connections, and steps after the end of a sequence do not count.
-- Pooling adds no operations. A spike goes through the pool to all connections behind it; real numbers are summed first and then
-  multiplied, unless all of them are 0. Those sums, at most one addition per unit, are left out.
+- Pooling adds no operations. A spike goes through a sum or average pool to all connections behind it; real numbers are summed
+  first and then multiplied, unless all of them are 0. Those sums, at most one addition per unit, are left out. Behind max
+  pooling its own spikes count.
+- A bias is one connection more for each neuron, which acts at every step. A normalised layer counts as what it is folded into,
+  weights and a bias. The shortcut of a residual block belongs to the block's last layer, and is one connection for each neuron
+  if it is no map of its own.
 - Moving data, which costs more than arithmetic on real chips, is left out.
 
 Source of the energies: M. Horowitz, "Computing's energy problem", ISSCC 2014: 45 nm, 32-bit floating point, 3.7 pJ for a
@@ -28,17 +32,15 @@ multiplication and 0.9 pJ for an addition.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp.data import Split
-from tsslbp.layers import Conv2d, Spiking, SumPool2d
+from tsslbp.layers import Convolution, Joined, MaxPool, Recurrent, Spiking, SumPool
 from tsslbp.networks import Network
-from tsslbp.recurrent import Recurrent
 from tsslbp.signal import Signal, within
 from tsslbp.training import Model
 
@@ -93,7 +95,8 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
         for part, inputs in batches:
             counts = spike_counts(network, inputs, part.lengths)
             for name, count in counts.items():
-                fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
+                if isinstance(network.layers.get_submodule(name), Spiking):
+                    fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
             made.append(operations(network, inputs, counts, part.lengths))
     neurons = torch.cat([count.flatten() for count in fired.values()]) if fired else torch.zeros(1)
     n = len(samples)
@@ -101,11 +104,13 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
 
 
 def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
-    """Spikes of every neuron by layer, ``[B, ...]`` each, for network input ``x``. The logits of an ANN are no neurons.
+    """Spikes of every neuron by layer, ``[B, ...]`` each, for network input ``x``, and of max pooling. The logits
+    of an ANN are no neurons.
 
     ``lengths`` ``[B]``: steps of each sequence, the rest being padding.
     """
-    outputs = network.activity(x)
+    walk = network.walk(network.encode(x))
+    outputs = {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking | MaxPool)}
     if network.is_spiking:
         trains = {name: network.fired(psc) for name, psc in outputs.items()}
         return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
@@ -123,38 +128,69 @@ def layer_operations(
 ) -> dict[str, Operations]:
     """:func:`operations` by layer: what its map, its lateral connections and its neurons have to do."""
     made: dict[str, Operations] = {}
-    static = network.is_static(x)
+    static, spiking = network.is_static(x), network.is_spiking
     samples = len(x) if static else x.shape[1]
     steps = samples * network.time_steps if lengths is None else int(lengths.sum())
-    passes, factor = (steps if network.is_spiking and not static else samples), 1.0
-    spikes = network.is_spiking and not static and bool(((x >= 0) & (x == x.round())).all())
+    passes = steps if spiking else samples
     # How often each input acts is all that goes through the layers; where that is a real number it acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
+    trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
+    kind = _Kind(trains, samples if static else passes, dense=not trains)
+    kinds = {id(entering): kind}
 
-    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
-        assert isinstance(signal, Tensor)
-        times = (signal[0] / factor).round() if spikes else (signal[0] != 0).float()
-        dense = passes * _reached(layer, torch.ones_like(signal[0, :1]))
-        acted, lateral, own = (_reached(layer, times) if made or spikes else dense), 0.0, 0
+    def cross(name: str, layer: Spiking | MaxPool, signal: Tensor | Joined, *_: Any) -> Tensor:
+        if isinstance(layer, MaxPool):
+            return counts[name].unsqueeze(0)
+        ways: list[tuple[Spiking | None, Signal]] = [(layer, signal)] if isinstance(signal, Tensor) else []
+        if isinstance(signal, Joined):
+            ways = [(layer, signal.signal), (signal.shortcut, signal.entering)]
+        macs = acs = dense = 0.0
+        for map_, input_ in ways:
+            assert isinstance(input_, Tensor)
+            of = kinds[id(input_)]
+            all_ = of.passes * _reached(map_, torch.ones_like(input_[0, :1]))
+            times = (input_[0] / of.factor).round() if of.spikes else (input_[0] != 0).float()
+            acted = all_ if of.dense else _reached(map_, times)
+            macs, acs, dense = macs + acted * (not of.spikes), acs + acted * of.spikes, dense + all_
+        after = counts[name].unsqueeze(0) if name in counts else torch.zeros(1, samples, len(layer.weight))
+        neurons = after[0, 0].numel()
+        if any(map_ is not None and not (map_.bias is None and map_.norm is None) for map_, _ in ways):
+            acs, dense = acs + passes * neurons, dense + passes * neurons
         if isinstance(layer, Recurrent):
-            lateral = float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
+            acs += float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
             dense += steps * layer.lateral.numel()
-        if network.is_spiking:
-            own = steps * counts[name][0].numel() * (3 if getattr(layer, "adaptation", None) else 2)
-        made[name] = Operations(*((0.0, acted + lateral) if spikes else (acted, lateral)), own, dense)
-        return counts[name].unsqueeze(0) if name in counts else signal.new_zeros(1, samples, len(layer.weight))
+        own = steps * neurons * (3 if getattr(layer, "adaptation", None) else 2) if spiking else 0
+        made[name] = Operations(macs, acs, own, dense)
+        return after
 
-    for _, layer, _ in network.walk(entering, cross):
+    for _, layer, after in network.walk(entering, cross):
         if isinstance(layer, Spiking):
-            passes, factor = (steps if network.is_spiking else samples), 1.0
-            spikes = network.architecture.neuron != "relu"
-        elif isinstance(layer, SumPool2d):
-            factor *= layer.pool.factor
+            kind = _Kind(network.architecture.neuron != "relu", passes)
+        elif isinstance(layer, SumPool):
+            kind = replace(kind, factor=kind.factor * layer.pool.factor)
+        kinds[id(after)] = kind
     return made
 
 
-def _reached(layer: Spiking, signal: Tensor) -> float:
-    """Connections of a layer's map, each counted as often as its input acts."""
-    if isinstance(layer, Conv2d):
-        signal = F.conv2d(signal, torch.ones_like(layer.weight[:1]), padding=layer.padding)
-    return float(signal.sum(dtype=torch.float64)) * len(layer.weight)
+@dataclass(frozen=True)
+class _Kind:
+    """What a signal is on its way through the layers."""
+
+    spikes: bool
+    """Whether it acts by spikes, and not by real numbers."""
+    passes: int
+    """How often the map of it is computed where nothing is skipped."""
+    dense: bool = False
+    """Whether it acts in every pass even where it is 0, as a picture does."""
+    factor: float = 1.0
+    """What pooling multiplied it by."""
+
+
+def _reached(layer: Spiking | None, signal: Tensor) -> float:
+    """Connections of a layer's map (None: one for each input), each counted as often as its input acts."""
+    if layer is None:
+        return float(signal.sum(dtype=torch.float64))
+    outputs = len(layer.weight)
+    if isinstance(layer, Convolution):  # the channels of a group reach the same pixels
+        signal, outputs = layer.convolve(signal, torch.ones_like(layer.weight[: layer.groups])), outputs // layer.groups
+    return float(signal.sum(dtype=torch.float64)) * outputs

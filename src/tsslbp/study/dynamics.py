@@ -134,7 +134,7 @@ def shuffled(model: training.Model, seed: int, samples: Split) -> float:
 def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
     """Put the spikes of each hidden layer into another order of steps, drawn once, and then through the synapse."""
     random = torch.Generator().manual_seed(seed)
-    *hidden, _ = (layer for layer in network.layers if isinstance(layer, Spiking))
+    *hidden, _ = (layer for _, layer in network.named_layers() if isinstance(layer, Spiking))
     tau_s = network.neuron.tau_s
 
     def hook(order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:

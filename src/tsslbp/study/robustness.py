@@ -11,7 +11,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from tsslbp.layers import Spiking
+from tsslbp.layers import MaxPool, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
@@ -134,7 +134,9 @@ def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) ->
     """The network's output, ``[T, B, classes]``, when every layer's spikes go through ``disturb`` before its synapse."""
     tau_s = network.neuron.tau_s
 
-    def cross(name: str, layer: Spiking, signal: Signal, *_: Any) -> Tensor:
+    def cross(name: str, layer: Spiking | MaxPool, signal: Signal, *_: Any) -> Tensor:
+        if isinstance(layer, MaxPool):  # its spikes are those of the layer before
+            return layer(signal)
         return synapse(disturb(spikes_from_psc(layer(signal), tau_s).round()), tau_s)
 
     *_, (_, _, output) = network.walk(network.encode(x), cross)

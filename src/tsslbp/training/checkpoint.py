@@ -139,8 +139,8 @@ def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, sa
     require(not wrong, f"state ({wrong})")
     require(state.keys() == vars(RunState()).keys() and type(content["data"]) is str, "set of fields")
     require(state["right"] <= state["seen"] == min(state["step"] * config.batch_size, samples), "count of samples")
-    require(len(state["average"]) == (len(weights) if config.average else 0), "average of the weights")
-    require(all(map(_like, state["average"], weights)), "average of the weights")
+    require(len(state["average"]) == (len(own) if config.average else 0), "average of the weights")
+    require(all(map(_like, state["average"], own.values())), "average of the weights")
     require(content["network"].keys() == own.keys(), "names of the weights")
     require(all(_like(content["network"][name], weight) for name, weight in own.items()), "weights")
     moments, total = content["optimizer"], (state["epoch"] - 1) * steps + state["step"]

@@ -109,7 +109,7 @@ class Loop:
         rule = rules.get(self.config.rule)
         if self.state.epoch <= self.config.surrogate_epochs and isinstance(rule, TSSL):
             rule = replace(rule, fallback="always")
-        for layer in self.model.network.layers:
+        for _, layer in self.model.network.named_layers():
             if isinstance(layer, Spiking):
                 layer.rule = rule
 
@@ -155,9 +155,10 @@ class Loop:
                 for weight in weights:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
         if config.average:
-            state.average = state.average or [weight.detach().clone() for weight in weights]
-            for average, weight in zip(state.average, weights, strict=True):
-                average.lerp_(weight.detach(), 1 - config.average)
+            kept = list(network.state_dict().values())  # with running statistics, where layers are normalised
+            state.average = state.average or [weight.clone() for weight in kept]
+            for average, weight in zip(state.average, kept, strict=True):
+                average.lerp_(weight, 1 - config.average)
         state.step += 1
         state.seen += len(y)
         output = network.evidence(output.detach().float())
@@ -168,8 +169,8 @@ class Loop:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The network with the average of its weights, if there is one, in their place."""
-        weights = list(self.model.network.parameters()) if self.state.average else []
-        own = [weight.detach().clone() for weight in weights]
+        weights = list(self.model.network.state_dict().values()) if self.state.average else []
+        own = [weight.clone() for weight in weights]
         with torch.no_grad():
             for weight, average in zip(weights, self.state.average, strict=True):
                 weight.copy_(average)

@@ -4,7 +4,7 @@ import torch
 
 from tsslbp.data import Split
 from tsslbp.kernels import Pool
-from tsslbp.layers import Spiking
+from tsslbp.layers import BatchNorm, MaxPool, Spiking
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Signal
@@ -25,14 +25,21 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             network.layers.get_parameter("output.weight").mul_(config.output_scale)
         if config.first_rates and network.is_spiking:
             few = train.select(torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train)), dtype=torch.float64).long())
-            _into_range(network.eval(), inputs(few.x, 0, few.lengths))
+            for layer in network.eval().modules():
+                if isinstance(layer, BatchNorm):
+                    layer.train()  # there are no running statistics yet
+            _into_range(network, inputs(few.x, 0, few.lengths))
             network.train()
 
 
 def _into_range(network: Network, x: torch.Tensor) -> None:
-    def cross(name: str, layer: Spiking, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
+    def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
+        if isinstance(layer, MaxPool):
+            return layer(signal)
+        if name == "output" or layer.norm is not None:  # what is normalised has its size from that
+            return layer(signal, pool, half)
         weight = layer.weight if layer.gain is None else layer.gain
-        for _ in range(MOST if name != "output" else 0):
+        for _ in range(MOST):
             rate = float(network.fired(layer(signal)).float().mean())
             if LOW <= rate <= HIGH:
                 break

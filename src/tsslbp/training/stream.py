@@ -90,7 +90,8 @@ class Stream:
         psc, self._state = self.network.part(x.unsqueeze(0), before)
         current = psc[0]
         self._total, self._steps = self._total + current, self._steps + 1
-        layers = {name: self._spikes(state[1], before.layers[name][1]) for name, state in self._state.layers.items()}
+        neurons = {name: state for name, state in self._state.layers.items() if len(state) > 1}  # max pooling has none
+        layers = {name: self._spikes(state[1], before.layers[name][1]) for name, state in neurons.items()}
         *_, output = layers.values()
         remaining, total = self.network.time_steps - self._steps, self._total
         final = torch.zeros(self.streams, dtype=torch.bool)

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers import Spiking, matrix_product
+from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
@@ -77,11 +78,12 @@ class Recurrent(Spiking):
     to themselves on its diagonal.
 
     Args:
-        in_features, out_features, neuron, rule: as of :class:`~tsslbp.layers.Linear`.
+        in_features, out_features, neuron, rule, bias: as of :class:`~tsslbp.layers.Linear`.
+        normalise: normalise what enters, W·x, over batch and time.
         adaptation: of the threshold; None keeps it fixed.
 
     Raises:
-        UserError: an unknown rule, or one that takes no parts.
+        UserError: an unknown rule, or one that takes no parts; bias beside normalise.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Recurrent(Spiking):
         neuron: LIF,
         rule: str | Rule | None = None,
         adaptation: Adaptation | None = None,
+        bias: bool = False,
+        normalise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
         if not self.rule.takes_parts:
@@ -101,14 +105,17 @@ class Recurrent(Spiking):
         nn.init.kaiming_normal_(self.weight)
         nn.init.normal_(self.lateral, std=LATERAL_GAIN / math.sqrt(out_features))
         self.adaptation = adaptation
+        self._beside_the_weight(bias, normalise, False, 0.0)
 
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
 
-    def forward(self, signal: Signal, pool: Pool | None = None, half: bool = False) -> Tensor:
+    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
         return self.part(signal, None, pool, half)[0]
 
-    def part(self, signal: Signal, state: Tensor | None, pool: Pool | None = None, half: bool = False) -> tuple[Tensor, Tensor]:
+    def part(
+        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """As of every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
 
         Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
@@ -147,4 +154,4 @@ class Recurrent(Spiking):
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", {self.adaptation}"
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}{adapting}"
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}{adapting}{self._extras()}"

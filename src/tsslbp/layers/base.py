@@ -1,0 +1,182 @@
+"""What all layers with neurons have in common: a linear map of post-synaptic currents, then neurons."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp import rules
+from tsslbp.crossing import neurons
+from tsslbp.errors import UserError
+from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.layers.normalisation import BatchNorm
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+from tsslbp.signal import Constant, Signal, check_signal
+
+
+def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
+    """Apply a linear map of ``[N, ...]`` tensors to every step of a signal (or once, to a constant one).
+
+    Raises UserError for what is no signal of at least one step.
+    """
+    check_signal(signal)
+    if isinstance(signal, Constant):
+        return Constant(map_(signal.value), signal.response)
+    return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+
+
+class Joined(NamedTuple):
+    """What reaches the last neurons of a residual block: a signal through their own layer, another through a shortcut.
+
+    ``shortcut`` is the layer whose map that other signal takes, without neurons; None where it is a current as it is.
+    """
+
+    signal: Signal
+    entering: Signal
+    shortcut: "Spiking | None"
+
+
+class Spiking(nn.Module, ABC):
+    """A linear map, then neurons. Subclasses own the weight and say what the map is.
+
+    With a ``bias`` ``[out]`` each neuron, or each channel, also gets a constant current, the same at every step from the first:
+    ``I[t] = W·x[t] + b``. It does not go through a synapse. With a ``norm`` the current is normalised
+    (:class:`~tsslbp.layers.BatchNorm`).
+
+    With ``standardise`` a layer learns what is left of a neuron's weights besides their mean and size, and the size apart, as
+    ``gain`` ``[out]``:
+
+        effective = gain·size·(weight - mean)/std     mean and std over all weights of a neuron, or of a channel
+
+    This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
+    the weights alone: a trained network needs the effective weight only (:meth:`fold`). ``size`` is the std that weights
+    are drawn with, and the gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
+
+    Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
+
+    Args:
+        neuron: constants of the neurons.
+        rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    gain: nn.Parameter | None
+    norm: BatchNorm | None
+    backend: Backend = "auto"
+    """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+
+    def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
+        super().__init__()
+        self.register_parameter("gain", None)
+        self.bias = self.norm = None
+        self.neuron = neuron
+        self.rule = rules.get(rule)
+
+    @abstractmethod
+    def map(self, x: Tensor) -> Tensor:
+        """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
+
+    def current(self, signal: Signal | Joined) -> Signal:
+        """The neurons' input current ``[T, B, ...]``; a :class:`Constant` if the signal is one and there is a map only.
+
+        Raises UserError for types of numbers that cannot be multiplied.
+        """
+        if isinstance(signal, Joined):
+            return _sum(self.current(signal.signal), signal)
+        current = linear_map(self._checked_map, signal)
+        if self.bias is None and self.norm is None:
+            return current
+        current = current.expand() if isinstance(current, Constant) else current
+        if self.norm is not None:
+            return self.norm(current)
+        assert self.bias is not None
+        return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
+
+    def _checked_map(self, x: Tensor) -> Tensor:
+        fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
+        if not fits and not torch.is_autocast_enabled(x.device.type):
+            raise UserError(
+                f"{type(self).__name__} has {self.weight.dtype} weights and a {x.dtype} signal; both must be float32 or both "
+                "float64, as net.float() and x.float() make them; for bfloat16 maps use torch.autocast"
+            )
+        return self.map(x)
+
+    def _beside_the_weight(self, bias: bool, normalise: bool, standardise: bool, size: float) -> None:
+        """Make what a layer has beside its weight. Raises UserError for what would have no effect."""
+        for given, what in ((bias, "bias"), (standardise, "standardise")):
+            if given and normalise:
+                raise UserError(f"{type(self).__name__}: {what} has no effect with normalise, which sets mean and size itself")
+        if bias:
+            self.bias = nn.Parameter(self.weight.new_zeros(len(self.weight)))
+        if normalise:
+            self.norm = BatchNorm(len(self.weight), self.neuron.threshold)
+        if standardise:
+            self.standardise(size)
+
+    def standardise(self, size: float) -> None:
+        """Begin to standardise the weight; ``size`` is the std it was drawn with."""
+        self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
+
+    def effective_weight(self) -> Tensor:
+        """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
+        if self.gain is None:
+            return self.weight
+        weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
+        # as a group of its own, each neuron has mean, size and gain dealt with in one pass
+        effective = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
+        return effective.view(weight.shape).movedim(-1, 1)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias."""
+        self.weight.copy_(self.effective_weight())
+        self.gain = None
+        if self.norm is not None:
+            factor, bias = self.norm.affine()
+            self.weight.mul_(factor.view(-1, *[1] * (self.weight.dim() - 1)))
+            del self.norm  # or the name would stay that of a module, which is None
+            self.norm, self.bias = None, nn.Parameter(bias)
+
+    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
+        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`."""
+        return neurons(self.current(signal), self.neuron, self.rule, self.backend, pool, half)[0]
+
+    def part(
+        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`."""
+        current = self.current(signal)
+        if state is None:
+            x = current.value if isinstance(current, Constant) else current[0]
+            state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype))
+        psc, after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
+        assert after is not None
+        return psc, after
+
+    def _extras(self) -> str:
+        """What :meth:`extra_repr` says of bias and normalisation."""
+        return (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+
+
+def _sum(current: Signal, joined: Joined) -> Tensor:
+    """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
+    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering)
+    whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
+    if whole.shape != more.shape:
+        made = "what enters it is" if joined.shortcut is None else "its shortcut makes"
+        raise UserError(
+            f"the layers of a residual block make {list(whole.shape[2:])} per sample, {made} {list(more.shape[2:])}; "
+            "give it a shortcut that makes the same, such as a 1×1 convolution of the same stride"
+        )
+    return whole + more.to(whole.dtype)
+
+
+def kaiming_size(inputs: int) -> float:
+    """Standard deviation of Kaiming normal weights."""
+    return math.sqrt(2 / inputs)

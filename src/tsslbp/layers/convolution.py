@@ -1,0 +1,143 @@
+"""Convolutional spiking layers over one axis or two."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError, unknown
+from tsslbp.layers.base import Spiking
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+
+ConvInit = Literal["uniform", "kaiming"]
+"""Initial weights of convolutions."""
+Sizes = int | tuple[int, ...]
+"""One number for all axes, or one for each."""
+
+
+class Convolution(Spiking):
+    """What :class:`Conv1d` and :class:`Conv2d` share.
+
+    The weight is ``[out, in/groups, k, ...]``, at first uniform (PyTorch's default) or Kaiming normal (``init="kaiming"``),
+    times ``scale``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as of PyTorch's convolutions, padded with 0.
+        neuron, rule: as of :class:`~tsslbp.layers.Spiking`.
+        init, scale: of the weight.
+        bias: a constant current for each channel, at first 0.
+        normalise: normalise currents over batch, time and space.
+        standardise: standardise the weight.
+
+    Raises:
+        UserError: an unknown rule or initialisation; sizes that make no convolution; bias or standardise beside normalise.
+    """
+
+    _plain: ClassVar[type[nn.Conv1d | nn.Conv2d]]
+    _convolution: ClassVar[Callable[..., Tensor]]
+    axes: ClassVar[str]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        *,
+        neuron: LIF,
+        rule: str | Rule | None = None,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        init: ConvInit = "uniform",
+        scale: float = 1.0,
+        bias: bool = False,
+        normalise: bool = False,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__(neuron, rule)
+        if init not in get_args(ConvInit):
+            raise unknown("initialisation", str(init), get_args(ConvInit))
+        name, dims = type(self).__name__, len(self.axes.split(", "))
+        given = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
+        for what, (sizes, least) in given.items():
+            each = _each(sizes, dims)
+            if len(each) != dims or any(type(size) is not int or size < least for size in each):
+                more = " or two of them" if dims == 2 else ""
+                raise UserError(f"{name}: {what} is {sizes}; it must be a whole number from {least}{more}")
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        if type(groups) is not int or groups < 1 or in_channels % groups or out_channels % groups:
+            raise UserError(f"{name}: groups is {groups}; it must divide {in_channels} and {out_channels} channels")
+        self.groups = groups
+        plain = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
+        weight, variance = plain.weight, 1 / 3
+        if init == "kaiming":
+            weight, variance = nn.init.kaiming_normal_(weight), 2.0
+        weight = weight.detach() * scale
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if dims == 2 else weight)
+        self._beside_the_weight(bias, normalise, standardise, scale * math.sqrt(variance / weight[0].numel()))
+
+    def map(self, x: Tensor) -> Tensor:
+        channels, *kernel = self.weight.shape[1:]
+        channels *= self.groups
+        fits = x.dim() == self.weight.dim() and x.shape[1] == channels
+        if not fits or min(*x.shape[2:], *self.sizes(tuple(x.shape[2:]))) < 1:
+            raise UserError(
+                f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
+                f"with padding {self.padding}; got {list(x.shape[1:])} per sample"
+            )
+        if channels == 1 and len(kernel) == 2:
+            # such an image is channels-last and not; unless told, PyTorch answers in the other layout
+            x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
+        return self.convolve(x, self.effective_weight())
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution with another weight."""
+        return type(self)._convolution(
+            x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+        )
+
+    def sizes(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes of what it makes of an image (or a row) of these sizes; see :func:`convolved`."""
+        return convolved(sizes, self._reach(), self.stride, self.padding)
+
+    def _reach(self) -> tuple[int, ...]:
+        """Pixels from one end of the kernel to the other."""
+        kernel = self.weight.shape[2:]
+        return tuple(dilation * (k - 1) + 1 for k, dilation in zip(kernel, _each(self.dilation, len(kernel)), strict=True))
+
+    def extra_repr(self) -> str:
+        channels, *kernel = self.weight.shape[1:]
+        size = kernel[0] if len(set(kernel)) == 1 else tuple(kernel)
+        said = f"{channels * self.groups}, {len(self.weight)}, kernel_size={size}, padding={self.padding}"
+        for name in ("stride", "dilation", "groups"):
+            if (value := getattr(self, name)) != 1:
+                said += f", {name}={value}"
+        return said + self._extras()
+
+
+class Conv1d(Convolution):
+    """Convolutional spiking layer over one axis: ``[T, B, in, L] -> [T, B, out, L']``; see :class:`Convolution`."""
+
+    _plain, _convolution, axes = nn.Conv1d, staticmethod(F.conv1d), "L"
+
+
+class Conv2d(Convolution):
+    """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``; see :class:`Convolution`."""
+
+    _plain, _convolution, axes = nn.Conv2d, staticmethod(F.conv2d), "H, W"
+
+
+def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:
+    """Sizes after a convolution whose kernel reaches over so many pixels; below 1 where that is too many."""
+    each = zip(sizes, *(_each(x, len(sizes)) for x in (reach, stride, padding)), strict=True)
+    return tuple((size + 2 * padding - reach) // stride + 1 for size, reach, stride, padding in each)
+
+
+def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
+    """One size for each axis."""
+    return tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * dims

@@ -1,0 +1,53 @@
+"""Dropout, with masks that follow from keys."""
+
+import torch
+from torch import Tensor, nn
+
+from tsslbp import draws
+from tsslbp.errors import UserError
+from tsslbp.signal import Constant, Signal, check_signal
+
+
+class Dropout(nn.Module):
+    """Dropout with one mask per sample, held for all time steps, ``[T, B, ...] -> [T, B, ...]``; off in evaluation.
+
+    The mask of a sample follows from its key and from nothing else. What is not dropped is multiplied by ``1/(1 - p)``.
+
+    Args:
+        p: probability that an input is dropped, at least 0 and below 1.
+        number: what sets the layer apart from others that get the same keys.
+
+    Raises:
+        UserError: an impossible probability.
+    """
+
+    def __init__(self, p: float, number: int = 0) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
+        self.p, self.number = p, number
+
+    def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
+        """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.
+
+        Raises UserError for what is no signal, and for keys of another number or type.
+        """
+        check_signal(signal)
+        if not self.training or self.p == 0:
+            return signal
+        if isinstance(signal, Constant):
+            return Constant(signal.value * self._mask(signal.value, keys), signal.response)
+        return signal * self._mask(signal[0], keys)
+
+    def _mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        keys = draws.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
+        if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
+            given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
+            raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
+        drawn = draws.bits(draws.mix(keys.to(x.device), draws.DROPOUT, self.number), x.shape[1:].numel())
+        mask = (drawn >= min(round(self.p * 2**32), 2**32 - 1) - 2**31).to(x.dtype).mul_(1 / (1 - self.p))
+        # Channels come last, as they lie in memory after convolutions: in another order the product takes longer.
+        return mask.view(len(x), *x.shape[2:], *x.shape[1:2]).movedim(-1, min(1, x.dim() - 1))
+
+    def extra_repr(self) -> str:
+        return f"{self.p}"

@@ -1,0 +1,54 @@
+"""Fully connected spiking layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError
+from tsslbp.layers.base import Spiking, kaiming_size
+from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
+
+
+def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
+    """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
+    if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
+        raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
+    return F.linear(x, layer.effective_weight())
+
+
+class Linear(Spiking):
+    """Fully connected spiking layer: ``[T, B, in] -> [T, B, out]``. Weight ``[out, in]``, Kaiming normal.
+
+    Args:
+        in_features, out_features: numbers of inputs and of neurons.
+        neuron, rule: as of :class:`~tsslbp.layers.Spiking`.
+        bias: a constant current for each neuron, at first 0.
+        normalise: normalise currents over batch and time.
+        standardise: standardise the weight.
+
+    Raises:
+        UserError: an unknown rule; bias or standardise beside normalise.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        neuron: LIF,
+        rule: str | Rule | None = None,
+        bias: bool = False,
+        normalise: bool = False,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__(neuron, rule)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.kaiming_normal_(self.weight)
+        self._beside_the_weight(bias, normalise, standardise, kaiming_size(in_features))
+
+    def map(self, x: Tensor) -> Tensor:
+        return matrix_product(self, x)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}{self._extras()}"

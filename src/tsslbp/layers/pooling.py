@@ -1,0 +1,135 @@
+"""Pooling over windows that do not overlap, channel by channel, without neurons of its own.
+
+A last row or column that fills no window is left out, as in PyTorch's own pooling.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.crossing import sum_pool
+from tsslbp.errors import UserError
+from tsslbp.kernels import Pool
+from tsslbp.layers.base import linear_map
+from tsslbp.neuron import delayed, synapse
+from tsslbp.signal import Constant, Signal, check_signal
+
+POOL_FACTOR = 1.1
+"""Factor on the 2×2 sum, in all versions of the published code."""
+
+
+class Pooling(nn.Module):
+    """Pooling over ``size`` (or ``size × size``) windows. Subclasses say what is made of a window."""
+
+    axes: str
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        if type(size) is not int or size < 1:
+            raise UserError(f"{type(self).__name__}: size is {size}; it must be a whole number from 1")
+        self.size = size
+
+    def check(self, x: Tensor) -> None:
+        """Raises UserError unless ``x`` is ``[N, C, ...]`` with at least one window."""
+        dims = len(self.axes.split(", "))
+        if x.dim() != dims + 2 or min(x.shape[2:]) < self.size:
+            at_least = "×".join([str(self.size)] * dims)
+            raise UserError(
+                f"{type(self).__name__} wants [T, B, C, {self.axes}] at least {at_least}; got {list(x.shape[1:])} per sample"
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+class SumPool(Pooling):
+    """What :class:`SumPool1d` and :class:`SumPool2d` share."""
+
+    def __init__(self, size: int = 2, factor: float = POOL_FACTOR) -> None:
+        super().__init__(size)
+        self.pool = Pool(size, factor)
+
+    def forward(self, signal: Signal) -> Signal:
+        return linear_map(self._sum, signal)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return sum_pool(x, self.pool)
+
+
+class SumPool1d(SumPool):
+    """Sum over windows of ``size`` times ``factor``: ``[T, B, C, L]``."""
+
+    axes = "L"
+
+
+class SumPool2d(SumPool):
+    """Sum over ``size × size`` windows times ``factor``: ``[T, B, C, H, W]``."""
+
+    axes = "H, W"
+
+
+class AvgPool1d(SumPool1d):
+    """Mean over windows of ``size``: ``[T, B, C, L]``."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__(size, 1 / max(size, 1))
+
+
+class AvgPool2d(SumPool2d):
+    """Mean over ``size × size`` windows: ``[T, B, C, H, W]``."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__(size, 1 / max(size, 1) ** 2)
+
+
+class MaxPool(Pooling):
+    """Whether any neuron of a window spikes in a step, as a spike train.
+
+    Currents are turned into the spikes that made them, and what comes out of the windows goes through the synapse again:
+
+        s[t] = τs·a[t] - (τs - 1)·a[t-1]        s'[t] = max over the window of s[t]        a' = ε * s'
+
+    So the output is the post-synaptic current of spikes, 0 or 1 at each step, unlike the maximum of the currents. The gradient
+    is this formula's: it goes to the largest of each window.
+
+    Args:
+        size: of the windows.
+        tau_s: synaptic time constant in steps, that of the neurons before and behind it.
+    """
+
+    def __init__(self, size: int = 2, *, tau_s: float) -> None:
+        super().__init__(size)
+        self.tau_s = tau_s
+
+    def forward(self, signal: Signal) -> Tensor:
+        check_signal(signal)
+        return self.part(signal.expand() if isinstance(signal, Constant) else signal, None)[0]
+
+    def part(self, signal: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, ``[1, B, features]``."""
+        check_signal(signal)
+        before = pooled = None
+        if state is not None:
+            inputs = signal[0, 0].numel()
+            before = state[0, :, :inputs].view(signal.shape[1:])
+            pooled = state[0, :, inputs:].view(-1, signal.shape[2], *(size // self.size for size in signal.shape[3:]))
+        trains = self.tau_s * signal - (self.tau_s - 1) * delayed(signal, before)
+        psc = synapse(self._largest(trains.flatten(0, 1)).unflatten(0, signal.shape[:2]), self.tau_s, pooled)
+        return psc, torch.cat([signal[-1].flatten(1), psc[-1].flatten(1)], 1)[None]
+
+    def _largest(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return F.max_pool2d(x, self.size) if x.dim() == 4 else F.max_pool1d(x, self.size)
+
+
+class MaxPool1d(MaxPool):
+    """Max pooling of spikes over windows of ``size``: ``[T, B, C, L]``; see :class:`MaxPool`."""
+
+    axes = "L"
+
+
+class MaxPool2d(MaxPool):
+    """Max pooling of spikes over ``size × size`` windows: ``[T, B, C, H, W]``; see :class:`MaxPool`."""
+
+    axes = "H, W"

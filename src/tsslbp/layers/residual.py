@@ -1,0 +1,72 @@
+"""Residual blocks."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError
+from tsslbp.layers.base import Joined, Spiking
+from tsslbp.signal import Signal
+
+
+class Residual(nn.Module):
+    """Layers one after the other, and a shortcut around them: ``[T, B, ...] -> [T, B, ...]``.
+
+    What enters the block is added to the current of its last neurons:
+
+        I[t] = map(a[t]) + shortcut(x[t])
+
+    with ``x`` the post-synaptic current that enters, ``a`` that before the last layer. The sum comes before the neurons, as in
+    the first residual networks and in those of tdBN, so what leaves the block are spikes. (SEW-ResNet adds spikes behind the
+    neurons and lets them be 2 or more; MS-ResNet adds currents and has no neurons between blocks.)
+
+    Sources: K. He et al., CVPR 2016, arXiv 1512.03385; H. Zheng et al., AAAI 2021, arXiv 2011.05280. The other two: W. Fang et
+    al., NeurIPS 2021, arXiv 2102.04159; Y. Hu et al., arXiv 2112.08954.
+
+    Args:
+        layers: as of :class:`torch.nn.Sequential`, or an ``OrderedDict`` of them by name; the last has neurons.
+        shortcut: a layer whose map, bias and normalisation what enters goes through, but not its neurons; where shapes differ,
+            ``Conv2d(channels, out_channels, 1, stride=2, ...)``. None adds what enters as it is.
+
+    Raises:
+        UserError: no layer, or a last one without neurons.
+    """
+
+    shortcut: Spiking | None
+
+    def __init__(self, *layers: nn.Module | dict[str, nn.Module], shortcut: Spiking | None = None) -> None:
+        super().__init__()
+        named = layers[0] if len(layers) == 1 and isinstance(layers[0], dict) else {str(i): x for i, x in enumerate(layers)}
+        for name, layer in named.items():
+            self.add_module(name, cast(nn.Module, layer))
+        self.shortcut = shortcut
+        if not named or not isinstance(list(named.values())[-1], Spiking):
+            raise UserError("a residual block must end with a layer that has neurons, such as Conv2d or Linear")
+
+    def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Its layers by name, without the shortcut."""
+        return ((name, layer) for name, layer in self.named_children() if name != "shortcut")
+
+    @property
+    def last(self) -> Spiking:
+        """The layer whose neurons the shortcut reaches."""
+        *_, (_, layer) = self.named_layers()
+        return cast(Spiking, layer)
+
+    def forward(self, signal: Signal) -> Tensor:
+        entering, last = signal, self.last
+        for _, layer in self.named_layers():
+            signal = layer(Joined(signal, entering, self.shortcut) if layer is last else signal)
+        assert isinstance(signal, Tensor)  # it has gone through neurons
+        return signal
+
+    def fold(self) -> None:
+        """Fold every layer that can be, the shortcut too; see :meth:`tsslbp.layers.Spiking.fold`."""
+        for layer in self.children():
+            if isinstance(layer, Spiking):
+                layer.fold()
+        last, shortcut = self.last, self.shortcut
+        if shortcut is not None and shortcut.bias is not None:  # one bias is enough for neurons that get two
+            bias = shortcut.bias.detach() + (0 if last.bias is None else last.bias.detach())
+            last.bias, shortcut.bias = nn.Parameter(bias), None

@@ -1,0 +1,33 @@
+"""Maps without weights that regroup neurons: flattening, and votes for classes."""
+
+from torch import Tensor, nn
+
+from tsslbp.layers.base import linear_map
+from tsslbp.signal import Signal
+
+
+class Flatten(nn.Module):
+    """``[T, B, ...] -> [T, B, features]``, in the order channel, row, column."""
+
+    def forward(self, signal: Signal) -> Signal:
+        return linear_map(lambda x: x.flatten(1), signal)
+
+
+class Vote(nn.Module):
+    """A class's output is the mean current of ``voters`` neurons in a row: ``[T, B, classes·voters] -> [T, B, classes]``.
+
+    One neuron can only say how sure it is of a class by one of a few spike counts; ten can by ten times as many.
+
+    Source: the voting layer of W. Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking
+    Neural Networks, ICCV 2021, arXiv 2007.05785, section 4.
+    """
+
+    def __init__(self, voters: int) -> None:
+        super().__init__()
+        self.voters = voters
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal.unflatten(-1, (-1, self.voters)).mean(-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.voters}"

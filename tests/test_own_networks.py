@@ -1,0 +1,454 @@
+"""Bias, stride, groups, normalisation, max pooling and residual blocks: what each computes, and networks made of them."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tsslbp
+from tsslbp import UserError, build, data, training
+from tsslbp.architecture import Architecture
+from tsslbp.layers import (
+    AvgPool1d,
+    AvgPool2d,
+    BatchNorm,
+    Conv1d,
+    Conv2d,
+    Joined,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Recurrent,
+    Residual,
+    Spiking,
+    SumPool1d,
+    SumPool2d,
+)
+from tsslbp.networks import Network
+from tsslbp.neuron import LIF, spikes_from_psc, synapse
+from tsslbp.settings import TrainConfig
+from tsslbp.signal import constant_current
+from tsslbp.study.activity import layer_operations, spike_counts
+
+NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
+SETTINGS = {"input_shape": (2, 8, 8), "time_steps": 5, "tau_m": 5, "tau_s": 3, "threshold": 0.3, "padding": (1,)}
+DEEP = "6C3n-[6C3n-6C3n]-M2-[8C3s2b-8C3b]-[8C3-P2-8C3]-12Rn-[12-12]-[9Rb-9b]-6b-V2"
+NETWORKS = ["6C3b-M2-[6C3-6C3b]-P2-9n-[9-9]-4", "[6C3s2n-6C3n]-A2-4n", "6C3s2-[6C3-6C3]-4", DEEP]
+
+
+def rand(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def network(notation, dropout=0.0, **changes):
+    """A network in float64 whose biases and statistics are those of some training."""
+    net = build(notation, dropout=dropout, conv_scale=2.0, **{**SETTINGS, **changes}).double()
+    x = 2 * rand(20, *net.architecture.input_shape)
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if name.endswith(("bias", "shift", "gain")):
+                weight += 0.2 * torch.rand(weight.shape, generator=torch.Generator().manual_seed(1))
+        for _ in range(5):
+            net(x)
+    return net.eval(), x[:6]
+
+
+# Single layers.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"stride": (2, 1), "padding": (0, 2)},
+        {"dilation": (1, 2), "padding": 1},
+        {"groups": 2, "bias": True},
+        {"kernel_size": (3, 2), "stride": 3, "padding": 1, "groups": 4},
+    ],
+    ids=str,
+)
+def test_convolutions_are_pytorchs(options):
+    options = {"kernel_size": 3, **options}
+    layer = Conv2d(4, 8, neuron=NEURON, **options).double()
+    plain = nn.Conv2d(4, 8, **{"bias": False, **options}).double()
+    if layer.bias is not None:
+        nn.init.uniform_(layer.bias)
+    plain.load_state_dict(layer.state_dict())
+    x = rand(3, 2, 4, 9, 8)
+    torch.testing.assert_close(layer.current(x).flatten(0, 1), plain(x.flatten(0, 1)))
+    assert layer.sizes((9, 8)) == layer.current(x).shape[3:]
+
+
+def test_a_row_is_convolved_as_an_image_of_one_row():
+    layer = Conv1d(4, 6, 3, neuron=NEURON, stride=2, padding=1, dilation=2, groups=2, bias=True).double()
+    same = Conv2d(4, 6, (1, 3), neuron=NEURON, stride=(1, 2), padding=(0, 1), dilation=(1, 2), groups=2, bias=True).double()
+    nn.init.uniform_(layer.bias)
+    same.load_state_dict({"weight": layer.weight[:, :, None], "bias": layer.bias})
+    x = 3 * rand(5, 2, 4, 11)
+    assert layer(x).count_nonzero()
+    torch.testing.assert_close(layer(x), same(x[:, :, :, None])[:, :, :, 0])
+
+
+@pytest.mark.parametrize("kind", [Linear, Recurrent])
+def test_a_bias_is_a_current_at_every_step_from_the_first(kind):
+    layer = kind(6, 5, neuron=NEURON, bias=True).double()
+    assert torch.equal(layer.bias, torch.zeros(5))  # a network begins as one without
+    nn.init.uniform_(layer.bias)
+    constant = constant_current(rand(4, 6), 7, 3.0)
+    expected = torch.stack([x_t @ layer.weight.T + layer.bias for x_t in constant.expand()])
+    torch.testing.assert_close(layer.current(constant), expected)
+    torch.testing.assert_close(layer.current(constant.expand()), expected)
+
+
+def test_the_bias_of_a_bfloat16_map():
+    layer = Conv2d(2, 3, 3, neuron=NEURON, bias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.current(torch.rand(3, 4, 2, 5, 5)).dtype == torch.bfloat16
+        assert layer(torch.rand(3, 4, 2, 5, 5)).dtype == torch.float32
+
+
+def test_normalisation_by_hand():
+    norm, current = BatchNorm(3, threshold=0.5).double(), 4 * rand(5, 4, 3, 6, 7) + 2
+    norm.shift.data = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)
+    output = norm(current)
+    for c in range(3):
+        x = current[:, :, c]
+        expected = 0.5 * (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() + norm.shift[c]
+        torch.testing.assert_close(output[:, :, c], expected)
+        assert norm.mean[c].item() == pytest.approx(0.1 * x.mean().item())
+        assert norm.variance[c].item() == pytest.approx(0.9 + 0.1 * x.var().item())
+    norm.eval()
+    before = copy.deepcopy(norm.state_dict())
+    view = (1, 1, 3, 1, 1)
+    expected = 0.5 * (current - norm.mean.view(view)) / (norm.variance.view(view) + 1e-5).sqrt() + norm.shift.view(view)
+    torch.testing.assert_close(norm(current), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+
+
+def test_normalisation_keeps_a_deep_network_spiking():
+    x = 0.01 * rand(40, 2, 8, 8)  # so faint that nothing would spike
+    for notation, alive in (("-".join(["8C3n"] * 6) + "-10n", True), ("-".join(["8C3"] * 6) + "-10", False)):
+        net = build(notation, **SETTINGS).double()
+        rates = [net.fired(psc).double().mean() for psc in net.activity(x).values()]
+        assert (min(rates) > 0.02) == alive
+
+
+@pytest.mark.parametrize(("kind", "axes"), [(SumPool2d, 2), (SumPool1d, 1), (AvgPool2d, 2), (AvgPool1d, 1)])
+def test_sums_and_means_of_windows(kind, axes):
+    x = rand(2, 3, 4, 7, 9) if axes == 2 else rand(2, 3, 4, 9)
+    windows = x.unfold(3, 3, 3) if axes == 1 else x.unfold(3, 3, 3).unfold(4, 3, 3).flatten(5)
+    expected = 1.1 * windows.sum(-1) if kind in (SumPool1d, SumPool2d) else windows.mean(-1)
+    torch.testing.assert_close(kind(3)(x), expected)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_max_pooling_spikes_where_any_neuron_of_a_window_does(tau_s):
+    train = (rand(8, 3, 4, 6, 7) > 1).double()
+    psc = synapse(train, tau_s)
+    expected = train.unfold(3, 2, 2).unfold(4, 2, 2).flatten(5).amax(5)
+    assert 0 < expected.mean() < 1
+    pooled = MaxPool2d(2, tau_s=tau_s)(psc)
+    torch.testing.assert_close(pooled, synapse(expected, tau_s))
+    largest = F.max_pool2d(psc.flatten(0, 1), 2).unflatten(0, (8, 3))
+    assert torch.allclose(pooled, largest) == (tau_s == 1)  # the maximum of the currents is no spike train's
+    row = MaxPool1d(2, tau_s=tau_s)(psc[..., 0])
+    torch.testing.assert_close(row, synapse(train[..., 0].unfold(3, 2, 2).amax(4), tau_s))
+
+
+def test_a_residual_block_by_hand():
+    first, last = Linear(6, 8, neuron=NEURON), Linear(8, 5, neuron=NEURON, bias=True)
+    shortcut = Linear(6, 5, neuron=NEURON, bias=True)
+    block = Residual(first, last, shortcut=shortcut).double()
+    nn.init.uniform_(last.bias)
+    nn.init.uniform_(shortcut.bias)
+    x = 2 * rand(7, 3, 6)
+    current = first(x) @ last.weight.T + last.bias + x @ shortcut.weight.T + shortcut.bias
+    expected = tsslbp.lif(current, tau_m=5, tau_s=3, threshold=0.4)
+    assert expected.count_nonzero()
+    torch.testing.assert_close(block(x), expected)
+    same = Residual(first, Linear(8, 6, neuron=NEURON)).double()
+    expected = tsslbp.lif(first(x) @ same.last.weight.T + x, tau_m=5, tau_s=3, threshold=0.4)
+    torch.testing.assert_close(same(x), expected)
+
+
+def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
+    def linear():
+        return Linear(6, 6, neuron=NEURON, rule="surrogate")
+
+    x = (0.3 * rand(5, 4, 6).abs()).requires_grad_()
+    block = Residual(linear(), linear()).double()
+    plain = nn.Sequential(block.get_submodule("0"), block.get_submodule("1"))
+    with torch.no_grad():
+        for layer in plain:
+            layer.weight.zero_()
+    for made, flows in ((block, True), (plain, False)):
+        (gradient,) = torch.autograd.grad(made(x).sum(), x)
+        assert bool(gradient.count_nonzero()) == flows
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Linear(3, 2, neuron=NEURON, bias=True, normalise=True), "Linear: bias has no effect with normalise"),
+        (lambda: Conv2d(3, 2, 3, neuron=NEURON, standardise=True, normalise=True), "Conv2d: standardise has no effect"),
+        (lambda: Conv2d(3, 2, 3, neuron=NEURON, groups=2), "Conv2d: groups is 2; it must divide 3 and 2 channels"),
+        (lambda: Conv2d(3, 2, 3, neuron=NEURON, stride=0), "Conv2d: stride is 0; it must be a whole number from 1 or two"),
+        (lambda: Conv2d(3, 2, 3, neuron=NEURON, padding=(1, -1)), r"Conv2d: padding is \(1, -1\); it must be"),
+        (lambda: Conv2d(3, 2, 3, neuron=NEURON, padding=(1, 1, 1)), r"Conv2d: padding is \(1, 1, 1\)"),
+        (lambda: Conv2d(3, 2, 0, neuron=NEURON), "Conv2d: kernel_size is 0"),
+        (lambda: Conv1d(3, 2, 3, neuron=NEURON, dilation=1.5), "Conv1d: dilation is 1.5; it must be a whole number from 1$"),
+        (lambda: MaxPool2d(0, tau_s=3), "MaxPool2d: size is 0"),
+        (lambda: AvgPool1d(-1), "AvgPool1d: size is -1"),
+        (lambda: Residual(), "must end with a layer that has neurons"),
+        (lambda: Residual(Linear(3, 3, neuron=NEURON), SumPool2d()), "must end with a layer that has neurons"),
+        (
+            lambda: Residual(Linear(3, 4, neuron=NEURON))(torch.rand(2, 1, 3)),
+            r"the layers of a residual block make \[4\] per sample, what enters it is \[3\]; give it a shortcut",
+        ),
+        (
+            lambda: Residual(Linear(3, 4, neuron=NEURON), shortcut=Linear(3, 2, neuron=NEURON))(torch.rand(2, 1, 3)),
+            r"make \[4\] per sample, its shortcut makes \[2\]",
+        ),
+        (lambda: BatchNorm(3)(torch.rand(1, 1, 3)), r"needs two steps or samples in training; .* \[1, 1, 3\]"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(make, message):
+    with pytest.raises(UserError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+# Networks from notation.
+
+
+def test_layers_of_a_notation():
+    net = build("6C3n-M2-[6C3b-6C3n]-[8C3s2n-A2-8C3n]-[9-9b]-4", dropout=0.1, **SETTINGS)
+    assert [name for name, _ in net.named_layers()] == [
+        *("conv1", "pool1", "block1.dropout1", "block1.conv2", "block1.dropout2", "block1.conv3"),
+        *("block2.dropout3", "block2.conv4", "block2.pool2", "block2.dropout4", "block2.conv5"),
+        *("flatten", "block3.dropout5", "block3.linear6", "block3.dropout6", "block3.linear7", "dropout7", "output"),
+    ]
+    assert net.layers.block1.shortcut is None
+    shortcut = net.layers.block2.shortcut
+    assert (shortcut.weight.shape, shortcut.stride, shortcut.bias) == ((8, 6, 1, 1), 4, None)
+    assert shortcut.norm is not None
+    assert net.layers.block3.shortcut.weight.shape == (9, 8)
+    assert net.layers.conv1.norm.gain[0].item() == pytest.approx(0.3)  # the threshold
+    assert list(net.activity(torch.rand(2, 2, 8, 8))) == [name for name, x in net.named_layers() if isinstance(x, Spiking)]
+
+
+def test_rows():
+    net = build("6C3-M2-[8C3s2-8C3]-A2-4", **{**SETTINGS, "input_shape": (3, 16)})
+    assert [type(layer) for _, layer in net.named_layers()][:5] == [Conv1d, MaxPool1d, Conv1d, Conv1d, AvgPool1d]
+    assert net(torch.rand(2, 3, 16)).shape == net(torch.rand(5, 2, 3, 16)).shape == (5, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("notation", "settings", "message"),
+    [
+        ("M2-4", {}, r"layer 1 \('M2'\) of 'M2-4' pools spikes; it must come directly behind a layer with neurons"),
+        ("4C3-P2-M2-4", {}, "pools spikes"),
+        ("4C3-[4C5-4C5]-4", {}, r"layer 2 .* makes \[4, 4, 4\] of \[4, 8, 8\], which no shortcut does; choose --padding"),
+        ("[4C3-4]-4", {}, r"makes \[4\] of \[2, 8, 8\]"),
+        ("[7-4C3]-4", {}, r"'4C3' in layer 1 .* needs a \[channels, height, width\] input"),
+        ("[4C3-4C99]-4", {}, r"'4C99' in layer 1 \('\[4C3-4C99\]'\) .* is larger than its 8×8 input with padding 1"),
+        ("[4C3-x]-4", {}, r"'x' in layer 1 .* is not a layer"),
+        ("[4C3-P2]-4", {}, "must end with a layer that has neurons"),
+        ("4C3bn-4", {}, "is not a layer"),
+        ("[9R-9]-4", {"neuron": "relu"}, "needs spiking neurons"),
+        ("9n-4", {"standardise": True}, "standardise wants"),
+    ],
+)
+def test_notation_that_makes_no_network(notation, settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(notation, **{**SETTINGS, **settings})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("notation", NETWORKS)
+def test_static_input_is_the_same_as_repeated(notation):
+    net, x = network(notation)
+    output = net(x)
+    assert output.count_nonzero()
+    torch.testing.assert_close(net(x.expand(5, *x.shape)), output, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("notation", NETWORKS)
+@pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
+def test_a_network_in_parts_is_the_whole(notation, static):
+    net, x = network(notation, dropout=0.2)
+    x = x if static else x * torch.arange(1, 6).view(5, 1, 1, 1, 1) / 3
+    parts, state = [], None
+    for start, steps in ((0, 1), (1, 3), (4, 1)):
+        psc, state = net.part(x if static else x[start : start + steps], state, steps)
+        parts.append(psc)
+    torch.testing.assert_close(torch.cat(parts), net(x), rtol=1e-9, atol=1e-12)
+    few = state.take(torch.tensor([0, 3]))
+    nexts = net.part(x[:, :2] * 0 if not static else x[[0, 3]], few)[0].shape if static else None
+    assert nexts in (None, (1, 2, net(x).shape[2]))
+
+
+def test_blocks_of_time_and_parts_need_the_whole_while_normalisation_learns():
+    net, x = network("6C3n-4")
+    net.train()
+    net.time_block = 2
+    for call in (net, net.part):
+        with pytest.raises(UserError, match="statistics of whole sequences in training"):
+            call(x)
+    with pytest.raises(UserError, match="--time-block is 2; it must be 0 for normalised layers"):
+        TrainConfig(network="6C3-[6C3-6C3n]-4", time_block=2)
+
+
+def test_blocks_of_time_go_through_residual_blocks():
+    net, x = network("6C3b-M2-[6C3-6C3b]-4", dropout=0.3)
+    net.train()
+    keys, gradients = torch.arange(len(x)), []
+    for net.time_block in (0, 2):
+        output = net(x, keys)
+        gradients.append([output.detach(), *torch.autograd.grad(output.square().sum(), list(net.parameters()))])
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("notation", NETWORKS)
+def test_a_network_is_its_layers_one_after_the_other(notation):
+    """Pooled by the kernels or not, walked through or called: the same."""
+    net, x = network(notation)
+    modules = nn.Sequential(*net.layers)
+    torch.testing.assert_close(modules(net.encode(x)), net(x), rtol=1e-9, atol=1e-12)
+    for name, psc in net.activity(x).items():
+        spikes = spikes_from_psc(psc, 3.0)
+        assert bool(((spikes - spikes.round()).abs() < 1e-9).all()), name
+
+
+def test_a_walk_shows_where_a_block_ends():
+    net, x = network("6C3-[6C3-6C3]-[8C3s2-8C3]-4")
+    joined = {}
+
+    def cross(name, layer, signal, pool, half):
+        if isinstance(signal, Joined):
+            joined[name] = signal
+        return layer(signal)
+
+    signals = {name: signal for name, _, signal in net.walk(net.encode(x), cross)}
+    assert list(joined) == ["block1.conv3", "block2.conv5"]
+    assert joined["block1.conv3"].entering is signals["conv1"]
+    assert joined["block2.conv5"].entering is signals["block1.conv3"]
+    assert joined["block2.conv5"].shortcut is net.layers.block2.shortcut
+    assert torch.equal(signals["output"], net(x))
+
+
+@pytest.mark.parametrize("notation", [*NETWORKS, "6C3n-[6C3n-8C3s2n]-4n"])
+def test_folded_networks(notation):
+    net, x = network(notation)
+    output = net(x)
+    net.fold()
+    assert "n" not in net.architecture.network
+    torch.testing.assert_close(net(x), output, rtol=1e-9, atol=1e-12)
+    other = Network(Architecture.from_json(net.architecture.to_json())).double()  # no longer a matter of training or not
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other(x), output, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["binary", "relu"])
+def test_anns_have_blocks_too(unit):
+    net = build("6C3n-M2-[6C3b-6C3b]-[8C3s2n-8C3n]-4b", neuron=unit, **SETTINGS).double().eval()
+    x, activation = rand(3, 2, 8, 8), {"relu": F.relu, "binary": lambda x: (x > 0.3).double()}[unit]
+    layers = net.layers
+
+    def current(layer, x):
+        return layer.current(x[None])[0]
+
+    y = F.max_pool2d(activation(current(layers.conv1, x)), 2)
+    y = activation(current(layers.block1.conv3, activation(current(layers.block1.conv2, y))) + y)
+    hidden = current(layers.block2.conv5, activation(current(layers.block2.conv4, y)))
+    y = activation(hidden + current(layers.block2.shortcut, y))
+    torch.testing.assert_close(net(x)[0], current(layers.output, y.flatten(1)))
+
+
+def test_operations_of_blocks_by_hand():
+    """Counted connection by connection: a map of ones on ones has as many as its outputs sum up to."""
+    net, x = network("6C3b-M2-[6C3-6C3n]-[8C3s2-8C3]-4b")
+    counts = {name: count.double() for name, count in spike_counts(net, x).items()}
+    made = layer_operations(net, x, counts)
+    layers, steps = net.layers, 5 * len(x)
+
+    def reached(layer, times):
+        weight = torch.ones_like(layer.weight)
+        if weight.dim() == 2:
+            return float(F.linear(times.flatten(1), weight).sum())
+        return float(F.conv2d(times, weight, stride=layer.stride, padding=layer.padding).sum())
+
+    pool, one = counts["pool1"], counts["block1.conv2"]
+    assert 0 < float(pool.sum()) < float(counts["conv1"].sum())
+    two, three, four = (counts[name] for name in ("block1.conv3", "block2.conv4", "block2.conv5"))
+    acs = {
+        "conv1": steps * 6 * 64,
+        "block1.conv2": reached(layers.block1.conv2, pool),
+        "block1.conv3": reached(layers.block1.conv3, one) + float(pool.sum()) + steps * 6 * 16,
+        "block2.conv4": reached(layers.block2.conv4, two),
+        "block2.conv5": reached(layers.block2.conv5, three) + reached(layers.block2.shortcut, two),
+        "output": reached(layers.output, four) + steps * 4,
+    }
+    assert {name: layer.acs for name, layer in made.items()} == acs
+    assert {name: layer.macs for name, layer in made.items() if layer.macs} == {
+        "conv1": reached(layers.conv1, torch.ones_like(x))
+    }
+    dense = steps * (reached(layers.block1.conv3, torch.ones(1, 6, 4, 4).double()) + 6 * 16 + 6 * 16)
+    assert made["block1.conv3"].dense_macs == dense
+
+
+def test_groups_have_fewer_connections():
+    whole, x = network("6C3-4", padding=(0,))
+    grouped = copy.deepcopy(whole)
+    grouped.layers.conv1 = Conv2d(2, 6, 3, neuron=whole.neuron, groups=2).double()
+    made = [layer_operations(net, x, spike_counts(net, x))["conv1"].dense_macs for net in (whole, grouped)]
+    assert made == [len(x) * 36 * 6 * 2 * 9, len(x) * 36 * 6 * 9]
+
+
+# Training and files.
+
+
+def test_a_residual_network_trains_resumes_and_is_kept(quick):
+    settings = {"padding": (1,), "learning_rate": 1e-2, "batch_size": 50, "rule": "tssl+"}
+    config = quick(network="6C3n-[6C3n-6C3n]-[8C3s2n-8C3n]-10", epochs=3, **settings)
+    whole, final = training.train(replace(config, name="whole"))
+    assert final["test_accuracy"] > 30  # chance is 10
+    part = replace(config, name="part", schedule="constant", average=0.9)
+    training.train(replace(part, epochs=1))
+    training.train(replace(part, epochs=2, resume=True))
+
+    model = tsslbp.load(whole)
+    assert model.network.architecture.network == "6C3b-[6C3b-6C3b]-[8C3s2b-8C3b]-10"
+    test = data.load("digits", Path("nowhere")).test
+    assert model.accuracy(test) == final["test_accuracy"]
+    answers, _ = model.decide(test.x[:50])
+    assert torch.equal(answers, tsslbp.metrics.decode(model.outputs(test.x[:50])))
+    model.save(whole / "again.safetensors")
+    again = tsslbp.load(whole / "again.safetensors")
+    assert torch.equal(again.outputs(test.x[:50]), model.outputs(test.x[:50]))
+    (record, *_), _ = training.read_metrics(whole)
+    assert list(record["rates"]) == ["conv1", "block1.conv2", "block1.conv3", "block2.conv4", "block2.conv5", "output"]
+
+
+def test_first_rates_leave_what_is_normalised(quick):
+    config, dataset = training.with_data(quick(network="6C3n-M2-[6C3-6C3n]-6C3-10", padding=(1,), first_rates=False))
+    plain, _ = training.prepare(config, dataset)
+    scaled, _ = training.prepare(replace(config, first_rates=True), dataset)
+    pairs = zip(plain.network.named_parameters(), scaled.network.parameters(), strict=True)
+    changed = [name for (name, before), after in pairs if not torch.equal(before, after)]
+    assert set(changed) <= {"layers.block1.conv2.weight", "layers.conv4.weight"}
+    assert "layers.conv4.weight" in changed
+
+
+def test_averages_go_with_their_statistics(quick):
+    config = quick(network="6C3n-10", padding=(1,), epochs=1, average=0.8)
+    config, dataset = training.with_data(config)
+    model, optimizer = training.prepare(config, dataset)
+    state = training.RunState()
+    training.Loop(config, dataset, model, optimizer, state, training.Progress(), lambda: None).run(lambda record: None)
+    assert [average.shape for average in state.average] == [tensor.shape for tensor in model.network.state_dict().values()]
+    assert not torch.equal(state.average[3], model.network.layers.conv1.norm.mean)
