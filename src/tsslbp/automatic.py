@@ -93,7 +93,7 @@ def _steps(dataset: Dataset) -> Settings:
 
 def _vector(dataset: Dataset) -> Settings:
     return {
-        "network": f"100-{VOTERS * len(dataset.classes)}-V{VOTERS}",
+        "network": f"50b-{2 * VOTERS * len(dataset.classes)}b-V{2 * VOTERS}",
         "time_steps": 10,
         "rule": "tssl+",
         "loss": "kernel",

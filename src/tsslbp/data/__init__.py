@@ -34,7 +34,7 @@ MADE = "python:"
 
 
 def load(
-    name: str, root: Path, *, validation: int | None = None, download: bool = False, time_steps: int | None = None
+    name: str, root: str | Path, *, validation: int | None = None, download: bool = False, time_steps: int | None = None
 ) -> Dataset:
     """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
@@ -60,7 +60,7 @@ def load(
         raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
-    return replace(_read(name, root, validation, download, time_steps), source=name)
+    return replace(_read(name, Path(root), validation, download, time_steps), source=name)
 
 
 def is_own(name: str) -> bool:
