@@ -25,8 +25,8 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from tsslbp import automatic, machine, metrics, training
-from tsslbp.data import Dataset, Split, own, vowels
+from tsslbp import automatic, data, machine, metrics, training
+from tsslbp.data import Dataset, own
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 from tsslbp.training.baselines import flat
@@ -47,35 +47,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def read(folder: Path, name: str, part: str) -> tuple[Tensor, list[str], Tensor | None]:
-    """Series ``[N, T, C]``, padded with zeros, their classes, and their lengths if these differ."""
-    path = folder / f"{name}_{part}.txt"
-    if path.is_file():
-        rows = [line.replace(",", " ").split() for line in path.read_text().splitlines() if line.strip()]
-        return torch.tensor([list(map(float, row[1:])) for row in rows]).unsqueeze(2), [row[0] for row in rows], None
-    series = vowels.read_ts(folder / f"{name}_{part}.ts")
-    lengths = torch.tensor([len(values) for values, _ in series])
-    x = torch.zeros(len(series), int(lengths.max()), series[0][0].shape[1])
-    for row, (values, _) in zip(x, series, strict=True):
-        row[: len(values)] = torch.from_numpy(np.ascontiguousarray(values))
-    return x, [label for _, label in series], lengths if lengths.min() < lengths.max() else None
+def load(folder: Path, name: str) -> Dataset:
+    """A set, all training samples in one part."""
+    return data.load(str(_path(folder, name)), folder, validation=0)
 
 
-def as_split(x: Tensor, labels: list[str], lengths: Tensor | None, classes: list[str], steps: int) -> Split:
-    padded = torch.zeros(len(x), steps, x.shape[2])
-    padded[:, : x.shape[1]] = x
-    return Split(padded, torch.tensor([classes.index(label) for label in labels]), lengths)
+def _path(folder: Path, name: str) -> Path:
+    return next(path for kind in ("txt", "ts") if (path := folder / f"{name}_TRAIN.{kind}").is_file())
 
 
-def folds(name: str, samples: Split, classes: list[str]) -> Iterator[Dataset]:
+def folds(dataset: Dataset) -> Iterator[Dataset]:
     """The training samples cut into training and test parts; classes of one sample are always trained on."""
+    samples = dataset.train
     smallest = int(torch.bincount(samples.y).sort().values[0])
     repeats = REPEATS if len(samples) < FEW else 1
     cut = RepeatedStratifiedKFold(n_splits=max(2, min(FOLDS, smallest)), n_repeats=repeats, random_state=0)
     for train, test in cut.split(samples.y, samples.y):
         parts = [samples.select(torch.from_numpy(index)) for index in (train, test)]
-        fitted = own.fitted(parts[0], sequence=True)
-        yield Dataset(name, parts[0], samples.select(torch.arange(0)), parts[1], tuple(classes), fitted, sequence=True)
+        yield replace(dataset, train=parts[0], test=parts[1], normalisation=own.fitted(parts[0], sequence=True))
 
 
 def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
@@ -103,10 +92,8 @@ def choose(log: Path, folder: Path, names: list[str], only: str = "") -> None:
         for name in names:
             if any(line["set"] == name and line["variant"] == variant for line in done):
                 continue
-            x, labels, lengths = read(folder, name, "TRAIN")
-            classes, began = sorted(set(labels)), time.perf_counter()
-            samples = as_split(x, labels, lengths, classes, x.shape[1])
-            reached = [trained(dataset, seed, settings) for seed, dataset in enumerate(folds(name, samples, classes))]
+            began = time.perf_counter()
+            reached = [trained(dataset, seed, settings) for seed, dataset in enumerate(folds(load(folder, name)))]
             line = {"set": name, "variant": variant, "accuracies": reached, "seconds": time.perf_counter() - began}
             done.append(_log(log, line))
     rows = []
@@ -147,16 +134,8 @@ def table(log: Path, folder: Path, names: list[str]) -> None:
 
 
 def _without_flags(folder: Path, name: str, seed: int) -> dict[str, Any]:
-    parts = [read(folder, name, part) for part in ("TRAIN", "TEST")]
-    classes, steps = sorted(set(parts[0][1])), max(x.shape[1] for x, _, _ in parts)
-    train, test = (as_split(*part, classes, steps) for part in parts)
-    arrays = {"x": train.x, "y": train.y, "x_test": test.x, "y_test": test.y}
-    if train.lengths is not None and test.lengths is not None:
-        arrays |= {"lengths": train.lengths, "lengths_test": test.lengths}
     with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / f"{name}.npz"
-        np.savez(path, classes=np.array(classes), **{key: array.numpy() for key, array in arrays.items()})
-        config = TrainConfig(data=str(path), seed=seed, runs_dir=Path(place) / "runs")
+        config = TrainConfig(data=str(_path(folder, name)), seed=seed, runs_dir=Path(place))
         run, final = training.train(config, given={"data", "seed", "runs_dir"})
         model, settings = training.load(run), TrainConfig.from_toml(run / "config.toml")
         dataset = training.with_data(settings)[1]

@@ -163,3 +163,14 @@ def test_doubled_target_asks_for_silence_beyond_two_steps_of_synapse(script, tau
     best = script("gradient_terms").best_trains
     assert [best(steps, tau_s, "double") for steps in (1, 2)] == [one, two]
     assert [best(steps, tau_s, "single") for steps in (1, 2)] == [["1"], ["01"]]
+
+
+def test_table_without_flags(script, tmp_path, capsys, monkeypatch):
+    automatic = script("automatic")
+    monkeypatch.setattr(automatic, "SEEDS", (0, 1))
+    automatic.table(tmp_path / "log.jsonl", ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
+    printed = capsys.readouterr().out
+    assert "| JapaneseVowels | " in printed
+    automatic.table(tmp_path / "log.jsonl", ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
+    assert capsys.readouterr().out == printed
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2

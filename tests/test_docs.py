@@ -26,6 +26,7 @@ QUICK = {page for page, text in PAGES.items() if any(not slow for slow, *_ in BL
 SLOW = {page for page, text in PAGES.items() if any(slow for slow, *_ in BLOCK.findall(text))}
 
 NOT_RUN = {
+    "python benchmarks/automatic.py": "it takes sets that may not be in the repository; test_benchmarks.py runs it on others",
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
     "tsslbp study fidelity": "twenty seeds take minutes; test_fidelity.py tests the measure",
 }

@@ -94,6 +94,11 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
     assert torch.equal(stream(x[0]).spikes, other(x[0]).spikes)
     with pytest.raises(UserError, match="streams is 0; it must be a whole number from 1"):
         tsslbp.stream(net, streams=0)
+    whole = Model(
+        net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), T, True, bin=2, stored_steps=2 * T), tuple("abcdef"), ""
+    )
+    with pytest.raises(UserError, match="prepares its samples by bins, which need more than one step; train one without"):
+        tsslbp.stream(whole)
     with pytest.raises(UserError, match="a network of relu units is one pass"):
         tsslbp.stream(tsslbp.build("20-6", input_shape=(8,), time_steps=T, tau_m=6, tau_s=3, neuron="relu"))
 

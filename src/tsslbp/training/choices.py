@@ -16,8 +16,9 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     total = sum(map(len, dataset.parts.values()))
     low, high = (float(x) for x in dataset.train.x.aminmax())
     names = ", ".join(dataset.classes[:6]) + (", ..." if dataset.classes[6:] else "")
-    held = "" if given.validation is not None else " (--validation N)"
-    split = f"{parts['train']}, {parts['validation']}{held}, {parts['test']}: {dataset.tested_on}"
+    held = parts["validation"] if len(dataset.validation) else "none for validation"
+    flag = "" if given.validation is not None else " (--validation N)"
+    split = f"{parts['train']}, {held}{flag}, {parts['test']}: {dataset.tested_on}"
     rows = {
         "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} in {len(dataset.classes)} classes ({names})",
         "values": f"{str(dataset.train.x.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",

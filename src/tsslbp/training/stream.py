@@ -1,14 +1,16 @@
 """A trained network on streams that never end, a step at a time."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tsslbp.data import Normalisation
+from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.metrics import confidence, decode, settled
 from tsslbp.networks import Network
+from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import Model
 
 
@@ -47,7 +49,7 @@ class Stream:
         if not isinstance(streams, int) or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
         self.network = model.network if isinstance(model, Model) else model
-        self.inputs = replace(model.inputs, time_steps=1) if isinstance(model, Model) else None
+        self.normalisation = _of_single_steps(model.inputs) if isinstance(model, Model) else None
         self.streams = streams
         self.network.eval()
         weight = next(self.network.parameters())
@@ -83,7 +85,7 @@ class Stream:
         check_tensor("a step", x)
         if x.shape != self._rest.shape:
             raise UserError(f"a step has shape {list(x.shape)}; it must be {list(self._rest.shape)}, with one row a stream")
-        x = x.to(self._rest) if self.inputs is None else self.inputs(x.unsqueeze(1))[0].to(self._rest)
+        x = (self.normalisation.normalise(x) if self.normalisation else x).to(self._rest)
         before = self._state
         psc, self._state = self.network.part(x.unsqueeze(0), before)
         current = psc[0]
@@ -103,3 +105,18 @@ class Stream:
         """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
         neuron = self.network.neuron
         return (psc - neuron.synapse_decay * before > 0.5 / neuron.tau_s).to(psc.dtype)
+
+
+def _of_single_steps(inputs: Inputs) -> Normalisation:
+    """The preparation of one step. Raises UserError if a step's depends on others."""
+    needs = {
+        "bins": inputs.bin > 1,
+        "filters": inputs.filters,
+        "changes": inputs.delta,
+        "encoding": inputs.encoding != CONSTANT,
+    }
+    if found := [name for name, needed in needs.items() if needed]:
+        raise UserError(
+            f"the model prepares its samples by {' and '.join(found)}, which need more than one step; train one without"
+        )
+    return inputs.normalisation
