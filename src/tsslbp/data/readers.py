@@ -78,7 +78,9 @@ def _files_of_readers(folder: Path) -> list[str]:
     """Names of the files in a folder that could be given by themselves; of a training and its test file the first."""
     suffixes = tuple(suffix for reader in READERS if not reader.folder for suffix in reader.suffixes)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes) if folder.is_dir() else []
-    return [path.name for path in files if not path.stem.lower().endswith("_test")]
+    return [
+        path.name for path in files if not path.stem.lower().startswith("readme") and not path.stem.lower().endswith("_test")
+    ]
 
 
 def read(name: str, validation: int | None, time_steps: int | None) -> Dataset:
