@@ -77,6 +77,7 @@ def test_a_run_without_flags(tmp_path, monkeypatch, capsys):
     assert final["choose"] == "last"
     assert final["test_accuracy"] > 80
     assert 0 <= final["nearest_neighbour_accuracy"] <= 100
+    assert "For comparison: most frequent class 33.33 %" in (tmp_path / "runs/custom/report.html").read_text()
     model = training.load(tmp_path / "runs/custom")
     samples = training.samples_to_test(model, None, tmp_path).split
     assert model.accuracy(samples) == pytest.approx(final["test_accuracy"])

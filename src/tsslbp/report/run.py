@@ -18,6 +18,7 @@ from tsslbp.errors import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
 from tsslbp.report.page import template, write_markdown
+from tsslbp.training.baselines import BASELINES, verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +137,10 @@ IN_WORDS = (
     "seconds",
     "epochs",
     "choose",
+    *("event", "test_images", "test_samples"),
+    *BASELINES,
 )
-"""Fields of the final record that the template puts into words, as it does the number of test samples."""
+"""Fields of the final record that the template puts into words, or leaves out."""
 
 
 Contents = tuple[str, dict[str, Callable[..., str]], dict[str, Any]]
@@ -158,9 +161,8 @@ def _contents(report: RunReport) -> Contents:
     context = {
         "run": report,
         "final": {"validation_accuracy": None, "choose": "validation", **report.final},
-        "extra": {
-            key: value for key, value in report.final.items() if key not in (*IN_WORDS, "event", "test_images", "test_samples")
-        },
+        "extra": {key: value for key, value in report.final.items() if key not in IN_WORDS},
+        "simple": [f"{line[0].upper()}{line[1:]}." for line in verdict(report.final).splitlines()],
         "noun": "images" if any(sample.image is not None for sample in report.samples) else "samples",
         "total": total,
         "decimals": decimals,
