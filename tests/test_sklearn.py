@@ -53,7 +53,7 @@ def iris():
 def test_iris_is_learned_with_defaults(iris):
     x, y, classifier = iris
     assert classifier.score(x[1::2], y[1::2]) > 0.8
-    assert classifier.config_.network.endswith("-V10")
+    assert classifier.config_.network.endswith("-V20")
     assert len(classifier.history_) == 20
     assert 20 <= SpikingClassifier().fit(x, y).config_.epochs <= 100
 
@@ -196,6 +196,9 @@ def test_a_missing_package_is_named_by_its_extra():
 def test_table_is_that_of_the_result(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     result = json.loads((ROOT / "benchmarks/results/tables.json").read_text(encoding="utf-8"))
-    assert importlib.import_module("tables").table(result) in (ROOT / "docs/how-to-scikit-learn.md").read_text(encoding="utf-8")
+    tables, page = importlib.import_module("tables"), (ROOT / "docs/how-to-scikit-learn.md").read_text(encoding="utf-8")
+    assert tables.table(result) in page
+    chosen = json.loads((ROOT / "benchmarks/results/tables-choose.json").read_text(encoding="utf-8"))
+    assert tables.choices(chosen) in page
     for name, aim in (("iris", 0.93), ("wine", 0.96), ("breast_cancer", 0.955)):
         assert np.mean(result["sets"][name]["tsslbp"]) >= aim

@@ -1,5 +1,6 @@
 """The scikit-learn face: a spiking network that fits, predicts and is searched over like any other classifier."""
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,10 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         if x.shape[1:] != self.model_.sample_shape:
             shapes = [list(shape) for shape in (x.shape[1:], self.model_.sample_shape)]
             raise UserError(f"X has samples of shape {shapes[0]}; those of the training had {shapes[1]}")
-        total = self.model_.outputs(x).sum(0).double().numpy()
+        # In float32 a sample's spikes may depend on the others in its batch, by the rounding of products.
+        network = copy.deepcopy(self.model_.network).double()
+        with self.model_.evaluating(Split(x, torch.zeros(len(x)))) as batches:
+            total = torch.cat([network(inputs.double()).sum(0) for _, inputs in batches]).numpy()
         total = np.where(total.any(axis=1, keepdims=True), total, self.class_prior_)
         return total / total.sum(1, keepdims=True)
 
