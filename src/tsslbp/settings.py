@@ -267,11 +267,6 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError(f"{path}: {error}") from None
 
 
-def declared_in(group: type[Group]) -> tuple[str, ...]:
-    """The settings of a group."""
-    return tuple(kinds_of(group))
-
-
 _NOW_OF_LOSS = {
     "target": ("target", ("kernel",)),
     "label_weight": ("label_weight", ("kernel",)),
