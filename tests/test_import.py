@@ -1,14 +1,22 @@
 """What users bring along: surrogates, rules, losses and data sets of their own, and networks that are kept."""
 
+import json
 import math
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
 import tsslbp
-from tsslbp import Surrogate, UserError, rules
+from tsslbp import Surrogate, UserError, cli, data, losses, rules
+from tsslbp.rules import surrogate
 from tsslbp.rules.surrogate import DERIVATIVES
+from tsslbp.settings import TrainConfig
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 
@@ -46,7 +54,7 @@ def test_a_function_has_slope_one_and_may_change_what_it_gets():
 
 
 def test_a_function_with_a_name_is_one_of_the_shapes(monkeypatch):
-    with pytest.raises(UserError, match="surrogate quartic has no name; add it to .*DERIVATIVES"):
+    with pytest.raises(UserError, match=r"surrogate quartic has no name; add it to .*DERIVATIVES"):
         rules.spec(Surrogate(quartic, slope=2))
     monkeypatch.setitem(DERIVATIVES, "quartic", quartic)
     assert rules.spec(Surrogate(quartic, slope=2)) == "surrogate(name=quartic, slope=2)"
@@ -98,3 +106,231 @@ def test_what_a_function_must_not_return(function, message):
 def test_nan_that_comes_in_is_not_the_functions_fault():
     current = torch.full((3, 2), math.nan).requires_grad_()
     tsslbp.lif(current, rule=Surrogate(quartic), **CONSTANTS).sum().backward()
+
+
+RULE = """\
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from tsslbp import Rule, rules, losses, data
+from tsslbp.rules.surrogate import DERIVATIVES, Surrogate
+
+@dataclass(frozen=True)
+class Mine(Surrogate):
+    gain: float = 1.0
+    summary: ClassVar[str] = "mine"
+    paper: ClassVar[str] = "none"
+
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return super().part_gradient(self.gain * psc_gradient, membrane, neuron, state, carry)
+
+    @property
+    def numbers(self):
+        return None
+
+@dataclass(frozen=True)
+class Total:
+    is_mean: ClassVar[bool] = True
+    pull: float = 1.0
+
+    def __call__(self, output, label, mask=None):
+        return self.pull * torch.nn.functional.cross_entropy(output.mean(0), label.long())
+
+def four_lines(validation):
+    x = torch.eye(4).repeat(20, 1).numpy()
+    return data.of_arrays(x, [0, 1, 2, 3] * 20, validation=validation, name="four-lines")
+
+rules.RULES["mine"] = Mine
+losses.LOSSES["total"] = Total
+DERIVATIVES["bump"] = lambda x: torch.exp(-x * x)
+data.SETS["four-lines"] = four_lines
+"""
+
+
+@pytest.fixture
+def registers(monkeypatch):
+    """Whatever a test registers is gone after it."""
+    for module, name in ((rules, "RULES"), (losses, "LOSSES"), (data, "SETS"), (surrogate, "DERIVATIVES")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("tsslbp_import_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, registers):
+    """A folder to work in, with a file of one's own."""
+    monkeypatch.chdir(tmp_path)
+    Path("code").mkdir()
+    Path("code/my rule.py").write_text(RULE)
+    return tmp_path
+
+
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def forget() -> None:
+    """As in a new process."""
+    for register, name in ((rules.RULES, "mine"), (losses.LOSSES, "total"), (data.SETS, "four-lines")):
+        register.pop(name, None)
+    surrogate.DERIVATIVES.pop("bump", None)
+
+
+IMPORT = ["--import", "code/my rule.py"]
+TRAIN = ["train", *IMPORT, "--data", "four-lines", "--network", "20-4", "--epochs", "1", "--time-steps", "4"]
+
+
+def test_a_run_with_everything_of_ones_own(place, capsys):
+    own = ["--rule", "mine(name=bump, gain=2)", "--loss", "total(pull=3)"]
+    code, _, err = command(capsys, *TRAIN, *own, "--name", "a")
+    assert code == 0, err
+    forget()
+    settings = tomllib.loads(Path("runs/a/config.toml").read_text())
+    assert settings["imports"] == ["my rule.py"]
+    assert settings["network"]["rule"] == "mine(name=bump, gain=2)"
+    for path in Path("runs/a").iterdir():  # the name, and no path that could be run
+        assert b"code/my rule" not in path.read_bytes(), path
+    wanted = "was trained with --import 'my rule.py'; give it again"
+    again = [
+        ("evaluate", "runs/a"),
+        ("report", "runs/a"),
+        ("export", "runs/a", "given/a.safetensors"),
+        ("train", "--config", "runs/a/config.toml", "--name", "b"),
+        ("study", "energy", "runs/a"),
+    ]
+    for arguments in again:
+        code, _, err = command(capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert wanted in err, err
+    with pytest.raises(UserError, match="give it again"):
+        tsslbp.load("runs/a")
+    for arguments in again:
+        forget()
+        code, _, err = command(capsys, *arguments, *IMPORT)
+        assert code == 0, (arguments, err)
+    assert (
+        Path("runs/a/metrics.jsonl").read_text().split('"seconds"')[0]
+        == (Path("runs/b/metrics.jsonl").read_text().split('"seconds"')[0])
+    )
+    assert "--import 'my rule.py'" in Path("given/README.md").read_text()
+    forget()
+    code, _, err = command(capsys, "evaluate", "given/a.safetensors")
+    assert code == 2
+    assert wanted in err
+
+
+def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["tsslbp.study.compare"], "SECONDS", 0.01)
+    arguments = ["compare", *IMPORT, "--data", "four-lines", "--network", "8-4", "--epochs", "1", "--time-steps", "2"]
+    code, out, err = command(capsys, *arguments, "--rules", "mine,surrogate", "--seeds", "1")
+    assert code == 0, err
+    assert "mine" in out
+    result = json.loads(next(Path("runs").glob("compare-*/compare.json")).read_text())
+    assert result["command"].endswith("--import 'my rule.py'")
+
+
+def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):
+    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    module = ModuleType("my rule")
+    module.__file__ = str(place / "elsewhere/my rule.py")
+    monkeypatch.setitem(sys.modules, "my rule", module)
+    model = tsslbp.load("runs/a")
+    assert model.imports == ("my rule.py",)
+    assert TrainConfig.from_toml(Path("runs/a/config.toml")).rule == "mine"
+
+
+def test_what_is_not_given_is_not_imported(place, capsys):
+    Path("code/other.py").write_text("from pathlib import Path\nPath('touched').touch()\n")
+    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    config = Path("runs/a/config.toml")
+    config.write_text(config.read_text().replace("my rule.py", "other.py"))
+    Path("other.py").write_text(Path("code/other.py").read_text())
+    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    assert code == 2
+    assert "--import other.py; give it again" in err
+    config.write_text(config.read_text().replace("other.py", "code/other.py"))
+    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    assert code == 2
+    assert "must be names of files" in err
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx = = 2\n", "code/bad.py, line 2: SyntaxError: invalid syntax"),
+        ("import nothing_of_that_name\n", "code/bad.py, line 1: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def f():\n    raise KeyError('a\\nb')\nf()\n", "code/bad.py, line 2: KeyError: "),
+        ("raise SystemExit(0)\n", "code/bad.py, line 1: SystemExit: 0"),
+        ("from tsslbp import Surrogate\nSurrogate('no')\n", "code/bad.py, line 2: UserError: unknown surrogate 'no'"),
+        ("x = '\0'\n", "code/bad.py"),
+        ("from tsslbp import rules\nrules.RULES['x'] = 5\n", "RULES['x'] is 5; it must be a subclass of tsslbp.Rule"),
+        ("from tsslbp import losses\nlosses.LOSSES['x'] = len\n", "it must be a dataclass with is_mean and __call__"),
+        ("from tsslbp.rules import surrogate\nsurrogate.DERIVATIVES['x'] = 'y'\n", "it must be a function, or"),
+        ("from tsslbp import data\ndata.SETS['x'] = 5\n", "it must be a function that returns a Dataset"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(place, capsys, text, message):
+    Path("code/bad.py").write_text(text)
+    code, out, err = command(capsys, "train", "--import=code/bad.py", "quickstart")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert message in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--import"], "--import needs a file"),
+        (["train", "--import", "--epochs", "1"], "--import needs a file"),
+        (["train", "--import", "code/none.py"], "there is no such Python file"),
+        (["train", "--import", "code"], "there is no such Python file"),
+        (["train", *IMPORT, *IMPORT], "two files are named my rule.py"),
+        (["doctor", *IMPORT], "unknown option '--import'"),
+        (["train", "--imprt", "x"], "did you mean '--import'"),
+    ],
+)
+def test_wrong_imports(place, capsys, arguments, message):
+    code, _, err = command(capsys, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+SHAPE = "def f(x):\n    return {}\nDERIVATIVES['bad'] = f\n"
+LOSS = "class Bad(Total):\n    def __call__(self, x, *rest):\n        return {}\nlosses.LOSSES['bad'] = Bad\n"
+SET = "data.SETS['bad'] = lambda n: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "flag", "message"),
+    [
+        (SHAPE.format("x.nothing"), "--rule=surrogate(name=bad)", "line 2 of it: AttributeError"),
+        (SHAPE.format("x[1:]"), "--rule=surrogate(name=bad)", "surrogate f returned"),
+        (LOSS.format("1 / 0"), "--loss=bad", "line 3 of it: ZeroDivisionError"),
+        (LOSS.format("x @ x"), "--loss=bad", "line 3 of it: RuntimeError"),
+        (LOSS.format("1.0"), "--loss=bad", "Bad returned a float"),
+        (LOSS.format("x"), "--loss=bad", "Bad returned a tensor of shape [4, 50, 4]; it must return a scalar"),
+        (LOSS.format("x.detach().sum()"), "--loss=bad", "Bad returned a tensor of shape [] without a gradient"),
+        (SET.format("5"), "--data=bad", "data set bad is a int"),
+        (SET.format("open('none')"), "--data=bad", "line 1 of it: FileNotFoundError"),
+    ],
+)
+def test_what_goes_wrong_in_ones_own_code_is_one_line(place, capsys, more, flag, message):
+    Path("code/my rule.py").write_text(RULE + more)
+    code, _, err = command(capsys, *TRAIN, "--batch-size", "50", flag)
+    assert code == 2, err
+    last = re.sub(r"line (\d+):", lambda line: f"line {int(line[1]) - RULE.count(chr(10))} of it:", err.splitlines()[-1])
+    assert last.startswith("tsslbp: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_help_says_how(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert "--import FILE.py" in " ".join(capsys.readouterr().out.split())

@@ -90,7 +90,7 @@ class Rule(ABC):
 
 
 def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
-    """What a method of a rule or a user's function returned, if these are tensors like those promised; else raises UserError."""
+    """What a rule's method or a user's function returned, if these are tensors like those promised; else raises UserError."""
     if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
         return made
     raise UserError(f"{who} returned {_described(made)}; it must return {_described(promised)}")

@@ -23,8 +23,8 @@ Derivative = Callable[[Tensor], Tensor]
 """ψ of the scaled distance from the threshold: a tensor in, one of the same shape and type out."""
 
 # Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope. A new shape is an entry here, and to be fast a
-# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference. A function by itself,
-# of slope 1, leaves no more than the backward pass to the reference.
+# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference. A function by
+# itself, of slope 1, leaves no more than the backward pass to the reference.
 DERIVATIVES: dict[str, tuple[Derivative, float] | Derivative] = {
     "fast_sigmoid": (lambda x: 1 / (1 + x.abs()) ** 2, 10.0),
     "sigmoid": (lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x), 5.0),
@@ -51,8 +51,8 @@ class Surrogate(Rule):
 
     Args:
         name: shape of ψ, one of ``DERIVATIVES``, whose peak is ``scale``, reached at the threshold; or a function of your own,
-            which gets ``slope · (u - θ)``, a tensor of any shape, and returns a finite ψ of the same shape and type. Its backward
-            pass runs on the reference.
+            which gets ``slope · (u - θ)``, a tensor of any shape, and returns a finite ψ of the same shape and type. Its
+            backward pass runs on the reference.
         slope: steepness, in 1/potential; the default depends on the shape, and is 1 for a function of your own.
         scale: factor on ψ; its height at the threshold for the shapes of ``DERIVATIVES``.
         through_reset: let the gradient flow through the reset too.

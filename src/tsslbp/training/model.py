@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tsslbp import encoding
+from tsslbp import encoding, imports
 from tsslbp.architecture import Architecture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
@@ -50,6 +50,8 @@ class Model:
     """What the data set was; None in files of version 0.1.0."""
     trained: dict[str, Any] = field(default_factory=dict)
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
+    imports: tuple[str, ...] = field(default_factory=imports.names)
+    """Names of the files that must be imported (``--import``) before it is loaded again."""
 
     def __repr__(self) -> str:
         what = "sequences" if self.inputs.sequence else "samples"
@@ -64,6 +66,7 @@ class Model:
             "data": self.data,
             **({"facts": self.facts.to_dict()} if self.facts else {}),
             **({"trained": self.trained} if self.trained else {}),
+            **({"imports": self.imports} if self.imports else {}),
         }
         stored = STORED[self.trained.get("stored", "float32")]
         weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
@@ -199,7 +202,7 @@ def load(path: str | Path) -> Model:
     checksum. Files of version 0.1.0 have no checksum.
 
     Raises:
-        UserError: no such file, a broken file, or a safetensors file that holds no tsslbp model.
+        UserError: no such file, a broken file, one that needs an import, or a safetensors file that holds no tsslbp model.
     """
     path = Path(path)
     if path.is_dir():
@@ -236,8 +239,9 @@ def load(path: str | Path) -> Model:
 
 def _described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
-    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "sha256"}):
+    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "sha256"}):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
+    imports.need(about.get("imports", []))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
@@ -257,7 +261,7 @@ def _described(about: dict[str, Any]) -> Model:
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
-    return Model(network, inputs, names, str(about["data"]), facts, trained)
+    return Model(network, inputs, names, str(about["data"]), facts, trained, tuple(about.get("imports", ())))
 
 
 def _filters(stored: dict[str, Any] | None) -> Filters | None:
