@@ -334,3 +334,72 @@ def test_help_says_how(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     assert "--import FILE.py" in " ".join(capsys.readouterr().out.split())
+
+
+KEPT = {"input_shape": (1, 8, 8), "padding": 1, "time_steps": 6, "tau_m": 4.0, "tau_s": 2.5, "threshold": 0.8}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"notation": "4C3-P2-20-10", "rule": "surrogate(name=atan, slope=3)", "dropout": 0.1},
+        {"notation": "4C3n-[4C3n-4C3n]-M2-12R-10b", "rule": "tssl+"},
+        {"notation": "4C3-9A-4", "tau_a": 20.0, "beta": 0.3},
+        {"notation": "4C3-P2-20-10", "standardise": True},
+        {"notation": "20-12-V3", "neuron": "relu", "padding": 0},
+    ],
+    ids=lambda settings: settings["notation"],
+)
+def test_a_network_made_in_python_is_kept(tmp_path, settings):
+    net = tsslbp.build(**{**KEPT, **settings})
+    x = 3 * torch.rand(5, 1, 8, 8)
+    net(x)  # statistics of normalised layers
+    net.save(tmp_path / "net.safetensors")
+    model = tsslbp.load(tmp_path / "net.safetensors")
+    net.eval()
+    torch.testing.assert_close(model.network(x).sum(0), net(x).sum(0), rtol=1e-3, atol=1e-3)
+    net.fold()
+    assert model.network.architecture == net.architecture
+    for sample in (x, 3 * torch.rand(6, 5, 1, 8, 8)):
+        assert torch.equal(model.network(model.inputs(sample)), net(sample))
+    assert model.classes == tuple(str(k) for k in range(net(x).shape[2]))
+    model.save(tmp_path / "again.safetensors")
+    assert torch.equal(tsslbp.load(tmp_path / "again.safetensors").network(x), net(x))
+
+
+def test_a_kept_network_goes_on_as_a_stream(tmp_path):
+    tsslbp.build("6-4", input_shape=(3,), time_steps=5, **CONSTANTS).save(tmp_path / "net.safetensors")
+    assert tsslbp.stream(tsslbp.load(tmp_path / "net.safetensors"))(torch.rand(1, 3)).spikes.shape == (1, 4)
+
+
+def test_a_network_that_cannot_be_kept(tmp_path):
+    path = tmp_path / "net.safetensors"
+
+    def net(**changes):
+        return tsslbp.build("6-4", **{"input_shape": (3,), "time_steps": 5, **CONSTANTS, **changes})
+
+    with pytest.raises(UserError, match="has no name"):
+        net(rule=Surrogate(quartic)).save(path)
+    with pytest.raises(UserError, match=r"are torch.float64; a model file holds float32"):
+        net().double().save(path)
+    broken = net()
+    broken.layers.output.weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match=r"'layers.output.weight' hold NaN"):
+        broken.save(path)
+    other = net()
+    other.layers.output = tsslbp.layers.Linear(6, 5, neuron=other.neuron)
+    with pytest.raises(UserError, match="its layers are not those of 6-4"):
+        other.save(path)
+    with pytest.raises(UserError, match="cannot write"):
+        net().save(tmp_path / "none/net.safetensors")
+    assert not path.exists()
+
+
+def test_a_kept_network_that_is_damaged(tmp_path):
+    path = tmp_path / "net.safetensors"
+    tsslbp.build("6-4", input_shape=(3,), time_steps=5, **CONSTANTS).save(path)
+    stored = bytearray(path.read_bytes())
+    stored[-1] ^= 1
+    path.write_bytes(stored)
+    with pytest.raises(UserError, match="its checksum does not fit"):
+        tsslbp.load(path)

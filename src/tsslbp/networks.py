@@ -4,13 +4,14 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws
+from tsslbp import ann, draws, imports, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
@@ -175,6 +176,31 @@ class Network(nn.Module):
                 layer.fold()
         notation = written(folded(parse(self.architecture.network)))
         self.architecture = replace(self.architecture, network=notation, standardise=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network with its constants, T, rule and weights; :func:`tsslbp.load` gives it back.
+
+        As with every model file, normalisation and standardised weights come back folded.
+
+        Args:
+            path: where to; a file that is there is replaced whole or not at all.
+
+        Raises:
+            UserError: a rule that has no name, weights that are not float32 or not finite, layers that were exchanged so that
+                the notation no longer says what they are, a file that cannot be written.
+        """
+        weights = self.state_dict()
+        with torch.device("meta"):
+            named = Network(self.architecture).state_dict()
+        if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in named.items()}:
+            raise UserError(f"its layers are not those of {self.architecture.network}; keep its state_dict() with your code")
+        for name, weight in weights.items():
+            if weight.dtype != torch.float32:
+                raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
+            if not bool(weight.isfinite().all()):
+                raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
+        about = {"architecture": self.architecture.to_json(), **({"imports": imports.names()} if imports.names() else {})}
+        stored.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:
         """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
