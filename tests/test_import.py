@@ -395,6 +395,26 @@ def test_a_network_that_cannot_be_kept(tmp_path):
     assert not path.exists()
 
 
+def test_a_state_dict_for_other_constants_is_noticed(tmp_path, recwarn):
+    def net(**changes):
+        return tsslbp.build("6-4", **{"input_shape": (3,), "time_steps": 5, **CONSTANTS, **changes})
+
+    state = net().state_dict()
+    assert list(state) == [name for name, _ in net().named_parameters()]
+    torch.save(state, tmp_path / "state.pt")
+    for stored in (state, torch.load(tmp_path / "state.pt", weights_only=True)):
+        net(time_steps=9, rule="tssl+", tau_m=5).load_state_dict(stored)  # other steps and rules take the same weights
+        torch.nn.Sequential(net()).load_state_dict(torch.nn.Sequential(net()).state_dict())
+        net(tau_m=7).load_state_dict(dict(stored))  # nothing says what these are of
+        assert not recwarn.list
+        other = net(tau_m=7, threshold=0.5)
+        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build") as warned:
+            other.load_state_dict(stored)
+        assert warned[0].filename == __file__
+        assert torch.equal(other.layers.output.weight, stored["layers.output.weight"])
+        recwarn.clear()
+
+
 def test_a_kept_network_that_is_damaged(tmp_path):
     path = tmp_path / "net.safetensors"
     tsslbp.build("6-4", input_shape=(3,), time_steps=5, **CONSTANTS).save(path)

@@ -1,6 +1,7 @@
 """Spiking networks: layers one after the other, over a whole sequence or part by part."""
 
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp import ann, draws, imports, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, check_tensor, unknown
+from tsslbp.errors import UserError, check_tensor, shown, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
@@ -176,6 +177,24 @@ class Network(nn.Module):
                 layer.fold()
         notation = written(folded(parse(self.architecture.network)))
         self.architecture = replace(self.architecture, network=notation, standardise=False)
+
+    def _constants(self) -> dict[str, Any]:
+        """What the weights were learned for and none of them says."""
+        adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
+        names = ("tau_m", "tau_s", "threshold", "reset", *(("tau_a", "beta") if adapts else ()))
+        return {name: getattr(self.architecture, name) for name in names if self.is_spiking}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if found := getattr(destination, "_metadata", {}).get(prefix[:-1]):  # beside the weights: no key of its own
+            found["constants"] = self._constants()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
+        own, before = self._constants(), local_metadata.get("constants")
+        if isinstance(before, dict) and (other := [name for name in own if before.get(name, own[name]) != own[name]]):
+            told = ", ".join(f"{name} {shown(before[name])} (here {own[name]})" for name in other)
+            warnings.warn(f"the weights are of a network with {told}; build the network with the same constants", stacklevel=4)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def save(self, path: str | Path) -> None:
         """Write the network with its constants, T, rule and weights; :func:`tsslbp.load` gives it back.
