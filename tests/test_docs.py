@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tsslbp import catalogue, cli, publish, rules, study
+from tsslbp.rules import surrogate
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -84,6 +85,8 @@ def printed_by(command: str) -> str:
 def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
     names = {"__name__": "page"}
     for kind, code, shown in blocks:
+        if file := re.match(r"# (\w+\.py)\n", code):  # the page says that this goes into a file of its own
+            Path(file[1]).write_text(code, encoding="utf-8")
         if kind == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile(code, page, "exec"), names)
@@ -98,7 +101,8 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
 @pytest.mark.parametrize("page", sorted(QUICK))
 def test_a_page_prints_what_it_shows(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
 
 
@@ -194,7 +198,7 @@ def test_flags_that_are_named_exist():
         for path in Path(package.__file__).parent.glob("*.py")
     ]
     options = [thing for module in modules for thing in vars(module).values() if dataclasses.is_dataclass(thing)]
-    names = {field.replace("_", "-") for cls in options for field in cls.__dataclass_fields__} | {"config", "help"}
+    names = {field.replace("_", "-") for cls in options for field in cls.__dataclass_fields__} | {"config", "help", "import"}
     known = {f"--{word}{name}" for word in ("", "no-") for name in names}
     for page, text in PAGES.items():
         for command in re.findall(r"`([^`]*)`|^    (tsslbp .*)", text, re.MULTILINE):

@@ -1,19 +1,21 @@
 """Spiking networks: layers one after the other, over a whole sequence or part by part."""
 
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws
+from tsslbp import ann, draws, imports, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, check_tensor, unknown
+from tsslbp.errors import UserError, check_tensor, shown, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
@@ -175,6 +177,49 @@ class Network(nn.Module):
                 layer.fold()
         notation = written(folded(parse(self.architecture.network)))
         self.architecture = replace(self.architecture, network=notation, standardise=False)
+
+    def _constants(self) -> dict[str, Any]:
+        """What the weights were learned for and none of them says."""
+        adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
+        names = ("tau_m", "tau_s", "threshold", "reset", *(("tau_a", "beta") if adapts else ()))
+        return {name: getattr(self.architecture, name) for name in names if self.is_spiking}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if found := getattr(destination, "_metadata", {}).get(prefix[:-1]):  # beside the weights: no key of its own
+            found["constants"] = self._constants()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
+        own, before = self._constants(), local_metadata.get("constants")
+        if isinstance(before, dict) and (other := [name for name in own if before.get(name, own[name]) != own[name]]):
+            told = ", ".join(f"{name} {shown(before[name])} (here {own[name]})" for name in other)
+            warnings.warn(f"the weights are of a network with {told}; build the network with the same constants", stacklevel=4)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network with its constants, T, rule and weights; :func:`tsslbp.load` gives it back.
+
+        As with every model file, normalisation and standardised weights come back folded.
+
+        Args:
+            path: where to; a file that is there is replaced whole or not at all.
+
+        Raises:
+            UserError: a rule that has no name, weights that are not float32 or not finite, layers that were exchanged so that
+                the notation no longer says what they are, a file that cannot be written.
+        """
+        weights = self.state_dict()
+        with torch.device("meta"):
+            named = Network(self.architecture).state_dict()
+        if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in named.items()}:
+            raise UserError(f"its layers are not those of {self.architecture.network}; keep its state_dict() with your code")
+        for name, weight in weights.items():
+            if weight.dtype != torch.float32:
+                raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
+            if not bool(weight.isfinite().all()):
+                raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
+        about = {"architecture": self.architecture.to_json(), **({"imports": imports.names()} if imports.names() else {})}
+        stored.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:
         """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 
 from tsslbp import encoding as encoders
-from tsslbp import losses, rules
+from tsslbp import imports, losses, rules
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
     BELOW_1,
@@ -229,8 +229,9 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     def to_toml(self) -> str:
         """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
         sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
-        head = "# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME\n"
-        return head + tomli_w.dumps({"recipe": self.recipe, **sections})
+        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again()}\n"
+        imported = {"imports": imports.names()} if imports.names() else {}
+        return head + tomli_w.dumps({"recipe": self.recipe, **imported, **sections})
 
     @classmethod
     def from_toml(cls, path: Path, base: Self | None = None) -> Self:
@@ -239,7 +240,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         Files of version 0.1.0 have no sections, and losses in several settings; they are read as they were meant.
 
         Raises:
-            UserError: the file cannot be read, is no TOML, or has an unknown or bad setting; all of them are named.
+            UserError: the file cannot be read, is no TOML, needs an import, or has an unknown or bad setting; all are named.
         """
         try:
             stored = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -247,6 +248,10 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of thousands of digits
             raise UserError(f"{path} is not valid TOML: {error}") from None
+        try:
+            imports.need(stored.pop("imports", []))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         sections = {name: values for name, values in stored.items() if name in GROUPS and isinstance(values, dict)}
         flat = {name: value for name, value in stored.items() if name not in sections}
         mistakes = [

@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+from pathlib import Path
 
-from tsslbp.cli import streams
+from tsslbp import imports
+from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS
 from tsslbp.cli.parse import overview
 from tsslbp.errors import UserError, unknown
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"tsslbp: {_too_much(error)}")
         return 2
     except Interrupted as stop:
-        streams.complain(f"stopped; go on with: tsslbp train --config {stop}/config.toml --resume")
+        streams.complain(f"stopped; go on with: {stop}")
         return 130
     except KeyboardInterrupt:
         return 130
@@ -49,7 +51,15 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
-    COMMANDS[arguments[0]](arguments[1:])
+    command, rest, given = arguments[0], arguments[1:], list[Path]()
+    if command in own.IMPORTING:
+        given, rest = own.split(rest)
+    with imports.given(given):
+        own.check()
+        try:
+            COMMANDS[command](rest)
+        except Interrupted as stop:
+            raise Interrupted(f"tsslbp train --config {stop}/config.toml --resume{imports.again()}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

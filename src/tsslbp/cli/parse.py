@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from tsslbp import recipes
+from tsslbp.cli import own
 from tsslbp.declared import faults, flag, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
@@ -34,6 +35,9 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         UserError: an unknown option (the nearest is named), or a value of the wrong kind or beyond all measure.
     """
     known = set(map(flag, kinds_of(settings)))
+    if command.split()[0] in own.IMPORTING:  # taken out of the arguments before
+        known |= {"--import"}
+        description = f"{description or settings.__doc__} {own.HELP}"
     for given in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
         if "--loss" in known and given in NOW_OF_LOSS:
             raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")

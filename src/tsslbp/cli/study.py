@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from tsslbp import machine, recipes, study
+from tsslbp import imports, machine, recipes, study
 from tsslbp.cli.parse import parse, refuse_idle, starting_from
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
@@ -44,7 +44,7 @@ def study_(arguments: list[str]) -> None:
         options = parse(known[name].options, f"study {name}", rest)
     with same_command_goes_on():
         out, result = known[name].run(options, watch)
-    result["command"] = shlex.join(["tsslbp", "study", *arguments])
+    result["command"] = shlex.join(["tsslbp", "study", *arguments]) + imports.again()
     path = study.write(out, result)
     if text := known[name].text(options, result):
         console.print(text)
@@ -57,7 +57,7 @@ def compare(arguments: list[str]) -> None:
     options = _training_options(Compare, "compare", arguments)
     with same_command_goes_on():
         folder, result = options.run(watch)
-    result["command"] = shlex.join(["tsslbp", "compare", *arguments])
+    result["command"] = shlex.join(["tsslbp", "compare", *arguments]) + imports.again()
     path = write_comparison(folder, result)
     wide = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
     for heads, rows in tables(result):

@@ -1,5 +1,6 @@
 """Data sets by name or from a user's own file, in memory or, where they are large, mapped from a file."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tsslbp.errors import UserError, unknown
 
 __all__ = [
     "NAMES",
+    "SETS",
     "Dataset",
     "Facts",
     "Normalisation",
@@ -29,6 +31,8 @@ NAMES = (
     *("nmnist", "nmnist-stabilised", "spoken-digits", "spoken-digits-by-speaker", "japanese-vowels"),
     *("spike-pattern", "delayed-xor", "evidence"),
 )
+SETS: dict[str, Callable[[int | None], Dataset]] = {}
+"""Data sets of a user's own by name: functions of how many samples to hold out for validation, None for their own number."""
 MADE = "python:"
 """What settings call a data set that was made in Python, before its name."""
 
@@ -65,7 +69,8 @@ def load(
 
 def is_own(name: str) -> bool:
     """Whether a name is no data set's, but the path of a user's own file or folder."""
-    return bool(name) and name not in NAMES and not name.startswith(("tonic:", MADE)) and _task(name) not in synthetic.TASKS
+    known = name in NAMES or name in SETS or _task(name) in synthetic.TASKS
+    return bool(name) and not known and not name.startswith(("tonic:", MADE))
 
 
 def _task(name: str) -> str:
@@ -73,6 +78,11 @@ def _task(name: str) -> str:
 
 
 def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None) -> Dataset:
+    if name in SETS:
+        made = SETS[name](validation)
+        if not isinstance(made, Dataset):
+            raise UserError(f"data set {name} is a {type(made).__name__}; its function must return a tsslbp.data.Dataset")
+        return made
     if is_own(name) and (Path(name).exists() or readers.at(Path(name))):
         return readers.read(name, validation, time_steps)
     if name.startswith("tonic:"):
@@ -94,4 +104,4 @@ def _read(name: str, root: Path, validation: int | None, download: bool, time_st
             return speech.read(name, root, validation, time_steps)
         case "japanese-vowels":
             return vowels.read(root, validation, time_steps)
-    raise UserError(f"{unknown('data set', name, NAMES)}; nor is there a file or folder of that name")
+    raise UserError(f"{unknown('data set', name, (*NAMES, *SETS))}; nor is there a file or folder of that name")

@@ -43,10 +43,10 @@ class Reference(Engine):
     ) -> tuple[Tensor, Tensor | None]:
         if state is None:
             whole = formula.current_gradient(error, membrane, neuron)
-            return as_promised(formula, "current_gradient", (whole,), membrane)[0], None
+            return as_promised(f"{type(formula).__name__}.current_gradient", (whole,), membrane)[0], None
         assert carry is not None
         part = formula.part_gradient(error, membrane, neuron, state, carry)
-        gradient, back = as_promised(formula, "part_gradient", part, membrane, state)
+        gradient, back = as_promised(f"{type(formula).__name__}.part_gradient", part, membrane, state)
         return gradient, back
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import data, files, training
+from tsslbp import data, files, imports, training
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
 from tsslbp.settings import Place, TrainConfig
@@ -76,17 +76,22 @@ def model_card(folder: Path) -> str:
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     models = {name: model for name, model in models.items() if model.trained}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
-    commands = [
-        f"    tsslbp evaluate {name} " + (f"--data {model.data}" if data.is_own(model.data) else "--data-root DIR")
+    commands = [f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}" for name, model in models.items()]
+    commands += [
+        f"    tsslbp predict {name} IMAGE{imports.again(model.imports)}"
         for name, model in models.items()
+        if len(model.sample_shape) == 3
     ]
-    commands += [f"    tsslbp predict {name} IMAGE" for name, model in models.items() if len(model.sample_shape) == 3]
     settings = [
         f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items() if value != '')}."
         for name, model in models.items()
     ]
     parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
     return "\n\n".join(parts) + "\n"
+
+
+def _data_of(model: training.Model) -> str:
+    return f"--data {model.data}" if data.is_own(model.data) else "--data-root DIR"
 
 
 def _row(model: training.Model) -> list[str]:

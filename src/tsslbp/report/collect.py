@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp import data, machine, metrics, training
+from tsslbp import data, imports, machine, metrics, training
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_markdown, write_run_report
 from tsslbp.settings import TrainConfig
 
@@ -39,7 +39,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,
-        command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME",
+        command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME{imports.again(model.imports)}",
         settings=settings.to_dict(),
         history=history,
         final=final or training.summary(history, dataset, settings.choose),

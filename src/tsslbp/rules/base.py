@@ -46,7 +46,7 @@ class Rule(ABC):
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
         rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
         made = self.part_gradient(psc_gradient, membrane, neuron, rest, rest)
-        return as_promised(self, "part_gradient", made, membrane, rest)[0]
+        return as_promised(f"{type(self).__name__}.part_gradient", made, membrane, rest)[0]
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
@@ -89,11 +89,11 @@ class Rule(ABC):
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
-def as_promised(rule: Rule, method: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
-    """What a method of a rule returned, if these are tensors like those promised; else raises UserError."""
+def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
+    """What a rule's method or a user's function returned, if these are tensors like those promised; else raises UserError."""
     if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
         return made
-    raise UserError(f"{type(rule).__name__}.{method} returned {_described(made)}; it must return {_described(promised)}")
+    raise UserError(f"{who} returned {_described(made)}; it must return {_described(promised)}")
 
 
 def _described(made: Any) -> str:

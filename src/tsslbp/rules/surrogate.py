@@ -10,18 +10,22 @@ bracket is 1. Review: Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import LIF, passed, synapse_adjoint
-from tsslbp.rules.base import Rule
+from tsslbp.rules.base import Rule, as_promised
+
+Derivative = Callable[[Tensor], Tensor]
+"""ψ of the scaled distance from the threshold: a tensor in, one of the same shape and type out."""
 
 # Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope. A new shape is an entry here, and to be fast a
-# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference.
-DERIVATIVES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference. A function by
+# itself, of slope 1, leaves no more than the backward pass to the reference.
+DERIVATIVES: dict[str, tuple[Derivative, float] | Derivative] = {
     "fast_sigmoid": (lambda x: 1 / (1 + x.abs()) ** 2, 10.0),
     "sigmoid": (lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x), 5.0),
     "atan": (lambda x: 1 / (1 + (math.pi / 2 * x) ** 2), 2.0),
@@ -46,16 +50,19 @@ class Surrogate(Rule):
     """A surrogate gradient.
 
     Args:
-        name: shape of ψ, one of ``DERIVATIVES``; its peak is ``scale``, reached at the threshold.
-        slope: steepness, in 1/potential; the default depends on the shape.
-        scale: height of ψ at the threshold.
+        name: shape of ψ, one of ``DERIVATIVES``, whose peak is ``scale``, reached at the threshold; or a function of your own,
+            which gets ``slope · (u - θ)``, a tensor of any shape, and returns a finite ψ of the same shape and type. Its
+            backward pass runs on the reference.
+        slope: steepness, in 1/potential; the default depends on the shape, and is 1 for a function of your own.
+        scale: factor on ψ; its height at the threshold for the shapes of ``DERIVATIVES``.
         through_reset: let the gradient flow through the reset too.
 
     Raises:
-        UserError: an unknown shape, or a slope or scale that is not a positive number.
+        UserError: an unknown shape, or a slope or scale that is not a positive number; in the backward pass a function that
+            returns anything but what it must.
     """
 
-    name: str = "fast_sigmoid"
+    name: str | Derivative = "fast_sigmoid"
     slope: float | None = None
     scale: float = 1.0
     through_reset: bool = False
@@ -65,7 +72,7 @@ class Surrogate(Rule):
     cites: ClassVar[tuple[str, ...]] = ("neftci2019surrogate",)
 
     def __post_init__(self) -> None:
-        if self.name not in DERIVATIVES:
+        if not callable(self.name) and self.name not in DERIVATIVES:
             raise unknown("surrogate", str(self.name), DERIVATIVES)
         check_number("scale", self.scale)
         if self.slope is not None:
@@ -76,14 +83,46 @@ class Surrogate(Rule):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
 
     @property
-    def numbers(self) -> SurrogateNumbers:
-        return SurrogateNumbers(self.name, self.slope or DERIVATIVES[self.name][1], self.scale, self.through_reset)
+    def numbers(self) -> SurrogateNumbers | None:
+        entry = self._entry
+        if callable(entry) or callable(self.name):
+            return None
+        return SurrogateNumbers(self.name, self.slope or entry[1], self.scale, self.through_reset)
+
+    @property
+    def _entry(self) -> tuple[Derivative, float] | Derivative:
+        return self.name if callable(self.name) else DERIVATIVES[self.name]
+
+    def options(self) -> dict[str, Any]:
+        """The rule's options that differ from their defaults, a function by its name in ``DERIVATIVES``.
+
+        Raises:
+            UserError: a function that has none.
+        """
+        options = super().options()
+        if callable(self.name):
+            names = (name for name, entry in DERIVATIVES.items() if entry is self.name)
+            options["name"] = next(names, None)
+            if options["name"] is None:
+                raise UserError(f"surrogate {_called(self.name)} has no name; add it to tsslbp.rules.surrogate.DERIVATIVES")
+        return options
+
+    def _psi(self, distance: Tensor) -> Tensor:
+        entry = self._entry
+        if not callable(entry):
+            return entry[0]((self.slope or entry[1]) * distance)
+        x = (self.slope or 1.0) * distance
+        psi = entry(x.clone())  # it may change what it gets
+        (psi,) = as_promised(f"surrogate {_called(entry)}", (psi,), x)
+        # A look at values would break the graph of torch.compile.
+        if not torch.compiler.is_compiling() and bool((x.isfinite() & ~psi.isfinite()).any()):
+            raise UserError(f"surrogate {_called(entry)} returned NaN or infinity; it must be finite at every finite distance")
+        return psi
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape, default_slope = DERIVATIVES[self.name]
-        psi = self.scale * shape((self.slope or default_slope) * (membrane - neuron.threshold))
+        psi = self.scale * self._psi(membrane - neuron.threshold)
         to_previous = neuron.membrane_decay * passed(membrane, neuron)
         if self.through_reset and neuron.reset:
             to_previous -= neuron.membrane_decay * membrane * psi
@@ -92,6 +131,10 @@ class Surrogate(Rule):
         for t in reversed(range(len(membrane))):
             carried = delta[t] = psi[t] * error[t] + to_previous[t] * carried
         return delta, torch.stack([carried, error[0]])
+
+
+def _called(function: Derivative) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 # The shapes of three papers under their names. What of each paper lies outside the derivative (its neuron, its way of learning)
@@ -105,7 +148,7 @@ class STBP(Surrogate):
     Source: Y. Wu et al., Frontiers in Neuroscience 12, 331 (2018), its first shape with a = 1.
     """
 
-    name: str = "rectangular"
+    name: str | Derivative = "rectangular"
     slope: float | None = 1.0
     through_reset: bool = True
 
@@ -121,7 +164,7 @@ class SLAYER(Surrogate):
     Source: S. B. Shrestha and G. Orchard, NeurIPS 2018, arXiv 1810.08646, with the constants of its published examples.
     """
 
-    name: str = "exponential"
+    name: str | Derivative = "exponential"
     slope: float | None = 1.0
 
     summary: ClassVar[str] = "surrogate gradient of SLAYER: an exponential on both sides of the threshold"
@@ -138,7 +181,7 @@ class SuperSpike(Surrogate):
     Source: F. Zenke and S. Ganguli, Neural Computation 30(6), 2018, arXiv 1705.11146.
     """
 
-    name: str = "fast_sigmoid"
+    name: str | Derivative = "fast_sigmoid"
     slope: float | None = 10.0
 
     summary: ClassVar[str] = "surrogate gradient of SuperSpike: that of a fast sigmoid, backwards in time instead of online"
@@ -158,7 +201,7 @@ class EProp(Surrogate):
     Source: G. Bellec, F. Scherr et al., Nature Communications 11, 3625, 2020, with its pseudo-derivative of height 0.3.
     """
 
-    name: str = "triangular"
+    name: str | Derivative = "triangular"
     slope: float | None = 1.0
     scale: float = 0.3
 

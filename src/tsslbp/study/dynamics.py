@@ -118,7 +118,7 @@ def dynamics(
 def changed(model: training.Model, changes: dict[str, Any], samples: Split) -> float:
     """Accuracy of a model's weights in a network of other constants, in percent."""
     network = Network(replace(model.network.architecture, **changes)).eval()
-    network.load_state_dict(model.network.state_dict())
+    network.load_state_dict(dict(model.network.state_dict()))  # a plain one, as other constants are what is asked for here
     return replace(model, network=network, inputs=replace(model.inputs, time_steps=network.time_steps)).accuracy(samples)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tsslbp import data, machine, training
+from tsslbp import data, imports, machine, training
 from tsslbp.bench.measure import peak_growth
 from tsslbp.settings import TrainConfig
 
@@ -24,7 +24,7 @@ def peak_memory(config: TrainConfig) -> float | None:
     """Mebibytes that a training step adds to a fresh process at its peak; None where only Linux could tell."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+    with ProcessPoolExecutor(1, get_context("spawn"), imports.take, (imports.paths(),)) as fresh:
         return fresh.submit(_peak, config).result()
 
 

@@ -1,6 +1,5 @@
 """Trained networks as one safetensors file that says by itself what it is."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,25 +10,23 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from tsslbp import encoding
+from tsslbp import encoding, imports
 from tsslbp.architecture import Architecture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
-from tsslbp.files import write_bytes
 from tsslbp.filters import Filters
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
 from tsslbp.notation import classes
 from tsslbp.settings import translated
 from tsslbp.signal import within
+from tsslbp.stored import METADATA_KEY, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
-METADATA_KEY = "tsslbp"
 STORED = {"float32": torch.float32, "float16": torch.float16}
 """Formats of weights in a file, by the name its metadata has for them."""
 
@@ -50,6 +47,8 @@ class Model:
     """What the data set was; None in files of version 0.1.0."""
     trained: dict[str, Any] = field(default_factory=dict)
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
+    imports: tuple[str, ...] = field(default_factory=imports.names)
+    """Names of the files that must be imported (``--import``) before it is loaded again."""
 
     def __repr__(self) -> str:
         what = "sequences" if self.inputs.sequence else "samples"
@@ -64,11 +63,10 @@ class Model:
             "data": self.data,
             **({"facts": self.facts.to_dict()} if self.facts else {}),
             **({"trained": self.trained} if self.trained else {}),
+            **({"imports": self.imports} if self.imports else {}),
         }
-        stored = STORED[self.trained.get("stored", "float32")]
-        weights = {name: weight.to(stored).contiguous() for name, weight in self.network.state_dict().items()}
-        about["sha256"] = _sha256(about, weights)
-        write_bytes(Path(path), save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+        dtype = STORED[self.trained.get("stored", "float32")]
+        write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -195,11 +193,14 @@ def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
 def load(path: str | Path) -> Model:
     """A model from ``model.safetensors``, or from the folder of the run that wrote it; standardised weights come folded.
 
+    The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then hands on what the network takes, sequences
+    too, and ``classes`` are numbers.
+
     The file is checked before anything is allocated for it: what its metadata claims, the shapes of its weights, then its
     checksum. Files of version 0.1.0 have no checksum.
 
     Raises:
-        UserError: no such file, a broken file, or a safetensors file that holds no tsslbp model.
+        UserError: no such file, a broken file, one that needs an import, or a safetensors file that holds no tsslbp model.
     """
     path = Path(path)
     if path.is_dir():
@@ -222,7 +223,7 @@ def load(path: str | Path) -> Model:
     except Exception as error:  # damaged files fail in every way there is
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
-    if about.pop("sha256", None) not in (None, _sha256(about, weights)):
+    if about.pop("sha256", None) not in (None, sha256(about, weights)):
         raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
@@ -236,8 +237,11 @@ def load(path: str | Path) -> Model:
 
 def _described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
-    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "sha256"}):
+    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "sha256"}):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
+    imports.need(about.get("imports", []))
+    if about.keys() - {"imports"} == {"architecture", "sha256"}:
+        return _network_alone(Architecture.from_json(about["architecture"]), tuple(about.get("imports", ())))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
@@ -257,13 +261,21 @@ def _described(about: dict[str, Any]) -> Model:
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts = Facts.read(about["facts"]) if "facts" in about else None
-    return Model(network, inputs, names, str(about["data"]), facts, trained)
+    return Model(network, inputs, names, str(about["data"]), facts, trained, tuple(about.get("imports", ())))
 
 
-def _filters(stored: dict[str, Any] | None) -> Filters | None:
-    if stored is None:
+def _network_alone(architecture: Architecture, needed: tuple[str, ...]) -> Model:
+    """A network that was made in Python and saved by itself: its inputs are the network's own, and its classes are numbers."""
+    with torch.device("meta"):
+        network = Network(architecture)
+    inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
+    return Model(network, inputs, tuple(map(str, range(classes(architecture.network)))), "", imports=needed)
+
+
+def _filters(given: dict[str, Any] | None) -> Filters | None:
+    if given is None:
         return None
-    fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in stored.items()}
+    fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in given.items()}
     return Filters(**fields)
 
 
@@ -281,12 +293,3 @@ def _check_shapes(file: Any, model: Model) -> None:
     found = {name: part.get_shape() for name, part in slices.items()}
     if found != wanted or any(part.get_dtype() not in ("F32", "F16") for part in slices.values()):
         raise UserError(f"its weights are {found}, those of its network {wanted}")
-
-
-def _sha256(about: dict[str, Any], weights: dict[str, Tensor]) -> str:
-    """Of all that a file says and holds."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        digest.update(weight.contiguous().numpy().data)
-    return digest.hexdigest()

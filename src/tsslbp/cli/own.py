@@ -1,0 +1,44 @@
+"""``--import FILE.py``: a user's own rules, surrogates, losses and data sets, for the commands that take them."""
+
+from dataclasses import is_dataclass
+from pathlib import Path
+
+from tsslbp import data, losses, rules
+from tsslbp.errors import UserError, shown
+from tsslbp.rules import surrogate
+
+IMPORTING = ("train", "evaluate", "predict", "report", "compare", "study", "export")
+"""Commands that take it."""
+HELP = "--import FILE.py first imports a file of your own, which registers rules, surrogates, losses or data sets."
+
+
+def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that arguments name with ``--import``, and the other arguments. Raises UserError if it names none."""
+    paths, rest, left = [], list[str](), iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag != "--import":
+            rest.append(argument)
+            continue
+        value = value if equals else next(left, "")
+        if not value or value.startswith("--"):
+            raise UserError("--import needs a file, such as my_rule.py")
+        paths.append(Path(value))
+    return paths, rest
+
+
+def check() -> None:
+    """Raises UserError for anything registered that is not what its register holds."""
+    for name, rule in rules.RULES.items():
+        if not (isinstance(rule, type) and issubclass(rule, rules.Rule)):
+            raise UserError(f"rules.RULES[{name!r}] is {shown(rule)}; it must be a subclass of tsslbp.Rule")
+    for name, shape in surrogate.DERIVATIVES.items():
+        pair = shape if isinstance(shape, tuple) and len(shape) == 2 else (shape, 1.0)
+        if not callable(pair[0]) or not isinstance(pair[1], (int, float)):
+            raise UserError(f"DERIVATIVES[{name!r}] is {shown(shape)}; it must be a function, or a function and its slope")
+    for name, loss in losses.LOSSES.items():
+        if not (isinstance(loss, type) and is_dataclass(loss) and "__call__" in dir(loss) and hasattr(loss, "is_mean")):
+            raise UserError(f"losses.LOSSES[{name!r}] is {shown(loss)}; it must be a dataclass with is_mean and __call__")
+    for name, read in data.SETS.items():
+        if not callable(read):
+            raise UserError(f"data.SETS[{name!r}] is {shown(read)}; it must be a function that returns a Dataset")

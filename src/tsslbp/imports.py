@@ -1,0 +1,91 @@
+"""Python files of the user's own (``--import FILE.py``), which register rules, surrogates, losses and data sets.
+
+What a run leaves behind remembers the names of these files and nothing that could be run. Whoever loads it gives them again.
+"""
+
+import contextlib
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+
+from tsslbp.errors import UserError, shown
+
+_PREFIX = "tsslbp_import_"
+_given: ContextVar[tuple[Path, ...]] = ContextVar("given", default=())
+
+
+@contextlib.contextmanager
+def given(paths: Iterable[Path]) -> Iterator[None]:
+    """Inside, the files are imported, in this order, and whatever goes wrong in their code is a UserError.
+
+    Raises:
+        UserError: no such file, two of one name, an exception that came through one of them; it names the file and the line.
+    """
+    token = _given.set(())
+    try:
+        take(paths)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if place := _place(error):
+            raise UserError(f"{place}: {type(error).__name__}: {error}") from None
+        raise
+    finally:
+        _given.reset(token)
+
+
+def take(paths: Iterable[Path]) -> None:
+    """Import files; see :func:`given`, which also ends."""
+    for path in paths:
+        if path.suffix != ".py" or not path.is_file():
+            raise UserError(f"--import {shown(path)}: there is no such Python file; give the path of a FILE.py")
+        if path.name in names():
+            raise UserError(f"--import: two files are named {path.name}; give each a name of its own")
+        _given.set((*_given.get(), path))
+        module = sys.modules[_PREFIX + path.stem] = ModuleType(_PREFIX + path.stem)  # dataclasses look their module up
+        module.__file__ = str(path)
+        try:
+            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+        except (Exception, SystemExit) as error:
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            raise UserError(f"{_place(error) or path}: {type(error).__name__}: {reason}") from None
+
+
+def _place(error: BaseException) -> str | None:
+    """File and line of the last given file that an exception came through, if any."""
+    files = set(map(str, paths()))
+    if isinstance(error, SyntaxError) and error.filename in files:
+        return f"{error.filename}, line {error.lineno}"
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    found = [f"{file}, line {line}" for file, line in lines if file in files]
+    return found[-1] if found else None
+
+
+def paths() -> tuple[Path, ...]:
+    """The files that were given."""
+    return _given.get()
+
+
+def names() -> tuple[str, ...]:
+    """Their names, which is what models and settings remember."""
+    return tuple(path.name for path in paths())
+
+
+def again(remembered: Iterable[str] | None = None) -> str:
+    """What to add to a command so that it gives the files again, those of now if left out; empty if there are none."""
+    return "".join(f" --import {shlex.quote(name)}" for name in (names() if remembered is None else remembered))
+
+
+def need(remembered: object) -> None:
+    """Raises UserError unless these are names of files that were given, or in Python of modules that were imported."""
+    if not isinstance(remembered, list) or not all(isinstance(name, str) and Path(name).name == name for name in remembered):
+        raise UserError(f"imports are {shown(remembered)}; they must be names of files")
+    modules = (module for name, module in list(sys.modules.items()) if "." not in name and not name.startswith(_PREFIX))
+    known = {*names(), *(Path(getattr(module, "__file__", None) or "").name for module in modules)}
+    if missing := [name for name in remembered if name not in known]:
+        raise UserError(f"it was trained with {shown(again(missing).strip())}; give it again")

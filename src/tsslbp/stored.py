@@ -1,0 +1,36 @@
+"""The file of a model: safetensors, whose metadata say what the weights are of, with a checksum over both."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from tsslbp.files import write_bytes
+
+METADATA_KEY = "tsslbp"
+
+
+def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write a model; the file at ``path`` is replaced whole or not at all.
+
+    Args:
+        path: where to.
+        about: what the metadata say, JSON values only.
+        weights: by name, as they are to be stored.
+    """
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    about = {**about, "sha256": sha256(about, weights)}
+    write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+
+
+def sha256(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Of all that a file says and holds."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        digest.update(weight.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,425 @@
+"""What users bring along: surrogates, rules, losses and data sets of their own, and networks that are kept."""
+
+import json
+import math
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+import tsslbp
+from tsslbp import Surrogate, UserError, cli, data, losses, rules
+from tsslbp.rules import surrogate
+from tsslbp.rules.surrogate import DERIVATIVES
+from tsslbp.settings import TrainConfig
+
+CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
+
+
+def quartic(x: Tensor) -> Tensor:
+    return 1 / (1 + x**4)
+
+
+def atan(x: Tensor) -> Tensor:
+    return 1 / (1 + (math.pi / 2 * x) ** 2)
+
+
+def gradient(rule: str | tsslbp.Rule, backend: str = "auto") -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(12, 3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    psc = tsslbp.lif(current, rule=rule, backend=backend, **CONSTANTS)
+    (found,) = torch.autograd.grad((psc * torch.linspace(-1, 1, psc.numel()).view_as(psc)).sum(), current)
+    return found
+
+
+@pytest.mark.parametrize("through_reset", [False, True])
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_a_function_is_a_surrogate(backend, through_reset):
+    ours = gradient(Surrogate(atan, slope=1.7, scale=0.6, through_reset=through_reset), backend)
+    named = gradient(Surrogate("atan", slope=1.7, scale=0.6, through_reset=through_reset), "reference")
+    torch.testing.assert_close(ours, named, rtol=1e-12, atol=1e-12)
+    assert ours.abs().max() > 0
+
+
+def test_a_function_has_slope_one_and_may_change_what_it_gets():
+    def in_place(x: Tensor) -> Tensor:
+        return x.abs_().neg_().exp_()
+
+    assert torch.equal(gradient(Surrogate(in_place)), gradient(Surrogate(lambda x: torch.exp(-x.abs()), slope=1)))
+
+
+def test_a_function_with_a_name_is_one_of_the_shapes(monkeypatch):
+    with pytest.raises(UserError, match=r"surrogate quartic has no name; add it to .*DERIVATIVES"):
+        rules.spec(Surrogate(quartic, slope=2))
+    monkeypatch.setitem(DERIVATIVES, "quartic", quartic)
+    assert rules.spec(Surrogate(quartic, slope=2)) == "surrogate(name=quartic, slope=2)"
+    assert torch.equal(gradient("surrogate(name=quartic, slope=2)"), gradient(Surrogate(quartic, slope=2)))
+    assert torch.equal(gradient("stbp(name=quartic)"), gradient(Surrogate(quartic, through_reset=True)))
+
+
+def test_a_name_that_is_given_a_function_means_that(monkeypatch):
+    before = gradient("surrogate(name=atan)")
+    monkeypatch.setitem(DERIVATIVES, "atan", quartic)
+    assert torch.equal(gradient("surrogate(name=atan)"), gradient(Surrogate(quartic)))
+    assert not torch.equal(gradient("surrogate(name=atan)"), before)
+
+
+def test_networks_layers_and_parts_take_a_function():
+    rule = Surrogate(quartic)
+    net = tsslbp.build("6R-8-4", input_shape=(5,), time_steps=4, rule=rule, **CONSTANTS)
+    x = torch.rand(4, 2, 5) * 3
+    net(x).sum().backward()
+    whole = [weight.grad.clone() for weight in net.parameters()]
+    assert all(bool(grad.any()) for grad in whole)
+    net.zero_grad()
+    first, state = net.part(x[:2])
+    second, _ = net.part(x[2:], state)
+    (first.sum() + second.sum()).backward()
+    torch.testing.assert_close([weight.grad for weight in net.parameters()], whole, rtol=1e-4, atol=1e-5)
+    layer = tsslbp.layers.Linear(5, 3, neuron=net.neuron, rule=rule)
+    layer(torch.rand(4, 2, 5) * 5).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x[1:], r"<lambda> returned \[11, 3, 4\] of torch.float64; it must return \[12, 3, 4\] of torch.float64"),
+        (lambda x: x.float(), r"returned \[12, 3, 4\] of torch.float32; it must return .* of torch.float64"),
+        (lambda x: 1.0, "returned a float; it must return"),
+        (lambda x: None, "returned a NoneType; it must return"),
+        (lambda x: (x, x), r"returned .* and .*; it must return"),
+        (lambda x: x.log(), "returned NaN or infinity; it must be finite at every finite distance"),
+    ],
+)
+def test_what_a_function_must_not_return(function, message):
+    with pytest.raises(UserError, match=message) as raised:
+        gradient(Surrogate(function))
+    assert "\n" not in str(raised.value)
+
+
+def test_nan_that_comes_in_is_not_the_functions_fault():
+    current = torch.full((3, 2), math.nan).requires_grad_()
+    tsslbp.lif(current, rule=Surrogate(quartic), **CONSTANTS).sum().backward()
+
+
+RULE = """\
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from tsslbp import Rule, rules, losses, data
+from tsslbp.rules.surrogate import DERIVATIVES, Surrogate
+
+@dataclass(frozen=True)
+class Mine(Surrogate):
+    gain: float = 1.0
+    summary: ClassVar[str] = "mine"
+    paper: ClassVar[str] = "none"
+
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return super().part_gradient(self.gain * psc_gradient, membrane, neuron, state, carry)
+
+    @property
+    def numbers(self):
+        return None
+
+@dataclass(frozen=True)
+class Total:
+    is_mean: ClassVar[bool] = True
+    pull: float = 1.0
+
+    def __call__(self, output, label, mask=None):
+        return self.pull * torch.nn.functional.cross_entropy(output.mean(0), label.long())
+
+def four_lines(validation):
+    x = torch.eye(4).repeat(20, 1).numpy()
+    return data.of_arrays(x, [0, 1, 2, 3] * 20, validation=validation, name="four-lines")
+
+rules.RULES["mine"] = Mine
+losses.LOSSES["total"] = Total
+DERIVATIVES["bump"] = lambda x: torch.exp(-x * x)
+data.SETS["four-lines"] = four_lines
+"""
+
+
+@pytest.fixture
+def registers(monkeypatch):
+    """Whatever a test registers is gone after it."""
+    for module, name in ((rules, "RULES"), (losses, "LOSSES"), (data, "SETS"), (surrogate, "DERIVATIVES")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("tsslbp_import_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, registers):
+    """A folder to work in, with a file of one's own."""
+    monkeypatch.chdir(tmp_path)
+    Path("code").mkdir()
+    Path("code/my rule.py").write_text(RULE)
+    return tmp_path
+
+
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def forget() -> None:
+    """As in a new process."""
+    for register, name in ((rules.RULES, "mine"), (losses.LOSSES, "total"), (data.SETS, "four-lines")):
+        register.pop(name, None)
+    surrogate.DERIVATIVES.pop("bump", None)
+
+
+IMPORT = ["--import", "code/my rule.py"]
+TRAIN = ["train", *IMPORT, "--data", "four-lines", "--network", "20-4", "--epochs", "1", "--time-steps", "4"]
+
+
+def test_a_run_with_everything_of_ones_own(place, capsys):
+    own = ["--rule", "mine(name=bump, gain=2)", "--loss", "total(pull=3)"]
+    code, _, err = command(capsys, *TRAIN, *own, "--name", "a")
+    assert code == 0, err
+    forget()
+    settings = tomllib.loads(Path("runs/a/config.toml").read_text())
+    assert settings["imports"] == ["my rule.py"]
+    assert settings["network"]["rule"] == "mine(name=bump, gain=2)"
+    for path in Path("runs/a").iterdir():  # the name, and no path that could be run
+        assert b"code/my rule" not in path.read_bytes(), path
+    wanted = "was trained with --import 'my rule.py'; give it again"
+    again = [
+        ("evaluate", "runs/a"),
+        ("report", "runs/a"),
+        ("export", "runs/a", "given/a.safetensors"),
+        ("train", "--config", "runs/a/config.toml", "--name", "b"),
+        ("study", "energy", "runs/a"),
+    ]
+    for arguments in again:
+        code, _, err = command(capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert wanted in err, err
+    with pytest.raises(UserError, match="give it again"):
+        tsslbp.load("runs/a")
+    for arguments in again:
+        forget()
+        code, _, err = command(capsys, *arguments, *IMPORT)
+        assert code == 0, (arguments, err)
+    assert (
+        Path("runs/a/metrics.jsonl").read_text().split('"seconds"')[0]
+        == (Path("runs/b/metrics.jsonl").read_text().split('"seconds"')[0])
+    )
+    assert "--import 'my rule.py'" in Path("given/README.md").read_text()
+    forget()
+    code, _, err = command(capsys, "evaluate", "given/a.safetensors")
+    assert code == 2
+    assert wanted in err
+
+
+def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["tsslbp.study.compare"], "SECONDS", 0.01)
+    arguments = ["compare", *IMPORT, "--data", "four-lines", "--network", "8-4", "--epochs", "1", "--time-steps", "2"]
+    code, out, err = command(capsys, *arguments, "--rules", "mine,surrogate", "--seeds", "1")
+    assert code == 0, err
+    assert "mine" in out
+    result = json.loads(next(Path("runs").glob("compare-*/compare.json")).read_text())
+    assert result["command"].endswith("--import 'my rule.py'")
+
+
+def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):
+    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    module = ModuleType("my rule")
+    module.__file__ = str(place / "elsewhere/my rule.py")
+    monkeypatch.setitem(sys.modules, "my rule", module)
+    model = tsslbp.load("runs/a")
+    assert model.imports == ("my rule.py",)
+    assert TrainConfig.from_toml(Path("runs/a/config.toml")).rule == "mine"
+
+
+def test_what_is_not_given_is_not_imported(place, capsys):
+    Path("code/other.py").write_text("from pathlib import Path\nPath('touched').touch()\n")
+    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    config = Path("runs/a/config.toml")
+    config.write_text(config.read_text().replace("my rule.py", "other.py"))
+    Path("other.py").write_text(Path("code/other.py").read_text())
+    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    assert code == 2
+    assert "--import other.py; give it again" in err
+    config.write_text(config.read_text().replace("other.py", "code/other.py"))
+    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    assert code == 2
+    assert "must be names of files" in err
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx = = 2\n", "code/bad.py, line 2: SyntaxError: invalid syntax"),
+        ("import nothing_of_that_name\n", "code/bad.py, line 1: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def f():\n    raise KeyError('a\\nb')\nf()\n", "code/bad.py, line 2: KeyError: "),
+        ("raise SystemExit(0)\n", "code/bad.py, line 1: SystemExit: 0"),
+        ("from tsslbp import Surrogate\nSurrogate('no')\n", "code/bad.py, line 2: UserError: unknown surrogate 'no'"),
+        ("x = '\0'\n", "code/bad.py"),
+        ("from tsslbp import rules\nrules.RULES['x'] = 5\n", "RULES['x'] is 5; it must be a subclass of tsslbp.Rule"),
+        ("from tsslbp import losses\nlosses.LOSSES['x'] = len\n", "it must be a dataclass with is_mean and __call__"),
+        ("from tsslbp.rules import surrogate\nsurrogate.DERIVATIVES['x'] = 'y'\n", "it must be a function, or"),
+        ("from tsslbp import data\ndata.SETS['x'] = 5\n", "it must be a function that returns a Dataset"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(place, capsys, text, message):
+    Path("code/bad.py").write_text(text)
+    code, out, err = command(capsys, "train", "--import=code/bad.py", "quickstart")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert message in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--import"], "--import needs a file"),
+        (["train", "--import", "--epochs", "1"], "--import needs a file"),
+        (["train", "--import", "code/none.py"], "there is no such Python file"),
+        (["train", "--import", "code"], "there is no such Python file"),
+        (["train", *IMPORT, *IMPORT], "two files are named my rule.py"),
+        (["doctor", *IMPORT], "unknown option '--import'"),
+        (["train", "--imprt", "x"], "did you mean '--import'"),
+    ],
+)
+def test_wrong_imports(place, capsys, arguments, message):
+    code, _, err = command(capsys, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+SHAPE = "def f(x):\n    return {}\nDERIVATIVES['bad'] = f\n"
+LOSS = "class Bad(Total):\n    def __call__(self, x, *rest):\n        return {}\nlosses.LOSSES['bad'] = Bad\n"
+SET = "data.SETS['bad'] = lambda n: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "flag", "message"),
+    [
+        (SHAPE.format("x.nothing"), "--rule=surrogate(name=bad)", "line 2 of it: AttributeError"),
+        (SHAPE.format("x[1:]"), "--rule=surrogate(name=bad)", "surrogate f returned"),
+        (LOSS.format("1 / 0"), "--loss=bad", "line 3 of it: ZeroDivisionError"),
+        (LOSS.format("x @ x"), "--loss=bad", "line 3 of it: RuntimeError"),
+        (LOSS.format("1.0"), "--loss=bad", "Bad returned a float"),
+        (LOSS.format("x"), "--loss=bad", "Bad returned a tensor of shape [4, 50, 4]; it must return a scalar"),
+        (LOSS.format("x.detach().sum()"), "--loss=bad", "Bad returned a tensor of shape [] without a gradient"),
+        (SET.format("5"), "--data=bad", "data set bad is a int"),
+        (SET.format("open('none')"), "--data=bad", "line 1 of it: FileNotFoundError"),
+    ],
+)
+def test_what_goes_wrong_in_ones_own_code_is_one_line(place, capsys, more, flag, message):
+    Path("code/my rule.py").write_text(RULE + more)
+    code, _, err = command(capsys, *TRAIN, "--batch-size", "50", flag)
+    assert code == 2, err
+    last = re.sub(r"line (\d+):", lambda line: f"line {int(line[1]) - RULE.count(chr(10))} of it:", err.splitlines()[-1])
+    assert last.startswith("tsslbp: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_help_says_how(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert "--import FILE.py" in " ".join(capsys.readouterr().out.split())
+
+
+KEPT = {"input_shape": (1, 8, 8), "padding": 1, "time_steps": 6, "tau_m": 4.0, "tau_s": 2.5, "threshold": 0.8}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"notation": "4C3-P2-20-10", "rule": "surrogate(name=atan, slope=3)", "dropout": 0.1},
+        {"notation": "4C3n-[4C3n-4C3n]-M2-12R-10b", "rule": "tssl+"},
+        {"notation": "4C3-9A-4", "tau_a": 20.0, "beta": 0.3},
+        {"notation": "4C3-P2-20-10", "standardise": True},
+        {"notation": "20-12-V3", "neuron": "relu", "padding": 0},
+    ],
+    ids=lambda settings: settings["notation"],
+)
+def test_a_network_made_in_python_is_kept(tmp_path, settings):
+    net = tsslbp.build(**{**KEPT, **settings})
+    x = 3 * torch.rand(5, 1, 8, 8)
+    net(x)  # statistics of normalised layers
+    net.save(tmp_path / "net.safetensors")
+    model = tsslbp.load(tmp_path / "net.safetensors")
+    net.eval()
+    torch.testing.assert_close(model.network(x).sum(0), net(x).sum(0), rtol=1e-3, atol=1e-3)
+    net.fold()
+    assert model.network.architecture == net.architecture
+    for sample in (x, 3 * torch.rand(6, 5, 1, 8, 8)):
+        assert torch.equal(model.network(model.inputs(sample)), net(sample))
+    assert model.classes == tuple(str(k) for k in range(net(x).shape[2]))
+    model.save(tmp_path / "again.safetensors")
+    assert torch.equal(tsslbp.load(tmp_path / "again.safetensors").network(x), net(x))
+
+
+def test_a_kept_network_goes_on_as_a_stream(tmp_path):
+    tsslbp.build("6-4", input_shape=(3,), time_steps=5, **CONSTANTS).save(tmp_path / "net.safetensors")
+    assert tsslbp.stream(tsslbp.load(tmp_path / "net.safetensors"))(torch.rand(1, 3)).spikes.shape == (1, 4)
+
+
+def test_a_network_that_cannot_be_kept(tmp_path):
+    path = tmp_path / "net.safetensors"
+
+    def net(**changes):
+        return tsslbp.build("6-4", **{"input_shape": (3,), "time_steps": 5, **CONSTANTS, **changes})
+
+    with pytest.raises(UserError, match="has no name"):
+        net(rule=Surrogate(quartic)).save(path)
+    with pytest.raises(UserError, match=r"are torch.float64; a model file holds float32"):
+        net().double().save(path)
+    broken = net()
+    broken.layers.output.weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match=r"'layers.output.weight' hold NaN"):
+        broken.save(path)
+    other = net()
+    other.layers.output = tsslbp.layers.Linear(6, 5, neuron=other.neuron)
+    with pytest.raises(UserError, match="its layers are not those of 6-4"):
+        other.save(path)
+    with pytest.raises(UserError, match="cannot write"):
+        net().save(tmp_path / "none/net.safetensors")
+    assert not path.exists()
+
+
+def test_a_state_dict_for_other_constants_is_noticed(tmp_path, recwarn):
+    def net(**changes):
+        return tsslbp.build("6-4", **{"input_shape": (3,), "time_steps": 5, **CONSTANTS, **changes})
+
+    state = net().state_dict()
+    assert list(state) == [name for name, _ in net().named_parameters()]
+    torch.save(state, tmp_path / "state.pt")
+    for stored in (state, torch.load(tmp_path / "state.pt", weights_only=True)):
+        net(time_steps=9, rule="tssl+", tau_m=5).load_state_dict(stored)  # other steps and rules take the same weights
+        torch.nn.Sequential(net()).load_state_dict(torch.nn.Sequential(net()).state_dict())
+        net(tau_m=7).load_state_dict(dict(stored))  # nothing says what these are of
+        assert not recwarn.list
+        other = net(tau_m=7, threshold=0.5)
+        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build") as warned:
+            other.load_state_dict(stored)
+        assert warned[0].filename == __file__
+        assert torch.equal(other.layers.output.weight, stored["layers.output.weight"])
+        recwarn.clear()
+
+
+def test_a_kept_network_that_is_damaged(tmp_path):
+    path = tmp_path / "net.safetensors"
+    tsslbp.build("6-4", input_shape=(3,), time_steps=5, **CONSTANTS).save(path)
+    stored = bytearray(path.read_bytes())
+    stored[-1] ^= 1
+    path.write_bytes(stored)
+    with pytest.raises(UserError, match="its checksum does not fit"):
+        tsslbp.load(path)
