@@ -24,7 +24,8 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 100
-WITHOUT_PAGE = r"tsslbp\.(architecture|crossing|data\.own|declared|kernels|settings|training\.score)\..*"
+PLAIN = "architecture|automatic|crossing|declared|filters|imports|kernels|settings|stored"
+WITHOUT_PAGE = rf"tsslbp\.({PLAIN}|data\.(audio|found|own|readers)|training\.score)(\..*)?"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tsslbp\.[a-z]).*"),  # names of Python and PyTorch, and of types
     ("py:.*", WITHOUT_PAGE),

@@ -56,6 +56,8 @@ MODULES = {
 """What the API reference has a page of, with its title."""
 ELSEWHERE = ("TSSL", "EventProp", "Rule", "Surrogate")
 """Names of the package that the page of another module describes."""
+ROUTING = ("set_fit_request", "set_score_request")
+"""Methods that scikit-learn adds to every estimator."""
 EQUATIONS = {"tsslbp.rules": ("base", "tssl", "surrogate", "eventprop")}
 """Modules whose docstring, with its equations, stands on the page of their package."""
 REFERENCE = {
@@ -96,8 +98,8 @@ def modules() -> Iterator[tuple[str, str]]:
     """A page of the API for each module, which autodoc fills."""
     for name, title in MODULES.items():
         lines = [f".. automodule:: {name}"]
-        if name == "tsslbp":
-            lines += [f"   :exclude-members: {', '.join(ELSEWHERE)}"]
+        if left_out := {"tsslbp": ELSEWHERE, "tsslbp.classifier": ROUTING}.get(name):
+            lines += [f"   :exclude-members: {', '.join(left_out)}"]
         for part in EQUATIONS.get(name, ()):
             docstring = [f".. automodule:: {name}.{part}", "   :no-members:", "   :no-index:"]
             lines += ["", f".. rubric:: {name}.{part}", "", *docstring]
