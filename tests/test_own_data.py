@@ -541,3 +541,13 @@ def test_files_from_strangers_are_checked_before_they_are_read(tmp_path, monkeyp
     for path in paths:
         with fails("GiB of memory, and 0.0 GiB are free"):
             data.load(path, Path())
+
+
+@pytest.mark.parametrize(("rate", "said"), [(500, "at least 2000 are needed"), (2_000_000_000, "at most 192000 are read")])
+def test_a_sound_of_an_impossible_rate_is_refused(tmp_path, rate, said):
+    for label in ("a", "b"):
+        for number in range(3):
+            (tmp_path / label).mkdir(exist_ok=True)
+            wav(tmp_path / label / f"{number}.wav", np.zeros(4000), 8000 if number else rate)
+    with pytest.raises(UserError, match=f"0.wav has {rate} samples per second; {said}"):
+        data.load(str(tmp_path), tmp_path)

@@ -24,6 +24,8 @@ from tsslbp.errors import UserError, all_of
 SUFFIXES = (".wav",)
 LOWEST_RATE = 2000
 """Samples per second below which the bands have no room."""
+HIGHEST_RATE = 192_000
+"""Samples per second above which no sound is recorded; a damaged header may say four thousand million."""
 AT_ONCE = 64
 """Sounds in memory at once."""
 
@@ -44,6 +46,8 @@ def read(path: Path, wanted: Wanted) -> Found:
     if faults:
         raise all_of(faults)
     rate, steps = wanted.rate or min(rates), wanted.time_steps or (wanted.shape or (TIME_STEPS,))[0]
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(f"the model takes {rate} samples per second, which no sound has; its file is damaged")
     machine.need_memory(4 * len(rates) * steps * BANDS, str(path))
 
     def made(numbers: Tensor, files: Sequence[Path]) -> Tensor:
@@ -85,6 +89,10 @@ def _rate(path: Path) -> int:
         raise UserError(f"{path} {what}; remove it or save it again as WAV with 16 bits a sample")
     if rate < LOWEST_RATE:
         raise UserError(f"{path} has {rate} samples per second; at least {LOWEST_RATE} are needed")
+    if rate > HIGHEST_RATE:
+        raise UserError(
+            f"{path} has {rate} samples per second; at most {HIGHEST_RATE} are read, so save it again at a lower rate"
+        )
     return rate
 
 
