@@ -73,7 +73,7 @@ def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
     wanted = {
         name: value.format(classes=count, votes=10 * count) if name == "network" else value for name, value in variant.items()
     }
-    chosen = {**automatic.choose(dataset, given={"filters"} & {name for name, value in variant.items() if not value}), **wanted}
+    chosen = {**automatic.choose(dataset, {"filters": 0} if variant.get("filters") == 0 else {}), **wanted}
     config = training.resolved(TrainConfig(seed=seed, validation=0, choose="last", precision="float32", **chosen), dataset)
     model, optimizer = training.prepare(config, dataset)
     seen, samples = model.filtered(dataset)

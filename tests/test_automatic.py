@@ -40,23 +40,23 @@ def made(x: torch.Tensor, sequence: bool, lengths: torch.Tensor | None = None) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_of_every_kind_make_a_model(kind):
     dataset = made(torch.rand(KINDS[kind]), kind in ("series", "events"))
-    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset)), dataset)
+    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset, {})), dataset)
     model, _ = training.prepare(config, dataset)
     assert model.outputs(dataset.test.x[:5]).shape == (config.time_steps, 5, 3)
 
 
 def test_what_a_user_gave_is_left_alone():
     dataset = made(torch.rand(KINDS["series"]), True)
-    chosen = automatic.choose(dataset, {"epochs", "rule"})
+    chosen = automatic.choose(dataset, {"epochs": 1, "rule": "tssl"})
     assert chosen["filters"]
     assert not {"epochs", "rule"} & chosen.keys()
-    assert "filters" not in automatic.choose(dataset, {"network"})  # a network of one's own gets the series itself
+    assert "filters" not in automatic.choose(dataset, {"network": "5-2"})  # a network of one's own gets the series itself
 
 
 def test_spikes_enter_step_by_step():
     spikes = (torch.rand(30, 20, 4) < 0.2).float()
-    assert "R" in automatic.choose(made(spikes, True))["network"]
-    assert "filters" in automatic.choose(made(spikes + 0.5, True))
+    assert "R" in automatic.choose(made(spikes, True), {})["network"]
+    assert "filters" in automatic.choose(made(spikes + 0.5, True), {})
 
 
 def test_few_samples_are_not_held_out():
@@ -148,7 +148,7 @@ def test_filters_are_for_series(shape):
 def test_a_model_with_filters_is_stored_whole(tmp_path):
     x, _ = waves()
     dataset = made(x, True, torch.full((60,), 45))
-    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset)), dataset)
+    config = training.resolved(TrainConfig(validation=0, choose="last", **automatic.choose(dataset, {})), dataset)
     model, _ = training.prepare(config, dataset)
     model.save(tmp_path / "model.safetensors")
     loaded = tsslbp.load(tmp_path / "model.safetensors")
@@ -189,3 +189,28 @@ def test_baselines_and_their_verdict():
     assert "not better than 1-NN" in training.verdict({**found, "test_accuracy": 50.0})
     assert "not better" not in training.verdict({"majority_accuracy": 30.0, "test_accuracy": 50.0})
     assert training.verdict({"test_accuracy": 50.0}) == ""
+
+
+def test_what_a_user_sets_beside_automatic_settings_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    np.savez("vectors.npz", x=random.normal(size=(60, 1)) + y[:, None], y=y)
+    np.savez("series.npz", x=random.normal(size=(60, 40, 2)), y=y)
+    np.savez("spikes.npz", x=(random.random((60, 30, 12)) < 0.2).astype(np.uint8), y=y)
+    np.savez("events.npz", x=(random.random((60, 10, 2, 12, 12)) < 0.1).astype(np.uint8), y=y)
+    np.savez("dots.npz", x=random.integers(0, 256, (60, 1, 2, 3)).astype(np.uint8), y=y)
+    for arguments in (
+        ("series", "--bin", "4"),
+        ("vectors", "--neuron", "relu"),
+        ("spikes", "--neuron", "relu"),
+        ("spikes", "--rule", "eventprop"),
+        ("events",),
+        ("dots", "--encoding", "latency"),
+        ("dots", "--encoding", "poisson"),
+    ):
+        name, *flags = arguments
+        assert cli.main(["train", "--data", f"{name}.npz", "--epochs", "1", *flags]) == 0, arguments
+        capsys.readouterr()
+    assert cli.main(["train", "--data", "vectors.npz", "--epochs", "1", "--standardise"]) == 2
+    assert "Linear: standardise needs two weights or more for each neuron; this layer has one" in capsys.readouterr().err

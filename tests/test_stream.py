@@ -91,6 +91,8 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
         stream(x[0, :, :7])
     with pytest.raises(UserError, match="a step is of type list"):
         stream([1, 2])
+    with pytest.raises(UserError, match="a step holds NaN or infinity"):
+        stream(torch.full((5, 8), torch.nan))
     assert torch.equal(stream(x[0]).spikes, other(x[0]).spikes)
     with pytest.raises(UserError, match="streams is 0; it must be a whole number from 1"):
         tsslbp.stream(net, streams=0)

@@ -3,11 +3,12 @@
 They were chosen by cross-validation on training samples of several data sets: docs/automatic.md has what was tried.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from tsslbp import rules
 from tsslbp.data import Dataset
 from tsslbp.data.own import counts_events
 
@@ -19,6 +20,10 @@ FILTERS = 2000
 """Filters that stand for a series."""
 VOTERS = 10
 """Output neurons of a class: one can only say how sure it is by one of a few spike counts."""
+TINY, LARGE = 4, 16
+"""Rows or columns below which a picture cannot be pooled twice, and from which two 5×5 convolutions and pools fit."""
+SHARED: Settings = {"rule": "tssl+", "schedule": "one-cycle", "first_rates": True}
+"""Settings for every kind of data."""
 
 
 def holds_out(dataset: Dataset) -> bool:
@@ -26,13 +31,13 @@ def holds_out(dataset: Dataset) -> bool:
     return len(dataset.train) + len(dataset.validation) >= FEW
 
 
-def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
+def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
     """The settings that were left open, for a data set.
 
     Args:
         dataset: as it was read.
-        given: names of the settings that somebody chose. They are left out here, and the others go with them: a network of your
-            own gets a series step by step, not by filters.
+        given: settings that somebody chose. They are left out here, and the others go with them: a network of your own gets a
+            series step by step, not by filters.
     """
     if dataset.trains:
         return {}
@@ -40,11 +45,11 @@ def choose(dataset: Dataset, given: Collection[str] = ()) -> Settings:
         chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
     elif len(dataset.sample_shape) == 3:
         chosen = _events(dataset)
-    elif _spikes(dataset) or {"network", "filters"} & set(given):
-        chosen = _steps(dataset)
+    elif _spikes(dataset) or {"network", "filters"} & given.keys():
+        chosen = _steps(dataset, given)
     else:
         chosen = _series(dataset)
-    return {name: value for name, value in chosen.items() if name not in given}
+    return {name: value for name, value in (SHARED | chosen).items() if name not in given}
 
 
 def _spikes(dataset: Dataset) -> bool:
@@ -53,41 +58,35 @@ def _spikes(dataset: Dataset) -> bool:
     return x.dtype == torch.uint8 or dataset.delta > 0 or counts_events(x)
 
 
-def _epochs(dataset: Dataset, batch_size: int, steps: int, least: int, most: int) -> int:
-    """Epochs that make about this many steps of training."""
-    return min(most, max(least, round(steps * batch_size / len(dataset.train))))
+def _batches(dataset: Dataset, size: int, steps: int, least: int, most: int) -> Settings:
+    """Batches of a size, and epochs that make about this many steps of training."""
+    return {"batch_size": size, "epochs": min(most, max(least, round(steps * size / len(dataset.train))))}
 
 
 def _series(dataset: Dataset) -> Settings:
     """A series as the rates of fixed filters, read by a layer of voters."""
-    batch_size = min(16, max(4, len(dataset.train) // 4))
     return {
         "filters": FILTERS,
         "network": f"{VOTERS * len(dataset.classes)}-V{VOTERS}",
         "time_steps": 20,
         "output_scale": 0.2,
-        "rule": "tssl+",
+        "first_rates": False,
         "loss": "softmax",
         "learning_rate": 1e-4,
-        "schedule": "one-cycle",
-        "batch_size": batch_size,
-        "epochs": _epochs(dataset, batch_size, 800, 20, 100),
+        **_batches(dataset, min(16, max(4, len(dataset.train) // 4)), 800, 20, 100),
     }
 
 
-def _steps(dataset: Dataset) -> Settings:
+def _steps(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
     """A sequence of spikes, or one for a network of the user's own: step by step."""
+    recurrent = given.get("neuron", "spiking") == "spiking" and rules.get(given.get("rule", SHARED["rule"])).takes_parts
     return {
-        "network": f"200R-{len(dataset.classes)}",
+        "network": f"200{'R' if recurrent else ''}-{len(dataset.classes)}",
         "tau_m": 10.0,
         "tau_s": 5.0,
-        "rule": "tssl+",
         "loss": "softmax",
         "learning_rate": 2e-3,
-        "schedule": "one-cycle",
-        "first_rates": True,
-        "batch_size": 50,
-        "epochs": _epochs(dataset, 50, 2000, 20, 100),
+        **_batches(dataset, 50, 2000, 20, 100),
     }
 
 
@@ -95,40 +94,30 @@ def _vector(dataset: Dataset) -> Settings:
     return {
         "network": f"50b-{2 * VOTERS * len(dataset.classes)}b-V{2 * VOTERS}",
         "time_steps": 10,
-        "rule": "tssl+",
         "loss": "kernel",
         "learning_rate": 3e-3,
-        "schedule": "one-cycle",
-        "first_rates": True,
-        "batch_size": 25,
-        "epochs": _epochs(dataset, 25, 1600, 20, 100),
+        **_batches(dataset, 25, 1600, 20, 100),
     }
 
 
 def _picture(dataset: Dataset) -> Settings:
-    return {
-        "network": f"32C3-P2-64C3-P2-256-{len(dataset.classes)}",
-        "padding": (1,),
-        "conv_scale": 3.0,
-        "rule": "tssl+",
-        "learning_rate": 2e-3,
-        "schedule": "one-cycle",
-        "first_rates": True,
-        "batch_size": 25,
-        "epochs": _epochs(dataset, 25, 1000, 10, 60),
-    }
+    return {**_convolutions(dataset), "learning_rate": 2e-3, **_batches(dataset, 25, 1000, 10, 60)}
 
 
 def _events(dataset: Dataset) -> Settings:
+    large = min(dataset.sample_shape[1:]) >= LARGE
     return {
-        "network": f"12C5-P2-64C5-P2-{len(dataset.classes)}",
+        **({"network": f"12C5-P2-64C5-P2-{len(dataset.classes)}"} if large else _convolutions(dataset)),
         "tau_m": 8.0,
         "tau_s": 4.0,
-        "rule": "tssl+",
         "loss": "softmax",
         "learning_rate": 1e-3,
-        "schedule": "one-cycle",
-        "first_rates": True,
-        "batch_size": 25,
-        "epochs": _epochs(dataset, 25, 1000, 10, 40),
+        **_batches(dataset, 25, 1000, 10, 40),
     }
+
+
+def _convolutions(dataset: Dataset) -> Settings:
+    """A network for small pictures; pixels of tiny ones are connected to all neurons."""
+    if min(dataset.sample_shape[1:]) < TINY:
+        return {"network": f"100-{len(dataset.classes)}"}
+    return {"network": f"32C3-P2-64C3-P2-256-{len(dataset.classes)}", "padding": (1,), "conv_scale": 3.0}

@@ -1,11 +1,14 @@
 """The one exception a user is meant to read, one line that names the fix, and the checks that every part needs."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from typing import TypeVar
 
 from torch import Tensor
 
+T = TypeVar("T")
+R = TypeVar("R")
 LARGEST = 2**31 - 1
 """No setting that counts something, and no seed, is larger."""
 
@@ -26,6 +29,19 @@ def all_of(faults: Sequence[str], most: int = 5) -> UserError:
     """One error for several faults, in one line; of very many the first are told."""
     more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
     return UserError("; ".join([*faults[:most], *more]))
+
+
+def each_of(make: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """What is made of each item. Raises UserError for all faults together, where there are several."""
+    made, faults = [], []
+    for item in items:
+        try:
+            made.append(make(item))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise all_of(faults)
+    return made
 
 
 def check_tensor(name: str, x: object) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, each_of
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,8 @@ def each(make: Callable[[int], Tensor], shape: tuple[int, ...]) -> Callable[[Ten
     """Makes samples ``[B, *shape]`` of bytes one by one. Of files that cannot be read, all are named."""
 
     def made(numbers: Tensor) -> Tensor:
-        x, faults = torch.zeros(len(numbers), *shape, dtype=torch.uint8), []
-        for row, number in zip(x, numbers.tolist(), strict=True):
-            try:
-                row.copy_(make(number))
-            except UserError as error:
-                faults.append(str(error))
-        if faults:
-            raise all_of(faults)
+        x = torch.zeros(len(numbers), *shape, dtype=torch.uint8)
+        each_of(lambda pair: pair[0].copy_(make(pair[1])), zip(x, numbers.tolist(), strict=True))
         return x
 
     return made

@@ -11,7 +11,7 @@ from torch import Tensor
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, each_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,15 +28,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: no pictures, no folder a class, files that cannot be read, pictures of different sizes.
     """
     listing = listed(path, SUFFIXES, wanted, "pictures")
-    sizes, modes, faults = {}, set(), []
-    for file in listing.paths:
-        try:
-            sizes[file], mode = _header(file)
-            modes.add(mode)
-        except UserError as error:
-            faults.append(str(error))
-    if faults:
-        raise all_of(faults)
+    headers = dict(zip(listing.paths, each_of(_header, listing.paths), strict=True))
+    sizes, modes = {file: size for file, (size, _) in headers.items()}, {mode for _, mode in headers.values()}
     (size, most), *others = Counter(sizes.values()).most_common()
     if others:
         odd = next(file for file in sizes if sizes[file] != size)

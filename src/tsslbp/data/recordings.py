@@ -10,7 +10,7 @@ from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.nmnist import TIME_STEPS
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, each_of
 
 SUFFIXES = (".bin",)
 
@@ -26,15 +26,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     listing = listed(path, SUFFIXES, wanted, "recordings")
     shape = wanted.shape
     if shape is None or len(shape) != 4:
-        height, width, faults = 0, 0, []
-        for file in listing.paths:
-            try:
-                events = _events(file)
-                height, width = max(height, int(events.y.max()) + 1), max(width, int(events.x.max()) + 1)
-            except UserError as error:
-                faults.append(str(error))
-        if faults:
-            raise all_of(faults)
+        height, width = map(max, zip(*each_of(_size, listing.paths), strict=True))
         shape = (wanted.time_steps or TIME_STEPS, 2, height, width)
     steps, size = shape[0], (shape[1], shape[2], shape[3])
 
@@ -52,6 +44,12 @@ def read(path: Path, wanted: Wanted) -> Found:
     note = f"recordings of {size[2]} × {size[1]} pixels were cut into {steps} steps (--time-steps)"
     facts = kind_fact("events", note, cut=True)
     return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Rows and columns that hold all events."""
+    events = _events(path)
+    return int(events.y.max()) + 1, int(events.x.max()) + 1
 
 
 def _events(path: Path) -> Events:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, each_of
 
 Series = tuple[NDArray[np.float32], str | None]
 """Values ``[T, F]`` and the label; None where there is none."""
@@ -37,23 +37,19 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
     if labelled and not has_labels:
         raise UserError(f"{path} has no class labels (@classLabel false); add the class at the end of every line")
     start = next((number for number, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
-    series: list[Series] = []
-    faults = []
-    for number, line in enumerate(lines[start:], start + 1):
-        if not line.strip():
-            continue
+
+    def one(numbered_line: tuple[int, str]) -> Series:
+        number, line = numbered_line
         *dimensions, label = line.strip().split(":") if has_labels else [*line.strip().split(":"), ""]
-        try:
-            rows = [_values(dimension.split(","), f"line {number}, channel {c}", c) for c, dimension in enumerate(dimensions)]
-            if not rows or len({len(row) for row in rows}) > 1:
-                raise UserError(f"line {number} is not a series of numbers of equal length in every channel; fetch it again")
-            if has_labels and declared is not None and label not in declared:
-                raise UserError(f"line {number} is of class {label}, which @classLabel does not name; fetch it again")
-            series.append((np.stack(rows, 1), label if has_labels else None))
-        except UserError as error:
-            faults.append(f"{path}: {error}")
-    if faults:
-        raise all_of(faults)
+        where = f"{path}: line {number}"
+        rows = [_values(dimension.split(","), f"{where}, channel {c}") for c, dimension in enumerate(dimensions)]
+        if not rows or len({len(row) for row in rows}) > 1:
+            raise UserError(f"{where} is not a series of numbers of equal length in every channel; fetch it again")
+        if has_labels and declared is not None and label not in declared:
+            raise UserError(f"{where} is of class {label}, which @classLabel does not name; fetch it again")
+        return np.stack(rows, 1), label if has_labels else None
+
+    series = each_of(one, [pair for pair in enumerate(lines[start:], start + 1) if pair[1].strip()])
     if not series:
         raise UserError(f"{path} is no .ts file with series after a line @data; fetch it again")
     return series
@@ -72,24 +68,19 @@ def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> lis
     Raises:
         UserError: lines that are damaged, missing values inside a series.
     """
-    series: list[Series] = []
-    faults = []
-    for number, line in enumerate(_lines(path), 1):
+
+    def one(numbered_line: tuple[int, str]) -> Series:
+        number, line = numbered_line
         cells = re.split(r"\s*,\s*|\t" if "," in line or "\t" in line.strip() else r"\s+", line.strip())
-        if cells == [""]:
-            continue
         unlabelled = not labelled and len(cells) == steps
         label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
         while values and values[-1].lower() in MISSING:
             values = values[:-1]
-        try:
-            if not values or label == "":
-                raise UserError(f"line {number} is no series: write the class, then the values")
-            series.append((_values(values, f"line {number}", None)[:, None], label))
-        except UserError as error:
-            faults.append(f"{path}: {error}")
-    if faults:
-        raise all_of(faults)
+        if not values or label == "":
+            raise UserError(f"{path}: line {number} is no series: write the class, then the values")
+        return _values(values, f"{path}: line {number}")[:, None], label
+
+    series = each_of(one, [pair for pair in enumerate(_lines(path), 1) if pair[1].strip()])
     if not series:
         raise UserError(f"{path} holds no series; write one a line, the class first")
     return series
@@ -156,7 +147,7 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"cannot read {path}: {reason}; fetch it again") from error
 
 
-def _values(cells: Sequence[str], line: str, channel: int | None) -> NDArray[np.float32]:
+def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
     """Numbers in a row. Raises UserError with count and place of those missing, and with the first that is no number."""
     try:
         with np.errstate(over="ignore"):

@@ -19,7 +19,7 @@ from tsslbp.data.audio import log_mel
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.speech import BANDS, DELTA, TIME_STEPS
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, each_of
 
 SUFFIXES = (".wav",)
 LOWEST_RATE = 2000
@@ -37,32 +37,17 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: no sounds, no labels, files that are damaged or hold other than whole numbers.
     """
     listing = listed(path, SUFFIXES, wanted, "sounds", flat=True)
-    rates, faults = [], []
-    for file in listing.paths:
-        try:
-            rates.append(_rate(file))
-        except UserError as error:
-            faults.append(str(error))
-    if faults:
-        raise all_of(faults)
+    rates = each_of(_rate, listing.paths)
     rate, steps = wanted.rate or min(rates), wanted.time_steps or (wanted.shape or (TIME_STEPS,))[0]
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UserError(f"the model takes {rate} samples per second, which no sound has; its file is damaged")
     machine.need_memory(4 * len(rates) * steps * BANDS, str(path))
 
     def made(numbers: Tensor, files: Sequence[Path]) -> Tensor:
-        x, faults = [], []
-        for chunk in numbers.split(AT_ONCE):
-            signals = []
-            for number in chunk.tolist():
-                try:
-                    signals.append(_signal(files[number], rate))
-                except UserError as error:
-                    faults.append(str(error))
-            x.append(log_mel(signals, rate, steps, BANDS) if signals else torch.zeros(0, steps, BANDS))
-        if faults:
-            raise all_of(faults)
-        return torch.cat(x) if x else torch.zeros(0, steps, BANDS)
+        if not len(numbers):
+            return torch.zeros(0, steps, BANDS)
+        chunks = (each_of(lambda number: _signal(files[number], rate), chunk.tolist()) for chunk in numbers.split(AT_ONCE))
+        return torch.cat([log_mel(signals, rate, steps, BANDS) for signals in chunks])
 
     parts = {
         part: Made(torch.arange(len(files)), listing.y[part], make=partial(made, files=files))

@@ -120,7 +120,9 @@ class Spiking(nn.Module, ABC):
             self.standardise(size)
 
     def standardise(self, size: float) -> None:
-        """Begin to standardise the weight; ``size`` is the std it was drawn with."""
+        """Begin to standardise the weight; ``size`` is the std it was drawn with. Raises UserError for a single weight."""
+        if self.weight[0].numel() < 2:
+            raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
     def effective_weight(self) -> Tensor:

@@ -133,7 +133,7 @@ def with_data(
     if config.normalise == "none":
         dataset = _unnormalised(dataset)
     if given is not None:
-        config = replace(config, **automatic.choose(dataset, given))
+        config = replace(config, **automatic.choose(dataset, {name: getattr(config, name) for name in given}))
     return resolved(config, dataset), dataset
 
 
@@ -177,7 +177,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     chosen = len(dataset.validation) if config.validation is None else config.validation
     config = replace(
         config,
-        time_steps=config.time_steps or _steps(config, dataset) or STATIC_STEPS,
+        time_steps=config.time_steps or (0 if config.filters else _steps(config, dataset)) or STATIC_STEPS,
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=chosen,
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
@@ -188,8 +188,8 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 
 
 def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
-    """T of sequences in bins; 0 of static samples, also of those that filters make."""
-    return 0 if config.filters else -(-(dataset.time_steps or 0) // config.bin)
+    """T of sequences in bins; 0 of static samples."""
+    return -(-(dataset.time_steps or 0) // config.bin)
 
 
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
@@ -197,7 +197,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     torch.manual_seed(config.seed)
     assert config.time_steps is not None
     train, stored = dataset.train, dataset.time_steps or 0 if config.bin > 1 else 0
-    steps = -(-(dataset.time_steps or 0) // config.bin) if config.filters else config.time_steps
+    steps = _steps(config, dataset) if config.filters else config.time_steps
     plain = (config.encoding, dataset.normalisation, steps, dataset.sequence)
     inputs = Inputs(*plain, config.bin, stored, dataset.rate, dataset.delta)
     if config.filters:
@@ -253,7 +253,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
-        low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values()]).aminmax()
+        low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values() if len(part)]).aminmax()
         if low < 0 or high > scale:
             found = f"those of {dataset.name} run from {low:g} to {high:g}"
             raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}")

@@ -41,8 +41,7 @@ class Stream:
         streams: B.
 
     Raises:
-        UserError: a network that does not spike, or a rule that takes no parts of a sequence; a model of encoded samples, or of
-            sequences whose preparation needs all of their steps.
+        UserError: a network that does not spike; a model of encoded samples, or one whose preparation needs several steps.
     """
 
     def __init__(self, model: Model | Network, streams: int = 1) -> None:
@@ -80,12 +79,14 @@ class Stream:
                 as that takes it.
 
         Raises:
-            UserError: another shape; the streams stay as they were.
+            UserError: another shape, or what is not finite; the streams stay as they were.
         """
         check_tensor("a step", x)
         if x.shape != self._rest.shape:
             raise UserError(f"a step has shape {list(x.shape)}; it must be {list(self._rest.shape)}, with one row a stream")
         x = (self.normalisation.normalise(x) if self.normalisation else x).to(self._rest)
+        if not bool(x.isfinite().all()):
+            raise UserError("a step holds NaN or infinity; look for it in the data")
         before = self._state
         psc, self._state = self.network.part(x.unsqueeze(0), before)
         current = psc[0]

@@ -39,7 +39,7 @@ class _Screen(Progress):
         self.every = every
 
     def prepared(self, lines: list[str]) -> None:
-        sys.stderr.write("\n".join([*lines, ""]))
+        self._print("\n".join(lines))
 
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         self.epochs, self.steps = epochs, steps
@@ -52,7 +52,8 @@ class _Screen(Progress):
         self._print(f"warning: {message}")
 
     def _print(self, text: str) -> None:
-        raise NotImplementedError
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 class Lines(_Screen):
@@ -68,7 +69,7 @@ class Lines(_Screen):
 
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 (a display)
+        super()._print(text)
 
 
 class Bar(_Screen):
@@ -97,7 +98,10 @@ class Bar(_Screen):
         self.bar.update(self.task, completed=done, **fields)
 
     def _print(self, text: str) -> None:
-        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if hasattr(self, "bar"):
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            super()._print(text)
 
     def close(self) -> None:
         if hasattr(self, "bar"):
