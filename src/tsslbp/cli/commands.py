@@ -36,7 +36,7 @@ def train(arguments: list[str]) -> None:
         arguments = arguments[:position] + arguments[position + 2 :]
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
-        "Without one, settings that you leave out suit the data. "
+        "Without one, settings that you leave out suit the data, whatever default is shown below. "
         "--config FILE trains again with the settings in a run's config.toml."
     )
     config = parse(TrainConfig, command, arguments, config, about)
