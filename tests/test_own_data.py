@@ -205,6 +205,8 @@ def test_samples_to_predict_need_no_labels(tmp_path, capsys):
     assert "is the file with the samples" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path / "own"), str(path)]) == 0
     assert "and 130 more; --out FILE.csv writes all" in capsys.readouterr().out
+    assert cli.main(["predict", str(tmp_path / "own"), str(path), "--invert", "yes"]) == 2
+    assert "--invert has no effect" in capsys.readouterr().err
 
 
 def test_folders_of_parts_are_respected(tmp_path):

@@ -11,6 +11,8 @@ import torch
 from tsslbp import UserError, cli, publish
 from tsslbp.training import records
 
+ROOT = Path(__file__).parent.parent
+
 
 def log(epochs, **final):
     """The metrics of a run that has ended."""
@@ -166,3 +168,9 @@ def test_a_damaged_run_costs_no_results(tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"])
     assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_a_data_root_for_results_has_no_effect(capsys):
+    for folder in ("compare-quickstart", "studies/mnist-cnn", "mnist-cnn-best"):
+        assert cli.main(["report", str(ROOT / "results" / folder), "--markdown", "--data-root", "x"]) == 2
+        assert "--data-root has no effect" in capsys.readouterr().err.splitlines()[-1]

@@ -44,6 +44,8 @@ def samples(path: Path, model: training.Model, invert: bool | None) -> training.
     """
     chosen = readers.at(path)
     if len(model.sample_shape) != 3 or (chosen and chosen[0].read is not pictures.read):
+        if invert is not None:
+            raise UserError(f"--invert has no effect: {path} holds no pictures; leave it out")
         return training.samples_to_predict(model, path)
     images = list(files_in(path, pictures.SUFFIXES)) if path.is_dir() else [path]
     if not images:

@@ -20,12 +20,15 @@ def write_page(folder: Path, markdown: bool = False, data_root: Path | None = No
     Raises:
         UserError: a file is missing, damaged or cannot be written, or the folder has no page of this kind.
     """
-    if (folder / "compare.json").is_file():
+    compared, reproduced = (folder / "compare.json").is_file(), any(folder.glob("seed*.jsonl"))
+    if not (compared or reproduced or found_in(folder)):
+        return report.write(folder, data_root, markdown=markdown)
+    if data_root is not None:
+        raise UserError(f"--data-root has no effect: {folder} holds results, which need no data; leave it out")
+    if compared:
         return draw_comparison(folder, markdown)
-    if found_in(folder):
+    if not reproduced:
         return study.draw(folder, markdown)
-    if list(folder.glob("seed*.jsonl")):
-        if not markdown:
-            raise UserError(f"{folder} holds the runs of tsslbp reproduce, whose page is in Markdown; add --markdown")
-        return draw_results(folder)
-    return report.write(folder, data_root, markdown=markdown)
+    if not markdown:
+        raise UserError(f"{folder} holds the runs of tsslbp reproduce, whose page is in Markdown; add --markdown")
+    return draw_results(folder)
