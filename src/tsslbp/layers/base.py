@@ -17,6 +17,7 @@ from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.sparse import SparseMap, changes, mapped
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
@@ -70,6 +71,10 @@ class Spiking(nn.Module, ABC):
     norm: BatchNorm | None
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+    by_changes: bool = True
+    """Whether the map may be computed from what changes (``tsslbp.sparse``); to be set on a layer, for comparisons."""
+    multiplied: float = 1.0
+    """Share of the last signal's numbers that were multiplied, from 0 to 1."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -89,7 +94,7 @@ class Spiking(nn.Module, ABC):
         """
         if isinstance(signal, Joined):
             return _sum(self.current(signal.signal), signal)
-        current = linear_map(self._checked_map, signal)
+        current = self._mapped(signal)
         if self.bias is None and self.norm is None:
             return current
         current = current.expand() if isinstance(current, Constant) else current
@@ -97,6 +102,22 @@ class Spiking(nn.Module, ABC):
             return self.norm(current)
         assert self.bias is not None
         return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
+
+    def _mapped(self, signal: Signal) -> Signal:
+        """The linear map of a signal: by its changes where that pays, else dense."""
+        map_ = None if torch.compiler.is_compiling() or not self.by_changes else self.sparse_map()
+        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled(signal.device.type):
+            return linear_map(self._checked_map, signal)
+        check_signal(signal)
+        found = changes(signal, self.weight, map_, self.neuron.tau_s)
+        self.multiplied = len(found[0]) / signal.numel() if found else 1.0
+        if found:
+            return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
+        return linear_map(self._checked_map, signal)
+
+    def sparse_map(self) -> SparseMap | None:
+        """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
+        return None
 
     def _checked_map(self, x: Tensor) -> Tensor:
         fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)

@@ -42,6 +42,7 @@ from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
+from tsslbp.sparse import SparseMap
 
 LATERAL_GAIN = 0.5
 """Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""
@@ -109,6 +110,9 @@ class Recurrent(Spiking):
 
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
+
+    def sparse_map(self) -> SparseMap:
+        return SparseMap()
 
     def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
         return self.part(signal, None, pool, half)[0]
