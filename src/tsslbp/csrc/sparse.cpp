@@ -140,7 +140,7 @@ Tensor map_changes_backward(const Tensor& current, const Tensor& delta, const Te
     const T decay = T(1 - 1 / m.tau_s), per_tau = T(1) / T(m.tau_s);
     const Changes<T> changes{where.const_data_ptr<int32_t>(), value.const_data_ptr<T>(), from.const_data_ptr<int64_t>()};
     ByInput<T> whole(s);
-    if (s.pixels() == 1 && s.out_high() * s.out_wide() == 1) {
+    if (s.flat()) {
       std::vector<T> filtered(s.N * s.T * whole.out);
       each(FilterBack<T>{d.const_data_ptr<T>(), s, decay, per_tau, whole.out, filtered.data()}, s.N);
       each(FlatGradient<T>{changes, filtered.data(), s, OUTPUTS, whole}, (whole.out + OUTPUTS - 1) / OUTPUTS);

@@ -89,17 +89,18 @@ struct MapSizes {
   int64_t stride_y, stride_x, pad_y, pad_x;
 
   int64_t pixels() const { return H * W; }
+  bool flat() const { return pixels() == 1 && high == 1 && wide == 1 && pad_y == 0 && pad_x == 0; }
   int64_t out_high() const { return (H + 2 * pad_y - high) / stride_y + 1; }
   int64_t out_wide() const { return (W + 2 * pad_x - wide) / stride_x + 1; }
 
   // What a pixel of column x reaches in a row of outputs: the kernel's columns x + pad_x - stride_x·x' from the last to the
   // first, which are those equal to x + pad_x up to a multiple of the stride, and the first x' among them. It may lie outside:
-  // rows of outputs have a margin on both sides.
+  // rows of outputs have a margin in front and as much behind as the last pixel reaches.
   int64_t phase(int64_t x) const { return (x + pad_x) % stride_x; }
   int64_t columns(int64_t phase) const { return (wide - phase + stride_x - 1) / stride_x; }
   int64_t first(int64_t x) const { return (x + pad_x) / stride_x - columns(phase(x)) + 1; }
   int64_t margin() const { return (wide - 1) / stride_x; }
-  int64_t row_wide() const { return out_wide() + 2 * margin(); }
+  int64_t row_wide() const { return margin() + std::max(out_wide(), (W - 1 + pad_x) / stride_x + 1); }
   // Before the kernel columns of a phase in a kernel row.
   int64_t columns_before(int64_t phase) const {
     int64_t before = 0;
@@ -210,8 +211,11 @@ struct Difference {
 };
 
 // Writes the numbers of a row that change, and by how much, and returns how many there are; there must be room for BLOCK more.
-// `known` is x as it was last written. NaN is a change.
+// `known` is x as it was last written. NaN and infinity are changes.
 constexpr int64_t BLOCK = 64;
+
+template <class T>
+constexpr T LARGEST = std::numeric_limits<T>::max();
 
 template <class T>
 TSSLBP_INLINE int64_t changes_in(const Difference<T>& d, const T* now, const T* before, T* known, int64_t size, int32_t* where, T* value) {
@@ -224,7 +228,8 @@ TSSLBP_INLINE int64_t changes_in(const Difference<T>& d, const T* now, const T* 
     T* __restrict last = known + j;
     for (int64_t i = 0; i < width; ++i) {
       const T x = d.tau * (in[i] - d.decay * old[i]), step = x - last[i];
-      const bool same = std::abs(step) <= d.noise * (std::abs(in[i]) + std::abs(old[i]));
+      const T rounding = d.noise * (std::abs(in[i]) + std::abs(old[i]));
+      const bool same = std::abs(step) <= (rounding < LARGEST<T> ? rounding : LARGEST<T>);  // infinity is a change
       changed[i] = !same;
       change[i] = step;
       last[i] = same ? last[i] : x;
@@ -255,7 +260,8 @@ TSSLBP_AVX512 inline int64_t changes_in_avx512(const Difference<float>& d, const
     const __m512 in = _mm512_maskz_loadu_ps(lanes, now + j), old = _mm512_maskz_loadu_ps(lanes, before + j);
     const __m512 last = _mm512_maskz_loadu_ps(lanes, known + j);
     const __m512 x = _mm512_mul_ps(tau, _mm512_sub_ps(in, _mm512_mul_ps(decay, old))), step = _mm512_sub_ps(x, last);
-    const __m512 most = _mm512_mul_ps(noise, _mm512_add_ps(_mm512_abs_ps(in), _mm512_abs_ps(old)));
+    const __m512 rounding = _mm512_mul_ps(noise, _mm512_add_ps(_mm512_abs_ps(in), _mm512_abs_ps(old)));
+    const __m512 most = _mm512_min_ps(rounding, _mm512_set1_ps(LARGEST<float>));
     const __mmask16 changed = _mm512_mask_cmp_ps_mask(lanes, _mm512_abs_ps(step), most, _CMP_NLE_UQ);
     _mm512_mask_storeu_ps(known + j, changed, x);
     _mm512_storeu_si512(where + count, _mm512_maskz_compress_epi32(changed, index));
