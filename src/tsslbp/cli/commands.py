@@ -47,9 +47,10 @@ def train(arguments: list[str]) -> None:
         console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
     else:
         right, chosen = round(final["test_accuracy"] / 100 * final["test_samples"]), CHOSEN[final.get("choose", "validation")]
+        best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), {best}{final['seconds']:.0f} s"
         )
         if said := training.verdict(final):
             console.print(said)
