@@ -54,9 +54,9 @@ class Model:
         what = "sequences" if self.inputs.sequence else "samples"
         return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} classes, {self.network.describe()})"
 
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file at ``path`` is replaced whole or not at all."""
-        about: dict[str, Any] = {
+    def about(self) -> dict[str, Any]:
+        """What a file says of the model besides its weights, JSON values only; :func:`described` reads it."""
+        return {
             "architecture": self.network.architecture.to_json(),
             "inputs": self.inputs.to_dict(),
             "classes": self.classes,
@@ -65,8 +65,11 @@ class Model:
             **({"trained": self.trained} if self.trained else {}),
             **({"imports": self.imports} if self.imports else {}),
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file at ``path`` is replaced whole or not at all."""
         dtype = STORED[self.trained.get("stored", "float32")]
-        write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+        write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -215,7 +218,7 @@ def load(path: str | Path) -> Model:
             if len(text) > LONGEST:
                 raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
             about = json.loads(text)
-            model = _described(about)
+            model = described(about)
             _check_shapes(file, model)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
@@ -235,13 +238,14 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def _described(about: dict[str, Any]) -> Model:
+def described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
     if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "sha256"}):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
     imports.need(about.get("imports", []))
     if about.keys() - {"imports"} == {"architecture", "sha256"}:
-        return _network_alone(Architecture.from_json(about["architecture"]), tuple(about.get("imports", ())))
+        with torch.device("meta"):
+            return alone(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
@@ -264,12 +268,14 @@ def _described(about: dict[str, Any]) -> Model:
     return Model(network, inputs, names, str(about["data"]), facts, trained, tuple(about.get("imports", ())))
 
 
-def _network_alone(architecture: Architecture, needed: tuple[str, ...]) -> Model:
-    """A network that was made in Python and saved by itself: its inputs are the network's own, and its classes are numbers."""
-    with torch.device("meta"):
-        network = Network(architecture)
+def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
+    """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
+
+    ``needed`` are the names of files to import before it is loaded again, those of now if left out.
+    """
     inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
-    return Model(network, inputs, tuple(map(str, range(classes(architecture.network)))), "", imports=needed)
+    numbers = tuple(map(str, range(classes(network.architecture.network))))
+    return Model(network, inputs, numbers, "", imports=imports.names() if needed is None else needed)
 
 
 def _filters(given: dict[str, Any] | None) -> Filters | None:
