@@ -1,9 +1,9 @@
 """Spikes of the trained models in other simulators: python benchmarks/exchange.py DATA_ROOT [MODEL ...]
 
-Writes each model of models/ (or those named) as a NIR file, reads it back, runs test samples through it in every simulator that is
-installed (pip install 'tsslbp[peers]'), and counts the spikes that differ from the network's own. Controls are graphs that were
-changed on purpose: they must differ. Writes results/exchange/exchange.json and README.md. A model whose data are not in DATA_ROOT
-is left out.
+Writes each model of models/ (or those named) as a NIR file, reads it back, runs test samples through it in every simulator
+that is installed (pip install 'tsslbp[peers]'), and counts the spikes that differ from the network's own. Controls are graphs
+that were changed on purpose: they must differ. Writes results/exchange/exchange.json and README.md. A model whose data are not
+in DATA_ROOT is left out.
 """
 
 import json
@@ -111,8 +111,8 @@ def page(result: dict[str, Any]) -> str:
 
     python benchmarks/exchange.py DATA_ROOT
 
-Spikes that differ from the network's own, float32 / float64, over all neurons and steps of the test samples: {versions}. "Guaranteed"
-is the share of samples whose margins prove that every exact simulator makes the same spikes.
+Spikes that differ from the network's own, float32 / float64, over all neurons and steps of the test samples: {versions}.
+"Guaranteed" is the share of samples whose margins prove that every exact simulator makes the same spikes.
 
 {table(result)}
 Graphs that were changed on purpose, {CONTROL}, {OF_CONTROLS} samples:

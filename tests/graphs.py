@@ -80,5 +80,3 @@ def cuba(n=5, **changes):
 
     plain = {"tau_syn": 2e-4, "tau_mem": 4e-4, "r": 3.0, "v_leak": 0.0, "v_threshold": 0.8, "v_reset": 0.0, "w_in": 1.5}
     return nir.CubaLIF(**{key: full(n, value) for key, value in {**plain, **changes}.items()})
-
-

@@ -150,7 +150,9 @@ def test_a_soft_reset_of_snntorch_is_noticed():
     snn = pytest.importorskip("snntorch")
     from snntorch.export_nir import export_to_nir
 
-    module = nn.Sequential(linear(), snn.Leaky(beta=torch.full((6,), 0.75), threshold=torch.ones(6), reset_mechanism="subtract", init_hidden=True))
+    module = nn.Sequential(
+        linear(), snn.Leaky(beta=torch.full((6,), 0.75), threshold=torch.ones(6), reset_mechanism="subtract", init_hidden=True)
+    )
     graph = quiet(lambda: export_to_nir(module, X[0, 0]))
     with pytest.raises(UserError):
         from_nir(graph)

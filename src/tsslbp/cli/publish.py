@@ -90,7 +90,10 @@ FORMATS = {
         frozenset({"half", "data_root"}),
     ),
     "nir": Format(
-        ".nir", "a graph for other simulators and chips (NIR), with the same spikes", _nir, frozenset({"check", "data", "data_root"})
+        ".nir",
+        "a graph for other simulators and chips (NIR), with the same spikes",
+        _nir,
+        frozenset({"check", "data", "data_root"}),
     ),
 }
 """Formats by their names."""
