@@ -18,6 +18,7 @@ from tsslbp.layers import (
     BatchNorm,
     Conv1d,
     Conv2d,
+    Flatten,
     Joined,
     Linear,
     MaxPool1d,
@@ -259,6 +260,9 @@ def test_rows():
         ("[4C3-x]-4", {}, r"'x' in layer 1 .* is not a layer"),
         ("[4C3-P2]-4", {}, "must end with a layer that has neurons"),
         ("4C3bn-4", {}, "is not a layer"),
+        ("4C3g2d2-4", {}, r"is not a layer; .* s2, d2, g4 \(stride, dilation, groups of a convolution, in this order\)"),
+        ("6C3g4-4", {}, r"layer 1 \('6C3g4'\) of '6C3g4-4' has 4 groups, which must divide its 2 and 6 channels"),
+        ("4C3d5-4", {}, r"layer 1 \('4C3d5'\) .* is larger than its 8×8 input with padding 1"),
         ("[9R-9]-4", {"neuron": "relu"}, "needs spiking neurons"),
         ("9n-4", {"standardise": True}, "standardise wants"),
     ],
@@ -267,6 +271,24 @@ def test_notation_that_makes_no_network(notation, settings, message):
     with pytest.raises(UserError, match=message) as error:
         build(notation, **{**SETTINGS, **settings})
     assert "\n" not in str(error.value)
+
+
+def test_stride_dilation_and_groups_have_a_notation():
+    net = build("6C3s2d2g2b-[6C3d2g3-6C3d2]-4", **{**SETTINGS, "padding": (2, 2, 2)})
+    own = nn.Sequential(
+        Conv2d(2, 6, 3, stride=2, dilation=2, groups=2, padding=2, bias=True, neuron=net.neuron),
+        Residual(
+            Conv2d(6, 6, 3, dilation=2, groups=3, padding=2, neuron=net.neuron),
+            Conv2d(6, 6, 3, dilation=2, padding=2, neuron=net.neuron),
+        ),
+        Flatten(),
+        Linear(96, 4, neuron=net.neuron),
+    )
+    own.load_state_dict(dict(zip(own.state_dict(), net.state_dict().values(), strict=True)))
+    x = 9 * torch.rand(3, 2, 8, 8)
+    assert net(x).count_nonzero()
+    assert torch.equal(own(net.encode(x)), net(x))
+    assert sum(weight.numel() for weight in net.parameters()) == 6 * 9 + 6 + 6 * 2 * 9 + 6 * 6 * 9 + 96 * 4
 
 
 @pytest.mark.parametrize("notation", NETWORKS)

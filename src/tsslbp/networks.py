@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, imports, stored
+from tsslbp import ann, draws, imports, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, shown, unknown
@@ -218,7 +218,8 @@ class Network(nn.Module):
                 raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
             if not bool(weight.isfinite().all()):
                 raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
-        about = {"architecture": self.architecture.to_json(), **({"imports": imports.names()} if imports.names() else {})}
+        needed = imports.defining(*rules.get(self.architecture.rule).code())
+        about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
         stored.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:

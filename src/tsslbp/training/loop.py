@@ -17,7 +17,7 @@ from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
-from tsslbp.losses import RateBounds
+from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
@@ -135,10 +135,7 @@ class Loop:
         if self.weights is not None:
             gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
-        found = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
-        if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-            raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
-        loss = found + penalty
+        loss = checked(self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask), self.loss, output) + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         weights = list(network.parameters())
@@ -244,9 +241,3 @@ def _stop_request() -> Iterator[threading.Event]:
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"
