@@ -51,9 +51,10 @@ def train(arguments: list[str]) -> None:
         )
     else:
         right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), {best}{final['seconds']:.0f} s"
         )
         if said := training.verdict(final):
             console.print(said)

@@ -42,7 +42,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
         command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME{imports.again(model.imports)}",
         settings=settings.to_dict(),
         history=history,
-        final=final or training.summary(history, dataset, settings.choose),
+        final=final or training.summary(history, dataset, settings.choose, lambda: model.accuracy(dataset.test)),
         classes=dataset.classes,
         machine=machine.describe(),
         **about,

@@ -9,7 +9,8 @@ from types import NoneType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tsslbp import encoding, imports
@@ -72,6 +73,17 @@ class Model:
         }
         dtype = STORED[self.trained.get("stored", "float32")]
         write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+
+    def take_weights(self, path: Path) -> None:
+        """Give the network the weights in a file that :meth:`save` wrote.
+
+        Raises UserError if they cannot be read or do not fit.
+        """
+        try:
+            self.network.load_state_dict(load_file(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot take the weights in {path} ({reason}); train again under another --name") from None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

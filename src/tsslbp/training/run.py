@@ -100,7 +100,12 @@ def train(
         raise Interrupted(folder) from None
     finally:
         progress.close()
-    final = records.summary(state.history, dataset, config.choose) | (baselines(dataset) if own else {})
+
+    def measure() -> float:
+        model.take_weights(folder / "model.safetensors")
+        return seen.accuracy(samples.test)
+
+    final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
     if dataset.trains:
         final["van_rossum"] = load(folder).distance(dataset.test)
     records.write(folder / METRICS, [*state.history, final])
@@ -185,6 +190,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=chosen,
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
+        test_every=1 if config.choose == "test" else config.test_every,
     )
     config = _with_precision(config.with_loss())
     _check_fit(config, dataset)
@@ -336,7 +342,8 @@ def _tensorboard() -> Callable[[Path], Callable[[dict[str, Any]], None]]:
             for key, value in record.items():
                 scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
                 for tag, scalar in scalars.items():
-                    writer.add_scalar(tag, scalar, record["epoch"])
+                    if scalar is not None:
+                        writer.add_scalar(tag, scalar, record["epoch"])
             writer.flush()
 
         return log
