@@ -335,6 +335,68 @@ def test_blocks_of_time_go_through_residual_blocks():
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize("notation", ["6C3b-P2-[6C3-6C3b]-P2-4", "6C3-M2-[6C3-P2-8C3s2]-4"])
+def test_hooks_of_every_layer_and_block_are_called(notation):
+    """They see what the layers make one after the other, with pooling apart, and what they return goes on."""
+    net, x = network(notation)
+    output, seen = net(x), {}
+    modules = {**dict(net.named_layers()), **dict(net.layers.named_children())}
+    hooks = [m.register_forward_hook(lambda _, i, o, name=name: seen.update({name: o})) for name, m in modules.items()]
+    assert torch.equal(net(x), output)
+    assert set(seen) == set(modules)
+    signal = net.encode(x)
+    for name, layer in net.layers.named_children():
+        signal = layer(signal)
+        torch.testing.assert_close(seen[name], signal, rtol=1e-9, atol=1e-12)
+    for hook in hooks:
+        hook.remove()
+    hook = net.layers.block1.register_forward_hook(lambda module, inputs, made: made * 0)
+    assert not net(x).any()
+    hook.remove()
+    assert output.any()
+    assert torch.equal(net(x), output)
+
+
+def test_padding_does_not_count_in_networks():
+    net, x = network("6C3n-[6C3n-6C3n]-9Rn-4")
+    net.train()
+    lengths, steps = torch.tensor([5, 3, 2, 4, 5, 1]), torch.arange(5)
+    x = (x * torch.arange(1, 6).view(5, 1, 1, 1, 1) / 3).clone()
+    beyond = steps[:, None] >= lengths
+    gradients = []
+    for filled in (0.0, 50.0):
+        twin, padded = copy.deepcopy(net), x.clone()
+        padded[beyond] = filled
+        output = twin(padded, lengths=lengths)
+        within = output[~beyond]
+        gradients.append(
+            [within.detach(), *torch.autograd.grad(within.square().sum(), list(twin.parameters())), *twin.buffers()]
+        )
+    assert all(map(torch.equal, *gradients))
+    assert not torch.equal(copy.deepcopy(net)(x)[~beyond], gradients[0][0])
+    for wrong in (lengths[:3], lengths.double()):
+        with pytest.raises(UserError, match=r"lengths are \[\d\] .*; they are for sequences"):
+            net(x, lengths=wrong)
+    with pytest.raises(UserError, match="lengths are"):
+        net(x[0], lengths=lengths)
+
+
+def test_training_tells_the_network_where_sequences_end(quick):
+    """The statistics of a run on padded sequences are those of the sequences."""
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.rand(40, 6, 3, generator=random).numpy() + 5, (torch.arange(40) % 2).numpy()
+    lengths = (torch.arange(40) % 5 + 2).numpy()
+    dataset = data.of_arrays(x, y, lengths=lengths)
+    found = []
+    for padded in (False, True):
+        whole = dataset if not padded else replace(dataset, train=replace(dataset.train, lengths=None))
+        folder, _ = training.train(
+            quick(network="6n-2", rule="tssl+", epochs=1, batch_size=8, name=f"padded-{padded}", time_steps=None), dataset=whole
+        )
+        found.append(tsslbp.load(folder).network.layers.linear1.bias)
+    assert not torch.allclose(*found)
+
+
 @pytest.mark.parametrize("notation", NETWORKS)
 def test_a_network_is_its_layers_one_after_the_other(notation):
     """Pooled by the kernels or not, walked through or called: the same."""

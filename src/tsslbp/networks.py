@@ -5,6 +5,8 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -17,10 +19,10 @@ from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, shown, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, constant_current
+from tsslbp.signal import Constant, Signal, constant_current, length_mask
 
 Crossed = Spiking | MaxPool
 """Layers that remember: their state is handed from part to part of a sequence."""
@@ -103,7 +105,8 @@ class Network(nn.Module):
     sequence.
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Keys that are left out are drawn
-    from PyTorch's global generator.
+    from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
+    its padding: in training normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
 
     time_block: int = 0
@@ -242,25 +245,47 @@ class Network(nn.Module):
             keys: as of the network's own call.
             fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
         """
-        layers, pooled, block, entered = list(self._unpacked()), None, None, signal
+        cross, pools = cross or self._cross, self._fused() if fused else {}
         half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
-        for (name, layer, within), follower in zip(layers, [layer for _, layer, _ in layers[1:]] + [None], strict=True):
-            if within is not block:
-                block, entered = within, signal
-            if isinstance(layer, Spiking):
-                enters = Joined(signal, entered, block.shortcut) if block is not None and layer is block.last else signal
-                pooled = follower if fused and isinstance(follower, SumPool2d) else None
-                pool = pooled.pool if pooled else None
-                signal = (cross or self._cross)(name, layer, enters, pool, half and name != "output")
-            elif isinstance(layer, MaxPool):
-                signal = cross(name, layer, signal, None, False) if cross else layer(signal)
-            elif layer is not pooled:
-                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
-            yield name, layer, signal
+        after: list[tuple[str, nn.Module, Signal]] = []
 
-    def _cross(self, name: str, layer: Spiking, signal: Signal | Joined, pool: Pool | None, half: bool) -> Tensor:
+        def through(name: str, layer: nn.Module, signal: Any) -> Signal:
+            if isinstance(layer, Spiking):
+                pool = pools.get(name)
+                signal = cross(name, layer, signal, pool.pool if pool else None, half and name != "output")
+            elif isinstance(layer, MaxPool):
+                signal = cross(name, layer, signal, None, False)
+            elif layer not in pools.values():
+                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
+            after.append((name, layer, signal))
+            return cast(Signal, signal)
+
+        for name, layer in self.layers.named_children():
+            if isinstance(layer, Residual):
+                signal = layer(signal, through=lambda inner, *rest, block=name: through(f"{block}.{inner}", *rest))
+            else:
+                signal = through(name, layer, signal)
+            yield from after
+            after.clear()
+
+    def _fused(self) -> dict[str, SumPool2d]:
+        """Pooling that the layer of neurons before it, by name, does as well, unless a hook is to see what is between them."""
+        layers = list(self._unpacked())
+        return {
+            name: follower
+            for (name, layer, block), (_, follower, _) in pairwise(layers)
+            if isinstance(layer, Spiking)
+            and isinstance(follower, SumPool2d)
+            and not any(x._forward_hooks or x._forward_pre_hooks for x in (layer, follower, block) if x is not None)
+        }
+
+    def _cross(
+        self, name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool, inside: Tensor | None = None
+    ) -> Tensor:
+        if isinstance(layer, MaxPool):
+            return cast(Tensor, layer(signal))
         if self.is_spiking:
-            return layer(signal, pool, half)
+            return layer(signal, pool, half, inside)
         current = layer.current(signal)
         assert isinstance(current, Tensor)  # an ANN's signal is
         a = self.architecture
@@ -272,11 +297,22 @@ class Network(nn.Module):
         assert isinstance(signal, Tensor)  # it has gone through neurons
         return signal
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x, keys)
         signal = self.encode(x)
-        return self._run(signal, None, self._keys(x) if keys is None else keys)
+        return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
+
+    def _inside(self, x: Tensor, lengths: Tensor | None) -> Cross | None:
+        """How a signal crosses layers that are told where sequences have ended; None where no layer asks."""
+        if lengths is None or not self.is_spiking:
+            return None
+        if self.is_static(x) or lengths.shape != x.shape[1:2] or lengths.is_floating_point():
+            raise UserError(
+                f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
+                "[T, B, ...], and must be [B] of int64"
+            )
+        return partial(self._cross, inside=length_mask(lengths, len(x)).bool()) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys of the samples, where they are needed."""
@@ -351,12 +387,12 @@ class Network(nn.Module):
                 f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
             )
 
-    def activity(self, x: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
+    def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
-        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` as of the network's own call.
+        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` and ``lengths`` as of the network's call.
         """
-        walk = self.walk(self.encode(x), keys=self._keys(x) if keys is None else keys)
+        walk = self.walk(self.encode(x), self._inside(x, lengths), keys=self._keys(x) if keys is None else keys)
         return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}
 
     def fired(self, psc: Tensor) -> Tensor:

@@ -82,19 +82,21 @@ class Spiking(nn.Module, ABC):
     def map(self, x: Tensor) -> Tensor:
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
 
-    def current(self, signal: Signal | Joined) -> Signal:
+    def current(self, signal: Signal | Joined, inside: Tensor | None = None) -> Signal:
         """The neurons' input current ``[T, B, ...]``; a :class:`Constant` if the signal is one and there is a map only.
+
+        ``inside`` is for normalisation, see :class:`~tsslbp.layers.BatchNorm`.
 
         Raises UserError for types of numbers that cannot be multiplied.
         """
         if isinstance(signal, Joined):
-            return _sum(self.current(signal.signal), signal)
+            return _sum(self.current(signal.signal, inside), signal, inside)
         current = linear_map(self._checked_map, signal)
         if self.bias is None and self.norm is None:
             return current
         current = current.expand() if isinstance(current, Constant) else current
         if self.norm is not None:
-            return self.norm(current)
+            return self.norm(current, inside)
         assert self.bias is not None
         return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
 
@@ -145,14 +147,20 @@ class Spiking(nn.Module, ABC):
             del self.norm  # or the name would stay that of a module, which is None
             self.norm, self.bias = None, nn.Parameter(bias)
 
-    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
-        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`."""
-        return neurons(self.current(signal), self.neuron, self.rule, self.backend, pool, half)[0]
+    def forward(
+        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
+    ) -> Tensor:
+        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`."""
+        return neurons(self.current(signal, inside), self.neuron, self.rule, self.backend, pool, half)[0]
 
     def part(
         self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`."""
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`.
+
+        Raises UserError for a layer that is normalised and in training mode, as that takes the whole sequence.
+        """
+        refuse_part(self, state)
         current = self.current(signal)
         if state is None:
             x = current.value if isinstance(current, Constant) else current[0]
@@ -166,9 +174,15 @@ class Spiking(nn.Module, ABC):
         return (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
 
 
-def _sum(current: Signal, joined: Joined) -> Tensor:
+def refuse_part(layer: nn.Module, state: object) -> None:
+    """Raises UserError if a part follows another one in a layer that must see whole sequences."""
+    if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
+        raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
+
+
+def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
-    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering)
+    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering, inside)
     whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
     if whole.shape != more.shape:
         made = "what enters it is" if joined.shortcut is None else "its shortcut makes"
