@@ -204,8 +204,8 @@ class Loop:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys, lengths), 0.0
-        *hidden, output = network.activity(x, keys, lengths).values()
+            return network(x, keys, lengths=lengths), 0.0
+        *hidden, output = network.activity(x, keys, lengths=lengths).values()
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
         return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 
