@@ -243,6 +243,8 @@ class Network(nn.Module):
     ) -> Iterator[tuple[str, nn.Module, Signal]]:
         """Every layer with its name and the signal after it, one after the other. Nothing else goes through the layers.
 
+        The layers of a residual block come when the block is through.
+
         Args:
             signal: what enters the first layer (:meth:`encode`).
             cross: how the signal crosses a spiking layer, to look inside or to change it; left out, the layer itself.
