@@ -19,6 +19,7 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import Surrogate, UserError, cli, data, imports, losses, rules, training
+from tsslbp.neuron import LIF
 from tsslbp.rules import surrogate
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.settings import TrainConfig
@@ -566,11 +567,45 @@ def test_a_state_dict_for_other_constants_is_noticed(tmp_path, recwarn):
         net(tau_m=7).load_state_dict(dict(stored))  # nothing says what these are of
         assert not recwarn.list
         other = net(tau_m=7, threshold=0.5)
-        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build") as warned:
+        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build the net") as warned:
             other.load_state_dict(stored)
+        assert len(warned) == 1
         assert warned[0].filename == __file__
         assert torch.equal(other.layers.output.weight, stored["layers.output.weight"])
         recwarn.clear()
+
+
+def test_a_state_dict_of_own_modules_for_other_constants_is_noticed(tmp_path, recwarn):
+    """Layers tell their constants too, wherever they stand, and a learned or tensor constant is none of these."""
+
+    class Mine(torch.nn.Module):
+        def __init__(self, tau_m: float, tau_a: float = 20.0) -> None:
+            super().__init__()
+            layers, neuron = tsslbp.layers, LIF(tau_m, 3, 1.0)
+            adaptation = layers.Adaptation(tau_a, 0.1)
+            self.block = layers.Residual(layers.Linear(3, 4, neuron=neuron), layers.Linear(4, 3, neuron=neuron))
+            self.output = layers.Recurrent(3, 2, neuron=neuron, adaptation=adaptation)
+
+    state = Mine(5).state_dict()
+    assert list(state) == [name for name, _ in Mine(5).named_parameters()]
+    torch.save(state, tmp_path / "state.pt")
+    for stored in (state, torch.load(tmp_path / "state.pt", weights_only=True)):
+        Mine(5.0).load_state_dict(stored)
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match="tau_m") as warned:
+            Mine(7).load_state_dict(stored)
+        places = ["block.0", "block.1", "output"]
+        assert [str(one.message) for one in warned] == [
+            f"the weights are of neurons with tau_m 5 (here 7); build layer '{place}' with the same constants"
+            for place in places
+        ]
+        with pytest.warns(UserWarning, match=r"tau_a 20.0 \(here 9\); build layer 'output'") as warned:
+            Mine(5, tau_a=9).load_state_dict(stored)
+        assert warned[0].filename == __file__
+        recwarn.clear()
+    layer = tsslbp.layers.Linear(2, 2, neuron=LIF(5, 3, 1.0))
+    with pytest.warns(UserWarning, match=r"threshold 0.5 \(here 1.0\); build the layer with"):
+        layer.load_state_dict(tsslbp.layers.Linear(2, 2, neuron=LIF(5, 3, 0.5)).state_dict())
 
 
 def test_a_kept_network_that_is_damaged(tmp_path):

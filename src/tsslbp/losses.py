@@ -88,6 +88,8 @@ class _TrainLoss(ABC):
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
             return self._filtered(label.to(psc))
+        if label.dim() == 3:
+            raise UserError(f"target trains are {list(label.shape)}; they must be as the output, [T, B, C], {list(psc.shape)}")
         yes, no = (train.to(psc).view(-1, 1, 1) for train in self._by_label)
         return torch.where(_one_hot(psc, label), yes, no)
 

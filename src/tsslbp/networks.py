@@ -1,7 +1,6 @@
 """Spiking networks: layers one after the other, over a whole sequence or part by part."""
 
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp import ann, draws, events, imports, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, check_tensor, shown, unknown
+from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
 from tsslbp.signal import Constant, Signal, constant_current, length_mask
@@ -129,6 +129,9 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
+        for layer in self.modules():
+            if isinstance(layer, Spiking):
+                layer.tells_constants = False
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
 
@@ -193,14 +196,10 @@ class Network(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if found := getattr(destination, "_metadata", {}).get(prefix[:-1]):  # beside the weights: no key of its own
-            found["constants"] = self._constants()
+        tell_constants(destination, prefix, self._constants())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
-        own, before = self._constants(), local_metadata.get("constants")
-        if isinstance(before, dict) and (other := [name for name in own if before.get(name, own[name]) != own[name]]):
-            told = ", ".join(f"{name} {shown(before[name])} (here {own[name]})" for name in other)
-            warnings.warn(f"the weights are of a network with {told}; build the network with the same constants", stacklevel=4)
+        warn_of_other_constants(local_metadata, self._constants(), "the network")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def save(self, path: str | Path) -> None:

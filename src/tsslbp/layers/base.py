@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.normalisation import BatchNorm
+from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
@@ -70,6 +71,8 @@ class Spiking(nn.Module, ABC):
     norm: BatchNorm | None
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+    tells_constants: bool = True
+    """Whether the layer's state_dict tells the constants of its neurons; a network tells them for all its layers."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -168,6 +171,22 @@ class Spiking(nn.Module, ABC):
         psc, after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
         assert after is not None
         return psc, after
+
+    def _constants(self) -> dict[str, Any]:
+        """What the weights were learned for and none of them says; constants that are tensors are stored beside the weights."""
+        found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
+        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.tells_constants:
+            tell_constants(destination, prefix, self._constants())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
+        if self.tells_constants:
+            where = f"layer {prefix[:-1]!r}" if prefix else "the layer"
+            warn_of_other_constants(local_metadata, self._constants(), where)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def _extras(self) -> str:
         """What :meth:`extra_repr` says of bias and normalisation."""

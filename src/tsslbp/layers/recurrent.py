@@ -28,7 +28,8 @@ al., Nature Communications 11, 3625 (2020).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,9 @@ class Recurrent(Spiking):
         after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
         rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
         return torch.sub(current, rise, alpha=adaptation.beta), after
+
+    def _constants(self) -> dict[str, Any]:
+        return super()._constants() | ({} if self.adaptation is None else asdict(self.adaptation))
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", {self.adaptation}"
