@@ -4,8 +4,8 @@ They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` sa
 currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
 post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. A
 sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same way;
-anything else is copied first. A recurrent layer's lateral product is summed in another order than PyTorch's, so there spikes too
-are equal to rounding only.
+anything else is copied first. A recurrent layer's lateral product is summed in another order than PyTorch's, so its membrane
+potential is equal to rounding only.
 """
 
 import importlib.util
@@ -106,7 +106,7 @@ class Cpp(Engine):
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _constants(neuron), adaptation or [], half_psc, keep)
+        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _constants(neuron), list(adaptation or ()), half_psc, keep)
         return made[2] if keep else None, made[0], made[1]
 
     def recurrent_backward(
@@ -125,8 +125,8 @@ class Cpp(Engine):
         learns: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         family, numbers = formula
-        backward, thresholds = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward"), adaptation or []
-        operands = error, after, membrane, lateral, state, _constants(neuron), thresholds, numbers
+        operands = error, after, membrane, lateral, state, _constants(neuron), list(adaptation or ()), numbers
+        backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
         made = backward(*operands, through_lateral, half_drive, learns)
         return made[0], None if state is None else made[1], made[-1].t() if learns else None
 
