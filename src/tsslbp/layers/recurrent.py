@@ -6,7 +6,8 @@ The neurons of such a layer also hear each other, and themselves, one step later
 
 with ``a`` the layer's own post-synaptic current. The layer is a loop over steps. Each step is a part of the sequence
 (:func:`tsslbp.lif_part`), so a rule hands on what it carries from step to step, and the gradient through V is the ordinary
-chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop.
+chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop. The loop is
+:meth:`Recurrent.step_by_step`, or an engine's, which does the same in one call (``csrc/recurrent.h``).
 
 With adaptation a spike raises its neuron's threshold for as long as the adaptation b takes to decay:
 
@@ -35,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.crossing import neurons
+from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Joined, Spiking, refuse_part
@@ -132,11 +133,16 @@ class Recurrent(Spiking):
         refuse_part(self, state)
         drive = self.current(signal, inside)
         drive = drive.expand() if isinstance(drive, Constant) else drive
+        adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
+        made = recurrent(drive, self.lateral, state, self.neuron, self.rule, self.backend, adaptation, half)
+        return self.step_by_step(drive, state, half) if made is None else made
+
+    def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
+        """:meth:`part` from what enters the neurons, ``[T, B, out]``, as the equations say it: the ground truth of engines."""
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
         carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
-
         made = []
         for step in drive.split(1):
             heard = a if self.rule.through_lateral else a.detach()
