@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from tsslbp import draws, rules
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
+from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
-from tsslbp.layers import Spiking
-from tsslbp.losses import RateBounds
+from tsslbp.layers import Dropout, Spiking
+from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
@@ -123,51 +125,57 @@ class Loop:
     def step(self, samples: Tensor) -> None:
         """One step of training on the training samples of these numbers, ``[B]``."""
         config, state, network = self.config, self.state, self.model.network
-        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples)
+        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples) if self._draws else None
         x, y, lengths = part.x, part.y, part.lengths
-        if config.shift or config.flip:
+        if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
-        network.train()
-        x = self.model.inputs(x, keys, lengths)
+        if not network.training:
+            network.train()
+        x = self.model.inputs(x, 0 if keys is None else keys, lengths)
+        steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
+            output, penalty = self._output(x, keys, steps)
+        mask = None if steps is None else length_mask(steps, len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
-        found = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
-        if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-            raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
-        loss = found + penalty
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = checked(self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask), self.loss, output) + penalty
+        for weight in self._weights:
+            weight.grad = None
         loss.backward()
-        weights = list(network.parameters())
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise Diverged(
-                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
-                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
-            )
-        if config.gradient_clip:
-            nn.utils.clip_grads_with_norm_(weights, config.gradient_clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor(state.step)
-        self.optimizer.step()
-        if config.weight_clamp:
-            with torch.no_grad():
-                for weight in weights:
-                    weight.clamp_(-config.weight_clamp, config.weight_clamp)
-        if config.average:
-            kept = list(network.state_dict().values())  # with running statistics, where layers are normalised
-            state.average = state.average or [weight.clone() for weight in kept]
-            for average, weight in zip(state.average, kept, strict=True):
-                average.lerp_(weight, 1 - config.average)
+        self._update(loss.item())
         state.step += 1
         state.seen += len(y)
         output = network.evidence(output.detach().float())
         state.right += float(score(output, y, lengths, network.neuron.tau_s).sum())
         state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    def _update(self, loss: float) -> None:
+        """New weights from the gradients of a step with this loss. Raises Diverged if either is not finite."""
+        config, state = self.config, self.state
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+            raise Diverged(
+                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
+                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
+            )
+        if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
+            for gradient in gradients:
+                gradient.mul_(factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * self._rate_factor(state.step)
+        self.optimizer.step()
+        with torch.no_grad():
+            if config.weight_clamp:
+                for weight in self._weights:
+                    weight.clamp_(-config.weight_clamp, config.weight_clamp)
+            if config.average:
+                kept = list(self.model.network.state_dict().values())  # with running statistics, where layers are normalised
+                state.average = state.average or [weight.clone() for weight in kept]
+                for average, weight in zip(state.average, kept, strict=True):
+                    average.lerp_(weight, 1 - config.average)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -181,12 +189,23 @@ class Loop:
             for weight, before in zip(weights, own, strict=True):
                 weight.copy_(before)
 
-    def _output(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | float]:
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        """What is learned; going through the network's modules in each step would take longer than a small layer."""
+        return list(self.model.network.parameters())
+
+    @cached_property
+    def _draws(self) -> bool:
+        """Whether anything is drawn for a sample."""
+        drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
+        return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
+
+    def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys), 0.0
-        *hidden, output = network.activity(x, keys).values()
+            return network(x, keys, lengths=lengths), 0.0
+        *hidden, output = network.activity(x, keys, lengths=lengths).values()
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
         return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
 
@@ -210,6 +229,11 @@ class Loop:
                 return f"the gradient of layer {name.split('.')[0]!r} is not finite"
         return "the loss is not finite"
 
+    def _tests(self) -> bool:
+        """Whether the test set is measured after this epoch."""
+        every = self.config.test_every
+        return bool(every) and self.state.epoch % every == 0 and len(self.dataset.test) > 0
+
     def _record(self) -> dict[str, Any]:
         state, data, config = self.state, self.dataset, self.config
         record: dict[str, Any] = {
@@ -217,7 +241,7 @@ class Loop:
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
             "validation_accuracy": self.model.accuracy(data.validation) if len(data.validation) else None,
-            "test_accuracy": self.model.accuracy(data.test) if len(data.test) else None,
+            "test_accuracy": self.model.accuracy(data.test) if self._tests() else None,
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if self.model.network.is_spiking:
@@ -244,9 +268,3 @@ def _stop_request() -> Iterator[threading.Event]:
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"
