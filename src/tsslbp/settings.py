@@ -128,6 +128,9 @@ class TrainingSettings(Group):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
+    sparse: bool = True
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
+    results by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
     """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
     sequences, about the square root of T needs the least memory."""

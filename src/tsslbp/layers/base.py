@@ -110,15 +110,16 @@ class Spiking(nn.Module, ABC):
 
     def _mapped(self, signal: Signal) -> Signal:
         """The linear map of a signal: by its changes where that pays, else dense."""
-        map_ = None if torch.compiler.is_compiling() or not self.by_changes else self.sparse_map()
+        if torch.compiler.is_compiling():
+            return linear_map(self._checked_map, signal)
+        self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
         if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled(signal.device.type):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
-        found = changes(signal, self.weight, map_, self.neuron.tau_s)
-        self.multiplied = len(found[0]) / signal.numel() if found else 1.0
-        if found:
-            return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
-        return linear_map(self._checked_map, signal)
+        if not (found := changes(signal, self.weight, map_, self.neuron.tau_s)):
+            return linear_map(self._checked_map, signal)
+        self.multiplied = len(found[0]) / signal.numel()
+        return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
 
     def sparse_map(self) -> SparseMap | None:
         """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
