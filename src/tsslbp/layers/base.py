@@ -113,7 +113,7 @@ class Spiking(nn.Module, ABC):
         if torch.compiler.is_compiling():
             return linear_map(self._checked_map, signal)
         self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
-        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled(signal.device.type):
+        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
         if not (found := changes(signal, self.weight, map_, self.neuron.tau_s)):
