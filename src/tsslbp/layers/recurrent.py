@@ -28,7 +28,8 @@ al., Nature Communications 11, 3625 (2020).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.base import Joined, Spiking, refuse_part
 from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
@@ -110,18 +111,26 @@ class Recurrent(Spiking):
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
 
-    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
-        return self.part(signal, None, pool, half)[0]
+    def forward(
+        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
+    ) -> Tensor:
+        return self.part(signal, None, pool, half, inside)[0]
 
     def part(
-        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+        self,
+        signal: Signal | Joined,
+        state: Tensor | None,
+        pool: Pool | None = None,
+        half: bool = False,
+        inside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As of every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
 
         Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
         """
         assert pool is None  # the output is flat
-        drive = self.current(signal)
+        refuse_part(self, state)
+        drive = self.current(signal, inside)
         drive = drive.expand() if isinstance(drive, Constant) else drive
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
@@ -151,6 +160,9 @@ class Recurrent(Spiking):
         after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
         rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
         return torch.sub(current, rise, alpha=adaptation.beta), after
+
+    def _constants(self) -> dict[str, Any]:
+        return super()._constants() | ({} if self.adaptation is None else asdict(self.adaptation))
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", {self.adaptation}"
