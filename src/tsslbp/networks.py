@@ -160,7 +160,8 @@ class Network(nn.Module):
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
-        return x.shape[1:] == self.architecture.input_shape
+        shape = self.architecture.input_shape
+        return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
 
     def encode(self, x: Tensor) -> Signal:
         """What enters the first layer: the input's post-synaptic current; of an ANN the input or its mean over time, one step.
