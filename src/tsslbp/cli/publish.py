@@ -5,14 +5,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import torch
 import tyro
 
-from tsslbp import machine, publish
+from tsslbp import machine, publish, quantisation, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
-from tsslbp.declared import flag
+from tsslbp.declared import Means, flag
 from tsslbp.errors import UserError, unknown
+from tsslbp.exchange import c, compiled
+from tsslbp.exchange.program import Program
 
 
 def reproduce(arguments: list[str]) -> None:
@@ -39,8 +42,13 @@ class Export:
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""
+    check: int = 0
+    """Run this many test samples through what was written, and count the spikes that differ. C needs a compiler for that."""
+    bits: Annotated[str | None, Means(quantisation.check)] = None
+    """Bits to round weights to that were trained in floating point: 8, 4, 3, 2 or ternary. Accuracy is better if training
+    already has them (tsslbp train --bits)."""
     data_root: Path = Path("data")
-    """Folder that holds the data set, for --half."""
+    """Folder that holds the data set: --half measures accuracy on it, and C gets test samples from it if it is there."""
 
 
 class Format(NamedTuple):
@@ -59,6 +67,19 @@ def _safetensors(options: Export) -> Iterator[str]:
     yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
 
 
+def _c(options: Export) -> Iterator[str]:
+    if options.check < 0:
+        raise UserError(f"--check is {options.check}; it must be a number of samples")
+    model = training.load(options.model)
+    program = Program.of(model, options.bits)
+    test = training.samples_to_test(model, None, options.data_root).split if options.check else None
+    if test:
+        compiled.compiler()
+    yield c.write(program, options.file, options.data_root)
+    if test:
+        yield from compiled.check(options.file, program, test.select(torch.arange(min(options.check, len(test)))))
+
+
 FORMATS = {
     "safetensors": Format(
         ".safetensors",
@@ -66,12 +87,18 @@ FORMATS = {
         _safetensors,
         frozenset({"half", "data_root"}),
     ),
+    "c": Format(
+        "",
+        "a new folder with the network as C99, a test with vectors, and a page that says how to use them",
+        _c,
+        frozenset({"bits", "check", "data_root"}),
+    ),
 }
 """Formats by their names."""
 
 
 def export(arguments: list[str]) -> None:
-    """write a trained network for others: a model file with its card"""
+    """write a trained network for others: a model file with its card, or C"""
     about = "; ".join(f"{form.ending or f'--format {name}'}: {form.about}" for name, form in FORMATS.items())
     options = parse(Export, "export", arguments, description=f"{Export.__doc__} {about}.")
     name, form = _format(options)
