@@ -280,3 +280,14 @@ def test_bad_starts_are_told_in_a_line(arguments, said, plain, tmp_path, capsys)
     assert len(err.splitlines()) == 1
     assert re.search(said, err), err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("notation", ["12-5", "4C3-P2-5", "9R-3"])
+def test_inference_from_events_rounds_as_the_layers_do(notation):
+    shape = (1, 8, 8) if "C" in notation else (6,)
+    net = tsslbp.build(notation, input_shape=shape, time_steps=4, tau_m=5, tau_s=3, bits=3, rule="surrogate").eval()
+    for x in (3 * torch.randn(20, *shape), 3 * torch.randn(4, 20, *shape)):
+        slow = net(x)  # gradients are on
+        with torch.no_grad():
+            torch.testing.assert_close(net(x), slow.detach())
+            torch.testing.assert_close(net.part(x, steps=4)[0], slow.detach())
