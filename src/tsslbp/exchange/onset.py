@@ -70,7 +70,7 @@ def with_onset(graph: Any) -> Any:
     nir = library()
     for place in places:
         rows, q = place.rows, 1 - 1 / place.tau_s
-        leak = array(place.neurons, "v_leak").reshape(rows, -1)[:, 0] / place.constant("r")
+        leak = (array(place.neurons, "v_leak") / array(place.neurons, "r")).reshape(rows, -1)[:, 0]
         weight, bias, onset = array(place.map, "weight"), leak / place.tau_s, q * leak / place.windows
         if place.hidden:
             strong = 2 * place.tau_s * place.constant("v_threshold")
@@ -96,7 +96,7 @@ def without_onset(graph: Any) -> Any:
             place.map.refuse("has other weights from the onset channel than its bias needs; export the network again")
         kept = weight[:rows, :own]
         nodes[place.map.name] = library().Linear(kept) if weight.ndim == 2 else _convolution(place, kept, np.zeros(rows))
-        _neurons(place, nodes, -1, leak * place.constant("r"))
+        _neurons(place, nodes, -1, leak)
     metadata = {key: value for key, value in graph.metadata.items() if key != ONSET}
     return library().NIRGraph(nodes, list(graph.edges), metadata=metadata, type_check=False)
 
@@ -160,13 +160,13 @@ def _convolution(place: _Place, weight: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def _neurons(place: _Place, nodes: dict[str, Any], more: int, leak: np.ndarray) -> None:
-    """Replace neurons, and what leads back to them, by the same with ``more`` channels (if layers follow) and this leak."""
-    rows, *sizes = array(place.neurons, "v_threshold").shape
-    rows += more * place.hidden
+    """Replace neurons, and what leads back to them, by the same with ``more`` channels (if layers follow) and ``leak·τm``."""
     names = ("tau_syn", "tau_mem", "r", "w_in", "v_threshold", "v_reset")
-    constants = {name: np.full((rows, *sizes), place.constant(name)) for name in names}
-    leaks = np.zeros((rows, *sizes))
-    leaks[: len(leak)] = leak.reshape(-1, *[1] * len(sizes))
+    constants = {name: array(place.neurons, name) for name in names}
+    if place.hidden:  # the onset's neurons are like the first
+        constants = {name: np.concatenate([x, x[:1]]) if more > 0 else x[:-1] for name, x in constants.items()}
+    leaks = np.zeros_like(constants["r"])
+    leaks[: len(leak)] = constants["r"][: len(leak)] * leak.reshape(-1, *[1] * (leaks.ndim - 1))
     nodes[place.neurons.name] = library().CubaLIF(**constants, v_leak=leaks)
     if place.neurons.lateral is not None and place.hidden:
         lateral = place.neurons.lateral.weight
