@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tsslbp import catalogue, cli, publish, rules, study
+from tsslbp import catalogue, cli, data, losses, publish, rules, study
 from tsslbp.rules import surrogate
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
 @pytest.mark.parametrize("page", sorted(QUICK))
 def test_a_page_prints_what_it_shows(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES")):
+    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
 

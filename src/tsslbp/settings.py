@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
+from tsslbp import data, imports, losses, rules
 from tsslbp import encoding as encoders
-from tsslbp import imports, losses, rules
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
     BELOW_1,
@@ -36,7 +36,7 @@ from tsslbp.declared import (
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
 from tsslbp.notation import normalised
-from tsslbp.spec import write_spec
+from tsslbp.spec import parse_spec, write_spec
 
 FOLDER = Must(
     "be a plain folder name: printable, without a separator, of at most 255 bytes",
@@ -231,11 +231,17 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         assert self.time_steps is not None
         return losses.get(self._loss, time_steps=self.time_steps, tau_s=self.tau_s)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the user's own files that define the rule, the loss or the data set, or were given (``--import``)."""
+        loss = losses.LOSSES[parse_spec(self._loss, "loss")[0]]
+        return imports.defining(*rules.get(self.rule).code(), loss, data.SETS.get(self.data))
+
     def to_toml(self) -> str:
         """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
         sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
-        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again()}\n"
-        imported = {"imports": imports.names()} if imports.names() else {}
+        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again(self.needs)}\n"
+        imported = {"imports": self.needs} if self.needs else {}
         return head + tomli_w.dumps({"recipe": self.recipe, **imported, **sections})
 
     @classmethod

@@ -127,6 +127,7 @@ def with_data(
         UserError: missing or damaged data, or settings that do not go with them.
     """
     if dataset is not None:
+        data.check(dataset, "dataset")
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
         dataset = _load(config)
@@ -218,7 +219,8 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
-    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
+    model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)
+    return model, optimizer
 
 
 def _with_precision(config: TrainConfig) -> TrainConfig:
