@@ -134,6 +134,8 @@ def test_zeros_among_the_weights_change_nothing(kernel, padding, dilation, strid
     x = torch.randint(0, 5, (2, 2 * groups, 13, 11), generator=generator).double()
     wanted = F.conv2d(x, weight, None, stride, padding, dilation, groups)
     dense = same.ungrouped(weight.numpy(), groups)
+    assert np.array_equal(same.grouped(dense, groups), weight.numpy())
+    assert groups == 1 or same.grouped(dense + 1, groups) is None
     assert torch.equal(F.conv2d(x, torch.from_numpy(dense), None, stride, padding, dilation), wanted)
     if square := same.squared(dense, padding, dilation):
         whole, more = square

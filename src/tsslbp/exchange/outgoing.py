@@ -102,9 +102,7 @@ class _Writer:
             raise UserError(f"layer {name!r} has neurons without a reset, which NIR has not")
         self.tau_s = _one(f"layer {name!r}", neuron.tau_s)
         if isinstance(layer, Recurrent) and self.tau_s != tau_s:
-            raise UserError(
-                f"layer {name!r} hears itself by another tau_s than its input; in NIR both have one synapse"
-            )
+            raise UserError(f"layer {name!r} hears itself by another tau_s than its input; in NIR both have one synapse")
         if isinstance(layer, Recurrent) and layer.adaptation is not None:
             raise UserError(f"layer {name!r} has adaptive thresholds, which NIR has not; use 100R in place of 100A")
         entering, current = self.shape, layer.current(self.signal)
@@ -169,7 +167,5 @@ def _one(who: str, tau_s: float | Tensor) -> float:
     """A time constant that all neurons share. Raises UserError if they do not."""
     values = torch.as_tensor(tau_s).detach().double()
     if values.numel() > 1 and bool((values != values.view(-1)[0]).any()):
-        raise UserError(
-            f"{who} has a tau_s for each neuron; NIR's synapse is behind the weights, where there is one for all"
-        )
+        raise UserError(f"{who} has a tau_s for each neuron; NIR's synapse is behind the weights, where there is one for all")
     return float(values.view(-1)[0])
