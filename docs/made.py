@@ -52,6 +52,7 @@ MODULES = {
     "tsslbp.classifier": "scikit-learn classifier",
     "tsslbp.plot": "Figures",
     "tsslbp.training": "Training runs",
+    "tsslbp.processes": "Several processes",
 }
 """What the API reference has a page of, with its title."""
 ELSEWHERE = ("TSSL", "EventProp", "Rule", "Surrogate")
