@@ -53,6 +53,7 @@ MODULES = {
     "tsslbp.plot": "Figures",
     "tsslbp.training": "Training runs",
     "tsslbp.processes": "Several processes",
+    "tsslbp.exchange.nir": "NIR graphs",
 }
 """What the API reference has a page of, with its title."""
 ELSEWHERE = ("TSSL", "EventProp", "Rule", "Surrogate")

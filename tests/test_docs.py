@@ -91,7 +91,13 @@ def printed_by(command: str) -> str:
     return out.getvalue()
 
 
+NEEDED = {"docs/exchange.md": "nir"}
+"""Packages that the commands of a page need, and that may not be installed."""
+
+
 def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
+    if package := NEEDED.get(page):
+        pytest.importorskip(package, reason=f"{page} needs the package {package}")
     names = {"__name__": "page"}
     for kind, code, shown in blocks:
         if file := re.match(r"# (\w+\.py)\n", code):  # the page says that this goes into a file of its own

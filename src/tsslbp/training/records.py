@@ -66,6 +66,7 @@ FINAL: dict[str, Check] = {
 """What the final record holds."""
 SAMPLES: dict[str, Check] = {
     "f1": number(0, 1),
+    "van_rossum": number(0),
     "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
 }

@@ -29,7 +29,7 @@ from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
-from tsslbp.training.model import Model
+from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 
 METRICS, MODEL, CHECKPOINT = "metrics.jsonl", "model.safetensors", "checkpoint.pt"
@@ -124,6 +124,8 @@ def train(
         finally:
             progress.close()
         if group.leads:
+            if dataset.trains:
+                final["van_rossum"] = load(folder).distance(dataset.test)
             records.write(folder / METRICS, [*state.history, final])
         return folder, final
 
@@ -191,8 +193,9 @@ def _unnormalised(dataset: data.Dataset) -> data.Dataset:
 
 def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
     """The data set with the normalisation of its bins. Raises UserError if its steps cannot be put into bins of this size."""
-    if not dataset.sequence or dataset.cut:
+    if not dataset.sequence or dataset.cut or dataset.trains:
         instead = "cut it into fewer steps with --time-steps" if dataset.cut else "it has no steps"
+        instead = "its targets have a spike or none in each step" if dataset.trains else instead
         raise UserError(f"--bin is for series that have steps of their own; {dataset.name} holds {dataset.kind}: {instead}")
     if size > (dataset.time_steps or 0):
         raise UserError(f"--bin is {size}; the sequences of {dataset.name} have {dataset.time_steps} steps")
@@ -207,8 +210,8 @@ def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
 def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
-    T is that of the data's sequences; the output layer has a neuron for each of their classes. Every ``auto`` is what it means
-    here; a resumed run keeps what it meant when the run began.
+    T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
+    is what it means here; a resumed run keeps what it meant when the run began.
 
     Raises:
         UserError: settings that do not go with the data.
@@ -228,7 +231,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 
 
 def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
-    """T of sequences in bins; 0 of static samples."""
+    """T of sequences in bins, or of target trains; 0 of static samples with classes."""
     return -(-(dataset.time_steps or 0) // config.bin)
 
 
@@ -249,7 +252,8 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     start.scale(network, inputs, train, config)
     network.to(processes.device(config.device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
+    facts = data.Facts.of(dataset)
+    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
 
 
 def _with_precision(config: TrainConfig) -> TrainConfig:
@@ -274,16 +278,18 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
     if config.filters and (not dataset.sequence or len(dataset.sample_shape) != 1 or dataset.trains or dataset.delta):
         raise UserError(f"--filters is for series with classes; {dataset.name} holds other samples; leave it out")
-    if dataset.sequence:
-        if config.encoding != CONSTANT:
-            raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        steps = _steps(config, dataset)
-        if config.time_steps != steps and not config.filters:
-            bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
-            raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {steps}{bins}")
+    if dataset.sequence and config.encoding != CONSTANT:
+        raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
+    steps = _steps(config, dataset)
+    if steps and config.time_steps != steps and not config.filters:
+        bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
+        what = "sequences" if dataset.sequence else "targets"
+        raise UserError(f"--time-steps is {config.time_steps}; the {what} of {dataset.name} have {steps}{bins}")
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
+    if dataset.trains and config.neuron != "spiking":
+        raise UserError(f"--neuron {config.neuron} makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
     name, options = parse_spec(config.loss, "loss")
