@@ -11,10 +11,10 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import kernels
+from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, spikes_from_psc
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -41,6 +41,8 @@ def neurons(
     learning = torch.is_grad_enabled() and (x.requires_grad or learns_response or (state is not None and state.requires_grad))
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
+    if learning and rule.statistic and (group := processes.group()).count > 1:
+        rule = rule.knowing(_rate(current, neuron, rule, backend, group))
     engine = kernels.choose(backend, x, neuron, rule if learning else None, state is not None)
 
     formula = engine.formula(rule) if learning else None
@@ -60,6 +62,14 @@ def neurons(
     if pool is not None and form.pool is None:
         psc = sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
     return psc.bfloat16() if half else psc, after
+
+
+@torch.no_grad()
+def _rate(current: Tensor | Constant, neuron: LIF, rule: Rule, backend: kernels.Backend, group: processes.Group) -> float:
+    """Mean firing over the samples of all processes, for which the neurons are computed once more."""
+    train = spikes_from_psc(neurons(current, neuron, rule, backend)[0], neuron.tau_s) > 0.5
+    counts = group.add_(torch.tensor([float(train.sum()), float(train.numel())], dtype=torch.float64))
+    return float(counts[0] / counts[1])
 
 
 class Crossing(torch.autograd.Function):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
-from tsslbp import data, imports, losses, rules
+from tsslbp import data, imports, losses, processes, rules
 from tsslbp import encoding as encoders
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
@@ -111,6 +111,9 @@ class TrainingSettings(Group):
     reports the best on the test set, which flatters a result."""
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
+    accumulate: Annotated[int, POSITIVE] = 1
+    """Compute each step's samples in so many parts, one after the other, and add their gradients up, which takes less memory.
+    Normalisation, --rate-penalty and fallback=rate then see a part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
     """Learning rate of AdamW (its peak, under a schedule)."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
@@ -156,6 +159,8 @@ class Place(Group):
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
+    device: Annotated[str, Means(processes.check_device)] = "cpu"
+    """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
     test_every: Annotated[int, NOT_NEGATIVE] = 0
@@ -207,6 +212,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
+        if self.accumulate > self.batch_size:
+            yield f"--accumulate is {self.accumulate}; it must be at most --batch-size, {self.batch_size}"
         if self.choose == "test" and self.test_every > 1:
             yield f"--test-every is {self.test_every}; it must be 1 with --choose test"
         if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load as load_weights
 from torch import Tensor
 
-from tsslbp import encoding, imports
+from tsslbp import encoding, imports, processes
 from tsslbp.architecture import Architecture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
+from tsslbp.files import read_bytes
 from tsslbp.filters import Filters
 from tsslbp.metrics import decode, settled
 from tsslbp.metrics.spike_trains import van_rossum
@@ -78,15 +79,23 @@ class Model:
         write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     def take_weights(self, path: Path) -> None:
-        """Give the network the weights in a file that :meth:`save` wrote.
+        """Give the network the weights in a file that :meth:`save` wrote; one process reads it for all.
 
         Raises UserError if they cannot be read or do not fit.
         """
+        group = processes.group()
+        with group.agreed():
+            stored = read_bytes(path) if group.leads else None
         try:
-            self.network.load_state_dict(load_file(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
+            self.network.load_state_dict(load_weights(group.told(stored)))
+        except (RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"cannot take the weights in {path} ({reason}); train again under another --name") from None
+            raise UserError(f"{path} is damaged or of another network ({reason}); train again under another --name") from None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -116,6 +125,7 @@ class Model:
             self.network.train(was_training)
 
     def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
+        part = part.to(self.device)
         return replace(part, lengths=self._steps_of(part.lengths)), self.inputs(part.x, seed, part.lengths)
 
     def _steps_of(self, lengths: Tensor | None) -> Tensor | None:
@@ -141,14 +151,15 @@ class Model:
             return None
         return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
-    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
+    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500, first: int = 0) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
+        ``first`` is the first sample's number, as of :meth:`evaluating`.
         """
-        with self.evaluating(_unlabelled(x, lengths), batch_size) as batches:
+        with self.evaluating(_unlabelled(x, lengths), batch_size, first) as batches:
             output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output, self._steps_of(lengths))
+            return within(output.cpu(), self._steps_of(lengths))
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
@@ -204,9 +215,9 @@ class Model:
         """
         return self.network.fired(self.outputs(x, lengths))
 
-    def scores(self, samples: Split) -> Tensor:
-        """:func:`tsslbp.training.score.score` of every sample, ``[N]``."""
-        return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron.tau_s)
+    def scores(self, samples: Split, first: int = 0) -> Tensor:
+        """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
+        return score(self.outputs(samples.x, samples.lengths, first=first), samples.y, None, self.network.neuron.tau_s)
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
@@ -217,8 +228,13 @@ class Model:
         return float(van_rossum(spikes.to(wanted), wanted, self.network.neuron.tau_s).double().mean())
 
     def accuracy(self, samples: Split) -> float:
-        """Share of right answers in percent; for target trains 100 times the mean F1."""
-        return 100 * float(self.scores(samples).mean())
+        """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the samples out."""
+        group = processes.group()
+        mine = group.share(torch.arange(len(samples)))
+        if len(mine) == len(samples):
+            return 100 * float(self.scores(samples).mean())
+        total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
+        return 100 * float(group.add_(total)) / len(samples)
 
 
 def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
