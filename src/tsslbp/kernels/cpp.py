@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in
 from tsslbp.kernels.layout import Layout, flatten
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Numbers, Rule
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import TSSLNumbers
@@ -53,6 +53,7 @@ class Cpp(Engine):
     """Every form, and the rules whose formulas are in ``csrc/neuron.h``."""
 
     title = "the C++ kernels"
+    varies = True
 
     def status(self) -> Usable:
         return Usable(NOT_LOADED is None, NOT_LOADED or f"loaded, vectorised for {capability()}")
@@ -75,27 +76,35 @@ class Cpp(Engine):
         layout, flat = flatten(current if form.response is None else current[None], form.pool)
         before = None if state is None else layout.flatten(state)
         pool = _pool(layout, form.pool)
-        made = torch.ops.tsslbp.lif(flat, form.response, before, _constants(neuron), pool, form.half_psc, keep)
+        made = torch.ops.tsslbp.lif(flat, form.response, before, *_constants(neuron, layout), pool, form.half_psc, keep)
         membrane = layout.restore(made[1]) if keep else None
         return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
 
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, ByConstant]:
         operator, numbers = formula
         layout, u = flatten(membrane, form.pool)
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
-        constants, pool = _constants(neuron), _pool(layout, form.pool)
+        constants, pool = _constants(neuron, layout), _pool(layout, form.pool)
         made = getattr(torch.ops.tsslbp, operator)(
-            e, u, form.response, before, after, constants, numbers, pool, form.half_current
+            e, u, form.response, before, after, *constants, numbers, pool, form.half_current
         )
         delta = layout.restore(made[0])
-        return delta if form.response is None else delta[0], None if state is None else layout.restore(made[1])
+        back = None if state is None else layout.restore(made[1])
+        by_constant = ByConstant(*layout.restore(made[-1])) if neuron.varies else ByConstant()
+        return delta if form.response is None else delta[0], back, by_constant
 
 
-def _constants(neuron: LIF) -> list[float]:
-    return [neuron.tau_m, neuron.tau_s, neuron.threshold]
+def _constants(neuron: LIF, layout: Layout) -> tuple[Tensor | None, list[float]]:
+    """Constants as the operators take them: none and numbers; or a table ``[3, P]`` and how many neighbours share an entry."""
+    values = (neuron.tau_m, neuron.tau_s, neuron.threshold)
+    if not neuron.varies:
+        return None, list(values)
+    like = next(value for value in neuron.tensors if value is not None)
+    table = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(value, dtype=like.dtype) for value in values)))
+    return layout.repeating(table)
 
 
 def _pool(layout: Layout, pool: Pool | None) -> list[float]:
@@ -111,7 +120,7 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::lif")
     def lif(current: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        _, pool, half, keep = groups
+        *_, pool, half, keep = groups
         (steps, n), full = (len(current) if response is None else len(response), current.shape[1]), computed_in(current.dtype)
         size, height, width = (int(x) for x in pool[:3] or (1, 1, 1))
         outputs = n // (height * width) * (height // size) * (width // size)
@@ -122,10 +131,11 @@ def _register_fakes() -> None:
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
     def backward(error: Tensor, membrane: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        *_, half = groups
+        _, constants, *_, half = groups
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
         delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
-        return [delta, *([] if state is None else [torch.empty_like(state)])]
+        by_constant = [] if constants is None else [membrane.new_empty(3, membrane.shape[1])]
+        return [delta, *([] if state is None else [torch.empty_like(state)]), *by_constant]
 
 
 if NOT_LOADED is None:

@@ -3,7 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from tsslbp import rules
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.neuron import LIF
+from tsslbp.neuron import CONSTANTS, LIF, ByConstant
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
 
@@ -60,7 +62,9 @@ class Spiking(nn.Module, ABC):
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
     Args:
-        neuron: constants of the neurons.
+        neuron: constants of the neurons. Those that are tensors hold one number for the layer, ``[]``, or one for each neuron,
+            of a convolution for each channel, ``[out]``. They become the layer's own under their names (``layer.tau_m``): a
+            ``Parameter`` stays one and is learned, but kept in range, and any other tensor becomes a buffer.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
     """
 
@@ -75,8 +79,44 @@ class Spiking(nn.Module, ABC):
         super().__init__()
         self.register_parameter("gain", None)
         self.bias = self.norm = None
+        self._told: set[str] = set()
         self.neuron = neuron
         self.rule = rules.get(rule)
+
+    @property
+    def neuron(self) -> LIF:
+        """Constants of the neurons; those that are tensors as they broadcast over one step of the current."""
+        if not self._named:
+            return self._numbers
+        axes = self.weight.dim() - 2
+        tensors = {name: in_range(name, getattr(self, name), self, self._told) for name in self._named}
+        shaped = {name: value.view(-1, *[1] * axes) if value.dim() else value for name, value in tensors.items()}
+        return self._numbers.having(ByConstant(**shaped))
+
+    @neuron.setter
+    def neuron(self, neuron: LIF) -> None:
+        for name in getattr(self, "_named", ()):
+            delattr(self, name)
+        tensors = {n: value for n in CONSTANTS if isinstance(value := getattr(neuron, n), Tensor)}
+        for name, value in tensors.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif value.requires_grad:
+                raise UserError(f"{type(self).__name__}: {name} requires a gradient; make it a torch.nn.Parameter")
+            else:
+                self.register_buffer(name, value)
+        self._named = tuple(tensors)
+        placeholders: dict[str, Any] = dict.fromkeys(tensors, 1.0)
+        self._numbers = replace(neuron, **placeholders)
+        if getattr(self, "weight", None) is not None:
+            self._check_constants()
+
+    def _check_constants(self) -> None:
+        """Raises UserError for constants of another shape than one for the layer or one for each neuron."""
+        for name in self._named:
+            if (shape := list(getattr(self, name).shape)) not in ([], [len(self.weight)]):
+                fit = f"[], one for all, or [{len(self.weight)}], one for each neuron or channel"
+                raise UserError(f"{type(self).__name__}: {name} has shape {shape}; it must be {fit}")
 
     @abstractmethod
     def map(self, x: Tensor) -> Tensor:
@@ -108,7 +148,8 @@ class Spiking(nn.Module, ABC):
         return self.map(x)
 
     def _beside_the_weight(self, bias: bool, normalise: bool, standardise: bool, size: float) -> None:
-        """Make what a layer has beside its weight. Raises UserError for what would have no effect."""
+        """Make what a layer has beside its weight. Raises UserError for what would have no effect, or does not fit."""
+        self._check_constants()
         for given, what in ((bias, "bias"), (standardise, "standardise")):
             if given and normalise:
                 raise UserError(f"{type(self).__name__}: {what} has no effect with normalise, which sets mean and size itself")
@@ -162,8 +203,13 @@ class Spiking(nn.Module, ABC):
         return psc, after
 
     def _extras(self) -> str:
-        """What :meth:`extra_repr` says of bias and normalisation."""
-        return (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        """What :meth:`extra_repr` says of bias, normalisation and constants that are tensors."""
+        said = (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        for name in self._named:
+            value = getattr(self, name)
+            each = "" if not value.dim() else " of each channel" if self.weight.dim() > 2 else " of each neuron"
+            said += f", {name}{each}{' learned' if isinstance(value, nn.Parameter) else ''}"
+        return said
 
 
 def _sum(current: Signal, joined: Joined) -> Tensor:

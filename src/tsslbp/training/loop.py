@@ -66,6 +66,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.loss = self.config.make_loss()
+        self.constants = list(self.model.network.constants().values())
+        self.weighted = [x for x in self.model.network.parameters() if not any(x is constant for constant in self.constants)]
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
         if self.weights is not None and self.loss.is_mean:
             self.weights = self.weights / self.weights.mean()
@@ -141,21 +143,22 @@ class Loop:
         loss = found + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        weights = list(network.parameters())
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        kinds = [self.weighted, *([self.constants] if self.constants else [])]  # each with a norm of its own
+        norms = [nn.utils.get_total_norm([x.grad for x in parameters if x.grad is not None]) for parameters in kinds]
+        if not all(math.isfinite(x.item()) for x in (loss, *norms)):
             raise Diverged(
                 f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
                 f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
             )
         if config.gradient_clip:
-            nn.utils.clip_grads_with_norm_(weights, config.gradient_clip, norm)
+            for parameters, norm in zip(kinds, norms, strict=True):
+                nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor(state.step)
+            group["lr"] = config.learning_rate * self._rate_factor(state.step) * group.get("scale", 1.0)
         self.optimizer.step()
         if config.weight_clamp:
             with torch.no_grad():
-                for weight in weights:
+                for weight in self.weighted:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
         if config.average:
             kept = list(network.state_dict().values())  # with running statistics, where layers are normalised
@@ -165,7 +168,7 @@ class Loop:
         state.step += 1
         state.seen += len(y)
         output = network.evidence(output.detach().float())
-        state.right += float(score(output, y, lengths, network.neuron.tau_s).sum())
+        state.right += float(score(output, y, lengths, network.neuron_of().tau_s).sum())
         state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
 
@@ -186,9 +189,10 @@ class Loop:
         config, network = self.config, self.model.network
         if not config.rate_penalty:
             return network(x, keys), 0.0
-        *hidden, output = network.activity(x, keys).values()
-        bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
-        return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
+        *hidden, (_, output) = network.activity(x, keys).items()
+        taus = {name: network.neuron_of(name).tau_s for name, _ in hidden}
+        bounds = {name: RateBounds(tau_s, config.rate_lower, config.rate_upper) for name, tau_s in taus.items()}
+        return network.vote(output), config.rate_penalty * sum(bounds[name](psc.float()) for name, psc in hidden)
 
     def _rate_factor(self, step: int) -> float:
         """Learning rate of a step of this epoch as a share of the configured one; the first is 0."""

@@ -18,6 +18,7 @@ from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
+from tsslbp.layers import check_stored
 from tsslbp.metrics import decode, settled
 from tsslbp.networks import Network
 from tsslbp.notation import classes
@@ -139,7 +140,7 @@ class Model:
             ((_, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
-            return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
+            return {name: self.network.fired(psc, name).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
@@ -168,7 +169,7 @@ class Model:
             psc, state = net.part(x if static else x[t : t + 1], state)
             total = psc[0] if total is None else total + psc[0]
             remaining = net.time_steps - t - 1
-            done = settled(total, psc[0], remaining, net.neuron.tau_s) | (remaining == 0)
+            done = settled(total, psc[0], remaining, net.neuron_of().tau_s) | (remaining == 0)
             answers[undecided[done]], steps[undecided[done]] = decode(total[None, done]), t + 1
             if bool(done.all()):
                 break
@@ -179,7 +180,7 @@ class Model:
 
     def scores(self, samples: Split) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``."""
-        return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron.tau_s)
+        return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron_of().tau_s)
 
     def accuracy(self, samples: Split) -> float:
         """Share of right answers in percent; for target trains 100 times the mean F1."""
@@ -228,6 +229,10 @@ def load(path: str | Path) -> Model:
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    try:
+        check_stored(weights)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
     network = model.network.to_empty(device="cpu")
     network.load_state_dict(weights)
     network.fold()

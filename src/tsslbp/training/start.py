@@ -40,7 +40,7 @@ def _into_range(network: Network, x: torch.Tensor) -> None:
             return layer(signal, pool, half)
         weight = layer.weight if layer.gain is None else layer.gain
         for _ in range(MOST):
-            rate = float(network.fired(layer(signal)).float().mean())
+            rate = float(network.fired(layer(signal), name).float().mean())
             if LOW <= rate <= HIGH:
                 break
             weight.mul_(STEP if rate < LOW else 1 / STEP)

@@ -92,19 +92,19 @@ class Stream:
         current = psc[0]
         self._total, self._steps = self._total + current, self._steps + 1
         neurons = {name: state for name, state in self._state.layers.items() if len(state) > 1}  # max pooling has none
-        layers = {name: self._spikes(state[1], before.layers[name][1]) for name, state in neurons.items()}
+        layers = {name: self._spikes(name, state[1], before.layers[name][1]) for name, state in neurons.items()}
         *_, output = layers.values()
         remaining, total = self.network.time_steps - self._steps, self._total
         final = torch.zeros(self.streams, dtype=torch.bool)
         for steps in remaining.unique().tolist():
             if steps >= 0:
-                done = settled(total, current, steps, self.network.neuron.tau_s) | (steps == 0)
+                done = settled(total, current, steps, self.network.neuron_of().tau_s) | (steps == 0)
                 final |= done & (remaining == steps)
         return Step(output, decode(total[None]), confidence(total[None]), ~final, layers)
 
-    def _spikes(self, psc: Tensor, before: Tensor) -> Tensor:
+    def _spikes(self, name: str, psc: Tensor, before: Tensor) -> Tensor:
         """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
-        neuron = self.network.neuron
+        neuron = self.network.neuron_of(name)
         return (psc - neuron.synapse_decay * before > 0.5 / neuron.tau_s).to(psc.dtype)
 
 
