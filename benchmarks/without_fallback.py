@@ -36,7 +36,7 @@ def trained(config: TrainConfig, scale: float) -> dict[str, Any]:
         output.register_forward_hook(lambda layer, _, psc: rates.append(float(network.fired(psc).float().mean())))
 
     with tempfile.TemporaryDirectory() as folder:
-        run = replace(config, rule="tssl(fallback=never)", runs_dir=Path(folder))
+        run = replace(config, rule="tssl(fallback=never)", runs_dir=Path(folder), test_every=1)
         epochs = training.read_metrics(training.train(run, adapt=scaled)[0])[0]
     return {"first": rates[0], "epochs": epochs}
 

@@ -165,6 +165,19 @@ def test_doubled_target_asks_for_silence_beyond_two_steps_of_synapse(script, tau
     assert [best(steps, tau_s, "single") for steps in (1, 2)] == [["1"], ["01"]]
 
 
+def test_overhead_is_told_apart(script, quick, capsys, monkeypatch):
+    module = script("overhead")
+    found = module.fixed_cost(0.0)
+    assert next(iter(found)) == "whole step"
+    assert all(ms > 0 for ms in found.values())
+    whole, evaluating = module.evaluation(quick(epochs=1))
+    assert 0 < evaluating < whole
+    monkeypatch.setattr(module, "fixed_cost", lambda: {"whole step": 1.0})
+    monkeypatch.setattr(module, "evaluation", lambda config: (10.0, 2.0 if config.test_every else 1.0))
+    module.main("quickstart")
+    assert "| after every epoch | 10.0 | 2.0 | 20.0 |" in capsys.readouterr().out
+
+
 def test_table_without_flags(script, tmp_path, capsys, monkeypatch):
     automatic = script("automatic")
     monkeypatch.setattr(automatic, "SEEDS", (0, 1))

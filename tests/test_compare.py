@@ -279,7 +279,7 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     assert list(result["rules"]) == RULES
     assert result["seeds"] == [1, 2]
     assert result["samples"]["test"] == 360
-    alone = replace(small, runs_dir=tmp_path / "alone", rule=RULES[1], seed=2, name=None)
+    alone = replace(small, runs_dir=tmp_path / "alone", rule=RULES[1], seed=2, name=None, test_every=1)
     _, final = training.train(alone)
     run = result["rules"][RULES[1]]["runs"][1]
     assert {key: run[key] for key in ("test_accuracy", "best_epoch", "best_test_accuracy")} == {

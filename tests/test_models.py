@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from tsslbp import UserError, cli, publish, training
+from tsslbp.cli.publish import FORMATS, Format
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,25 @@ def test_what_cannot_be_exported_is_told(trained, tmp_path):
     with pytest.raises(UserError, match="has not ended; go on with"):
         publish.export(tmp_path / "run", tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.pt"], "names no format; known endings: .safetensors"),
+        (["a"], "names no format"),
+        (["a.safetensors", "--format", "safetensor"], "unknown format 'safetensor'; did you mean 'safetensors'?"),
+    ],
+)
+def test_an_unknown_format_is_told(trained, tmp_path, arguments, said, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", str(trained), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_a_format_does_not_take_is_told(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(FORMATS, "bare", Format(".bare", "nothing", lambda options: iter(())))
+    assert cli.main(["export", str(trained), str(tmp_path / "a.bare")]) == 0
+    assert cli.main(["export", str(trained), str(tmp_path / "a.bare"), "--half"]) == 2
+    assert "--half has no effect with format bare" in capsys.readouterr().err

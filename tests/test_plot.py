@@ -13,7 +13,9 @@ from tsslbp.data import load
 def run(tmp_path_factory):
     """The folder of a short run."""
     folder = tmp_path_factory.mktemp("runs")
-    config = tsslbp.settings.TrainConfig(runs_dir=folder, network="30-10", epochs=2, batch_size=100, learning_rate=5e-3)
+    config = tsslbp.settings.TrainConfig(
+        runs_dir=folder, network="30-10", epochs=2, batch_size=100, learning_rate=5e-3, test_every=1
+    )
     return training.train(config)[0]
 
 

@@ -41,7 +41,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def test_run_leaves_a_complete_folder(quick):
-    folder, final = training.train(quick(epochs=3))
+    folder, final = training.train(quick(epochs=3, test_every=1))
     assert {path.name for path in folder.iterdir()} == {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint.pt"}
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record.get("epoch") for record in records] == [1, 2, 3, None]
@@ -51,6 +51,55 @@ def test_run_leaves_a_complete_folder(quick):
     assert (final["best_epoch"], final["test_accuracy"]) == (best["epoch"], best["test_accuracy"])
     assert final["best_test_accuracy"] == max(record["test_accuracy"] for record in records[:-1])
     assert final["seconds"] > 0
+
+
+@pytest.mark.parametrize("network", ["30-10", "20n-10"])
+def test_the_test_set_is_measured_once_with_the_weights_that_are_kept(quick, monkeypatch, network):
+    config = quick(epochs=3, network=network, average=0.8)
+    always, expected = training.train(replace(config, name="always", test_every=1))
+    measured, accuracy = [], training.Model.accuracy
+    monkeypatch.setattr(training.Model, "accuracy", lambda model, part: measured.append(len(part)) or accuracy(model, part))
+    folder, final = training.train(replace(config, name="once"))
+    assert measured == [240] * 3 + [360]
+    assert (final["best_test_accuracy"], final["best_test_epoch"]) == (None, None)
+    for key in ("test_accuracy", "best_epoch", "validation_accuracy"):
+        assert final[key] == expected[key]
+    assert_same_weights(always, folder)
+    assert [record["test_accuracy"] for record in training.read_metrics(folder)[0]] == [None] * 3
+    second = [record["test_accuracy"] for record in training.read_metrics(training.train(replace(config, test_every=2))[0])[0]]
+    assert second == [None, training.read_metrics(always)[0][1]["test_accuracy"], None]
+
+
+def test_how_often_the_test_set_is_measured_may_change_on_the_way(quick):
+    config = quick(name="run", epochs=1)
+    training.train(config)
+    folder, final = training.train(replace(config, epochs=2, resume=True, test_every=1))
+    first, second = (record["test_accuracy"] for record in training.read_metrics(folder)[0])
+    assert first is None is final["best_test_accuracy"]
+    assert second is not None
+    assert "best test epoch" not in report.write(folder).read_text()
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"weights", None, "of another network"])
+def test_an_ended_run_without_its_weights_cannot_be_measured(quick, spoilt):
+    config = quick(name="run", epochs=1)
+    folder, _ = training.train(config)
+    if spoilt == "of another network":
+        other, _ = training.train(replace(config, name="other", network="20-10"))
+        spoilt = (other / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(spoilt) if spoilt is not None else (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"cannot take the weights in .*model.safetensors") as error:
+        training.train(replace(config, resume=True))
+    assert "\n" not in str(error.value)
+
+
+def test_rows_with_the_best_test_epoch_refuse_runs_that_do_not_know_it(quick):
+    config = quick(name="row", epochs=1)
+    training.train(config)
+    with pytest.raises(UserError, match="began without --test-every 1"):
+        runs.finished(replace(config, test_every=1), lambda name: training.Progress())
+    with pytest.raises(UserError, match="--test-every is 2; it must be 1 with --choose test"):
+        quick(choose="test", test_every=2)
 
 
 def test_model_loads_alone_and_gives_the_final_accuracy(quick):
@@ -616,7 +665,7 @@ def test_the_epoch_that_is_kept(choose, expected):
         {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
         for epoch, (validation, test) in enumerate(accuracies, 1)
     ]
-    final = training.summary(history, data.load("digits", Path()), choose)
+    final = training.summary(history, data.load("digits", Path()), choose, lambda: pytest.fail("it is measured already"))
     assert final["best_epoch"] == expected
     assert final["test_accuracy"] == accuracies[expected - 1][1]
     assert (final["best_test_epoch"], final["best_test_accuracy"]) == (3, 9.0)

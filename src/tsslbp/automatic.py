@@ -40,8 +40,8 @@ def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
             series step by step, not by filters.
     """
     if dataset.trains:
-        return {}
-    if not dataset.sequence:
+        chosen = _trains(dataset)
+    elif not dataset.sequence:
         chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
     elif len(dataset.sample_shape) == 3:
         chosen = _events(dataset)
@@ -61,6 +61,18 @@ def _spikes(dataset: Dataset) -> bool:
 def _batches(dataset: Dataset, size: int, steps: int, least: int, most: int) -> Settings:
     """Batches of a size, and epochs that make about this many steps of training."""
     return {"batch_size": size, "epochs": min(most, max(least, round(steps * size / len(dataset.train))))}
+
+
+def _trains(dataset: Dataset) -> Settings:
+    """Target spike trains."""
+    return {
+        "network": f"200-{len(dataset.classes)}",
+        "tau_m": 10.0,
+        "tau_s": 4.0,
+        "loss": "kernel",
+        "learning_rate": 3e-3,
+        **_batches(dataset, min(25, max(1, len(dataset.train) // 8)), 1500, 20, 300),
+    }
 
 
 def _series(dataset: Dataset) -> Settings:

@@ -43,7 +43,8 @@ def lif(
 
     Raises:
         UserError: wrong shape or type of ``current``, a constant out of range or of a shape that does not fit, an unknown rule,
-            a named backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a derivative of the gradient.
+            a named backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a
+            derivative of the gradient.
 
     Equations (1) to (3) of ``neuron.py``; the gradient is the rule's. It comes by reverse-mode autograd, ``backward()`` or
     ``torch.autograd.grad``, and has no derivative of its own.

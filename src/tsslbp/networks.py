@@ -179,7 +179,8 @@ class Network(nn.Module):
         a, weights = self.architecture, sum(weight.numel() for weight in self.parameters())
         steps = f"{a.time_steps} step{'s' * (a.time_steps > 1)}"
         rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
-        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}, {steps}"
+        learned = f", learns {' '.join(a.learn)}" if a.learn else ""
+        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {steps}"
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
     def extra_repr(self) -> str:

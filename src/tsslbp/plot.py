@@ -103,7 +103,7 @@ def confusion(run: str | Path) -> Figure:
     """
     model, settings = training.load(run), TrainConfig.from_toml(Path(run) / "config.toml")
     test = training.samples_to_test(model, None, settings.data_root).split
-    if test.y.dim() != 1:
+    if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
     names = [*model.classes, "no answer"]
     counts = confusion_counts(test.y, metrics.decode(model.outputs(test.x, test.lengths)), len(model.classes))

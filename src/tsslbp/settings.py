@@ -152,6 +152,9 @@ class Place(Group):
     """Fetch a missing data set into the data root (through torchvision)."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
+    test_every: Annotated[int, NOT_NEGATIVE] = 0
+    """Measure the test set after every so many epochs as well. 0 measures it once, at the end, with the weights that are kept;
+    the best test epoch is known only with 1, which --choose test needs and sets."""
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -201,6 +204,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--loss {loss} reads spikes by one fixed --tau-s; leave tau_s out of --learn and --per-neuron"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
+        if self.choose == "test" and self.test_every > 1:
+            yield f"--test-every is {self.test_every}; it must be 1 with --choose test"
         if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):
             yield f"--surrogate-epochs is {self.surrogate_epochs}; it must be 0 with a rule outside the tssl family"
 

@@ -43,13 +43,18 @@ def train(arguments: list[str]) -> None:
     refuse_idle(config, arguments)
     machine.keep_memory()
     folder, final = training.train(config, training.watcher(), given=given)
+    chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
-        console.print(f"F1 {final['f1']:.4f} (epoch {final['best_epoch']}), {final['seconds']:.0f} s")
+        console.print(
+            f"F1 {final['f1']:.4f} (spikes within one step), van Rossum distance {final['van_rossum']:.3f} "
+            f"({final['test_samples']} test samples; epoch {final['best_epoch']}, {chosen}), {final['seconds']:.0f} s"
+        )
     else:
-        right, chosen = round(final["test_accuracy"] / 100 * final["test_samples"]), CHOSEN[final.get("choose", "validation")]
+        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
         console.print(
             f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{chosen}), best test epoch {final['best_test_accuracy']:.2f} %, {final['seconds']:.0f} s"
+            f"{chosen}), {best}{final['seconds']:.0f} s"
         )
         if said := training.verdict(final):
             console.print(said)
@@ -87,8 +92,11 @@ def evaluate(arguments: list[str]) -> None:
     for warning in samples.warnings:
         say(f"warning: {warning}")
     test = samples.split
-    if test.y.dim() == 3:
-        console.print(f"F1 {model.accuracy(test) / 100:.4f} over {len(test)} patterns, within one step")
+    if options.early_exit and test.trains:
+        raise UserError("--early-exit is for classes; this model answers with spike trains")
+    if test.trains:
+        distance = f"van Rossum distance {model.distance(test):.3f}"
+        console.print(f"F1 {model.accuracy(test) / 100:.4f} (spikes within one step), {distance}, on {samples.which}")
         return
     if options.early_exit and test.lengths is not None:
         raise UserError(f"--early-exit is for sequences of one length; some of these have {int(test.lengths.min())} steps")
@@ -118,7 +126,8 @@ class Predict:
     Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
     the colour of their border, and scaled."""
     out: Path | None = None
-    """CSV file for the predictions, with columns sample, class, confidence and step. Without it the first ones are printed."""
+    """CSV file for the predictions, with columns sample, class, confidence and step. A model of target spike trains has a row
+    for each output spike, with columns sample, neuron and step (from 0). Without it the first ones are printed."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
     a dark digit on paper, and says so."""
@@ -134,13 +143,12 @@ def predict(arguments: list[str]) -> None:
     made = predictions.of(model, samples)
     if options.out:
         predictions.write(options.out, made, options.path)
-        console.print(f"wrote {len(made):,} predictions to {options.out}")
+        console.print(f"wrote {made.what} to {options.out}")
         return
-    for prediction in made[: predictions.SHOWN]:
-        name = f"{prediction.sample}: " if len(made) > 1 else ""
-        console.print(f"{name}{prediction.said(model.network.time_steps)}")
-    if len(made) > predictions.SHOWN:
-        console.print(f"and {len(made) - predictions.SHOWN:,} more; --out FILE.csv writes all")
+    for line in made.said[: predictions.SHOWN]:
+        console.print(line)
+    if more := made.said[predictions.SHOWN :]:
+        console.print(f"and {len(more):,} more; --out FILE.csv writes all")
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,26 @@ from tsslbp.data.folders import files_in
 from tsslbp.errors import UserError
 
 SHOWN = 20
-"""Predictions printed where they go to no file."""
-HEAD = ("sample", "class", "confidence", "step")
+"""Samples of which predictions are printed where they go to no file."""
+SPIKES = 8
+"""Spikes of a sample that are printed."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The answer to one sample; ``name`` is empty where there is none."""
+class Predictions:
+    """The answers to samples.
 
-    sample: str
-    name: str
-    confidence: float
-    step: int
+    Args:
+        head: names of the columns.
+        rows: of the file.
+        said: a line for each sample, for the screen.
+        what: what the rows are, in a reader's words.
+    """
 
-    def said(self, time_steps: int) -> str:
-        if not self.name:
-            return "no answer: no output neuron spiked"
-        return f"{self.name}  (confidence {100 * self.confidence:.1f} %, unchanged from step {self.step} of {time_steps} on)"
+    head: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+    said: list[str]
+    what: str
 
 
 def samples(path: Path, model: training.Model, invert: bool | None) -> training.Samples:
@@ -58,17 +61,44 @@ def samples(path: Path, model: training.Model, invert: bool | None) -> training.
     return training.Samples(split, str(path), told, names)
 
 
-def of(model: training.Model, given: training.Samples) -> list[Prediction]:
+def of(model: training.Model, given: training.Samples) -> Predictions:
     """The answers to samples, in their order."""
-    output = model.outputs(given.split.x, given.split.lengths)
-    answers, steps = metrics.decode(output).tolist(), (metrics.settled_step(output) + 1).tolist()
-    rows = zip(given.names, answers, metrics.confidence(output).tolist(), steps, strict=True)
-    return [
-        Prediction(sample, model.classes[n] if n != metrics.NO_ANSWER else "", share, step) for sample, n, share, step in rows
-    ]
+    return _trains(model, given) if model.trains else _classes(model, given)
 
 
-def write(out: Path, made: list[Prediction], path: Path) -> None:
+def _classes(model: training.Model, given: training.Samples) -> Predictions:
+    """A row for each sample; one without an answer has no class and no step."""
+    output, steps = model.outputs(given.split.x, given.split.lengths), model.network.time_steps
+    answers, settled = metrics.decode(output).tolist(), (metrics.settled_step(output) + 1).tolist()
+    rows, said = list[tuple[object, ...]](), []
+    for sample, n, share, step in zip(given.names, answers, metrics.confidence(output).tolist(), settled, strict=True):
+        answered = n != metrics.NO_ANSWER
+        rows.append((sample, model.classes[n] if answered else "", f"{share:.4f}", step if answered else ""))
+        certain = f"(confidence {100 * share:.1f} %, unchanged from step {step} of {steps} on)"
+        said.append(f"{model.classes[n]}  {certain}" if answered else "no answer: no output neuron spiked")
+    return Predictions(("sample", "class", "confidence", "step"), rows, _named(said, given), f"{len(rows):,} predictions")
+
+
+def _trains(model: training.Model, given: training.Samples) -> Predictions:
+    """A row for each output spike, by sample, step and neuron. Steps count from 0, as in the arrays of target trains."""
+    spikes = model.spikes(given.split.x, given.split.lengths).transpose(0, 1)
+    rows, said = list[tuple[object, ...]](), []
+    for sample, train in zip(given.names, spikes, strict=True):
+        places = [(model.classes[neuron], step) for step, neuron in train.nonzero().tolist()]
+        rows += [(sample, neuron, step) for neuron, step in places]
+        first = ", ".join(f"{neuron} at step {step}" for neuron, step in places[:SPIKES])
+        said.append(
+            f"{len(places)} output spikes: {first}{', ...' if places[SPIKES:] else ''}" if places else "no output spike"
+        )
+    what = f"{len(rows):,} spikes of {len(given.names):,} samples"
+    return Predictions(("sample", "neuron", "step"), rows, _named(said, given), what)
+
+
+def _named(said: list[str], given: training.Samples) -> list[str]:
+    return said if len(said) == 1 else [f"{sample}: {line}" for sample, line in zip(given.names, said, strict=True)]
+
+
+def write(out: Path, made: Predictions, path: Path) -> None:
     """Write predictions as CSV; a file at ``out`` is replaced whole or not at all.
 
     Raises:
@@ -78,7 +108,6 @@ def write(out: Path, made: list[Prediction], path: Path) -> None:
         raise UserError(f"--out {out} is the file with the samples; choose another")
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(HEAD)
-    for one in made:
-        rows.writerow([one.sample, one.name, f"{one.confidence:.4f}", one.step if one.name else ""])
+    rows.writerow(made.head)
+    rows.writerows(made.rows)
     files.write_text(out, text.getvalue())

@@ -64,29 +64,42 @@ struct Alike {
 template <class T>
 struct Varied {
   static constexpr bool VARY = true;
-  const Needed<T>* table;
+  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, THRESHOLD, KINDS };
+  const T* table;  // [KINDS, period]
   int64_t period, run;
 
   struct Rows {
-    T membrane_decay_[LANES<T>], synapse_decay_[LANES<T>], per_tau_m_[LANES<T>], per_tau_s_[LANES<T>], threshold_[LANES<T>],
-        quiet_[LANES<T>];
-    TSSLBP_INLINE T membrane_decay(int64_t j) const { return membrane_decay_[j]; }
-    TSSLBP_INLINE T synapse_decay(int64_t j) const { return synapse_decay_[j]; }
-    TSSLBP_INLINE T per_tau_m(int64_t j) const { return per_tau_m_[j]; }
-    TSSLBP_INLINE T per_tau_s(int64_t j) const { return per_tau_s_[j]; }
-    TSSLBP_INLINE T threshold(int64_t j) const { return threshold_[j]; }
-    TSSLBP_INLINE T quiet(int64_t j) const { return quiet_[j]; }
+    T x[KINDS][LANES<T, true>];
+    TSSLBP_INLINE T membrane_decay(int64_t j) const { return x[MEMBRANE_DECAY][j]; }
+    TSSLBP_INLINE T synapse_decay(int64_t j) const { return x[SYNAPSE_DECAY][j]; }
+    TSSLBP_INLINE T per_tau_m(int64_t j) const { return x[PER_TAU_M][j]; }
+    TSSLBP_INLINE T per_tau_s(int64_t j) const { return x[PER_TAU_S][j]; }
+    TSSLBP_INLINE T threshold(int64_t j) const { return x[THRESHOLD][j]; }
+    TSSLBP_INLINE T quiet(int64_t j) const { return T(0.25) * x[PER_TAU_S][j]; }
   };
+
+  static std::vector<T> make_table(const T* tau_m, const T* tau_s, const T* threshold, int64_t period) {
+    std::vector<T> table(KINDS * period);
+    for (int64_t i = 0; i < period; ++i) {
+      const Needed<T> c(tau_m[i], tau_s[i], threshold[i]);
+      const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.threshold};
+      for (int64_t kind = 0; kind < KINDS; ++kind) table[kind * period + i] = kinds[kind];
+    }
+    return table;
+  }
 
   TSSLBP_INLINE Rows at(int64_t first, int64_t width) const {
     Rows rows;
-    int64_t inside = first % run, entry = first / run % period;
-    for (int64_t j = 0; j < width; ++j) {
-      const Needed<T>& c = table[entry];
-      rows.membrane_decay_[j] = c.membrane_decay, rows.synapse_decay_[j] = c.synapse_decay;
-      rows.per_tau_m_[j] = c.per_tau_m, rows.per_tau_s_[j] = c.per_tau_s;
-      rows.threshold_[j] = c.threshold, rows.quiet_[j] = c.quiet;
-      if (++inside == run) inside = 0, entry = entry + 1 == period ? 0 : entry + 1;
+    for (int64_t j = 0; j < width;) {
+      const int64_t inside = (first + j) % run, entry = (first + j) / run % period;
+      const int64_t count = std::min(run == 1 ? period - entry : run - inside, width - j);
+      for (int64_t kind = 0; kind < KINDS; ++kind) {
+        const T* __restrict from = table + kind * period + entry;
+        T* __restrict to = rows.x[kind] + j;
+        if (run == 1) std::copy_n(from, count, to);
+        else std::fill_n(to, count, *from);
+      }
+      j += count;
     }
     return rows;
   }
@@ -149,6 +162,7 @@ struct Handed {
 // With `response` the current is response[t] · current[0], a constant current.
 template <class T, class Constants>
 struct Forward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = T;  // with pooling: the sums of one row of windows, [steps, row]
   Source<T> current;
   const T* response;
@@ -177,7 +191,7 @@ struct Forward {
   // Unless `traced`, nobody wants the potential.
   template <bool traced, bool again, class Block>
   TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums, const Block& c) const {
-    T carried[LANES<T>] = {}, a[LANES<T>] = {}, last[LANES<T>] = {}, read[LANES<T>], made[LANES<T>];
+    T carried[MOST] = {}, a[MOST] = {}, last[MOST] = {}, read[MOST], made[MOST];
     before.read(first, width, last, a);
     if (before.data)
       for (int64_t j = 0; j < width; ++j)
@@ -253,7 +267,7 @@ struct Gradient {
 // current is needed. Nothing is left of it where constants are alike.
 template <class T, bool vary>
 struct ByConstant {
-  T tau_m[LANES<T>] = {}, tau_s[LANES<T>] = {}, threshold[LANES<T>] = {}, later[LANES<T>] = {};
+  T tau_m[LANES<T, true>] = {}, tau_s[LANES<T, true>] = {}, threshold[LANES<T, true>] = {}, later[LANES<T, true>] = {};
 
   // Before E of the step takes the place of E of the step after; `inside` is 0 if that one is beyond the end, else 1.
   template <class Block>
@@ -291,6 +305,7 @@ struct ByConstant<T, false> {
 // `error_reset` is compiled in, as it has one more number to carry than the other terms.
 template <class T, class Constants, Fallback fallback, bool error_reset>
 struct TsslBackward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = Bits<T>;
   static constexpr int64_t BITS = 8 * sizeof(T);
   Gradient<T> g;
@@ -298,17 +313,17 @@ struct TsslBackward {
   Bits<T> timing, inter, reset, leak;
   T clip, fallback_width;
 
-  int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * LANES<T> : 0; }
+  int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * MOST : 0; }
 
   // One bit for each step and neuron: is its synapse quiet, a[t] < 1/(4τs)?
   template <class Block>
   TSSLBP_INLINE void find_quiet(int64_t first, int64_t width, Scratch* __restrict quiet, const Block& c) const {
-    T a[LANES<T>] = {}, not_used[LANES<T>];
+    T a[MOST] = {}, not_used[MOST];
     g.before.read(first, width, not_used, a);
     std::fill_n(quiet, scratch_size(), Scratch(0));
     for (int64_t t = 0; t < g.steps; ++t) {
       const T* __restrict u = g.membrane + t * g.n + first;
-      Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      Scratch* __restrict word = quiet + t / BITS * MOST;
       const int bit = t % BITS;
       for (int64_t j = 0; j < width; ++j) {
         a[j] = c.synapse_decay(j) * a[j] + (u[j] > c.threshold(j) ? c.per_tau_s(j) : T(0));  // (3)
@@ -318,8 +333,8 @@ struct TsslBackward {
   }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
-    T error[LANES<T>] = {}, reach[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
-    T u_before[LANES<T>] = {}, a_before[LANES<T>] = {}, spike_error[error_reset ? LANES<T> : 1];
+    T error[MOST] = {}, reach[MOST] = {}, made[MOST], read[MOST];
+    T u_before[MOST] = {}, a_before[MOST] = {}, spike_error[error_reset ? MOST : 1];
     const auto c = constants.at(first, width);
     ByConstant<T, Constants::VARY> by;
     g.before.read(first, width, u_before, a_before);
@@ -333,7 +348,7 @@ struct TsslBackward {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
       const T* __restrict before = t ? u - g.n : u_before;
-      const Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      const Scratch* __restrict word = quiet + t / BITS * MOST;
       const Scratch bit = Scratch(1) << (t % BITS);
       const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
@@ -400,6 +415,7 @@ TSSLBP_INLINE T stand_in(T x) {
 
 template <class T, class Constants, Shape shape>
 struct SurrogateBackward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = T;  // not used
   Gradient<T> g;
   Constants constants;
@@ -409,8 +425,8 @@ struct SurrogateBackward {
   int64_t scratch_size() const { return 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T error[LANES<T>] = {}, carried[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
-    T u_before[Constants::VARY ? LANES<T> : 1] = {}, a_before[Constants::VARY ? LANES<T> : 1] = {};
+    T error[MOST] = {}, carried[MOST] = {}, made[MOST], read[MOST];
+    T u_before[Constants::VARY ? MOST : 1] = {}, a_before[Constants::VARY ? MOST : 1] = {};
     const auto c = constants.at(first, width);
     ByConstant<T, Constants::VARY> by;
     if constexpr (Constants::VARY) g.before.read(first, width, u_before, a_before);

@@ -87,10 +87,8 @@ void with_constants(const std::optional<Tensor>& table, const std::vector<double
                   "tsslbp: neurons are not a multiple of constants times constants.run");
   const Tensor rows = torch::stable::contiguous(*table);
   const T* x = rows.const_data_ptr<T>();
-  std::vector<Needed<T>> entries;
-  entries.reserve(period);
-  for (int64_t i = 0; i < period; ++i) entries.emplace_back(x[i], x[period + i], x[2 * period + i]);
-  f(Varied<T>{entries.data(), period, shared.run});
+  const std::vector<T> made = Varied<T>::make_table(x, x + period, x + 2 * period, period);
+  f(Varied<T>{made.data(), period, shared.run});
 }
 
 // Post-synaptic current; the membrane potential, if it is to be kept; and, given a state, the state after.
@@ -151,7 +149,7 @@ T firing_rate(const Gradient<T>& g, const Varied<T>& constants) {
   torch::stable::parallel_for(0, g.n, GRAIN, [&](int64_t begin, int64_t end) {
     int64_t count = 0;
     for (int64_t j = begin; j < end; ++j) {
-      const T threshold = constants.table[j / constants.run % constants.period].threshold;
+      const T threshold = constants.table[Varied<T>::THRESHOLD * constants.period + j / constants.run % constants.period];
       for (int64_t t = 0; t < g.steps; ++t) count += g.membrane[t * g.n + j] > threshold;
     }
     total += count;

@@ -2,8 +2,9 @@
 
 ``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
 ``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
-``y`` holds the classes ``[N]``: integers from 0, or texts. Optional: ``x_test`` and ``y_test`` (else a fifth is held out),
-``classes`` (their names), ``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
+``y`` holds the classes ``[N]``: integers from 0, or texts. Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for
+each of C output neurons. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``classes`` (their names, or those of
+the output neurons), ``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
 """
 
 import itertools
@@ -48,12 +49,12 @@ def of_arrays(
 
     Args:
         x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, H, W, C]``, ``[N, T, F]`` or ``[N, T, C, H, W]``.
-        y: classes ``[N]``, integers from 0 or texts.
+        y: classes ``[N]``, integers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
         x_test: test samples; a fifth is held out if left out.
-        y_test: their classes.
+        y_test: their classes or target trains.
         lengths: steps of each sequence before it was padded, ``[N]``.
         lengths_test: those of the test samples.
-        classes: names of the classes.
+        classes: names of the classes, or of the output neurons that have target trains.
         validation: samples to hold out; a tenth if left out.
         name: what to call the data set.
 
@@ -70,7 +71,8 @@ def of_arrays(
 def of_torch(
     samples: Iterable[Any], test: Iterable[Any] | None = None, *, validation: int | None = None, name: str = "samples"
 ) -> Dataset:
-    """A data set of what a ``torch.utils.data`` ``Dataset`` or ``DataLoader`` gives: pairs of a sample and its class.
+    """A data set of what a ``torch.utils.data`` ``Dataset`` or ``DataLoader`` gives: pairs of a sample and its class or target
+    trains.
 
     Everything is read once and held in memory. See :func:`of_arrays` for shapes, ``validation`` and ``name``.
 
@@ -132,7 +134,13 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
                 y = numbered([str(label) for label in y], classes, f"{where}: y{end}", wanted).numpy()
             x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
             notes += [note] if note and not end else []
-            parts[part] = _split(where, f"x{end}", x, y, arrays.get(f"lengths{end}"), layout in ("TF", "TCHW"))
+            sequence = layout in ("TF", "TCHW")
+            if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
+                raise UserError(
+                    f"{where}: y{end} has {y.shape[1]} steps and x{end} {x.shape[1]}; target spike trains [N, T, C] must have "
+                    "as many as their samples"
+                )
+            parts[part] = _split(where, f"x{end}", x, y, arrays.get(f"lengths{end}"), sequence)
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -142,12 +150,16 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
         if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
             described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
             raise UserError(f"{where}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
-    if not wanted.whole:
+    if parts["train"].trains:
+        classes = _output_neurons(where, parts, classes, wanted)
+    elif not wanted.whole:
         classes = _every_class(where, parts["train"].y, classes)
     assert classes is not None
     for part, split in parts.items():
         key = "y" if part == "train" else "y_test"
-        if int(split.y.max()) >= len(classes):
+        if split.trains != parts["train"].trains:
+            raise UserError(f"{where}: one of y and y_test holds classes, the other spike trains; write both alike")
+        if not split.trains and int(split.y.max()) >= len(classes):
             raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
     sequence = layout in ("TF", "TCHW")
     scale = 255.0 if arrays["x"].dtype == np.uint8 else 1.0
@@ -201,8 +213,13 @@ def _samples(where: str, arrays: Arrays, x_name: str, y_name: str, labelled: boo
         raise UserError(f"{where}: {x_name} is {x.dtype}; it must hold real numbers")
     if y is None:
         return x, None
-    if y.ndim != 1 or len(y) != len(x):
-        raise UserError(f"{where}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}]")
+    if y.ndim not in (1, 3) or len(y) != len(x) or 0 in y.shape:
+        raise UserError(
+            f"{where}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}], or "
+            f"[{len(x)}, T, C] for target spike trains"
+        )
+    if y.ndim == 3:
+        return x, _target_trains(y, f"{where}: {y_name}")
     if y.dtype.kind == "U":
         return x, y
     if y.dtype.kind not in "iu" or y.min() < 0:
@@ -211,6 +228,30 @@ def _samples(where: str, arrays: Arrays, x_name: str, y_name: str, labelled: boo
     if int(y.max()) >= LARGEST:
         raise UserError(f"{where}: {y_name} has class {y.max()}, and no sample of class 1; number the classes 0, 1, 2, ...")
     return x, y
+
+
+def _target_trains(y: NDArray[Any], what: str) -> NDArray[Any]:
+    """Spike trains as bytes. Raises UserError for other values than 0 and 1."""
+    spikes = (y == 1) if y.dtype.kind in "buif" else np.zeros_like(y, bool)
+    if odd := y[~spikes & (y != 0)].ravel()[:1].tolist():
+        raise UserError(f"{what} has {odd[0]!r}; target spike trains hold 0 and 1, where a neuron must be silent and spike")
+    return spikes.astype(np.uint8)
+
+
+def _output_neurons(where: str, parts: dict[str, Split], names: tuple[str, ...] | None, wanted: Wanted) -> tuple[str, ...]:
+    """The neurons that have target trains, by number where they have no names. Raises UserError if they do not go together."""
+    neurons = parts["train"].y.shape[2]
+    if wanted.classes and len(wanted.classes) != neurons:
+        raise UserError(f"{where}: y has trains of {neurons} neurons; the model has {len(wanted.classes)}")
+    if names is not None and len(names) != neurons:
+        raise UserError(f"{where}: y has trains of {neurons} neurons, but classes names {len(names)}")
+    if not wanted.whole and not parts["train"].y.any():
+        raise UserError(f"{where}: y holds only 0; a target spike train needs a 1 where the neuron is to spike")
+    test = parts.get("test")
+    if test is not None and test.trains and test.y.shape[1:] != parts["train"].y.shape[1:]:
+        shapes = f"{list(test.y.shape[1:])}, those of y {list(parts['train'].y.shape[1:])}"
+        raise UserError(f"{where}: target trains of y_test are {shapes}; they must be alike")
+    return names or tuple(map(str, range(neurons)))
 
 
 def _class_names(where: str, arrays: Arrays) -> tuple[str, ...] | None:
@@ -239,7 +280,7 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
 def _split(
     where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
 ) -> Split:
-    """Bytes stay bytes (truth values become bytes), all other numbers become float32; padding becomes 0."""
+    """Bytes stay bytes (truth values become bytes), all other numbers become float32; padding becomes 0, of targets too."""
     if lengths is not None:
         steps = x.shape[1] if sequence else 0
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
@@ -250,12 +291,15 @@ def _split(
         with np.errstate(over="ignore"):  # what overflows is reported below
             x = x.astype(np.float32)
     stored = torch.from_numpy(np.ascontiguousarray(x))
+    targets = torch.full((len(x),), -1) if y is None else torch.from_numpy(y if y.ndim == 3 else y.astype(np.int64))
     counted = None if lengths is None else torch.from_numpy(lengths.astype(np.int64))
     if counted is not None:
         beyond = torch.arange(stored.shape[1]) >= counted[:, None]
         stored = stored.masked_fill(beyond.view(*beyond.shape, *[1] * (stored.dim() - 2)), 0)
+        if targets.dim() == 3:
+            targets = targets.masked_fill(beyond.unsqueeze(2), 0)
     refuse_missing(stored, f"{where}: ", sequence, "" if key == "x" else f"{key}, ")
-    return Split(stored, torch.from_numpy(y.astype(np.int64)) if y is not None else torch.full((len(x),), -1), counted)
+    return Split(stored, targets, counted)
 
 
 def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:

@@ -33,6 +33,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def trains(self) -> bool:
+        """Whether the targets are spike trains rather than classes."""
+        return self.y.dim() == 3
+
     def __add__(self, more: "Split") -> "Split":
         """These samples, then more of the same kind."""
         lengths = None
@@ -131,12 +136,12 @@ class Dataset:
     @property
     def trains(self) -> bool:
         """Whether the targets are spike trains rather than classes."""
-        return self.train.y.dim() == 3
+        return self.train.trains
 
     @property
     def time_steps(self) -> int | None:
-        """T of sequences; None for static samples, which have no steps of their own."""
-        return self.train.x.shape[1] if self.sequence else None
+        """T of sequences and of target trains; None for static samples with classes, which have no steps of their own."""
+        return self.train.x.shape[1] if self.sequence else self.train.y.shape[1] if self.trains else None
 
 
 def kind_of(x: Tensor, sequence: bool) -> Kind:
@@ -176,8 +181,9 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
 def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
     """:func:`hold_out` with a size the user may have chosen, 0 for none. Raises UserError if a part would be too small."""
     if count != 0 and not classes <= count < len(samples):
+        several = f" in {classes} classes" if classes > 1 else ""
         raise UserError(
-            f"validation is {count}; of these {len(samples)} training samples in {classes} classes it must take none, or at "
+            f"validation is {count}; of these {len(samples)} training samples{several} it must take none, or at "
             f"least {classes} and leave at least 1"
         )
     return hold_out(samples, count)

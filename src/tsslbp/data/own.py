@@ -35,7 +35,7 @@ def complete(
         where: the file or folder, for messages.
         samples: what to train on; a part of them is held out.
         test: the user's own test samples. A fifth of ``samples`` if there are none.
-        classes: names of the classes, each of which has samples.
+        classes: names of the classes, each of which has samples; where targets are spike trains, of the output neurons.
         validation: samples to hold out. If left out, a tenth; none if a class has too few samples for that.
         sequence: samples are ``[N, T, ...]``.
         scale: stored value of full intensity, for static samples.
@@ -46,10 +46,12 @@ def complete(
     Raises:
         UserError: one class, a class with too few samples for the parts, or a validation size that does not fit.
     """
-    if len(classes) < 2:
+    if len(classes) < 2 and not samples.trains:
         raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
-    counts = torch.bincount(samples.y, minlength=len(classes))
-    fewest, scarce = int(counts.min()), classes[int(counts.argmin())]
+    # samples with target trains are held out as if all were of one class
+    labels, names = (torch.zeros(len(samples), dtype=torch.int64), ("",)) if samples.trains else (samples.y, classes)
+    counts = torch.bincount(labels, minlength=len(names))
+    fewest, scarce = int(counts.min()), names[int(counts.argmin())]
     parts = ["training", *(["test"] if test is None else [])]
     if validation is None and held is None and fewest <= len(parts):
         validation = 0
@@ -57,18 +59,20 @@ def complete(
         parts.insert(1, "validation")
     if fewest < len(parts):
         has = f"{fewest} sample{'s' * (fewest != 1)}"
-        needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)} of each class"
-        raise UserError(f"{where}: class {scarce} has {has}; {needs}; add samples of it or leave the class out")
-    numbers, tested = Split(torch.arange(len(samples)), samples.y), None
+        needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)}"
+        if samples.trains:
+            raise UserError(f"{where} has {has}; {needs}; add samples, or bring test samples as x_test and y_test")
+        raise UserError(f"{where}: class {scarce} has {has}; {needs} of each class; add samples of it or leave the class out")
+    numbers, tested = Split(torch.arange(len(samples)), labels), None
     if test is None:
-        numbers, tested = hold_out(numbers, max(len(classes), len(samples) // 5))
+        numbers, tested = hold_out(numbers, max(len(names), len(samples) // 5))
     if held is not None and validation in (None, len(held)):
         kept, held = numbers, held.select(torch.arange(len(held)))
     elif held is not None and validation:
         raise UserError(f"--validation is {validation}; {where} has {len(held)} validation samples of its own: leave it out")
     else:
-        count = a_tenth(numbers, len(classes)) if validation is None else validation
-        kept, left = hold_out_validation(numbers, count, len(classes))
+        count = a_tenth(numbers, len(names)) if validation is None else validation
+        kept, left = hold_out_validation(numbers, count, len(names))
         held = samples.select(left.x)
     train = samples.select(kept.x)
     test = samples.select(tested.x) if tested is not None else test

@@ -48,7 +48,7 @@ class Reproduce:
         if self.row not in ROWS:
             raise unknown("row", self.row, ROWS)
         config = replace(recipes.get(self.row), name=self.row, precision=self.precision, runs_dir=self.runs_dir)
-        config = replace(config, data_root=self.data_root, download=self.download)
+        config = replace(config, data_root=self.data_root, download=self.download, test_every=1)
         if self.epochs is not None:
             config = replace(config, epochs=self.epochs, name=f"{config.name}-{self.epochs}-epochs")
         if self.protocol == "paper":

@@ -130,7 +130,7 @@ def results_table(results: Path) -> str:
             f"{epochs:.0f}",
             str(len(finals)),
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
-            mean_sd([final["best_test_accuracy"] for final in finals], 2),
+            "–" if finals[0]["best_test_accuracy"] is None else mean_sd([final["best_test_accuracy"] for final in finals], 2),
             f"{seconds:,.0f}",
             recipes.RECIPES[recipe].published,
         ]

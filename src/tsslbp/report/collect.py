@@ -42,7 +42,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
         command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME{imports.again(model.imports)}",
         settings=settings.to_dict(),
         history=history,
-        final=final or training.summary(history, dataset, settings.choose),
+        final=final or training.summary(history, dataset, settings.choose, lambda: model.accuracy(dataset.test)),
         classes=dataset.classes,
         machine=machine.describe(),
         **about,
@@ -65,7 +65,7 @@ def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
 
 def _trains(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test.select(torch.arange(min(SAMPLES, len(dataset.test))))
-    spikes = model.network.fired(model.outputs(test.x))
+    spikes = model.spikes(test.x, test.lengths)
     drawn = (TrainRaster(spikes[:, i].numpy(), test.y[i].bool().numpy(), float(f1)) for i, f1 in enumerate(model.scores(test)))
     return {"confusion": None, "samples": [], "trains": tuple(drawn)}
 

@@ -175,7 +175,11 @@ def _contents(report: RunReport) -> Contents:
         "loss": figures.loss("loss", report.history),
         "accuracy": figures.accuracy("accuracy", report.history, report.final["best_epoch"]),
         "firing": _firing(report.history),
-        "columns": [key for key in report.history[0] if key not in FIRING],
+        "columns": [
+            key
+            for key in report.history[0]
+            if key not in FIRING and any(record.get(key) is not None for record in report.history)
+        ],
         "confusion": figures.confusion("confusion", counts, report.classes),
         "samples": [
             (sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)

@@ -160,7 +160,7 @@ def compare(
         raise UserError(f"--to is {target}; it must be a percentage above 0")
     need_validation(config)
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
-    settings = contestants(replace(config, runs_dir=folder), entries)
+    settings = contestants(replace(config, runs_dir=folder, test_every=1), entries)
     base = None if against is None else _named("--against", against, settings)
     favourite = None if planned is None else _named("--planned", planned, settings)
     if base is not None and seeds < 2:
@@ -176,7 +176,7 @@ def compare(
         trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
         trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
         for label, s in settings.items():
-            trials = [replace(s, seed=seed, epochs=trial_epochs) for seed in trial_seeds]
+            trials = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
             tried[label] = tuned(label, trials, rates, watch)
         settings = {label: replace(s, learning_rate=best_rate(label, tried[label])) for label, s in settings.items()}
 

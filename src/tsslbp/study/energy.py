@@ -35,7 +35,7 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     first = trained[0]
     return about("energy", subject, first.settings) | {
         "samples": len(first.test),
-        "trains": first.test.y.dim() == 3,
+        "trains": first.test.trains,
         "sequence": first.model.inputs.sequence,
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
         "rules": {

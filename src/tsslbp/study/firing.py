@@ -51,7 +51,7 @@ def firing(run: Run) -> dict[str, Any]:
         "time_steps": network.time_steps,
         "layers": {name: _plain(layer, rule) for name, layer in layers.items()},
         "all": _plain(_together(list(layers.values())), rule),
-        "example": None if samples.y.dim() == 3 else _example(run),
+        "example": None if samples.trains else _example(run),
     }
 
 

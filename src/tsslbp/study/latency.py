@@ -25,7 +25,7 @@ def latency(run: Run) -> dict[str, Any]:
     """
     run.need_spikes("latency")
     samples, network = run.test, run.model.network
-    if samples.y.dim() == 3:
+    if samples.trains:
         raise UserError(f"latency is for classes; the targets of {run.model.data} are spike trains")
     if samples.lengths is not None:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")

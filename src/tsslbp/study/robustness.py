@@ -102,7 +102,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
         }
     return about("robustness", run.name, run.settings) | {
         "samples": len(run.test),
-        "trains": run.test.y.dim() == 3,
+        "trains": run.test.trains,
         "seeds": list(drawn),
         "accuracy": run.model.accuracy(run.test),
         "troubles": troubles,

@@ -144,7 +144,10 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     began = (folder / "config.toml").is_file()
     ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
     progress = training.Progress() if ended else watch(str(config.name))
-    return training.train(replace(config, resume=began), progress, adapt)[0]
+    trained, final = training.train(replace(config, resume=began), progress, adapt)
+    if config.test_every == 1 and final["best_test_accuracy"] is None:
+        raise UserError(f"{folder} began without --test-every 1, so its best test epoch is unknown; remove or rename it")
+    return trained
 
 
 def accuracy(folder: Path) -> float:

@@ -20,7 +20,7 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     flag = "" if given.validation is not None else " (--validation N)"
     split = f"{parts['train']}, {held}{flag}, {parts['test']}: {dataset.tested_on}"
     rows = {
-        "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} in {len(dataset.classes)} classes ({names})",
+        "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} {_targets(dataset)} ({names})",
         "values": f"{str(dataset.train.x.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",
         "split": split,
         "input": _input(config, dataset),
@@ -33,6 +33,13 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     }
     width = max(map(len, rows))
     return [f"{what:<{width}}  {said}" for what, said in rows.items()] + [f"{'':<{width}}  {note}" for note in dataset.notes]
+
+
+def _targets(dataset: Dataset) -> str:
+    if not dataset.trains:
+        return f"in {len(dataset.classes)} classes"
+    steps, neurons = dataset.train.y.shape[1:]
+    return f"with target spike trains of {steps} steps for {neurons} neuron{'s' * (neurons > 1)}"
 
 
 def _size(dataset: Dataset) -> str:
@@ -54,6 +61,9 @@ def _input(config: TrainConfig, dataset: Dataset) -> str:
 
 
 def _steps(config: TrainConfig, dataset: Dataset) -> str:
+    if dataset.trains:
+        encoded = "" if dataset.sequence else f"; encoding {config.encoding} (--encoding)"
+        return f"{config.time_steps}, those of the target trains{encoded}"
     if not dataset.sequence:
         return f"{config.time_steps} steps for every sample (--time-steps), encoding {config.encoding} (--encoding)"
     if config.filters:

@@ -42,6 +42,7 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
     samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
+    _check_targets(model, dataset.test, name)
     _check(model, samples, name)
     if model.facts is None:
         if name != model.data:
@@ -66,6 +67,7 @@ def samples_of_file(model: Model, path: Path) -> Samples:
         UserError: no such file; the file it was trained on; samples of another shape, other classes or other units.
     """
     samples = _all_of(model, path, labelled=True)
+    _check_targets(model, samples.split, str(path))
     _check(model, samples, str(path))
     _warn_of_seen(model, samples, str(path))
     return samples
@@ -90,6 +92,15 @@ def _all_of(model: Model, path: Path, labelled: bool) -> Samples:
 def _named(classes: tuple[str, ...]) -> bool:
     """Whether classes have names, not just numbers."""
     return classes != tuple(map(str, range(len(classes))))
+
+
+def _check_targets(model: Model, samples: Split, name: str) -> None:
+    if samples.trains != model.trains:
+        kinds = ("spike trains", "classes")
+        theirs, ours = kinds if samples.trains else kinds[::-1]
+        raise UserError(f"the targets of {name} are {theirs}; the model was trained on {ours}")
+    if samples.trains and samples.y.shape[1] != model.network.time_steps:
+        raise UserError(f"the target trains of {name} have {samples.y.shape[1]} steps; the model's {model.network.time_steps}")
 
 
 def _check(model: Model, samples: Samples, name: str) -> None:

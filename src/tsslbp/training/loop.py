@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from tsslbp import draws, rules
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
+from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
-from tsslbp.layers import Spiking
+from tsslbp.layers import Dropout, Spiking
 from tsslbp.losses import RateBounds
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
@@ -66,8 +68,6 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.loss = self.config.make_loss()
-        self.constants = list(self.model.network.constants().values())
-        self.weighted = [x for x in self.model.network.parameters() if not any(x is constant for constant in self.constants)]
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
         if self.weights is not None and self.loss.is_mean:
             self.weights = self.weights / self.weights.mean()
@@ -125,12 +125,13 @@ class Loop:
     def step(self, samples: Tensor) -> None:
         """One step of training on the training samples of these numbers, ``[B]``."""
         config, state, network = self.config, self.state, self.model.network
-        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples)
+        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples) if self._draws else None
         x, y, lengths = part.x, part.y, part.lengths
-        if config.shift or config.flip:
+        if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
-        network.train()
-        x = self.model.inputs(x, keys, lengths)
+        if not network.training:
+            network.train()
+        x = self.model.inputs(x, 0 if keys is None else keys, lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x, keys)
         mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
@@ -141,36 +142,44 @@ class Loop:
         if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
             raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
         loss = found + penalty
-        self.optimizer.zero_grad(set_to_none=True)
+        for learned in (*self._weights, *self._constants):
+            learned.grad = None
         loss.backward()
-        kinds = [self.weighted, *([self.constants] if self.constants else [])]  # each with a norm of its own
-        norms = [nn.utils.get_total_norm([x.grad for x in parameters if x.grad is not None]) for parameters in kinds]
-        if not all(math.isfinite(x.item()) for x in (loss, *norms)):
-            raise Diverged(
-                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
-                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
-            )
-        if config.gradient_clip:
-            for parameters, norm in zip(kinds, norms, strict=True):
-                nn.utils.clip_grads_with_norm_(parameters, config.gradient_clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor(state.step) * group.get("scale", 1.0)
-        self.optimizer.step()
-        if config.weight_clamp:
-            with torch.no_grad():
-                for weight in self.weighted:
-                    weight.clamp_(-config.weight_clamp, config.weight_clamp)
-        if config.average:
-            kept = list(network.state_dict().values())  # with running statistics, where layers are normalised
-            state.average = state.average or [weight.clone() for weight in kept]
-            for average, weight in zip(state.average, kept, strict=True):
-                average.lerp_(weight, 1 - config.average)
+        self._update(loss.item())
         state.step += 1
         state.seen += len(y)
         output = network.evidence(output.detach().float())
         state.right += float(score(output, y, lengths, network.neuron_of().tau_s).sum())
         state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    def _update(self, loss: float) -> None:
+        """New weights from the gradients of a step with this loss. Raises Diverged if either is not finite."""
+        config, state = self.config, self.state
+        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has a norm of its own
+        gradients = [[x.grad for x in learned if x.grad is not None] for learned in kinds]
+        norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
+        if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
+            raise Diverged(
+                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
+                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
+            )
+        for kind, norm in zip(gradients, norms, strict=True):
+            if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
+                for gradient in kind:
+                    gradient.mul_(factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * self._rate_factor(state.step) * group.get("scale", 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            if config.weight_clamp:
+                for weight in self._weights:
+                    weight.clamp_(-config.weight_clamp, config.weight_clamp)
+            if config.average:
+                kept = list(self.model.network.state_dict().values())  # with running statistics, where layers are normalised
+                state.average = state.average or [weight.clone() for weight in kept]
+                for average, weight in zip(state.average, kept, strict=True):
+                    average.lerp_(weight, 1 - config.average)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -184,7 +193,24 @@ class Loop:
             for weight, before in zip(weights, own, strict=True):
                 weight.copy_(before)
 
-    def _output(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | float]:
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        """The weights; going through the network's modules in each step would take longer than a small layer."""
+        constants = self.model.network.constants()
+        return [weight for name, weight in self.model.network.named_parameters() if name not in constants]
+
+    @cached_property
+    def _constants(self) -> list[nn.Parameter]:
+        """The constants of the neurons that are learned."""
+        return list(self.model.network.constants().values())
+
+    @cached_property
+    def _draws(self) -> bool:
+        """Whether anything is drawn for a sample."""
+        drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
+        return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
+
+    def _output(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
@@ -214,6 +240,11 @@ class Loop:
                 return f"the gradient of layer {name.split('.')[0]!r} is not finite"
         return "the loss is not finite"
 
+    def _tests(self) -> bool:
+        """Whether the test set is measured after this epoch."""
+        every = self.config.test_every
+        return bool(every) and self.state.epoch % every == 0 and len(self.dataset.test) > 0
+
     def _record(self) -> dict[str, Any]:
         state, data, config = self.state, self.dataset, self.config
         record: dict[str, Any] = {
@@ -221,7 +252,7 @@ class Loop:
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
             "validation_accuracy": self.model.accuracy(data.validation) if len(data.validation) else None,
-            "test_accuracy": self.model.accuracy(data.test) if len(data.test) else None,
+            "test_accuracy": self.model.accuracy(data.test) if self._tests() else None,
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if self.model.network.is_spiking:

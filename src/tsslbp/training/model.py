@@ -9,7 +9,8 @@ from types import NoneType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tsslbp import encoding, imports
@@ -20,8 +21,9 @@ from tsslbp.errors import UserError
 from tsslbp.filters import Filters
 from tsslbp.layers import check_stored
 from tsslbp.metrics import decode, settled
+from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
-from tsslbp.notation import classes
+from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
 from tsslbp.signal import within
 from tsslbp.stored import METADATA_KEY, sha256, write
@@ -50,10 +52,13 @@ class Model:
     """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
     imports: tuple[str, ...] = field(default_factory=imports.names)
     """Names of the files that must be imported (``--import``) before it is loaded again."""
+    trains: bool = False
+    """Whether it was trained on target spike trains; ``classes`` are then the names of the output neurons."""
 
     def __repr__(self) -> str:
         what = "sequences" if self.inputs.sequence else "samples"
-        return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} classes, {self.network.describe()})"
+        answers = "spike trains" if self.trains else "classes"
+        return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} {answers}, {self.network.describe()})"
 
     def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all."""
@@ -65,9 +70,21 @@ class Model:
             **({"facts": self.facts.to_dict()} if self.facts else {}),
             **({"trained": self.trained} if self.trained else {}),
             **({"imports": self.imports} if self.imports else {}),
+            **({"trains": True} if self.trains else {}),
         }
         dtype = STORED[self.trained.get("stored", "float32")]
         write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+
+    def take_weights(self, path: Path) -> None:
+        """Give the network the weights in a file that :meth:`save` wrote.
+
+        Raises UserError if they cannot be read or do not fit.
+        """
+        try:
+            self.network.load_state_dict(load_file(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot take the weights in {path} ({reason}); train again under another --name") from None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -178,9 +195,24 @@ class Model:
                 x = x[~done] if static else x[:, ~done]
         return answers, steps
 
+    def spikes(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Output spikes for stored samples in evaluation mode, ``[T, N, neurons]`` of bool; none after the end of a sequence.
+
+        See :meth:`outputs`.
+        """
+        return self.network.fired(self.outputs(x, lengths))
+
     def scores(self, samples: Split) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``."""
         return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron_of().tau_s)
+
+    def distance(self, samples: Split) -> float:
+        """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
+
+        See :func:`tsslbp.metrics.spike_trains.van_rossum`.
+        """
+        spikes, wanted = self.spikes(samples.x, samples.lengths), samples.y.transpose(0, 1)
+        return float(van_rossum(spikes.to(wanted), wanted, self.network.neuron.tau_s).double().mean())
 
     def accuracy(self, samples: Split) -> float:
         """Share of right answers in percent; for target trains 100 times the mean F1."""
@@ -242,7 +274,8 @@ def load(path: str | Path) -> Model:
 
 def _described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
-    if odd := sorted(about.keys() - {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "sha256"}):
+    known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
+    if odd := sorted(about.keys() - known):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
     imports.need(about.get("imports", []))
     if about.keys() - {"imports"} == {"architecture", "sha256"}:
@@ -265,8 +298,11 @@ def _described(about: dict[str, Any]) -> Model:
         raise UserError("its record of the training is damaged")
     if trained:
         trained["settings"] = translated(trained["settings"])
-    facts = Facts.read(about["facts"]) if "facts" in about else None
-    return Model(network, inputs, names, str(about["data"]), facts, trained, tuple(about.get("imports", ())))
+    facts, source = Facts.read(about["facts"]) if "facts" in about else None, str(about["data"])
+    trains = about.get("trains", source.startswith("spike-pattern"))  # of which version 0.1.0 says no more than the name
+    if type(trains) is not bool or (trains and voters(architecture.network) > 1):
+        raise UserError("what it says of its targets is damaged")
+    return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)
 
 
 def _network_alone(architecture: Architecture, needed: tuple[str, ...]) -> Model:

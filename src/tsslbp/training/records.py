@@ -33,17 +33,20 @@ def by_layer(value: Any) -> bool:
 PERCENT = number(0, 100)
 
 
-def percent_or_none(value: Any) -> bool:
-    """As PERCENT, or None, as where no sample was held out for validation."""
-    return value is None or PERCENT(value)
+def or_none(check: Check) -> Check:
+    """Whether a value is None, as where nothing was measured, or passes a check."""
+    return lambda value: value is None or check(value)
+
+
+PERCENT_OR_NONE = or_none(PERCENT)
 
 
 EPOCH: dict[str, Check] = {
     "epoch": whole(1),
     "train_loss": number(),
     "train_accuracy": PERCENT,
-    "validation_accuracy": percent_or_none,
-    "test_accuracy": PERCENT,
+    "validation_accuracy": PERCENT_OR_NONE,
+    "test_accuracy": PERCENT_OR_NONE,
     "learning_rate": number(0),
     "seconds": number(0),
 }
@@ -54,15 +57,16 @@ FINAL: dict[str, Check] = {
     "event": lambda value: value == "final",
     "test_accuracy": PERCENT,
     "best_epoch": whole(1),
-    "validation_accuracy": percent_or_none,
-    "best_test_accuracy": PERCENT,
-    "best_test_epoch": whole(1),
+    "validation_accuracy": PERCENT_OR_NONE,
+    "best_test_accuracy": PERCENT_OR_NONE,
+    "best_test_epoch": or_none(whole(1)),
     "epochs": whole(1),
     "seconds": number(0),
 }
 """What the final record holds."""
 SAMPLES: dict[str, Check] = {
     "f1": number(0, 1),
+    "van_rossum": number(0),
     "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
 }
@@ -111,8 +115,12 @@ def read(path: Path) -> tuple[list[Record], Record | None]:
     wrong, count = history_fault(found), len(found)
     if final is not None and not wrong:
         held_out = count and found[0]["validation_accuracy"] is not None
-        of_this_run = {"epochs": whole(count, count), "best_epoch": whole(1, count), "best_test_epoch": whole(1, count)}
-        of_this_run |= {"validation_accuracy": PERCENT if held_out else percent_or_none}
+        of_this_run = {
+            "epochs": whole(count, count),
+            "best_epoch": whole(1, count),
+            "best_test_epoch": or_none(whole(1, count)),
+        }
+        of_this_run |= {"validation_accuracy": PERCENT if held_out else PERCENT_OR_NONE}
         if wrong := fault(final, FINAL | of_this_run, SAMPLES):
             wrong = f"line {count + 1}: {wrong}"
     if wrong:
@@ -153,25 +161,40 @@ def chosen(history: Sequence[Record], choose: Choice) -> Record:
     """The epoch that is kept: of the best, the last, since schedules lower the learning rate to the end."""
     if choose == "last":
         return history[-1]
-    if history[0][f"{choose}_accuracy"] is None:
+    if any(record[f"{choose}_accuracy"] is None for record in history):
+        if choose == "test":
+            raise UserError("--choose is test; the run began without --test-every 1, so train it again under another --name")
         raise UserError("no sample was held out for validation; --choose must be last or test")
     return max(reversed(history), key=lambda record: record[f"{choose}_accuracy"])
 
 
-def summary(history: Sequence[Record], dataset: Dataset, choose: Choice) -> Record:
-    """The final record of a run with this history. Raises UserError if no epoch is finished."""
+def summary(history: Sequence[Record], dataset: Dataset, choose: Choice, measure: Callable[[], float]) -> Record:
+    """The final record of a run with this history.
+
+    Args:
+        history: the records of its epochs.
+        dataset: what it was trained on.
+        choose: how the epoch was chosen.
+        measure: measures the test accuracy of that epoch, if its record does not have it.
+
+    Raises:
+        UserError: no epoch is finished, or none can be chosen.
+    """
     if not history:
         raise UserError("no epoch is finished; resume the run")
-    best, best_test = chosen(history, choose), max(history, key=lambda record: record["test_accuracy"])
+    best, best_test = chosen(history, choose), Record()
+    if all(record["test_accuracy"] is not None for record in history):
+        best_test = max(history, key=lambda record: record["test_accuracy"])
+    accuracy = measure() if best["test_accuracy"] is None else best["test_accuracy"]
     return {
         "event": "final",
         **({} if choose == "validation" else {"choose": choose}),
-        "test_accuracy": best["test_accuracy"],
+        "test_accuracy": accuracy,
         "best_epoch": best["epoch"],
         "validation_accuracy": best["validation_accuracy"],
-        "best_test_accuracy": best_test["test_accuracy"],
-        "best_test_epoch": best_test["epoch"],
-        **({"f1": best["test_accuracy"] / 100} if dataset.trains else {}),
+        "best_test_accuracy": best_test.get("test_accuracy"),
+        "best_test_epoch": best_test.get("epoch"),
+        **({"f1": accuracy / 100} if dataset.trains else {}),
         "epochs": len(history),
         "seconds": round(history[-1]["seconds"], 2),
         "train_samples": len(dataset.train),

@@ -29,7 +29,7 @@ from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
-from tsslbp.training.model import Model
+from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 
 METRICS = "metrics.jsonl"
@@ -100,7 +100,14 @@ def train(
         raise Interrupted(folder) from None
     finally:
         progress.close()
-    final = records.summary(state.history, dataset, config.choose) | (baselines(dataset) if own else {})
+
+    def measure() -> float:
+        model.take_weights(folder / "model.safetensors")
+        return seen.accuracy(samples.test)
+
+    final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
+    if dataset.trains:
+        final["van_rossum"] = load(folder).distance(dataset.test)
     records.write(folder / METRICS, [*state.history, final])
     return folder, final
 
@@ -152,8 +159,9 @@ def _unnormalised(dataset: data.Dataset) -> data.Dataset:
 
 def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
     """The data set with the normalisation of its bins. Raises UserError if its steps cannot be put into bins of this size."""
-    if not dataset.sequence or dataset.cut:
+    if not dataset.sequence or dataset.cut or dataset.trains:
         instead = "cut it into fewer steps with --time-steps" if dataset.cut else "it has no steps"
+        instead = "its targets have a spike or none in each step" if dataset.trains else instead
         raise UserError(f"--bin is for series that have steps of their own; {dataset.name} holds {dataset.kind}: {instead}")
     if size > (dataset.time_steps or 0):
         raise UserError(f"--bin is {size}; the sequences of {dataset.name} have {dataset.time_steps} steps")
@@ -168,8 +176,8 @@ def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
 def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
-    T is that of the data's sequences; the output layer has a neuron for each of their classes. Every ``auto`` is what it means
-    here; a resumed run keeps what it meant when the run began.
+    T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
+    is what it means here; a resumed run keeps what it meant when the run began.
 
     Raises:
         UserError: settings that do not go with the data.
@@ -181,6 +189,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=chosen,
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
+        test_every=1 if config.choose == "test" else config.test_every,
     )
     config = _with_precision(config.with_loss())
     _check_fit(config, dataset)
@@ -188,7 +197,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 
 
 def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
-    """T of sequences in bins; 0 of static samples."""
+    """T of sequences in bins, or of target trains; 0 of static samples with classes."""
     return -(-(dataset.time_steps or 0) // config.bin)
 
 
@@ -208,7 +217,8 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     network.time_block = config.time_block
     start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    return Model(network, inputs, dataset.classes, dataset.source, data.Facts.of(dataset)), optimizer
+    facts = data.Facts.of(dataset)
+    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
 
 
 def _groups(network: Network) -> list[dict[str, Any]]:
@@ -245,16 +255,18 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
     if config.filters and (not dataset.sequence or len(dataset.sample_shape) != 1 or dataset.trains or dataset.delta):
         raise UserError(f"--filters is for series with classes; {dataset.name} holds other samples; leave it out")
-    if dataset.sequence:
-        if config.encoding != CONSTANT:
-            raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
-        steps = _steps(config, dataset)
-        if config.time_steps != steps and not config.filters:
-            bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
-            raise UserError(f"--time-steps is {config.time_steps}; the sequences of {dataset.name} have {steps}{bins}")
+    if dataset.sequence and config.encoding != CONSTANT:
+        raise UserError(f"--encoding {config.encoding} is for static samples; {dataset.name} holds sequences")
+    steps = _steps(config, dataset)
+    if steps and config.time_steps != steps and not config.filters:
+        bins = f" bins of {config.bin} steps" if config.bin > 1 else ""
+        what = "sequences" if dataset.sequence else "targets"
+        raise UserError(f"--time-steps is {config.time_steps}; the {what} of {dataset.name} have {steps}{bins}")
     if classes(config.network) != len(dataset.classes):
         what = "output neurons" if dataset.trains else "classes"
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
+    if dataset.trains and config.neuron != "spiking":
+        raise UserError(f"--neuron {config.neuron} makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
     name, options = parse_spec(config.loss, "loss")
@@ -340,7 +352,8 @@ def _tensorboard() -> Callable[[Path], Callable[[dict[str, Any]], None]]:
             for key, value in record.items():
                 scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
                 for tag, scalar in scalars.items():
-                    writer.add_scalar(tag, scalar, record["epoch"])
+                    if scalar is not None:
+                        writer.add_scalar(tag, scalar, record["epoch"])
             writer.flush()
 
         return log
