@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, imports, stored
+from tsslbp import ann, draws, events, imports, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, shown, unknown
@@ -91,11 +91,14 @@ class State:
     pooling."""
     keys: Tensor | None = None
     """What the samples' dropout masks follow from, ``[B]``, so that they are the same in all parts; None if none are drawn."""
+    events: Tensor | None = None
+    """The same and the currents between layers as ``events.py`` hands them on, ``[B, n]``; None after parts it did not compute.
+    Leave it out of a state whose other tensors you set."""
 
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
-        synapse, keys = (None if x is None else f(x, 0) for x in (self.synapse, self.keys))
-        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys)
+        synapse, keys, events = (None if x is None else f(x, 0) for x in (self.synapse, self.keys, self.events))
+        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
 
     def detach(self) -> "State":
         """The same state, through which no gradient flows back: truncated backpropagation through time."""
@@ -165,9 +168,10 @@ class Network(nn.Module):
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
-        return ((name, layer) for name, layer, _ in self._unpacked())
+        return ((name, layer) for name, layer, _ in self.unpacked())
 
-    def _unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
+    def unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
+        """Every layer with its name and the residual block it is in, if any."""
         for name, layer in self.layers.named_children():
             if isinstance(layer, Residual):
                 yield from ((f"{name}.{inner}", part, layer) for inner, part in layer.named_layers())
@@ -282,7 +286,7 @@ class Network(nn.Module):
             keys: as of the network's own call.
             fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
         """
-        layers, pooled, block, entered = list(self._unpacked()), None, None, signal
+        layers, pooled, block, entered = list(self.unpacked()), None, None, signal
         half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
         for (name, layer, within), follower in zip(layers, [layer for _, layer, _ in layers[1:]] + [None], strict=True):
             if within is not block:
@@ -315,6 +319,10 @@ class Network(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x, keys)
+        if type(self) is Network and not self.training:
+            self._check(x)
+            if (psc := events.whole(self, x)) is not None:
+                return psc
         signal = self.encode(x)
         return self._run(signal, None, self._keys(x) if keys is None else keys)
 
@@ -350,12 +358,16 @@ class Network(nn.Module):
         static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
+        steps = steps if static else x.shape[0]
+        known = type(self) is Network and (state.events is not None or not state.steps)
+        if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:
+            before = None if static else made.synapse
+            return made.output, State(state.steps + steps, before, made.layers, state.keys, made.events)
         signal: Signal
         if static:
             signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None
             signal = Constant(signal.value, signal.response[state.steps :])
         else:
-            steps = x.shape[0]
             signal = synapse(x, self.neuron.tau_s, state.synapse)
             before = signal[-1]
         keys = self._keys(x) if state.keys is None else state.keys

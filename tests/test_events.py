@@ -1,0 +1,411 @@
+"""Inference from events against the layers one by one: the same spikes, for every network, in parts, and whatever changes."""
+
+import copy
+import math
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import tsslbp
+from tsslbp import events
+from tsslbp.kernels.cpp import NOT_LOADED
+from tsslbp.layers import Conv1d, Conv2d
+
+pytestmark = pytest.mark.skipif(NOT_LOADED is not None, reason=str(NOT_LOADED))
+
+FLAT, ROW, IMAGE = (11,), (3, 14), (3, 10, 9)
+NOTATIONS = [
+    *(("7", FLAT), ("20-7", FLAT), ("9b-17n-12-V2", FLAT), ("20R-7", FLAT), ("9-13Ab-7", FLAT), ("16Rn-12A-6", FLAT)),
+    *(("12-[9n-12]-[7-5b]-5", FLAT), ("6-7", IMAGE), ("9-20R-7", ROW)),
+    *(("5C3-P2-7", ROW), ("18C3b-A2-4C2n-7", ROW), ("6C5s2-M2-7", ROW), ("4C3n-[4C3-4C3b]-[6C3s2n-6C3n]-5", ROW)),
+    *(("5C3-P2-7C3-9-6", IMAGE), ("17C3b-A2-4C2n-7", IMAGE), ("6C3s2-M2-7", IMAGE), ("4C2-P2-P2-7", IMAGE)),
+    *(("4C3n-M2-[4C3-4C3b]-[6C3s2n-6C3n]-P2-6b", IMAGE), ("3C3-P2-[8C3-5C3]-10R-6", IMAGE), ("5C1-M2-M2-7", IMAGE)),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def lively(net, gain, seed):
+    """The network in evaluation, with weights, biases and statistics that make its neurons spike."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, x in net.state_dict().items():
+        if x.dim() > 1:
+            x *= gain * (2.5 if x.dim() > 2 and x[0].numel() > 1 else 1)  # convolutions begin smaller
+        elif "variance" in name or "gain" in name:
+            x += torch.rand(x.shape, generator=generator)
+        else:
+            x += 0.2 * torch.randn(x.shape, generator=generator)
+    return net.eval()
+
+
+def inputs(net, kind, batch, seed, dtype):
+    generator, shape = torch.Generator().manual_seed(seed), net.architecture.input_shape
+    if kind == "static":
+        x = torch.rand(batch, *shape, generator=generator, dtype=dtype)
+        return x * (torch.rand(x.shape, generator=generator) < 0.6)
+    x = torch.rand(net.time_steps, batch, *shape, generator=generator, dtype=dtype)
+    return (x < 0.3).to(dtype) if kind == "spikes" else 2 * x - 0.5
+
+
+def dense(net, x):
+    with mock.patch.object(events, "plan", return_value=None):
+        return net(x)
+
+
+def by_events(net, x):
+    """The network's output; fails where it did not come from the kernel."""
+    assert events.plan(net, x) is not None
+    output = net(x)
+    assert torch.equal(output, events.whole(net, x))
+    return output
+
+
+def made(case, steps=7, tau_m=6.0, tau_s=3.0, gain=2.5, seed=0, dtype=torch.float64, **more):
+    notation, shape = case
+    torch.manual_seed(seed)
+    axes = len(shape) - 1
+    padding = 1 if axes and "C3" in notation else 0
+    settings_ = {
+        "time_steps": steps,
+        "tau_m": tau_m,
+        "tau_s": tau_s,
+        "rule": "tssl+",
+        "padding": padding,
+        "tau_a": 20.0,
+        "beta": 0.2,
+    }
+    return lively(tsslbp.build(notation, input_shape=shape, **settings_, **more).to(dtype), gain, seed)
+
+
+cases = st.builds(
+    made,
+    st.sampled_from(NOTATIONS),
+    steps=st.sampled_from([1, 2, 5, 8, 9, 20]),
+    tau_m=st.sampled_from([1, 4.0, 9, math.inf]),
+    tau_s=st.sampled_from([1, 2.0, 3.5]),
+    gain=st.sampled_from([1.0, 2.5, 6.0]),
+    seed=st.integers(0, 10**6),
+    threshold=st.sampled_from([1.0, 0.3]),
+)
+kinds = st.sampled_from(["static", "spikes", "real"])
+
+
+def equals_dense(net, kind, batch, seed):
+    x = inputs(net, kind, batch, seed, torch.float64)
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+
+
+@given(net=cases, kind=kinds, batch=st.integers(0, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=80)
+def test_spikes_equal_those_of_the_layers(net, kind, batch, seed):
+    equals_dense(net, kind, batch, seed)
+
+
+@pytest.mark.slow
+@given(net=cases, kind=kinds, batch=st.integers(0, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=10_000)
+def test_spikes_equal_those_of_the_layers_ten_thousand_times(net, kind, batch, seed):
+    equals_dense(net, kind, batch, seed)
+
+
+@pytest.mark.parametrize("case", NOTATIONS, ids=lambda case: case[0])
+def test_there_is_something_to_compare(case):
+    net = made(case)
+    x = inputs(net, "spikes", 6, 0, torch.float64)
+    shares = {name: float(net.fired(psc).double().mean()) for name, psc in net.activity(x).items()}
+    assert all(0.01 < share < 0.9 for share in shares.values()), shares
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+
+
+geometries = st.fixed_dictionaries(
+    {
+        "kernel_size": st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        "stride": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "padding": st.tuples(st.integers(0, 5), st.integers(0, 5)),
+        "dilation": st.tuples(st.integers(1, 2), st.integers(1, 2)),
+        "groups": st.sampled_from([1, 2, 4]),
+        "bias": st.booleans(),
+    }
+)
+
+
+@given(
+    geometry=geometries,
+    outputs=st.sampled_from([4, 16, 20]),
+    axes=st.sampled_from([1, 2]),
+    kind=kinds,
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=100)
+def test_convolutions_of_every_geometry(geometry, outputs, axes, kind, seed):
+    shape = IMAGE if axes == 2 else ROW
+    net = made((f"4C1-{outputs}C1-8", shape), seed=seed)
+    sizes = {name: value if axes == 2 or isinstance(value, int) else value[0] for name, value in geometry.items()}
+    layer = (Conv2d if axes == 2 else Conv1d)(4, outputs, neuron=net.neuron, **sizes).double()
+    if min(layer.sizes(shape[1:])) < 1:
+        return
+    net.layers.conv2 = layer
+    neurons = outputs * math.prod(layer.sizes(shape[1:]))
+    net.layers.output = tsslbp.layers.Linear(neurons, 8, neuron=net.neuron).double()
+    lively(net, 2.0, seed)
+    x = inputs(net, kind, 3, seed, torch.float64)
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", NOTATIONS, ids=lambda case: case[0])
+def test_in_float32_only_ties_differ(case):
+    """A spike differs where two orders of summation round a membrane potential to both sides of its threshold."""
+    net = made(case, dtype=torch.float32)
+    x = inputs(net, "static", 200, 1, torch.float32)
+    differ = (net.fired(by_events(net, x)) != net.fired(dense(net, x))).any(0).any(-1)
+    assert int(differ.sum()) <= 2, "samples with a difference"
+
+
+@given(
+    case=st.sampled_from([case for case in NOTATIONS if "M" not in case[0]]),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    kind=kinds,
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=60)
+def test_parts_hand_on_what_the_layers_do(case, lengths, kind, seed):
+    net = made(case, steps=sum(lengths), seed=seed)
+    x = inputs(net, kind, 3, seed, torch.float64)
+    state, expected, whole, start = None, None, [], 0
+    for steps in lengths:
+        some = x if kind == "static" else x[start : start + steps]
+        output, state = net.part(some, state, steps)
+        assert state.events is not None
+        with mock.patch.object(events, "plan", return_value=None):
+            expected_output, expected = net.part(some, expected, steps)
+        whole.append(output)
+        torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-9)
+        assert state.steps == expected.steps
+        assert (state.synapse is None) == (kind == "static")
+        for found, wanted in [(state.synapse, expected.synapse), *((state.layers[k], v) for k, v in expected.layers.items())]:
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+        start += steps
+    torch.testing.assert_close(torch.cat(whole), net(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("switch", ["layers", "events"])
+def test_a_sequence_may_change_hands(switch):
+    net = made(("4C3n-[4C3-4C3b]-12A-6", IMAGE), steps=12)
+    x = inputs(net, "spikes", 3, 0, torch.float64)
+    wanted = dense(net, x)
+    first, state = net.part(x[:5])
+    if switch == "layers":
+        with mock.patch.object(events, "plan", return_value=None):
+            second, state = net.part(x[5:], state)
+        assert state.events is None
+        third, _ = net.part(x[:2], state)  # goes on layer by layer
+        assert len(third) == 2
+    else:
+        state = state.take(torch.tensor([2, 0]))
+        second, _ = net.part(x[5:, [2, 0]], state)
+        first, wanted = first[:, [2, 0]], wanted[:, [2, 0]]
+    torch.testing.assert_close(torch.cat([first, second]), wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "case", [("20-7", FLAT), ("9-13Ab-7", FLAT), ("4C3n-M2-[4C3-4C3b]-6b", IMAGE)], ids=lambda case: case[0]
+)
+def test_neither_batch_nor_threads_change_a_bit(case):
+    net = made(case, steps=20, dtype=torch.float32)
+    x = inputs(net, "real", 9, 0, torch.float32)
+    whole = by_events(net, x)
+    assert torch.equal(torch.cat([by_events(net, x[:, i : i + 1]) for i in range(9)], 1), whole)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(by_events(net, x), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_constant_current_equals_its_repetition():
+    net = made(("5C3-P2-7C3-9-6", IMAGE), steps=20)
+    x = inputs(net, "static", 3, 0, torch.float64)
+    torch.testing.assert_close(by_events(net, x), by_events(net, x.expand(20, *x.shape)), rtol=0, atol=1e-9)
+
+
+CHANGES = {
+    "a weight": lambda net: net.layers.linear1.weight.mul_(2),
+    "a weight by an optimiser": lambda net: stepped(net, fused=False),
+    "a weight by a fused optimiser": lambda net: stepped(net, fused=True),
+    "a bias": lambda net: net.layers.linear2.bias.add_(1),
+    "other tensor": lambda net: setattr(net.layers.linear1, "weight", nn.Parameter(2 * net.layers.linear1.weight)),
+    "other data": lambda net: setattr(net.layers.linear1.weight, "data", 2 * net.layers.linear1.weight.data),
+    "a layer": lambda net: setattr(net.layers, "linear2", made(("20-15-6", FLAT), seed=5).layers.linear2),
+    "running statistics": lambda net: net.layers.linear3.norm.mean.add_(0.5),
+    "folded": lambda net: net.fold(),
+    "a state_dict": lambda net: net.load_state_dict({k: 1.5 * v for k, v in net.state_dict().items()}),
+    "other neurons": lambda net: setattr(net.layers.linear2, "neuron", tsslbp.neuron.LIF(2.0, 3.0, 0.5)),
+    "in inference mode": lambda net: inferred(net),
+    "precision and back": lambda net: net.float().double(),
+}
+
+
+def stepped(net, fused):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.3, fused=fused)
+    with torch.enable_grad():
+        net(inputs(net, "static", 2, 0, torch.float64)).sum().backward()
+    optimizer.step()
+
+
+@torch.inference_mode()
+def inferred(net):
+    net.layers.linear1.weight.mul_(2)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_noticed(change):
+    net = made(("20-15b-12n-6", FLAT))
+    x = inputs(net, "static", 8, 0, torch.float64)
+    before = by_events(net, x)
+    CHANGES[change](net)
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+    assert (change in ("folded", "precision and back")) == torch.equal(net(x), before)
+
+
+def hooked(register):
+    def change(net):
+        getattr(net.layers.linear2, register)(lambda module, x, *output: None)
+
+    return change
+
+
+class Doubled(tsslbp.layers.Linear):
+    def map(self, x):
+        return 2 * super().map(x)
+
+
+def doubled(net):
+    net.layers.linear2 = Doubled(20, 15, neuron=net.neuron).double().eval()
+
+
+DECLINED = {
+    "a hook": hooked("register_forward_hook"),
+    "a hook before": hooked("register_forward_pre_hook"),
+    "training": lambda net: net.train(),
+    "a layer in training": lambda net: net.layers.linear3.norm.train(),
+    "the reference": lambda net: setattr(net.layers.linear1, "backend", "reference"),
+    "no reset": lambda net: setattr(net.layers.linear1, "neuron", tsslbp.neuron.LIF(4.0, 3.0, 1.0, reset=False)),
+    "a layer of one's own": doubled,
+    "a weight that is no number": lambda net: net.layers.linear1.weight[0, 0].fill_(math.nan),
+    "an infinite weight": lambda net: net.layers.linear1.weight[0, 0].fill_(math.inf),
+    "a parametrisation": lambda net: nn.utils.parametrizations.spectral_norm(net.layers.linear1),
+}
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("why", DECLINED)
+def test_what_is_not_known_goes_through_the_layers(why, again):
+    net = made(("20-15-12n-6", FLAT))
+    x = inputs(net, "static", 3, 0, torch.float64)
+    if again:
+        by_events(net, x)
+    DECLINED[why](net)
+    assert events.plan(net, x) is None
+    torch.testing.assert_close(net(x), dense(net, x), equal_nan=True)
+
+
+def test_gradients_autocast_and_transforms_go_through_the_layers():
+    net = made(("20-15-6", FLAT), dtype=torch.float32)
+    x = inputs(net, "static", 3, 0, torch.float32)
+    by_events(net, x)
+    with torch.enable_grad():
+        assert net(x).requires_grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert events.plan(net, x) is None
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    assert counter.get_total_flops() > 0
+    assert events.plan(net, x.double()) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["static", "real"])
+def test_what_is_not_finite_shows(value, kind):
+    net = made(("5C3-P2-7C3-9-6", IMAGE))
+    x = inputs(net, kind, 3, 0, torch.float64)
+    x[..., 1, 0, 3, 3] = value
+    assert events.whole(net, x) is None
+    torch.testing.assert_close(net(x), dense(net, x), equal_nan=True)
+    assert net(x).isnan().any()
+
+
+def test_copies_have_plans_of_their_own():
+    net = made(("20-15-6", FLAT))
+    x = inputs(net, "static", 3, 0, torch.float64)
+    output = by_events(net, x)
+    other = copy.deepcopy(net)
+    other.layers.linear1.weight.mul_(-1)
+    assert not torch.equal(by_events(other, x), output)
+    assert torch.equal(by_events(net, x), output)
+
+
+def test_early_exit_and_evaluation_take_events(monkeypatch):
+    torch.manual_seed(0)
+    net = tsslbp.build("30-6", input_shape=(11,), time_steps=8, tau_m=5, tau_s=3).eval()
+    norm = tsslbp.data.Normalisation(1.0, (0.0,), (1.0,))
+    kept = tsslbp.training.inputs.Inputs("constant", norm, 8, sequence=False)
+    model = tsslbp.training.Model(net, kept, tuple("abcdef"), "")
+    x = 3 * torch.rand(20, 11)
+    whole, decided = model.outputs(x), model.decide(x)
+    calls = []
+    run = events.Plan.run
+    monkeypatch.setattr(events.Plan, "run", lambda *given: calls.append(1) or run(*given))
+    assert torch.equal(model.outputs(x), whole)
+    assert len(calls) == 1
+    assert all(map(torch.equal, model.decide(x), decided))
+    assert len(calls) > 2
+    assert torch.equal(decided[0], tsslbp.metrics.decode(whole))
+
+
+def infer(net, sample, **changed):
+    by = events.plan(net, sample)
+    response = torch.linspace(0.3, 1, 7, dtype=sample.dtype) if net.is_static(sample) else None
+    given = {"x": sample, "weights": by.weights, "plan": by.numbers, "response": response, "before": None, "keep": False}
+    return torch.ops.tsslbp.infer(*(given | changed).values())
+
+
+@given(case=st.sampled_from(NOTATIONS), data=st.data())
+@settings(max_examples=100)
+def test_the_operator_takes_no_impossible_plan(case, data):
+    """It computes or raises, whatever its numbers; a plan that led beyond the weights would crash or read what is not there."""
+    net = made(case)
+    x = inputs(net, data.draw(kinds), 2, 0, torch.float64)
+    numbers = events.plan(net, x).numbers.clone()
+    at = data.draw(st.integers(0, len(numbers) - 1))
+    numbers[at] = data.draw(st.sampled_from([-3, -1, 0, 1, 2, 3, 7, 100, 2**40, 0.5, math.nan, math.inf]))
+    said = ""
+    try:
+        infer(net, x, plan=numbers)
+    except RuntimeError as error:
+        said = str(error)
+    assert not said or "tsslbp: " in said, said
+
+
+def test_the_operator_refuses_what_does_not_fit():
+    net = made(("20R-7", FLAT))
+    x = inputs(net, "spikes", 2, 0, torch.float64)
+    by = events.plan(net, x)
+    wrong = [
+        *({"x": x[:0]}, {"x": x[..., :5]}, {"x": x.float()}, {"weights": by.weights[:-1]}, {"weights": by.weights.float()}),
+        *({"plan": by.numbers[:-1]}, {"plan": torch.cat([by.numbers, by.numbers[:1]])}, {"plan": by.numbers.long()}),
+        *({"before": torch.zeros(2, 3, dtype=torch.float64), "keep": True}, {"response": torch.ones(0, dtype=torch.float64)}),
+        {"before": torch.zeros(2, by.state_size, dtype=torch.float64)},
+    ]
+    for changed in wrong:
+        with pytest.raises(RuntimeError, match="tsslbp: "):
+            infer(net, x, **changed)
