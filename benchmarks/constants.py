@@ -33,12 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 TASKS: dict[str, TrainConfig] = {
     "images": replace(
-        recipes.get("fashion-mnist-fc-best"), network="200-200-10", epochs=3, learning_rate=2e-3, average=0.0, validation=5000
+        recipes.get("fashion-mnist-fc-best"), network="200-200-10", epochs=2, learning_rate=2e-3, average=0.0, validation=5000
     ),
-    "speech": replace(recipes.get("spoken-digits"), network="200-10", rule="tssl+", epochs=15),
-    "series": replace(recipes.get("japanese-vowels"), epochs=25),
+    "speech": replace(recipes.get("spoken-digits"), network="200-10", rule="tssl+", epochs=10),
+    "series": replace(recipes.get("japanese-vowels"), network="100-9", rule="tssl+"),
 }
-"""Fashion-MNIST, spoken digits and two Japanese vowels: recipes of the library with fewer epochs, the first two smaller."""
+"""Fashion-MNIST, spoken digits and two Japanese vowels: recipes of the library, the first two shortened, the others
+without recurrent connections."""
 TIMED = ("fashion-mnist-fc", "quickstart", "spoken-digits")
 
 

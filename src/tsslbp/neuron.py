@@ -9,11 +9,12 @@ Backwards in time, an error e = ∂L/∂a meets the synapse first, whatever the 
     E[t] = e[t]/τs + (1 - 1/τs) · E[t+1]                 error carried back through the synapse   (4)
 
 The constants are numbers, or tensors that hold one for all neurons or one for each. These can be learned. Each acts as a
-current or through the synapse alone, so their gradients follow from a rule's δ = ∂L/∂I (docs/learnable-constants.md):
+current or through the synapse alone, so their gradients follow from a rule's δ = ∂L/∂I (docs/learnable-constants.md; a rule
+has the numbers from (5) on):
 
-    ∂L/∂τm = (1/τm²)·Σ_t δ[t]·u[t-1]·(1 - s[t-1])        a longer memory is more current                   (5)
-    ∂L/∂τs = (1/τs)·Σ_t E[t]·(a[t-1] - s[t])             the synapse is linear: the derivative of (3)      (6)
-    ∂L/∂θ  = -Σ_t η[t]                                   with η the share of δ through the spike at t      (7)
+    ∂L/∂τm = (1/τm²)·Σ_t δ[t]·u[t-1]·(1 - s[t-1])        a longer memory is more current                   (13)
+    ∂L/∂τs = (1/τs)·Σ_t E[t]·(a[t-1] - s[t])             the synapse is linear: the derivative of (3)      (14)
+    ∂L/∂θ  = -Σ_t η[t]                                   with η the share of δ through the spike at t      (15)
 
 A membrane potential that is NaN stays NaN, and so does the post-synaptic current from that step on: a fault shows.
 Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
@@ -55,7 +56,7 @@ class LIF:
 
     Three of them are numbers, or floating-point tensors that broadcast over one step of the current: ``[]`` is one for all
     neurons, ``[N]`` one for each of a current ``[T, B, N]``, ``[C, 1, 1]`` one for each channel of ``[T, B, C, H, W]``. Tensors
-    that require a gradient get one, equations (5) to (7).
+    that require a gradient get one, equations (13) to (15).
 
     Args:
         tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
@@ -222,7 +223,7 @@ def plus(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 def constants_gradient(
     delta: Tensor, by_spike: Tensor, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None = None
 ) -> ByConstant:
-    """What the constants of every neuron get, equations (5) to (7): ``[T, ...] -> [...]``.
+    """What the constants of every neuron get, equations (13) to (15): ``[T, ...] -> [...]``.
 
     Args:
         delta: ∂L/∂I, by a rule.
@@ -235,9 +236,9 @@ def constants_gradient(
     u_before, a_before = (None, None) if state is None else state
     train = spikes(membrane, neuron)
     psc = synapse(train, neuron.tau_s, a_before)
-    tau_m = (delta * kept(delayed(membrane, u_before), neuron)).sum(0) / neuron.tau_m**2  # (5)
-    tau_s = (error * (delayed(psc, a_before) - train)).sum(0) / neuron.tau_s  # (6)
-    return ByConstant(tau_m, tau_s, -by_spike.sum(0))  # (7)
+    tau_m = (delta * kept(delayed(membrane, u_before), neuron)).sum(0) / neuron.tau_m**2  # (13)
+    tau_s = (error * (delayed(psc, a_before) - train)).sum(0) / neuron.tau_s  # (14)
+    return ByConstant(tau_m, tau_s, -by_spike.sum(0))  # (15)
 
 
 def spikes_from_psc(psc: Tensor, tau_s: float | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// The operations on neurons. Equations (1) to (3) are those of neuron.py, (4) to (10) those of rules/tssl.py.
+// The operations on neurons. Equations (1) to (3) and (13) to (15) are those of neuron.py, the others those of rules/tssl.py.
 //
 // Arrays are [steps, n] with neurons side by side in memory. In every inner loop j runs over neurons; what one step hands
 // to the next lives in small arrays. Where the reference multiplies by a spike train these loops multiply too: a NaN must
@@ -262,7 +262,7 @@ struct Gradient {
   }
 };
 
-// What the constants of a block get, (5) to (7) of neuron.py, step by step from the last to the first. The sum over a[t-1] of (6)
+// What the constants of a block get, (13) to (15) of neuron.py, step by step from the last to the first. The sum over a[t-1] of (14)
 // is taken from the other side: with F[t] = E[t+1]/τs + (1 - 1/τs)·F[t+1], a spike at t adds F[t] - E[t]. So no post-synaptic
 // current is needed. Nothing is left of it where constants are alike.
 template <class T, bool vary>
@@ -285,9 +285,9 @@ struct ByConstant {
     T* __restrict out = g.by_constant + first;
     for (int64_t j = 0; j < width; ++j) {
       carry(j, c, error[j], 1);
-      out[j] = tau_m[j] * c.per_tau_m(j) * c.per_tau_m(j);         // (5)
-      out[g.n + j] = tau_s[j] * c.per_tau_s(j) + a_before[j] * later[j];  // (6)
-      out[2 * g.n + j] = threshold[j];                             // (7)
+      out[j] = tau_m[j] * c.per_tau_m(j) * c.per_tau_m(j);                  // (13)
+      out[g.n + j] = tau_s[j] * c.per_tau_s(j) + a_before[j] * later[j];  // (14)
+      out[2 * g.n + j] = threshold[j];                                    // (15)
     }
   }
 };

@@ -36,7 +36,7 @@ class Layout:
             return table.new_ones(len(table), 1), [1.0]
         table = table.view(len(table), *[1] * (len(self.shape) - table.dim() + 1), *table.shape[1:])
         varying = [place for place, axis in enumerate(self.order) if table.shape[axis] > 1]
-        first, last = (varying[0], varying[-1] + 1) if varying else (len(self.order), len(self.order))
+        first, last = (varying[0], varying[-1] + 1) if varying else (0, 0)
         table = table.permute(0, *self.order)
         sizes = [self.shape[axis - 1] for axis in self.order]
         whole = table.expand(-1, *[size if first <= place < last else 1 for place, size in enumerate(sizes)])
