@@ -1,6 +1,6 @@
 """What learned and spread constants are worth, and what they cost.
 
-python benchmarks/constants.py train [DATA_ROOT]   trains every variant on images, speech and series, with three seeds each, into
+python benchmarks/constants.py train [DATA_ROOT]   trains every variant on images, speech and series, three seeds each, into
                                                    results/constants/constants.json; what is there is not trained again
 python benchmarks/constants.py table               prints the table of docs/learnable-constants.md from that file
 python benchmarks/constants.py time                measures what a training step costs, into results/constants/time.json

@@ -240,16 +240,22 @@ class _Maker:
     def _convolution(self, spec: ConvSpec, where: str) -> Convolution:
         padding = self.paddings[self.convolutions]
         self.convolutions += 1
-        if min(shape := convolved(self.shape[1:], spec.kernel_size, spec.stride, padding)) < 1:
+        if self.shape[0] % spec.groups or spec.channels % spec.groups:
+            raise UserError(
+                f"{where} has {spec.groups} groups, which must divide its {self.shape[0]} and {spec.channels} channels"
+            )
+        reach = spec.dilation * (spec.kernel_size - 1) + 1
+        if min(shape := convolved(self.shape[1:], reach, spec.stride, padding)) < 1:
             raise UserError(f"{where} is larger than its {_times(self.shape[1:])} input with padding {padding}")
-        layer = self._conv(spec.channels, spec.kernel_size, spec.stride, spec.beside, padding=padding)
+        layer = self._conv(spec, padding)
         self.shape = (spec.channels, *shape)
         return layer
 
-    def _conv(self, channels: int, kernel_size: int, stride: int, beside: Beside, padding: int = 0) -> Convolution:
+    def _conv(self, spec: ConvSpec, padding: int = 0) -> Convolution:
         kind = Conv2d if len(self.shape) == 3 else Conv1d
-        more: dict[str, Any] = {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(beside), **self.spiking}
-        return kind(self.shape[0], channels, kernel_size, stride=stride, padding=padding, **more)
+        more: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups, "padding": padding}
+        more |= {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(spec.beside), **self.spiking}
+        return kind(self.shape[0], spec.channels, spec.kernel_size, **more)
 
     def _recurrent(self, spec: RecurrentSpec) -> Recurrent:
         if self.a.neuron != "spiking":
@@ -283,7 +289,7 @@ class _Maker:
             shortcut = Linear(entering[0], leaving[0], **self._beside(beside), **self.spiking)
         elif fits and entering != leaving:
             strides = (getattr(part, "stride", getattr(part, "size", 1)) for part in spec.layers)
-            shortcut = self._conv(leaving[0], 1, math.prod(strides), beside)
+            shortcut = self._conv(ConvSpec(leaving[0], 1, math.prod(strides), beside=beside))
             fits = shortcut.sizes(entering[1:]) == leaving[1:]
         if not fits:
             raise UserError(

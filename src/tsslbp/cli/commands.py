@@ -14,7 +14,7 @@ from tsslbp import bench, kernels, machine, metrics, publish, recipes, report, t
 from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
-from tsslbp.cli.publish import export, reproduce
+from tsslbp.cli.publish import export, import_, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
 from tsslbp.errors import UserError, unknown
@@ -277,6 +277,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "study": study_,
     "reproduce": reproduce,
     "export": export,
+    "import": import_,
     "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,

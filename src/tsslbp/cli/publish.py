@@ -1,18 +1,22 @@
 """The commands that make what others get to see: the rows of the results table, and trained models."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import torch
 import tyro
 
-from tsslbp import machine, publish
+from tsslbp import machine, publish, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
-from tsslbp.declared import flag
+from tsslbp.declared import FINITE, POSITIVE, flag
 from tsslbp.errors import UserError, unknown
+from tsslbp.exchange import check, nir
 
 
 def reproduce(arguments: list[str]) -> None:
@@ -39,8 +43,13 @@ class Export:
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""
+    check: int = 0
+    """Run this many test samples through the written network in every simulator that is installed, and count the spikes that
+    differ."""
+    data: str | None = None
+    """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
     data_root: Path = Path("data")
-    """Folder that holds the data set, for --half."""
+    """Folder that holds the data set, for --half and --check."""
 
 
 class Format(NamedTuple):
@@ -59,12 +68,32 @@ def _safetensors(options: Export) -> Iterator[str]:
     yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
 
 
+def _nir(options: Export) -> Iterator[str]:
+    if options.check < 0:
+        raise UserError(f"--check is {options.check}; it must be a number of samples")
+    model = training.load(options.model)
+    test = training.samples_to_test(model, options.data, options.data_root) if options.check else None
+    graph = nir.to_nir(model)
+    nir.write(graph, options.file)
+    yield f"wrote {options.file}: {nir.described_graph(graph)}"
+    if test:
+        some = test.split.select(torch.arange(min(options.check, len(test.split))))
+        say = partial(print, file=sys.stderr, flush=True)
+        yield from check.lines(check.check(model.network, graph, model.inputs(some.x, 0, some.lengths), say=say))
+
+
 FORMATS = {
     "safetensors": Format(
         ".safetensors",
         "the model of a run, to give away, and README.md beside it, a card of all models in that folder",
         _safetensors,
         frozenset({"half", "data_root"}),
+    ),
+    "nir": Format(
+        ".nir",
+        "a graph for other simulators and chips (NIR), with the same spikes",
+        _nir,
+        frozenset({"check", "data", "data_root"}),
     ),
 }
 """Formats by their names."""
@@ -93,3 +122,29 @@ def _format(options: Export) -> tuple[str, Format]:
             return name, form
     endings = ", ".join(form.ending for form in FORMATS.values() if form.ending)
     raise UserError(f"the ending of {options.file} names no format; known endings: {endings}; or choose with --format")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Read a network from a NIR file, and write it as a model, to be used, trained further and exported again."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A NIR file, of this or another program."""
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """What to write, a .safetensors file."""
+    dt: Annotated[float | None, POSITIVE, FINITE] = None
+    """Seconds of a step. Default: what the file says, else 1e-4, which most programs take for granted."""
+    time_steps: Annotated[int | None, POSITIVE] = None
+    """Steps per sample, T. Default: what the file says, else 5."""
+
+
+def import_(arguments: list[str]) -> None:
+    """read a network from a NIR file that another program wrote: tsslbp import FILE.nir MODEL.safetensors"""
+    options = parse(Import, "import", arguments)
+    if options.model.suffix != ".safetensors":
+        raise UserError(f"{options.model} must end in .safetensors")
+    found = nir.read(options.file, options.dt, options.time_steps)
+    found.model.save(options.model)
+    if found.assumed:
+        console.print(f"the file does not say everything; taken for granted: {', '.join(found.assumed)}")
+    console.print(f"model: {options.model}, {found.model.network.describe()}")

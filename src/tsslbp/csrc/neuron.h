@@ -30,16 +30,17 @@ TSSLBP_INLINE T on(Bits<T> option, T x) {
 
 // What the loops need of a neuron's constants.
 template <class T>
-struct Needed {
+struct Neuron {
   T membrane_decay, synapse_decay, per_tau_m, per_tau_s, threshold, quiet;
 
-  Needed(double tau_m, double tau_s, double theta)
+  Neuron(double tau_m, double tau_s, double theta)
       : membrane_decay(T(1 - 1 / tau_m)),
         synapse_decay(T(1 - 1 / tau_s)),
         per_tau_m(T(1 / tau_m)),
         per_tau_s(T(1) / T(tau_s)),
         threshold(T(theta)),
         quiet(T(1 / (4 * tau_s))) {}
+  explicit Neuron(const NeuronNumbers& c) : Neuron(c.tau_m, c.tau_s, c.threshold) {}
 };
 
 // Constants come in two kinds. `at(first, width)` is what the loops ask, by `j`, for a block of neurons.
@@ -48,7 +49,7 @@ struct Needed {
 template <class T>
 struct Alike {
   static constexpr bool VARY = false;
-  Needed<T> c;
+  Neuron<T> c;
 
   TSSLBP_INLINE Alike at(int64_t, int64_t) const { return *this; }
   TSSLBP_INLINE T membrane_decay(int64_t) const { return c.membrane_decay; }
@@ -81,7 +82,7 @@ struct Varied {
   static std::vector<T> make_table(const T* tau_m, const T* tau_s, const T* threshold, int64_t period) {
     std::vector<T> table(KINDS * period);
     for (int64_t i = 0; i < period; ++i) {
-      const Needed<T> c(tau_m[i], tau_s[i], threshold[i]);
+      const Neuron<T> c(tau_m[i], tau_s[i], threshold[i]);
       const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.threshold};
       for (int64_t kind = 0; kind < KINDS; ++kind) table[kind * period + i] = kinds[kind];
     }
@@ -250,8 +251,8 @@ struct Gradient {
   Target<T> out;  // [steps, n], or [n] of T with response: Σ_t response[t]·δ[t]
   Handed<const T> before, carry;
   Handed<T> back;
-  T* by_constant;  // [3, n]: what τm, τs and θ of every neuron get; null where they are all alike
   int64_t steps, n;
+  T* by_constant = nullptr;  // [3, n]: what τm, τs and θ of every neuron get; null where they are all alike
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return response ? buffer : out.row(t, first, buffer); }
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable
 from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
-from tsslbp.rules.base import HANDED, Rule, as_promised
+from tsslbp.rules.base import HANDED, Rule, promised
 
 
 class Reference(Engine):
@@ -42,21 +42,22 @@ class Reference(Engine):
         carry: Tensor | None,
         form: Form,
     ) -> tuple[Tensor, Tensor | None, ByConstant]:
-        who, back = type(formula).__name__, None
+        back = None
         if state is None:
-            whole = formula.current_gradient(error, membrane, neuron)
-            (gradient,) = as_promised(f"{who}.current_gradient", (whole,), membrane)
+            whole = (formula.current_gradient(error, membrane, neuron),)
+            (gradient,) = promised(formula, "current_gradient", whole, (error, membrane), (membrane,))
         else:
             assert carry is not None
             part = formula.part_gradient(error, membrane, neuron, state, carry)
-            gradient, back = as_promised(f"{who}.part_gradient", part, membrane, state)
+            gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
         if not neuron.varies:
             return gradient, back, ByConstant()
         rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
         before, after = (rest, rest) if state is None or carry is None else (state, carry)
         by_spike = formula.spike_gradient(gradient, error, membrane, neuron, before, after)
+        (by_spike,) = promised(formula, "spike_gradient", (by_spike,), (gradient, error, membrane), (membrane,))
         carried = formula.carried_error(error, membrane, neuron, after)
-        by_spike, carried = as_promised(f"{who}.spike_gradient and carried_error", (by_spike, carried), membrane, membrane)
+        (carried,) = promised(formula, "carried_error", (carried,), (error, membrane), (membrane,))
         return gradient, back, constants_gradient(gradient, by_spike, carried, membrane, neuron, state)
 
 

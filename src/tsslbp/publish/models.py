@@ -76,7 +76,11 @@ def model_card(folder: Path) -> str:
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     models = {name: model for name, model in models.items() if model.trained}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
-    commands = [f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}" for name, model in models.items()]
+    commands = [
+        f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}"
+        for name, model in models.items()
+        if model.data  # else only the program that made the data in Python can make them again
+    ]
     commands += [
         f"    tsslbp predict {name} IMAGE{imports.again(model.imports)}"
         for name, model in models.items()
@@ -87,7 +91,7 @@ def model_card(folder: Path) -> str:
         for name, model in models.items()
     ]
     parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _data_of(model: training.Model) -> str:
@@ -98,7 +102,7 @@ def _row(model: training.Model) -> list[str]:
     settings: dict[str, Any] = model.trained["settings"]
     final: dict[str, Any] = model.trained["final"]
     return [
-        model.data,
+        model.data or str(settings["data"]),
         f"`{model.network.architecture.network}`",
         str(model.network.time_steps),
         f"`{settings['rule']}`",

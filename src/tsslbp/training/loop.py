@@ -19,7 +19,7 @@ from tsslbp.data.augment import crop_and_flip
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
-from tsslbp.losses import RateBounds
+from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
@@ -132,16 +132,14 @@ class Loop:
         if not network.training:
             network.train()
         x = self.model.inputs(x, 0 if keys is None else keys, lengths)
+        steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
+            output, penalty = self._output(x, keys, steps)
+        mask = None if steps is None else length_mask(steps, len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
-        found = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
-        if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-            raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
-        loss = found + penalty
+        loss = checked(self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask), self.loss, output) + penalty
         for learned in (*self._weights, *self._constants):
             learned.grad = None
         loss.backward()
@@ -210,12 +208,12 @@ class Loop:
         drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
         return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
 
-    def _output(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys), 0.0
-        *hidden, (_, output) = network.activity(x, keys).items()
+            return network(x, keys, lengths=lengths), 0.0
+        *hidden, (_, output) = network.activity(x, keys, lengths=lengths).items()
         taus = {name: network.neuron_of(name).tau_s for name, _ in hidden}
         bounds = {name: RateBounds(tau_s, config.rate_lower, config.rate_upper) for name, tau_s in taus.items()}
         return network.vote(output), config.rate_penalty * sum(bounds[name](psc.float()) for name, psc in hidden)
@@ -279,9 +277,3 @@ def _stop_request() -> Iterator[threading.Event]:
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"

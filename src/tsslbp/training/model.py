@@ -60,9 +60,9 @@ class Model:
         answers = "spike trains" if self.trains else "classes"
         return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} {answers}, {self.network.describe()})"
 
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file at ``path`` is replaced whole or not at all."""
-        about: dict[str, Any] = {
+    def about(self) -> dict[str, Any]:
+        """What a file says of the model besides its weights, JSON values only; :func:`described` reads it."""
+        return {
             "architecture": self.network.architecture.to_json(),
             "inputs": self.inputs.to_dict(),
             "classes": self.classes,
@@ -72,8 +72,11 @@ class Model:
             **({"imports": self.imports} if self.imports else {}),
             **({"trains": True} if self.trains else {}),
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file at ``path`` is replaced whole or not at all."""
         dtype = STORED[self.trained.get("stored", "float32")]
-        write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+        write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     def take_weights(self, path: Path) -> None:
         """Give the network the weights in a file that :meth:`save` wrote.
@@ -248,7 +251,7 @@ def load(path: str | Path) -> Model:
             if len(text) > LONGEST:
                 raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
             about = json.loads(text)
-            model = _described(about)
+            model = described(about)
             _check_shapes(file, model)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
@@ -272,14 +275,15 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def _described(about: dict[str, Any]) -> Model:
+def described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
     known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
     if odd := sorted(about.keys() - known):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
     imports.need(about.get("imports", []))
     if about.keys() - {"imports"} == {"architecture", "sha256"}:
-        return _network_alone(Architecture.from_json(about["architecture"]), tuple(about.get("imports", ())))
+        with torch.device("meta"):
+            return alone(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
@@ -305,12 +309,14 @@ def _described(about: dict[str, Any]) -> Model:
     return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)
 
 
-def _network_alone(architecture: Architecture, needed: tuple[str, ...]) -> Model:
-    """A network that was made in Python and saved by itself: its inputs are the network's own, and its classes are numbers."""
-    with torch.device("meta"):
-        network = Network(architecture)
+def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
+    """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
+
+    ``needed`` are the names of files to import before it is loaded again, those of now if left out.
+    """
     inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
-    return Model(network, inputs, tuple(map(str, range(classes(architecture.network)))), "", imports=needed)
+    numbers = tuple(map(str, range(classes(network.architecture.network))))
+    return Model(network, inputs, numbers, "", imports=imports.names() if needed is None else needed)
 
 
 def _filters(given: dict[str, Any] | None) -> Filters | None:

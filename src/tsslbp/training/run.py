@@ -21,6 +21,7 @@ from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
+from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
@@ -127,6 +128,7 @@ def with_data(
         UserError: missing or damaged data, or settings that do not go with them.
     """
     if dataset is not None:
+        data.check(dataset, "dataset")
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
         dataset = _load(config)
@@ -215,10 +217,14 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = config.sparse
     start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
-    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
+    model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)
+    return model, optimizer
 
 
 def _groups(network: Network) -> list[dict[str, Any]]:

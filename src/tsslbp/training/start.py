@@ -7,7 +7,7 @@ from tsslbp.kernels import Pool
 from tsslbp.layers import BatchNorm, MaxPool, Spiking
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
-from tsslbp.signal import Signal
+from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
 
 LOW, HIGH = 0.02, 0.5
@@ -28,16 +28,18 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet
-            _into_range(network, inputs(few.x, 0, few.lengths))
+            steps = None if few.lengths is None or inputs.filters else inputs.lengths(few.lengths)
+            inside = None if steps is None else length_mask(steps, inputs.time_steps).bool()
+            _into_range(network, inputs(few.x, 0, few.lengths), inside)
             network.train()
 
 
-def _into_range(network: Network, x: torch.Tensor) -> None:
+def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) -> None:
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
         if isinstance(layer, MaxPool):
             return layer(signal)
         if name == "output" or layer.norm is not None:  # what is normalised has its size from that
-            return layer(signal, pool, half)
+            return layer(signal, pool, half, inside)
         weight = layer.weight if layer.gain is None else layer.gain
         for _ in range(MOST):
             rate = float(network.fired(layer(signal), name).float().mean())
