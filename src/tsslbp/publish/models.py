@@ -64,6 +64,8 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     if data.is_own(model.data):  # where it lay is nobody's business
         model = replace(model, data=Path(model.data).name)
         settings["data"] = model.data
+    if "init" in settings:
+        settings["init"] = Path(settings["init"]).name
     model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
     files.make_folder(path.parent, "choose another folder")
     model.save(path)
