@@ -157,8 +157,8 @@ class Spiking(nn.Module, ABC):
         """The linear map of a signal: by its changes where that pays, else dense."""
         if torch.compiler.is_compiling():
             return linear_map(self._checked_map, signal)
-        self.multiplied, map_, tau_s = 1.0, self.sparse_map() if self.by_changes else None, self.neuron.tau_s
-        if map_ is None or isinstance(signal, Constant) or isinstance(tau_s, Tensor) or torch.is_autocast_enabled("cpu"):
+        self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
+        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
         tau_s = self.neuron.tau_s
