@@ -88,6 +88,9 @@ class TrainingSettings(Group):
 
     seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+    init: Path | None = None
+    """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
+    layers; it may have other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
     first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
@@ -128,6 +131,9 @@ class TrainingSettings(Group):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
+    sparse: bool = True
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
+    results by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
     """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
     sequences, about the square root of T needs the least memory."""

@@ -44,6 +44,7 @@ from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
+from tsslbp.sparse import SparseMap
 
 LATERAL_GAIN = 0.5
 """Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""
@@ -112,6 +113,31 @@ class Recurrent(Spiking):
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
 
+    def quantise(self, bits: str) -> None:
+        """As of every layer; W and V share the limits, so that a neuron adds up whole numbers of one step.
+
+        Raises:
+            UserError: other bits, or a normalised layer: it would change the step of W and not that of V.
+        """
+        if bits != "float" and self.norm is not None:
+            raise UserError(f"bits={bits} do not go with a normalised recurrent layer; leave out its normalisation (n)")
+        super().quantise(bits)
+
+    def _to_quantise(self) -> Tensor:
+        return torch.cat([self.weight, self.lateral], 1)
+
+    def effective_lateral(self) -> Tensor:
+        """V, or what it is rounded to, ``[out, out]``."""
+        return self._quantised(self.lateral)
+
+    def fold(self) -> None:
+        with torch.no_grad():
+            self.lateral.copy_(self.effective_lateral())
+        super().fold()
+
+    def sparse_map(self) -> SparseMap:
+        return SparseMap()
+
     def forward(
         self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
     ) -> Tensor:
@@ -134,7 +160,7 @@ class Recurrent(Spiking):
         drive = self.current(signal, inside)
         drive = drive.expand() if isinstance(drive, Constant) else drive
         adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
-        made = recurrent(drive, self.lateral, state, self.neuron, self.rule, self.backend, adaptation, half)
+        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, adaptation, half)
         return self.step_by_step(drive, state, half) if made is None else made
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
@@ -143,10 +169,10 @@ class Recurrent(Spiking):
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
         carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
-        made = []
+        made, lateral = [], self.effective_lateral()
         for step in drive.split(1):
             heard = a if self.rule.through_lateral else a.detach()
-            current = step + F.linear(heard, self.lateral)  # (1)
+            current = step + F.linear(heard, lateral)  # (1)
             if self.adaptation is not None:
                 current, adapting[0] = self._adapt(self.adaptation, current, *adapting)
             psc, after = neurons(current, self.neuron, self.rule, self.backend, state=carried)

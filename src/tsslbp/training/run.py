@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, files, machine
+from tsslbp import automatic, data, files, machine, quantisation
 from tsslbp.data.own import fitted
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
+from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import Place, TrainConfig
@@ -178,7 +179,8 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
     T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
-    is what it means here; a resumed run keeps what it meant when the run began.
+    is what it means here; a resumed run keeps what it meant when the run began. With few bits the time constants are those
+    whose leaks are small fractions.
 
     Raises:
         UserError: settings that do not go with the data.
@@ -192,7 +194,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
         test_every=1 if config.choose == "test" else config.test_every,
     )
-    config = _with_precision(config.with_loss())
+    config = _with_precision(quantisation.with_small_leaks(config).with_loss())
     _check_fit(config, dataset)
     return config
 
@@ -216,6 +218,11 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
+    if config.init is not None:
+        start.take(network, config.init)
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = config.sparse
     start.scale(network, inputs, train, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
