@@ -165,12 +165,12 @@ class _Writer:
 
 def _each(value: float | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """A constant for every neuron of this shape, float64."""
-    return np.broadcast_to(torch.as_tensor(value).detach().double().numpy(), shape).copy()
+    return np.broadcast_to(torch.as_tensor(value, dtype=torch.float64).detach().numpy(), shape).copy()
 
 
 def _one(who: str, tau_s: float | Tensor) -> float:
     """A time constant that all neurons share. Raises UserError if they do not."""
-    values = torch.as_tensor(tau_s).detach().double()
+    values = torch.as_tensor(tau_s, dtype=torch.float64).detach()
     if values.numel() > 1 and bool((values != values.view(-1)[0]).any()):
         raise UserError(f"{who} has a tau_s for each neuron; NIR's synapse is behind the weights, where there is one for all")
     return float(values.view(-1)[0])
