@@ -61,7 +61,7 @@ class Step:
         final = torch.zeros_like(remaining, dtype=torch.bool)
         for steps in remaining.unique().tolist():
             if steps >= 0:
-                done = settled(self.total, self._current, steps, self._network.neuron.tau_s) | (steps == 0)
+                done = settled(self.total, self._current, steps, self._network.neuron_of().tau_s) | (steps == 0)
                 final |= done & (remaining == steps)
         return ~final
 
@@ -70,7 +70,7 @@ class Step:
 
     def _fired(self, name: str) -> Tensor:
         """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
-        neuron, psc, before = self._network.neuron, self._after.layers[name][1], self._before.layers[name][1]
+        neuron, psc, before = self._network.neuron_of(name), self._after.layers[name][1], self._before.layers[name][1]
         return (psc - neuron.synapse_decay * before > 0.5 / neuron.tau_s).to(psc.dtype)
 
 
