@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from tsslbp import ann, rules
+from tsslbp import ann, quantisation, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import (
@@ -76,6 +76,10 @@ class NetworkSettings(Group):
     """Time constant of adaptive thresholds (100A) in steps, at least 1."""
     beta: Annotated[float, NOT_NEGATIVE, FINITE] = 0.1
     """How much one spike raises an adaptive threshold. (In other libraries beta is often the membrane's decay, here tau_m.)"""
+    bits: quantisation.Bits = "float"
+    """Bits of a weight, learned as such: weights are whole numbers of a step that each output channel has for itself, and
+    ternary ones are -1, 0 and 1. With bits, tau_m and tau_s become the nearest that leak by a small fraction of a power of two,
+    and input is rounded to 1/64."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: as many as the data's sequences have, and 5 for static samples."""
     tau_m: Annotated[float, AT_LEAST_1] = 5.0
@@ -100,7 +104,7 @@ class NetworkSettings(Group):
         if not contains(self.network, ConvSpec):
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset"), "--neuron spiking")
+            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "bits"), "--neuron spiking")
         return idle
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import length_mask as length_mask
@@ -362,7 +363,7 @@ class RateBounds:
 
     def __call__(self, psc: Tensor) -> Tensor:
         """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
-        rate = ((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0]).mean(0)
+        rate = processes.group().mean((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0])
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 

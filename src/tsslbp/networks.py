@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, imports, rules, stored
+from tsslbp import ann, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
@@ -42,7 +42,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``. None stands for the default.
+            ``neuron``; ``bits`` may be a number. None stands for the default.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -58,6 +58,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
             raise unknown("setting", name, kinds_of(Architecture))
     if isinstance(padding := given.get("padding"), int):
         given["padding"] = (padding,)
+    if isinstance(bits := given.get("bits"), int):
+        given["bits"] = str(bits)
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
@@ -119,7 +121,8 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.architecture = architecture
+        quantisation.check(architecture.bits)
+        self.architecture = architecture = quantisation.with_small_leaks(architecture)
         self.time_steps = architecture.time_steps
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
         if not isinstance(self.time_steps, int) or self.time_steps < 1:
@@ -134,6 +137,9 @@ class Network(nn.Module):
                 layer.tells_constants = False
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
+        for layer in self.modules():
+            if isinstance(layer, Spiking):
+                layer.quantise(architecture.bits)
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
@@ -160,7 +166,8 @@ class Network(nn.Module):
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
-        return x.shape[1:] == self.architecture.input_shape
+        shape = self.architecture.input_shape
+        return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
 
     def encode(self, x: Tensor) -> Signal:
         """What enters the first layer: the input's post-synaptic current; of an ANN the input or its mean over time, one step.
@@ -168,11 +175,15 @@ class Network(nn.Module):
         Raises UserError for a shape that does not fit.
         """
         self._check(x)
+        x = self._entering(x)
         if not self.is_spiking:
             return (x if self.is_static(x) else x.mean(0)).unsqueeze(0)
         if self.is_static(x):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
         return synapse(x, self.neuron.tau_s)
+
+    def _entering(self, x: Tensor) -> Tensor:
+        return x if self.architecture.bits == "float" else quantisation.on_grid(x)
 
     @property
     def is_spiking(self) -> bool:
@@ -307,7 +318,7 @@ class Network(nn.Module):
             return self._in_blocks(x, keys)
         if type(self) is Network and not self.training:
             self._check(x)
-            if (psc := events.whole(self, x)) is not None:
+            if (psc := events.whole(self, self._entering(x))) is not None:
                 return psc
         signal = self.encode(x)
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
@@ -352,6 +363,7 @@ class Network(nn.Module):
             raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
         state = state or State()
         self._check(x, any_length=True)
+        x = self._entering(x)
         static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")

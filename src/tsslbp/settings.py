@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
-from tsslbp import data, imports, losses, rules
+from tsslbp import data, imports, losses, processes, rules
 from tsslbp import encoding as encoders
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
@@ -88,6 +88,9 @@ class TrainingSettings(Group):
 
     seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+    init: Path | None = None
+    """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
+    layers; it may have other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
     first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
@@ -108,6 +111,9 @@ class TrainingSettings(Group):
     reports the best on the test set, which flatters a result."""
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
+    accumulate: Annotated[int, POSITIVE] = 1
+    """Compute each step's samples in so many parts, one after the other, and add their gradients up, which takes less memory.
+    Normalisation, --rate-penalty and fallback=rate then see a part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
     """Learning rate of AdamW (its peak, under a schedule)."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
@@ -128,6 +134,9 @@ class TrainingSettings(Group):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
+    sparse: bool = True
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
+    results by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
     """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
     sequences, about the square root of T needs the least memory."""
@@ -150,6 +159,8 @@ class Place(Group):
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
+    device: Annotated[str, Means(processes.check_device)] = "cpu"
+    """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
     test_every: Annotated[int, NOT_NEGATIVE] = 0
@@ -201,6 +212,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
+        if self.accumulate > self.batch_size:
+            yield f"--accumulate is {self.accumulate}; it must be at most --batch-size, {self.batch_size}"
         if self.choose == "test" and self.test_every > 1:
             yield f"--test-every is {self.test_every}; it must be 1 with --choose test"
         if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import rules
+from tsslbp import quantisation, rules
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
@@ -18,6 +18,7 @@ from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.sparse import SparseMap, changes, mapped
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
@@ -65,6 +66,9 @@ class Spiking(nn.Module, ABC):
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
+    With :meth:`quantise` the effective weight has few bits, and a layer also learns ``limit`` ``[out]``, the largest magnitude
+    of each neuron's or channel's weights (:mod:`tsslbp.quantisation`).
+
     Args:
         neuron: constants of the neurons.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
@@ -73,16 +77,22 @@ class Spiking(nn.Module, ABC):
     weight: nn.Parameter
     bias: nn.Parameter | None
     gain: nn.Parameter | None
+    limit: nn.Parameter | None
     norm: BatchNorm | None
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+    by_changes: bool = True
+    """Whether the map may be computed from what changes (``tsslbp.sparse``); to be set on a layer, for comparisons."""
+    multiplied: float = 1.0
+    """Share of the last signal's numbers that were multiplied, from 0 to 1."""
     tells_constants: bool = True
     """Whether the layer's state_dict tells the constants of its neurons; a network tells them for all its layers."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
         self.register_parameter("gain", None)
-        self.bias = self.norm = None
+        self.bias = self.norm = self.limit = None
+        self.bits = "float"
         self.neuron = neuron
         self.rule = rules.get(rule)
 
@@ -99,7 +109,7 @@ class Spiking(nn.Module, ABC):
         """
         if isinstance(signal, Joined):
             return _sum(self.current(signal.signal, inside), signal, inside)
-        current = linear_map(self._checked_map, signal)
+        current = self._mapped(signal)
         if self.bias is None and self.norm is None:
             return current
         current = current.expand() if isinstance(current, Constant) else current
@@ -107,6 +117,23 @@ class Spiking(nn.Module, ABC):
             return self.norm(current, inside)
         assert self.bias is not None
         return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
+
+    def _mapped(self, signal: Signal) -> Signal:
+        """The linear map of a signal: by its changes where that pays, else dense."""
+        if torch.compiler.is_compiling():
+            return linear_map(self._checked_map, signal)
+        self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
+        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
+            return linear_map(self._checked_map, signal)
+        check_signal(signal)
+        if not (found := changes(signal, self.weight, map_, self.neuron.tau_s)):
+            return linear_map(self._checked_map, signal)
+        self.multiplied = len(found[0]) / signal.numel()
+        return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
+
+    def sparse_map(self) -> SparseMap | None:
+        """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
+        return None
 
     def _checked_map(self, x: Tensor) -> Tensor:
         fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
@@ -135,8 +162,31 @@ class Spiking(nn.Module, ABC):
             raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
+    def quantise(self, bits: str) -> None:
+        """Begin to give the weight few bits, fitted to what it is now, or cease to (``"float"``).
+
+        Raises:
+            UserError: bits other than :data:`tsslbp.quantisation.Bits`.
+        """
+        quantisation.check(bits)
+        self.bits = bits
+        self.limit = None
+        if bits != "float":
+            self.limit = nn.Parameter(quantisation.fitted_limit(self._to_quantise().detach(), bits))
+
+    def _to_quantise(self) -> Tensor:
+        """The weights that share a limit, ``[out, ...]``."""
+        return self._full_weight()
+
     def effective_weight(self) -> Tensor:
         """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
+        return self._quantised(self._full_weight())
+
+    def _quantised(self, weight: Tensor) -> Tensor:
+        return weight if self.limit is None else quantisation.quantised(weight, self.limit, self.bits)
+
+    def _full_weight(self) -> Tensor:
+        """The weight, standardised if it is to be, in floating point."""
         if self.gain is None:
             return self.weight
         weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
@@ -146,12 +196,17 @@ class Spiking(nn.Module, ABC):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias."""
+        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias.
+
+        A weight of few bits becomes what it is rounded to. It keeps its bits, and its limit is scaled with it.
+        """
         self.weight.copy_(self.effective_weight())
         self.gain = None
         if self.norm is not None:
             factor, bias = self.norm.affine()
             self.weight.mul_(factor.view(-1, *[1] * (self.weight.dim() - 1)))
+            if self.limit is not None:
+                self.limit.mul_(factor.abs())
             del self.norm  # or the name would stay that of a module, which is None
             self.norm, self.bias = None, nn.Parameter(bias)
 
@@ -195,7 +250,8 @@ class Spiking(nn.Module, ABC):
 
     def _extras(self) -> str:
         """What :meth:`extra_repr` says of bias and normalisation."""
-        return (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        beside = (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        return beside + (f", bits={self.bits}" if self.bits != "float" else "")
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:

@@ -80,6 +80,10 @@ class Rule(ABC):
         """What the rule must know of the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
         return None
 
+    def knowing(self, statistic: float) -> "Rule":
+        """The rule for samples whose statistic is known, as where several processes have parts of a batch."""
+        raise UserError(f"{type(self).__name__} needs a method knowing(statistic) to learn in several processes")
+
     @property
     def takes_parts(self) -> bool:
         """Whether a sequence may come in parts that hand a state to each other; follows from the declarations above."""

@@ -24,7 +24,7 @@ and the reset acts on the error before it reaches the synapse, by the error at t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -122,6 +122,9 @@ class TSSL(Rule):
     @property
     def statistic(self) -> Literal["rate"] | None:
         return "rate" if self.fallback == "rate" else None
+
+    def knowing(self, statistic: float) -> "TSSL":
+        return replace(self, fallback="always" if statistic <= RATE_LIMIT else "never")
 
     def part_gradient(
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
