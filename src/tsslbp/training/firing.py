@@ -40,10 +40,11 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     with model.evaluating(samples.select(chosen), batch_size) as batches:
         for part, inputs in batches:
             for name, psc in network.activity(inputs).items():
-                train = network.fired(psc).to(psc.dtype)
+                train = network.fired(psc, name).to(psc.dtype)
                 whole = train.new_ones(train.shape[:2])
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
-                fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+                neuron = network.neuron_of(name)
+                fallen = rule.falls_back(train, psc, neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
                 # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
                 made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]

@@ -75,7 +75,7 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
         if name == "output" or layer.norm is not None:  # what is normalised has its size from that
             return layer(signal, pool, half, inside)
         for _ in range(MOST):
-            rate = float(network.fired(layer(signal)).float().mean())
+            rate = float(network.fired(layer(signal), name).float().mean())
             if LOW <= rate <= HIGH:
                 break
             _multiply(layer, STEP if rate < LOW else 1 / STEP)
