@@ -54,6 +54,7 @@ MODULES = {
     "tsslbp.classifier": "scikit-learn classifier",
     "tsslbp.plot": "Figures",
     "tsslbp.training": "Training runs",
+    "tsslbp.processes": "Several processes",
     "tsslbp.exchange.nir": "NIR graphs",
 }
 """What the API reference has a page of, with its title."""

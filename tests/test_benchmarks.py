@@ -296,3 +296,31 @@ def test_networks_as_c_are_measured(script, tmp_path):
     assert 0 < found["microseconds"] < 10000
     assert found["constants"] > 12 * 64
     assert "| 8 | " in module.table([found])
+
+
+def test_the_pages_have_the_spikes_that_were_counted(script):
+    module = script("exchange")
+    result = json.loads((ROOT / "results/exchange/exchange.json").read_text(encoding="utf-8"))
+    assert (ROOT / "results/exchange/README.md").read_text(encoding="utf-8") == module.page(result)
+    assert module.table(result) in (ROOT / "docs/exchange.md").read_text(encoding="utf-8")
+    assert all(
+        sum(each["differ"].values()) == 0
+        for found in result["models"].values()
+        for each in found["comparisons"]
+        if each["dtype"] == "float64" and each["simulator"] != "snnTorch"
+    )
+    for changed in result["models"][module.CONTROL]["controls"].values():
+        assert all(sum(each["differ"].values()) > 0 for each in changed)
+
+
+def test_a_graph_that_was_changed_on_purpose_is_another(script):
+    pytest.importorskip("nir")
+    module, nir = script("exchange"), importlib.import_module("tsslbp.exchange.nir")
+    net = tsslbp.build("9R-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3).eval()
+    whole = nir.from_nir(nir.to_nir(net))
+    for control in module.CONTROLS:
+        other = nir.to_nir(net)
+        other.metadata = {}
+        other = nir.from_nir(module.changed(other, control), time_steps=5)
+        same = all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))
+        assert not same or whole.neuron != other.neuron, control

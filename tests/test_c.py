@@ -35,6 +35,7 @@ CASES = {
     "one axis": ("6C3-P2-8C3-M2-5", (3, 30), {"padding": 1, "conv_scale": 4.0}),
     "recurrent": ("30R-20R-4", (9,), {"rule": "surrogate"}),
     "votes": ("20-12-V3", (9,), {}),
+    "thresholds of their own": ("20-15-5", (9,), {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.5}),
     "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
     "no leak, no synapse": ("20-15-5", (9,), {"tau_m": math.inf, "tau_s": 1.0}),
     "long memory": ("20-15-5", (9,), {"tau_m": 50.0, "tau_s": 20.0, "threshold": 0.3}),
@@ -294,6 +295,7 @@ def test_classes_are_named_safely(tmp_path):
         ("9A-5", (4,), {"rule": "surrogate"}, r"layer 'recurrent1' has adaptive thresholds \(A\), which are not written yet"),
         ("P2-9-5", (1, 8, 8), {}, "layer 'pool1' pools the input"),
         ("9-5", (4,), {"neuron": "relu"}, "a network of relu units has no spikes to send"),
+        ("9-5", (4,), {"learn": ("tau_m",)}, "layer 'linear1' has time constants of its own"),
         ("9-5", (4,), {"reset": False}, "its neurons are not reset by a spike"),
     ],
 )

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsslbp import UserError, build, sparse
+from tsslbp import UserError, build, report, sparse, training
 from tsslbp.kernels import cpp
 from tsslbp.layers import Conv1d, Conv2d, Linear, Recurrent, Spiking
 from tsslbp.neuron import LIF, synapse
+from tsslbp.settings import TrainConfig
 
 pytestmark = pytest.mark.skipif(cpp.NOT_LOADED is not None, reason="the C++ kernels are not built")
 
@@ -227,3 +228,21 @@ def test_changes_of_something_else_are_refused():
             torch.ops.tsslbp.map_changes(signal, weight, *changes, numbers)
         with pytest.raises(RuntimeError, match="not the changes of the current"):
             torch.ops.tsslbp.map_changes_backward(signal, torch.zeros(5, 3, 1, 1, 8), *changes, numbers)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_run_records_what_was_multiplied(tmp_path, monkeypatch, on):
+    monkeypatch.setattr(sparse, "MOST_FLAT", 0.5)
+    config = TrainConfig(
+        **{"data": "digits", "network": "300-200-10", "time_steps": 5, "tau_m": 5.0, "tau_s": 3.0, "learning_rate": 3e-3},
+        **{"epochs": 1, "precision": "float32", "sparse": on, "runs_dir": tmp_path},
+    )
+    folder, _ = training.train(config)
+    (record,) = training.history(folder)
+    assert ("multiplied" in record) == on
+    if on:
+        shares = record["multiplied"]
+        assert list(shares) == list(record["rates"])
+        assert 0 < shares["linear2"] < 0.5
+        assert shares["linear1"] == shares["output"] == 1
+        assert "share of inputs" in report.write(folder).read_text()

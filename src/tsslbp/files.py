@@ -123,6 +123,14 @@ def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return entries
 
 
+def read_bytes(path: Path) -> bytes:
+    """A whole file. Raises UserError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; restore it, or train again under another --name") from None
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file in place of what is at ``path``, see :func:`replacing`.
 

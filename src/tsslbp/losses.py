@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import length_mask as length_mask
@@ -342,7 +343,7 @@ class RateBounds:
     ``r`` is a neuron's mean number of spikes per step over the batch, from its current: ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]``.
 
     Args:
-        tau_s: synaptic time constant of the neurons, in steps.
+        tau_s: synaptic time constant of the neurons, in steps; a tensor broadcasts over one step.
         lower: rate in spikes per step below which a neuron is pushed up, 0 for none.
         upper: rate above which it is pushed down, 1 for none.
 
@@ -350,19 +351,20 @@ class RateBounds:
         UserError: bounds outside [0, 1] or in the wrong order.
     """
 
-    tau_s: float
+    tau_s: float | Tensor
     lower: float = 0.0
     upper: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("tau_s", "lower", "upper"):
-            check_number(name, getattr(self, name))
+            if not (name == "tau_s" and isinstance(self.tau_s, Tensor)):
+                check_number(name, getattr(self, name))
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 
     def __call__(self, psc: Tensor) -> Tensor:
         """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
-        rate = ((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0]).mean(0)
+        rate = processes.group().mean((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0])
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 

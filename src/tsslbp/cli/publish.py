@@ -44,6 +44,9 @@ class Export:
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""
+    bias: nir.Bias = "leak"
+    """How biases behind a synapse are written. leak is what NIR's equations ask for. onset runs in simulators without leaks: it
+    adds an input channel, which is 1 at the first step and then 0."""
     check: int = 0
     """Run this many test samples through the written network in every simulator that is installed, or through compiled C, and
     count the spikes that differ."""
@@ -85,7 +88,7 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
 def _nir(options: Export) -> Iterator[str]:
     model = training.load(options.model)
     test = _test(options, model)
-    graph = nir.to_nir(model)
+    graph = nir.to_nir(model, options.bias)
     nir.write(graph, options.file)
     yield f"wrote {options.file}: {nir.described_graph(graph)}"
     if test:
@@ -114,7 +117,7 @@ FORMATS = {
         ".nir",
         "a graph for other simulators and chips (NIR), with the same spikes",
         _nir,
-        frozenset({"check", "data", "data_root"}),
+        frozenset({"bias", "check", "data", "data_root"}),
     ),
     "c": Format(
         "",

@@ -49,6 +49,14 @@ class Split:
         """The batch ``x, y`` at ``index`` ``[B]`` (int64), copied."""
         return self.x.index_select(0, index), self.y.index_select(0, index)  # ten times faster than x[index] on CPU
 
+    def to(self, device: torch.device) -> "Split":
+        """The samples on a device; on their way to a GPU, nothing waits for them."""
+        if device.type == "cpu":
+            return self
+        x, y, lengths = self.x, self.y, self.lengths
+        made = [part.pin_memory().to(device, non_blocking=True) for part in (x, y, *([] if lengths is None else [lengths]))]
+        return Split(*made)
+
     def select(self, index: Tensor) -> "Split":
         """The samples at ``index`` ``[B]`` (int64) with their lengths, copied."""
         return Split(*self.take(index), None if self.lengths is None else self.lengths.index_select(0, index))
