@@ -71,7 +71,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
             "dt": DT,
             "time_steps": a.time_steps,
             "tau_m": float(a.tau_m),
-            "tau_s": float(a.tau_s),
+            "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).view(-1)[0]),
             "threshold": float(a.threshold),
         },
         **{"classes": "\n".join(model.classes), "decode": DECODE},
