@@ -341,9 +341,11 @@ class _Planner:
             _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
             # [kernel row, channel heard, kernel column, neurons of its group]
             by_group = two.unflatten(0, (groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
+            more = 0
             if sw == 1 and dw == 1 and groups == 1:
                 by_group = by_group.flip(2).flatten(2)
-            at, flat = self.rows(by_group), False
+                more = self.vector - 1 if kw > 1 and len(weight) % self.vector else 0
+            at, flat = self.rows(by_group, more), False
         else:
             _need(weight.shape[1] == heard.features and heard.flat)
             kh = kw = sh = sw = dh = dw = groups = 1
@@ -354,9 +356,9 @@ class _Planner:
             at, flat = self.rows(columns.t()), True
         return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at]
 
-    def rows(self, weight: Tensor) -> int:
-        """Add rows of weights, the last axis, padded to whole vectors; returns where they begin."""
-        return self.add(nn.functional.pad(weight, (0, -weight.shape[-1] % self.vector)))
+    def rows(self, weight: Tensor, more: int = 0) -> int:
+        """Add rows of weights, the last axis, with ``more`` zeros and padded to whole vectors; returns where they begin."""
+        return self.add(nn.functional.pad(weight, (0, more + -(weight.shape[-1] + more) % self.vector)))
 
     def add(self, numbers: Tensor) -> int:
         at = self.offset

@@ -1,5 +1,5 @@
 // Inference from events as a PyTorch operator, on the LibTorch stable ABI. events.py makes its plan and its weights.
-#include "events.h"
+#include "infer.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
