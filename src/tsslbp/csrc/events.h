@@ -10,7 +10,6 @@
 // an event adds a row of weights to the sums of the neurons that it reaches; neurons turn sums into trains.
 //
 // In which order a neuron adds up its inputs depends on nothing but its sample: not on the batch, threads or instruction set.
-// Loops are written with the compiler's vectors, which it splits where a processor has shorter ones.
 #pragma once
 
 #include "plan.h"
@@ -24,24 +23,33 @@ namespace tsslbp::events {
 constexpr int64_t STEPS = 8;                   // of a chunk
 constexpr uint64_t ONES = 0x0101010101010101;  // a byte of 1 for each of eight steps or neurons
 
+// Numbers in a unit of layout: lines of sums and rows of weights are padded to whole ones.
 template <class T>
-constexpr int64_t WIDE = 64 / sizeof(T);
-template <class T>
+constexpr int64_t UNIT = 64 / sizeof(T);
+
+// Vectors of so many bytes, which an instruction set has.
+template <class T, int bytes>
 struct Vectors;
-#define TSSLBP_VECTORS(T, Signed, wide)                                                \
-  template <>                                                                          \
-  struct Vectors<T> {                                                                  \
-    typedef T Numbers __attribute__((vector_size(64), aligned(sizeof(T)), may_alias)); \
-    typedef Signed Words __attribute__((vector_size(64)));                             \
-    typedef uint8_t Bytes __attribute__((vector_size(wide)));                          \
+#define TSSLBP_VECTORS(T, Signed, bytes)                                                  \
+  template <>                                                                             \
+  struct Vectors<T, bytes> {                                                              \
+    typedef T Numbers __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias)); \
+    typedef Signed Words __attribute__((vector_size(bytes)));                             \
+    typedef uint8_t Trains __attribute__((vector_size(bytes / sizeof(T))));               \
   };
 TSSLBP_VECTORS(float, int32_t, 16)
-TSSLBP_VECTORS(double, int64_t, 8)
+TSSLBP_VECTORS(float, int32_t, 32)
+TSSLBP_VECTORS(float, int32_t, 64)
+TSSLBP_VECTORS(double, int64_t, 16)
+TSSLBP_VECTORS(double, int64_t, 32)
+TSSLBP_VECTORS(double, int64_t, 64)
 #undef TSSLBP_VECTORS
-template <class T>
-using Numbers = typename Vectors<T>::Numbers;
-template <class T>
-using Words = typename Vectors<T>::Words;
+template <class T, int bytes>
+using Numbers = typename Vectors<T, bytes>::Numbers;
+template <class T, int bytes>
+using Words = typename Vectors<T, bytes>::Words;
+template <class T, int bytes>
+constexpr int64_t LANES_OF = bytes / sizeof(T);
 
 // Events of a view in a chunk: in step t those of pixel p begin at t·size + start[p·steps + t], and end where those of p + 1
 // begin. Each is a channel, and by how much the neuron's spike (or the sum of a window) is more than 0 or, as `differences`,
@@ -85,26 +93,13 @@ class Memory {
   int64_t used_ = 0;
 };
 
-template <class T>
-TSSLBP_INLINE Numbers<T> load(const T* p) {
-  return *reinterpret_cast<const Numbers<T>*>(p);
+template <int bytes, class T>
+TSSLBP_INLINE Numbers<T, bytes> load(const T* p) {
+  return *reinterpret_cast<const Numbers<T, bytes>*>(p);
 }
-template <class T>
-TSSLBP_INLINE void store(T* p, Numbers<T> x) {
-  *reinterpret_cast<Numbers<T>*>(p) = x;
-}
-// The first `count` numbers of a vector.
-template <class T>
-TSSLBP_INLINE Numbers<T> load(const T* p, int64_t count) {
-  if (count >= WIDE<T>) return load(p);
-  Numbers<T> x = {};
-  std::memcpy(&x, p, count * sizeof(T));
-  return x;
-}
-template <class T>
-TSSLBP_INLINE void store(T* p, Numbers<T> x, int64_t count) {
-  if (count >= WIDE<T>) store(p, x);
-  else std::memcpy(p, &x, count * sizeof(T));
+template <int bytes, class T>
+TSSLBP_INLINE void store(T* p, Numbers<T, bytes> x) {
+  *reinterpret_cast<Numbers<T, bytes>*>(p) = x;
 }
 
 TSSLBP_INLINE uint64_t eight(const uint8_t* p) {
@@ -215,19 +210,41 @@ TSSLBP_INLINE bool list_input(const View& v, const T* x, int64_t stride, int64_t
   return finite;
 }
 
-// Adds `count` events' rows of weights, each times its amount, to `vectors` vectors of sums, which stay in registers.
-template <class T, int vectors>
-TSSLBP_INLINE void add_vectors(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t count) {
-  Numbers<T> sum[vectors];
-  for (int k = 0; k < vectors; ++k) sum[k] = load<T>(sums + k * WIDE<T>);
-  for (int64_t i = 0; i < count; ++i) {
-    const T* weights = rows + int64_t(channel[i]) * row;
-    for (int k = 0; k < vectors; ++k) sum[k] += amount[i] * load(weights + k * WIDE<T>);
+// Takes from an image what most of it is, channel by channel: the value in its corner, unless there are more zeros. Only what
+// differs from that background needs to be added up.
+template <class T>
+TSSLBP_INLINE void take_background(const T* x, int64_t channels, int64_t pixels, T* background, T* left) {
+  for (int64_t c = 0; c < channels; ++c, x += pixels, left += pixels) {
+    int64_t more = 0;
+    for (int64_t p = 0; p < pixels; ++p) more += (x[p] == x[0]) - (x[p] == 0);
+    const T value = background[c] = more > 0 ? x[0] : T(0);
+    for (int64_t p = 0; p < pixels; ++p) left[p] = x[p] - value;
   }
-  for (int k = 0; k < vectors; ++k) store<T>(sums + k * WIDE<T>, sum[k]);
 }
 
-// For an instruction set: add_vectors for every number of vectors up to as many as its registers hold.
+#ifdef __clang__
+#define TSSLBP_UNROLL _Pragma("unroll")
+#else
+#define TSSLBP_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// Adds rows of weights of `count` events (at least one), each times its amount, to `units` units of sums, which stay in
+// registers: only if every loop over them is unrolled.
+template <class T, int bytes, int units>
+TSSLBP_INLINE void add_units(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t count) {
+  constexpr int vectors = units * 64 / bytes;
+  constexpr int64_t lanes = LANES_OF<T, bytes>;
+  Numbers<T, bytes> sum[vectors];
+  TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) sum[k] = load<bytes>(sums + k * lanes);
+  int64_t i = 0;
+  do {
+    const T* weights = rows + int64_t(channel[i]) * row;
+    TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) sum[k] += amount[i] * load<bytes>(weights + k * lanes);
+  } while (++i < count);
+  TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) store<bytes>(sums + k * lanes, sum[k]);
+}
+
+// For an instruction set: add_units for every number of units up to as many as its registers hold.
 template <class T>
 struct Adders {
   using Add = void (*)(T*, const T*, int64_t, const uint32_t*, const T*, int64_t);
@@ -235,49 +252,45 @@ struct Adders {
   Add of[MOST + 1] = {};
   int64_t most = 0;
 
-  TSSLBP_INLINE void operator()(T* sums, const T* rows, int64_t row, int64_t vectors, const uint32_t* channel, const T* amount, int64_t count) const {
-    for (int64_t now; vectors; vectors -= now, sums += now * WIDE<T>, rows += now * WIDE<T>) {
-      now = std::min(vectors, most);
+  TSSLBP_INLINE void operator()(T* sums, const T* rows, int64_t row, int64_t units, const uint32_t* channel, const T* amount,
+                                int64_t count) const {
+    for (int64_t now; units; units -= now, sums += now * UNIT<T>, rows += now * UNIT<T>) {
+      now = std::min(units, most);
       of[now](sums, rows, row, channel, amount, count);
     }
   }
 };
 
-#define TSSLBP_ADDERS(set, target, count)                                                                                        \
-  template <class T, int vectors>                                                                                                \
-  target void add_##set(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t events) {         \
-    add_vectors<T, vectors>(sums, rows, row, channel, amount, events);                                                           \
-  }                                                                                                                              \
-  template <class T, int... k>                                                                                                   \
-  Adders<T> adders_##set(std::integer_sequence<int, k...>) {                                                                     \
-    return {{nullptr, &add_##set<T, k + 1>...}, count};                                                                          \
-  }                                                                                                                              \
-  template <class T>                                                                                                             \
-  Adders<T> adders_##set() {                                                                                                     \
-    return adders_##set<T>(std::make_integer_sequence<int, count>());                                                            \
+#define TSSLBP_ADDERS(set, target, bytes, most)                                                                      \
+  template <class T, int units>                                                                                      \
+  target void add_##set(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t n) {   \
+    add_units<T, bytes, units>(sums, rows, row, channel, amount, n);                                                 \
+  }                                                                                                                  \
+  template <class T, int... k>                                                                                       \
+  Adders<T> adders_##set(std::integer_sequence<int, k...>) {                                                         \
+    return {{nullptr, &add_##set<T, k + 1>...}, most};                                                               \
   }
-TSSLBP_ADDERS(baseline, , 3)
+TSSLBP_ADDERS(baseline, , 16, 3)
 #ifdef TSSLBP_X86
-TSSLBP_ADDERS(avx2, TSSLBP_AVX2, 6)
-TSSLBP_ADDERS(avx512, TSSLBP_AVX512, 14)
+TSSLBP_ADDERS(avx2, TSSLBP_AVX2, 32, 6)
+TSSLBP_ADDERS(avx512, TSSLBP_AVX512, 64, 14)
 #endif
 #undef TSSLBP_ADDERS
 
 template <class T>
 Adders<T> adders() {
 #ifdef TSSLBP_X86
-  if (capability() == Capability::avx2) return adders_avx2<T>();
-  if (capability() == Capability::avx512) return adders_avx512<T>();
+  if (capability() == Capability::avx2) return adders_avx2<T>(std::make_integer_sequence<int, 6>());
+  if (capability() == Capability::avx512) return adders_avx512<T>(std::make_integer_sequence<int, 14>());
 #endif
-  return adders_baseline<T>();
+  return adders_baseline<T>(std::make_integer_sequence<int, 3>());
 }
 
-// Sums S of a map, [steps, h, line], from the events of its view.
+// Adds to sums of a map, [steps, h, line], the events of its view.
 template <class T>
 TSSLBP_INLINE void add_up(const Stage& s, const Map& m, const View& v, const Events<T>& e, const T* weights, const Adders<T>& add, T* sums) {
-  std::memset(sums, 0, e.steps * m.step * sizeof(T));
   const int64_t columns = m.merged ? 1 : m.kw, reached = s.c / m.groups, heard = v.c / m.groups;
-  const int64_t vectors = (reached + WIDE<T> - 1) / WIDE<T>;
+  const int64_t units = (reached + UNIT<T> - 1) / UNIT<T>;
   for (int64_t ky = 0; ky < m.kh; ++ky) {
     const T* rows = weights + m.weights + ky * v.c * columns * m.row;  // a kernel row at a time, which stays in the cache
     for (int64_t y = 0; y < v.h; ++y) {
@@ -287,7 +300,7 @@ TSSLBP_INLINE void add_up(const Stage& s, const Map& m, const View& v, const Eve
         const uint32_t* start = e.start + (y * v.w + x) * e.steps;
         // where merged columns of the kernel begin and end
         const int64_t all = x + m.pw - m.kw + 1, left = std::max<int64_t>(0, all), right = std::min(s.w, x + m.pw + 1);
-        const int64_t reach = ((right - left) * s.c + WIDE<T> - 1) / WIDE<T>;
+        const int64_t merged_units = ((right - left) * s.c + UNIT<T> - 1) / UNIT<T>;
         if (m.merged && right <= left) continue;
         for (int64_t t = 0; t < e.steps; ++t) {
           const int64_t count = start[e.steps + t] - start[t], first = t * e.size + start[t];
@@ -300,7 +313,7 @@ TSSLBP_INLINE void add_up(const Stage& s, const Map& m, const View& v, const Eve
             continue;
           }
           if (m.merged) {
-            add(to + left * s.c, rows + (left - all) * s.c, m.row, reach, channel, amount, count);
+            add(to + left * s.c, rows + (left - all) * s.c, m.row, merged_units, channel, amount, count);
             continue;
           }
           for (int64_t kx = 0; kx < m.kw; ++kx) {
@@ -310,7 +323,7 @@ TSSLBP_INLINE void add_up(const Stage& s, const Map& m, const View& v, const Eve
               const int64_t group = channel[i] / heard;
               for (next = i + 1; next < count && channel[next] / heard == group;) ++next;
               T* at = to + column * s.c + group * reached;
-              add(at, rows + kx * m.row, m.kw * m.row, vectors, channel + i, amount + i, next - i);
+              add(at, rows + kx * m.row, m.kw * m.row, units, channel + i, amount + i, next - i);
             }
           }
         }

@@ -22,25 +22,22 @@ struct Rows {
   T *u = nullptr, *a = nullptr, *synapse = nullptr, *b = nullptr;
 };
 
-// All ones in the first `count` elements, 0 in the others.
-template <class T>
-TSSLBP_INLINE Words<T> lanes(int64_t count) {
-  Words<T> mask = {};
-  for (int64_t i = 0; i < count; ++i) mask[i] = -1;
-  return mask;
+// The first `count` numbers of a vector, or all of them.
+template <int bytes, class T>
+TSSLBP_INLINE Numbers<T, bytes> load(const T* p, int64_t count) {
+  if (count >= LANES_OF<T, bytes>) return load<bytes>(p);
+  Numbers<T, bytes> x = {};
+  std::memcpy(&x, p, count * sizeof(T));
+  return x;
 }
-
-// Writes trains, or adds them to what is there.
-template <class T>
-TSSLBP_INLINE void put_trains(Words<T> train, uint8_t* to, int64_t count, bool add) {
-  typename Vectors<T>::Bytes bytes = __builtin_convertvector(train, typename Vectors<T>::Bytes);
-  if (add)
-    for (int64_t i = 0; i < count; ++i) bytes[i] |= to[i];
-  std::memcpy(to, &bytes, std::min(count, WIDE<T>));
+template <int bytes, class T>
+TSSLBP_INLINE void store(T* p, Numbers<T, bytes> x, int64_t count) {
+  if (count >= LANES_OF<T, bytes>) store<bytes>(p, x);
+  else std::memcpy(p, &x, count * sizeof(T));
 }
 
 // Neurons, in the steps from `begin` to `end` of a chunk.
-template <class T>
+template <class T, int bytes>
 struct Neurons {
   const Stage& s;
   const T *response, *bias;  // may be null
@@ -52,23 +49,25 @@ struct Neurons {
 
   // Returns whether a potential is NaN.
   TSSLBP_INLINE bool operator()(int64_t begin, int64_t end) const {
-    using N = Numbers<T>;
+    using N = Numbers<T, bytes>;
+    using W = Words<T, bytes>;
+    constexpr int64_t lanes = LANES_OF<T, bytes>;
     const T membrane_decay = T(1 - 1 / s.tau_m), synapse_decay = T(1 - 1 / s.tau_s), per_tau_s = T(1) / T(s.tau_s);
     const T heard_decay = T(1 - 1 / s.heard_tau_s), per_heard_tau_s = T(1) / T(s.heard_tau_s);
     const T adaptation_decay = T(1 - 1 / s.tau_a), beta = T(s.beta);
     const N zero = {}, threshold = zero + T(s.threshold), leak = zero + membrane_decay, step_up = zero + per_tau_s, one = zero + T(1);
     const bool hears = heard[0].sums || heard[1].sums, currents = output || after.a;
-    Words<T> nan = {};
+    W nan = {};
     const int64_t length = s.w * s.c;
     for (int64_t y = 0; y < s.h; ++y)
-      for (int64_t j = 0; j < length; j += WIDE<T>) {
-        const int64_t n = y * length + j, count = std::min(WIDE<T>, length - j);
-        const N last = before.u ? load(before.u + n, count) : zero, value = constant.sums ? load(constant.sums + y * constant.line + j) : zero;
-        const N shift = bias ? load(bias + j, count) : zero;
+      for (int64_t j = 0; j < length; j += lanes) {
+        const int64_t n = y * length + j, count = std::min(lanes, length - j);
+        const N last = before.u ? load<bytes>(before.u + n, count) : zero, value = constant.sums ? load<bytes>(constant.sums + y * constant.line + j) : zero;
+        const N shift = bias ? load<bytes>(bias + j, count) : zero;
         N carried = leak * last * (last > threshold ? zero : one), u = last, sum[2] = {};
-        N synapse = before.synapse ? load(before.synapse + n, count) : zero, a = before.a ? load(before.a + n, count) : zero;
-        N b = before.b ? load(before.b + n, count) : zero, spike = last > threshold ? one : zero;
-        Words<T> train = {};
+        N synapse = before.synapse ? load<bytes>(before.synapse + n, count) : zero, a = before.a ? load<bytes>(before.a + n, count) : zero;
+        N b = before.b ? load<bytes>(before.b + n, count) : zero, spike = last > threshold ? one : zero;
+        W train = {};
         for (int64_t t = begin; t < end; ++t) {
           N current = zero;
           if (constant.sums) current = value * response[t];
@@ -76,7 +75,7 @@ struct Neurons {
             N all = zero;
             for (int k = 0; k < 2; ++k) {
               if (!heard[k].sums) continue;
-              const N made = load(heard[k].sums + t * heard[k].step + y * heard[k].line + j);
+              const N made = load<bytes>(heard[k].sums + t * heard[k].step + y * heard[k].line + j);
               sum[k] = heard[k].differences ? sum[k] + made : made;
               all += sum[k];
             }
@@ -93,19 +92,23 @@ struct Neurons {
           const auto fires = u > threshold;                      // (2)
           carried = u * (fires ? zero : leak);
           spike = fires ? one : zero;
-          train |= fires & (Words<T>{} + (1 << t));
+          train |= fires & (W{} + (1 << t));
           if (currents) a = synapse_decay * a + (fires ? step_up : zero);  // (3)
-          if (output) store(output + t * output_step + n, a, count);
+          if (output) store<bytes>(output + t * output_step + n, a, count);
         }
-        nan |= count < WIDE<T> ? (carried != carried) & lanes<T>(count) : carried != carried;
-        put_trains<T>(train, trains + n, count, begin > 0);
-        if (after.u) store(after.u + n, u, count);
-        if (after.a) store(after.a + n, a, count);
-        if (after.synapse) store(after.synapse + n, synapse, count);
-        if (after.b) store(after.b + n, b, count);
+        W odd = carried != carried;
+        for (int64_t i = count; i < lanes; ++i) odd[i] = 0;
+        nan |= odd;
+        auto spikes = __builtin_convertvector(train, typename Vectors<T, bytes>::Trains);
+        for (int64_t i = 0; begin && i < count; ++i) spikes[i] |= trains[n + i];
+        std::memcpy(trains + n, &spikes, std::min(count, lanes));
+        if (after.u) store<bytes>(after.u + n, u, count);
+        if (after.a) store<bytes>(after.a + n, a, count);
+        if (after.synapse) store<bytes>(after.synapse + n, synapse, count);
+        if (after.b) store<bytes>(after.b + n, b, count);
       }
     bool any = false;
-    for (int64_t i = 0; i < WIDE<T>; ++i) any |= nan[i] != 0;
+    for (int64_t i = 0; i < lanes; ++i) any |= nan[i] != 0;
     return any;
   }
 };
@@ -133,8 +136,8 @@ struct Job {
   bool remembers(const Stage& s) const { return after || steps > STEPS || s.lateral >= 0; }
 };
 
-// One thread's work on a job.
-template <class T>
+// One thread's work on a job, in vectors of so many bytes.
+template <class T, int bytes>
 class Worker {
  public:
   Worker(const Job<T>& job, char* memory) : job_(job), net_(job.net), memory_(memory) {
@@ -143,7 +146,7 @@ class Worker {
       trains_.push_back(memory_.template take<uint8_t>(s.size() + 8));
       for (int k = 0; k < 2; ++k)
         if (s.maps[k].view >= 0) sums[k] = std::max(sums[k], s.maps[k].step * job.chunk());
-      if (s.lateral >= 0) lateral = std::max(lateral, padded(s.size(), WIDE<T>));
+      if (s.lateral >= 0) lateral = std::max(lateral, padded(s.size(), UNIT<T>));
       const bool constant = job.response && s.maps[0].view >= 0 && net_.views[s.maps[0].view].source < 0;
       constant_.push_back(constant ? memory_.template take<T>(s.maps[0].step) : nullptr);
       T* row = nullptr;
@@ -161,6 +164,7 @@ class Worker {
     levels_ = memory_.template take<uint64_t>(levels);
     lateral_ = memory_.template take<T>(lateral), ones_ = memory_.template take<T>(lateral);
     speakers_ = memory_.template take<uint32_t>(lateral);
+    background_ = memory_.template take<T>(net_.c), image_ = memory_.template take<T>(net_.inputs());
     if (memory) std::fill_n(ones_, lateral, T(1));
   }
 
@@ -194,7 +198,7 @@ class Worker {
   std::vector<Rows<T>> rows_;
   std::vector<Events<T>> events_;
   std::vector<char> listed_;
-  T *sums_[2], *lateral_, *ones_;
+  T *sums_[2], *lateral_, *ones_, *background_, *image_;
   uint64_t* levels_;
   uint32_t* speakers_;
 
@@ -240,14 +244,15 @@ class Worker {
     const int64_t outputs = net_.output().size();
     T* out = i + 1 == net_.stages.size() ? job_.out + (first * job_.batch + b) * outputs : nullptr;
     const T *response = job_.response ? job_.response + first : nullptr, *bias = s.bias < 0 ? nullptr : job_.weights + s.bias;
-    Neurons<T> neurons{s, response, bias, {}, {}, rows_[i], rows_[i], trains_[i], out, job_.batch * outputs};
+    Neurons<T, bytes> neurons{s, response, bias, {}, {}, rows_[i], rows_[i], trains_[i], out, job_.batch * outputs};
     for (int k = 0; k < 2; ++k) {
       const Map& m = s.maps[k];
       if (m.view < 0) continue;
       const bool once = k == 0 && constant_[i];
       T* sums = once ? constant_[i] : sums_[k];
       if (!once || first == 0) {
-        fine &= list(m.view, b, first, once ? 1 : steps);
+        std::memset(sums, 0, (once ? 1 : steps) * m.step * sizeof(T));
+        fine &= once && m.background >= 0 ? list_image(m, b, sums) : list(m.view, b, first, once ? 1 : steps);
         add_up(s, m, net_.views[m.view], events_[m.view], job_.weights, add_, sums);
       }
       (once ? neurons.constant : neurons.heard[k]) = Heard<T>{sums, m.step, m.line, events_[m.view].differences};
@@ -267,14 +272,26 @@ class Worker {
     return true;
   }
 
+  // Lists a static input without its background, whose sums it sets.
+  TSSLBP_INLINE bool list_image(const Map& m, int64_t b, T* sums) {
+    take_background(job_.x + b * net_.inputs(), net_.c, net_.h * net_.w, background_, image_);
+    for (int64_t c = 0; c < net_.c; ++c) {
+      const T* __restrict ones = job_.weights + m.background + c * m.step;
+      T* __restrict to = sums;
+      const T value = background_[c];
+      for (int64_t i = 0; i < m.step && value != 0; ++i) to[i] += value * ones[i];
+    }
+    return list_input(net_.views[m.view], image_, 0, 1, events_[m.view]);
+  }
+
   // Step by step: in each, neurons hear what they spiked in the step before.
-  TSSLBP_INLINE bool recurrent(const Stage& s, const Rows<T>& rows, Neurons<T>& neurons, int64_t steps) {
+  TSSLBP_INLINE bool recurrent(const Stage& s, const Rows<T>& rows, Neurons<T, bytes>& neurons, int64_t steps) {
     Heard<T>& heard = neurons.heard[0];
     for (int64_t t = 1; t < steps && heard.differences; ++t)
       for (int64_t j = 0; j < s.size(); ++j) sums_[0][t * heard.step + j] += sums_[0][(t - 1) * heard.step + j];
     heard.differences = false;
     neurons.heard[1] = {lateral_, 0, 0, false};
-    const int64_t row = padded(s.size(), WIDE<T>);
+    const int64_t row = padded(s.size(), UNIT<T>);
     bool nan = false;
     for (int64_t t = 0; t < steps; ++t) {
       int64_t count = 0;
@@ -283,54 +300,58 @@ class Worker {
         count += t ? neurons.trains[j] >> (t - 1) & 1 : rows.u[j] > T(s.threshold);
       }
       std::fill_n(lateral_, row, T(0));
-      add_(lateral_, job_.weights + s.lateral, row, row / WIDE<T>, speakers_, ones_, count);
+      if (count) add_(lateral_, job_.weights + s.lateral, row, row / UNIT<T>, speakers_, ones_, count);
       nan = neurons(t, t + 1);
     }
     return nan;
   }
 };
 
-template <class T>
-TSSLBP_INLINE bool samples(Worker<T>& worker, int64_t begin, int64_t end) {
+template <class T, int bytes>
+TSSLBP_INLINE bool samples(Worker<T, bytes>& worker, int64_t begin, int64_t end) {
   bool fine = true;
   for (int64_t b = begin; b < end; ++b) fine &= worker.sample(b);
   return fine;
 }
 
 template <class T>
-bool samples_baseline(Worker<T>& worker, int64_t begin, int64_t end) {
+bool samples_baseline(Worker<T, 16>& worker, int64_t begin, int64_t end) {
   return samples(worker, begin, end);
 }
 
 #ifdef TSSLBP_X86
 template <class T>
-TSSLBP_AVX2 bool samples_avx2(Worker<T>& worker, int64_t begin, int64_t end) {
+TSSLBP_AVX2 bool samples_avx2(Worker<T, 32>& worker, int64_t begin, int64_t end) {
   return samples(worker, begin, end);
 }
 
 template <class T>
-TSSLBP_AVX512 bool samples_avx512(Worker<T>& worker, int64_t begin, int64_t end) {
+TSSLBP_AVX512 bool samples_avx512(Worker<T, 64>& worker, int64_t begin, int64_t end) {
   return samples(worker, begin, end);
 }
 #endif
 
-// Returns whether everything was a number, finite in the input; if not, what was made is not what the equations say.
-template <class T>
-bool run(const Job<T>& job) {
-  auto* go = &samples_baseline<T>;
-#ifdef TSSLBP_X86
-  if (capability() == Capability::avx2) go = &samples_avx2<T>;
-  if (capability() == Capability::avx512) go = &samples_avx512<T>;
-#endif
-  const int64_t memory = Worker<T>(job, nullptr).memory();
+template <class T, int bytes>
+bool run(const Job<T>& job, bool (*go)(Worker<T, bytes>&, int64_t, int64_t)) {
+  const int64_t memory = Worker<T, bytes>(job, nullptr).memory();
   std::atomic<bool> fine{true};
   torch::stable::parallel_for(0, job.batch, 1, [&](int64_t begin, int64_t end) {
     const FlushTinyNumbers flush;
     const std::unique_ptr<char[]> at(new char[memory + 64]);  // not initialised
-    Worker<T> worker(job, at.get() + (64 - reinterpret_cast<uintptr_t>(at.get()) % 64));
+    Worker<T, bytes> worker(job, at.get() + (64 - reinterpret_cast<uintptr_t>(at.get()) % 64));
     if (!go(worker, begin, end)) fine = false;
   });
   return fine;
+}
+
+// Returns whether everything was a number, finite in the input; if not, what was made is not what the equations say.
+template <class T>
+bool run(const Job<T>& job) {
+#ifdef TSSLBP_X86
+  if (capability() == Capability::avx2) return run<T, 32>(job, &samples_avx2<T>);
+  if (capability() == Capability::avx512) return run<T, 64>(job, &samples_avx512<T>);
+#endif
+  return run<T, 16>(job, &samples_baseline<T>);
 }
 
 }  // namespace tsslbp::events

@@ -27,6 +27,7 @@ struct View {
 // row is padded with zeros to whole vectors, so that these can be added wherever in the row they begin.
 struct Map {
   int64_t view = -1, weights = -1, kh = 1, kw = 1, sh = 1, sw = 1, ph = 0, pw = 0, dh = 1, dw = 1, groups = 1;
+  int64_t background = -1;  // where the sums of an image of ones begin, [channel of the input, step]; -1: no such image
   double scale = 1;
   bool merged = true;
   int64_t row = 0, line = 0, step = 0;  // numbers of a row of weights; of sums, in a line of neurons and in a step
@@ -128,6 +129,8 @@ struct Network {
     m.line = padded(s.w * s.c, vector) + vector;  // rows are added in whole vectors, and may end behind their line
     STD_TORCH_CHECK(double(s.h) * double(m.line) <= double(MOST), "tsslbp: the plan's layer is too large");
     m.step = s.h * m.line;
+    m.background = read_offset(f, "background", double(c) * double(m.step));
+    STD_TORCH_CHECK(m.background < 0 || source < 0, "tsslbp: the plan has a background where there is no input");
   }
 
   int64_t view(int64_t source, int64_t pool_h, int64_t pool_w, bool flat) {
