@@ -48,7 +48,8 @@ test-clang: setup ## the C++ kernels, built by Clang if there is one
 test-peers: setup ## what is compared with other libraries, which are installed first
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
-	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py
+	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py tests/test_exchange.py tests/test_simulators.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/test_simulators.py
 
 wheel: setup ## one wheel for every Python from 3.11 on, into dist, tried without a compiler
 	rm -rf build dist

@@ -49,9 +49,13 @@ MODULES = {
     "tsslbp.data.arrays": "Arrays of your own",
     "tsslbp.data.npz": "Files of your own",
     "tsslbp.data.synthetic": "Synthetic tasks",
+    "tsslbp.data.audio": "Sound",
+    "tsslbp.data.speech": "Spoken digits",
     "tsslbp.classifier": "scikit-learn classifier",
     "tsslbp.plot": "Figures",
     "tsslbp.training": "Training runs",
+    "tsslbp.processes": "Several processes",
+    "tsslbp.exchange.nir": "NIR graphs",
 }
 """What the API reference has a page of, with its title."""
 ELSEWHERE = ("TSSL", "EventProp", "Rule", "Surrogate")

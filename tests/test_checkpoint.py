@@ -205,13 +205,14 @@ def test_what_the_optimiser_is_told_comes_from_the_settings(stopped):
     model, optimizer = training.prepare(config, dataset)
     fresh = optimizer.state_dict()["param_groups"]
     samples = len(dataset.train)
-    data = checkpoint.unpack((folder / "checkpoint.pt").read_bytes())["data"]
-    state = checkpoint.restore(folder / "checkpoint.pt", model.network, optimizer, config, samples, data)
+    path = folder / "checkpoint.pt"
+    data = checkpoint.unpack(path.read_bytes())["data"]
+    state = checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples, data)
     assert (state.epoch, state.step) == (3, 5)
     assert optimizer.state_dict()["param_groups"] == fresh
     assert optimizer.state_dict()["state"].keys() == {0, 1}
     with pytest.raises(UserError, match="is of other samples than digits has now"):
-        checkpoint.restore(folder / "checkpoint.pt", model.network, optimizer, config, samples, data + "?")
+        checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples, data + "?")
 
 
 def test_fewer_epochs_than_were_run_are_refused(stopped):

@@ -7,13 +7,15 @@ import importlib
 import io
 import re
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tsslbp import catalogue, cli, publish, rules, study
+from tsslbp import catalogue, cli, data, losses, publish, rules, study
 from tsslbp.rules import surrogate
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +30,10 @@ SLOW = {page for page, text in PAGES.items() if any(slow for slow, *_ in BLOCK.f
 
 NOT_RUN = {
     "python benchmarks/automatic.py": "it takes sets that may not be in the repository; test_benchmarks.py runs it on others",
+    "python benchmarks/streaming.py": "it takes all recordings, or a quiet machine; test_benchmarks.py runs it on a few",
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
+    "torchrun --nnodes": "it takes several machines",
+    "srun torchrun": "it takes Slurm",
     "tsslbp study fidelity": "twenty seeds take minutes; test_fidelity.py tests the measure",
 }
 """Beginnings of commands in the pages that no test runs, with the reason. All other commands of a page are run."""
@@ -76,13 +81,24 @@ def place(tmp_path_factory):
 def printed_by(command: str) -> str:
     """What a command prints, errors and progress too. Several pages show the same training, which runs once."""
     began = time.process_time()  # the pages say minutes of a quiet machine
+    if command.startswith("torchrun "):  # of this environment, whether it is activated or not
+        words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command)[1:]]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         assert cli.main(shlex.split(command)[1:]) == 0, command
     assert time.process_time() - began < 180, command
     return out.getvalue()
 
 
+NEEDED = {"docs/exchange.md": "nir"}
+"""Packages that the commands of a page need, and that may not be installed."""
+
+
 def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
+    if package := NEEDED.get(page):
+        pytest.importorskip(package, reason=f"{page} needs the package {package}")
     names = {"__name__": "page"}
     for kind, code, shown in blocks:
         if file := re.match(r"# (\w+\.py)\n", code):  # the page says that this goes into a file of its own
@@ -101,7 +117,7 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
 @pytest.mark.parametrize("page", sorted(QUICK))
 def test_a_page_prints_what_it_shows(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES")):
+    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
 
@@ -156,10 +172,11 @@ def test_links_lead_somewhere(name):
 
 
 def test_commands_that_are_not_run_are_listed():
+    programs = "tsslbp|pip|make|python|git|torchrun|srun"
     indented = {
         command
         for text in PAGES.values()
-        for command in re.findall(r"^(?: {4}|\t)((?:tsslbp|pip|make|python|git) .*)", BLOCK.sub("", text), re.MULTILINE)
+        for command in re.findall(rf"^(?: {{4}}|\t)((?:{programs}) .*)", BLOCK.sub("", text), re.MULTILINE)
     }
     assert all(command.startswith(tuple(NOT_RUN)) for command in indented)
     assert not [page for page, text in PAGES.items() if re.search(r"^(```|~~~)(sh|shell|console|py)$", text, re.MULTILINE)]
@@ -200,6 +217,7 @@ def test_flags_that_are_named_exist():
     options = [thing for module in modules for thing in vars(module).values() if dataclasses.is_dataclass(thing)]
     names = {field.replace("_", "-") for cls in options for field in cls.__dataclass_fields__} | {"config", "help", "import"}
     known = {f"--{word}{name}" for word in ("", "no-") for name in names}
+    known |= {"--nproc-per-node", "--max-restarts", "--signal"}  # of torchrun and Slurm
     for page, text in PAGES.items():
         for command in re.findall(r"`([^`]*)`|^    (tsslbp .*)", text, re.MULTILINE):
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", " ".join(command)):

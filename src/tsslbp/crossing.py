@@ -1,7 +1,7 @@
 """Where a rule and an engine meet.
 
 A rule (``rules/``) knows equations, an engine (``kernels/``) knows arrays. :func:`neurons` chooses the engine and
-:class:`Crossing` hands it to autograd.
+:class:`Crossing` hands it to autograd. :func:`recurrent` and :class:`RecurrentCrossing` do the same for recurrent layers.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import kernels
+from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ByConstant, spikes_from_psc
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -34,13 +34,19 @@ def neurons(
     """
     x, response = current if isinstance(current, Constant) else (current, None)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
-        _refuse_other_modes(x, response, state)
+        _refuse_other_modes(x, response, state, *neuron.tensors)
     if x.dtype == torch.float16:
         x = x.float()
     learns_response = response is not None and response.requires_grad
-    learning = torch.is_grad_enabled() and (x.requires_grad or learns_response or (state is not None and state.requires_grad))
+    if neuron.varies:
+        dtype = kernels.computed_in(x.dtype)
+        neuron = neuron.having(ByConstant(*(c if c is None else c.to(dtype) for c in neuron.tensors)))
+    operands = (x, response, state, *neuron.tensors)
+    learning = torch.is_grad_enabled() and any(operand is not None and operand.requires_grad for operand in operands)
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
+    if learning and rule.statistic and (group := processes.group()).count > 1:
+        rule = rule.knowing(_rate(current, neuron, rule, backend, group))
     engine = kernels.choose(backend, x, neuron, rule if learning else None, state is not None)
 
     formula = engine.formula(rule) if learning else None
@@ -54,7 +60,7 @@ def neurons(
         form = kernels.PLAIN
     if learning:
         by = (engine, formula) if formula is not None else (kernels.find("reference"), rule)
-        psc, after = Crossing.apply(x, state, engine, by, neuron, form)
+        psc, after = Crossing.apply(x, state, *neuron.tensors, engine, by, neuron, form)
     else:
         _, psc, after = engine.forward(x, neuron, state, form, keep=False)
     if pool is not None and form.pool is None:
@@ -62,19 +68,37 @@ def neurons(
     return psc.bfloat16() if half else psc, after
 
 
+@torch.no_grad()
+def _rate(current: Tensor | Constant, neuron: LIF, rule: Rule, backend: kernels.Backend, group: processes.Group) -> float:
+    """Mean firing over the samples of all processes, for which the neurons are computed once more."""
+    train = spikes_from_psc(neurons(current, neuron, rule, backend)[0], neuron.tau_s) > 0.5
+    counts = group.add_(torch.tensor([float(train.sum()), float(train.numel())], dtype=torch.float64))
+    return float(counts[0] / counts[1])
+
+
 class Crossing(torch.autograd.Function):
     """Neurons of an engine, and ``by`` whom and what their backward pass is: an engine and what it makes of the rule.
 
     Only the membrane potential is kept: spikes and currents follow from it. Given a ``state`` it also returns one, to be handed
     to the next part of the sequence and to nothing else: what flows back through it is what the rule carries from step to step.
+    The constants of ``neuron`` that are tensors also come by themselves, as autograd wants them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, state: Tensor | None, engine: Engine, by: tuple[Engine, Any], neuron: LIF, form: Form
+        ctx: Any,
+        current: Tensor,
+        state: Tensor | None,
+        tau_m: Tensor | None,
+        tau_s: Tensor | None,
+        threshold: Tensor | None,
+        engine: Engine,
+        by: tuple[Engine, Any],
+        neuron: LIF,
+        form: Form,
     ) -> tuple[Tensor, Tensor | None]:
         membrane, psc, after = engine.forward(current, neuron, state, form)
-        ctx.save_for_backward(membrane, state)
+        ctx.save_for_backward(membrane, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.form = by, neuron, form
         # These may be views of what the engine made, and autograd lets nobody change a function's view in place.
         return psc.detach(), None if after is None else after.detach()
@@ -82,9 +106,87 @@ class Crossing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        (engine, formula), (membrane, state) = ctx.by, ctx.saved_tensors
-        gradient, back = engine.backward(formula, psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
-        return gradient, back, None, None, None, None
+        (engine, formula), (membrane, state, *constants) = ctx.by, ctx.saved_tensors
+        neuron = ctx.neuron.having(ByConstant(*constants)) if ctx.neuron.varies else ctx.neuron
+        gradient, back, by_neuron = engine.backward(formula, psc_gradient, membrane, neuron, state, carry, ctx.form)
+        wanted = zip(by_neuron, constants, ctx.needs_input_grad[2:5], strict=True)
+        learned = (made.sum_to_size(constant.shape) if needed else None for made, constant, needed in wanted)
+        return gradient, back, *learned, None, None, None, None
+
+
+def recurrent(
+    drive: Tensor,
+    lateral: Tensor,
+    state: Tensor | None,
+    neuron: LIF,
+    rule: Rule,
+    backend: kernels.Backend = "auto",
+    adaptation: tuple[float, float] | None = None,
+    half: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """A recurrent layer's post-synaptic current and state, or None where no engine takes it as a whole.
+
+    Its equations and its states are those of ``layers/recurrent.py``, which goes step by step where this returns None. Under
+    autocast what the neurons hear of each other stays in full precision.
+
+    Args:
+        drive: what enters, W·x, ``[T, B, N]``.
+        lateral: V, ``[N, N]``.
+        state: ``[3, B, N]`` or, with adaptation, ``[5, B, N]``; None is rest.
+        adaptation: τa and β of thresholds that adapt, None for fixed ones.
+        neuron, rule, backend, half: as of :func:`neurons`.
+    """
+    if neuron.varies:
+        return None
+    drive = drive.float() if drive.dtype == torch.float16 else drive
+    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (drive, lateral, state))
+    full = kernels.computed_in(drive.dtype)
+    engine = kernels.choose(backend, drive, neuron, rule if learning else None, True)
+    formula = engine.formula(rule) if learning and rule.takes_parts else None
+    if not engine.recurs or (learning and formula is None):
+        return None
+    if any(x.dtype != full or x.device != drive.device for x in (lateral, state) if x is not None):
+        return None
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        _refuse_other_modes(drive, lateral, state)
+    if learning:
+        return RecurrentCrossing.apply(drive, lateral, state, engine, formula, neuron, adaptation, rule.through_lateral, half)
+    _, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half, keep=False)
+    return psc, after
+
+
+class RecurrentCrossing(torch.autograd.Function):
+    """A recurrent layer of an engine. As in :class:`Crossing` the membrane potential is all that is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        engine: Engine,
+        formula: Any,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        through_lateral: bool,
+        half: bool,
+    ) -> tuple[Tensor, Tensor]:
+        membrane, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half)
+        ctx.save_for_backward(membrane, lateral, state)
+        ctx.by, ctx.neuron, ctx.adaptation = (engine, formula), neuron, adaptation
+        ctx.through_lateral, ctx.half_drive = through_lateral, drive.dtype == torch.bfloat16
+        ctx.set_materialize_grads(False)
+        return psc, after
+
+    @staticmethod
+    def backward(ctx: Any, psc_gradient: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of a learning rule")
+        (engine, formula), (membrane, lateral, state) = ctx.by, ctx.saved_tensors
+        error = membrane.new_zeros(1, 1, 1).expand_as(membrane) if psc_gradient is None else psc_gradient
+        operands = formula, error, after, membrane, lateral, state, ctx.neuron, ctx.adaptation, ctx.half_drive
+        learns = ctx.needs_input_grad[1]
+        drive, back, weights = engine.recurrent_backward(*operands, through_lateral=ctx.through_lateral, learns=learns)
+        return drive, weights, back, *[None] * 6
 
 
 def refuse_second_derivative(what: str) -> None:

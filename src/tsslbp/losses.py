@@ -15,13 +15,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import length_mask as length_mask
@@ -88,6 +89,8 @@ class _TrainLoss(ABC):
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
             return self._filtered(label.to(psc))
+        if label.dim() == 3:
+            raise UserError(f"target trains are {list(label.shape)}; they must be as the output, [T, B, C], {list(psc.shape)}")
         yes, no = (train.to(psc).view(-1, 1, 1) for train in self._by_label)
         return torch.where(_one_hot(psc, label), yes, no)
 
@@ -276,6 +279,40 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
 
 
+def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
+    """What a loss returned for an output ``[T, B, C]``, if that is a loss.
+
+    Raises:
+        UserError: no scalar, none that the output's gradient can be had of, another type or device; and from a loss of a user's
+            own NaN or infinity of a finite output, in the backward pass also of its gradient.
+    """
+    name = type(loss).__name__
+    if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
+        raise UserError(f"{name} returned {_described(found)}; it must return a scalar with a gradient")
+    if not found.is_floating_point() or found.device != output.device:
+        there = f"{output.dtype} on {output.device}, as its output is"
+        raise UserError(f"{name} returned {found.dtype} on {found.device}; it must return {there}")
+    if not type(loss).__module__.startswith("tsslbp."):
+        if not bool(found.isfinite()) and bool(output.isfinite().all()):
+            raise UserError(f"{name} returned {float(found.detach())} for a finite output; it must be finite there")
+        output.register_hook(partial(_finite_gradient, name))
+    return found
+
+
+def _finite_gradient(name: str, gradient: Tensor) -> None:
+    if not bool(gradient.isfinite().all()):
+        raise UserError(
+            f"{name} has a gradient of NaN or infinity; look for a square root, a logarithm or a division at 0, and add a "
+            "small number there"
+        )
+
+
+def _described(found: object) -> str:
+    if not isinstance(found, Tensor):
+        return f"a {type(found).__name__}"
+    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"
+
+
 def suits_ann(loss: str) -> bool:
     """Whether a loss and its options mean something for a network without spikes."""
     name, options = parse_spec(loss, "loss")
@@ -306,7 +343,7 @@ class RateBounds:
     ``r`` is a neuron's mean number of spikes per step over the batch, from its current: ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]``.
 
     Args:
-        tau_s: synaptic time constant of the neurons, in steps.
+        tau_s: synaptic time constant of the neurons, in steps; a tensor broadcasts over one step.
         lower: rate in spikes per step below which a neuron is pushed up, 0 for none.
         upper: rate above which it is pushed down, 1 for none.
 
@@ -314,19 +351,20 @@ class RateBounds:
         UserError: bounds outside [0, 1] or in the wrong order.
     """
 
-    tau_s: float
+    tau_s: float | Tensor
     lower: float = 0.0
     upper: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("tau_s", "lower", "upper"):
-            check_number(name, getattr(self, name))
+            if not (name == "tau_s" and isinstance(self.tau_s, Tensor)):
+                check_number(name, getattr(self, name))
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 
     def __call__(self, psc: Tensor) -> Tensor:
         """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
-        rate = ((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0]).mean(0)
+        rate = processes.group().mean((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0])
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 

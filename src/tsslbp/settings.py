@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
+from tsslbp import data, imports, losses, processes, rules
 from tsslbp import encoding as encoders
-from tsslbp import imports, losses, rules
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
     BELOW_1,
@@ -36,7 +36,7 @@ from tsslbp.declared import (
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
 from tsslbp.notation import normalised
-from tsslbp.spec import write_spec
+from tsslbp.spec import parse_spec, write_spec
 
 FOLDER = Must(
     "be a plain folder name: printable, without a separator, of at most 255 bytes",
@@ -88,6 +88,9 @@ class TrainingSettings(Group):
 
     seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+    init: Path | None = None
+    """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
+    layers; it may have other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
     first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
@@ -108,16 +111,19 @@ class TrainingSettings(Group):
     reports the best on the test set, which flatters a result."""
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
+    accumulate: Annotated[int, POSITIVE] = 1
+    """Compute each step's samples in so many parts, one after the other, and add their gradients up, which takes less memory.
+    Normalisation, --rate-penalty and fallback=rate then see a part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
-    """Learning rate of AdamW (its peak, under a schedule)."""
+    """Learning rate of AdamW (its peak, under a schedule). Learned constants take steps in proportion to where they start."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
     """Weight decay of AdamW."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     """Learning rate over the run."""
     gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
-    """Bound on the norm of the whole gradient; 0 turns it off."""
+    """Bound on the norm of the whole gradient of the weights, and on that of the learned constants; 0 turns both off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
-    """Bound on every weight, applied after each step; 0 turns it off."""
+    """Bound on every weight, constants apart, applied after each step; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
     first_rates: bool = False
@@ -128,6 +134,9 @@ class TrainingSettings(Group):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
+    sparse: bool = True
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
+    results by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
     """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
     sequences, about the square root of T needs the least memory."""
@@ -150,6 +159,8 @@ class Place(Group):
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
+    device: Annotated[str, Means(processes.check_device)] = "cpu"
+    """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
     test_every: Annotated[int, NOT_NEGATIVE] = 0
@@ -199,8 +210,13 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
         if self.time_block and self.network and normalised(self.network):
             yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
+        loss, _ = parse_spec(self._loss, "loss")
+        if "tau_s" in {*self.learn, *self.per_neuron} and loss in ("spike", "first-spike"):
+            yield f"--loss {loss} reads spikes by one fixed --tau-s; leave tau_s out of --learn and --per-neuron"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
+        if self.accumulate > self.batch_size:
+            yield f"--accumulate is {self.accumulate}; it must be at most --batch-size, {self.batch_size}"
         if self.choose == "test" and self.test_every > 1:
             yield f"--test-every is {self.test_every}; it must be 1 with --choose test"
         if self.surrogate_epochs and not isinstance(rules.get(self.rule), rules.TSSL):
@@ -231,11 +247,17 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         assert self.time_steps is not None
         return losses.get(self._loss, time_steps=self.time_steps, tau_s=self.tau_s)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the user's own files that define the rule, the loss or the data set, or were given (``--import``)."""
+        loss = losses.LOSSES[parse_spec(self._loss, "loss")[0]]
+        return imports.defining(*rules.get(self.rule).code(), loss, data.SETS.get(self.data))
+
     def to_toml(self) -> str:
         """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
         sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
-        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again()}\n"
-        imported = {"imports": imports.names()} if imports.names() else {}
+        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again(self.needs)}\n"
+        imported = {"imports": self.needs} if self.needs else {}
         return head + tomli_w.dumps({"recipe": self.recipe, **imported, **sections})
 
     @classmethod

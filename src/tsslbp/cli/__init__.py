@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tsslbp import imports
+from tsslbp import imports, processes
 from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS
 from tsslbp.cli.parse import overview
@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     streams.prepare()
     try:
         try:
-            _run(sys.argv[1:] if argv is None else argv)
+            with processes.joined():
+                _run(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()  # here, where a full disk or a reader that has gone is dealt with
         return 0
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"tsslbp: {_too_much(error)}")
         return 2
     except Interrupted as stop:
-        streams.complain(f"stopped; go on with: {stop}")
+        if processes.leads():
+            streams.complain(f"stopped; go on with: {stop}")
         return 130
     except KeyboardInterrupt:
         return 130
@@ -51,6 +53,8 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
+    if processes.started() > 1 and arguments[0] != "train":
+        raise UserError(f"torchrun is for tsslbp train; start tsslbp {arguments[0]} without it")
     command, rest, given = arguments[0], arguments[1:], list[Path]()
     if command in own.IMPORTING:
         given, rest = own.split(rest)
@@ -59,7 +63,7 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            raise Interrupted(f"tsslbp train --config {stop}/config.toml --resume{imports.again()}") from None
+            raise Interrupted(f"{processes.command()} train --config {stop}/config.toml --resume{imports.again()}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import bench, kernels, machine, metrics, publish, recipes, report, training
+from tsslbp import bench, kernels, machine, metrics, processes, publish, recipes, report, training
 from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
-from tsslbp.cli.publish import export, reproduce
+from tsslbp.cli.publish import export, import_, reproduce
 from tsslbp.cli.show import console
 from tsslbp.cli.study import compare, study_
 from tsslbp.errors import UserError, unknown
@@ -43,6 +43,8 @@ def train(arguments: list[str]) -> None:
     refuse_idle(config, arguments)
     machine.keep_memory()
     folder, final = training.train(config, training.watcher(), given=given)
+    if not processes.leads():
+        return
     chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
         console.print(
@@ -277,6 +279,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "study": study_,
     "reproduce": reproduce,
     "export": export,
+    "import": import_,
     "bench": bench_,
     "recipes": recipes_,
     "rules": rules_,

@@ -7,7 +7,7 @@ from tsslbp import data, losses, rules
 from tsslbp.errors import UserError, shown
 from tsslbp.rules import surrogate
 
-IMPORTING = ("train", "evaluate", "predict", "report", "compare", "study", "export")
+IMPORTING = ("train", "evaluate", "predict", "report", "compare", "study", "export", "import")
 """Commands that take it."""
 HELP = "--import FILE.py first imports a file of your own, which registers rules, surrogates, losses or data sets."
 

@@ -78,6 +78,20 @@ struct NeuronNumbers {
   bool complete = f.end();
 };
 
+// In place of NeuronNumbers, where each neuron has its own constants.
+struct SharedNumbers {
+  Fields f;
+  int64_t run = f.whole("run", 1, EXACT);
+  bool complete = f.end();
+};
+
+// Of an adaptive threshold; not there for one that is fixed.
+struct AdaptationNumbers {
+  Fields f;
+  double tau_a = f.from("tau_a", 1, ANY), beta = f.from("beta", 0, FINITE);
+  bool complete = f.end();
+};
+
 struct TsslNumbers {
   static constexpr const char* GROUP = "tssl";
   Fields f;

@@ -1,9 +1,12 @@
 """Batch normalisation over time too."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsslbp import processes
 from tsslbp.errors import UserError
 
 MOMENTUM, EPSILON = 0.1, 1e-5
@@ -15,12 +18,13 @@ class BatchNorm(nn.Module):
 
         y = gain·(I - mean)/sqrt(variance + 1e-5) + shift
 
-    In training, mean and variance are the batch's, over all T steps and all samples (steps after the end of a padded
-    sequence included), and move the running statistics a tenth of the way. In evaluation they are the running statistics. The
-    layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` makes a part of the weight and bias before it.
+    In training, mean and variance are the batch's, over all samples and all their steps, and move the running statistics a
+    tenth of the way. Steps after the end of a padded sequence do not count if the layer is told where they are. In evaluation
+    they are the running statistics. The layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` makes a part of
+    the weight and bias before it.
 
     ``gain`` starts at the threshold, so that currents are about as large as what makes a neuron spike; ``shift`` starts at 0.
-    Processes of a distributed training each take the statistics of their own samples.
+    Processes that train together (:mod:`tsslbp.processes`) take the statistics of all their samples.
 
     Source: H. Zheng et al., Going Deeper With Directly-Trained Larger Spiking Neural Networks, AAAI 2021, arXiv 2011.05280,
     equations (5) to (7) with α = 1, whose λ·V_th is ``gain`` and whose β is ``shift``.
@@ -33,20 +37,48 @@ class BatchNorm(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, channels: int, threshold: float = 1.0) -> None:
+    def __init__(self, channels: int, threshold: float | Tensor = 1.0) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.full((channels,), float(threshold)))
+        start = threshold.detach().flatten() if isinstance(threshold, Tensor) else threshold
+        self.gain = nn.Parameter(torch.ones(channels) * start)
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
-    def forward(self, current: Tensor) -> Tensor:
-        """Raises UserError in training for a single number per channel, which has no variance."""
-        x = current.flatten(0, 1)
-        if self.training and x.numel() <= x.shape[1]:
+    def forward(self, current: Tensor, inside: Tensor | None = None) -> Tensor:
+        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In training, what
+        is outside does not count and comes out as 0.
+
+        Raises UserError for another number of channels, and in training for a single number per channel, which has no variance.
+        """
+        if current.dim() < 3 or current.shape[2] != len(self.gain):
+            raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
+        masked = inside is not None and self.training
+        x = current[inside] if masked else current.flatten(0, 1)
+        group = processes.group()
+        if self.training and group.count > 1:
+            y = self._together(x, group)
+        elif self.training and x.numel() <= x.shape[1]:
             raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(current.shape)}")
-        y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
-        return y.unflatten(0, current.shape[:2])
+        else:
+            y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
+        return torch.zeros_like(current).index_put((inside,), y) if masked else y.unflatten(0, current.shape[:2])
+
+    def _together(self, x: Tensor, group: processes.Group) -> Tensor:
+        """Normalised in training by the statistics of all processes' samples ``[N, C, ...]``; this one may have none."""
+        axes, wide = [0, *range(2, x.dim())], x.to(torch.promote_types(x.dtype, self.mean.dtype))
+        count = group.add_(torch.tensor(float(math.prod(x.shape[axis] for axis in axes)), dtype=torch.float64)).item()
+        if count <= 1:
+            raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(x.shape)}")
+        shape = (-1, *[1] * (x.dim() - 2))
+        mean = group.total(wide.sum(axes)) / count
+        around = wide - mean.view(shape)
+        variance = group.total(around.square().sum(axes)) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean, MOMENTUM)
+            self.variance.lerp_(variance * (count / (count - 1)), MOMENTUM)
+        factor = self.gain / (variance + EPSILON).sqrt()
+        return (around * factor.view(shape) + self.shift.view(shape)).to(x.dtype)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """What it multiplies currents by in evaluation, and what it adds then, ``[C]`` each."""

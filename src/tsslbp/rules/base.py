@@ -13,10 +13,11 @@ from abc import ABC
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
 
 Numbers = tuple[Any, ...]
 """A rule in numbers and the names of its choices: a ``NamedTuple`` of its own, whose type says which equations they are for."""
@@ -64,6 +65,28 @@ class Rule(ABC):
         """
         raise UserError(f"{type(self).__name__} needs the whole sequence at once; it cannot carry a state from part to part")
 
+    def carried_error(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, carry: Tensor) -> Tensor:
+        """E, the error that the rule carries back through the synapse, ``[T, ...]``: what a learned τs gets its gradient from.
+
+        The arguments are those of :meth:`part_gradient`, ``carry`` zeros for a whole sequence. Of a rule that takes parts its
+        second row is E of the step after the part, as here, or this is to be overridden.
+        """
+        return synapse_adjoint(psc_gradient, neuron, carry[1])
+
+    def spike_gradient(
+        self, gradient: Tensor, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> Tensor:
+        """η, the share of ∂L/∂I that comes through the spike of the same step, ``[T, ...]``: what a learned θ gets its
+        gradient from. The rest is the membrane's, which carries a current on to the next step:
+
+            η[t] = δ[t] - (1 - 1/τm)·(1 - s[t])·δ[t+1]
+
+        ``gradient`` is δ, what :meth:`current_gradient` or :meth:`part_gradient` made of the other arguments; ``state`` and
+        ``carry`` are zeros for a whole sequence. Of a rule that takes parts the first row of ``carry`` is δ of the step after
+        the part, as here, or this is to be overridden.
+        """
+        return gradient - neuron.membrane_decay * passed(membrane, neuron) * advanced(gradient, carry[0])
+
     @property
     def numbers(self) -> Numbers | None:
         """The rule for engines with compiled formulas. None, as here, leaves the backward pass to the equations above."""
@@ -79,14 +102,37 @@ class Rule(ABC):
         """What the rule must know of the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
         return None
 
+    def knowing(self, statistic: float) -> "Rule":
+        """The rule for samples whose statistic is known, as where several processes have parts of a batch."""
+        raise UserError(f"{type(self).__name__} needs a method knowing(statistic) to learn in several processes")
+
     @property
     def takes_parts(self) -> bool:
         """Whether a sequence may come in parts that hand a state to each other; follows from the declarations above."""
         return type(self).part_gradient is not Rule.part_gradient and self.carries <= HANDED and self.statistic is None
 
+    def code(self) -> tuple[object, ...]:
+        """The classes and functions that compute it, by which a run remembers files of a user's own."""
+        return (type(self),)
+
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+def promised(rule: Rule, method: str, made: Any, given: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a method of a rule returned, if these are tensors like those wanted, and of a user's own rule finite.
+
+    Raises:
+        UserError: anything else; NaN and infinity only if all that it was given is finite.
+    """
+    who = f"{type(rule).__name__}.{method}"
+    found = as_promised(who, made, *wanted)
+    if type(rule).__module__.startswith("tsslbp.") or torch.compiler.is_compiling():  # a look at values would break the graph
+        return found
+    if not all(bool(x.isfinite().all()) for x in found) and all(bool(x.isfinite().all()) for x in given):
+        raise UserError(f"{who} returned NaN or infinity; it must be finite where what it gets is")
+    return found
 
 
 def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
@@ -99,4 +145,6 @@ def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
 def _described(made: Any) -> str:
     if isinstance(made, tuple):
         return " and ".join(map(_described, made)) or "nothing"
-    return f"{list(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+    if not isinstance(made, Tensor):
+        return f"a {type(made).__name__}"
+    return f"{list(made.shape)} of {made.dtype}{'' if made.device.type == 'cpu' else f' on {made.device}'}"

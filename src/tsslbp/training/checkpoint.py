@@ -83,16 +83,23 @@ def unpack(stored: bytes) -> dict[str, Any]:
     unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(payload)).infolist())
     if unpacked > len(payload):
         raise ValueError(f"it unpacks to {unpacked} bytes")
-    return torch.load(io.BytesIO(payload), weights_only=True)
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def restore(
-    path: Path, network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int, data: str
+    stored: bytes,
+    path: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    samples: int,
+    data: str,
 ) -> RunState:
     """Load a checkpoint into a network and an optimiser, of which neither is touched if anything is wrong.
 
     Args:
-        path: the checkpoint.
+        stored: the checkpoint.
+        path: where it lies.
         network: as prepared for the run's first step.
         optimizer: likewise.
         config: the run's settings.
@@ -103,11 +110,11 @@ def restore(
         UserError: a damaged file, or one of another architecture, of other data or of more epochs.
     """
     try:
-        content = unpack(path.read_bytes())
+        content = unpack(stored)
         trained = Architecture.from_json(content["architecture"])
         # Not their texts: one may lack a field that came later, or say 5 for 5.0.
         if same := trained == Architecture.from_json(network.architecture.to_json()):
-            _check(content, network, config, samples)
+            _check(content, network, optimizer, config, samples)
     except MemoryError:
         raise
     except Exception as error:  # whoever can make a checksum can make a file that fails in any way there is
@@ -121,15 +128,18 @@ def restore(
     state = RunState(**content["state"])
     if state.epoch > config.epochs + 1:
         raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has already had {state.epoch - 1}")
+    state.average = [mean.to(weight.device) for mean, weight in zip(state.average, network.state_dict().values(), strict=False)]
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})
     return state
 
 
-def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, samples: int) -> None:
+def _check(
+    content: Mapping[str, Any], network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int
+) -> None:
     """Raises ValueError, or what Python raises for a wrong type, unless a run with these settings can have come to this."""
     state, steps = content["state"], math.ceil(samples / config.batch_size)
-    own, weights = network.state_dict(), list(network.parameters())
+    own, weights = network.state_dict(), [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def require(holds: bool, what: str) -> None:
         if not holds:
@@ -154,5 +164,5 @@ def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, sa
 
 def _like(value: Any, weight: Tensor) -> bool:
     """Whether a value is a tensor of a weight's kind, shape and format, all of whose numbers are finite."""
-    plain = type(value) is Tensor and value.layout == torch.strided and value.device == weight.device
+    plain = type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
     return plain and value.shape == weight.shape and value.dtype == weight.dtype and bool(value.isfinite().all())

@@ -5,12 +5,13 @@ teach the layers around it anything. A rule of the TSSL family has a spike-time 
 fallback, a surrogate, serves the rest, so the share of the fallback tells by which of the two a network learns.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from tsslbp import rules
+from tsslbp import processes, rules
 from tsslbp.data import Split
+from tsslbp.layers import Spiking
 from tsslbp.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
@@ -27,26 +28,36 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     """Firing of every layer on the first of these samples, in evaluation mode; after the end of a sequence nothing counts.
 
     Returns:
-        ``rates``, spikes per neuron and step by layer; and under a rule of the TSSL family ``fallback``, the share of the
-        entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
+        ``rates``, spikes per neuron and step by layer; ``multiplied``, the share of each layer's input that its linear map
+        multiplies, from 0 to 1, where any layer leaves some out (``tsslbp.sparse``); and under a rule of the TSSL family
+        ``fallback``, the share of the entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
     counts: dict[str, list[float]] = {}
-    chosen = torch.arange(max(1, min(len(samples), train_samples // PART, MOST)))
+    group, layers = processes.group(), cast(dict[str, Spiking], dict(network.named_layers()))
+    chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size) as batches:
         for part, inputs in batches:
             for name, psc in network.activity(inputs).items():
-                train = network.fired(psc).to(psc.dtype)
-                seen = torch.ones(train.shape[:2]) if part.lengths is None else length_mask(part.lengths, len(train)).float()
-                fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+                train = network.fired(psc, name).to(psc.dtype)
+                whole = train.new_ones(train.shape[:2])
+                seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
+                neuron = network.neuron_of(name)
+                fallen = rule.falls_back(train, psc, neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
                 # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
-                before = counts.get(name, [0.0, 0.0, 0.0])
-                counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
-    found = {"rates": {name: spikes / steps for name, (spikes, _, steps) in counts.items()}}
+                made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]
+                counts[name] = [old + new for old, new in zip(counts.get(name, [0.0] * len(made)), made, strict=True)]
+    if counts:
+        sums = group.add_(torch.tensor(list(counts.values()), dtype=torch.float64))
+        counts = dict(zip(counts, sums.tolist(), strict=True))
+    found = {"rates": {name: spikes / steps for name, (spikes, _, steps, *_) in counts.items()}}
+    multiplied = {name: share / total for name, (*_, share, total) in counts.items()}
+    if any(share < 1 for share in multiplied.values()):
+        found["multiplied"] = multiplied
     if isinstance(rule, TSSL):
-        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps) in counts.items()}
+        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps, *_) in counts.items()}
     return found
 
 

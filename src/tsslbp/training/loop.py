@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsslbp import draws, rules
+from tsslbp import draws, processes, rules
 from tsslbp.data import Dataset
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
-from tsslbp.losses import RateBounds
+from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
@@ -67,7 +67,9 @@ class Loop:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.loss = self.config.make_loss()
+        self.loss, self.group = self.config.make_loss(), processes.group()
+        self._stop, self._asked = threading.Event(), False  # whether to stop, and whether all processes know
+        self._before: list[Tensor] = []
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
         if self.weights is not None and self.loss.is_mean:
             self.weights = self.weights / self.weights.mean()
@@ -76,21 +78,23 @@ class Loop:
         """Train to the last epoch; ``end_epoch`` gets each epoch's record before the checkpoint is written.
 
         Raises:
-            Interrupted: after a checkpoint, when asked to stop.
+            Interrupted: after a checkpoint, when any process was asked to stop.
             Diverged: loss or gradient is not finite.
+            Lost: after a checkpoint, when another process has ended.
         """
         state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
         self.progress.started(state.epoch, self.config.epochs, self.steps)
-        with _stop_request() as stop:
+        with _stop_request(self._stop), self._nothing_lost():
             while state.epoch <= self.config.epochs:
                 self._take_rule()
                 for samples in self._batches():
                     self.step(samples)
                     state.seconds = time.perf_counter() - began
-                    if stop.is_set() or time.perf_counter() - saved > SAVE_EVERY:
+                    stopping = self._stop.is_set() if self.group.count == 1 else self._asked
+                    if stopping or time.perf_counter() - saved > SAVE_EVERY:
                         self.save()
                         saved = time.perf_counter()
-                    if stop.is_set():
+                    if stopping:
                         raise Interrupted
                 with self._averaged():
                     record = self._record()
@@ -123,51 +127,104 @@ class Loop:
         yield from order.split(self.config.batch_size)[self.state.step :]
 
     def step(self, samples: Tensor) -> None:
-        """One step of training on the training samples of these numbers, ``[B]``."""
-        config, state, network = self.config, self.state, self.model.network
-        part, keys = self.dataset.train.select(samples), draws.mix(config.seed, state.epoch, samples) if self._draws else None
+        """One step of training on the training samples of these numbers, ``[B]``, of which each process takes its share."""
+        state, network = self.state, self.model.network
+        if not network.training:
+            network.train()
+        for learned in (*self._weights, *self._constants):
+            learned.grad = None
+        self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
+        loss = right = 0.0
+        for part in samples.tensor_split(min(self.config.accumulate, len(samples))):
+            more = self._add_gradients(part, len(samples))
+            loss, right = loss + more[0], right + more[1]
+        loss, right = self._together(loss, right)
+        self._before = []
+        self._update(loss)
+        state.step += 1
+        state.seen += len(samples)
+        state.right += right
+        state.loss_sum += loss * (len(samples) if self.loss.is_mean else 1)
+        self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+
+    def _add_gradients(self, samples: Tensor, of: int) -> tuple[float, float]:
+        """Add the gradients of this process's share of some of the ``of`` samples of a step; the share's loss and score.
+
+        Shares add up to the loss of the step: a loss that is a mean is weighed by how many samples it is of.
+        """
+        config, network = self.config, self.model.network
+        mine = self.group.share(samples)
+        keys = draws.mix(config.seed, self.state.epoch, mine) if self._draws else None
+        part = self.dataset.train.select(mine).to(self._device)
         x, y, lengths = part.x, part.y, part.lengths
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
-        if not network.training:
-            network.train()
         x = self.model.inputs(x, 0 if keys is None else keys, lengths)
+        steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
+            output, penalty = self._output(x, keys, steps)
+        mask = None if steps is None else length_mask(steps, len(output))
         if self.weights is not None:
-            gain = self.weights.index_select(0, samples).to(output).unsqueeze(1)
+            gain = self.weights.index_select(0, mine).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
-        found = self.loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
-        if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-            raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
-        loss = found + penalty
-        for weight in self._weights:
-            weight.grad = None
+        loss = self._loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
+        if self.loss.is_mean and len(mine) != of:
+            loss = loss * (len(mine) / of)
+        if penalty is not None:
+            loss = loss + penalty * (len(samples) / of / self.group.count)
         loss.backward()
-        self._update(loss.item())
-        state.step += 1
-        state.seen += len(y)
+        if not math.isfinite(value := loss.item()):  # the step will say so for all processes
+            return value, 0.0
         output = network.evidence(output.detach().float())
-        state.right += float(score(output, y, lengths, network.neuron.tau_s).sum())
-        state.loss_sum += loss.item() * (len(y) if self.loss.is_mean else 1)
-        self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
+        return value, float(score(output, y, lengths, network.neuron_of().tau_s).sum())
+
+    def _loss(self, output: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss; of no sample at all 0. Raises UserError for what a loss of one's own should not return."""
+        if not output.shape[1]:
+            return output.sum()
+        return checked(self.loss(output, y, mask), self.loss, output)
+
+    def _together(self, loss: float, right: float) -> tuple[float, float]:
+        """Add up gradients, loss and score over the processes, and note whether any of them was asked to stop."""
+        if self.group.count == 1:
+            return loss, right
+        gradients = [learned.grad for learned in (*self._weights, *self._constants) if learned.grad is not None]
+        added = [*gradients, gradients[0].new_tensor([loss, right, float(self._stop.is_set())])]
+        sums = self.group.add_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
+        for own, whole in zip(added, sums, strict=True):
+            own.copy_(whole.view_as(own))
+        loss, right, asked = added[-1].tolist()
+        self._asked = asked > 0
+        return loss, right
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Write a checkpoint when another process has ended, of before the step under way."""
+        try:
+            yield
+        except processes.Lost:
+            for buffer, before in zip(self.model.network.buffers(), self._before, strict=False):
+                buffer.copy_(before)
+            self.save()
+            raise
 
     def _update(self, loss: float) -> None:
         """New weights from the gradients of a step with this loss. Raises Diverged if either is not finite."""
         config, state = self.config, self.state
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has a norm of its own
+        gradients = [[x.grad for x in learned if x.grad is not None] for learned in kinds]
+        norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
+        if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
             raise Diverged(
                 f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
                 f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
             )
-        if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
-            for gradient in gradients:
-                gradient.mul_(factor)
+        for kind, norm in zip(gradients, norms, strict=True):
+            if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
+                for gradient in kind:
+                    gradient.mul_(factor)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor(state.step)
+            group["lr"] = config.learning_rate * self._rate_factor(state.step) * group.get("scale", 1.0)
         self.optimizer.step()
         with torch.no_grad():
             if config.weight_clamp:
@@ -187,14 +244,26 @@ class Loop:
         with torch.no_grad():
             for weight, average in zip(weights, self.state.average, strict=True):
                 weight.copy_(average)
-            yield
-            for weight, before in zip(weights, own, strict=True):
-                weight.copy_(before)
+            try:
+                yield
+            finally:
+                for weight, before in zip(weights, own, strict=True):
+                    weight.copy_(before)
 
     @cached_property
     def _weights(self) -> list[nn.Parameter]:
-        """What is learned; going through the network's modules in each step would take longer than a small layer."""
-        return list(self.model.network.parameters())
+        """The weights; going through the network's modules in each step would take longer than a small layer."""
+        constants = self.model.network.constants()
+        return [weight for name, weight in self.model.network.named_parameters() if name not in constants]
+
+    @cached_property
+    def _constants(self) -> list[nn.Parameter]:
+        """The constants of the neurons that are learned."""
+        return list(self.model.network.constants().values())
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return self.model.device
 
     @cached_property
     def _draws(self) -> bool:
@@ -202,14 +271,17 @@ class Loop:
         drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
         return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
 
-    def _output(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys), 0.0
-        *hidden, output = network.activity(x, keys).values()
-        bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
-        return network.vote(output), config.rate_penalty * sum(bounds(psc.float()) for psc in hidden)
+            return network(x, keys, lengths=lengths), None
+        *hidden, (_, output) = network.activity(x, keys, lengths=lengths).items()
+        penalty = output.new_zeros(())
+        for name, psc in hidden:
+            bounds = RateBounds(network.neuron_of(name).tau_s, config.rate_lower, config.rate_upper)
+            penalty = penalty + bounds(psc.to(torch.promote_types(psc.dtype, torch.float32)))
+        return network.vote(output), config.rate_penalty * penalty
 
     def _rate_factor(self, step: int) -> float:
         """Learning rate of a step of this epoch as a share of the configured one; the first is 0."""
@@ -253,9 +325,8 @@ class Loop:
 
 
 @contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a run stops between two steps; a second Ctrl-C stops at once."""
-    stop = threading.Event()
+def _stop_request(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C or SIGTERM sets the event, so that a run stops between two steps; a second Ctrl-C stops at once."""
     before: dict[signal.Signals, Any] = {}
 
     def ask(number: int, _frame: Any) -> None:
@@ -266,13 +337,7 @@ def _stop_request() -> Iterator[threading.Event]:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, ask)
     try:
-        yield stop
+        yield
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load as load_weights
 from torch import Tensor
 
-from tsslbp import encoding, imports
+from tsslbp import encoding, imports, processes
 from tsslbp.architecture import Architecture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
+from tsslbp.files import read_bytes
 from tsslbp.filters import Filters
+from tsslbp.layers import check_stored
 from tsslbp.metrics import decode, settled
 from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
@@ -59,9 +61,9 @@ class Model:
         answers = "spike trains" if self.trains else "classes"
         return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} {answers}, {self.network.describe()})"
 
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file at ``path`` is replaced whole or not at all."""
-        about: dict[str, Any] = {
+    def about(self) -> dict[str, Any]:
+        """What a file says of the model besides its weights, JSON values only; :func:`described` reads it."""
+        return {
             "architecture": self.network.architecture.to_json(),
             "inputs": self.inputs.to_dict(),
             "classes": self.classes,
@@ -71,19 +73,30 @@ class Model:
             **({"imports": self.imports} if self.imports else {}),
             **({"trains": True} if self.trains else {}),
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file at ``path`` is replaced whole or not at all."""
         dtype = STORED[self.trained.get("stored", "float32")]
-        write(Path(path), about, {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+        write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     def take_weights(self, path: Path) -> None:
-        """Give the network the weights in a file that :meth:`save` wrote.
+        """Give the network the weights in a file that :meth:`save` wrote; one process reads it for all.
 
         Raises UserError if they cannot be read or do not fit.
         """
+        group = processes.group()
+        with group.agreed():
+            stored = read_bytes(path) if group.leads else None
         try:
-            self.network.load_state_dict(load_file(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
+            self.network.load_state_dict(load_weights(group.told(stored)))
+        except (RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"cannot take the weights in {path} ({reason}); train again under another --name") from None
+            raise UserError(f"{path} is damaged or of another network ({reason}); train again under another --name") from None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -113,6 +126,7 @@ class Model:
             self.network.train(was_training)
 
     def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
+        part = part.to(self.device)
         return replace(part, lengths=self._steps_of(part.lengths)), self.inputs(part.x, seed, part.lengths)
 
     def _steps_of(self, lengths: Tensor | None) -> Tensor | None:
@@ -138,14 +152,15 @@ class Model:
             return None
         return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
-    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
+    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500, first: int = 0) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
+        ``first`` is the first sample's number, as of :meth:`evaluating`.
         """
-        with self.evaluating(_unlabelled(x, lengths), batch_size) as batches:
+        with self.evaluating(_unlabelled(x, lengths), batch_size, first) as batches:
             output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output, self._steps_of(lengths))
+            return within(output.cpu(), self._steps_of(lengths))
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
@@ -156,7 +171,7 @@ class Model:
             ((_, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
-            return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
+            return {name: self.network.fired(psc, name).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
@@ -185,7 +200,7 @@ class Model:
             psc, state = net.part(x if static else x[t : t + 1], state)
             total = psc[0] if total is None else total + psc[0]
             remaining = net.time_steps - t - 1
-            done = settled(total, psc[0], remaining, net.neuron.tau_s) | (remaining == 0)
+            done = settled(total, psc[0], remaining, net.neuron_of().tau_s) | (remaining == 0)
             answers[undecided[done]], steps[undecided[done]] = decode(total[None, done]), t + 1
             if bool(done.all()):
                 break
@@ -201,9 +216,9 @@ class Model:
         """
         return self.network.fired(self.outputs(x, lengths))
 
-    def scores(self, samples: Split) -> Tensor:
-        """:func:`tsslbp.training.score.score` of every sample, ``[N]``."""
-        return score(self.outputs(samples.x, samples.lengths), samples.y, None, self.network.neuron.tau_s)
+    def scores(self, samples: Split, first: int = 0) -> Tensor:
+        """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
+        return score(self.outputs(samples.x, samples.lengths, first=first), samples.y, None, self.network.neuron_of().tau_s)
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
@@ -214,8 +229,13 @@ class Model:
         return float(van_rossum(spikes.to(wanted), wanted, self.network.neuron.tau_s).double().mean())
 
     def accuracy(self, samples: Split) -> float:
-        """Share of right answers in percent; for target trains 100 times the mean F1."""
-        return 100 * float(self.scores(samples).mean())
+        """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the samples out."""
+        group = processes.group()
+        mine = group.share(torch.arange(len(samples)))
+        if len(mine) == len(samples):
+            return 100 * float(self.scores(samples).mean())
+        total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
+        return 100 * float(group.add_(total)) / len(samples)
 
 
 def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
@@ -247,7 +267,7 @@ def load(path: str | Path) -> Model:
             if len(text) > LONGEST:
                 raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
             about = json.loads(text)
-            model = _described(about)
+            model = described(about)
             _check_shapes(file, model)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
@@ -260,6 +280,10 @@ def load(path: str | Path) -> Model:
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    try:
+        check_stored(weights)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
     network = model.network.to_empty(device="cpu")
     network.load_state_dict(weights)
     network.fold()
@@ -267,14 +291,15 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def _described(about: dict[str, Any]) -> Model:
+def described(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
     known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
     if odd := sorted(about.keys() - known):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
     imports.need(about.get("imports", []))
     if about.keys() - {"imports"} == {"architecture", "sha256"}:
-        return _network_alone(Architecture.from_json(about["architecture"]), tuple(about.get("imports", ())))
+        with torch.device("meta"):
+            return alone(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
@@ -300,12 +325,14 @@ def _described(about: dict[str, Any]) -> Model:
     return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)
 
 
-def _network_alone(architecture: Architecture, needed: tuple[str, ...]) -> Model:
-    """A network that was made in Python and saved by itself: its inputs are the network's own, and its classes are numbers."""
-    with torch.device("meta"):
-        network = Network(architecture)
+def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
+    """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
+
+    ``needed`` are the names of files to import before it is loaded again, those of now if left out.
+    """
     inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
-    return Model(network, inputs, tuple(map(str, range(classes(architecture.network)))), "", imports=needed)
+    numbers = tuple(map(str, range(classes(network.architecture.network))))
+    return Model(network, inputs, numbers, "", imports=imports.names() if needed is None else needed)
 
 
 def _filters(given: dict[str, Any] | None) -> Filters | None:

@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, files, machine
+from tsslbp import automatic, data, files, imports, machine, processes, quantisation
 from tsslbp.data.own import fitted
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
+from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
-from tsslbp.settings import Place, TrainConfig
+from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
@@ -32,7 +33,7 @@ from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 
-METRICS = "metrics.jsonl"
+METRICS, MODEL, CHECKPOINT = "metrics.jsonl", "model.safetensors", "checkpoint.pt"
 STATIC_STEPS = 5
 """T of static samples, if the settings do not say."""
 HIDDEN = 100
@@ -61,55 +62,89 @@ def train(
     Raises:
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+
+    Started by ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
-    asked = config
-    config, dataset = with_data(config, dataset, given)
-    model, optimizer = prepare(config, dataset)
-    network, (seen, samples) = model.network, model.filtered(dataset)
-    adapt(network)
+    with processes.joined() as group:
+        asked, config = config, _gone_on_with(config, group)
+        with group.agreed():
+            config, dataset = with_data(config, dataset, given)
+            log_to = _tensorboard() if config.tensorboard else None
+        precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
+        config = replace(config, precision="float32" if precise else "bfloat16")
+        model, optimizer = prepare(config, dataset)
+        network, (seen, samples) = model.network, model.filtered(dataset)
+        adapt(network)
+        for weight in network.state_dict().values():
+            group.first_(weight)
+        fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.RunState()
+        told = [config.to_dict(of) for of in GROUPS.values() if of is not Place]
+        group.same("other settings or samples", f"{told} {fingerprint}")
 
-    log_to = _tensorboard() if config.tensorboard else None
-    fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.RunState()
+        with group.agreed():
+            folder, stored = _opened(config) if group.leads else (Path(), b"")
+        folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
+        group.remembered("run", folder.name)
+        if stored:
+            path, count = folder / CHECKPOINT, len(dataset.train)
+            state = checkpoint.restore(stored, path, network, optimizer, config, count, fingerprint)
+        if config.resume and group.leads:
+            files.remove_leftovers(folder)
+            files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
+        progress = (progress if group.leads else None) or Progress()
+        log = log_to(folder) if log_to and group.leads else None
+        own = data.is_own(config.data) or not dataset.source
+        if own:
+            progress.prepared(choices.described(asked, config, dataset))
 
-    folder = _resumed_folder(config) if config.resume else _started_folder(config)
-    if config.resume:
-        if (folder / "checkpoint.pt").exists():
-            path, count = folder / "checkpoint.pt", len(dataset.train)
-            state = checkpoint.restore(path, network, optimizer, config, count, fingerprint)
-        files.remove_leftovers(folder)
-        files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-    progress = progress or Progress()
-    log = log_to(folder) if log_to else None
-    own = data.is_own(config.data) or not dataset.source
-    if own:
-        progress.prepared(choices.described(asked, config, dataset))
+        def save() -> None:
+            if group.leads:
+                checkpoint.save(folder / CHECKPOINT, state, network, optimizer, fingerprint)
 
-    def save() -> None:
-        checkpoint.save(folder / "checkpoint.pt", state, network, optimizer, fingerprint)
+        def end_epoch(record: dict[str, Any]) -> None:
+            if not group.leads:
+                return
+            records.write(folder / METRICS, state.history)
+            if records.chosen(state.history, config.choose) is record:
+                model.save(folder / MODEL)
+            if log:
+                log(record)
 
-    def end_epoch(record: dict[str, Any]) -> None:
-        records.write(folder / METRICS, state.history)
-        if records.chosen(state.history, config.choose) is record:
-            model.save(folder / "model.safetensors")
-        if log:
-            log(record)
+        def measure() -> float:
+            model.take_weights(folder / MODEL)
+            return seen.accuracy(samples.test)
 
-    try:
-        Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
-    except Interrupted:
-        raise Interrupted(folder) from None
-    finally:
-        progress.close()
+        try:
+            Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
+            final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
+        except Interrupted:
+            raise Interrupted(folder) from None
+        except processes.Lost as lost:
+            again = f"{processes.command()} train --config {folder}/config.toml --resume{imports.again()}"
+            raise processes.Lost(f"{lost}; nothing is lost, go on with: {again}") from None
+        finally:
+            progress.close()
+        if group.leads:
+            if dataset.trains:
+                final["van_rossum"] = load(folder).distance(dataset.test)
+            records.write(folder / METRICS, [*state.history, final])
+        return folder, final
 
-    def measure() -> float:
-        model.take_weights(folder / "model.safetensors")
-        return seen.accuracy(samples.test)
 
-    final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
-    if dataset.trains:
-        final["van_rossum"] = load(folder).distance(dataset.test)
-    records.write(folder / METRICS, [*state.history, final])
-    return folder, final
+def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
+    """The settings of a job that torchrun has started again: it goes on with the run that it began."""
+    begun = group.remembered("run") if processes.restarts() else None
+    return replace(config, name=begun, resume=True) if begun else config
+
+
+def _opened(config: TrainConfig) -> tuple[Path, bytes]:
+    """The folder of a run that starts or goes on, and its checkpoint; nothing for one that has none."""
+    if not config.resume:
+        return _started_folder(config), b""
+    folder = _resumed_folder(config)
+    if not (folder / CHECKPOINT).exists():
+        return folder, b""
+    return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
 
 
 def with_data(
@@ -127,6 +162,7 @@ def with_data(
         UserError: missing or damaged data, or settings that do not go with them.
     """
     if dataset is not None:
+        data.check(dataset, "dataset")
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
         dataset = _load(config)
@@ -177,7 +213,8 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
     T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
-    is what it means here; a resumed run keeps what it meant when the run began.
+    is what it means here; a resumed run keeps what it meant when the run began. With few bits the time constants are those
+    whose leaks are small fractions.
 
     Raises:
         UserError: settings that do not go with the data.
@@ -191,7 +228,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
         test_every=1 if config.choose == "test" else config.test_every,
     )
-    config = _with_precision(config.with_loss())
+    config = _with_precision(quantisation.with_small_leaks(config).with_loss())
     _check_fit(config, dataset)
     return config
 
@@ -215,10 +252,29 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
+    if config.init is not None:
+        start.take(network, config.init)
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = config.sparse
     start.scale(network, inputs, train, config)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    network.to(processes.device(config.device))
+    optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
-    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
+    model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)
+    return model, optimizer
+
+
+def _groups(network: Network) -> list[dict[str, Any]]:
+    """The weights, and the learned constants, which do not decay. ``scale`` is a factor on the learning rate: constants take
+    steps in proportion to what they start at, as weights take them in proportion to 1."""
+    learned = network.constants()
+    weights = [parameter for name, parameter in network.named_parameters() if name not in learned]
+    groups: list[dict[str, Any]] = [{"params": weights, "scale": 1.0}]
+    for constant in network.architecture.learn:
+        own = [parameter for name, parameter in learned.items() if name.endswith(constant)]
+        groups.append({"params": own, "scale": float(getattr(network.architecture, constant)), "weight_decay": 0.0})
+    return groups
 
 
 def _with_precision(config: TrainConfig) -> TrainConfig:

@@ -1,0 +1,6 @@
+"""Trained networks for other programs: one module a format.
+
+:mod:`tsslbp.exchange.nir` writes and reads graphs of the Neuromorphic Intermediate Representation.
+:mod:`tsslbp.exchange.check` runs such a file in other simulators and compares spikes.
+:mod:`tsslbp.exchange.c` writes C, of a network of whole numbers (:mod:`tsslbp.exchange.integer`) or of one in floating point.
+"""

@@ -1,0 +1,136 @@
+"""Whether a sample's spikes are the same whoever computes them: a proof by margins.
+
+A sum of products of absolute sum S is off by at most γ_n·S if each product goes through n roundings of relative error η, in
+whatever order it is added up, where γ_n = n·η/(1 - n·η). So the error of a membrane potential stays below the bound E, which
+follows the neuron's own equations. With q = 1 - 1/τs, p = 1 - 1/τm and N terms in a neuron's sum,
+
+    S[t] = |W|·|a[t]| + |b|                                                      size of the input current
+    M[t] = p·M[t-1]·(1 - s[t-1]) + S[t]                                          size of the potential
+    F[t] = q·F[t-1] + γ_C·S[t-1]                                                 synapse computed as i + (x - i)/τs
+    E[t] = p·E[t-1]·(1 - s[t-1]) + γ_(N + C·(t+1))·S[t] + F[t] + γ_C·(M[t] + M[t-1]·(1 - s[t-1]))
+
+If |u - θ| is above E at every neuron and step, every program makes the same spikes, by induction over steps and layers: as long
+as the spikes before are the same, so is the next. Here u is computed in float64, whose own bound is added.
+
+The program must compute in the type asked for, constants included, by forward Euler. Any order of sums and fused operations are
+allowed, fast approximations are not.
+
+Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, SIAM 2002, sections 3.1 and 3.4.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError
+from tsslbp.layers import Joined, MaxPool, Pooling, Recurrent, Spiking
+from tsslbp.networks import Network
+from tsslbp.neuron import LIF, delayed, membrane_potential, passed
+from tsslbp.signal import Constant, Signal
+
+C = 8
+"""Roundings that a number goes through in a step of a synapse or a membrane, those of its constants included."""
+
+
+def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> dict[torch.dtype, Tensor]:
+    """Which samples have guaranteed spikes in a type of numbers.
+
+    Args:
+        network: in evaluation mode.
+        x: network input, ``[B, ...]`` or ``[T, B, ...]``.
+        dtypes: float32, float64.
+
+    Returns:
+        For each type ``[B]`` of bool.
+    """
+    whole = copy.deepcopy(network).double().eval()
+    whole.fold()
+    proof = _Proof(whole, dtypes)
+    signal = whole.encode(x.double())
+    with torch.no_grad():
+        for _, layer, _ in whole.walk(signal, proof.cross):
+            proof.passed(layer)
+    return proof.safe
+
+
+@dataclass
+class _Proof:
+    """Follows a network through its layers and keeps what is safe so far."""
+
+    network: Network
+    dtypes: tuple[torch.dtype, ...]
+    safe: dict[torch.dtype, Tensor] = field(default_factory=dict)
+    terms: int = 0
+    """Numbers that pooling added up since the last neurons."""
+
+    def __post_init__(self) -> None:
+        self.synapse_decay = self.network.neuron.synapse_decay
+        """q of what enters the next neurons."""
+        sizes = copy.deepcopy(self.network)
+        for weight in sizes.parameters():
+            weight.data.abs_()
+        self.sizes: dict[nn.Module, Any] = dict(zip(self.network.modules(), sizes.modules(), strict=True))
+        """The same layers with absolute weights."""
+
+    def passed(self, layer: Any) -> None:
+        """A layer without neurons, or the last one of those with."""
+        self.terms = 0 if isinstance(layer, Spiking) else self.terms + (layer.size**2 if isinstance(layer, Pooling) else 0)
+
+    def cross(self, name: str, layer: Any, signal: Any, *form: object) -> Tensor:
+        """How a signal crosses neurons: as ever, and every margin is compared with what rounding could do."""
+        if isinstance(layer, MaxPool):
+            raise UserError(f"layer {name!r} is max pooling, for which there is no bound")
+        a = layer(signal)
+        current, size = _expanded(layer.current(signal)), _expanded(self.sizes[layer].current(self._absolute(signal)))
+        terms = layer.weight[0].numel() + self.terms
+        if isinstance(layer, Recurrent):
+            before = delayed(a)
+            current = current + F.linear(before, layer.lateral)
+            size = size + F.linear(before, layer.lateral.abs())
+            terms += len(layer.lateral)
+        u = membrane_potential(current, layer.neuron)
+        self._compare(u, size, layer.neuron, terms)
+        self.synapse_decay = layer.neuron.synapse_decay
+        return a
+
+    def _compare(self, u: Tensor, size: Tensor, neuron: LIF, terms: int) -> None:
+        """Compare margins with the bounds; ``u`` and ``size`` (S) are ``[T, B, ...]``."""
+        q, p, left = self.synapse_decay, neuron.membrane_decay, passed(u, neuron)
+        margins = (u - neuron.threshold).abs()
+        for dtype in self.dtypes:
+            fine = torch.ones(u.shape[1], dtype=torch.bool)
+            few = _gamma(C, dtype)
+            potential = error = synapse = torch.zeros_like(u[0])  # M, E and F of the step before
+            for t, current in enumerate(size):
+                if t:
+                    potential, error = potential * left[t - 1], error * left[t - 1]
+                    synapse = q * synapse + few * size[t - 1]
+                before, potential = potential, p * potential + current
+                error = p * error + _gamma(terms + C * (t + 1), dtype) * current + synapse + few * (potential + before)
+                allowed = error + few * neuron.threshold
+                fine &= (margins[t] > allowed).flatten(1).all(1)
+            self.safe[dtype] = self.safe.get(dtype, fine) & fine
+
+    def _absolute(self, signal: Any) -> Any:
+        if isinstance(signal, Joined):
+            shortcut = None if signal.shortcut is None else self.sizes[signal.shortcut]
+            return Joined(_positive(signal.signal), _positive(signal.entering), shortcut)
+        return _positive(signal)
+
+
+def _positive(signal: Signal) -> Signal:
+    return Constant(signal.value.abs(), signal.response) if isinstance(signal, Constant) else signal.abs()
+
+
+def _expanded(signal: Signal) -> Tensor:
+    return signal.expand() if isinstance(signal, Constant) else signal
+
+
+def _gamma(roundings: int, dtype: torch.dtype) -> float:
+    """γ_n for a type of numbers, whose eps is twice η, and for float64 on top."""
+    errors = (roundings * torch.finfo(each).eps / 2 for each in (dtype, torch.float64))
+    return sum(error / (1 - error) for error in errors)

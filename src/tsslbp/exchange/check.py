@@ -1,0 +1,136 @@
+"""A written NIR graph in other simulators: which spikes differ from the network's own."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp.exchange import simulators
+from tsslbp.exchange.certificate import guaranteed
+from tsslbp.exchange.onset import ONSET
+from tsslbp.exchange.outgoing import NEURONS
+from tsslbp.networks import Network
+
+DTYPES = (torch.float32, torch.float64)
+AT_ONCE = 100
+"""Samples in memory together."""
+
+
+@dataclass
+class Comparison:
+    """Spikes of a simulator beside those of the network."""
+
+    simulator: str
+    version: str
+    dtype: torch.dtype
+    differ: dict[str, int]
+    """By layer, neurons and steps of all samples at which one spikes and the other does not."""
+    of: dict[str, int]
+    """By layer, neurons times steps of all samples."""
+    refused: str = ""
+    """What the simulator said where it did not run the graph."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.differ.values())
+
+
+@dataclass
+class Checked:
+    """What a check found."""
+
+    samples: int
+    comparisons: list[Comparison]
+    guaranteed: dict[torch.dtype, int]
+    """Samples whose spikes are the same in every exact simulator (:mod:`tsslbp.exchange.certificate`)."""
+
+
+def check(
+    network: Network,
+    graph: Any,
+    x: Tensor,
+    which: dict[str, simulators.Simulator] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Checked:
+    """Compare the spikes of a network with those of simulators that run its graph.
+
+    Args:
+        network: in evaluation mode.
+        graph: a ``nir.NIRGraph``, as :func:`tsslbp.exchange.nir.to_nir` makes it.
+        x: network input, ``[B, ...]`` or ``[T, B, ...]``.
+        which: simulators by name; all that are installed, if left out.
+        say: told what comes next.
+    """
+    found = simulators.installed() if which is None else which
+    axis = 0 if network.is_static(x) else 1
+    parts = x.split(AT_ONCE, axis)
+    compared = []
+    for name, simulator in found.items():
+        for dtype in DTYPES:
+            say(f"{name}, {_called(dtype)}")
+            compared.append(_compare(network, graph, parts, name, simulator, dtype))
+    say("margins")
+    proofs = [guaranteed(network, part, DTYPES) for part in parts]
+    shares = {dtype: sum(int(proof[dtype].sum()) for proof in proofs) for dtype in DTYPES}
+    return Checked(x.shape[axis], compared, shares)
+
+
+def _compare(
+    network: Network, graph: Any, parts: tuple[Tensor, ...], name: str, simulator: simulators.Simulator, dtype: torch.dtype
+) -> Comparison:
+    made = Comparison(name, simulator.version, dtype, {}, {})
+    for part in parts:
+        ours = spikes(network, part, dtype)
+        steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
+        try:
+            theirs = simulator.run(graph, steps)
+        except Exception as error:  # each library has its own ways to refuse
+            made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            return made
+        for layer, train in ours.items():
+            other = theirs[NEURONS.format(layer)][..., : train.shape[2]]  # without an onset
+            made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
+            made.of[layer] = made.of.get(layer, 0) + train.numel()
+    return made
+
+
+def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
+    """What a graph takes, ``[T, B, ...]``: network input at every step, and an onset channel if the graph has one.
+
+    ``x`` is ``[T, B, ...]``, or ``[B, ...]`` for ``time_steps`` steps.
+    """
+    steps = x if time_steps is None else x.expand(time_steps, *x.shape)
+    if ONSET not in graph.metadata:
+        return steps
+    onset = torch.zeros_like(steps[:, :, :1])
+    onset[0] = 1
+    return torch.cat([steps, onset], 2)
+
+
+@torch.no_grad()
+def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
+    network = copy.deepcopy(network).to(dtype).eval()
+    network.fold()
+    return {name: network.fired(psc, name).flatten(2) for name, psc in network.activity(x.to(dtype)).items()}
+
+
+def lines(checked: Checked) -> Iterator[str]:
+    """What was found, for people."""
+    for each in checked.comparisons:
+        who = f"{each.simulator} {each.version}".strip() + f", {_called(each.dtype)}"
+        if each.refused:
+            yield f"{who}: does not run it ({each.refused})"
+            continue
+        where = ", ".join(f"{layer} {count:,}" for layer, count in each.differ.items() if count)
+        yield f"{who}: {each.total:,} of {sum(each.of.values()):,} spikes differ" + (f" ({where})" if where else "")
+    for dtype, count in checked.guaranteed.items():
+        share = 100 * count / checked.samples
+        yield f"guaranteed by margin in {_called(dtype)}: {share:.1f} % of {checked.samples:,} samples"
+
+
+def _called(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

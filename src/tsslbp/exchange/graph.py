@@ -1,0 +1,214 @@
+"""NIR files and graphs as plain nodes: read with care, nested graphs unfolded, put in a row."""
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tsslbp.errors import UserError, shown
+
+MOST_BYTES = 2**31
+"""Of all arrays of a file together, unpacked."""
+MOST_OBJECTS = 10_000
+DEEPEST = 12
+FILTERS = {1, 2, 3, 32000}
+"""HDF5's numbers of gzip, shuffle, checksum and LZF. Any other could load code from a plugin."""
+NEURONS = ("CubaLIF", "LIF", "IF")
+
+
+def library() -> ModuleType:
+    """The package ``nir``. Raises UserError if it is not installed."""
+    try:
+        import nir
+    except ImportError:
+        raise UserError("NIR files need the package nir: pip install 'tsslbp[nir]'") from None
+    return nir
+
+
+def read(path: Path) -> Any:
+    """The graph in a NIR file, a ``nir.NIRGraph``, whose types are not checked yet.
+
+    Before an array is read, its size, its type and the way it is stored are looked at.
+
+    Raises:
+        UserError: no such file, a broken file, one that is no NIR graph, one too large, links and filters that lead elsewhere.
+    """
+    nir = library()
+    import h5py
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            if "node" not in file:
+                raise UserError("it holds no NIR graph: there is no group 'node'")
+            tree = _Reader(h5py).group(file["node"])
+        if tree.get("type") != "NIRGraph":
+            raise UserError(f"it holds a {shown(tree.get('type'))}, not a NIRGraph")
+        return nir.dict2NIRNode({**tree, "type_check": False})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # damaged files fail in every way there is
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} is damaged or no NIR file ({type(error).__name__}: {shown(reason)})") from None
+
+
+class _Reader:
+    """Reads groups and arrays of an HDF5 file, and counts."""
+
+    def __init__(self, h5py: ModuleType) -> None:
+        self.h5py = h5py
+        self.objects = self.bytes = 0
+
+    def group(self, group: Any, depth: int = 0) -> dict[str, Any]:
+        if depth > DEEPEST:
+            raise UserError(f"its groups are nested more than {DEEPEST} deep")
+        tree: dict[str, Any] = {}
+        for name in group:
+            self.objects += 1
+            if self.objects > MOST_OBJECTS:
+                raise UserError(f"it has more than {MOST_OBJECTS:,} entries")
+            if not isinstance(group.get(name, getlink=True), self.h5py.HardLink):
+                raise UserError(f"entry {shown(name)} is a link to somewhere else")
+            entry = group[name]
+            tree[name] = self.group(entry, depth + 1) if isinstance(entry, self.h5py.Group) else self._array(entry, name)
+        return tree
+
+    def _array(self, entry: Any, name: str) -> Any:
+        stored = entry.id.get_create_plist()
+        filters = {stored.get_filter(i)[0] for i in range(stored.get_nfilters())}
+        if entry.external or entry.is_virtual or not filters <= FILTERS:
+            raise UserError(f"entry {shown(name)} is stored outside the file, or packed in an unknown way")
+        text = self.h5py.check_string_dtype(entry.dtype) is not None
+        if not text and entry.dtype.kind not in "fiub":
+            raise UserError(f"entry {shown(name)} holds {entry.dtype}; it must be numbers or text")
+        numbers = max(entry.size, math.prod(entry.chunks or ()))  # HDF5 unpacks whole chunks
+        self.bytes += numbers * (16 if text else entry.dtype.itemsize)
+        if self.bytes > MOST_BYTES:
+            raise UserError(f"its arrays take more than {MOST_BYTES // 2**30} GiB")
+        value = entry[()]
+        return value.decode() if isinstance(value, bytes) else value
+
+
+def write(graph: Any) -> bytes:
+    """The content of a NIR file."""
+    content = io.BytesIO()
+    library().write(content, graph)
+    return content.getvalue()
+
+
+def neurons_of(graph: Any) -> list[str]:
+    """Names of the nodes with neurons."""
+    return [name for name, node in graph.nodes.items() if type(node).__name__ in NEURONS]
+
+
+def laterals(neurons: str, edges: set[tuple[str, str]]) -> list[str]:
+    """Names of the nodes that hear a node alone, and that lead back to it alone."""
+    back = {b for a, b in edges if a == neurons != b}
+    return [name for name in back if {edge for edge in edges if name in edge} == {(neurons, name), (name, neurons)}]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A node of a chain: with neurons it may also hear itself, through ``lateral``."""
+
+    name: str
+    node: Any
+    lateral: Any = None
+
+    @property
+    def kind(self) -> str:
+        return type(self.node).__name__
+
+    def __str__(self) -> str:
+        return f"node {shown(self.name)!r} ({self.kind})"
+
+    def refuse(self, why: str) -> NoReturn:
+        raise UserError(f"{self} {why}")
+
+
+def chain(graph: Any) -> list[Link]:
+    """The nodes from the input to what comes before the output. Neurons may have one map from their spikes back to themselves.
+
+    Raises:
+        UserError: a graph that is no such chain; it names the node.
+    """
+    nodes, edges = _unfolded(graph)
+    for edge in edges:
+        if missing := [name for name in edge if name not in nodes]:
+            raise UserError(f"edge {shown(edge)} leads to a node {shown(missing[0])!r} that is not there")
+    kinds = {name: type(node).__name__ for name, node in nodes.items()}
+    starts, ends = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("Input", "Output"))
+    if len(starts) != 1 or len(ends) != 1:
+        raise UserError(f"the graph has {len(starts)} inputs and {len(ends)} outputs; it must have one of each")
+    here, seen = starts[0], set(starts)
+    links = [_at(here, nodes)]
+    while here != ends[0]:
+        after = sorted({b for a, b in edges if a == here})
+        lateral = laterals(here, edges) if kinds[here] in NEURONS else []
+        after = [name for name in after if name not in lateral]
+        if lateral:
+            links[-1] = Link(here, nodes[here], nodes[lateral[0]])
+            seen.add(lateral[0])
+        if len(after) != 1 or len(lateral) > 1:
+            said = f"leads to {', '.join(map(repr, map(shown, after + lateral))) or 'nothing'}"
+            _at(here, nodes).refuse(
+                f"{said}; here every node leads to one other, and neurons may have one map back to themselves"
+            )
+        here = after[0]
+        if here in seen:
+            _at(here, nodes).refuse("is on a cycle; only neurons may hear themselves, through one Linear or Affine map")
+        seen.add(here)
+        if here != ends[0]:
+            links.append(Link(here, nodes[here]))
+    if left := [name for name in nodes if name not in seen]:
+        _at(left[0], nodes).refuse("is not on the way from the input to the output")
+    return links
+
+
+def _at(name: str, nodes: dict[str, Any]) -> Link:
+    return Link(name, nodes[name])
+
+
+def _unfolded(graph: Any, depth: int = 0) -> tuple[dict[str, Any], set[tuple[str, str]]]:
+    """Nodes and edges, those of nested graphs as ``outer.inner``, without the inner inputs and outputs."""
+    if depth > DEEPEST:
+        raise UserError(f"its graphs are nested more than {DEEPEST} deep")
+    nodes: dict[str, Any] = {}
+    edges = {(str(a), str(b)) for a, b in graph.edges}
+    for name, node in graph.nodes.items():
+        if type(node).__name__ != "NIRGraph":
+            nodes[name] = node
+            continue
+        inner, within = _unfolded(node, depth + 1)
+        within = {(f"{name}.{a}", f"{name}.{b}") for a, b in within}
+        doors = {f"{name}.{key}" for key, part in inner.items() if type(part).__name__ in ("Input", "Output")}
+        first = {b for a, b in within if a in doors}
+        last = {a for a, b in within if b in doors}
+        nodes |= {f"{name}.{key}": part for key, part in inner.items() if f"{name}.{key}" not in doors}
+        edges = {pair for edge in edges for pair in _through(edge, name, first, last)}
+        edges |= {edge for edge in within if not doors & set(edge)}
+    return nodes, edges
+
+
+def _through(edge: tuple[str, str], name: str, first: set[str], last: set[str]) -> Iterator[tuple[str, str]]:
+    """An edge to or from a nested graph, as edges to its first and from its last nodes."""
+    for a in last if edge[0] == name else {edge[0]}:
+        for b in first if edge[1] == name else {edge[1]}:
+            yield a, b
+
+
+def array(link: Link, name: str) -> np.ndarray:
+    """A parameter of a node, float64. Raises UserError for one that is not finite numbers."""
+    try:
+        value = np.asarray(getattr(link.node, name), dtype=np.float64)
+    except (TypeError, ValueError):
+        link.refuse(f"has a {name} that is not numbers")
+    if not np.isfinite(value).all():
+        link.refuse(f"has a {name} that is not finite")
+    return value

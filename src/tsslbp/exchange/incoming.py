@@ -1,0 +1,375 @@
+"""A NIR graph as one of our networks.
+
+Forward Euler with steps of ``dt`` makes of NIR's neurons, with τs = tau_syn/dt, τm = tau_mem/dt and x what enters a map W,
+
+    CubaLIF:  i[t] = (1 - 1/τs)·i[t-1] + w_in/τs · (W·x[t] + b),   v[t] = (1 - 1/τm)·v[t-1] + (r·i[t] + v_leak)/τm
+    LIF:      the same without a synapse: τs = 1, w_in = 1
+    IF:       v[t] = v[t-1] + dt·r·(W·x[t] + b):  τs = 1, τm infinite
+
+which is our neuron with the membrane potential u = v·θ/v_threshold, the weights f·W and the bias
+
+    f = w_in·r/τm · θ/v_threshold   (IF: dt·r · θ/v_threshold)       bias = (v_leak/τm)·θ/v_threshold + f·b
+
+A file may have another f for every neuron. One within ROUNDING of 1 is taken for 1, so that weights stay as they are.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsslbp.architecture import Architecture
+from tsslbp.errors import UserError, shown
+from tsslbp.exchange.graph import Link, array, chain
+from tsslbp.exchange.layers import common, grouped, undilated
+from tsslbp.layers import Recurrent, Spiking
+from tsslbp.layers.pooling import POOL_FACTOR
+from tsslbp.networks import Network
+from tsslbp.notation import (
+    AvgPoolSpec,
+    Beside,
+    ConvSpec,
+    LinearSpec,
+    NeuronSpec,
+    PoolSpec,
+    RecurrentSpec,
+    Spec,
+    VoteSpec,
+    parse,
+    unpacked,
+    voters,
+    written,
+)
+
+MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
+ROUNDING = 1e-6
+"""Relative difference of constants that passed through float32."""
+
+
+def network_of(graph: Any, *, dt: float, time_steps: int, like: Architecture | None = None) -> Network:
+    """The network of a graph, on the CPU, float32, in evaluation mode.
+
+    Args:
+        graph: a ``nir.NIRGraph``.
+        dt: seconds of a step.
+        time_steps: T.
+        like: what a graph of ours says of its network besides: the threshold, which kind of pooling, the rule and more.
+
+    Raises:
+        UserError: what our networks cannot do, with the node named.
+    """
+    if not 0 < dt < math.inf:
+        raise UserError(f"dt is {dt}; it must be a positive number of seconds")
+    reader, links = _Reader(dt, like), chain(graph)
+    for link, follower in zip(links, [*links[1:], None], strict=True):
+        reader.take(link, follower.kind if follower else "Output")
+    return reader.network(time_steps)
+
+
+@dataclass
+class _Layer:
+    """A layer of the network to be made: a map, and the neurons behind it."""
+
+    spec: NeuronSpec
+    map: Link
+    weight: np.ndarray
+    bias: np.ndarray
+    """Of the map, ``[out]``."""
+    shape: tuple[int, ...]
+    """Of what the map makes of one sample."""
+    carry: float
+    """What enters in the file, as a multiple of what enters here: 4 where the file sums and we average."""
+    neurons: Link
+
+    def rows(self, name: str) -> np.ndarray:
+        """A parameter of the neurons, one number for each row of the weight. Raises UserError for another shape."""
+        value = array(self.neurons, name)
+        if value.size == 1:  # snnTorch writes one number for all
+            return np.full(len(self.weight), value.item())
+        if value.size != math.prod(self.shape) or value.shape[-len(self.shape) :] != self.shape:
+            self.neurons.refuse(f"has a {name} of shape {list(value.shape)}; {self.map} makes {list(self.shape)}")
+        rows = value.reshape(len(self.weight), -1)
+        if (rows != rows[:, :1]).any():
+            self.neurons.refuse(f"has a {name} that differs within a channel, whose neurons share their weights here")
+        return rows[:, 0]
+
+    def steps(self, name: str, dt: float) -> float:
+        """A time constant of the neurons in steps. Raises UserError for one below a step, or one for each neuron."""
+        seconds = self.rows(name)
+        low, high = float(seconds.min()), float(seconds.max())
+        if high - low > ROUNDING * high:
+            said = f"has {name} from {low / dt:g} to {high / dt:g} steps"
+            self.neurons.refuse(f"{said}; all neurons of a network here share one time constant")
+        if high < dt * (1 - ROUNDING):
+            self.neurons.refuse(
+                f"has {name} {high:g} s, less than a step of {dt:g} s; choose a smaller dt (Norse multiplies time constants by "
+                "its own step when it writes: what it wrote with its default step is right with --dt 1e-6)"
+            )
+        return max(1.0, _plain(high / dt))
+
+    @property
+    def lateral_bias(self) -> np.ndarray:
+        bias = getattr(self.neurons.lateral, "bias", None)
+        return np.zeros(len(self.weight)) if bias is None else np.asarray(bias, dtype=np.float64)
+
+    def constants(self, dt: float) -> "_Constants":
+        """The neurons in our words. Raises UserError for a bias that would go through their synapse."""
+        threshold, r, none = self.rows("v_threshold"), self.rows("r"), np.zeros(len(self.weight))
+        match self.neurons.kind:
+            case "IF":
+                return _Constants(math.inf, 1.0, dt * r, none, threshold)
+            case "LIF":
+                tau_m = self.steps("tau", dt)
+                return _Constants(tau_m, 1.0, r / tau_m, self.rows("v_leak") / tau_m, threshold)
+            case _:
+                tau_m, tau_s = self.steps("tau_mem", dt), self.steps("tau_syn", dt)
+                if tau_s > 1 and (self.bias.any() or self.lateral_bias.any()):
+                    self.map.refuse(
+                        f"has a bias that goes through the synapse of {self.neurons}; ours does not go through it. Write it as "
+                        "v_leak, or leave it out"
+                    )
+                return _Constants(tau_m, tau_s, self.rows("w_in") * r / tau_m, self.rows("v_leak") / tau_m, threshold)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a node of neurons says, in steps; arrays are ``[out]``."""
+
+    tau_m: float
+    tau_s: float
+    gain: np.ndarray
+    """What W·x is multiplied by on its way into the membrane potential."""
+    leak: np.ndarray
+    """What every step adds to that."""
+    threshold: np.ndarray
+
+
+class _Reader:
+    """Takes the nodes of a chain one after the other, and makes layers of them."""
+
+    def __init__(self, dt: float, like: Architecture | None) -> None:
+        self.dt, self.like = dt, like
+        self.shape: tuple[int, ...] = ()
+        self.input_shape: tuple[int, ...] = ()
+        self.layers: list[_Layer] = []
+        self.pending: tuple[Link, NeuronSpec, np.ndarray] | None = None
+        """A map that waits for its neurons."""
+        self.specs: list[Spec] = []
+        self.paddings: list[int] = []
+        self.carry = 1.0
+        specs = list(unpacked(parse(like.network))) if like else []
+        self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec)])
+        self.convolutions = iter([spec for spec in specs if isinstance(spec, ConvSpec)])
+
+    def take(self, link: Link, follower: str) -> None:
+        """One more node; ``follower`` is the kind of the next."""
+        if self.pending and link.kind in MAPS_AND_POOLS:
+            link.refuse(f"follows {self.pending[0]}, behind which there must be neurons")
+        match link.kind:
+            case "Input":
+                self._input(link, follower)
+            case "Flatten":
+                self.shape = (math.prod(self.shape),)
+            case "SumPool2d" | "AvgPool2d":
+                self._pool(link)
+            case "Linear" | "Affine":
+                self._linear(link)
+            case "Conv1d" | "Conv2d":
+                self._convolution(link)
+            case "CubaLIF" | "LIF" | "IF":
+                self._neurons(link)
+            case "LI" | "CubaLI" | "I" | "Threshold":
+                link.refuse("does not spike and reset; CubaLIF, LIF and IF do")
+            case _:
+                link.refuse("is of a kind that networks here do not have")
+
+    def _input(self, link: Link, follower: str) -> None:
+        shape = tuple(int(size) for size in np.asarray(link.node.input_type["input"]).ravel())
+        if shape[0:1] == (1,) and (len(shape) == 4 or (len(shape) == 2 and follower in ("Linear", "Affine"))):
+            shape = shape[1:]  # the batch of the sample that a graph was traced with
+        if not 1 <= len(shape) <= 3 or min(shape) < 1:
+            link.refuse(f"has shape {list(shape)}; it must be [features], [channels, length] or [channels, height, width]")
+        self.shape = self.input_shape = shape
+
+    def _pool(self, link: Link) -> None:
+        size, stride, padding = (array(link, name).ravel() for name in ("kernel_size", "stride", "padding"))
+        k = int(size[0])
+        if (
+            len(self.shape) != 3
+            or k < 1
+            or (size != k).any()
+            or (stride != k).any()
+            or padding.any()
+            or k > min(self.shape[1:])
+        ):
+            link.refuse(f"has windows that are not square, overlap, are padded or do not fit {list(self.shape)}")
+        hint = next(self.pools, None)
+        ours = hint if hint is not None and hint.size == k else AvgPoolSpec(k)
+        factor = 1 / k**2 if isinstance(ours, AvgPoolSpec) else POOL_FACTOR
+        self.carry *= (1 / k**2 if link.kind == "AvgPool2d" else 1) / factor
+        self.specs.append(ours)
+        self.shape = (self.shape[0], *(n // k for n in self.shape[1:]))
+
+    def _linear(self, link: Link) -> None:
+        weight, entering = array(link, "weight"), math.prod(self.shape)
+        if weight.ndim != 2 or weight.shape[1] != entering or len(weight) < 1:
+            link.refuse(f"has weights {list(weight.shape)}; what enters it has {entering} numbers")
+        self.shape, self.pending = (len(weight),), (link, LinearSpec(len(weight)), weight)
+
+    def _convolution(self, link: Link) -> None:
+        weight, sizes, groups = array(link, "weight"), self.shape[1:], int(array(link, "groups").item())
+        stride, dilation = (_each(link, name, len(sizes)) for name in ("stride", "dilation"))
+        fits = len(sizes) == int(link.kind[4]) == weight.ndim - 2 and groups >= 1
+        fits = fits and min(*weight.shape, *stride, *dilation) >= 1
+        if not fits or weight.shape[1] * groups != self.shape[0] or len(weight) % groups:
+            link.refuse(f"has weights {list(weight.shape)} in {groups} groups; what enters it is {list(self.shape)}")
+        reach = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+        before, after = _padding(link, reach)
+        each = zip(sizes, before, after, reach, stride, strict=True)
+        made = [(n + a + b - k) // s + 1 for n, a, b, k, s in each]
+        if min(made) < 1 or min(before) < 0:
+            link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
+        hint = next(self.convolutions, None)
+        if hint is not None and groups == 1 and (blocks := grouped(weight, hint.groups)) is not None:
+            weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them
+        even = before == after and all(len(set(sizes)) == 1 for sizes in (weight.shape[2:], before, stride, dilation))
+        square = (weight, before[0]) if even else None
+        if not even and len(set(stride)) == 1:
+            square, dilation = common(undilated(weight, dilation), before, stride[0], sizes, made), [1]
+        if square is None:
+            link.refuse("differs between the axes in its stride, or in kernel and padding; convolutions here do not")
+        weight, padding = square
+        self.paddings.append(padding)
+        spec = ConvSpec(len(weight), weight.shape[2], stride[0], dilation[0], groups)
+        self.shape, self.pending = (len(weight), *made), (link, spec, weight)
+
+    def _neurons(self, link: Link) -> None:
+        if self.pending is None:
+            link.refuse("has no weights before it; a layer here is a map and then neurons")
+        (map_, spec, weight), self.pending = self.pending, None
+        bias = getattr(map_.node, "bias", None)
+        offset = np.zeros(len(weight)) if bias is None else array(map_, "bias").ravel()
+        if len(offset) != len(weight):
+            map_.refuse(f"has {len(offset)} biases for {len(weight)} rows of weights")
+        if link.lateral is not None:
+            n, found = len(weight), np.shape(link.lateral.weight)
+            if not isinstance(spec, LinearSpec) or found != (n, n):
+                link.refuse(
+                    f"hears itself through weights {list(found)}; only {n} × {n} behind a Linear or Affine map is possible"
+                )
+            spec = RecurrentSpec(n)
+        layer = _Layer(spec, map_, weight, offset, self.shape, self.carry, link)
+        if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
+            link.refuse("resets to another potential than 0; neurons here reset to 0")
+        if layer.rows("v_threshold").min() <= 0:
+            link.refuse("has a threshold that is not positive")
+        self.layers.append(layer)
+        self.specs.append(spec)
+        self.carry = 1.0
+
+    def network(self, time_steps: int) -> Network:
+        """The network of all nodes so far. Raises UserError if they make none."""
+        if self.pending or not self.specs or type(self.specs[-1]) is not LinearSpec:
+            raise UserError(
+                "the graph must end with a Linear or Affine map and its neurons, one for each class, and then the output"
+            )
+        constants = [layer.constants(self.dt) for layer in self.layers]
+        tau_m, tau_s = (self._shared(name, [getattr(c, name) for c in constants]) for name in ("tau_m", "tau_s"))
+        pairs = list(zip(self.layers, constants, strict=True))
+        threshold = (
+            self.like.threshold if self.like else _commonest([c.threshold / (c.gain * layer.carry) for layer, c in pairs])
+        )
+        scaled = [_scaled(layer, c, threshold) for layer, c in pairs]
+        found: dict[str, Any] = {
+            "network": self._notation([bool(bias.any()) for _, bias, _ in scaled]),
+            "input_shape": self.input_shape,
+            "time_steps": time_steps,
+            "padding": tuple(self.paddings) or (0,),
+            **{"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold},
+            **{"standardise": False, "reset": True, "neuron": "spiking"},
+        }
+        network = Network(replace(self.like, **found) if self.like else Architecture(**found))
+        layers = [layer for _, layer in network.named_layers() if isinstance(layer, Spiking)]
+        for layer, tensors in zip(layers, scaled, strict=True):
+            _fill(layer, *tensors)
+        return network.eval()
+
+    def _notation(self, biased: list[bool]) -> str:
+        marks: Iterator[Beside] = iter(["b" if some else "" for some in biased])
+        specs = [replace(spec, beside=next(marks)) if isinstance(spec, NeuronSpec) else spec for spec in self.specs]
+        each = voters(self.like.network) if self.like else 1
+        if each > 1 and len(self.layers[-1].weight) % each == 0:
+            specs.append(VoteSpec(each))
+        return written(tuple(specs))
+
+    def _shared(self, name: str, values: list[float]) -> float:
+        """The time constant of all layers. Raises UserError if they have more than one."""
+        for layer, value in zip(self.layers, values, strict=True):
+            if not math.isclose(value, values[0], rel_tol=ROUNDING):
+                layer.neurons.refuse(
+                    f"has {name} {value:g} steps and {self.layers[0].neurons} {values[0]:g}; all neurons here share one"
+                )
+        own = getattr(self.like, name) if self.like else values[0]
+        return own if math.isclose(own, values[0], rel_tol=ROUNDING) else values[0]
+
+
+def _scaled(layer: _Layer, c: _Constants, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Weight, bias and lateral weight for neurons of this threshold."""
+    size = threshold / c.threshold
+    bias = c.leak * size + c.gain * size * (layer.bias + layer.lateral_bias)
+    lateral = layer.neurons.lateral
+    back = None if lateral is None else _times(np.asarray(lateral.weight, dtype=np.float64), c.gain * size)
+    return _times(layer.weight, c.gain * size * layer.carry), bias, back
+
+
+def _times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Rows times factors; those near 1 as they are."""
+    factor = np.where(abs(factor - 1) < ROUNDING, 1.0, factor)
+    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+@torch.no_grad()
+def _fill(layer: Spiking, weight: np.ndarray, bias: np.ndarray, lateral: np.ndarray | None) -> None:
+    layer.weight.copy_(torch.from_numpy(weight))
+    if layer.bias is not None:
+        layer.bias.copy_(torch.from_numpy(bias))
+    if isinstance(layer, Recurrent):
+        assert lateral is not None
+        layer.lateral.copy_(torch.from_numpy(lateral))
+    for name, tensor in layer.named_parameters():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} of {layer} is not finite in float32; scale the weights and thresholds of the file")
+
+
+def _commonest(values: list[np.ndarray]) -> float:
+    """The value that most neurons have, to six digits."""
+    plain, counts = np.unique([_plain(value) for value in np.concatenate(values)], return_counts=True)
+    return float(plain[counts.argmax()])
+
+
+def _plain(value: float) -> float:
+    """A number without what float32 did to it: 5 for 5.0000002."""
+    short = float(f"{value:.6g}")
+    return short if math.isclose(short, value, rel_tol=ROUNDING) else float(value)
+
+
+def _each(link: Link, name: str, axes: int) -> list[int]:
+    """One whole number for each axis."""
+    value = array(link, name).ravel()
+    if len(value) not in (1, axes) or (value % 1).any() or abs(value).max() > 2**31:
+        link.refuse(f"has {name} {shown(value.tolist())}; it must be {axes} whole numbers")
+    return [int(x) for x in np.broadcast_to(value, axes)]
+
+
+def _padding(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Zeros before and after each axis; PyTorch's "same" puts the odd one at the end."""
+    padding = link.node.padding
+    if isinstance(padding, bytes | str):
+        same = padding in ("same", b"same")
+        total = [k - 1 if same else 0 for k in kernel]
+        return [t // 2 for t in total], [t - t // 2 for t in total]
+    each = _each(link, "padding", len(kernel))
+    return each, each

@@ -1,0 +1,164 @@
+"""NIR, the Neuromorphic Intermediate Representation: a trained network as a graph that other simulators and chips read.
+
+    graph = to_nir(network)               # a nir.NIRGraph
+    network = from_nir("network.nir")     # of a file or a graph
+
+A :class:`~tsslbp.training.Model` also knows how samples become network input, and the names of the classes; :func:`to_nir` puts
+that into the metadata, and :func:`read` gets it back.
+
+A graph takes a raw sample at every step of ``dt`` seconds, and gives the spikes of the output neurons. The answer is the class
+with the largest output current, which is a sum over those spikes:
+
+    Σ_t a[t] = Σ_t s[t]·(1 - (1 - 1/τs)^(T-t))        t from 0 to T-1
+
+Source: J. E. Pedersen et al., Neuromorphic intermediate representation, Nature Communications 15, 8122 (2024).
+"""
+
+import importlib.metadata
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tsslbp import files
+from tsslbp.errors import UserError, shown
+from tsslbp.exchange import graph as graphs
+from tsslbp.exchange.graph import neurons_of
+from tsslbp.exchange.incoming import network_of
+from tsslbp.exchange.onset import ONSET, with_onset, without_onset
+from tsslbp.exchange.outgoing import DT, nodes_and_edges
+from tsslbp.networks import Network
+from tsslbp.training import Model
+from tsslbp.training.model import LONGEST, alone, described
+
+Bias = Literal["leak", "onset"]
+"""How biases are written."""
+OURS = "tsslbp"
+"""Entry of the metadata that holds a model's description; the others are for people."""
+DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1"
+TIME_STEPS = 5
+"""T of a graph that does not say it, as of static samples elsewhere."""
+
+
+def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
+    """A network as a ``nir.NIRGraph`` whose spikes are exactly its own; ``exchange/outgoing.py`` has the equations.
+
+    Args:
+        network: a trained network, or a model, whose preparation of samples and classes then go into the metadata.
+        bias: how biases are written if τs is above 1. "leak" makes them the leaks of the neurons, as NIR's equations have it.
+            "onset" makes a graph that simulators without leaks run too. It takes one more input channel, which is 1 at the
+            first step and then 0 (``exchange/onset.py``).
+
+    Raises:
+        UserError: what NIR cannot say, with the layer named: adaptive thresholds, neurons without reset or leak, max pooling,
+            pooling over one axis, kernels of even and odd sides; filters of series. nir is not installed.
+    """
+    model = network if isinstance(network, Model) else alone(network)
+    if model.inputs.filters:
+        raise UserError("the network hears filters of a whole series, which NIR cannot say; train one without --filters")
+    nodes, edges = nodes_and_edges(model.network)
+    a, version = model.network.architecture, importlib.metadata.version("tsslbp")
+    metadata = {
+        "producer": f"tsslbp {version}",
+        **{
+            "dt": DT,
+            "time_steps": a.time_steps,
+            "tau_m": float(a.tau_m),
+            "tau_s": float(a.tau_s),
+            "threshold": float(a.threshold),
+        },
+        **{"classes": "\n".join(model.classes), "decode": DECODE, OURS: json.dumps(model.about())},
+    }
+    graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
+    return with_onset(graph) if bias == "onset" else graph
+
+
+def write(graph: Any, path: str | Path) -> None:
+    """Write a graph to a file, which is replaced whole or not at all. Raises UserError if it cannot be written."""
+    files.write_bytes(Path(path), graphs.write(graph))
+
+
+def described_graph(graph: Any) -> str:
+    """A graph in a line: how many nodes and neurons."""
+    neurons = sum(math.prod(graph.nodes[name].v_threshold.shape) for name in neurons_of(graph))
+    return f"{len(graph.nodes)} nodes, {neurons:,} neurons"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model from a graph, and what the graph did not say."""
+
+    model: Model
+    assumed: tuple[str, ...]
+    """Settings that were neither in the metadata nor given, such as ``dt 0.0001 s``."""
+
+
+def read(source: Any, dt: float | None = None, time_steps: int | None = None) -> Found:
+    """The model of a NIR file or graph.
+
+    Args:
+        source: a path or a ``nir.NIRGraph``.
+        dt: seconds of a step. Default: what the metadata say, else 1e-4, which most programs take for granted.
+        time_steps: T. Default: what the metadata say, else 5.
+
+    Raises:
+        UserError: a broken or hostile file, a graph that is none of our networks; it names the node. nir is not installed.
+    """
+    graph = graphs.read(Path(source)) if isinstance(source, str | Path) else source
+    if type(graph).__name__ != "NIRGraph":
+        raise UserError(f"it is a {type(graph).__name__}, not a NIRGraph or the path of a NIR file")
+    where = f"{source}: " if isinstance(source, str | Path) else ""
+    try:
+        return _model(graph, dt, time_steps)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+
+
+def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
+    metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+    if ONSET in metadata:
+        graph = without_onset(graph)
+    like = _described(metadata)
+    if time_steps is None:
+        time_steps = like.network.time_steps if like else None
+    assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]
+    assumed += [] if time_steps is not None else [f"T = {TIME_STEPS} (--time-steps)"]
+    architecture = like.network.architecture if like else None
+    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture)
+    if like is None or architecture is None:
+        assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
+        return Found(alone(network), tuple(assumed))
+    if (network.architecture.input_shape, network.time_steps) != (architecture.input_shape, architecture.time_steps):
+        raise UserError(
+            f"its metadata describe a model of {architecture.time_steps} steps of {list(architecture.input_shape)}, here are "
+            f"{network.time_steps} of {list(network.architecture.input_shape)}; leave --time-steps out, or remove the metadata"
+        )
+    return Found(replace(like, network=network, trained={}), tuple(assumed))
+
+
+def _described(metadata: dict[str, Any]) -> Model | None:
+    """The model that the metadata describe, without weights; None if they do not. Raises UserError if they are damaged."""
+    text = metadata.get(OURS)
+    if text is None:
+        return None
+    try:
+        if not isinstance(text, str) or len(text) > LONGEST:
+            raise ValueError("it is no short text")
+        return described(json.loads(text))
+    except UserError as error:
+        raise UserError(f"its metadata {OURS!r}: {error}") from None
+    except Exception as error:  # damaged descriptions fail in every way there is
+        raise UserError(f"its metadata {OURS!r} are damaged ({type(error).__name__}: {shown(error)})") from None
+
+
+def from_nir(source: Any, dt: float | None = None, time_steps: int | None = None) -> Network:
+    """The network of a NIR file or graph, to use, to train further, to save; see :func:`read`.
+
+    Example::
+
+        network = from_nir("network.nir", time_steps=20)
+        output = network(x)                     # [20, B, classes]
+        network.save("model.safetensors")
+    """
+    return read(source, dt, time_steps).model.network

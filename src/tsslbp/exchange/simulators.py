@@ -1,0 +1,209 @@
+"""Programs that run a NIR graph: NIR's own equations, written down here, and other libraries by their own importers.
+
+Each takes the raw sample at every step and says which neurons spiked. What a library must be told or spared to run a graph
+right stands here and nowhere else.
+"""
+
+import contextlib
+import copy
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError
+from tsslbp.exchange.graph import laterals, neurons_of
+from tsslbp.exchange.outgoing import DT
+
+Spikes = dict[str, Tensor]
+"""By node of neurons: ``[T, B, neurons]`` of bool."""
+
+
+class Simulator(NamedTuple):
+    """A program that runs a graph."""
+
+    package: str
+    """What it comes from; empty for what is here."""
+    run: Callable[[Any, Tensor], Spikes]
+    """A graph and its input ``[T, B, ...]``, whose type is what it computes in, to spikes."""
+
+    @property
+    def version(self) -> str:
+        return importlib.metadata.version(self.package) if self.package else ""
+
+
+@torch.no_grad()
+def equations(graph: Any, x: Tensor) -> Spikes:
+    """NIR's equations by forward Euler with steps of ``DT``. What neurons send back to themselves arrives a step later."""
+    edges = {(a, b) for a, b in graph.edges}
+    late = {(name, back) for name in neurons_of(graph) for back in laterals(name, edges)}
+    before_it = {name: {a for a, b in edges - late if b == name} for name in graph.nodes}
+    order = list(TopologicalSorter(before_it).static_order())
+    sources = {name: [a for a, b in edges if b == name] for name in graph.nodes}
+    steps = {name: _step(node, x.dtype) for name, node in graph.nodes.items()}
+    before: dict[str, Tensor] = {}
+    made: dict[str, list[Tensor]] = {name: [] for name in neurons_of(graph)}
+    for x_t in x:
+        now: dict[str, Tensor] = {}
+        for name in order:
+            heard = [before.get(a) if (a, name) in late else now.get(a) for a in sources[name]]
+            known = [signal for signal in heard if signal is not None]
+            if not sources[name]:
+                now[name] = x_t
+            elif known:  # at the first step nothing has come back yet
+                now[name] = steps[name](sum(known[1:], known[0]))
+        before = now
+        for name, train in made.items():
+            train.append(now[name].flatten(1) > 0)
+    return {name: torch.stack(train) for name, train in made.items()}
+
+
+def _step(node: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """One step of a node."""
+
+    def tensor(name: str) -> Tensor:
+        return torch.as_tensor(np.asarray(getattr(node, name)), dtype=dtype)
+
+    def sizes(name: str) -> list[int]:
+        return [int(n) for n in np.ravel(getattr(node, name))]
+
+    kind = type(node).__name__
+    match kind:
+        case "Input" | "Output":
+            return lambda x: x
+        case "Linear":
+            weight = tensor("weight")
+            return lambda x: F.linear(x, weight)
+        case "Affine":
+            weight, bias = tensor("weight"), tensor("bias")
+            return lambda x: F.linear(x, weight, bias)
+        case "Conv1d" | "Conv2d":
+            weight, bias = tensor("weight"), tensor("bias")
+            more: dict[str, Any] = {name: sizes(name) for name in ("stride", "dilation")}
+            more["padding"] = node.padding if isinstance(node.padding, str) else sizes("padding")
+            convolution: Any = F.conv2d if kind == "Conv2d" else F.conv1d
+            return lambda x: convolution(x, weight, bias, groups=int(node.groups), **more)
+        case "SumPool2d" | "AvgPool2d":
+            kernel, stride = sizes("kernel_size"), sizes("stride")
+            divisor = 1 if kind == "SumPool2d" else None
+            return lambda x: F.avg_pool2d(x, kernel, stride, divisor_override=divisor)
+        case "Flatten":
+            return lambda x: x.flatten(1)
+        case "CubaLIF":
+            rate = DT / tensor("tau_mem")
+            return _neurons(tensor, DT / tensor("tau_syn"), tensor("w_in"), rate, tensor("v_leak"))
+        case "LIF":
+            return _neurons(tensor, torch.tensor(1.0), torch.tensor(1.0), DT / tensor("tau"), tensor("v_leak"))
+        case "IF":
+            return _neurons(tensor, torch.tensor(1.0), torch.tensor(1.0), None, torch.tensor(0.0))
+    raise UserError(f"nothing here runs a node of kind {kind}")
+
+
+def _neurons(
+    tensor: Callable[[str], Tensor], synapse: Tensor, w_in: Tensor, rate: Tensor | None, leak: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """A step of neurons; ``synapse`` and ``rate`` are DT over a time constant, None if it is infinite."""
+    r, threshold, reset = (tensor(name) for name in ("r", "v_threshold", "v_reset"))
+    state: list[Tensor] = []
+
+    def step(x: Tensor) -> Tensor:
+        i, v = state or (torch.zeros_like(x), torch.zeros_like(x))
+        i = i + synapse * (w_in * x - i)
+        v = v + DT * r * i if rate is None else v + rate * (leak - v + r * i)
+        fired = v > threshold
+        state[:] = i, torch.where(fired, reset, v)
+        return fired.to(x.dtype)
+
+    return step
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what importers print, log and warn of."""
+    logging.disable(logging.WARNING)
+    silence = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _heard(module: nn.Module, names: list[str], dtype: torch.dtype) -> Iterator[dict[str, list[Tensor]]]:
+    """What the submodules of these names return, step by step. Spikes leave them in ``dtype``; snnTorch makes them float32."""
+    made: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def hook(name: str) -> Callable[..., Any]:
+        def take(_: nn.Module, __: Any, output: Any) -> Any:
+            first, *rest = output if isinstance(output, tuple) else (output,)
+            made[name].append(first.flatten(1) > 0)
+            return (first.to(dtype), *rest) if isinstance(output, tuple) else first.to(dtype)
+
+        return take
+
+    hooks = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield made
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _stepped(module: nn.Module, graph: Any, x: Tensor) -> Spikes:
+    """Steps of a module that takes and returns its state."""
+    with torch.no_grad(), _heard(module, neurons_of(graph), x.dtype) as made:
+        state = None
+        for x_t in x:
+            _, state = module(x_t, state)
+        return {name: torch.stack(trains) for name, trains in made.items()}
+
+
+def spikingjelly(graph: Any, x: Tensor) -> Spikes:
+    """SpikingJelly: a state that the caller hands on."""
+    with _quiet():
+        from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+        return _stepped(import_from_nir(copy.deepcopy(graph), dt=DT, dtype=x.dtype), graph, x)
+
+
+def snntorch(graph: Any, x: Tensor) -> Spikes:
+    """snnTorch: its step is always 1e-4 s, and its neurons keep their state until they are told to forget it."""
+    with _quiet():
+        from snntorch.import_nir import import_from_nir
+
+        module = import_from_nir(copy.deepcopy(graph)).to(x.dtype)
+        for part in module.modules():
+            if hasattr(part, "reset_mem"):
+                part.reset_mem()
+        return _stepped(module, graph, x)
+
+
+def norse(graph: Any, x: Tensor) -> Spikes:
+    """Norse: its step is 1e-3 s unless it is told another, and it keeps constants in float32."""
+    with _quiet():
+        from norse.torch import from_nir
+
+        return _stepped(from_nir(copy.deepcopy(graph), dt=DT).to(x.dtype), graph, x)
+
+
+SIMULATORS = {
+    "NIR's equations": Simulator("", equations),
+    "SpikingJelly": Simulator("spikingjelly", spikingjelly),
+    "snnTorch": Simulator("snntorch", snntorch),
+    "Norse": Simulator("norse", norse),
+}
+
+
+def installed() -> dict[str, Simulator]:
+    """Those that can be used here."""
+    return {name: each for name, each in SIMULATORS.items() if not each.package or importlib.util.find_spec(each.package)}

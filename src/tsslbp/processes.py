@@ -1,0 +1,243 @@
+"""Several processes that train one network together, as ``torchrun`` starts them.
+
+What needs all samples of a batch asks for the :func:`group` that it works in and lets that add numbers up. A process by itself
+is a group of one, for which all of this does nothing.
+
+A batch is shared out by :meth:`Group.share`. The losses of the processes add up to that of the batch, and so do their gradients
+(:meth:`Group.add_`).
+"""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from tsslbp.errors import UserError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others. One that ends is noticed at once."""
+
+
+class Lost(UserError):
+    """Another process of the job has ended, or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a job, seen from one of them.
+
+    Args:
+        count: how many they are.
+        number: which one this is, from 0. Number 0 writes files and talks.
+        store: what torchrun's agent keeps for them, also when it starts them again; None for a process by itself.
+    """
+
+    count: int = 1
+    number: int = 0
+    store: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.number == 0
+
+    def share(self, samples: Tensor) -> Tensor:
+        """This process's part of the samples of a batch, ``[B]``; it may be empty."""
+        return samples if self.count == 1 else samples.tensor_split(self.count)[self.number]
+
+    def add_(self, x: Tensor) -> Tensor:
+        """``x`` as the sum over all processes, in place. Every process gets the same bits. Raises Lost."""
+        if self.count > 1:
+            with _noticing():
+                dist.all_reduce(x)
+        return x
+
+    def first_(self, x: Tensor) -> Tensor:
+        """``x`` of the leading process, in place. Raises Lost."""
+        if self.count > 1:
+            with _noticing():
+                dist.broadcast(x, 0)
+        return x
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over all processes, through which gradients flow back to all of them. Raises Lost."""
+        return x if self.count == 1 else _Total.apply(x, self)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over the samples of all processes, ``[B, ...] -> [...]``, through which gradients flow. Raises Lost."""
+        if self.count == 1:
+            return x.mean(0)
+        return self.total(x.sum(0)) / self.add_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
+
+    def told(self, message: bytes | None) -> bytes:
+        """What the leading process tells the others; what those give is not looked at. Raises Lost."""
+        if self.count == 1:
+            assert message is not None
+            return message
+        size = self.add_(torch.tensor(len(message or b"") if self.leads else 0))
+        sent = torch.zeros(int(size), dtype=torch.uint8)
+        if self.leads and message:
+            sent.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))
+        return self.first_(sent).numpy().tobytes()
+
+    def all_say(self, text: str) -> list[str]:
+        """What every process says, in their order. Raises Lost."""
+        said = text.encode()
+        sizes = torch.zeros(self.count, dtype=torch.int64)
+        sizes[self.number] = len(said)
+        ends = self.add_(sizes).cumsum(0).tolist()
+        spoken = torch.zeros(ends[-1], dtype=torch.uint8)
+        spoken[ends[self.number] - len(said) : ends[self.number]] = torch.tensor(list(said), dtype=torch.uint8)
+        whole = self.add_(spoken).numpy().tobytes()
+        return [whole[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Around what can go wrong in one process alone: a UserError there is raised in all. Raises Lost."""
+        fault, raised = "", None
+        try:
+            yield
+        except UserError as error:
+            fault, raised = str(error), error
+        found = [text for text in self.all_say(f"{_where()}: {fault}" if fault else "") if text]
+        if raised is not None and (self.count == 1 or len(found) == self.count):
+            raise raised
+        if found:
+            raise UserError("; ".join(dict.fromkeys(found)))
+
+    def same(self, what: str, text: str) -> None:
+        """Raises UserError unless all processes have the same ``text``, which stands for ``what``; or Lost."""
+        said = self.all_say(text)
+        if other := [number for number, one in enumerate(said) if one != said[0]]:
+            raise UserError(f"process {other[0]} has {what} than process 0; give every node the same files")
+
+    def remembered(self, key: str, value: str | None = None) -> str | None:
+        """What the leading process remembers when torchrun starts the job again; a new value if one is given."""
+        if self.store is None:
+            return None
+        if value is not None and self.leads:
+            self.store.set(key, value)
+        return self.store.get(key).decode() if self.store.check([key]) else None
+
+    def speaks(self) -> bool:
+        """Whether this process is the first that has something to say about the end of the job."""
+        return self.store is None or self.store.add(f"said {restarts()}", 1) == 1
+
+
+ALONE = Group()
+_GROUP: ContextVar[Group] = ContextVar("group", default=ALONE)
+
+
+def group() -> Group:
+    """The processes that this one works with now; itself alone outside of :func:`joined`."""
+    return _GROUP.get()
+
+
+def started() -> int:
+    """How many processes torchrun has started for this job; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if dist.is_available() and dist.is_torchelastic_launched() else 1
+
+
+def restarts() -> int:
+    """How often torchrun has started the job again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def leads() -> bool:
+    """Whether this is the process of the job that talks, joined or not."""
+    return started() == 1 or os.environ.get("RANK") == "0"
+
+
+def check_device(name: str) -> None:
+    """Raises UserError for a name that is not ``cpu``, ``cuda`` or ``cuda:N``; whether there is a GPU does not matter."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        raise UserError(f"{name!r} is no device; it must be cpu, cuda or cuda:N")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name: ``cpu``, ``cuda`` (of several processes on a machine each has its own) or ``cuda:N``.
+
+    Raises UserError for another name, and for a GPU that is not there.
+    """
+    check_device(name)
+    kind, _, number = name.partition(":")
+    if kind == "cpu":
+        return torch.device("cpu")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(number or (os.environ["LOCAL_RANK"] if started() > 1 else 0))
+    if index >= there:
+        raise UserError(f"--device is {name}; PyTorch finds {there} GPUs here" + ("" if there else ", so take --device cpu"))
+    return torch.device("cuda", index)
+
+
+def command() -> str:
+    """How this job's command begins."""
+    each = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return "tsslbp" if started() == 1 else f"torchrun --nproc-per-node {each} -m tsslbp"
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Work together with the other processes that torchrun has started, if there are any, until the block ends.
+
+    A UserError or OSError that leaves the block goes on in the process that has it first. It ends the others with exit code 2
+    and without a word.
+    """
+    if started() == 1 or group().count > 1:
+        yield group()
+        return
+    store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    own = PrefixStore(f"attempt {restarts()}", store)  # addresses of the processes before are still in it
+    with _noticing():
+        dist.init_process_group(backend, store=own, rank=number, world_size=count, timeout=PATIENCE)
+    whole = Group(count, number, store)
+    token = _GROUP.set(whole)
+    try:
+        yield whole
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks all to end as soon as one has; this one is about to
+        if isinstance(error, UserError | OSError) and not whole.speaks():
+            raise SystemExit(2) from None
+        raise
+    finally:
+        _GROUP.reset(token)
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _noticing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        raise Lost(f"another process of this job has ended or cannot be reached ({reason})") from error
+
+
+class _Total(torch.autograd.Function):
+    """Each process's loss may depend on the sum, so each one's gradient is added up too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return group.add_(x.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.group.add_(gradient.clone()), None
+
+
+def _where() -> str:
+    return f"process {group().number} on {socket.gethostname()}"

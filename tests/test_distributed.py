@@ -1,0 +1,268 @@
+"""Several processes train as one does, and lose nothing when one of them ends."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import together
+import torch
+
+import tsslbp
+from tsslbp import UserError, processes, training
+from tsslbp.layers import BatchNorm
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TRAIN = ["train", "--network", "30-10", "--batch-size", "50", "--runs-dir", "runs", "--precision", "float32"]
+
+
+def torchrun(count, *arguments, **options):
+    """A program of several processes, started; its output is one text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("environment", {})}
+    command = [*TORCHRUN, "--nproc-per-node", str(count), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+    )
+
+
+def ended(process):
+    """What a program printed, after its end: its own lines, without those of torchrun."""
+    out, _ = process.communicate(timeout=300)
+    return [
+        line for line in out.splitlines() if line.startswith(("tsslbp: ", "stopped", "epoch ", "test accuracy", "report: "))
+    ]
+
+
+def trained_together(count, steps, out):
+    process = torchrun(count, Path(together.__file__), out, steps)
+    printed, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, printed
+    return {name: [torch.load(out / f"{name} {number}.pt") for number in range(count)] for name in together.CASES}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return trained_together(2, 40, tmp_path_factory.mktemp("two"))
+
+
+def assert_as_one_alone(name, made, steps):
+    expected = together.trained(together.config(name), steps)
+    for of in made:
+        assert len(of["weights"]) == len(expected["weights"])
+        for key in ("weights", "average"):
+            for weight, other in zip(of[key], expected[key], strict=True):
+                torch.testing.assert_close(weight, other, atol=1e-10, rtol=0)
+        torch.testing.assert_close(of["counted"], expected["counted"], atol=1e-6, rtol=0)
+        assert all(map(torch.equal, of["weights"], made[0]["weights"]))
+    single = together.trained(together.config(name), 1, torch.float32)["first"]
+    for gradient, other in zip(made[0]["single"], single, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5 * float(other.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("name", together.CASES)
+def test_two_processes_train_as_one(two, name, monkeypatch):
+    monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
+    assert_as_one_alone(name, two[name], 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_as_one_for_long(count, tmp_path, monkeypatch):
+    monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
+    for name, made in trained_together(count, 200, tmp_path).items():
+        assert_as_one_alone(name, made, 200)
+
+
+def test_normalisation_over_processes_is_that_over_all_samples():
+    """Against PyTorch's own, for channels and neurons, and its gradients."""
+    for shape in ((3, 4, 5), (3, 2, 5, 2, 3)):
+        x = torch.randn(shape, dtype=torch.float64)
+        ours, theirs = BatchNorm(5, 0.7).double(), BatchNorm(5, 0.7).double()
+        weight, found = torch.randn(shape, dtype=torch.float64), []
+        for layer in (ours, theirs):
+            own = x.clone().requires_grad_()
+            y = layer(own) if layer is theirs else layer._together(own.flatten(0, 1), processes.ALONE).view(shape)
+            (y * weight).sum().backward()
+            found.append([y.detach(), own.grad, layer.gain.grad, layer.shift.grad, layer.mean, layer.variance])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+    with pytest.raises(UserError, match="needs two steps or samples"):
+        BatchNorm(5)._together(torch.zeros(1, 5), processes.ALONE)
+
+
+def test_a_process_alone_is_a_group_of_one():
+    alone = processes.group()
+    assert (alone.count, alone.number, alone.leads, processes.started(), processes.leads()) == (1, 0, True, 1, True)
+    x = torch.arange(5.0)
+    assert alone.share(x) is x is alone.add_(x) is alone.total(x) is alone.first_(x)
+    assert (alone.told(b"a"), alone.all_say("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
+    with alone.agreed():
+        alone.same("other data", "c")
+    with pytest.raises(UserError, match=r"^wrong$"), alone.agreed():
+        raise UserError("wrong")
+
+
+@pytest.mark.parametrize("samples", [0, 1, 7, 8])
+def test_shares_make_up_the_batch(samples):
+    x = torch.arange(samples)
+    shares = [processes.Group(4, number).share(x) for number in range(4)]
+    assert torch.equal(torch.cat(shares), x)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_accumulated_parts_are_the_whole_batch(quick):
+    """But for rounding: the gradients of a step."""
+    for loss in ("kernel", "softmax"):
+        whole, parts = (together.trained(quick(loss=loss, accumulate=count), 30) for count in (1, 7))
+        for weight, other in zip(whole["weights"], parts["weights"], strict=True):
+            torch.testing.assert_close(weight, other, atol=1e-10, rtol=0)
+        torch.testing.assert_close(whole["counted"], parts["counted"])
+    with pytest.raises(UserError, match="--accumulate is 101; it must be at most --batch-size, 100"):
+        quick(accumulate=101)
+
+
+def workers(process):
+    """Process numbers of a job's workers, once they train."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(number) for number in children.read_text().split()] if children.exists() else []
+
+
+def killed(count, where, arguments, victim, after=0.3, number=signal.SIGKILL):
+    """What a job printed, and its exit code. One of its processes (None: torchrun) gets a signal a while after an epoch."""
+    name = arguments[arguments.index("--name") + 1]
+    checkpoint = where / "runs" / name / "checkpoint.pt"
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+    process = torchrun(count, "-m", "tsslbp", *arguments, cwd=where)
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    time.sleep(after)
+    if process.poll() is None:
+        os.kill(process.pid if victim is None else workers(process)[victim], number)
+    return ended(process), process.returncode
+
+
+def final_of(folder):
+    records, final = training.read_metrics(folder)
+    return [{**record, "seconds": 0} for record in records], {**final, "seconds": 0}
+
+
+def assert_same_run(one, other):
+    """Bit for bit, times apart."""
+    a, b = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (one, other))
+    assert all(torch.equal(a["network"][name], b["network"][name]) for name in a["network"])
+    assert final_of(one) == final_of(other)
+
+
+LONG = [*TRAIN, "--epochs", "150"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_job_in_one_line_and_the_run_goes_on(victim, tmp_path):
+    said, code = killed(2, tmp_path, [*LONG, "--name", "cut"], victim)
+    (line,) = [text for text in said if not text.startswith("epoch ")]
+    assert code != 0
+    assert line.startswith("tsslbp: another process of this job has ended")
+    assert line.endswith("go on with: torchrun --nproc-per-node 2 -m tsslbp train --config runs/cut/config.toml --resume")
+    before = torch.load(tmp_path / "runs/cut/checkpoint.pt", weights_only=True)["state"]
+    assert 1 <= before["epoch"] < 150
+    config = tsslbp.settings.TrainConfig.from_toml(tmp_path / "runs/cut/config.toml")
+    folder, final = training.train(replace(config, runs_dir=tmp_path / "runs", resume=True))  # one process goes on
+    records, _ = training.read_metrics(folder)
+    assert [record["epoch"] for record in records] == list(range(1, 151))
+    assert records[: before["epoch"] - 1] == before["history"]
+    assert final["test_accuracy"] > 60
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_the_run_is_that_of_one_never_stopped(tmp_path):
+    arguments = [*LONG[:2], "16n-16n-10", *LONG[3:], "--dropout", "0.2", "--average", "0.9"]
+    ended(torchrun(2, "-m", "tsslbp", *arguments, "--name", "whole", cwd=tmp_path))
+    moments = random.Random(0)
+    for attempt in range(6):
+        resume = ["--resume"] if attempt else []
+        killed(2, tmp_path, [*arguments, "--name", "cut", *resume], moments.choice([0, 1]), moments.uniform(0, 3))
+    ended(torchrun(2, "-m", "tsslbp", *arguments, "--name", "cut", "--resume", cwd=tmp_path))
+    assert_same_run(tmp_path / "runs/whole", tmp_path / "runs/cut")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_job_again_where_it_was(tmp_path):
+    process = torchrun(2, "--max-restarts", "2", "-m", "tsslbp", *LONG, cwd=tmp_path)
+    while not (tmp_path / "runs/custom/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    said = ended(process)
+    assert process.returncode == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["custom"]
+    assert said[-1].startswith("report: ")
+    ended(torchrun(2, "-m", "tsslbp", *LONG, "--name", "whole", cwd=tmp_path))
+    assert_same_run(tmp_path / "runs/whole", tmp_path / "runs/custom")
+
+
+@pytest.mark.slow
+def test_sigterm_stops_all_processes_after_a_checkpoint(tmp_path):
+    said, code = killed(2, tmp_path, [*LONG, "--name", "cut"], None, number=signal.SIGTERM)
+    assert code != 0
+    assert [line for line in said if not line.startswith("epoch ")] == [
+        "stopped; go on with: torchrun --nproc-per-node 2 -m tsslbp train --config runs/cut/config.toml --resume"
+    ]
+
+
+@pytest.mark.slow
+def test_what_one_node_lacks_is_said_once(tmp_path):
+    """Every process in a folder of its own, as on nodes without a shared file system."""
+    rows = [f"{number % 7 / 7},{number % 5 / 5},{'even' if number % 2 == 0 else 'odd'}" for number in range(60)]
+    for number in range(2):
+        (tmp_path / f"node{number}").mkdir()
+    (tmp_path / "node0/own.csv").write_text("\n".join(["one,two,label", *rows]) + "\n")
+    command = ["train", "--data", "own.csv", "--epochs", "1"]
+    in_folder = ["bash", "-c", 'cd node$RANK && exec "$0" -m tsslbp "$@"', sys.executable, *command]
+    process = torchrun(2, "--no-python", *in_folder, cwd=tmp_path)
+    (line,) = ended(process)
+    assert process.returncode != 0
+    assert "process 1 on " in line
+    assert "own.csv" in line
+    (tmp_path / "node1/own.csv").write_text((tmp_path / "node0/own.csv").read_text().replace("0.2", "0.3", 1))
+    (line,) = ended(torchrun(2, "--no-python", *in_folder, cwd=tmp_path))
+    assert line == "tsslbp: process 1 has other settings or samples than process 0; give every node the same files"
+    shutil.copy(tmp_path / "node0/own.csv", tmp_path / "node1/own.csv")
+    assert ended(torchrun(2, "--no-python", *in_folder, cwd=tmp_path))[-1].startswith("report: ")
+    assert not (tmp_path / "node1/runs").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_is_said_once(tmp_path):
+    for arguments, expected in (
+        (["train", "--epochs", "0"], "tsslbp: --epochs is 0; it must be positive"),
+        (["rules"], "tsslbp: torchrun is for tsslbp train; start tsslbp rules without it"),
+        (["train", "--learning-rate", "1e38", "--weight-clamp", "0"], "tsslbp: training diverged in epoch 1, step 2"),
+    ):
+        process = torchrun(2, "-m", "tsslbp", *arguments, cwd=tmp_path)
+        (line,) = [text for text in ended(process) if text.startswith("tsslbp: ")]
+        assert line.startswith(expected)
+        assert process.returncode != 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_job_in_one_line_and_keeps_the_checkpoint(tmp_path):
+    """Of files that may have no more than so many bytes; the largest is the checkpoint's."""
+    process = torchrun(2, "-m", "tsslbp", *TRAIN, "--epochs", "2", "--name", "cut", cwd=tmp_path)
+    ended(process)
+    whole = (tmp_path / "runs/cut/checkpoint.pt").read_bytes()
+    limited = f'ulimit -f {len(whole) // 1024 // 2}; exec "$0" -m tsslbp "$@"'
+    resume = [*TRAIN, "--epochs", "3", "--name", "cut", "--resume"]
+    process = torchrun(2, "--no-python", "bash", "-c", limited, sys.executable, *resume, cwd=tmp_path)
+    (line,) = [text for text in ended(process) if text.startswith("tsslbp: ")]
+    assert line.startswith("tsslbp: cannot write runs/cut/checkpoint.pt")
+    assert (tmp_path / "runs/cut/checkpoint.pt").read_bytes() == whole
+    assert json.loads((tmp_path / "runs/cut/metrics.jsonl").read_text().splitlines()[0])["epoch"] == 1

@@ -1,0 +1,565 @@
+"""NIR graphs: written, read, refused. What other libraries make of them is in test_simulators.py."""
+
+import contextlib
+import copy
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import NETWORKS, cuba, foreign, full, lif, lively, network_of, samples, weights
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import tsslbp
+from tsslbp import UserError, cli, layers, training
+from tsslbp.exchange import layers as same
+from tsslbp.neuron import LIF
+from tsslbp.training.model import alone
+
+nir = pytest.importorskip("nir", reason="NIR files need the package nir")
+h5py = pytest.importorskip("h5py")
+
+from tsslbp.exchange.certificate import guaranteed  # noqa: E402
+from tsslbp.exchange.check import check, driven, lines, spikes  # noqa: E402
+from tsslbp.exchange.graph import write as content  # noqa: E402
+from tsslbp.exchange.nir import from_nir, read, to_nir, write  # noqa: E402
+from tsslbp.exchange.simulators import Simulator, equations  # noqa: E402
+
+SHIPPED = Path(__file__).parent.parent / "models/fashion-mnist-fc-best.safetensors"
+
+
+def differing(net, graph, x, dtype=torch.float64):
+    """Spikes of the network, and how many of a graph's differ, by layer."""
+    ours, theirs = spikes(net, x, dtype), spikes_by_layer(graph, x.to(dtype))
+    return {name: (int(train.sum()), int((train ^ theirs[name][..., : train.shape[2]]).sum())) for name, train in ours.items()}
+
+
+def spikes_by_layer(graph, x):
+    return {name.removesuffix("_neurons"): train for name, train in equations(graph, driven(graph, x)).items()}
+
+
+@pytest.mark.parametrize("bias", ["leak", "onset"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_has_the_networks_spikes(name, bias):
+    net = network_of(name)
+    found = differing(net, to_nir(net, bias), samples(net))
+    assert all(fired and not wrong for fired, wrong in found.values()), found
+
+
+def test_an_onset_spikes_at_the_first_step_alone():
+    net = network_of("normalised")
+    graph = to_nir(net, "onset")
+    assert list(graph.nodes["input"].input_type["input"]) == [2, 10, 10]
+    own = spikes(net, samples(net), torch.float64)
+    for name, train in spikes_by_layer(graph, samples(net).double()).items():
+        if name != "output":
+            onset = train[..., own[name].shape[2] :]
+            assert onset[0].all()
+            assert not onset[1:].any()
+
+
+def test_an_onset_that_was_changed_is_refused():
+    graph = to_nir(network_of("biased"), "onset")
+    graph.nodes["linear1_weights"].weight[0, -1] += 1
+    with pytest.raises(UserError, match=r"'linear1_weights' .* has other weights from the onset"):
+        from_nir(graph)
+
+
+def test_an_onset_needs_a_weight_that_meets_no_padding():
+    net = tsslbp.build("3C3b-5", input_shape=(1, 6, 6), time_steps=5, tau_m=5, tau_s=3, padding=3)
+    with pytest.raises(UserError, match=r"'conv1_weights' .* is padded too far"):
+        to_nir(lively(net), "onset")
+
+
+@pytest.mark.parametrize("bias", ["leak", "onset"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_round_trip_keeps_every_bit(name, bias, tmp_path):
+    net = network_of(name)
+    write(to_nir(net, bias), tmp_path / "a.nir")
+    back = from_nir(tmp_path / "a.nir")
+    net.fold()
+    assert back.architecture == net.architecture
+    assert back.state_dict().keys() == net.state_dict().keys()
+    assert all(torch.equal(weight, back.state_dict()[key]) for key, weight in net.state_dict().items())
+    x = samples(net, sequence=False)
+    assert torch.equal(back(x), net(x))
+    assert to_nir(net).nodes.keys() == nir.read(tmp_path / "a.nir").nodes.keys()  # nir's own type check passes
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        {"groups": 2},
+        {"dilation": 2},
+        {"dilation": (1, 2), "stride": (2, 1), "padding": (0, 2)},
+        {"kernel_size": (1, 5), "padding": (0, 2)},
+        {"kernel_size": (3, 1), "padding": (1, 0), "groups": 4, "bias": True},
+    ],
+    ids=str,
+)
+def test_any_convolution_of_the_layers_is_written(conv, tmp_path):
+    torch.manual_seed(1)
+    net = tsslbp.build("4C3-8C3-5", input_shape=(2, 11, 12), time_steps=6, tau_m=5, tau_s=3, padding=1)
+    made = layers.Conv2d(4, 8, **{"kernel_size": 3, "neuron": LIF(5, 3), "scale": 2.0, **conv})
+    net.layers.conv2 = made
+    width = made(torch.zeros(1, 1, 4, 11, 12)).flatten(2).shape[2]
+    net.layers.output = layers.Linear(width, 5, neuron=LIF(5, 3))
+    write(to_nir(lively(net)), tmp_path / "a.nir")
+    graph, x = nir.read(tmp_path / "a.nir"), samples(net)
+    found = differing(net, graph, x)
+    assert all(fired and not wrong for fired, wrong in found.values()), found
+    if "stride" not in conv:
+        assert torch.equal(from_nir(tmp_path / "a.nir")(x), net(x))
+
+
+sizes = st.integers(1, 4)
+
+
+@given(
+    kernel=st.tuples(sizes, sizes),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 3),
+    groups=st.integers(1, 3),
+)
+def test_zeros_among_the_weights_change_nothing(kernel, padding, dilation, stride, groups):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-3, 4, (2 * groups, 2, *kernel), generator=generator).double()
+    x = torch.randint(0, 5, (2, 2 * groups, 13, 11), generator=generator).double()
+    wanted = F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    dense = same.ungrouped(weight.numpy(), groups)
+    assert np.array_equal(same.grouped(dense, groups), weight.numpy())
+    assert groups == 1 or same.grouped(dense + 1, groups) is None
+    assert torch.equal(F.conv2d(x, torch.from_numpy(dense), None, stride, padding, dilation), wanted)
+    if square := same.squared(dense, padding, dilation):
+        whole, more = square
+        assert whole.shape[2] == whole.shape[3]
+        assert torch.equal(F.conv2d(x, torch.from_numpy(whole), None, stride, more, dilation), wanted)
+    plain = same.undilated(dense, dilation)
+    assert torch.equal(F.conv2d(x, torch.from_numpy(plain), None, stride, padding), wanted)
+    if found := same.common(plain, padding, stride, x.shape[2:], wanted.shape[2:]):
+        whole, wide = found
+        assert whole.shape[2] == whole.shape[3]
+        assert torch.equal(F.conv2d(x, torch.from_numpy(whole), None, stride, wide), wanted)
+    else:
+        assert len(set(zip(plain.shape[2:], padding, strict=True))) > 1
+
+
+def test_a_model_keeps_preparation_and_classes():
+    model = tsslbp.load(SHIPPED)
+    found = read(to_nir(model))
+    assert found.assumed == ()
+    assert found.model.about() == {key: value for key, value in model.about().items() if key != "trained"}
+    metadata = to_nir(model).metadata
+    assert (metadata["dt"], metadata["time_steps"]) == (1e-4, 5)
+    assert metadata["classes"].split("\n") == list(model.classes)
+
+
+def test_the_metadata_tell_how_to_decode():
+    net = network_of("linear")
+    x = samples(net)
+    train = equations(to_nir(net), x.double())["output_neurons"].double()
+    a = net.double()(x.double()).sum(0)
+    left = net.time_steps - torch.arange(net.time_steps).view(-1, 1, 1)
+    torch.testing.assert_close((train * (1 - (1 - 1 / net.neuron.tau_s) ** left)).sum(0), a)
+
+
+def swapped(name, layer):
+    net = network_of("linear")
+    setattr(net.layers, name, layer)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: tsslbp.build("9A-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3),
+            "'recurrent1' has adaptive thresholds",
+        ),
+        (
+            lambda: tsslbp.build("9-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3, reset=False),
+            "'linear1' has neurons without",
+        ),
+        (lambda: tsslbp.build("9-5", input_shape=(7,), time_steps=5, tau_m=math.inf, tau_s=3), "'linear1' has tau_m inf"),
+        (lambda: tsslbp.build("3C3-M2-5", input_shape=(1, 9, 9), time_steps=5, tau_m=5, tau_s=3), "'pool1' is MaxPool2d"),
+        (lambda: tsslbp.build("3C3-P2-5", input_shape=(1, 9), time_steps=5, tau_m=5, tau_s=3), "'pool1' is SumPool1d"),
+        (
+            lambda: tsslbp.build("9-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3, neuron="relu"),
+            "relu units has no spikes",
+        ),
+        (lambda: swapped("linear1", layers.Conv2d(1, 1, (2, 3), neuron=LIF(5, 3))), "2×3 kernel"),
+        (lambda: swapped("linear1", nn.ReLU()), "'linear1' is ReLU"),
+    ],
+)
+def test_what_nir_cannot_say_is_refused(make, said):
+    net = make()
+    if "kernel" in said:
+        net.architecture = replace(net.architecture, input_shape=(1, 7, 7))
+    with pytest.raises(UserError, match=said):
+        to_nir(net)
+
+
+@pytest.mark.parametrize("change", ["none", "no lateral weights", "transposed", "tau_m", "threshold", "bias"])
+def test_a_check_tells_networks_apart(change):
+    net = network_of("recurrent and biased")
+    graph, x = to_nir(net), samples(net)
+    hidden, lateral = graph.nodes["recurrent1_neurons"], graph.nodes["recurrent1_lateral"]
+    match change:
+        case "no lateral weights":
+            lateral.weight = lateral.weight * 0
+        case "transposed":
+            lateral.weight = lateral.weight.T.copy()
+        case "tau_m":
+            hidden.tau_mem = hidden.tau_mem * 1.1
+        case "threshold":
+            hidden.v_threshold = hidden.v_threshold * 1.1
+        case "bias":
+            hidden.v_leak = hidden.v_leak * 0
+    checked = check(net, graph, x, {"here": Simulator("", equations)})
+    _, double = checked.comparisons
+    assert (double.total > 0) == (change != "none")
+    assert double.of == {"recurrent1": 7 * 20 * 12, "output": 7 * 20 * 10}
+    assert checked.guaranteed[torch.float64] == checked.samples == 20
+    assert "here, float64: " in "\n".join(lines(checked))
+
+
+def test_a_simulator_that_refuses_is_told():
+    def run(graph, x):
+        raise ValueError("no such thing\nat all")
+
+    net = network_of("linear")
+    told = list(lines(check(net, to_nir(net), samples(net), {"other": Simulator("", run)})))
+    assert told[0] == "other, float32: does not run it (ValueError: no such thing)"
+
+
+def test_a_tie_is_not_guaranteed():
+    net = network_of("linear")
+    x = torch.zeros(net.time_steps, 3, 7, dtype=torch.float64)
+    first = net.layers.linear1.weight
+    first.data[:] = 0.0
+    first.data[0, 0] = 2.0
+    x[0, :, 0] = torch.tensor([1.25, 1.25 * (1 + 1e-9), 1.26], dtype=torch.float64)  # a tie: 2·1.25/2.5 is the threshold
+    proof = guaranteed(net, x, (torch.float32, torch.float64))
+    assert proof[torch.float32].tolist() == [False, False, True]
+    assert proof[torch.float64].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["linear", "convolutional", "recurrent", "normalised"])
+def test_what_is_guaranteed_holds_in_another_order_of_summation(name):
+    net = network_of(name)
+    x = samples(net, 60)
+    safe = guaranteed(net, x, (torch.float32,))[torch.float32]
+    assert safe.any()
+    exact, single = spikes(net, x, torch.float64), equations(to_nir(net), x)
+    for layer, train in exact.items():
+        assert not (train ^ single[f"{layer}_neurons"])[:, safe].any()
+
+
+def varied(node, seed=3):
+    """A neuron node with other thresholds, resistances and leaks for each neuron."""
+    random = np.random.default_rng(seed)
+    node.v_threshold = node.v_threshold * random.uniform(0.7, 1.3, node.v_threshold.shape)
+    node.r = node.r * random.uniform(0.7, 1.3, node.r.shape)
+    if hasattr(node, "v_leak"):
+        node.v_leak = random.uniform(-0.2, 0.2, node.v_leak.shape)
+    return node
+
+
+FOREIGN = {
+    "LIF": lambda: foreign(nir.Linear(weights(9, 7)), lif(9), nir.Linear(weights(5, 9, 1)), lif()),
+    "LIF, decaying input": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), lif(r=3.0, threshold=1.0)),
+    "IF": lambda: foreign(
+        nir.Affine(weights(5, 7), full(5, 0.1)), nir.IF(r=full(5, 1e4), v_threshold=full(5, 2.0), v_reset=full(5, 0))
+    ),
+    "CubaLIF": lambda: foreign(nir.Linear(weights(9, 7)), cuba(9), nir.Linear(weights(5, 9, 1)), cuba()),
+    "every neuron its own": lambda: foreign(
+        nir.Linear(weights(9, 7)), varied(cuba(9)), nir.Linear(weights(5, 9, 1)), varied(cuba())
+    ),
+    "LIF, every neuron its own": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), varied(lif())),
+    "one number for all": lambda: foreign(nir.Linear(weights(5, 7)), cuba(1)),
+    "pools": lambda: foreign(
+        nir.Conv2d((10, 10), weights(3, 18).reshape(3, 2, 3, 3), (1, 1), "same", (1, 1), 1, full(3, 0.1)),
+        lif((3, 10, 10), threshold=3.0),
+        nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        nir.Conv2d((5, 5), weights(4, 12).reshape(4, 3, 2, 2), 1, "valid", 1, 1, full(4, 0.0)),
+        lif((4, 4, 4), threshold=1.0),
+        nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        nir.Flatten({"input": np.array([4, 2, 2])}, start_dim=0),
+        nir.Linear(weights(5, 16)),
+        lif(),
+        shape=(2, 10, 10),
+    ),
+    "a layer that hears itself": lambda: nir.NIRGraph(
+        {
+            "in": nir.Input(np.array([7])),
+            "w": nir.Linear(weights(6, 7)),
+            "rnn": nir.NIRGraph(
+                {
+                    "input": nir.Input(np.array([6])),
+                    "lif": lif(6),
+                    "w_rec": nir.Affine(weights(6, 6, 2), full(6, 0.1)),
+                    "output": nir.Output(np.array([6])),
+                },
+                [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")],
+                type_check=False,
+            ),
+            "w2": nir.Linear(weights(5, 6, 4)),
+            "lif2": lif(),
+            "out": nir.Output(np.array([5])),
+        },
+        [("in", "w"), ("w", "rnn"), ("rnn", "w2"), ("w2", "lif2"), ("lif2", "out")],
+        type_check=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_graphs_have_the_same_spikes_here(name):
+    graph = FOREIGN[name]()
+    net = from_nir(graph, time_steps=8)
+    torch.manual_seed(2)
+    x = torch.rand(8, 30, *net.architecture.input_shape) * 2
+    ours = spikes(net, x, torch.float64)
+    flat = nested_free(graph)
+    theirs = equations(flat, x.double())
+    for train, other in zip(ours.values(), theirs.values(), strict=True):
+        assert train.any()
+        assert not train.all()
+        assert not (train ^ other).any()
+
+
+def nested_free(graph):
+    """The same graph without one inside the other, in which a lateral map waits for its first spikes with its bias."""
+    from tsslbp.exchange.graph import _unfolded
+
+    nodes, edges = _unfolded(graph)
+    if "rnn.w_rec" in nodes:  # ours adds the bias from the first step on, as NIR's Affine does for no spikes
+        nodes["rnn.lif"] = copy.copy(nodes["rnn.lif"])
+        nodes["w"] = nir.Affine(nodes["w"].weight, nodes["rnn.w_rec"].bias)
+        nodes["rnn.w_rec"] = nir.Linear(nodes["rnn.w_rec"].weight)
+    return nir.NIRGraph(nodes, sorted(edges), type_check=False)
+
+
+def test_plain_constants_leave_weights_as_they_are():
+    net = from_nir(foreign(nir.Linear(weights(9, 7)), lif(9), nir.Linear(weights(5, 9, 1)), lif(r=1.0)))
+    assert net.architecture.threshold == pytest.approx(1.2)  # 0.4·τm/r
+    assert torch.equal(net.layers.linear1.weight, torch.from_numpy(weights(9, 7)))
+
+
+REFUSED = {
+    "has tau_mem from 4 to 8": lambda: foreign(nir.Linear(weights(5, 7)), cuba(tau_mem=np.linspace(4e-4, 8e-4, 5))),
+    r"'n3' \(LIF\) has tau_m 5 steps and node 'n1' \(LIF\) 3": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), nir.Linear(weights(5, 5)), lif(tau=5e-4)
+    ),
+    "less than a step of 0.0001 s.*--dt 1e-6": lambda: foreign(nir.Linear(weights(5, 7)), lif(tau=1e-5)),
+    "'n1' .* resets to another potential": lambda: foreign(nir.Linear(weights(5, 7)), cuba(v_reset=-0.1)),
+    "'n0' .* has a bias that goes through the synapse": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), cuba()),
+    "threshold that is not positive": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=0.0)),
+    "'n1' .* has a v_threshold that is not finite": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=np.nan)),
+    "weight that is not finite": lambda: foreign(nir.Linear(weights(5, 7) * np.inf), lif()),
+    "'n0' .* has weights .5, 8.; what enters it has 7": lambda: foreign(nir.Linear(weights(5, 8)), lif()),
+    r"'n1' .* of shape \[4\]; node 'n0' \(Linear\) makes \[5\]": lambda: foreign(nir.Linear(weights(5, 7)), lif(4)),
+    "'n1' .Linear. follows node 'n0'": lambda: foreign(nir.Linear(weights(9, 7)), nir.Linear(weights(5, 9)), lif()),
+    "'n0' .LIF. has no weights before it": lambda: foreign(lif(7), nir.Linear(weights(5, 7)), lif()),
+    "must end with a Linear or Affine map and its neurons": lambda: foreign(nir.Linear(weights(5, 7))),
+    "'n1' .LI. does not spike": lambda: foreign(nir.Linear(weights(5, 7)), nir.LI(full(5, 1e-3), full(5, 1), full(5, 0))),
+    "'n1' .Delay. is of a kind": lambda: foreign(nir.Linear(weights(5, 7)), nir.Delay(full(5, 1e-3)), lif()),
+    "'n0' .Scale. is of a kind": lambda: foreign(nir.Scale(full(7, 2.0)), nir.Linear(weights(5, 7)), lif()),
+    "differs between the axes": lambda: foreign(
+        nir.Conv2d((9, 9), weights(3, 9).reshape(3, 1, 3, 3), (1, 2), (0, 0), (1, 1), 1, full(3, 0)), shape=(1, 9, 9)
+    ),
+    "differs within a channel": lambda: foreign(
+        nir.Conv2d((4, 4), weights(2, 9).reshape(2, 1, 3, 3), 1, 0, 1, 1, full(2, 0)),
+        varied(lif((2, 2, 2))),
+        nir.Linear(weights(5, 8)),
+        lif(),
+        shape=(1, 4, 4),
+    ),
+    "larger than what enters it": lambda: foreign(
+        nir.Conv2d((2, 2), weights(2, 9).reshape(2, 1, 3, 3), 1, 0, 1, 1, full(2, 0)), shape=(1, 2, 2)
+    ),
+    "has shape .*; it must be": lambda: foreign(nir.Linear(weights(5, 7)), lif(), shape=(1, 2, 3, 4, 5)),
+    "edge .* leads to a node 'nowhere'": lambda: foreign(nir.Linear(weights(5, 7)), edges=[("in", "nowhere")]),
+    "'n0' .* is on a cycle": lambda: foreign(
+        nir.Linear(weights(7, 7)), lif(7), edges=[("in", "n0"), ("n0", "n1"), ("n1", "n0")]
+    ),
+    "leads to 'n0', 'n1'": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        nir.Linear(weights(5, 7)),
+        lif(),
+        edges=[("in", "n0"), ("in", "n1"), ("n0", "n2"), ("n1", "n2")],
+    ),
+    "'n2' .LIF. is not on the way": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out")]
+    ),
+    "0 inputs and 1 outputs": lambda: nir.NIRGraph({"out": nir.Output(np.array([1]))}, [], type_check=False),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_our_networks_cannot_do_is_refused(said):
+    with pytest.raises(UserError, match=said):
+        from_nir(REFUSED[said]())
+
+
+def test_a_smaller_step_reads_what_norse_wrote():
+    net = from_nir(foreign(nir.Linear(weights(5, 7)), lif(tau=1e-5)), dt=1e-6)
+    assert (net.neuron.tau_m, net.neuron.tau_s) == (10, 1)
+
+
+def test_metadata_of_another_network_are_noticed():
+    graph, other = to_nir(network_of("linear")), to_nir(network_of("convolutional"))
+    graph.metadata = other.metadata
+    with pytest.raises(UserError, match=r"describe a model of 7 steps of \[2, 17, 15\]"):
+        from_nir(graph)
+    graph.metadata = {"tsslbp": "{"}
+    with pytest.raises(UserError, match="metadata 'tsslbp' are damaged"):
+        from_nir(graph)
+
+
+def test_without_nir_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    for use in (lambda: to_nir(network_of("linear")), lambda: from_nir("a.nir")):
+        with pytest.raises(UserError, match=r"pip install 'tsslbp\[nir\]'"):
+            use()
+
+
+def good():
+    return content(to_nir(network_of("linear")))
+
+
+def hdf5(fill):
+    """A file that starts as a good one, and to which something is done."""
+
+    def make(path):
+        path.write_bytes(good())
+        with h5py.File(path, "r+") as file:
+            fill(file)
+
+    return make
+
+
+def replaced(file, name, **dataset):
+    del file[name]
+    file.create_dataset(name, **dataset)
+
+
+def nested(file):
+    group = file["node/nodes"]
+    for _ in range(20):
+        group = group.create_group("deeper")
+
+
+def many(file):
+    for i in range(200):
+        file["node/nodes"].create_group(str(i))
+
+
+def linked(file):
+    file["node/nodes/linear1_weights/self"] = file["node/nodes"]
+
+
+WEIGHT = "node/nodes/linear1_weights/weight"
+HOSTILE = {
+    "no file": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("weights"),
+    "cut": lambda path: path.write_bytes(good()[:-1000]),
+    "another HDF5 file": hdf5(lambda file: file.move("node", "elsewhere")),
+    "no graph": hdf5(lambda file: replaced(file, "node/type", data="Linear")),
+    "unknown node": hdf5(lambda file: replaced(file, "node/nodes/linear1_weights/type", data="__import__")),
+    "no type": hdf5(lambda file: file.__delitem__("node/nodes/linear1_weights/type")),
+    "no weights": hdf5(lambda file: file.__delitem__(WEIGHT)),
+    "another parameter": hdf5(lambda file: file.create_dataset("node/nodes/linear1_weights/more", data=1.0)),
+    "no edges": hdf5(lambda file: file.__delitem__("node/edges")),
+    "weights of text": hdf5(lambda file: replaced(file, WEIGHT, data="many")),
+    "compound weights": hdf5(lambda file: replaced(file, WEIGHT, data=np.zeros(3, [("a", "f4"), ("b", "f4")]))),
+    "oversized": hdf5(lambda file: replaced(file, WEIGHT, shape=(10**6, 10**6), dtype="f8", chunks=(100, 100))),
+    "oversized chunk": hdf5(
+        lambda file: replaced(file, WEIGHT, shape=(1, 1), maxshape=(None, None), dtype="f8", chunks=(2**14, 2**15 - 1))
+    ),
+    "outer file": hdf5(lambda file: replaced(file, WEIGHT, shape=(12, 7), dtype="f4", external=[("/etc/passwd", 0, 336)])),
+    "outer link": hdf5(lambda file: file.__setitem__(f"{WEIGHT}2", h5py.ExternalLink("other.nir", "/node"))),
+    "soft link": hdf5(lambda file: file.__setitem__(f"{WEIGHT}2", h5py.SoftLink("/node"))),
+    "link to itself": hdf5(linked),
+    "nested": hdf5(nested),
+    "many entries": hdf5(many),
+    "a false input": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([10**9, 10**9, 10**9]))),
+    "negative sizes": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([-7]))),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_line_and_nothing_is_written(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tsslbp.exchange.graph.MOST_OBJECTS", 150)
+    HOSTILE[name](tmp_path / "a.nir")
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(["import", str(tmp_path / "a.nir"), str(tmp_path / "a.safetensors")]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("tsslbp: ")
+    assert complaint.count("\n") == 1
+    assert "a.nir" in complaint
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@given(position=st.integers(0, 10**6), byte=st.integers(0, 255))
+def test_a_changed_byte_never_ends_in_a_traceback(position, byte, tmp_path_factory):
+    changed = bytearray(GOOD)
+    changed[position % len(changed)] = byte
+    path = tmp_path_factory.getbasetemp() / "changed.nir"
+    path.write_bytes(changed)
+    with contextlib.suppress(UserError):
+        from_nir(path)
+
+
+GOOD = content(to_nir(tsslbp.build("3-2", input_shape=(4,), time_steps=3, tau_m=5, tau_s=3)))
+
+
+def test_the_command_line_exports_checks_and_imports(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = network_of("linear")
+    alone(net).save("a.safetensors")
+    assert cli.main(["export", "a.safetensors", "a.nir"]) == 0
+    assert capsys.readouterr().out == "wrote a.nir: 6 nodes, 22 neurons\n"
+    assert cli.main(["import", "a.nir", "b.safetensors"]) == 0
+    assert capsys.readouterr().out.startswith("model: b.safetensors, '12-10'")
+    assert tsslbp.load("b.safetensors").about() == tsslbp.load("a.safetensors").about()
+    for wrong, said in (
+        (["export", "a.safetensors", "c.nir", "--half"], "--half has no effect with format nir"),
+        (["export", "a.safetensors", "c.nir", "--check", "-1"], "--check"),
+        (["export", "a.safetensors", "c.nir", "--check", "3"], "on data made in Python"),
+        (["import", "a.nir", "c.pt"], "must end in .safetensors"),
+        (["import", "a.nir", "c.safetensors", "--dt", "0"], "--dt"),
+        (["import", "a.nir", "c.safetensors", "--time-steps", "9"], "leave --time-steps out"),
+    ):
+        assert cli.main(wrong) == 2
+        assert said in capsys.readouterr().err, wrong
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nir", "a.safetensors", "b.safetensors"]
+
+
+def test_import_says_what_a_file_leaves_open(tmp_path, capsys):
+    write(FOREIGN["LIF"](), tmp_path / "a.nir")
+    assert cli.main(["import", str(tmp_path / "a.nir"), str(tmp_path / "a.safetensors")]) == 0
+    assert "taken for granted: dt 0.0001 s (--dt), T = 5 (--time-steps), that spikes reset to 0" in capsys.readouterr().out
+    model = training.load(tmp_path / "a.safetensors")
+    assert model.network(torch.rand(3, 7)).shape == (5, 3, 5)
+
+
+def test_an_imported_network_trains_and_is_exported_again(tmp_path):
+    net = from_nir(FOREIGN["LIF"](), time_steps=6)
+    before = copy.deepcopy(net.state_dict())
+    loss = tsslbp.losses.CountLoss(desired=4, undesired=1)
+    optimiser = torch.optim.SGD(net.train().parameters(), lr=0.01)
+    loss(net(torch.rand(8, 7) * 2), torch.arange(8) % 5).backward()
+    optimiser.step()
+    assert any(not torch.equal(before[key], weight) for key, weight in net.state_dict().items())
+    write(to_nir(net), tmp_path / "b.nir")
+    assert all(torch.equal(weight, from_nir(tmp_path / "b.nir").state_dict()[key]) for key, weight in net.state_dict().items())
