@@ -49,6 +49,7 @@ test-peers: setup ## what is compared with other libraries, which are installed 
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
 	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py tests/test_exchange.py tests/test_simulators.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/test_simulators.py
 
 wheel: setup ## one wheel for every Python from 3.11 on, into dist, tried without a compiler
 	rm -rf build dist

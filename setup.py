@@ -22,7 +22,7 @@ def extension() -> Extension:
     torch = Path(spec.origin).parent
     return Extension(
         "tsslbp.kernels._cpu",  # loaded by path, not imported
-        ["src/tsslbp/csrc/ops.cpp", "src/tsslbp/csrc/events.cpp"],
+        sorted(map(str, Path("src/tsslbp/csrc").glob("*.cpp"))),
         depends=sorted(map(str, Path("src/tsslbp/csrc").glob("*.h"))),
         include_dirs=[str(torch / "include")],
         library_dirs=[str(torch / "lib")],

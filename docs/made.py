@@ -49,6 +49,8 @@ MODULES = {
     "tsslbp.data.arrays": "Arrays of your own",
     "tsslbp.data.npz": "Files of your own",
     "tsslbp.data.synthetic": "Synthetic tasks",
+    "tsslbp.data.audio": "Sound",
+    "tsslbp.data.speech": "Spoken digits",
     "tsslbp.classifier": "scikit-learn classifier",
     "tsslbp.plot": "Figures",
     "tsslbp.training": "Training runs",

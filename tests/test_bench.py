@@ -19,6 +19,16 @@ comparing = importlib.import_module("tsslbp.bench.against")  # its name in the p
 SMALL = Case("small", replace(PAPER["mnist-cnn-head"], network="3C5-P2-7-10"), batch=2)
 
 
+RECURRENT = Case("small, recurrent", replace(SMALL.architecture, network="7R-10", input_shape=(6,)), batch=2, sequence=True)
+
+
+@pytest.mark.parametrize("who", bench.subjects(RECURRENT))
+def test_every_subject_with_a_recurrent_layer_trains_and_infers(who):
+    subject = bench.subjects(RECURRENT)[who]()
+    subject.step()
+    subject.infer()
+
+
 @pytest.mark.parametrize("who", bench.subjects(SMALL))
 @pytest.mark.parametrize("sequence", [False, True])
 def test_every_subject_trains_and_infers(who, sequence):
@@ -58,13 +68,26 @@ def test_no_speed_of_wrong_results(monkeypatch):
 
 
 def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "cases", lambda: {"small": SMALL})
-    arguments = ["bench", "--cases", "small", "--seconds", "0.01", "--no-memory", "--no-growth", "--results", str(tmp_path)]
+    monkeypatch.setattr(bench, "cases", lambda: {"small": SMALL, RECURRENT.name: RECURRENT})
+    arguments = [
+        "bench",
+        "--cases",
+        "small",
+        RECURRENT.name,
+        "--seconds",
+        "0.01",
+        "--no-memory",
+        "--no-growth",
+        "--results",
+        str(tmp_path),
+    ]
     assert cli.main(arguments) == 0
     (path,) = tmp_path.iterdir()
     result = json.loads(path.read_text())
     assert bench.table(result) in capsys.readouterr().out
-    assert set(result["cases"]["small"]["subjects"]) == set(bench.subjects(SMALL))
+    for case in (SMALL, RECURRENT):
+        assert set(result["cases"][case.name]["subjects"]) == set(bench.subjects(case))
+    assert {"nn.RNN", "nn.LSTM"} < set(result["cases"][RECURRENT.name]["subjects"])
     assert cli.main(["bench", "--cases", "smal"]) == 2
     assert "did you mean 'small'" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ import torch
 
 import tsslbp
 from tsslbp import training
+from tsslbp.data import speech
 from tsslbp.neuron import LIF, membrane_potential, synapse
 from tsslbp.rivals.eventprop import random_case
 from tsslbp.study.fidelity import grid_gradient
@@ -187,3 +188,72 @@ def test_table_without_flags(script, tmp_path, capsys, monkeypatch):
     automatic.table(tmp_path / "log.jsonl", ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
     assert capsys.readouterr().out == printed
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+# Streams of spoken digits
+
+
+@pytest.fixture
+def words(script):
+    return script("streaming")
+
+
+def test_an_onset_is_heard_where_the_training_samples_begin(words):
+    recordings = speech.recordings(ROOT / "tests/samples")
+    sound, starts = words.spoken(recordings, 0)
+    assert len(starts) == len(recordings) == 25
+    for one, start, next_start in zip(recordings, starts, [*starts[1:], len(sound)], strict=True):
+        assert torch.equal(sound[start : start + len(one.signal)], one.signal)
+        pause = (next_start - start - len(one.signal)) / speech.RATE
+        assert 0.299 < pause < 0.801
+    model = training.load(words.MODEL)
+    found = list(words.listen(model, sound))
+    assert [word.onset for word in found] == sorted({word.onset for word in found})
+    heard, more = words.judged(found, recordings, starts, lambda word: torch.zeros_like(word.may_change))
+    assert len(heard.seconds) == 25
+    assert more <= 1
+    assert sum(heard.right) >= 20, "all but the five test recordings were trained on"
+    assert all(0.1 < seconds < 1.2 for seconds in heard.seconds)
+    energy, samples = words.frames(sound), words.from_onset(recordings, 1)
+    assert samples.x.shape == (25, words.STEPS, 40)
+    assert (samples.x[:, 0].mean(1) > words.LOUD).all()
+    assert (energy[[word.onset for word in found]].mean(1) > words.LOUD).all()
+    quiet = words.frames(words.silence(60, torch.Generator().manual_seed(3))).mean(1)
+    assert quiet.max() < words.LOUD - 0.05
+
+
+def test_an_answer_is_judged_by_hand(words):
+    recordings = [speech.Recording(digit, "", 0, torch.zeros(2400)) for digit in (3, 4, 5)]  # 0.3 s each
+    starts = [4000, 12000, 20000]  # 0.5, 1.5 and 2.5 s
+    answer, lead = torch.tensor([-1, 3, 4, 4]), torch.tensor([0.0, 1.0, 0.5, 2.0])
+
+    def word(onset):
+        return words.Word(onset, answer, lead, lead, torch.tensor([True, True, True, False]))
+
+    found = [
+        word(49),
+        word(148),
+        word(170),
+    ]  # a frame of 40 ms begins every 10; the third is a second word in the second recording
+    expected = {
+        "lead of at least {:g}": (1, [True, False, False], [0.04, 0.03], [True, True]),
+        "when the word is over": (0, [False, True, False], [0.06, 0.05], [True, True]),
+        "cannot change any more": (0, [False, True, False], [0.06, 0.05], [True, True]),
+        "the same for {:g} steps": (2, [False, True, False], [0.06, 0.05], [True, True]),
+    }
+    for name, (number, right, seconds, early) in expected.items():
+        heard, more = words.judged(found, recordings, starts, lambda each, n=name, k=number: words.RULES[n][0](each, k))
+        assert (heard.right, heard.before_end, more) == (right, early, 1), name
+        assert heard.seconds == pytest.approx(seconds), name
+    assert words.agreement(torch.tensor([-1, 2, 2, 3, 3, 3, -1, 3])).tolist() == [0, 1, 2, 1, 2, 3, 0, 1]
+    summary = words.over_seeds([heard, words.Heard([True, True, True], [0.5], [False])])
+    assert summary["accuracy"] == pytest.approx([100 / 3, 100])
+    assert (summary["median"], summary["before the end"]) == pytest.approx((0.06, 200 / 3))
+
+
+def test_every_stepper_answers(words):
+    result = words.latency(0.2)
+    assert result["microseconds"].keys() == result["weights"].keys()
+    assert all(found.keys() == {"1", "32"} for found in result["microseconds"].values())
+    assert result["weights"]["`tsslbp.stream`, `200R-10`"] == 80 * 200 + 200 * 200 + 200 * 10
+    assert words.latency_table(result).count("\n") == 2 + 5

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tsslbp import catalogue, cli, publish, rules, study
+from tsslbp import catalogue, cli, data, losses, publish, rules, study
 from tsslbp.rules import surrogate
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,7 @@ SLOW = {page for page, text in PAGES.items() if any(slow for slow, *_ in BLOCK.f
 
 NOT_RUN = {
     "python benchmarks/automatic.py": "it takes sets that may not be in the repository; test_benchmarks.py runs it on others",
+    "python benchmarks/streaming.py": "it takes all recordings, or a quiet machine; test_benchmarks.py runs it on a few",
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
     "torchrun --nnodes": "it takes several machines",
     "srun torchrun": "it takes Slurm",
@@ -116,7 +117,7 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
 @pytest.mark.parametrize("page", sorted(QUICK))
 def test_a_page_prints_what_it_shows(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES")):
+    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
 

@@ -26,7 +26,7 @@ nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 h5py = pytest.importorskip("h5py")
 
 from tsslbp.exchange.certificate import guaranteed  # noqa: E402
-from tsslbp.exchange.check import check, lines, spikes  # noqa: E402
+from tsslbp.exchange.check import check, driven, lines, spikes  # noqa: E402
 from tsslbp.exchange.graph import write as content  # noqa: E402
 from tsslbp.exchange.nir import from_nir, read, to_nir, write  # noqa: E402
 from tsslbp.exchange.simulators import Simulator, equations  # noqa: E402
@@ -36,22 +36,52 @@ SHIPPED = Path(__file__).parent.parent / "models/fashion-mnist-fc-best.safetenso
 
 def differing(net, graph, x, dtype=torch.float64):
     """Spikes of the network, and how many of a graph's differ, by layer."""
-    ours = spikes(net, x, dtype)
-    theirs = equations(graph, x.to(dtype))
-    return {name: (int(train.sum()), int((train ^ theirs[f"{name}_neurons"]).sum())) for name, train in ours.items()}
+    ours, theirs = spikes(net, x, dtype), spikes_by_layer(graph, x.to(dtype))
+    return {name: (int(train.sum()), int((train ^ theirs[name][..., : train.shape[2]]).sum())) for name, train in ours.items()}
 
 
+def spikes_by_layer(graph, x):
+    return {name.removesuffix("_neurons"): train for name, train in equations(graph, driven(graph, x)).items()}
+
+
+@pytest.mark.parametrize("bias", ["leak", "onset"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_graph_has_the_networks_spikes(name):
+def test_a_graph_has_the_networks_spikes(name, bias):
     net = network_of(name)
-    found = differing(net, to_nir(net), samples(net))
+    found = differing(net, to_nir(net, bias), samples(net))
     assert all(fired and not wrong for fired, wrong in found.values()), found
 
 
+def test_an_onset_spikes_at_the_first_step_alone():
+    net = network_of("normalised")
+    graph = to_nir(net, "onset")
+    assert list(graph.nodes["input"].input_type["input"]) == [2, 10, 10]
+    own = spikes(net, samples(net), torch.float64)
+    for name, train in spikes_by_layer(graph, samples(net).double()).items():
+        if name != "output":
+            onset = train[..., own[name].shape[2] :]
+            assert onset[0].all()
+            assert not onset[1:].any()
+
+
+def test_an_onset_that_was_changed_is_refused():
+    graph = to_nir(network_of("biased"), "onset")
+    graph.nodes["linear1_weights"].weight[0, -1] += 1
+    with pytest.raises(UserError, match=r"'linear1_weights' .* has other weights from the onset"):
+        from_nir(graph)
+
+
+def test_an_onset_needs_a_weight_that_meets_no_padding():
+    net = tsslbp.build("3C3b-5", input_shape=(1, 6, 6), time_steps=5, tau_m=5, tau_s=3, padding=3)
+    with pytest.raises(UserError, match=r"'conv1_weights' .* is padded too far"):
+        to_nir(lively(net), "onset")
+
+
+@pytest.mark.parametrize("bias", ["leak", "onset"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_round_trip_keeps_every_bit(name, tmp_path):
+def test_a_round_trip_keeps_every_bit(name, bias, tmp_path):
     net = network_of(name)
-    write(to_nir(net), tmp_path / "a.nir")
+    write(to_nir(net, bias), tmp_path / "a.nir")
     back = from_nir(tmp_path / "a.nir")
     net.fold()
     assert back.architecture == net.architecture
@@ -104,6 +134,8 @@ def test_zeros_among_the_weights_change_nothing(kernel, padding, dilation, strid
     x = torch.randint(0, 5, (2, 2 * groups, 13, 11), generator=generator).double()
     wanted = F.conv2d(x, weight, None, stride, padding, dilation, groups)
     dense = same.ungrouped(weight.numpy(), groups)
+    assert np.array_equal(same.grouped(dense, groups), weight.numpy())
+    assert groups == 1 or same.grouped(dense + 1, groups) is None
     assert torch.equal(F.conv2d(x, torch.from_numpy(dense), None, stride, padding, dilation), wanted)
     if square := same.squared(dense, padding, dilation):
         whole, more = square

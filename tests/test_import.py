@@ -1,19 +1,25 @@
 """What users bring along: surrogates, rules, losses and data sets of their own, and networks that are kept."""
 
+import copy
 import json
 import math
+import pickle
 import re
+import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import tsslbp
-from tsslbp import Surrogate, UserError, cli, data, losses, rules
+from tsslbp import Surrogate, UserError, cli, data, imports, losses, rules, training
+from tsslbp.neuron import LIF
 from tsslbp.rules import surrogate
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.settings import TrainConfig
@@ -195,10 +201,12 @@ def test_a_run_with_everything_of_ones_own(place, capsys):
     assert settings["network"]["rule"] == "mine(name=bump, gain=2)"
     for path in Path("runs/a").iterdir():  # the name, and no path that could be run
         assert b"code/my rule" not in path.read_bytes(), path
+    np.savez("new.npz", x=np.eye(4, dtype=np.float32))
     wanted = "was trained with --import 'my rule.py'; give it again"
     again = [
         ("evaluate", "runs/a"),
         ("report", "runs/a"),
+        ("predict", "runs/a", "new.npz"),
         ("export", "runs/a", "given/a.safetensors"),
         ("train", "--config", "runs/a/config.toml", "--name", "b"),
         ("study", "energy", "runs/a"),
@@ -303,6 +311,7 @@ def test_wrong_imports(place, capsys, arguments, message):
 
 SHAPE = "def f(x):\n    return {}\nDERIVATIVES['bad'] = f\n"
 LOSS = "class Bad(Total):\n    def __call__(self, x, *rest):\n        return {}\nlosses.LOSSES['bad'] = Bad\n"
+RULE_OF = "class Bad(Mine):\n    def current_gradient(self, e, u, neuron):\n        return {}\nrules.RULES['bad'] = Bad\n"
 SET = "data.SETS['bad'] = lambda n: {}\n"
 
 
@@ -316,6 +325,35 @@ SET = "data.SETS['bad'] = lambda n: {}\n"
         (LOSS.format("1.0"), "--loss=bad", "Bad returned a float"),
         (LOSS.format("x"), "--loss=bad", "Bad returned a tensor of shape [4, 50, 4]; it must return a scalar"),
         (LOSS.format("x.detach().sum()"), "--loss=bad", "Bad returned a tensor of shape [] without a gradient"),
+        (LOSS.format("x.sum() * float('nan')"), "--loss=bad", "Bad returned nan for a finite output; it must be finite there"),
+        (
+            LOSS.format("(x * 0).square().sum().sqrt()"),
+            "--loss=bad",
+            "Bad has a gradient of NaN or infinity; look for a square",
+        ),
+        (
+            LOSS.format("x.sum().to(torch.complex64)"),
+            "--loss=bad",
+            "Bad returned torch.complex64 on cpu; it must return torch.float32",
+        ),
+        (
+            LOSS.format("x.sum().to('meta')"),
+            "--loss=bad",
+            "Bad returned torch.float32 on meta; it must return torch.float32 on cpu",
+        ),
+        (
+            RULE_OF.format("e[1:]"),
+            "--rule=bad",
+            "Bad.current_gradient returned [3, 50, 4] of torch.float32; it must return [4, 50, 4]",
+        ),
+        (
+            RULE_OF.format("e.double()"),
+            "--rule=bad",
+            "Bad.current_gradient returned [4, 50, 4] of torch.float64; it must return",
+        ),
+        (RULE_OF.format("e.to('meta')"), "--rule=bad", "of torch.float32 on meta; it must return [4, 50, 4] of torch.float32"),
+        (RULE_OF.format("e / 0"), "--rule=bad", "Bad.current_gradient returned NaN or infinity; it must be finite where"),
+        (RULE_OF.format("e.nothing"), "--rule=bad", "AttributeError"),
         (SET.format("5"), "--data=bad", "data set bad is a int"),
         (SET.format("open('none')"), "--data=bad", "line 1 of it: FileNotFoundError"),
     ],
@@ -328,6 +366,127 @@ def test_what_goes_wrong_in_ones_own_code_is_one_line(place, capsys, more, flag,
     assert last.startswith("tsslbp: ")
     assert message in last
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["loss", "rule"])
+def test_nan_that_comes_in_is_not_said_of_ones_own_code(where):
+    """What is wrong with the output is not the fault of the loss, nor of a rule what comes from behind it."""
+
+    class Mine(Surrogate):
+        pass
+
+    class Total(losses.SoftmaxLoss):
+        pass
+
+    for kind in (Mine, Total):
+        kind.__module__ = "mine"
+    if where == "rule":
+        current = torch.rand(3, 2).requires_grad_()
+        tsslbp.lif(current, rule=Mine(quartic), **CONSTANTS).backward(torch.full((3, 2), math.nan))
+        assert not current.grad.isfinite().any()
+    else:
+        output = torch.full((3, 2, 4), math.nan).requires_grad_()
+        assert losses.checked(output.sum(), Total(), output).isnan()
+
+
+def script(place: Path, text: str) -> subprocess.CompletedProcess:
+    (place / "script.py").write_text(text)
+    return subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=place)
+
+
+def test_a_run_in_python_remembers_the_files_of_what_it_used(place, capsys):
+    """As a script does it, in a process of its own: a module that it imports, and the script itself."""
+    Path("mine.py").write_text(RULE)
+    made = script(
+        place,
+        "import mine, tsslbp, torch\n"
+        "from tsslbp.settings import TrainConfig\n"
+        "from tsslbp.rules.surrogate import DERIVATIVES\n"
+        "def flat(x):\n    return torch.ones_like(x)\n"
+        "DERIVATIVES['flat'] = flat\n"
+        "if __name__ == '__main__':\n"
+        "    from tsslbp import data, training\n"
+        "    settings = {'network': '8-4', 'epochs': 1, 'time_steps': 3}\n"
+        "    dataset = mine.four_lines(None)\n"
+        "    training.train(TrainConfig(**settings, rule='mine', loss='total', name='a'), dataset=dataset)\n"
+        "    training.train(TrainConfig(**settings, rule='surrogate(name=bump)', data='four-lines', name='b'))\n"
+        "    training.train(TrainConfig(**settings, rule='surrogate(name=flat)', name='c'), dataset=dataset)\n"
+        "    training.train(TrainConfig(**settings, name='d'), dataset=dataset)\n"
+        "    build = {'input_shape': (3,), 'time_steps': 4, 'tau_m': 5, 'tau_s': 3}\n"
+        "    tsslbp.build('4-2', rule=mine.Mine(), **build).save('net.safetensors')\n"
+        "    print(tsslbp.load('runs/a').imports, tsslbp.load('net.safetensors').imports)\n",
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == "('mine.py',) ('mine.py',)\n"
+    for name, files in {"a": ["mine.py"], "b": ["mine.py"], "c": ["script.py"], "d": None}.items():
+        assert tomllib.loads(Path(f"runs/{name}/config.toml").read_text()).get("imports") == files
+        if files:
+            with pytest.raises(UserError, match=rf"was trained with --import {files[0]}; give it again, or import it"):
+                tsslbp.load(f"runs/{name}")
+        else:
+            tsslbp.load(f"runs/{name}")
+    code, _, err = command(capsys, "evaluate", "runs/b", "--import", "mine.py")
+    assert code == 0, err
+    code, _, err = command(capsys, "predict", "runs/c", "new.npz", "--import", "script.py")
+    assert code == 2
+    assert "new.npz" in err  # the rule is known
+
+
+def test_functions_of_packages_are_no_files_of_a_users_own(monkeypatch):
+    import torch.nn.functional as F
+
+    for function in (F.softplus, torch.sigmoid, math.exp, losses.desired_train, len):
+        assert imports.defining(function, None) == ()
+    assert imports.defining(quartic, quartic) == ("test_import.py",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.train, "dataset is a Split; it must be a tsslbp.data.Dataset"),
+        (lambda d: replace(d, train=d.train.select(torch.arange(0))), "dataset has no training samples"),
+        (
+            lambda d: replace(d, train=replace(d.train, y=d.train.y[:3])),
+            r"its train samples have \d+ x and 3 y; they must be as many",
+        ),
+        (
+            lambda d: replace(d, test=replace(d.test, x=d.test.x.double())),
+            r"its test samples are torch.float64 \[4\]; they must be",
+        ),
+        (lambda d: replace(d, test=replace(d.test, x=d.test.x[:, :2])), r"its test samples are torch.float32 \[2\]; .* \[4\]"),
+        (
+            lambda d: replace(d, train=replace(d.train, y=d.train.y.float())),
+            r"have targets torch.float32 \[\d+\]; they must be int64",
+        ),
+        (lambda d: replace(d, classes=("a", "b")), "its train samples have targets up to 3; there are 2 classes, from 0"),
+    ],
+)
+def test_a_data_set_made_in_python_that_does_not_fit(tmp_path, change, message):
+    whole = data.of_arrays(np.eye(4, dtype=np.float32).repeat(20, 0), [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20)
+    with pytest.raises(UserError, match=message) as error:
+        training.train(TrainConfig(runs_dir=tmp_path), dataset=change(whole))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("through_reset", [False, True])
+def test_a_network_with_a_function_is_compiled_copied_and_pickled(through_reset):
+    rule = Surrogate(quartic, slope=2, through_reset=through_reset)
+    net = tsslbp.build("6-8b-4", input_shape=(5,), time_steps=4, rule=rule, **CONSTANTS)
+    x = torch.rand(4, 3, 5) * 3
+
+    def of(made, parameters):
+        made.zero_grad()
+        (made(x) - 1).square().sum().backward()
+        return [weight.grad.clone() for weight in parameters]
+
+    wanted = of(net, list(net.parameters()))
+    assert all(bool(gradient.any()) for gradient in wanted)
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(of(compiled, list(net.parameters())), wanted, rtol=1e-5, atol=1e-6)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.architecture.rule == rule
+        assert all(map(torch.equal, of(other, list(other.parameters())), wanted))
 
 
 def test_help_says_how(capsys):
@@ -408,11 +567,45 @@ def test_a_state_dict_for_other_constants_is_noticed(tmp_path, recwarn):
         net(tau_m=7).load_state_dict(dict(stored))  # nothing says what these are of
         assert not recwarn.list
         other = net(tau_m=7, threshold=0.5)
-        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build") as warned:
+        with pytest.warns(UserWarning, match=r"with tau_m 5.0 \(here 7\), threshold 1.0 \(here 0.5\); build the net") as warned:
             other.load_state_dict(stored)
+        assert len(warned) == 1
         assert warned[0].filename == __file__
         assert torch.equal(other.layers.output.weight, stored["layers.output.weight"])
         recwarn.clear()
+
+
+def test_a_state_dict_of_own_modules_for_other_constants_is_noticed(tmp_path, recwarn):
+    """Layers tell their constants too, wherever they stand, and a learned or tensor constant is none of these."""
+
+    class Mine(torch.nn.Module):
+        def __init__(self, tau_m: float, tau_a: float = 20.0) -> None:
+            super().__init__()
+            layers, neuron = tsslbp.layers, LIF(tau_m, 3, 1.0)
+            adaptation = layers.Adaptation(tau_a, 0.1)
+            self.block = layers.Residual(layers.Linear(3, 4, neuron=neuron), layers.Linear(4, 3, neuron=neuron))
+            self.output = layers.Recurrent(3, 2, neuron=neuron, adaptation=adaptation)
+
+    state = Mine(5).state_dict()
+    assert list(state) == [name for name, _ in Mine(5).named_parameters()]
+    torch.save(state, tmp_path / "state.pt")
+    for stored in (state, torch.load(tmp_path / "state.pt", weights_only=True)):
+        Mine(5.0).load_state_dict(stored)
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match="tau_m") as warned:
+            Mine(7).load_state_dict(stored)
+        places = ["block.0", "block.1", "output"]
+        assert [str(one.message) for one in warned] == [
+            f"the weights are of neurons with tau_m 5 (here 7); build layer '{place}' with the same constants"
+            for place in places
+        ]
+        with pytest.warns(UserWarning, match=r"tau_a 20.0 \(here 9\); build layer 'output'") as warned:
+            Mine(5, tau_a=9).load_state_dict(stored)
+        assert warned[0].filename == __file__
+        recwarn.clear()
+    layer = tsslbp.layers.Linear(2, 2, neuron=LIF(5, 3, 1.0))
+    with pytest.warns(UserWarning, match=r"threshold 0.5 \(here 1.0\); build the layer with"):
+        layer.load_state_dict(tsslbp.layers.Linear(2, 2, neuron=LIF(5, 3, 0.5)).state_dict())
 
 
 def test_a_kept_network_that_is_damaged(tmp_path):

@@ -125,7 +125,8 @@ def test_alone_and_in_other_modules(name):
 def test_compiled(name):
     layer, x = made(name)
     torch.compiler.reset()
-    compiled = torch.compile(layer, backend="aot_eager")
+    breaks = "Conv2d" in name or name == "Residual-conv"  # at currents with the channels last, see KNOWN_LIMITS.md
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=not breaks)
     for one, other in zip(results(layer, x), results(compiled, x), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
@@ -231,21 +232,59 @@ def test_gradcheck_of_the_current_at_the_end_of_a_block():
     assert torch.autograd.gradcheck(current, (signal, entering, *parameters))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if "MaxPool" in name or name in SPIKING])
+@every
 @pytest.mark.parametrize("cuts", [[1, 1, 1, 1, 1], [2, 3], [4, 1]], ids=str)
 def test_parts_are_the_whole(name, cuts):
+    """Neurons, max pooling and blocks hand on a state; all other layers treat each step by itself."""
     layer, x = made(name, torch.float64)
     layer.eval()
     parameters, state, parts = list(layer.parameters()), None, []
     x.requires_grad_()
     for part in x.split(cuts):
-        psc, state = layer.part(part, state)
+        if hasattr(layer, "part"):
+            psc, state = layer.part(part, state)
+        else:
+            psc = layer(part)
         parts.append(psc)
     whole, joined = layer(x), torch.cat(parts)
     torch.testing.assert_close(joined, whole, rtol=1e-9, atol=1e-12)
     error = torch.randn(whole.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     ours, theirs = (torch.autograd.grad(y, [x, *parameters], error) for y in (joined, whole))
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "normalise" in name or name == "Residual-conv"])
+def test_normalised_layers_take_no_second_part_in_training(name):
+    layer, x = made(name)
+    _, state = layer.part(x[:2], None)
+    with pytest.raises(UserError, match=r"statistics of whole sequences in training, not of parts; call eval\(\) first"):
+        layer.part(x[2:], state)
+    layer.eval().part(x[2:], state)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", *(name for name in SPIKING if "normalise" in name), "Residual-conv"])
+def test_padding_does_not_count_in_the_statistics(name):
+    """As if the batch held only the steps inside: by hand for the statistics, and whatever the padding holds."""
+    layer, x = made(name, torch.float64)
+    inside = torch.tensor([5, 3, 1, 4]) > torch.arange(T)[:, None]
+    other = torch.where(inside.view(T, B, *[1] * (x.dim() - 2)), x, 100.0)
+    twin = copy.deepcopy(layer)
+    output, same = layer(x, inside=inside), twin(other, inside=inside)
+    assert torch.equal(output[inside], same[inside])
+    for one, two in zip(layer.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(one, two)
+    if name == "BatchNorm":
+        kept = x[inside].movedim(1, 0).flatten(1)
+        fresh, _ = made(name, torch.float64)
+        torch.testing.assert_close(layer.mean, 0.9 * fresh.mean + 0.1 * kept.mean(1))
+        torch.testing.assert_close(layer.variance, 0.9 * fresh.variance + 0.1 * kept.var(1))
+        expected = (x - kept.mean(1)[:, None, None]) / (kept.var(1, correction=0)[:, None, None] + 1e-5).sqrt()
+        expected = expected * layer.gain[:, None, None] + layer.shift[:, None, None]
+        torch.testing.assert_close(output[inside], expected[inside])
+        assert not output[~inside].any()
+    assert not torch.equal(layer(other)[inside], output[inside])  # it counts without the mask
+    layer.eval()
+    assert torch.equal(layer(x, inside=inside), layer(x))
 
 
 @pytest.mark.parametrize("name", SPIKING | BLOCKS)
@@ -265,8 +304,13 @@ def test_folded_it_does_the_same_in_evaluation(name):
 @pytest.mark.parametrize("name", ALL)
 def test_a_wrong_shape_is_said_in_one_line(name):
     layer, x = made(name)
-    if name in ("Dropout", "Flatten", "Vote", "BatchNorm"):
-        pytest.skip("takes any shape that its neighbours make")
+    if name in ("Dropout", "Flatten"):
+        pytest.skip("takes any shape")
+    if name in ("Vote", "BatchNorm"):
+        with pytest.raises(UserError, match=rf"{name} wants .*; got \[4, 5") as error:
+            layer(torch.rand(T, 4, 5, *x.shape[3:]))
+        assert "\n" not in str(error.value)
+        return
     for wrong in (x[..., :0], x.flatten(2)[..., :3], x[:, :, None]):
         with pytest.raises(UserError, match="wants") as error:
             layer(wrong)

@@ -445,3 +445,10 @@ def test_constants_of_losses_are_not_learned(make):
 def test_scales_must_be_positive(make):
     with pytest.raises(UserError, match="must be positive and finite"):
         make()
+
+
+@pytest.mark.parametrize("name", ["kernel", "spike"])
+def test_target_trains_of_another_shape_name_both_shapes(name):
+    loss = losses.get(name, time_steps=4, tau_s=3)
+    with pytest.raises(UserError, match=r"target trains are \[2, 4, 3\]; they must be as the output, .* \[4, 2, 3\]"):
+        loss(torch.zeros(4, 2, 3), torch.zeros(2, 4, 3))

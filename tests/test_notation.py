@@ -29,7 +29,7 @@ SIZES = st.integers(1, 4) | st.integers(1, LARGEST)
 SHAPES = st.sampled_from([(4,), (2, 7), (1, 6, 5)])
 BESIDE = st.sampled_from(["", "b", "n"])
 NEURONS = st.one_of(
-    st.builds(ConvSpec, SIZES, SIZES, SIZES, beside=BESIDE),
+    st.builds(ConvSpec, SIZES, SIZES, SIZES, SIZES, SIZES, beside=BESIDE),
     st.builds(LinearSpec, SIZES, beside=BESIDE),
     st.builds(RecurrentSpec, SIZES, beside=BESIDE),
     st.builds(AdaptiveSpec, SIZES, beside=BESIDE),
@@ -60,7 +60,9 @@ def test_notation_by_hand():
         VoteSpec(3),
     )
     assert parse("007-10") == parse("7-10")
-    assert parse("8C3s1-10") == parse("8C3-10")
+    assert parse("8C3s1-10") == parse("8C3d1g1-10") == parse("8C3-10")
+    assert parse("8C3s12d3g4b-10")[0] == ConvSpec(8, 3, 12, 3, 4, beside="b")
+    assert written(parse("11C1s1d11g1n-1")) == "11C1d11n-1"
     assert parse("8C3s2n-A2-[8C3-M2-8C3b]-20Rn-10b") == (
         ConvSpec(8, 3, 2, beside="n"),
         AvgPoolSpec(2),

@@ -18,6 +18,7 @@ from tsslbp.layers import (
     BatchNorm,
     Conv1d,
     Conv2d,
+    Flatten,
     Joined,
     Linear,
     MaxPool1d,
@@ -259,6 +260,9 @@ def test_rows():
         ("[4C3-x]-4", {}, r"'x' in layer 1 .* is not a layer"),
         ("[4C3-P2]-4", {}, "must end with a layer that has neurons"),
         ("4C3bn-4", {}, "is not a layer"),
+        ("4C3g2d2-4", {}, r"is not a layer; .* s2, d2, g4 \(stride, dilation, groups of a convolution, in this order\)"),
+        ("6C3g4-4", {}, r"layer 1 \('6C3g4'\) of '6C3g4-4' has 4 groups, which must divide its 2 and 6 channels"),
+        ("4C3d5-4", {}, r"layer 1 \('4C3d5'\) .* is larger than its 8×8 input with padding 1"),
         ("[9R-9]-4", {"neuron": "relu"}, "needs spiking neurons"),
         ("9n-4", {"standardise": True}, "standardise wants"),
     ],
@@ -267,6 +271,24 @@ def test_notation_that_makes_no_network(notation, settings, message):
     with pytest.raises(UserError, match=message) as error:
         build(notation, **{**SETTINGS, **settings})
     assert "\n" not in str(error.value)
+
+
+def test_stride_dilation_and_groups_have_a_notation():
+    net = build("6C3s2d2g2b-[6C3d2g3-6C3d2]-4", **{**SETTINGS, "padding": (2, 2, 2)})
+    own = nn.Sequential(
+        Conv2d(2, 6, 3, stride=2, dilation=2, groups=2, padding=2, bias=True, neuron=net.neuron),
+        Residual(
+            Conv2d(6, 6, 3, dilation=2, groups=3, padding=2, neuron=net.neuron),
+            Conv2d(6, 6, 3, dilation=2, padding=2, neuron=net.neuron),
+        ),
+        Flatten(),
+        Linear(96, 4, neuron=net.neuron),
+    )
+    own.load_state_dict(dict(zip(own.state_dict(), net.state_dict().values(), strict=True)))
+    x = 9 * torch.rand(3, 2, 8, 8)
+    assert net(x).count_nonzero()
+    assert torch.equal(own(net.encode(x)), net(x))
+    assert sum(weight.numel() for weight in net.parameters()) == 6 * 9 + 6 + 6 * 2 * 9 + 6 * 6 * 9 + 96 * 4
 
 
 @pytest.mark.parametrize("notation", NETWORKS)
@@ -311,6 +333,68 @@ def test_blocks_of_time_go_through_residual_blocks():
         output = net(x, keys)
         gradients.append([output.detach(), *torch.autograd.grad(output.square().sum(), list(net.parameters()))])
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("notation", ["6C3b-P2-[6C3-6C3b]-P2-4", "6C3-M2-[6C3-P2-8C3s2]-4"])
+def test_hooks_of_every_layer_and_block_are_called(notation):
+    """They see what the layers make one after the other, with pooling apart, and what they return goes on."""
+    net, x = network(notation)
+    output, seen = net(x), {}
+    modules = {**dict(net.named_layers()), **dict(net.layers.named_children())}
+    hooks = [m.register_forward_hook(lambda _, i, o, name=name: seen.update({name: o})) for name, m in modules.items()]
+    assert torch.equal(net(x), output)
+    assert set(seen) == set(modules)
+    signal = net.encode(x)
+    for name, layer in net.layers.named_children():
+        signal = layer(signal)
+        torch.testing.assert_close(seen[name], signal, rtol=1e-9, atol=1e-12)
+    for hook in hooks:
+        hook.remove()
+    hook = net.layers.block1.register_forward_hook(lambda module, inputs, made: made * 0)
+    assert not net(x).any()
+    hook.remove()
+    assert output.any()
+    assert torch.equal(net(x), output)
+
+
+def test_padding_does_not_count_in_networks():
+    net, x = network("6C3n-[6C3n-6C3n]-9Rn-4")
+    net.train()
+    lengths, steps = torch.tensor([5, 3, 2, 4, 5, 1]), torch.arange(5)
+    x = (x * torch.arange(1, 6).view(5, 1, 1, 1, 1) / 3).clone()
+    beyond = steps[:, None] >= lengths
+    gradients = []
+    for filled in (0.0, 50.0):
+        twin, padded = copy.deepcopy(net), x.clone()
+        padded[beyond] = filled
+        output = twin(padded, lengths=lengths)
+        within = output[~beyond]
+        gradients.append(
+            [within.detach(), *torch.autograd.grad(within.square().sum(), list(twin.parameters())), *twin.buffers()]
+        )
+    assert all(map(torch.equal, *gradients))
+    assert not torch.equal(copy.deepcopy(net)(x)[~beyond], gradients[0][0])
+    for wrong in (lengths[:3], lengths.double()):
+        with pytest.raises(UserError, match=r"lengths are \[\d\] .*; they are for sequences"):
+            net(x, lengths=wrong)
+    with pytest.raises(UserError, match="lengths are"):
+        net(x[0], lengths=lengths)
+
+
+def test_training_tells_the_network_where_sequences_end(quick):
+    """The statistics of a run on padded sequences are those of the sequences."""
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.rand(40, 6, 3, generator=random).numpy() + 5, (torch.arange(40) % 2).numpy()
+    lengths = (torch.arange(40) % 5 + 2).numpy()
+    dataset = data.of_arrays(x, y, lengths=lengths)
+    found = []
+    for padded in (False, True):
+        whole = dataset if not padded else replace(dataset, train=replace(dataset.train, lengths=None))
+        folder, _ = training.train(
+            quick(network="6n-2", rule="tssl+", epochs=1, batch_size=8, name=f"padded-{padded}", time_steps=None), dataset=whole
+        )
+        found.append(tsslbp.load(folder).network.layers.linear1.bias)
+    assert not torch.allclose(*found)
 
 
 @pytest.mark.parametrize("notation", NETWORKS)

@@ -16,13 +16,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tsslbp
-from tsslbp import bench, cli, publish, study
+from tsslbp import bench, cli, publish, study, training
 from tsslbp.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS_PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-BY_HAND = ("checks", "residual", "spike-trains", "without-fallback")
+BY_HAND = ("checks", "residual", "spike-trains", "streaming", "without-fallback")
 """Folders of results whose page is not made by ``tsslbp report``."""
 RESULTS = sorted(path.parent.name for path in ROOT.glob("results/*/seed0.jsonl") if '"f1"' not in path.read_text())
 
@@ -214,6 +214,7 @@ def test_results_are_data_pages_and_figures():
         ("how-to-own-network", "residual/residual", "residual", "table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "closeness_table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "optima_table"),
+        ("streaming", "streaming/answers", "streaming", "answers_table"),
     ],
 )
 def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, script, table, monkeypatch):
@@ -229,6 +230,8 @@ def test_card_is_that_of_the_models():
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)
 def test_models_are_right_about_the_samples(path, samples, capsys):
+    if not training.load(path).data:
+        pytest.skip("benchmarks/streaming.py made its data; test_benchmarks.py listens with it")
     assert cli.main(["evaluate", str(path), "--data-root", str(samples)]) == 0
     assert float(capsys.readouterr().out.split()[2]) > 60  # of the few samples; chance is 10
 

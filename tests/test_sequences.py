@@ -219,6 +219,18 @@ def test_frames_cover_signals_of_any_length():
         torch.testing.assert_close(audio.log_mel([signal], 8000, 12, 8)[0], row)
 
 
+def test_frames_of_a_live_sound_are_those_of_the_recording():
+    x = torch.randn(2, 320 + 8 * 160, generator=torch.Generator().manual_seed(0))  # a frame every 20 ms
+    whole = audio.log_mel(list(x), 8000, 9, 16)
+    frames = x.unfold(1, audio.frame_size(8000), 160)
+    torch.testing.assert_close(audio.energies(frames, 8000, 16), whole)
+    torch.testing.assert_close(audio.energies(frames[1, 3], 8000, 16), whole[1, 3])
+    assert audio.energies(frames.double(), 8000, 16).dtype == torch.float64
+    for wrong in (frames[..., :319], torch.tensor(0.5)):
+        with fails(r"frames have shape \[.*\]; the last axis must be 320, 0.04 s of 8000 Hz"):
+            audio.energies(wrong, 8000, 16)
+
+
 @given(
     x=hnp.arrays(float, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 3)), elements=st.floats(-3, 3)),
     delta=st.sampled_from([0.25, 0.5, 2.0]),
@@ -251,6 +263,14 @@ def test_delta_must_be_positive():
 
 
 # Spoken digits
+
+
+def test_recordings_are_what_their_names_say(root):
+    found = speech.recordings(root)
+    with zipfile.ZipFile(root / "FSDD/recordings.zip") as archive:
+        names = sorted(Path(name).stem for name in archive.namelist())
+    assert [f"{one.digit}_{one.speaker}_{one.index}" for one in found] == names
+    assert all(one.signal.dim() == 1 and 0.001 < one.signal.abs().max() <= 1 for one in found)
 
 
 def test_recordings_may_be_unpacked(root):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from tsslbp import ann, rules
+from tsslbp import ann, quantisation, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import (
@@ -76,6 +76,10 @@ class NetworkSettings(Group):
     """Time constant of adaptive thresholds (100A) in steps, at least 1."""
     beta: Annotated[float, NOT_NEGATIVE, FINITE] = 0.1
     """How much one spike raises an adaptive threshold. (In other libraries beta is often the membrane's decay, here tau_m.)"""
+    bits: quantisation.Bits = "float"
+    """Bits of a weight, learned as such: weights are whole numbers of a step that each output channel has for itself, and
+    ternary ones are -1, 0 and 1. With bits, tau_m and tau_s become the nearest that leak by a small fraction of a power of two,
+    and input is rounded to 1/64."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: as many as the data's sequences have, and 5 for static samples."""
     tau_m: Annotated[float, AT_LEAST_1] = 5.0
@@ -100,7 +104,7 @@ class NetworkSettings(Group):
         if not contains(self.network, ConvSpec):
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset"), "--neuron spiking")
+            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "bits"), "--neuron spiking")
         return idle
 
 
@@ -229,16 +233,22 @@ class _Maker:
     def _convolution(self, spec: ConvSpec, where: str) -> Convolution:
         padding = self.paddings[self.convolutions]
         self.convolutions += 1
-        if min(shape := convolved(self.shape[1:], spec.kernel_size, spec.stride, padding)) < 1:
+        if self.shape[0] % spec.groups or spec.channels % spec.groups:
+            raise UserError(
+                f"{where} has {spec.groups} groups, which must divide its {self.shape[0]} and {spec.channels} channels"
+            )
+        reach = spec.dilation * (spec.kernel_size - 1) + 1
+        if min(shape := convolved(self.shape[1:], reach, spec.stride, padding)) < 1:
             raise UserError(f"{where} is larger than its {_times(self.shape[1:])} input with padding {padding}")
-        layer = self._conv(spec.channels, spec.kernel_size, spec.stride, spec.beside, padding=padding)
+        layer = self._conv(spec, padding)
         self.shape = (spec.channels, *shape)
         return layer
 
-    def _conv(self, channels: int, kernel_size: int, stride: int, beside: Beside, padding: int = 0) -> Convolution:
+    def _conv(self, spec: ConvSpec, padding: int = 0) -> Convolution:
         kind = Conv2d if len(self.shape) == 3 else Conv1d
-        more: dict[str, Any] = {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(beside), **self.spiking}
-        return kind(self.shape[0], channels, kernel_size, stride=stride, padding=padding, **more)
+        more: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups, "padding": padding}
+        more |= {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(spec.beside), **self.spiking}
+        return kind(self.shape[0], spec.channels, spec.kernel_size, **more)
 
     def _recurrent(self, spec: RecurrentSpec) -> Recurrent:
         if self.a.neuron != "spiking":
@@ -272,7 +282,7 @@ class _Maker:
             shortcut = Linear(entering[0], leaving[0], **self._beside(beside), **self.spiking)
         elif fits and entering != leaving:
             strides = (getattr(part, "stride", getattr(part, "size", 1)) for part in spec.layers)
-            shortcut = self._conv(leaving[0], 1, math.prod(strides), beside)
+            shortcut = self._conv(ConvSpec(leaving[0], 1, math.prod(strides), beside=beside))
             fits = shortcut.sizes(entering[1:]) == leaving[1:]
         if not fits:
             raise UserError(

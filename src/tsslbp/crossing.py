@@ -1,7 +1,7 @@
 """Where a rule and an engine meet.
 
 A rule (``rules/``) knows equations, an engine (``kernels/``) knows arrays. :func:`neurons` chooses the engine and
-:class:`Crossing` hands it to autograd.
+:class:`Crossing` hands it to autograd. :func:`recurrent` and :class:`RecurrentCrossing` do the same for recurrent layers.
 """
 
 from typing import Any
@@ -95,6 +95,79 @@ class Crossing(torch.autograd.Function):
         (engine, formula), (membrane, state) = ctx.by, ctx.saved_tensors
         gradient, back = engine.backward(formula, psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
         return gradient, back, None, None, None, None
+
+
+def recurrent(
+    drive: Tensor,
+    lateral: Tensor,
+    state: Tensor | None,
+    neuron: LIF,
+    rule: Rule,
+    backend: kernels.Backend = "auto",
+    adaptation: tuple[float, float] | None = None,
+    half: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """A recurrent layer's post-synaptic current and state, or None where no engine takes it as a whole.
+
+    Its equations and its states are those of ``layers/recurrent.py``, which goes step by step where this returns None. Under
+    autocast what the neurons hear of each other stays in full precision.
+
+    Args:
+        drive: what enters, W·x, ``[T, B, N]``.
+        lateral: V, ``[N, N]``.
+        state: ``[3, B, N]`` or, with adaptation, ``[5, B, N]``; None is rest.
+        adaptation: τa and β of thresholds that adapt, None for fixed ones.
+        neuron, rule, backend, half: as of :func:`neurons`.
+    """
+    drive = drive.float() if drive.dtype == torch.float16 else drive
+    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (drive, lateral, state))
+    full = kernels.computed_in(drive.dtype)
+    engine = kernels.choose(backend, drive, neuron, rule if learning else None, True)
+    formula = engine.formula(rule) if learning and rule.takes_parts else None
+    if not engine.recurs or (learning and formula is None):
+        return None
+    if any(x.dtype != full or x.device != drive.device for x in (lateral, state) if x is not None):
+        return None
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        _refuse_other_modes(drive, lateral, state)
+    if learning:
+        return RecurrentCrossing.apply(drive, lateral, state, engine, formula, neuron, adaptation, rule.through_lateral, half)
+    _, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half, keep=False)
+    return psc, after
+
+
+class RecurrentCrossing(torch.autograd.Function):
+    """A recurrent layer of an engine. As in :class:`Crossing` the membrane potential is all that is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        engine: Engine,
+        formula: Any,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        through_lateral: bool,
+        half: bool,
+    ) -> tuple[Tensor, Tensor]:
+        membrane, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half)
+        ctx.save_for_backward(membrane, lateral, state)
+        ctx.by, ctx.neuron, ctx.adaptation = (engine, formula), neuron, adaptation
+        ctx.through_lateral, ctx.half_drive = through_lateral, drive.dtype == torch.bfloat16
+        ctx.set_materialize_grads(False)
+        return psc, after
+
+    @staticmethod
+    def backward(ctx: Any, psc_gradient: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of a learning rule")
+        (engine, formula), (membrane, lateral, state) = ctx.by, ctx.saved_tensors
+        error = membrane.new_zeros(1, 1, 1).expand_as(membrane) if psc_gradient is None else psc_gradient
+        operands = formula, error, after, membrane, lateral, state, ctx.neuron, ctx.adaptation, ctx.half_drive
+        learns = ctx.needs_input_grad[1]
+        drive, back, weights = engine.recurrent_backward(*operands, through_lateral=ctx.through_lateral, learns=learns)
+        return drive, weights, back, *[None] * 6
 
 
 def refuse_second_derivative(what: str) -> None:

@@ -85,6 +85,8 @@ def faults(settings: Any) -> Iterator[str]:
 def typed(kind: Any, value: Any) -> Any:
     """A value from TOML, which has neither tuples nor paths; numbers in a row are text there, and one stands for itself."""
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if kind == Path | None:
+        kind = Path
     if kind is Path and isinstance(value, str):
         return Path(value)
     if get_origin(kind) is tuple:

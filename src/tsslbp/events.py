@@ -305,7 +305,7 @@ class _Planner:
         lateral, rows = -1, 2
         if isinstance(layer, Recurrent):
             _need(heard.tau_s == neuron.tau_s)
-            lateral, rows = self.rows(layer.lateral.detach().t()), 3
+            lateral, rows = self.rows(layer.effective_lateral().detach().t()), 3
         tau_a, beta = 1.0, 0.0
         if adaptation is not None:
             _need(all(isinstance(x, (int, float)) for x in (adaptation.tau_a, adaptation.beta)))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -75,6 +76,28 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` when the block ends, whole; what is in it if the block fails is deleted.
+
+    Raises:
+        UserError: something is at ``path``, or it cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists; choose another folder, or delete it")
+    make_folder(path.parent, "choose another folder")
+    temporary = path.with_name(f".tsslbp-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.rename(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _place(temporary: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ What a run leaves behind remembers the names of these files and nothing that cou
 import contextlib
 import shlex
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ from types import ModuleType
 from tsslbp.errors import UserError, shown
 
 _PREFIX = "tsslbp_import_"
+_INSTALLED = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent)}
+"""Folders of which files are no user's own."""
 _given: ContextVar[tuple[Path, ...]] = ContextVar("given", default=())
 
 
@@ -22,10 +25,12 @@ _given: ContextVar[tuple[Path, ...]] = ContextVar("given", default=())
 def given(paths: Iterable[Path]) -> Iterator[None]:
     """Inside, the files are imported, in this order, and whatever goes wrong in their code is a UserError.
 
+    Each finds the modules that lie beside it, as a script does.
+
     Raises:
         UserError: no such file, two of one name, an exception that came through one of them; it names the file and the line.
     """
-    token = _given.set(())
+    token, searched = _given.set(()), list(sys.path)
     try:
         take(paths)
         yield
@@ -36,6 +41,7 @@ def given(paths: Iterable[Path]) -> Iterator[None]:
             raise UserError(f"{place}: {type(error).__name__}: {error}") from None
         raise
     finally:
+        sys.path[:] = searched
         _given.reset(token)
 
 
@@ -47,6 +53,7 @@ def take(paths: Iterable[Path]) -> None:
         if path.name in names():
             raise UserError(f"--import: two files are named {path.name}; give each a name of its own")
         _given.set((*_given.get(), path))
+        sys.path.insert(0, str(path.parent.resolve()))
         module = sys.modules[_PREFIX + path.stem] = ModuleType(_PREFIX + path.stem)  # dataclasses look their module up
         module.__file__ = str(path)
         try:
@@ -76,6 +83,17 @@ def names() -> tuple[str, ...]:
     return tuple(path.name for path in paths())
 
 
+def defining(*things: object) -> tuple[str, ...]:
+    """The names of the files that were given, and of the user's own files that define classes or functions.
+
+    Left out are things of packages, which are installed and need no file, and things of a notebook, which has none.
+    """
+    modules = (sys.modules.get(str(getattr(thing, "__module__", None))) for thing in things)
+    files = (Path(str(module.__file__)) for module in modules if module and getattr(module, "__file__", None))
+    own = (file.name for file in files if file.suffix == ".py" and not any(map(file.is_relative_to, _INSTALLED)))
+    return tuple(dict.fromkeys((*names(), *own)))
+
+
 def again(remembered: Iterable[str] | None = None) -> str:
     """What to add to a command so that it gives the files again, those of now if left out; empty if there are none."""
     return "".join(f" --import {shlex.quote(name)}" for name in (names() if remembered is None else remembered))
@@ -88,4 +106,4 @@ def need(remembered: object) -> None:
     modules = (module for name, module in list(sys.modules.items()) if "." not in name and not name.startswith(_PREFIX))
     known = {*names(), *(Path(getattr(module, "__file__", None) or "").name for module in modules)}
     if missing := [name for name in remembered if name not in known]:
-        raise UserError(f"it was trained with {shown(again(missing).strip())}; give it again")
+        raise UserError(f"it was trained with {shown(again(missing).strip())}; give it again, or import it in Python")

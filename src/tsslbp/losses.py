@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -89,6 +89,8 @@ class _TrainLoss(ABC):
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
             return self._filtered(label.to(psc))
+        if label.dim() == 3:
+            raise UserError(f"target trains are {list(label.shape)}; they must be as the output, [T, B, C], {list(psc.shape)}")
         yes, no = (train.to(psc).view(-1, 1, 1) for train in self._by_label)
         return torch.where(_one_hot(psc, label), yes, no)
 
@@ -275,6 +277,40 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     context = {"time_steps": time_steps, "tau_s": tau_s}
     needed = {field.name for field in fields(LOSSES[name])}
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
+
+
+def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
+    """What a loss returned for an output ``[T, B, C]``, if that is a loss.
+
+    Raises:
+        UserError: no scalar, none that the output's gradient can be had of, another type or device; and from a loss of a user's
+            own NaN or infinity of a finite output, in the backward pass also of its gradient.
+    """
+    name = type(loss).__name__
+    if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
+        raise UserError(f"{name} returned {_described(found)}; it must return a scalar with a gradient")
+    if not found.is_floating_point() or found.device != output.device:
+        there = f"{output.dtype} on {output.device}, as its output is"
+        raise UserError(f"{name} returned {found.dtype} on {found.device}; it must return {there}")
+    if not type(loss).__module__.startswith("tsslbp."):
+        if not bool(found.isfinite()) and bool(output.isfinite().all()):
+            raise UserError(f"{name} returned {float(found.detach())} for a finite output; it must be finite there")
+        output.register_hook(partial(_finite_gradient, name))
+    return found
+
+
+def _finite_gradient(name: str, gradient: Tensor) -> None:
+    if not bool(gradient.isfinite().all()):
+        raise UserError(
+            f"{name} has a gradient of NaN or infinity; look for a square root, a logarithm or a division at 0, and add a "
+            "small number there"
+        )
+
+
+def _described(found: object) -> str:
+    if not isinstance(found, Tensor):
+        return f"a {type(found).__name__}"
+    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"
 
 
 def suits_ann(loss: str) -> bool:

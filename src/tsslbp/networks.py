@@ -1,10 +1,11 @@
 """Spiking networks: layers one after the other, over a whole sequence or part by part."""
 
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -12,15 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, imports, stored
+from tsslbp import ann, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, check_tensor, shown, unknown
+from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, BatchNorm, Dropout, Joined, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, constant_current
+from tsslbp.signal import Constant, Signal, constant_current, length_mask
 
 Crossed = Spiking | MaxPool
 """Layers that remember: their state is handed from part to part of a sequence."""
@@ -40,7 +42,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``. None stands for the default.
+            ``neuron``; ``bits`` may be a number. None stands for the default.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -56,6 +58,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
             raise unknown("setting", name, kinds_of(Architecture))
     if isinstance(padding := given.get("padding"), int):
         given["padding"] = (padding,)
+    if isinstance(bits := given.get("bits"), int):
+        given["bits"] = str(bits)
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
@@ -106,7 +110,8 @@ class Network(nn.Module):
     sequence.
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Keys that are left out are drawn
-    from PyTorch's global generator.
+    from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
+    its padding: in training normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
 
     time_block: int = 0
@@ -116,7 +121,8 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.architecture = architecture
+        quantisation.check(architecture.bits)
+        self.architecture = architecture = quantisation.with_small_leaks(architecture)
         self.time_steps = architecture.time_steps
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
         if not isinstance(self.time_steps, int) or self.time_steps < 1:
@@ -126,8 +132,14 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
+        for layer in self.modules():
+            if isinstance(layer, Spiking):
+                layer.tells_constants = False
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
+        for layer in self.modules():
+            if isinstance(layer, Spiking):
+                layer.quantise(architecture.bits)
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
@@ -154,7 +166,8 @@ class Network(nn.Module):
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
-        return x.shape[1:] == self.architecture.input_shape
+        shape = self.architecture.input_shape
+        return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
 
     def encode(self, x: Tensor) -> Signal:
         """What enters the first layer: the input's post-synaptic current; of an ANN the input or its mean over time, one step.
@@ -162,11 +175,15 @@ class Network(nn.Module):
         Raises UserError for a shape that does not fit.
         """
         self._check(x)
+        x = self._entering(x)
         if not self.is_spiking:
             return (x if self.is_static(x) else x.mean(0)).unsqueeze(0)
         if self.is_static(x):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
         return synapse(x, self.neuron.tau_s)
+
+    def _entering(self, x: Tensor) -> Tensor:
+        return x if self.architecture.bits == "float" else quantisation.on_grid(x)
 
     @property
     def is_spiking(self) -> bool:
@@ -190,14 +207,10 @@ class Network(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if found := getattr(destination, "_metadata", {}).get(prefix[:-1]):  # beside the weights: no key of its own
-            found["constants"] = self._constants()
+        tell_constants(destination, prefix, self._constants())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
-        own, before = self._constants(), local_metadata.get("constants")
-        if isinstance(before, dict) and (other := [name for name in own if before.get(name, own[name]) != own[name]]):
-            told = ", ".join(f"{name} {shown(before[name])} (here {own[name]})" for name in other)
-            warnings.warn(f"the weights are of a network with {told}; build the network with the same constants", stacklevel=4)
+        warn_of_other_constants(local_metadata, self._constants(), "the network")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def save(self, path: str | Path) -> None:
@@ -222,7 +235,8 @@ class Network(nn.Module):
                 raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
             if not bool(weight.isfinite().all()):
                 raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
-        about = {"architecture": self.architecture.to_json(), **({"imports": imports.names()} if imports.names() else {})}
+        needed = imports.defining(*rules.get(self.architecture.rule).code())
+        about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
         stored.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:
@@ -239,31 +253,55 @@ class Network(nn.Module):
     ) -> Iterator[tuple[str, nn.Module, Signal]]:
         """Every layer with its name and the signal after it, one after the other. Nothing else goes through the layers.
 
+        The layers of a residual block come when the block is through.
+
         Args:
             signal: what enters the first layer (:meth:`encode`).
             cross: how the signal crosses a spiking layer, to look inside or to change it; left out, the layer itself.
             keys: as of the network's own call.
             fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
         """
-        layers, pooled, block, entered = list(self.unpacked()), None, None, signal
+        cross, pools = cross or self._cross, self._fused() if fused else {}
         half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
-        for (name, layer, within), follower in zip(layers, [layer for _, layer, _ in layers[1:]] + [None], strict=True):
-            if within is not block:
-                block, entered = within, signal
-            if isinstance(layer, Spiking):
-                enters = Joined(signal, entered, block.shortcut) if block is not None and layer is block.last else signal
-                pooled = follower if fused and isinstance(follower, SumPool2d) else None
-                pool = pooled.pool if pooled else None
-                signal = (cross or self._cross)(name, layer, enters, pool, half and name != "output")
-            elif isinstance(layer, MaxPool):
-                signal = cross(name, layer, signal, None, False) if cross else layer(signal)
-            elif layer is not pooled:
-                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
-            yield name, layer, signal
+        after: list[tuple[str, nn.Module, Signal]] = []
 
-    def _cross(self, name: str, layer: Spiking, signal: Signal | Joined, pool: Pool | None, half: bool) -> Tensor:
+        def through(name: str, layer: nn.Module, signal: Any) -> Signal:
+            if isinstance(layer, Spiking):
+                pool = pools.get(name)
+                signal = cross(name, layer, signal, pool.pool if pool else None, half and name != "output")
+            elif isinstance(layer, MaxPool):
+                signal = cross(name, layer, signal, None, False)
+            elif layer not in pools.values():
+                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
+            after.append((name, layer, signal))
+            return cast(Signal, signal)
+
+        for name, layer in self.layers.named_children():
+            if isinstance(layer, Residual):
+                signal = layer(signal, through=lambda inner, *rest, block=name: through(f"{block}.{inner}", *rest))
+            else:
+                signal = through(name, layer, signal)
+            yield from after
+            after.clear()
+
+    def _fused(self) -> dict[str, SumPool2d]:
+        """Pooling that the layer of neurons before it, by name, does as well, unless a hook is to see what is between them."""
+        layers = list(self.unpacked())
+        return {
+            name: follower
+            for (name, layer, block), (_, follower, _) in pairwise(layers)
+            if isinstance(layer, Spiking)
+            and isinstance(follower, SumPool2d)
+            and not any(x._forward_hooks or x._forward_pre_hooks for x in (layer, follower, block) if x is not None)
+        }
+
+    def _cross(
+        self, name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool, inside: Tensor | None = None
+    ) -> Tensor:
+        if isinstance(layer, MaxPool):
+            return cast(Tensor, layer(signal))
         if self.is_spiking:
-            return layer(signal, pool, half)
+            return layer(signal, pool, half, inside)
         current = layer.current(signal)
         assert isinstance(current, Tensor)  # an ANN's signal is
         a = self.architecture
@@ -275,15 +313,26 @@ class Network(nn.Module):
         assert isinstance(signal, Tensor)  # it has gone through neurons
         return signal
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             return self._in_blocks(x, keys)
         if type(self) is Network and not self.training:
             self._check(x)
-            if (psc := events.whole(self, x)) is not None:
+            if (psc := events.whole(self, self._entering(x))) is not None:
                 return psc
         signal = self.encode(x)
-        return self._run(signal, None, self._keys(x) if keys is None else keys)
+        return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
+
+    def _inside(self, x: Tensor, lengths: Tensor | None) -> Cross | None:
+        """How a signal crosses layers that are told where sequences have ended; None where no layer asks."""
+        if lengths is None or not self.is_spiking:
+            return None
+        if self.is_static(x) or lengths.shape != x.shape[1:2] or lengths.is_floating_point():
+            raise UserError(
+                f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
+                "[T, B, ...], and must be [B] of int64"
+            )
+        return partial(self._cross, inside=length_mask(lengths, len(x)).bool()) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys of the samples, where they are needed."""
@@ -314,6 +363,7 @@ class Network(nn.Module):
             raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
         state = state or State()
         self._check(x, any_length=True)
+        x = self._entering(x)
         static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
@@ -362,12 +412,12 @@ class Network(nn.Module):
                 f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
             )
 
-    def activity(self, x: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
+    def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
-        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` as of the network's own call.
+        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` and ``lengths`` as of the network's call.
         """
-        walk = self.walk(self.encode(x), keys=self._keys(x) if keys is None else keys)
+        walk = self.walk(self.encode(x), self._inside(x, lengths), keys=self._keys(x) if keys is None else keys)
         return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}
 
     def fired(self, psc: Tensor) -> Tensor:

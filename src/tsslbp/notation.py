@@ -5,8 +5,9 @@ average pooling, ``Mk`` max pooling, a number a fully connected spiking layer; t
 per class. ``nR`` is a fully connected layer whose n neurons are recurrently connected as well, ``nA`` such a layer with
 adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k neurons vote for each class: ``100-V10`` has ten.
 
-What stands behind a layer with neurons belongs to it: ``s2`` is a convolution's stride, ``b`` a bias, ``n`` normalisation over
-batch and time. ``[64C3s2n-64C3n]`` is a residual block.
+What stands behind a layer with neurons belongs to it: ``s2`` is a convolution's stride, ``d2`` its dilation, ``g4`` its
+groups of channels, in this order; ``b`` is a bias, ``n`` normalisation over batch and time. ``[64C3s2n-64C3n]`` is a residual
+block.
 
 :func:`parse` reads that text into specs, and nothing else reads it. :func:`make_layers` builds layers from them.
 """
@@ -44,14 +45,15 @@ class NeuronSpec(Spec):
 class ConvSpec(NeuronSpec):
     """A spiking convolution."""
 
-    written = "{channels}C{kernel_size}s{stride}{beside}"
+    written = "{channels}C{kernel_size}s{stride}d{dilation}g{groups}{beside}"
     channels: int
     kernel_size: int
     stride: int = 1
+    dilation: int = 1
+    groups: int = 1
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return text.replace("s1", "") if self.stride == 1 else text
+        return re.sub("[sdg]1(?![0-9])", "", super().__str__())  # one of these is what all have that do not say it
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,16 @@ def _layer(token: str, where: str) -> Spec:
     if spec is None or isinstance(spec, VoteSpec):
         raise UserError(
             f"{where} is not a layer; write 15C5 (convolution), P2, A2 or M2 (sum, average or max pooling), 300 (fully "
-            "connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind these s2 (stride of a "
-            "convolution), b (bias) or n (normalised); [64C3-64C3] is a residual block"
+            "connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind these s2, d2, g4 "
+            "(stride, dilation, groups of a convolution, in this order), then b (bias) or n (normalised); [64C3-64C3] is a "
+            "residual block"
         )
     return spec
 
 
 def _read(token: str) -> Spec | None:
     for kind in SPECS:
-        pattern = kind.written.replace("s{stride}", "(?:s0*([1-9][0-9]*))?").replace("{beside}", "([bn]?)")
+        pattern = re.sub(r"([sdg]){\w+}", r"(?:\g<1>0*([1-9][0-9]*))?", kind.written).replace("{beside}", "([bn]?)")
         if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", pattern), token):
             found = dict(zip(re.findall(r"{(\w+)}", kind.written), match.groups(), strict=True))
             beside = {"beside": found.pop("beside")} if "beside" in found else {}

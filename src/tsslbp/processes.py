@@ -145,6 +145,16 @@ def group() -> Group:
     return _GROUP.get()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Around what every process does by itself, on the same samples as all others."""
+    token = _GROUP.set(ALONE)
+    try:
+        yield
+    finally:
+        _GROUP.reset(token)
+
+
 def started() -> int:
     """How many processes torchrun has started for this job; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if dist.is_available() and dist.is_torchelastic_launched() else 1

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
+from tsslbp import data, imports, losses, processes, rules
 from tsslbp import encoding as encoders
-from tsslbp import imports, losses, processes, rules
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
     BELOW_1,
@@ -36,7 +36,7 @@ from tsslbp.declared import (
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
 from tsslbp.notation import normalised
-from tsslbp.spec import write_spec
+from tsslbp.spec import parse_spec, write_spec
 
 FOLDER = Must(
     "be a plain folder name: printable, without a separator, of at most 255 bytes",
@@ -88,6 +88,9 @@ class TrainingSettings(Group):
 
     seed: Annotated[int, Must(f"be from 0 to {LARGEST}", lambda x: x >= 0)] = 0
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
+    init: Path | None = None
+    """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
+    layers; it may have other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
     first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
@@ -131,6 +134,9 @@ class TrainingSettings(Group):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
+    sparse: bool = True
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
+    results by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
     """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
     sequences, about the square root of T needs the least memory."""
@@ -238,11 +244,17 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         assert self.time_steps is not None
         return losses.get(self._loss, time_steps=self.time_steps, tau_s=self.tau_s)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the user's own files that define the rule, the loss or the data set, or were given (``--import``)."""
+        loss = losses.LOSSES[parse_spec(self._loss, "loss")[0]]
+        return imports.defining(*rules.get(self.rule).code(), loss, data.SETS.get(self.data))
+
     def to_toml(self) -> str:
         """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
         sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
-        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again()}\n"
-        imported = {"imports": imports.names()} if imports.names() else {}
+        head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again(self.needs)}\n"
+        imported = {"imports": self.needs} if self.needs else {}
         return head + tomli_w.dumps({"recipe": self.recipe, **imported, **sections})
 
     @classmethod

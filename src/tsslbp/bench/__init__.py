@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tsslbp import files, kernels, machine
-from tsslbp.bench import peers
+from tsslbp.bench import peers, recurrent
 from tsslbp.bench.against import against
 from tsslbp.bench.against import table as against_table
 from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
@@ -46,6 +46,8 @@ def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
     }
     if case.name.startswith("T = "):
         made[BLOCKS] = partial(ours, case, "auto", blocks=True)
+    if case.recurrent:
+        return made | {name: partial(build, case) for name, build in recurrent.contestants().items()}
     made["linear maps alone"] = partial(floor, case, torch.float32)
     made["linear maps alone, bf16"] = partial(floor, case, torch.bfloat16)
     made["ReLU ANN, one pass"] = partial(ann, case)
@@ -125,9 +127,17 @@ def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown: milliseconds per training step and, in brackets, as a multiple of ours."""
-    names = list(result["cases"])
-    rows = [result["cases"][name]["subjects"] for name in names]
+    """The result as Markdown: milliseconds per training step and, in brackets, as a multiple of ours.
+
+    Cases that have other contestants get a table of their own.
+    """
+    groups = itertools.groupby(result["cases"].items(), key=lambda case: list(case[1]["subjects"]))
+    made = [_table({name: case["subjects"] for name, case in cases_}) for _, cases_ in groups]
+    return "\n".join([*made, *growth_tables(result.get("growth", []))])
+
+
+def _table(of_cases: dict[str, Any]) -> str:
+    names, rows = list(of_cases), list(of_cases.values())
     steps, peaks = [], []
     for who in rows[0]:
         steps.append([who, *(f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[OURS]['step_ms']:.2f})" for row in rows)])
@@ -136,7 +146,7 @@ def table(result: dict[str, Any]) -> str:
     made = [markdown(["training step, ms (× ours)", *names], steps)]
     if peaks:
         made.append(markdown(["peak memory of a step, MiB", *names], peaks))
-    return "\n".join([*made, *growth_tables(result.get("growth", []))])
+    return "\n".join(made)
 
 
 def spent_table(result: dict[str, Any]) -> str:

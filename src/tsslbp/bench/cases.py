@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tsslbp.architecture import PAPER, Architecture
 from tsslbp.kernels import Backend
-from tsslbp.layers import Conv2d, Flatten, Linear, Spiking, SumPool2d
+from tsslbp.layers import Conv2d, Flatten, Linear, Recurrent, Spiking, SumPool2d
 from tsslbp.losses import KernelLoss
 from tsslbp.networks import Network
 from tsslbp.signal import Constant, Signal
@@ -34,6 +34,11 @@ class Case:
     batch: int
     sequence: bool = False
     large: bool = False
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a layer whose neurons hear each other."""
+        return any(isinstance(layer, Recurrent) for layer in self.network().layers)
 
     def network(self, backend: Backend = "auto") -> Network:
         """The network, the same weights at every call."""
@@ -66,6 +71,7 @@ class Subject:
 def cases() -> dict[str, Case]:
     """The cases by name."""
     nmnist = PAPER["nmnist-cnn-head"]
+    recurrent = [(80, 200, 50, 50), (80, 400, 100, 50), (12, 200, 76, 50), (700, 128, 100, 128)]  # inputs, neurons, T, batch
     return {
         case.name: case
         for case in (
@@ -74,6 +80,15 @@ def cases() -> dict[str, Case]:
             Case("fashion-mnist-cnn", PAPER["fashion-mnist-cnn-head"], 50),
             Case("nmnist-cnn, T = 30", nmnist, 10, sequence=True),
             Case("nmnist-cnn, T = 100", replace(nmnist, time_steps=100), 10, sequence=True),
+            *(
+                Case(
+                    f"{inputs}-{n}R, T = {steps}",
+                    Architecture(network=f"{n}R-10", input_shape=(inputs,), time_steps=steps, tau_m=5, tau_s=3),
+                    batch,
+                    sequence=True,
+                )
+                for inputs, n, steps, batch in recurrent
+            ),
             Case("cifar10-cnn1", PAPER["cifar10-cnn1-head"], 10, large=True),
             Case("cifar10-cnn2", PAPER["cifar10-cnn2-head"], 10, large=True),
         )

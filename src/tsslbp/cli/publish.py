@@ -10,13 +10,14 @@ from typing import Annotated, NamedTuple
 import torch
 import tyro
 
-from tsslbp import machine, publish, training
+from tsslbp import data, machine, publish, quantisation, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
-from tsslbp.declared import FINITE, POSITIVE, flag
+from tsslbp.declared import FINITE, POSITIVE, Means, flag
 from tsslbp.errors import UserError, unknown
-from tsslbp.exchange import check, nir
+from tsslbp.exchange import c, check, compiled, nir
+from tsslbp.exchange.program import Program
 
 
 def reproduce(arguments: list[str]) -> None:
@@ -43,13 +44,19 @@ class Export:
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""
+    bias: nir.Bias = "leak"
+    """How biases behind a synapse are written. leak is what NIR's equations ask for. onset runs in simulators without leaks: it
+    adds an input channel, which is 1 at the first step and then 0."""
     check: int = 0
-    """Run this many test samples through the written network in every simulator that is installed, and count the spikes that
-    differ."""
+    """Run this many test samples through the written network in every simulator that is installed, or through compiled C, and
+    count the spikes that differ."""
     data: str | None = None
     """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
+    bits: Annotated[str | None, Means(quantisation.check)] = None
+    """Bits to round weights to that were trained in floating point: 8, 4, 3, 2 or ternary. Accuracy is better if training
+    already has them (tsslbp train --bits)."""
     data_root: Path = Path("data")
-    """Folder that holds the data set, for --half and --check."""
+    """Folder that holds the data set: for --half, for --check, and for the samples in the test of a C program."""
 
 
 class Format(NamedTuple):
@@ -68,18 +75,35 @@ def _safetensors(options: Export) -> Iterator[str]:
     yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
 
 
-def _nir(options: Export) -> Iterator[str]:
+def _test(options: Export, model: training.Model) -> data.Split | None:
+    """The test samples that --check asks for, if it does."""
     if options.check < 0:
         raise UserError(f"--check is {options.check}; it must be a number of samples")
+    if not options.check:
+        return None
+    test = training.samples_to_test(model, options.data, options.data_root).split
+    return test.select(torch.arange(min(options.check, len(test))))
+
+
+def _nir(options: Export) -> Iterator[str]:
     model = training.load(options.model)
-    test = training.samples_to_test(model, options.data, options.data_root) if options.check else None
-    graph = nir.to_nir(model)
+    test = _test(options, model)
+    graph = nir.to_nir(model, options.bias)
     nir.write(graph, options.file)
     yield f"wrote {options.file}: {nir.described_graph(graph)}"
     if test:
-        some = test.split.select(torch.arange(min(options.check, len(test.split))))
         say = partial(print, file=sys.stderr, flush=True)
-        yield from check.lines(check.check(model.network, graph, model.inputs(some.x, 0, some.lengths), say=say))
+        yield from check.lines(check.check(model.network, graph, model.inputs(test.x, 0, test.lengths), say=say))
+
+
+def _c(options: Export) -> Iterator[str]:
+    model = training.load(options.model)
+    test, program = _test(options, model), Program.of(model, options.bits)
+    if test:
+        compiled.compiler()  # before anything is written
+    yield c.write(program, options.file, options.data_root)
+    if test:
+        yield from compiled.check(options.file, program, test)
 
 
 FORMATS = {
@@ -93,14 +117,20 @@ FORMATS = {
         ".nir",
         "a graph for other simulators and chips (NIR), with the same spikes",
         _nir,
-        frozenset({"check", "data", "data_root"}),
+        frozenset({"bias", "check", "data", "data_root"}),
+    ),
+    "c": Format(
+        "",
+        "a new folder with the network as C99, a test with vectors, and a page that says how to use them",
+        _c,
+        frozenset({"bits", "check", "data", "data_root"}),
     ),
 }
 """Formats by their names."""
 
 
 def export(arguments: list[str]) -> None:
-    """write a trained network for others: a model file with its card"""
+    """write a trained network for others: a model file with its card, or C"""
     about = "; ".join(f"{form.ending or f'--format {name}'}: {form.about}" for name, form in FORMATS.items())
     options = parse(Export, "export", arguments, description=f"{Export.__doc__} {about}.")
     name, form = _format(options)

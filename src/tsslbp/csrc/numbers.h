@@ -78,6 +78,13 @@ struct NeuronNumbers {
   bool complete = f.end();
 };
 
+// Of an adaptive threshold; not there for one that is fixed.
+struct AdaptationNumbers {
+  Fields f;
+  double tau_a = f.from("tau_a", 1, ANY), beta = f.from("beta", 0, FINITE);
+  bool complete = f.end();
+};
+
 struct TsslNumbers {
   static constexpr const char* GROUP = "tssl";
   Fields f;

@@ -3,7 +3,7 @@
 // Numbers come in groups (numbers.h), and names as numbers too: PyTorch 2.13 leaks every string, though no list, that an
 // operator of its stable ABI takes or returns (pytorch issue 191340). It is 48 bytes, but strewn over the heap they broke up the
 // large blocks until it had outgrown the machine. `names` alone returns one, and is called once.
-#include "neuron.h"
+#include "recurrent.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -99,12 +99,6 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
   return made;
 }
 
-// Over all neurons of its gradient.
-template <class T, class Op>
-void run(const Op& op) {
-  sweep<T>(op, op.g.steps, op.g.n, op.g.psc_gradient.pool);
-}
-
 // The share of steps with a spike over all neurons.
 template <class T>
 T firing_rate(const T* membrane, int64_t size, T threshold) {
@@ -117,8 +111,9 @@ T firing_rate(const T* membrane, int64_t size, T threshold) {
   return T(total) / T(size);
 }
 
-template <class T>
-void run(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r) {
+// Calls f with the operation of the rule whose numbers these are.
+template <class T, class F>
+void with_rule(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r, const F& f) {
   Fallback where = r.fallback;
   if (where == Fallback::rate) {
     const bool fires = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(RATE_LIMIT);
@@ -126,7 +121,7 @@ void run(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r) {
   }
   const auto timing = mask<T>(r.timing), inter = mask<T>(r.inter), reset = mask<T>(r.reset), leak = mask<T>(r.leak);
 #define TSSLBP_OPERATION(name, error_reset) \
-  run<T>(TsslBackward<T, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
+  f(TsslBackward<T, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
 #define TSSLBP_FALLBACK(name) \
   if (where == Fallback::name) return r.error_reset ? TSSLBP_OPERATION(name, true) : TSSLBP_OPERATION(name, false);
   TSSLBP_FALLBACK(quiet)
@@ -137,11 +132,11 @@ void run(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r) {
 #undef TSSLBP_OPERATION
 }
 
-template <class T>
-void run(const Gradient<T>& g, const Neuron<T>& c, const SurrogateNumbers& r) {
+template <class T, class F>
+void with_rule(const Gradient<T>& g, const Neuron<T>& c, const SurrogateNumbers& r, const F& f) {
 #define TSSLBP_SHAPE(name, formula) \
   if (r.shape == Shape::name)       \
-    return run<T>(SurrogateBackward<T, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
+    return f(SurrogateBackward<T, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
   TSSLBP_SHAPES(TSSLBP_SHAPE)
 #undef TSSLBP_SHAPE
 }
@@ -175,10 +170,149 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
     const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
     made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
     if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
-    run(Gradient<T>{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(response_),
-                  Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}}, {data<T>(before), n}, {data<T>(next), n},
-                  {before ? made[1].mutable_data_ptr<T>() : nullptr, n}, steps, n},
-        Neuron<T>(constants), numbers);
+    const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(response_),
+                               Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}}, {data<T>(before), n},
+                               {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n}, steps, n};
+    with_rule(gradient, Neuron<T>(constants), numbers, [&](const auto& op) { sweep<T>(op, steps, n, pool); });
+  });
+  return made;
+}
+
+namespace {
+
+// What both operators of a recurrent layer are given besides a sequence, checked.
+struct RecurrentOperands {
+  int64_t steps, batch, n;
+  NeuronNumbers neuron;
+  std::optional<AdaptationNumbers> adaptation;
+  Tensor lateral;  // [n, n], contiguous
+  std::optional<Tensor> state;
+
+  RecurrentOperands(const Tensor& sequence, ScalarType full, const Tensor& lateral_, const std::optional<Tensor>& state_,
+                    const std::vector<double>& neuron_, const std::vector<double>& adaptation_)
+      : steps((check(sequence), sequence.size(0))),
+        batch(sequence.size(1)),
+        n(sequence.size(2)),
+        neuron{Fields("neuron", neuron_)} {
+    if (!adaptation_.empty()) adaptation.emplace(AdaptationNumbers{Fields("adaptation", adaptation_)});
+    STD_TORCH_CHECK(lateral_.is_cpu() && lateral_.dim() == 2 && lateral_.size(0) == n && lateral_.size(1) == n &&
+                        lateral_.scalar_type() == full,
+                    "tsslbp: lateral is not [N, N] of the membrane's type on the CPU");
+    STD_TORCH_CHECK(n < (int64_t(1) << 31), "tsslbp: that many neurons cannot hear each other");
+    lateral = torch::stable::contiguous(lateral_);
+    state = handed(state_, full);
+  }
+
+  static void check(const Tensor& x) {
+    STD_TORCH_CHECK(x.is_cpu() && x.dim() == 3 && x.size(0) >= 1,
+                    "tsslbp: the sequence of a recurrent layer is not [T, B, N] on the CPU with T at least 1");
+  }
+
+  int64_t rows() const { return adaptation ? 5 : 3; }
+
+  // Contiguous, if it is a state of the layer or the gradient of one.
+  std::optional<Tensor> handed(const std::optional<Tensor>& x, ScalarType full) const {
+    if (!x) return x;
+    STD_TORCH_CHECK(x->is_cpu() && x->dim() == 3 && x->size(0) == rows() && x->size(1) == batch && x->size(2) == n &&
+                        x->scalar_type() == full,
+                    "tsslbp: a recurrent layer's state is not [", rows(), ", B, N] of the membrane's type on the CPU");
+    return torch::stable::contiguous(*x);
+  }
+
+  template <class T>
+  RecurrentLayer<T> layer() const {
+    const double decay = adaptation ? 1 - 1 / adaptation->tau_a : 0, beta = adaptation ? adaptation->beta : 0;
+    return {steps, batch, n, neuron, Neuron<T>(neuron), adaptation.has_value(), T(decay), T(beta), data<T>(state)};
+  }
+
+  int64_t grain() const { return GRAIN / std::max<int64_t>(1, steps * n); }  // samples worth another thread
+};
+
+}  // namespace
+
+// Post-synaptic current, state after the last step and, if it is to be kept, the membrane potential.
+std::vector<Tensor> recurrent(const Tensor& drive, const Tensor& lateral, const std::optional<Tensor>& state,
+                              const std::vector<double>& neuron, const std::vector<double>& adaptation, bool half, bool keep) {
+  const auto full = drive.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
+  const RecurrentOperands with(drive, full, lateral, state, neuron, adaptation);
+  const int64_t steps = with.steps, batch = with.batch, n = with.n, size = batch * n;
+  std::vector<Tensor> made;
+  with_type(drive, [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor in = torch::stable::contiguous(drive);
+    const Tensor heard = torch::stable::contiguous(torch::stable::transpose(with.lateral, 0, 1));
+    made.push_back(torch::stable::new_empty(in, {steps, batch, n}, half ? ScalarType::BFloat16 : full));
+    made.push_back(torch::stable::new_empty(in, {with.rows(), batch, n}, full));
+    if (keep) made.push_back(torch::stable::new_empty(in, {steps, batch, n}, full));
+    std::vector<T> unheard(n);
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t i = 0; i < n; ++i) unheard[i] += 0 * heard.const_data_ptr<T>()[j * n + i];
+    in_parallel(RecurrentForward<T>{with.layer<T>(), Source<T>{in.data_ptr(), size, is_half(in), {}}, heard.const_data_ptr<T>(),
+                                    unheard.data(), keep ? made[2].mutable_data_ptr<T>() : nullptr,
+                                    Target<T>{made[0].mutable_data_ptr(), size, half, {}}, made[1].mutable_data_ptr<T>()},
+                batch, with.grain());
+  });
+  return made;
+}
+
+bool through_reset(const TsslNumbers&) { return false; }
+bool through_reset(const SurrogateNumbers& rule) { return rule.through_reset; }
+
+// Whether the rule asks for the post-synaptic current. Raises if it must know the whole sequence at once.
+bool needs_psc(const TsslNumbers& rule) {
+  STD_TORCH_CHECK(rule.fallback != Fallback::rate && !(rule.error_reset && (rule.reset || rule.leak)),
+                  "tsslbp: this rule takes no parts, which are a recurrent layer's steps");
+  return rule.fallback == Fallback::quiet;
+}
+bool needs_psc(const SurrogateNumbers&) { return false; }
+
+// Gradient of the drive; given a state, of the state; and, if it `learns`, of the lateral weights, transposed.
+template <class Numbers>
+std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::optional<Tensor>& after, const Tensor& membrane,
+                                       const Tensor& lateral, const std::optional<Tensor>& state,
+                                       const std::vector<double>& neuron, const std::vector<double>& adaptation,
+                                       const std::vector<double>& rule, bool through_lateral, bool half, bool learns) {
+  const auto type = membrane.scalar_type();
+  STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
+  STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
+  const Numbers numbers{Fields(Numbers::GROUP, rule)};
+  const bool asks_psc = needs_psc(numbers);
+  const RecurrentOperands with(membrane, type, lateral, state, neuron, adaptation);
+  const int64_t steps = with.steps, batch = with.batch, n = with.n, size = batch * n;
+  STD_TORCH_CHECK(psc_gradient.is_cpu() && psc_gradient.dim() == 3 && psc_gradient.size(0) == steps &&
+                      psc_gradient.size(1) == batch && psc_gradient.size(2) == n,
+                  "tsslbp: psc_gradient is not the gradient of what the membrane made");
+  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
+                  "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
+  const auto last = with.handed(after, type);
+  std::vector<Tensor> made;
+  with_type(membrane, [&](auto zero) {
+    using T = decltype(zero);
+    const bool rows = psc_gradient.stride(2) == 1 && psc_gradient.stride(1) == n;  // steps may repeat
+    const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
+    made.push_back(torch::stable::new_empty(u, {steps, batch, n}, half ? ScalarType::BFloat16 : type));
+    if (state) made.push_back(torch::stable::new_empty(u, {with.rows(), batch, n}, type));
+    T* back = state ? made.back().mutable_data_ptr<T>() : nullptr;
+    std::optional<Tensor> filtered;
+    if (learns) filtered = torch::stable::new_empty(u, {steps, batch, n}, type);
+    const RecurrentLayer<T> layer = with.layer<T>();
+    with_rule(Gradient<T>{}, layer.c, numbers, [&](const auto& rule_) {
+      const std::function<void(const Gradient<T>&)> neurons = [&](const Gradient<T>& gradient) {
+        auto op = rule_;
+        op.g = gradient;
+        run_here<T>(op, gradient.n);
+      };
+      in_parallel(RecurrentBackward<T>{layer, neurons, through_lateral, through_reset(numbers), asks_psc,
+                                       Source<T>{e.data_ptr(), e.stride(0), is_half(e), {}}, data<T>(last), u.const_data_ptr<T>(),
+                                       with.lateral.const_data_ptr<T>(), Target<T>{made[0].mutable_data_ptr(), size, half, {}},
+                                       filtered ? filtered->mutable_data_ptr<T>() : nullptr, back},
+                  batch, with.grain());
+    });
+    if (!learns) return;
+    made.push_back(torch::stable::new_empty(u, {n, n}, type));
+    in_parallel(LateralGradient<T>{layer, u.const_data_ptr<T>(), data<T>(filtered), made.back().mutable_data_ptr<T>()}, n,
+                GRAIN / std::max<int64_t>(1, steps * batch));
   });
   return made;
 }
@@ -198,6 +332,12 @@ STABLE_TORCH_LIBRARY(tsslbp, m) {
   "Tensor? carry, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
   m.def("tssl" TSSLBP_BACKWARD);
   m.def("surrogate" TSSLBP_BACKWARD);
+  m.def("recurrent(Tensor drive, Tensor lateral, Tensor? state, float[] neuron, float[] adaptation, bool half, bool keep) -> Tensor[]");
+#define TSSLBP_RECURRENT_BACKWARD                                                                              \
+  "_recurrent_backward(Tensor psc_gradient, Tensor? after, Tensor membrane, Tensor lateral, Tensor? state, "   \
+  "float[] neuron, float[] adaptation, float[] rule, bool through_lateral, bool half, bool learns) -> Tensor[]"
+  m.def("tssl" TSSLBP_RECURRENT_BACKWARD);
+  m.def("surrogate" TSSLBP_RECURRENT_BACKWARD);
   m.def("names() -> str");
 }
 
@@ -205,6 +345,9 @@ STABLE_TORCH_LIBRARY_IMPL(tsslbp, CPU, m) {
   m.impl("lif", TORCH_BOX(&tsslbp::lif));
   m.impl("tssl_backward", TORCH_BOX(&tsslbp::backward<tsslbp::TsslNumbers>));
   m.impl("surrogate_backward", TORCH_BOX(&tsslbp::backward<tsslbp::SurrogateNumbers>));
+  m.impl("recurrent", TORCH_BOX(&tsslbp::recurrent));
+  m.impl("tssl_recurrent_backward", TORCH_BOX(&tsslbp::recurrent_backward<tsslbp::TsslNumbers>));
+  m.impl("surrogate_recurrent_backward", TORCH_BOX(&tsslbp::recurrent_backward<tsslbp::SurrogateNumbers>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tsslbp, CompositeExplicitAutograd, m) { m.impl("names", TORCH_BOX(&tsslbp::names)); }

@@ -130,30 +130,53 @@ TSSLBP_INLINE void blocks(const Op& shared, int64_t begin, int64_t end, const Pl
 }
 
 template <class Op>
-void blocks_baseline(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
-  blocks(op, begin, end, plan);
+struct Blocks {
+  Op op;
+  Plan plan;
+
+  TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const { blocks(op, begin, end, plan); }
+};
+
+// f(begin, end), compiled for an instruction set.
+template <class F>
+void in_baseline(const F& f, int64_t begin, int64_t end) {
+  f(begin, end);
 }
 
 #ifdef TSSLBP_X86
-template <class Op>
-TSSLBP_AVX2 void blocks_avx2(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
-  blocks(op, begin, end, plan);
+template <class F>
+TSSLBP_AVX2 void in_avx2(const F& f, int64_t begin, int64_t end) {
+  f(begin, end);
 }
 
-template <class Op>
-TSSLBP_AVX512 void blocks_avx512(const Op& op, int64_t begin, int64_t end, const Plan& plan) {
-  blocks(op, begin, end, plan);
+template <class F>
+TSSLBP_AVX512 void in_avx512(const F& f, int64_t begin, int64_t end) {
+  f(begin, end);
 }
 #endif
+
+// f(begin, end) with the widest vectors, on this thread.
+template <class F>
+void vectorised(const F& f, int64_t begin, int64_t end) {
+#ifdef TSSLBP_X86
+  if (capability() == Capability::avx512) return in_avx512(f, begin, end);
+  if (capability() == Capability::avx2) return in_avx2(f, begin, end);
+#endif
+  in_baseline(f, begin, end);
+}
+
+// f over [0, count) on PyTorch's threads, each of which gets `grain` or more.
+template <class F>
+void in_parallel(const F& f, int64_t count, int64_t grain) {
+  torch::stable::parallel_for(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
+    const FlushTinyNumbers flush;
+    vectorised(f, begin, end);
+  });
+}
 
 template <class T, class Op>
 void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
   if (steps < 1 || n < 1) return;
-  auto* run = &blocks_baseline<Op>;
-#ifdef TSSLBP_X86
-  if (capability() == Capability::avx2) run = &blocks_avx2<Op>;
-  if (capability() == Capability::avx512) run = &blocks_avx512<Op>;
-#endif
   const int64_t share = n / torch::stable::get_num_threads() / 64 * 64;
   const int64_t lanes = std::clamp<int64_t>(share, 64, LANES<T>);
   Plan plan{n, lanes, lanes, std::max<int64_t>(1, (n + lanes - 1) / lanes), n};
@@ -162,11 +185,7 @@ void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
     plan = {n, std::min(LANES<T>, pool.unit()), pool.unit(), pool.units(), pool.height * pool.width * pool.channels};
     units = n / plan.image * plan.units;
   }
-  torch::stable::parallel_for(0, units, std::max<int64_t>(1, GRAIN / plan.unit / steps),
-                              [&](int64_t begin, int64_t end) {
-                                const FlushTinyNumbers flush;
-                                run(op, begin, end, plan);
-                              });
+  in_parallel(Blocks<Op>{op, plan}, units, GRAIN / plan.unit / steps);
 }
 
 }  // namespace tsslbp

@@ -7,7 +7,7 @@ from pathlib import Path
 from tsslbp.data import events, images, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip
-from tsslbp.data.dataset import Dataset, Normalisation, Split
+from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
 from tsslbp.errors import UserError, unknown
 
@@ -18,6 +18,7 @@ __all__ = [
     "Facts",
     "Normalisation",
     "Split",
+    "check",
     "crop_and_flip",
     "events",
     "is_own",
@@ -79,10 +80,7 @@ def _task(name: str) -> str:
 
 def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None) -> Dataset:
     if name in SETS:
-        made = SETS[name](validation)
-        if not isinstance(made, Dataset):
-            raise UserError(f"data set {name} is a {type(made).__name__}; its function must return a tsslbp.data.Dataset")
-        return made
+        return check(SETS[name](validation), f"data set {name}")
     if is_own(name) and (Path(name).exists() or readers.at(Path(name))):
         return readers.read(name, validation, time_steps)
     if name.startswith("tonic:"):

@@ -7,6 +7,8 @@
 Sources: (1) D. O'Shaughnessy, Speech Communication, 1987; (3) M. Miskowicz, Sensors 6:49, 2006.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,16 +45,52 @@ def log_mel(signals: list[Tensor], rate: int, time_steps: int, bands: int) -> Te
     Returns:
         ``[N, T, F]`` in the type of the signals.
     """
-    dtype, width = signals[0].dtype, round(WINDOW * rate)
-    fft_size = 1 << (width - 1).bit_length()
-    window, weights = torch.hann_window(width, dtype=dtype), mel_bands(bands, rate, fft_size).to(dtype)
-    energies = []
+    width, found = frame_size(rate), []
     for signal in signals:
         whole = F.pad(signal, (0, max(0, width - len(signal))))
         starts = torch.linspace(0, len(whole) - width, time_steps, dtype=torch.float64).round().long()
-        power = torch.fft.rfft(whole[starts[:, None] + torch.arange(width)] * window, fft_size).abs() ** 2
-        energies.append(torch.log(power @ weights + FLOOR))
-    return torch.stack(energies)
+        found.append(energies(whole[starts[:, None] + torch.arange(width)], rate, bands))
+    return torch.stack(found)
+
+
+def frame_size(rate: int) -> int:
+    """Samples in a frame of ``WINDOW`` seconds, at ``rate`` samples per second."""
+    return round(WINDOW * rate)
+
+
+def energies(frames: Tensor, rate: int, bands: int) -> Tensor:
+    """Log-mel energies, equation (2), of frames that are cut already, such as the newest one of a sound that goes on.
+
+    ``signal.unfold(0, audio.frame_size(rate), hop)`` cuts a sound into a frame for every ``hop`` samples.
+
+    Args:
+        frames: ``[..., frame_size(rate)]`` samples within ±1.
+        rate: samples per second.
+        bands: F.
+
+    Returns:
+        ``[..., F]`` in the type of the frames.
+
+    Raises:
+        UserError: frames of another size.
+    """
+    width = frame_size(rate)
+    if frames.dim() < 1 or frames.shape[-1] != width:
+        raise UserError(f"frames have shape {list(frames.shape)}; the last axis must be {width}, {WINDOW:g} s of {rate} Hz")
+    fft_size = 1 << (width - 1).bit_length()
+    window, weights = _window(width, frames.dtype), _weights(bands, rate, fft_size, frames.dtype)
+    power = torch.fft.rfft(frames * window, fft_size).abs() ** 2
+    return torch.log(power @ weights + FLOOR)
+
+
+@lru_cache
+def _window(width: int, dtype: torch.dtype) -> Tensor:
+    return torch.hann_window(width, dtype=dtype)
+
+
+@lru_cache
+def _weights(bands: int, rate: int, fft_size: int, dtype: torch.dtype) -> Tensor:
+    return mel_bands(bands, rate, fft_size).to(dtype)
 
 
 def send_on_delta(x: Tensor, delta: float) -> Tensor:
@@ -73,7 +111,18 @@ def send_on_delta(x: Tensor, delta: float) -> Tensor:
     received = torch.zeros_like(x[:, 0])
     spikes = []
     for now in x.unbind(1):
-        up, down = now - received >= delta, received - now >= delta
-        received = received + delta * (up.to(x.dtype) - down.to(x.dtype))
-        spikes.append(torch.cat([up, down], -1))
+        made, received = changes(now, received, delta)
+        spikes.append(made)
     return torch.stack(spikes, 1).to(torch.uint8)
+
+
+def changes(now: Tensor, received: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """One step of :func:`send_on_delta`: the spikes ``[..., 2F]`` of bool, and what the receiver has then, ``[..., F]``.
+
+    Args:
+        now: signals of this step, ``[..., F]``.
+        received: what the receiver had before, ``[..., F]``; zeros at the beginning.
+        delta: δ, positive.
+    """
+    up, down = now - received >= delta, received - now >= delta
+    return torch.cat([up, down], -1), received + delta * (up.to(now.dtype) - down.to(now.dtype))

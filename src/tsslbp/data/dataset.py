@@ -152,6 +152,37 @@ class Dataset:
         return self.train.x.shape[1] if self.sequence else self.train.y.shape[1] if self.trains else None
 
 
+def check(dataset: object, what: str) -> Dataset:
+    """A data set that somebody else made, if its parts go together.
+
+    Raises:
+        UserError: no data set, or samples and targets of other types or shapes than :class:`Split` says; it names ``what``.
+    """
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"{what} is a {type(dataset).__name__}; it must be a tsslbp.data.Dataset, such as data.of_arrays makes")
+    if not len(dataset.train):
+        raise UserError(f"{what} has no training samples")
+    sample, targets = dataset.train.select(torch.arange(1)).x.shape[1:], dataset.train.y.shape[1:]
+    for name, part in dataset.parts.items():
+        if not len(part):
+            continue
+        x, where = part.select(torch.arange(1)).x, f"{what}: its {name} samples"
+        if len(part.x) != len(part.y) or (part.lengths is not None and len(part.lengths) != len(part.y)):
+            raise UserError(f"{where} have {len(part.x)} x and {len(part.y)} y; they must be as many, and lengths too")
+        if x.dtype not in (torch.uint8, torch.float32) or x.shape[1:] != sample:
+            raise UserError(f"{where} are {x.dtype} {list(x.shape[1:])}; they must be uint8 or float32 {list(sample)}")
+        wanted = torch.uint8 if part.trains else torch.int64
+        if part.y.dim() not in (1, 3) or part.y.dtype != wanted or part.y.shape[1:] != targets:
+            given = f"{part.y.dtype} {list(part.y.shape)}"
+            raise UserError(
+                f"{where} have targets {given}; they must be int64 classes [N] or uint8 trains [N, T, C], all alike"
+            )
+        most = part.y.shape[2] - 1 if part.trains else int(part.y.max())
+        if int(part.y.min()) < 0 or most >= len(dataset.classes):
+            raise UserError(f"{where} have targets up to {most}; there are {len(dataset.classes)} classes, from 0")
+    return dataset
+
+
 def kind_of(x: Tensor, sequence: bool) -> Kind:
     """What stored samples are, by their shape and type: bytes in sequences are events."""
     if sequence:

@@ -11,6 +11,7 @@ import wave
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +36,23 @@ TEST_SPEAKER = "yweweler"
 _NAME = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A spoken digit, as it was recorded."""
+
+    digit: int
+    speaker: str
+    index: int
+    """Number of this digit by this speaker; those below ``TEST_INDEX`` are the test set."""
+    signal: Tensor
+    """Samples within ±1 at ``RATE`` samples per second, float32, ``[n]``."""
+
+
+def recordings(root: Path) -> list[Recording]:
+    """All recordings below ``root/FSDD``, in the order of their names. Raises UserError as :func:`read` does."""
+    return [Recording(*_parts(path), _signal(path, content)) for path, content in _files(root / "FSDD")]
+
+
 def read(name: str, root: Path, validation: int | None, time_steps: int | None) -> Dataset:
     """Spoken digits as spikes ``[N, T, 2 · BANDS]``, up and down of each band.
 
@@ -51,13 +69,10 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None) 
     Raises:
         UserError: files missing or damaged, a validation size that does not fit.
     """
-    signals, y, tested = [], [], []
-    for path, content in _recordings(root / "FSDD"):
-        digit, speaker, index = _parts(path)
-        signals.append(_signal(path, content))
-        y.append(digit)
-        tested.append(speaker == TEST_SPEAKER if name == "spoken-digits-by-speaker" else index < TEST_INDEX)
-    is_test = torch.tensor(tested)
+    found = recordings(root)
+    signals, y = [one.signal for one in found], [one.digit for one in found]
+    by_speaker = name == "spoken-digits-by-speaker"
+    is_test = torch.tensor([one.speaker == TEST_SPEAKER if by_speaker else one.index < TEST_INDEX for one in found])
     if not is_test.any() or is_test.all():
         raise UserError(
             f"{root / 'FSDD'} has {len(y)} recordings, none to {'train' if is_test.any() else 'test'} on; fetch all"
@@ -83,7 +98,7 @@ def _parts(path: str) -> tuple[int, str, int]:
     return int(parts[1]), parts[2], int(parts[3])
 
 
-def _recordings(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every recording, in the order of their names."""
     unpacked, packed = folder / "recordings", folder / "recordings.zip"
     try:

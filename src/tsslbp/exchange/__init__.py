@@ -2,4 +2,5 @@
 
 :mod:`tsslbp.exchange.nir` writes and reads graphs of the Neuromorphic Intermediate Representation.
 :mod:`tsslbp.exchange.check` runs such a file in other simulators and compares spikes.
+:mod:`tsslbp.exchange.c` writes C, of a network of whole numbers (:mod:`tsslbp.exchange.integer`) or of one in floating point.
 """

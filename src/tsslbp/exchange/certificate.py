@@ -68,6 +68,8 @@ class _Proof:
     """Numbers that pooling added up since the last neurons."""
 
     def __post_init__(self) -> None:
+        self.synapse_decay = self.network.neuron.synapse_decay
+        """q of what enters the next neurons."""
         sizes = copy.deepcopy(self.network)
         for weight in sizes.parameters():
             weight.data.abs_()
@@ -92,11 +94,12 @@ class _Proof:
             terms += len(layer.lateral)
         u = membrane_potential(current, layer.neuron)
         self._compare(u, size, layer.neuron, terms)
+        self.synapse_decay = layer.neuron.synapse_decay
         return a
 
     def _compare(self, u: Tensor, size: Tensor, neuron: LIF, terms: int) -> None:
         """Compare margins with the bounds; ``u`` and ``size`` (S) are ``[T, B, ...]``."""
-        q, p, left = neuron.synapse_decay, neuron.membrane_decay, passed(u, neuron)
+        q, p, left = self.synapse_decay, neuron.membrane_decay, passed(u, neuron)
         margins = (u - neuron.threshold).abs()
         for dtype in self.dtypes:
             fine = torch.ones(u.shape[1], dtype=torch.bool)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
+from tsslbp.exchange.onset import ONSET
 from tsslbp.exchange.outgoing import NEURONS
 from tsslbp.networks import Network
 
@@ -83,17 +84,30 @@ def _compare(
     made = Comparison(name, simulator.version, dtype, {}, {})
     for part in parts:
         ours = spikes(network, part, dtype)
-        steps = part.to(dtype)
-        steps = steps.expand(network.time_steps, *steps.shape) if network.is_static(part) else steps
+        steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
         try:
             theirs = simulator.run(graph, steps)
         except Exception as error:  # each library has its own ways to refuse
             made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return made
         for layer, train in ours.items():
-            made.differ[layer] = made.differ.get(layer, 0) + int((train ^ theirs[NEURONS.format(layer)]).sum())
+            other = theirs[NEURONS.format(layer)][..., : train.shape[2]]  # without an onset
+            made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
             made.of[layer] = made.of.get(layer, 0) + train.numel()
     return made
+
+
+def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
+    """What a graph takes, ``[T, B, ...]``: network input at every step, and an onset channel if the graph has one.
+
+    ``x`` is ``[T, B, ...]``, or ``[B, ...]`` for ``time_steps`` steps.
+    """
+    steps = x if time_steps is None else x.expand(time_steps, *x.shape)
+    if ONSET not in graph.metadata:
+        return steps
+    onset = torch.zeros_like(steps[:, :, :1])
+    onset[0] = 1
+    return torch.cat([steps, onset], 2)
 
 
 @torch.no_grad()

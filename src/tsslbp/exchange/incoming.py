@@ -24,7 +24,7 @@ import torch
 from tsslbp.architecture import Architecture
 from tsslbp.errors import UserError, shown
 from tsslbp.exchange.graph import Link, array, chain
-from tsslbp.exchange.layers import common, undilated, ungrouped
+from tsslbp.exchange.layers import common, grouped, undilated
 from tsslbp.layers import Recurrent, Spiking
 from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.networks import Network
@@ -160,7 +160,9 @@ class _Reader:
         self.specs: list[Spec] = []
         self.paddings: list[int] = []
         self.carry = 1.0
-        self.pools = iter([spec for spec in unpacked(parse(like.network)) if isinstance(spec, PoolSpec)] if like else [])
+        specs = list(unpacked(parse(like.network))) if like else []
+        self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec)])
+        self.convolutions = iter([spec for spec in specs if isinstance(spec, ConvSpec)])
 
     def take(self, link: Link, follower: str) -> None:
         """One more node; ``follower`` is the kind of the next."""
@@ -220,23 +222,29 @@ class _Reader:
     def _convolution(self, link: Link) -> None:
         weight, sizes, groups = array(link, "weight"), self.shape[1:], int(array(link, "groups").item())
         stride, dilation = (_each(link, name, len(sizes)) for name in ("stride", "dilation"))
-        fits = (
-            len(sizes) == int(link.kind[4]) == weight.ndim - 2 and groups >= 1 and min(*weight.shape, *stride, *dilation) >= 1
-        )
+        fits = len(sizes) == int(link.kind[4]) == weight.ndim - 2 and groups >= 1
+        fits = fits and min(*weight.shape, *stride, *dilation) >= 1
         if not fits or weight.shape[1] * groups != self.shape[0] or len(weight) % groups:
             link.refuse(f"has weights {list(weight.shape)} in {groups} groups; what enters it is {list(self.shape)}")
-        weight = undilated(ungrouped(weight, groups), dilation)
-        before, after = _padding(link, weight.shape[2:])
-        each = zip(sizes, before, after, weight.shape[2:], stride, strict=True)
+        reach = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+        before, after = _padding(link, reach)
+        each = zip(sizes, before, after, reach, stride, strict=True)
         made = [(n + a + b - k) // s + 1 for n, a, b, k, s in each]
         if min(made) < 1 or min(before) < 0:
             link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
-        square = common(weight, before, stride[0], sizes, made) if len(set(stride)) == 1 else None
+        hint = next(self.convolutions, None)
+        if hint is not None and groups == 1 and (blocks := grouped(weight, hint.groups)) is not None:
+            weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them
+        even = before == after and all(len(set(sizes)) == 1 for sizes in (weight.shape[2:], before, stride, dilation))
+        square = (weight, before[0]) if even else None
+        if not even and len(set(stride)) == 1:
+            square, dilation = common(undilated(weight, dilation), before, stride[0], sizes, made), [1]
         if square is None:
             link.refuse("differs between the axes in its stride, or in kernel and padding; convolutions here do not")
         weight, padding = square
         self.paddings.append(padding)
-        self.shape, self.pending = (len(weight), *made), (link, ConvSpec(len(weight), weight.shape[2], stride[0]), weight)
+        spec = ConvSpec(len(weight), weight.shape[2], stride[0], dilation[0], groups)
+        self.shape, self.pending = (len(weight), *made), (link, spec, weight)
 
     def _neurons(self, link: Link) -> None:
         if self.pending is None:

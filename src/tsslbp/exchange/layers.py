@@ -1,7 +1,7 @@
 """The same convolution in other words, with zeros for the weights that it does not have.
 
-NIR's own type check takes only ungrouped convolutions with square kernels, and our notation only those of one stride and one
-padding without dilation. Zeros among the weights change no sum.
+NIR's own type check takes only ungrouped convolutions with square kernels, and our notation only square ones of one stride, one
+padding and one dilation. Zeros among the weights change no sum.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,15 @@ def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
         rows = slice(group * out, (group + 1) * out)
         whole[rows, group * each : (group + 1) * each] = weight[rows]
     return whole
+
+
+def grouped(weight: np.ndarray, groups: int) -> np.ndarray | None:
+    """The inverse of :func:`ungrouped`; None if there is no such division, or a weight between groups that is not 0."""
+    if len(weight) % groups or weight.shape[1] % groups:
+        return None
+    parts = zip(np.split(weight, groups), range(groups), strict=True)
+    blocks = np.concatenate([np.split(rows, groups, 1)[group] for rows, group in parts])
+    return blocks if np.array_equal(ungrouped(blocks, groups), weight) else None
 
 
 def undilated(weight: np.ndarray, dilation: Sequence[int]) -> np.ndarray:

@@ -19,18 +19,21 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tsslbp import files
 from tsslbp.errors import UserError, shown
 from tsslbp.exchange import graph as graphs
 from tsslbp.exchange.graph import neurons_of
 from tsslbp.exchange.incoming import network_of
+from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, nodes_and_edges
 from tsslbp.networks import Network
 from tsslbp.training import Model
 from tsslbp.training.model import LONGEST, alone, described
 
+Bias = Literal["leak", "onset"]
+"""How biases are written."""
 OURS = "tsslbp"
 """Entry of the metadata that holds a model's description; the others are for people."""
 DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1"
@@ -38,11 +41,14 @@ TIME_STEPS = 5
 """T of a graph that does not say it, as of static samples elsewhere."""
 
 
-def to_nir(network: Network | Model) -> Any:
+def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
     """A network as a ``nir.NIRGraph`` whose spikes are exactly its own; ``exchange/outgoing.py`` has the equations.
 
     Args:
         network: a trained network, or a model, whose preparation of samples and classes then go into the metadata.
+        bias: how biases are written if τs is above 1. "leak" makes them the leaks of the neurons, as NIR's equations have it.
+            "onset" makes a graph that simulators without leaks run too. It takes one more input channel, which is 1 at the
+            first step and then 0 (``exchange/onset.py``).
 
     Raises:
         UserError: what NIR cannot say, with the layer named: adaptive thresholds, neurons without reset or leak, max pooling,
@@ -64,7 +70,8 @@ def to_nir(network: Network | Model) -> Any:
         },
         **{"classes": "\n".join(model.classes), "decode": DECODE, OURS: json.dumps(model.about())},
     }
-    return graphs.library().NIRGraph(nodes, edges, metadata=metadata)
+    graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
+    return with_onset(graph) if bias == "onset" else graph
 
 
 def write(graph: Any, path: str | Path) -> None:
@@ -110,6 +117,8 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
 
 def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+    if ONSET in metadata:
+        graph = without_onset(graph)
     like = _described(metadata)
     if time_steps is None:
         time_steps = like.network.time_steps if like else None

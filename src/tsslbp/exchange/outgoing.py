@@ -60,7 +60,7 @@ class _Writer:
         self.signal = torch.zeros(1, 1, *shape, dtype=next(network.parameters()).dtype)
         self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array(shape))}
         self.edges: list[tuple[str, str]] = []
-        self.last, self.gain = "input", 1.0
+        self.last, self.gain, self.tau_s = "input", 1.0, _one("the input", network.neuron.tau_s)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,34 +97,37 @@ class _Writer:
                 )
 
     def _spiking(self, name: str, layer: Spiking) -> None:
-        neuron, gain = layer.neuron, self.gain
+        neuron, gain, tau_s = layer.neuron, self.gain, self.tau_s
         if not neuron.reset:
             raise UserError(f"layer {name!r} has neurons without a reset, which NIR has not")
-        if np.isinf(neuron.tau_m):
-            raise UserError(f"layer {name!r} has tau_m inf, which NIR's neuron with a synapse has not; choose a finite --tau-m")
+        self.tau_s = _one(f"layer {name!r}", neuron.tau_s)
+        if isinstance(layer, Recurrent) and self.tau_s != tau_s:
+            raise UserError(f"layer {name!r} hears itself by another tau_s than its input; in NIR both have one synapse")
         if isinstance(layer, Recurrent) and layer.adaptation is not None:
             raise UserError(f"layer {name!r} has adaptive thresholds, which NIR has not; use 100R in place of 100A")
         entering, current = self.shape, layer.current(self.signal)
         assert isinstance(current, Tensor)
         self.signal = torch.zeros_like(current)
 
+        tau_m, threshold = (_each(value, self.shape) for value in (neuron.tau_m, neuron.threshold))
+        if np.isinf(tau_m).any():
+            raise UserError(f"layer {name!r} has tau_m inf, which NIR's neuron with a synapse has not; choose a finite --tau-m")
         bias = torch.zeros(len(layer.weight), dtype=torch.float64) if layer.bias is None else layer.bias.detach().double()
         bias = bias / gain
-        weighted = f"{name}_weights"
-        self.append(weighted, self._map(name, layer, bias if neuron.tau_s == 1 else torch.zeros_like(bias), entering))
-        leak = torch.zeros_like(bias) if neuron.tau_s == 1 else neuron.tau_m * neuron.tau_s * bias
-        leaks = leak.view(-1, *[1] * (len(self.shape) - 1)).expand(self.shape).contiguous().numpy()
-        whole = {
-            "tau_syn": neuron.tau_s * DT,
-            "tau_mem": neuron.tau_m * DT,
-            "r": neuron.tau_m,
-            "w_in": neuron.tau_s,
-            "v_threshold": neuron.tau_s * neuron.threshold / gain,
-            "v_reset": 0.0,
+        none = torch.zeros_like(bias)
+        self.append(f"{name}_weights", self._map(name, layer, bias if tau_s == 1 else none, entering))
+        leak = _each((none if tau_s == 1 else bias).view(-1, *[1] * (len(self.shape) - 1)), self.shape)
+        constants = {
+            "tau_syn": _each(tau_s * DT, self.shape),
+            "tau_mem": tau_m * DT,
+            "r": tau_m,
+            "w_in": _each(tau_s, self.shape),
+            "v_leak": tau_m * tau_s * leak,
+            "v_threshold": tau_s * threshold / gain,
+            "v_reset": np.zeros(self.shape),
         }
-        constants = {key: np.full(self.shape, value, dtype=np.float64) for key, value in whole.items()}
         neurons = NEURONS.format(name)
-        self.append(neurons, self.nir.CubaLIF(**constants, v_leak=leaks))
+        self.append(neurons, self.nir.CubaLIF(**constants))
         if isinstance(layer, Recurrent):
             lateral = layer.lateral.detach()
             back = lateral if gain == 1 else lateral.double() / gain
@@ -153,3 +156,16 @@ class _Writer:
         if isinstance(layer, Conv1d):
             return self.nir.Conv1d(sizes[0], weight, stride[0], padding[0], dilation[0], groups=1, bias=offset)
         return self.nir.Conv2d(sizes, weight, stride, padding, dilation, groups=1, bias=offset)
+
+
+def _each(value: float | Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """A constant for every neuron of this shape, float64."""
+    return np.broadcast_to(torch.as_tensor(value).detach().double().numpy(), shape).copy()
+
+
+def _one(who: str, tau_s: float | Tensor) -> float:
+    """A time constant that all neurons share. Raises UserError if they do not."""
+    values = torch.as_tensor(tau_s).detach().double()
+    if values.numel() > 1 and bool((values != values.view(-1)[0]).any()):
+        raise UserError(f"{who} has a tau_s for each neuron; NIR's synapse is behind the weights, where there is one for all")
+    return float(values.view(-1)[0])

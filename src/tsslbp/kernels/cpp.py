@@ -4,7 +4,8 @@ They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` sa
 currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
 post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. A
 sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same way;
-anything else is copied first.
+anything else is copied first. A recurrent layer's lateral product is summed in another order than PyTorch's, so its membrane
+potential is equal to rounding only.
 """
 
 import importlib.util
@@ -39,7 +40,7 @@ NOT_LOADED = _load()
 # The instruction set, and the names of what C++ numbers, fallbacks and shapes of surrogates, each in the order of its numbers.
 _CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
 _NUMBER = {name: float(number) for table in _TABLES for number, name in enumerate(table.split())}
-_BACKWARD: dict[type, str] = {TSSLNumbers: "tssl_backward", SurrogateNumbers: "surrogate_backward"}
+_FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate"}
 _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
 
 
@@ -53,6 +54,7 @@ class Cpp(Engine):
     """Every form, and the rules whose formulas are in ``csrc/neuron.h``."""
 
     title = "the C++ kernels"
+    recurs = True
 
     def status(self) -> Usable:
         return Usable(NOT_LOADED is None, NOT_LOADED or f"loaded, vectorised for {capability()}")
@@ -64,9 +66,9 @@ class Cpp(Engine):
         numbers = rule.numbers
         key = type(numbers), numbers  # named tuples of two types may be equal
         if key not in _FORMULAS:
-            known = type(numbers) in _BACKWARD and all(x in _NUMBER for x in numbers or () if isinstance(x, str))
+            known = type(numbers) in _FAMILY and all(x in _NUMBER for x in numbers or () if isinstance(x, str))
             packed = [_NUMBER[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
-            _FORMULAS[key] = (_BACKWARD[type(numbers)], packed) if known else None
+            _FORMULAS[key] = (_FAMILY[type(numbers)], packed) if known else None
         return _FORMULAS[key]
 
     def forward(
@@ -82,16 +84,51 @@ class Cpp(Engine):
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
     ) -> tuple[Tensor, Tensor | None]:
-        operator, numbers = formula
+        family, numbers = formula
         layout, u = flatten(membrane, form.pool)
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
         constants, pool = _constants(neuron), _pool(layout, form.pool)
-        made = getattr(torch.ops.tsslbp, operator)(
+        made = getattr(torch.ops.tsslbp, f"{family}_backward")(
             e, u, form.response, before, after, constants, numbers, pool, form.half_current
         )
         delta = layout.restore(made[0])
         return delta if form.response is None else delta[0], None if state is None else layout.restore(made[1])
+
+    def recurrent_forward(
+        self,
+        drive: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        half_psc: bool,
+        *,
+        keep: bool = True,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _constants(neuron), list(adaptation or ()), half_psc, keep)
+        return made[2] if keep else None, made[0], made[1]
+
+    def recurrent_backward(
+        self,
+        formula: Any,
+        error: Tensor,
+        after: Tensor | None,
+        membrane: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        half_drive: bool,
+        *,
+        through_lateral: bool,
+        learns: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        family, numbers = formula
+        operands = error, after, membrane, lateral, state, _constants(neuron), list(adaptation or ()), numbers
+        backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
+        made = backward(*operands, through_lateral, half_drive, learns)
+        return made[0], None if state is None else made[1], made[-1].t() if learns else None
 
 
 def _constants(neuron: LIF) -> list[float]:
@@ -126,6 +163,24 @@ def _register_fakes() -> None:
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
         delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
         return [delta, *([] if state is None else [torch.empty_like(state)])]
+
+    @torch.library.register_fake("tsslbp::recurrent")
+    def recurrent(drive: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any) -> list[Tensor]:
+        _, adaptation, half, keep = groups
+        full, rows = computed_in(drive.dtype), 5 if adaptation else 3
+        psc = torch.empty_like(drive, dtype=torch.bfloat16 if half else full, memory_format=torch.contiguous_format)
+        membrane = [torch.empty_like(psc, dtype=full)] if keep else []
+        return [psc, psc.new_empty(rows, *drive.shape[1:], dtype=full), *membrane]
+
+    @torch.library.register_fake("tsslbp::tssl_recurrent_backward")
+    @torch.library.register_fake("tsslbp::surrogate_recurrent_backward")
+    def recurrent_backward(
+        error: Tensor, after: Tensor | None, membrane: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any
+    ) -> list[Tensor]:
+        *_, half, learns = groups
+        delta = membrane.new_empty(membrane.shape, dtype=torch.bfloat16 if half else membrane.dtype)
+        back = [] if state is None else [state.new_empty(state.shape)]
+        return [delta, *back, *([lateral.new_empty(lateral.shape)] if learns else [])]
 
 
 if NOT_LOADED is None:

@@ -76,6 +76,8 @@ class Engine(ABC):
     """Whether it takes currents of any :class:`Form`; one that does not gets them written out, in full precision."""
     pools: ClassVar[bool] = True
     """Whether it takes forms with a ``pool``."""
+    recurs: ClassVar[bool] = False
+    """Whether it takes recurrent layers, whole sequences at once."""
 
     @abstractmethod
     def status(self) -> Usable:
@@ -139,6 +141,64 @@ class Engine(ABC):
         Returns:
             ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None.
         """
+
+    def recurrent_forward(
+        self,
+        drive: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        half_psc: bool,
+        *,
+        keep: bool = True,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """A recurrent layer, equations (1) to (3) of ``layers/recurrent.py``; only of an engine that ``recurs``.
+
+        Args:
+            drive: what enters, W·x, ``[T, B, N]``; bfloat16 is taken as in a form with ``half_current``.
+            lateral: V, ``[N, N]``, of the membrane's type.
+            state: as the layer hands it on, ``[3, B, N]`` or with adaptation ``[5, B, N]``; None is rest.
+            adaptation: τa and β of thresholds that adapt, None for fixed ones.
+            half_psc: the post-synaptic current comes out as bfloat16.
+            neuron, keep: as of :meth:`forward`.
+
+        Returns:
+            Membrane potential, ``[T, B, N]``, or None if it was not to be kept; post-synaptic current, ``[T, B, N]``; the state
+            after the last step.
+        """
+        raise NotImplementedError
+
+    def recurrent_backward(
+        self,
+        formula: Any,
+        error: Tensor,
+        after: Tensor | None,
+        membrane: Tensor,
+        lateral: Tensor,
+        state: Tensor | None,
+        neuron: LIF,
+        adaptation: tuple[float, float] | None,
+        half_drive: bool,
+        *,
+        through_lateral: bool,
+        learns: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What a rule makes of ``∂L/∂a`` in a recurrent layer.
+
+        Args:
+            formula: of the rule, from :meth:`formula`.
+            error: ``∂L/∂a``, ``[T, B, N]``.
+            after: gradient of the state after the last step; None for none.
+            membrane, lateral, state, neuron, adaptation: as they were in the forward pass.
+            half_drive: the gradient of the drive is wanted as bfloat16.
+            through_lateral: as of the rule.
+            learns: whether the gradient of ``lateral`` is wanted.
+
+        Returns:
+            Gradient of the drive; of the state, None without one; of ``lateral``, or None.
+        """
+        raise NotImplementedError
 
 
 def _needs_reference(neuron: LIF) -> str | None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current
-from tsslbp.rules.base import Rule, as_promised
+from tsslbp.rules.base import Rule, promised
 
 
 class Reference(Engine):
@@ -42,11 +42,11 @@ class Reference(Engine):
         form: Form,
     ) -> tuple[Tensor, Tensor | None]:
         if state is None:
-            whole = formula.current_gradient(error, membrane, neuron)
-            return as_promised(f"{type(formula).__name__}.current_gradient", (whole,), membrane)[0], None
+            whole = (formula.current_gradient(error, membrane, neuron),)
+            return promised(formula, "current_gradient", whole, (error, membrane), (membrane,))[0], None
         assert carry is not None
         part = formula.part_gradient(error, membrane, neuron, state, carry)
-        gradient, back = as_promised(f"{type(formula).__name__}.part_gradient", part, membrane, state)
+        gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
         return gradient, back
 
 

@@ -3,20 +3,22 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import rules
+from tsslbp import quantisation, rules
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.normalisation import BatchNorm
+from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.sparse import SparseMap, changes, mapped
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
@@ -59,6 +61,9 @@ class Spiking(nn.Module, ABC):
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
+    With :meth:`quantise` the effective weight has few bits, and a layer also learns ``limit`` ``[out]``, the largest magnitude
+    of each neuron's or channel's weights (:mod:`tsslbp.quantisation`).
+
     Args:
         neuron: constants of the neurons.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
@@ -67,14 +72,22 @@ class Spiking(nn.Module, ABC):
     weight: nn.Parameter
     bias: nn.Parameter | None
     gain: nn.Parameter | None
+    limit: nn.Parameter | None
     norm: BatchNorm | None
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+    by_changes: bool = True
+    """Whether the map may be computed from what changes (``tsslbp.sparse``); to be set on a layer, for comparisons."""
+    multiplied: float = 1.0
+    """Share of the last signal's numbers that were multiplied, from 0 to 1."""
+    tells_constants: bool = True
+    """Whether the layer's state_dict tells the constants of its neurons; a network tells them for all its layers."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
         self.register_parameter("gain", None)
-        self.bias = self.norm = None
+        self.bias = self.norm = self.limit = None
+        self.bits = "float"
         self.neuron = neuron
         self.rule = rules.get(rule)
 
@@ -82,21 +95,40 @@ class Spiking(nn.Module, ABC):
     def map(self, x: Tensor) -> Tensor:
         """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
 
-    def current(self, signal: Signal | Joined) -> Signal:
+    def current(self, signal: Signal | Joined, inside: Tensor | None = None) -> Signal:
         """The neurons' input current ``[T, B, ...]``; a :class:`Constant` if the signal is one and there is a map only.
+
+        ``inside`` is for normalisation, see :class:`~tsslbp.layers.BatchNorm`.
 
         Raises UserError for types of numbers that cannot be multiplied.
         """
         if isinstance(signal, Joined):
-            return _sum(self.current(signal.signal), signal)
-        current = linear_map(self._checked_map, signal)
+            return _sum(self.current(signal.signal, inside), signal, inside)
+        current = self._mapped(signal)
         if self.bias is None and self.norm is None:
             return current
         current = current.expand() if isinstance(current, Constant) else current
         if self.norm is not None:
-            return self.norm(current)
+            return self.norm(current, inside)
         assert self.bias is not None
         return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
+
+    def _mapped(self, signal: Signal) -> Signal:
+        """The linear map of a signal: by its changes where that pays, else dense."""
+        if torch.compiler.is_compiling():
+            return linear_map(self._checked_map, signal)
+        self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
+        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
+            return linear_map(self._checked_map, signal)
+        check_signal(signal)
+        if not (found := changes(signal, self.weight, map_, self.neuron.tau_s)):
+            return linear_map(self._checked_map, signal)
+        self.multiplied = len(found[0]) / signal.numel()
+        return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
+
+    def sparse_map(self) -> SparseMap | None:
+        """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
+        return None
 
     def _checked_map(self, x: Tensor) -> Tensor:
         fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
@@ -125,8 +157,31 @@ class Spiking(nn.Module, ABC):
             raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
+    def quantise(self, bits: str) -> None:
+        """Begin to give the weight few bits, fitted to what it is now, or cease to (``"float"``).
+
+        Raises:
+            UserError: bits other than :data:`tsslbp.quantisation.Bits`.
+        """
+        quantisation.check(bits)
+        self.bits = bits
+        self.limit = None
+        if bits != "float":
+            self.limit = nn.Parameter(quantisation.fitted_limit(self._to_quantise().detach(), bits))
+
+    def _to_quantise(self) -> Tensor:
+        """The weights that share a limit, ``[out, ...]``."""
+        return self._full_weight()
+
     def effective_weight(self) -> Tensor:
         """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
+        return self._quantised(self._full_weight())
+
+    def _quantised(self, weight: Tensor) -> Tensor:
+        return weight if self.limit is None else quantisation.quantised(weight, self.limit, self.bits)
+
+    def _full_weight(self) -> Tensor:
+        """The weight, standardised if it is to be, in floating point."""
         if self.gain is None:
             return self.weight
         weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
@@ -136,23 +191,34 @@ class Spiking(nn.Module, ABC):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias."""
+        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias.
+
+        A weight of few bits becomes what it is rounded to. It keeps its bits, and its limit is scaled with it.
+        """
         self.weight.copy_(self.effective_weight())
         self.gain = None
         if self.norm is not None:
             factor, bias = self.norm.affine()
             self.weight.mul_(factor.view(-1, *[1] * (self.weight.dim() - 1)))
+            if self.limit is not None:
+                self.limit.mul_(factor.abs())
             del self.norm  # or the name would stay that of a module, which is None
             self.norm, self.bias = None, nn.Parameter(bias)
 
-    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
-        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`."""
-        return neurons(self.current(signal), self.neuron, self.rule, self.backend, pool, half)[0]
+    def forward(
+        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
+    ) -> Tensor:
+        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`."""
+        return neurons(self.current(signal, inside), self.neuron, self.rule, self.backend, pool, half)[0]
 
     def part(
         self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`."""
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`.
+
+        Raises UserError for a layer that is normalised and in training mode, as that takes the whole sequence.
+        """
+        refuse_part(self, state)
         current = self.current(signal)
         if state is None:
             x = current.value if isinstance(current, Constant) else current[0]
@@ -161,14 +227,37 @@ class Spiking(nn.Module, ABC):
         assert after is not None
         return psc, after
 
+    def _constants(self) -> dict[str, Any]:
+        """What the weights were learned for and none of them says; constants that are tensors are stored beside the weights."""
+        found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
+        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.tells_constants:
+            tell_constants(destination, prefix, self._constants())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
+        if self.tells_constants:
+            where = f"layer {prefix[:-1]!r}" if prefix else "the layer"
+            warn_of_other_constants(local_metadata, self._constants(), where)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
+
     def _extras(self) -> str:
         """What :meth:`extra_repr` says of bias and normalisation."""
-        return (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        beside = (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        return beside + (f", bits={self.bits}" if self.bits != "float" else "")
 
 
-def _sum(current: Signal, joined: Joined) -> Tensor:
+def refuse_part(layer: nn.Module, state: object) -> None:
+    """Raises UserError if a part follows another one in a layer that must see whole sequences."""
+    if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
+        raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
+
+
+def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
-    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering)
+    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering, inside)
     whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
     if whole.shape != more.shape:
         made = "what enters it is" if joined.shortcut is None else "its shortcut makes"

@@ -12,6 +12,7 @@ from tsslbp.errors import UserError, unknown
 from tsslbp.layers.base import Spiking
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
+from tsslbp.sparse import SparseMap
 
 ConvInit = Literal["uniform", "kaiming"]
 """Initial weights of convolutions."""
@@ -94,6 +95,13 @@ class Convolution(Spiking):
             # such an image is channels-last and not; unless told, PyTorch answers in the other layout
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
         return self.convolve(x, self.effective_weight())
+
+    def sparse_map(self) -> SparseMap | None:
+        if self.groups != 1 or max(_each(self.dilation, 1)) != 1:
+            return None
+        dims = self.weight.dim() - 2
+        kernel, stride, padding = (_each(x, dims) for x in (tuple(self.weight.shape[2:]), self.stride, self.padding))
+        return SparseMap(kernel, stride, padding)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with another weight."""

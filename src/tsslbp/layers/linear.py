@@ -8,6 +8,7 @@ from tsslbp.errors import UserError
 from tsslbp.layers.base import Spiking, kaiming_size
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
+from tsslbp.sparse import SparseMap
 
 
 def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
@@ -49,6 +50,9 @@ class Linear(Spiking):
 
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
+
+    def sparse_map(self) -> SparseMap:
+        return SparseMap()
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}{self._extras()}"

@@ -18,9 +18,10 @@ class BatchNorm(nn.Module):
 
         y = gain·(I - mean)/sqrt(variance + 1e-5) + shift
 
-    In training, mean and variance are the batch's, over all T steps and all samples (steps after the end of a padded
-    sequence included), and move the running statistics a tenth of the way. In evaluation they are the running statistics. The
-    layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` makes a part of the weight and bias before it.
+    In training, mean and variance are the batch's, over all samples and all their steps, and move the running statistics a
+    tenth of the way. Steps after the end of a padded sequence do not count if the layer is told where they are. In evaluation
+    they are the running statistics. The layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` makes a part of
+    the weight and bias before it.
 
     ``gain`` starts at the threshold, so that currents are about as large as what makes a neuron spike; ``shift`` starts at 0.
     Processes that train together (:mod:`tsslbp.processes`) take the statistics of all their samples.
@@ -43,15 +44,24 @@ class BatchNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
-    def forward(self, current: Tensor) -> Tensor:
-        """Raises UserError in training for a single number per channel, which has no variance."""
-        x, group = current.flatten(0, 1), processes.group()
+    def forward(self, current: Tensor, inside: Tensor | None = None) -> Tensor:
+        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In training, what
+        is outside does not count and comes out as 0.
+
+        Raises UserError for another number of channels, and in training for a single number per channel, which has no variance.
+        """
+        if current.dim() < 3 or current.shape[2] != len(self.gain):
+            raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
+        masked = inside is not None and self.training
+        x = current[inside] if masked else current.flatten(0, 1)
+        group = processes.group()
         if self.training and group.count > 1:
-            return self._together(x, group).unflatten(0, current.shape[:2])
-        if self.training and x.numel() <= x.shape[1]:
+            y = self._together(x, group)
+        elif self.training and x.numel() <= x.shape[1]:
             raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(current.shape)}")
-        y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
-        return y.unflatten(0, current.shape[:2])
+        else:
+            y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
+        return torch.zeros_like(current).index_put((inside,), y) if masked else y.unflatten(0, current.shape[:2])
 
     def _together(self, x: Tensor, group: processes.Group) -> Tensor:
         """Normalised in training by the statistics of all processes' samples ``[N, C, ...]``; this one may have none."""

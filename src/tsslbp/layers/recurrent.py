@@ -6,7 +6,8 @@ The neurons of such a layer also hear each other, and themselves, one step later
 
 with ``a`` the layer's own post-synaptic current. The layer is a loop over steps. Each step is a part of the sequence
 (:func:`tsslbp.lif_part`), so a rule hands on what it carries from step to step, and the gradient through V is the ordinary
-chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop.
+chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop. The loop is
+:meth:`Recurrent.step_by_step`, or an engine's, which does the same in one call (``csrc/recurrent.h``).
 
 With adaptation a spike raises its neuron's threshold for as long as the adaptation b takes to decay:
 
@@ -28,20 +29,22 @@ al., Nature Communications 11, 3625 (2020).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.crossing import neurons
+from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.base import Joined, Spiking, refuse_part
 from tsslbp.layers.linear import matrix_product
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
+from tsslbp.sparse import SparseMap
 
 LATERAL_GAIN = 0.5
 """Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""
@@ -110,28 +113,66 @@ class Recurrent(Spiking):
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
 
-    def forward(self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False) -> Tensor:
-        return self.part(signal, None, pool, half)[0]
+    def quantise(self, bits: str) -> None:
+        """As of every layer; W and V share the limits, so that a neuron adds up whole numbers of one step.
+
+        Raises:
+            UserError: other bits, or a normalised layer: it would change the step of W and not that of V.
+        """
+        if bits != "float" and self.norm is not None:
+            raise UserError(f"bits={bits} do not go with a normalised recurrent layer; leave out its normalisation (n)")
+        super().quantise(bits)
+
+    def _to_quantise(self) -> Tensor:
+        return torch.cat([self.weight, self.lateral], 1)
+
+    def effective_lateral(self) -> Tensor:
+        """V, or what it is rounded to, ``[out, out]``."""
+        return self._quantised(self.lateral)
+
+    def fold(self) -> None:
+        with torch.no_grad():
+            self.lateral.copy_(self.effective_lateral())
+        super().fold()
+
+    def sparse_map(self) -> SparseMap:
+        return SparseMap()
+
+    def forward(
+        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
+    ) -> Tensor:
+        return self.part(signal, None, pool, half, inside)[0]
 
     def part(
-        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+        self,
+        signal: Signal | Joined,
+        state: Tensor | None,
+        pool: Pool | None = None,
+        half: bool = False,
+        inside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As of every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
 
         Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
         """
         assert pool is None  # the output is flat
-        drive = self.current(signal)
+        refuse_part(self, state)
+        drive = self.current(signal, inside)
         drive = drive.expand() if isinstance(drive, Constant) else drive
+        adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
+        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, adaptation, half)
+        return self.step_by_step(drive, state, half) if made is None else made
+
+    def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
+        """:meth:`part` from what enters the neurons, ``[T, B, out]``, as the equations say it: the ground truth of engines."""
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
         carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
-
-        made = []
+        made, lateral = [], self.effective_lateral()
         for step in drive.split(1):
             heard = a if self.rule.through_lateral else a.detach()
-            current = step + F.linear(heard, self.lateral)  # (1)
+            current = step + F.linear(heard, lateral)  # (1)
             if self.adaptation is not None:
                 current, adapting[0] = self._adapt(self.adaptation, current, *adapting)
             psc, after = neurons(current, self.neuron, self.rule, self.backend, state=carried)
@@ -151,6 +192,9 @@ class Recurrent(Spiking):
         after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
         rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
         return torch.sub(current, rise, alpha=adaptation.beta), after
+
+    def _constants(self) -> dict[str, Any]:
+        return super()._constants() | ({} if self.adaptation is None else asdict(self.adaptation))
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", {self.adaptation}"

@@ -1,13 +1,17 @@
 """Residual blocks."""
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.base import Joined, Spiking, refuse_part
+from tsslbp.layers.pooling import MaxPool
 from tsslbp.signal import Signal
+
+Through = Callable[[str, nn.Module, Any], Signal]
+"""How a signal goes through a layer of a block, given the layer's name (:class:`Joined` enters the last one)."""
 
 
 class Residual(nn.Module):
@@ -54,12 +58,36 @@ class Residual(nn.Module):
         *_, (_, layer) = self.named_layers()
         return cast(Spiking, layer)
 
-    def forward(self, signal: Signal) -> Tensor:
+    def forward(self, signal: Signal, inside: Tensor | None = None, *, through: Through | None = None) -> Tensor:
+        """``inside`` as of its layers; ``through`` says how a signal goes through a layer of the block, given its name."""
+
+        def plainly(_: str, layer: nn.Module, signal: Signal | Joined) -> Signal:
+            return cast(Signal, layer(signal, inside=inside) if isinstance(layer, Spiking | Residual) else layer(signal))
+
         entering, last = signal, self.last
-        for _, layer in self.named_layers():
-            signal = layer(Joined(signal, entering, self.shortcut) if layer is last else signal)
+        for name, layer in self.named_layers():
+            enters = Joined(signal, entering, self.shortcut) if layer is last else signal
+            signal = (through or plainly)(name, layer, enters)
         assert isinstance(signal, Tensor)  # it has gone through neurons
         return signal
+
+    def part(self, signal: Signal, state: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, those of the layers by name.
+
+        In training a :class:`~tsslbp.layers.Dropout` inside draws a mask for each part.
+
+        Raises UserError if a layer is normalised and in training mode, as that takes the whole sequence.
+        """
+        refuse_part(self, state)
+        before, after = state or {}, dict[str, Any]()
+
+        def partly(name: str, layer: nn.Module, signal: Any) -> Signal:
+            if not isinstance(layer, Spiking | MaxPool | Residual):
+                return cast(Signal, layer(signal))
+            psc, after[name] = layer.part(signal, before.get(name))
+            return psc
+
+        return self.forward(signal, through=partly), after
 
     def fold(self) -> None:
         """Fold every layer that can be, the shortcut too; see :meth:`tsslbp.layers.Spiking.fold`."""

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from tsslbp.errors import UserError
 from tsslbp.layers.base import linear_map
 from tsslbp.signal import Signal
 
@@ -27,6 +28,9 @@ class Vote(nn.Module):
         self.voters = voters
 
     def forward(self, signal: Tensor) -> Tensor:
+        """Raises UserError for a number of neurons that the voters do not divide."""
+        if signal.dim() != 3 or not signal.shape[2] or signal.shape[2] % self.voters:
+            raise UserError(f"Vote wants [T, B, classes × {self.voters}]; got {list(signal.shape[1:])} per step")
         return signal.unflatten(-1, (-1, self.voters)).mean(-1)
 
     def extra_repr(self) -> str:

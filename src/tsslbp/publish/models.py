@@ -64,6 +64,8 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     if data.is_own(model.data):  # where it lay is nobody's business
         model = replace(model, data=Path(model.data).name)
         settings["data"] = model.data
+    if "init" in settings:
+        settings["init"] = Path(settings["init"]).name
     model = replace(model, trained={"settings": settings, "final": final, "stored": stored})
     files.make_folder(path.parent, "choose another folder")
     model.save(path)
@@ -76,7 +78,11 @@ def model_card(folder: Path) -> str:
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     models = {name: model for name, model in models.items() if model.trained}
     rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
-    commands = [f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}" for name, model in models.items()]
+    commands = [
+        f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}"
+        for name, model in models.items()
+        if model.data  # else only the program that made the data in Python can make them again
+    ]
     commands += [
         f"    tsslbp predict {name} IMAGE{imports.again(model.imports)}"
         for name, model in models.items()
@@ -87,7 +93,7 @@ def model_card(folder: Path) -> str:
         for name, model in models.items()
     ]
     parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _data_of(model: training.Model) -> str:
@@ -98,7 +104,7 @@ def _row(model: training.Model) -> list[str]:
     settings: dict[str, Any] = model.trained["settings"]
     final: dict[str, Any] = model.trained["final"]
     return [
-        model.data,
+        model.data or str(settings["data"]),
         f"`{model.network.architecture.network}`",
         str(model.network.time_steps),
         f"`{settings['rule']}`",

@@ -126,6 +126,11 @@ FIRING = {
         "share of gradient entries",
         "How much of each layer's gradient comes from the rule's fallback, a surrogate, on the same samples.",
     ),
+    "multiplied": (
+        "share of inputs",
+        "How much of each layer's input its linear map multiplies, on the same samples. Only what changes from one step to the "
+        "next needs to be; 1 is a dense product.",
+    ),
 }
 """Fields of an epoch's record that have a value for every layer: axis and caption."""
 IN_WORDS = (

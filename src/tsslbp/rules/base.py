@@ -13,6 +13,7 @@ from abc import ABC
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
@@ -88,9 +89,28 @@ class Rule(ABC):
         """Whether a sequence may come in parts that hand a state to each other; follows from the declarations above."""
         return type(self).part_gradient is not Rule.part_gradient and self.carries <= HANDED and self.statistic is None
 
+    def code(self) -> tuple[object, ...]:
+        """The classes and functions that compute it, by which a run remembers files of a user's own."""
+        return (type(self),)
+
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+def promised(rule: Rule, method: str, made: Any, given: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a method of a rule returned, if these are tensors like those wanted, and of a user's own rule finite.
+
+    Raises:
+        UserError: anything else; NaN and infinity only if all that it was given is finite.
+    """
+    who = f"{type(rule).__name__}.{method}"
+    found = as_promised(who, made, *wanted)
+    if type(rule).__module__.startswith("tsslbp.") or torch.compiler.is_compiling():  # a look at values would break the graph
+        return found
+    if not all(bool(x.isfinite().all()) for x in found) and all(bool(x.isfinite().all()) for x in given):
+        raise UserError(f"{who} returned NaN or infinity; it must be finite where what it gets is")
+    return found
 
 
 def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
@@ -103,4 +123,6 @@ def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
 def _described(made: Any) -> str:
     if isinstance(made, tuple):
         return " and ".join(map(_described, made)) or "nothing"
-    return f"{list(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+    if not isinstance(made, Tensor):
+        return f"a {type(made).__name__}"
+    return f"{list(made.shape)} of {made.dtype}{'' if made.device.type == 'cpu' else f' on {made.device}'}"

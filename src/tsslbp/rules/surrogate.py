@@ -93,6 +93,10 @@ class Surrogate(Rule):
     def _entry(self) -> tuple[Derivative, float] | Derivative:
         return self.name if callable(self.name) else DERIVATIVES[self.name]
 
+    def code(self) -> tuple[object, ...]:
+        entry = self._entry
+        return (*super().code(), entry if callable(entry) else entry[0])
+
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults, a function by its name in ``DERIVATIVES``.
 

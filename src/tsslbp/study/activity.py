@@ -135,26 +135,25 @@ def layer_operations(
     # How often each input acts is all that goes through the layers; where that is a real number it acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
     trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
-    kind = _Kind(trains, samples if static else passes, dense=not trains)
-    kinds = {id(entering): kind}
+    kinds = _kinds(network, _Kind(trains, samples if static else passes, dense=not trains), passes)
 
     def cross(name: str, layer: Spiking | MaxPool, signal: Tensor | Joined, *_: Any) -> Tensor:
         if isinstance(layer, MaxPool):
             return counts[name].unsqueeze(0)
-        ways: list[tuple[Spiking | None, Signal]] = [(layer, signal)] if isinstance(signal, Tensor) else []
+        of_signal, of_entering = kinds[name]
+        ways: list[tuple[Spiking | None, Signal, _Kind]] = [(layer, signal, of_signal)] if isinstance(signal, Tensor) else []
         if isinstance(signal, Joined):
-            ways = [(layer, signal.signal), (signal.shortcut, signal.entering)]
+            ways = [(layer, signal.signal, of_signal), (signal.shortcut, signal.entering, of_entering)]
         macs = acs = dense = 0.0
-        for map_, input_ in ways:
+        for map_, input_, of in ways:
             assert isinstance(input_, Tensor)
-            of = kinds[id(input_)]
             all_ = of.passes * _reached(map_, torch.ones_like(input_[0, :1]))
             times = (input_[0] / of.factor).round() if of.spikes else (input_[0] != 0).float()
             acted = all_ if of.dense else _reached(map_, times)
             macs, acs, dense = macs + acted * (not of.spikes), acs + acted * of.spikes, dense + all_
         after = counts[name].unsqueeze(0) if name in counts else torch.zeros(1, samples, len(layer.weight))
         neurons = after[0, 0].numel()
-        if any(map_ is not None and not (map_.bias is None and map_.norm is None) for map_, _ in ways):
+        if any(map_ is not None and not (map_.bias is None and map_.norm is None) for map_, *_ in ways):
             acs, dense = acs + passes * neurons, dense + passes * neurons
         if isinstance(layer, Recurrent):
             acs += float(counts[name].sum(dtype=torch.float64)) * len(layer.lateral)
@@ -163,12 +162,8 @@ def layer_operations(
         made[name] = Operations(macs, acs, own, dense)
         return after
 
-    for _, layer, after in network.walk(entering, cross):
-        if isinstance(layer, Spiking):
-            kind = _Kind(network.architecture.neuron != "relu", passes)
-        elif isinstance(layer, SumPool):
-            kind = replace(kind, factor=kind.factor * layer.pool.factor)
-        kinds[id(after)] = kind
+    for _ in network.walk(entering, cross):
+        pass
     return made
 
 
@@ -184,6 +179,20 @@ class _Kind:
     """Whether it acts in every pass even where it is 0, as a picture does."""
     factor: float = 1.0
     """What pooling multiplied it by."""
+
+
+def _kinds(network: Network, kind: _Kind, passes: int) -> dict[str, tuple[_Kind, _Kind]]:
+    """What enters each layer, by its name, and what enters the residual block it is in, given what enters the network."""
+    kinds, within_, entering = {}, None, kind
+    for name, layer, block in network.unpacked():
+        if block is not within_:
+            within_, entering = block, kind
+        kinds[name] = kind, entering
+        if isinstance(layer, Spiking):
+            kind = _Kind(network.architecture.neuron != "relu", passes)
+        elif isinstance(layer, SumPool):
+            kind = replace(kind, factor=kind.factor * layer.pool.factor)
+    return kinds
 
 
 def _reached(layer: Spiking | None, signal: Tensor) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from tsslbp import processes, rules
 from tsslbp.data import Split
+from tsslbp.layers import Spiking
 from tsslbp.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
@@ -27,12 +28,14 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     """Firing of every layer on the first of these samples, in evaluation mode; after the end of a sequence nothing counts.
 
     Returns:
-        ``rates``, spikes per neuron and step by layer; and under a rule of the TSSL family ``fallback``, the share of the
-        entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
+        ``rates``, spikes per neuron and step by layer; ``multiplied``, the share of each layer's input that its linear map
+        multiplies, from 0 to 1, where any layer leaves some out (``tsslbp.sparse``); and under a rule of the TSSL family
+        ``fallback``, the share of the entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
     counts: dict[str, list[float]] = {}
+    multiplied: dict[str, float] = {}
     group = processes.group()
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size) as batches:
@@ -46,10 +49,15 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
                 before = counts.get(name, [0.0, 0.0, 0.0])
                 counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
-    if counts:
-        sums = group.add_(torch.tensor(list(counts.values()), dtype=torch.float64))
-        counts = dict(zip(counts, sums.tolist(), strict=True))
+            for name, layer in network.named_layers():
+                if isinstance(layer, Spiking):
+                    multiplied[name] = multiplied.get(name, 0.0) + layer.multiplied * len(part)
+    counts = dict(zip(counts, group.add_(torch.tensor(list(counts.values()), dtype=torch.float64)).tolist(), strict=True))
+    *shares, looked_at = group.add_(torch.tensor([*multiplied.values(), len(chosen)], dtype=torch.float64)).tolist()
+    multiplied = {name: share / looked_at for name, share in zip(multiplied, shares, strict=True)}
     found = {"rates": {name: spikes / steps for name, (spikes, _, steps) in counts.items()}}
+    if min(multiplied.values()) < 1:
+        found["multiplied"] = multiplied
     if isinstance(rule, TSSL):
         found["fallback"] = {name: fallen / steps for name, (_, fallen, steps) in counts.items()}
     return found

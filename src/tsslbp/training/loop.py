@@ -19,7 +19,7 @@ from tsslbp.data.augment import crop_and_flip
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
-from tsslbp.losses import RateBounds
+from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import length_mask
@@ -160,9 +160,10 @@ class Loop:
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
         x = self.model.inputs(x, 0 if keys is None else keys, lengths)
+        steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output, penalty = self._output(x, keys)
-        mask = None if lengths is None else length_mask(self.model.inputs.lengths(lengths), len(output))
+            output, penalty = self._output(x, keys, steps)
+        mask = None if steps is None else length_mask(steps, len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, mine).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
@@ -178,13 +179,8 @@ class Loop:
         return value, float(score(output, y, lengths, network.neuron.tau_s).sum())
 
     def _loss(self, output: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        """The loss; of no sample at all 0. Raises UserError for a loss of one's own that returns anything but a scalar."""
-        if not output.shape[1]:
-            return output.sum()
-        found = self.loss(output, y, mask)
-        if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-            raise UserError(f"{type(self.loss).__name__} returned {_described(found)}; it must return a scalar with a gradient")
-        return found
+        """The loss; of no sample at all 0."""
+        return checked(self.loss(output, y, mask), self.loss, output) if output.shape[1] else output.sum()
 
     def _together(self, loss: float, right: float) -> tuple[float, float]:
         """Add up gradients, loss and score over the processes, and note whether any of them was asked to stop."""
@@ -265,12 +261,12 @@ class Loop:
         drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
         return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
 
-    def _output(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys), None
-        *hidden, output = network.activity(x, keys).values()
+            return network(x, keys, lengths=lengths), None
+        *hidden, output = network.activity(x, keys, lengths=lengths).values()
         bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
         wide = [psc.to(torch.promote_types(psc.dtype, torch.float32)) for psc in hidden]
         return network.vote(output), config.rate_penalty * sum(map(bounds, wide), output.new_zeros(()))
@@ -333,9 +329,3 @@ def _stop_request(stop: threading.Event) -> Iterator[None]:
     finally:
         for asked, handler in before.items():
             signal.signal(asked, handler)
-
-
-def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"

@@ -51,7 +51,7 @@ EPOCH: dict[str, Check] = {
     "seconds": number(0),
 }
 """What every epoch's record holds."""
-FIRING: dict[str, Check] = {"rates": by_layer, "fallback": by_layer}
+FIRING: dict[str, Check] = {"rates": by_layer, "fallback": by_layer, "multiplied": by_layer}
 """What those of spiking networks may hold besides."""
 FINAL: dict[str, Check] = {
     "event": lambda value: value == "final",

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, files, imports, machine, processes
+from tsslbp import automatic, data, files, imports, machine, processes, quantisation
 from tsslbp.data.own import fitted
 from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
+from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import GROUPS, Place, TrainConfig
@@ -71,7 +72,8 @@ def train(
             log_to = _tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
-        model, optimizer = prepare(config, dataset)
+        with group.agreed(), processes.alone():
+            model, optimizer = prepare(config, dataset)
         network, (seen, samples) = model.network, model.filtered(dataset)
         adapt(network)
         for weight in network.state_dict().values():
@@ -161,6 +163,7 @@ def with_data(
         UserError: missing or damaged data, or settings that do not go with them.
     """
     if dataset is not None:
+        data.check(dataset, "dataset")
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
         dataset = _load(config)
@@ -211,7 +214,8 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
     """The settings with what they left open.
 
     T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
-    is what it means here; a resumed run keeps what it meant when the run began.
+    is what it means here; a resumed run keeps what it meant when the run began. With few bits the time constants are those
+    whose leaks are small fractions.
 
     Raises:
         UserError: settings that do not go with the data.
@@ -225,7 +229,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
         test_every=1 if config.choose == "test" else config.test_every,
     )
-    config = _with_precision(config.with_loss())
+    config = _with_precision(quantisation.with_small_leaks(config).with_loss())
     _check_fit(config, dataset)
     return config
 
@@ -249,11 +253,17 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
     network.time_block = config.time_block
+    if config.init is not None:
+        start.take(network, config.init)
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = config.sparse
     start.scale(network, inputs, train, config)
     network.to(processes.device(config.device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
-    return Model(network, inputs, dataset.classes, dataset.source, facts, trains=dataset.trains), optimizer
+    model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)
+    return model, optimizer
 
 
 def _with_precision(config: TrainConfig) -> TrainConfig:

@@ -1,14 +1,18 @@
-"""Where training starts: the size of the first weights, fitted to the data."""
+"""Where training starts: the first weights, those of a trained network or random ones whose size is fitted to the data."""
+
+from pathlib import Path
 
 import torch
 
 from tsslbp.data import Split
+from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
 from tsslbp.layers import BatchNorm, MaxPool, Spiking
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
-from tsslbp.signal import Signal
+from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.model import load
 
 LOW, HIGH = 0.02, 0.5
 """Rates, in spikes per neuron and step, between which a hidden layer is to start."""
@@ -18,33 +22,71 @@ LOOKED_AT = 100
 """Training samples that rates are measured on."""
 
 
+def take(network: Network, path: Path) -> None:
+    """Give a network the weights of a trained one, fitted to its bits; of as many bits the limits too.
+
+    Args:
+        network: to change in place.
+        path: a run's folder or a model file.
+
+    Raises:
+        UserError: no model there, or one of other layers.
+    """
+    given = load(path).network
+    own, theirs = network.state_dict(), given.state_dict()
+    weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
+    wanted = {name: weight for name, weight in own.items() if not name.endswith(".limit")}
+    if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
+        a, b = given.architecture, network.architecture
+        found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
+        if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
+            raise UserError(f"{found}, not standardised; leave out --standardise")
+        raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
+    same = given.architecture.bits == network.architecture.bits
+    network.load_state_dict({**own, **(theirs if same else weights)})
+    if not same:
+        for layer in network.modules():
+            if isinstance(layer, Spiking):
+                layer.quantise(layer.bits)
+
+
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
     """Scale a network's initial weights in place as ``first_rates`` and ``output_scale`` of the settings have it."""
     with torch.no_grad():
         if config.output_scale != 1:
-            network.layers.get_parameter("output.weight").mul_(config.output_scale)
+            output = network.layers.get_submodule("output")
+            assert isinstance(output, Spiking)
+            _multiply(output, config.output_scale)
         if config.first_rates and network.is_spiking:
             few = train.select(torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train)), dtype=torch.float64).long())
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet
-            _into_range(network, inputs(few.x, 0, few.lengths))
+            steps = None if few.lengths is None or inputs.filters else inputs.lengths(few.lengths)
+            inside = None if steps is None else length_mask(steps, inputs.time_steps).bool()
+            _into_range(network, inputs(few.x, 0, few.lengths), inside)
             network.train()
 
 
-def _into_range(network: Network, x: torch.Tensor) -> None:
+def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) -> None:
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
         if isinstance(layer, MaxPool):
             return layer(signal)
         if name == "output" or layer.norm is not None:  # what is normalised has its size from that
-            return layer(signal, pool, half)
-        weight = layer.weight if layer.gain is None else layer.gain
+            return layer(signal, pool, half, inside)
         for _ in range(MOST):
             rate = float(network.fired(layer(signal)).float().mean())
             if LOW <= rate <= HIGH:
                 break
-            weight.mul_(STEP if rate < LOW else 1 / STEP)
+            _multiply(layer, STEP if rate < LOW else 1 / STEP)
         return layer(signal, pool, half)
 
     for _ in network.walk(network.encode(x), cross):
         pass
+
+
+def _multiply(layer: Spiking, factor: float) -> None:
+    """Make a layer's effective weights so many times as large."""
+    (layer.weight if layer.gain is None else layer.gain).mul_(factor)
+    if layer.limit is not None:
+        layer.limit.mul_(factor)

@@ -1,33 +1,77 @@
 """A trained network on streams that never end, a step at a time."""
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tsslbp.data import Normalisation
+from tsslbp.data.audio import changes
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.metrics import confidence, decode, settled
-from tsslbp.networks import Network
+from tsslbp.networks import Network, State
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import Model
 
 
-class Step(NamedTuple):
-    """What one step gave, for each of B streams."""
+class Step:
+    """What one step gave, for each of B streams. Everything but ``total`` is computed when it is first asked for."""
 
-    spikes: Tensor
-    """Of the output neurons in this step, ``[B, neurons]`` of exactly 0 and 1."""
-    answer: Tensor
-    """The class with the largest output so far, or ``NO_ANSWER``, ``[B]``: what the whole sequence gives if it ends here."""
-    confidence: Tensor
-    """The answer's share of the output so far, ``[B]``, 0 where there is no answer."""
-    may_change: Tensor
-    """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T steps,
-    always. See :func:`tsslbp.metrics.settled`."""
-    layers: dict[str, Tensor]
-    """Spikes of every layer by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
+    def __init__(self, network: Network, before: State, after: State, current: Tensor, total: Tensor, steps: Tensor) -> None:
+        self._network, self._before, self._after, self._current, self._steps = network, before, after, current, steps
+        self.total = total
+        """Output current of every class so far, ``[B, classes]``: a spike of one neuron adds 1 in the end."""
+
+    @cached_property
+    def spikes(self) -> Tensor:
+        """Of the output neurons in this step, ``[B, neurons]`` of exactly 0 and 1."""
+        *_, output = self._neurons()
+        return self._fired(output)
+
+    @cached_property
+    def layers(self) -> dict[str, Tensor]:
+        """Spikes of every layer by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
+        return {name: self._fired(name) for name in self._neurons()}
+
+    @cached_property
+    def answer(self) -> Tensor:
+        """The class with the largest output so far, or ``NO_ANSWER``, ``[B]``: what the whole sequence gives if it ends here.
+
+        Raises UserError for output that holds NaN.
+        """
+        return decode(self.total[None])
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """The answer's share of the output so far, ``[B]``, 0 where there is no answer."""
+        return confidence(self.total[None])
+
+    @cached_property
+    def lead(self) -> Tensor:
+        """How much more output the answer has than the next class, ``[B]``, as of ``total``; 0 where there is no answer."""
+        best = self.total.topk(min(2, self.total.shape[-1]), dim=-1).values
+        return best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0]
+
+    @cached_property
+    def may_change(self) -> Tensor:
+        """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T
+        steps, always. See :func:`tsslbp.metrics.settled`."""
+        remaining = self._network.time_steps - self._steps
+        final = torch.zeros_like(remaining, dtype=torch.bool)
+        for steps in remaining.unique().tolist():
+            if steps >= 0:
+                done = settled(self.total, self._current, steps, self._network.neuron.tau_s) | (steps == 0)
+                final |= done & (remaining == steps)
+        return ~final
+
+    def _neurons(self) -> list[str]:
+        return [name for name, state in self._after.layers.items() if len(state) > 1]  # max pooling has none
+
+    def _fired(self, name: str) -> Tensor:
+        """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
+        neuron, psc, before = self._network.neuron, self._after.layers[name][1], self._before.layers[name][1]
+        return (psc - neuron.synapse_decay * before > 0.5 / neuron.tau_s).to(psc.dtype)
 
 
 class Stream:
@@ -37,38 +81,59 @@ class Stream:
     membrane potential differently, so a neuron that lies within rounding of its threshold may differ.
 
     Args:
-        model: a model (:func:`tsslbp.load`), which takes samples as they are stored, or a network, which takes its own input.
+        model: a model (:func:`tsslbp.load`, or ``model_`` of a trained :class:`~tsslbp.SpikingClassifier`), which takes samples
+            as they are stored and prepares them, spikes for changes included; or a network, which takes its own input. The
+            network is put into evaluation mode.
         streams: B.
 
     Raises:
-        UserError: a network that does not spike; a model of encoded samples, or one whose preparation needs several steps.
+        UserError: something else; a network that does not spike; a model of encoded samples, or one that prepares several steps
+            at once.
     """
 
     def __init__(self, model: Model | Network, streams: int = 1) -> None:
+        network = model.network if isinstance(model, Model) else model
+        if not isinstance(network, Network):
+            raise UserError(
+                f"a stream takes a model or a network of tsslbp.build, not {type(model).__name__}; of a SpikingClassifier take "
+                "its model_, and step through a module of your own with part() of its layers"
+            )
         if not isinstance(streams, int) or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
-        self.network = model.network if isinstance(model, Model) else model
-        self.normalisation = _of_single_steps(model.inputs) if isinstance(model, Model) else None
-        self.streams = streams
+        self.network, self.streams = network, streams
+        self.normalisation, self.delta, shape = None, 0.0, network.architecture.input_shape
+        if isinstance(model, Model):
+            self.normalisation, self.delta = _of_single_steps(model.inputs), model.inputs.delta
+            shape = model.sample_shape[1:] if model.inputs.sequence else model.sample_shape
         self.network.eval()
-        weight = next(self.network.parameters())
-        self._rest = torch.zeros(streams, *self.network.architecture.input_shape, dtype=weight.dtype, device=weight.device)
+        self._rest = next(network.parameters()).new_zeros(1, streams, *network.architecture.input_shape).detach()
+        self._received = torch.zeros(streams, *shape, device=self._rest.device)
         self.reset()
 
     def reset(self, which: Tensor | None = None) -> None:
-        """Begin anew: all streams, or those of a mask or index ``which``, as if nothing had come before."""
+        """Begin anew: all streams, or those of a mask or index ``which``, as if nothing had come before.
+
+        Raises UserError for streams that there are not.
+        """
+        device = self._rest.device
         if which is None:
             with torch.inference_mode():
-                psc, self._state = self.network.part(self._rest.unsqueeze(0))
+                psc, self._state = self.network.part(self._rest)
             which = torch.arange(self.streams)
-            self._total, self._steps = torch.zeros_like(psc[0]), torch.zeros(self.streams, dtype=torch.long)
-        fresh = torch.zeros(self.streams, dtype=torch.bool)
-        fresh[which] = True
+            self._total, self._steps = torch.zeros_like(psc[0]), torch.zeros(self.streams, dtype=torch.long, device=device)
+        fresh = torch.zeros(self.streams, dtype=torch.bool, device=device)
+        try:
+            fresh[which] = True
+        except (IndexError, TypeError):
+            raise UserError(
+                f"there is no stream {which}; give numbers from 0 to {self.streams - 1}, or a mask of {self.streams}"
+            ) from None
 
         def rested(x: Tensor, axis: int) -> Tensor:
             return x.masked_fill(fresh.view(*[1] * axis, -1, *[1] * (x.dim() - axis - 1)), 0)
 
-        self._state, self._total, self._steps = self._state.map(rested), rested(self._total, 0), rested(self._steps, 0)
+        self._state = self._state.map(rested)
+        self._total, self._steps, self._received = (rested(x, 0) for x in (self._total, self._steps, self._received))
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Step:
@@ -79,43 +144,29 @@ class Stream:
                 as that takes it.
 
         Raises:
-            UserError: another shape, or what is not finite; the streams stay as they were.
+            UserError: another shape, what is not finite, or a network that was put into training mode; the streams stay as they
+                were.
         """
         check_tensor("a step", x)
-        if x.shape != self._rest.shape:
-            raise UserError(f"a step has shape {list(x.shape)}; it must be {list(self._rest.shape)}, with one row a stream")
-        x = (self.normalisation.normalise(x) if self.normalisation else x).to(self._rest)
+        if x.shape != self._received.shape:
+            raise UserError(f"a step has shape {list(x.shape)}; it must be {list(self._received.shape)}, with one row a stream")
+        if self.network.training:
+            raise UserError("the network is in training mode; call its eval() before the next step")
+        x = x.to(self._rest.device)
+        x = self.normalisation.normalise(x) if self.normalisation else x
         if not bool(x.isfinite().all()):
             raise UserError("a step holds NaN or infinity; look for it in the data")
-        before = self._state
-        psc, self._state = self.network.part(x.unsqueeze(0), before)
-        current = psc[0]
-        self._total, self._steps = self._total + current, self._steps + 1
-        neurons = {name: state for name, state in self._state.layers.items() if len(state) > 1}  # max pooling has none
-        layers = {name: self._spikes(state[1], before.layers[name][1]) for name, state in neurons.items()}
-        *_, output = layers.values()
-        remaining, total = self.network.time_steps - self._steps, self._total
-        final = torch.zeros(self.streams, dtype=torch.bool)
-        for steps in remaining.unique().tolist():
-            if steps >= 0:
-                done = settled(total, current, steps, self.network.neuron.tau_s) | (steps == 0)
-                final |= done & (remaining == steps)
-        return Step(output, decode(total[None]), confidence(total[None]), ~final, layers)
-
-    def _spikes(self, psc: Tensor, before: Tensor) -> Tensor:
-        """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
-        neuron = self.network.neuron
-        return (psc - neuron.synapse_decay * before > 0.5 / neuron.tau_s).to(psc.dtype)
+        before, received = self._state, self._received
+        if self.delta:
+            x, received = changes(x, received, self.delta)
+        psc, self._state = self.network.part(x.to(self._rest.dtype).unsqueeze(0), before)
+        self._total, self._steps, self._received = self._total + psc[0], self._steps + 1, received
+        return Step(self.network, before, self._state, psc[0], self._total, self._steps)
 
 
 def _of_single_steps(inputs: Inputs) -> Normalisation:
-    """The preparation of one step. Raises UserError if a step's depends on others."""
-    needs = {
-        "bins": inputs.bin > 1,
-        "filters": inputs.filters,
-        "changes": inputs.delta,
-        "encoding": inputs.encoding != CONSTANT,
-    }
+    """The preparation of one step. Raises UserError if a step's depends on later ones."""
+    needs = {"bins": inputs.bin > 1, "filters": inputs.filters, "encoding": inputs.encoding != CONSTANT}
     if found := [name for name, needed in needs.items() if needed]:
         raise UserError(
             f"the model prepares its samples by {' and '.join(found)}, which need more than one step; train one without"

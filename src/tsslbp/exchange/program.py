@@ -1,0 +1,130 @@
+"""A network as a program is to compute it, with how samples enter: what C is written from, and compared with."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsslbp import data, encoding
+from tsslbp.errors import UserError
+from tsslbp.exchange.chain import Array, Chain, chain
+from tsslbp.exchange.integer import IntegerNetwork, integer, whole_input
+from tsslbp.layers import Spiking
+from tsslbp.networks import Network
+from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
+from tsslbp.training import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """How samples enter C.
+
+    Args:
+        model: what they are for.
+        meaning: of a byte, ``[C, 256]`` by channel or ``[1, 256]``; None if numbers enter as the network takes them.
+        spikes: whether these are 0 and 1.
+    """
+
+    model: Model
+    meaning: Tensor | None
+    spikes: bool
+
+    @staticmethod
+    def of(model: Model) -> "Entry":
+        """How those of a model do. Raises UserError for a preparation that C does not have."""
+        inputs, facts = model.inputs, model.facts
+        if inputs.filters:
+            raise UserError("the model filters series, which C does not do yet; train it with --filters 0")
+        spikes = encoding.get(inputs.encoding) is not None or inputs.delta > 0
+        stored = facts.dtype == "uint8" if facts else inputs.normalisation.scale == 255
+        if spikes or not stored or inputs.bin > 1:
+            return Entry(model, None, spikes)
+        channels = len(inputs.normalisation.std)
+        values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
+        meaning = inputs.normalisation.normalise(values).flatten(1).T
+        if inputs.sequence and bool(meaning[:, 0].any()):  # padding is 0 for the network, which no stored number is
+            return Entry(model, None, False)
+        return Entry(model, meaning, False)
+
+    @property
+    def sequence(self) -> bool:
+        """Whether something else enters at every step."""
+        return self.model.inputs.sequence or self.spikes
+
+    def network_input(self, samples: data.Split) -> Tensor:
+        """What samples are to the network, ``[N, ...]`` or ``[T, N, ...]``."""
+        return self.model.inputs(samples.x, 0, samples.lengths)
+
+    def of_samples(self, samples: data.Split, whole: bool) -> Array:
+        """What samples are to C: a row each, of ``network_input``."""
+        if self.meaning is not None:
+            return samples.x.flatten(1).numpy()
+        x = self.network_input(samples)
+        x = (x.transpose(0, 1) if self.sequence else x).flatten(1)
+        return x.byte().numpy() if self.spikes else whole_input(x).short().numpy() if whole else x.numpy()
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest whole number that enters."""
+        if self.spikes:
+            return 0, INPUT_UNIT
+        if self.meaning is None:
+            return -INPUT_LARGEST, INPUT_LARGEST
+        whole = whole_input(self.meaning)
+        return int(whole.min()), int(whole.max())
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network as C is to compute it, with how samples enter.
+
+    Args:
+        entry: how they do.
+        chain: the network.
+        whole: its whole numbers; None if it computes in ``float``.
+    """
+
+    entry: Entry
+    chain: Chain
+    whole: IntegerNetwork | None
+
+    @staticmethod
+    def of(model: Model, bits: str | None = None) -> "Program":
+        """That of a model; ``bits`` rounds the weights of a network that was trained in floating point.
+
+        Raises:
+            UserError: a network or a preparation that C does not have, other bits than it was trained with.
+        """
+        own = model.network.architecture.bits
+        if bits is not None and own not in ("float", bits):
+            raise UserError(f"--bits is {bits}; the weights were trained with {own}, leave it out")
+        if bits is not None and own == "float":
+            model = replace(model, network=rounded(model.network, bits))
+        entry, links = Entry.of(model), chain(model.network)
+        if model.network.architecture.bits == "float":
+            return Program(entry, links, None)
+        return Program(entry, links, integer(links, *entry.range, model.network.time_steps))
+
+    def response(self, samples: data.Split) -> tuple[dict[str, Tensor], Tensor]:
+        """What samples set off here: spikes by population, ``[T, N, channels, ...]`` of bool; evidence ``[N, classes]``."""
+        net, x = self.entry.model.network, self.entry.network_input(samples)
+        if self.whole is None:
+            with torch.inference_mode():
+                currents = net.activity(x)
+                spikes = {name: net.fired(psc) for name, psc in currents.items()}
+                *_, output = currents.values()
+                return spikes, net.vote(output).sum(0) * self.chain.voters
+        steps = list(self.whole.steps(whole_input(x), net.time_steps if net.is_static(x) else None))
+        names = [population.name for population in self.chain.populations]
+        return {name: torch.stack([step.spikes[name] for step in steps]) > 0 for name in names}, steps[-1].evidence
+
+
+def rounded(network: Network, bits: Any) -> Network:
+    """A network with its weights rounded to few bits after training, and with small leaks."""
+    made = Network(replace(network.architecture, bits=bits))
+    made.load_state_dict({**made.state_dict(), **network.state_dict()})
+    for layer in made.modules():
+        if isinstance(layer, Spiking):
+            layer.quantise(bits)
+    return made.eval()

@@ -1,0 +1,67 @@
+/* {{ title }}. README.md says how to use it. Written by tsslbp. */
+#ifndef NETWORK_H
+#define NETWORK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define NETWORK_INPUTS {{ inputs }}      /* numbers of a sample, or of a step of a sequence */
+#define NETWORK_CLASSES {{ classes | length }}
+#define NETWORK_STEPS {{ steps }}       /* steps of a sample in training */
+#define NETWORK_POPULATIONS {{ populations | length }} /* of neurons, the last is the output */
+#define NETWORK_NEURONS {{ neurons }}     /* of all populations */
+
+typedef {{ types.input }} network_input;    /* {{ input_means }} */
+typedef {{ types.value }} network_value;
+typedef {{ types.index }} network_index;
+
+/* Where a network stands. Any number of them can be used side by side. */
+typedef struct {
+    network_value sums[NETWORK_NEURONS];     /* what has arrived in this step */
+    network_value current[NETWORK_NEURONS];  /* synaptic current */
+    network_value membrane[NETWORK_NEURONS]; /* membrane potential after the reset */
+    network_value output[{{ populations[-1].neurons }}];       /* current of the output neurons */
+    network_value total[{{ populations[-1].neurons }}];        /* its sum over the steps */
+    network_index spiked[NETWORK_NEURONS];   /* neurons of each population that spiked in the last step */
+    network_index count[NETWORK_POPULATIONS];
+{%- if windows %}
+    uint8_t seen[{{ windows }}];               /* windows of max pooling with a spike in this step */
+{%- endif %}
+} network_state;
+
+extern const char *const network_class_names[NETWORK_CLASSES];
+
+/* Begin a new sample, from rest. */
+void network_reset(network_state *n);
+{% if static %}
+/* Show a sample, [channel][row][column], until the next reset. */
+void network_show(network_state *n, const network_input *x);
+{% else %}
+/* Hand over what enters in the next step, [channel][row][column]. Zeros take no time. */
+void network_show(network_state *n, const network_input *x);
+
+/* Or hand over one event at a time: {{ event_means }} */
+void network_event(network_state *n, size_t input);
+{% endif %}
+{%- if prepares %}
+/* What enters, from a number as it was measured: normalised{{ ', in whole numbers of 1/' ~ unit if integer }}. */
+network_input network_prepare(float raw, size_t channel);
+{% endif %}
+/* One step of time. */
+void network_step(network_state *n);
+
+/* Reset, show {{ 'a sample' if static else 'each step of a sequence, [step][channel][row][column]' }} and go through its steps. Returns the answer. */
+int network_run(network_state *n, const network_input *x, size_t steps);
+
+/* Evidence for a class so far: the summed output current. */
+network_value network_evidence(const network_state *n, size_t class_number);
+
+/* The class with most evidence so far, the first of several; -1 if no output neuron has spiked. */
+int network_answer(const network_state *n);
+
+/* Neurons of a population, and those of them that spiked in the last step: returns how many, and points *spiked to their
+   numbers, (row * columns + column) * channels + channel, in rising order. */
+size_t network_neurons(size_t population);
+size_t network_spikes(const network_state *n, size_t population, const network_index **spiked);
+
+#endif

@@ -1,0 +1,156 @@
+"""Weights of a few bits, learned as such, and leaks that are small fractions of a power of two.
+
+The weights of an output channel (or neuron) lie on a grid of their own. Its largest magnitude, the ``limit`` L, is learned
+with them:
+
+    step = L/Q        q = nearest(clip(w/step, -Q, Q))        effective weight = step·q                                (1)
+
+``nearest`` takes the nearest of the grid's whole numbers, the largest of which is Q:
+
+    8, 4 and 3 bits    -Q, …, -1, 0, 1, …, Q with Q = 127, 7, 3        2 bits    -3, -1, 1, 3        ternary    -1, 0, 1
+
+The gradient goes straight through the rounding, but not to weights beyond the limit:
+
+    ∂L/∂w = g where |w| <= L, else 0        ∂L/∂limit = Σ g·r/Q / sqrt(n·Q),  r = q - w/step, or q beyond the limit      (2)
+
+for an error g at the n effective weights of a channel.
+
+A leak is the share of a membrane potential, or of a synaptic current, that is lost in a step, 1/τ. A chip computes it as a few
+shifts and additions if it is a small fraction ``j/2^k`` (:func:`leak`). What enters the network is rounded to ``1/64``
+(:func:`on_grid`).
+
+Source of (1) and (2): S. Esser et al., Learned Step Size Quantization, ICLR 2020, arXiv 1902.08153.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from tsslbp.crossing import refuse_second_derivative
+from tsslbp.errors import UserError, unknown
+
+Bits = Literal["float", "8", "4", "3", "2", "ternary"]
+"""What weights are stored in: floating point, or as many bits."""
+LARGEST = {"8": 127, "4": 7, "3": 3, "2": 3, "ternary": 1}
+"""Q by the number of bits."""
+INPUT_UNIT, INPUT_LARGEST = 64, 2047
+"""What enters the network is a whole number of 1/INPUT_UNIT, of this magnitude at most."""
+NEAR, LONGEST = 0.07, 2**20
+"""How far, as a share of it, a leak may be from its small fraction, and the longest finite time constant."""
+SMALLEST_LIMIT = 1e-8
+"""What keeps the step of a channel of zeros from being 0."""
+
+T = TypeVar("T")
+
+
+def check(bits: str) -> None:
+    """Raises UserError unless ``bits`` is one of :data:`Bits`."""
+    if bits not in get_args(Bits):
+        raise unknown("bits", str(bits), get_args(Bits))
+
+
+def quantised(weight: Tensor, limit: Tensor, bits: str) -> Tensor:
+    """Effective weights, equation (1): ``[out, ...], [out] -> [out, ...]``. Differentiable by equation (2).
+
+    Quantising what is quantised changes nothing but, perhaps, the last digit of its floating-point numbers.
+    """
+    return _Quantised.apply(weight, limit, bits)
+
+
+def whole_numbers(weight: Tensor, limit: Tensor, bits: str) -> tuple[Tensor, Tensor]:
+    """``q`` and ``step`` of equation (1): the weights as whole numbers, ``[out, ...]``, and what 1 of them means, ``[out]``."""
+    q, step, _ = _split(weight, limit, bits)
+    return q, step.flatten()
+
+
+def fitted_limit(weight: Tensor, bits: str) -> Tensor:
+    """The limits under which quantising weights ``[out, ...]`` makes the least squared error, ``[out]``.
+
+    The best of 60 shares of each channel's largest weight.
+    """
+    rows = weight.detach().flatten(1)
+    largest = rows.abs().amax(1).clamp(min=SMALLEST_LIMIT)
+    best, least = largest, torch.full_like(largest, math.inf)
+    for tried in range(60):
+        limit = 0.05 ** (tried / 59) * largest
+        q, step, _ = _split(rows, limit, bits)
+        error = (step * q - rows).square().sum(1)
+        best, least = torch.where(error < least, limit, best), torch.minimum(error, least)
+    return best
+
+
+def _split(weight: Tensor, limit: Tensor, bits: str) -> tuple[Tensor, Tensor, Tensor]:
+    """``q``, ``step`` in a shape that broadcasts, and ``w/step``."""
+    step = (limit.abs().clamp(min=SMALLEST_LIMIT) / LARGEST[bits]).view(-1, *[1] * (weight.dim() - 1))
+    x = weight / step
+    clipped = x.clamp(-LARGEST[bits], LARGEST[bits])
+    # Four numbers that are symmetric about 0, as a weight's sign must not matter, leave 0 itself out.
+    q = 2 * ((clipped - 1) / 2).round() + 1 if bits == "2" else clipped.round()
+    return q, step, x
+
+
+class _Quantised(torch.autograd.Function):
+    """Equations (1) and (2)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, limit: Tensor, bits: str) -> Tensor:
+        q, step, x = _split(weight, limit, bits)
+        ctx.save_for_backward(q, x, limit)
+        ctx.largest = LARGEST[bits]
+        return step * q
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        refuse_second_derivative("the gradient of quantised weights")
+        q, x, limit = ctx.saved_tensors
+        inside, n = x.abs() <= ctx.largest, q[0].numel()
+        rest = (gradient * torch.where(inside, q - x, q)).flatten(1).sum(1) / ctx.largest
+        return gradient * inside, rest * limit.sign() / math.sqrt(n * ctx.largest), None
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x * INPUT_UNIT + 0.5).floor().clamp(-INPUT_LARGEST, INPUT_LARGEST) / INPUT_UNIT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """Network input rounded to 1/64, half upwards, and cut at ±2047/64; the gradient goes straight through."""
+    return _Rounded.apply(x)
+
+
+def leak(tau: float) -> tuple[int, int]:
+    """``(j, k)`` for which ``j/2^k`` is within 7 % of the leak 1/τ, with the smallest k; ``(0, 0)`` of an infinite τ.
+
+    Raises:
+        UserError: a time constant of more than a million steps that is not infinite.
+    """
+    if math.isinf(tau):
+        return 0, 0
+    if tau > LONGEST:
+        raise UserError(
+            f"a time constant of {tau:g} steps leaks too little for a small fraction; take {LONGEST} at most, or inf"
+        )
+    k = 0
+    while abs((j := round(2**k / tau)) * tau / 2**k - 1) > NEAR:
+        k += 1
+    return j, k
+
+
+def with_small_leaks(settings: T) -> T:
+    """Settings of a network, or of its training, with the nearest τm and τs whose leaks are small fractions.
+
+    They stay as they are where the network has floating-point weights.
+    """
+    if settings.bits == "float" or settings.neuron != "spiking":  # type: ignore[attr-defined]
+        return settings
+    fractions = {name: leak(getattr(settings, name)) for name in ("tau_m", "tau_s")}
+    taus = {name: 2**k / j if j else math.inf for name, (j, k) in fractions.items()}
+    return replace(settings, **taus)  # type: ignore[type-var]

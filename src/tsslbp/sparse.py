@@ -1,0 +1,133 @@
+"""Linear maps of currents that rarely change, such as those of spiking neurons, in less than the dense product's time.
+
+A post-synaptic current ``a`` comes from an input ``x[t] = τs·a[t] - (τs - 1)·a[t-1]``, which for neurons is the spike train. A
+linear map W commutes with the synapse, and what stays the same from one step to the next need not be multiplied again:
+
+    forward    S[t] = S[t-1] + W·(x[t] - x[t-1]),    W·a[t] = I[t] = (1 - 1/τs)·I[t-1] + S[t]/τs      (1)
+    weights    ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,    F[t] = F[t+1] + E[t]                             (2)
+
+with E of ``δ = ∂L/∂I`` by equation (4) of ``neuron.py``. A train 0 1 1 1 1 costs one row of W, a silent input nothing; the
+gradient by the input, Wᵀδ, stays a dense product. Nothing is assumed of the current: changes below its rounding count as none,
+and what other synapses or no synapse at all have made is merely found to change everywhere. Then, or where little would be
+saved, :func:`mapped` leaves the map to PyTorch. What it decides follows from the numbers alone, so a run repeats bit for bit.
+
+The arithmetic is in ``csrc/sparse.h``.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsslbp.crossing import refuse_second_derivative
+from tsslbp.kernels import cpp
+
+WORK = 4_000_000
+"""Multiplications of the dense map below which looking for changes may cost more than they save."""
+OUTPUTS = 32
+"""Outputs, or channels, below which it does."""
+MOST_FLAT, MOST_CONVOLVED = 0.14, 0.10
+"""Share of a current's numbers that may change if matrix products, and convolutions, are to pay."""
+
+
+class SparseMap(NamedTuple):
+    """A convolution over one axis or two, without dilation and groups; without a kernel, a matrix product."""
+
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+
+    def sizes(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
+        """Of what comes out, from those of what goes in."""
+        each = zip(pixels, self.kernel, self.stride, self.padding, strict=True)
+        return tuple((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in each)
+
+    def numbers(self, tau_s: float) -> list[float]:
+        """As the operators take them: of an image, which may have one row or one pixel."""
+        missing = 2 - len(self.kernel)
+        sizes = [1] * missing, self.kernel, [1] * missing, self.stride, [0] * missing, self.padding
+        return [*map(float, itertools.chain(*sizes)), tau_s]
+
+
+def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> list[Tensor]:
+    """Where a signal changes, at which sample and step, and by how much; nothing where that does not pay.
+
+    Args:
+        signal: post-synaptic currents ``[T, B, in]``, ``[T, B, C, L]`` or ``[T, B, C, H, W]``.
+        weight: ``[out, in]``, ``[out, C, k]`` or ``[out, C, k, k]``; only its shape and type matter.
+        map_: what the weight is multiplied as.
+        tau_s: of the synapse that made the signal, as far as is known: another one costs time, not accuracy.
+    """
+    pixels = signal.shape[3:]
+    if signal.dim() != weight.dim() + 1 or signal.shape[2] != weight.shape[1] or min(map_.sizes(pixels), default=1) < 1:
+        return []  # the dense map says what is wrong
+    work = signal.numel() * weight.numel() // (weight.shape[1] * math.prod(map_.stride))
+    fits = signal.shape[2] < 2**16 and pixels.numel() < 2**15 and signal.device.type == "cpu"
+    typed = signal.dtype == weight.dtype and signal.dtype in (torch.float32, torch.float64)
+    if cpp.NOT_LOADED is not None or work < WORK or len(weight) < OUTPUTS or not (fits and typed):
+        return []
+    if torch._C._are_functorch_transforms_active():
+        return []
+    found: list[Tensor] = torch.ops.tsslbp.changes(
+        _channels_last(signal.detach(), 2), tau_s, MOST_CONVOLVED if map_.kernel else MOST_FLAT
+    )
+    return found
+
+
+def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor]) -> Tensor:
+    """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by both."""
+    made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), *changes)
+    return made
+
+
+class _Mapped(torch.autograd.Function):
+    """Equation (1), and the weight's gradient by equation (2)."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], *changes: Tensor) -> Tensor:
+        ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
+        ctx.save_for_backward(weight, *changes)
+        made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
+        return _channels_first(made, signal.dim() - 3)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of a sparse linear map")
+        weight, *changes = ctx.saved_tensors
+        axes = len(ctx.shape) - 3
+        by_signal = by_weight = None
+        if ctx.needs_input_grad[0]:
+            by_signal = _by_signal(delta.flatten(0, 1), weight, ctx.map, ctx.shape)
+        if ctx.needs_input_grad[1]:
+            like = _channels_last(delta.new_empty(1).expand(ctx.shape), 2)
+            by_weight = torch.ops.tsslbp.map_changes_backward(like, _channels_last(delta, 2), *changes, ctx.numbers)
+            by_weight = _channels_first(by_weight, axes, axis=1)
+        return by_signal, by_weight, None, None, *[None] * len(changes)
+
+
+def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size) -> Tensor:
+    """Wᵀδ, dense, in the shape of the signal."""
+    if not map_.kernel:
+        return (delta @ weight).view(shape)
+    axes, like = len(shape) - 3, delta.new_empty(1).expand(len(delta), *shape[2:])  # of which only the shape matters
+    found = torch.ops.aten.convolution_backward(
+        delta, like, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [True, False, False]
+    )
+    return found[0].unflatten(0, shape[:2])
+
+
+def _channels_last(x: Tensor, axis: int) -> Tensor:
+    """Channels behind two axes of pixels, ``[..., C, H, W] -> [..., H, W, C]``; ``axis`` is that of the channels."""
+    x = x.movedim(axis, -1)
+    while x.dim() < axis + 3:
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _channels_first(x: Tensor, axes: int, axis: int = 2) -> Tensor:
+    """The reverse, for so many axes of pixels."""
+    for _ in range(2 - axes):
+        x = x.squeeze(axis)
+    return x.movedim(-1, axis)

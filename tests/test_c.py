@@ -1,0 +1,414 @@
+"""Networks as C: the whole numbers bit for bit, floats but for rounding, and files that are whole or not there."""
+
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tsslbp
+from tsslbp import UserError, cli, data, files, layers, training
+from tsslbp.data import Facts, Normalisation, Split
+from tsslbp.exchange import c, compiled
+from tsslbp.exchange import integer as integers
+from tsslbp.exchange.chain import chain
+from tsslbp.exchange.integer import whole_input
+from tsslbp.exchange.program import Program
+from tsslbp.metrics import decode
+from tsslbp.training.inputs import Inputs
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
+SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+STEPS = 6
+CASES = {
+    "fully connected": ("40-30-10", (1, 12, 12), {}),
+    "padded, pooled": ("6C3-P2-9C3b-20-10", (2, 11, 10), {"padding": 1, "conv_scale": 4.0}),
+    "average pooling": ("6C3-A3-20b-10", (1, 11, 13), {"conv_scale": 4.0}),
+    "max pooling": ("6C3-M2-P2-8-4", (1, 15, 13), {"conv_scale": 4.0}),
+    "strides": ("6C5s2-8C3s2-7", (1, 17, 19), {"padding": 2, "conv_scale": 4.0}),
+    "one axis": ("6C3-P2-8C3-M2-5", (3, 30), {"padding": 1, "conv_scale": 4.0}),
+    "recurrent": ("30R-20R-4", (9,), {"rule": "surrogate"}),
+    "votes": ("20-12-V3", (9,), {}),
+    "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
+    "no leak, no synapse": ("20-15-5", (9,), {"tau_m": math.inf, "tau_s": 1.0}),
+    "long memory": ("20-15-5", (9,), {"tau_m": 50.0, "tau_s": 20.0, "threshold": 0.3}),
+}
+
+
+def network(notation, shape, seed=0, bits="float", **settings):
+    """A network whose neurons spike in all layers."""
+    torch.manual_seed(seed)
+    settings = {"tau_m": 5, "tau_s": 3, **settings}
+    net = tsslbp.build(notation, input_shape=shape, time_steps=STEPS, bits=bits, **settings)
+    for _ in range(3):
+        net(2 * torch.randn(9, *shape))  # running statistics
+    net.eval()
+    net.fold()
+    with torch.no_grad():
+        for name, layer in net.named_layers():
+            for _ in range(40):
+                rates = {at: float(net.fired(psc).float().mean()) for at, psc in net.activity(torch.randn(20, *shape)).items()}
+                if not isinstance(layer, layers.Spiking) or rates[name] > 0.05:
+                    break
+                for weight in (layer.weight, layer.limit, layer.bias):
+                    if weight is not None:
+                        weight.mul_(1.3)
+    return net
+
+
+def model(net, sequence=False, byte=False):
+    """A model of a network, for random samples, and some of those."""
+    shape, norm = net.architecture.input_shape, Normalisation(1.0, (0.2,), (0.7,))
+    if byte:
+        norm = Normalisation(255, (0.1307,), (0.3081,)) if not sequence else Normalisation(1.0, (0.0,), (1.0,))
+    shape = (12, STEPS, *shape) if sequence else (12, *shape)
+    x = torch.randn(shape) + 0.2
+    if byte:
+        x = (torch.rand(shape) < 0.3).byte() if sequence else (torch.rand(shape) < 0.5) * torch.randint(256, shape)
+        x = x.byte()
+    samples = Split(x, torch.arange(12) % len(names(net)))
+    dataset = data.Dataset("made", samples, samples, samples, names(net), norm, sequence=sequence)
+    inputs = Inputs("constant", norm, STEPS, sequence)
+    return training.Model(net, inputs, names(net), "made", Facts.of(dataset)), samples
+
+
+def names(net):
+    return tuple(map(str, range(net(torch.zeros(1, *net.architecture.input_shape)).shape[-1])))
+
+
+def spikes_of(net, x):
+    return {name: net.fired(psc) for name, psc in net.activity(x).items()}
+
+
+@pytest.mark.parametrize("bits", ["8", "2"])
+@pytest.mark.parametrize("case", CASES)
+def test_whole_numbers_do_what_the_network_does(case, bits):
+    notation, shape, settings = CASES[case]
+    net = network(notation, shape, bits=bits, **settings)
+    x = torch.randn(STEPS, 16, *shape).clamp(-30, 30)
+    whole = integers.integer(chain(net), -2047, 2047, STEPS)
+    found = list(whole.steps(whole_input(x)))
+    differing = total = 0
+    for name, wanted in spikes_of(net, x).items():
+        for t, response in enumerate(found):
+            differing += int((response.spikes[name].bool() != wanted[t].reshape(response.spikes[name].shape)).sum())
+        total += int(wanted.sum())
+    assert total > 50
+    assert differing <= 0.01 * total, "states have bits behind the point, so only what is near a threshold may differ"
+    static = whole.run(whole_input(x[0]), STEPS)
+    repeated = whole.run(whole_input(x[:1].expand(STEPS, *x.shape[1:])))
+    assert all(torch.equal(static.spikes[name], repeated.spikes[name]) for name in static.spikes)
+
+
+def test_whole_numbers_by_hand():
+    net = tsslbp.build("1", input_shape=(1,), time_steps=4, tau_m=4, tau_s=2, bits=8)
+    with torch.no_grad():
+        net.layers.output.limit.fill_(1.27)  # a step of 0.01
+        net.layers.output.weight.fill_(0.5)
+    whole = integers.integer(chain(net), -2047, 2047, 4)
+    (population,) = whole.populations
+    unit = 2.0**population.shift
+    assert population.weight.item() == 50
+    assert population.threshold.item() == pytest.approx(2 / 0.01 * 64 * unit)
+    # x = 1: J = 3200, 4800, 5600, 6000 (times 2^shift) and u = 3200, 7200, 11000, 14250 against 12800
+    found = list(whole.steps(torch.full((1, 1), 64), 4))
+    assert [int(step.spikes["output"].sum()) for step in found] == [0, 0, 0, 1]
+    assert int(found[-1].evidence.sum()) == 4096
+
+
+def test_the_largest_shift_leaves_no_number_out_of_32_bits():
+    net = network("40-30-10", (1, 12, 12), bits="8")
+    for low, high in ((-2047, 2047), (0, 64)):
+        whole = integers.integer(chain(net), low, high, STEPS)
+        population = whole.populations[0]
+        most = int(np.abs(population.weight.astype(np.int64)).sum((1, 2, 3)).max()) * high
+        current = membrane = 0
+        for _ in range(200):  # the worst input for ever, and no spike
+            current = current - ((current * whole.synapse.j + (1 << whole.synapse.k >> 1)) >> whole.synapse.k)
+            current += integers._scaled(torch.tensor(most), population.shift).item()
+            membrane = membrane - ((membrane * whole.membrane.j + (1 << whole.membrane.k >> 1)) >> whole.membrane.k) + current
+            assert max(current * whole.synapse.j, membrane * whole.membrane.j) < 2**31 - 2**whole.membrane.k
+        assert membrane * whole.membrane.j > 2**28 or population.shift == integers.FINEST
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", ["padded, pooled", "max pooling", "recurrent"])
+def test_c_computes_what_python_does(case, tmp_path):
+    for bits in ("8", "float"):
+        compare(case, bits, tmp_path / bits, ("-O1",))
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["8", "2", "float"])
+@pytest.mark.parametrize("case", CASES)
+def test_c_computes_what_python_does_and_steps_out_of_nothing(case, bits, tmp_path):
+    compare(case, bits, tmp_path, SANITIZED)
+
+
+def compare(case, bits, folder, options):
+    notation, shape, settings = CASES[case]
+    sequence = case in ("recurrent", "padded, pooled", "one axis", "long memory")
+    byte = case in ("fully connected", "padded, pooled", "strides", "recurrent")
+    of, samples = model(network(notation, shape, bits=bits, **settings), sequence, byte)
+    program = Program.of(of)
+    assert (program.whole is None) == (bits == "float")
+    c.write(program, folder / "c", folder)
+    built = compiled.compiled(folder / "c", folder / "test", options)
+    found = compiled.compare(built, program, samples)
+    assert found.spikes > 20
+    if bits == "float":
+        assert found.differing <= 0.01 * found.spikes
+    else:
+        assert (found.differing, found.answers) == (0, 0)
+    done = subprocess.run([built], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("0 of 10 samples differ")
+
+
+FAULTS = {
+    "current[i] = synapse(current[i]) +": "current[i] =",
+    "potential[i + c] = 0;": "",
+    "n->output[i] = synapse(n->output[i]);": "",
+    "(int32_t)(0x80000000u >> k)": "(int32_t)(0x80000000u >> k) - 1",
+    "row /= p->summed.rows;": "",
+    "flush(p, n->sums + p->first, &waiting);": "",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_c_is_found(fault, tmp_path):
+    of, samples = model(network("6C3-P2-19-10", (2, 11, 10), bits="8", padding=1, conv_scale=4.0), byte=True)
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    source = (tmp_path / "c/network.c").read_text()
+    assert source.count(fault) == 1
+    (tmp_path / "c/network.c").write_text(source.replace(fault, FAULTS[fault]))
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-Wno-unused-function",))
+    found = compiled.compare(built, program, samples)
+    assert found.differing + found.answers > 0
+    assert subprocess.run([built], capture_output=True, check=False).returncode == 1
+
+
+@needs_compiler
+def test_a_stream_of_events_is_the_sequence_step_by_step(tmp_path):
+    of, samples = model(network("12R-4", (7,), bits="4", rule="surrogate", threshold=0.3), sequence=True, byte=True)
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    x = samples.x[0].tolist()
+    events = ", ".join(f"{{{', '.join(map(str, step))}}}" for step in x)
+    (tmp_path / "c/test.c").write_text(
+        f"""#include "network.h"
+#include <stdio.h>
+static const int x[][NETWORK_INPUTS] = {{{events}}};
+"""
+        """static network_state a;
+int main(void) {
+    network_reset(&a);
+    for (size_t t = 0; t < NETWORK_STEPS; ++t) {
+        for (size_t i = 0; i < NETWORK_INPUTS; ++i)
+            if (x[t][i])
+                network_event(&a, i);
+        network_step(&a);
+        printf("%d ", network_answer(&a));
+    }
+    for (size_t i = 0; i < NETWORK_CLASSES; ++i)
+        printf("%ld ", (long)network_evidence(&a, i));
+    return 0;
+}
+"""
+    )
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED)
+    printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
+    steps = list(program.whole.steps(whole_input(of.inputs(samples.x[:1]))))
+    assert printed == [*(int(step.answers) for step in steps), *steps[-1].evidence[0].tolist()]
+    assert sum(printed[STEPS:]) > 0
+
+
+@needs_compiler
+def test_numbers_as_measured_are_prepared_in_c(tmp_path):
+    net = network("7-4", (5,), bits="8")
+    of, _ = model(net, sequence=True)
+    norm = Normalisation(2.0, (0.1, 0.2, -0.3, 0.0, 9.0), (0.5, 1.0, 0.01, 3.0, 1.0))
+    of = replace(of, inputs=replace(of.inputs, normalisation=norm))
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    raw = [-3.0, -0.51, 0.0, 0.2, 0.77, 100.0]
+    numbers = ", ".join(f"{value}f" for value in raw)
+    (tmp_path / "c/test.c").write_text(
+        f"""#include "network.h"
+#include <stdio.h>
+static const float raw[] = {{{numbers}}};
+"""
+        """int main(void) {
+    for (size_t i = 0; i < sizeof raw / sizeof raw[0]; ++i)
+        for (size_t c = 0; c < 5; ++c)
+            printf("%d ", network_prepare(raw[i], c));
+    return 0;
+}
+"""
+    )
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED)
+    printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
+    wanted = whole_input(norm.normalise(torch.tensor(raw)[:, None].expand(-1, 5))).flatten().tolist()
+    assert max(abs(a - b) for a, b in zip(printed, wanted, strict=True)) <= 1, "a rounding of floats, at most"
+    assert printed.count(2047) > 0
+    assert printed.count(-2047) > 0
+
+
+def test_encoders_and_bins_enter_as_what_they_make(tmp_path):
+    net = network("12-4", (7,), bits="4")
+    of, _ = model(net)
+    plain = Normalisation(1.0, (0.0,), (1.0,))
+    poisson = replace(of, inputs=replace(of.inputs, encoding="poisson(rate=0.5)", normalisation=plain))
+    program = Program.of(poisson)
+    text = c.write(program, tmp_path / "poisson", tmp_path)
+    assert "10 random samples, as there is no test set of the model in" in text
+    assert "uint8_t network_input;" in (tmp_path / "poisson/network.h").read_text()
+    assert "spikes, 0 or 1, in the order step, channel, row, column: 6 × 7" in (tmp_path / "poisson/README.md").read_text()
+    binned, _ = model(network("12-4", (7,), bits="4"), sequence=True)
+    binned = replace(binned, inputs=replace(binned.inputs, bin=3, stored_steps=3 * STEPS))
+    c.write(Program.of(binned), tmp_path / "binned", tmp_path)
+    assert "A step is the mean of 3 measured ones." in (tmp_path / "binned/README.md").read_text()
+
+
+def test_classes_are_named_safely(tmp_path):
+    of, _ = model(network("5-3", (4,)))
+    c.write(Program.of(replace(of, classes=('a "b" \\', "grün", "*/ ??/"))), tmp_path / "c", tmp_path)
+    source = (tmp_path / "c/network.c").read_text()
+    named = re.search(r"class_names\[NETWORK_CLASSES\] = \{\n(.*?)\n\}", source, re.DOTALL)[1]
+    assert named == '    "a \\042b\\042 \\134",\n    "gr\\303\\274n",\n    "\\052\\057 \\077\\077\\057"'
+
+
+@pytest.mark.parametrize(
+    ("notation", "shape", "settings", "said"),
+    [
+        ("[4C3-4C3]-5", (1, 9, 9), {"padding": 1}, "layer 'block1': a Residual is more than one layer behind another"),
+        ("9A-5", (4,), {"rule": "surrogate"}, r"layer 'recurrent1' has adaptive thresholds \(A\), which are not written yet"),
+        ("P2-9-5", (1, 8, 8), {}, "layer 'pool1' pools the input"),
+        ("9-5", (4,), {"neuron": "relu"}, "a network of relu units has no spikes to send"),
+        ("9-5", (4,), {"reset": False}, "its neurons are not reset by a spike"),
+    ],
+)
+def test_networks_that_are_no_chain_are_told(notation, shape, settings, said):
+    net = tsslbp.build(notation, input_shape=shape, time_steps=4, tau_m=5, tau_s=3, **settings)
+    with pytest.raises(UserError, match=said):
+        chain(net)
+
+
+def test_whole_numbers_refuse_what_they_cannot_hold():
+    plain = network("5-3", (4,))
+    with pytest.raises(UserError, match="layer 'linear1' has weights in floating point; train it with --bits"):
+        integers.integer(chain(plain), 0, 1, 4)
+    net = network("4C3-P2-5R-3", (1, 8, 8), bits="4", rule="surrogate", conv_scale=4.0)
+    with pytest.raises(UserError, match="layer 'recurrent2' is recurrent and behind pooling"):
+        integers.integer(chain(net), 0, 1, 4)
+    wide = tsslbp.build("3", input_shape=(2**16,), time_steps=4, tau_m=2**20, tau_s=2**10, bits=8)
+    with pytest.raises(UserError, match="layer 'output' can add up to more than 32 bits hold"):
+        integers.integer(chain(wide), -2047, 2047, 4)
+
+
+def test_rounding_after_training_and_other_bits():
+    of, _ = model(network("20-10", (1, 8, 8)))
+    assert Program.of(of, "4").whole.populations[0].weight.max() == 7
+    assert of.network.architecture.bits == "float"
+    few, _ = model(network("20-10", (1, 8, 8), bits="4"))
+    assert Program.of(few, "4").whole.populations[0].weight.max() == 7
+    with pytest.raises(UserError, match="--bits is 8; the weights were trained with 4, leave it out"):
+        Program.of(few, "8")
+
+
+def run(capsys, *arguments):
+    try:
+        code = cli.main(list(arguments))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--bits", "4", "--runs-dir", str(runs)]
+    assert cli.main(["train", "quickstart", *arguments]) == 0
+    return runs / "quickstart"
+
+
+@needs_compiler
+def test_the_command_writes_compiles_and_compares(trained, tmp_path, capsys):
+    code, out, err = run(capsys, "export", str(trained), str(tmp_path / "c"), "--format", "c", "--check", "200")
+    assert code == 0, err
+    assert re.match(r"wrote .*/c: [\d,]+ bytes of constants, [\d,]+ of state; 10 samples of the test set of digits\n", out)
+    assert re.search(r"compiled by \w+: 0 of [\d,]+ spikes and 0 of 200 answers differ from Python", out)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["README.md", "network.c", "network.h", "test.c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["there", "--format", "c"], "there exists; choose another folder, or delete it"),
+        (["new", "--format", "c", "--bits", "8"], "--bits is 8; the weights were trained with 4, leave it out"),
+        (["new", "--format", "c", "--bits", "9"], "--bits: unknown bits '9'; known: 2, 3, 4, 8, float, ternary"),
+        (["new", "--format", "c", "--check", "-1"], "--check is -1; it must be a number of samples"),
+        (["new", "--format", "c", "--half"], "--half has no effect with format c"),
+        (["file/new", "--format", "c"], "cannot make file"),
+        (["new", "--format", "c", "--check", "1"], "there is no C compiler nowhere-cc; install one, or name one by setting CC"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_a_line(arguments, said, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", "nowhere-cc")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("")
+    code, out, err = run(capsys, "export", str(trained), *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert said in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def half() -> None:
+        with files.replacing_folder(tmp_path / "new") as place:
+            (place / "half").write_text("")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert not list(tmp_path.iterdir())
+    with files.replacing_folder(tmp_path / "new") as place:
+        (place / "whole").write_text("")
+        assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "whole"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="link exists"), files.replacing_folder(tmp_path / "link"):
+        pass
+
+
+def test_filters_are_told():
+    of, _ = model(network("5-3", (4,)))
+    with pytest.raises(UserError, match="the model filters series, which C does not do yet; train it with --filters 0"):
+        Program.of(replace(of, inputs=type("Filtered", (), {"filters": True})()))
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_is_told(tmp_path):
+    of, _ = model(network("5-3", (4,)))
+    c.write(Program.of(of), tmp_path / "c", tmp_path)
+    (tmp_path / "c/network.c").write_text("int x = ;")
+    with pytest.raises(UserError, match=r"network.c test.c -o .* fails in .*c: network.c:1:9: error"):
+        compiled.compiled(tmp_path / "c", tmp_path / "test")
+
+
+def test_whole_numbers_decode_as_the_network_does():
+    net = network("12-12-V3", (5,), bits="8")
+    x = 2 * torch.randn(50, 5)
+    response = integers.integer(chain(net), -2047, 2047, STEPS).run(whole_input(x), STEPS)
+    assert (response.answers == decode(net(x))).float().mean() > 0.9
+    silent = integers.integer(chain(net), -2047, 2047, STEPS).run(whole_input(0 * x), STEPS)
+    assert (silent.answers == -1).all()

@@ -1,0 +1,248 @@
+"""Linear maps by what changes (sparse.py) against dense products, and when they are taken."""
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsslbp import UserError, build, report, sparse, training
+from tsslbp.kernels import cpp
+from tsslbp.layers import Conv1d, Conv2d, Linear, Recurrent, Spiking
+from tsslbp.neuron import LIF, synapse
+from tsslbp.settings import TrainConfig
+
+pytestmark = pytest.mark.skipif(cpp.NOT_LOADED is not None, reason="the C++ kernels are not built")
+
+NEURON = LIF(5.0, 3.0)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every map goes by changes that can."""
+    for name, value in {"WORK": 0, "OUTPUTS": 0, "MOST_FLAT": 1.0, "MOST_CONVOLVED": 1.0}.items():
+        monkeypatch.setattr(sparse, name, value)
+
+
+def trains(*shape, rate=0.1, seed=0):
+    """Trains of which few neurons fire, and those that do mostly repeat, as of a trained network."""
+    generator = torch.Generator().manual_seed(seed)
+    fires = torch.rand(shape[1:], generator=generator) < 3 * rate
+    first = torch.randint(0, shape[0], shape[1:], generator=generator)
+    steps = torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+    return (fires & (steps >= first)).double()
+
+
+def both(layer, signal):
+    """Current and gradients by signal and weight, by changes and dense."""
+    made = {}
+    for by_changes in (True, False):
+        layer.by_changes = by_changes
+        x = signal.clone().requires_grad_()
+        layer.weight.grad = None
+        current = layer.current(x)
+        generator = torch.Generator().manual_seed(1)
+        (current * torch.randn(current.shape, generator=generator, dtype=current.dtype)).sum().backward()
+        made[by_changes] = current.detach(), x.grad, layer.weight.grad
+    return made[True], made[False]
+
+
+def assert_close(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, rtol=0, atol=tolerance * max(float(other.abs().max()), 1e-3))
+
+
+@st.composite
+def cases(draw):
+    """A layer and a signal for it."""
+    axes, inputs, outputs = draw(st.integers(0, 2)), draw(st.integers(1, 70)), draw(st.integers(1, 140))
+    kernel = [draw(st.integers(1, 4)) for _ in range(axes)]
+    stride = [draw(st.integers(1, 3)) for _ in range(axes)]
+    padding = [draw(st.integers(0, 3)) for _ in range(axes)]
+    sizes = [draw(st.integers(max(1, k - 2 * p), 9)) for k, p in zip(kernel, padding, strict=True)]
+    steps, batch = draw(st.integers(1, 7)), draw(st.integers(1, 11))
+    return axes, inputs, outputs, kernel, stride, padding, sizes, steps, batch, draw(st.integers(0, 10**6))
+
+
+def check(case, dtype, tolerance):
+    axes, inputs, outputs, kernel, stride, padding, sizes, steps, batch, seed = case
+    torch.manual_seed(seed)
+    draw = random.Random(seed)
+    neuron = LIF(5.0, draw.choice([1.0, 1.7, 3.0, 20.0]))
+    if axes:
+        options = {"stride": tuple(stride), "padding": tuple(padding)}
+        layer = (Conv1d, Conv2d)[axes - 1](inputs, outputs, tuple(kernel), neuron=neuron, **options)
+    else:
+        layer = draw.choice([Linear, Recurrent])(inputs, outputs, neuron=neuron)
+    scale = draw.choice([1.0, 1.1, 1 / 0.7])
+    train = scale * trains(steps, batch, inputs, *sizes, rate=draw.choice([0.02, 0.2]), seed=seed)
+    signal = synapse(train, draw.choice([neuron.tau_s, neuron.tau_s, 2.5])).to(dtype)
+    if draw.random() < 0.1:
+        signal = torch.randn_like(signal)  # nothing that a synapse made
+    if draw.random() < 0.3:
+        signal = signal.transpose(0, 1).contiguous().transpose(0, 1)
+    layer.to(dtype)
+    found, expected = both(layer, signal)
+    assert_close(found, expected, tolerance)
+
+
+@pytest.mark.usefixtures("always")
+@given(case=cases())
+@settings(max_examples=120, deadline=None)
+def test_it_equals_the_dense_map(case):
+    check(case, torch.float64, 1e-12)
+
+
+@pytest.mark.usefixtures("always")
+@given(case=cases())
+@settings(max_examples=60, deadline=None)
+def test_it_equals_the_dense_map_in_float32(case):
+    check(case, torch.float32, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("always")
+@given(case=cases())
+@settings(max_examples=10_000, deadline=None)
+def test_it_equals_the_dense_map_many_times(case):
+    check(case, torch.float64, 1e-12)
+    check(case, torch.float32, 1e-5)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: Linear(30, 40, neuron=NEURON), (30,)),
+        (lambda: Recurrent(30, 40, neuron=NEURON), (30,)),
+        (lambda: Conv1d(5, 9, 3, neuron=NEURON, stride=2, padding=1), (5, 11)),
+        (lambda: Conv2d(5, 9, (3, 2), neuron=NEURON, padding=(1, 0)), (5, 8, 7)),
+    ],
+)
+def test_it_is_taken_where_it_can_be(layer, shape):
+    torch.manual_seed(0)
+    made = layer()
+    made.current(synapse(trains(6, 3, *shape), NEURON.tau_s).float())
+    assert made.multiplied < 0.5
+
+
+@pytest.mark.usefixtures("always")
+def test_a_train_costs_its_changes():
+    """0 1 1 1 1 is one change, 0 1 0 1 0 is four, silence none; a pooled count changes as often as it moves."""
+    layer = Linear(3, 4, neuron=NEURON)
+    train = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).T.float().unsqueeze(1)
+    layer.current(synapse(train, NEURON.tau_s))
+    assert layer.multiplied == 5 / 15
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_what_is_not_finite_shows(odd):
+    layer, signal = Linear(20, 8, neuron=NEURON), synapse(trains(5, 3, 20), NEURON.tau_s).float()
+    signal[2, 1, 4] = odd
+    current = layer.current(signal)
+    assert not current[2:, 1].isfinite().any()
+    assert current[:2].isfinite().all()
+    assert current[:, [0, 2]].isfinite().all()
+
+
+@pytest.mark.usefixtures("always")
+def test_groups_and_dilation_stay_dense():
+    for options in ({"groups": 2}, {"dilation": 2}):
+        layer = Conv2d(4, 6, 3, neuron=NEURON, **options)
+        layer.current(synapse(trains(5, 3, 4, 8, 8), NEURON.tau_s).float())
+        assert layer.multiplied == 1
+
+
+def sequence(layer_sizes, batch=50, rate=0.03):
+    torch.manual_seed(0)
+    net = build(layer_sizes, input_shape=(400,), time_steps=5, tau_m=5, tau_s=3)
+    return net, trains(5, batch, 400, rate=rate).float()
+
+
+def shares(net):
+    return [layer.multiplied for _, layer in net.named_layers() if isinstance(layer, Spiking)]
+
+
+def test_it_is_taken_where_it_pays():
+    net, x = sequence("400-10")
+    net(x)
+    first, output = shares(net)
+    assert 0 < first < 0.1
+    assert output == 1  # ten outputs do not repay the search
+    net(torch.randn_like(x))
+    assert shares(net) == [1, 1]
+    net(x[:, :2])
+    assert shares(net) == [1, 1]  # so little work that the search would cost more
+
+
+def test_a_training_step_is_the_same():
+    net, x = sequence("400-10")
+    gradients = []
+    for by_changes in (True, False):
+        for _, layer in net.named_layers():
+            layer.by_changes = by_changes
+        net.zero_grad()
+        output = net(x)
+        (output * torch.linspace(-1, 1, output.numel()).view(output.shape)).sum().backward()
+        gradients.append([weight.grad.clone() for weight in net.parameters()])
+    assert_close(*gradients, 1e-5)
+
+
+@pytest.mark.usefixtures("always")
+def test_threads_and_instruction_sets_change_no_bit():
+    layer, signal = Conv2d(5, 9, 3, neuron=NEURON), synapse(trains(6, 7, 5, 8, 8), NEURON.tau_s).float()
+    before = torch.get_num_threads()
+    made = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        made.append(both(layer, signal)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for more in made[1:] for one, other in zip(made[0], more, strict=True))
+
+
+@pytest.mark.usefixtures("always")
+def test_the_gradient_has_no_derivative():
+    layer, x = Linear(20, 8, neuron=NEURON), synapse(trains(5, 3, 20), NEURON.tau_s).float().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer.current(x).square().sum(), x, retain_graph=True)
+    assert gradient.shape == x.shape
+    with pytest.raises(UserError, match="no derivative of its own"):
+        torch.autograd.grad(layer.current(x).square().sum(), x, create_graph=True)
+
+
+def test_changes_of_something_else_are_refused():
+    signal, weight = torch.zeros(5, 3, 1, 1, 20), torch.randn(8, 1, 1, 20)
+    numbers = sparse.SparseMap().numbers(3.0)
+    where, value, start = torch.ops.tsslbp.changes(signal, 3.0, 1.0)
+    wrong = {
+        "where": (torch.tensor([20], dtype=torch.int32), torch.ones(1), torch.tensor([0] + [1] * 15)),
+        "start": (where, value, torch.tensor([0] * 15 + [4])),
+        "length": (where, value, start[:-1]),
+        "type": (where, value.double(), start),
+    }
+    for changes in wrong.values():
+        with pytest.raises(RuntimeError, match="not the changes of the current"):
+            torch.ops.tsslbp.map_changes(signal, weight, *changes, numbers)
+        with pytest.raises(RuntimeError, match="not the changes of the current"):
+            torch.ops.tsslbp.map_changes_backward(signal, torch.zeros(5, 3, 1, 1, 8), *changes, numbers)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_run_records_what_was_multiplied(tmp_path, monkeypatch, on):
+    monkeypatch.setattr(sparse, "MOST_FLAT", 0.5)
+    config = TrainConfig(
+        **{"data": "digits", "network": "300-200-10", "time_steps": 5, "tau_m": 5.0, "tau_s": 3.0, "learning_rate": 3e-3},
+        **{"epochs": 1, "precision": "float32", "sparse": on, "runs_dir": tmp_path},
+    )
+    folder, _ = training.train(config)
+    (record,) = training.history(folder)
+    assert ("multiplied" in record) == on
+    if on:
+        shares = record["multiplied"]
+        assert list(shares) == list(record["rates"])
+        assert 0 < shares["linear2"] < 0.5
+        assert shares["linear1"] == shares["output"] == 1
+        assert "share of inputs" in report.write(folder).read_text()
