@@ -161,6 +161,13 @@ def test_a_model_keeps_preparation_and_classes():
     assert metadata["classes"].split("\n") == list(model.classes)
 
 
+def test_constants_are_written_in_float64():
+    hidden = to_nir(network_of("linear")).nodes["linear1_neurons"]
+    assert (hidden.tau_mem == 4.5 * 1e-4).all()
+    assert (hidden.tau_syn == 2.5 * 1e-4).all()
+    assert (hidden.r == 4.5).all()
+
+
 def test_the_metadata_tell_how_to_decode():
     net = network_of("linear")
     x = samples(net)

@@ -96,7 +96,7 @@ def lif_psc(current, neuron, form=PLAIN):
 
 
 def kernel_gradient(rule, psc_gradient, membrane, neuron, form=PLAIN):
-    gradient, back = CPP.backward(CPP.formula(rule), psc_gradient, membrane, neuron, None, None, form)
+    gradient, back, _ = CPP.backward(CPP.formula(rule), psc_gradient, membrane, neuron, None, None, form)
     assert back is None
     return gradient
 
@@ -435,7 +435,7 @@ def run_forms(steps, dtype):
         membrane, psc, after = CPP.forward(x, PUBLISHED, state, form)
         results += [membrane, psc, after]
         for rule in SOME_RULES:
-            results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)
+            results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)[:2]
     return results
 
 
@@ -704,6 +704,10 @@ SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
         ({"pool": [1.0, 2.0**52, 2.0**52, *POOL[3:]]}, r"not whole images"),
         ({"pool": [1.0, 5.0, *POOL[2:]]}, r"not whole images"),
         ({"pool": POOL[:4]}, r"pool\.factor is missing"),
+        ({"constants": [0.0]}, r"constants\.run is 0; it must be from 1"),
+        ({"constants": NEURON}, r"constants has too many numbers"),
+        ({"constants": [2.0]}, r"neurons are not a multiple of constants times constants\.run"),
+        ({"constants": [2.0**53]}, r"neurons are not a multiple"),
     ],
     ids=str,
 )
@@ -711,10 +715,12 @@ def test_a_wrong_number_is_named_with_its_group_and_field(groups, message):
     x = torch.ones(3, 6)
     ((group, numbers),) = groups.items()
     if group in ("tssl", "surrogate"):
-        call = getattr(torch.ops.tsslbp, f"{group}_backward"), x, x, None, None, None, NEURON, numbers, [], False
+        call = getattr(torch.ops.tsslbp, f"{group}_backward"), x, x, None, None, None, None, NEURON, numbers, [], False
+    elif group == "constants":
+        call = torch.ops.tsslbp.lif, x, None, None, torch.ones(3, 2), numbers, [], False, True
     else:
         neuron, pool = groups.get("neuron", NEURON), groups.get("pool", [])
-        call = torch.ops.tsslbp.lif, x, None, None, neuron, pool, False, True
+        call = torch.ops.tsslbp.lif, x, None, None, None, neuron, pool, False, True
     with pytest.raises(RuntimeError, match=f"tsslbp: .*{message}"):
         call[0](*call[1:])
 
@@ -723,10 +729,12 @@ def test_a_wrong_number_is_named_with_its_group_and_field(groups, message):
 def test_the_numbers_above_are_right():
     """Or the test before this one could find fault with something else."""
     x = torch.ones(3, 6)
-    assert [len(made) for made in torch.ops.tsslbp.lif(x, None, None, NEURON, POOL, False, True)] == [3, 3]
+    assert [len(made) for made in torch.ops.tsslbp.lif(x, None, None, None, NEURON, POOL, False, True)] == [3, 3]
+    assert len(torch.ops.tsslbp.lif(x, None, None, torch.ones(3, 2), [3.0], POOL, False, True)) == 2
     for name, numbers in (("tssl", TSSL_NUMBERS), ("surrogate", SURROGATE_NUMBERS)):
         backward = getattr(torch.ops.tsslbp, f"{name}_backward")
-        assert backward(x, x, None, None, None, NEURON, numbers, [], False)[0].shape == (3, 6)
+        assert backward(x, x, None, None, None, None, NEURON, numbers, [], False)[0].shape == (3, 6)
+        assert backward(x, x, None, None, None, torch.ones(3, 2), [1.0], numbers, [], False)[1].shape == (3, 6)
     assert CPP.formula(TSSL()) == ("tssl", TSSL_NUMBERS)
     assert CPP.formula(Surrogate()) == ("surrogate", SURROGATE_NUMBERS)
 
@@ -790,15 +798,18 @@ def call(name):
         pool = group(integer(size), integer(height), integer(width), integer(channels), number(1.1))
     response = tensor(1, [steps], dtype) if constant else None
     half = draw.random() < 0.2
-    neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))
+    neuron = [None, group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))]
+    if on():
+        period = draw.choice([1, 1, 7, n or 1])
+        neuron = [tensor(2, [3, period], dtype), group(integer(draw.choice([1, max(1, n // period)])))]
     handed = lambda: tensor(2, [2, n], dtype)
     if name == "lif":
         current = tensor(2, [1 if constant else steps, n], draw.choice([dtype, torch.bfloat16]))
-        return [current, response, maybe(handed), neuron, pool, half, on()]
+        return [current, response, maybe(handed), *neuron, pool, half, on()]
     state = maybe(handed)
     psc_gradient = tensor(2, [steps, made], draw.choice([dtype, dtype, torch.bfloat16]))
     operands = [psc_gradient, tensor(2, [steps, n], dtype), response, state]
-    operands += [maybe(handed, 0.1 if state is None else 0.8), neuron]
+    operands += [maybe(handed, 0.1 if state is None else 0.8), *neuron]
     if name == "tssl_backward":
         terms = [integer(on()) for _ in range(5)]
         return [*operands, group(*terms, integer(draw.randint(0, 4)), number(8.0, math.inf), number(0.2)), pool, half]

@@ -34,6 +34,13 @@ from tsslbp.neuron import LIF, spikes_from_psc
 from tsslbp.signal import Constant, constant_current
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.3)
+
+
+def own(neurons):
+    """Constants of each neuron, some of them learned."""
+    return LIF(nn.Parameter(torch.full((neurons,), 5.0)), torch.full((neurons,), 3.0), nn.Parameter(torch.tensor(0.3)))
+
+
 T, B = 5, 4
 make = {
     "linear": partial(Linear, neuron=NEURON),
@@ -50,12 +57,15 @@ SPIKING = {
     "Recurrent": (lambda: make["recurrent"](6, 5), (6,)),
     "Recurrent-bias": (lambda: make["recurrent"](6, 5, bias=True, adaptation=Adaptation(5, 0.3)), (6,)),
     "Recurrent-normalise": (lambda: make["recurrent"](6, 5, normalise=True), (6,)),
+    "Linear-constants": (lambda: Linear(6, 5, neuron=own(5), bias=True), (6,)),
+    "Recurrent-constants": (lambda: Recurrent(6, 5, neuron=own(5), adaptation=Adaptation(5, 0.3)), (6,)),
     "Conv1d": (lambda: make["conv1d"](4, 6, 3), ROW),
     "Conv1d-all": (lambda: make["conv1d"](4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=True), ROW),
     "Conv2d": (lambda: make["conv2d"](4, 6, 3), IMAGE),
     "Conv2d-one-channel": (lambda: make["conv2d"](1, 6, 3, stride=2, bias=True), (1, 6, 7)),
     "Conv2d-pairs": (lambda: make["conv2d"](4, 6, (3, 2), stride=(1, 2), padding=(0, 1), dilation=(2, 1), bias=True), IMAGE),
     "Conv2d-groups": (lambda: make["conv2d"](4, 4, 3, groups=4, standardise=True), IMAGE),
+    "Conv2d-constants": (lambda: Conv2d(4, 6, 3, neuron=own(6), scale=3.0, stride=2, padding=1), IMAGE),
     "Conv2d-normalise": (lambda: make["conv2d"](4, 6, 3, stride=2, padding=1, normalise=True), IMAGE),
 }
 BLOCKS = {
@@ -311,6 +321,8 @@ def test_a_wrong_shape_is_said_in_one_line(name):
             layer(torch.rand(T, 4, 5, *x.shape[3:]))
         assert "\n" not in str(error.value)
         return
+    with pytest.raises(UserError, match=r"wants .* per sample, as if the axis of time or batch were missing"):
+        layer(x[0])
     for wrong in (x[..., :0], x.flatten(2)[..., :3], x[:, :, None]):
         with pytest.raises(UserError, match="wants") as error:
             layer(wrong)

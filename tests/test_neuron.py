@@ -314,13 +314,12 @@ def test_the_same_call_gives_the_same_bits(rule, backend):
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        (
-            {"tau_m": torch.nn.Parameter(torch.tensor(5.0))},
-            r"tau_m is of type Parameter; it must be a plain number, as .* not learned",
-        ),
-        ({"tau_s": torch.tensor(3.0)}, r"tau_s is of type Tensor; it must be a plain number"),
-        ({"threshold": torch.ones(2)}, r"threshold is of type Tensor; it must be a plain number"),
-        ({"tau_m": True}, "tau_m is True; it must be a plain number"),
+        ({"tau_m": torch.nn.Parameter(torch.tensor(0.5))}, "tau_m is 0.5; a time constant is in steps and at least 1"),
+        ({"tau_s": torch.tensor([3.0, math.nan])}, "tau_s is nan"),
+        ({"tau_s": torch.tensor([3.0, math.inf])}, "tau_s is infinite"),
+        ({"threshold": torch.tensor([1.0, 0.0])}, "threshold is 0.0; it must be positive"),
+        ({"tau_m": torch.tensor(5)}, r"tau_m is a tensor of torch.int64; it must be floating point"),
+        ({"tau_m": True}, "tau_m is True; it must be a plain number or a tensor"),
         ({"tau_m": "5"}, "tau_m is '5'; it must be a plain number"),
         ({"tau_s": None}, r"tau_s is of type NoneType; it must be a plain number"),
         ({"tau_m": 0.99}, "tau_m is 0.99; a time constant is in steps and at least 1"),

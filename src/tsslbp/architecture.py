@@ -34,7 +34,7 @@ from tsslbp.layers import (
     Vote,
     convolved,
 )
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ConstantName
 from tsslbp.notation import (
     AdaptiveSpec,
     AvgPoolSpec,
@@ -88,6 +88,15 @@ class NetworkSettings(Group):
     """Synaptic time constant in steps, at least 1."""
     threshold: Annotated[float, POSITIVE, FINITE] = 1.0
     """Firing threshold."""
+    learn: tuple[ConstantName, ...] = ()
+    """Constants that are learned with the weights, of tau_m, tau_s and threshold. Each starts at its setting, and is one number
+    for each layer unless --per-neuron names it too."""
+    per_neuron: tuple[ConstantName, ...] = ()
+    """Constants that each neuron (each channel of a convolution) has for itself: learned, if --learn names them too, or fixed
+    with a --spread."""
+    spread: Annotated[float, BELOW_1] = 0.0
+    """How far the constants of --per-neuron are spread at the start: 0.5 draws them evenly from 0.5 to 1.5 times their
+    setting."""
     reset: bool = True
     """A spike resets the membrane potential. --no-reset is a control for studies, and is computed by the slow reference."""
     neuron: ann.Unit = "spiking"
@@ -104,7 +113,10 @@ class NetworkSettings(Group):
         if not contains(self.network, ConvSpec):
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            idle |= dict.fromkeys(("rule", "tau_m", "tau_s", "reset", "bits"), "--neuron spiking")
+            names = ("rule", "tau_m", "tau_s", "reset", "bits", "learn", "per_neuron", "spread")
+            idle |= dict.fromkeys(names, "--neuron spiking")
+        if not self.per_neuron:
+            idle["spread"] = "--per-neuron"
         return idle
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF, spikes_from_psc
+from tsslbp.neuron import LIF, ByConstant, spikes_from_psc
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -34,11 +34,15 @@ def neurons(
     """
     x, response = current if isinstance(current, Constant) else (current, None)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
-        _refuse_other_modes(x, response, state)
+        _refuse_other_modes(x, response, state, *neuron.tensors)
     if x.dtype == torch.float16:
         x = x.float()
     learns_response = response is not None and response.requires_grad
-    learning = torch.is_grad_enabled() and (x.requires_grad or learns_response or (state is not None and state.requires_grad))
+    if neuron.varies:
+        dtype = kernels.computed_in(x.dtype)
+        neuron = neuron.having(ByConstant(*(c if c is None else c.to(dtype) for c in neuron.tensors)))
+    operands = (x, response, state, *neuron.tensors)
+    learning = torch.is_grad_enabled() and any(operand is not None and operand.requires_grad for operand in operands)
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
     if learning and rule.statistic and (group := processes.group()).count > 1:
@@ -56,7 +60,7 @@ def neurons(
         form = kernels.PLAIN
     if learning:
         by = (engine, formula) if formula is not None else (kernels.find("reference"), rule)
-        psc, after = Crossing.apply(x, state, engine, by, neuron, form)
+        psc, after = Crossing.apply(x, state, *neuron.tensors, engine, by, neuron, form)
     else:
         _, psc, after = engine.forward(x, neuron, state, form, keep=False)
     if pool is not None and form.pool is None:
@@ -77,14 +81,24 @@ class Crossing(torch.autograd.Function):
 
     Only the membrane potential is kept: spikes and currents follow from it. Given a ``state`` it also returns one, to be handed
     to the next part of the sequence and to nothing else: what flows back through it is what the rule carries from step to step.
+    The constants of ``neuron`` that are tensors also come by themselves, as autograd wants them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, state: Tensor | None, engine: Engine, by: tuple[Engine, Any], neuron: LIF, form: Form
+        ctx: Any,
+        current: Tensor,
+        state: Tensor | None,
+        tau_m: Tensor | None,
+        tau_s: Tensor | None,
+        threshold: Tensor | None,
+        engine: Engine,
+        by: tuple[Engine, Any],
+        neuron: LIF,
+        form: Form,
     ) -> tuple[Tensor, Tensor | None]:
         membrane, psc, after = engine.forward(current, neuron, state, form)
-        ctx.save_for_backward(membrane, state)
+        ctx.save_for_backward(membrane, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.form = by, neuron, form
         # These may be views of what the engine made, and autograd lets nobody change a function's view in place.
         return psc.detach(), None if after is None else after.detach()
@@ -92,9 +106,12 @@ class Crossing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        (engine, formula), (membrane, state) = ctx.by, ctx.saved_tensors
-        gradient, back = engine.backward(formula, psc_gradient, membrane, ctx.neuron, state, carry, ctx.form)
-        return gradient, back, None, None, None, None
+        (engine, formula), (membrane, state, *constants) = ctx.by, ctx.saved_tensors
+        neuron = ctx.neuron.having(ByConstant(*constants)) if ctx.neuron.varies else ctx.neuron
+        gradient, back, by_neuron = engine.backward(formula, psc_gradient, membrane, neuron, state, carry, ctx.form)
+        wanted = zip(by_neuron, constants, ctx.needs_input_grad[2:5], strict=True)
+        learned = (made.sum_to_size(constant.shape) if needed else None for made, constant, needed in wanted)
+        return gradient, back, *learned, None, None, None, None
 
 
 def recurrent(
@@ -119,6 +136,8 @@ def recurrent(
         adaptation: τa and β of thresholds that adapt, None for fixed ones.
         neuron, rule, backend, half: as of :func:`neurons`.
     """
+    if neuron.varies:
+        return None
     drive = drive.float() if drive.dtype == torch.float16 else drive
     learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (drive, lateral, state))
     full = kernels.computed_in(drive.dtype)

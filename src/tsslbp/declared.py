@@ -83,7 +83,8 @@ def faults(settings: Any) -> Iterator[str]:
 
 
 def typed(kind: Any, value: Any) -> Any:
-    """A value from TOML, which has neither tuples nor paths; numbers in a row are text there, and one stands for itself."""
+    """A value from TOML, which has neither tuples nor paths; numbers or words in a row are text there, and one number stands
+    for itself."""
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind == Path | None:
         kind = Path
@@ -92,6 +93,8 @@ def typed(kind: Any, value: Any) -> Any:
     if get_origin(kind) is tuple:
         if isinstance(value, str) and all(part.isdecimal() for part in value.split()):
             return tuple(map(int, value.split()))
+        if isinstance(value, str) and get_args(kind)[0] is not int:
+            return tuple(value.split())
         return tuple(value) if isinstance(value, list) else (value,)
     return value
 

@@ -52,11 +52,11 @@ def check_tensor(name: str, x: object) -> None:
         )
 
 
-def check_number(name: str, x: object) -> None:
+def check_number(name: str, x: object, be: str = "a plain number, as constants are not learned") -> None:
     """Raises UserError for anything but a real number. A tensor is refused: autograd would leave it without a gradient."""
     if type(x) not in (float, int) and (isinstance(x, bool) or not isinstance(x, Real)):
         given = repr(x) if isinstance(x, str | bool) else f"of type {type(x).__name__}"
-        raise UserError(f"{name} is {given}; it must be a plain number, as constants are not learned")
+        raise UserError(f"{name} is {given}; it must be {be}")
 
 
 def shown(value: object) -> str:

@@ -1,5 +1,7 @@
 """The one call everything else is built around: neurons with a learning rule."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from tsslbp import kernels, rules
@@ -13,9 +15,9 @@ from tsslbp.signal import Constant, check_signal
 def lif(
     current: Tensor | Constant,
     *,
-    tau_m: float,
-    tau_s: float,
-    threshold: float = 1.0,
+    tau_m: float | Tensor,
+    tau_s: float | Tensor,
+    threshold: float | Tensor = 1.0,
     rule: str | Rule | None = None,
     backend: kernels.Backend = "auto",
 ) -> Tensor:
@@ -27,7 +29,9 @@ def lif(
             never write that out.
         tau_m: membrane time constant in steps, at least 1 (1 - 1/tau_m is the ``beta`` of other libraries).
         tau_s: synaptic time constant in steps, at least 1; 1 returns the spikes themselves.
-        threshold: firing threshold; the neuron spikes strictly above it and is then reset to 0.
+        threshold: firing threshold; the neuron spikes strictly above it and is then reset to 0. It and the time constants may
+            be tensors, for one each neuron or channel, that broadcast over one step of the current; those that require a
+            gradient get one (:mod:`tsslbp.neuron`).
         rule: how the gradient crosses the neuron: a :class:`Rule`, a name such as ``"tssl"`` (what ``None`` means), or a
             name with options such as ``"tssl(reset=False)"``.
         backend: ``"auto"`` takes the C++ kernels for CPU tensors, if they are built, and plain PyTorch for all others;
@@ -38,8 +42,9 @@ def lif(
         step on.
 
     Raises:
-        UserError: wrong shape or type of ``current``, a constant that is below 1 or no plain number, an unknown rule, a named
-            backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a derivative of the gradient.
+        UserError: wrong shape or type of ``current``, a constant out of range or of a shape that does not fit, an unknown rule,
+            a named backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a
+            derivative of the gradient.
 
     Equations (1) to (3) of ``neuron.py``; the gradient is the rule's. It comes by reverse-mode autograd, ``backward()`` or
     ``torch.autograd.grad``, and has no derivative of its own.
@@ -51,9 +56,9 @@ def lif_part(
     current: Tensor | Constant,
     state: Tensor,
     *,
-    tau_m: float,
-    tau_s: float,
-    threshold: float = 1.0,
+    tau_m: float | Tensor,
+    tau_s: float | Tensor,
+    threshold: float | Tensor = 1.0,
     rule: str | Rule | None = None,
     backend: kernels.Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -87,4 +92,13 @@ def _checked(
     shape, dtype = (2, *x.shape[0 if response is not None else 1 :]), kernels.computed_in(x.dtype)
     if state is not None and (state.shape != shape or state.dtype != dtype):
         raise UserError(f"state is {list(state.shape)} of {state.dtype}; it must be {list(shape)} of {dtype}")
+    for name, value in neuron.tensors._asdict().items():
+        if value is not None and not _broadcasts(value.shape, shape[1:]):
+            fit = f"broadcast over one step of the current, {list(shape[1:])}"
+            raise UserError(f"{name} has shape {list(value.shape)}; it must {fit}")
     return neurons(current, neuron, rules.get(rule), backend, state=state)
+
+
+def _broadcasts(shape: Sequence[int], over: Sequence[int]) -> bool:
+    ends = zip(reversed(shape), reversed(over), strict=False)
+    return len(shape) <= len(over) and all(size in (1, whole) for size, whole in ends)

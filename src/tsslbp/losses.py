@@ -343,7 +343,7 @@ class RateBounds:
     ``r`` is a neuron's mean number of spikes per step over the batch, from its current: ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]``.
 
     Args:
-        tau_s: synaptic time constant of the neurons, in steps.
+        tau_s: synaptic time constant of the neurons, in steps; a tensor broadcasts over one step.
         lower: rate in spikes per step below which a neuron is pushed up, 0 for none.
         upper: rate above which it is pushed down, 1 for none.
 
@@ -351,13 +351,14 @@ class RateBounds:
         UserError: bounds outside [0, 1] or in the wrong order.
     """
 
-    tau_s: float
+    tau_s: float | Tensor
     lower: float = 0.0
     upper: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("tau_s", "lower", "upper"):
-            check_number(name, getattr(self, name))
+            if not (name == "tau_s" and isinstance(self.tau_s, Tensor)):
+                check_number(name, getattr(self, name))
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 

@@ -18,10 +18,21 @@ from tsslbp.architecture import PAPER, Architecture, make_layers
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import (
+    Adaptation,
+    BatchNorm,
+    Dropout,
+    MaxPool,
+    Residual,
+    Spiking,
+    SumPool2d,
+    Vote,
+    check_stored,
+    varied,
+)
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
-from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.notation import folded, parse, written
+from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
+from tsslbp.notation import MaxPoolSpec, contains, folded, parse, written
 from tsslbp.signal import Constant, Signal, constant_current, length_mask
 
 Crossed = Spiking | MaxPool
@@ -42,7 +53,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``; ``bits`` may be a number. None stands for the default.
+            ``neuron``; ``bits``, which may be a number; of the constants ``learn``, ``per_neuron`` and ``spread``. None stands
+            for the default.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -132,6 +144,7 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
+        self._vary_constants()
         for layer in self.modules():
             if isinstance(layer, Spiking):
                 layer.tells_constants = False
@@ -140,6 +153,30 @@ class Network(nn.Module):
         for layer in self.modules():
             if isinstance(layer, Spiking):
                 layer.quantise(architecture.bits)
+
+    def _vary_constants(self) -> None:
+        """Give every layer constants that are learned or differ from neuron to neuron, where the architecture asks for them.
+
+        They are drawn after all weights, which are thus the same with and without.
+        """
+        a = self.architecture
+        if not (a.learn or a.per_neuron or a.spread):
+            return
+        if not self.is_spiking:
+            raise UserError(f"a network of {a.neuron} units has no constants to learn or to spread; leave these settings out")
+        if "tau_s" in {*a.learn, *a.per_neuron} and contains(a.network, MaxPoolSpec):
+            raise UserError(
+                f"max pooling, as in {a.network}, takes one fixed tau_s; leave tau_s out of what is learned or per neuron, or "
+                "pool sums (P2) or means (A2)"
+            )
+        for _, layer in self.named_layers():
+            if isinstance(layer, Spiking):
+                layer.neuron = varied(self.neuron, len(layer.weight), a.learn, a.per_neuron, a.spread)
+
+    def constants(self) -> dict[str, nn.Parameter]:
+        """The constants that are learned, by name: ``layers.linear1.tau_m``. All other parameters are weights."""
+        ends = tuple(f".{name}" for name in CONSTANTS)
+        return {name: parameter for name, parameter in self.named_parameters() if name.endswith(ends)}
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
@@ -158,7 +195,8 @@ class Network(nn.Module):
         a, weights = self.architecture, sum(weight.numel() for weight in self.parameters())
         steps = f"{a.time_steps} step{'s' * (a.time_steps > 1)}"
         rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
-        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}, {steps}"
+        learned = f", learns {' '.join(a.learn)}" if a.learn else ""
+        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {steps}"
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
     def extra_repr(self) -> str:
@@ -202,8 +240,10 @@ class Network(nn.Module):
     def _constants(self) -> dict[str, Any]:
         """What the weights were learned for and none of them says."""
         adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
-        names = ("tau_m", "tau_s", "threshold", "reset", *(("tau_a", "beta") if adapts else ()))
-        return {name: getattr(self.architecture, name) for name in names if self.is_spiking}
+        a = self.architecture
+        stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is that of the input, too
+        names = (*(name for name in CONSTANTS if name not in stored), "reset", *(("tau_a", "beta") if adapts else ()))
+        return {name: getattr(a, name) for name in names if self.is_spiking}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -222,8 +262,8 @@ class Network(nn.Module):
             path: where to; a file that is there is replaced whole or not at all.
 
         Raises:
-            UserError: a rule that has no name, weights that are not float32 or not finite, layers that were exchanged so that
-                the notation no longer says what they are, a file that cannot be written.
+            UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers that
+                were exchanged so that the notation no longer says what they are, a file that cannot be written.
         """
         weights = self.state_dict()
         with torch.device("meta"):
@@ -235,6 +275,7 @@ class Network(nn.Module):
                 raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
             if not bool(weight.isfinite().all()):
                 raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
+        check_stored(weights)
         needed = imports.defining(*rules.get(self.architecture.rule).code())
         about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
         stored.write(Path(path), about, weights)
@@ -420,9 +461,14 @@ class Network(nn.Module):
         walk = self.walk(self.encode(x), self._inside(x, lengths), keys=self._keys(x) if keys is None else keys)
         return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}
 
-    def fired(self, psc: Tensor) -> Tensor:
-        """Where there are spikes, of bool, from a layer's post-synaptic currents ``[T, B, ...]``."""
-        return spikes_from_psc(psc, self.neuron.tau_s) > 0.5
+    def neuron_of(self, name: str = "output") -> LIF:
+        """Constants of the neurons of a layer, by its name in :meth:`named_layers`."""
+        return cast(Spiking, self.layers.get_submodule(name)).neuron
+
+    def fired(self, psc: Tensor, name: str = "output") -> Tensor:
+        """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
+        layer = self.layers.get_submodule(name)
+        return spikes_from_psc(psc, layer.tau_s if isinstance(layer, MaxPool) else self.neuron_of(name).tau_s) > 0.5
 
 
 def _autocasts_to_bfloat16(device: str) -> bool:

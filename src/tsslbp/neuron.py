@@ -8,6 +8,14 @@ Backwards in time, an error e = ∂L/∂a meets the synapse first, whatever the 
 
     E[t] = e[t]/τs + (1 - 1/τs) · E[t+1]                 error carried back through the synapse   (4)
 
+The constants are numbers, or tensors that hold one for all neurons or one for each. These can be learned. Each acts as a
+current or through the synapse alone, so their gradients follow from a rule's δ = ∂L/∂I (docs/learnable-constants.md; a rule
+has the numbers from (5) on):
+
+    ∂L/∂τm = (1/τm²)·Σ_t δ[t]·u[t-1]·(1 - s[t-1])        a longer memory is more current                   (13)
+    ∂L/∂τs = (1/τs)·Σ_t E[t]·(a[t-1] - s[t])             the synapse is linear: the derivative of (3)      (14)
+    ∂L/∂θ  = -Σ_t η[t]                                   with η the share of δ through the spike at t      (15)
+
 A membrane potential that is NaN stays NaN, and so does the post-synaptic current from that step on: a fault shows.
 Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
 post-synaptic current ``a``, never the spikes ``s``. How a gradient crosses equation (2) is the business of a *rule*:
@@ -18,16 +26,37 @@ Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 2.1.
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError, check_number
 
+Value = float | Any
+"""A constant, a number or a tensor. To a type checker it can be anything, or numbers could not be used as what they are."""
+ConstantName = Literal["tau_m", "tau_s", "threshold"]
+"""Constants that may be tensors, and that may be learned."""
+CONSTANTS: tuple[ConstantName, ...] = get_args(ConstantName)
+LEAST: dict[ConstantName, float] = {"tau_m": 1.0, "tau_s": 1.0, "threshold": 0.01}
+"""Where constants that are learned end: time constants at the end of their range, thresholds before they reach 0."""
+
+
+class ByConstant(NamedTuple):
+    """A tensor for each constant, or None."""
+
+    tau_m: Tensor | None = None
+    tau_s: Tensor | None = None
+    threshold: Tensor | None = None
+
 
 @dataclass(frozen=True)
 class LIF:
-    """Constants of the neuron and its synapse: plain numbers, which are not learned.
+    """Constants of the neuron and its synapse.
+
+    Three of them are numbers, or floating-point tensors that broadcast over one step of the current: ``[]`` is one for all
+    neurons, ``[N]`` one for each of a current ``[T, B, N]``, ``[C, 1, 1]`` one for each channel of ``[T, B, C, H, W]``. Tensors
+    that require a gradient get one, equations (13) to (15).
 
     Args:
         tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
@@ -37,37 +66,71 @@ class LIF:
             neuron fires at every step above the threshold: a control for studies, which only the reference computes.
 
     Raises:
-        UserError: a constant outside its range, or one that is no plain number, such as a tensor.
+        UserError: a constant outside its range, or one that is neither a number nor such a tensor.
     """
 
-    tau_m: float
-    tau_s: float
-    threshold: float = 1.0
+    tau_m: Value
+    tau_s: Value
+    threshold: Value = 1.0
     reset: bool = True
 
     def __post_init__(self) -> None:
-        check_number("tau_m", self.tau_m)
-        check_number("tau_s", self.tau_s)
-        check_number("threshold", self.threshold)
-        for name in ("tau_m", "tau_s"):
-            if not getattr(self, name) >= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; a time constant is in steps and at least 1")
-        if math.isinf(self.tau_s):
-            raise UserError("tau_s is infinite; such a synapse would pass no current")
-        if not 0 < self.threshold < math.inf:
-            raise UserError(f"threshold is {self.threshold}; it must be positive and finite")
+        for name in CONSTANTS:
+            for value in _ends(name, getattr(self, name)):
+                if name != "threshold" and not value >= 1:
+                    raise UserError(f"{name} is {value}; a time constant is in steps and at least 1")
+                if name == "tau_s" and math.isinf(value):
+                    raise UserError("tau_s is infinite; such a synapse would pass no current")
+                if name == "threshold" and not 0 < value < math.inf:
+                    raise UserError(f"threshold is {value}; it must be positive and finite")
         if not isinstance(self.reset, bool):
             raise UserError(f"reset is {self.reset!r}; it must be True or False")
 
     @property
-    def membrane_decay(self) -> float:
+    def membrane_decay(self) -> Value:
         """1 - 1/τm, the share of the membrane potential kept from one step to the next (``beta`` elsewhere)."""
-        return 1 - 1 / self.tau_m
+        return _decay(self.tau_m)
 
     @property
-    def synapse_decay(self) -> float:
+    def synapse_decay(self) -> Value:
         """1 - 1/τs, the share of the post-synaptic current kept from one step to the next."""
-        return 1 - 1 / self.tau_s
+        return _decay(self.tau_s)
+
+    @property
+    def tensors(self) -> ByConstant:
+        """The constants that are tensors; None for numbers."""
+        values = (getattr(self, name) for name in CONSTANTS)
+        return ByConstant(*(value if isinstance(value, Tensor) else None for value in values))
+
+    @property
+    def varies(self) -> bool:
+        """Whether any constant is a tensor."""
+        return any(value is not None for value in self.tensors)
+
+    def having(self, tensors: ByConstant) -> Self:
+        """These constants with others in place of those that are given here, which are known to be in range."""
+        made = object.__new__(type(self))
+        given = {name: value for name, value in tensors._asdict().items() if value is not None}
+        made.__dict__.update({**self.__dict__, **given})
+        return made
+
+
+def _ends(name: str, value: object) -> tuple[float, ...]:
+    """A number, or a tensor's smallest and largest; none where a tensor has no values yet. Raises UserError for neither."""
+    if not isinstance(value, Tensor):
+        check_number(name, value, "a plain number or a tensor")
+        return (value,)  # type: ignore[return-value]
+    if not value.is_floating_point():
+        raise UserError(f"{name} is a tensor of {value.dtype}; it must be floating point")
+    if value.is_meta or not value.numel() or torch.compiler.is_compiling():
+        return ()
+    low, high = value.detach().aminmax()
+    return float(low), float(high)
+
+
+def _decay(tau: Value) -> Value:
+    """1 - 1/τ; of tensors rounded once, as numbers are, so that equal constants make equal spikes."""
+    return (1 - 1 / tau.double()).to(tau.dtype) if isinstance(tau, Tensor) else 1 - 1 / tau
 
 
 def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.0) -> Tensor:
@@ -124,18 +187,18 @@ def postsynaptic_current(membrane: Tensor, neuron: LIF, before: Tensor | None = 
     return synapse(train, neuron.tau_s, before)
 
 
-def synapse(train: Tensor, tau_s: float, before: Tensor | None = None) -> Tensor:
+def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) -> Tensor:
     """Post-synaptic current of a spike train (or of any current), equation (3): ``[T, ...] -> [T, ...]``.
 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
-    first, ``[...]``, 0 if left out. Differentiable.
+    first, ``[...]``, 0 if left out. Differentiable, by ``tau_s`` too if that is a tensor.
     """
-    if tau_s == 1:
+    if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train
-    steps, decay = [], 1 - 1 / tau_s
+    steps, decay = [], _decay(tau_s)
     for train_t in train:
         current = train_t / tau_s
-        before = current if before is None else torch.add(current, before, alpha=decay)
+        before = current if before is None else plus(current, before, decay)
         steps.append(before)
     return torch.stack(steps)
 
@@ -152,7 +215,33 @@ def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> 
     return torch.stack(steps[::-1])
 
 
-def spikes_from_psc(psc: Tensor, tau_s: float) -> Tensor:
+def plus(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
+    """``x + factor·y``, in one pass over memory where the factor is a number."""
+    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
+
+
+def constants_gradient(
+    delta: Tensor, by_spike: Tensor, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None = None
+) -> ByConstant:
+    """What the constants of every neuron get, equations (13) to (15): ``[T, ...] -> [...]``.
+
+    Args:
+        delta: ∂L/∂I, by a rule.
+        by_spike: η, the share of ``delta`` that comes through the spike of the same step.
+        error: E, the error carried back through the synapse.
+        membrane: membrane potential.
+        neuron: the constants.
+        state: membrane potential and post-synaptic current of the step before the first, ``[2, ...]``; None is rest.
+    """
+    u_before, a_before = (None, None) if state is None else state
+    train = spikes(membrane, neuron)
+    psc = synapse(train, neuron.tau_s, a_before)
+    tau_m = (delta * kept(delayed(membrane, u_before), neuron)).sum(0) / neuron.tau_m**2  # (13)
+    tau_s = (error * (delayed(psc, a_before) - train)).sum(0) / neuron.tau_s  # (14)
+    return ByConstant(tau_m, tau_s, -by_spike.sum(0))  # (15)
+
+
+def spikes_from_psc(psc: Tensor, tau_s: float | Tensor) -> Tensor:
     """The spike train that made a post-synaptic current: ``s[t] = τs·a[t] - (τs - 1)·a[t-1]``, ``[T, ...] -> [T, ...]``.
 
     The inverse of :func:`synapse`, up to rounding. Differentiable.

@@ -115,15 +115,15 @@ class TrainingSettings(Group):
     """Compute each step's samples in so many parts, one after the other, and add their gradients up, which takes less memory.
     Normalisation, --rate-penalty and fallback=rate then see a part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
-    """Learning rate of AdamW (its peak, under a schedule)."""
+    """Learning rate of AdamW (its peak, under a schedule). Learned constants take steps in proportion to where they start."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
     """Weight decay of AdamW."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     """Learning rate over the run."""
     gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
-    """Bound on the norm of the whole gradient; 0 turns it off."""
+    """Bound on the norm of the whole gradient of the weights, and on that of the learned constants; 0 turns both off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
-    """Bound on every weight, applied after each step; 0 turns it off."""
+    """Bound on every weight, constants apart, applied after each step; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
     first_rates: bool = False
@@ -210,6 +210,9 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
         if self.time_block and self.network and normalised(self.network):
             yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
+        loss, _ = parse_spec(self._loss, "loss")
+        if "tau_s" in {*self.learn, *self.per_neuron} and loss in ("spike", "first-spike"):
+            yield f"--loss {loss} reads spikes by one fixed --tau-s; leave tau_s out of --learn and --per-neuron"
         if self.validation == 0 and self.choose == "validation":
             yield "--choose is validation; it must be last or test with --validation 0"
         if self.accumulate > self.batch_size:

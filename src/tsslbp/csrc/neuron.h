@@ -1,4 +1,4 @@
-// The operations on neurons. Equations (1) to (3) are those of neuron.py, (4) to (10) those of rules/tssl.py.
+// The operations on neurons. Equations (1) to (3) and (13) to (15) are those of neuron.py, the others those of rules/tssl.py.
 //
 // Arrays are [steps, n] with neurons side by side in memory. In every inner loop j runs over neurons; what one step hands
 // to the next lives in small arrays. Where the reference multiplies by a spike train these loops multiply too: a NaN must
@@ -28,18 +28,82 @@ TSSLBP_INLINE T on(Bits<T> option, T x) {
   return __builtin_bit_cast(T, __builtin_bit_cast(Bits<T>, x) & option);
 }
 
-// What the loops need of a neuron's constants (numbers.h).
+// What the loops need of a neuron's constants.
 template <class T>
 struct Neuron {
   T membrane_decay, synapse_decay, per_tau_m, per_tau_s, threshold, quiet;
 
-  explicit Neuron(const NeuronNumbers& c)
-      : membrane_decay(T(1 - 1 / c.tau_m)),
-        synapse_decay(T(1 - 1 / c.tau_s)),
-        per_tau_m(T(1 / c.tau_m)),
-        per_tau_s(T(1) / T(c.tau_s)),
-        threshold(T(c.threshold)),
-        quiet(T(1 / (4 * c.tau_s))) {}
+  Neuron(double tau_m, double tau_s, double theta)
+      : membrane_decay(T(1 - 1 / tau_m)),
+        synapse_decay(T(1 - 1 / tau_s)),
+        per_tau_m(T(1 / tau_m)),
+        per_tau_s(T(1) / T(tau_s)),
+        threshold(T(theta)),
+        quiet(T(1 / (4 * tau_s))) {}
+  explicit Neuron(const NeuronNumbers& c) : Neuron(c.tau_m, c.tau_s, c.threshold) {}
+};
+
+// Constants come in two kinds. `at(first, width)` is what the loops ask, by `j`, for a block of neurons.
+//
+// The same for all neurons: numbers (numbers.h), which a compiler keeps in registers.
+template <class T>
+struct Alike {
+  static constexpr bool VARY = false;
+  Neuron<T> c;
+
+  TSSLBP_INLINE Alike at(int64_t, int64_t) const { return *this; }
+  TSSLBP_INLINE T membrane_decay(int64_t) const { return c.membrane_decay; }
+  TSSLBP_INLINE T synapse_decay(int64_t) const { return c.synapse_decay; }
+  TSSLBP_INLINE T per_tau_m(int64_t) const { return c.per_tau_m; }
+  TSSLBP_INLINE T per_tau_s(int64_t) const { return c.per_tau_s; }
+  TSSLBP_INLINE T threshold(int64_t) const { return c.threshold; }
+  TSSLBP_INLINE T quiet(int64_t) const { return c.quiet; }
+};
+
+// Of each neuron its own: a table in which `run` neighbours share an entry and `period` entries repeat, so that neuron j has
+// entry j / run % period. A block copies its part into rows that stay in the cache for all steps.
+template <class T>
+struct Varied {
+  static constexpr bool VARY = true;
+  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, THRESHOLD, KINDS };
+  const T* table;  // [KINDS, period]
+  int64_t period, run;
+
+  struct Rows {
+    T x[KINDS][LANES<T, true>];
+    TSSLBP_INLINE T membrane_decay(int64_t j) const { return x[MEMBRANE_DECAY][j]; }
+    TSSLBP_INLINE T synapse_decay(int64_t j) const { return x[SYNAPSE_DECAY][j]; }
+    TSSLBP_INLINE T per_tau_m(int64_t j) const { return x[PER_TAU_M][j]; }
+    TSSLBP_INLINE T per_tau_s(int64_t j) const { return x[PER_TAU_S][j]; }
+    TSSLBP_INLINE T threshold(int64_t j) const { return x[THRESHOLD][j]; }
+    TSSLBP_INLINE T quiet(int64_t j) const { return T(0.25) * x[PER_TAU_S][j]; }
+  };
+
+  static std::vector<T> make_table(const T* tau_m, const T* tau_s, const T* threshold, int64_t period) {
+    std::vector<T> table(KINDS * period);
+    for (int64_t i = 0; i < period; ++i) {
+      const Neuron<T> c(tau_m[i], tau_s[i], threshold[i]);
+      const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.threshold};
+      for (int64_t kind = 0; kind < KINDS; ++kind) table[kind * period + i] = kinds[kind];
+    }
+    return table;
+  }
+
+  TSSLBP_INLINE Rows at(int64_t first, int64_t width) const {
+    Rows rows;
+    for (int64_t j = 0; j < width;) {
+      const int64_t inside = (first + j) % run, entry = (first + j) / run % period;
+      const int64_t count = std::min(run == 1 ? period - entry : run - inside, width - j);
+      for (int64_t kind = 0; kind < KINDS; ++kind) {
+        const T* __restrict from = table + kind * period + entry;
+        T* __restrict to = rows.x[kind] + j;
+        if (run == 1) std::copy_n(from, count, to);
+        else std::fill_n(to, count, *from);
+      }
+      j += count;
+    }
+    return rows;
+  }
 };
 
 // 1 + r/i·(1 + r/(i+1)·(… (1 + r/last))), the Taylor series of e^r from i = 1.
@@ -97,8 +161,9 @@ struct Handed {
 
 // Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` the trace is not kept.
 // With `response` the current is response[t] · current[0], a constant current.
-template <class T>
+template <class T, class Constants>
 struct Forward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = T;  // with pooling: the sums of one row of windows, [steps, row]
   Source<T> current;
   const T* response;
@@ -107,30 +172,31 @@ struct Forward {
   Handed<const T> before;
   Handed<T> after;
   int64_t steps, n;
-  Neuron<T> c;
+  Constants constants;
 
   int64_t scratch_size() const { return psc.pool.size ? steps * psc.pool.row() : 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* sums) const {
     const bool traced = membrane || after.data;
-    const bool nan = traced ? walk<true, false>(first, width, sums) : walk<false, false>(first, width, sums);
+    const auto c = constants.at(first, width);
+    const bool nan = traced ? walk<true, false>(first, width, sums, c) : walk<false, false>(first, width, sums, c);
     if (nan) walk_again(first, width, sums);
   }
 
   __attribute__((noinline, cold)) void walk_again(int64_t first, int64_t width, Scratch* sums) const {
-    walk<true, true>(first, width, sums);
+    walk<true, true>(first, width, sums, constants.at(first, width));
   }
 
   // Whether a potential was NaN. Then it is NaN to the end, so one look after the last step is enough, where one in every step
   // would cost a tenth of the time; only a block that has one is walked `again`, which makes its currents NaN from there on.
   // Unless `traced`, nobody wants the potential.
-  template <bool traced, bool again>
-  TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums) const {
-    T carried[LANES<T>] = {}, a[LANES<T>] = {}, last[LANES<T>] = {}, read[LANES<T>], made[LANES<T>];
+  template <bool traced, bool again, class Block>
+  TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums, const Block& c) const {
+    T carried[MOST] = {}, a[MOST] = {}, last[MOST] = {}, read[MOST], made[MOST];
     before.read(first, width, last, a);
     if (before.data)
       for (int64_t j = 0; j < width; ++j)
-        carried[j] = c.membrane_decay * last[j] * (last[j] > c.threshold ? T(0) : T(1));
+        carried[j] = c.membrane_decay(j) * last[j] * (last[j] > c.threshold(j) ? T(0) : T(1));
     for (int64_t t = 0; t < steps; ++t) {
       const T* __restrict in = current.row(t, first, width, read);
       T* __restrict u = membrane ? membrane + t * n + first : last;
@@ -138,10 +204,10 @@ struct Forward {
       const T response_t = response ? response[t] : 1;
       for (int64_t j = 0; j < width; ++j) {
         const T v = in[j] * response_t + carried[j];                           // (1)
-        const bool s = v > c.threshold;                                    // (2)
-        carried[j] = v * (s ? T(0) : c.membrane_decay);                    // (1)
-        const T spike = s ? c.per_tau_s : again && v != v ? v : T(0);      // (2)
-        a[j] = c.synapse_decay * a[j] + spike;                             // (3)
+        const bool s = v > c.threshold(j);                                 // (2)
+        carried[j] = v * (s ? T(0) : c.membrane_decay(j));                 // (1)
+        const T spike = s ? c.per_tau_s(j) : again && v != v ? v : T(0);   // (2)
+        a[j] = c.synapse_decay(j) * a[j] + spike;                          // (3)
         if (traced) u[j] = v;
         out[j] = a[j];
       }
@@ -186,6 +252,7 @@ struct Gradient {
   Handed<const T> before, carry;
   Handed<T> back;
   int64_t steps, n;
+  T* by_constant = nullptr;  // [3, n]: what τm, τs and θ of every neuron get; null where they are all alike
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return response ? buffer : out.row(t, first, buffer); }
 
@@ -196,89 +263,141 @@ struct Gradient {
   }
 };
 
+// What the constants of a block get, (13) to (15) of neuron.py, step by step from the last to the first. The sum over a[t-1] of (14)
+// is taken from the other side: with F[t] = E[t+1]/τs + (1 - 1/τs)·F[t+1], a spike at t adds F[t] - E[t]. So no post-synaptic
+// current is needed. Nothing is left of it where constants are alike.
+template <class T, bool vary>
+struct ByConstant {
+  T tau_m[LANES<T, true>] = {}, tau_s[LANES<T, true>] = {}, threshold[LANES<T, true>] = {}, later[LANES<T, true>] = {};
+
+  // Before E of the step takes the place of E of the step after; `inside` is 0 if that one is beyond the end, else 1.
+  template <class Block>
+  TSSLBP_INLINE void carry(int64_t j, const Block& c, T error_after, T inside) {
+    later[j] = inside * error_after * c.per_tau_s(j) + c.synapse_decay(j) * later[j];
+  }
+  TSSLBP_INLINE void add(int64_t j, T delta, T left, T s, T error, T by_spike) {
+    tau_m[j] += delta * left;
+    tau_s[j] += s * (later[j] - error);
+    threshold[j] -= by_spike;
+  }
+  // `a_before` is the post-synaptic current of the step before the first, whose E is `error`.
+  template <class Block>
+  TSSLBP_INLINE void write(const Gradient<T>& g, int64_t first, int64_t width, const Block& c, const T* error, const T* a_before) {
+    T* __restrict out = g.by_constant + first;
+    for (int64_t j = 0; j < width; ++j) {
+      carry(j, c, error[j], 1);
+      out[j] = tau_m[j] * c.per_tau_m(j) * c.per_tau_m(j);                  // (13)
+      out[g.n + j] = tau_s[j] * c.per_tau_s(j) + a_before[j] * later[j];  // (14)
+      out[2 * g.n + j] = threshold[j];                                    // (15)
+    }
+  }
+};
+
+template <class T>
+struct ByConstant<T, false> {
+  template <class... Any>
+  TSSLBP_INLINE void carry(Any...) {}
+  template <class... Any>
+  TSSLBP_INLINE void add(Any...) {}
+  template <class... Any>
+  TSSLBP_INLINE void write(const Any&...) {}
+};
+
 // `error_reset` is compiled in, as it has one more number to carry than the other terms.
-template <class T, Fallback fallback, bool error_reset>
+template <class T, class Constants, Fallback fallback, bool error_reset>
 struct TsslBackward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = Bits<T>;
   static constexpr int64_t BITS = 8 * sizeof(T);
   Gradient<T> g;
-  Neuron<T> c;
+  Constants constants;
   Bits<T> timing, inter, reset, leak;
   T clip, fallback_width;
 
-  int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * LANES<T> : 0; }
+  int64_t scratch_size() const { return fallback == Fallback::quiet ? (g.steps + BITS - 1) / BITS * MOST : 0; }
 
   // One bit for each step and neuron: is its synapse quiet, a[t] < 1/(4τs)?
-  TSSLBP_INLINE void find_quiet(int64_t first, int64_t width, Scratch* __restrict quiet) const {
-    T a[LANES<T>] = {}, not_used[LANES<T>];
+  template <class Block>
+  TSSLBP_INLINE void find_quiet(int64_t first, int64_t width, Scratch* __restrict quiet, const Block& c) const {
+    T a[MOST] = {}, not_used[MOST];
     g.before.read(first, width, not_used, a);
     std::fill_n(quiet, scratch_size(), Scratch(0));
     for (int64_t t = 0; t < g.steps; ++t) {
       const T* __restrict u = g.membrane + t * g.n + first;
-      Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      Scratch* __restrict word = quiet + t / BITS * MOST;
       const int bit = t % BITS;
       for (int64_t j = 0; j < width; ++j) {
-        a[j] = c.synapse_decay * a[j] + (u[j] > c.threshold ? c.per_tau_s : T(0));  // (3)
-        word[j] |= Scratch(a[j] < c.quiet) << bit;
+        a[j] = c.synapse_decay(j) * a[j] + (u[j] > c.threshold(j) ? c.per_tau_s(j) : T(0));  // (3)
+        word[j] |= Scratch(a[j] < c.quiet(j)) << bit;
       }
     }
   }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
-    T error[LANES<T>] = {}, reach[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
-    T u_before[LANES<T>] = {}, not_used[LANES<T>], spike_error[error_reset ? LANES<T> : 1];
-    g.before.read(first, width, u_before, not_used);
+    T error[MOST] = {}, reach[MOST] = {}, made[MOST], read[MOST];
+    T u_before[MOST] = {}, a_before[MOST] = {}, spike_error[error_reset ? MOST : 1];
+    const auto c = constants.at(first, width);
+    ByConstant<T, Constants::VARY> by;
+    g.before.read(first, width, u_before, a_before);
     g.carry.read(first, width, reach, error);
     if constexpr (error_reset) std::copy_n(reach, width, spike_error);
     // R is of the spike-time gradient alone; and of two numbers that parts hand on, Q takes its place
     if constexpr (fallback == Fallback::always || error_reset) std::fill_n(reach, width, T(0));
     const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = T(FALLBACK_RANGE * FALLBACK_RANGE / 64);
-    if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet);
+    if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet, c);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
       const T* __restrict before = t ? u - g.n : u_before;
-      const Scratch* __restrict word = quiet + t / BITS * LANES<T>;
+      const Scratch* __restrict word = quiet + t / BITS * MOST;
       const Scratch bit = Scratch(1) << (t % BITS);
+      const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
       for (int64_t j = 0; j < width; ++j) {
-        const bool spike = u[j] > c.threshold;                                         // (2)
-        const T s = spike ? T(1) : T(0), tail = c.synapse_decay * error[j];
+        const bool spike = u[j] > c.threshold(j);                                      // (2)
+        const T s = spike ? T(1) : T(0), tail = c.synapse_decay(j) * error[j];
+        by.carry(j, c, error[j], inside);
         T e_j = e[j];
         if constexpr (error_reset) {
-          e_j += s * u[j] * c.per_tau_m * spike_error[j];                              // (11)
-          spike_error[j] = spike ? e[j] : spike_error[j] * c.membrane_decay;           // (12)
+          e_j += s * u[j] * c.per_tau_m(j) * spike_error[j];                           // (11)
+          spike_error[j] = spike ? e[j] : spike_error[j] * c.membrane_decay(j);        // (12)
         }
-        error[j] = e_j * c.per_tau_s + tail;                                           // (4)
-        const T du = u[j] - (before[j] > c.threshold ? T(0) : before[j]);
-        T y = (u[j] - c.threshold) * per_eight_widths;
+        error[j] = e_j * c.per_tau_s(j) + tail;                                        // (4)
+        const T left = before[j] > c.threshold(j) ? T(0) : before[j], du = u[j] - left;
+        T y = (u[j] - c.threshold(j)) * per_eight_widths;
         y *= y;
         y = y > limit ? limit : y;
         // One division for both: only spikes have (5), and a step with a spike never takes the fallback.
         // (Written as a sum, or compilers would divide twice.)
         const Bits<T> by_du = mask<T>(fallback == Fallback::never || (fallback != Fallback::always && spike));
         const T quotient = 1 / (on<T>(by_du, du) + on<T>(~by_du, inverse_logistic_derivative(y)));
-        T d = 0;
+        T d = 0, by_spike = 0;
         if constexpr (fallback != Fallback::always) {
           const T clipped = quotient < clip ? quotient : clip;
           const T p = s * (du > 0 ? clipped : T(0));                                   // (5)
-          const T moved = on<T>(timing, (e_j - tail) * c.per_tau_s) + on<T>(~timing, error[j]);
-          const T kept = reach[j] * c.membrane_decay;
+          const T moved = on<T>(timing, (e_j - tail) * c.per_tau_s(j)) + on<T>(~timing, error[j]);
+          const T kept = reach[j] * c.membrane_decay(j);
           d = on<T>(inter, p * moved);                                                 // (6)
-          d += on<T>(reset, reach[j] * u[j] * c.per_tau_m * p);                        // (7)
+          d += on<T>(reset, reach[j] * u[j] * c.per_tau_m(j) * p);                     // (7)
+          by_spike = d;
           d += on<T>(leak, kept * (1 - s));                                            // (8)
           reach[j] = spike ? d : kept;                                                 // (9)
         }
         if constexpr (fallback != Fallback::never) {
           const T surrogate = error[j] * quotient * per_width;                         // (10)
-          if constexpr (fallback == Fallback::quiet) d = word[j] & bit ? surrogate : d;
-          if constexpr (fallback == Fallback::no_spike) d += surrogate * (1 - s);
-          if constexpr (fallback == Fallback::always) d = surrogate;
+          if constexpr (fallback == Fallback::quiet) {
+            d = word[j] & bit ? surrogate : d;
+            by_spike = word[j] & bit ? surrogate : by_spike;
+          }
+          if constexpr (fallback == Fallback::no_spike) d += surrogate * (1 - s), by_spike += surrogate * (1 - s);
+          if constexpr (fallback == Fallback::always) d = by_spike = surrogate;
         }
+        by.add(j, d, left, s, error[j], by_spike);
         delta[j] = d;
       }
       g.put(t, first, width, delta);
     }
+    by.write(g, first, width, c, error, a_before);
     if constexpr (error_reset) g.back.write(first, width, spike_error, error);
     else g.back.write(first, width, reach, error);
   }
@@ -295,32 +414,46 @@ TSSLBP_INLINE T stand_in(T x) {
 #undef TSSLBP_FORMULA
 }
 
-template <class T, Shape shape>
+template <class T, class Constants, Shape shape>
 struct SurrogateBackward {
+  static constexpr int64_t MOST = LANES<T, Constants::VARY>;
   using Scratch = T;  // not used
   Gradient<T> g;
-  Neuron<T> c;
+  Constants constants;
   T slope, scale;
   Bits<T> through_reset;
 
   int64_t scratch_size() const { return 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T error[LANES<T>] = {}, carried[LANES<T>] = {}, made[LANES<T>], read[LANES<T>];
+    T error[MOST] = {}, carried[MOST] = {}, made[MOST], read[MOST];
+    T u_before[Constants::VARY ? MOST : 1] = {}, a_before[Constants::VARY ? MOST : 1] = {};
+    const auto c = constants.at(first, width);
+    ByConstant<T, Constants::VARY> by;
+    if constexpr (Constants::VARY) g.before.read(first, width, u_before, a_before);
     g.carry.read(first, width, carried, error);
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
+      const T* __restrict before = Constants::VARY && !t ? u_before : u - g.n;  // not read where constants are alike
+      const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
       for (int64_t j = 0; j < width; ++j) {
-        const T psi = scale * stand_in<shape>(slope * (u[j] - c.threshold));
-        const T past = c.membrane_decay * (u[j] > c.threshold ? T(0) : T(1));
-        error[j] = e[j] * c.per_tau_s + c.synapse_decay * error[j];                    // (4)
-        carried[j] = psi * error[j] + (past - on<T>(through_reset, c.membrane_decay * u[j] * psi)) * carried[j];
+        const T psi = scale * stand_in<shape>(slope * (u[j] - c.threshold(j)));
+        const T past = c.membrane_decay(j) * (u[j] > c.threshold(j) ? T(0) : T(1));
+        by.carry(j, c, error[j], inside);
+        error[j] = e[j] * c.per_tau_s(j) + c.synapse_decay(j) * error[j];              // (4)
+        const T after = carried[j];
+        carried[j] = psi * error[j] + (past - on<T>(through_reset, c.membrane_decay(j) * u[j] * psi)) * after;
+        if constexpr (Constants::VARY) {
+          const T left = before[j] > c.threshold(j) ? T(0) : before[j];
+          by.add(j, carried[j], left, u[j] > c.threshold(j) ? T(1) : T(0), error[j], carried[j] - past * after);
+        }
         delta[j] = carried[j];
       }
       g.put(t, first, width, delta);
     }
+    by.write(g, first, width, c, error, a_before);
     g.back.write(first, width, carried, error);
   }
 

@@ -68,14 +68,36 @@ const T* data(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
+// Calls f(constants) with those of the neurons: alike, given as numbers, or varied, a table [3, period] of τm, τs and θ, given with
+// one number, how many neighbours share an entry.
+template <class T, class F>
+void with_constants(const std::optional<Tensor>& table, const std::vector<double>& neuron, int64_t n, const F& f) {
+  if (!table) {
+    const NeuronNumbers c{Fields("neuron", neuron)};
+    return f(Alike<T>{Neuron<T>(c)});
+  }
+  const SharedNumbers shared{Fields("constants", neuron)};
+  constexpr auto type = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(table->is_cpu() && table->dim() == 2 && table->size(0) == 3 && table->size(1) >= 1 &&
+                      table->scalar_type() == type,
+                  "tsslbp: constants are not [3, P] of the membrane's type on the CPU with P at least 1");
+  const int64_t period = table->size(1);
+  int64_t repeat = 0;
+  STD_TORCH_CHECK(!__builtin_mul_overflow(period, shared.run, &repeat) && n % repeat == 0,
+                  "tsslbp: neurons are not a multiple of constants times constants.run");
+  const Tensor rows = torch::stable::contiguous(*table);
+  const T* x = rows.const_data_ptr<T>();
+  const std::vector<T> made = Varied<T>::make_table(x, x + period, x + 2 * period, period);
+  f(Varied<T>{made.data(), period, shared.run});
+}
+
 // Post-synaptic current; the membrane potential, if it is to be kept; and, given a state, the state after.
 std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& response, const std::optional<Tensor>& state,
-                        const std::vector<double>& neuron, const std::vector<double>& pooling, bool half, bool keep) {
+                        const std::optional<Tensor>& table, const std::vector<double>& neuron, const std::vector<double>& pooling, bool half, bool keep) {
   check_sequence(current, "current");
   STD_TORCH_CHECK(!response || current.size(0) == 1, "tsslbp: a constant current is not [1, N]");
   const auto full = current.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
-  const NeuronNumbers constants{Fields("neuron", neuron)};
   const int64_t n = current.size(1);
   const auto response_ = checked_response(response, full), before = checked_handed(state, n, full);
   const Pool pool = checked_pool(pooling, n);
@@ -89,39 +111,57 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
       made.push_back(torch::stable::new_empty(in, {rows, columns}, type));
       return made.back().mutable_data_ptr();
     };
-    void* psc = add(steps, outputs, half ? ScalarType::BFloat16 : full);
-    T* membrane = keep ? static_cast<T*>(add(steps, n, full)) : nullptr;
-    T* after = before ? static_cast<T*>(add(2, n, full)) : nullptr;
-    const Forward<T> op{Source<T>{in.data_ptr(), response ? 0 : n, is_half(in), {}}, data<T>(response_), membrane,
-                        Target<T>{psc, outputs, half, pool}, {data<T>(before), n}, {after, n}, steps, n, Neuron<T>(constants)};
-    sweep<T>(op, steps, n, pool);
+    with_constants<T>(table, neuron, n, [&](const auto& constants) {
+      void* psc = add(steps, outputs, half ? ScalarType::BFloat16 : full);
+      T* membrane = keep ? static_cast<T*>(add(steps, n, full)) : nullptr;
+      T* after = before ? static_cast<T*>(add(2, n, full)) : nullptr;
+      const Forward<T, std::decay_t<decltype(constants)>> op{
+          Source<T>{in.data_ptr(), response ? 0 : n, is_half(in), {}}, data<T>(response_), membrane,
+          Target<T>{psc, outputs, half, pool}, {data<T>(before), n}, {after, n}, steps, n, constants};
+      sweep<T>(op, steps, n, pool);
+    });
   });
   return made;
 }
 
 // The share of steps with a spike over all neurons.
 template <class T>
-T firing_rate(const T* membrane, int64_t size, T threshold) {
+T firing_rate(const Gradient<T>& g, const Alike<T>& constants) {
   std::atomic<int64_t> total{0};
-  torch::stable::parallel_for(0, size, GRAIN, [&](int64_t begin, int64_t end) {
+  const T threshold = constants.c.threshold;
+  torch::stable::parallel_for(0, g.steps * g.n, GRAIN, [&](int64_t begin, int64_t end) {
     int64_t count = 0;
-    for (int64_t i = begin; i < end; ++i) count += membrane[i] > threshold;
+    for (int64_t i = begin; i < end; ++i) count += g.membrane[i] > threshold;
     total += count;
   });
-  return T(total) / T(size);
+  return T(total) / T(g.steps * g.n);
+}
+
+template <class T>
+T firing_rate(const Gradient<T>& g, const Varied<T>& constants) {
+  std::atomic<int64_t> total{0};
+  torch::stable::parallel_for(0, g.n, GRAIN, [&](int64_t begin, int64_t end) {
+    int64_t count = 0;
+    for (int64_t j = begin; j < end; ++j) {
+      const T threshold = constants.table[Varied<T>::THRESHOLD * constants.period + j / constants.run % constants.period];
+      for (int64_t t = 0; t < g.steps; ++t) count += g.membrane[t * g.n + j] > threshold;
+    }
+    total += count;
+  });
+  return T(total) / T(g.steps * g.n);
 }
 
 // Calls f with the operation of the rule whose numbers these are.
-template <class T, class F>
-void with_rule(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r, const F& f) {
+template <class T, class Constants, class F>
+void with_rule(const Gradient<T>& g, const Constants& c, const TsslNumbers& r, const F& f) {
   Fallback where = r.fallback;
   if (where == Fallback::rate) {
-    const bool fires = firing_rate(g.membrane, g.steps * g.n, c.threshold) > T(RATE_LIMIT);
+    const bool fires = firing_rate(g, c) > T(RATE_LIMIT);
     where = fires ? Fallback::never : Fallback::always;
   }
   const auto timing = mask<T>(r.timing), inter = mask<T>(r.inter), reset = mask<T>(r.reset), leak = mask<T>(r.leak);
 #define TSSLBP_OPERATION(name, error_reset) \
-  f(TsslBackward<T, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
+  f(TsslBackward<T, Constants, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
 #define TSSLBP_FALLBACK(name) \
   if (where == Fallback::name) return r.error_reset ? TSSLBP_OPERATION(name, true) : TSSLBP_OPERATION(name, false);
   TSSLBP_FALLBACK(quiet)
@@ -132,20 +172,21 @@ void with_rule(const Gradient<T>& g, const Neuron<T>& c, const TsslNumbers& r, c
 #undef TSSLBP_OPERATION
 }
 
-template <class T, class F>
-void with_rule(const Gradient<T>& g, const Neuron<T>& c, const SurrogateNumbers& r, const F& f) {
+template <class T, class Constants, class F>
+void with_rule(const Gradient<T>& g, const Constants& c, const SurrogateNumbers& r, const F& f) {
 #define TSSLBP_SHAPE(name, formula) \
   if (r.shape == Shape::name)       \
-    return f(SurrogateBackward<T, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
+    return f(SurrogateBackward<T, Constants, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
   TSSLBP_SHAPES(TSSLBP_SHAPE)
 #undef TSSLBP_SHAPE
 }
 
-// δ and, given a state, what is handed to the step before, by the rule whose numbers these are.
+// δ; given a state, what is handed to the step before; and, given a table, what each neuron's constants get, [3, n]; by the rule
+// whose numbers these are.
 template <class Numbers>
 std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& response,
                              const std::optional<Tensor>& state, const std::optional<Tensor>& carry,
-                             const std::vector<double>& neuron, const std::vector<double>& rule,
+                             const std::optional<Tensor>& table, const std::vector<double>& neuron, const std::vector<double>& rule,
                              const std::vector<double>& pooling, bool half) {
   check_sequence(membrane, "membrane");
   check_sequence(psc_gradient, "psc_gradient");
@@ -154,7 +195,6 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
   STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
   STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
   const Numbers numbers{Fields(Numbers::GROUP, rule)};
-  const NeuronNumbers constants{Fields("neuron", neuron)};
   const Pool pool = checked_pool(pooling, n);
   STD_TORCH_CHECK(psc_gradient.size(0) == steps && psc_gradient.size(1) == pool.outputs(n),
                   "tsslbp: psc_gradient is not the gradient of what the membrane made");
@@ -168,12 +208,16 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
     using T = decltype(zero);
     const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
     const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
-    made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
-    if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
-    const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(), data<T>(response_),
-                               Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}}, {data<T>(before), n},
-                               {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n}, steps, n};
-    with_rule(gradient, Neuron<T>(constants), numbers, [&](const auto& op) { sweep<T>(op, steps, n, pool); });
+    with_constants<T>(table, neuron, n, [&](const auto& constants) {
+      made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
+      if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
+      if (table) made.push_back(torch::stable::new_empty(u, {3, n}, type));
+      const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(),
+                                 data<T>(response_), Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}},
+                                 {data<T>(before), n}, {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n},
+                                 steps, n, table ? made.back().mutable_data_ptr<T>() : nullptr};
+      with_rule(gradient, constants, numbers, [&](const auto& op) { sweep<T>(op, steps, n, pool); });
+    });
   });
   return made;
 }
@@ -297,7 +341,7 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
     std::optional<Tensor> filtered;
     if (learns) filtered = torch::stable::new_empty(u, {steps, batch, n}, type);
     const RecurrentLayer<T> layer = with.layer<T>();
-    with_rule(Gradient<T>{}, layer.c, numbers, [&](const auto& rule_) {
+    with_rule(Gradient<T>{}, Alike<T>{layer.c}, numbers, [&](const auto& rule_) {
       const std::function<void(const Gradient<T>&)> neurons = [&](const Gradient<T>& gradient) {
         auto op = rule_;
         op.g = gradient;
@@ -326,10 +370,10 @@ std::string names() {
 }  // namespace tsslbp
 
 STABLE_TORCH_LIBRARY(tsslbp, m) {
-  m.def("lif(Tensor current, Tensor? response, Tensor? state, float[] neuron, float[] pool, bool half, bool keep) -> Tensor[]");
+  m.def("lif(Tensor current, Tensor? response, Tensor? state, Tensor? constants, float[] neuron, float[] pool, bool half, bool keep) -> Tensor[]");
 #define TSSLBP_BACKWARD                                                               \
   "_backward(Tensor psc_gradient, Tensor membrane, Tensor? response, Tensor? state, "      \
-  "Tensor? carry, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
+  "Tensor? carry, Tensor? constants, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
   m.def("tssl" TSSLBP_BACKWARD);
   m.def("surrogate" TSSLBP_BACKWARD);
   m.def("recurrent(Tensor drive, Tensor lateral, Tensor? state, float[] neuron, float[] adaptation, bool half, bool keep) -> Tensor[]");

@@ -176,7 +176,7 @@ struct RecurrentForward {
       T* kept = membrane ? membrane + t * size + first : nullptr;
       void* made = static_cast<char*>(psc.data) + (t * size + first) * int64_t(psc.half ? sizeof(Half) : sizeof(T));
       std::swap(u, before);
-      run_here<T>(Forward<T>{{current, m, false, {}}, nullptr, kept, {made, m, psc.half, {}}, {before, m}, {u, m}, 1, m, c}, m);
+      run_here<T>(Forward<T, Alike<T>>{{current, m, false, {}}, nullptr, kept, {made, m, psc.half, {}}, {before, m}, {u, m}, 1, m, {c}}, m);
       if (layer.adapts)
         for (int64_t j = 0; j < m; ++j) s[j] = spike(u[j], c.threshold);
       if (t + 1 == layer.steps) break;

@@ -106,9 +106,9 @@ struct FlushTinyNumbers {
 #endif
 };
 
-// The most neurons in a block: the length of an operation's arrays of carried state.
-template <class T>
-constexpr int64_t LANES = ROW_BYTES / sizeof(T);
+// The most neurons in a block: the length of an operation's arrays of carried state. Constants that vary take as much room again.
+template <class T, bool vary = false>
+constexpr int64_t LANES = ROW_BYTES / sizeof(T) / (vary ? 2 : 1);
 
 // Neurons are handed to threads in units of neighbours. A unit is one block, unless an operation pools: then it is a row of
 // windows (`units` of them in an image), taken block by block.
@@ -178,11 +178,11 @@ template <class T, class Op>
 void sweep(const Op& op, int64_t steps, int64_t n, const Pool& pool) {
   if (steps < 1 || n < 1) return;
   const int64_t share = n / torch::stable::get_num_threads() / 64 * 64;
-  const int64_t lanes = std::clamp<int64_t>(share, 64, LANES<T>);
+  const int64_t lanes = std::clamp<int64_t>(share, 64, Op::MOST);
   Plan plan{n, lanes, lanes, std::max<int64_t>(1, (n + lanes - 1) / lanes), n};
   int64_t units = plan.units;
   if (pool.size) {
-    plan = {n, std::min(LANES<T>, pool.unit()), pool.unit(), pool.units(), pool.height * pool.width * pool.channels};
+    plan = {n, std::min(Op::MOST, pool.unit()), pool.unit(), pool.units(), pool.height * pool.width * pool.channels};
     units = n / plan.image * plan.units;
   }
   in_parallel(Blocks<Op>{op, plan}, units, GRAIN / plan.unit / steps);

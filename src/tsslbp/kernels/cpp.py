@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in
 from tsslbp.kernels.layout import Layout, flatten
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Numbers, Rule
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import TSSLNumbers
@@ -54,6 +54,7 @@ class Cpp(Engine):
     """Every form, and the rules whose formulas are in ``csrc/neuron.h``."""
 
     title = "the C++ kernels"
+    varies = True
     recurs = True
 
     def status(self) -> Usable:
@@ -77,23 +78,25 @@ class Cpp(Engine):
         layout, flat = flatten(current if form.response is None else current[None], form.pool)
         before = None if state is None else layout.flatten(state)
         pool = _pool(layout, form.pool)
-        made = torch.ops.tsslbp.lif(flat, form.response, before, _constants(neuron), pool, form.half_psc, keep)
+        made = torch.ops.tsslbp.lif(flat, form.response, before, *_constants(neuron, layout), pool, form.half_psc, keep)
         membrane = layout.restore(made[1]) if keep else None
         return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
 
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, ByConstant]:
         family, numbers = formula
         layout, u = flatten(membrane, form.pool)
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
-        constants, pool = _constants(neuron), _pool(layout, form.pool)
+        constants, pool = _constants(neuron, layout), _pool(layout, form.pool)
         made = getattr(torch.ops.tsslbp, f"{family}_backward")(
-            e, u, form.response, before, after, constants, numbers, pool, form.half_current
+            e, u, form.response, before, after, *constants, numbers, pool, form.half_current
         )
         delta = layout.restore(made[0])
-        return delta if form.response is None else delta[0], None if state is None else layout.restore(made[1])
+        back = None if state is None else layout.restore(made[1])
+        by_constant = ByConstant(*layout.restore(made[-1])) if neuron.varies else ByConstant()
+        return delta if form.response is None else delta[0], back, by_constant
 
     def recurrent_forward(
         self,
@@ -106,7 +109,7 @@ class Cpp(Engine):
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _constants(neuron), list(adaptation or ()), half_psc, keep)
+        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _numbers(neuron), list(adaptation or ()), half_psc, keep)
         return made[2] if keep else None, made[0], made[1]
 
     def recurrent_backward(
@@ -125,14 +128,24 @@ class Cpp(Engine):
         learns: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         family, numbers = formula
-        operands = error, after, membrane, lateral, state, _constants(neuron), list(adaptation or ()), numbers
+        operands = error, after, membrane, lateral, state, _numbers(neuron), list(adaptation or ()), numbers
         backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
         made = backward(*operands, through_lateral, half_drive, learns)
         return made[0], None if state is None else made[1], made[-1].t() if learns else None
 
 
-def _constants(neuron: LIF) -> list[float]:
+def _numbers(neuron: LIF) -> list[Any]:
     return [neuron.tau_m, neuron.tau_s, neuron.threshold]
+
+
+def _constants(neuron: LIF, layout: Layout) -> tuple[Tensor | None, list[float]]:
+    """Constants as the operators take them: none and numbers; or a table ``[3, P]`` and how many neighbours share an entry."""
+    values = _numbers(neuron)
+    if not neuron.varies:
+        return None, values
+    like = next(value for value in neuron.tensors if value is not None)
+    table = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(value, dtype=like.dtype) for value in values)))
+    return layout.repeating(table)
 
 
 def _pool(layout: Layout, pool: Pool | None) -> list[float]:
@@ -148,7 +161,7 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::lif")
     def lif(current: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        _, pool, half, keep = groups
+        *_, pool, half, keep = groups
         (steps, n), full = (len(current) if response is None else len(response), current.shape[1]), computed_in(current.dtype)
         size, height, width = (int(x) for x in pool[:3] or (1, 1, 1))
         outputs = n // (height * width) * (height // size) * (width // size)
@@ -159,10 +172,11 @@ def _register_fakes() -> None:
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
     def backward(error: Tensor, membrane: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        *_, half = groups
+        _, constants, *_, half = groups
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
         delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
-        return [delta, *([] if state is None else [torch.empty_like(state)])]
+        by_constant = [] if constants is None else [membrane.new_empty(3, membrane.shape[1])]
+        return [delta, *([] if state is None else [torch.empty_like(state)]), *by_constant]
 
     @torch.library.register_fake("tsslbp::recurrent")
     def recurrent(drive: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any) -> list[Tensor]:

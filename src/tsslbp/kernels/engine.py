@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tsslbp import kernels
 from tsslbp.errors import UserError, unknown
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Rule
 
 Backend = str
@@ -76,6 +76,8 @@ class Engine(ABC):
     """Whether it takes currents of any :class:`Form`; one that does not gets them written out, in full precision."""
     pools: ClassVar[bool] = True
     """Whether it takes forms with a ``pool``."""
+    varies: ClassVar[bool] = False
+    """Whether it takes constants that are tensors."""
     recurs: ClassVar[bool] = False
     """Whether it takes recurrent layers, whole sequences at once."""
 
@@ -102,6 +104,8 @@ class Engine(ABC):
         """
         if (reason := _needs_reference(neuron) or self.refuses(current.device)) is not None:
             return reason
+        if neuron.varies and not self.varies:
+            return f"{self.title} take constants that are plain numbers, not tensors"
         if current.dtype not in (torch.float32, torch.float64, torch.bfloat16):
             return f"{self.title} take float32, float64 and bfloat16, not {current.dtype}"
         if rule is not None and self.formula(rule) is None and rule.numbers is not None:
@@ -116,7 +120,7 @@ class Engine(ABC):
 
         Args:
             current: ``[T, ...]``, or what ``form`` says.
-            neuron: constants of the neuron.
+            neuron: constants of the neuron; tensors broadcast over one step and are of the type that state and gradient have.
             state: membrane potential and post-synaptic current of the step before, ``[2, ...]``; None is rest.
             form: how currents come in and go out.
             keep: keep the membrane potential, which the backward pass needs.
@@ -129,7 +133,7 @@ class Engine(ABC):
     @abstractmethod
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, ByConstant]:
         """What a rule makes of ``∂L/∂a``.
 
         Args:
@@ -139,7 +143,8 @@ class Engine(ABC):
             carry: as of :meth:`tsslbp.rules.Rule.part_gradient`; None without a state.
 
         Returns:
-            ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None.
+            ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None; for
+            constants that are tensors, what each neuron's get (:func:`tsslbp.neuron.constants_gradient`), ``[...]``.
         """
 
     def recurrent_forward(

@@ -29,6 +29,19 @@ class Layout:
         inverse = [self.order.index(axis) + 1 for axis in in_order]
         return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
+    def repeating(self, table: Tensor) -> tuple[Tensor, list[float]]:
+        """Rows that broadcast over one step, ``[K, ...]``, as the shortest ``[K, P]`` of which the step in memory is a
+        repetition, and how many neighbours in memory have the same entry (a list of one)."""
+        if not math.prod(self.shape):
+            return table.new_ones(len(table), 1), [1.0]
+        table = table.view(len(table), *[1] * (len(self.shape) - table.dim() + 1), *table.shape[1:])
+        varying = [place for place, axis in enumerate(self.order) if table.shape[axis] > 1]
+        first, last = (varying[0], varying[-1] + 1) if varying else (0, 0)
+        table = table.permute(0, *self.order)
+        sizes = [self.shape[axis - 1] for axis in self.order]
+        whole = table.expand(-1, *[size if first <= place < last else 1 for place, size in enumerate(sizes)])
+        return whole.reshape(len(table), -1), [float(math.prod(sizes[last:]))]
+
     def pooled(self, pool: Pool | None) -> "Layout":
         """The layout of the pooled sequence."""
         if pool is None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable
-from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current
-from tsslbp.rules.base import Rule, promised
+from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
+from tsslbp.rules.base import HANDED, Rule, promised
 
 
 class Reference(Engine):
@@ -13,6 +13,7 @@ class Reference(Engine):
 
     title = "the reference"
     forms = False
+    varies = True
 
     def status(self) -> Usable:
         return Usable(True, "plain PyTorch, runs everywhere")
@@ -40,14 +41,24 @@ class Reference(Engine):
         state: Tensor | None,
         carry: Tensor | None,
         form: Form,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, ByConstant]:
+        back = None
         if state is None:
             whole = (formula.current_gradient(error, membrane, neuron),)
-            return promised(formula, "current_gradient", whole, (error, membrane), (membrane,))[0], None
-        assert carry is not None
-        part = formula.part_gradient(error, membrane, neuron, state, carry)
-        gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
-        return gradient, back
+            (gradient,) = promised(formula, "current_gradient", whole, (error, membrane), (membrane,))
+        else:
+            assert carry is not None
+            part = formula.part_gradient(error, membrane, neuron, state, carry)
+            gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
+        if not neuron.varies:
+            return gradient, back, ByConstant()
+        rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
+        before, after = (rest, rest) if state is None or carry is None else (state, carry)
+        by_spike = formula.spike_gradient(gradient, error, membrane, neuron, before, after)
+        (by_spike,) = promised(formula, "spike_gradient", (by_spike,), (gradient, error, membrane), (membrane,))
+        carried = formula.carried_error(error, membrane, neuron, after)
+        (carried,) = promised(formula, "carried_error", (carried,), (error, membrane), (membrane,))
+        return gradient, back, constants_gradient(gradient, by_spike, carried, membrane, neuron, state)
 
 
 ENGINE = Reference()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable, computed_in
 from tsslbp.kernels.layout import flatten
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Rule
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import FALLBACK_RANGE, RATE_LIMIT, TSSLNumbers
@@ -83,7 +83,7 @@ class Triton(Engine):
 
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, None, ByConstant]:
         assert form.pool is None
         layout, u = flatten(membrane, None)
         e, u, response = layout.flatten(error), u.contiguous(), None if form.response is None else form.response.contiguous()
@@ -94,7 +94,7 @@ class Triton(Engine):
         kernel, options = _compiled_in(formula, u, neuron)
         _launch(kernel, e, e.stride(0), u, response, delta, steps, n, **options)
         delta = layout.restore(delta)
-        return delta if response is None else delta[0], None
+        return delta if response is None else delta[0], None, ByConstant()
 
 
 def _compiled_in(numbers: TSSLNumbers | SurrogateNumbers, membrane: Tensor, neuron: LIF) -> tuple[Any, dict[str, Any]]:

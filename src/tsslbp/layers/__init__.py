@@ -5,6 +5,7 @@ which a linear map crosses once instead of T times. Neurons turn either into ``[
 """
 
 from tsslbp.layers.base import Joined, Spiking, linear_map
+from tsslbp.layers.constants import check_stored, varied
 from tsslbp.layers.convolution import Conv1d, Conv2d, ConvInit, Convolution, convolved
 from tsslbp.layers.dropout import Dropout
 from tsslbp.layers.linear import Linear, matrix_product
@@ -38,7 +39,9 @@ __all__ = [
     "SumPool1d",
     "SumPool2d",
     "Vote",
+    "check_stored",
     "convolved",
     "linear_map",
     "matrix_product",
+    "varied",
 ]

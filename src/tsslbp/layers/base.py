@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,10 @@ from tsslbp import quantisation, rules
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
-from tsslbp.neuron import LIF
+from tsslbp.neuron import CONSTANTS, LIF, ByConstant
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal
 from tsslbp.sparse import SparseMap, changes, mapped
@@ -30,6 +32,11 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
     if isinstance(signal, Constant):
         return Constant(map_(signal.value), signal.response)
     return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+
+
+def per_sample(x: Tensor, dims: int) -> str:
+    """The shape of a sample in ``[N, ...]``, for a message about a map of such tensors of so many dimensions."""
+    return f"{list(x.shape[1:])} per sample" + (", as if the axis of time or batch were missing" if x.dim() < dims else "")
 
 
 class Joined(NamedTuple):
@@ -65,7 +72,9 @@ class Spiking(nn.Module, ABC):
     of each neuron's or channel's weights (:mod:`tsslbp.quantisation`).
 
     Args:
-        neuron: constants of the neurons.
+        neuron: constants of the neurons. Those that are tensors hold one number for the layer, ``[]``, or one for each neuron,
+            of a convolution for each channel, ``[out]``. They become the layer's own under their names (``layer.tau_m``): a
+            ``Parameter`` stays one and is learned, but kept in range, and any other tensor becomes a buffer.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
     """
 
@@ -88,8 +97,44 @@ class Spiking(nn.Module, ABC):
         self.register_parameter("gain", None)
         self.bias = self.norm = self.limit = None
         self.bits = "float"
+        self._told: set[str] = set()
         self.neuron = neuron
         self.rule = rules.get(rule)
+
+    @property
+    def neuron(self) -> LIF:
+        """Constants of the neurons; those that are tensors as they broadcast over one step of the current."""
+        if not self._named:
+            return self._numbers
+        axes = self.weight.dim() - 2
+        tensors = {name: in_range(name, getattr(self, name), self, self._told) for name in self._named}
+        shaped = {name: value.view(-1, *[1] * axes) if value.dim() else value for name, value in tensors.items()}
+        return self._numbers.having(ByConstant(**shaped))
+
+    @neuron.setter
+    def neuron(self, neuron: LIF) -> None:
+        for name in getattr(self, "_named", ()):
+            delattr(self, name)
+        tensors = {n: value for n in CONSTANTS if isinstance(value := getattr(neuron, n), Tensor)}
+        for name, value in tensors.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif value.requires_grad:
+                raise UserError(f"{type(self).__name__}: {name} requires a gradient; make it a torch.nn.Parameter")
+            else:
+                self.register_buffer(name, value)
+        self._named = tuple(tensors)
+        placeholders: dict[str, Any] = dict.fromkeys(tensors, 1.0)
+        self._numbers = replace(neuron, **placeholders)
+        if getattr(self, "weight", None) is not None:
+            self._check_constants()
+
+    def _check_constants(self) -> None:
+        """Raises UserError for constants of another shape than one for the layer or one for each neuron."""
+        for name in self._named:
+            if (shape := list(getattr(self, name).shape)) not in ([], [len(self.weight)]):
+                fit = f"[], one for all, or [{len(self.weight)}], one for each neuron or channel"
+                raise UserError(f"{type(self).__name__}: {name} has shape {shape}; it must be {fit}")
 
     @abstractmethod
     def map(self, x: Tensor) -> Tensor:
@@ -121,10 +166,11 @@ class Spiking(nn.Module, ABC):
         if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
-        if not (found := changes(signal, self.weight, map_, self.neuron.tau_s)):
+        tau_s = self.neuron.tau_s
+        if isinstance(tau_s, Tensor) or not (found := changes(signal, self.weight, map_, tau_s)):
             return linear_map(self._checked_map, signal)
         self.multiplied = len(found[0]) / signal.numel()
-        return mapped(signal, self.effective_weight(), map_, self.neuron.tau_s, found)
+        return mapped(signal, self.effective_weight(), map_, tau_s, found)
 
     def sparse_map(self) -> SparseMap | None:
         """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
@@ -140,7 +186,8 @@ class Spiking(nn.Module, ABC):
         return self.map(x)
 
     def _beside_the_weight(self, bias: bool, normalise: bool, standardise: bool, size: float) -> None:
-        """Make what a layer has beside its weight. Raises UserError for what would have no effect."""
+        """Make what a layer has beside its weight. Raises UserError for what would have no effect, or does not fit."""
+        self._check_constants()
         for given, what in ((bias, "bias"), (standardise, "standardise")):
             if given and normalise:
                 raise UserError(f"{type(self).__name__}: {what} has no effect with normalise, which sets mean and size itself")
@@ -244,9 +291,13 @@ class Spiking(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def _extras(self) -> str:
-        """What :meth:`extra_repr` says of bias and normalisation."""
-        beside = (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
-        return beside + (f", bits={self.bits}" if self.bits != "float" else "")
+        """What :meth:`extra_repr` says of bias, normalisation and constants that are tensors."""
+        said = (", bias" if self.bias is not None else "") + (", normalised" if self.norm is not None else "")
+        for name in self._named:
+            value = getattr(self, name)
+            each = "" if not value.dim() else " of each channel" if self.weight.dim() > 2 else " of each neuron"
+            said += f", {name}{each}{' learned' if isinstance(value, nn.Parameter) else ''}"
+        return said + (f", bits={self.bits}" if self.bits != "float" else "")
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:

@@ -37,9 +37,10 @@ class BatchNorm(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, channels: int, threshold: float = 1.0) -> None:
+    def __init__(self, channels: int, threshold: float | Tensor = 1.0) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.full((channels,), float(threshold)))
+        start = threshold.detach().flatten() if isinstance(threshold, Tensor) else threshold
+        self.gain = nn.Parameter(torch.ones(channels) * start)
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))

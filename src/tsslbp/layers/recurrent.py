@@ -41,7 +41,7 @@ from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Joined, Spiking, refuse_part
 from tsslbp.layers.linear import matrix_product
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
 from tsslbp.sparse import SparseMap
@@ -169,28 +169,28 @@ class Recurrent(Spiking):
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
         carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
-        made, lateral = [], self.effective_lateral()
+        neuron, lateral, made = self.neuron, self.effective_lateral(), []
         for step in drive.split(1):
             heard = a if self.rule.through_lateral else a.detach()
             current = step + F.linear(heard, lateral)  # (1)
             if self.adaptation is not None:
-                current, adapting[0] = self._adapt(self.adaptation, current, *adapting)
-            psc, after = neurons(current, self.neuron, self.rule, self.backend, state=carried)
+                current, adapting[0] = self._adapt(self.adaptation, neuron, current, *adapting)
+            psc, after = neurons(current, neuron, self.rule, self.backend, state=carried)
             assert after is not None
             if self.adaptation is not None:  # spikes_from_psc, of one step
-                adapting[1] = torch.sub(self.neuron.tau_s * psc, a, alpha=self.neuron.tau_s - 1)
+                adapting[1] = plus(neuron.tau_s * psc, a, 1 - neuron.tau_s)
             carried, a = after, psc
             made.append(psc)
         psc = torch.cat(made)
         return psc.bfloat16() if half else psc, torch.cat([carried, a, *adapting])
 
-    def _adapt(self, adaptation: Adaptation, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def _adapt(self, adaptation: Adaptation, neuron: LIF, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """I' by (3) and b by (2) from the current and, of the step before, b and s."""
         silent: Tensor | int = 1
-        if self.neuron.reset:
+        if neuron.reset:
             silent = 1 - (s if getattr(self.rule, "through_reset", False) else s.detach())
         after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
-        rise = torch.sub(after, b * silent, alpha=self.neuron.membrane_decay)
+        rise = plus(after, b * silent, -neuron.membrane_decay)
         return torch.sub(current, rise, alpha=adaptation.beta), after
 
     def _constants(self) -> dict[str, Any]:

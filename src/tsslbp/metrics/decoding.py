@@ -40,7 +40,7 @@ def settled_step(psc: Tensor) -> Tensor:
     return (different * steps).amax(0)
 
 
-def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float) -> Tensor:
+def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -> Tensor:
     """Whether the answer of :func:`decode` can no longer change, whatever comes: ``[B, C], [B, C] -> [B]``.
 
     An output neuron that never spikes again still adds the rest of its current, ``a·Σ_k (1 - 1/τs)^k`` for k = 1 … r; one that
@@ -51,13 +51,16 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float) -> Tensor:
         total: output current added up so far.
         psc: output current of the last step.
         remaining: steps to come, r.
-        tau_s: synaptic time constant in steps.
+        tau_s: synaptic time constant in steps. Of several, in a tensor, any class may have any, and the bounds are the widest.
     """
-    kept = (1 - 1 / tau_s) ** torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
-    best = (total + psc * kept.sum()).topk(min(2, total.shape[-1]), dim=-1).values
-    rounding = 1e-4 * (1 + remaining)
-    lead = best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
-    return lead > (1 - kept).sum() + rounding
+    low, high = map(float, tau_s.detach().aminmax()) if isinstance(tau_s, Tensor) else (tau_s, tau_s)
+    steps = torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
+    least, most = ((1 - 1 / tau) ** steps for tau in (low, high))
+    rounding, first = 1e-4 * (1 + remaining), (total + psc * least.sum()).argmax(-1, keepdim=True)
+    ahead = (total + psc * least.sum()).gather(-1, first)[:, 0]
+    others = (total + psc * most.sum()).scatter(-1, first, -math.inf).amax(-1)
+    lead = ahead - others.where(others > -math.inf, 0)
+    return lead > (1 - least).sum() + rounding
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
 
 Numbers = tuple[Any, ...]
 """A rule in numbers and the names of its choices: a ``NamedTuple`` of its own, whose type says which equations they are for."""
@@ -64,6 +64,28 @@ class Rule(ABC):
             ``∂L/∂I``, ``[T, ...]``, and what the rule hands to the step before the part, ``[2, ...]``.
         """
         raise UserError(f"{type(self).__name__} needs the whole sequence at once; it cannot carry a state from part to part")
+
+    def carried_error(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, carry: Tensor) -> Tensor:
+        """E, the error that the rule carries back through the synapse, ``[T, ...]``: what a learned τs gets its gradient from.
+
+        The arguments are those of :meth:`part_gradient`, ``carry`` zeros for a whole sequence. Of a rule that takes parts its
+        second row is E of the step after the part, as here, or this is to be overridden.
+        """
+        return synapse_adjoint(psc_gradient, neuron, carry[1])
+
+    def spike_gradient(
+        self, gradient: Tensor, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> Tensor:
+        """η, the share of ∂L/∂I that comes through the spike of the same step, ``[T, ...]``: what a learned θ gets its
+        gradient from. The rest is the membrane's, which carries a current on to the next step:
+
+            η[t] = δ[t] - (1 - 1/τm)·(1 - s[t])·δ[t+1]
+
+        ``gradient`` is δ, what :meth:`current_gradient` or :meth:`part_gradient` made of the other arguments; ``state`` and
+        ``carry`` are zeros for a whole sequence. Of a rule that takes parts the first row of ``carry`` is δ of the step after
+        the part, as here, or this is to be overridden.
+        """
+        return gradient - neuron.membrane_decay * passed(membrane, neuron) * advanced(gradient, carry[0])
 
     @property
     def numbers(self) -> Numbers | None:

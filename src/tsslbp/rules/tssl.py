@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError, check_number, unknown
-from tsslbp.neuron import LIF, advanced, rise, spikes, synapse, synapse_adjoint
+from tsslbp.neuron import LIF, advanced, passed, rise, spikes, synapse, synapse_adjoint
 from tsslbp.rules.base import Rule
 
 PscDerivative = Literal["amplitude", "timing"]
@@ -130,7 +130,7 @@ class TSSL(Rule):
         self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> tuple[Tensor, Tensor]:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
-        tau_m, tau_s, passed = neuron.tau_m, neuron.tau_s, 1 - s if neuron.reset else torch.ones_like(s)
+        tau_m, tau_s, left = neuron.tau_m, neuron.tau_s, passed(membrane, neuron)
         reach, error_after = carry
         if self.error_reset:
             (e, spike_error), reach = self.with_reset(e, u, neuron, reach), torch.zeros_like(reach)
@@ -145,7 +145,7 @@ class TSSL(Rule):
             if self.reset and neuron.reset:
                 g = g + reach * u[t] / tau_m * p[t]  # (7)
             if self.leak:
-                g = g + reach * neuron.membrane_decay * passed[t]  # (8)
+                g = g + reach * neuron.membrane_decay * left[t]  # (8)
             reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
             delta[t] = g
         if self.error_reset:
@@ -171,6 +171,26 @@ class TSSL(Rule):
             e[t] = error[t] + s[t] * membrane[t] / neuron.tau_m * spike_error  # (11)
             spike_error = torch.where(s[t] > 0, error[t], neuron.membrane_decay * spike_error)  # (12)
         return e, spike_error
+
+    def carried_error(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, carry: Tensor) -> Tensor:
+        if self.error_reset:
+            psc_gradient, _ = self.with_reset(psc_gradient, membrane, neuron, carry[0])
+        return synapse_adjoint(psc_gradient, neuron, carry[1])
+
+    def spike_gradient(
+        self, gradient: Tensor, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
+    ) -> Tensor:
+        """All but the leak term (8), the only one that comes through the membrane."""
+        if not self.leak or self.fallback == "always":
+            return gradient
+        s, through = spikes(membrane, neuron), neuron.membrane_decay * passed(membrane, neuron)
+        reach, leaked = torch.zeros_like(carry[0]) if self.error_reset else carry[0], torch.empty_like(gradient)
+        for t in reversed(range(len(gradient))):
+            leaked[t] = reach * through[t]  # (8)
+            reach = torch.where(s[t] > 0, gradient[t], reach * neuron.membrane_decay)  # (9); no spike takes the fallback
+        if self.fallback != "no-spike":
+            leaked = torch.where(self.falls_back(s, synapse(s, neuron.tau_s, state[1]), neuron), 0, leaked)
+        return gradient - leaked
 
     def falls_back(self, train: Tensor, psc: Tensor, neuron: LIF) -> Tensor:
         """Where the fallback (10) applies, given spikes and their post-synaptic current: ``[T, ...]`` of bool."""

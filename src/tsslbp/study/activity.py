@@ -112,7 +112,7 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     walk = network.walk(network.encode(x))
     outputs = {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking | MaxPool)}
     if network.is_spiking:
-        trains = {name: network.fired(psc) for name, psc in outputs.items()}
+        trains = {name: network.fired(psc, name) for name, psc in outputs.items()}
         return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
     *hidden, _ = outputs
     return {name: (outputs[name][0] > 0).float() for name in hidden}

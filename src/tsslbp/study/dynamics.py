@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tsslbp import training
+from tsslbp.architecture import Architecture
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
@@ -29,6 +30,7 @@ from tsslbp.settings import TrainConfig
 from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from
 
+S = TypeVar("S", TrainConfig, Architecture)
 STEPS = (1, 2, 3, 5, 10, 20)
 SHUFFLED = "shuffled steps"
 
@@ -72,7 +74,7 @@ def dynamics(
     config, dataset = training.with_data(replace(config, neuron="spiking"))
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
-        training.prepare(replace(config, **changes), dataset)  # complains before hours of training
+        training.prepare(_with(config, changes), dataset)  # complains before hours of training
     binary = None if dataset.trains else _binary(config)
 
     base: list[float] = []
@@ -84,7 +86,7 @@ def dynamics(
         base.append(accuracy(folder))
         model = training.load(folder)
         for name, changes in tried.items():
-            settings = replace(config, seed=seed, **changes)
+            settings = _with(replace(config, seed=seed), changes)
             if name == SHUFFLED:
                 kept[name].append(shuffled(model, seed, dataset.test))
                 # Blocks of time, which save memory and change no result, would each be shuffled by themselves.
@@ -117,9 +119,16 @@ def dynamics(
 
 def changed(model: training.Model, changes: dict[str, Any], samples: Split) -> float:
     """Accuracy of a model's weights in a network of other constants, in percent."""
-    network = Network(replace(model.network.architecture, **changes)).eval()
-    network.load_state_dict(dict(model.network.state_dict()))  # a plain one, as other constants are what is asked for here
+    network = Network(_with(model.network.architecture, changes)).eval()
+    weights = network.state_dict().keys() & model.network.state_dict().keys()  # not constants that were learned and are changed
+    network.load_state_dict({name: model.network.state_dict()[name] for name in weights})
     return replace(model, network=network, inputs=replace(model.inputs, time_steps=network.time_steps)).accuracy(samples)
+
+
+def _with(settings: S, changes: dict[str, Any]) -> S:
+    """Settings with changes. A constant that is changed is neither learned nor spread."""
+    learn, own = (tuple(x for x in names if x not in changes) for names in (settings.learn, settings.per_neuron))
+    return replace(settings, **changes, learn=learn, per_neuron=own, spread=settings.spread if own else 0.0)
 
 
 def shuffled(model: training.Model, seed: int, samples: Split) -> float:
@@ -135,13 +144,13 @@ def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
     """Put the spikes of each hidden layer into another order of steps, drawn once, and then through the synapse."""
     random = torch.Generator().manual_seed(seed)
     *hidden, _ = (layer for _, layer in network.named_layers() if isinstance(layer, Spiking))
-    tau_s = network.neuron.tau_s
 
-    def hook(order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(tau_s: float | Tensor, order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         # Currents may come pooled, which the synapse does not mind, and in half precision, which the differences would.
         return lambda layer, _, psc: synapse(spikes_from_psc(psc.float(), tau_s)[order], tau_s).to(psc.dtype)
 
-    return [layer.register_forward_hook(hook(torch.randperm(network.time_steps, generator=random))) for layer in hidden]
+    orders = [torch.randperm(network.time_steps, generator=random) for _ in hidden]
+    return [layer.register_forward_hook(hook(layer.neuron.tau_s, order)) for layer, order in zip(hidden, orders, strict=True)]
 
 
 def _binary(config: TrainConfig) -> TrainConfig | None:

@@ -42,9 +42,9 @@ def firing(run: Run) -> dict[str, Any]:
     with run.model.evaluating(samples, int(run.settings["batch_size"])) as batches:
         for part, inputs in batches:
             for name, psc in network.activity(inputs).items():
-                train = network.fired(psc).to(psc.dtype).flatten(2)
+                train = network.fired(psc, name).to(psc.dtype).flatten(2)
                 tally = tallies.setdefault(name, _Tally(*train.shape[::2]))
-                tally.add(train, fallback(rule, train, network.neuron), part.lengths)
+                tally.add(train, fallback(rule, train, network.neuron_of(name)), part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}
     return about("firing", run.name, run.settings) | {
         "samples": len(samples),

@@ -34,7 +34,7 @@ def latency(run: Run) -> dict[str, Any]:
     with run.model.evaluating(samples) as batches:
         for _, x in batches:
             currents = network.activity(x)
-            trains = [network.fired(psc) for psc in currents.values()]
+            trains = [network.fired(psc, name) for name, psc in currents.items()]
             spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
             *_, last = currents.values()
             output = network.vote(last)

@@ -119,24 +119,25 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
 
     if trouble.where == "weights":
         network = copy.deepcopy(run.model.network)
-        for weight in network.parameters():
+        constants = network.constants()
+        for weight in (parameter for name, parameter in network.named_parameters() if name not in constants):
             weight.copy_(apply(weight))
         return replace(run.model, network=network).accuracy(run.test)
     network, scores = run.model.network, []
     with run.model.evaluating(run.test) as batches:
         for part, x in batches:
             output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
-            scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron.tau_s))
+            scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron_of().tau_s))
     return 100 * float(torch.cat(scores).mean())
 
 
 def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
     """The network's output, ``[T, B, classes]``, when every layer's spikes go through ``disturb`` before its synapse."""
-    tau_s = network.neuron.tau_s
 
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, *_: Any) -> Tensor:
         if isinstance(layer, MaxPool):  # its spikes are those of the layer before
             return layer(signal)
+        tau_s = layer.neuron.tau_s
         return synapse(disturb(spikes_from_psc(layer(signal), tau_s).round()), tau_s)
 
     *_, (_, _, output) = network.walk(network.encode(x), cross)

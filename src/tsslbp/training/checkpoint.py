@@ -114,7 +114,7 @@ def restore(
         trained = Architecture.from_json(content["architecture"])
         # Not their texts: one may lack a field that came later, or say 5 for 5.0.
         if same := trained == Architecture.from_json(network.architecture.to_json()):
-            _check(content, network, config, samples)
+            _check(content, network, optimizer, config, samples)
     except MemoryError:
         raise
     except Exception as error:  # whoever can make a checksum can make a file that fails in any way there is
@@ -134,10 +134,12 @@ def restore(
     return state
 
 
-def _check(content: Mapping[str, Any], network: Network, config: TrainConfig, samples: int) -> None:
+def _check(
+    content: Mapping[str, Any], network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int
+) -> None:
     """Raises ValueError, or what Python raises for a wrong type, unless a run with these settings can have come to this."""
     state, steps = content["state"], math.ceil(samples / config.batch_size)
-    own, weights = network.state_dict(), list(network.parameters())
+    own, weights = network.state_dict(), [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def require(holds: bool, what: str) -> None:
         if not holds:

@@ -5,7 +5,7 @@ teach the layers around it anything. A rule of the TSSL family has a spike-time 
 fallback, a surrogate, serves the rest, so the share of the fallback tells by which of the two a network learns.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -35,31 +35,29 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     network = model.network
     rule = rules.get(network.architecture.rule)
     counts: dict[str, list[float]] = {}
-    multiplied: dict[str, float] = {}
-    group = processes.group()
+    group, layers = processes.group(), cast(dict[str, Spiking], dict(network.named_layers()))
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size) as batches:
         for part, inputs in batches:
             for name, psc in network.activity(inputs).items():
-                train = network.fired(psc).to(psc.dtype)
+                train = network.fired(psc, name).to(psc.dtype)
                 whole = train.new_ones(train.shape[:2])
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
-                fallen = rule.falls_back(train, psc, network.neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+                neuron = network.neuron_of(name)
+                fallen = rule.falls_back(train, psc, neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
                 # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
-                before = counts.get(name, [0.0, 0.0, 0.0])
-                counts[name] = [old + new for old, new in zip(before, [*made, float(seen.sum())], strict=True)]
-            for name, layer in network.named_layers():
-                if isinstance(layer, Spiking):
-                    multiplied[name] = multiplied.get(name, 0.0) + layer.multiplied * len(part)
-    counts = dict(zip(counts, group.add_(torch.tensor(list(counts.values()), dtype=torch.float64)).tolist(), strict=True))
-    *shares, looked_at = group.add_(torch.tensor([*multiplied.values(), len(chosen)], dtype=torch.float64)).tolist()
-    multiplied = {name: share / looked_at for name, share in zip(multiplied, shares, strict=True)}
-    found = {"rates": {name: spikes / steps for name, (spikes, _, steps) in counts.items()}}
-    if min(multiplied.values()) < 1:
+                made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]
+                counts[name] = [old + new for old, new in zip(counts.get(name, [0.0] * len(made)), made, strict=True)]
+    if counts:
+        sums = group.add_(torch.tensor(list(counts.values()), dtype=torch.float64))
+        counts = dict(zip(counts, sums.tolist(), strict=True))
+    found = {"rates": {name: spikes / steps for name, (spikes, _, steps, *_) in counts.items()}}
+    multiplied = {name: share / total for name, (*_, share, total) in counts.items()}
+    if any(share < 1 for share in multiplied.values()):
         found["multiplied"] = multiplied
     if isinstance(rule, TSSL):
-        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps) in counts.items()}
+        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps, *_) in counts.items()}
     return found
 
 

@@ -131,8 +131,8 @@ class Loop:
         state, network = self.state, self.model.network
         if not network.training:
             network.train()
-        for weight in self._weights:
-            weight.grad = None
+        for learned in (*self._weights, *self._constants):
+            learned.grad = None
         self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
         loss = right = 0.0
         for part in samples.tensor_split(min(self.config.accumulate, len(samples))):
@@ -176,17 +176,19 @@ class Loop:
         if not math.isfinite(value := loss.item()):  # the step will say so for all processes
             return value, 0.0
         output = network.evidence(output.detach().float())
-        return value, float(score(output, y, lengths, network.neuron.tau_s).sum())
+        return value, float(score(output, y, lengths, network.neuron_of().tau_s).sum())
 
     def _loss(self, output: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        """The loss; of no sample at all 0."""
-        return checked(self.loss(output, y, mask), self.loss, output) if output.shape[1] else output.sum()
+        """The loss; of no sample at all 0. Raises UserError for what a loss of one's own should not return."""
+        if not output.shape[1]:
+            return output.sum()
+        return checked(self.loss(output, y, mask), self.loss, output)
 
     def _together(self, loss: float, right: float) -> tuple[float, float]:
         """Add up gradients, loss and score over the processes, and note whether any of them was asked to stop."""
         if self.group.count == 1:
             return loss, right
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        gradients = [learned.grad for learned in (*self._weights, *self._constants) if learned.grad is not None]
         added = [*gradients, gradients[0].new_tensor([loss, right, float(self._stop.is_set())])]
         sums = self.group.add_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
         for own, whole in zip(added, sums, strict=True):
@@ -209,18 +211,20 @@ class Loop:
     def _update(self, loss: float) -> None:
         """New weights from the gradients of a step with this loss. Raises Diverged if either is not finite."""
         config, state = self.config, self.state
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has a norm of its own
+        gradients = [[x.grad for x in learned if x.grad is not None] for learned in kinds]
+        norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
+        if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
             raise Diverged(
                 f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
                 f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
             )
-        if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
-            for gradient in gradients:
-                gradient.mul_(factor)
+        for kind, norm in zip(gradients, norms, strict=True):
+            if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
+                for gradient in kind:
+                    gradient.mul_(factor)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._rate_factor(state.step)
+            group["lr"] = config.learning_rate * self._rate_factor(state.step) * group.get("scale", 1.0)
         self.optimizer.step()
         with torch.no_grad():
             if config.weight_clamp:
@@ -248,8 +252,14 @@ class Loop:
 
     @cached_property
     def _weights(self) -> list[nn.Parameter]:
-        """What is learned; going through the network's modules in each step would take longer than a small layer."""
-        return list(self.model.network.parameters())
+        """The weights; going through the network's modules in each step would take longer than a small layer."""
+        constants = self.model.network.constants()
+        return [weight for name, weight in self.model.network.named_parameters() if name not in constants]
+
+    @cached_property
+    def _constants(self) -> list[nn.Parameter]:
+        """The constants of the neurons that are learned."""
+        return list(self.model.network.constants().values())
 
     @cached_property
     def _device(self) -> torch.device:
@@ -266,10 +276,12 @@ class Loop:
         config, network = self.config, self.model.network
         if not config.rate_penalty:
             return network(x, keys, lengths=lengths), None
-        *hidden, output = network.activity(x, keys, lengths=lengths).values()
-        bounds = RateBounds(network.neuron.tau_s, config.rate_lower, config.rate_upper)
-        wide = [psc.to(torch.promote_types(psc.dtype, torch.float32)) for psc in hidden]
-        return network.vote(output), config.rate_penalty * sum(map(bounds, wide), output.new_zeros(()))
+        *hidden, (_, output) = network.activity(x, keys, lengths=lengths).items()
+        penalty = output.new_zeros(())
+        for name, psc in hidden:
+            bounds = RateBounds(network.neuron_of(name).tau_s, config.rate_lower, config.rate_upper)
+            penalty = penalty + bounds(psc.to(torch.promote_types(psc.dtype, torch.float32)))
+        return network.vote(output), config.rate_penalty * penalty
 
     def _rate_factor(self, step: int) -> float:
         """Learning rate of a step of this epoch as a share of the configured one; the first is 0."""

@@ -20,6 +20,7 @@ from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
 from tsslbp.files import read_bytes
 from tsslbp.filters import Filters
+from tsslbp.layers import check_stored
 from tsslbp.metrics import decode, settled
 from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
@@ -170,7 +171,7 @@ class Model:
             ((_, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
-            return {name: self.network.fired(psc).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
+            return {name: self.network.fired(psc, name).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
     def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
@@ -199,7 +200,7 @@ class Model:
             psc, state = net.part(x if static else x[t : t + 1], state)
             total = psc[0] if total is None else total + psc[0]
             remaining = net.time_steps - t - 1
-            done = settled(total, psc[0], remaining, net.neuron.tau_s) | (remaining == 0)
+            done = settled(total, psc[0], remaining, net.neuron_of().tau_s) | (remaining == 0)
             answers[undecided[done]], steps[undecided[done]] = decode(total[None, done]), t + 1
             if bool(done.all()):
                 break
@@ -217,7 +218,7 @@ class Model:
 
     def scores(self, samples: Split, first: int = 0) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
-        return score(self.outputs(samples.x, samples.lengths, first=first), samples.y, None, self.network.neuron.tau_s)
+        return score(self.outputs(samples.x, samples.lengths, first=first), samples.y, None, self.network.neuron_of().tau_s)
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
@@ -279,6 +280,10 @@ def load(path: str | Path) -> Model:
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    try:
+        check_stored(weights)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
     network = model.network.to_empty(device="cpu")
     network.load_state_dict(weights)
     network.fold()

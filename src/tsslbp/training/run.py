@@ -260,10 +260,22 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
             layer.by_changes = config.sparse
     start.scale(network, inputs, train, config)
     network.to(processes.device(config.device))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
     model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)
     return model, optimizer
+
+
+def _groups(network: Network) -> list[dict[str, Any]]:
+    """The weights, and the learned constants, which do not decay. ``scale`` is a factor on the learning rate: constants take
+    steps in proportion to what they start at, as weights take them in proportion to 1."""
+    learned = network.constants()
+    weights = [parameter for name, parameter in network.named_parameters() if name not in learned]
+    groups: list[dict[str, Any]] = [{"params": weights, "scale": 1.0}]
+    for constant in network.architecture.learn:
+        own = [parameter for name, parameter in learned.items() if name.endswith(constant)]
+        groups.append({"params": own, "scale": float(getattr(network.architecture, constant)), "weight_decay": 0.0})
+    return groups
 
 
 def _with_precision(config: TrainConfig) -> TrainConfig:

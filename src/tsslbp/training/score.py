@@ -12,7 +12,7 @@ WINDOW = 1
 """Steps by which a spike may miss a spike of its target train."""
 
 
-def score(output: Tensor, y: Tensor, lengths: Tensor | None, tau_s: float) -> Tensor:
+def score(output: Tensor, y: Tensor, lengths: Tensor | None, tau_s: float | Tensor) -> Tensor:
     """1 for a right answer and 0 for a wrong one; for target trains the mean F1 of the output neurons.
 
     Args:

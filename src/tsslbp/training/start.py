@@ -40,7 +40,10 @@ def take(network: Network, path: Path) -> None:
         a, b = given.architecture, network.architecture
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
-            raise UserError(f"{found}, not standardised; leave out --standardise")
+            other = ", ".join(sorted(wanted.keys() ^ weights.keys()))
+            raise UserError(
+                f"{found}, which differ in {other}: leave out --standardise, or --learn and give --per-neuron as there"
+            )
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     same = given.architecture.bits == network.architecture.bits
     network.load_state_dict({**own, **(theirs if same else weights)})
@@ -75,7 +78,7 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
         if name == "output" or layer.norm is not None:  # what is normalised has its size from that
             return layer(signal, pool, half, inside)
         for _ in range(MOST):
-            rate = float(network.fired(layer(signal)).float().mean())
+            rate = float(network.fired(layer(signal), name).float().mean())
             if LOW <= rate <= HIGH:
                 break
             _multiply(layer, STEP if rate < LOW else 1 / STEP)

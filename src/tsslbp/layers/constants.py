@@ -1,0 +1,76 @@
+"""Constants of a layer's neurons that differ from neuron to neuron, or are learned."""
+
+import logging
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tsslbp.errors import UserError, unknown
+from tsslbp.neuron import CONSTANTS, LEAST, LIF, ByConstant, ConstantName
+
+logger = logging.getLogger("tsslbp.layers")
+
+
+def varied(neuron: LIF, size: int, learn: Collection[str] = (), per_neuron: Collection[str] = (), spread: float = 0.0) -> LIF:
+    """The constants of a layer with ``size`` neurons (of a convolution: channels), where each starts at ``neuron``'s.
+
+    Args:
+        neuron: plain numbers.
+        size: of the layer.
+        learn: names of the constants that become parameters.
+        per_neuron: names of those that each neuron has for itself, ``[size]``; others that are learned are one number, ``[]``.
+        spread: those of ``per_neuron`` are drawn evenly from ``1 - spread`` to ``1 + spread`` times ``neuron``'s, and kept in
+            range. The draw is from PyTorch's global generator.
+
+    Raises:
+        UserError: an unknown name; a spread outside [0, 1); an infinite constant; what would have no effect.
+    """
+    for name in {*learn, *per_neuron} - {*CONSTANTS}:
+        raise unknown("constant", str(name), CONSTANTS)
+    if not 0 <= spread < 1:
+        raise UserError(f"spread is {spread}; it must be at least 0 and below 1")
+    if spread and not per_neuron:
+        raise UserError(f"spread is {spread}; it has no effect without per_neuron")
+    made: dict[ConstantName, Tensor] = {}
+    for name in CONSTANTS:
+        if name not in learn and name not in per_neuron:
+            continue
+        start = float(getattr(neuron, name))
+        if math.isinf(start):
+            raise UserError(f"{name} is infinite; it must be finite where it is learned or differs from neuron to neuron")
+        if name not in learn and not spread:
+            raise UserError(f"per_neuron has no effect on {name} without a spread, or without learning it")
+        value = torch.full((size,) if name in per_neuron else (), start)
+        if name in per_neuron and spread:
+            value = (value * (1 + spread * (2 * torch.rand(size) - 1))).clamp(min=LEAST[name])
+        made[name] = nn.Parameter(value) if name in learn else value
+    return neuron.having(ByConstant(**made))
+
+
+def check_stored(weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError for a constant out of range among weights by name, such as ``layers.linear1.tau_m``."""
+    for name, value in weights.items():
+        least = LEAST.get(name.rpartition(".")[2])  # type: ignore[call-overload]
+        if least is not None and not bool((value >= least).all()):
+            raise UserError(f"{name} of the weights is below {least:g}, which no neuron can have")
+
+
+def in_range(name: ConstantName, value: Tensor, layer: nn.Module, told: set[str]) -> Tensor:
+    """A constant of a layer with what learning has carried out of its range put back, in place.
+
+    The first time it is logged as a warning; ``told`` remembers. In a compiled graph, which knows no values, what is computed
+    with is in range, and the parameter itself is put back by the next call outside.
+    """
+    least = LEAST[name]
+    if torch.compiler.is_compiling():
+        return value + (value.clamp(min=least) - value).detach()
+    if not isinstance(value, nn.Parameter) or value.is_meta or not bool((value.detach() < least).any()):
+        return value
+    with torch.no_grad():
+        value.clamp_(min=least)
+    if name not in told:
+        told.add(name)
+        logger.warning("%s: learning took %s below %g, where it is kept from now on", layer, name, least)
+    return value
