@@ -14,6 +14,8 @@ NETWORKS = {
     "convolutional": ("4C3-P2-6C3s2-A2-10", (2, 17, 15), {"padding": (1, 0)}),
     "grouped and dilated": ("4C3d2-8C3g2-6C3s2g2-10", (2, 15, 14), {"padding": (1, 1, 0)}),
     "few bits": ("4C3n-P2-12R-10b", (1, 10, 10), {"bits": "4", "tau_s": 4, "tau_m": 4}),
+    "every neuron its own": ("4C3b-P2-12-10", (1, 10, 10), {"per_neuron": ("tau_m", "threshold"), "spread": 0.3}),
+    "learned": ("12-9R-10", (7,), {"learn": ("tau_m", "tau_s", "threshold"), "per_neuron": ("tau_m",)}),
     "two pools": ("3C3-P2-A2-9R-4", (1, 16, 16), {}),
     "normalised": ("4C3n-P2-12n-10n", (1, 10, 10), {}),
     "standardised": ("4C3-12-10", (1, 10, 10), {"standardise": True}),

@@ -359,7 +359,7 @@ class _Planner:
         background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
         return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
 
-    def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, int, int]) -> int:
+    def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, ...]) -> int:
         """Add what the first map makes of images that are 1 in one channel and 0 in the others; returns where it begins."""
         channels, *pixels = self.net.architecture.input_shape
         if math.prod(pixels) == 1 or channels > FEW:

@@ -148,7 +148,7 @@ _GROUP: ContextVar[Group] = ContextVar("group", default=ALONE)
 
 def group() -> Group:
     """The processes that this one works with now; itself alone outside of :func:`joined`."""
-    return _GROUP.get()
+    return ALONE if torch.compiler.is_compiling() else _GROUP.get()  # which the compiler does not trace
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
             "dt": DT,
             "time_steps": a.time_steps,
             "tau_m": float(a.tau_m),
-            "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).view(-1)[0]),
+            "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
             "threshold": float(a.threshold),
         },
         **{"classes": "\n".join(model.classes), "decode": DECODE},
@@ -133,7 +133,8 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]
     assumed += [] if time_steps is not None else [f"T = {TIME_STEPS} (--time-steps)"]
     architecture = like.network.architecture if like else None
-    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture)
+    tau_s = metadata.get("tau_s") if like else None
+    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
         assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
         return Found(alone(network), tuple(assumed))
