@@ -262,7 +262,6 @@ def test_every_stepper_answers(words):
     assert words.latency_table(result).count("\n") == 2 + 5
 
 
-<<<<<<< ours
 def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
     module = script("few_bits")
     small = replace(recipes.get("quickstart"), network="12-10", padding=(0,), batch_size=100, recipe="small")
@@ -325,7 +324,8 @@ def test_a_graph_that_was_changed_on_purpose_is_another(script):
         other = nir.from_nir(module.changed(other, control), time_steps=5)
         same = all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))
         assert not same or whole.neuron != other.neuron, control
-=======
+
+
 def test_the_page_has_the_table_of_learned_constants(script, monkeypatch):
     constants = script("constants")
     assert constants.table() in (ROOT / "docs/learnable-constants.md").read_text(encoding="utf-8")
@@ -339,4 +339,3 @@ def test_what_learned_constants_cost_is_measured(script, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "TIMED", ("fashion-mnist-fc",))
     assert constants.clock(rounds=1).count("\n") == 2 + 1
     assert set(json.loads((tmp_path / "time.json").read_text())["milliseconds"]) == {"fashion-mnist-fc"}
->>>>>>> theirs
