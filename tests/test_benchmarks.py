@@ -1,6 +1,7 @@
 """The scripts of benchmarks/: nets that are trained side by side, and what is made of their results."""
 
 import importlib
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -257,3 +258,18 @@ def test_every_stepper_answers(words):
     assert all(found.keys() == {"1", "32"} for found in result["microseconds"].values())
     assert result["weights"]["`tsslbp.stream`, `200R-10`"] == 80 * 200 + 200 * 200 + 200 * 10
     assert words.latency_table(result).count("\n") == 2 + 5
+
+
+def test_the_page_has_the_table_of_learned_constants(script, monkeypatch):
+    constants = script("constants")
+    assert constants.table() in (ROOT / "docs/learnable-constants.md").read_text(encoding="utf-8")
+    runs = json.loads((constants.FOLDER / "constants.json").read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == len(constants.TASKS) * len(constants.VARIANTS) * len(constants.SEEDS)
+
+
+def test_what_learned_constants_cost_is_measured(script, monkeypatch, tmp_path):
+    constants = script("constants")
+    monkeypatch.setattr(constants, "FOLDER", tmp_path)
+    monkeypatch.setattr(constants, "TIMED", ("fashion-mnist-fc",))
+    assert constants.clock(rounds=1).count("\n") == 2 + 1
+    assert set(json.loads((tmp_path / "time.json").read_text())["milliseconds"]) == {"fashion-mnist-fc"}

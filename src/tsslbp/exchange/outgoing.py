@@ -99,9 +99,7 @@ class _Writer:
     def _spiking(self, name: str, layer: Spiking) -> None:
         neuron, gain = layer.neuron, self.gain
         if neuron.varies:
-            raise UserError(
-                f"layer {name!r} has constants that are tensors, which this export does not write"
-            )
+            raise UserError(f"layer {name!r} has constants that are tensors, which this export does not write")
         if not neuron.reset:
             raise UserError(f"layer {name!r} has neurons without a reset, which NIR has not")
         if np.isinf(neuron.tau_m):
