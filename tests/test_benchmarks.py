@@ -257,3 +257,26 @@ def test_every_stepper_answers(words):
     assert all(found.keys() == {"1", "32"} for found in result["microseconds"].values())
     assert result["weights"]["`tsslbp.stream`, `200R-10`"] == 80 * 200 + 200 * 200 + 200 * 10
     assert words.latency_table(result).count("\n") == 2 + 5
+
+
+def test_inference_is_compared_on_the_same_images(script, samples, monkeypatch):
+    inference = script("inference")
+    monkeypatch.setattr(inference.peers, "installed", dict)
+    with torch.inference_mode():
+        result = inference.measure(["fashion-mnist-fc"], samples, 0.0)
+    case = result["cases"]["fashion-mnist-fc"]
+    assert 0 < case["trained"]["fired"] < 50
+    for weights in ("trained", "first"):
+        for batch in ("1", "50"):
+            times = case[weights]["us"][batch]
+            assert {"tsslbp", "tsslbp, layer by layer", "ReLU twin, torch", "linear maps alone"} <= times.keys()
+            assert min(times.values()) > 0
+        assert "neurons that fire" in inference.table(result, weights)
+
+
+def test_inference_layer_by_layer_is_that(script):
+    net = tsslbp.build("20-6", input_shape=(11,), time_steps=5, tau_m=5, tau_s=3).eval()
+    x = torch.rand(2, 11)
+    with torch.no_grad():
+        assert tsslbp.events.plan(net, x) is not None
+        assert tsslbp.events.plan(script("inference").layer_by_layer(net), x) is None
