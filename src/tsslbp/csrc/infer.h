@@ -57,7 +57,7 @@ struct Neurons {
     const T adaptation_decay = T(1 - 1 / s.tau_a), beta = T(s.beta);
     const N zero = {}, threshold = zero + T(s.threshold), leak = zero + membrane_decay, step_up = zero + per_tau_s, one = zero + T(1);
     const bool hears = heard[0].sums || heard[1].sums, currents = output || after.a;
-    W nan = {};
+    bool odd = false;
     const int64_t length = s.w * s.c;
     for (int64_t y = 0; y < s.h; ++y)
       for (int64_t j = 0; j < length; j += lanes) {
@@ -96,9 +96,7 @@ struct Neurons {
           if (currents) a = synapse_decay * a + (fires ? step_up : zero);  // (3)
           if (output) store<bytes>(output + t * output_step + n, a, count);
         }
-        W odd = carried != carried;
-        for (int64_t i = count; i < lanes; ++i) odd[i] = 0;
-        nan |= odd;
+        for (int64_t i = 0; i < count; ++i) odd |= carried[i] != carried[i];
         auto spikes = __builtin_convertvector(train, typename Vectors<T, bytes>::Trains);
         for (int64_t i = 0; begin && i < count; ++i) spikes[i] |= trains[n + i];
         std::memcpy(trains + n, &spikes, std::min(count, lanes));
@@ -107,9 +105,7 @@ struct Neurons {
         if (after.synapse) store<bytes>(after.synapse + n, synapse, count);
         if (after.b) store<bytes>(after.b + n, b, count);
       }
-    bool any = false;
-    for (int64_t i = 0; i < lanes; ++i) any |= nan[i] != 0;
-    return any;
+    return odd;
   }
 };
 
