@@ -27,7 +27,7 @@ test: lint ## lint, type check and test
 	$(BIN)/python -m pytest -n 2
 
 # What another processor would compute otherwise, without waiting for the rest.
-BASELINE := golden gradcheck kernels neuron rules layers networks parts recurrent losses cli training models
+BASELINE := events golden gradcheck kernels neuron rules layers networks parts recurrent losses cli training models
 
 test-baseline: setup ## a part of the tests on one thread with the plainest instructions, as on an old processor
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 TSSLBP_CPU_CAPABILITY=baseline \

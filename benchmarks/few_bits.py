@@ -7,15 +7,26 @@ Every float network is also trained on for as long without fewer bits, a control
 Training that was interrupted goes on, and what is there is not trained again.
 """
 
+import json
+import statistics
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tsslbp import recipes, training
+import torch
+
+from tsslbp import data, files, machine, metrics, recipes, training
+from tsslbp.data import Split
+from tsslbp.exchange.program import Program
 from tsslbp.settings import TrainConfig
+from tsslbp.study.paired import paired
 from tsslbp.study.runs import finished
+from tsslbp.tables import markdown
 
 ROOT = Path(__file__).parent.parent
+OUT = ROOT / "results/few-bits"
+HEADS = ("recipe", "weights", "test accuracy, % (networks)", "difference", "95 % interval")
 BITS = ("2", "4", "8", "float")
 SEEDS = (1, 2, 3)
 """Of the float networks. That of seed 1 is the one in models/; the others are trained for fewer epochs."""
@@ -58,12 +69,71 @@ def settings(recipe: str, data_root: Path, runs: Path) -> TrainConfig:
 
 
 def train(data_root: Path, runs: Path, names: list[str]) -> None:
+    """Trains what is not there yet."""
     for seed in SEEDS:
         for name in names:
             for bits in BITS:
                 tuned(settings(name, data_root, runs), seed, bits)
 
 
+def tested(path: Path, samples: Split) -> dict[str, Any]:
+    """Test accuracy of a model, in percent, and that of the whole numbers it becomes as C."""
+    model = training.load(path)
+    found: dict[str, Any] = {"accuracy": model.accuracy(samples)}
+    program = Program.of(model)
+    if program.whole is not None:
+        right = sum(
+            int((metrics.decode(program.response(part)[1][None]) == part.y).sum())
+            for part in map(samples.select, torch.arange(len(samples)).split(500))
+        )
+        found["whole"] = 100 * right / len(samples)
+    return found
+
+
+def measure(config: TrainConfig) -> dict[str, Any]:
+    """Accuracies of the networks of a recipe that have been trained, by bits and seed."""
+    test = data.load(config.data, config.data_root, validation=0).test
+    results: dict[str, Any] = {"plain": {}, **{bits: {} for bits in BITS}}
+    for seed in SEEDS:
+        done = [bits for bits in BITS if _ended(config.runs_dir / f"{config.recipe}-{seed}-{bits}")]
+        if done:
+            results["plain"][seed] = tested(plain(config, seed), test)
+        for bits in done:
+            results[bits][seed] = tested(config.runs_dir / f"{config.recipe}-{seed}-{bits}", test)
+    return results
+
+
+def _ended(run: Path) -> bool:
+    return (run / "metrics.jsonl").is_file() and training.read_metrics(run)[1] is not None
+
+
+def rows(recipe: str, results: dict[str, Any]) -> list[list[str]]:
+    """Rows of the table: accuracies, and differences from the float networks, seed by seed."""
+    made = [[f"`{recipe}`", "as it was", _mean(results["plain"], "accuracy"), "–", "–"]]
+    for bits in reversed(BITS):
+        if seeds := results[bits]:
+            reached = "whole" if bits != "float" else "accuracy"
+            found = [seeds[seed][reached] - results["plain"][seed]["accuracy"] for seed in seeds]
+            spread = paired(found, [0.0] * len(found)) if len(found) > 1 else None
+            interval = "–" if spread is None else f"{spread['low']:+.2f} to {spread['high']:+.2f}"
+            what = f"{bits}{' bits' if bits.isdigit() else ', trained on'}"
+            made.append([f"`{recipe}`", what, _mean(seeds, reached), f"{statistics.fmean(found):+.2f}", interval])
+    return made
+
+
+def _mean(seeds: dict[Any, Any], what: str) -> str:
+    return f"{statistics.fmean(one[what] for one in seeds.values()):.2f} ({len(seeds)})"
+
+
+def table(data_root: Path, runs: Path, names: list[str], out: Path = OUT) -> None:
+    """Tests what has been trained, writes the results and prints their table."""
+    results = {name: measure(settings(name, data_root, runs)) for name in names}
+    about = {"machine": machine.describe(), "budgets": {name: asdict(BUDGETS[name]) for name in names}, "settings": TUNING}
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / "few-bits.json", json.dumps({**about, "results": results}, indent=1) + "\n")
+    print(markdown(HEADS, [row for name in names for row in rows(name, results[name])]), end="")
+
+
 if __name__ == "__main__":
     command, data_root, runs, *names = sys.argv[1:]
-    train(Path(data_root), Path(runs), names)
+    {"train": train, "table": table}[command](Path(data_root), Path(runs), names)

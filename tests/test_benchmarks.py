@@ -1,7 +1,9 @@
 """The scripts of benchmarks/: nets that are trained side by side, and what is made of their results."""
 
 import importlib
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import training
+from tsslbp import recipes, training
 from tsslbp.data import speech
 from tsslbp.neuron import LIF, membrane_potential, synapse
 from tsslbp.rivals.eventprop import random_case
+from tsslbp.settings import TrainConfig
 from tsslbp.study.fidelity import grid_gradient
 
 ROOT = Path(__file__).parent.parent
@@ -257,3 +260,82 @@ def test_every_stepper_answers(words):
     assert all(found.keys() == {"1", "32"} for found in result["microseconds"].values())
     assert result["weights"]["`tsslbp.stream`, `200R-10`"] == 80 * 200 + 200 * 200 + 200 * 10
     assert words.latency_table(result).count("\n") == 2 + 5
+
+
+def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
+    module = script("few_bits")
+    small = replace(recipes.get("quickstart"), network="12-10", padding=(0,), batch_size=100, recipe="small")
+    monkeypatch.setattr(module.recipes, "RECIPES", {"small": recipes.Recipe("", small)})
+    monkeypatch.setattr(module, "BUDGETS", {"small": module.Budget(2, 1)})
+    monkeypatch.setattr(module, "SEEDS", (0, 2, 3))
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "models").mkdir()
+    run, _ = training.train(replace(small, epochs=4, runs_dir=tmp_path / "first"))
+    shutil.copy(run / "model.safetensors", tmp_path / "models/small.safetensors")
+    monkeypatch.setattr(module, "BITS", ("4", "float"))
+    module.train(tmp_path, tmp_path / "runs", ["small"])
+    module.table(tmp_path, tmp_path / "runs", ["small"], tmp_path / "out")
+    printed = capsys.readouterr().out
+    kept = json.loads((tmp_path / "out/few-bits.json").read_text())["results"]["small"]
+    assert {name: list(seeds) for name, seeds in kept.items()} == {name: ["0", "2", "3"] for name in ("plain", "float", "4")}
+    mean = sum(seed["whole"] - kept["plain"][name]["accuracy"] for name, seed in kept["4"].items()) / 3
+    assert f"| `small` | 4 bits | {sum(seed['whole'] for seed in kept['4'].values()) / 3:.2f} (3) | {mean:+.2f} | " in printed
+    model = training.load(tmp_path / "runs/small-3-4")
+    digits = tsslbp.data.load("digits", tmp_path, validation=0).test
+    assert kept["4"]["3"]["accuracy"] == pytest.approx(model.accuracy(digits))
+    assert abs(kept["4"]["3"]["whole"] - kept["4"]["3"]["accuracy"]) < 2
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
+def test_networks_as_c_are_measured(script, tmp_path):
+    module = script("to_c")
+    config = TrainConfig(network="12-10", epochs=1, runs_dir=tmp_path)
+    run, _ = training.train(config)
+    found = module.measured(f"{run}:8", tmp_path, rounds=1)
+    assert (found["weights"], found["samples"], found["differing"], found["answers"]) == ("8", 360, 0, 0)
+    assert 0 < found["microseconds"] < 10000
+    assert found["constants"] > 12 * 64
+    assert "| 8 | " in module.table([found])
+
+
+def test_the_pages_have_the_spikes_that_were_counted(script):
+    module = script("exchange")
+    result = json.loads((ROOT / "results/exchange/exchange.json").read_text(encoding="utf-8"))
+    assert (ROOT / "results/exchange/README.md").read_text(encoding="utf-8") == module.page(result)
+    assert module.table(result) in (ROOT / "docs/exchange.md").read_text(encoding="utf-8")
+    assert all(
+        sum(each["differ"].values()) == 0
+        for found in result["models"].values()
+        for each in found["comparisons"]
+        if each["dtype"] == "float64" and each["simulator"] != "snnTorch"
+    )
+    for changed in result["models"][module.CONTROL]["controls"].values():
+        assert all(sum(each["differ"].values()) > 0 for each in changed)
+
+
+def test_a_graph_that_was_changed_on_purpose_is_another(script):
+    pytest.importorskip("nir")
+    module, nir = script("exchange"), importlib.import_module("tsslbp.exchange.nir")
+    net = tsslbp.build("9R-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3).eval()
+    whole = nir.from_nir(nir.to_nir(net))
+    for control in module.CONTROLS:
+        other = nir.to_nir(net)
+        other.metadata = {}
+        other = nir.from_nir(module.changed(other, control), time_steps=5)
+        same = all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), other.state_dict().values(), strict=True))
+        assert not same or whole.neuron != other.neuron, control
+
+
+def test_the_page_has_the_table_of_learned_constants(script, monkeypatch):
+    constants = script("constants")
+    assert constants.table() in (ROOT / "docs/learnable-constants.md").read_text(encoding="utf-8")
+    runs = json.loads((constants.FOLDER / "constants.json").read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == len(constants.TASKS) * len(constants.VARIANTS) * len(constants.SEEDS)
+
+
+def test_what_learned_constants_cost_is_measured(script, monkeypatch, tmp_path):
+    constants = script("constants")
+    monkeypatch.setattr(constants, "FOLDER", tmp_path)
+    monkeypatch.setattr(constants, "TIMED", ("fashion-mnist-fc",))
+    assert constants.clock(rounds=1).count("\n") == 2 + 1
+    assert set(json.loads((tmp_path / "time.json").read_text())["milliseconds"]) == {"fashion-mnist-fc"}

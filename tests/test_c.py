@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tsslbp.exchange.program import Program
 from tsslbp.metrics import decode
 from tsslbp.training.inputs import Inputs
 
+ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STEPS = 6
@@ -33,6 +35,7 @@ CASES = {
     "one axis": ("6C3-P2-8C3-M2-5", (3, 30), {"padding": 1, "conv_scale": 4.0}),
     "recurrent": ("30R-20R-4", (9,), {"rule": "surrogate"}),
     "votes": ("20-12-V3", (9,), {}),
+    "thresholds of their own": ("20-15-5", (9,), {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.5}),
     "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
     "no leak, no synapse": ("20-15-5", (9,), {"tau_m": math.inf, "tau_s": 1.0}),
     "long memory": ("20-15-5", (9,), {"tau_m": 50.0, "tau_s": 20.0, "threshold": 0.3}),
@@ -292,6 +295,7 @@ def test_classes_are_named_safely(tmp_path):
         ("9A-5", (4,), {"rule": "surrogate"}, r"layer 'recurrent1' has adaptive thresholds \(A\), which are not written yet"),
         ("P2-9-5", (1, 8, 8), {}, "layer 'pool1' pools the input"),
         ("9-5", (4,), {"neuron": "relu"}, "a network of relu units has no spikes to send"),
+        ("9-5", (4,), {"learn": ("tau_m",)}, "layer 'linear1' has time constants of its own"),
         ("9-5", (4,), {"reset": False}, "its neurons are not reset by a spike"),
     ],
 )
@@ -412,3 +416,38 @@ def test_whole_numbers_decode_as_the_network_does():
     assert (response.answers == decode(net(x))).float().mean() > 0.9
     silent = integers.integer(chain(net), -2047, 2047, STEPS).run(whole_input(0 * x), STEPS)
     assert (silent.answers == -1).all()
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "bits"), [("fashion-mnist-fc-best", "8"), ("fashion-mnist-fc-best", "2"), ("mnist-cnn-best", "4")]
+)
+def test_ten_thousand_images_bit_for_bit(name, bits, samples, tmp_path):
+    of = training.load(ROOT / f"models/{name}.safetensors")
+    program = Program.of(of, bits)
+    found = data.load(of.data, samples, validation=0)
+    x = torch.cat([found.train.x, found.test.x])
+    moved = [x.roll((down, right), (2, 3)) for down in range(-3, 4) for right in range(-4, 5)]
+    many = torch.cat([image.flip(axes) for image in moved for axes in ([], [2], [3], [2, 3])])[:10000]
+    assert len(many) == 10000
+    c.write(program, tmp_path / "c", samples)
+    assert len((tmp_path / "c/network.c").read_text()) > 100000
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-O3",))
+    made = compiled.compare(built, program, Split(many, torch.zeros(10000, dtype=torch.int64)))
+    assert (made.samples, made.differing, made.answers) == (10000, 0, 0)
+    assert made.spikes > 10**6
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion-mnist-fc-best", "mnist-cnn-best", "spoken-digits"])
+def test_shipped_networks_in_float_differ_by_rounding_at_most(name, samples, tmp_path):
+    of = training.load(ROOT / f"models/{name}.safetensors")
+    program = Program.of(of)
+    found = data.load(of.data, samples, validation=0)
+    c.write(program, tmp_path / "c", samples)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-O3",))
+    made = compiled.compare(built, program, found.test)
+    assert made.spikes > 10**4
+    assert made.differing <= made.spikes / 1000

@@ -2,6 +2,10 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -51,9 +55,17 @@ def inputs(net, kind, batch, seed, dtype):
     generator, shape = torch.Generator().manual_seed(seed), net.architecture.input_shape
     if kind == "static":
         x = torch.rand(batch, *shape, generator=generator, dtype=dtype)
-        return x * (torch.rand(x.shape, generator=generator) < 0.6)
+        return on_a_background(x * (torch.rand(x.shape, generator=generator) < 0.4))
     x = torch.rand(net.time_steps, batch, *shape, generator=generator, dtype=dtype)
     return (x < 0.3).to(dtype) if kind == "spikes" else 2 * x - 0.5
+
+
+def on_a_background(x):
+    """Some channels of some samples get a background other than 0."""
+    for n, channel in ((0, 0), (1, -1)):
+        if len(x) > n:
+            x[n, channel][x[n, channel] == 0] = 0.7 - n
+    return x
 
 
 def dense(net, x):
@@ -230,6 +242,28 @@ def test_neither_batch_nor_threads_change_a_bit(case):
         assert torch.equal(by_events(net, x), whole)
     finally:
         torch.set_num_threads(threads)
+
+
+CALL = """
+import sys, torch
+from tests.test_events import IMAGE, by_events, inputs, made
+with torch.no_grad():
+    for case in (("18C3b-M2-[4C3-4C3n]-20A-6b", IMAGE), ("5C3-P2-7C2s2-9", IMAGE)):
+        for dtype in (torch.float32, torch.float64):
+            net = made(case, steps=11, dtype=dtype)
+            print(by_events(net, inputs(net, "real", 3, 0, dtype)).double().numpy().tobytes().hex()[-4000:])
+"""
+
+
+def test_the_instruction_set_changes_no_bit():
+    where = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    programs = [
+        subprocess.Popen([sys.executable, "-c", CALL], env={**where, "TSSLBP_CPU_CAPABILITY": name}, stdout=subprocess.PIPE)
+        for name in ("avx512", "avx2", "baseline")
+    ]
+    best, *others = (program.communicate()[0] for program in programs)
+    assert len(best) > 4000
+    assert others == [best, best]
 
 
 def test_a_constant_current_equals_its_repetition():

@@ -161,6 +161,13 @@ def test_a_model_keeps_preparation_and_classes():
     assert metadata["classes"].split("\n") == list(model.classes)
 
 
+def test_constants_are_written_in_float64():
+    hidden = to_nir(network_of("linear")).nodes["linear1_neurons"]
+    assert (hidden.tau_mem == 4.5 * 1e-4).all()
+    assert (hidden.tau_syn == 2.5 * 1e-4).all()
+    assert (hidden.r == 4.5).all()
+
+
 def test_the_metadata_tell_how_to_decode():
     net = network_of("linear")
     x = samples(net)
@@ -283,6 +290,12 @@ FOREIGN = {
         nir.Linear(weights(9, 7)), varied(cuba(9)), nir.Linear(weights(5, 9, 1)), varied(cuba())
     ),
     "LIF, every neuron its own": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), varied(lif())),
+    "time constants of their own": lambda: foreign(
+        nir.Linear(weights(9, 7)),
+        cuba(9, tau_mem=np.linspace(3e-4, 8e-4, 9)),
+        nir.Linear(weights(5, 9, 1)),
+        cuba(tau_syn=4e-4, tau_mem=5e-4),
+    ),
     "one number for all": lambda: foreign(nir.Linear(weights(5, 7)), cuba(1)),
     "pools": lambda: foreign(
         nir.Conv2d((10, 10), weights(3, 18).reshape(3, 2, 3, 3), (1, 1), "same", (1, 1), 1, full(3, 0.1)),
@@ -354,9 +367,12 @@ def test_plain_constants_leave_weights_as_they_are():
 
 
 REFUSED = {
-    "has tau_mem from 4 to 8": lambda: foreign(nir.Linear(weights(5, 7)), cuba(tau_mem=np.linspace(4e-4, 8e-4, 5))),
-    r"'n3' \(LIF\) has tau_m 5 steps and node 'n1' \(LIF\) 3": lambda: foreign(
-        nir.Linear(weights(5, 7)), lif(), nir.Linear(weights(5, 5)), lif(tau=5e-4)
+    "has tau_syn from 4 to 8": lambda: foreign(nir.Linear(weights(5, 7)), cuba(tau_syn=np.linspace(4e-4, 8e-4, 5))),
+    "some neurons are IF, which do not leak": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.Linear(weights(5, 5)),
+        nir.IF(r=full(5, 1), v_threshold=full(5, 1), v_reset=full(5, 0)),
     ),
     "less than a step of 0.0001 s.*--dt 1e-6": lambda: foreign(nir.Linear(weights(5, 7)), lif(tau=1e-5)),
     "'n1' .* resets to another potential": lambda: foreign(nir.Linear(weights(5, 7)), cuba(v_reset=-0.1)),

@@ -259,8 +259,10 @@ def true_records(found: tuple[list[Any], Any]) -> bool:
     """Whether a report can be made of records: epochs in order, accuracies in percent, one of the epochs chosen."""
     history, final = found
     last = [] if final is None else [final]
-    parts = ("test", "validation") if history and history[0]["validation_accuracy"] is not None else ("test",)
-    percents = [record[f"{part}_accuracy"] for record in [*history, *last] for part in parts]
+    percents = [record["test_accuracy"] for record in last]
+    if history and history[0]["validation_accuracy"] is not None:
+        percents += [record["validation_accuracy"] for record in (*history, *last)]
+    percents += [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
     numbered = [record["epoch"] for record in history] == list(range(1, len(history) + 1))
     chosen = all(record["best_epoch"] in range(1, record["epochs"] + 1) for record in last)
     return numbered and chosen and all(type(value) in (int, float) and 0 <= value <= 100 for value in percents)

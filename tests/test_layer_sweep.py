@@ -321,6 +321,8 @@ def test_a_wrong_shape_is_said_in_one_line(name):
             layer(torch.rand(T, 4, 5, *x.shape[3:]))
         assert "\n" not in str(error.value)
         return
+    with pytest.raises(UserError, match=r"wants .* per sample, as if the axis of time or batch were missing"):
+        layer(x[0])
     for wrong in (x[..., :0], x.flatten(2)[..., :3], x[:, :, None]):
         with pytest.raises(UserError, match="wants") as error:
             layer(wrong)

@@ -192,6 +192,8 @@ def test_what_does_not_go_with_few_bits_is_told():
         tsslbp.build("9Rn-3", input_shape=(4,), time_steps=6, tau_m=5, tau_s=3, bits=4)
     with pytest.raises(UserError, match="unknown bits '5'; known: 2, 3, 4, 8, float, ternary"):
         tsslbp.build("9-3", input_shape=(4,), time_steps=6, tau_m=5, tau_s=3, bits=5)
+    with pytest.raises(UserError, match="one fixed leak for all neurons; leave tau_m out of --learn and --per-neuron"):
+        tsslbp.build("9-3", input_shape=(4,), time_steps=6, tau_m=5, tau_s=3, bits=4, learn=("tau_m",))
     weight = torch.randn(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(quantised(weight, torch.ones(2), "4").square().sum(), weight, create_graph=False)
     assert gradient.shape == (2, 3)
@@ -267,7 +269,7 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
     ("arguments", "said"),
     [
         (["--network", "20-10"], r"holds 30-10 for samples of \[1, 8, 8\], not 20-10 for \[1, 8, 8\]; give --network 30-10"),
-        (["--network", "30-10", "--standardise"], "not standardised; leave out --standardise"),
+        (["--network", "30-10", "--standardise"], "which differ in layers.linear1.gain: leave out --standardise, or --learn"),
         (["--network", "30-10", "--init", "missing"], "no model at missing"),
         (["--network", "30-10", "--bits", "5"], "--bits"),
         (["--network", "30-10", "--bits", "4", "--neuron", "relu"], "--bits has no effect without --neuron spiking"),

@@ -110,6 +110,8 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     code, out, _ = command(capsys, "predict", "runs/mine", "new.npz")
     assert re.match(r"0: (\d+ output spikes: [abc] at step \d+|no output spike)", out)
     assert len(out.splitlines()) == 8
+    assert command(capsys, "export", "runs/mine", "given/mine.safetensors")[0] == 0
+    assert f"| F1 {final['f1']:.4f} (last epoch) |" in Path("given/README.md").read_text()
     page = report.write(Path("runs/mine")).read_text()
     assert f"van Rossum distance</dt><dd>{final['van_rossum']:.3f}" in page
     assert "Training and test patterns are the same" not in page

@@ -466,7 +466,7 @@ def test_any_settings_survive_toml(tmp_path_factory, data, root, tau, clip):
     assert TrainConfig.from_toml(path) == config
     read = tomllib.loads(path.read_text(encoding="utf-8"))
     flat = {name: value for section in GROUPS for name, value in read.pop(section).items()}
-    assert {**read, **flat} == {**config.to_dict(), "padding": "0"}
+    assert {**read, **flat} == {**config.to_dict(), "padding": "0", "learn": "", "per_neuron": ""}
 
 
 def test_loss_of_settings(quick):

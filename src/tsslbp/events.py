@@ -42,6 +42,8 @@ from tsslbp.signal import constant_current
 
 VECTOR = 64
 """Bytes of a vector in the kernel; rows of weights are padded to whole ones."""
+FEW = 16
+"""Channels of an input up to which a plan has what the first layer makes of a background."""
 NONE, INPUT = -2, -1
 """What a map hears if not a stage: nothing, or the network's input."""
 
@@ -295,7 +297,7 @@ class _Planner:
             _need(entered.stage != INPUT and entered.tau_s == heard.tau_s and type(layer) is not Recurrent)
             if shortcut is None:
                 _need(entered.shape == shape)
-                second = [entered.stage, *entered.pool, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, entered.factor, -1]
+                second = [entered.stage, *entered.pool, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, entered.factor, -1, -1]
             else:
                 _need(type(shortcut) in (Linear, Conv1d, Conv2d))
                 more, beside = _affine(shortcut)
@@ -341,9 +343,11 @@ class _Planner:
             _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
             # [kernel row, channel heard, kernel column, neurons of its group]
             by_group = two.unflatten(0, (groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
+            more = 0
             if sw == 1 and dw == 1 and groups == 1:
                 by_group = by_group.flip(2).flatten(2)
-            at, flat = self.rows(by_group), False
+                more = self.vector - 1 if kw > 1 and len(weight) % self.vector else 0
+            at, flat = self.rows(by_group, more), False
         else:
             _need(weight.shape[1] == heard.features and heard.flat)
             kh = kw = sh = sw = dh = dw = groups = 1
@@ -352,11 +356,22 @@ class _Planner:
             if heard.stage != INPUT:  # trains lie as [row, column, channel]
                 columns = weight.unflatten(1, heard.shape).permute(0, 2, 3, 1).flatten(1)
             at, flat = self.rows(columns.t()), True
-        return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at]
+        background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
+        return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
 
-    def rows(self, weight: Tensor) -> int:
-        """Add rows of weights, the last axis, padded to whole vectors; returns where they begin."""
-        return self.add(nn.functional.pad(weight, (0, -weight.shape[-1] % self.vector)))
+    def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, ...]) -> int:
+        """Add what the first map makes of images that are 1 in one channel and 0 in the others; returns where it begins."""
+        channels, *pixels = self.net.architecture.input_shape
+        if math.prod(pixels) == 1 or channels > FEW:
+            return -1
+        images = torch.eye(channels, dtype=self.dtype).view(channels, channels, *[1] * len(pixels)).expand(-1, -1, *pixels)
+        made = layer.convolve(images, weight) if isinstance(layer, (Conv1d, Conv2d)) else images.flatten(1) @ weight.t()
+        lines = made.reshape(channels, shape[0], shape[1], shape[2]).permute(0, 2, 3, 1).flatten(2)
+        return self.add(nn.functional.pad(lines, (0, -lines.shape[2] % self.vector + self.vector)))
+
+    def rows(self, weight: Tensor, more: int = 0) -> int:
+        """Add rows of weights, the last axis, with ``more`` zeros and padded to whole vectors; returns where they begin."""
+        return self.add(nn.functional.pad(weight, (0, more + -(weight.shape[-1] + more) % self.vector)))
 
     def add(self, numbers: Tensor) -> int:
         at = self.offset

@@ -466,8 +466,9 @@ class Network(nn.Module):
         return cast(Spiking, self.layers.get_submodule(name)).neuron
 
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
-        """Where there are spikes, of bool, from the post-synaptic currents ``[T, B, ...]`` of the layer of this name."""
-        return spikes_from_psc(psc, self.neuron_of(name).tau_s) > 0.5
+        """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
+        layer = self.layers.get_submodule(name)
+        return spikes_from_psc(psc, layer.tau_s if isinstance(layer, MaxPool) else self.neuron_of(name).tau_s) > 0.5
 
 
 def _autocasts_to_bfloat16(device: str) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -111,7 +112,9 @@ class Group:
             yield
         except UserError as error:
             fault, raised = str(error), error
-        found = [text for text in self.all_say(f"{_where()}: {fault}" if fault else "") if text]
+        found = [
+            text for text in self.all_say(f"process {self.number} on {socket.gethostname()}: {fault}" if fault else "") if text
+        ]
         if raised is not None and (self.count == 1 or len(found) == self.count):
             raise raised
         if found:
@@ -133,7 +136,10 @@ class Group:
 
     def speaks(self) -> bool:
         """Whether this process is the first that has something to say about the end of the job."""
-        return self.store is None or self.store.add(f"said {restarts()}", 1) == 1
+        try:
+            return self.store is None or self.store.add(f"said {restarts()}", 1) == 1
+        except RuntimeError:  # the machine that keeps the store is gone
+            return True
 
 
 ALONE = Group()
@@ -142,7 +148,17 @@ _GROUP: ContextVar[Group] = ContextVar("group", default=ALONE)
 
 def group() -> Group:
     """The processes that this one works with now; itself alone outside of :func:`joined`."""
-    return _GROUP.get()
+    return ALONE if torch.compiler.is_compiling() else _GROUP.get()  # which the compiler does not trace
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Around what every process does by itself, on the same samples as all others."""
+    token = _GROUP.set(ALONE)
+    try:
+        yield
+    finally:
+        _GROUP.reset(token)
 
 
 def started() -> int:
@@ -208,7 +224,8 @@ def joined() -> Iterator[Group]:
     try:
         yield whole
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks all to end as soon as one has; this one is about to
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks all to end as soon as one has; this one is about to
         if isinstance(error, UserError | OSError) and not whole.speaks():
             raise SystemExit(2) from None
         raise
@@ -237,7 +254,3 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.group.add_(gradient.clone()), None
-
-
-def _where() -> str:
-    return f"process {group().number} on {socket.gethostname()}"

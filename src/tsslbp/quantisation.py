@@ -148,9 +148,16 @@ def with_small_leaks(settings: T) -> T:
     """Settings of a network, or of its training, with the nearest τm and τs whose leaks are small fractions.
 
     They stay as they are where the network has floating-point weights.
+
+    Raises:
+        UserError: time constants that are learned or differ from neuron to neuron, whose leaks would be no small fractions.
     """
     if settings.bits == "float" or settings.neuron != "spiking":  # type: ignore[attr-defined]
         return settings
+    if varied := {"tau_m", "tau_s"} & {*settings.learn, *settings.per_neuron}:  # type: ignore[attr-defined]
+        raise UserError(
+            f"few bits need one fixed leak for all neurons; leave {', '.join(sorted(varied))} out of --learn and --per-neuron"
+        )
     fractions = {name: leak(getattr(settings, name)) for name in ("tau_m", "tau_s")}
     taus = {name: 2**k / j if j else math.inf for name, (j, k) in fractions.items()}
     return replace(settings, **taus)  # type: ignore[type-var]

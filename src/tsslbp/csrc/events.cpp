@@ -1,5 +1,5 @@
 // Inference from events as a PyTorch operator, on the LibTorch stable ABI. events.py makes its plan and its weights.
-#include "events.h"
+#include "infer.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,7 +26,7 @@ std::vector<Tensor> infer(const Tensor& x, const Tensor& weights, const Tensor& 
   STD_TORCH_CHECK(plan.is_cpu() && plan.dim() == 1 && plan.is_contiguous() && plan.scalar_type() == ScalarType::Double,
                   "tsslbp: plan is not [N] of float64 on the CPU, contiguous");
   const double* numbers = plan.const_data_ptr<double>();
-  const int64_t vector = type == ScalarType::Float ? WIDE<float> : WIDE<double>;
+  const int64_t vector = type == ScalarType::Float ? UNIT<float> : UNIT<double>;
   const Network net(std::vector<double>(numbers, numbers + plan.numel()), vector, weights.numel());
 
   STD_TORCH_CHECK(x.dim() >= (response ? 1 : 2) && (!response || (response->dim() == 1 && response->is_contiguous())),

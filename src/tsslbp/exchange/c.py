@@ -19,6 +19,7 @@ from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array, Chain, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.program import Entry, Program
+from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
 from tsslbp.training import samples_to_test
 
@@ -230,7 +231,7 @@ def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
     """Samples with what they set off, as test.c has them."""
     spikes, evidence = program.response(samples)
     counts = torch.stack([each.flatten(2).sum(2) for each in spikes.values()], 2)  # [T, N, populations]
-    answers = torch.where((evidence > 0).any(1), evidence.argmax(1), -1)
+    answers = decode(evidence[None])
     x = program.entry.of_samples(samples, program.whole is not None)
     made = []
     for i in range(len(samples)):

@@ -108,8 +108,6 @@ def chain(network: Network) -> Chain:
             f"a network of {network.architecture.neuron} units has no spikes to send; train it with --neuron spiking"
         )
     neuron = network.neuron
-    if not all(isinstance(value, (int, float)) for value in (neuron.tau_m, neuron.tau_s, neuron.threshold)):
-        raise UserError("its time constants or thresholds differ from neuron to neuron, which is not written yet; use numbers")
     if not neuron.reset:
         raise UserError("its neurons are not reset by a spike, a control for studies; only neurons with a reset are written")
     builder = _Builder(network)
@@ -173,7 +171,12 @@ class _Builder:
             raise UserError(f"layer {name!r} is normalised or standardised; call fold() on the network first")
         if layer.limit is not None:
             _, step = whole_numbers(weight, layer.limit.detach(), layer.bits)
+        if any(isinstance(getattr(layer.neuron, tau), torch.Tensor) for tau in ("tau_m", "tau_s")):
+            raise UserError(
+                f"layer {name!r} has time constants of its own, which are not written yet; only thresholds may differ"
+            )
         out, scale = len(weight), self.neuron.tau_s / self.factor
+        threshold = torch.as_tensor(layer.neuron.threshold).detach()
         bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
         plain = Population(
             name,
@@ -185,7 +188,7 @@ class _Builder:
             _array(weight).reshape(out, *self.entering) if weight.dim() == 2 else _array(weight),
             None if lateral is None else _array(lateral) / self.factor,
             _array(bias) * scale,
-            np.full(out, self.neuron.threshold * scale),
+            np.broadcast_to(_array(threshold), out) * scale,
             None if step is None else _array(step),
         )
         if isinstance(layer, Linear | Recurrent):

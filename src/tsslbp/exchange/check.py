@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsslbp import quantisation
 from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
-from tsslbp.exchange.outgoing import NEURONS
+from tsslbp.exchange.outgoing import NEURONS, UNIT
 from tsslbp.networks import Network
 
 DTYPES = (torch.float32, torch.float64)
@@ -98,10 +99,13 @@ def _compare(
 
 
 def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
-    """What a graph takes, ``[T, B, ...]``: network input at every step, and an onset channel if the graph has one.
+    """What a graph takes, ``[T, B, ...]``: network input at every step, rounded for weights of few bits, and an onset channel
+    if the graph has one.
 
     ``x`` is ``[T, B, ...]``, or ``[B, ...]`` for ``time_steps`` steps.
     """
+    if UNIT in graph.metadata:
+        x = quantisation.on_grid(x)
     steps = x if time_steps is None else x.expand(time_steps, *x.shape)
     if ONSET not in graph.metadata:
         return steps

@@ -16,6 +16,7 @@ from torch import Tensor
 from tsslbp.data import Split
 from tsslbp.errors import UserError
 from tsslbp.exchange.program import Program
+from tsslbp.metrics import decode
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """Options that let no sloppiness pass."""
@@ -111,7 +112,7 @@ def compare(program: Path, of: Program, samples: Split) -> Difference:
 def _compare(program: Path, of: Program, samples: Split) -> Difference:
     found, (spikes, evidence) = run(program, of, samples), of.response(samples)
     differing = sum(int((mark != spikes[name].reshape(mark.shape)).sum()) for name, mark in found.spikes.items())
-    wrong = torch.where((evidence > 0).any(1), evidence.argmax(1), -1) != found.answers
+    wrong = decode(evidence[None]) != found.answers
     if of.whole:
         wrong |= (evidence != found.evidence).any(1)
     return Difference(len(samples), sum(int(wanted.sum()) for wanted in spikes.values()), differing, int(wrong.sum()))

@@ -15,7 +15,7 @@ A file may have another f for every neuron. One within ROUNDING of 1 is taken fo
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 
 from tsslbp.architecture import Architecture
 from tsslbp.errors import UserError, shown
+from tsslbp.exchange.foreign import ROUNDING, Constants, Layer, alike, plain
 from tsslbp.exchange.graph import Link, array, chain
 from tsslbp.exchange.layers import common, grouped, undilated
 from tsslbp.layers import Recurrent, Spiking
@@ -45,11 +46,11 @@ from tsslbp.notation import (
 )
 
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
-ROUNDING = 1e-6
-"""Relative difference of constants that passed through float32."""
 
 
-def network_of(graph: Any, *, dt: float, time_steps: int, like: Architecture | None = None) -> Network:
+def network_of(
+    graph: Any, *, dt: float, time_steps: int, like: Architecture | None = None, tau_s: float | None = None
+) -> Network:
     """The network of a graph, on the CPU, float32, in evaluation mode.
 
     Args:
@@ -57,104 +58,27 @@ def network_of(graph: Any, *, dt: float, time_steps: int, like: Architecture | N
         dt: seconds of a step.
         time_steps: T.
         like: what a graph of ours says of its network besides: the threshold, which kind of pooling, the rule and more.
+        tau_s: synaptic time constant of the output in steps, which no node says.
 
     Raises:
         UserError: what our networks cannot do, with the node named.
     """
     if not 0 < dt < math.inf:
         raise UserError(f"dt is {dt}; it must be a positive number of seconds")
-    reader, links = _Reader(dt, like), chain(graph)
+    reader, links = _Reader(dt, like, tau_s), chain(graph)
     for link, follower in zip(links, [*links[1:], None], strict=True):
         reader.take(link, follower.kind if follower else "Output")
     return reader.network(time_steps)
 
 
-@dataclass
-class _Layer:
-    """A layer of the network to be made: a map, and the neurons behind it."""
-
-    spec: NeuronSpec
-    map: Link
-    weight: np.ndarray
-    bias: np.ndarray
-    """Of the map, ``[out]``."""
-    shape: tuple[int, ...]
-    """Of what the map makes of one sample."""
-    carry: float
-    """What enters in the file, as a multiple of what enters here: 4 where the file sums and we average."""
-    neurons: Link
-
-    def rows(self, name: str) -> np.ndarray:
-        """A parameter of the neurons, one number for each row of the weight. Raises UserError for another shape."""
-        value = array(self.neurons, name)
-        if value.size == 1:  # snnTorch writes one number for all
-            return np.full(len(self.weight), value.item())
-        if value.size != math.prod(self.shape) or value.shape[-len(self.shape) :] != self.shape:
-            self.neurons.refuse(f"has a {name} of shape {list(value.shape)}; {self.map} makes {list(self.shape)}")
-        rows = value.reshape(len(self.weight), -1)
-        if (rows != rows[:, :1]).any():
-            self.neurons.refuse(f"has a {name} that differs within a channel, whose neurons share their weights here")
-        return rows[:, 0]
-
-    def steps(self, name: str, dt: float) -> float:
-        """A time constant of the neurons in steps. Raises UserError for one below a step, or one for each neuron."""
-        seconds = self.rows(name)
-        low, high = float(seconds.min()), float(seconds.max())
-        if high - low > ROUNDING * high:
-            said = f"has {name} from {low / dt:g} to {high / dt:g} steps"
-            self.neurons.refuse(f"{said}; all neurons of a network here share one time constant")
-        if high < dt * (1 - ROUNDING):
-            self.neurons.refuse(
-                f"has {name} {high:g} s, less than a step of {dt:g} s; choose a smaller dt (Norse multiplies time constants by "
-                "its own step when it writes: what it wrote with its default step is right with --dt 1e-6)"
-            )
-        return max(1.0, _plain(high / dt))
-
-    @property
-    def lateral_bias(self) -> np.ndarray:
-        bias = getattr(self.neurons.lateral, "bias", None)
-        return np.zeros(len(self.weight)) if bias is None else np.asarray(bias, dtype=np.float64)
-
-    def constants(self, dt: float) -> "_Constants":
-        """The neurons in our words. Raises UserError for a bias that would go through their synapse."""
-        threshold, r, none = self.rows("v_threshold"), self.rows("r"), np.zeros(len(self.weight))
-        match self.neurons.kind:
-            case "IF":
-                return _Constants(math.inf, 1.0, dt * r, none, threshold)
-            case "LIF":
-                tau_m = self.steps("tau", dt)
-                return _Constants(tau_m, 1.0, r / tau_m, self.rows("v_leak") / tau_m, threshold)
-            case _:
-                tau_m, tau_s = self.steps("tau_mem", dt), self.steps("tau_syn", dt)
-                if tau_s > 1 and (self.bias.any() or self.lateral_bias.any()):
-                    self.map.refuse(
-                        f"has a bias that goes through the synapse of {self.neurons}; ours does not go through it. Write it as "
-                        "v_leak, or leave it out"
-                    )
-                return _Constants(tau_m, tau_s, self.rows("w_in") * r / tau_m, self.rows("v_leak") / tau_m, threshold)
-
-
-@dataclass(frozen=True)
-class _Constants:
-    """What a node of neurons says, in steps; arrays are ``[out]``."""
-
-    tau_m: float
-    tau_s: float
-    gain: np.ndarray
-    """What W·x is multiplied by on its way into the membrane potential."""
-    leak: np.ndarray
-    """What every step adds to that."""
-    threshold: np.ndarray
-
-
 class _Reader:
     """Takes the nodes of a chain one after the other, and makes layers of them."""
 
-    def __init__(self, dt: float, like: Architecture | None) -> None:
-        self.dt, self.like = dt, like
+    def __init__(self, dt: float, like: Architecture | None, tau_s: float | None) -> None:
+        self.dt, self.like, self.tau_s = dt, like, tau_s
         self.shape: tuple[int, ...] = ()
         self.input_shape: tuple[int, ...] = ()
-        self.layers: list[_Layer] = []
+        self.layers: list[Layer] = []
         self.pending: tuple[Link, NeuronSpec, np.ndarray] | None = None
         """A map that waits for its neurons."""
         self.specs: list[Spec] = []
@@ -261,7 +185,7 @@ class _Reader:
                     f"hears itself through weights {list(found)}; only {n} × {n} behind a Linear or Affine map is possible"
                 )
             spec = RecurrentSpec(n)
-        layer = _Layer(spec, map_, weight, offset, self.shape, self.carry, link)
+        layer = Layer(spec, map_, weight, offset, self.shape, self.carry, link)
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
             link.refuse("resets to another potential than 0; neurons here reset to 0")
         if layer.rows("v_threshold").min() <= 0:
@@ -277,25 +201,65 @@ class _Reader:
                 "the graph must end with a Linear or Affine map and its neurons, one for each class, and then the output"
             )
         constants = [layer.constants(self.dt) for layer in self.layers]
-        tau_m, tau_s = (self._shared(name, [getattr(c, name) for c in constants]) for name in ("tau_m", "tau_s"))
+        whole, varied = self._settings(constants)
         pairs = list(zip(self.layers, constants, strict=True))
-        threshold = (
-            self.like.threshold if self.like else _commonest([c.threshold / (c.gain * layer.carry) for layer, c in pairs])
-        )
-        scaled = [_scaled(layer, c, threshold) for layer, c in pairs]
+        needed = [c.threshold / (c.gain * layer.carry) for layer, c in pairs]  # of neurons that keep their weights
+        if "threshold" not in varied:
+            whole["threshold"] = self.like.threshold if self.like else _commonest(needed)
+            needed = [np.full(len(each), whole["threshold"]) for each in needed]
+        scaled = [_scaled(layer, c, threshold) for (layer, c), threshold in zip(pairs, needed, strict=True)]
         found: dict[str, Any] = {
             "network": self._notation([bool(bias.any()) for _, bias, _ in scaled]),
             "input_shape": self.input_shape,
             "time_steps": time_steps,
             "padding": tuple(self.paddings) or (0,),
-            **{"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold},
+            **whole,
             **{"standardise": False, "reset": True, "neuron": "spiking"},
         }
         network = Network(replace(self.like, **found) if self.like else Architecture(**found))
         layers = [layer for _, layer in network.named_layers() if isinstance(layer, Spiking)]
-        for layer, tensors in zip(layers, scaled, strict=True):
-            _fill(layer, *tensors)
+        for layer, tensors, c, threshold, tau_s in zip(
+            layers, scaled, constants, needed, self._leaving(constants), strict=True
+        ):
+            own = {"tau_m": c.tau_m, "tau_s": np.full(len(c.tau_m), tau_s), "threshold": threshold}
+            _fill(layer, *tensors, {name: own[name] for name in varied})
         return network.eval()
+
+    def _settings(self, constants: list[Constants]) -> tuple[dict[str, Any], set[str]]:
+        """What the network's settings say of time constants, and the names of the constants that are not the same everywhere.
+
+        Raises UserError for a graph of ours that differs where its description has one number, and for some neurons that leak
+        beside some that do not.
+        """
+        each = {"tau_m": np.concatenate([c.tau_m for c in constants]), "tau_s": np.array([c.tau_s for c in constants])}
+        whole: dict[str, Any] = {}
+        varied: set[str]
+        if self.like:
+            varied = {*self.like.learn, *self.like.per_neuron}
+            for name, values in each.items():
+                own = getattr(self.like, name)
+                if name not in varied and not (alike(values) and math.isclose(own, values[0], rel_tol=ROUNDING)):
+                    raise UserError(
+                        f"its neurons have another {name} than the metadata say, {own:g} steps; remove the metadata"
+                    )
+            return whole, varied
+        varied = {name for name, values in each.items() if not alike(values)}
+        for name, values in each.items():
+            start = whole[name] = _commonest([values])
+            if name in varied and np.isinf(values).any():
+                raise UserError("some neurons are IF, which do not leak, and others leak; here all or none of a network do")
+            if name in varied:
+                whole["spread"] = max(whole.get("spread", 0.0), min(0.99, float(abs(values / start - 1).max())))
+        return whole | ({"per_neuron": tuple(sorted(varied))} if varied else {}), varied
+
+    def _leaving(self, constants: list[Constants]) -> list[float]:
+        """τs of what leaves each layer: that of what enters the next. Raises UserError for a layer that hears itself by two."""
+        entering = [c.tau_s for c in constants]
+        leaving = [*entering[1:], self.tau_s or entering[-1]]
+        for layer, a, b in zip(self.layers, entering, leaving, strict=True):
+            if layer.neurons.lateral is not None and not math.isclose(a, b, rel_tol=ROUNDING):
+                layer.neurons.refuse(f"hears itself by a synapse of {a:g} steps and is heard by one of {b:g}; here it is one")
+        return leaving
 
     def _notation(self, biased: list[bool]) -> str:
         marks: Iterator[Beside] = iter(["b" if some else "" for some in biased])
@@ -305,19 +269,9 @@ class _Reader:
             specs.append(VoteSpec(each))
         return written(tuple(specs))
 
-    def _shared(self, name: str, values: list[float]) -> float:
-        """The time constant of all layers. Raises UserError if they have more than one."""
-        for layer, value in zip(self.layers, values, strict=True):
-            if not math.isclose(value, values[0], rel_tol=ROUNDING):
-                layer.neurons.refuse(
-                    f"has {name} {value:g} steps and {self.layers[0].neurons} {values[0]:g}; all neurons here share one"
-                )
-        own = getattr(self.like, name) if self.like else values[0]
-        return own if math.isclose(own, values[0], rel_tol=ROUNDING) else values[0]
 
-
-def _scaled(layer: _Layer, c: _Constants, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Weight, bias and lateral weight for neurons of this threshold."""
+def _scaled(layer: Layer, c: Constants, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Weight, bias and lateral weight for neurons of these thresholds."""
     size = threshold / c.threshold
     bias = c.leak * size + c.gain * size * (layer.bias + layer.lateral_bias)
     lateral = layer.neurons.lateral
@@ -332,7 +286,12 @@ def _times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _fill(layer: Spiking, weight: np.ndarray, bias: np.ndarray, lateral: np.ndarray | None) -> None:
+def _fill(
+    layer: Spiking, weight: np.ndarray, bias: np.ndarray, lateral: np.ndarray | None, constants: dict[str, np.ndarray]
+) -> None:
+    for name, values in constants.items():
+        own = getattr(layer, name)
+        own.copy_(torch.from_numpy(values if own.dim() else values[0:1].reshape(())))
     layer.weight.copy_(torch.from_numpy(weight))
     if layer.bias is not None:
         layer.bias.copy_(torch.from_numpy(bias))
@@ -346,14 +305,8 @@ def _fill(layer: Spiking, weight: np.ndarray, bias: np.ndarray, lateral: np.ndar
 
 def _commonest(values: list[np.ndarray]) -> float:
     """The value that most neurons have, to six digits."""
-    plain, counts = np.unique([_plain(value) for value in np.concatenate(values)], return_counts=True)
+    plain, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
     return float(plain[counts.argmax()])
-
-
-def _plain(value: float) -> float:
-    """A number without what float32 did to it: 5 for 5.0000002."""
-    short = float(f"{value:.6g}")
-    return short if math.isclose(short, value, rel_tol=ROUNDING) else float(value)
 
 
 def _each(link: Link, name: str, axes: int) -> list[int]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from tsslbp import quantisation
 from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array, Chain, Population
-from tsslbp.metrics import NO_ANSWER
+from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_UNIT
 
 SPIKE = 4096
@@ -124,7 +124,7 @@ class Response(NamedTuple):
     @property
     def answers(self) -> Tensor:
         """The class with most evidence, ``NO_ANSWER`` if there is none, ``[N]``."""
-        return torch.where((self.evidence > 0).any(1), self.evidence.argmax(1), NO_ANSWER)
+        return decode(self.evidence[None])
 
 
 @dataclass

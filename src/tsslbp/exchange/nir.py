@@ -21,14 +21,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tsslbp import files
 from tsslbp.errors import UserError, shown
 from tsslbp.exchange import graph as graphs
 from tsslbp.exchange.graph import neurons_of
 from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
-from tsslbp.exchange.outgoing import DT, nodes_and_edges
+from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.networks import Network
+from tsslbp.quantisation import INPUT_UNIT
 from tsslbp.training import Model
 from tsslbp.training.model import LONGEST, alone, described
 
@@ -36,6 +39,8 @@ Bias = Literal["leak", "onset"]
 """How biases are written."""
 OURS = "tsslbp"
 """Entry of the metadata that holds a model's description; the others are for people."""
+LIMITS = "limits"
+"""Entry of the metadata that holds the grids of weights of few bits."""
 DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1"
 TIME_STEPS = 5
 """T of a graph that does not say it, as of static samples elsewhere."""
@@ -57,7 +62,8 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
     model = network if isinstance(network, Model) else alone(network)
     if model.inputs.filters:
         raise UserError("the network hears filters of a whole series, which NIR cannot say; train one without --filters")
-    nodes, edges = nodes_and_edges(model.network)
+    network = plain(model.network)
+    nodes, edges = nodes_and_edges(network)
     a, version = model.network.architecture, importlib.metadata.version("tsslbp")
     metadata = {
         "producer": f"tsslbp {version}",
@@ -65,10 +71,12 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
             "dt": DT,
             "time_steps": a.time_steps,
             "tau_m": float(a.tau_m),
-            "tau_s": float(a.tau_s),
+            "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
             "threshold": float(a.threshold),
         },
-        **{"classes": "\n".join(model.classes), "decode": DECODE, OURS: json.dumps(model.about())},
+        **{"classes": "\n".join(model.classes), "decode": DECODE},
+        **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
+        **{OURS: json.dumps(model.about()), LIMITS: json.dumps(_limits(network))},
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
     return with_onset(graph) if bias == "onset" else graph
@@ -125,7 +133,8 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]
     assumed += [] if time_steps is not None else [f"T = {TIME_STEPS} (--time-steps)"]
     architecture = like.network.architecture if like else None
-    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture)
+    tau_s = metadata.get("tau_s") if like else None
+    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
         assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
         return Found(alone(network), tuple(assumed))
@@ -134,7 +143,27 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
             f"its metadata describe a model of {architecture.time_steps} steps of {list(architecture.input_shape)}, here are "
             f"{network.time_steps} of {list(network.architecture.input_shape)}; leave --time-steps out, or remove the metadata"
         )
+    if network.architecture.bits != "float":
+        _take_limits(network, metadata.get(LIMITS))
     return Found(replace(like, network=network, trained={}), tuple(assumed))
+
+
+def _limits(network: Network) -> dict[str, list[float]]:
+    """The grids of weights of few bits, by name."""
+    return {name: value.tolist() for name, value in network.state_dict().items() if name.endswith(".limit")}
+
+
+def _take_limits(network: Network, text: object) -> None:
+    """Give a network the grids of its weights. Raises UserError if they are damaged."""
+    own = {name: value for name, value in network.state_dict().items() if name.endswith(".limit")}
+    try:
+        given = {name: torch.tensor(numbers) for name, numbers in json.loads(str(text)).items()}
+        if given.keys() != own.keys() or any(not bool((value > 0).all()) for value in given.values()):
+            raise ValueError("other layers, or numbers that are not positive")
+        for name, value in given.items():
+            own[name].copy_(value)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"its metadata {LIMITS!r} are damaged ({type(error).__name__}: {shown(error)})") from None
 
 
 def _described(metadata: dict[str, Any]) -> Model | None:

@@ -29,23 +29,28 @@ from tsslbp.networks import Network
 
 DT = 1e-4
 """Seconds of a step, what most readers of NIR take for granted."""
+UNIT = "input_unit"
+"""Entry of the metadata of networks of few bits, to whose multiples input is rounded."""
 NEURONS = "{}_neurons"
 """Name of the node that holds a layer's neurons."""
 
 
 def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The nodes by name and the edges of a network's graph. Raises UserError for what NIR cannot say, with the layer named."""
+    """The nodes by name and the edges of the graph of a network that is :func:`plain`.
+
+    Raises UserError for what NIR cannot say, with the layer named.
+    """
     if not network.is_spiking:
         raise UserError(f"a network of {network.architecture.neuron} units has no spikes; NIR takes spiking networks")
-    writer = _Writer(_plain(network))
+    writer = _Writer(network)
     for name, layer in writer.network.layers.named_children():
         writer.layer(name, layer)
     writer.append("output", writer.nir.Output(np.array(writer.shape)))
     return writer.nodes, writer.edges
 
 
-def _plain(network: Network) -> Network:
-    """A copy with normalisation and standardised weights folded."""
+def plain(network: Network) -> Network:
+    """A copy in evaluation mode, with normalisation and standardised weights folded, and weights of few bits rounded."""
     network = copy.deepcopy(network).cpu().eval()
     network.fold()
     return network
@@ -160,12 +165,12 @@ class _Writer:
 
 def _each(value: float | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """A constant for every neuron of this shape, float64."""
-    return np.broadcast_to(torch.as_tensor(value).detach().double().numpy(), shape).copy()
+    return np.broadcast_to(torch.as_tensor(value, dtype=torch.float64).detach().numpy(), shape).copy()
 
 
 def _one(who: str, tau_s: float | Tensor) -> float:
     """A time constant that all neurons share. Raises UserError if they do not."""
-    values = torch.as_tensor(tau_s).detach().double()
+    values = torch.as_tensor(tau_s, dtype=torch.float64).detach()
     if values.numel() > 1 and bool((values != values.view(-1)[0]).any()):
         raise UserError(f"{who} has a tau_s for each neuron; NIR's synapse is behind the weights, where there is one for all")
     return float(values.view(-1)[0])

@@ -34,6 +34,11 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
     return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
 
 
+def per_sample(x: Tensor, dims: int) -> str:
+    """The shape of a sample in ``[N, ...]``, for a message about a map of such tensors of so many dimensions."""
+    return f"{list(x.shape[1:])} per sample" + (", as if the axis of time or batch were missing" if x.dim() < dims else "")
+
+
 class Joined(NamedTuple):
     """What reaches the last neurons of a residual block: a signal through their own layer, another through a shortcut.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError, unknown
-from tsslbp.layers.base import Spiking
+from tsslbp.layers.base import Spiking, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
@@ -89,7 +89,7 @@ class Convolution(Spiking):
         if not fits or min(*x.shape[2:], *self.sizes(tuple(x.shape[2:]))) < 1:
             raise UserError(
                 f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
-                f"with padding {self.padding}; got {list(x.shape[1:])} per sample"
+                f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
         if channels == 1 and len(kernel) == 2:
             # such an image is channels-last and not; unless told, PyTorch answers in the other layout

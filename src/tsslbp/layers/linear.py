@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers.base import Spiking, kaiming_size
+from tsslbp.layers.base import Spiking, kaiming_size, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
@@ -14,7 +14,7 @@ from tsslbp.sparse import SparseMap
 def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
     """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
     if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
-        raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {list(x.shape[1:])} per sample")
+        raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {per_sample(x, 2)}")
     return F.linear(x, layer.effective_weight())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tsslbp.crossing import sum_pool
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
-from tsslbp.layers.base import linear_map
+from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.neuron import delayed, synapse
 from tsslbp.signal import Constant, Signal, check_signal
 
@@ -35,7 +35,7 @@ class Pooling(nn.Module):
         if x.dim() != dims + 2 or min(x.shape[2:]) < self.size:
             at_least = "×".join([str(self.size)] * dims)
             raise UserError(
-                f"{type(self).__name__} wants [T, B, C, {self.axes}] at least {at_least}; got {list(x.shape[1:])} per sample"
+                f"{type(self).__name__} wants [T, B, C, {self.axes}] at least {at_least}; got {per_sample(x, dims + 2)}"
             )
 
     def extra_repr(self) -> str:

@@ -112,6 +112,10 @@ def _row(model: training.Model) -> list[str]:
         model.trained.get("stored", "float32"),
         str(final["epochs"]),
         str(settings["seed"]),
-        "–" if final["validation_accuracy"] is None else f"{final['validation_accuracy']:.2f}",
-        f"{final['test_accuracy']:.2f}" + (f" ({final['choose']} epoch)" if "choose" in final else ""),
+        "–" if final["validation_accuracy"] is None else _measured(model, final["validation_accuracy"]),
+        _measured(model, final["test_accuracy"]) + (f" ({final['choose']} epoch)" if "choose" in final else ""),
     ]
+
+
+def _measured(model: training.Model, percent: float) -> str:
+    return f"F1 {percent / 100:.4f}" if model.trains else f"{percent:.2f}"

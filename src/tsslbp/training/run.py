@@ -72,7 +72,8 @@ def train(
             log_to = _tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
-        model, optimizer = prepare(config, dataset)
+        with group.agreed(), processes.alone():
+            model, optimizer = prepare(config, dataset)
         network, (seen, samples) = model.network, model.filtered(dataset)
         adapt(network)
         for weight in network.state_dict().values():

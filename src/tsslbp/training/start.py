@@ -40,7 +40,10 @@ def take(network: Network, path: Path) -> None:
         a, b = given.architecture, network.architecture
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
-            raise UserError(f"{found}, not standardised; leave out --standardise")
+            other = ", ".join(sorted(wanted.keys() ^ weights.keys()))
+            raise UserError(
+                f"{found}, which differ in {other}: leave out --standardise, or --learn and give --per-neuron as there"
+            )
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     same = given.architecture.bits == network.architecture.bits
     network.load_state_dict({**own, **(theirs if same else weights)})

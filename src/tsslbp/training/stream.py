@@ -54,6 +54,7 @@ class Step:
         return best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0]
 
     @cached_property
+    @torch.no_grad()
     def may_change(self) -> Tensor:
         """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T
         steps, always. See :func:`tsslbp.metrics.settled`."""
@@ -68,6 +69,7 @@ class Step:
     def _neurons(self) -> list[str]:
         return [name for name, state in self._after.layers.items() if len(state) > 1]  # max pooling has none
 
+    @torch.no_grad()  # constants may be learned
     def _fired(self, name: str) -> Tensor:
         """Equation (3) of ``neuron.py`` solved for the spikes: exactly 0 and 1."""
         neuron, psc, before = self._network.neuron_of(name), self._after.layers[name][1], self._before.layers[name][1]

@@ -1,0 +1,75 @@
+"""What networks written as C need, and whether they compute what Python does: the numbers of docs/to-c.md.
+
+python benchmarks/to_c.py DATA_ROOT OUT.json MODEL[:BITS]...
+
+Every model is written as C, its weights rounded to BITS if they are in floating point, compiled strictly with -O3, run on its
+whole test set and compared with Python spike by spike. Then it is timed on ten test samples, the best of many short rounds,
+because other programs can only make it slower.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tsslbp import machine, training
+from tsslbp.exchange import c, compiled
+from tsslbp.exchange.program import Program
+from tsslbp.tables import markdown
+
+ROUNDS, SECONDS = 20, 0.2
+HEADS = (
+    "model",
+    "weights",
+    "constants, bytes",
+    "state, bytes",
+    "µs a sample",
+    "samples",
+    "spikes",
+    "differing",
+    "other answers",
+)
+
+
+def measured(name: str, data_root: Path, rounds: int = ROUNDS) -> dict[str, Any]:
+    """A model's sizes, time, and differences from Python."""
+    path, _, bits = name.partition(":")
+    model = training.load(path)
+    program = Program.of(model, bits or None)
+    test = training.samples_to_test(model, None, data_root).split
+    with tempfile.TemporaryDirectory() as place:
+        folder, built = Path(place) / "c", Path(place) / "test"
+        sizes = re.findall(r"([\d,]+) (?:bytes )?of (constants|state)", c.write(program, folder, data_root))
+        compiled.compiled(folder, built, ("-O3",))
+        found = compiled.compare(built, program, test)
+        times = [_time(built) for _ in range(rounds)]
+    kind = program.entry.model.network.architecture.bits
+    about = {"model": Path(path).stem, "weights": kind, **{what: int(size.replace(",", "")) for size, what in sizes}}
+    return {**about, "microseconds": min(times), **found._asdict()}
+
+
+def _time(built: Path) -> float:
+    done = subprocess.run([built, "--time", str(SECONDS)], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[0])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results in Markdown."""
+    return markdown(
+        HEADS,
+        [
+            [f"{x:,}" if isinstance(x, int) else f"{x:.1f}" if isinstance(x, float) else x for x in row.values()]
+            for row in results
+        ],
+    )
+
+
+if __name__ == "__main__":
+    data_root, out, *names = sys.argv[1:]
+    results = [measured(name, Path(data_root)) for name in names]
+    options = " ".join((*compiled.compiler(), *compiled.STRICT, "-O3"))
+    Path(out).write_text(json.dumps({"machine": machine.describe(), "compiler": options, "models": results}, indent=1) + "\n")
+    print(table(results), end="")
