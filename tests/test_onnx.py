@@ -27,14 +27,17 @@ def packages():
 def model_of(notation, shape, **settings):
     """A model of a network whose neurons spike, and samples for it."""
     settings = {"time_steps": STEPS, "tau_m": 5, "tau_s": 3, "threshold": 0.3, **settings}
-    return alone(tsslbp.build(notation, input_shape=shape, **settings).eval())
+    net = tsslbp.build(notation, input_shape=shape, **settings)
+    for _ in range(20):
+        net(torch.randn(9, *shape))  # running statistics
+    return alone(net.eval())
 
 
 def of_series(**settings):
     """A model of sequences of 7 stored steps, in bins of 2, whose changes are spikes."""
     inputs = Inputs("constant", Normalisation(2.0, (0.1,), (0.5,)), STEPS, True, bin=2, stored_steps=7, **settings)
     channels = 6 if inputs.delta else 3
-    return replace(model_of("6R-4", (channels,)), inputs=inputs)
+    return replace(model_of("6R-4", (channels,), threshold=0.1), inputs=inputs)
 
 
 def samples_for(model, count=5):
@@ -45,7 +48,7 @@ def samples_for(model, count=5):
 
 CASES = {
     "fully connected": lambda: model_of("8-4", (5,)),
-    "average pooling, normalised, votes": lambda: model_of("4C3n-A2-6n-V2", (1, 9, 9), threshold=0.05),
+    "average pooling, normalised, votes": lambda: model_of("4C3n-A2-6n-V2", (1, 9, 9)),
     "residual, max pooling": lambda: model_of("4C3b-[4C3-4C3]-M2-5", (1, 9, 9), padding=1),
     "one axis": lambda: model_of("4C3-P2-3C3-M2-5", (2, 30)),
     "adaptive thresholds": lambda: model_of("6A-4R-3", (5,), rule="surrogate"),
@@ -132,7 +135,7 @@ def test_onnxruntime_that_refuses_is_told_in_a_line():
     model = CASES["fully connected"]()
     proto = to_onnx(model)
     proto.graph.node[0].op_type = "NoSuchThing"
-    with pytest.raises(UserError, match=r"onnxruntime does not run it \(.*NoSuchThing"):
+    with pytest.raises(UserError, match=r"onnxruntime does not run it \(InvalidGraph"):
         list(check(proto, model, samples_for(model)))
 
 

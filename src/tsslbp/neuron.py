@@ -140,8 +140,9 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
     """
     steps = []
     for current_t in current:
-        before = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
-        steps.append(before)
+        u = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
+        steps.append(u)
+        before = u
     return torch.stack(steps)
 
 

@@ -107,6 +107,8 @@ def to_onnx(network: Network | Model) -> Any:
         )
     assert program is not None
     proto = program.model_proto
+    # Instead of failing, the exporter falls back to a graph for as many samples as it was shown.
+    assert all(value.type.tensor_type.shape.dim[0].dim_param == "N" for value in proto.graph.input)
     _remove_traces(proto)
     _describe(proto, model)
     return proto
