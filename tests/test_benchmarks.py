@@ -339,3 +339,26 @@ def test_what_learned_constants_cost_is_measured(script, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "TIMED", ("fashion-mnist-fc",))
     assert constants.clock(rounds=1).count("\n") == 2 + 1
     assert set(json.loads((tmp_path / "time.json").read_text())["milliseconds"]) == {"fashion-mnist-fc"}
+
+
+def test_inference_is_compared_on_the_same_images(script, samples, monkeypatch):
+    inference = script("inference")
+    monkeypatch.setattr(inference.peers, "installed", dict)
+    with torch.inference_mode():
+        result = inference.measure(["fashion-mnist-fc"], samples, 0.0)
+    case = result["cases"]["fashion-mnist-fc"]
+    assert 0 < case["trained"]["fired"] < 50
+    for weights in ("trained", "first"):
+        for batch in ("1", "50"):
+            times = case[weights]["us"][batch]
+            assert {"tsslbp", "tsslbp, layer by layer", "ReLU twin, torch", "linear maps alone"} <= times.keys()
+            assert min(times.values()) > 0
+        assert "neurons that fire" in inference.table(result, weights)
+
+
+def test_inference_layer_by_layer_is_that(script):
+    net = tsslbp.build("20-6", input_shape=(11,), time_steps=5, tau_m=5, tau_s=3).eval()
+    x = torch.rand(2, 11)
+    with torch.no_grad():
+        assert tsslbp.events.plan(net, x) is not None
+        assert tsslbp.events.plan(script("inference").layer_by_layer(net), x) is None

@@ -545,14 +545,14 @@ def test_answers_settle_no_earlier_than_with_the_slowest_or_the_fastest_synapse(
 
 
 def test_streams_and_decisions_know_every_synapse():
-    net = network("12-10", learn=("tau_s",), per_neuron=("tau_s",), spread=0.6).eval()
-    x = (torch.rand(6, 3, 2, 8, 8) < 0.3).float()
+    net = network("12-10", learn=("tau_s",), per_neuron=("tau_s",), spread=0.6).double().eval()
+    x = (torch.rand(6, 3, 2, 8, 8) < 0.3).double()
     with torch.no_grad():
         activity = net.activity(x)
         for name, psc in activity.items():
             layer = net.layers.get_submodule(name)
             train = net.fired(psc, name)
-            torch.testing.assert_close(synapse(train.float(), layer.tau_s), psc)
+            torch.testing.assert_close(synapse(train.double(), layer.tau_s), psc)
     stream = tsslbp.stream(net, 3)
     for t in range(6):
         assert torch.equal(stream(x[t]).spikes.bool(), net.fired(activity["output"])[t])

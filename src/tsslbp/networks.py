@@ -359,6 +359,7 @@ class Network(nn.Module):
             return self._in_blocks(x, keys)
         if type(self) is Network and not self.training:
             self._check(x)
+            self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
             if (psc := events.whole(self, self._entering(x))) is not None:
                 return psc
         signal = self.encode(x)

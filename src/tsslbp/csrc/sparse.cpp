@@ -113,7 +113,8 @@ Tensor map_changes(const Tensor& current, const Tensor& weight, const Tensor& wh
   with_full_type(weight, [&](auto zero) {
     using T = decltype(zero);
     ByInput<T> by_input(s);
-    by_input.read(s, torch::stable::contiguous(weight).template const_data_ptr<T>());
+    const Tensor w = torch::stable::contiguous(weight);
+    by_input.read(s, w.const_data_ptr<T>());
     const Changes<T> changes{where.const_data_ptr<int32_t>(), value.const_data_ptr<T>(), from.const_data_ptr<int64_t>()};
     each(SparseForward<T>{changes, by_input, reaches(s), s, T(1 - 1 / m.tau_s), T(1) / T(m.tau_s), made.mutable_data_ptr<T>()}, s.N);
   });
@@ -140,18 +141,20 @@ Tensor map_changes_backward(const Tensor& current, const Tensor& delta, const Te
     const T decay = T(1 - 1 / m.tau_s), per_tau = T(1) / T(m.tau_s);
     const Changes<T> changes{where.const_data_ptr<int32_t>(), value.const_data_ptr<T>(), from.const_data_ptr<int64_t>()};
     ByInput<T> whole(s);
+    whole.clear();
     if (s.flat()) {
-      std::vector<T> filtered(s.N * s.T * whole.out);
-      each(FilterBack<T>{d.const_data_ptr<T>(), s, decay, per_tau, whole.out, filtered.data()}, s.N);
-      each(FlatGradient<T>{changes, filtered.data(), s, OUTPUTS, whole}, (whole.out + OUTPUTS - 1) / OUTPUTS);
+      const std::unique_ptr<T[]> filtered(new T[s.N * s.T * whole.out]);
+      each(FilterBack<T>{d.const_data_ptr<T>(), s, decay, per_tau, whole.out, filtered.get()}, s.N);
+      each(FlatGradient<T>{changes, filtered.get(), s, OUTPUTS, whole}, (whole.out + OUTPUTS - 1) / OUTPUTS);
     } else {
-      const int64_t bytes = int64_t(whole.data.size() * sizeof(T));
+      const int64_t bytes = whole.size * int64_t(sizeof(T));
       const int64_t groups = std::clamp<int64_t>(PARTS_BYTES / std::max<int64_t>(bytes, 1), 1, std::clamp<int64_t>(s.N, 1, GROUPS));
-      std::vector<ByInput<T>> parts(groups, ByInput<T>(s));
+      std::vector<ByInput<T>> parts;
+      for (int64_t group = 0; group < groups; ++group) parts.emplace_back(s);
       const std::vector<Reach> reach = reaches(s);
       each(SparseGradient<T>{changes, d.const_data_ptr<T>(), reach, s, decay, per_tau, groups, parts}, groups);
       for (const ByInput<T>& part : parts)
-        for (size_t i = 0; i < whole.data.size(); ++i) whole.data[i] += part.data[i];
+        for (int64_t i = 0; i < whole.size; ++i) whole.data[i] += part.data[i];
     }
     whole.write(s, made.mutable_data_ptr<T>());
   });

@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -137,14 +138,15 @@ inline std::vector<Reach> reaches(const MapSizes& s) {
 // A weight by its inputs, [C, kernel row, kernel column, out], columns in the order of `MapSizes::phase`, outputs padded.
 template <class T>
 struct ByInput {
-  int64_t out, row, channel;  // strides
-  std::vector<T> data;
+  int64_t out, row, channel, size;  // strides, and all numbers
+  std::unique_ptr<T[]> data;        // what pads a row is never looked at, and may be anything
 
   explicit ByInput(const MapSizes& s)
-      : out(padded<T>(s.out)), row(s.wide * out), channel(s.high * row), data(s.C * channel) {}
+      : out(padded<T>(s.out)), row(s.wide * out), channel(s.high * row), size(s.C * channel), data(new T[size]) {}
 
-  T* at(int64_t c, int64_t ky) { return data.data() + c * channel + ky * row; }
-  const T* at(int64_t c, int64_t ky) const { return data.data() + c * channel + ky * row; }
+  void clear() { std::fill_n(data.get(), size, T(0)); }
+  T* at(int64_t c, int64_t ky) { return data.get() + c * channel + ky * row; }
+  const T* at(int64_t c, int64_t ky) const { return data.get() + c * channel + ky * row; }
 
   // f(kx, place) for every kernel column and where it lies in a row.
   template <class F>
@@ -155,33 +157,29 @@ struct ByInput {
       for (int64_t i = columns - 1; i >= 0; --i) f(phase + i * s.stride_x, place++);
     }
   }
-  // From and to [out, kernel row, kernel column, C], in squares that stay in the cache.
-  template <class From, class To>
-  static void squares(const MapSizes& s, const From& from, const To& to) {
+  // f(number here, number there) for all numbers, there in the order [out, kernel row, kernel column, C]; in squares that stay in
+  // the cache.
+  template <class There, class F>
+  void each_number(const MapSizes& s, There* there, const F& f) const {
     constexpr int64_t SIDE = 16;
-    for (int64_t o = 0; o < s.out; o += SIDE)
-      for (int64_t c = 0; c < s.C; c += SIDE)
-        for (int64_t i = o; i < std::min(o + SIDE, s.out); ++i)
-          for (int64_t j = c; j < std::min(c + SIDE, s.C); ++j) to(i, j) = from(i, j);
+    const int64_t taps = s.high * s.wide;
+    torch::stable::parallel_for(0, (s.out + SIDE - 1) / SIDE, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t ky = 0; ky < s.high; ++ky)
+        places(s, [&](int64_t kx, int64_t place) {
+          T* here = data.get() + ky * row + place * out;
+          for (int64_t o = begin * SIDE; o < std::min(end * SIDE, s.out); o += SIDE)
+            for (int64_t c = 0; c < s.C; c += SIDE)
+              for (int64_t i = o; i < std::min(o + SIDE, s.out); ++i)
+                for (int64_t j = c; j < std::min(c + SIDE, s.C); ++j)
+                  f(here[j * channel + i], there[(i * taps + ky * s.wide + kx) * s.C + j]);
+        });
+    });
   }
   void read(const MapSizes& s, const T* weight) {
-    each_tap(s, [&](T* mine, int64_t tap) {
-      const int64_t taps = s.high * s.wide;
-      squares(s, [&](int64_t o, int64_t c) { return weight[(o * taps + tap) * s.C + c]; },
-              [&](int64_t o, int64_t c) -> T& { return mine[c * channel + o]; });
-    });
+    each_number(s, weight, [](T& here, const T& there) { here = there; });
   }
-  void write(const MapSizes& s, T* weight) {
-    each_tap(s, [&](T* mine, int64_t tap) {
-      const int64_t taps = s.high * s.wide;
-      squares(s, [&](int64_t o, int64_t c) { return mine[c * channel + o]; },
-              [&](int64_t o, int64_t c) -> T& { return weight[(o * taps + tap) * s.C + c]; });
-    });
-  }
-  template <class F>
-  void each_tap(const MapSizes& s, const F& f) {
-    for (int64_t ky = 0; ky < s.high; ++ky)
-      places(s, [&](int64_t kx, int64_t place) { f(data.data() + ky * row + place * out, ky * s.wide + kx); });
+  void write(const MapSizes& s, T* weight) const {
+    each_number(s, weight, [](const T& here, T& there) { there = here; });
   }
 };
 
@@ -401,6 +399,7 @@ struct SparseGradient {
     std::vector<int32_t> pixel, when;
     for (int64_t group = begin; group < end; ++group) {
       ByInput<T>& made = parts[group];
+      made.clear();
       for (int64_t n = group * s.N / groups; n < (group + 1) * s.N / groups; ++n) {
         filtered_back(delta, filtered.data(), error.data(), s, n, out, decay, per_tau);
         by_channel(n, from, pixel, when, value);

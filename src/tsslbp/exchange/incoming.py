@@ -305,8 +305,8 @@ def _fill(
 
 def _commonest(values: list[np.ndarray]) -> float:
     """The value that most neurons have, to six digits."""
-    plain, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
-    return float(plain[counts.argmax()])
+    short, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
+    return float(short[counts.argmax()])
 
 
 def _each(link: Link, name: str, axes: int) -> list[int]:

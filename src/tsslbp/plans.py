@@ -1,0 +1,268 @@
+"""What the kernel of inference from events (``csrc/events.h``) needs to know of a network: its plan, and its weights.
+
+A plan is a list of numbers, stage by stage, and one array of weights that it points into. Neurons lie as [row, column,
+channel], and weights by what is heard: a neuron that spikes finds the weights to all that hear it side by side.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsslbp.layers import (
+    AvgPool1d,
+    AvgPool2d,
+    BatchNorm,
+    Conv1d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Recurrent,
+    Spiking,
+    SumPool1d,
+    SumPool2d,
+    Vote,
+)
+from tsslbp.neuron import LIF
+
+VECTOR = 64
+"""Bytes of a vector in the kernel; rows of weights are padded to whole ones."""
+FEW = 16
+"""Channels of an input up to which a plan has what the first layer makes of a background."""
+NONE, INPUT = -2, -1
+"""What a map hears if not a stage: nothing, or the network's input."""
+
+
+class Declined(Exception):
+    """The kernel does not know a layer, or not as it stands."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """The signal that enters a layer: a stage's spikes, summed over windows of ``pool`` pixels (height, width)."""
+
+    stage: int
+    shape: tuple[int, int, int]
+    """Channels, height and width after pooling; of one axis the height is 1."""
+    tau_s: float
+    """Of the synapse that the spikes went through."""
+    pool: tuple[int, int] = (1, 1)
+    factor: float = 1.0
+    flat: bool = False
+
+    @property
+    def features(self) -> int:
+        return math.prod(self.shape)
+
+
+class Planner:
+    """Goes through a network's layers and writes down what the kernel reads (``csrc/plan.h``).
+
+    Args:
+        net: a :class:`~tsslbp.networks.Network`.
+        tensors: its parameters and buffers.
+
+    Raises:
+        Declined: the kernel does not know it.
+    """
+
+    def __init__(self, net: Any, tensors: list[Tensor]) -> None:
+        dtypes = {tensor.dtype for tensor in tensors}
+        _need(_plain(net.neuron) and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64})
+        _need(all(type(x) in (Tensor, nn.Parameter) and not x.is_inference() and x.device.type == "cpu" for x in tensors))
+        _need(all(bool(x.isfinite().all()) for x in tensors))
+        shape = net.architecture.input_shape
+        self.net, self.axes, self.dtype = net, len(shape) - 1, dtypes.pop()
+        self.vector = VECTOR // self.dtype.itemsize
+        self.input = _three(shape[0], shape[1:])
+        self.heard = _Heard(INPUT, self.input, net.neuron.tau_s, flat=not self.axes)
+        self.numbers: list[float] = []
+        self.weights: list[Tensor] = []
+        self.offset = self.stages = 0
+        self.states: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        self.state_size = math.prod(shape)
+        self.parts = True
+        self.vote: Vote | None = None
+        self._walk()
+
+    def plan(self) -> Tensor:
+        """The numbers that the kernel reads."""
+        numbers = [*self.input, self.net.neuron.tau_s, self.stages, *self.numbers]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def _walk(self) -> None:
+        block, entered = None, self.heard
+        for name, layer, within in self.net.unpacked():
+            _need(self.vote is None and not layer.training)
+            if within is not block:
+                block, entered = within, self.heard
+            if isinstance(layer, Spiking):
+                joined = entered if block is not None and layer is block.last else None
+                self.spiking(name, layer, joined, block.shortcut if block is not None else None)
+            elif type(layer) in (MaxPool1d, MaxPool2d):
+                self.max_pool(layer)
+            elif type(layer) in (SumPool1d, SumPool2d, AvgPool1d, AvgPool2d):
+                self.sum_pool(layer)
+            elif type(layer) is Vote:
+                self.vote = layer
+            elif type(layer) is Flatten:
+                self.heard = replace(self.heard, flat=True)
+            else:
+                _need(type(layer) is Dropout)
+        _need(self.stages > 0 and self.heard.pool == (1, 1) and self.heard.shape[1:] == (1, 1))
+
+    def spiking(self, name: str, layer: Spiking, entered: _Heard | None, shortcut: Spiking | None) -> None:
+        _need(type(layer) in (Linear, Conv1d, Conv2d, Recurrent) and layer.backend == "auto" and layer.by_changes)
+        heard, neuron = self.heard, layer.neuron
+        _need(_plain(neuron))
+        weight, bias = _affine(layer)
+        shape: tuple[int, int, int]
+        if isinstance(layer, (Conv1d, Conv2d)):
+            _need(self.axes == weight.dim() - 2)
+            sizes = layer.sizes(heard.shape[-self.axes :])
+            _need(min(sizes) > 0)
+            shape = _three(len(weight), sizes)
+        else:
+            shape = (len(weight), 1, 1)
+        first = self.map(layer, weight, heard, shape)
+        second = [float(NONE)]
+        if entered is not None:
+            _need(entered.stage != INPUT and entered.tau_s == heard.tau_s and type(layer) is not Recurrent)
+            if shortcut is None:
+                _need(entered.shape == shape)
+                second = [entered.stage, *entered.pool, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, entered.factor, -1, -1]
+            else:
+                _need(type(shortcut) in (Linear, Conv1d, Conv2d))
+                more, beside = _affine(shortcut)
+                second = self.map(shortcut, more, entered, shape)
+                bias = bias if beside is None else beside if bias is None else bias + beside
+        adaptation = layer.adaptation if isinstance(layer, Recurrent) else None
+        lateral, rows = -1, 2
+        if isinstance(layer, Recurrent):
+            _need(heard.tau_s == neuron.tau_s)
+            lateral, rows = self.rows(layer.effective_lateral().detach().t()), 3
+        tau_a, beta = 1.0, 0.0
+        if adaptation is not None:
+            _need(all(isinstance(x, (int, float)) for x in (adaptation.tau_a, adaptation.beta)))
+            tau_a, beta, rows = adaptation.tau_a, adaptation.beta, 5
+        self.numbers += [
+            *shape,
+            -1,
+            *(neuron.tau_m, neuron.tau_s, neuron.threshold, heard.tau_s),
+            -1 if bias is None else self.add(bias.repeat(shape[2])),
+            lateral,
+            adaptation is not None,
+            *(tau_a, beta),
+            *first,
+            *second,
+        ]
+        own = shape if isinstance(layer, Conv2d) else (shape[0], shape[2]) if isinstance(layer, Conv1d) else shape[:1]
+        self.states[name] = (self.state_size, rows, own)
+        self.state_size += (rows + 1) * math.prod(shape)
+        self.heard = _Heard(self.stages, shape, neuron.tau_s, flat=not isinstance(layer, (Conv1d, Conv2d)))
+        self.stages += 1
+
+    def map(self, layer: Spiking, weight: Tensor, heard: _Heard, shape: tuple[int, int, int]) -> list[float]:
+        """The numbers of a map, whose weights are added."""
+        weight = weight * heard.factor
+        if isinstance(layer, (Conv1d, Conv2d)):
+            two = weight if weight.dim() == 4 else weight.unsqueeze(2)
+            groups, pairs = layer.groups, []
+            for value, missing in ((layer.stride, 1), (layer.padding, 0), (layer.dilation, 1)):
+                each = value if isinstance(value, (tuple, list)) else (value,) * (weight.dim() - 2)
+                pairs.append((*(missing,) * (2 - len(each)), *each))
+            (sh, sw), (ph, pw), (dh, dw) = pairs
+            kh, kw = two.shape[2:]
+            _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
+            # [kernel row, channel heard, kernel column, neurons of its group]
+            by_group = two.unflatten(0, (groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
+            more = 0
+            if sw == 1 and dw == 1 and groups == 1:
+                by_group = by_group.flip(2).flatten(2)
+                more = self.vector - 1 if kw > 1 and len(weight) % self.vector else 0
+            at, flat = self.rows(by_group, more), False
+        else:
+            _need(weight.shape[1] == heard.features and heard.flat)
+            kh = kw = sh = sw = dh = dw = groups = 1
+            ph = pw = 0
+            columns = weight
+            if heard.stage != INPUT:  # trains lie as [row, column, channel]
+                columns = weight.unflatten(1, heard.shape).permute(0, 2, 3, 1).flatten(1)
+            at, flat = self.rows(columns.t()), True
+        background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
+        return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
+
+    def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, int, int]) -> int:
+        """Add what the first map makes of images that are 1 in one channel and 0 in the others; returns where it begins."""
+        channels, *pixels = self.net.architecture.input_shape
+        if math.prod(pixels) == 1 or channels > FEW:
+            return -1
+        images = torch.eye(channels, dtype=self.dtype).view(channels, channels, *[1] * len(pixels)).expand(-1, -1, *pixels)
+        made = layer.convolve(images, weight) if isinstance(layer, (Conv1d, Conv2d)) else images.flatten(1) @ weight.t()
+        lines = made.reshape(channels, shape[0], shape[1], shape[2]).permute(0, 2, 3, 1).flatten(2)
+        return self.add(nn.functional.pad(lines, (0, -lines.shape[2] % self.vector + self.vector)))
+
+    def rows(self, weight: Tensor, more: int = 0) -> int:
+        """Add rows of weights, the last axis, with ``more`` zeros and padded to whole vectors; returns where they begin."""
+        return self.add(nn.functional.pad(weight, (0, more + -(weight.shape[-1] + more) % self.vector)))
+
+    def add(self, numbers: Tensor) -> int:
+        at = self.offset
+        numbers = numbers.detach().to(self.dtype).flatten()
+        numbers = nn.functional.pad(numbers, (0, -len(numbers) % self.vector))
+        self.weights.append(numbers)
+        self.offset += len(numbers)
+        return at
+
+    def sum_pool(self, layer: SumPool1d | SumPool2d) -> None:
+        size, heard = layer.pool.size, self.heard
+        c, h, w = heard.shape
+        pool = (heard.pool[0] * (size if self.axes == 2 else 1), heard.pool[1] * size)
+        _need(heard.stage != INPUT and math.prod(pool) <= 255 and not heard.flat)
+        _need(self.axes == (2 if isinstance(layer, SumPool2d) else 1))
+        shape = (c, h // size if self.axes == 2 else 1, w // size)
+        self.heard = _Heard(heard.stage, shape, heard.tau_s, pool, heard.factor * layer.pool.factor)
+
+    def max_pool(self, layer: MaxPool1d | MaxPool2d) -> None:
+        size, heard = layer.size, self.heard
+        _need(heard.stage != INPUT and heard.pool == (1, 1) and layer.tau_s == heard.tau_s and not heard.flat)
+        _need(self.axes == (2 if isinstance(layer, MaxPool2d) else 1))
+        c, h, w = heard.shape
+        height = size if self.axes == 2 else 1
+        shape = (c, h // height, w // size)
+        self.numbers += [*shape, heard.stage, height, size]
+        self.heard = _Heard(self.stages, shape, heard.tau_s)
+        self.stages += 1
+        self.parts = False
+
+
+def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in evaluation."""
+    weight, bias = layer.effective_weight().detach(), layer.bias
+    if layer.norm is None:
+        return weight, None if bias is None else bias.detach()
+    _need(type(layer.norm) is BatchNorm and not layer.norm.training)
+    factor, shift = layer.norm.affine()
+    return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
+
+
+def _three(channels: int, sizes: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width."""
+    height, width = (*(1,) * (2 - len(sizes)), *sizes)
+    return channels, height, width
+
+
+def _plain(neuron: Any) -> bool:
+    """Whether the kernel knows such neurons: their constants are plain numbers, and a spike resets them."""
+    numbers = all(type(x) in (int, float) for x in (neuron.tau_m, neuron.tau_s, neuron.threshold))
+    return type(neuron) is LIF and numbers and neuron.reset
+
+
+def _need(fits: bool) -> None:
+    if not fits:
+        raise Declined
