@@ -56,6 +56,7 @@ MODULES = {
     "tsslbp.training": "Training runs",
     "tsslbp.processes": "Several processes",
     "tsslbp.exchange.nir": "NIR graphs",
+    "tsslbp.exchange.onnx": "ONNX graphs",
 }
 """What the API reference has a page of, with its title."""
 ELSEWHERE = ("TSSL", "EventProp", "Rule", "Surrogate")

@@ -93,12 +93,12 @@ def printed_by(command: str) -> str:
     return out.getvalue()
 
 
-NEEDED = {"docs/exchange.md": "nir"}
+NEEDED = {"docs/exchange.md": ("nir", "onnx", "onnxscript", "onnxruntime")}
 """Packages that the commands of a page need, and that may not be installed."""
 
 
 def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
-    if package := NEEDED.get(page):
+    for package in NEEDED.get(page, ()):
         pytest.importorskip(package, reason=f"{page} needs the package {package}")
     names = {"__name__": "page"}
     for kind, code, shown in blocks:

@@ -138,11 +138,12 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
 
     ``before`` is the membrane potential of the step before the first, ``[...]``; without it the neuron comes from rest.
     """
-    u = torch.empty_like(current)
-    for t, current_t in enumerate(current):
-        u[t] = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
-        before = u[t]
-    return u
+    steps = []
+    for current_t in current:
+        u = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
+        steps.append(u)
+        before = u
+    return torch.stack(steps)
 
 
 def spikes(membrane: Tensor, neuron: LIF) -> Tensor:

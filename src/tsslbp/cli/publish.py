@@ -16,7 +16,7 @@ from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
 from tsslbp.declared import FINITE, POSITIVE, Means, flag
 from tsslbp.errors import UserError, unknown
-from tsslbp.exchange import c, check, compiled, nir
+from tsslbp.exchange import c, check, compiled, nir, onnx
 from tsslbp.exchange.program import Program
 
 
@@ -48,8 +48,8 @@ class Export:
     """How biases behind a synapse are written. leak is what NIR's equations ask for. onset runs in simulators without leaks: it
     adds an input channel, which is 1 at the first step and then 0."""
     check: int = 0
-    """Run this many test samples through the written network in every simulator that is installed, or through compiled C, and
-    count the spikes that differ."""
+    """Run this many test samples through the written network, and count the spikes that differ: in every simulator that is
+    installed, or in compiled C; in onnxruntime the output currents and answers."""
     data: str | None = None
     """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
     bits: Annotated[str | None, Means(quantisation.check)] = None
@@ -96,6 +96,16 @@ def _nir(options: Export) -> Iterator[str]:
         yield from check.lines(check.check(model.network, graph, model.inputs(test.x, 0, test.lengths), say=say))
 
 
+def _onnx(options: Export) -> Iterator[str]:
+    model = training.load(options.model)
+    test = _test(options, model)
+    proto = onnx.to_onnx(model)
+    found = list(onnx.check(proto, model, test)) if test else []  # before anything is written
+    onnx.write(proto, options.file)
+    yield f"wrote {options.file}: {onnx.described(proto)}"
+    yield from found
+
+
 def _c(options: Export) -> Iterator[str]:
     model = training.load(options.model)
     test, program = _test(options, model), Program.of(model, options.bits)
@@ -118,6 +128,12 @@ FORMATS = {
         "a graph for other simulators and chips (NIR), with the same spikes",
         _nir,
         frozenset({"bias", "check", "data", "data_root"}),
+    ),
+    "onnx": Format(
+        ".onnx",
+        "a graph from raw samples to answers (ONNX), for onnxruntime and other runtimes",
+        _onnx,
+        frozenset({"check", "data", "data_root"}),
     ),
     "c": Format(
         "",

@@ -126,8 +126,8 @@ def mean_of_bins(x: Tensor, size: int, lengths: Tensor | None = None) -> Tensor:
     if size == 1:
         return x
     steps = x.shape[1]
-    counted = torch.full((len(x),), steps, device=x.device) if lengths is None else lengths
+    counted = torch.full((x.shape[0],), steps, device=x.device) if lengths is None else lengths
     inside = within(x.float().transpose(0, 1), counted).transpose(0, 1).flatten(2)
-    padded = F.pad(inside, (0, 0, 0, -steps % size)).view(len(x), -(-steps // size), size, *x.shape[2:])
+    padded = F.pad(inside, (0, 0, 0, -steps % size)).view(x.shape[0], -(-steps // size), size, *x.shape[2:])
     counts = (counted[:, None] - torch.arange(0, steps, size, device=x.device)).clamp(1, size)
     return padded.sum(2) / counts.view(*counts.shape, *[1] * (x.dim() - 2))

@@ -1,0 +1,182 @@
+"""ONNX graphs: what they compute in onnxruntime, what they say of themselves, and what is refused."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tsslbp
+from tsslbp import UserError, cli, metrics
+from tsslbp.data import Normalisation, Split
+from tsslbp.exchange.onnx import MOST_STEPS, OPSET, Whole, check, described, to_onnx, write
+from tsslbp.training.inputs import Inputs
+from tsslbp.training.model import alone
+
+needs_onnx = pytest.mark.usefixtures("packages")
+STEPS = 4
+
+
+@pytest.fixture
+def packages():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="ONNX files need the extra onnx")
+
+
+def model_of(notation, shape, **settings):
+    """A model of a network whose neurons spike, and samples for it."""
+    settings = {"time_steps": STEPS, "tau_m": 5, "tau_s": 3, "threshold": 0.3, **settings}
+    net = tsslbp.build(notation, input_shape=shape, **settings)
+    for _ in range(20):
+        net(torch.randn(9, *shape))  # running statistics
+    return alone(net.eval())
+
+
+def of_series(**settings):
+    """A model of sequences of 7 stored steps, in bins of 2, whose changes are spikes."""
+    inputs = Inputs("constant", Normalisation(2.0, (0.1,), (0.5,)), STEPS, True, bin=2, stored_steps=7, **settings)
+    channels = 6 if inputs.delta else 3
+    return replace(model_of("6R-4", (channels,), threshold=0.1), inputs=inputs)
+
+
+def samples_for(model, count=5):
+    x = torch.randn(count, *model.sample_shape)
+    lengths = torch.tensor([7, 1, 4, 5, 7])[:count] if model.inputs.sequence else None
+    return Split(x, torch.zeros(count, dtype=torch.int64), lengths)
+
+
+CASES = {
+    "fully connected": lambda: model_of("8-4", (5,)),
+    "average pooling, normalised, votes": lambda: model_of("4C3n-A2-6n-V2", (1, 9, 9)),
+    "residual, max pooling": lambda: model_of("4C3b-[4C3-4C3]-M2-5", (1, 9, 9), padding=1),
+    "one axis": lambda: model_of("4C3-P2-3C3-M2-5", (2, 30)),
+    "adaptive thresholds": lambda: model_of("6A-4R-3", (5,), rule="surrogate"),
+    "few bits": lambda: model_of("6-4", (5,), bits="4"),
+    "constants by neuron": lambda: model_of("6-4", (5,), learn=("tau_m",), per_neuron=("tau_m",), spread=0.2),
+    "no reset": lambda: model_of("6-4", (5,), reset=False),
+    "relu": lambda: model_of("6-4", (5,), neuron="relu"),
+    "bins and changes": lambda: of_series(delta=0.4),
+    "bins": lambda: of_series(),
+    "latency": lambda: replace(
+        model_of("6-4", (5,)), inputs=Inputs("latency", Normalisation(1.0, (0.0,), (1.0,)), STEPS, sequence=False)
+    ),
+}
+SLOW = {
+    "residual, max pooling",
+    "one axis",
+    "adaptive thresholds",
+    "no reset",
+    "relu",
+    "few bits",
+    "bins",
+    "average pooling, normalised, votes",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_traced_is_the_model(name):
+    """Without any package of ONNX: the function that is exported computes what the model does."""
+    model = CASES[name]()
+    samples = samples_for(model) if name != "latency" else Split(torch.rand(5, 5), torch.zeros(5))
+    output, answers = Whole(model)(samples.x, samples.lengths)
+    expected = model.outputs(samples.x, samples.lengths)
+    torch.testing.assert_close(output, expected)
+    assert output.any()
+    assert torch.equal(answers, metrics.decode(expected))
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES])
+def test_onnxruntime_computes_what_the_model_does(name):
+    model = CASES[name]()
+    samples = samples_for(model) if name != "latency" else Split(torch.rand(5, 5), torch.zeros(5))
+    proto = to_onnx(model)
+    for count in (1, 5):  # the graph takes any number of samples
+        part = samples.select(torch.arange(count))
+        (line,) = check(proto, model, part)
+        assert f": 0 of {model.outputs(part.x, part.lengths).numel()} output currents and 0 of {count} answers differ" in line
+
+
+@needs_onnx
+def test_a_graph_says_what_it_is_and_nothing_of_the_machine(tmp_path):
+    import onnx
+
+    model = CASES["bins and changes"]()
+    proto = to_onnx(model)
+    write(proto, tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
+    told = {entry.key: entry.value for entry in proto.metadata_props}
+    assert (told["classes"], told["time_steps"]) == ("0\n1\n2\n3", "4")
+    assert json.loads(told["tsslbp"]) == json.loads(json.dumps(model.about()))
+    assert described(proto).endswith("opset 18, samples [N, 7, 3], lengths [N], output [4, N, 4], answer [N]")
+    content = proto.SerializeToString()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+@needs_onnx
+def test_a_fault_in_a_graph_is_seen():
+    import onnx
+
+    model = CASES["fully connected"]()
+    proto = to_onnx(model)
+    weight = next(x for x in proto.graph.initializer if list(x.dims) in ([8, 5], [5, 8]))
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(-values, weight.name))
+    (line,) = check(proto, model, samples_for(model))
+    assert ": 0 of" not in line
+
+
+@needs_onnx
+def test_onnxruntime_that_refuses_is_told_in_a_line():
+    model = CASES["fully connected"]()
+    proto = to_onnx(model)
+    proto.graph.node[0].op_type = "NoSuchThing"
+    with pytest.raises(UserError, match=r"onnxruntime does not run it \(InvalidGraph"):
+        list(check(proto, model, samples_for(model)))
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("inputs", "steps", "reason"),
+    [
+        (Inputs("poisson", Normalisation(1.0, (0.0,), (1.0,)), STEPS, False), STEPS, "random spikes"),
+        (None, MOST_STEPS, "writes every step out, which would be 600 steps"),
+    ],
+)
+def test_what_a_graph_cannot_say_is_refused(inputs, steps, reason):
+    model = model_of("8-4", (5,), time_steps=steps)
+    with pytest.raises(UserError, match=reason):
+        to_onnx(model if inputs is None else replace(model, inputs=inputs))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_missing_package_is_named(package, tmp_path, monkeypatch, capsys):
+    model = CASES["fully connected"]()
+    model.save(tmp_path / "model.safetensors")
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else sys)
+    assert cli.main(["export", str(tmp_path / "model.safetensors"), str(tmp_path / "net.onnx")]) == 2
+    assert f"need the package {package}: pip install 'tsslbp[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+    class Proto:
+        def SerializeToString(self):  # noqa: N802 (protobuf's name)
+            return b"whole"
+
+    with pytest.raises(UserError, match="cannot write"):
+        write(Proto(), tmp_path / "nowhere/net.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"before")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left"):
+        write(Proto(), tmp_path / "net.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert (tmp_path / "net.onnx").read_bytes() == b"before"
+    monkeypatch.undo()
+    write(Proto(), tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").read_bytes() == b"whole"
