@@ -37,8 +37,10 @@ def simulator(request):
 
 def fault(name, library):
     """Why a library does not run a network, if it does not."""
-    if name in ("recurrent", "recurrent and biased", "two pools", "few bits") and library == "snnTorch":
+    if name in ("recurrent", "recurrent and biased", "two pools", "few bits", "learned") and library == "snnTorch":
         return "it lets the input enter a recurrent layer behind the lateral weights"
+    if name == "every neuron its own" and library != "Norse":
+        return "it takes one constant for all neurons of a layer"
     if name == "one axis" and library == "Norse":
         return "it has no Conv1d"
     return ""
