@@ -1,11 +1,10 @@
 """What it is worth to multiply only what changes (``tsslbp.sparse``), on a quiet machine.
 
 python benchmarks/sparse.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples, with
-                                                   trained and first weights, into results/sparse/steps.json, and a table
+                                                   trained and first weights: a table
 python benchmarks/sparse.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsslbp import data, files, machine, sparse, training
+from tsslbp import data, machine, sparse, training
 from tsslbp.bench.cases import Case, Subject, floor, trainer
 from tsslbp.bench.measure import interleaved
 from tsslbp.layers import Conv2d, Linear, Spiking
@@ -45,7 +44,6 @@ def steps(data_root: Path, seconds: float) -> str:
             net(x)
             shares[weights] = {layer: part.multiplied for layer, part in net.named_layers() if isinstance(part, Spiking)}
         result["networks"][name] = {"milliseconds": interleaved(subjects, seconds), "multiplied": shares, "batch": batch}
-    files.write_text(ROOT / "results/sparse/steps.json", json.dumps(result, indent=1) + "\n")
     return table(result)
 
 
