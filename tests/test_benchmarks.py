@@ -262,6 +262,7 @@ def test_every_stepper_answers(words):
     assert words.latency_table(result).count("\n") == 2 + 5
 
 
+@pytest.mark.slow
 def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
     module = script("few_bits")
     small = replace(recipes.get("quickstart"), network="12-10", padding=(0,), batch_size=100, recipe="small")

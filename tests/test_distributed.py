@@ -165,7 +165,7 @@ def assert_same_run(one, other):
 LONG = [*TRAIN, "--epochs", "150"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_job_in_one_line_and_the_run_goes_on(victim, tmp_path):
     said, code = killed(2, tmp_path, [*LONG, "--name", "cut"], victim)
     (line,) = [text for text in said if not text.startswith("epoch ")]
