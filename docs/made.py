@@ -36,6 +36,7 @@ ITEM = re.compile(r"^- \[([^]]+)\]\(([^)#\s]+)\)", re.MULTILINE)
 MODULES = {
     "tsslbp": "Build, call and load",
     "tsslbp.networks": "Networks",
+    "tsslbp.state": "States between parts",
     "tsslbp.layers": "Layers",
     "tsslbp.neuron": "The neuron",
     "tsslbp.rules": "Learning rules",

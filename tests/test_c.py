@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import run
 
 import tsslbp
 from tsslbp import UserError, cli, data, files, layers, training
@@ -325,14 +326,6 @@ def test_rounding_after_training_and_other_bits():
     assert Program.of(few, "4").whole.populations[0].weight.max() == 7
     with pytest.raises(UserError, match="--bits is 8; the weights were trained with 4, leave it out"):
         Program.of(few, "8")
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,13 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
+from shared import run
 
 import tsslbp
-from tsslbp import UserError, catalogue, cli, rivals, rules
+from tsslbp import UserError, catalogue, rivals, rules
 from tsslbp.rivals.check import check, numbers
 
 ROOT = Path(__file__).parent.parent
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
 
 
 def test_every_name_is_there_once():

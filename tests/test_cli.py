@@ -11,21 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import run
 from sklearn.datasets import load_digits
 
 from tsslbp import cli, data, metrics, recipes, training
 from tsslbp.settings import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = cli.main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

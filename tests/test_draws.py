@@ -9,8 +9,8 @@ import torch
 
 from tsslbp import TSSL, UserError, build, data, draws, training
 from tsslbp.layers import Dropout
-from tsslbp.networks import State
 from tsslbp.signal import Constant
+from tsslbp.state import State
 from tsslbp.training.loop import Loop
 
 SAMPLES, UNITS = 400, 500

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import logging
 import math
-import os
 import platform
 import re
 import shutil
@@ -20,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import digests_under
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
@@ -483,21 +483,12 @@ def digest(dtype):
     return hashlib.sha256(content).hexdigest()
 
 
-PRINT_DIGESTS = """
-import sys; sys.path.insert(0, sys.argv[1])
-import torch, test_kernels
-print(test_kernels.cpp.capability(), test_kernels.digest(torch.float32), test_kernels.digest(torch.float64))
-"""
-
-
 @built
 @pytest.mark.parametrize("name", ["baseline", "avx2"])
 def test_the_instruction_set_changes_no_bit(name):
     if name == "avx2" and cpp.capability() == "baseline":
         pytest.skip("this processor has no AVX2")
-    environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PRINT_DIGESTS, os.path.dirname(__file__)]
-    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    other = digests_under(name, "test_kernels")
     assert other == [name, digest(torch.float32), digest(torch.float64)]
 
 

@@ -12,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
-from tsslbp.networks import State
 from tsslbp.rules.surrogate import DERIVATIVES
+from tsslbp.state import State
 
 RULES = [
     *(

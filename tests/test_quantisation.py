@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from shared import run
 
 import tsslbp
 from tsslbp import UserError, cli, layers, quantisation, training
@@ -199,14 +200,6 @@ def test_what_does_not_go_with_few_bits_is_told():
     assert gradient.shape == (2, 3)
     with pytest.raises(UserError, match="no derivative of its own"):
         torch.autograd.grad(quantised(weight, torch.ones(2), "4").square().sum(), weight, create_graph=True)
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import digests_under
 from test_kernels import CPP, FALLBACKS, HOSTILE, NEURON, SURROGATE_NUMBERS, TSSL_NUMBERS, Recorder, built, poisoned
 
 import tsslbp
@@ -288,20 +288,11 @@ def digest(dtype):
     return hashlib.sha256(content).hexdigest()
 
 
-PRINT_DIGESTS = """
-import sys; sys.path.insert(0, sys.argv[1])
-import torch, test_recurrent_kernels as tests
-print(tests.cpp.capability(), tests.digest(torch.float32), tests.digest(torch.float64))
-"""
-
-
 @pytest.mark.parametrize("name", ["baseline", "avx2"])
 def test_the_instruction_set_changes_no_bit(name):
     if name == "avx2" and cpp.capability() == "baseline":
         pytest.skip("this processor has no AVX2")
-    environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PRINT_DIGESTS, os.path.dirname(__file__)]
-    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    other = digests_under(name, "test_recurrent_kernels")
     assert other == [name, digest(torch.float32), digest(torch.float64)]
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -33,6 +33,7 @@ from tsslbp.layers import (
     SumPool2d,
     Vote,
     convolved,
+    varied,
 )
 from tsslbp.neuron import LIF, ConstantName
 from tsslbp.notation import (
@@ -180,6 +181,26 @@ PAPER |= {
 def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     """Named layers of an architecture. Raises UserError for specs that do not fit its shapes or its kind of neuron."""
     return _Maker(a, neuron).layers(parse(a.network))
+
+
+def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Give layers, by name, constants that are learned or differ from neuron to neuron, where an architecture asks for them.
+
+    They are drawn after all weights, which are thus the same with and without. Raises UserError where
+    they would have no effect.
+    """
+    if not (a.learn or a.per_neuron or a.spread):
+        return
+    if a.neuron != "spiking":
+        raise UserError(f"a network of {a.neuron} units has no constants to learn or to spread; leave these settings out")
+    if "tau_s" in {*a.learn, *a.per_neuron} and contains(a.network, MaxPoolSpec):
+        raise UserError(
+            f"max pooling, as in {a.network}, takes one fixed tau_s; leave tau_s out of what is learned or per neuron, or "
+            "pool sums (P2) or means (A2)"
+        )
+    for _, layer in layers:
+        if isinstance(layer, Spiking):
+            layer.neuron = varied(neuron, len(layer.weight), a.learn, a.per_neuron, a.spread)
 
 
 POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), MaxPoolSpec: (MaxPool1d, MaxPool2d)}

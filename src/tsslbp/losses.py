@@ -391,10 +391,8 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     """``[B, C]``, true at the label; the place where labels are checked."""
     _check_tensors(psc, label)
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
-        raise UserError(
-            "a loss takes output [T, B, C] and integer labels [B]; "
-            f"got {list(psc.shape)} and {list(label.shape)} ({label.dtype})"
-        )
+        found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"
+        raise UserError(f"a loss takes output [T, B, C] and integer labels [B]; got {found}")
     classes = psc.shape[2]
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:
         raise UserError(f"labels run from {int(label.min())} to {int(label.max())}; the network has {classes} classes")

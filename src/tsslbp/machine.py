@@ -95,3 +95,10 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, largest)
     libc.mallopt(mmap_threshold, largest)
+
+
+def autocasts_to_bfloat16(device: str) -> bool:
+    """Whether linear maps on a type of device, such as ``"cpu"``, are computed in bfloat16 now."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return False
+    return torch.get_autocast_dtype(device) == torch.bfloat16

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,27 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, imports, quantisation, rules, stored
-from tsslbp.architecture import PAPER, Architecture, make_layers
+from tsslbp import ann, draws, events, imports, machine, quantisation, rules, stored
+from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import (
-    Adaptation,
-    BatchNorm,
-    Dropout,
-    MaxPool,
-    Residual,
-    Spiking,
-    SumPool2d,
-    Vote,
-    check_stored,
-    varied,
-)
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
-from tsslbp.notation import MaxPoolSpec, contains, folded, parse, written
+from tsslbp.notation import folded, parse, written
 from tsslbp.signal import Constant, Signal, constant_current, length_mask
+from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
 """Layers that remember: their state is handed from part to part of a sequence."""
@@ -82,37 +72,6 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     return Network(Architecture(network=notation, **given))
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a network stands after some steps of a sequence."""
-
-    steps: int = 0
-    """Steps so far."""
-    synapse: Tensor | None = None
-    """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
-    layers: dict[str, Tensor] = field(default_factory=dict)
-    """The layers' states by name: ``[2, B, ...]`` of neurons, more rows where they are recurrent, ``[1, B, features]`` of max
-    pooling."""
-    keys: Tensor | None = None
-    """What the samples' dropout masks follow from, ``[B]``, so that they are the same in all parts; None if none are drawn."""
-    events: Tensor | None = None
-    """The same and the currents between layers as ``events.py`` hands them on, ``[B, n]``; None after parts it did not compute.
-    Leave it out of a state whose other tensors you set."""
-
-    def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
-        """Every tensor through ``f(tensor, axis of the batch)``."""
-        synapse, keys, events = (None if x is None else f(x, 0) for x in (self.synapse, self.keys, self.events))
-        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
-
-    def detach(self) -> "State":
-        """The same state, through which no gradient flows back: truncated backpropagation through time."""
-        return self.map(lambda x, _: x.detach())
-
-    def take(self, samples: Tensor) -> "State":
-        """The state of some samples of the batch, by index or as a mask."""
-        return self.map(lambda x, axis: x[samples] if axis == 0 else x[:, samples])
-
-
 class Network(nn.Module):
     """A spiking network; made by :func:`build`.
 
@@ -144,39 +103,17 @@ class Network(nn.Module):
         Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
         Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
-        self._vary_constants()
-        for layer in self.modules():
-            if isinstance(layer, Spiking):
-                layer.tells_constants = False
+        vary_constants(architecture, self.neuron, self.named_layers())
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
         for layer in self.modules():
             if isinstance(layer, Spiking):
+                layer.tells_constants = False
                 layer.quantise(architecture.bits)
-
-    def _vary_constants(self) -> None:
-        """Give every layer constants that are learned or differ from neuron to neuron, where the architecture asks for them.
-
-        They are drawn after all weights, which are thus the same with and without.
-        """
-        a = self.architecture
-        if not (a.learn or a.per_neuron or a.spread):
-            return
-        if not self.is_spiking:
-            raise UserError(f"a network of {a.neuron} units has no constants to learn or to spread; leave these settings out")
-        if "tau_s" in {*a.learn, *a.per_neuron} and contains(a.network, MaxPoolSpec):
-            raise UserError(
-                f"max pooling, as in {a.network}, takes one fixed tau_s; leave tau_s out of what is learned or per neuron, or "
-                "pool sums (P2) or means (A2)"
-            )
-        for _, layer in self.named_layers():
-            if isinstance(layer, Spiking):
-                layer.neuron = varied(self.neuron, len(layer.weight), a.learn, a.per_neuron, a.spread)
 
     def constants(self) -> dict[str, nn.Parameter]:
         """The constants that are learned, by name: ``layers.linear1.tau_m``. All other parameters are weights."""
-        ends = tuple(f".{name}" for name in CONSTANTS)
-        return {name: parameter for name, parameter in self.named_parameters() if name.endswith(ends)}
+        return {name: x for name, x in self.named_parameters() if name.rpartition(".")[2] in CONSTANTS}
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
@@ -199,8 +136,7 @@ class Network(nn.Module):
         how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {steps}"
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
-    def extra_repr(self) -> str:
-        return self.describe()
+    extra_repr = describe
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
@@ -213,15 +149,12 @@ class Network(nn.Module):
         Raises UserError for a shape that does not fit.
         """
         self._check(x)
-        x = self._entering(x)
+        x = quantisation.entering(x, self.architecture.bits)
         if not self.is_spiking:
             return (x if self.is_static(x) else x.mean(0)).unsqueeze(0)
         if self.is_static(x):
             return constant_current(x, self.time_steps, self.neuron.tau_s)
         return synapse(x, self.neuron.tau_s)
-
-    def _entering(self, x: Tensor) -> Tensor:
-        return x if self.architecture.bits == "float" else quantisation.on_grid(x)
 
     @property
     def is_spiking(self) -> bool:
@@ -270,11 +203,7 @@ class Network(nn.Module):
             named = Network(self.architecture).state_dict()
         if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in named.items()}:
             raise UserError(f"its layers are not those of {self.architecture.network}; keep its state_dict() with your code")
-        for name, weight in weights.items():
-            if weight.dtype != torch.float32:
-                raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
-            if not bool(weight.isfinite().all()):
-                raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
+        stored.check(weights)
         check_stored(weights)
         needed = imports.defining(*rules.get(self.architecture.rule).code())
         about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
@@ -303,7 +232,7 @@ class Network(nn.Module):
             fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
         """
         cross, pools = cross or self._cross, self._fused() if fused else {}
-        half = fused and _autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
+        half = fused and machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
         after: list[tuple[str, nn.Module, Signal]] = []
 
         def through(name: str, layer: nn.Module, signal: Any) -> Signal:
@@ -343,8 +272,7 @@ class Network(nn.Module):
             return cast(Tensor, layer(signal))
         if self.is_spiking:
             return layer(signal, pool, half, inside)
-        current = layer.current(signal)
-        assert isinstance(current, Tensor)  # an ANN's signal is
+        current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
         a = self.architecture
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
 
@@ -360,7 +288,7 @@ class Network(nn.Module):
         if type(self) is Network and not self.training:
             self._check(x)
             self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
-            if (psc := events.whole(self, self._entering(x))) is not None:
+            if (psc := events.whole(self, quantisation.entering(x, self.architecture.bits))) is not None:
                 return psc
         signal = self.encode(x)
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
@@ -405,7 +333,7 @@ class Network(nn.Module):
             raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
         state = state or State()
         self._check(x, any_length=True)
-        x = self._entering(x)
+        x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
@@ -429,8 +357,7 @@ class Network(nn.Module):
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
 
-        psc = self._run(signal, cross, keys)
-        return psc, State(state.steps + steps, before, layers, keys)
+        return self._run(signal, cross, keys), State(state.steps + steps, before, layers, keys)
 
     def _in_blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
         self._check(x)
@@ -468,11 +395,5 @@ class Network(nn.Module):
 
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
-        layer = self.layers.get_submodule(name)
-        return spikes_from_psc(psc, layer.tau_s if isinstance(layer, MaxPool) else self.neuron_of(name).tau_s) > 0.5
-
-
-def _autocasts_to_bfloat16(device: str) -> bool:
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return False
-    return torch.get_autocast_dtype(device) == torch.bfloat16
+        layer = cast(Crossed, self.layers.get_submodule(name))
+        return spikes_from_psc(psc, (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s) > 0.5

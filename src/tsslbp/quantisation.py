@@ -126,6 +126,11 @@ def on_grid(x: Tensor) -> Tensor:
     return _Rounded.apply(x)
 
 
+def entering(x: Tensor, bits: str) -> Tensor:
+    """What enters a network whose weights have these bits: its input, :func:`on_grid` unless they are ``"float"``."""
+    return x if bits == "float" else on_grid(x)
+
+
 def leak(tau: float) -> tuple[int, int]:
     """``(j, k)`` for which ``j/2^k`` is within 7 % of the leak 1/τ, with the smallest k; ``(0, 0)`` of an infinite τ.
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
 
 METADATA_KEY = "tsslbp"
@@ -25,6 +27,15 @@ def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     about = {**about, "sha256": sha256(about, weights)}
     write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+
+
+def check(weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError for weights that a model file does not hold: other than float32, or not finite."""
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise UserError(f"weights {name!r} are {weight.dtype}; a model file holds float32: call float() on the network")
+        if not bool(weight.isfinite().all()):
+            raise UserError(f"weights {name!r} hold NaN or infinity; a model file holds finite weights")
 
 
 def sha256(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -32,6 +32,7 @@ from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
+from tsslbp.training.tensorboard import tensorboard
 
 METRICS, MODEL, CHECKPOINT = "metrics.jsonl", "model.safetensors", "checkpoint.pt"
 STATIC_STEPS = 5
@@ -69,7 +70,7 @@ def train(
         asked, config = config, _gone_on_with(config, group)
         with group.agreed():
             config, dataset = with_data(config, dataset, given)
-            log_to = _tensorboard() if config.tensorboard else None
+            log_to = tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         with group.agreed(), processes.alone():
@@ -381,26 +382,3 @@ def _resumed_folder(config: TrainConfig) -> Path:
         if before[setting] != wanted[setting]:
             raise UserError(f"{folder} was started with another {setting}; resume it with: --config {path} --resume")
     return folder
-
-
-def _tensorboard() -> Callable[[Path], Callable[[dict[str, Any]], None]]:
-    """What logs records to a folder. Raises UserError without the package."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs a package: pip install 'tsslbp[tensorboard]'") from None
-
-    def to(folder: Path) -> Callable[[dict[str, Any]], None]:
-        writer = SummaryWriter(str(folder))
-
-        def log(record: dict[str, Any]) -> None:
-            for key, value in record.items():
-                scalars = {f"{key}/{layer}": one for layer, one in value.items()} if isinstance(value, dict) else {key: value}
-                for tag, scalar in scalars.items():
-                    if scalar is not None:
-                        writer.add_scalar(tag, scalar, record["epoch"])
-            writer.flush()
-
-        return log
-
-    return to

@@ -10,7 +10,8 @@ from tsslbp.data.audio import changes
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.metrics import confidence, decode, settled
-from tsslbp.networks import Network, State
+from tsslbp.networks import Network
+from tsslbp.state import State
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import Model
 
