@@ -28,23 +28,38 @@ MODELS = {"fashion-mnist-fc-best": 100, "mnist-cnn-best": 50, "fashion-mnist-cnn
 
 
 def steps(data_root: Path, seconds: float) -> str:
-    result: dict[str, Any] = {"machine": machine.describe(), "threads": torch.get_num_threads(), "networks": {}}
+    head = ["network", "weights", "changes", "maps alone, ms", "dense, ms", "by changes, ms", "by changes / dense"]
+    rows = []
     for name, batch in MODELS.items():
         model = training.load(ROOT / f"models/{name}.safetensors")
         samples = data.load(model.data, data_root).train.select(torch.arange(batch))
         x, a = model.inputs(samples.x), model.network.architecture
         torch.manual_seed(0)
+        nets = {"trained": model.network, "first": Network(a)}
+        said = {weights: changes(net, x) for weights, net in nets.items()}
         subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(Case(name, a, batch), torch.float32).step}
-        shares = {}
-        for weights, net in {"trained": model.network, "first": Network(a)}.items():
-            for by_changes in (True, False):
-                subjects[f"{weights}, {'by changes' if by_changes else 'dense'}"] = training_step(
-                    net, x, samples.y, by_changes
-                ).step
-            net(x)
-            shares[weights] = {layer: part.multiplied for layer, part in net.named_layers() if isinstance(part, Spiking)}
-        result["networks"][name] = {"milliseconds": interleaved(subjects, seconds), "multiplied": shares, "batch": batch}
-    return table(result)
+        for weights, net in nets.items():
+            for how in ("by changes", "dense"):
+                subjects[f"{weights}, {how}"] = training_step(net, x, samples.y, how == "by changes").step
+        ms = interleaved(subjects, seconds)
+        for weights in nets:
+            fast, dense = ms[f"{weights}, by changes"], ms[f"{weights}, dense"]
+            times = [f"{value:.2f}" for value in (ms["maps alone"], dense, fast)]
+            rows.append([name, weights, said[weights], *times, f"{fast / dense:.2f}"])
+    return markdown(head, rows)
+
+
+def changes(net: Network, x: torch.Tensor) -> str:
+    """How much of what enters each layer changes, and whether the layer then goes by its changes."""
+    limits = sparse.MOST_FLAT, sparse.MOST_CONVOLVED
+    sparse.MOST_FLAT = sparse.MOST_CONVOLVED = 1.0
+    net(x)
+    sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
+    shares = {name: layer.multiplied for name, layer in net.named_layers() if isinstance(layer, Spiking)}
+    net(x)
+    taken = {name: layer.multiplied < 1 for name, layer in net.named_layers() if isinstance(layer, Spiking)}
+    found = (f"{name} {100 * share:.1f} %{' (taken)' * taken[name]}" for name, share in shares.items() if share < 1)
+    return ", ".join(found)
 
 
 def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:
@@ -58,28 +73,6 @@ def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bo
         return net(x)
 
     return trainer(net, forward, lambda psc: loss(psc, y))
-
-
-def table(result: dict[str, Any]) -> str:
-    head = [
-        "network",
-        "weights",
-        "multiplied",
-        "maps alone",
-        "dense",
-        "by changes",
-        "by changes / dense",
-        "by changes / maps alone",
-    ]
-    rows = []
-    for name, found in result["networks"].items():
-        ms = found["milliseconds"]
-        for weights, shares in found["multiplied"].items():
-            fast, dense, alone = ms[f"{weights}, by changes"], ms[f"{weights}, dense"], ms["maps alone"]
-            said = ", ".join(f"{layer} {100 * share:.0f} %" for layer, share in shares.items() if share < 1) or "all"
-            times = [f"{value:.2f} ms" for value in (alone, dense, fast)]
-            rows.append([name, weights, said, *times, f"{fast / dense:.2f}", f"{fast / alone:.2f}"])
-    return markdown(head, rows)
 
 
 def break_even() -> str:
