@@ -125,13 +125,14 @@ class Pool:
             if not self._loaders:
                 self._loaders.append(self._made())
             yield from _noticed_in_turn(self._loaders[0])
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, OSError) as error:  # the last two where it ends while it hands over a batch
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             self._loaders.clear()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"a process that reads pictures has ended ({str(error).splitlines()[0]}); memory, or shared memory in "
-                "/dev/shm, may be short: give fewer --workers, or --workers 0"
+                f"a process that reads pictures has ended ({reason}); memory, or shared memory in /dev/shm, may be short: give "
+                "fewer --workers, or --workers 0"
             ) from None
         finally:
             self._busy = False
