@@ -20,9 +20,6 @@
 #include <immintrin.h>
 #endif
 
-// A lambda that is not inlined would be compiled for the plainest instruction set.
-#define TSSLBP_LAMBDA __attribute__((always_inline))
-
 namespace tsslbp {
 
 // A vector register, of 16, 32 or 64 bytes.
