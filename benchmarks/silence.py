@@ -1,12 +1,12 @@
 """When silence pays: how much networks fire while they learn, and what a penalty on firing costs and gains.
 
-python benchmarks/silence.py train [DATA_ROOT]   trains 400-400-10 on Fashion-MNIST under several rules and penalties, three seeds
-                                                 each, into results/silence/silence.json; what is there is not trained again
+python benchmarks/silence.py train [DATA_ROOT]   trains 400-400-10 on Fashion-MNIST under several rules and penalties, three
+                                                 seeds each, into results/silence/silence.json; what is there is not trained
 python benchmarks/silence.py table               prints the tables of docs/speed.md from that file
 
-After every epoch the network sees 500 validation images: which of its hidden neurons fire at all, how much of what enters the second
-layer changes from one step to the next, and how long an image takes event by event and densely, on one thread in batches of 50,
-the two taking turns.
+After every epoch the network sees 500 validation images: which of its hidden neurons fire at all, how much of what enters
+the second layer changes from one step to the next, and how long an image takes event by event and densely, on one thread in
+batches of 50, the two taking turns.
 """
 
 import json
@@ -60,8 +60,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def activity(model: training.Model, samples: data.Split) -> dict[str, Any]:
-    """What a network does with its first samples: percent of hidden neurons that fire for one, percent of what enters the second
-    layer that changes, and microseconds for an image by events and densely."""
+    """What a network does with samples: percent of hidden neurons that fire for one, percent of what enters the second layer
+    that changes, and microseconds for an image by events and densely."""
     net = model.network.eval()
     x = model.inputs(samples.select(torch.arange(min(SAMPLES, len(samples)))).x)
     some, dense = x[:BATCH], layer_by_layer(net)
@@ -91,7 +91,7 @@ def table() -> str:
     """How much networks fire by epoch and rule, then accuracy and time by penalty."""
     runs = json.loads((FOLDER / "silence.json").read_text())["runs"]
 
-    def over(rule: str, penalty: float, of: Any) -> list[float]:
+    def over(rule: str, penalty: float, of: Any) -> list[Any]:
         return [of(runs[_name(rule, penalty, seed)]) for seed in SEEDS]
 
     head = ["rule", *(f"epoch {k + 1}" for k in range(4)), "test accuracy, %"]
@@ -99,8 +99,8 @@ def table() -> str:
     for rule in RULES:
         cells = []
         for k in range(4):
-            fired, changes = (over(rule, 0, lambda run, k=k, what=what: run["epochs"][k][what]) for what in ("fired", "changes"))
-            cells.append(f"{statistics.fmean(fired):.1f} / {statistics.fmean(changes):.1f}")
+            epochs = over(rule, 0, lambda run, k=k: run["epochs"][k])
+            cells.append(" / ".join(f"{statistics.fmean(one[what] for one in epochs):.1f}" for what in ("fired", "changes")))
         by_rule.append([f"`{rule}`", *cells, _accuracy(over(rule, 0, lambda run: run))])
     rows = []
     for penalty in PENALTIES:
