@@ -1,4 +1,4 @@
-"""How ``tests/samples`` was made: a few samples of the real sets, in the layout of the full ones.
+"""How ``tests/samples`` was made: a few samples of the real sets, in the layout of the full ones. ``tests/pictures`` is drawn.
 
     python tests/make_samples.py DATA_ROOT tests/samples
 
@@ -12,7 +12,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tsslbp.data import images, speech
 
@@ -77,6 +79,18 @@ def cut_series(source: Path, target: Path, each: int) -> None:
     target.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
+def draw_pictures(target: Path) -> None:
+    """Write small noisy pictures of three colours, in the layout of ImageNet."""
+    noise = np.random.default_rng(0)
+    for part, each in (("train", 8), ("val", 3)):
+        for channel, colour in enumerate(("red", "green", "blue")):
+            (target / part / colour).mkdir(parents=True, exist_ok=True)
+            for number in range(each):
+                pixels = noise.integers(0, 160, (8, 10, 3), dtype=np.uint8)
+                pixels[..., channel] += 60
+                Image.fromarray(pixels).save(target / part / colour / f"{number}.jpg", quality=95)
+
+
 def main(root: Path, out: Path) -> None:
     for folder, parts in KEPT.items():
         for part, count in parts.items():
@@ -91,6 +105,7 @@ def main(root: Path, out: Path) -> None:
         thin_events(root / "NMNIST" / part, out / "NMNIST" / part, each)
     for part, each in (("TRAIN", 2), ("TEST", 1)):
         cut_series(root / f"TimeSeries/JapaneseVowels_{part}.ts", out / f"TimeSeries/JapaneseVowels_{part}.ts", each)
+    draw_pictures(out.with_name("pictures"))
 
 
 if __name__ == "__main__":

@@ -363,3 +363,19 @@ def test_inference_layer_by_layer_is_that(script):
     with torch.no_grad():
         assert tsslbp.events.plan(net, x) is not None
         assert tsslbp.events.plan(script("inference").layer_by_layer(net), x) is None
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_pictures_in_files(script):
+    few, more = script("pictures").of_each((200, 5000)).values()
+    assert more["training process"] < few["training process"] + 50
+    assert more["worker"] < few["worker"] + 30
+
+
+def test_the_page_has_the_measured_memory(script, tmp_path):
+    pictures = script("pictures")
+    found = json.loads(pictures.RESULT.read_text())["peaks"]
+    assert pictures.table(found).strip() in (ROOT / "docs/how-to-own-data.md").read_text()
+    pictures.draw(tmp_path, 100)
+    assert len(list(tmp_path.rglob("*.jpg"))) == 100
+    assert pictures.peak("self") > 2**20

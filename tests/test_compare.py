@@ -343,11 +343,11 @@ def test_target_is_given_or_what_the_worst_rule_reaches(compared):
 def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
     step, tried = training.Loop.step, []
 
-    def diverging(self, samples):
+    def diverging(self, samples, ahead=None):
         tried.append((self.config.rule, self.config.learning_rate, self.config.seed, self.config.epochs))
         if self.config.learning_rate == 0.5:
             raise training.Diverged("diverged")
-        step(self, samples)
+        step(self, samples, ahead)
 
     monkeypatch.setattr(training.Loop, "step", diverging)
     result = study.compare(small, ["tssl", "surrogate"], seeds=1, rates=[1e-5, 2e-2, 0.5], tuning_epochs=1)

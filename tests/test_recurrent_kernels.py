@@ -16,7 +16,7 @@ import tsslbp
 from tsslbp import TSSL, Surrogate, UserError, build
 from tsslbp.kernels import cpp
 from tsslbp.layers import Adaptation, Recurrent
-from tsslbp.neuron import LIF
+from tsslbp.neuron import CONSTANTS, LIF, ByConstant
 from tsslbp.rules.surrogate import DERIVATIVES
 
 __all__ = ["poisoned"]  # a fixture
@@ -39,6 +39,7 @@ NEURONS = st.builds(
     threshold=st.sampled_from([1.0, 0.4]) | st.floats(0.1, 3),
 )
 ADAPTATIONS = st.none() | st.builds(Adaptation, tau_a=st.floats(1, 50) | st.just(math.inf), beta=st.floats(0, 2))
+VARYING = [(), ("tau_m", "threshold"), ("tau_s",), CONSTANTS]
 SIZES = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 15, 17, 33, 40])
 
 
@@ -51,6 +52,17 @@ def layer(n, neuron=PUBLISHED, rule=None, adaptation=None, strength=1.0, dtype=t
     made = Recurrent(max(n, 1), max(n, 1), neuron=neuron, rule=rule, adaptation=adaptation)
     made.lateral = torch.nn.Parameter(strength * random(n, n, seed=3, dtype=dtype) / math.sqrt(max(n, 1)))
     return made
+
+
+def varied(neuron, names, n, dtype=torch.float64):
+    """The neurons with constants of their own, which are learned, above those that are given."""
+    made = {name: getattr(neuron, name) * (1 + random(n, seed=k, dtype=dtype).abs()) for k, name in enumerate(names)}
+    return neuron.having(ByConstant(**{name: torch.nn.Parameter(value) for name, value in made.items()}))
+
+
+def learned(made):
+    """A layer's constants that are learned."""
+    return [value for name, value in made.named_parameters() if name in CONSTANTS]
 
 
 def a_state(made, batch, n, seed):
@@ -77,7 +89,7 @@ def results(run, made, drive, state, seed=9):
     drive = drive.clone().requires_grad_()
     state = None if state is None else state.clone().requires_grad_()
     psc, after = run(made, drive, state)
-    inputs = [drive, made.lateral, *([] if state is None else [state])]
+    inputs = [drive, made.lateral, *([] if state is None else [state]), *learned(made)]
     outputs = [psc, after] if state is not None else [psc]
     cotangents = [random(*x.shape, seed=seed + k, dtype=x.dtype) for k, x in enumerate(outputs)]
     return [psc.detach(), after.detach(), *torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True)]
@@ -92,9 +104,9 @@ def assert_same(ours, theirs, tolerance):
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * (1 + size), msg=lambda text, k=k: f"result {k}: {text}")
 
 
-def check(steps, batch, n, neuron, rule, adaptation, with_state, strength, seed):
+def check(steps, batch, n, neuron, varying, rule, adaptation, with_state, strength, seed):
     """Compare one case with the reference in float64."""
-    made = layer(n, neuron, rule, adaptation, strength)
+    made = layer(n, varied(neuron, varying, max(n, 1)), rule, adaptation, strength)
     drive = 0.8 * random(steps, batch, n, seed=seed) + 0.2
     state = a_state(made, batch, n, seed + 1) if with_state else None
     theirs = results(by_steps, made, drive, state)
@@ -107,6 +119,7 @@ CASE = {
     "batch": st.sampled_from([0, 1, 2, 8, 9, 17]),
     "n": SIZES,
     "neuron": NEURONS,
+    "varying": st.sampled_from(VARYING),
     "rule": st.sampled_from(RULES),
     "adaptation": ADAPTATIONS,
     "with_state": st.booleans(),
@@ -139,6 +152,21 @@ def test_every_rule(rule, adaptation):
     assert all(x.count_nonzero() > x.numel() / 20 for x in theirs[2:4])
 
 
+@pytest.mark.parametrize("adaptation", [None, LASTING], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("rule", [TSSL(), Surrogate("atan", through_reset=True)], ids=tsslbp.rules.spec)
+@pytest.mark.parametrize("shape", [(), (300,)], ids=["shared", "own"])
+def test_constants_that_are_learned(shape, rule, adaptation):
+    neuron = LIF(*(torch.nn.Parameter(torch.full(shape, x, dtype=torch.float64)) for x in (5.0, 3.0, 0.5)))
+    made, drive = layer(300, neuron, rule, adaptation), 0.5 * random(9, 3, 300, seed=1)
+    theirs = results(by_steps, made, drive, a_state(made, 3, 300, 2))
+    assert_same(results(whole, made, drive, a_state(made, 3, 300, 2)), theirs, 1e-9)
+    assert [x.shape for x in theirs[-3:]] == [shape] * 3
+    assert all(x.count_nonzero() > x.numel() / 2 for x in theirs[-3:])
+    plain = layer(300, LIF(5.0, 3.0, 0.5), rule, adaptation)
+    for one, other in zip(results(whole, plain, drive, None), results(whole, made, drive, None), strict=False):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 def test_many_spikes_and_more_steps_than_a_tile():
     """Of the gradient by lateral weights, which goes through the sequence in tiles."""
     made, drive = layer(130, LIF(5, 1.5, 0.2), TSSL(fallback="no-spike"), None, 0.3), random(70, 9, 130, seed=1).abs()
@@ -168,9 +196,12 @@ def test_single_precision_is_exact_where_numbers_are(adaptation, seed):
     assert all(map(torch.equal, ours, theirs))
 
 
-def backward(error, after, membrane, lateral, state, rule, adaptation):
-    numbers = CPP.formula(rule), error, after, membrane, lateral, state, PUBLISHED, adaptation, False
-    return CPP.recurrent_backward(*numbers, through_lateral=True, learns=True)
+def backward(error, after, membrane, lateral, state, rule, adaptation, neuron=PUBLISHED):
+    numbers = CPP.formula(rule), error, after, membrane, lateral, state, neuron, adaptation, False
+    drive, back, weights, by_neuron = CPP.recurrent_backward(*numbers, through_lateral=True, learns=True)
+    if isinstance(neuron.tau_s, torch.Tensor):
+        weights = None  # PyTorch's product
+    return [x for x in (drive, back, weights, *by_neuron) if x is not None]
 
 
 @pytest.mark.parametrize("adaptation", [None, (7.0, 0.4)], ids=["fixed", "adaptive"])
@@ -235,7 +266,7 @@ def test_the_output_may_be_changed_in_place():
     assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+@pytest.mark.parametrize("tau_s", [1.0, 3.0, torch.linspace(2, 5, 9, dtype=torch.float64)], ids=["1", "3", "own"])
 @pytest.mark.parametrize(
     ("where", "bad"), [("drive", math.nan), ("lateral", math.nan), ("state", math.nan), ("drive", math.inf)]
 )
@@ -261,11 +292,14 @@ def run_all(steps, batch, n, dtype):
         state = random(3 if adaptation is None else 5, batch, n, seed=1, dtype=dtype).abs()
         drive, lateral = random(steps, batch, n, dtype=dtype), random(n, n, seed=2, dtype=dtype) / math.sqrt(n)
         for before in (None, state):
-            membrane, psc, after = CPP.recurrent_forward(drive, lateral, before, PUBLISHED, adaptation, False)
-            made += [membrane, psc, after]
-            for rule in (TSSL(), TSSL(fallback="no-spike"), Surrogate("atan", through_reset=True), Surrogate("triangular")):
-                made += backward(psc - 0.5, after - 0.5, membrane, lateral, before, rule, adaptation)
-    return [x for x in made if x is not None]
+            for names in VARYING:
+                constants = (x if x is None else x.detach() for x in varied(PUBLISHED, names, n, dtype).tensors)
+                neuron = PUBLISHED.having(ByConstant(*constants))
+                membrane, psc, after = CPP.recurrent_forward(drive, lateral, before, neuron, adaptation, False)
+                made += [membrane, psc, after]
+                for rule in (TSSL(), TSSL(fallback="no-spike"), Surrogate("atan", through_reset=True), Surrogate("triangular")):
+                    made += backward(psc - 0.5, after - 0.5, membrane, lateral, before, rule, adaptation, neuron)
+    return made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -397,12 +431,16 @@ WRONG = [
     ({"adaptation": [5.0]}, r"adaptation\.beta is missing"),
     ({"adaptation": [5.0, 1.0, 1.0]}, "adaptation has too many numbers"),
     ({"neuron": [0.5, 3.0, 1.0]}, r"neuron\.tau_m is 0.5"),
+    ({"constants": torch.ones(3, 3)}, "neuron beside constants has too many numbers"),
+    ({"constants": torch.ones(3, 1), "neuron": []}, r"constants are not \[3, N\]"),
+    ({"constants": torch.ones(2, 3), "neuron": []}, r"constants are not \[3, P\]"),
 ]
 
 
 @pytest.mark.parametrize(("changed", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_wrong_operands_are_refused(changed, message):
-    usual = {"drive": torch.ones(4, 2, 3), "lateral": torch.ones(3, 3), "state": None, "neuron": NEURON, "adaptation": []}
+    usual = {"drive": torch.ones(4, 2, 3), "lateral": torch.ones(3, 3), "state": None}
+    usual |= {"constants": None, "neuron": NEURON, "adaptation": []}
     assert len(OPERATORS.recurrent(*usual.values(), False, True)) == 3
     with pytest.raises(RuntimeError, match=f"tsslbp: .*({message})"):
         OPERATORS.recurrent(*(usual | changed).values(), False, True)
@@ -421,17 +459,20 @@ RATE = [*TSSL_NUMBERS[:5], 4.0, *TSSL_NUMBERS[6:]]
         ("tssl", {"error": torch.ones(4, 2, 4)}, "psc_gradient is not the gradient"),
         ("tssl", {"error": torch.ones(4, 2, 3, dtype=torch.float64)}, "psc_gradient is neither"),
         ("tssl", {"after": torch.ones(3, 2, 4)}, r"state is not \[3, B, N\]"),
+        ("tssl", {"learns": 3}, "learns is 3; it must be from 0 to 2"),
+        ("tssl", {"constants": torch.arange(1.0, 10).view(3, 3), "neuron": []}, "tau_s differs from neuron to neuron"),
     ],
     ids=str,
 )
 def test_wrong_operands_of_a_gradient_are_refused(name, changed, message):
     x = torch.ones(4, 2, 3)
-    usual = {"error": x, "after": None, "membrane": x, "lateral": torch.ones(3, 3), "state": None, "neuron": NEURON}
-    usual |= {"adaptation": [], "rule": TSSL_NUMBERS if name == "tssl" else SURROGATE_NUMBERS}
+    usual = {"error": x, "after": None, "membrane": x, "lateral": torch.ones(3, 3), "state": None}
+    usual |= {"constants": None, "neuron": NEURON, "adaptation": []}
+    usual |= {"rule": TSSL_NUMBERS if name == "tssl" else SURROGATE_NUMBERS, "through": True, "half": False, "learns": 1}
     operator = getattr(OPERATORS, f"{name}_recurrent_backward")
-    assert len(operator(*usual.values(), True, False, True)) == 2
+    assert len(operator(*usual.values())) == 2
     with pytest.raises(RuntimeError, match=f"tsslbp: .*{message}"):
-        operator(*(usual | changed).values(), True, False, True)
+        operator(*(usual | changed).values())
 
 
 CALLS = (
@@ -441,20 +482,21 @@ def call(name):
     steps, batch, n = draw.choice([0, 1, 1, 2, 5, 33]), draw.choice([0, 1, 3, 17]), draw.choice([0, 1, 7, 40])
     dtype, half = draw.choice(FULL), draw.random() < 0.2
     adaptation = group(number(7.0, math.inf), number(0.4)) if on() else []
-    neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))
+    constants = tensor(2, [3, n], dtype) if draw.random() < 0.3 else None
+    neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0)) if constants is None else []
     handed = lambda: tensor(3, [5 if adaptation else 3, batch, n], dtype)
     lateral, state = tensor(2, [n, n], dtype), maybe(handed)
     if name == "recurrent":
         drive = tensor(3, [steps, batch, n], draw.choice([dtype, torch.bfloat16]))
-        return [drive, lateral, state, neuron, adaptation, half, on()]
+        return [drive, lateral, state, constants, neuron, adaptation, half, on()]
     error = tensor(3, [steps, batch, n], draw.choice([dtype, torch.bfloat16]))
-    operands = [error, maybe(handed), tensor(3, [steps, batch, n], dtype), lateral, state, neuron, adaptation]
+    operands = [error, maybe(handed), tensor(3, [steps, batch, n], dtype), lateral, state, constants, neuron, adaptation]
     if name == "tssl_recurrent_backward":
         terms = [integer(on()), integer(on()), integer(on()), integer(on()), integer(draw.random() < 0.1)]
         rule = group(*terms, integer(draw.randint(0, 4)), number(8.0, math.inf), number(0.2))
     else:
         rule = group(integer(draw.randint(0, 6)), number(2.0), number(1.0), integer(on()))
-    return [*operands, rule, on(), half, on()]
+    return [*operands, rule, on(), half, draw.randint(0, 2)]
 
 returned = raised = 0
 for i in range(800):

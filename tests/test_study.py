@@ -385,10 +385,10 @@ def test_holm():
 def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
     step = training.Loop.step
 
-    def diverging(self, samples):
+    def diverging(self, samples, ahead=None):
         if "reset=False" in self.config.rule:
             raise training.Diverged("diverged")
-        step(self, samples)
+        step(self, samples, ahead)
 
     monkeypatch.setattr(training.Loop, "step", diverging)
     found = study.ablation(tiny, seeds=2, groups=["terms"])

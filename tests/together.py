@@ -34,6 +34,16 @@ CASES: dict[str, dict[str, Any]] = {
     "rates in bounds": {"network": "12-10", "rate_penalty": 10.0, "rate_lower": 0.2, "rate_upper": 0.3},
     "recurrent, e-prop": {"network": "8R-10", "rule": "e-prop"},
     "own rule": {"network": "8-10", "rule": "doubled"},
+    "pictures in files": {
+        "data": f"image-folder:{Path(__file__).parent}/pictures",
+        "network": "4C3-P2-3",
+        "size": 8,
+        "random_crop": 0.3,
+        "flip": True,
+        "workers": 1,
+        "batch_size": 10,
+        "accumulate": 2,
+    },
     "no spikes": {"network": "12-10", "neuron": "relu"},
     "target trains": {"data": "spike-pattern(outputs=3, spikes=2, patterns=4, repeats=9)", "network": "9-3", "time_steps": 20},
 }

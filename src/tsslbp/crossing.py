@@ -4,6 +4,7 @@ A rule (``rules/``) knows equations, an engine (``kernels/``) knows arrays. :fun
 :class:`Crossing` hands it to autograd. :func:`recurrent` and :class:`RecurrentCrossing` do the same for recurrent layers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,9 +39,7 @@ def neurons(
     if x.dtype == torch.float16:
         x = x.float()
     learns_response = response is not None and response.requires_grad
-    if neuron.varies:
-        dtype = kernels.computed_in(x.dtype)
-        neuron = neuron.having(ByConstant(*(c if c is None else c.to(dtype) for c in neuron.tensors)))
+    neuron = _in(kernels.computed_in(x.dtype), neuron)
     operands = (x, response, state, *neuron.tensors)
     learning = torch.is_grad_enabled() and any(operand is not None and operand.requires_grad for operand in operands)
     if state is not None and learning and not rule.takes_parts:
@@ -107,11 +106,27 @@ class Crossing(torch.autograd.Function):
     def backward(ctx: Any, psc_gradient: Tensor, carry: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
         (engine, formula), (membrane, state, *constants) = ctx.by, ctx.saved_tensors
-        neuron = ctx.neuron.having(ByConstant(*constants)) if ctx.neuron.varies else ctx.neuron
+        neuron = _with(ctx.neuron, constants)
         gradient, back, by_neuron = engine.backward(formula, psc_gradient, membrane, neuron, state, carry, ctx.form)
-        wanted = zip(by_neuron, constants, ctx.needs_input_grad[2:5], strict=True)
-        learned = (made.sum_to_size(constant.shape) if needed else None for made, constant, needed in wanted)
-        return gradient, back, *learned, None, None, None, None
+        return gradient, back, *_added(by_neuron, constants, ctx.needs_input_grad[2:5]), None, None, None, None
+
+
+def _in(dtype: torch.dtype, neuron: LIF) -> LIF:
+    """The constants, those that are tensors in a type."""
+    if not neuron.varies:
+        return neuron
+    return neuron.having(ByConstant(*(c if c is None or c.dtype == dtype else c.to(dtype) for c in neuron.tensors)))
+
+
+def _with(neuron: LIF, constants: Sequence[Tensor]) -> LIF:
+    """The constants, with saved ones for those that are tensors."""
+    return neuron.having(ByConstant(*constants)) if neuron.varies else neuron
+
+
+def _added(by_neuron: ByConstant, constants: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of those constants that need one, from what neurons' get."""
+    each = zip(by_neuron, constants, needed, strict=True)
+    return [made.sum_to_size(constant.shape) if needs and made is not None else None for made, constant, needs in each]
 
 
 def recurrent(
@@ -136,11 +151,11 @@ def recurrent(
         adaptation: τa and β of thresholds that adapt, None for fixed ones.
         neuron, rule, backend, half: as of :func:`neurons`.
     """
-    if neuron.varies:
-        return None
     drive = drive.float() if drive.dtype == torch.float16 else drive
-    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (drive, lateral, state))
     full = kernels.computed_in(drive.dtype)
+    neuron = _in(full, neuron)
+    operands = (drive, lateral, state, *neuron.tensors)
+    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
     engine = kernels.choose(backend, drive, neuron, rule if learning else None, True)
     formula = engine.formula(rule) if learning and rule.takes_parts else None
     if not engine.recurs or (learning and formula is None):
@@ -148,9 +163,9 @@ def recurrent(
     if any(x.dtype != full or x.device != drive.device for x in (lateral, state) if x is not None):
         return None
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        _refuse_other_modes(drive, lateral, state)
+        _refuse_other_modes(*operands)
     if learning:
-        return RecurrentCrossing.apply(drive, lateral, state, engine, formula, neuron, adaptation, rule.through_lateral, half)
+        return RecurrentCrossing.apply(*operands, engine, formula, neuron, adaptation, rule.through_lateral, half)
     _, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half, keep=False)
     return psc, after
 
@@ -164,6 +179,9 @@ class RecurrentCrossing(torch.autograd.Function):
         drive: Tensor,
         lateral: Tensor,
         state: Tensor | None,
+        tau_m: Tensor | None,
+        tau_s: Tensor | None,
+        threshold: Tensor | None,
         engine: Engine,
         formula: Any,
         neuron: LIF,
@@ -172,7 +190,7 @@ class RecurrentCrossing(torch.autograd.Function):
         half: bool,
     ) -> tuple[Tensor, Tensor]:
         membrane, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half)
-        ctx.save_for_backward(membrane, lateral, state)
+        ctx.save_for_backward(membrane, lateral, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.adaptation = (engine, formula), neuron, adaptation
         ctx.through_lateral, ctx.half_drive = through_lateral, drive.dtype == torch.bfloat16
         ctx.set_materialize_grads(False)
@@ -181,12 +199,13 @@ class RecurrentCrossing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, psc_gradient: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        (engine, formula), (membrane, lateral, state) = ctx.by, ctx.saved_tensors
+        (engine, formula), (membrane, lateral, state, *constants) = ctx.by, ctx.saved_tensors
         error = membrane.new_zeros(1, 1, 1).expand_as(membrane) if psc_gradient is None else psc_gradient
-        operands = formula, error, after, membrane, lateral, state, ctx.neuron, ctx.adaptation, ctx.half_drive
+        operands = formula, error, after, membrane, lateral, state, _with(ctx.neuron, constants), ctx.adaptation, ctx.half_drive
         learns = ctx.needs_input_grad[1]
-        drive, back, weights = engine.recurrent_backward(*operands, through_lateral=ctx.through_lateral, learns=learns)
-        return drive, weights, back, *[None] * 6
+        made = engine.recurrent_backward(*operands, through_lateral=ctx.through_lateral, learns=learns)
+        drive, back, weights, by_neuron = made
+        return drive, weights, back, *_added(by_neuron, constants, ctx.needs_input_grad[3:6]), *[None] * 6
 
 
 def refuse_second_derivative(what: str) -> None:

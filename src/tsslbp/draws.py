@@ -10,7 +10,7 @@ generators, OOPSLA 2014. Its shifts fill up with zeros. Those of PyTorch fill up
 import torch
 from torch import Tensor
 
-CROP, ENCODER, DROPOUT, FILTERS = range(4)
+CROP, ENCODER, DROPOUT, FILTERS, CUT = range(5)
 """What a draw is for. It is mixed into the keys, so that one key gives unrelated draws for all of them."""
 
 _STEP, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

@@ -99,13 +99,16 @@ class LIF:
     @property
     def tensors(self) -> ByConstant:
         """The constants that are tensors; None for numbers."""
-        values = (getattr(self, name) for name in CONSTANTS)
-        return ByConstant(*(value if isinstance(value, Tensor) else None for value in values))
+        return ByConstant(  # written out, as every layer asks in every step
+            self.tau_m if isinstance(self.tau_m, Tensor) else None,
+            self.tau_s if isinstance(self.tau_s, Tensor) else None,
+            self.threshold if isinstance(self.threshold, Tensor) else None,
+        )
 
     @property
     def varies(self) -> bool:
         """Whether any constant is a tensor."""
-        return any(value is not None for value in self.tensors)
+        return isinstance(self.tau_m, Tensor) or isinstance(self.tau_s, Tensor) or isinstance(self.threshold, Tensor)
 
     def having(self, tensors: ByConstant) -> Self:
         """These constants with others in place of those that are given here, which are known to be in range."""

@@ -106,7 +106,7 @@ def confusion(run: str | Path) -> Figure:
     if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
     names = [*model.classes, "no answer"]
-    counts = confusion_counts(test.y, metrics.decode(model.outputs(test.x, test.lengths)), len(model.classes))
+    counts = confusion_counts(test.y, model.answers(test), len(model.classes))
     if not counts[:, -1].any():
         names, counts = names[:-1], counts[:, :-1]
     size = min(10.0, 2.5 + 0.4 * len(names))

@@ -51,7 +51,7 @@ class DataSettings(Group):
     data: str = "digits"
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
     japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .txt, or a folder of pictures, sounds or event
-    recordings with a folder for each class."""
+    recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
     """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
     --choose must then be last or test."""
@@ -59,6 +59,15 @@ class DataSettings(Group):
     """Shift each training image at random by up to this many pixels each way, and fill with zeros."""
     flip: bool = False
     """Mirror each training image left to right with probability one half. Not for digits and letters."""
+    size: Annotated[int | None, POSITIVE] = None
+    """Bring pictures of image-folder:DIR to this many pixels each way: the shorter side is scaled, and the middle is cut out.
+    Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""
+    random_crop: Annotated[float, SHARE] = 0.0
+    """In training, cut a random piece out of each picture of image-folder:DIR instead, and bring it to --size. The piece has at
+    least this share of the picture's area (0.08 is usual for ImageNet), and proportions from 3:4 to 4:3. 0 turns it off."""
+    skip_broken: bool = False
+    """Leave out pictures of image-folder:DIR that cannot be read, and name them. All pictures are read once to find them,
+    before the first training on these files."""
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: as a constant current, as poisson spikes ("poisson(rate=0.2)" draws fewer of them), or by the
     latency of one spike."""
@@ -71,6 +80,10 @@ class DataSettings(Group):
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
     spikes and events as they are. Data sets known by name have constants of their own. none leaves all values as stored, except
     that bytes of images are scaled to run from 0 to 1."""
+
+    def idle(self) -> dict[str, str]:
+        needs = f"--data {data.IN_FILES}DIR"
+        return {} if self.data.startswith(data.IN_FILES) else dict.fromkeys(("size", "random_crop", "skip_broken"), needs)
 
 
 def _read_loss(loss: str) -> None:
@@ -159,6 +172,9 @@ class Place(Group):
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that read the pictures of image-folder:DIR ahead of the training; 0 reads them in the training process.
+    Default: one less than the cores of each process, at most 8."""
     device: Annotated[str, Means(processes.check_device)] = "cpu"
     """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
     tensorboard: bool = False
@@ -225,11 +241,18 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     def idle(self) -> dict[str, str]:
         """Settings that change nothing beside the others, and with what they would."""
         idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
+        if not self.data.startswith(data.IN_FILES):
+            idle["workers"] = f"--data {data.IN_FILES}DIR"
         return idle | ({} if self.neuron == "spiking" else {"surrogate_epochs": "--neuron spiking"})
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
         """The network these settings describe, once its size and ``time_steps`` are known, for samples of a shape."""
         return Architecture(input_shape=input_shape, **{name: getattr(self, name) for name in kinds_of(NetworkSettings)})
+
+    @property
+    def streaming(self) -> data.Streaming:
+        """How pictures that stay in their files are read."""
+        return data.Streaming(self.size, self.random_crop, self.skip_broken, self.workers)
 
     def with_loss(self) -> Self:
         """These settings with the loss that ``auto`` means."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import bench, kernels, machine, metrics, processes, publish, recipes, report, training
+from tsslbp import bench, data, kernels, machine, metrics, processes, publish, recipes, report, training
 from tsslbp.cli import predictions
 from tsslbp.cli.methods import check_, cite, rules_
 from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
@@ -77,6 +77,10 @@ class Evaluate:
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root."""
+    skip_broken: bool = False
+    """Leave out pictures of image-folder:DIR that cannot be read, and name them."""
+    workers: int | None = None
+    """Processes that read the pictures of image-folder:DIR. Default: one less than the cores, at most 8."""
     early_exit: bool = False
     """Stop each sample as soon as its answer can no longer change, whatever the remaining steps bring."""
 
@@ -87,10 +91,11 @@ def evaluate(arguments: list[str]) -> None:
     model = training.load(options.model)
     if options.all and options.data:
         raise UserError("--all and --data both name samples; give one of them")
+    streaming = _streaming(options, model.data if options.all else options.data or model.data)
     if options.all:
-        samples = training.samples_of_file(model, options.all)
+        samples = training.samples_of_file(model, options.all, streaming)
     else:
-        samples = training.samples_to_test(model, options.data, options.data_root, options.download)
+        samples = training.samples_to_test(model, options.data, options.data_root, options.download, streaming)
     for warning in samples.warnings:
         say(f"warning: {warning}")
     test = samples.split
@@ -103,10 +108,10 @@ def evaluate(arguments: list[str]) -> None:
     if options.early_exit and test.lengths is not None:
         raise UserError(f"--early-exit is for sequences of one length; some of these have {int(test.lengths.min())} steps")
     if options.early_exit:
-        answers, taken = model.decide(test.x)
+        answers, taken = model.decide(test)
         console.print(f"decided after {float(taken.double().mean()):.2f} of {model.network.time_steps} steps on average")
     else:
-        answers = metrics.decode(model.outputs(test.x, test.lengths))
+        answers = model.answers(test)
     right = int((answers == test.y).sum())
     low, high = metrics.wilson_interval(right, len(test))
     console.print(
@@ -115,6 +120,16 @@ def evaluate(arguments: list[str]) -> None:
     )
     if silent := int((answers == metrics.NO_ANSWER).sum()):
         console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
+
+
+def _streaming(options: "Evaluate | Predict", name: str) -> data.Streaming:
+    """How pictures in files are read. Raises UserError for options without effect on a data set of this name."""
+    given = {"--skip-broken": options.skip_broken, "--workers": options.workers is not None}
+    if idle := [flag for flag, said in given.items() if said and not name.startswith(data.IN_FILES)]:
+        raise UserError(f"{' and '.join(idle)} has no effect without a model or data of {data.IN_FILES}DIR; leave it out")
+    if options.workers is not None and options.workers < 0:
+        raise UserError(f"--workers is {options.workers}; it must be 0 or more")
+    return data.Streaming(skip_broken=options.skip_broken, workers=options.workers)
 
 
 @dataclass(frozen=True)
@@ -126,10 +141,14 @@ class Predict:
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """An image file, or a file or folder of any kind that train takes; labels are not needed. Images may have any size.
     Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
-    the colour of their border, and scaled."""
+    the colour of their border, and scaled. Models of image-folder:DIR take them as in their training, without padding."""
     out: Path | None = None
     """CSV file for the predictions, with columns sample, class, confidence and step. A model of target spike trains has a row
     for each output spike, with columns sample, neuron and step (from 0). Without it the first ones are printed."""
+    skip_broken: bool = False
+    """Leave out pictures that cannot be read, and name them; for models of image-folder:DIR."""
+    workers: int | None = None
+    """Processes that read pictures, for models of image-folder:DIR. Default: one less than the cores, at most 8."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
     a dark digit on paper, and says so."""
@@ -139,7 +158,8 @@ def predict(arguments: list[str]) -> None:
     """classify an image, or every sample of a file or folder: class, confidence, time of decision"""
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
-    samples = predictions.samples(options.path, model, {"auto": None, "yes": True, "no": False}[options.invert])
+    inverted = {"auto": None, "yes": True, "no": False}[options.invert]
+    samples = predictions.samples(options.path, model, inverted, _streaming(options, model.data))
     for line in samples.warnings:
         say(line)
     made = predictions.of(model, samples)

@@ -10,7 +10,7 @@ import torch
 
 from tsslbp import files, metrics, training
 from tsslbp.cli import picture
-from tsslbp.data import Split, pictures, readers
+from tsslbp.data import Split, Streaming, image_folder, pictures, readers
 from tsslbp.data.folders import files_in
 from tsslbp.errors import UserError
 
@@ -37,19 +37,21 @@ class Predictions:
     what: str
 
 
-def samples(path: Path, model: training.Model, invert: bool | None) -> training.Samples:
+def samples(path: Path, model: training.Model, invert: bool | None, streaming: Streaming | None = None) -> training.Samples:
     """The samples at a path, with what a user should know of them.
 
-    A model of images takes images of any size, :func:`tsslbp.cli.picture.read`.
+    A model of images takes images of any size, :func:`tsslbp.cli.picture.read`. One of pictures in files takes them as it took
+    those: ``streaming`` says how they are read.
 
     Raises:
         UserError: no samples there, or some that the model does not take.
     """
-    chosen = readers.at(path)
-    if len(model.sample_shape) != 3 or (chosen and chosen[0].read is not pictures.read):
+    chosen, in_files = readers.at(path), image_folder.is_one(model.data)
+    if in_files or len(model.sample_shape) != 3 or (chosen and chosen[0].read is not pictures.read):
         if invert is not None:
-            raise UserError(f"--invert has no effect: {path} holds no pictures; leave it out")
-        return training.samples_to_predict(model, path)
+            why = f"the model takes pictures as {model.data} has them" if in_files else f"{path} holds no pictures"
+            raise UserError(f"--invert has no effect: {why}; leave it out")
+        return training.samples_to_predict(model, path, streaming)
     images = list(files_in(path, pictures.SUFFIXES)) if path.is_dir() else [path]
     if not images:
         raise UserError(f"{path} has no pictures ({', '.join(pictures.SUFFIXES)})")
@@ -68,7 +70,7 @@ def of(model: training.Model, given: training.Samples) -> Predictions:
 
 def _classes(model: training.Model, given: training.Samples) -> Predictions:
     """A row for each sample; one without an answer has no class and no step."""
-    output, steps = model.outputs(given.split.x, given.split.lengths), model.network.time_steps
+    output, steps = model.output_of(given.split), model.network.time_steps
     answers, settled = metrics.decode(output).tolist(), (metrics.settled_step(output) + 1).tolist()
     rows, said = list[tuple[object, ...]](), []
     for sample, n, share, step in zip(given.names, answers, metrics.confidence(output).tolist(), settled, strict=True):

@@ -31,15 +31,16 @@ TSSLBP_INLINE T on(Bits<T> option, T x) {
 // What the loops need of a neuron's constants.
 template <class T>
 struct Neuron {
-  T membrane_decay, synapse_decay, per_tau_m, per_tau_s, threshold, quiet;
+  T membrane_decay, synapse_decay, per_tau_m, per_tau_s, tau_s, threshold, quiet;
 
-  Neuron(double tau_m, double tau_s, double theta)
+  Neuron(double tau_m, double tau_s_, double theta)
       : membrane_decay(T(1 - 1 / tau_m)),
-        synapse_decay(T(1 - 1 / tau_s)),
+        synapse_decay(T(1 - 1 / tau_s_)),
         per_tau_m(T(1 / tau_m)),
-        per_tau_s(T(1) / T(tau_s)),
+        per_tau_s(T(1) / T(tau_s_)),
+        tau_s(T(tau_s_)),
         threshold(T(theta)),
-        quiet(T(1 / (4 * tau_s))) {}
+        quiet(T(1 / (4 * tau_s_))) {}
   explicit Neuron(const NeuronNumbers& c) : Neuron(c.tau_m, c.tau_s, c.threshold) {}
 };
 
@@ -56,52 +57,51 @@ struct Alike {
   TSSLBP_INLINE T synapse_decay(int64_t) const { return c.synapse_decay; }
   TSSLBP_INLINE T per_tau_m(int64_t) const { return c.per_tau_m; }
   TSSLBP_INLINE T per_tau_s(int64_t) const { return c.per_tau_s; }
+  TSSLBP_INLINE T tau_s(int64_t) const { return c.tau_s; }
   TSSLBP_INLINE T threshold(int64_t) const { return c.threshold; }
   TSSLBP_INLINE T quiet(int64_t) const { return c.quiet; }
 };
 
-// Of each neuron its own: a table in which `run` neighbours share an entry and `period` entries repeat, so that neuron j has
-// entry j / run % period. A block copies its part into rows that stay in the cache for all steps.
+// Of each neuron its own: a table that neurons repeat, so that neuron j has entry j % period. It goes on for as long as a block,
+// which so has its constants side by side wherever it begins.
 template <class T>
 struct Varied {
   static constexpr bool VARY = true;
-  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, THRESHOLD, KINDS };
-  const T* table;  // [KINDS, period]
-  int64_t period, run;
+  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, TAU_S, THRESHOLD, KINDS };
+  const T* table;  // [KINDS, period + a block]
+  int64_t period;
 
   struct Rows {
-    T x[KINDS][LANES<T, true>];
+    const T* x[KINDS];
     TSSLBP_INLINE T membrane_decay(int64_t j) const { return x[MEMBRANE_DECAY][j]; }
     TSSLBP_INLINE T synapse_decay(int64_t j) const { return x[SYNAPSE_DECAY][j]; }
     TSSLBP_INLINE T per_tau_m(int64_t j) const { return x[PER_TAU_M][j]; }
     TSSLBP_INLINE T per_tau_s(int64_t j) const { return x[PER_TAU_S][j]; }
+    TSSLBP_INLINE T tau_s(int64_t j) const { return x[TAU_S][j]; }
     TSSLBP_INLINE T threshold(int64_t j) const { return x[THRESHOLD][j]; }
     TSSLBP_INLINE T quiet(int64_t j) const { return T(0.25) * x[PER_TAU_S][j]; }
   };
 
+  static constexpr int64_t entries(int64_t period) { return period + LANES<T, true>; }
+
   static std::vector<T> make_table(const T* tau_m, const T* tau_s, const T* threshold, int64_t period) {
-    std::vector<T> table(KINDS * period);
-    for (int64_t i = 0; i < period; ++i) {
-      const Neuron<T> c(tau_m[i], tau_s[i], threshold[i]);
-      const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.threshold};
-      for (int64_t kind = 0; kind < KINDS; ++kind) table[kind * period + i] = kinds[kind];
+    std::vector<T> table(KINDS * entries(period));
+    for (int64_t i = 0; i < entries(period); ++i) {
+      T* out = &table[i];
+      if (i >= period)
+        for (int64_t kind = 0; kind < KINDS; ++kind) out[kind * entries(period)] = out[kind * entries(period) - period];
+      else {
+        const Neuron<T> c(tau_m[i], tau_s[i], threshold[i]);
+        const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.tau_s, c.threshold};
+        for (int64_t kind = 0; kind < KINDS; ++kind) out[kind * entries(period)] = kinds[kind];
+      }
     }
     return table;
   }
 
-  TSSLBP_INLINE Rows at(int64_t first, int64_t width) const {
+  TSSLBP_INLINE Rows at(int64_t first, int64_t) const {
     Rows rows;
-    for (int64_t j = 0; j < width;) {
-      const int64_t inside = (first + j) % run, entry = (first + j) / run % period;
-      const int64_t count = std::min(run == 1 ? period - entry : run - inside, width - j);
-      for (int64_t kind = 0; kind < KINDS; ++kind) {
-        const T* __restrict from = table + kind * period + entry;
-        T* __restrict to = rows.x[kind] + j;
-        if (run == 1) std::copy_n(from, count, to);
-        else std::fill_n(to, count, *from);
-      }
-      j += count;
-    }
+    for (int64_t kind = 0; kind < KINDS; ++kind) rows.x[kind] = table + kind * entries(period) + first % period;
     return rows;
   }
 };
@@ -195,6 +195,7 @@ struct Forward {
     T carried[MOST] = {}, a[MOST] = {}, last[MOST] = {}, read[MOST], made[MOST];
     before.read(first, width, last, a);
     if (before.data)
+      TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j)
         carried[j] = c.membrane_decay(j) * last[j] * (last[j] > c.threshold(j) ? T(0) : T(1));
     for (int64_t t = 0; t < steps; ++t) {
@@ -202,6 +203,7 @@ struct Forward {
       T* __restrict u = membrane ? membrane + t * n + first : last;
       T* __restrict out = psc.row(t, first, made);
       const T response_t = response ? response[t] : 1;
+      TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j) {
         const T v = in[j] * response_t + carried[j];                           // (1)
         const bool s = v > c.threshold(j);                                 // (2)
@@ -284,6 +286,7 @@ struct ByConstant {
   template <class Block>
   TSSLBP_INLINE void write(const Gradient<T>& g, int64_t first, int64_t width, const Block& c, const T* error, const T* a_before) {
     T* __restrict out = g.by_constant + first;
+    TSSLBP_SIDE_BY_SIDE
     for (int64_t j = 0; j < width; ++j) {
       carry(j, c, error[j], 1);
       out[j] = tau_m[j] * c.per_tau_m(j) * c.per_tau_m(j);                  // (13)
@@ -326,6 +329,7 @@ struct TsslBackward {
       const T* __restrict u = g.membrane + t * g.n + first;
       Scratch* __restrict word = quiet + t / BITS * MOST;
       const int bit = t % BITS;
+      TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j) {
         a[j] = c.synapse_decay(j) * a[j] + (u[j] > c.threshold(j) ? c.per_tau_s(j) : T(0));  // (3)
         word[j] |= Scratch(a[j] < c.quiet(j)) << bit;
@@ -353,6 +357,7 @@ struct TsslBackward {
       const Scratch bit = Scratch(1) << (t % BITS);
       const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
+      TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j) {
         const bool spike = u[j] > c.threshold(j);                                      // (2)
         const T s = spike ? T(1) : T(0), tail = c.synapse_decay(j) * error[j];
@@ -438,6 +443,7 @@ struct SurrogateBackward {
       const T* __restrict before = Constants::VARY && !t ? u_before : u - g.n;  // not read where constants are alike
       const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
+      TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j) {
         const T psi = scale * stand_in<shape>(slope * (u[j] - c.threshold(j)));
         const T past = c.membrane_decay(j) * (u[j] > c.threshold(j) ? T(0) : T(1));

@@ -78,13 +78,6 @@ struct NeuronNumbers {
   bool complete = f.end();
 };
 
-// In place of NeuronNumbers, where each neuron has its own constants.
-struct SharedNumbers {
-  Fields f;
-  int64_t run = f.whole("run", 1, EXACT);
-  bool complete = f.end();
-};
-
 // Of an adaptive threshold; not there for one that is fixed.
 struct AdaptationNumbers {
   Fields f;

@@ -68,27 +68,24 @@ const T* data(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
-// Calls f(constants) with those of the neurons: alike, given as numbers, or varied, a table [3, period] of τm, τs and θ, given with
-// one number, how many neighbours share an entry.
+// Calls f(constants) with those of the neurons: alike, given as numbers, or varied, given as a table [3, period] of τm, τs and θ.
 template <class T, class F>
 void with_constants(const std::optional<Tensor>& table, const std::vector<double>& neuron, int64_t n, const F& f) {
   if (!table) {
     const NeuronNumbers c{Fields("neuron", neuron)};
     return f(Alike<T>{Neuron<T>(c)});
   }
-  const SharedNumbers shared{Fields("constants", neuron)};
+  Fields("neuron beside constants", neuron).end();
   constexpr auto type = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(table->is_cpu() && table->dim() == 2 && table->size(0) == 3 && table->size(1) >= 1 &&
                       table->scalar_type() == type,
                   "tsslbp: constants are not [3, P] of the membrane's type on the CPU with P at least 1");
   const int64_t period = table->size(1);
-  int64_t repeat = 0;
-  STD_TORCH_CHECK(!__builtin_mul_overflow(period, shared.run, &repeat) && n % repeat == 0,
-                  "tsslbp: neurons are not a multiple of constants times constants.run");
+  STD_TORCH_CHECK(n % period == 0, "tsslbp: neurons are not a multiple of constants");
   const Tensor rows = torch::stable::contiguous(*table);
   const T* x = rows.const_data_ptr<T>();
   const std::vector<T> made = Varied<T>::make_table(x, x + period, x + 2 * period, period);
-  f(Varied<T>{made.data(), period, shared.run});
+  f(Varied<T>{made.data(), period});
 }
 
 // Post-synaptic current; the membrane potential, if it is to be kept; and, given a state, the state after.
@@ -125,29 +122,25 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
 }
 
 // The share of steps with a spike over all neurons.
-template <class T>
-T firing_rate(const Gradient<T>& g, const Alike<T>& constants) {
+template <class T, class Constants>
+T firing_rate(const Gradient<T>& g, const Constants& constants) {
   std::atomic<int64_t> total{0};
-  const T threshold = constants.c.threshold;
-  torch::stable::parallel_for(0, g.steps * g.n, GRAIN, [&](int64_t begin, int64_t end) {
+  const int64_t lanes = LANES<T, true>;
+  const auto walk = [&](int64_t begin, int64_t end) TSSLBP_LAMBDA {
     int64_t count = 0;
-    for (int64_t i = begin; i < end; ++i) count += g.membrane[i] > threshold;
-    total += count;
-  });
-  return T(total) / T(g.steps * g.n);
-}
-
-template <class T>
-T firing_rate(const Gradient<T>& g, const Varied<T>& constants) {
-  std::atomic<int64_t> total{0};
-  torch::stable::parallel_for(0, g.n, GRAIN, [&](int64_t begin, int64_t end) {
-    int64_t count = 0;
-    for (int64_t j = begin; j < end; ++j) {
-      const T threshold = constants.table[Varied<T>::THRESHOLD * constants.period + j / constants.run % constants.period];
-      for (int64_t t = 0; t < g.steps; ++t) count += g.membrane[t * g.n + j] > threshold;
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t first = block * lanes, width = std::min(lanes, g.n - first);
+      const auto c = constants.at(first, width);
+      for (int64_t t = 0; t < g.steps; ++t) {
+        const T* __restrict u = g.membrane + t * g.n + first;
+        int32_t fired = 0;
+        for (int64_t j = 0; j < width; ++j) fired += u[j] > c.threshold(j);
+        count += fired;
+      }
     }
     total += count;
-  });
+  };
+  in_parallel(walk, (g.n + lanes - 1) / lanes, GRAIN / lanes / g.steps);
   return T(total) / T(g.steps * g.n);
 }
 
@@ -227,17 +220,14 @@ namespace {
 // What both operators of a recurrent layer are given besides a sequence, checked.
 struct RecurrentOperands {
   int64_t steps, batch, n;
-  NeuronNumbers neuron;
   std::optional<AdaptationNumbers> adaptation;
   Tensor lateral;  // [n, n], contiguous
   std::optional<Tensor> state;
 
   RecurrentOperands(const Tensor& sequence, ScalarType full, const Tensor& lateral_, const std::optional<Tensor>& state_,
-                    const std::vector<double>& neuron_, const std::vector<double>& adaptation_)
-      : steps((check(sequence), sequence.size(0))),
-        batch(sequence.size(1)),
-        n(sequence.size(2)),
-        neuron{Fields("neuron", neuron_)} {
+                    const std::optional<Tensor>& table, const std::vector<double>& adaptation_)
+      : steps((check(sequence), sequence.size(0))), batch(sequence.size(1)), n(sequence.size(2)) {
+    STD_TORCH_CHECK(!table || n == 0 || (table->dim() == 2 && table->size(1) == n), "tsslbp: constants are not [3, N]");
     if (!adaptation_.empty()) adaptation.emplace(AdaptationNumbers{Fields("adaptation", adaptation_)});
     STD_TORCH_CHECK(lateral_.is_cpu() && lateral_.dim() == 2 && lateral_.size(0) == n && lateral_.size(1) == n &&
                         lateral_.scalar_type() == full,
@@ -263,10 +253,14 @@ struct RecurrentOperands {
     return torch::stable::contiguous(*x);
   }
 
-  template <class T>
-  RecurrentLayer<T> layer() const {
+  // `one_tau_s` says whether one is given for all.
+  template <class T, class Constants>
+  RecurrentLayer<T, Constants> layer(const Constants& constants) const {
     const double decay = adaptation ? 1 - 1 / adaptation->tau_a : 0, beta = adaptation ? adaptation->beta : 0;
-    return {steps, batch, n, neuron, Neuron<T>(neuron), adaptation.has_value(), T(decay), T(beta), data<T>(state)};
+    bool one_tau_s = true;
+    const auto c = constants.at(0, n);
+    for (int64_t j = 1; j < n; ++j) one_tau_s &= c.tau_s(j) == c.tau_s(0);
+    return {steps, batch, n, constants, one_tau_s, adaptation.has_value(), T(decay), T(beta), data<T>(state)};
   }
 
   int64_t grain() const { return GRAIN / std::max<int64_t>(1, steps * n); }  // samples worth another thread
@@ -276,10 +270,11 @@ struct RecurrentOperands {
 
 // Post-synaptic current, state after the last step and, if it is to be kept, the membrane potential.
 std::vector<Tensor> recurrent(const Tensor& drive, const Tensor& lateral, const std::optional<Tensor>& state,
-                              const std::vector<double>& neuron, const std::vector<double>& adaptation, bool half, bool keep) {
+                              const std::optional<Tensor>& table, const std::vector<double>& neuron,
+                              const std::vector<double>& adaptation, bool half, bool keep) {
   const auto full = drive.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(!half || full == ScalarType::Float, "tsslbp: bfloat16 currents are computed in float32");
-  const RecurrentOperands with(drive, full, lateral, state, neuron, adaptation);
+  const RecurrentOperands with(drive, full, lateral, state, table, adaptation);
   const int64_t steps = with.steps, batch = with.batch, n = with.n, size = batch * n;
   std::vector<Tensor> made;
   with_type(drive, [&](auto zero) {
@@ -292,10 +287,13 @@ std::vector<Tensor> recurrent(const Tensor& drive, const Tensor& lateral, const 
     std::vector<T> unheard(n);
     for (int64_t j = 0; j < n; ++j)
       for (int64_t i = 0; i < n; ++i) unheard[i] += 0 * heard.const_data_ptr<T>()[j * n + i];
-    in_parallel(RecurrentForward<T>{with.layer<T>(), Source<T>{in.data_ptr(), size, is_half(in), {}}, heard.const_data_ptr<T>(),
-                                    unheard.data(), keep ? made[2].mutable_data_ptr<T>() : nullptr,
-                                    Target<T>{made[0].mutable_data_ptr(), size, half, {}}, made[1].mutable_data_ptr<T>()},
-                batch, with.grain());
+    with_constants<T>(table, neuron, n, [&](const auto& constants) {
+      in_parallel(RecurrentForward<T, std::decay_t<decltype(constants)>>{
+                      with.layer<T>(constants), Source<T>{in.data_ptr(), size, is_half(in), {}}, heard.const_data_ptr<T>(),
+                      unheard.data(), keep ? made[2].mutable_data_ptr<T>() : nullptr,
+                      Target<T>{made[0].mutable_data_ptr(), size, half, {}}, made[1].mutable_data_ptr<T>()},
+                  batch, with.grain());
+    });
   });
   return made;
 }
@@ -311,18 +309,21 @@ bool needs_psc(const TsslNumbers& rule) {
 }
 bool needs_psc(const SurrogateNumbers&) { return false; }
 
-// Gradient of the drive; given a state, of the state; and, if it `learns`, of the lateral weights, transposed.
+// Gradient of the drive; given a state, of the state; given a table, what constants get in each sample, [3, batch, n]; and, by
+// `learns`, nothing more (0), the gradient of the lateral weights, transposed (1), or a[t-1], of which it can be formed (2).
 template <class Numbers>
 std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::optional<Tensor>& after, const Tensor& membrane,
                                        const Tensor& lateral, const std::optional<Tensor>& state,
-                                       const std::vector<double>& neuron, const std::vector<double>& adaptation,
-                                       const std::vector<double>& rule, bool through_lateral, bool half, bool learns) {
+                                       const std::optional<Tensor>& table, const std::vector<double>& neuron,
+                                       const std::vector<double>& adaptation, const std::vector<double>& rule,
+                                       bool through_lateral, bool half, int64_t learns) {
   const auto type = membrane.scalar_type();
   STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
   STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
   const Numbers numbers{Fields(Numbers::GROUP, rule)};
-  const bool asks_psc = needs_psc(numbers);
-  const RecurrentOperands with(membrane, type, lateral, state, neuron, adaptation);
+  const bool asks_psc = needs_psc(numbers) || table || learns == 2;
+  STD_TORCH_CHECK(learns >= 0 && learns <= 2, "tsslbp: learns is ", learns, "; it must be from 0 to 2");
+  const RecurrentOperands with(membrane, type, lateral, state, table, adaptation);
   const int64_t steps = with.steps, batch = with.batch, n = with.n, size = batch * n;
   STD_TORCH_CHECK(psc_gradient.is_cpu() && psc_gradient.dim() == 3 && psc_gradient.size(0) == steps &&
                       psc_gradient.size(1) == batch && psc_gradient.size(2) == n,
@@ -335,28 +336,39 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
     using T = decltype(zero);
     const bool rows = psc_gradient.stride(2) == 1 && psc_gradient.stride(1) == n;  // steps may repeat
     const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
-    made.push_back(torch::stable::new_empty(u, {steps, batch, n}, half ? ScalarType::BFloat16 : type));
-    if (state) made.push_back(torch::stable::new_empty(u, {with.rows(), batch, n}, type));
-    T* back = state ? made.back().mutable_data_ptr<T>() : nullptr;
-    std::optional<Tensor> filtered;
-    if (learns) filtered = torch::stable::new_empty(u, {steps, batch, n}, type);
-    const RecurrentLayer<T> layer = with.layer<T>();
-    with_rule(Gradient<T>{}, Alike<T>{layer.c}, numbers, [&](const auto& rule_) {
-      const std::function<void(const Gradient<T>&)> neurons = [&](const Gradient<T>& gradient) {
-        auto op = rule_;
-        op.g = gradient;
-        run_here<T>(op, gradient.n);
-      };
-      in_parallel(RecurrentBackward<T>{layer, neurons, through_lateral, through_reset(numbers), asks_psc,
-                                       Source<T>{e.data_ptr(), e.stride(0), is_half(e), {}}, data<T>(last), u.const_data_ptr<T>(),
-                                       with.lateral.const_data_ptr<T>(), Target<T>{made[0].mutable_data_ptr(), size, half, {}},
-                                       filtered ? filtered->mutable_data_ptr<T>() : nullptr, back},
-                  batch, with.grain());
+    const auto add = [&](std::vector<int64_t> shape, ScalarType as) {
+      made.push_back(torch::stable::new_empty(u, shape, as));
+      return made.back().mutable_data_ptr();
+    };
+    with_constants<T>(table, neuron, n, [&](const auto& constants) {
+      using Constants = std::decay_t<decltype(constants)>;
+      const RecurrentLayer<T, Constants> layer = with.layer<T>(constants);
+      void* delta = add({steps, batch, n}, half ? ScalarType::BFloat16 : type);
+      T* back = state ? static_cast<T*>(add({with.rows(), batch, n}, type)) : nullptr;
+      T* by_constant = table ? static_cast<T*>(add({3, batch, n}, type)) : nullptr;
+      if (table) std::fill_n(by_constant, 3 * size, T(0));
+      STD_TORCH_CHECK(learns != 1 || layer.one_tau_s, "tsslbp: tau_s differs from neuron to neuron, so learns must be 2");
+      T* heard = learns == 2 ? static_cast<T*>(add({steps, batch, n}, type)) : nullptr;
+      T* lateral_gradient = learns == 1 ? static_cast<T*>(add({n, n}, type)) : nullptr;
+      std::optional<Tensor> filtered;
+      if (learns == 1) filtered = torch::stable::new_empty(u, {steps, batch, n}, type);
+      with_rule(Gradient<T>{}, constants, numbers, [&](const auto& rule_) {
+        const std::function<void(const Gradient<T>&)> neurons = [&](const Gradient<T>& gradient) {
+          auto op = rule_;
+          op.g = gradient;
+          run_here<T>(op, gradient.n);
+        };
+        in_parallel(RecurrentBackward<T, Constants>{
+                        layer, neurons, through_lateral, through_reset(numbers), asks_psc,
+                        Source<T>{e.data_ptr(), e.stride(0), is_half(e), {}}, data<T>(last), u.const_data_ptr<T>(),
+                        with.lateral.const_data_ptr<T>(), Target<T>{delta, size, half, {}},
+                        filtered ? filtered->mutable_data_ptr<T>() : nullptr, back, by_constant, heard},
+                    batch, with.grain());
+      });
+      if (filtered)
+        in_parallel(LateralGradient<T, Constants>{layer, u.const_data_ptr<T>(), data<T>(filtered), lateral_gradient}, n,
+                    GRAIN / std::max<int64_t>(1, steps * batch));
     });
-    if (!learns) return;
-    made.push_back(torch::stable::new_empty(u, {n, n}, type));
-    in_parallel(LateralGradient<T>{layer, u.const_data_ptr<T>(), data<T>(filtered), made.back().mutable_data_ptr<T>()}, n,
-                GRAIN / std::max<int64_t>(1, steps * batch));
   });
   return made;
 }
@@ -376,10 +388,10 @@ STABLE_TORCH_LIBRARY(tsslbp, m) {
   "Tensor? carry, Tensor? constants, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
   m.def("tssl" TSSLBP_BACKWARD);
   m.def("surrogate" TSSLBP_BACKWARD);
-  m.def("recurrent(Tensor drive, Tensor lateral, Tensor? state, float[] neuron, float[] adaptation, bool half, bool keep) -> Tensor[]");
+  m.def("recurrent(Tensor drive, Tensor lateral, Tensor? state, Tensor? constants, float[] neuron, float[] adaptation, bool half, bool keep) -> Tensor[]");
 #define TSSLBP_RECURRENT_BACKWARD                                                                              \
   "_recurrent_backward(Tensor psc_gradient, Tensor? after, Tensor membrane, Tensor lateral, Tensor? state, "   \
-  "float[] neuron, float[] adaptation, float[] rule, bool through_lateral, bool half, bool learns) -> Tensor[]"
+  "Tensor? constants, float[] neuron, float[] adaptation, float[] rule, bool through_lateral, bool half, int learns) -> Tensor[]"
   m.def("tssl" TSSLBP_RECURRENT_BACKWARD);
   m.def("surrogate" TSSLBP_RECURRENT_BACKWARD);
   m.def("names() -> str");

@@ -7,12 +7,14 @@
 //     G[t]   = δ[t] + (1 - 1/τs)·G[t+1]                                          δ carried back through the synapse (b)
 //     ∂L/∂V[:, j] = Σ G[t+1]/τs over the t at which j spikes                      = Σ_t δ[t] a_j[t-1]                (c)
 //
-// Only the error that comes back through V, Vᵀ·δ[t+1], is a dense product. Arrays are [steps, batch, n]. Samples do not depend
-// on each other, and neither do the columns of (c); all sums have one order. So no number of threads changes a bit.
+// Only the error that comes back through V, Vᵀ·δ[t+1], is a dense product. (a) and (b) need one τs for all. Where it varies, V
+// meets a[t-1] of the neurons that have spiked, and the caller forms (c) from a. Arrays are [steps, batch, n]. Samples do not
+// depend on each other, and neither do the columns of (c); all sums have one order. So no number of threads changes a bit.
 #pragma once
 
 #include "neuron.h"
 
+#include <algorithm>
 #include <functional>
 
 namespace tsslbp {
@@ -76,11 +78,25 @@ TSSLBP_INLINE void add_listed(T* out, const T* rows, const int32_t* places, int6
   if (count - k == 1) add_some<1>(out, rows, places + k, scale, n);
 }
 
-// The places among n membrane potentials of spikes and of NaN, in order; returns how many. `marks` holds n + 8 bytes.
-template <class T>
-TSSLBP_INLINE int64_t find_fired(const T* __restrict u, int64_t n, T threshold, uint8_t* __restrict marks,
-                                 int32_t* __restrict places) {
-  for (int64_t j = 0; j < n; ++j) marks[j] = !(u[j] <= threshold);
+// out[j] += Σ_k factors[places[k]]·rows[places[k], j], K rows.
+template <int K, class T>
+TSSLBP_INLINE void add_weighed(T* __restrict out, const T* __restrict rows, const int32_t* places, const T* __restrict factors,
+                               int64_t n) {
+  const T* from[K];
+  T by[K];
+  for (int k = 0; k < K; ++k) from[k] = rows + places[k] * n, by[k] = factors[places[k]];
+  for (int64_t j = 0; j < n; ++j) {
+    T sum = out[j];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) sum += by[k] * from[k][j];
+    out[j] = sum;
+  }
+}
+
+// The places among n numbers of those that `is` marks, in order; returns how many. `marks` holds n + 8 bytes.
+template <class Is>
+TSSLBP_INLINE int64_t find(int64_t n, const Is& is, uint8_t* __restrict marks, int32_t* __restrict places) {
+  for (int64_t j = 0; j < n; ++j) marks[j] = is(j);
   std::fill_n(marks + n, 8, uint8_t(0));
   int64_t count = 0;
   for (int64_t j = 0; j < n; j += 8) {
@@ -92,6 +108,12 @@ TSSLBP_INLINE int64_t find_fired(const T* __restrict u, int64_t n, T threshold, 
   return count;
 }
 
+// Spikes and NaN among n membrane potentials.
+template <class T, class Constants>
+TSSLBP_INLINE int64_t find_fired(const T* __restrict u, int64_t n, const Constants& c, uint8_t* marks, int32_t* places) {
+  return find(n, [&](int64_t j) TSSLBP_LAMBDA { return !(u[j] <= c.threshold(j)); }, marks, places);
+}
+
 // Spike, (2) of neuron.py; NaN stays NaN.
 template <class T>
 TSSLBP_INLINE T spike(T u, T threshold) {
@@ -100,11 +122,11 @@ TSSLBP_INLINE T spike(T u, T threshold) {
 
 // A layer and a state [rows, batch, n], null at rest: membrane potential and a as the neurons have them, a as V hears it; and of
 // thresholds that adapt, b and the last spikes.
-template <class T>
+template <class T, class Constants>
 struct RecurrentLayer {
   int64_t steps, batch, n;
-  NeuronNumbers numbers;
-  Neuron<T> c;
+  Constants constants;  // of n neurons
+  bool one_tau_s;
   bool adapts;
   T adaptation_decay, beta;  // 1 - 1/τa and β
   const T* state;
@@ -124,19 +146,29 @@ struct RecurrentLayer {
     const int64_t samples = end - begin, count = (samples + GROUP - 1) / GROUP;
     for (int64_t g = 0; g < count; ++g) walk(begin + samples * g / count, begin + samples * (g + 1) / count);
   }
+
+  // Calls f(i, j, c) for each of some samples' neurons: i counts all, j is the neuron, whose constants are c's.
+  template <class F>
+  TSSLBP_INLINE void each(int64_t samples, const F& f) const {
+    const auto c = constants.at(0, n);
+    for (int64_t b = 0; b < samples; ++b) {
+      TSSLBP_SIDE_BY_SIDE
+      for (int64_t j = 0; j < n; ++j) f(b * n + j, j, c);
+    }
+  }
 };
 
 // An operation of neuron.h on n neurons, on this thread.
 template <class T, class Op>
 void run_here(const Op& op, int64_t n) {
-  const int64_t blocks = (n + LANES<T> - 1) / LANES<T>, lanes = std::min(LANES<T>, (n / std::max<int64_t>(1, blocks) + 64) / 64 * 64);
+  const int64_t blocks = (n + Op::MOST - 1) / Op::MOST, lanes = std::min(Op::MOST, (n / std::max<int64_t>(1, blocks) + 64) / 64 * 64);
   vectorised(Blocks<Op>{op, {n, lanes, lanes, (n + lanes - 1) / lanes, n}}, 0, (n + lanes - 1) / lanes);
 }
 
 // drive -> post-synaptic current.
-template <class T>
+template <class T, class Constants>
 struct RecurrentForward {
-  RecurrentLayer<T> layer;
+  RecurrentLayer<T, Constants> layer;
   Source<T> drive;
   const T* lateral;  // Vᵀ: row j is what neuron j is to all others
   const T* unheard;  // 0·V: 0, or NaN where a weight is not finite, as in a product with a = 0
@@ -156,7 +188,7 @@ struct RecurrentForward {
 
   TSSLBP_INLINE void walk(int64_t first_sample, int64_t last_sample, T* scratch, int32_t* places, uint8_t* marks) const {
     const int64_t n = layer.n, samples = last_sample - first_sample, m = samples * n, first = first_sample * n, size = layer.size();
-    const Neuron<T>& c = layer.c;
+    const auto c = layer.constants.at(0, n);
     T *u = scratch, *before = u + 2 * m;  // with a behind it; two of them, as neurons that meet NaN look at the state again
     T *__restrict heard = scratch + 4 * m, *__restrict current = heard + m, *__restrict read = current + m;
     T *__restrict b = read + m, *__restrict s = b + m;
@@ -168,22 +200,32 @@ struct RecurrentForward {
       const T* __restrict in = drive.row(t, first, m, read);
       for (int64_t j = 0; j < m; ++j) current[j] = in[j] + heard[j];                              // (1)
       if (layer.adapts)
-        for (int64_t j = 0; j < m; ++j) {
-          const T risen = s[j] + layer.adaptation_decay * b[j];                                   // (2)
-          current[j] -= layer.beta * (risen - c.membrane_decay * (b[j] * (1 - s[j])));            // (3)
-          b[j] = risen;
-        }
+        layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA {
+          const T risen = s[i] + layer.adaptation_decay * b[i];                                   // (2)
+          current[i] -= layer.beta * (risen - c.membrane_decay(j) * (b[i] * (1 - s[i])));         // (3)
+          b[i] = risen;
+        });
       T* kept = membrane ? membrane + t * size + first : nullptr;
       void* made = static_cast<char*>(psc.data) + (t * size + first) * int64_t(psc.half ? sizeof(Half) : sizeof(T));
       std::swap(u, before);
-      run_here<T>(Forward<T, Alike<T>>{{current, m, false, {}}, nullptr, kept, {made, m, psc.half, {}}, {before, m}, {u, m}, 1, m, {c}}, m);
+      run_here<T>(Forward<T, Constants>{{current, m, false, {}}, nullptr, kept, {made, m, psc.half, {}}, {before, m}, {u, m}, 1, m, layer.constants}, m);
       if (layer.adapts)
-        for (int64_t j = 0; j < m; ++j) s[j] = spike(u[j], c.threshold);
+        layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA { s[i] = spike(u[i], c.threshold(j)); });
       if (t + 1 == layer.steps) break;
-      for (int64_t j = 0; j < m; ++j) heard[j] *= c.synapse_decay;                                // (a)
+      if (layer.one_tau_s)
+        for (int64_t j = 0; j < m; ++j) heard[j] *= c.synapse_decay(0);                           // (a)
       for (int64_t i = 0; i < samples; ++i) {
-        const int64_t fired = find_fired(u + i * n, n, c.threshold, marks, places);
-        add_listed(heard + i * n, lateral, places, fired, c.per_tau_s, n);
+        if (!layer.one_tau_s) {
+          const T* a = u + m + i * n;
+          const int64_t audible = find(n, [&](int64_t j) TSSLBP_LAMBDA { return a[j] != 0; }, marks, places);
+          std::copy_n(unheard, n, heard + i * n);
+          int64_t k = 0;
+          for (; k + 8 <= audible; k += 8) add_weighed<8>(heard + i * n, lateral, places + k, a, n);
+          for (; k < audible; ++k) add_weighed<1>(heard + i * n, lateral, places + k, a, n);
+          continue;
+        }
+        const int64_t fired = find_fired(u + i * n, n, c, marks, places);
+        add_listed(heard + i * n, lateral, places, fired, c.per_tau_s(0), n);
         for (int64_t k = 0; k < fired; ++k)
           if (const T v = u[i * n + places[k]]; v != v) std::fill_n(heard + i * n, n, v);         // NaN times anything
       }
@@ -194,20 +236,24 @@ struct RecurrentForward {
 };
 
 // Gradient of the post-synaptic current -> gradient of the drive and of the state, and G.
-template <class T>
+template <class T, class Constants>
 struct RecurrentBackward {
-  RecurrentLayer<T> layer;
+  RecurrentLayer<T, Constants> layer;
   const std::function<void(const Gradient<T>&)>& neurons;  // the rule, on one step
-  bool through_lateral, through_reset, needs_psc;
+  bool through_lateral, through_reset, needs_psc;  // the rule, or what constants get, may need a
   Source<T> psc_gradient;
   const T *after, *membrane, *lateral;  // gradient of the state after the last step, null if there is none; V as it is
   Target<T> out;
   T* filtered;  // G; null if nobody wants it
   T* back;      // gradient of the state before the first step; null if there was none
+  T* by_constant;  // [3, batch, n], of 0: what τm, τs and θ get in each sample; null where they are all alike
+  T* heard;        // [steps, batch, n]: a[t-1]; null if nobody wants it
+
+  TSSLBP_INLINE bool needs_b() const { return layer.adapts && (through_reset || by_constant); }
 
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
-    const int64_t m = std::min(GROUP, end - begin) * layer.n, traces = needs_psc + (layer.adapts && through_reset);
-    std::vector<T> scratch((12 + traces * layer.steps) * m);
+    const int64_t m = std::min(GROUP, end - begin) * layer.n, traces = needs_psc + needs_b();
+    std::vector<T> scratch((15 + traces * layer.steps) * m);
     layer.groups(begin, end, [&](int64_t first, int64_t last) __attribute__((always_inline)) {
       walk(first, last, scratch.data());
     });
@@ -216,15 +262,17 @@ struct RecurrentBackward {
   TSSLBP_INLINE void walk(int64_t first_sample, int64_t last_sample, T* scratch) const {
     const int64_t n = layer.n, samples = last_sample - first_sample, m = samples * n, first = first_sample * n, size = layer.size();
     const int64_t last = layer.steps - 1;
-    const Neuron<T>& c = layer.c;
-    const T lag = T(layer.numbers.tau_s - 1), tau_s = T(layer.numbers.tau_s);
+    const auto c = layer.constants.at(0, n);
     T *__restrict carry = scratch, *__restrict before = carry + 2 * m, *__restrict error = before + 2 * m;
     T *__restrict delta = error + m, *__restrict sum = delta + m, *__restrict read = sum + m, *__restrict spikes = read + m;
-    T *__restrict to_b = spikes + m, *__restrict to_s = to_b + m, *__restrict to_s_after = to_s + m, *traces = to_s_after + m;
+    T *__restrict to_b = spikes + m, *__restrict to_s = to_b + m, *__restrict to_s_after = to_s + m;
+    T *__restrict learned = to_s_after + m, *traces = learned + 3 * m;
     T* psc_trace = needs_psc ? traces : nullptr;
-    T* b_trace = layer.adapts && through_reset ? traces + needs_psc * layer.steps * m : nullptr;
-    if (psc_trace) trace_psc(psc_trace, first, m);
-    if (b_trace) trace_b(b_trace, spikes, first, m);
+    T* b_trace = needs_b() ? traces + needs_psc * layer.steps * m : nullptr;
+    if (psc_trace) trace_psc(psc_trace, first, samples);
+    if (b_trace) trace_b(b_trace, spikes, first, samples);
+    if (heard)
+      for (int64_t t = 0; t <= last; ++t) std::copy_n(psc_trace + t * m, m, heard + t * size + first);
 
     std::fill_n(scratch, 12 * m, T(0));
     if (after)
@@ -237,33 +285,39 @@ struct RecurrentBackward {
     for (int64_t t = last;; --t) {
       // `error` holds what comes back through V, from the step after or the state after the last
       if (layer.adapts)
-        for (int64_t j = 0; j < m; ++j) error[j] -= lag * to_s_after[j];
+        layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA { error[i] -= (c.tau_s(j) - 1) * to_s_after[i]; });
       if (t < 0) break;
       const T* __restrict e = psc_gradient.row(t, first, m, read);
       for (int64_t j = 0; j < m; ++j) error[j] += e[j];
       if (layer.adapts)
-        for (int64_t j = 0; j < m; ++j) error[j] += tau_s * to_s[j];
+        layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA { error[i] += c.tau_s(j) * to_s[i]; });
       if (t > 0) std::copy_n(membrane + (t - 1) * size + first, m, before);
       else layer.read(0, first, m, before);
       if (psc_trace) std::copy_n(psc_trace + t * m, m, before + m);
-      neurons({{error, m, false, {}}, membrane + t * size + first, nullptr, {delta, m, false, {}}, {before, m}, {carry, m}, {carry, m}, 1, m});
+      neurons({{error, m, false, {}}, membrane + t * size + first, nullptr, {delta, m, false, {}}, {before, m}, {carry, m}, {carry, m}, 1, m, by_constant ? learned : nullptr});
       if (out.half) out.put(t, first, m, delta);
       else std::copy_n(delta, m, static_cast<T*>(out.data) + t * out.stride + first);
       if (filtered) {
         T* __restrict row = filtered + t * size + first;
-        for (int64_t j = 0; j < m; ++j) sum[j] = row[j] = delta[j] + c.synapse_decay * sum[j];    // (b)
+        for (int64_t j = 0; j < m; ++j) sum[j] = row[j] = delta[j] + c.synapse_decay(0) * sum[j]; // (b)
       }
       if (layer.adapts) {
         if (t == 0) layer.read(4, first, m, spikes);
         else
-          for (int64_t j = 0; j < m; ++j) spikes[j] = spike(before[j], c.threshold);
-        for (int64_t j = 0; j < m; ++j) {  // (3) and (2)
-          const T step = layer.beta * delta[j], kept = c.membrane_decay * step, whole = to_b[j] - step;
-          to_s_after[j] = to_s[j];
-          to_s[j] = b_trace ? whole - kept * b_trace[t * m + j] : whole;
-          to_b[j] = layer.adaptation_decay * whole + kept * (1 - spikes[j]);
-        }
+          layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA { spikes[i] = spike(before[i], c.threshold(j)); });
+        if (by_constant) add_adaptation(learned, delta, spikes, b_trace + t * m, membrane + t * size + first, psc_trace + t * m, to_s, samples);
+        layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA {  // (3) and (2)
+          const T step = layer.beta * delta[i], kept = c.membrane_decay(j) * step, whole = to_b[i] - step;
+          to_s_after[i] = to_s[i];
+          to_s[i] = through_reset ? whole - kept * b_trace[t * m + i] : whole;
+          to_b[i] = layer.adaptation_decay * whole + kept * (1 - spikes[i]);
+        });
       }
+      if (by_constant)
+        for (int64_t kind = 0; kind < 3; ++kind) {
+          T* __restrict total = by_constant + kind * size + first;
+          for (int64_t j = 0; j < m; ++j) total[j] += learned[kind * m + j];
+        }
       std::fill_n(error, m, T(0));
       if (through_lateral && (t > 0 || back)) add_product(error, delta, lateral, samples, n);     // Vᵀ·δ
     }
@@ -272,34 +326,50 @@ struct RecurrentBackward {
     for (int64_t row = 0; row < layer.rows(); ++row) std::copy_n(rows[row], m, back + row * size + first);
   }
 
+  // What τm gets through (3), and takes back what τs got through the error of spikes, which do not depend on it.
+  TSSLBP_INLINE void add_adaptation(T* __restrict learned, const T* __restrict delta, const T* __restrict spikes,
+                                    const T* __restrict b, const T* __restrict u, const T* __restrict a, const T* __restrict to_s,
+                                    int64_t samples) const {
+    const int64_t m = samples * layer.n;
+    layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA {
+      learned[i] += layer.beta * delta[i] * b[i] * (1 - spikes[i]) * c.per_tau_m(j) * c.per_tau_m(j);
+      learned[m + i] += to_s[i] * (spike(u[i], c.threshold(j)) - a[i]) * c.per_tau_s(j);
+    });
+  }
+
   // a[t-1] for every t, which tells where a synapse is quiet.
-  TSSLBP_INLINE void trace_psc(T* __restrict trace, int64_t first, int64_t m) const {
+  TSSLBP_INLINE void trace_psc(T* __restrict trace, int64_t first, int64_t samples) const {
+    const int64_t m = samples * layer.n;
     layer.read(1, first, m, trace);
     for (int64_t t = 1; t < layer.steps; ++t) {
       const T* __restrict u = membrane + (t - 1) * layer.size() + first;
       const T* __restrict a = trace + (t - 1) * m;
       T* __restrict next = trace + t * m;
-      for (int64_t j = 0; j < m; ++j)
-        next[j] = layer.c.synapse_decay * a[j] + (u[j] > layer.c.threshold ? layer.c.per_tau_s : T(0));
+      layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA {
+        next[i] = c.synapse_decay(j) * a[i] + (u[i] > c.threshold(j) ? c.per_tau_s(j) : T(0));
+      });
     }
   }
 
   // b[t-1] for every t, (2).
-  TSSLBP_INLINE void trace_b(T* __restrict trace, T* __restrict spikes, int64_t first, int64_t m) const {
+  TSSLBP_INLINE void trace_b(T* __restrict trace, T* __restrict spikes, int64_t first, int64_t samples) const {
+    const int64_t m = samples * layer.n;
     layer.read(3, first, m, trace), layer.read(4, first, m, spikes);
     for (int64_t t = 1; t < layer.steps; ++t) {
       const T* __restrict u = membrane + (t - 1) * layer.size() + first;
       const T* __restrict b = trace + (t - 1) * m;
       T* __restrict next = trace + t * m;
-      for (int64_t j = 0; j < m; ++j) next[j] = spikes[j] + layer.adaptation_decay * b[j], spikes[j] = spike(u[j], layer.c.threshold);
+      layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA {
+        next[i] = spikes[i] + layer.adaptation_decay * b[i], spikes[i] = spike(u[i], c.threshold(j));
+      });
     }
   }
 };
 
 // Gradient of V, (c), for the neurons that speak from `begin` to `end`.
-template <class T>
+template <class T, class Constants>
 struct LateralGradient {
-  RecurrentLayer<T> layer;
+  RecurrentLayer<T, Constants> layer;
   const T *membrane, *filtered;
   T* out;  // [n, n], transposed as in the forward pass
 
@@ -308,6 +378,7 @@ struct LateralGradient {
     const int64_t tile = std::clamp<int64_t>(L2_BYTES / int64_t(sizeof(T)) / n, 16, 4096);
     std::vector<int32_t> fired(speakers + 8), places(speakers * tile), counts(speakers);
     std::vector<uint8_t> marks(speakers + 8), nan(speakers);
+    const auto c = layer.constants.at(begin, speakers);
     std::fill_n(out + begin * n, speakers * n, T(0));
     if (layer.state)  // the neurons also heard what the state brought
       for (int64_t sample = 0; sample < layer.batch; ++sample)
@@ -317,7 +388,7 @@ struct LateralGradient {
       std::fill(counts.begin(), counts.end(), 0);
       for (int64_t row = top; row < std::min(rows, top + tile); ++row) {
         const T* u = membrane + row * n + begin;
-        const int64_t count = find_fired(u, speakers, layer.c.threshold, marks.data(), fired.data());
+        const int64_t count = find_fired(u, speakers, c, marks.data(), fired.data());
         for (int64_t k = 0; k < count; ++k) {
           const int32_t j = fired[k];
           if (u[j] != u[j]) nan[j] = 1;
@@ -326,7 +397,7 @@ struct LateralGradient {
       }
       const T* heard = filtered + (top + layer.batch) * n;  // one step later
       for (int64_t j = 0; j < speakers; ++j)
-        add_listed(out + (begin + j) * n, heard, places.data() + j * tile, counts[j], layer.c.per_tau_s, n);
+        add_listed(out + (begin + j) * n, heard, places.data() + j * tile, counts[j], c.per_tau_s(j), n);
     }
     for (int64_t j = 0; j < speakers; ++j)
       if (nan[j]) std::fill_n(out + (begin + j) * n, n, std::numeric_limits<T>::quiet_NaN());

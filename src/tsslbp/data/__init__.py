@@ -4,20 +4,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp.data import events, images, nmnist, readers, speech, synthetic, tonic_sets, vowels
+from tsslbp.data import events, image_folder, images, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
+from tsslbp.data.streamed import Streaming
 from tsslbp.errors import UserError, unknown
 
 __all__ = [
+    "IN_FILES",
     "NAMES",
     "SETS",
     "Dataset",
     "Facts",
     "Normalisation",
     "Split",
+    "Streaming",
+    "bare",
     "check",
     "crop_and_flip",
     "events",
@@ -34,12 +38,19 @@ NAMES = (
 )
 SETS: dict[str, Callable[[int | None], Dataset]] = {}
 """Data sets of a user's own by name: functions of how many samples to hold out for validation, None for their own number."""
+IN_FILES = image_folder.PREFIX
 MADE = "python:"
 """What settings call a data set that was made in Python, before its name."""
 
 
 def load(
-    name: str, root: str | Path, *, validation: int | None = None, download: bool = False, time_steps: int | None = None
+    name: str,
+    root: str | Path,
+    *,
+    validation: int | None = None,
+    download: bool = False,
+    time_steps: int | None = None,
+    streaming: Streaming | None = None,
 ) -> Dataset:
     """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
@@ -47,13 +58,15 @@ def load(
 
     Args:
         name: one of ``NAMES``, the last three with options in brackets if wanted (:mod:`tsslbp.data.synthetic`); ``tonic:NAME``
-            for an event set of the package tonic; or the path of a file or folder.
+            for an event set of the package tonic; ``image-folder:DIR`` for pictures that stay in their files; or the path of a
+            file or folder.
         root: folder the named sets lie in, as torchvision and tonic lay them out; ``digits`` and own files do not need it.
         validation: samples held out of the training set. If left out: 240 of ``digits``, a tenth of all others but at most
             5000 of a named one; one per class at least.
         download: fetch a set that is not there: images through torchvision, events through tonic. Others are not fetched.
         time_steps: T of recordings, which can be cut into any number of steps: 30 of events, 50 of speech, the longest of
             the vowels if left out. Static samples and series of your own do not need it.
+        streaming: how pictures that stay in their files are read.
 
     Returns:
         Its three parts with the constants to normalise them.
@@ -65,6 +78,8 @@ def load(
         raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+    if image_folder.is_one(name):
+        return replace(image_folder.read(name, validation, streaming or Streaming()), source=name)
     return replace(_read(name, Path(root), validation, download, time_steps), source=name)
 
 
@@ -72,6 +87,12 @@ def is_own(name: str) -> bool:
     """Whether a name is no data set's, but the path of a user's own file or folder."""
     known = name in NAMES or name in SETS or _task(name) in synthetic.TASKS
     return bool(name) and not known and not name.startswith(("tonic:", MADE))
+
+
+def bare(name: str) -> str:
+    """The name of a user's own data set without the folders it lies in."""
+    prefix = image_folder.PREFIX if image_folder.is_one(name) else ""
+    return prefix + Path(name.removeprefix(prefix)).name
 
 
 def _task(name: str) -> str:

@@ -1,9 +1,9 @@
 """What a data set is here: three parts as stored (mostly bytes, in memory or mapped), and how to turn a batch into numbers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,11 @@ TEST_SET, FIFTH = "the test set", "a held-out fifth"
 """What the test samples of a data set are, in a reader's words."""
 Kind = Literal["vectors", "pictures", "series", "speech", "events"]
 """What samples are. Defaults that suit one kind may not suit another."""
+Request = tuple[Tensor, Tensor | None]
+"""A batch to come: the places of its samples ``[B]`` (int64), and the keys ``[B]`` that random changes to them follow from
+(``draws.py``); no keys, no changes."""
+LARGE, LOOKED_AT = 2**30, 1000
+"""Of samples that take more bytes than LARGE, only LOOKED_AT, evenly spaced, are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +34,16 @@ class Split:
     x: Tensor
     y: Tensor
     lengths: Tensor | None = None
+    streamed: ClassVar[bool] = False
+    """Whether samples lie in files and are read whenever they are used."""
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample as it is stored."""
+        return tuple(self.x.shape[1:])
 
     @property
     def trains(self) -> bool:
@@ -60,6 +72,22 @@ class Split:
     def select(self, index: Tensor) -> "Split":
         """The samples at ``index`` ``[B]`` (int64) with their lengths, copied."""
         return Split(*self.take(index), None if self.lengths is None else self.lengths.index_select(0, index))
+
+    def batches(self, requests: Iterable[Request]) -> Iterator["Split"]:
+        """The samples of one request after the other, in memory."""
+        return (self.select(index) for index, _ in requests)
+
+    def few(self, most: int) -> "Split":
+        """At most so many of the samples, evenly spaced."""
+        return self.select(torch.linspace(0, len(self) - 1, min(most, len(self)), dtype=torch.float64).long())
+
+    def looked_at(self) -> "Split":
+        """Samples that stand for all: all of them, or a few where they take much memory or lie in files."""
+        return self.few(LOOKED_AT) if self.streamed or self.x.nbytes > LARGE else self
+
+    def marks(self) -> Iterable[Any]:
+        """Bytes, or an array of them, by which each sample is recognised."""
+        return self.x.contiguous().numpy()
 
 
 @dataclass(frozen=True)
@@ -139,7 +167,7 @@ class Dataset:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample at one step: ``(C, H, W)`` or ``(F,)``."""
-        return tuple(self.train.x.shape[2 if self.sequence else 1 :])
+        return self.train.shape[1 if self.sequence else 0 :]
 
     @property
     def trains(self) -> bool:

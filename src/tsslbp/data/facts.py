@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +14,6 @@ from tsslbp.errors import UserError
 
 REMEMBERED = 64
 """Training samples remembered by their digests: the smallest ones, so that no choice depends on an order."""
-LARGE, LOOKED_AT = 2**30, 1000
-"""Of a part whose samples take more bytes than LARGE, only LOOKED_AT samples, evenly spaced, are looked at."""
 UNLIKE = 10
 """Values whose range is this many times wider than that of the training samples are in other units; so are values of another
 type whose range differs much."""
@@ -65,7 +64,7 @@ class Facts:
     @staticmethod
     def of(dataset: Dataset) -> "Facts":
         """The facts of a data set."""
-        x, exact = _looked_at(dataset.train).x, not dataset.computed
+        x, exact = dataset.train.looked_at().x, not dataset.computed
         channels = x.dim() - 3 if x.dim() >= 4 else None
         rows = x.reshape(1, -1) if channels is None else x.movedim(channels, 0).reshape(x.shape[channels], -1)
         low, high = torch.aminmax(rows, dim=1)
@@ -76,7 +75,7 @@ class Facts:
             samples={name: len(part) for name, part in dataset.parts.items()},
             digests={name: _digest(part, exact) for name, part in dataset.parts.items()},
             exact=exact,
-            remembered=tuple(sorted(set(_hashes(x)))[:REMEMBERED]),
+            remembered=_smallest(_recognised(dataset.train)),
         )
 
     @staticmethod
@@ -99,7 +98,7 @@ class Facts:
 
     def seen(self, samples: Split) -> float:
         """An estimate of the share of the training samples that are among these, from 0 to 1."""
-        return len(set(self.remembered) & set(_hashes(samples.x))) / len(self.remembered)
+        return len(set(self.remembered).intersection(_hashes(samples))) / len(self.remembered)
 
     def unlike(self, x: Tensor) -> tuple[str, bool] | None:
         """How stored samples differ from the training samples in range, and whether so much that they are in other units."""
@@ -114,21 +113,29 @@ class Facts:
         return ranges, wider or dtype != self.dtype
 
 
-def _looked_at(part: Split) -> Split:
-    if part.x.nbytes <= LARGE:
-        return part
-    return part.select(torch.linspace(0, len(part) - 1, min(LOOKED_AT, len(part)), dtype=torch.float64).long())
-
-
-def _hashes(x: Tensor) -> list[str]:
+def _hashes(part: Split) -> Iterator[str]:
     """A hash of every sample."""
-    rows = x.contiguous().numpy()
-    return [hashlib.blake2b(row, digest_size=8).hexdigest() for row in rows]
+    return (hashlib.blake2b(mark, digest_size=8).hexdigest() for mark in part.marks())
+
+
+def _recognised(part: Split) -> Iterator[str]:
+    """A hash of every sample that is looked at. Of samples in files those are all, since only names and sizes are hashed."""
+    return _hashes(part if part.streamed else part.looked_at())
+
+
+def _smallest(hashes: Iterable[str]) -> tuple[str, ...]:
+    """The ``REMEMBERED`` smallest, each once, in order."""
+    kept: list[str] = []
+    for text in hashes:
+        if len(kept) < REMEMBERED or text < kept[-1]:
+            kept = sorted({*kept, text})[:REMEMBERED]
+    return tuple(kept)
 
 
 def _digest(part: Split, exact: bool) -> str:
-    hashes = _hashes(_looked_at(part).x) if exact else []
-    digest = hashlib.blake2b(" ".join(hashes).encode(), digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
+    for number, text in enumerate(_recognised(part) if exact else ()):
+        digest.update((" " * (number > 0) + text).encode())
     digest.update(part.y.contiguous().numpy().data)
     if part.lengths is not None:
         digest.update(part.lengths.contiguous().numpy().data)

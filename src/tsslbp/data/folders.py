@@ -61,31 +61,41 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
         return Listing({"train": [path]}, {"train": torch.tensor([-1])}, {"train": [path.name]}, wanted.classes or (), "")
     if not path.is_dir():
         raise UserError(f"{path} is one file; give a folder that has a folder of {what} for each class")
-    root = path
-    while (inner := _wrapped(path, suffixes, flat)) is not None and inner.name not in (wanted.classes or ()):
-        path = inner
-    tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
-    folders = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}
-    if not folders["train"]:
-        folders = {"train": path}
-    files = {part: list(files_in(folder, suffixes)) for part, folder in folders.items() if folder}
+    root, path = path, unwrapped(path, suffixes, wanted.classes or (), flat)
+    folders = folders_of_parts(path)
+    files = {part: list(files_in(folder, suffixes)) for part, folder in folders.items()}
     files = {part: paths for part, paths in files.items() if paths}
     if "train" not in files:
         raise UserError(f"{folders['train']} has no {what} ({', '.join(suffixes)})")
-    labels = {part: [_label(file, folders[part] or path, flat) for file in paths] for part, paths in files.items()}
+    labels = {part: [_label(file, folders[part], flat) for file in paths] for part, paths in files.items()}
     loose = [file for part in files for file, label in zip(files[part], labels[part], strict=True) if label is None]
     if loose and wanted.labelled:
         raise UserError(
             f"{loose[0]} is in no folder of a class ({len(loose)} such {what}); move each into a folder named by class"
         )
-    empty = [child.name for child in tops.values() if not child.name.startswith(".") and not any(files_in(child, suffixes))]
-    if empty and len(folders) == 1 and not wanted.whole:
+    inside = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    empty = [child.name for child in inside if not any(files_in(child, suffixes))]
+    if empty and folders["train"] == path and not wanted.whole:
         raise UserError(f"{path}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
     classes = wanted.classes or classes_of((str(label) for label in labels["train"]), str(path))
     y = {part: numbered(labels[part], classes, str(folders[part]), wanted) for part in files}
     names = {part: [file.relative_to(root).as_posix() for file in paths] for part, paths in files.items()}
     test = folders.get("test")
     return Listing(files, y, names, classes, f"the folder {test.name}" if test and "test" in files else FIFTH)
+
+
+def unwrapped(path: Path, suffixes: Sequence[str], classes: Sequence[str] = (), flat: bool = False) -> Path:
+    """The folder that has the parts or the classes, where others lie around it; none of these ``classes``."""
+    while (inner := _wrapped(path, suffixes, flat)) is not None and inner.name not in classes:
+        path = inner
+    return path
+
+
+def folders_of_parts(path: Path) -> dict[str, Path]:
+    """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has none for that."""
+    tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    found = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}
+    return {part: folder for part, folder in found.items() if folder} if found["train"] else {"train": path}
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:

@@ -78,7 +78,8 @@ def complete(
     test = samples.select(tested.x) if tested is not None else test
     assert test is not None
     test = test.select(torch.arange(len(test)))
-    return Dataset(name, train, held, test, classes, fitted(train, sequence, scale), sequence, tested_on=tested_on, **facts)
+    normalisation = fitted(train.looked_at() if train.streamed else train, sequence, scale)
+    return Dataset(name, train, held, test, classes, normalisation, sequence, tested_on=tested_on, **facts)
 
 
 def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | None = None) -> Normalisation:

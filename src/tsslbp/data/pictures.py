@@ -28,7 +28,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: no pictures, no folder a class, files that cannot be read, pictures of different sizes.
     """
     listing = listed(path, SUFFIXES, wanted, "pictures")
-    headers = dict(zip(listing.paths, each_of(_header, listing.paths), strict=True))
+    headers = dict(zip(listing.paths, each_of(header, listing.paths), strict=True))
     sizes, modes = {file: size for file, (size, _) in headers.items()}, {mode for _, mode in headers.values()}
     (size, most), *others = Counter(sizes.values()).most_common()
     if others:
@@ -53,8 +53,8 @@ def read(path: Path, wanted: Wanted) -> Found:
     return Found(parts, listing.classes, False, 255.0, listing.tested_on, listing.names, facts)
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """Width, height and mode, without decoding the picture."""
+def header(path: str | Path) -> tuple[tuple[int, int], str]:
+    """Width, height and mode, without decoding the picture. Raises UserError if there is none."""
     from PIL import Image
 
     try:
@@ -68,7 +68,7 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
         ) from None
 
 
-def opened(path: Path, mode: str) -> "Image":
+def opened(path: str | Path, mode: str) -> "Image":
     """An image file as grey ("L") or "RGB", turned as its camera says, on white where it is transparent.
 
     Raises:

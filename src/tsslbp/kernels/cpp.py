@@ -9,6 +9,7 @@ potential is equal to rounding only.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Cpp(Engine):
         )
         delta = layout.restore(made[0])
         back = None if state is None else layout.restore(made[1])
-        by_constant = ByConstant(*layout.restore(made[-1])) if neuron.varies else ByConstant()
+        by_constant = ByConstant(*layout.summed(made[-1], _shape(neuron))) if neuron.varies else ByConstant()
         return delta if form.response is None else delta[0], back, by_constant
 
     def recurrent_forward(
@@ -109,7 +110,8 @@ class Cpp(Engine):
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        made = torch.ops.tsslbp.recurrent(drive, lateral, state, _numbers(neuron), list(adaptation or ()), half_psc, keep)
+        constants, numbers = _of_each(neuron, drive.shape[2])
+        made = torch.ops.tsslbp.recurrent(drive, lateral, state, constants, numbers, list(adaptation or ()), half_psc, keep)
         return made[2] if keep else None, made[0], made[1]
 
     def recurrent_backward(
@@ -126,26 +128,47 @@ class Cpp(Engine):
         *,
         through_lateral: bool,
         learns: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, ByConstant]:
         family, numbers = formula
-        operands = error, after, membrane, lateral, state, _numbers(neuron), list(adaptation or ()), numbers
+        constants = _of_each(neuron, membrane.shape[2])
+        operands = error, after, membrane, lateral, state, *constants, list(adaptation or ()), numbers
         backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
-        made = backward(*operands, through_lateral, half_drive, learns)
-        return made[0], None if state is None else made[1], made[-1].t() if learns else None
-
-
-def _numbers(neuron: LIF) -> list[Any]:
-    return [neuron.tau_m, neuron.tau_s, neuron.threshold]
+        own_tau_s = isinstance(neuron.tau_s, Tensor) and neuron.tau_s.numel() > 1
+        delta, *made = backward(*operands, through_lateral, half_drive and not own_tau_s, learns + (learns and own_tau_s))
+        back = None if state is None else made.pop(0)
+        by_constant = ByConstant(*made.pop(0).sum(1)) if neuron.varies else ByConstant()
+        weights = None
+        if learns:  # of neurons that each have their τs it is a[t-1] that came
+            weights = delta.flatten(0, 1).t() @ made[0].flatten(0, 1) if own_tau_s else made[0].t()
+        return delta.bfloat16() if half_drive else delta, back, weights, by_constant
 
 
 def _constants(neuron: LIF, layout: Layout) -> tuple[Tensor | None, list[float]]:
-    """Constants as the operators take them: none and numbers; or a table ``[3, P]`` and how many neighbours share an entry."""
-    values = _numbers(neuron)
+    """Constants as the operators take them: none and numbers, or a table ``[3, P]`` and none."""
     if not neuron.varies:
-        return None, values
-    like = next(value for value in neuron.tensors if value is not None)
-    table = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(value, dtype=like.dtype) for value in values)))
-    return layout.repeating(table)
+        return None, [neuron.tau_m, neuron.tau_s, neuron.threshold]
+    return layout.repeating(_table(neuron)), []
+
+
+def _of_each(neuron: LIF, n: int) -> tuple[Tensor | None, list[float]]:
+    """The same for a recurrent layer of n neurons: the table is ``[3, N]``."""
+    if not neuron.varies:
+        return None, [neuron.tau_m, neuron.tau_s, neuron.threshold]
+    return _table(neuron).view(3, -1).expand(3, n or 1), []
+
+
+def _table(neuron: LIF) -> Tensor:
+    """Constants of which some are tensors, ``[3, ...]``."""
+    like, shape = next(value for value in neuron.tensors if value is not None), _shape(neuron)
+    values = neuron.tau_m, neuron.tau_s, neuron.threshold
+    tensors = (x if isinstance(x, Tensor) else like.new_full((), x) for x in values)
+    return torch.stack([x if x.shape == shape else x.expand(shape) for x in tensors])
+
+
+def _shape(neuron: LIF) -> Sequence[int]:
+    """What the constants that are tensors broadcast to."""
+    shapes = [value.shape for value in neuron.tensors if value is not None]
+    return shapes[0] if len({*shapes}) == 1 else torch.broadcast_shapes(*shapes)
 
 
 def _pool(layout: Layout, pool: Pool | None) -> list[float]:
@@ -180,7 +203,7 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::recurrent")
     def recurrent(drive: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        _, adaptation, half, keep = groups
+        *_, adaptation, half, keep = groups
         full, rows = computed_in(drive.dtype), 5 if adaptation else 3
         psc = torch.empty_like(drive, dtype=torch.bfloat16 if half else full, memory_format=torch.contiguous_format)
         membrane = [torch.empty_like(psc, dtype=full)] if keep else []
@@ -191,10 +214,12 @@ def _register_fakes() -> None:
     def recurrent_backward(
         error: Tensor, after: Tensor | None, membrane: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any
     ) -> list[Tensor]:
-        *_, half, learns = groups
+        constants, *_, half, learns = groups
         delta = membrane.new_empty(membrane.shape, dtype=torch.bfloat16 if half else membrane.dtype)
         back = [] if state is None else [state.new_empty(state.shape)]
-        return [delta, *back, *([lateral.new_empty(lateral.shape)] if learns else [])]
+        by_constant = [] if constants is None else [membrane.new_empty(3, *membrane.shape[1:])]
+        weights = [[], [lateral.new_empty(lateral.shape)], [membrane.new_empty(membrane.shape)]][learns]
+        return [delta, *back, *by_constant, *weights]
 
 
 if NOT_LOADED is None:

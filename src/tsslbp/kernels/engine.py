@@ -144,7 +144,8 @@ class Engine(ABC):
 
         Returns:
             ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None; for
-            constants that are tensors, what each neuron's get (:func:`tsslbp.neuron.constants_gradient`), ``[...]``.
+            constants that are tensors, what neurons' get (:func:`tsslbp.neuron.constants_gradient`), of each neuron, ``[...]``,
+            or added up over some of those that share a constant. ``sum_to_size`` gives the constant's gradient.
         """
 
     def recurrent_forward(
@@ -188,7 +189,7 @@ class Engine(ABC):
         *,
         through_lateral: bool,
         learns: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, ByConstant]:
         """What a rule makes of ``∂L/∂a`` in a recurrent layer.
 
         Args:
@@ -201,7 +202,8 @@ class Engine(ABC):
             learns: whether the gradient of ``lateral`` is wanted.
 
         Returns:
-            Gradient of the drive; of the state, None without one; of ``lateral``, or None.
+            Gradient of the drive; of the state, None without one; of ``lateral``, or None; and for constants that are tensors
+            what neurons' get, as of :meth:`backward`.
         """
         raise NotImplementedError
 

@@ -1,7 +1,9 @@
 """How a sequence lies in memory, and how it becomes the ``[T, N]`` that kernels walk through."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -29,18 +31,25 @@ class Layout:
         inverse = [self.order.index(axis) + 1 for axis in in_order]
         return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
-    def repeating(self, table: Tensor) -> tuple[Tensor, list[float]]:
+    def repeating(self, table: Tensor) -> Tensor:
         """Rows that broadcast over one step, ``[K, ...]``, as the shortest ``[K, P]`` of which the step in memory is a
-        repetition, and how many neighbours in memory have the same entry (a list of one)."""
+        repetition."""
         if not math.prod(self.shape):
-            return table.new_ones(len(table), 1), [1.0]
+            return table.new_ones(len(table), 1)
+        sizes, plain = _repeated(self, table.shape[1:])
+        if plain:
+            return table.reshape(len(table), -1)
         table = table.view(len(table), *[1] * (len(self.shape) - table.dim() + 1), *table.shape[1:])
-        varying = [place for place, axis in enumerate(self.order) if table.shape[axis] > 1]
-        first, last = (varying[0], varying[-1] + 1) if varying else (0, 0)
-        table = table.permute(0, *self.order)
-        sizes = [self.shape[axis - 1] for axis in self.order]
-        whole = table.expand(-1, *[size if first <= place < last else 1 for place, size in enumerate(sizes)])
-        return whole.reshape(len(table), -1), [float(math.prod(sizes[last:]))]
+        return table.permute(0, *self.order).expand(-1, *sizes).reshape(len(table), -1)
+
+    def summed(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """``[K, N]``, in the order of memory, with the repetitions of :meth:`repeating` added up: ``[K, ...]``, of which
+        ``sum_to_size`` makes rows of ``shape``."""
+        if not math.prod(self.shape):
+            return x.new_zeros(len(x), *shape)
+        sizes, _ = _repeated(self, tuple(shape))
+        sums = x.view(len(x), -1, math.prod(sizes)).sum(1)
+        return replace(self, shape=tuple(sizes[self.order.index(axis)] for axis in range(1, len(sizes) + 1))).restore(sums)
 
     def pooled(self, pool: Pool | None) -> "Layout":
         """The layout of the pooled sequence."""
@@ -48,6 +57,17 @@ class Layout:
             return self
         images, channels, height, width = self.shape
         return Layout((images, channels, height // pool.size, width // pool.size), self.order)
+
+
+@lru_cache(1024)
+def _repeated(layout: Layout, shape: tuple[int, ...]) -> tuple[list[int], bool]:
+    """Of what has this shape and broadcasts over a step: the sizes, in memory, of the part that repeats; and whether that part
+    is no more than the axis along which it varies."""
+    shape = (*[1] * (len(layout.shape) - len(shape)), *shape)
+    varying = [place for place, axis in enumerate(layout.order) if shape[axis - 1] > 1]
+    first = varying[0] if varying else len(layout.order)
+    sizes = [layout.shape[axis - 1] if place >= first else 1 for place, axis in enumerate(layout.order)]
+    return sizes, len(varying) < 2 and math.prod(sizes) == math.prod(shape)
 
 
 def flatten(x: Tensor, pool: Pool | None) -> tuple[Layout, Tensor]:

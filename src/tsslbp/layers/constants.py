@@ -66,7 +66,7 @@ def in_range(name: ConstantName, value: Tensor, layer: nn.Module, told: set[str]
     least = LEAST[name]
     if torch.compiler.is_compiling():
         return value + (value.clamp(min=least) - value).detach()
-    if not isinstance(value, nn.Parameter) or value.is_meta or not bool((value.detach() < least).any()):
+    if not isinstance(value, nn.Parameter) or value.is_meta or not value.numel() or not value.detach().min().item() < least:
         return value
     with torch.no_grad():
         value.clamp_(min=least)

@@ -53,16 +53,18 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     _, final = training.read_metrics(run)
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
-    kept = TrainConfig.from_toml(run / "config.toml").to_dict().items()
-    settings = {key: value for key, value in kept if key not in kinds_of(Place)}  # of the machine it was on nothing is told
+    config = TrainConfig.from_toml(run / "config.toml")
+    settings = {
+        key: value for key, value in config.to_dict().items() if key not in kinds_of(Place)
+    }  # of the machine it was on nothing is told
     model = training.load(run)
     if half:
         model.network.half().float()
-        test = data.load(model.data, data_root, time_steps=model.inputs.raw_steps).test
+        test = training.dataset_of(model, data_root, streaming=config.streaming).test
         final = final | {"test_accuracy": model.accuracy(test)}
     stored = "float16" if half else "float32"
     if data.is_own(model.data):  # where it lay is nobody's business
-        model = replace(model, data=Path(model.data).name)
+        model = replace(model, data=data.bare(model.data))
         settings["data"] = model.data
     if "init" in settings:
         settings["init"] = Path(settings["init"]).name

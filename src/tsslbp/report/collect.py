@@ -30,11 +30,9 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
     history, final = training.read_metrics(folder)
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    dataset = dataset or data.load(
-        model.data or settings.data,
-        data_root or settings.data_root,
-        validation=settings.validation,
-        time_steps=model.inputs.raw_steps,
+    root, streaming = data_root or settings.data_root, settings.streaming
+    dataset = dataset or training.dataset_of(
+        model, root, model.data or settings.data, validation=settings.validation, streaming=streaming
     )
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
@@ -56,7 +54,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
 
 def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test
-    answers = metrics.decode(model.outputs(test.x, test.lengths))
+    answers = model.answers(test)
     return {
         "confusion": confusion_counts(test.y, answers, len(dataset.classes)),
         "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if model.network.is_spiking else [],
@@ -86,9 +84,9 @@ def _examples(label: Tensor, answer: Tensor) -> list[int]:
 
 
 def _raster(model: training.Model, dataset: data.Dataset, index: int) -> SampleRaster:
-    x = dataset.test.x[index : index + 1]
-    lengths = None if dataset.test.lengths is None else dataset.test.lengths[index : index + 1]
-    spikes, output = model.response(x, seed=index, lengths=lengths)
+    sample = dataset.test.select(torch.tensor([index]))
+    x = sample.x
+    spikes, output = model.response(x, seed=index, lengths=sample.lengths)
     answer = int(metrics.decode(output))
     return SampleRaster(
         image=None if dataset.sequence else _picture(x[0].float(), model.shades()),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import data, machine, training
+from tsslbp import machine, training
 from tsslbp.data import Split
 from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
@@ -52,8 +52,8 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
     """
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    root, steps = settings.data_root if data_root is None else data_root, model.inputs.raw_steps
-    dataset = data.load(model.data, root, validation=settings.validation, time_steps=steps)
+    root = settings.data_root if data_root is None else data_root
+    dataset = training.dataset_of(model, root, validation=settings.validation, streaming=settings.streaming)
     return Run(folder.resolve().name, model, dataset.test, settings.to_dict())
 
 

@@ -2,7 +2,7 @@
 
 from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState
-from tsslbp.training.evaluation import Samples, samples_of_file, samples_to_predict, samples_to_test
+from tsslbp.training.evaluation import Samples, dataset_of, samples_of_file, samples_to_predict, samples_to_test
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "Step",
     "Stream",
+    "dataset_of",
     "history",
     "load",
     "prepare",

@@ -14,14 +14,15 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     """
     parts = {name: f"{len(part):,} {name}" for name, part in dataset.parts.items()}
     total = sum(map(len, dataset.parts.values()))
-    low, high = (float(x) for x in dataset.train.x.aminmax())
+    seen = dataset.train.looked_at().x if dataset.train.streamed else dataset.train.x
+    low, high = (float(x) for x in seen.aminmax())
     names = ", ".join(dataset.classes[:6]) + (", ..." if dataset.classes[6:] else "")
     held = parts["validation"] if len(dataset.validation) else "none for validation"
     flag = "" if given.validation is not None else " (--validation N)"
     split = f"{parts['train']}, {held}{flag}, {parts['test']}: {dataset.tested_on}"
     rows = {
         "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} {_targets(dataset)} ({names})",
-        "values": f"{str(dataset.train.x.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",
+        "values": f"{str(seen.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",
         "split": split,
         "input": _input(config, dataset),
         "steps": _steps(config, dataset),

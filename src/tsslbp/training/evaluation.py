@@ -1,10 +1,10 @@
 """Which samples a model is to be evaluated on, and whether they are such as it was trained on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Split, readers
+from tsslbp.data import Dataset, Split, Streaming, image_folder, readers
 from tsslbp.data.dataset import FIFTH
 from tsslbp.errors import UserError
 from tsslbp.training.model import Model
@@ -26,7 +26,29 @@ class Samples:
     """What to call each sample: its file, or its number."""
 
 
-def samples_to_test(model: Model, name: str | None, root: Path, download: bool = False) -> Samples:
+def dataset_of(
+    model: Model,
+    root: Path,
+    name: str = "",
+    *,
+    validation: int | None = None,
+    download: bool = False,
+    streaming: Streaming | None = None,
+) -> Dataset:
+    """The data set of a name, of the model's own if none is given, as the model takes samples (:func:`tsslbp.data.load`)."""
+    steps = model.inputs.raw_steps
+    streaming = _as_seen(model, streaming)
+    return data.load(name or model.data, root, validation=validation, download=download, time_steps=steps, streaming=streaming)
+
+
+def _as_seen(model: Model, streaming: Streaming | None) -> Streaming:
+    """How pictures are read that are to have the size of the model's."""
+    return replace(streaming or Streaming(), size=model.sample_shape[-1], random_crop=0.0)
+
+
+def samples_to_test(
+    model: Model, name: str | None, root: Path, download: bool = False, streaming: Streaming | None = None
+) -> Samples:
     """The test samples of a data set, as :func:`tsslbp.data.load` finds it; of the model's own if no name is given.
 
     Raises:
@@ -36,7 +58,7 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     name = name or model.data
     if not name:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
-    dataset = data.load(name, root, download=download, time_steps=model.inputs.raw_steps)
+    dataset = dataset_of(model, root, name, download=download, streaming=streaming)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
@@ -60,31 +82,34 @@ def samples_to_test(model: Model, name: str | None, root: Path, download: bool =
     return samples
 
 
-def samples_of_file(model: Model, path: Path) -> Samples:
+def samples_of_file(model: Model, path: Path, streaming: Streaming | None = None) -> Samples:
     """Every sample of a file or folder of the user's own that the model was never trained on.
 
     Raises:
         UserError: no such file; the file it was trained on; samples of another shape, other classes or other units.
     """
-    samples = _all_of(model, path, labelled=True)
+    samples = _all_of(model, path, True, streaming)
     _check_targets(model, samples.split, str(path))
     _check(model, samples, str(path))
     _warn_of_seen(model, samples, str(path))
     return samples
 
 
-def samples_to_predict(model: Model, path: Path) -> Samples:
+def samples_to_predict(model: Model, path: Path, streaming: Streaming | None = None) -> Samples:
     """Every sample of a file or folder of the user's own, which needs no labels.
 
     Raises:
         UserError: no such file; samples of another shape or other units than the model was trained on.
     """
-    samples = _all_of(model, path, labelled=False)
+    samples = _all_of(model, path, False, streaming)
     _check(model, samples, str(path))
     return samples
 
 
-def _all_of(model: Model, path: Path, labelled: bool) -> Samples:
+def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | None) -> Samples:
+    if image_folder.is_one(model.data):
+        found, names, notes = image_folder.samples(path, model.classes, labelled, _as_seen(model, streaming))
+        return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
     split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, labelled)
     return Samples(split, f"all of {path}, {len(split):,} samples", names=names)
 
@@ -104,9 +129,12 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 
 
 def _check(model: Model, samples: Samples, name: str) -> None:
-    x, wanted = samples.split.x, list(model.sample_shape)
-    if list(x.shape[1:]) != wanted:
-        raise UserError(f"samples of {name} have shape {list(x.shape[1:])}; the model takes {wanted}")
+    shape, wanted = list(samples.split.shape), list(model.sample_shape)
+    if shape != wanted:
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}")
+    if samples.split.streamed:  # bytes, as the model has it
+        return
+    x = samples.split.x
     scale = model.inputs.normalisation.scale
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp import draws, processes, rules
-from tsslbp.data import Dataset
+from tsslbp.data import Dataset, Split
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
@@ -70,6 +70,7 @@ class Loop:
         self.loss, self.group = self.config.make_loss(), processes.group()
         self._stop, self._asked = threading.Event(), False  # whether to stop, and whether all processes know
         self._before: list[Tensor] = []
+        self._waited = self._began = 0.0  # seconds of this epoch without the next batch, and when the epoch began
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
         if self.weights is not None and self.loss.is_mean:
             self.weights = self.weights / self.weights.mean()
@@ -87,8 +88,11 @@ class Loop:
         with _stop_request(self._stop), self._nothing_lost():
             while state.epoch <= self.config.epochs:
                 self._take_rule()
-                for samples in self._batches():
-                    self.step(samples)
+                self._waited, self._began = 0.0, time.perf_counter()
+                steps = self._batches()
+                ahead = self._read(steps)
+                for samples in steps:
+                    self.step(samples, ahead)
                     state.seconds = time.perf_counter() - began
                     stopping = self._stop.is_set() if self.group.count == 1 else self._asked
                     if stopping or time.perf_counter() - saved > SAVE_EVERY:
@@ -119,15 +123,32 @@ class Loop:
             if isinstance(layer, Spiking):
                 layer.rule = rule
 
-    def _batches(self) -> Iterator[Tensor]:
+    def _batches(self) -> Sequence[Tensor]:
         """The rest of this epoch's order of samples, batch by batch."""
         seed = (self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 % 2**63
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.dataset.train), generator=generator)
-        yield from order.split(self.config.batch_size)[self.state.step :]
+        return order.split(self.config.batch_size)[self.state.step :]
 
-    def step(self, samples: Tensor) -> None:
-        """One step of training on the training samples of these numbers, ``[B]``, of which each process takes its share."""
+    def _parts(self, samples: Tensor) -> Sequence[Tensor]:
+        """The samples of a step in the parts that are computed one after the other."""
+        return samples.tensor_split(min(self.config.accumulate, len(samples)))
+
+    def _mine(self, part: Tensor) -> tuple[Tensor, Tensor | None]:
+        """This process's share of a part of a step, and the keys of these samples if anything is drawn for them."""
+        mine = self.group.share(part)
+        return mine, draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
+
+    def _read(self, steps: Iterable[Tensor]) -> Iterator[Split]:
+        """What this process computes in these steps, part by part."""
+        return self.dataset.train.batches(self._mine(part) for samples in steps for part in self._parts(samples))
+
+    def step(self, samples: Tensor, ahead: Iterator[Split] | None = None) -> None:
+        """One step of training on the training samples of these numbers, ``[B]``, of which each process takes its share.
+
+        They are the next that ``ahead`` gives, where they are read in advance.
+        """
+        ahead = self._read([samples]) if ahead is None else ahead
         state, network = self.state, self.model.network
         if not network.training:
             network.train()
@@ -135,8 +156,8 @@ class Loop:
             learned.grad = None
         self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
         loss = right = 0.0
-        for part in samples.tensor_split(min(self.config.accumulate, len(samples))):
-            more = self._add_gradients(part, len(samples))
+        for part in self._parts(samples):
+            more = self._add_gradients(part, len(samples), ahead)
             loss, right = loss + more[0], right + more[1]
         loss, right = self._together(loss, right)
         self._before = []
@@ -147,15 +168,17 @@ class Loop:
         state.loss_sum += loss * (len(samples) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
 
-    def _add_gradients(self, samples: Tensor, of: int) -> tuple[float, float]:
+    def _add_gradients(self, samples: Tensor, of: int, ahead: Iterator[Split]) -> tuple[float, float]:
         """Add the gradients of this process's share of some of the ``of`` samples of a step; the share's loss and score.
 
         Shares add up to the loss of the step: a loss that is a mean is weighed by how many samples it is of.
         """
         config, network = self.config, self.model.network
-        mine = self.group.share(samples)
-        keys = draws.mix(config.seed, self.state.epoch, mine) if self._draws else None
-        part = self.dataset.train.select(mine).to(self._device)
+        mine, keys = self._mine(samples)
+        asked = time.perf_counter()
+        part = next(ahead)
+        self._waited += time.perf_counter() - asked
+        part = part.to(self._device)
         x, y, lengths = part.x, part.y, part.lengths
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
@@ -269,7 +292,8 @@ class Loop:
     def _draws(self) -> bool:
         """Whether anything is drawn for a sample."""
         drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
-        return drops or bool(self.config.shift or self.config.flip) or self.model.inputs.encoding != CONSTANT
+        changes = self.config.shift or self.config.flip or self.config.random_crop
+        return drops or bool(changes) or self.model.inputs.encoding != CONSTANT
 
     def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
@@ -310,6 +334,7 @@ class Loop:
 
     def _record(self) -> dict[str, Any]:
         state, data, config = self.state, self.dataset, self.config
+        waited = self._waited / (time.perf_counter() - self._began)
         record: dict[str, Any] = {
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
@@ -318,6 +343,8 @@ class Loop:
             "test_accuracy": self.model.accuracy(data.test) if self._tests() else None,
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
+        if data.train.streamed:
+            record["data_wait"] = waited
         if self.model.network.is_spiking:
             held = data.validation if len(data.validation) else data.train
             record |= firing.firing(self.model, held, len(data.train), config.batch_size)

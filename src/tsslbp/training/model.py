@@ -1,6 +1,7 @@
 """Trained networks as one safetensors file that says by itself what it is."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ from tsslbp.training.score import score
 STORED = {"float32": torch.float32, "float16": torch.float16}
 """Formats of weights in a file, by the name its metadata has for them."""
 
+LARGE = 3 * 32 * 32
+"""Values of a picture from which fewer than 500 are evaluated at once."""
 LONGEST = 2**20
 """Characters of metadata; those of a model with a thousand classes are a hundredth of it."""
 
@@ -118,7 +121,7 @@ class Model:
         """
         was_training = self.network.training
         self.network.eval()
-        parts = map(samples.select, torch.arange(len(samples)).split(batch_size))
+        parts = samples.batches((index, None) for index in torch.arange(len(samples)).split(batch_size))
         try:
             with torch.inference_mode():
                 yield (self._entering(part, first + n * batch_size) for n, part in enumerate(parts))
@@ -158,9 +161,24 @@ class Model:
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
         ``first`` is the first sample's number, as of :meth:`evaluating`.
         """
-        with self.evaluating(_unlabelled(x, lengths), batch_size, first) as batches:
-            output = self.network.evidence(torch.cat([self.network(inputs) for _, inputs in batches], dim=1))
-            return within(output.cpu(), self._steps_of(lengths))
+        with self._outputs(_unlabelled(x, lengths), batch_size, first) as outputs:
+            return torch.cat([output for _, output in outputs], dim=1)
+
+    @contextmanager
+    def _outputs(self, samples: Split, batch_size: int, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
+        """:meth:`outputs` batch by batch, each with its samples."""
+        with self.evaluating(samples, batch_size, first) as batches:
+            yield ((part, within(self.network.evidence(self.network(x)), part.lengths).cpu()) for part, x in batches)
+
+    def output_of(self, samples: Split) -> Tensor:
+        """:meth:`outputs` for a part of a data set, wherever its samples lie."""
+        with self._outputs(samples, self._at_once(samples)) as outputs:
+            return torch.cat([output for _, output in outputs], dim=1)
+
+    def answers(self, samples: Split) -> Tensor:
+        """Answers to samples, class numbers or ``NO_ANSWER``, ``[N]``; see :func:`tsslbp.metrics.decode`."""
+        with self._outputs(samples, self._at_once(samples)) as outputs:
+            return torch.cat([decode(output) for _, output in outputs])
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
@@ -173,20 +191,20 @@ class Model:
             *_, output = currents.values()
             return {name: self.network.fired(psc, name).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
 
-    def decide(self, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    def decide(self, x: Tensor | Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
 
         What is computed for a sample ends there. The answers are those of :func:`tsslbp.metrics.decode` for the whole sequence;
         see :func:`tsslbp.metrics.settled` for why. (A batch that shrinks may round differently, as any other batch size may.)
 
         Args:
-            x: stored samples, ``[N, ...]``.
+            x: stored samples, ``[N, ...]``, or a part of a data set.
             batch_size: samples at a time.
 
         Returns:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
         """
-        with self.evaluating(_unlabelled(x), batch_size) as batches:
+        with self.evaluating(x if isinstance(x, Split) else _unlabelled(x), batch_size) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
             return torch.cat(answers), torch.cat(steps)
 
@@ -218,7 +236,13 @@ class Model:
 
     def scores(self, samples: Split, first: int = 0) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
-        return score(self.outputs(samples.x, samples.lengths, first=first), samples.y, None, self.network.neuron_of().tau_s)
+        tau_s = self.network.neuron_of().tau_s
+        with self._outputs(samples, self._at_once(samples), first) as outputs:
+            return torch.cat([score(output, part.y.cpu(), None, tau_s) for part, output in outputs])
+
+    def _at_once(self, samples: Split) -> int:
+        """Samples of a batch in evaluation, fewer of large pictures in files."""
+        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if samples.streamed else 500
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.

@@ -53,6 +53,8 @@ EPOCH: dict[str, Check] = {
 """What every epoch's record holds."""
 FIRING: dict[str, Check] = {"rates": by_layer, "fallback": by_layer, "multiplied": by_layer}
 """What those of spiking networks may hold besides."""
+WAITING: dict[str, Check] = {"data_wait": number(0, 1)}
+"""What those of samples in files hold besides: the share of the epoch's training time in which the next batch was not there."""
 FINAL: dict[str, Check] = {
     "event": lambda value: value == "final",
     "test_accuracy": PERCENT,
@@ -91,7 +93,7 @@ def history_fault(history: Any, epochs: int | None = None) -> str | None:
         return f"{shown(history)} is no list of records"
     layers: dict[str, list[str]] = {}
     for expected, record in enumerate(history, 1):
-        if wrong := fault(record, EPOCH, FIRING):
+        if wrong := fault(record, EPOCH, FIRING | WAITING):
             return f"line {expected}: {wrong}"
         if record["epoch"] != expected:
             return f"line {expected}: epoch is {record['epoch']}"

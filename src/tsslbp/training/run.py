@@ -184,7 +184,8 @@ def with_data(
 
 def _load(config: TrainConfig) -> data.Dataset:
     steps = config.time_steps if config.bin == 1 and not config.filters else None  # T counts bins, or is that of static samples
-    return data.load(config.data, config.data_root, validation=config.validation, download=config.download, time_steps=steps)
+    how: dict[str, Any] = {"validation": config.validation, "download": config.download, "streaming": config.streaming}
+    return data.load(config.data, config.data_root, time_steps=steps, **how)
 
 
 def _unnormalised(dataset: data.Dataset) -> data.Dataset:
@@ -227,6 +228,7 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
         time_steps=config.time_steps or (0 if config.filters else _steps(config, dataset)) or STATIC_STEPS,
         network=config.network or f"{HIDDEN}-{len(dataset.classes)}",
         validation=chosen,
+        size=dataset.sample_shape[-1] if dataset.train.streamed else config.size,
         choose="last" if chosen == 0 and config.choose == "validation" else config.choose,
         test_every=1 if config.choose == "test" else config.test_every,
     )
@@ -323,7 +325,9 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
-        low, high = torch.stack([torch.stack(part.x.aminmax()) for part in dataset.parts.values() if len(part)]).aminmax()
+        low, high = torch.stack(
+            [torch.stack(part.looked_at().x.aminmax()) for part in dataset.parts.values() if len(part)]
+        ).aminmax()
         if low < 0 or high > scale:
             found = f"those of {dataset.name} run from {low:g} to {high:g}"
             raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}")

@@ -61,7 +61,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             assert isinstance(output, Spiking)
             _multiply(output, config.output_scale)
         if config.first_rates and network.is_spiking:
-            few = train.select(torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train)), dtype=torch.float64).long())
+            few = train.few(LOOKED_AT)
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet

@@ -28,6 +28,7 @@ def _line(record: dict[str, Any], epochs: int) -> str:
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.4f}"
         f"  train {record['train_accuracy']:.2f} %"
         + (f"  {held} {record[f'{held}_accuracy']:.2f} %" if held else "")
+        + (f"  waited {100 * record['data_wait']:.0f} % of the time for data" if "data_wait" in record else "")
         + f"  {record['seconds']:.0f} s"
     )
 

@@ -1,0 +1,287 @@
+"""Pictures that lie in files and are read whenever they are used, ahead of time, by worker processes.
+
+However many there are, memory holds their names, sizes and labels, and a bounded number of batches. The workers are those of a
+PyTorch ``DataLoader``. They are sent the paths of a batch, so none of them holds the names of all files.
+"""
+
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tsslbp import draws, machine
+from tsslbp.data.dataset import Request, Split
+from tsslbp.data.pictures import opened
+from tsslbp.errors import UserError, all_of
+
+AT_ONCE = 64
+"""Pictures of a batch where nobody asks for batches."""
+AHEAD = 2
+"""Batches that a worker has ready at most."""
+PATIENCE = 30
+"""Seconds that a worker lives on after SIGTERM. A scheduler sends it to all processes, and the main one ends its step first."""
+MOST_WORKERS = 8
+
+Paths = list[str]
+Decoded = tuple[Tensor, list[tuple[int, str]]]
+"""Pictures ``[B, 3, size, size]``, and for each that cannot be read its place in the batch and why."""
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How pictures are read from their files.
+
+    Args:
+        size: pixels of a side; that of the pictures where they are all alike, else 224, if left out.
+        random_crop: least share of a picture's area that training cuts out of it; 0 cuts nothing out.
+        skip_broken: leave pictures out that cannot be read.
+        workers: processes that read them, 0 for none but this one; chosen by the number of cores if left out.
+    """
+
+    size: int | None = None
+    random_crop: float = 0.0
+    skip_broken: bool = False
+    workers: int | None = None
+
+
+def default_workers() -> int:
+    """One less than the cores that each process of a job has on its machine, and at most ``MOST_WORKERS``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+class Decoder(Dataset[Decoded]):
+    """Reads pictures. In evaluation the shorter side is brought to ``size`` and the middle is cut out. Where keys are given and
+    ``least`` is not 0, a piece of at least this share of the area, between 3:4 and 4:3, is brought to ``size``.
+
+    Raises:
+        UserError: torchvision or Pillow is not installed.
+    """
+
+    def __init__(self, size: int, least: float) -> None:
+        try:
+            from torchvision.transforms import v2
+        except ImportError as error:
+            raise UserError(f"image-folder needs {error.name}: pip install 'tsslbp[vision]'") from None
+        self.size = size
+        self._middle = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+        self._piece = v2.RandomResizedCrop(size, scale=(least, 1.0)) if least else None
+
+    def __getitem__(self, request: tuple[Paths, list[int] | None]) -> Decoded:
+        paths, keys = request
+        x, faults = torch.zeros(len(paths), 3, self.size, self.size, dtype=torch.uint8), []
+        for place, path in enumerate(paths):
+            try:
+                x[place] = self._read(path, None if keys is None else keys[place])
+            except UserError as error:
+                faults.append((place, str(error)))
+            except MemoryError:
+                raise
+            except Exception as error:  # every format fails in its own ways
+                reason = " ".join(str(error).split()) or type(error).__name__
+                faults.append((place, f"cannot read {path} as an image ({reason})"))
+        return x, faults
+
+    def _read(self, path: str, key: int | None) -> Tensor:
+        image = opened(path, "RGB")
+        if key is None or self._piece is None:
+            made = self._middle(image)
+        else:
+            with torch.random.fork_rng(devices=[]):  # torchvision draws from PyTorch's global generator
+                torch.default_generator.manual_seed(key)
+                made = self._piece(image)
+        return torch.from_numpy(np.array(made)).permute(2, 0, 1)
+
+
+class Pool:
+    """Worker processes that decode batches ahead of their use, and live as long as this object."""
+
+    def __init__(self, decoder: Decoder, workers: int) -> None:
+        self.decoder, self.workers = decoder, workers
+        self._requests, self._busy = _Requests(), False
+        self._loaders: list[DataLoader[Decoded]] = []
+        weakref.finalize(self, self._loaders.clear)  # ends the workers, also where the program ends
+
+    def decoded(self, requests: Iterable[tuple[Paths, list[int] | None]]) -> Iterator[Decoded]:
+        """What the decoder makes of each request, in their order.
+
+        Raises:
+            UserError: a worker has ended, because of the memory it lacked or because somebody ended it.
+        """
+        if not self.workers or self._busy:  # whoever asks in the midst of other batches need not wait for these
+            yield from map(self.decoder.__getitem__, requests)
+            return
+        self._busy, self._requests.left = True, iter(requests)
+        try:
+            if not self._loaders:
+                self._loaders.append(self._made())
+            yield from _noticed_in_turn(self._loaders[0])
+        except (RuntimeError, EOFError, OSError) as error:  # the last two where it ends while it hands over a batch
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            self._loaders.clear()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"a process that reads pictures has ended ({reason}); memory, or shared memory in /dev/shm, may be short: give "
+                "fewer --workers, or --workers 0"
+            ) from None
+        finally:
+            self._busy = False
+
+    def _made(self) -> DataLoader[Decoded]:
+        return DataLoader(
+            self.decoder,
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_outlive_signals,
+            prefetch_factor=AHEAD,
+            persistent_workers=True,
+            generator=torch.Generator(),  # so that none of the global one is used up
+        )
+
+
+class _Requests:
+    """What a pool is to decode next."""
+
+    left: Iterator[Any] = iter(())
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.left
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_signals(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one is to end its step and write a checkpoint first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE) and None)
+
+
+def _noticed_in_turn(loader: DataLoader[Decoded]) -> Iterator[Decoded]:
+    """The batches of a loader. When a worker ends, PyTorch raises an error in the midst of whatever the main process does; here
+    it is raised where the worker's batch is missing."""
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names and sizes of files below a folder, in a few bytes each.
+
+    Args:
+        folder: where they lie.
+        names: relative to it, one after the other.
+        ends: where each ends there, ``[N]``.
+        sizes: of the files in bytes, ``[N]``.
+    """
+
+    folder: str
+    names: bytes
+    ends: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def name(self, number: int) -> str:
+        """A file's name, relative to the folder."""
+        start = int(self.ends[number - 1]) if number else 0
+        return os.fsdecode(self.names[start : self.ends[number]])
+
+    def path(self, number: int) -> str:
+        return os.path.join(self.folder, self.name(number))
+
+
+class Streamed(Split):
+    """Some of the pictures in files, with their labels; ``x`` reads them all.
+
+    Args:
+        files: names and sizes.
+        numbers: which of these, ``[N]``.
+        y: their labels, ``[N]``.
+        pool: who decodes them.
+    """
+
+    streamed = True
+    files: Files
+    numbers: Tensor
+    pool: Pool
+
+    def __init__(self, files: Files, numbers: Tensor, y: Tensor, pool: Pool) -> None:
+        for name, value in {"files": files, "numbers": numbers, "y": y, "pool": pool, "lengths": None}.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Streamed({len(self):,} pictures of {self.files.folder})"
+
+    @property
+    def x(self) -> Tensor:
+        """The pictures ``[N, 3, size, size]``, uint8. Raises UserError if memory is short, or some cannot be read."""
+        size = self.pool.decoder.size
+        machine.need_memory(len(self) * 3 * size**2, f"{len(self):,} pictures of {self.files.folder}")
+        x, start = torch.empty(len(self), *self.shape, dtype=torch.uint8), 0
+        for part in self.batches((index, None) for index in torch.arange(len(self)).split(AT_ONCE)):
+            x[start : start + len(part)] = part.x
+            start += len(part)
+        return x
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.pool.decoder.size, self.pool.decoder.size)
+
+    def __add__(self, more: Split) -> Split:
+        if not isinstance(more, Streamed) or more.files is not self.files:
+            return super().__add__(more)
+        return Streamed(self.files, torch.cat([self.numbers, more.numbers]), torch.cat([self.y, more.y]), self.pool)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = self.select(index)
+        return chosen.x, chosen.y
+
+    def select(self, index: Tensor) -> "Streamed":
+        """The samples at ``index`` ``[B]``; none of them is read yet."""
+        return Streamed(self.files, self.numbers[index], self.y[index], self.pool)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Split]:
+        """As of :class:`Split`. Raises UserError for pictures that cannot be read, which it names."""
+        labels: list[Tensor] = []
+
+        def asked() -> Iterator[tuple[Paths, list[int] | None]]:
+            for index, keys in requests:
+                labels.append(self.y[index])
+                seeds = None if keys is None else draws.mix(keys, draws.CUT).tolist()
+                yield [self.files.path(number) for number in self.numbers[index].tolist()], seeds
+
+        for x, faults in self.pool.decoded(asked()):
+            if faults:
+                said = str(all_of([text for _, text in faults]))
+                raise UserError(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
+            yield Split(x, labels.pop(0))
+
+    def broken(self) -> list[tuple[int, str]]:
+        """The places of pictures that cannot be read, and why; every picture is read for that."""
+        found, start = [], 0
+        chosen = self.numbers.split(AT_ONCE)
+        requests = (([self.files.path(number) for number in part.tolist()], None) for part in chosen)
+        for part, (_, faults) in zip(chosen, self.pool.decoded(requests), strict=True):
+            found += [(start + place, text) for place, text in faults]
+            start += len(part)
+        return found
+
+    def marks(self) -> Iterator[bytes]:
+        """Name and size of each file, the name from the folder of its part on."""
+        for number in self.numbers.tolist():
+            yield f"{self.files.name(number)} {self.files.sizes[number]}".encode("utf-8", "surrogateescape")

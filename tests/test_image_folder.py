@@ -1,0 +1,370 @@
+"""Pictures that stay in their files: layouts, worker processes, broken pictures, and training that goes on in mid-epoch."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shared import run
+from test_checkpoint import StopAt
+
+from tsslbp import UserError, data, draws, training
+from tsslbp.data import image_folder, streamed
+from tsslbp.data.streamed import Decoder, Pool
+from tsslbp.settings import TrainConfig
+
+PICTURES = Path(__file__).parent / "pictures"
+"""Three classes, 8 × 10 pixels: train/CLASS/N.jpg, eight of each, and val/CLASS/N.jpg, three of each."""
+
+
+def load(folder, validation=None, **how):
+    return data.load(f"image-folder:{folder}", "", validation=validation, streaming=data.Streaming(**{"workers": 0, **how}))
+
+
+def fails(message):
+    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(PICTURES, tmp_path / "pictures")
+
+
+@pytest.fixture
+def config(tmp_path, folder):
+    """Settings under which everything that can be drawn for a picture is drawn."""
+    return TrainConfig(
+        data=f"image-folder:{folder}",
+        network="4C3-P2-3",
+        size=8,
+        random_crop=0.3,
+        flip=True,
+        shift=1,
+        dropout=0.2,
+        epochs=2,
+        batch_size=5,
+        precision="float32",
+        runs_dir=tmp_path / "runs",
+        workers=0,
+    )
+
+
+def spoil(path):
+    """Leave out the end of a picture."""
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def same_run(a, b):
+    left, right = ([{**record, "seconds": 0, "data_wait": 0} for record in training.history(folder)] for folder in (a, b))
+    return left == right and (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+def test_what_is_found(folder):
+    dataset = load(folder)
+    assert {part: len(split) for part, split in dataset.parts.items()} == {"train": 21, "validation": 3, "test": 9}
+    assert (dataset.classes, dataset.tested_on, dataset.sample_shape) == (("blue", "green", "red"), "the folder val", (3, 8, 8))
+    assert dataset.train.streamed
+    assert repr(dataset.train) == f"Streamed(21 pictures of {folder}/train)"
+    assert dataset.notes == ("pictures are in colour, brought to 8 × 8 pixels (--size), and read by this process (--workers)",)
+    assert {int(label) for label in dataset.test.y} == {0, 1, 2}
+    with Image.open(folder / "val/green/1.jpg") as image:
+        middle = np.asarray(image)[:, 1:9]
+    place = [dataset.test.files.name(number) for number in range(9)].index("green/1.jpg")
+    assert np.array_equal(dataset.test.x[place].permute(1, 2, 0), middle)
+    assert torch.equal(dataset.test.select(torch.tensor([place])).x[0], dataset.test.x[place])
+    both = dataset.train + dataset.validation
+    assert both.streamed
+    assert torch.equal(both.x[21:], dataset.validation.x)
+
+
+def test_the_part_to_test_on(folder):
+    shutil.copytree(folder / "val", folder / "test")
+    dataset = load(folder)
+    assert {part: len(split) for part, split in dataset.parts.items()} == {"train": 24, "validation": 9, "test": 9}
+    assert dataset.tested_on == "the folder test"
+    with fails("--validation is 3; .* has 9 validation samples of its own"):
+        load(folder, validation=3)
+    assert len(load(folder, validation=0).train) == 24
+    flat = load(folder / "train")
+    assert {part: len(split) for part, split in flat.parts.items()} == {"train": 17, "validation": 3, "test": 4}
+    assert flat.tested_on == "a held-out fifth"
+
+
+def test_the_layout_of_tiny_imagenet(tmp_path):
+    """Files one folder deeper, labels of val in a file, test without labels, and a folder around all."""
+    root = tmp_path / "tiny/tiny-imagenet-200"
+    for path in sorted((PICTURES / "train").rglob("*.jpg")):
+        target = root / "train" / path.parent.name / "images" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    rows = []
+    for part in ("val", "test"):
+        (root / part / "images").mkdir(parents=True)
+        for number, path in enumerate(sorted((PICTURES / "val").rglob("*.jpg"))):
+            shutil.copy(path, root / part / "images" / f"{part}_{number}.jpg")
+            rows += [f"{part}_{number}.jpg\t{path.parent.name}\t0\t0\t62\t62\n"] if part == "val" else []
+    (root / "val/val_annotations.txt").write_text("".join(rows))
+    dataset, usual = load(tmp_path / "tiny"), load(PICTURES)
+    assert torch.equal(dataset.test.x, usual.test.x)
+    assert torch.equal(dataset.test.y, usual.test.y)
+    assert dataset.notes[0] == f"{root}/test has no folders of these classes, so it is left out"
+
+
+def test_what_cannot_be_used_is_said_in_a_line(folder, tmp_path):
+    for name, message in (("", "there is no folder named; give image-folder:DIR"), ("nowhere", "there is no folder nowhere")):
+        with fails(message):
+            load(name)
+    with fails("red/0.jpg is one file"):
+        load(folder / "train/red/0.jpg")
+    (tmp_path / "empty").mkdir()
+    with fails("empty has no pictures"):
+        load(tmp_path / "empty")
+    (folder / "val/pink").mkdir()
+    shutil.copy(folder / "val/red/0.jpg", folder / "val/pink/0.jpg")
+    with fails("val has class pink; the classes are blue, green, red"):
+        load(folder)
+    shutil.rmtree(folder / "val/pink")
+    shutil.copy(folder / "val/red/0.jpg", folder / "train/loose.jpg")
+    with fails(r"train/loose.jpg is in no folder of a class \(1 such pictures\)"):
+        load(folder)
+
+
+def test_without_torchvision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
+    with fails(r"image-folder needs torchvision.*: pip install 'tsslbp\[vision\]'"):
+        load(PICTURES)
+
+
+def test_settings_without_effect_are_refused(capsys, folder):
+    for given in (["--size", "8"], ["--random-crop", "0.5"], ["--skip-broken"], ["--workers", "1"]):
+        code, _, err = run(capsys, "train", "--data", str(folder), *given)
+        assert (code, err) == (2, f"tsslbp: {given[0]} has no effect without --data image-folder:DIR\n")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_their_order_and_are_drawn_by_their_keys(workers):
+    train = load(PICTURES, random_crop=0.2, workers=workers).train
+    order = torch.randperm(len(train)).split(4)
+    state = torch.get_rng_state()
+    keys = [draws.mix(7, index) for index in order]
+    found = list(train.batches(zip(order, keys, strict=True)))
+    plain = list(train.batches((index, None) for index in order))
+    assert torch.equal(torch.get_rng_state(), state)
+    for index, batch, whole in zip(order, found, plain, strict=True):
+        assert torch.equal(batch.y, train.y[index])
+        assert torch.equal(whole.x, train.x[index])
+        assert batch.x.shape == whole.x.shape
+        assert (batch.x != whole.x).any()
+    again = next(iter(train.batches([(order[2].flip(0), keys[2].flip(0))])))
+    assert torch.equal(again.x.flip(0), found[2].x)
+    assert not torch.equal(next(iter(train.batches([(order[2], keys[2] + 1)]))).x, found[2].x)
+
+
+def test_few_batches_are_read_ahead_and_those_in_between_by_this_process():
+    train, asked = load(PICTURES, workers=1).train, []
+
+    def requests():
+        for number in range(20):
+            asked.append(number)
+            yield torch.tensor([number]), None
+
+    batches = train.batches(requests())
+    next(batches)
+    assert len(asked) <= 1 + streamed.AHEAD
+    between = train.x
+    assert torch.equal(next(batches).x, between[1:2])
+    del batches
+    assert torch.equal(train.x, between)  # by the worker again, which has forgotten the rest
+
+
+def test_training_does_not_depend_on_the_number_of_workers(config):
+    folders = [training.train(replace(config, workers=workers, name=str(workers)))[0] for workers in (0, 1, 2)]
+    assert same_run(folders[0], folders[1])
+    assert same_run(folders[0], folders[2])
+    assert not same_run(folders[0], training.train(replace(config, seed=1, name="other"))[0])
+    assert all(0 <= record["data_wait"] <= 1 for record in training.history(folders[2]))
+
+
+def test_training_goes_on_in_mid_epoch(config):
+    whole, _ = training.train(replace(config, name="whole"))
+    with pytest.raises(training.Interrupted):
+        training.train(replace(config, name="cut", workers=1), StopAt(2, 2))
+    cut, _ = training.train(replace(config, name="cut", workers=2, resume=True))
+    assert same_run(whole, cut)
+    red = Path(config.data.partition(":")[2]) / "val/red"
+    shutil.copy(red / "1.jpg", red / "2.jpg")
+    with fails("checkpoint .* is of other samples than image-folder:.* has now"):
+        training.train(replace(config, name="cut", epochs=3, resume=True))
+
+
+def test_the_command_line(config, folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--data", f"image-folder:{folder}", "--epochs", "2", "--name", "one", "--workers", "1"]
+    code, _, err = run(capsys, "train", *settings, "--random-crop", "0.5", "--learning-rate", "0.005")
+    assert code == 0, err
+    assert "3 × 8 × 8 in 3 classes (blue, green, red)" in err
+    assert " % of the time for data  " in err
+    code, out, _ = run(capsys, "evaluate", "runs/one")
+    assert code == 0
+    assert "on the folder val, 9 samples\n" in out
+    assert run(capsys, "evaluate", "runs/one", "--early-exit")[0] == 0
+    code, _, err = run(capsys, "evaluate", "runs/one", "--all", str(folder / "train"))
+    assert (code, err.startswith(f"tsslbp: {folder}/train holds the samples that the model was trained on")) == (2, True)
+    assert run(capsys, "evaluate", "runs/one", "--all", str(folder / "val"), "--workers", "0")[0] == 0
+    assert run(capsys, "report", "runs/one")[0] == 0
+    assert run(capsys, "export", "runs/one", "out/model.safetensors")[0] == 0
+    assert training.load(tmp_path / "out/model.safetensors").data == "image-folder:pictures"
+    code, out, err = run(capsys, "predict", "out/model.safetensors", str(folder / "val"), "--out", "answers.csv")
+    assert (code, err) == (0, "")
+    rows = (tmp_path / "answers.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [f"{c}/{n}.jpg" for c in ("blue", "green", "red") for n in range(3)]
+    dataset, model = load(folder), training.load(tmp_path / "runs/one")
+    answers = [model.classes[n] for n in model.answers(dataset.test).tolist()]
+    assert [row.split(",")[1] for row in rows[1:]] == answers
+    code, out, _ = run(capsys, "predict", "runs/one", str(folder / "val/red/1.jpg"))
+    assert (code, out.split()[0]) == (0, answers[7])
+    code, _, err = run(capsys, "predict", "runs/one", str(folder / "val"), "--invert", "yes")
+    assert code == 2
+    assert "--invert has no effect: the model takes pictures as image-folder:" in err
+    assert run(capsys, "evaluate", "runs/one", "--data", "digits", "--workers", "1")[0] == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named(config, capsys, monkeypatch, workers):
+    folder = Path(config.data.partition(":")[2])
+    spoil(folder / "train/green/5.jpg")
+    with fails("cannot read .*train/green/5.jpg as an image .* with --skip-broken"):
+        training.train(replace(config, workers=workers))
+    assert not config.runs_dir.exists()
+    monkeypatch.setattr("tsslbp.data.dataset.LOOKED_AT", 2)  # so that it is met in training
+    monkeypatch.setattr("tsslbp.data.image_folder.LOOKED_AT", 2)
+    given = ["--network", "4C3-P2-3", "--workers", str(workers), "--runs-dir", str(config.runs_dir)]
+    code, _, err = run(capsys, "train", "--data", config.data, *given)
+    (line,) = [line for line in err.splitlines() if line.startswith("tsslbp: ")]
+    assert code == 2
+    assert "train/green/5.jpg" in line
+    assert err.splitlines()[-1] == line
+
+
+def test_broken_pictures_are_left_out(config, capsys, monkeypatch):
+    folder = Path(config.data.partition(":")[2])
+    spoil(folder / "train/green/5.jpg")
+    (folder / "train/red/2.jpg").write_bytes(b"no picture")
+    (folder / "val/blue/1.jpg").write_bytes(b"")
+    with_them = replace(config, skip_broken=True, name="kept", workers=1)
+    trained, final = training.train(with_them)
+    assert [final[f"{part}_samples"] for part in ("train", "validation", "test")] == [19, 3, 8]
+    notes = training.with_data(with_them)[1].notes
+    assert notes[:2] == (
+        f"2 of 24 pictures of {folder}/train cannot be read and are left out: green/5.jpg, red/2.jpg",
+        f"1 of 9 pictures of {folder}/val cannot be read and are left out: blue/1.jpg",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed.Streamed, "broken", None)  # known from before
+        assert training.with_data(with_them)[1].notes == notes
+    shutil.copy(folder / "val/blue/0.jpg", folder / "val/blue/1.jpg")
+    assert len(load(folder, skip_broken=True).test) == 9
+    (folder / "val/blue/1.jpg").write_bytes(b"")
+    code, _, err = run(capsys, "evaluate", str(trained))
+    assert code == 2
+    assert "train/red/2.jpg'); mend or remove it, or leave out all that cannot be read with --skip-broken" in err
+    code, out, err = run(capsys, "evaluate", str(trained), "--skip-broken")
+    assert (code, err) == (0, "")
+    assert "on the folder val, 8 samples\n" in out
+    code, out, err = run(capsys, "predict", str(trained), str(folder / "val"), "--skip-broken", "--workers", "1")
+    assert (code, len(out.splitlines())) == (0, 8)
+    assert "1 of 9 pictures" in err
+    for path in folder.glob("*/*/*.jpg"):
+        path.write_bytes(b"")
+    with fails("has class|no pictures|has 0 samples"):
+        load(folder, skip_broken=True)
+
+
+def test_damaged_pictures_fail_as_broken_ones(tmp_path):
+    """Whatever is wrong with a file, the decoder says so and goes on."""
+    whole, decoder = (PICTURES / "train/red/0.jpg").read_bytes(), Decoder(8, 0.5)
+    rng = np.random.default_rng(0)
+    for number in range(150):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, len(damaged), 5):
+            damaged[at] = rng.integers(256)
+        (tmp_path / f"{number}.jpg").write_bytes(damaged)
+    x, faults = decoder[[str(tmp_path / f"{number}.jpg") for number in range(150)], list(range(150))]
+    assert x.shape == (150, 3, 8, 8)
+    assert 0 < len(faults) < 150
+    assert not any("\n" in text for _, text in faults)
+
+
+def test_a_worker_that_is_killed_is_noticed():
+    train = load(PICTURES, workers=1).train
+    batches = train.batches((torch.tensor([number % 20]), None) for number in range(1000))
+    next(batches)
+    (worker,) = train.pool._loaders[0]._iterator._workers
+    os.kill(worker.pid, signal.SIGKILL)
+    with fails("a process that reads pictures has ended .* give fewer --workers, or --workers 0"):
+        list(batches)
+    assert torch.equal(train.x, load(PICTURES).train.x)  # with new ones
+
+
+def test_workers_end_with_the_data():
+    train = load(PICTURES, workers=2).train
+    assert len(train.x) == 21
+    workers = train.pool._loaders[0]._iterator._workers
+    del train
+    assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_stops_a_run_after_a_checkpoint(config, tmp_path):
+    """As Ctrl-C in a terminal and schedulers send it."""
+    command = [sys.executable, "-m", "tsslbp", "train", "--data", config.data, "--epochs", "100000", "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--network", "3"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "runs/custom/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "stopped; go on with: tsslbp train --config runs/custom/config.toml --resume"
+
+
+def test_a_pool_decodes_what_it_is_asked_for():
+    paths = [str(PICTURES / f"train/red/{number}.jpg") for number in range(4)]
+    here, there = (list(Pool(Decoder(6, 0.0), workers).decoded([(paths[:2], None), (paths[2:], None)])) for workers in (0, 1))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(here, there, strict=True))
+
+
+def test_names_of_any_bytes_are_read(folder):
+    """As file systems have them that know no UTF-8."""
+    odd = os.fsencode(folder / "train/red") + b"/\xff.jpg"
+    shutil.copy(os.fsencode(folder / "train/red/0.jpg"), odd)
+    dataset = load(folder, workers=1)
+    assert len(dataset.train) + len(dataset.validation) == 25
+    assert data.Facts.of(dataset).seen(dataset.train) == 1
+    json.dumps(data.Facts.of(dataset).to_dict())
+
+
+def test_defaults_follow_the_cores_and_the_processes_that_share_them(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    assert streamed.default_workers() == 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert streamed.default_workers() == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert streamed.default_workers() == streamed.MOST_WORKERS
+
+
+def test_pictures_of_several_sizes(folder):
+    Image.new("RGB", (30, 20)).save(folder / "train/red/0.jpg")
+    assert load(folder).sample_shape == (3, image_folder.SIZE, image_folder.SIZE)
+    assert load(folder, size=5).sample_shape == (3, 5, 5)
