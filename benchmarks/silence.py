@@ -72,6 +72,7 @@ def activity(model: training.Model, samples: data.Split) -> dict[str, Any]:
 
 def train(data_root: Path) -> None:
     path = FOLDER / "silence.json"
+    FOLDER.mkdir(parents=True, exist_ok=True)
     result = json.loads(path.read_text()) if path.exists() else {"machine": machine.describe(), "seeds": SEEDS, "runs": {}}
     kinds = [(rule, 0) for rule in RULES] + [("tssl+", penalty) for penalty in PENALTIES[1:]]
     for seed in SEEDS:
