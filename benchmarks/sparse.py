@@ -5,6 +5,7 @@ python benchmarks/sparse.py [DATA_ROOT] [SECONDS]  training steps of the network
 python benchmarks/sparse.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,16 +70,12 @@ def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
 
 
 def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:
-    loss = KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
-
-    def forward() -> torch.Tensor:
-        net.train()
-        for layer in net.modules():
-            if isinstance(layer, Spiking):
-                layer.by_changes = by_changes
-        return net(x)
-
-    return trainer(net, forward, lambda psc: loss(psc, y))
+    """Of a copy, or the one that comes second would find its weights in the cache."""
+    net, loss = copy.deepcopy(net).train(), KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
+    for layer in net.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = by_changes
+    return trainer(net, lambda: net(x), lambda psc: loss(psc, y))
 
 
 def break_even() -> str:
