@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from graphs import lively
 
 import tsslbp
-from tsslbp import UserError, cli
+from tsslbp import UserError, cli, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.exchange.onnx import OPSET, check, described, to_onnx, write
 from tsslbp.training.inputs import Inputs
@@ -18,6 +20,7 @@ from tsslbp.training.model import alone
 
 needs_onnx = pytest.mark.usefixtures("packages")
 STEPS = 4
+MODELS = Path(__file__).parent.parent / "models"
 
 
 @pytest.fixture
@@ -82,6 +85,18 @@ def test_onnxruntime_computes_what_the_model_does(name):
         part = samples.select(torch.arange(count))
         (line,) = check(proto, model, part)
         assert f": 0 of {model.outputs(part.x, part.lengths).numel()} output currents and 0 of {count} answers differ" in line
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["fashion-mnist-fc-best", "mnist-cnn-best", "spoken-digits", "cifar10-small"])
+def test_onnxruntime_computes_the_shipped_models(name, samples):
+    model = tsslbp.load(MODELS / f"{name}.safetensors")
+    test = training.samples_to_test(model, None, samples).split
+    few = test.select(torch.arange(min(20, len(test))))
+    (line,) = check(to_onnx(model), model, few)
+    wrong, answers = map(int, re.search(r": ([\d,]+) of .* and (\d+) of \d+ answers", line.replace(",", "")).groups())
+    assert wrong <= 0.01 * model.outputs(few.x, few.lengths).numel(), "a rounding of floats, at most"
+    assert answers <= 1
 
 
 @needs_onnx

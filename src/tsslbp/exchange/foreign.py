@@ -191,3 +191,9 @@ def padding_of(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]
         return [t // 2 for t in total], [t - t // 2 for t in total]
     sizes = each(link, "padding", len(kernel))
     return sizes, sizes
+
+
+def commonest(values: list[np.ndarray]) -> float:
+    """The value that most neurons have, to six digits."""
+    short, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
+    return float(short[counts.argmax()])

@@ -30,9 +30,9 @@ from tsslbp.exchange.foreign import (
     Layer,
     alike,
     by_channel,
+    commonest,
     each,
     padding_of,
-    plain,
     scale_of,
     shortcut,
 )
@@ -58,6 +58,8 @@ from tsslbp.notation import (
     written,
 )
 
+MOST_NUMBERS = 2**28
+"""In a sample, in what a layer makes of one, and in a kernel that is padded with zeros."""
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
 
 
@@ -142,6 +144,8 @@ class _Reader:
             shape = shape[1:]  # the batch of the sample that a graph was traced with
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             link.refuse(f"has shape {list(shape)}; it must be [features], [channels, length] or [channels, height, width]")
+        if math.prod(shape) > MOST_NUMBERS:
+            link.refuse(f"has shape {list(shape)}, which is more than {MOST_NUMBERS:,} numbers")
         self.shape = self.input_shape = shape
 
     def _pool(self, link: Link) -> None:
@@ -211,6 +215,11 @@ class _Reader:
         made = [(n + a + b - k) // s + 1 for n, a, b, k, s in axes]
         if min(made) < 1 or min(before) < 0:
             link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
+        squared = math.prod(r + max(*before, *after) for r in reach)  # at most, where a square kernel is made of another
+        if max(len(weight) * math.prod(made), math.prod(weight.shape[:2]) * squared) > MOST_NUMBERS:
+            link.refuse(
+                f"makes {list(made)} of {list(sizes)} by padding {before} and a kernel {reach} wide, which is too large"
+            )
         hint = next(self.convolutions, None)
         if hint is not None and groups == 1 and (blocks := grouped(weight, hint.groups)) is not None:
             weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them
@@ -264,7 +273,7 @@ class _Reader:
             plain_ones = [
                 each for each, layer in zip(needed, self.layers, strict=True) if layer.around and layer.around.weight is None
             ]  # a shortcut without weights leaves no choice
-            whole["threshold"] = self.like.threshold if self.like else _commonest(plain_ones or needed)
+            whole["threshold"] = self.like.threshold if self.like else commonest(plain_ones or needed)
             needed = [np.full(len(each), whole["threshold"]) for each in needed]
         scaled = [_scaled(layer, c, threshold) for (layer, c), threshold in zip(pairs, needed, strict=True)]
         found: dict[str, Any] = {
@@ -308,7 +317,7 @@ class _Reader:
             return whole, varied
         varied = {name for name, values in each.items() if not alike(values)}
         for name, values in each.items():
-            start = whole[name] = _commonest([values])
+            start = whole[name] = commonest([values])
             if name in varied and np.isinf(values).any():
                 raise UserError("some neurons are IF, which do not leak, and others leak; here all or none of a network do")
             if name in varied:
@@ -385,9 +394,3 @@ def _fill_shortcut(own: Spiking | None, layer: Layer, factor: np.ndarray) -> Non
             layer.neurons.refuse(f"gets {factor[0]:g} times what enters its block by the shortcut; here it gets that as it is")
         return
     own.weight.copy_(torch.from_numpy(_times(layer.around.weight, factor)))
-
-
-def _commonest(values: list[np.ndarray]) -> float:
-    """The value that most neurons have, to six digits."""
-    short, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
-    return float(short[counts.argmax()])
