@@ -51,15 +51,21 @@ def steps(data_root: Path, seconds: float) -> str:
 
 def changes(net: Network, x: torch.Tensor) -> str:
     """How much of what enters each layer changes, and whether the layer then goes by its changes."""
-    limits = sparse.MOST_FLAT, sparse.MOST_CONVOLVED
-    sparse.MOST_FLAT = sparse.MOST_CONVOLVED = 1.0
-    net(x)
-    sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
-    shares = {name: layer.multiplied for name, layer in net.named_layers() if isinstance(layer, Spiking)}
+    shares = changing(net, x)
     net(x)
     taken = {name: layer.multiplied < 1 for name, layer in net.named_layers() if isinstance(layer, Spiking)}
     found = (f"{name} {100 * share:.1f} %{' (taken)' * taken[name]}" for name, share in shares.items() if share < 1)
     return ", ".join(found)
+
+
+def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
+    """The share of what enters each layer that changes from one step to the next, 1 where nobody looks."""
+    limits = sparse.MOST_FLAT, sparse.MOST_CONVOLVED
+    sparse.MOST_FLAT = sparse.MOST_CONVOLVED = 1.0
+    with torch.enable_grad():  # or the events of one sample after the other would be taken
+        net(x)
+    sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
+    return {name: layer.multiplied for name, layer in net.named_layers() if isinstance(layer, Spiking)}
 
 
 def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:

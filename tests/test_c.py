@@ -39,6 +39,11 @@ CASES = {
     "thresholds of their own": ("20-15-5", (9,), {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.5}),
     "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
     "no leak, no synapse": ("20-15-5", (9,), {"tau_m": math.inf, "tau_s": 1.0}),
+    "residual blocks": ("6C3-[6C3-6C3]-P2-[8C3s2b-8C3b]-9", (2, 11, 10), {"padding": 1, "conv_scale": 4.0}),
+    "a residual block of the input": ("[4C3-6C3]-A2-[6C3-6C3]-12-[12-12]-5", (2, 9, 8), {"padding": 1, "conv_scale": 4.0}),
+    "residual, pooled inside": ("6C3-M2-[6C3-A2-6C3]-[30-20]-5", (1, 16, 16), {"padding": 1, "conv_scale": 4.0}),
+    "adaptive thresholds": ("30A-20A-4", (9,), {"rule": "surrogate", "tau_a": 20.0, "beta": 0.3}),
+    "pooled input": ("P2-6C3-8-4", (2, 11, 13), {"conv_scale": 4.0}),
     "long memory": ("20-15-5", (9,), {"tau_m": 50.0, "tau_s": 20.0, "threshold": 0.3}),
 }
 
@@ -156,8 +161,15 @@ def test_c_computes_what_python_does_and_steps_out_of_nothing(case, bits, tmp_pa
 
 def compare(case, bits, folder, options):
     notation, shape, settings = CASES[case]
-    sequence = case in ("recurrent", "padded, pooled", "one axis", "long memory")
-    byte = case in ("fully connected", "padded, pooled", "strides", "recurrent")
+    sequence = case in ("recurrent", "padded, pooled", "one axis", "long memory", "adaptive thresholds")
+    byte = case in (
+        "fully connected",
+        "padded, pooled",
+        "strides",
+        "recurrent",
+        "pooled input",
+        "a residual block of the input",
+    )
     of, samples = model(network(notation, shape, bits=bits, **settings), sequence, byte)
     program = Program.of(of)
     assert (program.whole is None) == (bits == "float")
@@ -176,18 +188,28 @@ def compare(case, bits, folder, options):
 
 FAULTS = {
     "current[i] = synapse(current[i]) +": "current[i] =",
-    "potential[i + c] = 0;": "",
+    "potential[spiked[i]] = 0;": "",
+    "        --count;": "        break;",
     "n->output[i] = synapse(n->output[i]);": "",
     "(int32_t)(0x80000000u >> k)": "(int32_t)(0x80000000u >> k) - 1",
-    "row /= p->summed.rows;": "",
-    "flush(p, n->sums + p->first, &waiting);": "",
+    "row /= m->summed.rows;": "",
+    "for (int i = 0; i < w->waiting; ++i)": "for (int i = 1; i < w->waiting; ++i)",
+    "const int skip = m->kernel.columns - 1 -": "const int skip = 0 * m->kernel.columns + 0 *",
+    "times[4] = {x[0], x[i],": "times[4] = {x[0], x[0],",
 }
 
 
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_c_is_found(fault, tmp_path):
-    of, samples = model(network("6C3-P2-19-10", (2, 11, 10), bits="8", padding=1, conv_scale=4.0), byte=True)
+    if "times[4]" in fault:  # which only numbers of a fully connected map reach
+        net = network("40-30-10", (1, 12, 12), bits="8")
+    elif "--count" in fault:  # without which neurons that are there to fill up spike too, from a bias
+        net = network("20b-10", (1, 12, 12), bits="8")
+        torch.nn.init.constant_(net.layers.linear1.bias, 2)
+    else:
+        net = network("6C3-P2-19-10", (2, 11, 10), bits="8", padding=1, conv_scale=4.0)
+    of, samples = model(net, byte=True)
     program = Program.of(of)
     c.write(program, tmp_path / "c", tmp_path)
     source = (tmp_path / "c/network.c").read_text()
@@ -292,9 +314,7 @@ def test_classes_are_named_safely(tmp_path):
 @pytest.mark.parametrize(
     ("notation", "shape", "settings", "said"),
     [
-        ("[4C3-4C3]-5", (1, 9, 9), {"padding": 1}, "layer 'block1': a Residual is more than one layer behind another"),
-        ("9A-5", (4,), {"rule": "surrogate"}, r"layer 'recurrent1' has adaptive thresholds \(A\), which are not written yet"),
-        ("P2-9-5", (1, 8, 8), {}, "layer 'pool1' pools the input"),
+        ("[9-16]-5", (1, 4, 4), {}, "layer 'block1.linear2' gets a shortcut from what is not flat"),
         ("9-5", (4,), {"neuron": "relu"}, "a network of relu units has no spikes to send"),
         ("9-5", (4,), {"learn": ("tau_m",)}, "layer 'linear1' has time constants of its own"),
         ("9-5", (4,), {"reset": False}, "its neurons are not reset by a spike"),

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import statistics
+import sys
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from tsslbp import UserError, build, cli, layers, study, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
-from tsslbp.study import activity, comparison, step, tuning
+from tsslbp.study import activity, comparison, search, step, tuning
 from tsslbp.training.inputs import Inputs
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
@@ -365,6 +366,70 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
         }
     with pytest.raises(UserError, match="tssl diverged at every learning rate"):
         study.compare(replace(small, name="bad"), ["tssl"], seeds=1, rates=[0.5])
+
+
+def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkeypatch):
+    run, trained = training.Loop.run, []
+
+    def counted(self, end_epoch):
+        trained.append(self.config)
+        if self.config.learning_rate > 0.05:
+            raise training.Diverged("diverged")
+        run(self, end_epoch)
+
+    monkeypatch.setattr(training.Loop, "run", counted)
+    config = replace(small, epochs=3)
+    options = {"seeds": 1, "trials": 7, "tuning_epochs": 2}
+    result = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
+    assert result["tuning"] == {"trials": 7, "epochs": 2, "seeds": [2]}
+    for label, rule in result["rules"].items():
+        tried = rule["tried"]
+        assert [len(trial["settings"]) > 0 for trial in tried] == [False] + 6 * [True]
+        best = max((t for t in tried if t["validation_accuracy"] is not None), key=lambda t: t["validation_accuracy"])
+        (final,) = [one for one in trained if one.name == f"{study.runs.folder_name(label)}-seed1"]
+        assert {name: getattr(final, name) for name in best["settings"]} == best["settings"]
+        assert (final.seed, final.epochs) == (1, 3)
+        assert len({trial["settings"].get("learning_rate") for trial in tried}) == 7
+    assert {"rate_penalty", "encoding", "time_steps"} <= result["rules"]["eventprop(clip=8)"]["tried"][1]["settings"].keys()
+    assert all(
+        set(trial["settings"]) <= {"learning_rate", "hidden_scale", "loss"} for trial in result["rules"]["relu"]["tried"]
+    )
+    monkeypatch.setattr(comparing, "step", lambda config, dataset: lambda: None)
+    monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again
+    again = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
+    assert [rule["tried"] for rule in again["rules"].values()] == [rule["tried"] for rule in result["rules"].values()]
+    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    assert "7 trials of 2" in comparison.draw_comparison(folder, markdown=True).read_text()
+
+
+def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
+    levels = iter(range(100, 0, -5))  # each trial is worse than all before it
+
+    def trial(config, report, watch):
+        level = float(next(levels))
+        for epoch in (1, 2, 3, 4):
+            report({"epoch": epoch, "validation_accuracy": level})
+        return level
+
+    monkeypatch.setattr(search, "_run", trial)
+    _, dataset = training.with_data(small)
+    base = training.resolved(replace(small, epochs=4), dataset)
+    found = search.searched("tssl", base, dataset, 9, None)
+    assert [one["epochs"] for one in found[: search.SURE]] == [4] * search.SURE
+    assert {(one["epochs"], one["validation_accuracy"]) for one in found[search.SURE :]} == {(2, None)}
+    assert search.best("tssl", found) == {}
+    with pytest.raises(UserError, match="diverged in every trial"):
+        search.best("tssl", [{"settings": {}, "epochs": 1, "validation_accuracy": None}])
+
+
+def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
+    with pytest.raises(UserError, match=r"--tune-seeds is 2; trials of settings have one seed"):
+        study.compare(small, ["tssl"], seeds=1, trials=3, tuning_seeds=2)
+    with pytest.raises(UserError, match=r"--tune is 'many'; it must be a number of trials, such as 30, or"):
+        comparing._rates("many")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs Optuna: pip install 'tsslbp\[tune\]'"):
+        study.compare(small, ["tssl"], seeds=1, trials=3)
 
 
 @pytest.mark.parametrize(

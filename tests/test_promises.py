@@ -124,7 +124,7 @@ def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("results/compare-*/compare.json")), ids=lambda path: path.parent.name)
 def test_no_chosen_learning_rate_lies_at_an_end(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    if not result["tuning"] or path.parent.name in ENDED:
+    if not result["tuning"] or "trials" in result["tuning"] or path.parent.name in ENDED:
         return
     for name, rule in result["rules"].items():
         tried = {trial["learning_rate"]: trial["validation_accuracy"] for trial in rule["tried"]}

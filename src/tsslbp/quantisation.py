@@ -131,8 +131,8 @@ def entering(x: Tensor, bits: str) -> Tensor:
     return x if bits == "float" else on_grid(x)
 
 
-def leak(tau: float) -> tuple[int, int]:
-    """``(j, k)`` for which ``j/2^k`` is within 7 % of the leak 1/τ, with the smallest k; ``(0, 0)`` of an infinite τ.
+def leak(tau: float, near: float = NEAR) -> tuple[int, int]:
+    """``(j, k)`` for which ``j/2^k`` is the leak 1/τ within a share ``near`` of it, with the smallest k; ``(0, 0)`` of τ = inf.
 
     Raises:
         UserError: a time constant of more than a million steps that is not infinite.
@@ -144,7 +144,7 @@ def leak(tau: float) -> tuple[int, int]:
             f"a time constant of {tau:g} steps leaks too little for a small fraction; take {LONGEST} at most, or inf"
         )
     k = 0
-    while abs((j := round(2**k / tau)) * tau / 2**k - 1) > NEAR:
+    while abs((j := round(2**k / tau)) * tau / 2**k - 1) > near:
         k += 1
     return j, k
 

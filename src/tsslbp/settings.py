@@ -140,6 +140,8 @@ class TrainingSettings(Group):
     """Bound on every weight, constants apart, applied after each step; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
+    hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
+    """Factor on the initial weights of the hidden layers."""
     first_rates: bool = False
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""

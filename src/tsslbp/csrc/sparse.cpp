@@ -39,7 +39,11 @@ MapSizes sizes(const Tensor& current, int64_t out, const MapNumbers& m) {
   return s;
 }
 
-constexpr int64_t EVERY = 8;  // samples of which one is looked at first
+// Most of what does not pay is seen by a few samples, which may have more changes than all by a factor.
+struct Look {
+  int64_t every;
+  double slack;
+};
 
 template <class F>
 void with_full_type(const Tensor& x, const F& f) {
@@ -60,14 +64,14 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
     const Tensor a = torch::stable::contiguous(current);
     const Difference<T> difference{T(1 - 1 / tau_s), T(tau_s), T(4 * tau_s) * std::numeric_limits<T>::epsilon()};
     std::vector<Found<T>> found;
-    // Of every EVERY-th sample first: most of what does not pay is seen by it.
-    for (const int64_t every : {EVERY, int64_t(1)}) {
-      found.assign((s.N + every - 1) / every, {});
-      each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, int64_t(found.size()));
+    for (const Look look : {Look{std::max<int64_t>(1, s.N / 3), 2.0}, Look{8, 1.3}, Look{1, 1.0}}) {
+      found.assign((s.N + look.every - 1) / look.every, {});
+      const Find<T> find{a.const_data_ptr<T>(), s, difference, look.every, found};
+      const int64_t samples = found.size();
+      each(find, samples, samples <= 4 ? samples : 1);  // to wake another thread takes longer than a few samples
       int64_t total = 0;
       for (const Found<T>& sample : found) total += sample.until.back();
-      const double slack = every > 1 ? 1.5 : 1.0;  // few samples may have more changes than all
-      if (double(total) > slack * most * double(s.T * s.pixels() * s.C) * double(found.size())) return;
+      if (double(total) > look.slack * most * double(s.T * s.pixels() * s.C) * double(found.size())) return;
     }
     const Tensor from = torch::stable::new_empty(a, {s.N * s.T + 1}, ScalarType::Long);
     int64_t *starts = from.mutable_data_ptr<int64_t>(), total = 0;

@@ -492,15 +492,15 @@ TSSLBP_AVX512 void items_avx512(const Op& op, int64_t begin, int64_t end) {
 }
 #endif
 
-// Runs an operation over items that do not depend on each other, such as the samples of a batch.
+// Runs an operation over items that do not depend on each other, such as the samples of a batch; a thread gets `grain` or more.
 template <class Op>
-void each(const Op& op, int64_t count) {
+void each(const Op& op, int64_t count, int64_t grain = 1) {
   auto* run = &items_baseline<Op>;
 #ifdef TSSLBP_X86
   if (capability() == Capability::avx2) run = &items_avx2<Op>;
   if (capability() == Capability::avx512) run = &items_avx512<Op>;
 #endif
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     const FlushTinyNumbers flush;
     run(op, begin, end);
   });

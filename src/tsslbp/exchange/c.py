@@ -5,6 +5,7 @@ network with weights of few bits becomes one of whole numbers, that of ``integer
 ``float``.
 """
 
+import math
 import string
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,16 +17,22 @@ import torch
 
 from tsslbp import data, encoding, files
 from tsslbp.errors import UserError
-from tsslbp.exchange.chain import Array, Chain, Population
+from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.program import Entry, Program
 from tsslbp.metrics import decode
-from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
+from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
 from tsslbp.training import samples_to_test
 
 TEMPLATES = Path(__file__).parent / "templates"
 VECTORS = 10
 """Samples in test.c."""
+AT_ONCE = 32
+"""Neurons that network.c takes through a step together."""
+PACKED = {"4": 2, "3": 2, "2": 4, "ternary": 4}
+"""Weights in a byte, by their bits."""
+CODES = {"4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
+"""How they are coded: a weight is the code times the first, minus the second."""
 
 
 def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str:
@@ -88,26 +95,38 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     entry, links, whole, model = program.entry, program.chain, program.whole, program.entry.model
     a, neurons = model.network.architecture, sum(population.neurons for population in links.populations)
     value = np.dtype(np.int32 if whole else np.float32)
-    made, first = [], 0
-    for number, population in enumerate(links.populations):
-        made.append(_population(population, number, whole, first))
-        first += population.neurons
     table = None
     if entry.meaning is not None:
         table = whole_input(entry.meaning).short().numpy() if whole else entry.meaning.numpy()
-    rest = _rest(links.populations[0], table, whole)
-    constants = sum(population["bytes"] for population in made) + (0 if table is None else table.nbytes)
-    constants += 0 if rest is None else rest.nbytes
-    windows = max(_windows(population) for population in links.populations)
+    parts = _Parts(links, whole, table, a.bits)
+    constants = parts.bytes + (0 if table is None else table.nbytes)
+    windows = max(by.windows for population in links.populations for by in population.maps)
     index = np.dtype(np.uint16 if max(population.neurons for population in links.populations) < 2**16 else np.uint32)
     kind = "uint8_t" if entry.meaning is not None or entry.spikes else "int16_t" if whole else "float"
     norm = model.inputs.normalisation
+    adapting = next((population.rise for population in links.populations if population.rise), None)
+    relaxing: Any = None
+    if adapting is not None:
+        rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
+        relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
+    state = (parts.sums + 2 * parts.slots + 2 * parts.rises + 2 * links.populations[-1].neurons) * value.itemsize
     return {
         "title": f"A spiking network, {a.network}, of {'whole numbers' if whole else 'floating-point numbers'}",
         "integer": whole is not None,
         "bits": a.bits,
+        "packed": parts.in_a_byte if parts.in_a_byte > 1 else None,
+        "stored": {1: "`int8_t`", 2: "packed two to a byte", 4: "packed four to a byte"}[parts.in_a_byte],
+        "code": CODES.get(a.bits),
+        "largest_weight": LARGEST.get(a.bits),
         "static": not entry.sequence,
+        "at_once": AT_ONCE,
+        "silent": (table is not None and not table[:, 0].any()) or all(m["rest"] for m in parts.maps if m["source"] == INPUT),
         "recurrent": any(population.lateral is not None for population in links.populations),
+        "shortcuts": any(population.shortcut is not None for population in links.populations),
+        "rises": parts.rises,
+        "relaxing": relaxing,
+        "sums": parts.sums,
+        "slots": parts.slots,
         "inputs": int(np.prod(a.input_shape)),
         "shape": " × ".join(map(str, (*([model.network.time_steps] if entry.sequence else []), *a.input_shape))),
         "channel": "channel" if table is not None and len(table) > 1 else "0",
@@ -118,7 +137,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
         "voters": links.voters,
         "neurons": neurons,
-        "populations": made,
+        "maps": parts.maps,
+        "populations": parts.populations,
         "parameters": f"{sum(map(_weights, links.populations)):,}",
         "windows": windows,
         "types": {
@@ -139,12 +159,11 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "unit": INPUT_UNIT,
         "largest": INPUT_LARGEST,
         "table": None if table is None else ",\n".join(f"{{{_numbers(row)}}}" for row in table),
-        "rest": None if rest is None else _numbers(rest),
         "spike": SPIKE if whole else _floats([1 / links.tau_s]),
         "synapse": whole.synapse if whole else _floats([1 - 1 / links.tau_s]),
         "membrane": whole.membrane if whole else _floats([1 - 1 / links.tau_m]),
         "constant_bytes": f"{constants:,}",
-        "state_bytes": f"{_state_bytes(links, value, index, windows):,}",
+        "state_bytes": f"{state + (parts.slots + len(links.populations)) * index.itemsize + windows:,}",
         "samples": _vectors(program, samples),
         "samples_of": which,
     }
@@ -158,73 +177,136 @@ def _means(entry: Entry, whole: bool) -> str:
     return f"numbers as the network takes them{f', in whole numbers of 1/{INPUT_UNIT}' if whole else ''}"
 
 
-def _population(population: Population, number: int, whole: IntegerNetwork | None, first: int) -> dict[str, Any]:
-    """A population as network.c has it."""
-    own = whole.populations[number] if whole else None
-    weight, lateral = (own.weight, own.lateral) if own else (population.weight, population.lateral)
-    bias, threshold = (own.bias, own.threshold) if own else (population.bias, population.threshold)
-    weights = [_in_order(weight, population.groups), *([] if lateral is None else [lateral.T]), bias, threshold]
-    if own is None:
-        weights = [x.astype(np.float32) for x in weights]
-    texts = [_numbers(x) for x in weights]
-    return {
-        "channels": population.shape[0],
-        "neurons": population.neurons,
-        "shape": _pair(population.shape[1:]),
-        "sent": _pair(population.sent[1:]),
-        "largest": _pair(population.largest),
-        "summed": _pair(population.summed),
-        "entering_channels": population.entering[0],
-        "entering": _pair(population.entering[1:]),
-        "kernel": _pair(population.weight.shape[2:]),
-        "stride": _pair(population.stride),
-        "padding": _pair(population.padding),
-        "dilation": _pair(population.dilation),
-        "groups": population.groups,
-        "weights": texts[0],
-        "lateral": texts[1] if lateral is not None else "",
-        "bias": texts[-2],
-        "threshold": texts[-1],
-        "shift": own.shift if own else 0,
-        "first": first,
-        "bytes": sum(x.nbytes for x in weights),
-    }
+class _Parts:
+    """Maps and populations as network.c has them, and what they take."""
+
+    def __init__(self, links: Chain, whole: IntegerNetwork | None, table: Array | None, bits: str) -> None:
+        self.whole, self.table, self.bits = whole, table, bits
+        self.in_a_byte = PACKED.get(bits, 1)
+        self.maps: list[dict[str, Any]] = []
+        self.populations: list[dict[str, Any]] = []
+        self.bytes = self.slots = self.sums = self.rises = 0
+        for number, population in enumerate(links.populations):
+            self.populations.append(self._population(population, number))
+            self.slots += _filled(population.neurons)
+
+    def _population(self, population: Population, number: int) -> dict[str, Any]:
+        own = self.whole.populations[number] if self.whole else None
+        lateral, bias, threshold = (getattr(own or population, name) for name in ("lateral", "bias", "threshold"))
+        tables, beside = {"threshold": threshold}, own.beside if own else None
+        channels = population.shape[0]
+        period = _filled(channels) if channels == population.neurons else math.lcm(channels, AT_ONCE)
+        if bias.any():
+            tables["bias"] = bias
+        if population.rise is not None:
+            tables["rise"] = own.rising.by if own and own.rising else np.full(channels, population.rise.by)
+        if beside is not None:
+            tables["m"] = beside.m
+        made: dict[str, Any] = {
+            "channels": channels,
+            "period": period,
+            "neurons": population.neurons,
+            "first": self.slots,
+            "map": self._map(population, population.map, own.weight if own else population.map.weight),
+            "shift": own.shift if own else 0,
+            "k": beside.k if beside else 0,
+            "raised": self.rises,
+            "shortcut": None,
+        }
+        if population.shortcut is not None:
+            made["shortcut"] = self._map(population, population.shortcut, (beside or population.shortcut).weight)
+        if population.rise is not None:
+            self.rises += _filled(population.neurons)
+        values = [(name, "network_value", self._table(np.resize(x, period))) for name, x in tables.items()]
+        if lateral is not None:
+            values.append(("lateral", "weight", self._rows(lateral.T)))
+        return made | {"tables": values, "named": {name for name, *_ in values}}
+
+    def _map(self, population: Population, by: Map, weight: Array) -> int:
+        """Its number. ``weight`` is the map's own or, of whole numbers, q."""
+        rest, rows = self._rest(by, weight), _in_order(by, weight)
+        made = {
+            "source": by.source,
+            "sent": _pair(by.sent[1:]),
+            "largest": _pair(by.largest),
+            "summed": _pair(by.summed),
+            "entering_channels": by.entering[0],
+            "entering": _pair(by.entering[1:]),
+            "kernel": _pair(by.weight.shape[2:]),
+            "stride": _pair(by.stride),
+            "padding": _pair(by.padding),
+            "dilation": _pair(by.dilation),
+            "groups": by.groups,
+            "channels": population.shape[0],
+            "shape": _pair(population.shape[1:]),
+            "dense": int(_is_dense(by)),
+            "run": rows.shape[1],
+            "weights": self._rows(rows),
+            "rest": None if rest is None else self._table(rest),
+            "to": self.sums,
+        }
+        self.maps.append(made)
+        self.sums += _filled(population.neurons)
+        return len(self.maps) - 1
+
+    def _table(self, x: Array) -> str:
+        x = x if self.whole else x.astype(np.float32)
+        self.bytes += x.nbytes
+        return _numbers(x)
+
+    def _rows(self, x: Array) -> str:
+        return self._table(packed(x, self.bits) if self.in_a_byte > 1 else x)
+
+    def _rest(self, by: Map, weight: Array) -> Array | None:
+        """What arrives at every channel if all that is stored is 0, ``[out]``; None if that is 0, or differs at borders."""
+        if by.source != INPUT or self.table is None or not self.table[:, 0].any() or by.padding != (0, 0):
+            return None
+        per_channel = weight.astype(np.float64).sum((2, 3)).reshape(by.groups, -1, weight.shape[1])
+        zero = np.broadcast_to(self.table[:, 0], by.entering[0]).reshape(by.groups, 1, -1)
+        rest = (per_channel * zero).sum(2).flatten() * np.prod(by.summed)
+        return rest.astype(np.int32 if self.whole else np.float32)
 
 
-def _in_order(weight: Array, groups: int) -> Array:
-    """``[out, in/groups, rows, columns] -> [rows, columns, in, out/groups]``."""
+def _filled(neurons: int) -> int:
+    """Neurons of a population that is filled up for network.c to take them AT_ONCE."""
+    return -(-neurons // AT_ONCE) * AT_ONCE
+
+
+def _is_dense(by: Map) -> bool:
+    """Whether it is fully connected."""
+    return by.groups == 1 and by.weight.shape[2:] == by.entering[1:] and by.padding == (0, 0)
+
+
+def _in_order(by: Map, weight: Array) -> Array:
+    """Weights ``[out, in/groups, rows, columns]`` as rows of those that are added together.
+
+    Of a fully connected map there is a row for every row, column and channel that enters. Of a convolution there is one for
+    every channel that enters and row of the kernel; and for every column, unless neighbours see what lies side by side.
+    """
     out, within, *kernel = weight.shape
-    grouped = weight.reshape(groups, out // groups, within, *kernel)
-    return grouped.transpose(3, 4, 0, 2, 1).reshape(*kernel, groups * within, out // groups)
+    width, channels = out // by.groups, by.groups * within
+    grouped = weight.reshape(by.groups, width, within, *kernel)
+    if _is_dense(by):
+        return grouped[0].transpose(2, 3, 1, 0).reshape(-1, width)
+    rows = grouped.transpose(0, 2, 3, 4, 1)[:, :, :, ::-1].reshape(channels * kernel[0], kernel[1], width)
+    together = by.groups == by.stride[1] == by.dilation[1] == 1
+    return rows.reshape(-1, kernel[1] * width if together else width)
 
 
-def _rest(population: Population, table: Array | None, whole: IntegerNetwork | None) -> Array | None:
-    """What arrives at every channel if all that is stored is 0, ``[out]``; None if that is nothing, or differs at borders."""
-    if table is None or not table[:, 0].any() or population.padding != (0, 0):
-        return None
-    weight = (whole.populations[0].weight if whole else population.weight).astype(np.float64)
-    per_channel = weight.sum((2, 3)).reshape(population.groups, -1, weight.shape[1])
-    zero = np.broadcast_to(table[:, 0], population.entering[0]).reshape(population.groups, 1, -1)
-    rest = (per_channel * zero).sum(2).flatten()
-    return rest.astype(np.int32 if whole else np.float32)
+def packed(q: Array, bits: str) -> Array:
+    """Rows of whole numbers ``[rows, n]`` as bytes: those of few bits, several to a byte, as network.c reads them."""
+    (factor, offset), in_a_byte = CODES[bits], PACKED[bits]
+    rows, n = q.shape
+    width = -(-n // in_a_byte)
+    codes = np.zeros((rows, in_a_byte * width), np.uint8)
+    codes[:, :n] = (q.astype(np.int16) + offset) // factor
+    shifts = np.arange(in_a_byte, dtype=np.uint8)[:, None] * (8 // in_a_byte)
+    return np.bitwise_or.reduce(codes.reshape(rows, in_a_byte, width) << shifts, 1)
 
 
 def _weights(population: Population) -> int:
-    return population.weight.size + (0 if population.lateral is None else population.lateral.size)
-
-
-def _windows(population: Population) -> int:
-    """Windows of its max pooling; 0 without."""
-    if population.largest == (1, 1):
-        return 0
-    rows, columns = (size // inside for size, inside in zip(population.sent[1:], population.largest, strict=True))
-    return population.sent[0] * rows * columns
-
-
-def _state_bytes(links: Chain, value: np.dtype[Any], index: np.dtype[Any], windows: int) -> int:
-    neurons = sum(population.neurons for population in links.populations)
-    output = links.populations[-1].neurons
-    return (3 * neurons + 2 * output) * value.itemsize + (neurons + len(links.populations)) * index.itemsize + windows
+    maps = sum(by.weight.size for by in population.maps)
+    return maps + (0 if population.lateral is None else population.lateral.size)
 
 
 def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:

@@ -2,13 +2,16 @@
 
 The synapse commutes with the linear map, so the neurons behind it can have it instead of those before. A step is then
 
-    J[t] = (1 - 1/τs)·J[t-1] + W·s_in[t] + V·s[t-1]                                (1)
+    J[t] = (1 - 1/τs)·J[t-1] + W·s_in[t] + S·s_around[t] + V·s[t-1]                (1)
     u[t] = (1 - 1/τm)·u[t-1]·(1 - s[t-1]) + J[t] + b                               (2)
-    s[t] = 1 if u[t] > θ else 0                                                    (3)
+    B[t] = (1 - 1/τa)·B[t-1] + r·s[t-1]                                            (3)
+    s[t] = 1 if u[t] > θ + B[t] else 0                                             (4)
 
-where J and u are τs/g times what they are in ``neuron.py``, with g the factor of a pooling layer before the map. So W is the
-layer's own weight, V is its lateral one divided by g, and b and θ are its own times τs/g. Spikes are 0 and 1, so a map only has
-to add up weights where there are any. What enters the first population are numbers, in place of s_in.
+where J, u and B are τs/g times what they are in ``neuron.py`` and ``recurrent.py``, with g the factor of a pooling layer before
+the map. So W is the layer's own weight, V is its lateral one divided by g, and b, θ and the rise r of an adaptive threshold are
+its own times τs/g. S is the shortcut of a residual block, the unit matrix if it has no weights; its own factor of pooling is in
+it. Spikes are 0 and 1, so a map only has to add up weights where there are any. What enters from outside are numbers, in place
+of spikes.
 
 Every map is a convolution over rows and columns. A fully connected one has a kernel as large as what enters it, and what has no
 rows or columns has one of them.
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Recurrent, Spiking, SumPool, Vote
+from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.layers.convolution import Sizes
 from tsslbp.networks import Network
 from tsslbp.quantisation import whole_numbers
@@ -36,34 +39,31 @@ Pair = tuple[int, int]
 """Along rows, along columns."""
 
 
+INPUT = -1
+"""In place of the number of a population: what enters the network."""
+
+
 @dataclass(frozen=True, eq=False)
-class Population:
-    """Neurons, equations (1) to (3), and the map in front of them.
+class Map:
+    """What is sent by one population, as what arrives at another.
 
     Args:
-        name: the layer's.
-        sent: shape of what is sent to it, before pooling.
-        entering: shape of what enters its map.
-        shape: its own.
+        source: number of the population that sends; INPUT is the input of the network.
+        sent: shape of what is sent, before pooling.
+        entering: shape behind pooling.
         largest: windows in which spikes of a step count as one.
-        summed: windows in which spikes add up, behind those.
-        weight: W, ``[out, in/groups, rows, columns]``.
-        lateral: V, ``[out, out]``, or None.
-        bias, threshold: b and θ of every channel, ``[out]``.
+        summed: windows in which spikes, or numbers, add up, behind those.
+        weight: ``[out, in/groups, rows, columns]``.
         step: what the weights of a channel are whole numbers of, ``[out]``; None of weights in floating point.
-        stride, padding, dilation, groups: of the map.
+        stride, padding, dilation, groups: of the convolution.
     """
 
-    name: str
+    source: int
     sent: Shape
     entering: Shape
-    shape: Shape
     largest: Pair
     summed: Pair
     weight: Array
-    lateral: Array | None
-    bias: Array
-    threshold: Array
     step: Array | None
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
@@ -71,9 +71,59 @@ class Population:
     groups: int = 1
 
     @property
+    def windows(self) -> int:
+        """Windows of its max pooling; 0 without."""
+        if self.largest == (1, 1):
+            return 0
+        rows, columns = (size // inside for size, inside in zip(self.sent[1:], self.largest, strict=True))
+        return self.sent[0] * rows * columns
+
+
+@dataclass(frozen=True)
+class Rise:
+    """An adaptive threshold, equation (3).
+
+    Args:
+        tau_a: τa in steps.
+        by: r.
+    """
+
+    tau_a: float
+    by: float
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Neurons, equations (1) to (4), and the maps in front of them.
+
+    Args:
+        name: the layer's.
+        shape: its neurons.
+        map: W.
+        shortcut: S, or None.
+        lateral: V, ``[out, out]``, or None.
+        bias, threshold: b and θ of every channel, ``[out]``.
+        rise: of the threshold; None if that is fixed.
+    """
+
+    name: str
+    shape: Shape
+    map: Map
+    shortcut: Map | None
+    lateral: Array | None
+    bias: Array
+    threshold: Array
+    rise: Rise | None
+
+    @property
     def neurons(self) -> int:
         """How many there are."""
         return int(np.prod(self.shape))
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        """W, and S if there is one."""
+        return (self.map,) if self.shortcut is None else (self.map, self.shortcut)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +166,18 @@ def chain(network: Network) -> Chain:
     return Chain(tuple(builder.made), builder.voters, neuron.tau_m, neuron.tau_s)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """What is sent to the next layer: by whom, its shape before and behind pooling, the windows of that, and its factor g."""
+
+    source: int
+    shape: Shape
+    entering: Shape
+    largest: Pair = (1, 1)
+    summed: Pair = (1, 1)
+    factor: float = 1.0
+
+
 class _Builder:
     """Goes through the layers, and knows what is sent to the next one."""
 
@@ -123,14 +185,11 @@ class _Builder:
         self.neuron, self.voters = network.neuron, 1
         self.made: list[Population] = []
         channels, *sizes = network.architecture.input_shape
-        self.sent = self.entering = _shape(channels, sizes)
-        self._unpooled()
+        shape = _shape(channels, sizes)
+        self.sent = _Sent(INPUT, shape, shape)
 
-    def _unpooled(self) -> None:
-        self.largest = self.summed = (1, 1)
-        self.factor = 1.0
-
-    def add(self, name: str, layer: nn.Module) -> None:
+    def add(self, name: str, layer: nn.Module, around: tuple[_Sent, Spiking | None] | None = None) -> None:
+        """Add a layer; ``around`` is what a shortcut brings to its neurons, and the layer that this goes through."""
         match layer:
             case Flatten() | Dropout():
                 pass
@@ -138,74 +197,89 @@ class _Builder:
                 self.voters = layer.voters
             case SumPool() | MaxPool():
                 self._pool(name, layer)
+            case Residual():
+                around = self.sent, layer.shortcut
+                for inner, part in layer.named_layers():
+                    self.add(f"{name}.{inner}", part, around if part is layer.last else None)
             case Spiking():
-                population = self._population(name, layer)
+                population = self._population(name, layer, around)
+                self.sent = _Sent(len(self.made), population.shape, population.shape)
                 self.made.append(population)
-                self.sent = self.entering = population.shape
-                self._unpooled()
             case _:
-                kind = type(layer).__name__
-                raise UserError(f"layer {name!r}: a {kind} is more than one layer behind another; it is not written yet")
+                raise UserError(f"layer {name!r}: a {type(layer).__name__} is not written yet")
 
     def _pool(self, name: str, layer: SumPool | MaxPool) -> None:
-        if not self.made:
-            raise UserError(f"layer {name!r} pools the input; pool the samples before they enter, and leave it out")
         size = (1 if layer.axes == "L" else layer.size, layer.size)
-        channels, *sizes = self.entering
-        self.entering = (channels, sizes[0] // size[0], sizes[1] // size[1])
+        sent = self.sent
+        channels, *sizes = sent.entering
+        entering = (channels, sizes[0] // size[0], sizes[1] // size[1])
         if isinstance(layer, SumPool):
-            self.summed = _times(self.summed, size)
-            self.factor *= layer.pool.factor
-        elif self.summed == (1, 1):
-            self.largest = _times(self.largest, size)
+            factor = sent.factor * layer.pool.factor
+            self.sent = replace(sent, entering=entering, summed=_times(sent.summed, size), factor=factor)
+        elif sent.source != INPUT and sent.summed == (1, 1):
+            self.sent = replace(sent, entering=entering, largest=_times(sent.largest, size))
         else:
-            raise UserError(f"layer {name!r} takes the maximum of sums; pool maxima first")
+            raise UserError(
+                f"layer {name!r} takes the maximum of what are no spikes; put it directly behind a layer with neurons"
+            )
 
-    def _population(self, name: str, layer: Spiking) -> Population:
-        weight, lateral, step = layer.effective_weight().detach(), None, None
-        if isinstance(layer, Recurrent):
-            if layer.adaptation is not None:
-                raise UserError(f"layer {name!r} has adaptive thresholds (A), which are not written yet; train R instead")
-            lateral = layer.effective_lateral().detach()
-        if layer.norm is not None or layer.gain is not None:
-            raise UserError(f"layer {name!r} is normalised or standardised; call fold() on the network first")
-        if layer.limit is not None:
-            _, step = whole_numbers(weight, layer.limit.detach(), layer.bits)
+    def _population(self, name: str, layer: Spiking, around: tuple[_Sent, Spiking | None] | None) -> Population:
         if any(isinstance(getattr(layer.neuron, tau), torch.Tensor) for tau in ("tau_m", "tau_s")):
             raise UserError(
                 f"layer {name!r} has time constants of its own, which are not written yet; only thresholds may differ"
             )
-        out, scale = len(weight), self.neuron.tau_s / self.factor
-        threshold = torch.as_tensor(layer.neuron.threshold).detach()
-        bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
-        plain = Population(
-            name,
-            self.sent,
-            self.entering,
-            (out, 1, 1),
-            self.largest,
-            self.summed,
-            _array(weight).reshape(out, *self.entering) if weight.dim() == 2 else _array(weight),
-            None if lateral is None else _array(lateral) / self.factor,
-            _array(bias) * scale,
-            np.broadcast_to(_array(threshold), out) * scale,
-            None if step is None else _array(step),
-        )
-        if isinstance(layer, Linear | Recurrent):
-            return plain
-        if not isinstance(layer, Convolution):
-            raise UserError(f"layer {name!r}: a {type(layer).__name__} is not written yet")
-        rows = weight.dim() == 4
-        sizes = layer.sizes(self.entering[1:] if rows else self.entering[2:])
-        return replace(
-            plain,
-            weight=_array(weight if rows else weight.unsqueeze(2)),
-            shape=_shape(out, sizes),
-            stride=_pair(layer.stride, rows, 1),
-            padding=_pair(layer.padding, rows, 0),
-            dilation=_pair(layer.dilation, rows, 1),
-            groups=layer.groups,
-        )
+        made, shape = _map(name, layer, self.sent)
+        scale = self.neuron.tau_s / self.sent.factor
+        bias = torch.zeros(shape[0]) if layer.bias is None else layer.bias.detach()
+        shortcut = None
+        if around is not None:
+            beside, through = around
+            part = beside.factor / self.sent.factor
+            shortcut = _unit(name, beside, shape, part) if through is None else _map(name, through, beside, part)[0]
+            if through is not None and through.bias is not None:
+                bias = bias + through.bias.detach()
+        lateral = rise = None
+        if isinstance(layer, Recurrent):
+            lateral = _array(layer.effective_lateral().detach()) / self.sent.factor
+            if layer.adaptation is not None:
+                rise = Rise(layer.adaptation.tau_a, layer.adaptation.beta * scale)
+        threshold = np.broadcast_to(_array(torch.as_tensor(layer.neuron.threshold).detach()).flatten(), shape[0])
+        return Population(name, shape, made, shortcut, lateral, _array(bias) * scale, threshold * scale, rise)
+
+
+def _map(name: str, layer: Spiking, sent: _Sent, part: float = 1.0) -> tuple[Map, Shape]:
+    """The linear map of a layer times ``part``, and the shape of what it makes."""
+    if layer.norm is not None or layer.gain is not None:
+        raise UserError(f"layer {name!r} is normalised or standardised; call fold() on the network first")
+    weight, step = layer.effective_weight().detach(), None
+    if layer.limit is not None:
+        step = _array(whole_numbers(weight, layer.limit.detach(), layer.bits)[1]) * part
+    place = (sent.source, sent.shape, sent.entering, sent.largest, sent.summed)
+    out, values = len(weight), _array(weight) * part
+    if isinstance(layer, Linear | Recurrent):
+        return Map(*place, values.reshape(out, *sent.entering), step), (out, 1, 1)
+    if not isinstance(layer, Convolution):
+        raise UserError(f"layer {name!r}: a {type(layer).__name__} is not written yet")
+    rows = weight.dim() == 4
+    sizes = layer.sizes(sent.entering[1:] if rows else sent.entering[2:])
+    made = Map(
+        *place,
+        values if rows else values[:, :, None],
+        step,
+        stride=_pair(layer.stride, rows, 1),
+        padding=_pair(layer.padding, rows, 0),
+        dilation=_pair(layer.dilation, rows, 1),
+        groups=layer.groups,
+    )
+    return made, _shape(out, sizes)
+
+
+def _unit(name: str, sent: _Sent, shape: Shape, part: float) -> Map:
+    """What is sent as it is, times ``part``, which is the step of its weights."""
+    if sent.entering != shape:
+        raise UserError(f"layer {name!r} gets a shortcut from what is not flat; put a fully connected layer before its block")
+    weight, step = np.full((shape[0], 1, 1, 1), part), np.full(shape[0], part)
+    return Map(sent.source, sent.shape, sent.entering, sent.largest, sent.summed, weight, step, groups=shape[0])
 
 
 def _array(x: torch.Tensor) -> Array:

@@ -3,16 +3,19 @@
 The weights of a channel are whole numbers q of a step, and so are all sums of them. What a chain (``chain.py``) computes is
 then, in units of ``step/(one·2^shift)``,
 
-    J[t] = J[t-1] - leak_s(J[t-1]) + scaled(Σ q·x)          scaled(z) = z·2^shift, or round(z/2^-shift)            (1)
+    J[t] = J[t-1] - leak_s(J[t-1]) + scaled(Σ q·x) + beside(Σ q'·x')                                               (1)
     u[t] = u[t-1] - leak_m(u[t-1]) + J[t] + b               0 in place of u[t-1] if that neuron has just spiked    (2)
-    s[t] = 1 if u[t] > θ else 0                                                                                    (3)
-    leak(z) = round(z·j/2^k)                                j/2^k is the leak 1/τ                                  (4)
+    B[t] = B[t-1] - leak_a(B[t-1]) + r·s[t-1]               0 where the threshold does not adapt                   (3)
+    s[t] = 1 if u[t] > θ + B[t] else 0                                                                             (4)
+    leak(z) = round(z·j/2^k)                                j/2^k is the leak 1/τ                                  (5)
+    scaled(z) = z·2^shift, or round(z/2^-shift)             beside(z) = round(z·m/2^k)                             (6)
 
 with ``x`` the spikes that enter, 0 or 1 each, and behind a population's own lateral weights those of the step before, times
-``one``. What enters the first population are whole numbers of 1/64, so ``one`` is 64 there, and 1 elsewhere. Every ``round`` is
+``one``. What enters from outside are whole numbers of 1/64, so ``one`` is 64 behind them, and 1 elsewhere. ``q'`` and ``x'``
+are those of a shortcut, whose weights are whole numbers of another step; ``m/2^k`` brings them to this one. Every ``round`` is
 half upwards, ``floor(z + 1/2)``. The answer is the class with the largest sum of a over the steps:
 
-    a[t] = a[t-1] - leak_s(a[t-1]) + 4096·s[t]                                                                     (5)
+    a[t] = a[t-1] - leak_s(a[t-1]) + 4096·s[t]                                                                     (7)
 
 ``shift`` is the largest for which nothing leaves 32 bits, whatever enters.
 """
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from tsslbp import quantisation
 from tsslbp.errors import UserError
-from tsslbp.exchange.chain import Array, Chain, Population
+from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_UNIT
 
@@ -39,13 +42,33 @@ MOST = 2**31 - 1
 """The largest number of 32 bits."""
 FINEST, COARSEST = 12, 2**6
 """Bits behind the point at most, and units in the smallest threshold at least."""
+NEAR = 0.005
+"""How far the leak of an adaptive threshold, which is not trained as one, may be from its small fraction, as a share of it."""
 
 
 class Leak(NamedTuple):
-    """The share ``j/2^k`` of equation (4)."""
+    """The share ``j/2^k`` of equation (5)."""
 
     j: int
     k: int
+
+
+class Beside(NamedTuple):
+    """A shortcut."""
+
+    weight: Array
+    """q', int8 in the shape of the map's."""
+    m: Array
+    """m of equation (6) for every channel, int32."""
+    k: int
+
+
+class Rising(NamedTuple):
+    """An adaptive threshold, equation (3)."""
+
+    leak: Leak
+    by: Array
+    """r of every channel, int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +80,9 @@ class Whole:
         weight, lateral: q, int8 in the shapes of ``plain``.
         bias, threshold: b and θ of every channel, int32.
         one: what a spike of its own counts in its sums.
-        shift: as of equation (1).
+        shift: as of equation (6).
+        beside: the shortcut, or None.
+        rising: the adaptive threshold; None if it is fixed.
     """
 
     plain: Population
@@ -67,6 +92,8 @@ class Whole:
     threshold: Array
     one: int
     shift: int
+    beside: Beside | None
+    rising: Rising | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,20 +122,21 @@ class IntegerNetwork:
 
     def steps(self, x: Tensor, steps: int | None = None) -> Iterator["Response"]:
         """:meth:`run` step by step: the response so far, with the spikes of the last step."""
-        first = self.populations[0]
         samples = x.shape[0 if steps else 1]
         state = [_State.rest(whole, samples) for whole in self.populations]
-        shown = None
+        sums = _Sums(constant=steps is not None)
         output = evidence = torch.zeros(samples, self.populations[-1].plain.neurons, dtype=torch.int64)
         for t in range(steps or len(x)):
-            if shown is None or not steps:
-                shown = _sums(first, (x if steps else x[t]).reshape(samples, *first.plain.entering))
+            sent = {INPUT: (x if steps else x[t]).reshape(samples, *self.populations[0].plain.map.sent)}
             spikes: dict[str, Tensor] = {}
-            sent = torch.empty(0)
-            for whole, before in zip(self.populations, state, strict=True):
-                sums = shown if whole is first else _sums(whole, _pooled(whole.plain, sent))
-                sent = spikes[whole.plain.name] = before.step(whole, sums, self.membrane, self.synapse)
-            output = output - _leak(output, self.synapse) + SPIKE * sent.flatten(1)
+            for number, (whole, before) in enumerate(zip(self.populations, state, strict=True)):
+                plain = whole.plain
+                drive = _scaled(sums(plain.map, whole.weight, sent) + whole.one * before.heard(whole), whole.shift)
+                if whole.beside is not None and plain.shortcut is not None:
+                    around = sums(plain.shortcut, whole.beside.weight, sent)
+                    drive = drive + _rounded(around * _by_channel(whole.beside.m), whole.beside.k)
+                sent[number] = spikes[plain.name] = before.step(whole, drive, self.membrane, self.synapse)
+            output = output - _leak(output, self.synapse) + SPIKE * sent[len(state) - 1].flatten(1)
             evidence = evidence + output
             yield Response(spikes, evidence.unflatten(1, (-1, self.chain.voters)).sum(2))
 
@@ -129,25 +157,30 @@ class Response(NamedTuple):
 
 @dataclass
 class _State:
-    """J, u and the last spikes of a population, ``[N, channels, rows, columns]``."""
+    """J, u, B and the last spikes of a population, ``[N, channels, rows, columns]``."""
 
     current: Tensor
     membrane: Tensor
+    raised: Tensor
     spikes: Tensor
 
     @staticmethod
     def rest(whole: Whole, samples: int) -> "_State":
-        return _State(*[torch.zeros(samples, *whole.plain.shape, dtype=torch.int64)] * 3)
+        return _State(*[torch.zeros(samples, *whole.plain.shape, dtype=torch.int64)] * 4)
 
-    def step(self, whole: Whole, sums: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
-        """Equations (1) to (3)."""
-        if whole.lateral is not None:
-            heard = _exact(self.spikes.flatten(1)) @ torch.from_numpy(whole.lateral).double().T
-            sums = sums + whole.one * heard.long().view(sums.shape)
-        self.current = self.current - _leak(self.current, synapse) + _scaled(sums, whole.shift)
-        bias, threshold = (torch.from_numpy(x).long().view(-1, 1, 1) for x in (whole.bias, whole.threshold))
-        self.membrane = self.membrane - _leak(self.membrane, membrane) + self.current + bias
-        self.spikes = (self.membrane > threshold).long()
+    def heard(self, whole: Whole) -> Tensor:
+        """What arrives through lateral weights."""
+        if whole.lateral is None:
+            return torch.zeros_like(self.spikes)
+        return (_exact(self.spikes.flatten(1)) @ torch.from_numpy(whole.lateral).double().T).long().view(self.spikes.shape)
+
+    def step(self, whole: Whole, drive: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
+        """Equations (1) to (4), from what is added to J."""
+        self.current = self.current - _leak(self.current, synapse) + drive
+        self.membrane = self.membrane - _leak(self.membrane, membrane) + self.current + _by_channel(whole.bias)
+        if whole.rising is not None:
+            self.raised = self.raised - _leak(self.raised, whole.rising.leak) + _by_channel(whole.rising.by) * self.spikes
+        self.spikes = (self.membrane > _by_channel(whole.threshold) + self.raised).long()
         self.membrane = self.membrane * (1 - self.spikes)
         return self.spikes
 
@@ -169,54 +202,113 @@ def integer(chain: Chain, low: int, high: int, steps: int) -> IntegerNetwork:
         UserError: weights in floating point, lateral weights behind pooling, a layer too wide for 32 bits.
     """
     membrane, synapse = (Leak(*quantisation.leak(tau)) for tau in (chain.tau_m, chain.tau_s))
-    made = []
-    for number, plain in enumerate(chain.populations):
-        largest = max(abs(low), abs(high)) if number == 0 else math.prod(plain.summed)
-        made.append(_whole(plain, INPUT_UNIT if number == 0 else 1, largest, membrane, synapse, steps))
-    return IntegerNetwork(chain, tuple(made), membrane, synapse)
+    largest = max(abs(low), abs(high))
+    made = tuple(_whole(plain, largest, membrane, synapse, steps) for plain in chain.populations)
+    return IntegerNetwork(chain, made, membrane, synapse)
 
 
-def _whole(plain: Population, one: int, largest: int, membrane: Leak, synapse: Leak, steps: int) -> Whole:
-    if plain.step is None:
+def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps: int) -> Whole:
+    by, around = plain.map, plain.shortcut
+    if by.step is None:
         raise UserError(f"layer {plain.name!r} has weights in floating point; train it with --bits, or round them with --bits")
-    step = plain.step.reshape(-1, 1)
-    q = np.rint(plain.weight.reshape(len(step), -1) / step)
-    lateral = None if plain.lateral is None else np.rint(plain.lateral / step)
-    if lateral is not None and plain.summed != (1, 1):
+    if plain.lateral is not None and by.summed != (1, 1):
         raise UserError(f"layer {plain.name!r} is recurrent and behind pooling; there its two maps have different steps")
-    threshold, bias = (x * one / plain.step for x in (plain.threshold, plain.bias))
-    reached = largest * np.abs(q).sum(1) + (0 if lateral is None else one * np.abs(lateral).sum(1))
-    shift = _shift(reached, threshold, bias, membrane, synapse, steps)
-    if 3 * reached.max() > MOST or threshold.min() * 2.0**shift < COARSEST:
+    one, lateral, shortcut = _one(by), None, None
+    weight, reached = _whole_numbers(by, largest)
+    if plain.lateral is not None:
+        lateral = _int8(np.rint(plain.lateral / by.step[:, None]))
+        reached = reached + one * _magnitude(lateral)
+    most = ratio = np.zeros(1)  # of a shortcut: its largest sums, and their unit in that of the others
+    if around is not None and around.step is not None:
+        shortcut, most = _whole_numbers(around, largest)
+        ratio = around.step * one / (by.step * _one(around))
+    threshold, bias = (x * one / by.step for x in (plain.threshold, plain.bias))
+    rise, adapting = np.zeros(1), Leak(1, 0)
+    if plain.rise is not None:
+        rise, adapting = plain.rise.by * one / by.step, Leak(*quantisation.leak(plain.rise.tau_a, NEAR))
+    bounds = _Bounds(reached + 1.01 * most * ratio, np.abs(bias), threshold, rise, adapting)
+    shift = bounds.shift(membrane, synapse, steps)
+    scale = 2.0**shift
+    beside = None if shortcut is None else Beside(shortcut, *_fractions(ratio * scale, most))
+    if 3 * reached.max() > MOST or threshold.min() * scale < COARSEST or (beside is not None and beside.k < 0):
         raise UserError(f"layer {plain.name!r} can add up to more than 32 bits hold; give it fewer inputs, or fewer bits")
-    weight, beside = _int8(q, plain.weight.shape), None if lateral is None else _int8(lateral, lateral.shape)
-    drive, level = (np.rint(x * 2.0**shift).astype(np.int32) for x in (bias, threshold))
-    return Whole(plain, weight, beside, drive, level, one, shift)
+    rising = None if plain.rise is None else Rising(adapting, _int32(rise * scale))
+    return Whole(plain, weight, lateral, _int32(bias * scale), _int32(threshold * scale), one, shift, beside, rising)
 
 
-def _shift(reached: Array, threshold: Array, bias: Array, membrane: Leak, synapse: Leak, steps: int) -> int:
-    """The largest shift for which no number of equations (1) to (4) leaves 32 bits; ``reached`` are the largest sums."""
-    for shift in range(FINEST, -32, -1):
-        scale = 2.0**shift
-        current = (reached * scale + 1.5) * 2**synapse.k / synapse.j  # half a unit is lost by every rounding
-        kept = 2**membrane.k / membrane.j if membrane.j else steps
-        potential = (current + np.abs(bias) * scale + 1.5) * kept + threshold * scale
-        if max((current * synapse.j).max() + 2**synapse.k, (potential * max(membrane.j, 1)).max() + 2**membrane.k) <= MOST:
-            return shift
-    return -32
+class _Bounds(NamedTuple):
+    """What numbers of a population can come to, for each channel, in units of ``step/one``."""
+
+    reached: Array
+    """The sums."""
+    bias: Array
+    threshold: Array
+    rise: Array
+    adapting: Leak
+
+    def shift(self, membrane: Leak, synapse: Leak, steps: int) -> int:
+        """The largest shift for which no number of equations (1) to (6) leaves 32 bits."""
+        for shift in range(FINEST, -32, -1):
+            scale = 2.0**shift
+            current = (self.reached * scale + 1.5) * 2**synapse.k / synapse.j  # half a unit is lost by every rounding
+            kept = 2**membrane.k / membrane.j if membrane.j else steps
+            raised = (self.rise * scale + 1) * 2**self.adapting.k / self.adapting.j
+            potential = (current + self.bias * scale + 1.5) * kept + self.threshold * scale + raised
+            leaking = ((current, synapse), (potential, membrane), (raised, self.adapting))
+            if max((x * max(leak.j, 1)).max() + 2**leak.k for x, leak in leaking) <= MOST:
+                return shift
+        return -32
 
 
-def _int8(q: Array, shape: tuple[int, ...]) -> Array:
-    return q.astype(np.int8).reshape(shape)
+def _one(by: Map) -> int:
+    return INPUT_UNIT if by.source == INPUT else 1
 
 
-def _sums(whole: Whole, x: Tensor) -> Tensor:
-    """``Σ q·x``, ``[N, in, rows, columns] -> [N, out, rows, columns]`` of int64."""
-    plain = whole.plain
-    sums = F.conv2d(
-        _exact(x), torch.from_numpy(whole.weight).double(), None, plain.stride, plain.padding, plain.dilation, plain.groups
-    )
-    return sums.long()
+def _whole_numbers(by: Map, largest: int) -> tuple[Array, Array]:
+    """The weights of a map in steps, int8, and the largest sum of each channel; ``largest`` is that of the network's input."""
+    assert by.step is not None
+    q = _int8(np.rint(by.weight / by.step.reshape(-1, 1, 1, 1)))
+    return q, _magnitude(q) * (largest if by.source == INPUT else 1) * math.prod(by.summed)
+
+
+def _fractions(ratio: Array, most: Array) -> tuple[Array, int]:
+    """m and the largest k for which ``m/2^k`` is nearest to the ratios, and no ``z·m`` leaves 32 bits for z up to ``most``."""
+    k = 24
+    while k >= 0 and ((np.rint(ratio * 2.0**k) * np.maximum(most, 1)).max() + 2.0**k) > MOST:
+        k -= 1
+    return _int32(ratio * 2.0 ** max(k, 0)), k
+
+
+def _magnitude(q: Array) -> Array:
+    return np.abs(q.astype(np.int64)).reshape(len(q), -1).sum(1)
+
+
+def _int8(q: Array) -> Array:
+    return q.astype(np.int8)
+
+
+def _int32(x: Array) -> Array:
+    return np.rint(x).clip(-MOST, MOST).astype(np.int32)
+
+
+class _Sums:
+    """``Σ q·x`` of a map, ``[N, out, rows, columns]`` of int64; that of a ``constant`` input is computed once."""
+
+    def __init__(self, constant: bool) -> None:
+        self.constant, self.known = constant, dict[int, Tensor]()
+
+    def __call__(self, by: Map, weight: Array, sent: dict[int, Tensor]) -> Tensor:
+        if id(by) in self.known:
+            return self.known[id(by)]
+        x, kernel = _exact(_pooled(by, sent[by.source])), torch.from_numpy(weight).double()
+        sums = F.conv2d(x, kernel, None, by.stride, by.padding, by.dilation, by.groups).long()
+        if by.source == INPUT and self.constant:
+            self.known[id(by)] = sums
+        return sums
+
+
+def _by_channel(x: Array) -> Tensor:
+    return torch.from_numpy(x).long().view(-1, 1, 1)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -224,9 +316,9 @@ def _exact(x: Tensor) -> Tensor:
     return x.double()
 
 
-def _pooled(plain: Population, spikes: Tensor) -> Tensor:
-    """What enters a population, from the spikes that are sent to it."""
-    return _windows(_windows(spikes, plain.largest).amax((3, 5)), plain.summed).sum((3, 5))
+def _pooled(by: Map, sent: Tensor) -> Tensor:
+    """What enters a map, from what is sent to it."""
+    return _windows(_windows(sent, by.largest).amax((3, 5)), by.summed).sum((3, 5))
 
 
 def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -61,8 +61,8 @@ class Layout:
 
 @lru_cache(1024)
 def _repeated(layout: Layout, shape: tuple[int, ...]) -> tuple[list[int], bool]:
-    """The sizes, in memory, of the part of a step that repeats, of what has this shape and broadcasts over the step; and whether
-    that part is no more than the axis along which it varies."""
+    """Of what has this shape and broadcasts over a step: the sizes, in memory, of the part that repeats; and whether that part
+    is no more than the axis along which it varies."""
     shape = (*[1] * (len(layout.shape) - len(shape)), *shape)
     varying = [place for place, axis in enumerate(layout.order) if shape[axis - 1] > 1]
     first = varying[0] if varying else len(layout.order)

@@ -18,6 +18,7 @@ from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
 
@@ -39,10 +40,11 @@ class Compare(TrainConfig):
     """Validation accuracy in percent; the table says how long each rule takes to reach it. Default: the mean best accuracy of
     the worst rule."""
     tune: str = ""
-    """Learning rates to try for every rule, with commas between them. The best on validation is used. If it lies at an end, up
-    to four more are tried beyond that end."""
+    """How many trials of learning rate, loss, first weights and the rule's options every rule gets, such as 30; or learning
+    rates to try, with commas between them. The best on validation is used. If the best of given learning rates lies at an end,
+    up to four more are tried beyond that end."""
     tune_epochs: int | None = None
-    """Epochs of a run that tries a learning rate. Default: --epochs."""
+    """Epochs of a trial. Default: --epochs."""
     tune_seeds: int = 1
     """Runs that try each learning rate, with seeds after those of the comparison."""
     against: str = ""
@@ -55,12 +57,14 @@ class Compare(TrainConfig):
 
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""
+        trials = int(self.tune) if self.tune.strip().isdecimal() else 0
         result = compare(
             training_settings(self),
             split(self.rules),
             seeds=self.seeds,
             target=self.to,
-            rates=_rates(self.tune),
+            rates=() if trials else _rates(self.tune),
+            trials=trials,
             tuning_epochs=self.tune_epochs,
             tuning_seeds=self.tune_seeds,
             against=self.against or None,
@@ -79,7 +83,10 @@ def _rates(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"--tune is {text!r}; it must be learning rates with commas between them, such as 3e-4,1e-3") from None
+        raise UserError(
+            f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, such "
+            "as 3e-4,1e-3"
+        ) from None
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
@@ -124,6 +131,7 @@ def compare(
     seeds: int,
     target: float | None = None,
     rates: Sequence[float] = (),
+    trials: int = 0,
     tuning_epochs: int | None = None,
     tuning_seeds: int = 1,
     against: str | None = None,
@@ -141,7 +149,8 @@ def compare(
         target: validation accuracy in percent, to tell how soon it is reached; if left out the mean best one of the worst rule.
         rates: learning rates to choose from, for each rule on its own, by validation accuracy, with seeds of their own. Where
             the best one lies at an end, the next ones outward are tried too, at most ``tuning.FURTHER``.
-        tuning_epochs: epochs of each run that tries a rate; those of ``config`` if left out.
+        trials: instead of that, how many trials of settings each rule gets (``study/search.py``).
+        tuning_epochs: epochs of each run that tries a rate, or settings; those of ``config`` if left out.
         tuning_seeds: how many runs try each rate.
         against: the entry that all others are compared with, seed by seed.
         planned: the entry whose comparison with ``against`` is the planned one; the others are corrected for their number.
@@ -169,16 +178,21 @@ def compare(
         raise UserError("--planned needs --against, another rule to compare with")
     if tuning_seeds < 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
+    if trials and tuning_seeds > 1:
+        raise UserError(f"--tune-seeds is {tuning_seeds}; trials of settings have one seed, so leave it out")
     _, dataset = training.with_data(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     tried: dict[str, list[dict[str, Any]]] = {}
-    if rates:
-        trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
-        trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
-        for label, s in settings.items():
-            trials = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
-            tried[label] = tuned(label, trials, rates, watch)
-        settings = {label: replace(s, learning_rate=best_rate(label, tried[label])) for label, s in settings.items()}
+    trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
+    trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
+    for label, s in settings.items() if rates or trials else ():
+        bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
+        if trials:
+            tried[label] = searched(label, bases[0], dataset, trials, watch)
+            settings = {**settings, label: replace(s, **best(label, tried[label]))}
+        else:
+            tried[label] = tuned(label, bases, rates, watch)
+            settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
 
     runs: dict[str, list[Path]] = {label: [] for label in settings}
     for seed in numbers:  # rules in turns, so that what else the machine does touches all alike
@@ -198,7 +212,13 @@ def compare(
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
-        "tuning": {"rates": list(rates), "epochs": trial_epochs, "seeds": list(trial_seeds)} if rates else None,
+        "tuning": {
+            **({"trials": trials} if trials else {"rates": list(rates)}),
+            "epochs": trial_epochs,
+            "seeds": list(trial_seeds),
+        }
+        if rates or trials
+        else None,
         "rules": {
             label: {
                 "learning_rate": s.learning_rate,

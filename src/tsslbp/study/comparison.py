@@ -110,7 +110,7 @@ def _contents(result: Result) -> dict[str, Any]:
         "result": result,
         "answer": f"Highest {reached}. Lowest energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
         "tables": tables(result),
-        "tried": _rates_tried(result),
+        **({"trials": _trials(result)} if (result["tuning"] or {}).get("trials") else {"tried": _rates_tried(result)}),
         "accuracy": _accuracy(result),
         "energy": _energy(result),
     }
@@ -126,6 +126,23 @@ def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str
         for label, rule in result["rules"].items()
     }
     return sorted({rate for trials in tried.values() for rate in trials}), tried
+
+
+def _trials(result: Result) -> list[list[str]]:
+    """What came of the trials of settings, one row a rule."""
+    rows = []
+    for label, rule in result["rules"].items():
+        ended = [trial for trial in rule["tried"] if trial["validation_accuracy"] is not None]
+        best = max(ended, key=lambda trial: trial["validation_accuracy"])
+        given = rule["tried"][0]["validation_accuracy"]
+        settings = ", ".join(f"{name} {_short(value)}" for name, value in best["settings"].items()) or "as given"
+        reached = f"{best['validation_accuracy']:.2f}", "–" if given is None else f"{given:.2f}"
+        rows.append([label, f"{len(ended)} of {len(rule['tried'])}", *reached, settings])
+    return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _accuracy(result: Result) -> Markup:

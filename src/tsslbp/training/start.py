@@ -54,12 +54,12 @@ def take(network: Network, path: Path) -> None:
 
 
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
-    """Scale a network's initial weights in place as ``first_rates`` and ``output_scale`` of the settings have it."""
+    """Scale a network's initial weights in place as ``first_rates``, ``hidden_scale`` and ``output_scale`` have it."""
     with torch.no_grad():
-        if config.output_scale != 1:
-            output = network.layers.get_submodule("output")
-            assert isinstance(output, Spiking)
-            _multiply(output, config.output_scale)
+        for name, layer in network.named_layers():
+            factor = config.output_scale if name == "output" else config.hidden_scale
+            if isinstance(layer, Spiking) and factor != 1:
+                _multiply(layer, factor)
         if config.first_rates and network.is_spiking:
             few = train.few(LOOKED_AT)
             for layer in network.eval().modules():

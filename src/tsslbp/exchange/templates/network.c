@@ -2,67 +2,112 @@
 #include "network.h"
 
 #include <string.h>
+{% if packed %}
+{%- if packed == 2 %}
+/* Two weights in a byte. A row of n holds weight i and weight i + (n + 1)/2 in its byte i, in the low bits and the high ones. */
+{%- else %}
+/* Four weights in a byte. A row of n holds weight i + (n + 3)/4·j in bits 2·j and 2·j + 1 of its byte i. */
+{%- endif %}
+typedef uint8_t weight;
+enum { IN_A_BYTE = {{ packed }} };
 
+static int weigh(weight w, int part)
+{
+    return (w >> ({{ 8 // packed }} * part) & {{ 2 ** (8 // packed) - 1 }}){{ ' * ' ~ code[0] if code[0] != 1 }} - {{ code[1] }};
+}
+{%- else %}
 typedef {{ types.weight }} weight;
+enum { IN_A_BYTE = 1 };
+
+static {{ types.entering }} weigh(weight w, int part)
+{
+    (void)part;
+    return w;
+}
+{%- endif %}
 
 /* Rows and columns. */
 typedef struct {
     int rows, columns;
 } pair;
 
-/* Neurons, and the map in front of them: a convolution, whose kernel is as large as what enters if it is fully connected. */
+/* What is sent by a population or comes from outside, as what arrives at a population: a convolution. */
 typedef struct {
-    int channels;
-    pair shape;
-    pair sent;          /* shape of the population before it */
+    int source;         /* population that sends; -1 is the input */
+    pair sent;          /* shape of what is sent */
     pair largest;       /* windows of that in which spikes count once */
-    pair summed;        /* windows of those in which spikes add up */
+    pair summed;        /* windows of those in which spikes or numbers add up */
     int entering_channels;
     pair entering;      /* shape of what is left of it */
     pair kernel, stride, padding, dilation;
     int groups;
-    const weight *weights;         /* [kernel row][kernel column][entering channel][channel of its group] */
-    const weight *lateral;         /* [from][to], or 0 */
-    const network_value *bias;     /* of each channel */
+    int channels;       /* of what is made */
+    pair shape;
+    int dense;          /* whether it is fully connected: [row][column][entering channel][channel] */
+    int run;            /* weights in a row: of a whole row of the kernel, or of one place in it */
+    const weight *weights;         /* [entering channel][kernel row][kernel column, from the last][channel of its group] */
+    const network_value *rest;     /* what arrives if all that is stored is 0, by channel; or 0 */
+    size_t to;                     /* where it arrives among all */
+} map;
+
+/* Neurons, and what arrives at them. */
+typedef struct {
+    int channels;
+    size_t period;                 /* numbers in each of the tables of channels below, which repeat them */
+    const map *map, *shortcut;     /* the latter may be 0 */
+    const weight *lateral;         /* a row from each neuron, or 0 */
+    const network_value *bias;     /* of each channel; 0 if all are */
     const network_value *threshold;
+{%- if rises %}
+    const network_value *rise;     /* of each channel's threshold by a spike; 0 if it is fixed */
+    size_t raised;                 /* its place among all */
+{%- endif %}
 {%- if integer %}
     int shift;                     /* bits behind the point that current and membrane have and sums have not */
+{%- if shortcuts %}
+    const int32_t *m;              /* m/2^k brings what comes through the shortcut to the unit of the current */
+    int k;
+{%- endif %}
 {%- endif %}
     size_t first, neurons;         /* its neurons among all */
 } population;
-{% for p in populations %}
+{% for m in maps %}
 static const weight weights_{{ loop.index0 }}[] = {
-{{ p.weights }}
+{{ m.weights }}
 };
-{%- if p.lateral %}
-static const weight lateral_{{ loop.index0 }}[] = {
-{{ p.lateral }}
+{%- if m.rest %}
+static const network_value rest_{{ loop.index0 }}[] = {
+{{ m.rest }}
 };
 {%- endif %}
-static const network_value bias_{{ loop.index0 }}[] = {
-{{ p.bias }}
-};
-static const network_value threshold_{{ loop.index0 }}[] = {
-{{ p.threshold }}
-};
 {% endfor %}
+{%- for p in populations %}
+{%- set k = loop.index0 %}
+{%- for name, type, numbers in p.tables %}
+static const {{ type }} {{ name }}_{{ k }}[] = {
+{{ numbers }}
+};
+{%- endfor %}
+{% endfor %}
+static const map maps[] = {
+{%- for m in maps %}
+    {{ '{' }}{{ m.source }}, {{ m.sent }}, {{ m.largest }}, {{ m.summed }}, {{ m.entering_channels }}, {{ m.entering }},
+     {{ m.kernel }}, {{ m.stride }}, {{ m.padding }}, {{ m.dilation }}, {{ m.groups }}, {{ m.channels }}, {{ m.shape }}, {{ m.dense }}, {{ m.run }},
+     weights_{{ loop.index0 }}, {{ 'rest_' ~ loop.index0 if m.rest else '0' }}, {{ m.to }}{{ '}' }}{{ ',' if not loop.last }}
+{%- endfor %}
+};
+
 static const population populations[NETWORK_POPULATIONS] = {
 {%- for p in populations %}
-    {{ '{' }}{{ p.channels }}, {{ p.shape }}, {{ p.sent }}, {{ p.largest }}, {{ p.summed }}, {{ p.entering_channels }}, {{ p.entering }},
-     {{ p.kernel }}, {{ p.stride }}, {{ p.padding }}, {{ p.dilation }}, {{ p.groups }},
-     weights_{{ loop.index0 }}, {{ 'lateral_' ~ loop.index0 if p.lateral else '0' }}, bias_{{ loop.index0 }}, threshold_{{ loop.index0 }}, {% if integer %}{{ p.shift }}, {% endif %}{{ p.first }}, {{ p.neurons }}{{ '}' }}{{ ',' if not loop.last }}
+{%- set k = loop.index0 %}
+    {{ '{' }}{{ p.channels }}, {{ p.period }}, maps + {{ p.map }}, {{ '0' if p.shortcut is none else 'maps + ' ~ p.shortcut }}, {{ 'lateral_' ~ k if 'lateral' in p.named else '0' }}, {{ 'bias_' ~ k if 'bias' in p.named else '0' }}, threshold_{{ k }},
+     {% if rises %}{{ 'rise_' ~ k if 'rise' in p.named else '0' }}, {{ p.raised }}, {% endif %}{% if integer %}{{ p.shift }}, {% if shortcuts %}{{ 'm_' ~ k if 'm' in p.named else '0' }}, {{ p.k }}, {% endif %}{% endif %}{{ p.first }}, {{ p.neurons }}{{ '}' }}{{ ',' if not loop.last }}
 {%- endfor %}
 };
 {% if table %}
 /* What a stored number means, by channel. */
 static const {{ types.entering }} table[][256] = {
 {{ table }}
-};
-{% endif %}
-{%- if rest %}
-/* What arrives if every stored number is 0. */
-static const network_value rest[] = {
-{{ rest }}
 };
 {% endif %}
 const char *const network_class_names[NETWORK_CLASSES] = {
@@ -86,9 +131,10 @@ static int32_t membrane(int32_t x)
     return x - rounded(x * {{ membrane.j }}, {{ membrane.k }});
 }
 
+/* x·2^shift. What leaves int32_t here wraps around, in every compiler, to the negative number that is meant. */
 static int32_t scaled(int32_t x, int shift)
 {
-    return shift < 0 ? rounded(x, -shift) : x * (int32_t)(1u << shift);
+    return shift < 0 ? rounded(x, -shift) : (int32_t)((uint32_t)x << shift);
 }
 {% else %}
 /* What is left of a synaptic or an output current after a step, and of a membrane potential. */
@@ -102,69 +148,151 @@ static float membrane(float x)
     return x * {{ membrane }};
 }
 {% endif %}
-static void add(network_value *restrict to, const weight *restrict from, int n)
+{%- if rises %}
+/* What is left of the rise of a threshold after a step. */
+static network_value relaxed(network_value x)
 {
-    for (int i = 0; i < n; ++i)
-        to[i] += from[i];
+    return {{ 'x - rounded(x * ' ~ relaxing.j ~ ', ' ~ relaxing.k ~ ')' if integer else 'x * ' ~ relaxing }};
+}
+{% endif %}
+/* Bytes, or numbers, of a row of n weights. */
+static size_t stride_of(int n)
+{
+    return (size_t)((n + IN_A_BYTE - 1) / IN_A_BYTE);
 }
 
+/* Add a row of n weights, or x times it. */
 static void add_times(network_value *restrict to, const weight *restrict from, int n, {{ types.entering }} x)
 {
-    for (int i = 0; i < n; ++i)
-        to[i] += {{ '(int32_t)' if integer }}from[i] * x;
+    const int bytes = (int)stride_of(n);
+    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
+        const int some = n < bytes ? n : bytes;
+        if (x == 1)
+            for (int i = 0; i < some; ++i)
+                to[i] += weigh(from[i], part);
+        else
+            for (int i = 0; i < some; ++i)
+                to[i] += {{ '(network_value)' if integer }}weigh(from[i], part) * x;
+    }
 }
 
-/* As add and add_times, of four at once. */
+/* Four rows, which is faster; each n is that of a row. */
 static void add_four(network_value *restrict to, const weight *const from[4], int n)
 {
     const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
-    for (int i = 0; i < n; ++i)
-        to[i] += {{ '(int16_t)(a[i] + b[i] + c[i] + d[i])' if integer else 'a[i] + b[i] + (c[i] + d[i])' }};
+    const int bytes = (int)stride_of(n);
+    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
+        const int some = n < bytes ? n : bytes;
+        for (int i = 0; i < some; ++i)
+            to[i] += {{ '(int16_t)(' if integer }}weigh(a[i], part) + weigh(b[i], part) + {{ '' if integer else '(' }}weigh(c[i], part) + weigh(d[i], part){{ ')' }};
+    }
 }
-
-static void add_four_times(network_value *restrict to, const weight *const from[4], int n, const {{ types.entering }} x[4])
+{% macro four(name, about, open, middle, close) %}
+/* {{ about }} */
+static void {{ name }}(network_value *restrict to, const weight *const from[4], int n, const {{ types.entering }} x[4])
 {
     const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
     const {{ types.entering }} e = x[0], f = x[1], g = x[2], h = x[3];
-    for (int i = 0; i < n; ++i)
-        to[i] += a[i] * e + b[i] * f + (c[i] * g + d[i] * h);
+    const int bytes = (int)stride_of(n);
+    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
+        const int some = n < bytes ? n : bytes;
+        for (int i = 0; i < some; ++i)
+            to[i] += {{ open }}weigh(a[i], part) * e + weigh(b[i], part) * f{{ middle }}weigh(c[i], part) * g + weigh(d[i], part) * h{{ close }};
+    }
 }
+{%- endmacro -%}
+{{ four('add_four_times', 'Four rows, each some times.', '', ' + (', ')') }}
+{%- if integer %}
+{{ four('add_small', 'The same where the sum has 16 bits, which is faster.', '(int16_t)(', ' + ', ')') }}
+{{ four('add_pairs', 'The same where the first two have 16 bits together, and the others too.', '(int16_t)(', ') + (int16_t)(', ')') }}
+
+static int magnitude(int x)
+{
+    return x < 0 ? -x : x;
+}
+
+/* Four rows in the fastest way. */
+static void add_any(network_value *sums, const weight *from[4], int n, int16_t x[4])
+{
+    enum { MOST = 32767 / {{ largest_weight }} }; /* what x may be together for a sum of 16 bits */
+    const int size[4] = {magnitude(x[0]), magnitude(x[1]), magnitude(x[2]), magnitude(x[3])};
+    if (size[0] + size[1] + size[2] + size[3] <= MOST) {
+        add_small(sums, from, n, x);
+        return;
+    }
+    for (int i = 1; i < 4; ++i) {
+        const int j = i % 3 + 1, k = j % 3 + 1;
+        if (size[0] + size[i] <= MOST && size[j] + size[k] <= MOST) {
+            const weight *const paired[4] = {from[0], from[i], from[j], from[k]};
+            const int16_t times[4] = {x[0], x[i], x[j], x[k]};
+            add_pairs(sums, paired, n, times);
+            return;
+        }
+    }
+    add_four_times(sums, from, n, x);
+}
+{%- endif %}
 
 /* The kernel's first place where place `at` of what enters is seen from, and its last. */
 static int first_of(int at, int padding, int kernel, int stride, int dilation)
 {
     const int least = at + padding - (kernel - 1) * dilation;
-    return least <= 0 ? 0 : (least + stride - 1) / stride;
+    return least <= 0 ? 0 : stride == 1 ? least : (least + stride - 1) / stride;
 }
 
 static int last_of(int at, int padding, int stride, int size)
 {
-    const int most = (at + padding) / stride;
+    const int most = stride == 1 ? at + padding : (at + padding) / stride;
     return most < size ? most : size - 1;
 }
-
-/* Add what arrives at one place to the sums of a population; spikes are 1. */
-static void arrive(const population *p, network_value *sums, int row, int column, int channel, {{ types.entering }} x)
+{% if packed %}
+/* Add x times n weights of a row of them all, from weight number `skip` on. */
+static void add_some(network_value *to, const weight *row, int all, int skip, int n, {{ types.entering }} x)
 {
-    const int width = p->channels / p->groups, group = channel / (p->entering_channels / p->groups);
-    const int last_row = last_of(row, p->padding.rows, p->stride.rows, p->shape.rows);
-    const int last_column = last_of(column, p->padding.columns, p->stride.columns, p->shape.columns);
-    const int start = first_of(column, p->padding.columns, p->kernel.columns, p->stride.columns, p->dilation.columns);
-    for (int r = first_of(row, p->padding.rows, p->kernel.rows, p->stride.rows, p->dilation.rows); r <= last_row; ++r) {
-        const int down = row + p->padding.rows - r * p->stride.rows;
-        if (down % p->dilation.rows != 0)
+    const int bytes = (int)stride_of(all);
+    if (n == all) {
+        add_times(to, row, n, x);
+        return;
+    }
+    for (int i = 0; i < n; ++i)
+        to[i] += weigh(row[(skip + i) % bytes], (skip + i) / bytes) * x;
+}
+{% else %}
+/* Add x times n weights of a row of them all, from weight number `skip` on. */
+static void add_some(network_value *to, const weight *row, int all, int skip, int n, {{ types.entering }} x)
+{
+    (void)all;
+    add_times(to, row + skip, n, x);
+}
+{% endif %}
+/* Add what arrives from one place to the sums of a convolution; spikes are 1. */
+static void arrive(const map *m, network_value *sums, int row, int column, int channel, {{ types.entering }} x)
+{
+    const int last_row = last_of(row, m->padding.rows, m->stride.rows, m->shape.rows);
+    const int last_column = last_of(column, m->padding.columns, m->stride.columns, m->shape.columns);
+    const int start = first_of(column, m->padding.columns, m->kernel.columns, m->stride.columns, m->dilation.columns);
+    const int width = m->groups == 1 ? m->channels : m->channels / m->groups;
+    const int group = m->groups == 1 ? 0 : channel / (m->entering_channels / m->groups);
+    const size_t row_bytes = stride_of(m->run);
+    for (int r = first_of(row, m->padding.rows, m->kernel.rows, m->stride.rows, m->dilation.rows); r <= last_row; ++r) {
+        int down = row + m->padding.rows - r * m->stride.rows;
+        if (m->dilation.rows > 1 && down % m->dilation.rows != 0)
             continue;
+        down = m->dilation.rows > 1 ? down / m->dilation.rows : down;
+        const size_t line = (size_t)(channel * m->kernel.rows + down);
+        network_value *to = sums + (size_t)(r * m->shape.columns) * (size_t)m->channels + group * width;
+        if (m->run > width) { /* what is seen from neighbours lies side by side, as their neurons do */
+            const int skip = m->kernel.columns - 1 - (column + m->padding.columns - start), seen = last_column - start + 1;
+            if (seen > 0)
+                add_some(to + start * width, m->weights + line * row_bytes, m->run, skip * width, seen * width, x);
+            continue;
+        }
         for (int c = start; c <= last_column; ++c) {
-            const int right = column + p->padding.columns - c * p->stride.columns;
-            if (right % p->dilation.columns != 0)
+            const int right = column + m->padding.columns - c * m->stride.columns;
+            if (m->dilation.columns > 1 && right % m->dilation.columns != 0)
                 continue;
-            const int place = down / p->dilation.rows * p->kernel.columns + right / p->dilation.columns;
-            const weight *from = p->weights + ((size_t)place * p->entering_channels + channel) * width;
-            network_value *to = sums + (size_t)(r * p->shape.columns + c) * p->channels + group * width;
-            if (x == 1)
-                add(to, from, width);
-            else
-                add_times(to, from, width, x);
+            const int from_last = m->kernel.columns - 1 - (m->dilation.columns > 1 ? right / m->dilation.columns : right);
+            add_times(to + c * m->channels, m->weights + (line * (size_t)m->kernel.columns + (size_t)from_last) * row_bytes, width, x);
         }
     }
 }
@@ -176,32 +304,27 @@ typedef struct {
     int waiting, plain;  /* how many, and whether all of them count once */
 } rows;
 
-static void flush(const population *p, network_value *sums, rows *w)
+static void flush(const map *m, network_value *sums, rows *w)
 {
     if (w->waiting == 4 && w->plain)
-        add_four(sums, w->from, p->channels);
+        add_four(sums, w->from, m->channels);
     else if (w->waiting == 4)
-        add_four_times(sums, w->from, p->channels, w->x);
+        {{ 'add_any' if integer else 'add_four_times' }}(sums, w->from, m->channels, w->x);
     else
         for (int i = 0; i < w->waiting; ++i)
-            add_times(sums, w->from[i], p->channels, w->x[i]);
+            add_times(sums, w->from[i], m->channels, w->x[i]);
     w->waiting = 0;
     w->plain = 1;
 }
 
 /* Let what comes from input number `at` of a fully connected map wait. */
-static void put(const population *p, network_value *sums, rows *w, size_t at, {{ types.entering }} x)
+static void put(const map *m, network_value *sums, rows *w, size_t at, {{ types.entering }} x)
 {
-    w->from[w->waiting] = p->weights + at * (size_t)p->channels;
+    w->from[w->waiting] = m->weights + at * stride_of(m->channels);
     w->x[w->waiting++] = x;
     w->plain = w->plain && x == 1;
     if (w->waiting == 4)
-        flush(p, sums, w);
-}
-
-static int is_dense(const population *p)
-{
-    return p->shape.rows * p->shape.columns * p->groups == 1;
+        flush(m, sums, w);
 }
 
 static int is_one(pair size)
@@ -209,85 +332,165 @@ static int is_one(pair size)
     return size.rows * size.columns == 1;
 }
 
-/* Add what arrives at one place, or let it wait. */
-static void take(const population *p, network_value *sums, rows *w, int row, int column, int channel, {{ types.entering }} x)
+/* Add what arrives from one place behind max pooling, or let it wait. */
+static void take(const map *m, network_value *sums, rows *w, int row, int column, int channel, {{ types.entering }} x)
 {
-    if (is_dense(p))
-        put(p, sums, w, (size_t)((row * p->entering.columns + column) * p->entering_channels + channel), x);
+    if (!is_one(m->summed)) {
+        row /= m->summed.rows;
+        column /= m->summed.columns;
+        if (row >= m->entering.rows || column >= m->entering.columns)
+            return;
+    }
+    if (m->dense)
+        put(m, sums, w, (size_t)((row * m->entering.columns + column) * m->entering_channels + channel), x);
     else
-        arrive(p, sums, row, column, channel, x);
+        arrive(m, sums, row, column, channel, x);
 }
-
-/* Send the spikes of the population before to population k. */
-static void send(network_state *n, size_t k)
-{
-    const population *p = &populations[k], *before = p - 1;
-    const network_index *spiked = n->spiked + before->first;
-    rows waiting = {{ '{{0}, {0}, 0, 1}' }};
 {%- if windows %}
-    if (!is_one(p->largest))
+
+/* Whether a spike is the first of its step in a window of max pooling; row and column become the window's. */
+static int is_first(network_state *n, const map *m, int *row, int *column, int channel)
+{
+    const int rows = m->sent.rows / m->largest.rows, columns = m->sent.columns / m->largest.columns;
+    *row /= m->largest.rows;
+    *column /= m->largest.columns;
+    if (*row >= rows || *column >= columns)
+        return 0;
+    uint8_t *seen = n->seen + (size_t)(*row * columns + *column) * m->entering_channels + channel;
+    const int first = !*seen;
+    *seen = 1;
+    return first;
+}
+{%- endif %}
+
+/* Send the spikes of a population through a map. */
+static void send(network_state *n, const map *m)
+{
+    const population *from = &populations[m->source];
+    const network_index *spiked = n->spiked + from->first;
+    network_value *sums = n->sums + m->to;
+    rows waiting = {{ '{{0}, {0}, 0, 1}' }};
+    if (m->dense && m->sent.rows * m->sent.columns == m->entering.rows * m->entering.columns) {
+        for (size_t i = 0; i < n->count[m->source]; ++i)
+            put(m, sums, &waiting, spiked[i], 1);
+        flush(m, sums, &waiting);
+        return;
+    }
+{%- if windows %}
+    if (!is_one(m->largest))
         memset(n->seen, 0, sizeof n->seen);
 {%- endif %}
-    const int direct = is_dense(p) && is_one(p->largest) && is_one(p->summed);
-    for (size_t i = 0; i < n->count[k - 1]; ++i) {
-        if (direct) {
-            put(p, n->sums + p->first, &waiting, spiked[i], 1);
-            continue;
+    int row = 0, column = 0; /* spikes come in rising order, so their place is found without a division */
+    size_t first = 0;
+    for (size_t i = 0; i < n->count[m->source]; ++i) {
+        while (spiked[i] - first >= (size_t)from->channels) {
+            first += (size_t)from->channels;
+            if (++column == m->sent.columns) {
+                column = 0;
+                ++row;
+            }
         }
-        const int channel = (int)spiked[i] % before->channels, at = (int)spiked[i] / before->channels;
-        int row = at / p->sent.columns, column = at % p->sent.columns;
+        const int channel = (int)(spiked[i] - first);
 {%- if windows %}
-        if (!is_one(p->largest)) {
-            const int rows = p->sent.rows / p->largest.rows, columns = p->sent.columns / p->largest.columns;
-            row /= p->largest.rows;
-            column /= p->largest.columns;
-            if (row >= rows || column >= columns)
-                continue;
-            uint8_t *seen = n->seen + (size_t)(row * columns + column) * before->channels + channel;
-            if (*seen)
-                continue;
-            *seen = 1;
-        }
+        int r = row, c = column;
+        if (is_one(m->largest) || is_first(n, m, &r, &c, channel))
+            take(m, sums, &waiting, r, c, channel, 1);
+{%- else %}
+        take(m, sums, &waiting, row, column, channel, 1);
 {%- endif %}
-        row /= p->summed.rows;
-        column /= p->summed.columns;
-        if (row < p->entering.rows && column < p->entering.columns)
-            take(p, n->sums + p->first, &waiting, row, column, channel, 1);
     }
-    flush(p, n->sums + p->first, &waiting);
+    flush(m, sums, &waiting);
 }
 
-/* Current and membrane potential of the neurons at one place. */
-static void integrate(network_value *restrict current, network_value *restrict potential, const network_value *restrict sums,
-                      const network_value *restrict bias, int n{{ ', int shift' if integer }})
+/* Neurons that go through a step together: a number that the compiler knows makes it faster. Populations are filled up to it. */
+enum { AT_ONCE = {{ at_once }} };
+
+/* Current and membrane potential of some neurons. */
+static void integrate(network_value *restrict current, network_value *restrict potential, const network_value *restrict sums{{ ', int shift' if integer }})
 {
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < AT_ONCE; ++i) {
         current[i] = synapse(current[i]) + {{ 'scaled(sums[i], shift)' if integer else 'sums[i]' }};
-        potential[i] = membrane(potential[i]) + current[i] + bias[i];
+        potential[i] = membrane(potential[i]) + current[i];
     }
+}
+{% if shortcuts %}
+/* What comes to both of them through a shortcut. */
+static void add_beside(network_value *restrict current, network_value *restrict potential, const network_value *restrict beside{{ ', const int32_t *restrict m, int k' if integer }})
+{
+    for (int i = 0; i < AT_ONCE; ++i) {
+        const network_value more = {{ 'rounded(beside[i] * m[i], k)' if integer else 'beside[i]' }};
+        current[i] += more;
+        potential[i] += more;
+    }
+}
+{% endif %}
+static void add_bias(network_value *restrict potential, const network_value *restrict bias)
+{
+    for (int i = 0; i < AT_ONCE; ++i)
+        potential[i] += bias[i];
+}
+
+/* Note which of some neurons spike, from number `at` on. Returns how many. */
+static size_t note(const network_value *restrict potential, const network_value *restrict threshold, size_t at, network_index *restrict spiked)
+{
+    int any = 0;
+    for (int i = 0; i < AT_ONCE; ++i)
+        any |= potential[i] > threshold[i];
+    if (!any)
+        return 0;
+    size_t count = 0;
+    for (int i = 0; i < AT_ONCE; ++i) { /* written in any case: a branch that cannot be foreseen takes longer */
+        spiked[count] = (network_index)(at + (size_t)i);
+        count += potential[i] > threshold[i];
+    }
+    return count;
 }
 
 /* Current, membrane potential and spikes of population k, from its sums. */
 static void fire(network_state *n, size_t k)
 {
     const population *p = &populations[k];
-    const size_t channels = (size_t)p->channels;
-    network_value *sums = n->sums + p->first, *potential = n->membrane + p->first;
-    network_index *spiked = n->spiked + p->first, count = 0;
-    for (size_t i = 0; i < p->neurons; i += channels) {
-        integrate(n->current + p->first + i, potential + i, sums + i, p->bias, p->channels{{ ', p->shift' if integer }});
-        for (size_t c = 0; c < channels; ++c) {
-            if (potential[i + c] > p->threshold[c]) {
-                potential[i + c] = 0;
-                spiked[count++] = (network_index)(i + c);
-            }
-        }
+    network_value *current = n->current + p->first, *potential = n->membrane + p->first, *sums = n->sums + p->map->to;
+    const network_value *threshold = p->threshold;
+    network_index *spiked = n->spiked + p->first;
+    size_t count = 0;
+{%- if rises %}
+    if (p->rise != 0) {
+        network_value *raised = n->raised + p->raised, *level = n->level + p->raised;
+        for (size_t i = 0; i < p->neurons; ++i)
+            raised[i] = relaxed(raised[i]);
+        for (size_t i = 0; i < n->count[k]; ++i)
+            raised[spiked[i]] += p->rise[spiked[i]];
+        for (size_t i = 0; i < p->neurons; ++i)
+            level[i] = p->threshold[i] + raised[i];
+        threshold = level;
     }
-    n->count[k] = count;
+{%- endif %}
+    for (size_t i = 0, c = 0; i < p->neurons; i += AT_ONCE, c += AT_ONCE) {
+        if (c == p->period)
+            c = 0;
+        integrate(current + i, potential + i, sums + i{{ ', p->shift' if integer }});
+{%- if shortcuts %}
+        if (p->shortcut != 0)
+            add_beside(current + i, potential + i, n->sums + p->shortcut->to + i{{ ', p->m + c, p->k' if integer }});
+{%- endif %}
+        if (p->bias != 0)
+            add_bias(potential + i, p->bias + c);
+        count += note(potential + i, threshold + c, i, spiked + count);
+    }
+    while (count > 0 && spiked[count - 1] >= p->neurons) /* what it was filled up with */
+        --count;
+    for (size_t i = 0; i < count; ++i)
+        potential[spiked[i]] = 0;
+    n->count[k] = (network_index)count;
 {%- if static %}
-    if (k > 0) /* what is shown to the first stays */
+    if (p->map->source >= 0) /* what is shown stays */
 {%- endif %}
         memset(sums, 0, p->neurons * sizeof *sums);
+{%- if shortcuts %}
+    if (p->shortcut != 0{{ ' && p->shortcut->source >= 0' if static }})
+        memset(n->sums + p->shortcut->to, 0, p->neurons * sizeof *sums);
+{%- endif %}
 }
 
 void network_reset(network_state *n)
@@ -295,36 +498,55 @@ void network_reset(network_state *n)
     memset(n, 0, sizeof *n);
 }
 
-void network_show(network_state *n, const network_input *x)
+/* What comes from outside through a map. */
+static void enter(network_state *n, const map *m, const network_input *x)
 {
-    const population *p = &populations[0];
+    network_value *sums = n->sums + m->to;
+    const size_t made = (size_t)m->channels * (size_t)(m->shape.rows * m->shape.columns);
     rows waiting = {{ '{{0}, {0}, 0, 1}' }};
 {%- if static %}
-    memset(n->sums, 0, p->neurons * sizeof *n->sums);
+    memset(sums, 0, made * sizeof *sums);
 {%- endif %}
-{%- if rest %}
-    for (size_t i = 0; i < p->neurons; ++i)
-        n->sums[i] += rest[i % (size_t)p->channels];
-{%- endif %}
-    for (int channel = 0; channel < p->entering_channels; ++channel)
-        for (int row = 0; row < p->entering.rows; ++row)
-            for (int column = 0; column < p->entering.columns; ++column) {
+    if (m->rest != 0)
+        for (size_t i = 0; i < made; ++i)
+            sums[i] += m->rest[i % (size_t)m->channels];
+    for (int channel = 0; channel < m->entering_channels; ++channel)
+        for (int row = 0; row < m->sent.rows; ++row)
+            for (int column = 0; column < m->sent.columns; ++column) {
 {%- if table %}
-                const {{ types.entering }} value = {{ types.cast }}(table[{{ channel }}][*x++]{{ ' - table[' ~ channel ~ '][0]' if rest }});
+                const network_input stored = *x++;
+{%- if silent %}
+                if (stored == 0)
+                    continue;
+{%- endif %}
+                const {{ types.entering }} value = {{ types.cast }}(table[{{ channel }}][stored] - (m->rest != 0 ? table[{{ channel }}][0] : 0));
 {%- else %}
                 const {{ types.entering }} value = *x++;
 {%- endif %}
                 if (value != 0)
-                    take(p, n->sums, &waiting, row, column, channel, value);
+                    take(m, sums, &waiting, row, column, channel, value);
             }
-    flush(p, n->sums, &waiting);
+    flush(m, sums, &waiting);
+}
+
+void network_show(network_state *n, const network_input *x)
+{
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; ++i)
+        if (maps[i].source < 0)
+            enter(n, &maps[i], x);
 }
 {% if not static %}
 void network_event(network_state *n, size_t input)
 {
-    const population *p = &populations[0];
-    const int place = p->entering.rows * p->entering.columns, at = (int)(input % (size_t)place);
-    arrive(p, n->sums, at / p->entering.columns, at % p->entering.columns, (int)(input / (size_t)place), {{ event }});
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; ++i) {
+        const map *m = &maps[i];
+        if (m->source >= 0)
+            continue;
+        const int place = m->sent.rows * m->sent.columns, at = (int)(input % (size_t)place);
+        rows waiting = {{ '{{0}, {0}, 0, 1}' }};
+        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ event }});
+        flush(m, n->sums + m->to, &waiting);
+    }
 }
 {% endif %}
 {%- if prepares %}
@@ -355,15 +577,18 @@ void network_step(network_state *n)
     const population *last = &populations[NETWORK_POPULATIONS - 1];
     for (size_t k = 0; k < NETWORK_POPULATIONS; ++k) {
         const population *p = &populations[k];
-        if (k > 0)
-            send(n, k);
+        if (p->map->source >= 0)
+            send(n, p->map);
+{%- if shortcuts %}
+        if (p->shortcut != 0 && p->shortcut->source >= 0)
+            send(n, p->shortcut);
+{%- endif %}
 {%- if recurrent %}
         if (p->lateral != 0)
             for (size_t i = 0; i < n->count[k]; ++i)
-                add{{ '_times' if integer }}(n->sums + p->first, p->lateral + (size_t)n->spiked[p->first + i] * p->channels, p->channels{{ ', k == 0 ? ' ~ unit ~ ' : 1' if integer }});
+                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ unit ~ ' : 1' if integer else '1' }});
 {%- endif %}
         fire(n, k);
-        (void)p;
     }
     for (size_t i = 0; i < last->neurons; ++i)
         n->output[i] = synapse(n->output[i]);

@@ -17,13 +17,17 @@ typedef {{ types.index }} network_index;
 
 /* Where a network stands. Any number of them can be used side by side. */
 typedef struct {
-    network_value sums[NETWORK_NEURONS];     /* what has arrived in this step */
-    network_value current[NETWORK_NEURONS];  /* synaptic current */
-    network_value membrane[NETWORK_NEURONS]; /* membrane potential after the reset */
+    network_value sums[{{ sums }}];     /* what has arrived in this step, by map */
+    network_value current[{{ slots }}];  /* synaptic current */
+    network_value membrane[{{ slots }}]; /* membrane potential after the reset */
     network_value output[{{ populations[-1].neurons }}];       /* current of the output neurons */
     network_value total[{{ populations[-1].neurons }}];        /* its sum over the steps */
-    network_index spiked[NETWORK_NEURONS];   /* neurons of each population that spiked in the last step */
+    network_index spiked[{{ slots }}];   /* neurons of each population that spiked in the last step */
     network_index count[NETWORK_POPULATIONS];
+{%- if rises %}
+    network_value raised[{{ rises }}];        /* rise of adaptive thresholds */
+    network_value level[{{ rises }}];         /* these thresholds */
+{%- endif %}
 {%- if windows %}
     uint8_t seen[{{ windows }}];               /* windows of max pooling with a spike in this step */
 {%- endif %}

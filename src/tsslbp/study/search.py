@@ -1,0 +1,161 @@
+"""Settings of a training, searched on validation: as many trials for each of what is compared.
+
+Optuna's tree-structured Parzen estimator draws a trial's settings from the trials before it. The first trial has the settings
+as they are given. A trial that is behind the median of the others after an epoch is given up. Trials are ordinary runs, and
+their draws follow from the seed and the number of the trial. So the same call draws the same settings again, finds the trials
+that have ended and goes on with the one that was interrupted.
+
+Source: T. Akiba et al., Optuna, KDD 2019, arXiv 1907.10902.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tsslbp import losses, rules, training
+from tsslbp.data import Dataset
+from tsslbp.encoding import CONSTANT
+from tsslbp.errors import UserError
+from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
+from tsslbp.settings import TrainConfig
+from tsslbp.study.runs import Watch, finished, folder_name
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+RATES, SCALES = 30.0, 4.0
+"""Learning rates and first weights are searched between the given ones divided and multiplied by these."""
+OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
+    TSSL: {"clip": (0.25, 16.0), "width": (0.1, 1.0)},
+    Surrogate: {"slope": (0.5, 20.0)},
+    EventProp: {"clip": (1.0, 100.0)},
+}
+"""Numbers among the options of rules that are searched, with their ranges. Options that make a rule another one are not."""
+SURE = 4
+"""Trials that are never given up, as there is no median yet."""
+Report = Callable[[dict[str, Any]], None]
+
+
+def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch: Watch) -> list[dict[str, Any]]:
+    """Trials of settings, by validation accuracy.
+
+    Args:
+        label: what is tuned, as results name it.
+        base: its settings, with the seed and the epochs of the trials.
+        dataset: what it learns.
+        count: how many trials.
+        watch: gives who watches a run, by the run's name.
+
+    Returns:
+        Of each trial the ``settings`` that it has instead of those of ``base``, its ``epochs``, and its ``validation_accuracy``
+        in percent, of the epoch chosen; None if it diverged or was given up.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("--tune with a number of trials needs Optuna: pip install 'tsslbp[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = optuna.create_study(
+        direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
+    )
+    search.enqueue_trial(
+        {"learning_rate": base.learning_rate, "hidden_scale": base.hidden_scale, "loss": base.loss, "steps": 1}
+    )
+    found = []
+    for number in range(count):
+        search.sampler = optuna.samplers.TPESampler(n_startup_trials=max(SURE, count // 3), seed=(base.seed + number) % 2**32)
+        trial, seen = search.ask(), set[int]()
+        settings = drawn(trial, base, dataset) if number else {}
+
+        def report(record: dict[str, Any], trial: Any = trial, seen: set[int] = seen) -> None:
+            trial.report(record["validation_accuracy"], record["epoch"])
+            seen.add(record["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        reached = None
+        try:
+            reached = _run(replace(base, **settings, name=f"{folder_name(label)}-trial{number}"), report, watch)
+            search.tell(trial, reached)
+        except optuna.TrialPruned:
+            search.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except training.Diverged:
+            search.tell(trial, 0.0)
+        found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached})
+    return found
+
+
+def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """The settings of a trial: learning rate, first weights, loss, and numbers among the rule's options.
+
+    EventProp has no gradient where there is no spike. As in its papers, a penalty may keep neurons firing there, and static
+    samples may come as first spikes and in more steps, with time constants that grow alike.
+    """
+    rate, scale = base.learning_rate, base.hidden_scale
+    made: dict[str, Any] = {
+        "learning_rate": trial.suggest_float("learning_rate", rate / RATES, rate * RATES, log=True),
+        "hidden_scale": trial.suggest_float("hidden_scale", scale / SCALES, scale * SCALES, log=True),
+        "loss": trial.suggest_categorical("loss", _losses(base, dataset)),
+    }
+    if base.neuron != "spiking":
+        return made
+    rule = rules.get(base.rule)
+    ranges = {name: ends for kind, options in OPTIONS.items() if isinstance(rule, kind) for name, ends in options.items()}
+    options = {name: trial.suggest_float(name, *ends, log=True) for name, ends in ranges.items()}
+    made["rule"] = rules.spec(replace(rule, **{name: float(f"{value:.3g}") for name, value in options.items()}))
+    if isinstance(rule, EventProp):
+        made["rate_penalty"] = trial.suggest_float("rate_penalty", 1e-3, 10.0, log=True)
+        made["rate_lower"] = trial.suggest_float("rate_lower", 0.01, 0.2)
+        if base.time_steps is not None and dataset.time_steps is None:
+            longer = trial.suggest_categorical("steps", (1, 2, 4))
+            made |= {name: longer * getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
+            made["encoding"] = trial.suggest_categorical("encoding", (CONSTANT, "latency"))
+    return made
+
+
+def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
+    """The loss as it is given, and all others that fit."""
+    found = [base.loss]
+    for name in () if dataset.trains else losses.LOSSES if base.neuron == "spiking" else losses.ANN:
+        try:
+            replace(base, loss=name)
+        except UserError:
+            continue
+        found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _run(config: TrainConfig, report: Report, watch: Watch) -> float:
+    """Validation accuracy of a run, of the epoch chosen; ``report`` gets the record of every epoch, of earlier calls too."""
+    folder = config.runs_dir / str(config.name)
+    if (folder / "metrics.jsonl").is_file():
+        for record in training.history(folder):
+            report(record)
+    _, final = training.read_metrics(finished(config, lambda name: _Reporting(watch(name), report)))
+    assert final is not None
+    return float(final["validation_accuracy"])
+
+
+class _Reporting(training.Progress):
+    """Reports every epoch, and tells another one all there is to see."""
+
+    def __init__(self, watcher: training.Progress, report: Report) -> None:
+        self.prepared, self.started, self.stepped = watcher.prepared, watcher.started, watcher.stepped  # type: ignore[method-assign]
+        self.warned, self.close = watcher.warned, watcher.close  # type: ignore[method-assign]
+        self._watcher, self._report = watcher, report
+
+    def finished_epoch(self, record: dict[str, Any]) -> None:
+        self._watcher.finished_epoch(record)
+        self._report(record)
+
+
+def best(label: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings of the best trial, the first of equally good ones. Raises UserError if none came to its end."""
+    ended = [trial for trial in tried if trial["validation_accuracy"] is not None]
+    if not ended:
+        raise UserError(f"{label} diverged in every trial of --tune; lower --learning-rate, around which they lie")
+    settings: dict[str, Any] = max(ended, key=lambda trial: trial["validation_accuracy"])["settings"]
+    return settings
