@@ -15,7 +15,7 @@ from torch import Tensor
 from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF, ByConstant, spikes
+from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -67,7 +67,8 @@ def neurons(
 
 def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> float:
     """Mean firing over the samples of all processes."""
-    counts = group.add_(torch.tensor([float(spikes(membrane, neuron).sum()), float(membrane.numel())], dtype=torch.float64))
+    fired = float((membrane > neuron.threshold).count_nonzero())
+    counts = group.add_(torch.tensor([fired, float(membrane.numel())], dtype=torch.float64))
     return float(counts[0] / counts[1])
 
 
