@@ -521,7 +521,7 @@ static void enter(network_state *n, const map *m, const network_input *x)
 {%- endif %}
                 const {{ types.entering }} value = {{ types.cast }}(table[{{ channel }}][stored] - (m->rest != 0 ? table[{{ channel }}][0] : 0));
 {%- else %}
-                const {{ types.entering }} value = *x++;
+                const {{ types.entering }} value = {{ '(int16_t)(*x++ * ' ~ one ~ ')' if spikes and one > 1 else '*x++' }};
 {%- endif %}
                 if (value != 0)
                     take(m, sums, &waiting, row, column, channel, value);
@@ -544,7 +544,7 @@ void network_event(network_state *n, size_t input)
             continue;
         const int place = m->sent.rows * m->sent.columns, at = (int)(input % (size_t)place);
         rows waiting = {{ '{{0}, {0}, 0, 1}' }};
-        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ event }});
+        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
         flush(m, n->sums + m->to, &waiting);
     }
 }
@@ -586,7 +586,7 @@ void network_step(network_state *n)
 {%- if recurrent %}
         if (p->lateral != 0)
             for (size_t i = 0; i < n->count[k]; ++i)
-                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ unit ~ ' : 1' if integer else '1' }});
+                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ one ~ ' : 1' if one > 1 else '1' }});
 {%- endif %}
         fire(n, k);
     }
