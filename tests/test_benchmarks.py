@@ -14,6 +14,7 @@ import tsslbp
 from tsslbp import recipes, training
 from tsslbp.data import speech
 from tsslbp.neuron import LIF, membrane_potential, synapse
+from tsslbp.notation import NeuronSpec, parse, unpacked
 from tsslbp.rivals.eventprop import random_case
 from tsslbp.settings import TrainConfig
 from tsslbp.study.fidelity import grid_gradient
@@ -379,3 +380,41 @@ def test_the_page_has_the_measured_memory(script, tmp_path):
     pictures.draw(tmp_path, 100)
     assert len(list(tmp_path.rglob("*.jpg"))) == 100
     assert pictures.peak("self") > 2**20
+
+
+def test_networks_of_a_depth_have_as_many_layers(script, monkeypatch):
+    depth = script("depth")
+    for layers in depth.BLOCKS:
+        for residual in (True, False):
+            specs = list(unpacked(parse(depth.notation(layers, residual))))
+            assert sum(isinstance(spec, NeuronSpec) for spec in specs) == layers
+    monkeypatch.setattr(depth, "WIDTHS", (2, 3, 4, 5))
+    made = depth.norms(depth._config(10, 0))
+    assert next(iter(made)) == "conv1"
+    assert len(made) == 10
+    assert all(norm > 0 for norm in made.values())
+    assert depth.share({"a": 1.0, "b": 4.0, "c": 2.0, "output": 9.0}) == 0.5
+    assert depth.spread({"a": 1.0, "b": 4.0, "c": 2.0, "output": 9.0}) == 4
+
+
+def test_the_gradient_that_is_measured_is_that_of_the_loss(script, monkeypatch):
+    """Against a difference of losses of a ReLU network, whose gradient is exact."""
+    depth = script("depth")
+    monkeypatch.setattr(depth, "WIDTHS", (2, 3, 4, 5))
+    config, dataset = training.with_data(depth._config(10, 0, neuron="relu"))
+    norm = depth.norms(config)["output"]
+    model, _ = training.prepare(config, dataset)
+    batch, net = dataset.train.select(torch.arange(50)), model.network.double().train()
+    x, loss, weight = model.inputs(batch.x).double(), config.make_loss(), net.layers.output.weight
+    loss(net(x), batch.y, None).backward()
+    with torch.no_grad():
+        step = 1e-6 * weight.grad / weight.grad.norm()
+        before = loss(net(x), batch.y, None)
+        weight += step
+        assert float(loss(net(x), batch.y, None) - before) / 1e-6 == pytest.approx(norm, rel=1e-3)
+
+
+def test_the_page_has_the_measured_gradients(script):
+    depth = script("depth")
+    found = json.loads(depth.RESULT.read_text())["norms"]
+    assert depth.table(found).strip() in (ROOT / "docs/how-to-own-network.md").read_text()

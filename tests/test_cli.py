@@ -295,9 +295,20 @@ def test_broken_config_and_image(trained, capsys, tmp_path):
     assert "no image at" in run(capsys, "predict", str(trained), str(tmp_path / "missing.png"))[2]
 
 
-@pytest.mark.parametrize("recipe", recipes.RECIPES)
+RUN_SLOWLY = ("cifar10-resnet18", "tiny-imagenet-40")
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.slow] * (name in RUN_SLOWLY)) for name in recipes.RECIPES]
+)
 def test_every_recipe_runs(recipe, samples, capsys, tmp_path):
     arguments = ["train", recipe, "--data-root", str(samples), "--runs-dir", str(tmp_path), "--epochs", "1"]
+    if recipes.get(recipe).data.startswith(data.IN_FILES):
+        for number in range(120):
+            path = tmp_path / "drawn" / ("val" if number < 40 else "train") / f"{number % 40:02}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (6 * (number % 40), 100, number)).save(path)
+        arguments += ["--data", f"image-folder:{tmp_path / 'drawn'}"]
     code, out, err = run(capsys, *arguments, *(["--batch-size", "20"] if "cifar" in recipe else []))
     assert code == 0, err
     assert f"report: {tmp_path / recipe / 'report.html'}" in out

@@ -22,7 +22,7 @@ from tsslbp.tables import markdown
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS_PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-BY_HAND = ("checks", "constants", "exchange", "pictures", "residual", "spike-trains", "streaming", "without-fallback")
+BY_HAND = ("checks", "constants", "depth", "exchange", "pictures", "residual", "spike-trains", "streaming", "without-fallback")
 """Folders of results whose page is not made by ``tsslbp report``."""
 RESULTS = sorted(path.parent.name for path in ROOT.glob("results/*/seed0.jsonl") if '"f1"' not in path.read_text())
 

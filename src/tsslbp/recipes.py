@@ -63,6 +63,18 @@ def _better(name: str, **settings: Any) -> Recipe:
 
 _cifar10: Settings = {"data": "cifar10", "shift": 4, "flip": True, "epochs": 150}
 _cifar10_december: Settings = {"learning_rate": 2e-4, "loss": "kernel(target=double)"}
+_deep = TrainConfig(
+    padding=(1,),
+    time_steps=3,
+    tau_s=1.5,
+    rule="tssl+",
+    loss="softmax",
+    flip=True,
+    learning_rate=2e-3,
+    schedule="one-cycle",
+    average=0.998,
+)
+"""What residual networks of pictures share."""
 _memory: Settings = {
     "tau_m": 20.0,
     "tau_s": 5.0,
@@ -139,6 +151,43 @@ RECIPES: dict[str, Recipe] = {
             average=0.998,
         ),
         "88.98 ± 0.27 and 91.41 after 150 epochs, larger networks",
+    ),
+    "cifar10-resnet": Recipe(
+        "CIFAR-10 on two cores: a residual network of 12 layers, three steps, ten output neurons per class",
+        replace(
+            _deep,
+            recipe="cifar10-resnet",
+            data="cifar10",
+            network="48C3n-[48C3n-48C3n]-[96C3s2n-96C3n]-[96C3n-96C3n]-[192C3s2n-192C3n]-[192C3n-192C3n]-A8-100b-V10",
+            shift=4,
+            epochs=24,
+        ),
+        "88.98 ± 0.27 and 91.41 after 150 epochs, plain networks",
+    ),
+    "cifar10-resnet18": Recipe(
+        "CIFAR-10 on the ResNet-18 of the field, four steps; never trained in full, as an epoch takes hours on two cores",
+        replace(
+            _deep,
+            recipe="cifar10-resnet18",
+            data="cifar10",
+            network="64C3n-[64C3n-64C3n]-[64C3n-64C3n]-[128C3s2n-128C3n]-[128C3n-128C3n]-[256C3s2n-256C3n]-[256C3n-256C3n]-"
+            "[512C3s2n-512C3n]-[512C3n-512C3n]-A4-100b-V10",
+            time_steps=4,
+            shift=4,
+            epochs=100,
+        ),
+    ),
+    "tiny-imagenet-40": Recipe(
+        "40 classes of Tiny-ImageNet on two cores, pictures in their files: a residual network of 10 layers, three steps",
+        replace(
+            _deep,
+            recipe="tiny-imagenet-40",
+            data="image-folder:TinyImageNet-40",
+            network="64C5s2n-[64C3n-64C3n]-[128C3s2n-128C3n]-[256C3s2n-256C3n]-[256C3n-256C3n]-A8-400b-V10",
+            padding=(2, *8 * (1,)),
+            random_crop=0.3,
+            epochs=40,
+        ),
     ),
     "spike-pattern": Recipe(
         "precise spike times: 100 frozen Poisson trains are answered by 10 given trains of 5 spikes",

@@ -51,7 +51,8 @@ class DataSettings(Group):
     data: str = "digits"
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
     japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .txt, or a folder of pictures, sounds or event
-    recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are."""
+    recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are;
+    DIR may lie in the data root."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
     """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
     --choose must then be last or test."""

@@ -79,7 +79,7 @@ def load(
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
     if image_folder.is_one(name):
-        return replace(image_folder.read(name, validation, streaming or Streaming()), source=name)
+        return replace(image_folder.read(name, Path(root), validation, streaming or Streaming()), source=name)
     return replace(_read(name, Path(root), validation, download, time_steps), source=name)
 
 

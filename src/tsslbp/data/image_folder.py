@@ -55,15 +55,15 @@ def is_one(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def read(name: str, validation: int | None, streaming: Streaming) -> Dataset:
-    """The data set of a folder. Without a part ``test``, the part ``val`` is what is tested on.
+def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
+    """The data set of a folder, which may lie below ``root``. Without a part ``test``, the part ``val`` is what is tested on.
 
     Raises:
         UserError: no folder, no pictures, no folder a class, other classes in a part, parts that are too small, and pictures
             among the first looked at that cannot be read.
     """
-    root = _folder(name.removeprefix(PREFIX))
-    path = unwrapped(root, SUFFIXES)
+    folder = _folder(name.removeprefix(PREFIX), root)
+    path = unwrapped(folder, SUFFIXES)
     parts = {part: _listed(folder) for part, folder in folders_of_parts(path).items()}
     train = parts["train"]
     if not len(train.y):
@@ -83,8 +83,8 @@ def read(name: str, validation: int | None, streaming: Streaming) -> Dataset:
     by = f"{workers} worker process{'es' * (workers != 1)}" if workers else "this process"
     notes.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
     return own.complete(
-        root.resolve().name,
-        str(root),
+        folder.resolve().name,
+        str(folder),
         splits["train"],
         splits.get("test"),
         classes,
@@ -121,8 +121,10 @@ def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Str
     return split, [inside + split.files.name(number) for number in split.numbers.tolist()], notes
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, root: Path | None = None) -> Path:
     path = Path(name)
+    if root and name and not path.exists() and (root / name).is_dir():
+        return root / name
     if not name or not path.is_dir():
         what = f"{path} is one file" if path.is_file() else f"there is no folder {name or 'named'}"
         raise UserError(f"{what}; give {PREFIX}DIR, a folder with train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE")
