@@ -1,6 +1,6 @@
 """What networks written as C need, and whether they compute what Python does: the numbers of docs/to-c.md.
 
-python benchmarks/to_c.py DATA_ROOT OUT.json MODEL[:BITS]...
+python benchmarks/to_c.py DATA_ROOT OUT.json RUN_OR_MODEL[:BITS]...
 
 Every model is written as C, its weights rounded to BITS if they are in floating point, compiled strictly with -O3, run on its
 whole test set and compared with Python spike by spike. Then it is timed on ten test samples, the best of many short rounds,

@@ -303,6 +303,20 @@ def test_encoders_and_bins_enter_as_what_they_make(tmp_path):
     assert "A step is the mean of 3 measured ones." in (tmp_path / "binned/README.md").read_text()
 
 
+@needs_compiler
+@pytest.mark.parametrize("bits", ["8", "float"])
+@pytest.mark.parametrize("notation", ["20-12R-4", "9R-4", "[7-7]-4"])
+def test_spikes_of_an_encoder_enter_as_such(notation, bits, tmp_path):
+    of, samples = model(network(notation, (7,), bits=bits, rule="surrogate"))
+    inputs = replace(of.inputs, encoding="latency", normalisation=Normalisation(1.0, (0.0,), (1.0,)))
+    program = Program.of(replace(of, inputs=inputs))
+    c.write(program, tmp_path / "c", tmp_path)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test")
+    found = compiled.compare(built, program, replace(samples, x=torch.rand(samples.x.shape)))
+    assert found.spikes > 5
+    assert found.differing <= (0 if bits == "8" else 0.01 * found.spikes)
+
+
 def test_classes_are_named_safely(tmp_path):
     of, _ = model(network("5-3", (4,)))
     c.write(Program.of(replace(of, classes=('a "b" \\', "grün", "*/ ??/"))), tmp_path / "c", tmp_path)

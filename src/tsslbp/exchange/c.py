@@ -98,7 +98,10 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     table = None
     if entry.meaning is not None:
         table = whole_input(entry.meaning).short().numpy() if whole else entry.meaning.numpy()
-    parts = _Parts(links, whole, table, a.bits)
+    one = INPUT_UNIT if whole else 1
+    if whole and _enters_in_ones(entry, links, table):  # what goes through the network is the same, without multiplications
+        one, table = 1, None if table is None else table // INPUT_UNIT
+    parts = _Parts(links, whole, table, a.bits, INPUT_UNIT // one if whole else 1)
     constants = parts.bytes + (0 if table is None else table.nbytes)
     windows = max(by.windows for population in links.populations for by in population.maps)
     index = np.dtype(np.uint16 if max(population.neurons for population in links.populations) < 2**16 else np.uint32)
@@ -151,7 +154,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         },
         "input_means": _means(entry, whole is not None),
         "event_means": f"the number of an input that {'has a spike' if entry.meaning is None else 'is 1'}",
-        "event": INPUT_UNIT if whole else 1,
+        "one": one,
+        "spikes": entry.spikes,
         "prepares": kind in ("int16_t", "float"),
         "gain": _floats(1 / (norm.scale * std) for std in norm.std),
         "offset": _floats(-mean / std for mean, std in zip(norm.mean, norm.std, strict=True)),
@@ -169,6 +173,12 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     }
 
 
+def _enters_in_ones(entry: Entry, links: Chain, table: Array | None) -> bool:
+    """Whether all that enters is whole, and not only in units of the integer network, and goes into one map."""
+    whole = entry.spikes or (table is not None and not (table % INPUT_UNIT).any())
+    return whole and all(p.shortcut is None or p.shortcut.source != INPUT for p in links.populations)
+
+
 def _means(entry: Entry, whole: bool) -> str:
     if entry.meaning is not None:
         return "numbers from 0 to 255 as they are stored"
@@ -180,8 +190,10 @@ def _means(entry: Entry, whole: bool) -> str:
 class _Parts:
     """Maps and populations as network.c has them, and what they take."""
 
-    def __init__(self, links: Chain, whole: IntegerNetwork | None, table: Array | None, bits: str) -> None:
+    def __init__(self, links: Chain, whole: IntegerNetwork | None, table: Array | None, bits: str, coarser: int) -> None:
         self.whole, self.table, self.bits = whole, table, bits
+        self.coarser = coarser
+        """What enters is a whole number of so many units of the integer network."""
         self.in_a_byte = PACKED.get(bits, 1)
         self.maps: list[dict[str, Any]] = []
         self.populations: list[dict[str, Any]] = []
@@ -208,7 +220,7 @@ class _Parts:
             "neurons": population.neurons,
             "first": self.slots,
             "map": self._map(population, population.map, own.weight if own else population.map.weight),
-            "shift": own.shift if own else 0,
+            "shift": own.shift + (self.coarser.bit_length() - 1 if population.map.source == INPUT else 0) if own else 0,
             "k": beside.k if beside else 0,
             "raised": self.rises,
             "shortcut": None,

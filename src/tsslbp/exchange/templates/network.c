@@ -11,9 +11,9 @@
 typedef uint8_t weight;
 enum { IN_A_BYTE = {{ packed }} };
 
-static int weigh(weight w, int part)
+static int8_t weigh(weight w, int part)
 {
-    return (w >> ({{ 8 // packed }} * part) & {{ 2 ** (8 // packed) - 1 }}){{ ' * ' ~ code[0] if code[0] != 1 }} - {{ code[1] }};
+    return (int8_t)(((uint8_t)(w >> ({{ 8 // packed }} * part)) & {{ 2 ** (8 // packed) - 1 }}){{ ' * ' ~ code[0] if code[0] != 1 }} - {{ code[1] }});
 }
 {%- else %}
 typedef {{ types.weight }} weight;
@@ -161,31 +161,35 @@ static size_t stride_of(int n)
     return (size_t)((n + IN_A_BYTE - 1) / IN_A_BYTE);
 }
 
-/* Add a row of n weights, or x times it. */
+{#- For each of the weights in a byte a loop of its own, whose shift the compiler knows. -#}
+{% macro parts(n) %}
+    const int bytes = (int)stride_of({{ n }});
+{%- for part in range(packed or 1) %}
+    for (int i = 0{% if packed %}, some = {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} < bytes ? {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} : bytes{% else %}, some = bytes{% endif %}; i < some; ++i)
+        to[i{{ ' + ' ~ part ~ ' * bytes' if part }}] += {{ caller(part) }};
+{%- endfor %}
+{%- endmacro -%}
+/* Add a row of n weights. */
+static void add(network_value *restrict to, const weight *restrict from, int n)
+{
+{%- call(part) parts('n') %}weigh(from[i], {{ part }}){% endcall %}
+}
+
+/* Add x times a row of n weights. */
 static void add_times(network_value *restrict to, const weight *restrict from, int n, {{ types.entering }} x)
 {
-    const int bytes = (int)stride_of(n);
-    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
-        const int some = n < bytes ? n : bytes;
-        if (x == 1)
-            for (int i = 0; i < some; ++i)
-                to[i] += weigh(from[i], part);
-        else
-            for (int i = 0; i < some; ++i)
-                to[i] += {{ '(network_value)' if integer }}weigh(from[i], part) * x;
+    if (x == 1) {
+        add(to, from, n);
+        return;
     }
+{%- call(part) parts('n') %}{{ '(network_value)' if integer }}weigh(from[i], {{ part }}) * x{% endcall %}
 }
 
 /* Four rows, which is faster; each n is that of a row. */
 static void add_four(network_value *restrict to, const weight *const from[4], int n)
 {
     const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
-    const int bytes = (int)stride_of(n);
-    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
-        const int some = n < bytes ? n : bytes;
-        for (int i = 0; i < some; ++i)
-            to[i] += {{ '(int16_t)(' if integer }}weigh(a[i], part) + weigh(b[i], part) + {{ '' if integer else '(' }}weigh(c[i], part) + weigh(d[i], part){{ ')' }};
-    }
+{%- call(part) parts('n') %}{{ '(int16_t)(' if integer }}weigh(a[i], {{ part }}) + weigh(b[i], {{ part }}) + {{ '' if integer else '(' }}weigh(c[i], {{ part }}) + weigh(d[i], {{ part }}){{ ')' }}{% endcall %}
 }
 {% macro four(name, about, open, middle, close) %}
 /* {{ about }} */
@@ -193,12 +197,7 @@ static void {{ name }}(network_value *restrict to, const weight *const from[4], 
 {
     const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
     const {{ types.entering }} e = x[0], f = x[1], g = x[2], h = x[3];
-    const int bytes = (int)stride_of(n);
-    for (int part = 0; part < IN_A_BYTE; ++part, to += bytes, n -= bytes) {
-        const int some = n < bytes ? n : bytes;
-        for (int i = 0; i < some; ++i)
-            to[i] += {{ open }}weigh(a[i], part) * e + weigh(b[i], part) * f{{ middle }}weigh(c[i], part) * g + weigh(d[i], part) * h{{ close }};
-    }
+{%- call(part) parts('n') %}{{ open }}weigh(a[i], {{ part }}) * e + weigh(b[i], {{ part }}) * f{{ middle }}weigh(c[i], {{ part }}) * g + weigh(d[i], {{ part }}) * h{{ close }}{% endcall %}
 }
 {%- endmacro -%}
 {{ four('add_four_times', 'Four rows, each some times.', '', ' + (', ')') }}
@@ -521,7 +520,7 @@ static void enter(network_state *n, const map *m, const network_input *x)
 {%- endif %}
                 const {{ types.entering }} value = {{ types.cast }}(table[{{ channel }}][stored] - (m->rest != 0 ? table[{{ channel }}][0] : 0));
 {%- else %}
-                const {{ types.entering }} value = *x++;
+                const {{ types.entering }} value = {{ '(int16_t)(*x++ * ' ~ one ~ ')' if spikes and one > 1 else '*x++' }};
 {%- endif %}
                 if (value != 0)
                     take(m, sums, &waiting, row, column, channel, value);
@@ -544,7 +543,7 @@ void network_event(network_state *n, size_t input)
             continue;
         const int place = m->sent.rows * m->sent.columns, at = (int)(input % (size_t)place);
         rows waiting = {{ '{{0}, {0}, 0, 1}' }};
-        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ event }});
+        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
         flush(m, n->sums + m->to, &waiting);
     }
 }
@@ -586,7 +585,7 @@ void network_step(network_state *n)
 {%- if recurrent %}
         if (p->lateral != 0)
             for (size_t i = 0; i < n->count[k]; ++i)
-                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ unit ~ ' : 1' if integer else '1' }});
+                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ one ~ ' : 1' if one > 1 else '1' }});
 {%- endif %}
         fire(n, k);
     }
