@@ -20,7 +20,7 @@ import torch
 from tsslbp import machine, processes, recipes, training
 from tsslbp.tables import markdown
 
-ROUNDS, SECONDS, WARM_UP, COUNT = 5, 8.0, 5, 2
+ROUNDS, SECONDS, WARM_UP, COUNT = 3, 8.0, 5, 2
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
 
 
