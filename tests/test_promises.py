@@ -87,10 +87,19 @@ def test_results_table_is_that_of_the_folder():
 
 def test_speeds_are_those_of_the_newest_result():
     page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
-    results = [path for path in ROOT.glob("benchmarks/results/*.json") if not path.name.startswith(("against-", "tables"))]
+    results = [path for path in ROOT.glob("benchmarks/results/*.json") if not path.name.startswith(("against-", "inference-", "tables"))]
     newest = max(results, key=lambda path: json.loads(path.read_text())["date"])
     assert bench.table(json.loads(newest.read_text())) in page
     assert newest.name in page
+
+
+def test_times_of_inference_are_those_of_the_result(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    (path,) = ROOT.glob("benchmarks/results/inference-*.json")
+    page, result = (ROOT / "docs/speed.md").read_text(encoding="utf-8"), json.loads(path.read_text())
+    assert path.name in page
+    for weights in ("trained", "first"):
+        assert importlib.import_module("inference").table(result, weights) in page
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*/*.json")), ids=lambda path: path.parent.name)
