@@ -123,7 +123,8 @@ def measure(names: list[str], root: Path, seconds: float) -> dict[str, Any]:
         x = model.inputs(data.load(CASES[name], root).test.x[:IMAGES])
         case = bench.cases()[name]
         torch.manual_seed(0)
-        nets = {"trained": model.network, "first": Network(model.network.architecture).eval()}
+        with torch.inference_mode(False):  # or nobody could see its weights change, and it would not be computed by events
+            nets = {"trained": model.network, "first": Network(model.network.architecture).eval()}
         rows = result["cases"][name] = {}
         others = {str(batch): of_others(case, batch, seconds) for batch in (1, IMAGES)}
         for weights, net in nets.items():

@@ -1,19 +1,21 @@
 """What it is worth to multiply only what changes (``tsslbp.sparse``), on a quiet machine.
 
 python benchmarks/sparse.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples, with
-                                                   trained and first weights: a table
+                                                   trained and first weights, and of nmnist-cnn-head with first weights: a table
 python benchmarks/sparse.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
 """
 
+import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tsslbp import data, machine, sparse, training
+from tsslbp import data, machine, recipes, sparse, training
 from tsslbp.bench.cases import Case, Subject, floor, trainer
 from tsslbp.bench.measure import interleaved
 from tsslbp.layers import Conv2d, Linear, Spiking
@@ -33,20 +35,33 @@ def steps(data_root: Path, seconds: float) -> str:
     for name, batch in MODELS.items():
         model = training.load(ROOT / f"models/{name}.safetensors")
         samples = data.load(model.data, data_root).train.select(torch.arange(batch))
-        x, a = model.inputs(samples.x), model.network.architecture
         torch.manual_seed(0)
-        nets = {"trained": model.network, "first": Network(a)}
-        said = {weights: changes(net, x) for weights, net in nets.items()}
-        subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(Case(name, a, batch), torch.float32).step}
-        for weights, net in nets.items():
-            for how in ("by changes", "dense"):
-                subjects[f"{weights}, {how}"] = training_step(net, x, samples.y, how == "by changes").step
-        ms = interleaved(subjects, seconds)
-        for weights in nets:
-            fast, dense = ms[f"{weights}, by changes"], ms[f"{weights}, dense"]
-            times = [f"{value:.2f}" for value in (ms["maps alone"], dense, fast)]
-            rows.append([name, weights, said[weights], *times, f"{fast / dense:.2f}"])
+        nets = {"trained": model.network, "first": Network(model.network.architecture)}
+        rows += compared(name, nets, model.inputs(samples.x), samples.y, seconds)
+    for time_steps in (30, 100):
+        config = replace(recipes.get("nmnist-cnn-head"), time_steps=time_steps, data_root=data_root)
+        config, dataset = training.with_data(config)
+        model, _ = training.prepare(config, dataset)
+        samples = dataset.train.select(torch.arange(config.batch_size))
+        rows += compared(
+            f"nmnist-cnn-head, T = {time_steps}", {"first": model.network}, model.inputs(samples.x), samples.y, seconds
+        )
     return markdown(head, rows)
+
+
+def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tensor, seconds: float) -> list[list[str]]:
+    """A row for each of the weights."""
+    architecture = next(iter(nets.values())).architecture
+    subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(Case(name, architecture, len(y)), torch.float32).step}
+    for weights, net in nets.items():
+        for how in ("by changes", "dense"):
+            subjects[f"{weights}, {how}"] = training_step(net, x, y, how == "by changes").step
+    ms, rows = interleaved(subjects, seconds), []
+    for weights, net in nets.items():
+        fast, dense = ms[f"{weights}, by changes"], ms[f"{weights}, dense"]
+        times = [f"{value:.2f}" for value in (ms["maps alone"], dense, fast)]
+        rows.append([name, weights, changes(net, x), *times, f"{fast / dense:.2f}"])
+    return rows
 
 
 def changes(net: Network, x: torch.Tensor) -> str:
@@ -69,16 +84,12 @@ def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
 
 
 def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:
-    loss = KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
-
-    def forward() -> torch.Tensor:
-        net.train()
-        for layer in net.modules():
-            if isinstance(layer, Spiking):
-                layer.by_changes = by_changes
-        return net(x)
-
-    return trainer(net, forward, lambda psc: loss(psc, y))
+    """Of a copy, or the one that comes second would find its weights in the cache."""
+    net, loss = copy.deepcopy(net).train(), KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
+    for layer in net.modules():
+        if isinstance(layer, Spiking):
+            layer.by_changes = by_changes
+    return trainer(net, lambda: net(x), lambda psc: loss(psc, y))
 
 
 def break_even() -> str:

@@ -93,7 +93,7 @@ def printed_by(command: str) -> str:
     return out.getvalue()
 
 
-NEEDED = {"docs/exchange.md": ("nir", "onnx", "onnxscript", "onnxruntime")}
+NEEDED = {"docs/exchange.md": ("nir", "onnx", "onnxruntime")}
 """Packages that the commands of a page need, and that may not be installed."""
 
 

@@ -5,6 +5,7 @@ import copy
 import math
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def differing(net, graph, x, dtype=torch.float64):
 
 
 def spikes_by_layer(graph, x):
-    return {name.removesuffix("_neurons"): train for name, train in equations(graph, driven(graph, x)).items()}
+    made = {name.removesuffix("_neurons"): train for name, train in equations(graph, driven(graph, x)).items()}
+    return {name.replace("_", ".") if name.startswith("block") else name: train for name, train in made.items()}
 
 
 @pytest.mark.parametrize("bias", ["leak", "onset"])
@@ -69,6 +71,13 @@ def test_an_onset_that_was_changed_is_refused():
     graph.nodes["linear1_weights"].weight[0, -1] += 1
     with pytest.raises(UserError, match=r"'linear1_weights' .* has other weights from the onset"):
         from_nir(graph)
+
+
+def test_an_onset_around_a_block_is_refused():
+    net = lively(tsslbp.build("[7b-7b]-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3))
+    assert any(fired and not wrong for fired, wrong in differing(net, to_nir(net), samples(net)).values())
+    with pytest.raises(UserError, match=r"an onset channel does not go around a residual block; export with --bias leak"):
+        to_nir(net, "onset")
 
 
 def test_an_onset_needs_a_weight_that_meets_no_padding():
@@ -279,6 +288,13 @@ def varied(node, seed=3):
     return node
 
 
+def around(shortcut, n=6, **constants):
+    """Two layers, the first of which gets a shortcut from the input."""
+    nodes = (nir.Linear(weights(n, 7)), lif(n, **constants), nir.Linear(weights(5, n)), lif(), shortcut)
+    edges = [*pairwise(["in", "n0", "n1", "n2", "n3", "out"]), ("in", "n4"), ("n4", "n1")]
+    return foreign(*nodes, edges=edges)
+
+
 FOREIGN = {
     "LIF": lambda: foreign(nir.Linear(weights(9, 7)), lif(9), nir.Linear(weights(5, 9, 1)), lif()),
     "LIF, decaying input": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), lif(r=3.0, threshold=1.0)),
@@ -295,6 +311,53 @@ FOREIGN = {
         cuba(9, tau_mem=np.linspace(3e-4, 8e-4, 9)),
         nir.Linear(weights(5, 9, 1)),
         cuba(tau_syn=4e-4, tau_mem=5e-4),
+    ),
+    "shortcuts": lambda: foreign(
+        nir.Linear(weights(6, 7)),
+        lif(6),
+        nir.Linear(weights(9, 6, 1)),
+        lif(9),
+        nir.Linear(weights(6, 9, 2)),
+        lif(6),
+        nir.Linear(weights(5, 6, 3)),
+        lif(),
+        nir.Linear(weights(5, 5, 4)),
+        lif(),
+        nir.Linear(weights(5, 6, 5)),
+        edges=[
+            *[(a, b) for a, b in pairwise(["in", *(f"n{i}" for i in range(10)), "out"])],
+            *[("n1", "n5"), ("n5", "n10"), ("n10", "n7")],
+        ],
+    ),
+    "a shortcut of kernels": lambda: foreign(
+        nir.Conv2d((8, 9), weights(3, 18).reshape(3, 2, 3, 3), (2, 2), (1, 1), (1, 1), 1, full(3, 0.1)),
+        lif((3, 4, 5)),
+        nir.Linear(weights(5, 60)),
+        lif(),
+        nir.Conv2d((8, 9), weights(3, 2, 4).reshape(3, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1, full(3, 0.0)),
+        nir.Flatten({"input": np.array([3, 4, 5])}, start_dim=0),
+        shape=(2, 8, 9),
+        edges=[("in", "n0"), ("n0", "n1"), ("in", "n4"), ("n4", "n1"), ("n1", "n5"), ("n5", "n2"), ("n2", "n3"), ("n3", "out")],
+    ),
+    "scales": lambda: foreign(
+        nir.Scale(np.linspace(0.5, 2, 7)),
+        nir.Affine(weights(9, 7), full(9, 0.1)),
+        nir.Scale(np.linspace(0.5, 2, 9)),
+        lif(9),
+        nir.Scale(full(9, 0.7)),
+        nir.Linear(weights(5, 9, 1)),
+        lif(),
+    ),
+    "scales of channels": lambda: foreign(
+        nir.Scale(np.linspace(0.5, 2, 2)[:, None, None] * np.ones((2, 8, 8))),
+        nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        nir.Conv2d((4, 4), weights(4, 9).reshape(4, 1, 3, 3), (1, 1), (1, 1), (1, 1), 2, full(4, 0.1)),
+        lif((4, 4, 4)),
+        nir.Scale(np.linspace(0.5, 2, 64).reshape(4, 4, 4)),
+        nir.Flatten({"input": np.array([4, 4, 4])}, start_dim=0),
+        nir.Linear(weights(5, 64, 1)),
+        lif(),
+        shape=(2, 8, 8),
     ),
     "one number for all": lambda: foreign(nir.Linear(weights(5, 7)), cuba(1)),
     "pools": lambda: foreign(
@@ -385,9 +448,48 @@ REFUSED = {
     "'n1' .Linear. follows node 'n0'": lambda: foreign(nir.Linear(weights(9, 7)), nir.Linear(weights(5, 9)), lif()),
     "'n0' .LIF. has no weights before it": lambda: foreign(lif(7), nir.Linear(weights(5, 7)), lif()),
     "must end with a Linear or Affine map and its neurons": lambda: foreign(nir.Linear(weights(5, 7))),
+    "'n0' .Conv2d. makes .200\\d\\d\\d\\d, ": lambda: foreign(
+        nir.Conv2d((9, 9), weights(3, 9).reshape(3, 1, 3, 3), 1, 10**6, 1, 1, full(3, 0)),
+        lif(3),
+        nir.SumPool2d(np.array([10**6] * 2), np.array([10**6] * 2), np.array([0, 0])),
+        shape=(1, 9, 9),
+    ),
+    "by padding .2000000, 1. and a kernel .2000001, 3. wide": lambda: foreign(
+        nir.Conv2d((9, 9), weights(30, 270).reshape(30, 30, 3, 3), 1, (2 * 10**6, 1), (10**6, 1), 1, full(30, 0)),
+        shape=(30, 9, 9),
+    ),
+    "has shape .1, 100000, 100000., which is more": lambda: foreign(lif(), shape=(1, 10**5, 10**5)),
     "'n1' .LI. does not spike": lambda: foreign(nir.Linear(weights(5, 7)), nir.LI(full(5, 1e-3), full(5, 1), full(5, 0))),
     "'n1' .Delay. is of a kind": lambda: foreign(nir.Linear(weights(5, 7)), nir.Delay(full(5, 1e-3)), lif()),
-    "'n0' .Scale. is of a kind": lambda: foreign(nir.Scale(full(7, 2.0)), nir.Linear(weights(5, 7)), lif()),
+    "'n0' .Scale. has a scale of shape .3.": lambda: foreign(nir.Scale(full(3, 2.0)), nir.Linear(weights(5, 7)), lif()),
+    "'n1' .Scale. is scaled by factors that differ within a channel": lambda: foreign(
+        nir.Conv2d((4, 4), weights(2, 9).reshape(2, 1, 3, 3), 1, 0, 1, 1, full(2, 0)),
+        nir.Scale(np.arange(8.0).reshape(2, 2, 2)),
+        shape=(1, 4, 4),
+    ),
+    "hears its shortcut by a synapse of 2 steps, and the block": lambda: foreign(
+        nir.Linear(weights(7, 7)),
+        cuba(7, tau_syn=3e-4),
+        nir.Linear(weights(7, 7)),
+        cuba(7),
+        nir.Linear(weights(5, 7)),
+        cuba(),
+        edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("in", "n3")],
+    ),
+    "has weights .5, 7. on a shortcut; here these": lambda: around(nir.Linear(weights(5, 7))),
+    "'n4' .Affine. has a bias on a shortcut": lambda: foreign(
+        nir.Linear(weights(9, 7)),
+        lif(9),
+        nir.Linear(weights(6, 9)),
+        lif(6),
+        nir.Affine(weights(6, 7), full(6, 1)),
+        nir.Linear(weights(5, 6)),
+        lif(),
+        edges=[*pairwise(["in", "n0", "n1", "n2", "n3", "n5", "n6", "out"]), ("in", "n4"), ("n4", "n3")],
+    ),
+    "'n4' .Scale. differs from neuron to neuron": lambda: around(nir.Scale(np.arange(7.0)), 7),
+    "gets 0.5 times what enters its block": lambda: around(nir.Scale(full(7, 0.5)), 7, threshold=0.4),
+    "'n1' .LIF. gets a shortcut from .7. to .7.; here it has weights": lambda: around(nir.Linear(weights(7, 7)), 7),
     "differs between the axes": lambda: foreign(
         nir.Conv2d((9, 9), weights(3, 9).reshape(3, 1, 3, 3), (1, 2), (0, 0), (1, 1), 1, full(3, 0)), shape=(1, 9, 9)
     ),
@@ -410,7 +512,11 @@ REFUSED = {
         nir.Linear(weights(5, 7)),
         nir.Linear(weights(5, 7)),
         lif(),
-        edges=[("in", "n0"), ("in", "n1"), ("n0", "n2"), ("n1", "n2")],
+        lif(),
+        edges=[("in", "n0"), ("in", "n1"), ("n0", "n2"), ("n1", "n3"), ("n3", "out")],
+    ),
+    "'n1' .LIF. ends a shortcut around the output": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), edges=[("in", "n0"), ("in", "n1"), ("n0", "out")]
     ),
     "'n2' .LIF. is not on the way": lambda: foreign(
         nir.Linear(weights(5, 7)), lif(), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out")]
@@ -488,6 +594,7 @@ HOSTILE = {
     "a folder": lambda path: path.mkdir(),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("weights"),
+    "an ONNX file": lambda path: path.write_bytes(b"\x08\x08\x12\x06tsslbp" + bytes(1000)),
     "cut": lambda path: path.write_bytes(good()[:-1000]),
     "another HDF5 file": hdf5(lambda file: file.move("node", "elsewhere")),
     "no graph": hdf5(lambda file: replaced(file, "node/type", data="Linear")),

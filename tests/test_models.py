@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tsslbp import UserError, cli, publish, training
+from tsslbp import UserError, cli, events, publish, training
 from tsslbp.cli.publish import FORMATS, Format
 
 
@@ -39,6 +39,16 @@ def test_an_exported_model_works_alone_and_its_card_tells_of_it(trained, tmp_pat
     assert row in card.splitlines()
     for text in (card, str(safe_open(path, framework="pt").metadata())):
         assert "secret" not in text, "where a run lay is nobody's business"
+
+
+def test_a_model_loaded_in_inference_mode_is_like_any_other(trained):
+    with torch.inference_mode():
+        network = training.load(trained).network
+    x = torch.rand(3, 1, 8, 8)
+    assert not any(weight.is_inference() for weight in network.parameters())
+    with torch.inference_mode():
+        assert events.plan(network, x) is not None
+    network.train()(x).sum().backward()
 
 
 def test_half_precision_is_half_the_size_and_measured_again(trained, tmp_path, capsys):

@@ -98,6 +98,24 @@ def test_synapse_is_a_sum_over_its_kernel(train, tau_s):
         assert psc[:, n].tolist() == pytest.approx(oracle.postsynaptic(column, tau_s), rel=1e-12, abs=1e-12)
 
 
+@given(
+    shape=st.sampled_from([(1,), (6,), (5, 3), (4, 2, 3)]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64]),
+    tau_s=st.sampled_from([1.0, 3.0]) | st.floats(1, 20),
+    goes_on=st.booleans(),
+)
+def test_without_a_gradient_the_synapse_is_the_same_bit_for_bit(shape, dtype, tau_s, goes_on):
+    train = (torch.rand(shape) < 0.5).to(dtype)
+    before = torch.rand(shape[1:], requires_grad=True) if goes_on else None
+    made = synapse(train, tau_s, None if before is None else before.detach())
+    expected = synapse(train.clone().requires_grad_() if train.is_floating_point() else train, tau_s, before)
+    if not goes_on and not train.is_floating_point():
+        expected = synapse(train.float().requires_grad_(), tau_s) if tau_s != 1 else train
+    assert made.dtype == expected.dtype
+    assert torch.equal(made, expected)
+    assert not made.requires_grad
+
+
 def test_synapse_passes_all_of_a_spike():
     impulse = torch.zeros(400, dtype=torch.float64)
     impulse[0] = 1

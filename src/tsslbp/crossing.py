@@ -15,7 +15,7 @@ from torch import Tensor
 from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF, ByConstant, spikes_from_psc
+from tsslbp.neuron import LIF, ByConstant, spikes
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -44,8 +44,6 @@ def neurons(
     learning = torch.is_grad_enabled() and any(operand is not None and operand.requires_grad for operand in operands)
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
-    if learning and rule.statistic and (group := processes.group()).count > 1:
-        rule = rule.knowing(_rate(current, neuron, rule, backend, group))
     engine = kernels.choose(backend, x, neuron, rule if learning else None, state is not None)
 
     formula = engine.formula(rule) if learning else None
@@ -59,7 +57,7 @@ def neurons(
         form = kernels.PLAIN
     if learning:
         by = (engine, formula) if formula is not None else (kernels.find("reference"), rule)
-        psc, after = Crossing.apply(x, state, *neuron.tensors, engine, by, neuron, form)
+        psc, after = Crossing.apply(x, state, *neuron.tensors, engine, by, rule, neuron, form)
     else:
         _, psc, after = engine.forward(x, neuron, state, form, keep=False)
     if pool is not None and form.pool is None:
@@ -67,11 +65,9 @@ def neurons(
     return psc.bfloat16() if half else psc, after
 
 
-@torch.no_grad()
-def _rate(current: Tensor | Constant, neuron: LIF, rule: Rule, backend: kernels.Backend, group: processes.Group) -> float:
-    """Mean firing over the samples of all processes, for which the neurons are computed once more."""
-    train = spikes_from_psc(neurons(current, neuron, rule, backend)[0], neuron.tau_s) > 0.5
-    counts = group.add_(torch.tensor([float(train.sum()), float(train.numel())], dtype=torch.float64))
+def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> float:
+    """Mean firing over the samples of all processes."""
+    counts = group.add_(torch.tensor([float(spikes(membrane, neuron).sum()), float(membrane.numel())], dtype=torch.float64))
     return float(counts[0] / counts[1])
 
 
@@ -93,10 +89,15 @@ class Crossing(torch.autograd.Function):
         threshold: Tensor | None,
         engine: Engine,
         by: tuple[Engine, Any],
+        rule: Rule,
         neuron: LIF,
         form: Form,
     ) -> tuple[Tensor, Tensor | None]:
         membrane, psc, after = engine.forward(current, neuron, state, form)
+        if rule.statistic and (group := processes.group()).count > 1:
+            assert membrane is not None
+            known = rule.knowing(_rate(membrane, neuron, group))
+            by = by[0], (known if by[1] is rule else by[0].formula(known))
         ctx.save_for_backward(membrane, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.form = by, neuron, form
         # These may be views of what the engine made, and autograd lets nobody change a function's view in place.
@@ -108,7 +109,7 @@ class Crossing(torch.autograd.Function):
         (engine, formula), (membrane, state, *constants) = ctx.by, ctx.saved_tensors
         neuron = _with(ctx.neuron, constants)
         gradient, back, by_neuron = engine.backward(formula, psc_gradient, membrane, neuron, state, carry, ctx.form)
-        return gradient, back, *_added(by_neuron, constants, ctx.needs_input_grad[2:5]), None, None, None, None
+        return gradient, back, *_added(by_neuron, constants, ctx.needs_input_grad[2:5]), *[None] * 5
 
 
 def _in(dtype: torch.dtype, neuron: LIF) -> LIF:

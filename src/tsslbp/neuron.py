@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from tsslbp.errors import UserError, check_number
@@ -199,12 +200,33 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     """
     if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train
+    if len(train) and not isinstance(tau_s, Tensor) and not _differentiated(train, before):
+        return _synapse_in_place(train, tau_s, before)
     steps, decay = [], _decay(tau_s)
     for train_t in train:
         current = train_t / tau_s
         before = current if before is None else plus(current, before, decay)
         steps.append(before)
     return torch.stack(steps)
+
+
+def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Tensor:
+    """The same, in less than half the time: every step stays in the cache, and none is copied."""
+    step = torch.empty_like(train[0], dtype=torch.result_type(train[0], tau_s if before is None else before))
+    made = step.new_empty_strided(train.shape, (step.numel(), *step.stride()))
+    for train_t, current in zip(train, made, strict=True):
+        torch.div(train_t, tau_s, out=current)
+        if before is not None:
+            current.add_(before, alpha=_decay(tau_s))
+        before = current
+    return made
+
+
+def _differentiated(*tensors: Tensor | None) -> bool:
+    """Whether anybody may want a derivative by any of these, or a program of what happens to them."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> Tensor:

@@ -28,7 +28,7 @@ WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than they save."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
-MOST_FLAT, MOST_CONVOLVED = 0.03, 0.07
+MOST_FLAT, MOST_CONVOLVED = 0.02, 0.07
 """Share of a current's numbers that may change if matrix products, and convolutions, are to pay."""
 
 

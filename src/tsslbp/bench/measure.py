@@ -1,6 +1,7 @@
 """Timing that noise on a shared machine does not decide: all subjects interleaved in one run, medians after a warm-up."""
 
 import gc
+import random
 import statistics
 import subprocess
 import sys
@@ -17,17 +18,22 @@ from tsslbp.neuron import LIF
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turns for about ``seconds`` in all, each at least ``least`` times."""
+    """Median milliseconds of each call, taken in turns for about ``seconds`` in all, each at least ``least`` times.
+
+    Every round has an order of its own: what a call finds in the caches depends on the one before it.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
         call()
     gc.collect()
+    order, shuffle = list(calls), random.Random(0).shuffle
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < least:
-        for name, call in calls.items():
+    while time.perf_counter() < end or len(times[order[0]]) < least:
+        shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            call()
+            calls[name]()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -39,12 +39,6 @@ MapSizes sizes(const Tensor& current, int64_t out, const MapNumbers& m) {
   return s;
 }
 
-// Most of what does not pay is seen by a few samples, which may have more changes than all by a factor.
-struct Look {
-  int64_t every;
-  double slack;
-};
-
 template <class F>
 void with_full_type(const Tensor& x, const F& f) {
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
@@ -64,14 +58,16 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
     const Tensor a = torch::stable::contiguous(current);
     const Difference<T> difference{T(1 - 1 / tau_s), T(tau_s), T(4 * tau_s) * std::numeric_limits<T>::epsilon()};
     std::vector<Found<T>> found;
-    for (const Look look : {Look{std::max<int64_t>(1, s.N / 3), 2.0}, Look{8, 1.3}, Look{1, 1.0}}) {
-      found.assign((s.N + look.every - 1) / look.every, {});
-      const Find<T> find{a.const_data_ptr<T>(), s, difference, look.every, found};
+    // A few samples first, on this thread: they see most of what does not pay, and to wake another thread would take longer.
+    for (int64_t every = s.N < 24 ? 1 : s.N / 6;; every = 1) {
+      found.assign((s.N + every - 1) / every, {});
       const int64_t samples = found.size();
-      each(find, samples, samples <= 4 ? samples : 1);  // to wake another thread takes longer than a few samples
+      each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, every > 1 ? samples : 1);
       int64_t total = 0;
       for (const Found<T>& sample : found) total += sample.until.back();
-      if (double(total) > look.slack * most * double(s.T * s.pixels() * s.C) * double(found.size())) return;
+      const double slack = every > 1 ? 1.3 : 1.0;  // a few may have more changes than all
+      if (double(total) > slack * most * double(s.T * s.pixels() * s.C) * double(samples)) return;
+      if (every == 1) break;
     }
     const Tensor from = torch::stable::new_empty(a, {s.N * s.T + 1}, ScalarType::Long);
     int64_t *starts = from.mutable_data_ptr<int64_t>(), total = 0;

@@ -12,7 +12,7 @@ from tsslbp import quantisation
 from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
-from tsslbp.exchange.outgoing import NEURONS, UNIT
+from tsslbp.exchange.outgoing import UNIT, neurons_of_layer
 from tsslbp.networks import Network
 
 DTYPES = (torch.float32, torch.float64)
@@ -92,7 +92,7 @@ def _compare(
             made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return made
         for layer, train in ours.items():
-            other = theirs[NEURONS.format(layer)][..., : train.shape[2]]  # without an onset
+            other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
             made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
             made.of[layer] = made.of.get(layer, 0) + train.numel()
     return made

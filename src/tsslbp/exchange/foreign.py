@@ -1,10 +1,12 @@
 """A map and the neurons behind it as a NIR file has them, in our words: in steps, one number for each row of weights."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tsslbp.errors import shown
 from tsslbp.exchange.graph import Link, array
 from tsslbp.notation import NeuronSpec
 
@@ -26,6 +28,7 @@ class Layer:
     carry: float
     """What enters in the file, as a multiple of what enters here: 4 where the file sums and we average."""
     neurons: Link
+    around: "Around | None" = None
 
     def rows(self, name: str) -> np.ndarray:
         """A parameter of the neurons, one number for each row of the weight. Raises UserError for another shape."""
@@ -78,6 +81,18 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Around:
+    """A shortcut to the neurons of a layer."""
+
+    weight: np.ndarray | None
+    """None if it brings what it begins with."""
+    factor: float
+    """What it brings, as a multiple of what it brings here."""
+    first: int
+    """Number of the first layer that it leads around."""
+
+
+@dataclass(frozen=True)
 class Constants:
     """What a node of neurons says, in steps; arrays are ``[out]``."""
 
@@ -99,3 +114,86 @@ def plain(value: float) -> float:
     """A number without what float32 did to it: 5 for 5.0000002."""
     short = float(f"{value:.6g}")
     return short if math.isclose(short, value, rel_tol=ROUNDING) else float(value)
+
+
+def by_channel(link: Link, values: np.ndarray) -> np.ndarray:
+    """Factors ``[channels, ...]`` as one for each channel. Raises UserError if they differ within one."""
+    rows = values.reshape(len(values), -1)
+    if (rows != rows[:, :1]).any():
+        link.refuse("is scaled by factors that differ within a channel, whose neurons share their weights here")
+    return rows[:, 0]
+
+
+def scale_of(link: Link, shape: tuple[int, ...]) -> np.ndarray:
+    """The factors of a Scale node, in the shape of what enters it. Raises UserError for another shape."""
+    scale = array(link, "scale")
+    if scale.size != 1 and (scale.size != math.prod(shape) or scale.shape[-len(shape) :] != shape):
+        link.refuse(f"has a scale of shape {list(scale.shape)}; what enters it is {list(shape)}")
+    return np.broadcast_to(scale.reshape(shape if scale.size > 1 else [1] * len(shape)), shape)
+
+
+def shortcut(neurons: Link, shape: tuple[int, ...], made: tuple[int, ...], stride: int, carry: float, first: int) -> Around:
+    """The shortcut to these neurons, by way of ``neurons.around``.
+
+    Args:
+        neurons: where it ends.
+        shape, made: of what it begins with, and of what the layers make that it leads around.
+        stride: how many pixels these step over together.
+        carry: what it begins with, as a multiple of what that is here.
+        first: number of the first of these layers.
+
+    Raises:
+        UserError: weights that shortcuts here do not have.
+    """
+    via = neurons.around
+    weight: np.ndarray | None = None
+    if via is not None and via.kind == "Scale":
+        scale = scale_of(via, shape)
+        if (scale != scale.flat[0]).any():
+            via.refuse("differs from neuron to neuron; a shortcut here brings what enters the block as it is")
+        carry *= float(scale.flat[0])
+    elif via is not None:
+        weight = array(via, "weight")
+        if getattr(via.node, "bias", None) is not None and array(via, "bias").any():
+            via.refuse("has a bias on a shortcut; add it to that of the map beside it")
+        fits = weight.ndim - 1 == len(shape) and weight.shape[:2] == (made[0], shape[0])
+        if weight.ndim > 2:
+            padding = np.ravel(padding_of(via, weight.shape[2:]))
+            fits = fits and set(weight.shape[2:]) == {1} and array(via, "groups").item() == 1 and not padding.any()
+            fits = fits and set(each(via, "stride", weight.ndim - 2)) == {stride}
+        if not fits:
+            via.refuse(
+                f"has weights {list(weight.shape)} on a shortcut; here these are a matrix, or a 1 × 1 kernel with the stride "
+                "of what it leads around"
+            )
+        once = float(weight.flat[0])
+        if shape == made and np.array_equal(weight, once * np.eye(made[0]).reshape(weight.shape)):
+            weight, carry = None, carry * once
+    if (weight is None) != (shape == made):
+        neurons.refuse(f"gets a shortcut from {list(shape)} to {list(made)}; here it has weights if, and only if, these differ")
+    return Around(weight, carry, first)
+
+
+def each(link: Link, name: str, axes: int) -> list[int]:
+    """One whole number for each axis."""
+    value = array(link, name).ravel()
+    if len(value) not in (1, axes) or (value % 1).any() or abs(value).max() > 2**31:
+        link.refuse(f"has {name} {shown(value.tolist())}; it must be {axes} whole numbers")
+    return [int(x) for x in np.broadcast_to(value, axes)]
+
+
+def padding_of(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Zeros before and after each axis; PyTorch's "same" puts the odd one at the end."""
+    padding = link.node.padding
+    if isinstance(padding, bytes | str):
+        same = padding in ("same", b"same")
+        total = [k - 1 if same else 0 for k in kernel]
+        return [t // 2 for t in total], [t - t // 2 for t in total]
+    sizes = each(link, "padding", len(kernel))
+    return sizes, sizes
+
+
+def commonest(values: list[np.ndarray]) -> float:
+    """The value that most neurons have, to six digits."""
+    short, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
+    return float(short[counts.argmax()])

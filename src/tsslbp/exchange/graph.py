@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -19,6 +19,8 @@ DEEPEST = 12
 FILTERS = {1, 2, 3, 32000}
 """HDF5's numbers of gzip, shuffle, checksum and LZF. Any other could load code from a plugin."""
 NEURONS = ("CubaLIF", "LIF", "IF")
+SHORTCUTS = ("Linear", "Affine", "Conv1d", "Conv2d", "Scale")
+"""Nodes that may be the only one on a shortcut."""
 
 
 def library() -> ModuleType:
@@ -115,11 +117,17 @@ def laterals(neurons: str, edges: set[tuple[str, str]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Link:
-    """A node of a chain: with neurons it may also hear itself, through ``lateral``."""
+    """A node of a chain: with neurons it may also hear itself, through ``lateral``, and an earlier node by a shortcut.
+
+    From ``opens`` a shortcut leads to the next node that ``closes`` one, by way of ``around``, or straight if that is None.
+    """
 
     name: str
     node: Any
     lateral: Any = None
+    opens: bool = False
+    closes: bool = False
+    around: "Link | None" = None
 
     @property
     def kind(self) -> str:
@@ -133,7 +141,8 @@ class Link:
 
 
 def chain(graph: Any) -> list[Link]:
-    """The nodes from the input to what comes before the output. Neurons may have one map from their spikes back to themselves.
+    """The nodes from the input to what comes before the output. Neurons may have one map from their spikes back to themselves,
+    and a shortcut may lead around some nodes to neurons.
 
     Raises:
         UserError: a graph that is no such chain; it names the node.
@@ -148,13 +157,20 @@ def chain(graph: Any) -> list[Link]:
         raise UserError(f"the graph has {len(starts)} inputs and {len(ends)} outputs; it must have one of each")
     here, seen = starts[0], set(starts)
     links = [_at(here, nodes)]
+    goal = ""  # of the shortcut that is open
     while here != ends[0]:
         after = sorted({b for a, b in edges if a == here})
         lateral = laterals(here, edges) if kinds[here] in NEURONS else []
         after = [name for name in after if name not in lateral]
         if lateral:
-            links[-1] = Link(here, nodes[here], nodes[lateral[0]])
+            links[-1] = replace(links[-1], lateral=nodes[lateral[0]])
             seen.add(lateral[0])
+        if here == goal:
+            goal = ""
+        if len(after) == 2 and not goal and (found := _shortcut(after, kinds, edges, nodes)) is not None:
+            goal, via, first = found
+            links[-1] = replace(links[-1], opens=True)
+            after = [first]
         if len(after) != 1 or len(lateral) > 1:
             said = f"leads to {', '.join(map(repr, map(shown, after + lateral))) or 'nothing'}"
             _at(here, nodes).refuse(
@@ -164,11 +180,33 @@ def chain(graph: Any) -> list[Link]:
         if here in seen:
             _at(here, nodes).refuse("is on a cycle; only neurons may hear themselves, through one Linear or Affine map")
         seen.add(here)
-        if here != ends[0]:
-            links.append(Link(here, nodes[here]))
+        if here == goal:
+            links.append(Link(here, nodes[here], closes=True, around=_at(via, nodes) if via else None))
+            seen.add(via)
+        elif here != ends[0]:
+            links.append(_at(here, nodes))
+    if goal:
+        _at(goal, nodes).refuse("ends a shortcut around the output; here neurons come behind it")
     if left := [name for name in nodes if name not in seen]:
         _at(left[0], nodes).refuse("is not on the way from the input to the output")
     return links
+
+
+def _shortcut(
+    after: list[str], kinds: dict[str, str], edges: set[tuple[str, str]], nodes: dict[str, Any]
+) -> tuple[str, str, str] | None:
+    """Where the shorter of two ways ends, the node on it ("" if there is none), and the first node of the other way; None if
+    neither is a shortcut to neurons."""
+    ways = []
+    for short, first in (after, after[::-1]):
+        following = {b for a, b in edges if a == short}
+        if kinds[short] in NEURONS:
+            ways.append((0, short, "", first))
+        elif kinds[short] in SHORTCUTS and len(following) == 1 and kinds[goal := following.pop()] in NEURONS:
+            heard = {a for a, b in edges if b == goal} - set(laterals(goal, edges))
+            if len(heard) == 2:
+                ways.append((1 + np.size(getattr(nodes[short], "weight", 0)), goal, short, first))
+    return min(ways)[1:] if ways else None
 
 
 def _at(name: str, nodes: dict[str, Any]) -> Link:

@@ -14,7 +14,7 @@ A file may have another f for every neuron. One within ROUNDING of 1 is taken fo
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,23 @@ import numpy as np
 import torch
 
 from tsslbp.architecture import Architecture
-from tsslbp.errors import UserError, shown
-from tsslbp.exchange.foreign import ROUNDING, Constants, Layer, alike, plain
+from tsslbp.errors import UserError
+from tsslbp.exchange.foreign import (
+    ROUNDING,
+    Around,
+    Constants,
+    Layer,
+    alike,
+    by_channel,
+    commonest,
+    each,
+    padding_of,
+    scale_of,
+    shortcut,
+)
 from tsslbp.exchange.graph import Link, array, chain
 from tsslbp.exchange.layers import common, grouped, undilated
-from tsslbp.layers import Recurrent, Spiking
+from tsslbp.layers import Recurrent, Residual, Spiking
 from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.networks import Network
 from tsslbp.notation import (
@@ -37,6 +49,7 @@ from tsslbp.notation import (
     NeuronSpec,
     PoolSpec,
     RecurrentSpec,
+    ResidualSpec,
     Spec,
     VoteSpec,
     parse,
@@ -45,6 +58,8 @@ from tsslbp.notation import (
     written,
 )
 
+MOST_NUMBERS = 2**28
+"""In a sample, in what a layer makes of one, and in a kernel that is padded with zeros."""
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
 
 
@@ -84,6 +99,12 @@ class _Reader:
         self.specs: list[Spec] = []
         self.paddings: list[int] = []
         self.carry = 1.0
+        self.columns: np.ndarray | None = None
+        """What Scale nodes multiply what enters the next map by, in its shape."""
+        self.row_scale = np.ones(1)
+        """What a Scale node multiplies the rows of the pending map by."""
+        self.opened: tuple[int, int, tuple[int, ...], float] | None = None
+        """Of a shortcut: parts of the notation and layers before it, shape and ``carry`` of what it begins with."""
         specs = list(unpacked(parse(like.network))) if like else []
         self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec)])
         self.convolutions = iter([spec for spec in specs if isinstance(spec, ConvSpec)])
@@ -97,6 +118,7 @@ class _Reader:
                 self._input(link, follower)
             case "Flatten":
                 self.shape = (math.prod(self.shape),)
+                self.columns = None if self.columns is None else self.columns.reshape(self.shape)
             case "SumPool2d" | "AvgPool2d":
                 self._pool(link)
             case "Linear" | "Affine":
@@ -105,10 +127,16 @@ class _Reader:
                 self._convolution(link)
             case "CubaLIF" | "LIF" | "IF":
                 self._neurons(link)
+            case "Scale":
+                self._scale(link)
             case "LI" | "CubaLI" | "I" | "Threshold":
                 link.refuse("does not spike and reset; CubaLIF, LIF and IF do")
             case _:
                 link.refuse("is of a kind that networks here do not have")
+        if link.opens:
+            if self.pending or self.columns is not None:
+                link.refuse("leads to two nodes; here a shortcut begins behind neurons, pooling or the input")
+            self.opened = len(self.specs), len(self.layers), self.shape, self.carry
 
     def _input(self, link: Link, follower: str) -> None:
         shape = tuple(int(size) for size in np.asarray(link.node.input_type["input"]).ravel())
@@ -116,6 +144,8 @@ class _Reader:
             shape = shape[1:]  # the batch of the sample that a graph was traced with
         if not 1 <= len(shape) <= 3 or min(shape) < 1:
             link.refuse(f"has shape {list(shape)}; it must be [features], [channels, length] or [channels, height, width]")
+        if math.prod(shape) > MOST_NUMBERS:
+            link.refuse(f"has shape {list(shape)}, which is more than {MOST_NUMBERS:,} numbers")
         self.shape = self.input_shape = shape
 
     def _pool(self, link: Link) -> None:
@@ -136,26 +166,60 @@ class _Reader:
         self.carry *= (1 / k**2 if link.kind == "AvgPool2d" else 1) / factor
         self.specs.append(ours)
         self.shape = (self.shape[0], *(n // k for n in self.shape[1:]))
+        if self.columns is not None:
+            self.columns = np.broadcast_to(by_channel(link, self.columns)[:, None, None], self.shape)
+
+    def _scale(self, link: Link) -> None:
+        scale = scale_of(link, self.shape)
+        if self.pending is not None:
+            (map_, spec, weight), rows = self.pending, by_channel(link, scale)
+            self.pending, self.row_scale = (map_, spec, _times(weight, rows)), self.row_scale * rows
+        elif (scale == scale.flat[0]).all() and scale.flat[0] > 0:
+            self.carry *= float(scale.flat[0])
+        else:
+            self.columns = scale if self.columns is None else self.columns * scale
+
+    def _shortcut(self, link: Link) -> Around | None:
+        """The shortcut that ends at these neurons; what it leads around becomes a residual block."""
+        if not link.closes or self.opened is None:
+            return None
+        (opened, first, shape, carry), self.opened = self.opened, None
+        inside, self.specs[opened:] = tuple(self.specs[opened:]), []
+        self.specs.append(ResidualSpec(inside))
+        stride = math.prod(getattr(spec, "stride", getattr(spec, "size", 1)) for spec in inside)
+        return shortcut(link, shape, self.shape, stride, carry, first)
 
     def _linear(self, link: Link) -> None:
         weight, entering = array(link, "weight"), math.prod(self.shape)
         if weight.ndim != 2 or weight.shape[1] != entering or len(weight) < 1:
             link.refuse(f"has weights {list(weight.shape)}; what enters it has {entering} numbers")
+        if self.columns is not None:
+            weight, self.columns = weight * self.columns.ravel(), None
+        self.row_scale = np.ones(len(weight))
         self.shape, self.pending = (len(weight),), (link, LinearSpec(len(weight)), weight)
 
     def _convolution(self, link: Link) -> None:
         weight, sizes, groups = array(link, "weight"), self.shape[1:], int(array(link, "groups").item())
-        stride, dilation = (_each(link, name, len(sizes)) for name in ("stride", "dilation"))
+        stride, dilation = (each(link, name, len(sizes)) for name in ("stride", "dilation"))
         fits = len(sizes) == int(link.kind[4]) == weight.ndim - 2 and groups >= 1
         fits = fits and min(*weight.shape, *stride, *dilation) >= 1
         if not fits or weight.shape[1] * groups != self.shape[0] or len(weight) % groups:
             link.refuse(f"has weights {list(weight.shape)} in {groups} groups; what enters it is {list(self.shape)}")
+        if self.columns is not None:
+            columns = np.repeat(by_channel(link, self.columns).reshape(groups, -1), len(weight) // groups, 0)
+            weight, self.columns = weight * columns.reshape(*weight.shape[:2], *[1] * len(sizes)), None
+        self.row_scale = np.ones(len(weight))
         reach = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-        before, after = _padding(link, reach)
-        each = zip(sizes, before, after, reach, stride, strict=True)
-        made = [(n + a + b - k) // s + 1 for n, a, b, k, s in each]
+        before, after = padding_of(link, reach)
+        axes = zip(sizes, before, after, reach, stride, strict=True)
+        made = [(n + a + b - k) // s + 1 for n, a, b, k, s in axes]
         if min(made) < 1 or min(before) < 0:
             link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
+        squared = math.prod(r + max(*before, *after) for r in reach)  # at most, where a square kernel is made of another
+        if max(len(weight) * math.prod(made), math.prod(weight.shape[:2]) * squared) > MOST_NUMBERS:
+            link.refuse(
+                f"makes {list(made)} of {list(sizes)} by padding {before} and a kernel {reach} wide, which is too large"
+            )
         hint = next(self.convolutions, None)
         if hint is not None and groups == 1 and (blocks := grouped(weight, hint.groups)) is not None:
             weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them
@@ -185,13 +249,14 @@ class _Reader:
                     f"hears itself through weights {list(found)}; only {n} × {n} behind a Linear or Affine map is possible"
                 )
             spec = RecurrentSpec(n)
-        layer = Layer(spec, map_, weight, offset, self.shape, self.carry, link)
+        layer = Layer(spec, map_, weight, offset * self.row_scale, self.shape, self.carry, link)
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
             link.refuse("resets to another potential than 0; neurons here reset to 0")
         if layer.rows("v_threshold").min() <= 0:
             link.refuse("has a threshold that is not positive")
         self.layers.append(layer)
         self.specs.append(spec)
+        layer.around = self._shortcut(link)
         self.carry = 1.0
 
     def network(self, time_steps: int) -> Network:
@@ -205,7 +270,10 @@ class _Reader:
         pairs = list(zip(self.layers, constants, strict=True))
         needed = [c.threshold / (c.gain * layer.carry) for layer, c in pairs]  # of neurons that keep their weights
         if "threshold" not in varied:
-            whole["threshold"] = self.like.threshold if self.like else _commonest(needed)
+            plain_ones = [
+                each for each, layer in zip(needed, self.layers, strict=True) if layer.around and layer.around.weight is None
+            ]  # a shortcut without weights leaves no choice
+            whole["threshold"] = self.like.threshold if self.like else commonest(plain_ones or needed)
             needed = [np.full(len(each), whole["threshold"]) for each in needed]
         scaled = [_scaled(layer, c, threshold) for (layer, c), threshold in zip(pairs, needed, strict=True)]
         found: dict[str, Any] = {
@@ -223,6 +291,10 @@ class _Reader:
         ):
             own = {"tau_m": c.tau_m, "tau_s": np.full(len(c.tau_m), tau_s), "threshold": threshold}
             _fill(layer, *tensors, {name: own[name] for name in varied})
+        shortcuts = {block.last: block.shortcut for block in network.layers if isinstance(block, Residual)}
+        for layer, (found_layer, c), threshold in zip(layers, pairs, needed, strict=True):
+            if found_layer.around is not None:
+                _fill_shortcut(shortcuts[layer], found_layer, c.gain * threshold / c.threshold * found_layer.around.factor)
         return network.eval()
 
     def _settings(self, constants: list[Constants]) -> tuple[dict[str, Any], set[str]]:
@@ -245,7 +317,7 @@ class _Reader:
             return whole, varied
         varied = {name for name, values in each.items() if not alike(values)}
         for name, values in each.items():
-            start = whole[name] = _commonest([values])
+            start = whole[name] = commonest([values])
             if name in varied and np.isinf(values).any():
                 raise UserError("some neurons are IF, which do not leak, and others leak; here all or none of a network do")
             if name in varied:
@@ -259,11 +331,21 @@ class _Reader:
         for layer, a, b in zip(self.layers, entering, leaving, strict=True):
             if layer.neurons.lateral is not None and not math.isclose(a, b, rel_tol=ROUNDING):
                 layer.neurons.refuse(f"hears itself by a synapse of {a:g} steps and is heard by one of {b:g}; here it is one")
+            if layer.around and not math.isclose(entering[layer.around.first], a, rel_tol=ROUNDING):
+                layer.neurons.refuse(
+                    f"hears its shortcut by a synapse of {a:g} steps, and the block hears it by another; here it is one"
+                )
         return leaving
 
     def _notation(self, biased: list[bool]) -> str:
         marks: Iterator[Beside] = iter(["b" if some else "" for some in biased])
-        specs = [replace(spec, beside=next(marks)) if isinstance(spec, NeuronSpec) else spec for spec in self.specs]
+
+        def marked(spec: Spec) -> Spec:
+            if isinstance(spec, ResidualSpec):
+                return ResidualSpec(tuple(map(marked, spec.layers)))
+            return replace(spec, beside=next(marks)) if isinstance(spec, NeuronSpec) else spec
+
+        specs = list(map(marked, self.specs))
         each = voters(self.like.network) if self.like else 1
         if each > 1 and len(self.layers[-1].weight) % each == 0:
             specs.append(VoteSpec(each))
@@ -303,26 +385,12 @@ def _fill(
             raise UserError(f"{name} of {layer} is not finite in float32; scale the weights and thresholds of the file")
 
 
-def _commonest(values: list[np.ndarray]) -> float:
-    """The value that most neurons have, to six digits."""
-    short, counts = np.unique([plain(value) for value in np.concatenate(values)], return_counts=True)
-    return float(short[counts.argmax()])
-
-
-def _each(link: Link, name: str, axes: int) -> list[int]:
-    """One whole number for each axis."""
-    value = array(link, name).ravel()
-    if len(value) not in (1, axes) or (value % 1).any() or abs(value).max() > 2**31:
-        link.refuse(f"has {name} {shown(value.tolist())}; it must be {axes} whole numbers")
-    return [int(x) for x in np.broadcast_to(value, axes)]
-
-
-def _padding(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Zeros before and after each axis; PyTorch's "same" puts the odd one at the end."""
-    padding = link.node.padding
-    if isinstance(padding, bytes | str):
-        same = padding in ("same", b"same")
-        total = [k - 1 if same else 0 for k in kernel]
-        return [t // 2 for t in total], [t - t // 2 for t in total]
-    each = _each(link, "padding", len(kernel))
-    return each, each
+@torch.no_grad()
+def _fill_shortcut(own: Spiking | None, layer: Layer, factor: np.ndarray) -> None:
+    """Give a shortcut its weights, times a factor for each row. Raises UserError for one without, whose factor is not 1."""
+    assert layer.around is not None
+    if layer.around.weight is None or own is None:
+        if (abs(factor - 1) > ROUNDING).any():
+            layer.neurons.refuse(f"gets {factor[0]:g} times what enters its block by the shortcut; here it gets that as it is")
+        return
+    own.weight.copy_(torch.from_numpy(_times(layer.around.weight, factor)))

@@ -3,20 +3,19 @@
     proto = to_onnx(model)                # an onnx.ModelProto
     write(proto, "network.onnx")
 
-The graph has the inputs and outputs of :class:`Whole`, with a batch of any size N:
+The graph has these inputs and outputs, with a batch of any size N:
 
     samples   [N, ...]          as they are stored, uint8 or float32; normalisation, bins and changes are part of the graph
     lengths   [N], int64        of sequences only: how many stored steps each has before its padding
     output    [T, N, classes]   output currents; of an ANN its class probabilities, T = 1
     answer    [N], int64        the class with the largest sum over t, -1 where no output neuron spikes
 
-Time is written out step by step, so the graph grows with T. ``torch.export`` traces the readable reference (``neuron.py``),
-because the C++ kernels have no form in ONNX.
+``lowering.py`` writes the layers. It does not go by way of ``torch.onnx.export``, which writes every step out and takes many
+times as long.
 """
 
 import copy
 import json
-import warnings
 from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,22 +23,21 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from tsslbp import encoding, files
 from tsslbp.data import Split
 from tsslbp.errors import UserError, shown
-from tsslbp.layers import Spiking
+from tsslbp.exchange.lowering import FLOAT, INT64, Writer, answers, evidence, prepared
 from tsslbp.metrics import decode
 from tsslbp.networks import Network
-from tsslbp.signal import within
 from tsslbp.training import Model
 from tsslbp.training.model import alone
 
 OPSET = 18
 """Version of ONNX's operators that a graph is written in."""
-MOST_STEPS = 300
-"""Steps of all spiking layers together that are written out."""
+IR = 8
+"""Version of the file format that goes with it."""
+UINT8 = 2
 MOST_BYTES = 2**31 - 2**20
 """An ONNX file is one protobuf message, which has to stay below 2 GiB."""
 AT_ONCE = 100
@@ -56,60 +54,39 @@ def _library(name: str) -> ModuleType:
         raise UserError(f"ONNX files need the package {name}: pip install 'tsslbp[onnx]'") from None
 
 
-class Whole(nn.Module):
-    """A model as one function of raw samples, which is what the graph computes."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        network = copy.deepcopy(model.network).cpu()
-        network.fold()
-        for layer in network.modules():
-            if isinstance(layer, Spiking):
-                layer.quantise("float")  # the folded weights already are what they are rounded to
-                layer.backend = "reference"
-        self.network, self.inputs = network, model.inputs
-        self.requires_grad_(False).eval()
-
-    def forward(self, samples: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Output ``[T, N, classes]`` and answers ``[N]`` for samples ``[N, ...]``, whose sequences have ``lengths`` ``[N]``."""
-        output = self.network.evidence(self.network(self.inputs(samples, 0, lengths)))
-        if lengths is not None:
-            output = within(output, self.inputs.lengths(lengths))
-        return output, decode(output)
-
-
 def to_onnx(network: Network | Model) -> Any:
     """A network, or a model with its preparation of samples, as an ``onnx.ModelProto``.
 
     Raises:
-        UserError: what the graph cannot say: Poisson spikes, filters of series, more steps than it makes sense to write out.
-            onnx or onnxscript is not installed.
+        UserError: what the graph cannot say: Poisson spikes, filters of series. onnx is not installed.
     """
-    for name in ("onnx", "onnxscript"):
-        _library(name)
     model = network if isinstance(network, Model) else alone(network)
     _check(model)
-    given: list[Tensor] = [torch.zeros(2, *model.sample_shape, dtype=_stored_as(model))]
-    if model.inputs.sequence:
-        given.append(torch.full((2,), model.inputs.raw_steps))
-    n = torch.export.Dim("N", min=1)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, on its own insides
-        program = torch.onnx.export(
-            Whole(model),
-            tuple(given),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=({0: n},) * len(given),
-            input_names=["samples", "lengths"][: len(given)],
-            output_names=["output", "answer"],
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
-    # Instead of failing, the exporter falls back to a graph for as many samples as it was shown.
-    assert all(value.type.tensor_type.shape.dim[0].dim_param == "N" for value in proto.graph.input)
-    _remove_traces(proto)
+    helper = _library("onnx").helper
+    network = copy.deepcopy(model.network).cpu().float()
+    network.fold()
+    w, inputs = Writer(helper), model.inputs
+    lengths = "lengths" if inputs.sequence else None
+    static = not inputs.sequence and encoding.get(inputs.encoding) is None
+    x = prepared(w, inputs, "samples", lengths, model.sample_shape)
+    steps = None
+    if lengths is not None:
+        steps = w.op("Div", w.op("Add", lengths, torch.tensor(inputs.bin - 1)), torch.tensor(inputs.bin))
+    with torch.no_grad():
+        made = evidence(w, network, x, static, steps)
+    found = answers(w, made)
+    for name, source in (("output", made), ("answer", found)):
+        w.nodes.append(helper.make_node("Identity", [source], [name]))
+    stored = UINT8 if _stored_as(model) == torch.uint8 else FLOAT
+    values = [helper.make_tensor_value_info("samples", stored, ["N", *model.sample_shape])]
+    values += [helper.make_tensor_value_info("lengths", INT64, ["N"])] if lengths else []
+    steps_out = model.network.time_steps if model.network.is_spiking else 1
+    outputs = [
+        helper.make_tensor_value_info("output", FLOAT, [steps_out, "N", len(model.classes)]),
+        helper.make_tensor_value_info("answer", INT64, ["N"]),
+    ]
+    graph = helper.make_graph(w.nodes, "network", values, outputs, w.constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     _describe(proto, model)
     return proto
 
@@ -121,12 +98,6 @@ def _check(model: Model) -> None:
         raise UserError("the model filters series, which is not written as ONNX yet; train it with --filters 0")
     if isinstance(encoding.get(inputs.encoding), encoding.Poisson):
         raise UserError("its samples become random spikes, which an ONNX graph cannot draw; train with --encoding constant")
-    steps = network.time_steps * sum(isinstance(layer, Spiking) for _, layer in network.named_layers())
-    if network.is_spiking and steps > MOST_STEPS:
-        raise UserError(
-            f"ONNX writes every step out, which would be {steps:,} steps of all layers together; the most is {MOST_STEPS:,}: "
-            "take fewer time steps, or --format c"
-        )
     if sum(weight.nbytes for weight in network.state_dict().values()) > MOST_BYTES:
         raise UserError("its weights take more than 2 GiB, which an ONNX file cannot hold; train a smaller network")
 
@@ -137,13 +108,6 @@ def _stored_as(model: Model) -> torch.dtype:
     return torch.uint8 if stored == "uint8" else torch.float32
 
 
-def _remove_traces(proto: Any) -> None:
-    """Remove what the exporter notes of this machine: lines of source with their paths, at every node and value."""
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        del part.metadata_props[:]
-
-
 def _describe(proto: Any, model: Model) -> None:
     version = metadata.version("tsslbp")
     proto.producer_name, proto.producer_version = "tsslbp", version
@@ -152,7 +116,6 @@ def _describe(proto: Any, model: Model) -> None:
         "classes": "\n".join(model.classes),
         "tsslbp": json.dumps(model.about()),
     }
-    del proto.metadata_props[:]
     for key, value in told.items():
         proto.metadata_props.add(key=key, value=value)
 

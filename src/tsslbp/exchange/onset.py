@@ -61,12 +61,14 @@ def with_onset(graph: Any) -> Any:
     """A graph of ours whose neurons have leaks, with an onset channel in their place; as it is without leaks.
 
     Raises:
-        UserError: a convolution so padded that none of its weights always meets a pixel.
+        UserError: a convolution so padded that none of its weights always meets a pixel; shortcuts.
     """
-    nodes = dict(graph.nodes)
-    places = list(_places(graph, 0, nodes))
-    if not any(array(place.neurons, "v_leak").any() for place in places):
+    nodes, links = dict(graph.nodes), chain(graph)
+    if not any(array(link, "v_leak").any() for link in links if link.kind == "CubaLIF"):
         return graph
+    if any(link.closes for link in links):
+        raise UserError("an onset channel does not go around a residual block; export with --bias leak")
+    places = list(_places(graph, 0, nodes))
     nir = library()
     for place in places:
         rows, q = place.rows, 1 - 1 / place.tau_s

@@ -12,9 +12,13 @@ units, v = u·τs/g, for
 The synapse commutes with the weights. So the synapse of a CubaLIF is that of what enters the layer, weights stay as they are,
 and the graph takes raw samples, one at every step. Sum pooling has no factor in NIR: the factors g of the pools between a layer
 and the neurons before it go to the threshold. With τs = 1 a bias b is that of the map, b/g; else it is the leak.
+
+The shortcut of a residual block is a second edge into the neurons: they add up what comes in. Its own factor of pooling,
+divided by g, is in its weights, which are multiples of the unit matrix if it has none.
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +35,11 @@ DT = 1e-4
 """Seconds of a step, what most readers of NIR take for granted."""
 UNIT = "input_unit"
 """Entry of the metadata of networks of few bits, to whose multiples input is rounded."""
-NEURONS = "{}_neurons"
-"""Name of the node that holds a layer's neurons."""
+
+
+def neurons_of_layer(name: str) -> str:
+    """Name of the node that holds a layer's neurons. A layer in a block has a dot in its name, which other programs refuse."""
+    return f"{name.replace('.', '_')}_neurons"
 
 
 def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -95,13 +102,19 @@ class _Writer:
             case Dropout() | Vote():  # in evaluation nothing is dropped; votes are counted outside the graph
                 pass
             case Residual():
-                raise UserError(f"layer {name!r} is a residual block, which this export does not write yet")
+                before = _Before(self.last, self.gain, self.tau_s, self.signal, layer.shortcut)
+                for inner, part in layer.named_layers():
+                    if part is layer.last:
+                        self._spiking(f"{name}_{inner}", layer.last, before)
+                    else:
+                        self.layer(f"{name}_{inner}", part)
             case _:
                 raise UserError(
                     f"layer {name!r} is {type(layer).__name__}, which NIR has no node for; use sum or average pooling of images"
                 )
 
-    def _spiking(self, name: str, layer: Spiking) -> None:
+    def _spiking(self, name: str, layer: Spiking, before: "_Before | None" = None) -> None:
+        """Append a map and neurons, with a shortcut to these from ``before``."""
         neuron, gain, tau_s = layer.neuron, self.gain, self.tau_s
         if not neuron.reset:
             raise UserError(f"layer {name!r} has neurons without a reset, which NIR has not")
@@ -131,14 +144,44 @@ class _Writer:
             "v_threshold": tau_s * threshold / gain,
             "v_reset": np.zeros(self.shape),
         }
-        neurons = NEURONS.format(name)
+        neurons = neurons_of_layer(name)
         self.append(neurons, self.nir.CubaLIF(**constants))
+        if before is not None:
+            self._shortcut(name, before, before.gain / gain, tau_s)
         if isinstance(layer, Recurrent):
             lateral = layer.lateral.detach()
             back = lateral if gain == 1 else lateral.double() / gain
             self.nodes[f"{name}_lateral"] = self.nir.Linear(back.contiguous().numpy())
             self.edges += [(neurons, f"{name}_lateral"), (f"{name}_lateral", neurons)]
         self.gain = 1.0
+
+    def _shortcut(self, name: str, before: "_Before", part: float, tau_s: float) -> None:
+        """Append what leads from before a block to its last neurons, ``part`` times it."""
+        if before.tau_s != tau_s:
+            raise UserError(f"layer {name!r} gets a shortcut of another tau_s than its input; in NIR both have one synapse")
+        source, neurons = before.last, neurons_of_layer(name)
+        if before.through is not None:
+            node = self._map(name, before.through, torch.zeros(len(before.through.weight)), tuple(before.signal.shape[2:]))
+            if part != 1:
+                node.weight = node.weight.astype(np.float64) * part
+        elif part != 1:
+            node = self._times(part)
+        else:
+            self.edges.append((source, neurons))
+            return
+        self.nodes[f"{name}_shortcut"] = node
+        self.edges += [(source, f"{name}_shortcut"), (f"{name}_shortcut", neurons)]
+
+    def _times(self, part: float) -> Any:
+        """A map of ``part`` times the unit matrix, of every pixel; no importer tried has a node of kind Scale."""
+        channels, *sizes = self.shape
+        matrix = part * np.eye(channels)
+        if not sizes:
+            return self.nir.Linear(matrix)
+        kernel, none = matrix.reshape(channels, channels, *[1] * len(sizes)), np.zeros(channels)
+        if len(sizes) == 1:
+            return self.nir.Conv1d(sizes[0], kernel, 1, 0, 1, groups=1, bias=none)
+        return self.nir.Conv2d(tuple(sizes), kernel, (1, 1), (0, 0), (1, 1), groups=1, bias=none)
 
     def _map(self, name: str, layer: Spiking, bias: Tensor, entering: tuple[int, ...]) -> Any:
         """The node of a layer's weights; ``entering`` is the shape of what they meet."""
@@ -161,6 +204,17 @@ class _Writer:
         if isinstance(layer, Conv1d):
             return self.nir.Conv1d(sizes[0], weight, stride[0], padding[0], dilation[0], groups=1, bias=offset)
         return self.nir.Conv2d(sizes, weight, stride, padding, dilation, groups=1, bias=offset)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What enters a residual block: the last node before it, what that leaves out, and what the shortcut goes through."""
+
+    last: str
+    gain: float
+    tau_s: float
+    signal: Tensor
+    through: Spiking | None
 
 
 def _each(value: float | Tensor, shape: tuple[int, ...]) -> np.ndarray:

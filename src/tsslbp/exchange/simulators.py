@@ -98,6 +98,9 @@ def _step(node: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
             return lambda x: F.avg_pool2d(x, kernel, stride, divisor_override=divisor)
         case "Flatten":
             return lambda x: x.flatten(1)
+        case "Scale":
+            scale = tensor("scale")
+            return lambda x: x * scale
         case "CubaLIF":
             rate = DT / tensor("tau_mem")
             return _neurons(tensor, DT / tensor("tau_syn"), tensor("w_in"), rate, tensor("v_leak"))

@@ -266,6 +266,7 @@ def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
     return Split(x, torch.arange(len(x)), lengths)
 
 
+@torch.inference_mode(False)  # or the weights could not be trained, nor seen to change, by who loads in inference mode
 def load(path: str | Path) -> Model:
     """A model from ``model.safetensors``, or from the folder of the run that wrote it; standardised weights come folded.
 
