@@ -4,6 +4,7 @@ However many there are, memory holds their names, sizes and labels, and a bounde
 PyTorch ``DataLoader``. They are sent the paths of a batch, so none of them holds the names of all files.
 """
 
+import atexit
 import os
 import signal
 import threading
@@ -109,7 +110,6 @@ class Pool:
         self.decoder, self.workers = decoder, workers
         self._requests, self._busy = _Requests(), False
         self._loaders: list[DataLoader[Decoded]] = []
-        weakref.finalize(self, self._loaders.clear)  # ends the workers, also where the program ends
 
     def decoded(self, requests: Iterable[tuple[Paths, list[int] | None]]) -> Iterator[Decoded]:
         """What the decoder makes of each request, in their order.
@@ -137,7 +137,15 @@ class Pool:
         finally:
             self._busy = False
 
+    def end(self) -> None:
+        """End the workers; new ones start where they are needed."""
+        for loader in self._loaders:
+            if loader._iterator is not None:
+                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        self._loaders.clear()
+
     def _made(self) -> DataLoader[Decoded]:
+        atexit.register(_end, weakref.ref(self))
         return DataLoader(
             self.decoder,
             batch_size=None,
@@ -158,6 +166,12 @@ class _Requests:
 
     def __iter__(self) -> Iterator[Any]:
         return self.left
+
+
+def _end(pool: "weakref.ref[Pool]") -> None:
+    """End the workers of a pool with the program, before ``multiprocessing`` waits for them."""
+    if (left := pool()) is not None:
+        left.end()
 
 
 def _as_it_is(batch: Any) -> Any:
