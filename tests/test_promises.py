@@ -22,7 +22,18 @@ from tsslbp.tables import markdown
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS_PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-BY_HAND = ("checks", "constants", "depth", "exchange", "pictures", "residual", "spike-trains", "streaming", "without-fallback")
+BY_HAND = (
+    "checks",
+    "constants",
+    "depth",
+    "exchange",
+    "few-bits",
+    "pictures",
+    "residual",
+    "spike-trains",
+    "streaming",
+    "without-fallback",
+)
 """Folders of results whose page is not made by ``tsslbp report``."""
 RESULTS = sorted(path.parent.name for path in ROOT.glob("results/*/seed0.jsonl") if '"f1"' not in path.read_text())
 
@@ -87,7 +98,11 @@ def test_results_table_is_that_of_the_folder():
 
 def test_speeds_are_those_of_the_newest_result():
     page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
-    results = [path for path in ROOT.glob("benchmarks/results/*.json") if not path.name.startswith(("against-", "inference-", "tables"))]
+    results = [
+        path
+        for path in ROOT.glob("benchmarks/results/*.json")
+        if not path.name.startswith(("against-", "inference-", "tables"))
+    ]
     newest = max(results, key=lambda path: json.loads(path.read_text())["date"])
     assert bench.table(json.loads(newest.read_text())) in page
     assert newest.name in page
