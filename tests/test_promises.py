@@ -30,6 +30,7 @@ BY_HAND = (
     "few-bits",
     "pictures",
     "residual",
+    "silence",
     "spike-trains",
     "streaming",
     "without-fallback",
@@ -115,6 +116,12 @@ def test_times_of_inference_are_those_of_the_result(monkeypatch):
     assert path.name in page
     for weights in ("trained", "first"):
         assert importlib.import_module("inference").table(result, weights) in page
+
+
+def test_silence_in_the_docs_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert all(table.strip() in page for table in importlib.import_module("silence").table().split("\n\n"))
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*/*.json")), ids=lambda path: path.parent.name)

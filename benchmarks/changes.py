@@ -1,8 +1,8 @@
 """What it is worth to multiply only what changes (``tsslbp.sparse``), on a quiet machine.
 
-python benchmarks/sparse.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples, with
+python benchmarks/changes.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples, with
                                                    trained and first weights, and of nmnist-cnn-head with first weights: a table
-python benchmarks/sparse.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
+python benchmarks/changes.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
 """
 
 import copy
