@@ -1,7 +1,7 @@
 """What it is worth to multiply only what changes (``tsslbp.sparse``), on a quiet machine.
 
-python benchmarks/changes.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples, with
-                                                   trained and first weights, and of nmnist-cnn-head with first weights: a table
+python benchmarks/changes.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples,
+                                                    with trained and first weights, and of nmnist-cnn-head with first weights
 python benchmarks/changes.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
 """
 

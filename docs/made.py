@@ -40,6 +40,8 @@ MODULES = {
     "tsslbp.layers": "Layers",
     "tsslbp.neuron": "The neuron",
     "tsslbp.rules": "Learning rules",
+    "tsslbp.quantisation": "Weights of few bits",
+    "tsslbp.sparse": "Maps by what changes",
     "tsslbp.losses": "Losses",
     "tsslbp.encoding": "Encoders",
     "tsslbp.signal": "Signals",

@@ -206,6 +206,7 @@ def test_training_goes_on_in_mid_epoch(config):
         training.train(replace(config, name="cut", epochs=3, resume=True))
 
 
+@pytest.mark.slow
 def test_the_command_line(config, folder, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = ["--data", f"image-folder:{folder}", "--epochs", "2", "--name", "one", "--workers", "1"]
@@ -304,6 +305,7 @@ def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     assert not any("\n" in text for _, text in faults)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_noticed():
     train = load(PICTURES, workers=1).train
     batches = train.batches((torch.tensor([number % 20]), None) for number in range(1000))
