@@ -29,7 +29,7 @@ WITHOUT_PAGE = rf"tsslbp\.({PLAIN}|data\.(audio|found|own|readers)|training\.sco
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tsslbp\.[a-z]).*"),  # names of Python and PyTorch, and of types
     ("py:.*", WITHOUT_PAGE),
-    ("py:.*", r"tsslbp\..*(\._\w+|Numbers)"),
+    ("py:.*", r"tsslbp\..*(\._\w+|\.T|Numbers)"),
 ]
 
 
