@@ -223,6 +223,7 @@ def joined() -> Iterator[Group]:
     token = _GROUP.set(whole)
     try:
         yield whole
+        whole.add_(torch.zeros(()))  # all leave together, or gloo may abort one whose connections end while it tears them down
     except BaseException as error:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks all to end as soon as one has; this one is about to
