@@ -264,6 +264,40 @@ def test_every_stepper_answers(words):
 
 
 @pytest.mark.slow
+def test_what_changes_and_what_silence_gains(script, monkeypatch):
+    net = tsslbp.build("20-40-10", input_shape=(8,), time_steps=5, tau_m=5, tau_s=3).eval()
+    monkeypatch.setattr(tsslbp.sparse, "WORK", 0)
+    once, limits = script("changes").changing(net, torch.zeros(30, 8)), (tsslbp.sparse.MOST_FLAT, tsslbp.sparse.MOST_CONVOLVED)
+    assert once["linear2"] == 0  # nothing enters, so nothing changes
+    assert script("changes").changing(net, 3 * torch.rand(30, 8))["linear2"] > 0.01
+    assert limits == (tsslbp.sparse.MOST_FLAT, tsslbp.sparse.MOST_CONVOLVED)
+    ((name, weights, changes, *times),) = script("changes").compared(
+        "small", {"first": net}, torch.rand(30, 8), torch.arange(30) % 10, 0.0
+    )
+    assert (name, weights) == ("small", "first")
+    assert "linear2" in changes
+    assert all(float(time) > 0 for time in times)
+    module = script("silence")
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    config = TrainConfig(network="20-40-10", epochs=2, rate_penalty=1.0, rate_upper=0.0)
+    found = module.run(config)
+    assert [set(epoch["us"]) for epoch in found["epochs"]] == 2 * [{"events", "dense"}]
+    chosen = max(found["epochs"], key=lambda epoch: epoch["validation_accuracy"])
+    assert found["test_accuracy"] == chosen["test_accuracy"] <= found["best_test_accuracy"]
+    assert module.settings("tssl", 0, 1, Path()).rate_upper == 1
+    assert module.settings("tssl+", 3, 1, Path()).rate_upper == 0
+
+
+@pytest.mark.slow
+def test_what_working_together_costs(script, monkeypatch, capsys):
+    module = script("scaling")
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    module.main("quickstart")
+    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line)
+    assert 0 < float(rows["ratio"]) < 2
+    assert 0 < float(rows["of it adding up, ms"]) < float(rows["a step, ms"])
+
+
 def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
     module = script("few_bits")
     small = replace(recipes.get("quickstart"), network="12-10", padding=(0,), batch_size=100, recipe="small")

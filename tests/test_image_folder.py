@@ -194,6 +194,19 @@ def test_training_does_not_depend_on_the_number_of_workers(config):
     assert all(0 <= record["data_wait"] <= 1 for record in training.history(folders[2]))
 
 
+def test_workers_are_free_for_the_evaluation_of_an_epoch(config, monkeypatch):
+    decoded, busy = Pool.decoded, []
+
+    def noted(pool, requests):
+        busy.append(pool._busy)
+        return decoded(pool, requests)
+
+    monkeypatch.setattr(Pool, "decoded", noted)
+    training.train(replace(config, workers=1, epochs=1, name="free"))
+    assert len(busy) > 2
+    assert not any(busy)
+
+
 def test_training_goes_on_in_mid_epoch(config):
     whole, _ = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted):

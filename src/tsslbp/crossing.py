@@ -15,7 +15,7 @@ from torch import Tensor
 from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF, ByConstant
+from tsslbp.neuron import LIF, ByConstant, transformed
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant
 
@@ -34,7 +34,7 @@ def neurons(
     What an engine does in one pass is left to it; what it does not do is done before and after.
     """
     x, response = current if isinstance(current, Constant) else (current, None)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # these would find no gradient, silently
+    if transformed():  # which would find no gradient, silently
         _refuse_other_modes(x, response, state, *neuron.tensors)
     if x.dtype == torch.float16:
         x = x.float()
@@ -164,7 +164,7 @@ def recurrent(
         return None
     if any(x.dtype != full or x.device != drive.device for x in (lateral, state) if x is not None):
         return None
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transformed():
         _refuse_other_modes(*operands)
     if learning:
         return RecurrentCrossing.apply(*operands, engine, formula, neuron, adaptation, rule.through_lateral, half)
@@ -205,8 +205,9 @@ class RecurrentCrossing(torch.autograd.Function):
         error = membrane.new_zeros(1, 1, 1).expand_as(membrane) if psc_gradient is None else psc_gradient
         operands = formula, error, after, membrane, lateral, state, _with(ctx.neuron, constants), ctx.adaptation, ctx.half_drive
         learns = ctx.needs_input_grad[1]
-        made = engine.recurrent_backward(*operands, through_lateral=ctx.through_lateral, learns=learns)
-        drive, back, weights, by_neuron = made
+        drive, back, weights, by_neuron = engine.recurrent_backward(
+            *operands, through_lateral=ctx.through_lateral, learns=learns
+        )
         return drive, weights, back, *_added(by_neuron, constants, ctx.needs_input_grad[3:6]), *[None] * 6
 
 

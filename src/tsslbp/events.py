@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Vote
+from tsslbp.neuron import transformed
 from tsslbp.plans import Declined, Planner
 from tsslbp.signal import constant_current
 
@@ -135,8 +135,7 @@ def _watched() -> bool:
     """Whether something wants to see or change every operation, as autocast, transforms and modes do."""
     return bool(
         torch.is_autocast_enabled("cpu")
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or transformed()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or hooks._global_forward_hooks

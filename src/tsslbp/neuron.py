@@ -224,9 +224,14 @@ def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Ten
 
 def _differentiated(*tensors: Tensor | None) -> bool:
     """Whether anybody may want a derivative by any of these, or a program of what happens to them."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or transformed():
         return True
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode AD may see every operation."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> Tensor:

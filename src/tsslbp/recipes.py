@@ -165,7 +165,7 @@ RECIPES: dict[str, Recipe] = {
         "88.98 ± 0.27 and 91.41 after 150 epochs, plain networks",
     ),
     "cifar10-resnet18": Recipe(
-        "CIFAR-10 on the ResNet-18 of the field, four steps; never trained in full, as an epoch takes hours on two cores",
+        "CIFAR-10 on the ResNet-18 of the field, four steps; not trained here yet, and meant for a GPU or several processes",
         replace(
             _deep,
             recipe="cifar10-resnet18",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.kernels import cpp
+from tsslbp.neuron import transformed
 
 WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than they save."""
@@ -68,7 +69,7 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
     typed = signal.dtype == weight.dtype and signal.dtype in (torch.float32, torch.float64)
     if cpp.NOT_LOADED is not None or work < WORK or len(weight) < OUTPUTS or not (fits and typed):
         return []
-    if torch._C._are_functorch_transforms_active():
+    if transformed():
         return []
     found: list[Tensor] = torch.ops.tsslbp.changes(
         _channels_last(signal.detach(), 2), tau_s, MOST_CONVOLVED if map_.kernel else MOST_FLAT

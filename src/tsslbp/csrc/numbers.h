@@ -87,6 +87,7 @@ struct AdaptationNumbers {
 
 struct TsslNumbers {
   static constexpr const char* GROUP = "tssl";
+  static constexpr bool through_reset = false;
   Fields f;
   bool timing = f.flag("timing"), inter = f.flag("inter"), reset = f.flag("reset"), leak = f.flag("leak");
   bool error_reset = f.flag("error_reset");

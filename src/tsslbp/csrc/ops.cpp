@@ -125,22 +125,18 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
 template <class T, class Constants>
 T firing_rate(const Gradient<T>& g, const Constants& constants) {
   std::atomic<int64_t> total{0};
-  const int64_t lanes = LANES<T, true>;
-  const auto walk = [&](int64_t begin, int64_t end) TSSLBP_LAMBDA {
-    int64_t count = 0;
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * lanes, width = std::min(lanes, g.n - first);
+  const auto count = [&](int64_t begin, int64_t end) TSSLBP_LAMBDA {
+    for (int64_t first = begin; first < end; first += LANES<T, true>) {
+      const int64_t width = std::min(LANES<T, true>, end - first);
       const auto c = constants.at(first, width);
       for (int64_t t = 0; t < g.steps; ++t) {
-        const T* __restrict u = g.membrane + t * g.n + first;
         int32_t fired = 0;
-        for (int64_t j = 0; j < width; ++j) fired += u[j] > c.threshold(j);
-        count += fired;
+        for (int64_t j = 0; j < width; ++j) fired += g.membrane[t * g.n + first + j] > c.threshold(j);
+        total += fired;
       }
     }
-    total += count;
   };
-  in_parallel(walk, (g.n + lanes - 1) / lanes, GRAIN / lanes / g.steps);
+  in_parallel(count, g.n, GRAIN / g.steps);
   return T(total) / T(g.steps * g.n);
 }
 
@@ -241,7 +237,6 @@ struct RecurrentOperands {
     STD_TORCH_CHECK(x.is_cpu() && x.dim() == 3 && x.size(0) >= 1,
                     "tsslbp: the sequence of a recurrent layer is not [T, B, N] on the CPU with T at least 1");
   }
-
   int64_t rows() const { return adaptation ? 5 : 3; }
 
   // Contiguous, if it is a state of the layer or the gradient of one.
@@ -253,7 +248,6 @@ struct RecurrentOperands {
     return torch::stable::contiguous(*x);
   }
 
-  // `one_tau_s` says whether one is given for all.
   template <class T, class Constants>
   RecurrentLayer<T, Constants> layer(const Constants& constants) const {
     const double decay = adaptation ? 1 - 1 / adaptation->tau_a : 0, beta = adaptation ? adaptation->beta : 0;
@@ -297,9 +291,6 @@ std::vector<Tensor> recurrent(const Tensor& drive, const Tensor& lateral, const 
   });
   return made;
 }
-
-bool through_reset(const TsslNumbers&) { return false; }
-bool through_reset(const SurrogateNumbers& rule) { return rule.through_reset; }
 
 // Whether the rule asks for the post-synaptic current. Raises if it must know the whole sequence at once.
 bool needs_psc(const TsslNumbers& rule) {
@@ -359,7 +350,7 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
           run_here<T>(op, gradient.n);
         };
         in_parallel(RecurrentBackward<T, Constants>{
-                        layer, neurons, through_lateral, through_reset(numbers), asks_psc,
+                        layer, neurons, through_lateral, numbers.through_reset, asks_psc,
                         Source<T>{e.data_ptr(), e.stride(0), is_half(e), {}}, data<T>(last), u.const_data_ptr<T>(),
                         with.lateral.const_data_ptr<T>(), Target<T>{delta, size, half, {}},
                         filtered ? filtered->mutable_data_ptr<T>() : nullptr, back, by_constant, heard},

@@ -126,8 +126,7 @@ template <class T, class Constants>
 struct RecurrentLayer {
   int64_t steps, batch, n;
   Constants constants;  // of n neurons
-  bool one_tau_s;
-  bool adapts;
+  bool one_tau_s, adapts;  // whether all have the same τs
   T adaptation_decay, beta;  // 1 - 1/τa and β
   const T* state;
 

@@ -9,7 +9,7 @@ potential is equal to rounding only.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,9 @@ class Cpp(Engine):
         layout, flat = flatten(current if form.response is None else current[None], form.pool)
         before = None if state is None else layout.flatten(state)
         pool = _pool(layout, form.pool)
-        made = torch.ops.tsslbp.lif(flat, form.response, before, *_constants(neuron, layout), pool, form.half_psc, keep)
+        made = torch.ops.tsslbp.lif(
+            flat, form.response, before, *_constants(neuron, layout.repeating), pool, form.half_psc, keep
+        )
         membrane = layout.restore(made[1]) if keep else None
         return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
 
@@ -90,7 +92,7 @@ class Cpp(Engine):
         layout, u = flatten(membrane, form.pool)
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
-        constants, pool = _constants(neuron, layout), _pool(layout, form.pool)
+        constants, pool = _constants(neuron, layout.repeating), _pool(layout, form.pool)
         made = getattr(torch.ops.tsslbp, f"{family}_backward")(
             e, u, form.response, before, after, *constants, numbers, pool, form.half_current
         )
@@ -110,7 +112,7 @@ class Cpp(Engine):
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        constants, numbers = _of_each(neuron, drive.shape[2])
+        constants, numbers = _constants(neuron, _of_each(drive.shape[2]))
         made = torch.ops.tsslbp.recurrent(drive, lateral, state, constants, numbers, list(adaptation or ()), half_psc, keep)
         return made[2] if keep else None, made[0], made[1]
 
@@ -130,7 +132,7 @@ class Cpp(Engine):
         learns: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, ByConstant]:
         family, numbers = formula
-        constants = _of_each(neuron, membrane.shape[2])
+        constants = _constants(neuron, _of_each(membrane.shape[2]))
         operands = error, after, membrane, lateral, state, *constants, list(adaptation or ()), numbers
         backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
         own_tau_s = isinstance(neuron.tau_s, Tensor) and neuron.tau_s.numel() > 1
@@ -143,26 +145,20 @@ class Cpp(Engine):
         return delta.bfloat16() if half_drive else delta, back, weights, by_constant
 
 
-def _constants(neuron: LIF, layout: Layout) -> tuple[Tensor | None, list[float]]:
-    """Constants as the operators take them: none and numbers, or a table ``[3, P]`` and none."""
+def _constants(neuron: LIF, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor | None, list[float]]:
+    """Constants as the operators take them: none and numbers, or none of these and a table, which ``spread`` makes of
+    ``[3, ...]``."""
+    values = [neuron.tau_m, neuron.tau_s, neuron.threshold]
     if not neuron.varies:
-        return None, [neuron.tau_m, neuron.tau_s, neuron.threshold]
-    return layout.repeating(_table(neuron)), []
-
-
-def _of_each(neuron: LIF, n: int) -> tuple[Tensor | None, list[float]]:
-    """The same for a recurrent layer of n neurons: the table is ``[3, N]``."""
-    if not neuron.varies:
-        return None, [neuron.tau_m, neuron.tau_s, neuron.threshold]
-    return _table(neuron).view(3, -1).expand(3, n or 1), []
-
-
-def _table(neuron: LIF) -> Tensor:
-    """Constants of which some are tensors, ``[3, ...]``."""
+        return None, values
     like, shape = next(value for value in neuron.tensors if value is not None), _shape(neuron)
-    values = neuron.tau_m, neuron.tau_s, neuron.threshold
     tensors = (x if isinstance(x, Tensor) else like.new_full((), x) for x in values)
-    return torch.stack([x if x.shape == shape else x.expand(shape) for x in tensors])
+    return spread(torch.stack([x if x.shape == shape else x.expand(shape) for x in tensors])), []
+
+
+def _of_each(n: int) -> Callable[[Tensor], Tensor]:
+    """Spreads constants over the n neurons of a recurrent layer, ``[3, N]``."""
+    return lambda table: table.view(3, -1).expand(3, n or 1)
 
 
 def _shape(neuron: LIF) -> Sequence[int]:

@@ -166,7 +166,7 @@ class Spiking(nn.Module, ABC):
         if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
-        tau_s = self._numbers.tau_s  # a guess where each neuron has its own
+        tau_s = self._numbers.tau_s
         if "tau_s" in self._named or not (found := changes(signal, self.weight, map_, tau_s)):
             return linear_map(self._checked_map, signal)
         self.multiplied = len(found[0]) / signal.numel()

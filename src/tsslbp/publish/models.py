@@ -54,9 +54,8 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
     config = TrainConfig.from_toml(run / "config.toml")
-    settings = {
-        key: value for key, value in config.to_dict().items() if key not in kinds_of(Place)
-    }  # of the machine it was on nothing is told
+    told = config.to_dict().items()
+    settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nothing of the machine it was on
     model = training.load(run)
     if half:
         model.network.half().float()

@@ -61,9 +61,6 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch:
     search = optuna.create_study(
         direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
     )
-    search.enqueue_trial(
-        {"learning_rate": base.learning_rate, "hidden_scale": base.hidden_scale, "loss": base.loss, "steps": 1}
-    )
     found = []
     for number in range(count):
         search.sampler = optuna.samplers.TPESampler(n_startup_trials=max(SURE, count // 3), seed=(base.seed + number) % 2**32)

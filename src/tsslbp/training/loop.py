@@ -4,6 +4,7 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,10 @@ from tsslbp.training.score import score
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
+
+
+Ahead = Iterator[tuple[Tensor, Tensor | None, Split]]
+"""The parts of steps to come: numbers of samples, the keys of these if anything is drawn for them, and the samples."""
 
 
 class Interrupted(Exception):
@@ -100,6 +105,7 @@ class Loop:
                         saved = time.perf_counter()
                     if stopping:
                         raise Interrupted
+                next(ahead, None)  # ends it, so that those who read in advance are free for the evaluation
                 with self._averaged():
                     record = self._record()
                     state.seconds = record["seconds"] = time.perf_counter() - began
@@ -139,11 +145,19 @@ class Loop:
         mine = self.group.share(part)
         return mine, draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
 
-    def _read(self, steps: Iterable[Tensor]) -> Iterator[Split]:
+    def _read(self, steps: Iterable[Tensor]) -> Ahead:
         """What this process computes in these steps, part by part."""
-        return self.dataset.train.batches(self._mine(part) for samples in steps for part in self._parts(samples))
+        asked: deque[tuple[Tensor, Tensor | None]] = deque()
 
-    def step(self, samples: Tensor, ahead: Iterator[Split] | None = None) -> None:
+        def requests() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for part in (part for samples in steps for part in self._parts(samples)):
+                asked.append(self._mine(part))
+                yield asked[-1]
+
+        for read in self.dataset.train.batches(requests()):
+            yield *asked.popleft(), read
+
+    def step(self, samples: Tensor, ahead: Ahead | None = None) -> None:
         """One step of training on the training samples of these numbers, ``[B]``, of which each process takes its share.
 
         They are the next that ``ahead`` gives, where they are read in advance.
@@ -168,15 +182,14 @@ class Loop:
         state.loss_sum += loss * (len(samples) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
 
-    def _add_gradients(self, samples: Tensor, of: int, ahead: Iterator[Split]) -> tuple[float, float]:
+    def _add_gradients(self, samples: Tensor, of: int, ahead: Ahead) -> tuple[float, float]:
         """Add the gradients of this process's share of some of the ``of`` samples of a step; the share's loss and score.
 
         Shares add up to the loss of the step: a loss that is a mean is weighed by how many samples it is of.
         """
         config, network = self.config, self.model.network
-        mine, keys = self._mine(samples)
         asked = time.perf_counter()
-        part = next(ahead)
+        mine, keys, part = next(ahead)
         self._waited += time.perf_counter() - asked
         part = part.to(self._device)
         x, y, lengths = part.x, part.y, part.lengths
