@@ -29,8 +29,9 @@ WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than they save."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
-MOST_FLAT, MOST_CONVOLVED = 0.02, 0.07
-"""Share of a current's numbers that may change if matrix products, and convolutions, are to pay."""
+MOST_FLAT, MOST_CONVOLVED = 0.1, 0.2
+"""Share of a current's numbers that may change if matrix products, and convolutions, are to pay. It is less by the share of
+numbers that fill up the last vector of outputs."""
 
 
 class SparseMap(NamedTuple):
@@ -71,9 +72,9 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
         return []
     if transformed():
         return []
-    found: list[Tensor] = torch.ops.tsslbp.changes(
-        _channels_last(signal.detach(), 2), tau_s, MOST_CONVOLVED if map_.kernel else MOST_FLAT
-    )
+    filled = len(weight) / (math.ceil(len(weight) / 16) * 16)
+    most = min(filled * (MOST_CONVOLVED if map_.kernel else MOST_FLAT), 1.0)
+    found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most)
     return found
 
 

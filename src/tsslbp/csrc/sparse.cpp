@@ -101,6 +101,13 @@ void check_changes(const MapSizes& s, const Tensor& where, const Tensor& value, 
   STD_TORCH_CHECK(right, "tsslbp: these are not the changes of the current");
 }
 
+// How many outputs of a matrix product are computed at a time: whole vectors, in parts of about the same size.
+template <class T>
+int64_t at_once(const MapSizes& s) {
+  const int64_t vectors = padded<T>(s.out) / WIDEST<T>, most = s.C <= 1024 ? 8 : 4, parts = (vectors + most - 1) / most;
+  return (vectors + parts - 1) / parts * WIDEST<T>;
+}
+
 // I = W·a from the changes of a.
 Tensor map_changes(const Tensor& current, const Tensor& weight, const Tensor& where, const Tensor& value, const Tensor& from,
                    const std::vector<double>& numbers) {
@@ -113,18 +120,25 @@ Tensor map_changes(const Tensor& current, const Tensor& weight, const Tensor& wh
   const Tensor made = torch::stable::new_empty(weight, {s.T, s.N, s.out_high(), s.out_wide(), s.out}, weight.scalar_type());
   with_full_type(weight, [&](auto zero) {
     using T = decltype(zero);
-    ByInput<T> by_input(s);
     const Tensor w = torch::stable::contiguous(weight);
-    by_input.read(s, w.const_data_ptr<T>());
+    const T decay = T(1 - 1 / m.tau_s), per_tau = T(1) / T(m.tau_s), *weights = w.const_data_ptr<T>();
     const Changes<T> changes{where.const_data_ptr<int32_t>(), value.const_data_ptr<T>(), from.const_data_ptr<int64_t>()};
-    each(SparseForward<T>{changes, by_input, reaches(s), s, T(1 - 1 / m.tau_s), T(1) / T(m.tau_s), made.mutable_data_ptr<T>()}, s.N);
+    T* current = made.mutable_data_ptr<T>();
+    if (s.flat()) {
+      const int64_t chunk = at_once<T>(s);
+      each(FlatForward<T>{changes, weights, s, decay, per_tau, chunk, current}, (s.out + chunk - 1) / chunk);
+      return;
+    }
+    const int64_t inputs = s.high * s.wide * s.C, wide = padded<T>(s.out);
+    const Lines<T> by_input = lines<T>(inputs * wide);
+    transpose(weights, s.out, inputs, inputs, by_input.get(), wide);
+    each(SparseForward<T>{changes, by_input.get(), s, decay, per_tau, current}, s.N);
   });
   return made;
 }
 
 constexpr int64_t GROUPS = 8;                  // of samples, whose parts of a gradient are summed one after the other
 constexpr int64_t PARTS_BYTES = 32 << 20;      // what these parts may take together
-constexpr int64_t OUTPUTS = 128;               // at a time, of a matrix product
 
 // ∂L/∂W from δ = ∂L/∂I [T, N, H', W', out] and the changes of a.
 Tensor map_changes_backward(const Tensor& current, const Tensor& delta, const Tensor& where, const Tensor& value, const Tensor& from,
@@ -141,23 +155,27 @@ Tensor map_changes_backward(const Tensor& current, const Tensor& delta, const Te
     const Tensor d = torch::stable::contiguous(delta);
     const T decay = T(1 - 1 / m.tau_s), per_tau = T(1) / T(m.tau_s);
     const Changes<T> changes{where.const_data_ptr<int32_t>(), value.const_data_ptr<T>(), from.const_data_ptr<int64_t>()};
-    ByInput<T> whole(s);
-    whole.clear();
     if (s.flat()) {
-      const std::unique_ptr<T[]> filtered(new T[s.N * s.T * whole.out]);
-      each(FilterBack<T>{d.const_data_ptr<T>(), s, decay, per_tau, whole.out, filtered.get()}, s.N);
-      each(FlatGradient<T>{changes, filtered.get(), s, OUTPUTS, whole}, (whole.out + OUTPUTS - 1) / OUTPUTS);
-    } else {
-      const int64_t bytes = whole.size * int64_t(sizeof(T));
-      const int64_t groups = std::clamp<int64_t>(PARTS_BYTES / std::max<int64_t>(bytes, 1), 1, std::clamp<int64_t>(s.N, 1, GROUPS));
-      std::vector<ByInput<T>> parts;
-      for (int64_t group = 0; group < groups; ++group) parts.emplace_back(s);
-      const std::vector<Reach> reach = reaches(s);
-      each(SparseGradient<T>{changes, d.const_data_ptr<T>(), reach, s, decay, per_tau, groups, parts}, groups);
-      for (const ByInput<T>& part : parts)
-        for (int64_t i = 0; i < whole.size; ++i) whole.data[i] += part.data[i];
+      const int64_t chunk = at_once<T>(s);
+      Sorted<T> sorted;
+      int64_t row = 0;
+      const auto channel = [&](int64_t i) { return int64_t(changes.where[i]); };
+      sorted.sort(changes, s.C, 0, from.const_data_ptr<int64_t>()[s.N * s.T], channel, [&](int64_t i) {
+        while (i >= changes.from[row + 1]) ++row;
+        return row;
+      });
+      const FlatGradient<T> gradient{d.const_data_ptr<T>(), sorted, s, decay, per_tau, chunk, made.mutable_data_ptr<T>()};
+      each(gradient, (s.out + chunk - 1) / chunk);
+      return;
     }
-    whole.write(s, made.mutable_data_ptr<T>());
+    const int64_t bytes = s.C * s.high * s.wide * padded<T>(s.out) * int64_t(sizeof(T));
+    const int64_t groups = std::clamp<int64_t>(PARTS_BYTES / bytes, 1, std::clamp<int64_t>(s.N, 1, GROUPS));
+    std::vector<Part<T>> parts;
+    for (int64_t group = 0; group < groups; ++group) parts.emplace_back(s);
+    each(SparseGradient<T>{changes, d.const_data_ptr<T>(), s, decay, per_tau, groups, parts}, groups);
+    for (int64_t group = 1; group < groups; ++group)
+      for (int64_t i = 0; i < parts[0].size; ++i) parts[0].data[i] += parts[group].data[i];
+    parts[0].write(s, made.mutable_data_ptr<T>());
   });
   return made;
 }

@@ -1,0 +1,123 @@
+// Sums of rows that are chosen one by one, in vector registers, and how such an operation runs over items.
+#pragma once
+
+#include "sweep.h"
+
+#include <memory>
+#include <new>
+
+namespace tsslbp {
+
+// A vector register, of 16, 32 or 64 bytes.
+template <class T, int BYTES>
+struct Vector {
+  typedef T type __attribute__((vector_size(BYTES)));
+  static constexpr int64_t N = BYTES / sizeof(T);
+  typedef T loose __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));  // for any address
+};
+
+// The widest vector there is, in numbers: what rows are padded to.
+template <class T>
+constexpr int64_t WIDEST = 64 / sizeof(T);
+
+template <class T>
+constexpr int64_t padded(int64_t n) {
+  return (n + WIDEST<T> - 1) / WIDEST<T> * WIDEST<T>;
+}
+
+// Uninitialised numbers that begin where a vector does: one that lies across two lines of the cache takes twice as long.
+struct FreeLines {
+  void operator()(void* lines) const { ::operator delete(lines, std::align_val_t(64)); }
+};
+
+template <class T>
+using Lines = std::unique_ptr<T[], FreeLines>;
+
+template <class T>
+Lines<T> lines(int64_t size) {
+  return Lines<T>(static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t(64))));
+}
+
+// out += Σ_i value[i]·row(i), `vectors` vectors wide, in registers.
+template <int vectors, class T, int BYTES, class Row>
+TSSLBP_INLINE void gather_vectors(T* out, int64_t from, int64_t count, const T* value, const Row& row) {
+  using V = Vector<T, BYTES>;
+  typename V::type sum[vectors];
+  auto* made = reinterpret_cast<typename V::loose*>(out + from);
+  for (int v = 0; v < vectors; ++v) sum[v] = made[v];
+  const auto at = [&](int64_t i) TSSLBP_LAMBDA { return reinterpret_cast<const typename V::loose*>(row(i) + from); };
+  int64_t i = 0;
+  for (; i + 1 < count; i += 2) {  // in pairs: a sum waits for the one before it half as often
+    const auto *x = at(i), *y = at(i + 1);
+    for (int v = 0; v < vectors; ++v) sum[v] += value[i] * x[v] + value[i + 1] * y[v];
+  }
+  if (i < count) {
+    const auto* x = at(i);
+    for (int v = 0; v < vectors; ++v) sum[v] += value[i] * x[v];
+  }
+  for (int v = 0; v < vectors; ++v) made[v] = sum[v];
+}
+
+// The same for rows of any number of whole vectors, in chunks of equal size that leave a register or two.
+template <class T, int BYTES, class Row>
+TSSLBP_INLINE void gather(T* out, int64_t length, int64_t count, const T* value, const Row& row) {
+  if (!count) return;
+  constexpr int64_t N = Vector<T, BYTES>::N, MOST = BYTES == 64 ? 16 : 8;
+  const int64_t vectors = length / N, chunks = (vectors + MOST - 1) / MOST;
+  for (int64_t chunk = 0, from = 0; chunk < chunks; ++chunk) {
+    const int64_t wide = (chunk + 1) * vectors / chunks - chunk * vectors / chunks;
+    switch (wide) {
+#define TSSLBP_WIDE(n) \
+  case n: \
+    if constexpr (n <= MOST) gather_vectors<n, T, BYTES>(out, from, count, value, row); \
+    break;
+      TSSLBP_WIDE(1) TSSLBP_WIDE(2) TSSLBP_WIDE(3) TSSLBP_WIDE(4) TSSLBP_WIDE(5) TSSLBP_WIDE(6) TSSLBP_WIDE(7) TSSLBP_WIDE(8)
+      TSSLBP_WIDE(9) TSSLBP_WIDE(10) TSSLBP_WIDE(11) TSSLBP_WIDE(12) TSSLBP_WIDE(13) TSSLBP_WIDE(14) TSSLBP_WIDE(15) TSSLBP_WIDE(16)
+#undef TSSLBP_WIDE
+    }
+    from += wide * N;
+  }
+}
+
+// made[j·wide + i] = x[i·stride + j], in squares that stay in the cache.
+template <class T>
+TSSLBP_INLINE void transpose(const T* x, int64_t rows, int64_t stride, int64_t columns, T* made, int64_t wide) {
+  constexpr int64_t SIDE = 16;
+  for (int64_t row = 0; row < rows; row += SIDE)
+    for (int64_t column = 0; column < columns; column += SIDE)
+      for (int64_t j = column; j < std::min(column + SIDE, columns); ++j)
+        for (int64_t i = row; i < std::min(row + SIDE, rows); ++i) made[j * wide + i] = x[i * stride + j];
+}
+
+template <class Op>
+void items_baseline(const Op& op, int64_t begin, int64_t end) {
+  op.template operator()<16>(begin, end);
+}
+
+#ifdef TSSLBP_X86
+template <class Op>
+TSSLBP_AVX2 void items_avx2(const Op& op, int64_t begin, int64_t end) {
+  op.template operator()<32>(begin, end);
+}
+
+template <class Op>
+TSSLBP_AVX512 void items_avx512(const Op& op, int64_t begin, int64_t end) {
+  op.template operator()<64>(begin, end);
+}
+#endif
+
+// Runs an operation over items that do not depend on each other, such as the samples of a batch; a thread gets `grain` or more.
+template <class Op>
+void each(const Op& op, int64_t count, int64_t grain = 1) {
+  auto* run = &items_baseline<Op>;
+#ifdef TSSLBP_X86
+  if (capability() == Capability::avx2) run = &items_avx2<Op>;
+  if (capability() == Capability::avx512) run = &items_avx512<Op>;
+#endif
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    const FlushTinyNumbers flush;
+    run(op, begin, end);
+  });
+}
+
+}  // namespace tsslbp
