@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tsslbp import TSSL, UserError, build, data, draws, training
-from tsslbp.layers import Dropout
+from tsslbp.kernels import cpp
+from tsslbp.layers import Dropout, dropout
 from tsslbp.signal import Constant
 from tsslbp.state import State
 from tsslbp.training.loop import Loop
@@ -55,6 +58,24 @@ def test_a_mask_tells_nothing_of_another(other):
     assert abs(together.mean()) < 5 / math.sqrt(n)
     assert together.mean(0).abs().max() < 6 / math.sqrt(SAMPLES)  # of each unit over samples
     assert together.mean(1).abs().max() < 6 / math.sqrt(UNITS)  # of each sample over units
+
+
+@pytest.mark.skipif(cpp.NOT_LOADED is not None, reason="the C++ kernels are not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(
+    p=st.floats(0, 1, exclude_max=True),
+    samples=st.integers(0, 5),
+    count=st.integers(0, 9),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+def test_the_kernel_draws_the_same_masks(dtype, p, samples, count, seed):
+    drawn = draws.mix(seed, torch.arange(samples)), (draws.DROPOUT, seed), count, p, dtype
+    made = dropout.kept(*drawn)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpp, "NOT_LOADED", "not built")
+        expected = dropout.kept(*drawn)
+    assert made.shape == (samples, count)
+    assert torch.equal(made, expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["samples", "units"])

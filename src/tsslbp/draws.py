@@ -32,7 +32,8 @@ def wrapped(number: int) -> int:
 def bits(keys: Tensor, count: int) -> Tensor:
     """32 random bits ``count`` times for every key, as int32 over its whole range: ``[B] -> [B, count]``."""
     numbers = torch.arange((count + 1) // 2, device=keys.device) * _STEP
-    return _scrambled(keys.unsqueeze(1) + numbers).view(torch.int32)[:, :count]  # both halves of every 64 bits
+    halves = _scrambled(keys.unsqueeze(1) + numbers).flatten().view(torch.int32)  # both of every 64 bits
+    return halves.view(len(keys), 2 * len(numbers))[:, :count]
 
 
 def below(share: Tensor) -> Tensor:

@@ -217,6 +217,10 @@ def _register_fakes() -> None:
         weights = [[], [lateral.new_empty(lateral.shape)], [membrane.new_empty(membrane.shape)]][learns]
         return [delta, *back, *by_constant, *weights]
 
+    @torch.library.register_fake("tsslbp::mask")
+    def mask(keys: Tensor, numbers: list[int], count: int, bound: int, value: float, double: bool) -> Tensor:
+        return keys.new_empty(len(keys), count, dtype=torch.float64 if double else torch.float32)
+
 
 if NOT_LOADED is None:
     _register_fakes()
