@@ -1,0 +1,85 @@
+"""Whole trainings by this installation and by another version's, in turns, on a quiet machine.
+
+python benchmarks/whole.py DATA_ROOT OTHER_SRC [SEEDS]    OTHER_SRC is the src folder of a version whose kernels are built there
+
+Both take the recipe as they know it, in float32. A run lasts from its first backward pass to its end. What it is not at steps of
+training it is at evaluation: that is told from the times of backward passes, as far as they are longer apart than usual.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tsslbp.tables import markdown
+
+EPOCHS = {"fashion-mnist-fc": 4, "mnist-cnn": 2, "fashion-mnist-cnn": 1}
+PROGRAM = """
+import json, sys, time, torch
+times, backward = [], torch.Tensor.backward
+
+def timed(*arguments, **options):
+    times.append(time.perf_counter())
+    return backward(*arguments, **options)
+
+torch.Tensor.backward = timed
+from tsslbp.cli import main
+try:
+    main()
+except SystemExit as end:
+    if end.code:
+        raise
+times.append(time.perf_counter())
+print()
+print(json.dumps(times))
+"""
+
+
+def run(source: Path, data_root: str, recipe: str, seed: int, folder: str) -> dict[str, Any]:
+    """One training: its seconds, those of them at evaluation, and the accuracies of its last epoch in percent."""
+    options = {"epochs": EPOCHS[recipe], "seed": seed, "precision": "float32", "data-root": data_root, "runs-dir": folder}
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-c", PROGRAM, "train", recipe, "--name", "run", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
+    if done.returncode:
+        raise SystemExit(f"{source}: {done.stderr.strip().splitlines()[-1]}")
+    times = json.loads(done.stdout.splitlines()[-1])
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    usual = statistics.median(gaps)
+    last = json.loads(Path(folder, "run/metrics.jsonl").read_text().splitlines()[-1])
+    return {
+        "seconds": times[-1] - times[0],
+        "evaluation": sum(gap - usual for gap in gaps if gap > 10 * usual),
+        "validation": last["validation_accuracy"],
+        "test": last["test_accuracy"],
+    }
+
+
+def compared(data_root: str, other: Path, seeds: int) -> str:
+    """A row for each recipe: this version's and the other's, means over seeds."""
+    sources, rows = {"this": Path(__file__).parent.parent / "src", "other": other}, []
+    for recipe, epochs in EPOCHS.items():
+        found: dict[str, list[dict[str, Any]]] = {"this": [], "other": []}
+        for seed in range(1, seeds + 1):
+            for name in sorted(sources, reverse=bool(seed % 2)):
+                with tempfile.TemporaryDirectory() as folder:
+                    found[name].append(run(sources[name], data_root, recipe, seed, folder))
+                print(recipe, seed, name, found[name][-1], file=sys.stderr, flush=True)
+        ratio = statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(found["other"], found["this"], strict=True))
+        cells = [recipe, str(epochs)]
+        for name in ("other", "this"):
+            seconds, spent = (statistics.mean(one[key] for one in found[name]) for key in ("seconds", "evaluation"))
+            accuracy = " ".join(f"{one['validation']:.2f}" for one in found[name])
+            cells += [f"{seconds:.1f}", f"{100 * spent / seconds:.0f} %", accuracy]
+        rows.append([*cells, f"{ratio:.2f}"])
+    heads = [f"{version}, {what}" for version in ("other", "this") for what in ("s", "evaluation", "validation, %")]
+    return markdown(["recipe", "epochs", *heads, "other / this"], rows)
+
+
+if __name__ == "__main__":
+    print(compared(sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3]) if sys.argv[3:] else 1))
