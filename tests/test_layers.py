@@ -129,6 +129,15 @@ def test_linear_is_initialised_kaiming_normal():
     assert layer.weight.abs().max() > 4 * math.sqrt(2 / 200)  # normal, not uniform
 
 
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), (1, 2), (1, 3)])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("size", [(4, 3), (5, 5), (8, 4), (9, 28)])
+def test_a_convolution_of_float32_equals_one_of_float64(size, channels, stride):
+    layer, x = Conv2d(channels, 3, 3, neuron=NEURON, stride=stride), torch.randn(3, channels, *size)
+    expected = F.conv2d(x.double(), layer.weight.double(), stride=stride)
+    torch.testing.assert_close(layer.map(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_conv2d_is_initialised_as_pytorch_does_times_the_scale():
     torch.manual_seed(0)
     layer = Conv2d(3, 6, 5, neuron=NEURON, scale=5.0)

@@ -47,7 +47,7 @@ void with_full_type(const Tensor& x, const F& f) {
   else f(float());
 }
 
-// Of the changes of a [T, N, H, W, C]: where, value, from; nothing if there are more than pay.
+// Of the changes of a [T, N, H, W, C]: where, value, from; nothing if a larger share than `most` of a few samples' numbers change.
 std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
   STD_TORCH_CHECK(tau_s >= 1 && tau_s <= FINITE && most >= 0 && most <= 1, "tsslbp: tau_s must be from 1, most from 0 to 1");
   const MapSizes s = sizes(current);
@@ -58,17 +58,18 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
     const Tensor a = torch::stable::contiguous(current);
     const Difference<T> difference{T(1 - 1 / tau_s), T(tau_s), T(4 * tau_s) * std::numeric_limits<T>::epsilon()};
     std::vector<Found<T>> found;
-    // A few samples first, on this thread: they see most of what does not pay, and to wake another thread would take longer.
-    for (int64_t every = s.N < 24 ? 1 : s.N / 6;; every = 1) {
+    const auto share = [&](int64_t every, bool alone) {  // of the numbers of every so many samples that change
       found.assign((s.N + every - 1) / every, {});
       const int64_t samples = found.size();
-      each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, every > 1 ? samples : 1);
+      each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, alone ? samples : 1);
       int64_t total = 0;
       for (const Found<T>& sample : found) total += sample.until.back();
-      const double slack = every > 1 ? 1.3 : 1.0;  // a few may have more changes than all
-      if (double(total) > slack * most * double(s.T * s.pixels() * s.C) * double(samples)) return;
-      if (every == 1) break;
-    }
+      return double(total) / std::max(1.0, double(samples * s.T * s.pixels() * s.C));
+    };
+    // A few samples decide, on this thread: to go through all, and wake another thread, may take longer than what is gained.
+    const int64_t few = s.N < 24 ? 1 : s.N / 6;
+    if (share(few, true) > most) return;
+    if (few > 1) share(1, false);
     const Tensor from = torch::stable::new_empty(a, {s.N * s.T + 1}, ScalarType::Long);
     int64_t *starts = from.mutable_data_ptr<int64_t>(), total = 0;
     for (int64_t n = 0; n < s.N; total += found[n++].until.back())

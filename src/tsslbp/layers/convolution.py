@@ -91,8 +91,9 @@ class Convolution(Spiking):
                 f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
                 f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
-        if channels == 1 and len(kernel) == 2:
+        if channels == 1 and len(kernel) == 2 and len({*_each(self.stride, 2)}) == 1:
             # such an image is channels-last and not; unless told, PyTorch answers in the other layout
+            # (told so, PyTorch 2.13 answers wrongly where a stride is wider than it is high)
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
         return self.convolve(x, self.effective_weight())
 
