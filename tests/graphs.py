@@ -24,6 +24,7 @@ NETWORKS = {
     "one axis": ("4C3b-12-V3", (2, 20), {}),
     "voting": ("12-20-V2", (7,), {"threshold": 0.7}),
     "residual": ("4C3-P2-[4C3-4C3]-[6C3s2-6C3]-A2-[9-12]-[12]-10", (2, 16, 16), {"padding": (1,) * 5}),
+    "straight shortcuts": ("4C3-[4C3-4C3]-[4C3-4C3]-A2-9-[9-9]-10", (2, 6, 6), {"padding": (1,) * 5}),
     "residual, pooled": ("[4C3-6C3]-P2-[6C3-P2-6C3]-10", (2, 16, 16), {"padding": (1,) * 4}),
     "residual and biased": ("[4C3b-6C3b]-P2-[6C3b-P2-6C3b]-10", (2, 16, 16), {"padding": (1,) * 4, "tau_s": 1}),
     "pooled input": ("P2-12-5", (1, 9, 8), {}),

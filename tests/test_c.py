@@ -192,17 +192,23 @@ FAULTS = {
     "        --count;": "        break;",
     "n->output[i] = synapse(n->output[i]);": "",
     "(int32_t)(0x80000000u >> k)": "(int32_t)(0x80000000u >> k) - 1",
-    "row /= m->summed.rows;": "",
-    "for (int i = 0; i < w->waiting; ++i)": "for (int i = 1; i < w->waiting; ++i)",
+    "row = divided(row, m->summed.rows);": "",
+    "add_few(w->sums, w->from, w->waiting,": "add_few(w->sums, w->from, w->waiting - 1,",
+    "row != w->row || column != w->column": "row != w->row",
+    "return size == 2 ? x / 2": "return size == 2 ? x",
     "const int skip = m->kernel.columns - 1 -": "const int skip = 0 * m->kernel.columns + 0 *",
     "times[4] = {x[0], x[i],": "times[4] = {x[0], x[0],",
+    "x[0] + x[i] <= ENOUGH": "1",
+    "OFFSET * w->in_all": "OFFSET * w->in_small",
+    "if (w->in_small + all <= ENOUGH)": "if (all <= ENOUGH)",
+    "any |= x[i];": "any = 0 * x[i];",
 }
 
 
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_c_is_found(fault, tmp_path):
-    if "times[4]" in fault:  # which only numbers of a fully connected map reach
+    if any(name in fault for name in ("times[4]", "ENOUGH", "OFFSET", "any")):  # only a fully connected map of an image has it
         net = network("40-30-10", (1, 12, 12), bits="8")
     elif "--count" in fault:  # without which neurons that are there to fill up spike too, from a bias
         net = network("20b-10", (1, 12, 12), bits="8")
@@ -210,6 +216,8 @@ def test_a_fault_in_c_is_found(fault, tmp_path):
     else:
         net = network("6C3-P2-19-10", (2, 11, 10), bits="8", padding=1, conv_scale=4.0)
     of, samples = model(net, byte=True)
+    if "w->in_small" in fault:  # without which many small numbers leave 16 bits
+        samples = replace(samples, x=samples.x // 4)
     program = Program.of(of)
     c.write(program, tmp_path / "c", tmp_path)
     source = (tmp_path / "c/network.c").read_text()
@@ -219,6 +227,23 @@ def test_a_fault_in_c_is_found(fault, tmp_path):
     found = compiled.compare(built, program, samples)
     assert found.differing + found.answers > 0
     assert subprocess.run([built], capture_output=True, check=False).returncode == 1
+
+
+@needs_compiler
+def test_a_wide_and_bright_image_stays_within_32_bits(tmp_path):
+    net = network("2", (1, 300, 300), bits="8")
+    with torch.no_grad():
+        signs = torch.randint(-1, 2, net.layers.output.weight.shape)
+        net.layers.output.weight.copy_(net.layers.output.limit[:, None] / 127 * signs)
+    of, samples = model(net, byte=True)
+    program = Program.of(of)
+    samples = replace(samples.select(torch.arange(1)), x=torch.full((1, 1, 300, 300), 255, dtype=torch.uint8))
+    brightness = whole_input(of.inputs(samples.x)) - whole_input(of.inputs(0 * samples.x))
+    assert int(brightness.sum()) * 128 > 2**31
+    c.write(program, tmp_path / "c", tmp_path)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED)
+    found = compiled.compare(built, program, samples)
+    assert (found.differing, found.answers) == (0, 0)
 
 
 @needs_compiler
@@ -476,5 +501,5 @@ def test_shipped_networks_in_float_differ_by_rounding_at_most(name, samples, tmp
     c.write(program, tmp_path / "c", samples)
     built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-O3",))
     made = compiled.compare(built, program, found.test)
-    assert made.spikes > 10**4
+    assert made.spikes > 10**3
     assert made.differing <= made.spikes / 1000

@@ -460,7 +460,12 @@ REFUSED = {
     ),
     "has shape .1, 100000, 100000., which is more": lambda: foreign(lif(), shape=(1, 10**5, 10**5)),
     "'n1' .LI. does not spike": lambda: foreign(nir.Linear(weights(5, 7)), nir.LI(full(5, 1e-3), full(5, 1), full(5, 0))),
-    "'n1' .Delay. is of a kind": lambda: foreign(nir.Linear(weights(5, 7)), nir.Delay(full(5, 1e-3)), lif()),
+    "'n1' .Delay. delays what goes through it": lambda: foreign(nir.Linear(weights(5, 7)), nir.Delay(full(5, 1e-3)), lif()),
+    "'n2' .CubaLI. does not spike": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.CubaLI(full(5, 2e-4), full(5, 1e-3), full(5, 1), full(5, 0)),
+    ),
     "'n0' .Scale. has a scale of shape .3.": lambda: foreign(nir.Scale(full(3, 2.0)), nir.Linear(weights(5, 7)), lif()),
     "'n1' .Scale. is scaled by factors that differ within a channel": lambda: foreign(
         nir.Conv2d((4, 4), weights(2, 9).reshape(2, 1, 3, 3), 1, 0, 1, 1, full(2, 0)),

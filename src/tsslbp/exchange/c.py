@@ -29,9 +29,9 @@ VECTORS = 10
 """Samples in test.c."""
 AT_ONCE = 32
 """Neurons that network.c takes through a step together."""
-PACKED = {"4": 2, "3": 2, "2": 4, "ternary": 4}
+PACKED = {"8": 1, "4": 2, "3": 2, "2": 4, "ternary": 4}
 """Weights in a byte, by their bits."""
-CODES = {"4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
+CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
 """How they are coded: a weight is the code times the first, minus the second."""
 
 
@@ -113,22 +113,25 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
         relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
     state = (parts.sums + 2 * parts.slots + 2 * parts.rises + 2 * links.populations[-1].neurons) * value.itemsize
+    state += 2 * parts.widest if whole else 0
     return {
         "title": f"A spiking network, {a.network}, of {'whole numbers' if whole else 'floating-point numbers'}",
         "integer": whole is not None,
         "bits": a.bits,
         "packed": parts.in_a_byte if parts.in_a_byte > 1 else None,
-        "stored": {1: "`int8_t`", 2: "packed two to a byte", 4: "packed four to a byte"}[parts.in_a_byte],
+        "stored": {1: "bytes", 2: "packed two to a byte", 4: "packed four to a byte"}[parts.in_a_byte],
         "code": CODES.get(a.bits),
         "largest_weight": LARGEST.get(a.bits),
         "static": not entry.sequence,
         "at_once": AT_ONCE,
-        "silent": (table is not None and not table[:, 0].any()) or all(m["rest"] for m in parts.maps if m["source"] == INPUT),
+        "silent": kind != "float"
+        and (table is None or all(m["rest"] or not table[:, 0].any() for m in parts.maps if m["source"] == INPUT)),
         "recurrent": any(population.lateral is not None for population in links.populations),
         "shortcuts": any(population.shortcut is not None for population in links.populations),
         "rises": parts.rises,
         "relaxing": relaxing,
         "sums": parts.sums,
+        "small": parts.widest,
         "slots": parts.slots,
         "inputs": int(np.prod(a.input_shape)),
         "shape": " × ".join(map(str, (*([model.network.time_steps] if entry.sequence else []), *a.input_shape))),
@@ -147,7 +150,6 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "types": {
             "input": kind,
             "value": "int32_t" if whole else "float",
-            "weight": "int8_t" if whole else "float",
             "entering": "int16_t" if whole else "float",
             "index": f"{index.name}_t",
             "cast": "(int16_t)" if whole else "",
@@ -198,6 +200,8 @@ class _Parts:
         self.maps: list[dict[str, Any]] = []
         self.populations: list[dict[str, Any]] = []
         self.bytes = self.slots = self.sums = self.rises = 0
+        self.widest = 1
+        """Channels of the widest fully connected map."""
         for number, population in enumerate(links.populations):
             self.populations.append(self._population(population, number))
             self.slots += _filled(population.neurons)
@@ -253,11 +257,13 @@ class _Parts:
             "shape": _pair(population.shape[1:]),
             "dense": int(_is_dense(by)),
             "run": rows.shape[1],
+            "rows": len(rows) // by.entering[0],
             "weights": self._rows(rows),
             "rest": None if rest is None else self._table(rest),
             "to": self.sums,
         }
         self.maps.append(made)
+        self.widest = max(self.widest, population.shape[0] if made["dense"] else 0)
         self.sums += _filled(population.neurons)
         return len(self.maps) - 1
 
@@ -267,7 +273,7 @@ class _Parts:
         return _numbers(x)
 
     def _rows(self, x: Array) -> str:
-        return self._table(packed(x, self.bits) if self.in_a_byte > 1 else x)
+        return self._table(packed(x, self.bits) if self.whole else x)
 
     def _rest(self, by: Map, weight: Array) -> Array | None:
         """What arrives at every channel if all that is stored is 0, ``[out]``; None if that is 0, or differs at borders."""
@@ -306,7 +312,7 @@ def _in_order(by: Map, weight: Array) -> Array:
 
 
 def packed(q: Array, bits: str) -> Array:
-    """Rows of whole numbers ``[rows, n]`` as bytes: those of few bits, several to a byte, as network.c reads them."""
+    """Rows of whole numbers ``[rows, n]`` as bytes, as network.c reads them: those of few bits several to a byte."""
     (factor, offset), in_a_byte = CODES[bits], PACKED[bits]
     rows, n = q.shape
     width = -(-n // in_a_byte)

@@ -131,6 +131,8 @@ class _Reader:
                 self._scale(link)
             case "LI" | "CubaLI" | "I" | "Threshold":
                 link.refuse("does not spike and reset; CubaLIF, LIF and IF do")
+            case "Delay":
+                link.refuse("delays what goes through it; connections here take no time")
             case _:
                 link.refuse("is of a kind that networks here do not have")
         if link.opens:

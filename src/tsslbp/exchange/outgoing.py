@@ -146,7 +146,7 @@ class _Writer:
         }
         neurons = neurons_of_layer(name)
         self.append(neurons, self.nir.CubaLIF(**constants))
-        if before is not None:
+        if before is not None:  # behind the block's own edges: Norse runs nodes in the order in which it meets them
             self._shortcut(name, before, before.gain / gain, tau_s)
         if isinstance(layer, Recurrent):
             lateral = layer.lateral.detach()

@@ -2,24 +2,35 @@
 #include "network.h"
 
 #include <string.h>
-{% if packed %}
+{% if integer %}
 {%- if packed == 2 %}
 /* Two weights in a byte. A row of n holds weight i and weight i + (n + 1)/2 in its byte i, in the low bits and the high ones. */
-{%- else %}
+{%- elif packed == 4 %}
 /* Four weights in a byte. A row of n holds weight i + (n + 3)/4·j in bits 2·j and 2·j + 1 of its byte i. */
 {%- endif %}
+/* A weight is stored as a number from 0 on that is OFFSET larger. Up to ENOUGH of the largest of these add up to 16 bits. */
 typedef uint8_t weight;
-enum { IN_A_BYTE = {{ packed }} };
+enum { IN_A_BYTE = {{ packed or 1 }}, OFFSET = {{ code[1] }}, ENOUGH = 65535 / (OFFSET + {{ largest_weight }}) };
 
-static int8_t weigh(weight w, int part)
+static uint16_t stored(weight w, int part)
 {
-    return (int8_t)(((uint8_t)(w >> ({{ 8 // packed }} * part)) & {{ 2 ** (8 // packed) - 1 }}){{ ' * ' ~ code[0] if code[0] != 1 }} - {{ code[1] }});
+{%- if packed %}
+    return (uint16_t)((w >> ({{ 8 // packed }} * part) & {{ 2 ** (8 // packed) - 1 }}){{ ' * ' ~ code[0] if code[0] != 1 }});
+{%- else %}
+    (void)part;
+    return w;
+{%- endif %}
+}
+
+static int16_t weigh(weight w, int part)
+{
+    return (int16_t)(stored(w, part) - OFFSET);
 }
 {%- else %}
-typedef {{ types.weight }} weight;
+typedef float weight;
 enum { IN_A_BYTE = 1 };
 
-static {{ types.entering }} weigh(weight w, int part)
+static float weigh(weight w, int part)
 {
     (void)part;
     return w;
@@ -45,6 +56,7 @@ typedef struct {
     pair shape;
     int dense;          /* whether it is fully connected: [row][column][entering channel][channel] */
     int run;            /* weights in a row: of a whole row of the kernel, or of one place in it */
+    int rows;           /* such rows of each entering channel */
     const weight *weights;         /* [entering channel][kernel row][kernel column, from the last][channel of its group] */
     const network_value *rest;     /* what arrives if all that is stored is 0, by channel; or 0 */
     size_t to;                     /* where it arrives among all */
@@ -92,7 +104,7 @@ static const {{ type }} {{ name }}_{{ k }}[] = {
 static const map maps[] = {
 {%- for m in maps %}
     {{ '{' }}{{ m.source }}, {{ m.sent }}, {{ m.largest }}, {{ m.summed }}, {{ m.entering_channels }}, {{ m.entering }},
-     {{ m.kernel }}, {{ m.stride }}, {{ m.padding }}, {{ m.dilation }}, {{ m.groups }}, {{ m.channels }}, {{ m.shape }}, {{ m.dense }}, {{ m.run }},
+     {{ m.kernel }}, {{ m.stride }}, {{ m.padding }}, {{ m.dilation }}, {{ m.groups }}, {{ m.channels }}, {{ m.shape }}, {{ m.dense }}, {{ m.run }}, {{ m.rows }},
      weights_{{ loop.index0 }}, {{ 'rest_' ~ loop.index0 if m.rest else '0' }}, {{ m.to }}{{ '}' }}{{ ',' if not loop.last }}
 {%- endfor %}
 };
@@ -162,74 +174,65 @@ static size_t stride_of(int n)
 }
 
 {#- For each of the weights in a byte a loop of its own, whose shift the compiler knows. -#}
-{% macro parts(n) %}
-    const int bytes = (int)stride_of({{ n }});
+{% macro parts(n, indent='    ') %}
+{%- if packed %}
+{{ indent }}const int bytes = (int)stride_of({{ n }});
+{%- endif %}
 {%- for part in range(packed or 1) %}
-    for (int i = 0{% if packed %}, some = {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} < bytes ? {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} : bytes{% else %}, some = bytes{% endif %}; i < some; ++i)
-        to[i{{ ' + ' ~ part ~ ' * bytes' if part }}] += {{ caller(part) }};
+{{ indent }}for (int i = 0{% if packed %}, some = {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} < bytes ? {{ n }}{{ ' - ' ~ part ~ ' * bytes' if part }} : bytes{% endif %}; i < {{ 'some' if packed else n }}; ++i)
+{{ indent }}    to[i{{ ' + ' ~ part ~ ' * bytes' if part }}] += {{ caller(part) }};
 {%- endfor %}
 {%- endmacro -%}
-/* Add a row of n weights. */
-static void add(network_value *restrict to, const weight *restrict from, int n)
+{% macro adds(name, about, to, rows, made, x=0) %}
+{%- if about %}
+/* {{ about }} */
+{%- endif %}
+static void {{ name }}({{ to }} *restrict to, const weight *const from[{{ rows }}], int n{{ ', const ' ~ types.entering ~ ' x[' ~ rows ~ ']' if x }})
 {
-{%- call(part) parts('n') %}weigh(from[i], {{ part }}){% endcall %}
+    const weight *restrict a = from[0]{% for row in 'bcd'[:rows - 1] %}, *restrict {{ row }} = from[{{ loop.index }}]{% endfor %};
+{%- if x %}
+    const {{ types.entering }} e = x[0]{% for times in 'fgh'[:rows - 1] %}, {{ times }} = x[{{ loop.index }}]{% endfor %};
+{%- endif %}
+{%- call(part) parts('n') %}{{ made | replace('PART', part) }}{% endcall %}
+}
+{%- endmacro -%}
+{% macro sum(open, rows, close='') %}{{ open }}{% for row in 'abcd'[:rows] %}{{ ' + ' if not loop.first }}{{ 'stored' if integer else 'weigh' }}({{ row }}[i], PART){% endfor %}{{ close }}{% endmacro %}
+{% for rows, name in ((1, 'one'), (2, 'two'), (3, 'three'), (4, 'four')) -%}
+{{ adds('add_' ~ name, 'Add rows of n weights.' if rows == 1, 'network_value', rows, sum('(int16_t)(', rows, ' - ' ~ (rows ~ ' * ' if rows > 1) ~ 'OFFSET)') if integer else sum('', rows)) }}
+{% endfor %}
+/* Add up to four rows together, which is faster. */
+static void add_few(network_value *to, const weight *const from[4], int rows, int n)
+{
+    if (rows == 4)
+        add_four(to, from, n);
+    else if (rows == 3)
+        add_three(to, from, n);
+    else if (rows == 2)
+        add_two(to, from, n);
+    else if (rows == 1)
+        add_one(to, from, n);
 }
 
 /* Add x times a row of n weights. */
 static void add_times(network_value *restrict to, const weight *restrict from, int n, {{ types.entering }} x)
 {
-    if (x == 1) {
-        add(to, from, n);
+{%- if integer %}
+    enum { MOST = 32767 / {{ largest_weight }} }; /* for which products have 16 bits, which is faster */
+    if (-MOST <= x && x <= MOST) {
+{%- call(part) parts('n', '        ') %}(int16_t)(weigh(from[i], {{ part }}) * x){% endcall %}
         return;
     }
+{%- endif %}
 {%- call(part) parts('n') %}{{ '(network_value)' if integer }}weigh(from[i], {{ part }}) * x{% endcall %}
 }
-
-/* Four rows, which is faster; each n is that of a row. */
-static void add_four(network_value *restrict to, const weight *const from[4], int n)
-{
-    const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
-{%- call(part) parts('n') %}{{ '(int16_t)(' if integer }}weigh(a[i], {{ part }}) + weigh(b[i], {{ part }}) + {{ '' if integer else '(' }}weigh(c[i], {{ part }}) + weigh(d[i], {{ part }}){{ ')' }}{% endcall %}
-}
-{% macro four(name, about, open, middle, close) %}
-/* {{ about }} */
-static void {{ name }}(network_value *restrict to, const weight *const from[4], int n, const {{ types.entering }} x[4])
-{
-    const weight *restrict a = from[0], *restrict b = from[1], *restrict c = from[2], *restrict d = from[3];
-    const {{ types.entering }} e = x[0], f = x[1], g = x[2], h = x[3];
-{%- call(part) parts('n') %}{{ open }}weigh(a[i], {{ part }}) * e + weigh(b[i], {{ part }}) * f{{ middle }}weigh(c[i], {{ part }}) * g + weigh(d[i], {{ part }}) * h{{ close }}{% endcall %}
-}
-{%- endmacro -%}
-{{ four('add_four_times', 'Four rows, each some times.', '', ' + (', ')') }}
+{% set products = 'weigh(a[i], PART) * e + weigh(b[i], PART) * f + (weigh(c[i], PART) * g + weigh(d[i], PART) * h)' -%}
+{{ adds('add_four_times', 'Four rows, each some times.', 'network_value', 4, products, 1) }}
 {%- if integer %}
-{{ four('add_small', 'The same where the sum has 16 bits, which is faster.', '(int16_t)(', ' + ', ')') }}
-{{ four('add_pairs', 'The same where the first two have 16 bits together, and the others too.', '(int16_t)(', ') + (int16_t)(', ')') }}
-
-static int magnitude(int x)
-{
-    return x < 0 ? -x : x;
-}
-
-/* Four rows in the fastest way. */
-static void add_any(network_value *sums, const weight *from[4], int n, int16_t x[4])
-{
-    enum { MOST = 32767 / {{ largest_weight }} }; /* what x may be together for a sum of 16 bits */
-    const int size[4] = {magnitude(x[0]), magnitude(x[1]), magnitude(x[2]), magnitude(x[3])};
-    if (size[0] + size[1] + size[2] + size[3] <= MOST) {
-        add_small(sums, from, n, x);
-        return;
-    }
-    for (int i = 1; i < 4; ++i) {
-        const int j = i % 3 + 1, k = j % 3 + 1;
-        if (size[0] + size[i] <= MOST && size[j] + size[k] <= MOST) {
-            const weight *const paired[4] = {from[0], from[i], from[j], from[k]};
-            const int16_t times[4] = {x[0], x[i], x[j], x[k]};
-            add_pairs(sums, paired, n, times);
-            return;
-        }
-    }
-    add_four_times(sums, from, n, x);
-}
+{% set a, b, c, d = 'stored(a[i], PART) * e', 'stored(b[i], PART) * f', 'stored(c[i], PART) * g', 'stored(d[i], PART) * h' -%}
+{{ adds('sum_four', 'Four rows as they are stored, to sums of 16 bits.', 'uint16_t', 4, sum('(uint16_t)(', 4, ')')) }}
+{{ adds('sum_four_times', 'The same, each some times.', 'uint16_t', 4, '(uint16_t)(' ~ a ~ ' + ' ~ b ~ ' + ' ~ c ~ ' + ' ~ d ~ ')', 1) }}
+{{ adds('sum_pairs', 'The same, where only two have 16 bits together.', 'network_value', 4, '(uint16_t)(' ~ a ~ ' + ' ~ b ~ ') + (uint16_t)(' ~ c ~ ' + ' ~ d ~ ')', 1) }}
+{{ adds('sum_each', 'The same, where only one of them has.', 'network_value', 4, '(uint16_t)(' ~ a ~ ') + (uint16_t)(' ~ b ~ ') + (uint16_t)(' ~ c ~ ') + (uint16_t)(' ~ d ~ ')', 1) }}
 {%- endif %}
 
 /* The kernel's first place where place `at` of what enters is seen from, and its last. */
@@ -244,86 +247,192 @@ static int last_of(int at, int padding, int stride, int size)
     const int most = stride == 1 ? at + padding : (at + padding) / stride;
     return most < size ? most : size - 1;
 }
-{% if packed %}
-/* Add x times n weights of a row of them all, from weight number `skip` on. */
-static void add_some(network_value *to, const weight *row, int all, int skip, int n, {{ types.entering }} x)
+/* Rows of weights that wait to be added up four at a time, which is faster. */
+typedef struct {
+    network_value *sums;
+    const weight *from[4];
+    {{ types.entering }} x[4];
+    int waiting, plain;    /* how many, and whether all of them count once */
+    int row, column;       /* where those of a convolution come from */
+    int group;             /* and of which group they are; of a fully connected map they come from anywhere */
+    int n;                 /* weights in such a row */
+{%- if integer %}
+    uint16_t *small;       /* sums of its stored weights, which are still to be added */
+    int in_small, in_all;  /* how many stored weights they have, and how many the sums are to lose OFFSET for */
+{%- endif %}
+} rows;
+
+static rows no_rows(network_state *n, network_value *sums, int channels)
 {
-    const int bytes = (int)stride_of(all);
-    if (n == all) {
-        add_times(to, row, n, x);
+{%- if integer %}
+    const rows none = {sums, {0}, {0}, 0, 1, 0, 0, 0, channels, n->small, 0, 0};
+{%- else %}
+    const rows none = {sums, {0}, {0}, 0, 1, 0, 0, 0, channels};
+    (void)n;
+{%- endif %}
+    return none;
+}
+{% if integer %}
+/* Bring the sums up to date. */
+static void settle(rows *w)
+{
+    network_value *restrict sums = w->sums;
+    uint16_t *restrict small = w->small;
+    const int32_t less = OFFSET * w->in_all;
+    const int n = w->n;
+    for (int i = 0; i < n; ++i) {
+        sums[i] += small[i] - less;
+        small[i] = 0;
+    }
+    w->in_small = w->in_all = 0;
+}
+
+/* Add up four rows in the fastest way. */
+static void add_up(rows *w)
+{
+    enum { MANY = 1 << 20 }; /* what sums can lose OFFSET for without leaving 32 bits */
+    const int16_t *x = w->x;
+    const int largest = x[0] | x[1] | x[2] | x[3]; /* or a little more; negative if one of them is */
+    if (largest < 0 || largest > ENOUGH) {
+        add_four_times(w->sums, w->from, w->n, x);
         return;
     }
-    for (int i = 0; i < n; ++i)
-        to[i] += weigh(row[(skip + i) % bytes], (skip + i) / bytes) * x;
+    const int all = x[0] + x[1] + x[2] + x[3];
+    if (w->in_all > MANY || (w->in_small + all > ENOUGH && 4 * all <= ENOUGH))
+        settle(w);
+    w->in_all += all;
+    if (w->in_small + all <= ENOUGH) {
+        w->in_small += all;
+        if (w->plain)
+            sum_four(w->small, w->from, w->n);
+        else
+            sum_four_times(w->small, w->from, w->n, x);
+        return;
+    }
+    for (int i = 1; i < 4; ++i) {
+        const int j = i % 3 + 1, k = j % 3 + 1;
+        if (x[0] + x[i] <= ENOUGH && x[j] + x[k] <= ENOUGH) {
+            const weight *const paired[4] = {w->from[0], w->from[i], w->from[j], w->from[k]};
+            const int16_t times[4] = {x[0], x[i], x[j], x[k]};
+            sum_pairs(w->sums, paired, w->n, times);
+            return;
+        }
+    }
+    sum_each(w->sums, w->from, w->n, x);
 }
 {% else %}
-/* Add x times n weights of a row of them all, from weight number `skip` on. */
-static void add_some(network_value *to, const weight *row, int all, int skip, int n, {{ types.entering }} x)
+static void add_up(rows *w)
 {
-    (void)all;
-    add_times(to, row + skip, n, x);
+    if (w->plain)
+        add_four(w->sums, w->from, w->n);
+    else
+        add_four_times(w->sums, w->from, w->n, w->x);
 }
 {% endif %}
-/* Add what arrives from one place to the sums of a convolution; spikes are 1. */
-static void arrive(const map *m, network_value *sums, int row, int column, int channel, {{ types.entering }} x)
+/* Let a row of a fully connected map wait, which counts x times. */
+static void put(rows *w, const weight *from, {{ types.entering }} x)
 {
-    const int last_row = last_of(row, m->padding.rows, m->stride.rows, m->shape.rows);
-    const int last_column = last_of(column, m->padding.columns, m->stride.columns, m->shape.columns);
-    const int start = first_of(column, m->padding.columns, m->kernel.columns, m->stride.columns, m->dilation.columns);
+    w->from[w->waiting] = from;
+    w->x[w->waiting++] = x;
+    w->plain = w->plain && x == 1;
+    if (w->waiting == 4) {
+        add_up(w);
+        w->waiting = 0;
+        w->plain = 1;
+    }
+}
+
+{% if packed %}
+/* Add x times n weights of a row of them all, from weight number `skip` on. */
+static void add_some(network_value *restrict to, const weight *restrict from, int all, int skip, int n, {{ types.entering }} x)
+{
+    const int bytes = (int)stride_of(all), end = skip + n;
+{%- for part in range(packed) %}
+    for (int i = skip > {{ part }} * bytes ? skip : {{ part }} * bytes; i < end && i < {{ part + 1 }} * bytes; ++i)
+        to[i - skip] += (network_value)weigh(from[i - {{ part }} * bytes], {{ part }}) * x;
+{%- endfor %}
+}
+{% endif %}
+/* Add n weights of each row that waits, from number `skip` on; the row is so far behind where they point to. */
+static void add_waiting(const rows *w, network_value *to, size_t offset, int skip, int n{{ ', int all' if packed }})
+{
+{%- if packed %}
+    if (n < all) {
+        for (int i = 0; i < w->waiting; ++i)
+            add_some(to, w->from[i] + offset, all, skip, n, w->x[i]);
+        return;
+    }
+{%- else %}
+    offset += (size_t)skip;
+{%- endif %}
+    const weight *from[4] = {0};
+    for (int i = 0; i < w->waiting; ++i)
+        from[i] = w->from[i] + offset;
+    if (w->plain)
+        add_few(to, from, w->waiting, n);
+    else
+        for (int i = 0; i < w->waiting; ++i)
+            add_times(to, from[i], n, w->x[i]);
+}
+
+/* Add up what arrives from one place through a convolution. */
+static void arrive(const map *m, rows *w)
+{
+    const int last_row = last_of(w->row, m->padding.rows, m->stride.rows, m->shape.rows);
+    const int last_column = last_of(w->column, m->padding.columns, m->stride.columns, m->shape.columns);
+    const int start = first_of(w->column, m->padding.columns, m->kernel.columns, m->stride.columns, m->dilation.columns);
     const int width = m->groups == 1 ? m->channels : m->channels / m->groups;
-    const int group = m->groups == 1 ? 0 : channel / (m->entering_channels / m->groups);
     const size_t row_bytes = stride_of(m->run);
-    for (int r = first_of(row, m->padding.rows, m->kernel.rows, m->stride.rows, m->dilation.rows); r <= last_row; ++r) {
-        int down = row + m->padding.rows - r * m->stride.rows;
+    for (int r = first_of(w->row, m->padding.rows, m->kernel.rows, m->stride.rows, m->dilation.rows); r <= last_row; ++r) {
+        int down = w->row + m->padding.rows - r * m->stride.rows;
         if (m->dilation.rows > 1 && down % m->dilation.rows != 0)
             continue;
         down = m->dilation.rows > 1 ? down / m->dilation.rows : down;
-        const size_t line = (size_t)(channel * m->kernel.rows + down);
-        network_value *to = sums + (size_t)(r * m->shape.columns) * (size_t)m->channels + group * width;
+        network_value *to = w->sums + (size_t)(r * m->shape.columns) * (size_t)m->channels + w->group * width;
         if (m->run > width) { /* what is seen from neighbours lies side by side, as their neurons do */
-            const int skip = m->kernel.columns - 1 - (column + m->padding.columns - start), seen = last_column - start + 1;
+            const int skip = m->kernel.columns - 1 - (w->column + m->padding.columns - start), seen = last_column - start + 1;
             if (seen > 0)
-                add_some(to + start * width, m->weights + line * row_bytes, m->run, skip * width, seen * width, x);
+                add_waiting(w, to + start * width, (size_t)down * row_bytes, skip * width, seen * width{{ ', m->run' if packed }});
             continue;
         }
         for (int c = start; c <= last_column; ++c) {
-            const int right = column + m->padding.columns - c * m->stride.columns;
+            const int right = w->column + m->padding.columns - c * m->stride.columns;
             if (m->dilation.columns > 1 && right % m->dilation.columns != 0)
                 continue;
             const int from_last = m->kernel.columns - 1 - (m->dilation.columns > 1 ? right / m->dilation.columns : right);
-            add_times(to + c * m->channels, m->weights + (line * (size_t)m->kernel.columns + (size_t)from_last) * row_bytes, width, x);
+            add_waiting(w, to + c * m->channels, (size_t)(down * m->kernel.columns + from_last) * row_bytes, 0, width{{ ', width' if packed }});
         }
     }
-}
-
-/* Rows of a fully connected map that wait to be added up four at a time, which is faster. */
-typedef struct {
-    const weight *from[4];
-    {{ types.entering }} x[4];
-    int waiting, plain;  /* how many, and whether all of them count once */
-} rows;
-
-static void flush(const map *m, network_value *sums, rows *w)
-{
-    if (w->waiting == 4 && w->plain)
-        add_four(sums, w->from, m->channels);
-    else if (w->waiting == 4)
-        {{ 'add_any' if integer else 'add_four_times' }}(sums, w->from, m->channels, w->x);
-    else
-        for (int i = 0; i < w->waiting; ++i)
-            add_times(sums, w->from[i], m->channels, w->x[i]);
     w->waiting = 0;
     w->plain = 1;
 }
 
-/* Let what comes from input number `at` of a fully connected map wait. */
-static void put(const map *m, network_value *sums, rows *w, size_t at, {{ types.entering }} x)
+/* Let no row wait any longer. */
+static void flush(const map *m, rows *w)
 {
-    w->from[w->waiting] = m->weights + at * stride_of(m->channels);
-    w->x[w->waiting++] = x;
-    w->plain = w->plain && x == 1;
-    if (w->waiting == 4)
-        flush(m, sums, w);
+    if (w->waiting > 0 && !m->dense)
+        arrive(m, w);
+    else if (w->plain)
+        add_few(w->sums, w->from, w->waiting, w->n);
+    else
+        for (int i = 0; i < w->waiting; ++i)
+            add_times(w->sums, w->from[i], w->n, w->x[i]);
+{%- if integer %}
+    if (w->in_all != 0)
+        settle(w);
+{%- endif %}
+}
+
+/* What comes from input number `at` of a fully connected map. */
+static const weight *row_of(const map *m, size_t at)
+{
+    return m->weights + at * stride_of(m->channels);
+}
+
+/* x/size, which is mostly 2: that needs no division. */
+static int divided(int x, int size)
+{
+    return size == 2 ? x / 2 : x / size;
 }
 
 static int is_one(pair size)
@@ -332,18 +441,27 @@ static int is_one(pair size)
 }
 
 /* Add what arrives from one place behind max pooling, or let it wait. */
-static void take(const map *m, network_value *sums, rows *w, int row, int column, int channel, {{ types.entering }} x)
+static void take(const map *m, rows *w, int row, int column, int channel, {{ types.entering }} x)
 {
     if (!is_one(m->summed)) {
-        row /= m->summed.rows;
-        column /= m->summed.columns;
+        row = divided(row, m->summed.rows);
+        column = divided(column, m->summed.columns);
         if (row >= m->entering.rows || column >= m->entering.columns)
             return;
     }
-    if (m->dense)
-        put(m, sums, w, (size_t)((row * m->entering.columns + column) * m->entering_channels + channel), x);
-    else
-        arrive(m, sums, row, column, channel, x);
+    if (m->dense) {
+        put(w, row_of(m, (size_t)((row * m->entering.columns + column) * m->entering_channels + channel)), x);
+        return;
+    }
+    const int group = m->groups == 1 ? 0 : channel / (m->entering_channels / m->groups);
+    if (w->waiting == 4 || (w->waiting > 0 && (row != w->row || column != w->column || group != w->group)))
+        arrive(m, w);
+    w->row = row;
+    w->column = column;
+    w->group = group;
+    w->from[w->waiting] = m->weights + (size_t)(channel * m->rows) * stride_of(m->run);
+    w->x[w->waiting++] = x;
+    w->plain = w->plain && x == 1;
 }
 {%- if windows %}
 
@@ -351,8 +469,8 @@ static void take(const map *m, network_value *sums, rows *w, int row, int column
 static int is_first(network_state *n, const map *m, int *row, int *column, int channel)
 {
     const int rows = m->sent.rows / m->largest.rows, columns = m->sent.columns / m->largest.columns;
-    *row /= m->largest.rows;
-    *column /= m->largest.columns;
+    *row = divided(*row, m->largest.rows);
+    *column = divided(*column, m->largest.columns);
     if (*row >= rows || *column >= columns)
         return 0;
     uint8_t *seen = n->seen + (size_t)(*row * columns + *column) * m->entering_channels + channel;
@@ -367,12 +485,11 @@ static void send(network_state *n, const map *m)
 {
     const population *from = &populations[m->source];
     const network_index *spiked = n->spiked + from->first;
-    network_value *sums = n->sums + m->to;
-    rows waiting = {{ '{{0}, {0}, 0, 1}' }};
+    rows waiting = no_rows(n, n->sums + m->to, m->channels);
     if (m->dense && m->sent.rows * m->sent.columns == m->entering.rows * m->entering.columns) {
         for (size_t i = 0; i < n->count[m->source]; ++i)
-            put(m, sums, &waiting, spiked[i], 1);
-        flush(m, sums, &waiting);
+            put(&waiting, row_of(m, spiked[i]), 1);
+        flush(m, &waiting);
         return;
     }
 {%- if windows %}
@@ -393,12 +510,12 @@ static void send(network_state *n, const map *m)
 {%- if windows %}
         int r = row, c = column;
         if (is_one(m->largest) || is_first(n, m, &r, &c, channel))
-            take(m, sums, &waiting, r, c, channel, 1);
+            take(m, &waiting, r, c, channel, 1);
 {%- else %}
-        take(m, sums, &waiting, row, column, channel, 1);
+        take(m, &waiting, row, column, channel, 1);
 {%- endif %}
     }
-    flush(m, sums, &waiting);
+    flush(m, &waiting);
 }
 
 /* Neurons that go through a step together: a number that the compiler knows makes it faster. Populations are filled up to it. */
@@ -423,24 +540,26 @@ static void add_beside(network_value *restrict current, network_value *restrict 
     }
 }
 {% endif %}
-static void add_bias(network_value *restrict potential, const network_value *restrict bias)
+static void add_all(network_value *restrict to, const network_value *restrict from, int n)
 {
-    for (int i = 0; i < AT_ONCE; ++i)
-        potential[i] += bias[i];
+    for (int i = 0; i < n; ++i)
+        to[i] += from[i];
 }
 
 /* Note which of some neurons spike, from number `at` on. Returns how many. */
 static size_t note(const network_value *restrict potential, const network_value *restrict threshold, size_t at, network_index *restrict spiked)
 {
-    int any = 0;
-    for (int i = 0; i < AT_ONCE; ++i)
-        any |= potential[i] > threshold[i];
+    int fires[AT_ONCE], any = 0;
+    for (int i = 0; i < AT_ONCE; ++i) {
+        fires[i] = potential[i] > threshold[i];
+        any |= fires[i];
+    }
     if (!any)
         return 0;
     size_t count = 0;
     for (int i = 0; i < AT_ONCE; ++i) { /* written in any case: a branch that cannot be foreseen takes longer */
         spiked[count] = (network_index)(at + (size_t)i);
-        count += potential[i] > threshold[i];
+        count += (size_t)fires[i];
     }
     return count;
 }
@@ -474,7 +593,7 @@ static void fire(network_state *n, size_t k)
             add_beside(current + i, potential + i, n->sums + p->shortcut->to + i{{ ', p->m + c, p->k' if integer }});
 {%- endif %}
         if (p->bias != 0)
-            add_bias(potential + i, p->bias + c);
+            add_all(potential + i, p->bias + c, AT_ONCE);
         count += note(potential + i, threshold + c, i, spiked + count);
     }
     while (count > 0 && spiked[count - 1] >= p->neurons) /* what it was filled up with */
@@ -500,32 +619,51 @@ void network_reset(network_state *n)
 /* What comes from outside through a map. */
 static void enter(network_state *n, const map *m, const network_input *x)
 {
+    enum { PART = 64 }; /* numbers looked at together: those that are not 0 are listed without a branch for each */
     network_value *sums = n->sums + m->to;
-    const size_t made = (size_t)m->channels * (size_t)(m->shape.rows * m->shape.columns);
-    rows waiting = {{ '{{0}, {0}, 0, 1}' }};
+    const int places = m->sent.rows * m->sent.columns, made = m->shape.rows * m->shape.columns;
+    rows waiting = no_rows(n, sums, m->channels);
 {%- if static %}
-    memset(sums, 0, made * sizeof *sums);
+    memset(sums, 0, (size_t)(made * m->channels) * sizeof *sums);
 {%- endif %}
     if (m->rest != 0)
-        for (size_t i = 0; i < made; ++i)
-            sums[i] += m->rest[i % (size_t)m->channels];
-    for (int channel = 0; channel < m->entering_channels; ++channel)
-        for (int row = 0; row < m->sent.rows; ++row)
-            for (int column = 0; column < m->sent.columns; ++column) {
-{%- if table %}
-                const network_input stored = *x++;
+        for (int i = 0; i < made; ++i)
+            add_all(sums + i * m->channels, m->rest, m->channels);
+    for (int channel = 0; channel < m->entering_channels; ++channel, x += places)
+        for (int first = 0, row = 0, begin = 0; first < places; first += PART) {
+            const int end = first + PART < places ? first + PART : places;
 {%- if silent %}
-                if (stored == 0)
-                    continue;
+            int any = 0;
+            for (int i = first; i < end; ++i)
+                any |= x[i];
+            if (any == 0)
+                continue;
 {%- endif %}
-                const {{ types.entering }} value = {{ types.cast }}(table[{{ channel }}][stored] - (m->rest != 0 ? table[{{ channel }}][0] : 0));
-{%- else %}
-                const {{ types.entering }} value = {{ '(int16_t)(*x++ * ' ~ one ~ ')' if spikes and one > 1 else '*x++' }};
+            int at[PART], count = 0;
+            {{ types.entering }} values[PART];
+{%- if table %}
+            const {{ types.entering }} rest = m->rest != 0 ? table[{{ channel }}][0] : 0;
 {%- endif %}
-                if (value != 0)
-                    take(m, sums, &waiting, row, column, channel, value);
+            for (int i = first; i < end; ++i) {
+                const {{ types.entering }} value = {{ types.cast ~ '(table[' ~ channel ~ '][x[i]] - rest)' if table else '(int16_t)(x[i] * ' ~ one ~ ')' if spikes and one > 1 else 'x[i]' }};
+                at[count] = i;
+                values[count] = value;
+                count += value != 0;
             }
-    flush(m, sums, &waiting);
+            if (m->dense && is_one(m->summed)) { /* as below, but faster */
+                for (int i = 0; i < count; ++i)
+                    put(&waiting, row_of(m, (size_t)(at[i] * m->entering_channels + channel)), values[i]);
+                continue;
+            }
+            for (int i = 0; i < count; ++i) {
+                while (at[i] - begin >= m->sent.columns) {
+                    begin += m->sent.columns;
+                    ++row;
+                }
+                take(m, &waiting, row, at[i] - begin, channel, values[i]);
+            }
+        }
+    flush(m, &waiting);
 }
 
 void network_show(network_state *n, const network_input *x)
@@ -542,9 +680,9 @@ void network_event(network_state *n, size_t input)
         if (m->source >= 0)
             continue;
         const int place = m->sent.rows * m->sent.columns, at = (int)(input % (size_t)place);
-        rows waiting = {{ '{{0}, {0}, 0, 1}' }};
-        take(m, n->sums + m->to, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
-        flush(m, n->sums + m->to, &waiting);
+        rows waiting = no_rows(n, n->sums + m->to, m->channels);
+        take(m, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
+        flush(m, &waiting);
     }
 }
 {% endif %}
@@ -583,9 +721,12 @@ void network_step(network_state *n)
             send(n, p->shortcut);
 {%- endif %}
 {%- if recurrent %}
-        if (p->lateral != 0)
+        if (p->lateral != 0) {
+            rows waiting = no_rows(n, n->sums + p->map->to, p->channels);
             for (size_t i = 0; i < n->count[k]; ++i)
-                add_times(n->sums + p->map->to, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), p->channels, {{ 'p->map->source < 0 ? ' ~ one ~ ' : 1' if one > 1 else '1' }});
+                put(&waiting, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), {{ 'p->map->source < 0 ? ' ~ one ~ ' : 1' if one > 1 else '1' }});
+            flush(p->map, &waiting);
+        }
 {%- endif %}
         fire(n, k);
     }

@@ -24,6 +24,9 @@ typedef struct {
     network_value total[{{ populations[-1].neurons }}];        /* its sum over the steps */
     network_index spiked[{{ slots }}];   /* neurons of each population that spiked in the last step */
     network_index count[NETWORK_POPULATIONS];
+{%- if integer %}
+    uint16_t small[{{ small }}];           /* sums of 16 bits that are still to be added */
+{%- endif %}
 {%- if rises %}
     network_value raised[{{ rises }}];        /* rise of adaptive thresholds */
     network_value level[{{ rises }}];         /* these thresholds */
