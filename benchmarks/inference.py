@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import tsslbp
-from tsslbp import bench, data, machine
+from tsslbp import bench, data, events, machine
 from tsslbp.bench import peers
 from tsslbp.bench.against import PAIRS, ratio
 from tsslbp.bench.cases import Case, plain_layers, weighted
@@ -127,8 +128,8 @@ class Old:
 
     def __init__(self, source: Path, net: Network, x: Tensor) -> None:
         a, static = net.architecture, net.is_static(x)
-        names = ("input_shape", "time_steps", "tau_m", "tau_s", "threshold", *(("padding",) if any(a.padding) else ()))
-        settings = {name: getattr(a, name) for name in names}
+        settings = {name: getattr(a, name) for name in ("input_shape", "time_steps", "tau_m", "tau_s", "threshold")}
+        settings["padding"] = a.padding if len(a.padding) > 1 else a.padding[0]
         weights = [weight.detach() for weight in net.parameters()]
         given = {"notation": a.network, "settings": settings, "weights": weights, "x": x, "axis": 0 if static else 1}
         with tempfile.TemporaryDirectory() as folder:
@@ -260,15 +261,41 @@ def measure(names: list[str], root: Path, seconds: float, old: Path | None = Non
     return result
 
 
+def break_even(seconds: float) -> str:
+    """Markdown: the time of events over that of the layers one by one, by the share of inputs that spike, at random.
+
+    The state is kept, as then the kernel does not leave busy batches to the layers.
+    """
+    wide = {"400-10": ((400,), 200), "1024-10": ((3136,), 50), "64C5-10": ((32, 14, 14), 20), "128C3-10": ((64, 16, 16), 20)}
+    rows = []
+    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
+        row = [f"{share:.0%}"]
+        for notation, (shape, batch) in wide.items():
+            torch.manual_seed(0)
+            padding = 2 if "C5" in notation else 0
+            net = tsslbp.build(notation, input_shape=shape, time_steps=5, tau_m=5, tau_s=3, padding=padding).eval()
+            x = (torch.rand(5, batch, *shape) < share).float()
+            calls = {"events": partial(events.plan(net, x).run, x, None, None, True), "layers": partial(layer_by_layer(net), x)}
+            times = interleaved(calls, seconds)
+            row.append(f"{times['events'] / times['layers']:.2f}")
+        rows.append(row)
+    return markdown(["spikes", *wide], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of MNIST and FashionMNIST")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="networks")
     parser.add_argument("--old", type=Path, help="folder src of another version, its kernels built, to compare with")
+    parser.add_argument("--break-even", action="store_true", help="only when events are faster than the layers one by one")
     parser.add_argument("--seconds", type=float, default=10, help="for each comparison")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", help="folder for the result")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.break_even:
+        with torch.no_grad():
+            print(break_even(given.seconds))
+        return
     with torch.inference_mode():
         result = measure(given.cases, given.data_root, given.seconds, given.old)
     print(bench.save(result, given.results, "inference-"))

@@ -439,9 +439,7 @@ def test_whatever_needs_no_gradient_takes_events(monkeypatch, tmp_path, capsys):
     torch.manual_seed(0)
     net = tsslbp.build("30-6", input_shape=(11,), time_steps=8, tau_m=5, tau_s=3).eval()
     norm = tsslbp.data.Normalisation(1.0, (0.0,), (1.0,))
-    model = tsslbp.training.Model(
-        net, tsslbp.training.inputs.Inputs("constant", norm, 8, sequence=False), tuple("abcdef"), ""
-    )
+    model = tsslbp.training.Model(net, tsslbp.training.inputs.Inputs("constant", norm, 8, sequence=False), tuple("abcdef"), "")
     x, threads = 3 * torch.rand(20, 11), torch.get_num_threads()
     np.savez(tmp_path / "x.npz", x=x.numpy(), y=np.arange(20) % 6)
     model.save(tmp_path / "model.safetensors")
