@@ -392,6 +392,16 @@ def test_inference_is_compared_on_the_same_images(script, samples, monkeypatch):
         assert "neurons that fire" in inference.table(result, weights)
 
 
+def test_another_version_makes_the_same_spikes_and_takes_turns(script):
+    net, x = tsslbp.build("20-6", input_shape=(11,), time_steps=5, tau_m=5, tau_s=3).eval(), torch.rand(4, 11)
+    with torch.inference_mode():
+        other = script("inference").Old(ROOT / "src", net, x)
+        found = other.against(net, x, 4, 0.0)
+    other.process.kill()
+    assert 0.1 < found["ratio"] < 10
+    assert found["pairs"] >= 10
+
+
 def test_inference_layer_by_layer_is_that(script):
     net = tsslbp.build("20-6", input_shape=(11,), time_steps=5, tau_m=5, tau_s=3).eval()
     x = torch.rand(2, 11)

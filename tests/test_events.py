@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tsslbp
-from tsslbp import events
+from tsslbp import cli, events
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Conv1d, Conv2d
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(NOT_LOADED is not None, reason=str(NOT_LOADED))
 FLAT, ROW, IMAGE = (11,), (3, 14), (3, 10, 9)
 NOTATIONS = [
     *(("7", FLAT), ("20-7", FLAT), ("9b-17n-12-V2", FLAT), ("20R-7", FLAT), ("9-13Ab-7", FLAT), ("16Rn-12A-6", FLAT)),
-    *(("12-[9n-12]-[7-5b]-5", FLAT), ("6-7", IMAGE), ("9-20R-7", ROW)),
+    *(("12-[9n-12]-[7-5b]-5", FLAT), ("6-7", IMAGE), ("9-20R-7", ROW), ("150-140b-7", FLAT)),
     *(("5C3-P2-7", ROW), ("18C3b-A2-4C2n-7", ROW), ("6C5s2-M2-7", ROW), ("4C3n-[4C3-4C3b]-[6C3s2n-6C3n]-5", ROW)),
     *(("5C3-P2-7C3-9-6", IMAGE), ("17C3b-A2-4C2n-7", IMAGE), ("6C3s2-M2-7", IMAGE), ("4C2-P2-P2-7", IMAGE)),
     *(("4C3n-M2-[4C3-4C3b]-[6C3s2n-6C3n]-P2-6b", IMAGE), ("3C3-P2-[8C3-5C3]-10R-6", IMAGE), ("5C1-M2-M2-7", IMAGE)),
@@ -244,6 +245,33 @@ def test_neither_batch_nor_threads_change_a_bit(case):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("steps", [5, 20])
+def test_samples_go_through_far_weights_together_and_alike(steps):
+    net = made(("5C3-P2-300-250-7", IMAGE), steps=steps, dtype=torch.float32)
+    x = inputs(net, "spikes", 35, 0, torch.float32)  # more than go together, and not a multiple
+    whole = by_events(net, x)
+    assert torch.equal(torch.cat([by_events(net, x[:, i : i + 1]) for i in range(35)], 1), whole)
+    net.double()
+    torch.testing.assert_close(by_events(net, x.double()), dense(net, x.double()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("notation", ["64C3-P2-10", "1200-10"])
+def test_busy_batches_go_through_the_layers(notation):
+    """The choice follows from the activity of the batch's first samples, and from nothing else."""
+    net = made((notation, (32, 12, 12)), steps=5, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(5, 40, 32, 12, 12, generator=generator)
+    busy, calm = (noise < 0.5).float(), (noise < 0.01).float()
+    for _ in range(2):
+        assert events.whole(net, busy) is None
+        assert torch.equal(net(busy), dense(net, busy))
+        assert events.whole(net, calm) is not None
+    assert events.whole(net, busy[:, :4]) is not None, "a few samples"
+    assert events.whole(net, torch.cat([calm[:, :2], busy[:, 2:]], 1)) is not None
+    assert events.whole(net, torch.cat([busy[:, :2], calm[:, 2:]], 1)) is None
+    assert net.part(busy)[1].events is not None, "parts hand on their state"
+
+
 CALL = """
 import sys, torch
 from tests.test_events import IMAGE, by_events, inputs, made
@@ -404,6 +432,37 @@ def test_early_exit_and_evaluation_take_events(monkeypatch):
     assert all(map(torch.equal, model.decide(x), decided))
     assert len(calls) > 2
     assert torch.equal(decided[0], tsslbp.metrics.decode(whole))
+
+
+def test_whatever_needs_no_gradient_takes_events(monkeypatch, tmp_path, capsys):
+    """At any batch size and with any number of threads, no layer is asked: it would raise."""
+    torch.manual_seed(0)
+    net = tsslbp.build("30-6", input_shape=(11,), time_steps=8, tau_m=5, tau_s=3).eval()
+    norm = tsslbp.data.Normalisation(1.0, (0.0,), (1.0,))
+    model = tsslbp.training.Model(net, tsslbp.training.inputs.Inputs("constant", norm, 8, sequence=False), tuple("abcdef"), "")
+    x, threads = 3 * torch.rand(20, 11), torch.get_num_threads()
+    np.savez(tmp_path / "x.npz", x=x.numpy(), y=np.arange(20) % 6)
+    model.save(tmp_path / "model.safetensors")
+
+    def refuse(*_):
+        raise AssertionError("a layer computes")
+
+    monkeypatch.setattr(tsslbp.layers.Spiking, "current", refuse)
+    try:
+        for torch_threads in (1, 3):
+            torch.set_num_threads(torch_threads)
+            for size in (1, 7, 20):
+                model.outputs(x, batch_size=size)
+                model.decide(x, batch_size=size)
+                net(x[:size])
+                net.part(x[:size], steps=2)
+                tsslbp.stream(net, streams=size)(x[:size])
+    finally:
+        torch.set_num_threads(threads)
+    for command in (["evaluate", "--all"], ["predict"]):
+        assert cli.main([command[0], str(tmp_path / "model.safetensors"), *command[1:], str(tmp_path / "x.npz")]) == 0
+    with pytest.raises(AssertionError, match="a layer computes"), torch.enable_grad():
+        net(x)
 
 
 def infer(net, sample, **changed):

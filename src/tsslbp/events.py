@@ -2,8 +2,10 @@
 
 A :class:`~tsslbp.networks.Network` asks here first. Where gradients are off, the network is in evaluation mode, and all its
 layers are such as the kernel knows, the answer comes from the kernel; else it is None, and the network goes through its layers.
-The spikes are the same; where a membrane potential lies within rounding of the threshold they may differ, because inputs are
-added up in another order. For a sample that order is always the same, whatever the batch size, threads or instruction set.
+It is None, too, where the first samples of a large batch are so busy that dense products are faster (``csrc/infer.h``), which
+follows from what is counted, never from time. The spikes are the same; where a membrane potential lies within rounding of the
+threshold they may differ, because inputs are added up in another order. For a sample the kernel's order is always the same,
+whatever the batch size, threads or instruction set.
 """
 
 import functools
@@ -42,7 +44,8 @@ class Plan:
     """Responses of a constant current by number of steps: a cache."""
 
     def run(self, x: Tensor, response: Tensor | None, before: Tensor | None, keep: bool) -> list[Tensor] | None:
-        """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None where a number is not finite."""
+        """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None where a number is not finite, or
+        the batch too busy."""
         made: list[Tensor] = torch.ops.tsslbp.infer.default(x, self.weights, self.numbers, response, before, keep)
         if made and self.vote is not None:
             made[0] = self.vote(made[0])
@@ -83,9 +86,12 @@ class _Seen:
         for now, before in self.contents:
             if len(now) != len(before) or not all(map(operator.is_, now.values(), before)):
                 return False
-        for now, count, get, before in self.attributes:
-            if len(now) - (MEASURED in now) != count or not all(map(operator.is_, get(now), before)):
-                return False
+        try:
+            for now, count, get, before in self.attributes:  # tuples compare by identity first, and by value what is another
+                if len(now) - (MEASURED in now) != count or get(now) != before:
+                    return False
+        except (RuntimeError, ValueError):  # of tensors and arrays, which have no one truth
+            return False
         return all(_version(x) == version and x.data_ptr() == pointer for x, _, pointer, version in self.tensors)
 
 

@@ -32,6 +32,8 @@ from tsslbp.neuron import LIF
 
 VECTOR = 64
 """Bytes of a vector in the kernel; rows of weights are padded to whole ones."""
+COLUMNS = 8
+"""Vectors of weights that lie side by side in a fully connected layer."""
 FEW = 16
 """Channels of an input up to which a plan has what the first layer makes of a background."""
 NONE, INPUT = -2, -1
@@ -193,7 +195,7 @@ class Planner:
             columns = weight
             if heard.stage != INPUT:  # trains lie as [row, column, channel]
                 columns = weight.unflatten(1, heard.shape).permute(0, 2, 3, 1).flatten(1)
-            at, flat = self.rows(columns.t()), True
+            at, flat = self.columns(columns.t()), True
         background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
         return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
 
@@ -210,6 +212,11 @@ class Planner:
     def rows(self, weight: Tensor, more: int = 0) -> int:
         """Add rows of weights, the last axis, with ``more`` zeros and padded to whole vectors; returns where they begin."""
         return self.add(nn.functional.pad(weight, (0, more + -(weight.shape[-1] + more) % self.vector)))
+
+    def columns(self, weight: Tensor) -> int:
+        """Add rows of weights, ``[heard, neurons]``, cut into columns of so many vectors; returns where they begin."""
+        padded = nn.functional.pad(weight, (0, -weight.shape[1] % self.vector))
+        return self.add(torch.cat([part.flatten() for part in padded.split(COLUMNS * self.vector, 1)]))
 
     def add(self, numbers: Tensor) -> int:
         at = self.offset

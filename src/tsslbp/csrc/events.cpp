@@ -15,7 +15,7 @@ using torch::stable::Tensor;
 //
 // x: [batch, ...] for a constant current with a `response` [steps], else [steps, batch, ...].
 // weights, plan: [n] each. before: [batch, state], null for rest. Returns the output current [steps, batch, outputs] and, with
-// `keep`, the state after; nothing where the input is not finite or a membrane potential became NaN.
+// `keep`, the state after; nothing where the input is not finite, a membrane potential became NaN, or dense products are faster.
 std::vector<Tensor> infer(const Tensor& x, const Tensor& weights, const Tensor& plan, const std::optional<Tensor>& response,
                           const std::optional<Tensor>& before, bool keep) {
   const auto type = weights.scalar_type();
@@ -51,8 +51,8 @@ std::vector<Tensor> infer(const Tensor& x, const Tensor& weights, const Tensor& 
                       start ? start->const_data_ptr<T>() : nullptr, made[0].mutable_data_ptr<T>(),
                       keep ? made[1].mutable_data_ptr<T>() : nullptr, steps, batch});
   };
-  const bool fine = type == ScalarType::Double ? compute(double()) : compute(float());
-  if (!fine) made.clear();
+  const Done done = type == ScalarType::Double ? compute(double()) : compute(float());
+  if (done != Done::all) made.clear();
   return made;
 }
 

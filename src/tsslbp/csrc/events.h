@@ -21,6 +21,8 @@
 namespace tsslbp::events {
 
 constexpr int64_t STEPS = 8;                   // of a chunk
+constexpr int64_t FAR = 1 << 18;               // bytes of weights that no near cache keeps from sample to sample
+constexpr int64_t TOGETHER = 16;               // samples that go through far weights together
 constexpr uint64_t ONES = 0x0101010101010101;  // a byte of 1 for each of eight steps or neurons
 
 // Numbers in a unit of layout: lines of sums and rows of weights are padded to whole ones.
@@ -53,15 +55,20 @@ constexpr int64_t LANES_OF = bytes / sizeof(T);
 
 // Events of a view in a chunk: in step t those of pixel p begin at t·size + start[p·steps + t], and end where those of p + 1
 // begin. Each is a channel, and by how much the neuron's spike (or the sum of a window) is more than 0 or, as `differences`,
-// more than in the step before.
+// more than in the step before. As `powers` the amounts are powers of two or their negatives: a sum may differ by several.
 template <class T>
 struct Events {
   uint32_t *start, *channel;
   T* amount;
   int64_t size, pixels, steps = 0;
-  bool differences = false;
+  bool differences = false, powers = true;
   uint32_t counts[STEPS] = {};  // so far, while they are listed
 
+  int64_t count() const {
+    int64_t n = 0;
+    for (int64_t t = 0; t < steps; ++t) n += counts[t];
+    return n;
+  }
   TSSLBP_INLINE void begin(int64_t steps_, bool differences_) {
     steps = steps_, differences = differences_;
     std::fill_n(counts, STEPS, 0);
@@ -108,16 +115,6 @@ TSSLBP_INLINE uint64_t eight(const uint8_t* p) {
   return x;
 }
 
-// Of each train, a byte for each of eight steps: 1 where it has a spike.
-struct Spread {
-  uint64_t of[256] = {};
-  constexpr Spread() {
-    for (int train = 0; train < 256; ++train)
-      for (int t = 0; t < 8; ++t) of[train] |= uint64_t(train >> t & 1) << 8 * t;
-  }
-};
-constexpr Spread SPREAD;
-
 // The highest bit of every byte that is not 0.
 TSSLBP_INLINE uint64_t bytes_set(uint64_t x) { return (((x & 0x7f * ONES) + 0x7f * ONES) | x) & 0x80 * ONES; }
 
@@ -148,42 +145,47 @@ TSSLBP_INLINE void list_trains(const View& v, const uint8_t* trains, int64_t ste
   e.begin_pixel(v.pixels());
 }
 
-// Events of trains that are heard pooled. `levels` is scratch, [pixels, channels]: a byte for each step.
+// Events of trains that are heard pooled. `sums` is scratch, [pixels, groups of eight channels, steps]: a byte for each channel.
 template <class T>
-TSSLBP_INLINE void list_pooled(const View& v, const Stage& from, const uint8_t* trains, int64_t steps, uint64_t* levels, Events<T>& e) {
-  const uint64_t within = steps == 8 ? ~uint64_t(0) : (uint64_t(1) << 8 * steps) - 1;
+TSSLBP_INLINE void list_pooled(const View& v, const Stage& from, const uint8_t* trains, int64_t steps, uint64_t* sums, Events<T>& e) {
   const int64_t rows = from.h / v.pool_h, columns = from.w / v.pool_w;
   int64_t spikes = 0, changes = 0;
-  uint64_t* level = levels;
+  uint64_t* sum = sums;
   for (int64_t y = 0; y < rows; ++y)
     for (int64_t x = 0; x < columns; ++x)
-      for (int64_t c = 0; c < from.c; c += 8) {
+      for (int64_t c = 0; c < from.c; c += 8, sum += steps) {
         const uint8_t* window = trains + (y * v.pool_h * from.w + x * v.pool_w) * from.c + c;
-        const int64_t count = std::min<int64_t>(8, from.c - c);
-        uint64_t any = 0;
+        const uint64_t within = from.c - c < 8 ? ~uint64_t(0) >> 8 * (8 - (from.c - c)) : ~uint64_t(0);
+        uint64_t any = 0, before = 0;
+        std::fill_n(sum, steps, 0);
         for (int64_t i = 0; i < v.pool_h; ++i)
           for (int64_t j = 0; j < v.pool_w; ++j) any |= eight(window + (i * from.w + j) * from.c);
-        for (int64_t k = 0; k < count; ++k, any >>= 8) {
-          uint64_t sum = 0;
-          if (any & 0xff) {
-            for (int64_t i = 0; i < v.pool_h; ++i)
-              for (int64_t j = 0; j < v.pool_w; ++j) sum += SPREAD.of[window[(i * from.w + j) * from.c + k]];
-            spikes += __builtin_popcountll(bytes_set(sum));
-            changes += __builtin_popcountll(bytes_set((sum ^ (sum << 8)) & within));
+        if (!(any & within)) continue;
+        for (int64_t i = 0; i < v.pool_h; ++i)
+          for (int64_t j = 0; j < v.pool_w; ++j) {
+            const uint64_t some = eight(window + (i * from.w + j) * from.c) & within;
+            for (int64_t t = 0; t < steps; ++t) sum[t] += some >> t & ONES;
           }
-          *level++ = sum;
+        for (int64_t t = 0; t < steps; before = sum[t++]) {
+          spikes += __builtin_popcountll(bytes_set(sum[t]));
+          changes += __builtin_popcountll(bytes_set(sum[t] ^ before));
         }
       }
   e.begin(steps, changes < spikes);
-  level = levels;
-  for (int64_t p = 0; p < v.pixels(); ++p) {
-    e.begin_pixel(p);
-    for (int64_t c = 0; c < v.c; ++c) {
-      const uint64_t now = *level++, before = e.differences ? now << 8 : 0;
-      if (!now) continue;
-      for (uint64_t left = bytes_set((now ^ before) & within); left; left &= left - 1) {
-        const int bit = __builtin_ctzll(left) / 8 * 8;
-        e.add(bit / 8, c, T(int(now >> bit & 0xff) - int(before >> bit & 0xff)));
+  sum = sums;
+  for (int64_t p = 0; p < rows * columns; ++p) {
+    if (p < v.pixels()) e.begin_pixel(p);
+    const int64_t first = v.pixels() == 1 ? p * from.c : 0;
+    for (int64_t c = first; c < first + from.c; c += 8, sum += steps) {
+      uint64_t before = 0, changed = 0;  // bit 8·t + k for channel k of the group
+      for (int64_t t = 0; t < steps; before = e.differences ? sum[t] : 0, ++t)
+        changed |= (bytes_set(sum[t] ^ before) >> 7) * 0x0102040810204080 >> 56 << 8 * t;
+      for (; changed; changed &= changed - 1) {
+        const int bit = __builtin_ctzll(changed), t = bit / 8, k = bit % 8 * 8;
+        const int by = int(sum[t] >> k & 0xff) - (t && e.differences ? int(sum[t - 1] >> k & 0xff) : 0);
+        int more = by < 0 ? -by : by;
+        do e.add(t, c + bit % 8, T(by < 0 ? -(more & -more) : more & -more));
+        while (more &= more - 1);
       }
     }
   }
@@ -195,7 +197,7 @@ TSSLBP_INLINE void list_pooled(const View& v, const Stage& from, const uint8_t* 
 template <class T>
 TSSLBP_INLINE bool list_input(const View& v, const T* x, int64_t stride, int64_t steps, Events<T>& e) {
   bool finite = true;
-  e.begin(steps, false);
+  e.begin(steps, false), e.powers = false;
   for (int64_t t = 0; t < steps; ++t, x += stride)
     for (int64_t p = 0; p < v.pixels(); ++p) {
       e.start[p * steps + t] = e.counts[t];
@@ -228,9 +230,28 @@ TSSLBP_INLINE void take_background(const T* x, int64_t channels, int64_t pixels,
 #define TSSLBP_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Functions in which products and sums may become one operation, which rounds once.
+#ifdef __clang__
+#define TSSLBP_FUSED
+#define TSSLBP_FUSE _Pragma("clang fp contract(fast)")
+#else
+#define TSSLBP_FUSED __attribute__((optimize("fp-contract=fast")))
+#define TSSLBP_FUSE
+#endif
+
+// Adds amount·x. Where the amount is a power of two, the product is exact: fused or not, all bits are the same.
+template <bool powers, class N, class T>
+TSSLBP_INLINE void add_product(N& sum, T amount, const N& x) {
+  if constexpr (powers) {
+    TSSLBP_FUSE
+    sum += amount * x;
+  } else
+    sum += amount * x;
+}
+
 // Adds rows of weights of `count` events (at least one), each times its amount, to `units` units of sums, which stay in
 // registers: only if every loop over them is unrolled.
-template <class T, int bytes, int units>
+template <class T, int bytes, int units, bool powers>
 TSSLBP_INLINE void add_units(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t count) {
   constexpr int vectors = units * 64 / bytes;
   constexpr int64_t lanes = LANES_OF<T, bytes>;
@@ -239,7 +260,7 @@ TSSLBP_INLINE void add_units(T* sums, const T* rows, int64_t row, const uint32_t
   int64_t i = 0;
   do {
     const T* weights = rows + int64_t(channel[i]) * row;
-    TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) sum[k] += amount[i] * load<bytes>(weights + k * lanes);
+    TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) add_product<powers>(sum[k], amount[i], load<bytes>(weights + k * lanes));
   } while (++i < count);
   TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) store<bytes>(sums + k * lanes, sum[k]);
 }
@@ -261,29 +282,57 @@ struct Adders {
   }
 };
 
-#define TSSLBP_ADDERS(set, target, bytes, most)                                                                      \
-  template <class T, int units>                                                                                      \
-  target void add_##set(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t n) {   \
-    add_units<T, bytes, units>(sums, rows, row, channel, amount, n);                                                 \
-  }                                                                                                                  \
-  template <class T, int... k>                                                                                       \
-  Adders<T> adders_##set(std::integer_sequence<int, k...>) {                                                         \
-    return {{nullptr, &add_##set<T, k + 1>...}, most};                                                               \
+// Of any amounts, and of powers of two.
+template <class T>
+struct AllAdders {
+  Adders<T> any, powers;
+};
+
+#define TSSLBP_ADDERS(set, target, bytes, most)                                                                             \
+  template <class T, int units>                                                                                             \
+  target void add_##set(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount, int64_t n) {          \
+    add_units<T, bytes, units, false>(sums, rows, row, channel, amount, n);                                                 \
+  }                                                                                                                         \
+  template <class T, int units>                                                                                             \
+  target TSSLBP_FUSED void add_powers_##set(T* sums, const T* rows, int64_t row, const uint32_t* channel, const T* amount,   \
+                                            int64_t n) {                                                                    \
+    add_units<T, bytes, units, true>(sums, rows, row, channel, amount, n);                                                  \
+  }                                                                                                                         \
+  template <class T, int... k>                                                                                              \
+  AllAdders<T> adders_##set(std::integer_sequence<int, k...>) {                                                             \
+    return {{{nullptr, &add_##set<T, k + 1>...}, most}, {{nullptr, &add_powers_##set<T, k + 1>...}, most}};                  \
   }
 TSSLBP_ADDERS(baseline, , 16, 3)
 #ifdef TSSLBP_X86
-TSSLBP_ADDERS(avx2, TSSLBP_AVX2, 32, 6)
+TSSLBP_ADDERS(avx2, __attribute__((target("avx2,fma"))), 32, 6)
 TSSLBP_ADDERS(avx512, TSSLBP_AVX512, 64, 14)
 #endif
 #undef TSSLBP_ADDERS
 
 template <class T>
-Adders<T> adders() {
+AllAdders<T> adders() {
 #ifdef TSSLBP_X86
-  if (capability() == Capability::avx2) return adders_avx2<T>(std::make_integer_sequence<int, 6>());
+  if (capability() == Capability::avx2 && __builtin_cpu_supports("fma")) return adders_avx2<T>(std::make_integer_sequence<int, 6>());
   if (capability() == Capability::avx512) return adders_avx512<T>(std::make_integer_sequence<int, 14>());
 #endif
   return adders_baseline<T>(std::make_integer_sequence<int, 3>());
+}
+
+// Adds to sums of a fully connected layer, [steps, line] of each of `n` samples, the events of its views. All samples and steps
+// use up some columns of the weights before the next come from far.
+template <class T>
+TSSLBP_INLINE void add_up_flat(const Map& m, int64_t inputs, const Events<T>* const* e, int64_t n, const T* weights, const Adders<T>& add, T* sums) {
+  const T* columns = weights + m.weights;
+  for (int64_t first = 0; first < m.row; first += COLUMNS * UNIT<T>) {
+    const int64_t width = std::min(COLUMNS * UNIT<T>, m.row - first);
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t t = 0; t < e[j]->steps; ++t) {
+        const int64_t count = e[j]->counts[t], at = t * e[j]->size;
+        T* to = sums + (j * e[j]->steps + t) * m.step + first;
+        if (count) add(to, columns, width, width / UNIT<T>, e[j]->channel + at, e[j]->amount + at, count);
+      }
+    columns += inputs * width;
+  }
 }
 
 // Adds to sums of a map, [steps, h, line], the events of its view.

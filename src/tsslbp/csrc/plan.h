@@ -9,6 +9,7 @@
 namespace tsslbp::events {
 
 constexpr int64_t MOST = 1 << 28;   // neurons of a layer, and weights that one neuron reaches in a row
+constexpr int64_t COLUMNS = 8;      // vectors of weights that lie side by side in a fully connected layer
 constexpr int64_t WINDOW = 255;     // neurons of a pooling window: the sum of their spikes is a byte
 
 inline int64_t padded(int64_t n, int64_t to = 64) { return (n + to - 1) / to * to; }
@@ -20,17 +21,25 @@ struct View {
   bool pooled() const { return pool_h * pool_w > 1; }
   int64_t pixels() const { return h * w; }
   int64_t size() const { return h * w * c; }
+  // Events that one change makes at most: the bits of a number up to that of the window's neurons.
+  int64_t most() const {
+    int64_t bits = 0;
+    while ((pool_h * pool_w + 1) >> (bits + 1)) ++bits;
+    return bits;
+  }
 };
 
 // A linear map: a convolution, or the identity times a scale where `weights` is -1. Rows of weights lie as [kernel row, channel
 // heard, kernel column], reversed and merged into one row for all kernel columns where they reach neurons side by side. Each
-// row is padded with zeros to whole vectors, so that these can be added wherever in the row they begin.
+// row is padded with zeros to whole vectors, so that these can be added wherever in the row they begin. Of a fully connected
+// layer (flat) the rows are cut into columns of up to COLUMNS vectors, which lie one after the other.
 struct Map {
   int64_t view = -1, weights = -1, kh = 1, kw = 1, sh = 1, sw = 1, ph = 0, pw = 0, dh = 1, dw = 1, groups = 1;
   int64_t background = -1;  // where the sums of an image of ones begin, [channel of the input, step]; -1: no such image
   double scale = 1;
-  bool merged = true;
+  bool merged = true, flat = false;
   int64_t row = 0, line = 0, step = 0;  // numbers of a row of weights; of sums, in a line of neurons and in a step
+  double reached = 1;                   // neurons that an event reaches, if it is not at an edge
 };
 
 // Neurons, or max pooling of the spikes of stage `pooled`.
@@ -113,17 +122,22 @@ struct Network {
     if (source == -2) return;
     const int64_t pool_h = f.whole("pool_h", 1, WINDOW), pool_w = f.whole("pool_w", 1, WINDOW);
     STD_TORCH_CHECK(pool_h * pool_w <= WINDOW && (source >= 0 || pool_h * pool_w == 1), "tsslbp: the plan's pool is too large");
-    m.view = view(source, pool_h, pool_w, f.flag("flat"));
+    m.flat = f.flag("flat");
+    m.view = view(source, pool_h, pool_w, m.flat);
     const View& v = views[m.view];
     m.kh = f.whole("kh", 1, MOST), m.kw = f.whole("kw", 1, MOST), m.sh = f.whole("sh", 1, MOST), m.sw = f.whole("sw", 1, MOST);
     m.ph = f.whole("ph", 0, MOST), m.pw = f.whole("pw", 0, MOST), m.dh = f.whole("dh", 1, MOST), m.dw = f.whole("dw", 1, MOST);
     m.groups = f.whole("groups", 1, MOST), m.scale = f.any("scale");
     STD_TORCH_CHECK(v.c % m.groups == 0 && s.c % m.groups == 0, "tsslbp: plan.groups does not divide the channels");
+    STD_TORCH_CHECK(!m.flat || (s.h * s.w == 1 && m.kh * m.kw * m.sh * m.sw * m.dh * m.dw * m.groups == 1 && m.ph + m.pw == 0),
+                    "tsslbp: the plan has a fully connected layer with a kernel");
     m.merged = m.sw == 1 && m.dw == 1 && m.groups == 1;
     const int64_t reached = (m.merged ? m.kw : 1) * (s.c / m.groups);
+    m.reached = double(m.kh) * double(m.kw) * double(s.c / m.groups) / double(m.sh) / double(m.sw);
     const bool cut = m.merged && m.kw > 1 && s.c % vector;  // at the left edge a row may begin within a vector
     m.row = padded(reached + (cut ? vector - 1 : 0), vector);
     m.weights = read_offset(f, "weights", double(m.kh) * double(v.c) * double(m.merged ? 1 : m.kw) * double(m.row));
+    if (m.weights < 0) m.reached = 1;
     const bool same = v.c == s.c && v.h == s.h && v.w == s.w;
     STD_TORCH_CHECK(m.weights >= 0 || (same && m.kh * m.kw == 1), "tsslbp: the plan's shortcut changes the shape");
     m.line = padded(s.w * s.c, vector) + vector;  // rows are added in whole vectors, and may end behind their line
