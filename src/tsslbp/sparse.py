@@ -29,9 +29,11 @@ WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than they save."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
-MOST_FLAT, MOST_CONVOLVED = 0.1, 0.2
-"""Share of a current's numbers that may change if matrix products, and convolutions, are to pay. It is less by the share of
-numbers that fill up the last vector of outputs."""
+MOST_FLAT, MOST_CONVOLVED = 0.14, 0.2
+"""Share of a current's numbers that may change if matrix products, and convolutions, with many outputs are to pay. With few
+outputs it is less: a change costs a matrix product as much time besides as ``FOUND`` outputs, and what fills up the last vector
+of outputs is computed in vain."""
+FOUND = 160
 
 
 class SparseMap(NamedTuple):
@@ -72,8 +74,9 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
         return []
     if transformed():
         return []
-    filled = len(weight) / (math.ceil(len(weight) / 16) * 16)
-    most = min(filled * (MOST_CONVOLVED if map_.kernel else MOST_FLAT), 1.0)
+    out = len(weight)
+    most = MOST_CONVOLVED if map_.kernel else MOST_FLAT * out / (out + FOUND)
+    most = min(most * out / (math.ceil(out / 16) * 16), 1.0)
     found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most)
     return found
 

@@ -39,7 +39,10 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: i
 
 
 GROUPS = {
-    "linear maps": ("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
+    "linear maps": (
+        *("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
+        *("tsslbp::changes", "tsslbp::map_changes", "tsslbp::map_changes_backward"),
+    ),
     "neurons, forward": ("tsslbp::lif", "tsslbp::recurrent"),
     "neurons, backward": ("tsslbp::tssl_backward", "tsslbp::tssl_recurrent_backward"),
     "clipping and AdamW": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::mul_", "Optimizer.step#AdamW.step"),

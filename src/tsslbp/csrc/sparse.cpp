@@ -102,10 +102,12 @@ void check_changes(const MapSizes& s, const Tensor& where, const Tensor& value, 
   STD_TORCH_CHECK(right, "tsslbp: these are not the changes of the current");
 }
 
-// How many outputs of a matrix product are computed at a time: whole vectors, in parts of about the same size.
+// How many outputs of a matrix product are computed at a time: whole vectors, in parts of about the same size, of which there are
+// some for every thread.
 template <class T>
 int64_t at_once(const MapSizes& s) {
-  const int64_t vectors = padded<T>(s.out) / WIDEST<T>, most = s.C <= 1024 ? 8 : 4, parts = (vectors + most - 1) / most;
+  const int64_t vectors = padded<T>(s.out) / WIDEST<T>, most = std::clamp<int64_t>(vectors / 4, 1, s.C <= 1024 ? 8 : 4);
+  const int64_t parts = (vectors + most - 1) / most;
   return (vectors + parts - 1) / parts * WIDEST<T>;
 }
 
