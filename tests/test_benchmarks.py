@@ -295,7 +295,23 @@ def test_what_working_together_costs(script, monkeypatch, capsys):
     module.main("quickstart")
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line)
     assert 0 < float(rows["ratio"]) < 2
-    assert 0 < float(rows["of it adding up, ms"]) < float(rows["a step, ms"])
+    assert 0 < float(rows["of it waiting for sums, ms"]) < float(rows["a step, ms"])
+
+
+def test_imagenet_is_reckoned_from_steps_and_operations(script, monkeypatch):
+    module = script("imagenet")
+    monkeypatch.setattr(module, "NETWORK", "4C7s4n-M2-[4C3s2n-4C3n]-A14-1000b")
+    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "STEPS", 1)
+    settings = module.config("float32")
+    monkeypatch.setattr(module, "config", lambda precision: replace(settings, padding=(3, 1, 1)))
+    found = module.measure("float32")
+    stem, beside, pool = 4 * 3 * 49 * 56**2, 4 * 4 * (2 * 9 + 1) * 14**2, 4 * 1000
+    assert found["macs"] > 0.5 * (stem + 4 * (beside + pool))  # padding and the currents of a constant input count less
+    made = module.reckoned({"macs": 1e9, "step": 2.0}, 10)
+    assert made["gpu_hours"] == pytest.approx(6e9 * 90 * 1_281_167 / 1e13 / 3600)
+    assert made["days_here"] == pytest.approx(90 * 1_281_167 / 86400)
+    assert "| 90 epochs at 10 TFLOP/s, hours |" in module.table({"float32": found}, 10)
 
 
 def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):

@@ -303,7 +303,7 @@ RUN_SLOWLY = ("cifar10-resnet18", "tiny-imagenet-40")
 )
 def test_every_recipe_runs(recipe, samples, capsys, tmp_path):
     arguments = ["train", recipe, "--data-root", str(samples), "--runs-dir", str(tmp_path), "--epochs", "1"]
-    if recipes.get(recipe).data.startswith(data.IN_FILES):
+    if data.in_files.is_one(recipes.get(recipe).data):
         for number in range(120):
             path = tmp_path / "drawn" / ("val" if number < 40 else "train") / f"{number % 40:02}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from tsslbp import UserError, processes, training
 from tsslbp.layers import BatchNorm
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+HANG = 7200
+"""Seconds after which a job cannot end any more, on however slow a machine."""
 TRAIN = ["train", "--network", "30-10", "--batch-size", "50", "--runs-dir", "runs", "--precision", "float32"]
 
 
@@ -34,7 +36,7 @@ def torchrun(count, *arguments, **options):
 
 def ended(process):
     """What a program printed, after its end: its own lines, without those of torchrun."""
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=HANG)
     return [
         line for line in out.splitlines() if line.startswith(("tsslbp: ", "stopped", "epoch ", "test accuracy", "report: "))
     ]
@@ -42,7 +44,7 @@ def ended(process):
 
 def trained_together(count, steps, out):
     process = torchrun(count, Path(together.__file__), out, steps)
-    printed, _ = process.communicate(timeout=900)
+    printed, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0, printed
     return {name: [torch.load(out / f"{name} {number}.pt") for number in range(count)] for name in together.CASES}
 
@@ -101,7 +103,7 @@ def test_a_process_alone_is_a_group_of_one():
     alone = processes.group()
     assert (alone.count, alone.number, alone.leads, processes.started(), processes.leads()) == (1, 0, True, 1, True)
     x = torch.arange(5.0)
-    assert alone.share(x) is x is alone.add_(x) is alone.total(x) is alone.first_(x)
+    assert alone.share(x) is x is alone.add_(x) is alone.adding(x)() is alone.total(x) is alone.first_(x)
     assert (alone.told(b"a"), alone.all_say("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
     with alone.agreed():
         alone.same("other data", "c")
@@ -256,11 +258,12 @@ def test_bad_input_is_said_once(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_ends_the_job_in_one_line_and_keeps_the_checkpoint(tmp_path):
     """Of files that may have no more than so many bytes; the largest is the checkpoint's."""
-    process = torchrun(2, "-m", "tsslbp", *TRAIN, "--epochs", "2", "--name", "cut", cwd=tmp_path)
+    constant = [*TRAIN, "--schedule", "constant"]  # under another schedule the number of epochs must stay
+    process = torchrun(2, "-m", "tsslbp", *constant, "--epochs", "2", "--name", "cut", cwd=tmp_path)
     ended(process)
     whole = (tmp_path / "runs/cut/checkpoint.pt").read_bytes()
     limited = f'ulimit -f {len(whole) // 1024 // 2}; exec "$0" -m tsslbp "$@"'
-    resume = [*TRAIN, "--epochs", "3", "--name", "cut", "--resume"]
+    resume = [*constant, "--epochs", "3", "--name", "cut", "--resume"]
     process = torchrun(2, "--no-python", "bash", "-c", limited, sys.executable, *resume, cwd=tmp_path)
     (line,) = [text for text in ended(process) if text.startswith("tsslbp: ")]
     assert line.startswith("tsslbp: cannot write runs/cut/checkpoint.pt")

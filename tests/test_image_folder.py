@@ -18,7 +18,7 @@ from shared import run
 from test_checkpoint import StopAt
 
 from tsslbp import UserError, data, draws, training
-from tsslbp.data import image_folder, streamed
+from tsslbp.data import listed, streamed
 from tsslbp.data.streamed import Decoder, Pool
 from tsslbp.settings import TrainConfig
 
@@ -116,7 +116,7 @@ def test_the_layout_of_tiny_imagenet(tmp_path):
     dataset, usual = load(tmp_path / "tiny"), load(PICTURES)
     assert torch.equal(dataset.test.x, usual.test.x)
     assert torch.equal(dataset.test.y, usual.test.y)
-    assert dataset.notes[0] == f"{root}/test has no folders of these classes, so it is left out"
+    assert dataset.notes[0] == f"{root}/test has no pictures of these classes, so it is left out"
 
 
 def test_what_cannot_be_used_is_said_in_a_line(folder, tmp_path):
@@ -140,14 +140,14 @@ def test_what_cannot_be_used_is_said_in_a_line(folder, tmp_path):
 
 def test_without_torchvision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    with fails(r"image-folder needs torchvision.*: pip install 'tsslbp\[vision\]'"):
+    with fails(r"pictures that stay in files need torchvision.*: pip install 'tsslbp\[vision\]'"):
         load(PICTURES)
 
 
 def test_settings_without_effect_are_refused(capsys, folder):
     for given in (["--size", "8"], ["--random-crop", "0.5"], ["--skip-broken"], ["--workers", "1"]):
         code, _, err = run(capsys, "train", "--data", str(folder), *given)
-        assert (code, err) == (2, f"tsslbp: {given[0]} has no effect without --data image-folder:DIR\n")
+        assert (code, err) == (2, f"tsslbp: {given[0]} has no effect without --data image-folder:DIR or webdataset:SHARDS\n")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -260,7 +260,7 @@ def test_a_broken_picture_is_named(config, capsys, monkeypatch, workers):
         training.train(replace(config, workers=workers))
     assert not config.runs_dir.exists()
     monkeypatch.setattr("tsslbp.data.dataset.LOOKED_AT", 2)  # so that it is met in training
-    monkeypatch.setattr("tsslbp.data.image_folder.LOOKED_AT", 2)
+    monkeypatch.setattr("tsslbp.data.listed.LOOKED_AT", 2)
     given = ["--network", "4C3-P2-3", "--workers", str(workers), "--runs-dir", str(config.runs_dir)]
     code, _, err = run(capsys, "train", "--data", config.data, *given)
     (line,) = [line for line in err.splitlines() if line.startswith("tsslbp: ")]
@@ -400,5 +400,5 @@ def test_defaults_follow_the_cores_and_the_processes_that_share_them(monkeypatch
 
 def test_pictures_of_several_sizes(folder):
     Image.new("RGB", (30, 20)).save(folder / "train/red/0.jpg")
-    assert load(folder).sample_shape == (3, image_folder.SIZE, image_folder.SIZE)
+    assert load(folder).sample_shape == (3, listed.SIZE, listed.SIZE)
     assert load(folder, size=5).sample_shape == (3, 5, 5)

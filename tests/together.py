@@ -13,12 +13,14 @@ import torch
 import tsslbp
 from tsslbp import processes, training
 from tsslbp.settings import TrainConfig
+from tsslbp.training import reduction
 from tsslbp.training.inputs import Inputs
 
 CASES: dict[str, dict[str, Any]] = {
     "fully connected": {"network": "12-10", "average": 0.9},
     "a last batch of one": {"network": "12-10", "batch_size": 92, "schedule": "cosine"},
     "normalised": {"network": "4C3n-[4C3n-4C3n]-P2-10", "padding": (1,), "batch_size": 20},
+    "normalised, a last batch of one": {"network": "4C3n-8n-10", "batch_size": 92},
     "the rate of a layer": {"network": "12-12-10", "rule": "tssl-paper"},
     "the rate of a layer, early": {"network": "12-12-10", "rule": "tssl-submission", "threshold": 4.0},
     "a mean, standardised, drawn": {
@@ -94,6 +96,7 @@ def config(name: str) -> TrainConfig:
 
 def main(out: str, steps: str) -> None:
     tsslbp.rules.RULES["doubled"] = Doubled
+    reduction.LARGE = 300  # some gradients of these small networks are added up by themselves, others together
     with processes.joined() as group:
         for name in CASES:
             made = trained(config(name), int(steps))

@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -60,10 +60,24 @@ class Group:
 
     def add_(self, x: Tensor) -> Tensor:
         """``x`` as the sum over all processes, in place. Every process gets the same bits. Raises Lost."""
-        if self.count > 1:
+        return self.adding(x)()
+
+    def adding(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begin to make ``x`` the sum over all processes, in place, and go on; what is returned waits for it and gives it.
+
+        All processes must begin their sums in the same order. Raises Lost, here or there.
+        """
+        if self.count == 1:
+            return lambda: x
+        with _noticing():
+            work = dist.all_reduce(x, async_op=True)
+
+        def added() -> Tensor:
             with _noticing():
-                dist.all_reduce(x)
-        return x
+                work.wait()
+            return x
+
+        return added
 
     def first_(self, x: Tensor) -> Tensor:
         """``x`` of the leading process, in place. Raises Lost."""

@@ -52,7 +52,8 @@ class DataSettings(Group):
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
     japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .txt, or a folder of pictures, sounds or event
     recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are;
-    DIR may lie in the data root."""
+    webdataset:SHARDS leaves them in tar files, of a folder or a pattern such as train-{000..127}.tar. Both may lie in the data
+    root."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
     """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
     --choose must then be last or test."""
@@ -61,13 +62,13 @@ class DataSettings(Group):
     flip: bool = False
     """Mirror each training image left to right with probability one half. Not for digits and letters."""
     size: Annotated[int | None, POSITIVE] = None
-    """Bring pictures of image-folder:DIR to this many pixels each way: the shorter side is scaled, and the middle is cut out.
+    """Bring pictures in files to this many pixels each way: the shorter side is scaled, and the middle is cut out.
     Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""
     random_crop: Annotated[float, SHARE] = 0.0
-    """In training, cut a random piece out of each picture of image-folder:DIR instead, and bring it to --size. The piece has at
+    """In training, cut a random piece out of each picture in files instead, and bring it to --size. The piece has at
     least this share of the picture's area (0.08 is usual for ImageNet), and proportions from 3:4 to 4:3. 0 turns it off."""
     skip_broken: bool = False
-    """Leave out pictures of image-folder:DIR that cannot be read, and name them. All pictures are read once to find them,
+    """Leave out pictures in files that cannot be read, and name them. All pictures are read once to find them,
     before the first training on these files."""
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: as a constant current, as poisson spikes ("poisson(rate=0.2)" draws fewer of them), or by the
@@ -83,8 +84,8 @@ class DataSettings(Group):
     that bytes of images are scaled to run from 0 to 1."""
 
     def idle(self) -> dict[str, str]:
-        needs = f"--data {data.IN_FILES}DIR"
-        return {} if self.data.startswith(data.IN_FILES) else dict.fromkeys(("size", "random_crop", "skip_broken"), needs)
+        needs = f"--data {data.in_files.FORMS}"
+        return {} if data.in_files.is_one(self.data) else dict.fromkeys(("size", "random_crop", "skip_broken"), needs)
 
 
 def _read_loss(loss: str) -> None:
@@ -176,7 +177,7 @@ class Place(Group):
     download: bool = False
     """Fetch a missing data set into the data root (through torchvision)."""
     workers: Annotated[int | None, NOT_NEGATIVE] = None
-    """Processes that read the pictures of image-folder:DIR ahead of the training; 0 reads them in the training process.
+    """Processes that read pictures in files ahead of the training; 0 reads them in the training process.
     Default: one less than the cores of each process, at most 8."""
     device: Annotated[str, Means(processes.check_device)] = "cpu"
     """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
@@ -244,8 +245,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     def idle(self) -> dict[str, str]:
         """Settings that change nothing beside the others, and with what they would."""
         idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
-        if not self.data.startswith(data.IN_FILES):
-            idle["workers"] = f"--data {data.IN_FILES}DIR"
+        if not data.in_files.is_one(self.data):
+            idle["workers"] = f"--data {data.in_files.FORMS}"
         return idle | ({} if self.neuron == "spiking" else {"surrogate_epochs": "--neuron spiking"})
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:

@@ -78,9 +78,9 @@ class Evaluate:
     download: bool = False
     """Fetch a missing data set into the data root."""
     skip_broken: bool = False
-    """Leave out pictures of image-folder:DIR that cannot be read, and name them."""
+    """Leave out pictures of image-folder:DIR or webdataset:SHARDS that cannot be read, and name them."""
     workers: int | None = None
-    """Processes that read the pictures of image-folder:DIR. Default: one less than the cores, at most 8."""
+    """Processes that read pictures of image-folder:DIR or webdataset:SHARDS. Default: one less than the cores, at most 8."""
     early_exit: bool = False
     """Stop each sample as soon as its answer can no longer change, whatever the remaining steps bring."""
 
@@ -125,8 +125,8 @@ def evaluate(arguments: list[str]) -> None:
 def _streaming(options: "Evaluate | Predict", name: str) -> data.Streaming:
     """How pictures in files are read. Raises UserError for options without effect on a data set of this name."""
     given = {"--skip-broken": options.skip_broken, "--workers": options.workers is not None}
-    if idle := [flag for flag, said in given.items() if said and not name.startswith(data.IN_FILES)]:
-        raise UserError(f"{' and '.join(idle)} has no effect without a model or data of {data.IN_FILES}DIR; leave it out")
+    if idle := [flag for flag, said in given.items() if said and not data.in_files.is_one(name)]:
+        raise UserError(f"{' and '.join(idle)} has no effect without a model or data of {data.in_files.FORMS}; leave it out")
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers is {options.workers}; it must be 0 or more")
     return data.Streaming(skip_broken=options.skip_broken, workers=options.workers)
@@ -141,14 +141,16 @@ class Predict:
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """An image file, or a file or folder of any kind that train takes; labels are not needed. Images may have any size.
     Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
-    the colour of their border, and scaled. Models of image-folder:DIR take them as in their training, without padding."""
+    the colour of their border, and scaled. Models of image-folder:DIR or webdataset:SHARDS take them as in their training,
+    without padding, and read shards too."""
     out: Path | None = None
     """CSV file for the predictions, with columns sample, class, confidence and step. A model of target spike trains has a row
     for each output spike, with columns sample, neuron and step (from 0). Without it the first ones are printed."""
     skip_broken: bool = False
-    """Leave out pictures that cannot be read, and name them; for models of image-folder:DIR."""
+    """Leave out pictures that cannot be read, and name them; for models of image-folder:DIR or webdataset:SHARDS."""
     workers: int | None = None
-    """Processes that read pictures, for models of image-folder:DIR. Default: one less than the cores, at most 8."""
+    """Processes that read pictures, for models of image-folder:DIR or webdataset:SHARDS. Default: one less than the cores, at
+    most 8."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
     a dark digit on paper, and says so."""

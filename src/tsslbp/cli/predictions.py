@@ -10,7 +10,7 @@ import torch
 
 from tsslbp import files, metrics, training
 from tsslbp.cli import picture
-from tsslbp.data import Split, Streaming, image_folder, pictures, readers
+from tsslbp.data import Split, Streaming, in_files, pictures, readers
 from tsslbp.data.folders import files_in
 from tsslbp.errors import UserError
 
@@ -46,10 +46,10 @@ def samples(path: Path, model: training.Model, invert: bool | None, streaming: S
     Raises:
         UserError: no samples there, or some that the model does not take.
     """
-    chosen, in_files = readers.at(path), image_folder.is_one(model.data)
-    if in_files or len(model.sample_shape) != 3 or (chosen and chosen[0].read is not pictures.read):
+    chosen, streams = readers.at(path), in_files.is_one(model.data)
+    if streams or len(model.sample_shape) != 3 or (chosen and chosen[0].read is not pictures.read):
         if invert is not None:
-            why = f"the model takes pictures as {model.data} has them" if in_files else f"{path} holds no pictures"
+            why = f"the model takes pictures as {model.data} has them" if streams else f"{path} holds no pictures"
             raise UserError(f"--invert has no effect: {why}; leave it out")
         return training.samples_to_predict(model, path, streaming)
     images = list(files_in(path, pictures.SUFFIXES)) if path.is_dir() else [path]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp.data import events, image_folder, images, nmnist, readers, speech, synthetic, tonic_sets, vowels
+from tsslbp.data import events, images, in_files, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.data.dataset import Dataset, Normalisation, Split, check
@@ -13,7 +13,6 @@ from tsslbp.data.streamed import Streaming
 from tsslbp.errors import UserError, unknown
 
 __all__ = [
-    "IN_FILES",
     "NAMES",
     "SETS",
     "Dataset",
@@ -25,6 +24,7 @@ __all__ = [
     "check",
     "crop_and_flip",
     "events",
+    "in_files",
     "is_own",
     "load",
     "of_arrays",
@@ -38,7 +38,6 @@ NAMES = (
 )
 SETS: dict[str, Callable[[int | None], Dataset]] = {}
 """Data sets of a user's own by name: functions of how many samples to hold out for validation, None for their own number."""
-IN_FILES = image_folder.PREFIX
 MADE = "python:"
 """What settings call a data set that was made in Python, before its name."""
 
@@ -58,8 +57,8 @@ def load(
 
     Args:
         name: one of ``NAMES``, the last three with options in brackets if wanted (:mod:`tsslbp.data.synthetic`); ``tonic:NAME``
-            for an event set of the package tonic; ``image-folder:DIR`` for pictures that stay in their files; or the path of a
-            file or folder.
+            for an event set of the package tonic; ``image-folder:DIR`` or ``webdataset:SHARDS`` for pictures that stay in their
+            files; or the path of a file or folder.
         root: folder the named sets lie in, as torchvision and tonic lay them out; ``digits`` and own files do not need it.
         validation: samples held out of the training set. If left out: 240 of ``digits``, a tenth of all others but at most
             5000 of a named one; one per class at least.
@@ -78,8 +77,8 @@ def load(
         raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
-    if image_folder.is_one(name):
-        return replace(image_folder.read(name, Path(root), validation, streaming or Streaming()), source=name)
+    if in_files.is_one(name):
+        return replace(in_files.read(name, Path(root), validation, streaming or Streaming()), source=name)
     return replace(_read(name, Path(root), validation, download, time_steps), source=name)
 
 
@@ -91,7 +90,7 @@ def is_own(name: str) -> bool:
 
 def bare(name: str) -> str:
     """The name of a user's own data set without the folders it lies in."""
-    prefix = image_folder.PREFIX if image_folder.is_one(name) else ""
+    prefix = in_files.prefix(name)
     return prefix + Path(name.removeprefix(prefix)).name
 
 

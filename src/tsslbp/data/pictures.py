@@ -1,8 +1,9 @@
 """Pictures in a folder, a folder a class, as bytes ``[N, C, H, W]``: grey ones with one channel, others with three."""
 
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -53,12 +54,40 @@ def read(path: Path, wanted: Wanted) -> Found:
     return Found(parts, listing.classes, False, 255.0, listing.tested_on, listing.names, facts)
 
 
-def header(path: str | Path) -> tuple[tuple[int, int], str]:
+class Member(NamedTuple):
+    """A picture that is a part of a file, as in a tar file."""
+
+    path: str
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.path}"
+
+    def content(self) -> BytesIO:
+        """Its bytes. Raises OSError if the file ends before."""
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise OSError("the file ends before the picture does")
+        return BytesIO(content)
+
+
+Picture = str | Path | Member
+
+
+def _source(picture: Picture) -> str | Path | BytesIO:
+    return picture.content() if isinstance(picture, Member) else picture
+
+
+def header(path: Picture) -> tuple[tuple[int, int], str]:
     """Width, height and mode, without decoding the picture. Raises UserError if there is none."""
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(_source(path)) as file:
             width, height = file.size
             turned = file.getexif().get(0x0112, 1) >= 5  # on its side, as a camera was held
             return ((height, width) if turned else (width, height)), file.mode
@@ -68,7 +97,7 @@ def header(path: str | Path) -> tuple[tuple[int, int], str]:
         ) from None
 
 
-def opened(path: str | Path, mode: str) -> "Image":
+def opened(path: Picture, mode: str) -> "Image":
     """An image file as grey ("L") or "RGB", turned as its camera says, on white where it is transparent.
 
     Raises:
@@ -77,7 +106,7 @@ def opened(path: str | Path, mode: str) -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(_source(path)) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tsslbp import draws, machine
 from tsslbp.data.dataset import Request, Split
-from tsslbp.data.pictures import opened
+from tsslbp.data.pictures import Member, opened
 from tsslbp.errors import UserError, all_of
 
 AT_ONCE = 64
@@ -32,7 +32,7 @@ PATIENCE = 30
 """Seconds that a worker lives on after SIGTERM. A scheduler sends it to all processes, and the main one ends its step first."""
 MOST_WORKERS = 8
 
-Paths = list[str]
+Pictures = list[str | Member]
 Decoded = tuple[Tensor, list[tuple[int, str]]]
 """Pictures ``[B, 3, size, size]``, and for each that cannot be read its place in the batch and why."""
 
@@ -72,12 +72,12 @@ class Decoder(Dataset[Decoded]):
         try:
             from torchvision.transforms import v2
         except ImportError as error:
-            raise UserError(f"image-folder needs {error.name}: pip install 'tsslbp[vision]'") from None
+            raise UserError(f"pictures that stay in files need {error.name}: pip install 'tsslbp[vision]'") from None
         self.size = size
         self._middle = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
         self._piece = v2.RandomResizedCrop(size, scale=(least, 1.0)) if least else None
 
-    def __getitem__(self, request: tuple[Paths, list[int] | None]) -> Decoded:
+    def __getitem__(self, request: tuple[Pictures, list[int] | None]) -> Decoded:
         paths, keys = request
         x, faults = torch.zeros(len(paths), 3, self.size, self.size, dtype=torch.uint8), []
         for place, path in enumerate(paths):
@@ -92,7 +92,7 @@ class Decoder(Dataset[Decoded]):
                 faults.append((place, f"cannot read {path} as an image ({reason})"))
         return x, faults
 
-    def _read(self, path: str, key: int | None) -> Tensor:
+    def _read(self, path: str | Member, key: int | None) -> Tensor:
         image = opened(path, "RGB")
         if key is None or self._piece is None:
             made = self._middle(image)
@@ -111,7 +111,7 @@ class Pool:
         self._requests, self._busy = _Requests(), False
         self._loaders: list[DataLoader[Decoded]] = []
 
-    def decoded(self, requests: Iterable[tuple[Paths, list[int] | None]]) -> Iterator[Decoded]:
+    def decoded(self, requests: Iterable[tuple[Pictures, list[int] | None]]) -> Iterator[Decoded]:
         """What the decoder makes of each request, in their order.
 
         Raises:
@@ -199,7 +199,7 @@ class Files:
     """Names and sizes of files below a folder, in a few bytes each.
 
     Args:
-        folder: where they lie.
+        folder: where they lie, also for a reader.
         names: relative to it, one after the other.
         ends: where each ends there, ``[N]``.
         sizes: of the files in bytes, ``[N]``.
@@ -215,7 +215,8 @@ class Files:
         start = int(self.ends[number - 1]) if number else 0
         return os.fsdecode(self.names[start : self.ends[number]])
 
-    def path(self, number: int) -> str:
+    def at(self, number: int) -> str | Member:
+        """Where a picture lies."""
         return os.path.join(self.folder, self.name(number))
 
 
@@ -273,11 +274,11 @@ class Streamed(Split):
         """As of :class:`Split`. Raises UserError for pictures that cannot be read, which it names."""
         labels: list[Tensor] = []
 
-        def asked() -> Iterator[tuple[Paths, list[int] | None]]:
+        def asked() -> Iterator[tuple[Pictures, list[int] | None]]:
             for index, keys in requests:
                 labels.append(self.y[index])
                 seeds = None if keys is None else draws.mix(keys, draws.CUT).tolist()
-                yield [self.files.path(number) for number in self.numbers[index].tolist()], seeds
+                yield [self.files.at(number) for number in self.numbers[index].tolist()], seeds
 
         for x, faults in self.pool.decoded(asked()):
             if faults:
@@ -289,7 +290,7 @@ class Streamed(Split):
         """The places of pictures that cannot be read, and why; every picture is read for that."""
         found, start = [], 0
         chosen = self.numbers.split(AT_ONCE)
-        requests = (([self.files.path(number) for number in part.tolist()], None) for part in chosen)
+        requests = (([self.files.at(number) for number in part.tolist()], None) for part in chosen)
         for part, (_, faults) in zip(chosen, self.pool.decoded(requests), strict=True):
             found += [(start + place, text) for place, text in faults]
             start += len(part)

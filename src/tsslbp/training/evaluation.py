@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Dataset, Split, Streaming, image_folder, readers
+from tsslbp.data import Dataset, Split, Streaming, in_files, readers
 from tsslbp.data.dataset import FIFTH
 from tsslbp.errors import UserError
 from tsslbp.training.model import Model
@@ -107,8 +107,8 @@ def samples_to_predict(model: Model, path: Path, streaming: Streaming | None = N
 
 
 def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | None) -> Samples:
-    if image_folder.is_one(model.data):
-        found, names, notes = image_folder.samples(path, model.classes, labelled, _as_seen(model, streaming))
+    if in_files.is_one(model.data):
+        found, names, notes = in_files.samples(path, model.classes, labelled, _as_seen(model, streaming))
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
     split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, labelled)
     return Samples(split, f"all of {path}, {len(split):,} samples", names=names)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from tsslbp.training import firing
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
+from tsslbp.training.reduction import Reduction
 from tsslbp.training.score import score
 
 SAVE_EVERY = 300.0
@@ -170,11 +171,12 @@ class Loop:
             learned.grad = None
         self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
         loss = right = 0.0
-        for part in self._parts(samples):
-            more = self._add_gradients(part, len(samples), ahead)
+        *parts, last = self._parts(samples)
+        for part in (*parts, last):
+            more = self._add_gradients(part, len(samples), ahead, last=part is last)
             loss, right = loss + more[0], right + more[1]
-        loss, right = self._together(loss, right)
-        self._before = []
+        loss, right, asked = self._reduction.end([loss, right, float(self._stop.is_set())])
+        self._asked, self._before = asked > 0, []
         self._update(loss)
         state.step += 1
         state.seen += len(samples)
@@ -182,9 +184,10 @@ class Loop:
         state.loss_sum += loss * (len(samples) if self.loss.is_mean else 1)
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
 
-    def _add_gradients(self, samples: Tensor, of: int, ahead: Ahead) -> tuple[float, float]:
+    def _add_gradients(self, samples: Tensor, of: int, ahead: Ahead, last: bool) -> tuple[float, float]:
         """Add the gradients of this process's share of some of the ``of`` samples of a step; the share's loss and score.
 
+        After the ``last`` of them the gradients are whole, and the processes begin to add them up.
         Shares add up to the loss of the step: a loss that is a mean is weighed by how many samples it is of.
         """
         config, network = self.config, self.model.network
@@ -208,7 +211,8 @@ class Loop:
             loss = loss * (len(mine) / of)
         if penalty is not None:
             loss = loss + penalty * (len(samples) / of / self.group.count)
-        loss.backward()
+        with self._reduction.early() if last else nullcontext():
+            loss.backward()
         if not math.isfinite(value := loss.item()):  # the step will say so for all processes
             return value, 0.0
         output = network.evidence(output.detach().float())
@@ -219,19 +223,6 @@ class Loop:
         if not output.shape[1]:
             return output.sum()
         return checked(self.loss(output, y, mask), self.loss, output)
-
-    def _together(self, loss: float, right: float) -> tuple[float, float]:
-        """Add up gradients, loss and score over the processes, and note whether any of them was asked to stop."""
-        if self.group.count == 1:
-            return loss, right
-        gradients = [learned.grad for learned in (*self._weights, *self._constants) if learned.grad is not None]
-        added = [*gradients, gradients[0].new_tensor([loss, right, float(self._stop.is_set())])]
-        sums = self.group.add_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
-        for own, whole in zip(added, sums, strict=True):
-            own.copy_(whole.view_as(own))
-        loss, right, asked = added[-1].tolist()
-        self._asked = asked > 0
-        return loss, right
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
@@ -296,6 +287,10 @@ class Loop:
     def _constants(self) -> list[nn.Parameter]:
         """The constants of the neurons that are learned."""
         return list(self.model.network.constants().values())
+
+    @cached_property
+    def _reduction(self) -> Reduction:
+        return Reduction([*self._weights, *self._constants], self.group)
 
     @cached_property
     def _device(self) -> torch.device:

@@ -1,0 +1,35 @@
+"""Data sets whose pictures stay in their files, found by how their names begin."""
+
+from pathlib import Path
+
+from tsslbp.data import image_folder, shards
+from tsslbp.data.dataset import Dataset, Split
+from tsslbp.data.streamed import Streaming
+
+SOURCES = {image_folder.PREFIX: image_folder.read, shards.PREFIX: shards.read}
+FORMS = f"{image_folder.PREFIX}DIR or {shards.PREFIX}SHARDS"
+"""How such data sets are named, for messages."""
+
+
+def is_one(name: str) -> bool:
+    """Whether a data set of this name has its pictures in files."""
+    return bool(prefix(name))
+
+
+def prefix(name: str) -> str:
+    """How the name of such a data set begins; nothing of others."""
+    return next((prefix for prefix in SOURCES if name.startswith(prefix)), "")
+
+
+def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
+    """The data set of such a name, whose files may lie below ``root``. Raises UserError as its reader does."""
+    return SOURCES[prefix(name)](name, root, validation, streaming)
+
+
+def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Split, list[str], list[str]]:
+    """Every picture at a path, in shards, a folder or by itself, for a model of these classes; what to call each; notes.
+
+    Raises UserError as its reader does.
+    """
+    reader = shards if shards.are_at(path) else image_folder
+    return reader.samples(path, classes, labelled, streaming)

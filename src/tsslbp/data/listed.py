@@ -1,0 +1,178 @@
+"""From lists of pictures in files to data sets that stream them, whatever layout they were found in."""
+
+import json
+from array import array
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsslbp import files
+from tsslbp.data import own
+from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
+from tsslbp.data.found import classes_of, kind_fact
+from tsslbp.data.pictures import header
+from tsslbp.data.streamed import Decoder, Files, Pool, Streamed, Streaming, default_workers
+from tsslbp.errors import UserError
+
+SIZE = 224
+"""Pixels of a side where pictures differ in size and nobody says."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Pictures in files, in their order.
+
+    Args:
+        files: names and sizes.
+        labels: names of their labels, in the order of their first pictures.
+        y: number of each picture's label ``[N]``; -1 where it has none.
+        changed: a hash of all names, sizes and times of the last change.
+        loose: what is wrong with a picture without a label, and how to mend it.
+    """
+
+    files: Files
+    labels: tuple[str, ...]
+    y: Tensor
+    changed: str
+    loose: tuple[str, str]
+
+
+class Lister:
+    """Makes a list, picture by picture."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, int] = {}
+        self._names, self._ends, self._sizes, self._numbers = bytearray(), array("q"), array("q"), array("q")
+
+    def add(self, name: bytes, size: int, label: str) -> None:
+        """One picture with its size in bytes; an empty label is none."""
+        self._names += name
+        self._ends.append(len(self._names))
+        self._sizes.append(size)
+        self._numbers.append(self.labels.setdefault(label, len(self.labels)) if label else -1)
+
+    @property
+    def of_files(self) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
+        """Names, where each ends, and sizes, as :class:`Files` takes them."""
+        return bytes(self._names), np.array(self._ends, np.int64), np.array(self._sizes, np.int64)
+
+    @property
+    def y(self) -> Tensor:
+        """Number of each picture's label ``[N]``; -1 where it has none."""
+        return torch.tensor(np.array(self._numbers, np.int64))
+
+
+def dataset(
+    parts: Mapping[str, Listed],
+    name: str,
+    where: str,
+    validation: int | None,
+    streaming: Streaming,
+    tested_on: Mapping[str, str],
+) -> Dataset:
+    """The data set of lists by part, ``train`` and what else there is. Without a part ``test``, ``validation`` is tested on.
+
+    Args:
+        parts: the lists; that of ``train`` is not empty.
+        name: what to call the data set.
+        where: the folder or pattern, for messages.
+        validation: samples to hold out, see :func:`tsslbp.data.own.complete`.
+        streaming: how pictures are read.
+        tested_on: what the part ``test`` or ``validation`` is, in a reader's words.
+
+    Raises:
+        UserError: pictures without labels, other classes in a part, parts that are too small, and pictures among the first
+            looked at that cannot be read.
+    """
+    parts, said = dict(parts), list[str]()
+    classes = classes_of(parts["train"].labels, where)
+    if "test" in parts and not {*parts["test"].labels} & {*classes}:
+        said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
+    y = {part: _numbered(listed, classes) for part, listed in parts.items()}
+    size = _size(parts["train"].files, streaming.size)
+    workers = default_workers() if streaming.workers is None else streaming.workers
+    pool = Pool(Decoder(size, streaming.random_crop), workers)
+    splits = {part: Streamed(parts[part].files, torch.arange(len(y[part])), y[part], pool) for part in parts}
+    if streaming.skip_broken:
+        splits = {part: _readable(split, parts[part].changed, said) for part, split in splits.items()}
+    tested = "test" if "test" in splits else "validation"
+    if tested in splits:
+        splits["test"] = splits.pop(tested)
+    by = f"{workers} worker process{'es' * (workers != 1)}" if workers else "this process"
+    said.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
+    return own.complete(
+        name,
+        where,
+        splits["train"],
+        splits.get("test"),
+        classes,
+        validation,
+        sequence=False,
+        scale=255.0,
+        tested_on=tested_on[tested] if "test" in splits else FIFTH,
+        held=splits.get("validation"),
+        **kind_fact("pictures", *said),
+    )
+
+
+def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Streamed, list[str]]:
+    """All pictures of a list, for a model of these classes, and notes for a reader.
+
+    Raises UserError as :func:`dataset`; unless they are ``labelled``, their labels may be any or none.
+    """
+    notes = list[str]()
+    y = _numbered(listed, classes) if labelled else torch.full_like(listed.y, -1)
+    assert streaming.size is not None
+    workers = default_workers() if streaming.workers is None else streaming.workers
+    split = Streamed(listed.files, torch.arange(len(y)), y, Pool(Decoder(streaming.size, 0.0), workers))
+    return (_readable(split, listed.changed, notes) if streaming.skip_broken else split), notes
+
+
+def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
+    """Numbers of the classes ``[N]``. Raises UserError for labels that are no class, and for pictures without one."""
+    if loose := (listed.y < 0).nonzero().flatten().tolist():
+        wrong, fix = listed.loose
+        raise UserError(f"{listed.files.at(loose[0])} {wrong} ({len(loose):,} such pictures); {fix}")
+    places = {name: number for number, name in enumerate(classes)}
+    if odd := sorted({*listed.labels} - {*classes}):
+        those = f"{', '.join(odd[:5])}{' and others' if odd[5:] else ''}"
+        raise UserError(f"{listed.files.folder} has class {those}; the classes are {', '.join(classes)}; give these only")
+    return torch.tensor([places[label] for label in listed.labels], dtype=torch.int64)[listed.y]
+
+
+def _size(pictures: Files, wanted: int | None) -> int:
+    """Pixels of a side."""
+    if wanted:
+        return wanted
+    some = np.linspace(0, len(pictures.ends) - 1, min(LOOKED_AT, len(pictures.ends))).astype(np.int64)
+    sides = set()
+    for number in some.tolist():
+        with suppress(UserError):  # whoever reads the picture says so
+            sides.add(min(header(pictures.at(number))[0]))
+    return sides.pop() if len(sides) == 1 else SIZE
+
+
+def _readable(split: Streamed, changed: str, notes: list[str]) -> Streamed:
+    """The pictures that can be read. Which cannot is kept in the cache, since every one is read to know it."""
+    path = files.cache_folder() / f"broken-{changed[:20]}.json"
+    try:
+        broken = [int(place) for place in json.loads(path.read_text(encoding="utf-8"))]
+        known = all(0 <= place < len(split) for place in broken)
+    except (OSError, ValueError, TypeError, RecursionError):
+        known = False
+    if not known:
+        broken = [place for place, _ in split.broken()]
+        files.make_folder(path.parent, "set TSSLBP_CACHE to another folder")
+        files.write_text(path, json.dumps(broken) + "\n")
+    if not broken:
+        return split
+    named = ", ".join(split.files.name(place) for place in broken[:5]) + (", ..." if broken[5:] else "")
+    notes.append(f"{len(broken):,} of {len(split):,} pictures of {split.files.folder} cannot be read and are left out: {named}")
+    kept = torch.ones(len(split), dtype=torch.bool)
+    kept[broken] = False
+    return split.select(kept.nonzero()[:, 0])

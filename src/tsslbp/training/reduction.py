@@ -1,0 +1,77 @@
+"""Gradients that processes add up, the large ones while the backward pass still computes others."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tsslbp.processes import Group
+
+LARGE = 2**20
+"""Bytes of a gradient that is added up by itself. Smaller ones wait for each other: a sum of few bytes costs as much as they
+would save."""
+
+
+class Reduction:
+    """Adds up gradients over the processes of a group.
+
+    Large ones begin in a fixed order, from the output back, so that all processes begin the same sums in the same order. A
+    gradient that is there before its turn waits for those before it.
+
+    Args:
+        learned: whose gradients they are, from the input on.
+        group: the processes.
+    """
+
+    def __init__(self, learned: Sequence[nn.Parameter], group: Group) -> None:
+        self._group, self._learned = group, learned
+        self._large = [x for x in reversed(learned) if x.numel() * x.element_size() >= LARGE]
+        self._there: set[int] = set()
+        self._begun: list[tuple[nn.Parameter, Callable[[], Tensor]]] = []
+
+    @contextmanager
+    def early(self) -> Iterator[None]:
+        """Around the last backward pass of a step: each large gradient begins to be added up when it is there. Raises Lost."""
+        if self._group.count == 1:
+            yield
+            return
+        self._there.clear()
+        self._begun.clear()
+        hooks = [x.register_post_accumulate_grad_hook(partial(self._noticed, n)) for n, x in enumerate(self._large)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _noticed(self, number: int, _: Tensor) -> None:
+        self._there.add(number)
+        while (turn := len(self._begun)) in self._there:
+            self._begin(self._large[turn])
+
+    def _begin(self, learned: nn.Parameter) -> None:
+        assert learned.grad is not None
+        self._begun.append((learned, self._group.adding(learned.grad.flatten())))
+
+    def end(self, numbers: Sequence[float]) -> list[float]:
+        """Wait for all gradients, and add up the small ones and some ``numbers``, which are returned. Raises Lost."""
+        if self._group.count == 1:
+            return [*numbers]
+        begun = {id(learned) for learned, _ in self._begun}
+        late = [x.grad for x in self._learned if x.grad is not None and id(x) not in begun]
+        device = next(x.device for x in self._learned)
+        dtype = torch.promote_types(torch.float32, next(x.dtype for x in self._learned))
+        added = [*late, torch.tensor(numbers, dtype=dtype, device=device)]
+        sums = self._group.add_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
+        for own, whole in zip(added, sums, strict=True):
+            own.copy_(whole.view_as(own))
+        for learned, wait in self._begun:
+            whole, gradient = wait(), learned.grad
+            assert gradient is not None
+            if whole.data_ptr() != gradient.data_ptr():  # it was not contiguous, as those of convolutions may be
+                gradient.copy_(whole.view_as(gradient))
+        self._begun.clear()
+        made: list[float] = added[-1].tolist()
+        return made
