@@ -28,6 +28,7 @@ BY_HAND = (
     "depth",
     "exchange",
     "few-bits",
+    "imagenet",
     "pictures",
     "residual",
     "silence",
