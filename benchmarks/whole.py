@@ -1,9 +1,10 @@
-"""Whole trainings by this installation and by another version's, in turns, on a quiet machine.
+"""Whole trainings by this version and by 0.1.0, in turns, on a quiet machine.
 
-python benchmarks/whole.py DATA_ROOT OTHER_SRC [SEEDS]    OTHER_SRC is the folder src of a version, with its kernels built
+python benchmarks/whole.py DATA_ROOT OLD_SRC [SEEDS]    OLD_SRC is the folder src of 0.1.0, with its kernels built
 
-Both take the recipe as they know it, in float32. A run lasts from its first backward pass to its end. The time at evaluation is
-told from the backward passes: two of them are more than ten times as far apart as usual where something else was done.
+Both take the same settings, in float32; what is NAME-head now was NAME in 0.1.0. A run lasts from its first backward pass to
+its end. The time at evaluation is told from the backward passes: two of them are more than ten times as far apart as usual
+where something else was done.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from typing import Any
 
 from tsslbp.tables import markdown
 
-EPOCHS = {"fashion-mnist-fc": 3, "mnist-cnn": 1, "fashion-mnist-cnn": 1}
+EPOCHS = {"fashion-mnist-fc-head": 3, "mnist-cnn-head": 1, "fashion-mnist-cnn-head": 1}
 PROGRAM = """
 import json, sys, time, torch
 times, backward = [], torch.Tensor.backward
@@ -40,9 +41,9 @@ print(json.dumps(times))
 """
 
 
-def run(source: Path, data_root: str, recipe: str, seed: int, folder: str) -> dict[str, Any]:
+def run(source: Path, data_root: str, recipe: str, epochs: int, seed: int, folder: str) -> dict[str, Any]:
     """One training: its seconds, those of them at evaluation, and the accuracies of its last epoch in percent."""
-    options = {"epochs": EPOCHS[recipe], "seed": seed, "precision": "float32", "data-root": data_root, "runs-dir": folder}
+    options = {"epochs": epochs, "seed": seed, "precision": "float32", "data-root": data_root, "runs-dir": folder}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-c", PROGRAM, "train", recipe, "--name", "run", *flags]
     environment = {**os.environ, "PYTHONPATH": str(source)}
@@ -61,25 +62,26 @@ def run(source: Path, data_root: str, recipe: str, seed: int, folder: str) -> di
     }
 
 
-def compared(data_root: str, other: Path, seeds: int) -> str:
-    """A row for each recipe: this version's and the other's, means over seeds."""
-    sources, rows = {"this": Path(__file__).parent.parent / "src", "other": other}, []
+def compared(data_root: str, old: Path, seeds: int) -> str:
+    """A row for each recipe: this version and 0.1.0, means over seeds."""
+    sources, rows = {"this": Path(__file__).parent.parent / "src", "0.1.0": old}, []
     for recipe, epochs in EPOCHS.items():
-        found: dict[str, list[dict[str, Any]]] = {"this": [], "other": []}
+        found: dict[str, list[dict[str, Any]]] = {"this": [], "0.1.0": []}
         for seed in range(1, seeds + 1):
             for name in sorted(sources, reverse=bool(seed % 2)):
                 with tempfile.TemporaryDirectory() as folder:
-                    found[name].append(run(sources[name], data_root, recipe, seed, folder))
+                    given = recipe.removesuffix("-head") if name == "0.1.0" else recipe
+                    found[name].append(run(sources[name], data_root, given, EPOCHS[recipe], seed, folder))
                 print(recipe, seed, name, found[name][-1], file=sys.stderr, flush=True)
-        ratio = statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(found["other"], found["this"], strict=True))
+        ratio = statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(found["0.1.0"], found["this"], strict=True))
         cells = [recipe, str(epochs)]
-        for name in ("other", "this"):
+        for name in ("0.1.0", "this"):
             seconds, spent = (statistics.mean(one[key] for one in found[name]) for key in ("seconds", "evaluation"))
             accuracy = " ".join(f"{one['validation']:.2f}" for one in found[name])
             cells += [f"{seconds:.1f}", f"{100 * spent / seconds:.0f} %", accuracy]
         rows.append([*cells, f"{ratio:.2f}"])
-    heads = [f"{version}, {what}" for version in ("other", "this") for what in ("s", "evaluation", "validation, %")]
-    return markdown(["recipe", "epochs", *heads, "other / this"], rows)
+    heads = [f"{version}, {what}" for version in ("0.1.0", "this") for what in ("s", "evaluation", "validation, %")]
+    return markdown(["recipe", "epochs", *heads, "0.1.0 / this"], rows)
 
 
 if __name__ == "__main__":
