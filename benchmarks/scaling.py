@@ -101,7 +101,7 @@ def work_early(data_root: str) -> None:
 def started(command: list[str], recipe: str, data_root: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [*command, __file__, "--early" if recipe == "early" else "--work", recipe, data_root]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def result(process: "subprocess.Popen[str]") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -228,6 +229,9 @@ def joined() -> Iterator[Group]:
     if started() == 1 or group().count > 1:
         yield group()
         return
+    # Optimizers import this. Imported while the group is there, it keeps the group's threads until the interpreter ends, and
+    # there they abort one process in ten.
+    import_module("torch._dynamo")
     store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     own = PrefixStore(f"attempt {restarts()}", store)  # addresses of the processes before are still in it
