@@ -3,15 +3,18 @@
 python benchmarks/changes.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples,
                                                     with trained and first weights, and of nmnist-cnn-head with first weights
 python benchmarks/changes.py break-even             maps of a hidden layer at many shares of changes, by changes and dense
+python benchmarks/changes.py parts [DATA_ROOT]      what each of these networks' hidden maps costs in its parts, both ways
 """
 
 import copy
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,22 +35,22 @@ MODELS = {"fashion-mnist-fc-best": 100, "mnist-cnn-best": 50, "fashion-mnist-cnn
 
 def steps(data_root: Path, seconds: float) -> str:
     head = ["network", "weights", "changes", "maps alone, ms", "dense, ms", "by changes, ms", "by changes / dense"]
-    rows = []
+    return markdown(head, [row for each in measured(data_root) for row in compared(*each, seconds)])
+
+
+def measured(data_root: Path) -> Iterator[tuple[str, dict[str, Network], torch.Tensor, torch.Tensor]]:
+    """Each network's name, itself by its weights, and a batch with its labels."""
     for name, batch in MODELS.items():
         model = training.load(ROOT / f"models/{name}.safetensors")
         samples = data.load(model.data, data_root).train.select(torch.arange(batch))
         torch.manual_seed(0)
-        nets = {"trained": model.network, "first": Network(model.network.architecture)}
-        rows += compared(name, nets, model.inputs(samples.x), samples.y, seconds)
+        yield name, {"trained": model.network, "first": Network(model.network.architecture)}, model.inputs(samples.x), samples.y
     for time_steps in (30, 100):
         config = replace(recipes.get("nmnist-cnn-head"), time_steps=time_steps, data_root=data_root)
         config, dataset = training.with_data(config)
         model, _ = training.prepare(config, dataset)
         samples = dataset.train.select(torch.arange(config.batch_size))
-        rows += compared(
-            f"nmnist-cnn-head, T = {time_steps}", {"first": model.network}, model.inputs(samples.x), samples.y, seconds
-        )
-    return markdown(head, rows)
+        yield f"nmnist-cnn-head, T = {time_steps}", {"first": model.network}, model.inputs(samples.x), samples.y
 
 
 def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tensor, seconds: float) -> list[list[str]]:
@@ -74,14 +77,56 @@ def changes(net: Network, x: torch.Tensor) -> str:
     return ", ".join(found)
 
 
-def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
-    """The share of what enters each layer that changes from one step to the next, 1 where nobody looks."""
+@contextmanager
+def always() -> Iterator[None]:
+    """Every map goes by its changes that can."""
     limits = sparse.MOST_FLAT, sparse.MOST_CONVOLVED
     sparse.MOST_FLAT = sparse.MOST_CONVOLVED = math.inf
-    with torch.enable_grad():  # or the events of one sample after the other would be taken
+    try:
+        yield
+    finally:
+        sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
+
+
+def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
+    """The share of what enters each layer that changes from one step to the next, 1 where nobody looks."""
+    with always(), torch.enable_grad():  # without gradients the events of one sample after the other would be taken
         net(x)
-    sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
     return {name: layer.multiplied for name, layer in net.named_layers() if isinstance(layer, Spiking)}
+
+
+def parts(data_root: Path, seconds: float = 2.0) -> str:
+    """Milliseconds of hidden maps and of their gradients. Both ways the gradient by the input is the same dense product."""
+    rows: list[list[str]] = []
+    times: dict[str, float] = {}
+    for name, nets, x, _ in measured(data_root):
+        net = next(iter(nets.values())).train()
+        shares, signal = changing(net, x), net.encode(x)
+        for layer_name, layer, after in net.walk(signal):
+            if (share := shares.get(layer_name, 1.0)) < 1:
+                with always():
+                    times = interleaved(parts_of(cast(Spiking, layer), cast(torch.Tensor, signal).detach()), seconds)
+                rows.append([name, layer_name, f"{100 * share:.1f} %", *(f"{ms:.2f}" for ms in times.values())])
+            signal = after
+    return markdown(["network", "map", "changes", *times], rows)
+
+
+def parts_of(layer: Spiking, signal: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """A layer's map and its gradients, by changes and dense."""
+
+    def gradient(copied: Spiking, x: torch.Tensor, by: torch.Tensor) -> Callable[[], Any]:
+        current = cast(torch.Tensor, copied.current(x))
+        return partial(torch.autograd.grad, current, by, torch.randn_like(current), retain_graph=True)
+
+    made: dict[str, Callable[[], Any]] = {}
+    for how in ("by changes", "dense"):
+        copied = copy.deepcopy(layer)
+        copied.by_changes = how == "by changes"
+        made[f"forward, {how}"] = partial(copied.current, signal)
+        made[f"by weight, {how}"] = gradient(copied, signal, copied.weight)  # the signal needs none, so none is made
+    x = signal.clone().requires_grad_()
+    made["by input"] = gradient(copy.deepcopy(layer).requires_grad_(False), x, x)
+    return made
 
 
 def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:
@@ -95,16 +140,16 @@ def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bo
 
 def break_even() -> str:
     """Forward and backward of one map, by changes over dense, at many shares of changes."""
-    neuron, rows = LIF(5.0, 3.0), []
+    neuron, rates = LIF(5.0, 3.0), (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     sizes: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         "400 to 400": (Linear(400, 400, neuron=neuron), (100, 400)),
         "3136 to 1024": (Linear(3136, 1024, neuron=neuron), (50, 3136)),
-        "32 to 64 channels, 5×5, 14×14": (Conv2d(32, 64, 5, padding=2, neuron=neuron), (50, 32, 14, 14)),
-        "15 to 40 channels, 5×5, 12×12": (Conv2d(15, 40, 5, neuron=neuron), (50, 15, 12, 12)),
+        "32 to 64 channels, 5×5": (Conv2d(32, 64, 5, padding=2, neuron=neuron), (50, 32, 14, 14)),
+        "15 to 40 channels, 5×5": (Conv2d(15, 40, 5, neuron=neuron), (50, 15, 12, 12)),
     }
-    sparse.MOST_FLAT = sparse.MOST_CONVOLVED = math.inf
-    for name, (layer, shape) in sizes.items():
-        for rate in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0):
+    rows = [[f"{20 * rate:g} %"] for rate in rates]  # a train begins at one of five steps, or at none
+    for layer, shape in sizes.values():
+        for row, rate in zip(rows, rates, strict=True):
             fires, first = torch.rand(shape) < rate, torch.randint(0, 5, shape)
             signal = synapse((fires & (torch.arange(5).view(-1, *[1] * len(shape)) >= first)).float(), neuron.tau_s)
             signal = signal if signal.dim() < 5 else signal.movedim(2, 4).contiguous().movedim(4, 2)  # as pooling leaves it
@@ -113,17 +158,18 @@ def break_even() -> str:
                 layer.by_changes = by_changes
                 layer.current(signal).sum().backward()
 
-            ms = interleaved({"by changes": lambda call=call: call(True), "dense": lambda call=call: call(False)}, 2.0)
-            layer.by_changes = True
-            layer.current(signal)
-            rows.append([name, f"{100 * layer.multiplied:.1f} %", f"{ms['by changes'] / ms['dense']:.2f}"])
-    return markdown(["map", "changes", "by changes / dense"], rows)
+            with always():
+                ms = interleaved({"by changes": partial(call, True), "dense": partial(call, False)}, 2.0)
+            row.append(f"{ms['by changes'] / ms['dense']:.2f}")
+    return markdown(["changes", *sizes], rows)
 
 
 if __name__ == "__main__":
     machine.keep_memory()
-    arguments = sys.argv[1:]
-    if arguments == ["break-even"]:
-        print(break_even())
-    else:
-        print(steps(Path(arguments[0] if arguments else "data"), float(arguments[1]) if arguments[1:] else 20.0))
+    match sys.argv[1:]:
+        case ["break-even"]:
+            print(break_even())
+        case ["parts", *root]:
+            print(parts(Path(*root or ["data"])))
+        case arguments:
+            print(steps(Path(arguments[0] if arguments else "data"), float(arguments[1]) if arguments[1:] else 20.0))

@@ -3,8 +3,8 @@
 python benchmarks/whole.py DATA_ROOT OLD_SRC [SEEDS]    OLD_SRC is the folder src of 0.1.0, with its kernels built
 
 Both take the same settings, in float32; what is NAME-head now was NAME in 0.1.0. A run lasts from its first backward pass to
-its end. The time at evaluation is told from the backward passes: two of them are more than ten times as far apart as usual
-where something else was done.
+its end. Between steps of training there are evaluations, checkpoints and, at the end, the report: two backward passes are then
+more than ten times as far apart as usual.
 """
 
 import itertools
@@ -42,7 +42,7 @@ print(json.dumps(times))
 
 
 def run(source: Path, data_root: str, recipe: str, epochs: int, seed: int, folder: str) -> dict[str, Any]:
-    """One training: its seconds, those of them at evaluation, and the accuracies of its last epoch in percent."""
+    """One training: its seconds, those of them between steps, and the validation accuracy of its last epoch in percent."""
     options = {"epochs": epochs, "seed": seed, "precision": "float32", "data-root": data_root, "runs-dir": folder}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-c", PROGRAM, "train", recipe, "--name", "run", *flags]
@@ -56,9 +56,8 @@ def run(source: Path, data_root: str, recipe: str, epochs: int, seed: int, folde
     last = json.loads(Path(folder, "run/metrics.jsonl").read_text().splitlines()[-1])
     return {
         "seconds": times[-1] - times[0],
-        "evaluation": sum(gap - usual for gap in gaps if gap > 10 * usual),
+        "between": sum(gap - usual for gap in gaps if gap > 10 * usual),
         "validation": last["validation_accuracy"],
-        "test": last["test_accuracy"],
     }
 
 
@@ -76,11 +75,11 @@ def compared(data_root: str, old: Path, seeds: int) -> str:
         ratio = statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(found["0.1.0"], found["this"], strict=True))
         cells = [recipe, str(epochs)]
         for name in ("0.1.0", "this"):
-            seconds, spent = (statistics.mean(one[key] for one in found[name]) for key in ("seconds", "evaluation"))
+            seconds, spent = (statistics.mean(one[key] for one in found[name]) for key in ("seconds", "between"))
             accuracy = " ".join(f"{one['validation']:.2f}" for one in found[name])
             cells += [f"{seconds:.1f}", f"{100 * spent / seconds:.0f} %", accuracy]
         rows.append([*cells, f"{ratio:.2f}"])
-    heads = [f"{version}, {what}" for version in ("0.1.0", "this") for what in ("s", "evaluation", "validation, %")]
+    heads = [f"{version}, {what}" for version in ("0.1.0", "this") for what in ("s", "between steps", "validation, %")]
     return markdown(["recipe", "epochs", *heads, "0.1.0 / this"], rows)
 
 

@@ -277,6 +277,11 @@ def test_what_changes_and_what_silence_gains(script, monkeypatch):
     assert (name, weights) == ("small", "first")
     assert "linear2" in changes
     assert all(float(time) > 0 for time in times)
+    module = script("changes")
+    monkeypatch.setattr(module, "measured", lambda root: [("small", {"first": net}, 3 * torch.rand(30, 8), None)])
+    head, _, linear2 = module.parts(Path(), 0.0).strip().splitlines()
+    assert head.count("by changes") == head.count("dense") == 2
+    assert linear2.startswith("| small | linear2 |")
     module = script("silence")
     monkeypatch.setattr(module, "SECONDS", 0.0)
     config = TrainConfig(network="20-40-10", epochs=2, rate_penalty=1.0, rate_upper=0.0)
@@ -286,6 +291,17 @@ def test_what_changes_and_what_silence_gains(script, monkeypatch):
     assert found["test_accuracy"] == chosen["test_accuracy"] <= found["best_test_accuracy"]
     assert module.settings("tssl", 0, 1, Path()).rate_upper == 1
     assert module.settings("tssl+", 3, 1, Path()).rate_upper == 0
+
+
+@pytest.mark.slow
+def test_whole_trainings_are_compared(script, monkeypatch):
+    module = script("whole")
+    monkeypatch.setattr(module, "EPOCHS", {"quickstart": 1})
+    row = module.compared("data", Path(tsslbp.__file__).parents[1], 1).splitlines()[2]
+    recipe, epochs, old, _, accuracy, new, _, same, ratio = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (recipe, epochs) == ("quickstart", "1")
+    assert accuracy == same  # the same version twice
+    assert float(old) / float(new) == pytest.approx(float(ratio), rel=0.2)
 
 
 @pytest.mark.slow

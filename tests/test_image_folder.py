@@ -39,23 +39,15 @@ def folder(tmp_path):
     return shutil.copytree(PICTURES, tmp_path / "pictures")
 
 
+def drawing(name, runs):
+    """Settings under which everything that can be drawn for a picture is drawn."""
+    sizes = {"network": "4C3-P2-3", "size": 8, "epochs": 2, "batch_size": 5, "precision": "float32", "workers": 0}
+    return TrainConfig(data=name, random_crop=0.3, flip=True, shift=1, dropout=0.2, runs_dir=runs, **sizes)
+
+
 @pytest.fixture
 def config(tmp_path, folder):
-    """Settings under which everything that can be drawn for a picture is drawn."""
-    return TrainConfig(
-        data=f"image-folder:{folder}",
-        network="4C3-P2-3",
-        size=8,
-        random_crop=0.3,
-        flip=True,
-        shift=1,
-        dropout=0.2,
-        epochs=2,
-        batch_size=5,
-        precision="float32",
-        runs_dir=tmp_path / "runs",
-        workers=0,
-    )
+    return drawing(f"image-folder:{folder}", tmp_path / "runs")
 
 
 def spoil(path):

@@ -12,11 +12,10 @@ import pytest
 import torch
 from shared import run
 from test_checkpoint import StopAt
-from test_image_folder import PICTURES, fails, load, same_run, spoil
+from test_image_folder import PICTURES, drawing, fails, load, same_run, spoil
 
 from tsslbp import UserError, data, training
 from tsslbp.data import shards, tar
-from tsslbp.settings import TrainConfig
 
 CLASSES = ("blue", "green", "red")
 FIRST = (PICTURES / "train/red/0.jpg").read_bytes()
@@ -65,19 +64,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def config(tmp_path, there):
-    return TrainConfig(
-        data=f"webdataset:{there}",
-        network="4C3-P2-3",
-        size=8,
-        random_crop=0.3,
-        flip=True,
-        dropout=0.2,
-        epochs=2,
-        batch_size=5,
-        precision="float32",
-        runs_dir=tmp_path / "runs",
-        workers=0,
-    )
+    return drawing(f"webdataset:{there}", tmp_path / "runs")
 
 
 def loaded(name, root="", validation=None, **how):

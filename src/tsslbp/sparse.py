@@ -70,11 +70,9 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
     work = signal.numel() * weight.numel() // (weight.shape[1] * math.prod(map_.stride))
     fits = signal.shape[2] < 2**16 and pixels.numel() < 2**15 and signal.device.type == "cpu"
     typed = signal.dtype == weight.dtype and signal.dtype in (torch.float32, torch.float64)
-    if cpp.NOT_LOADED is not None or work < WORK or len(weight) < OUTPUTS or not (fits and typed):
-        return []
-    if transformed():
-        return []
     out = len(weight)
+    if cpp.NOT_LOADED is not None or work < WORK or out < OUTPUTS or not (fits and typed) or transformed():
+        return []
     most = MOST_CONVOLVED if map_.kernel else MOST_FLAT * out / (out + FOUND)
     most = min(most * out / (math.ceil(out / 16) * 16), 1.0)
     found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most)

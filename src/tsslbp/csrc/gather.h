@@ -45,14 +45,8 @@ TSSLBP_INLINE void gather_vectors(T* out, int64_t from, int64_t count, const T* 
   typename V::type sum[vectors];
   auto* made = reinterpret_cast<typename V::loose*>(out + from);
   for (int v = 0; v < vectors; ++v) sum[v] = made[v];
-  const auto at = [&](int64_t i) TSSLBP_LAMBDA { return reinterpret_cast<const typename V::loose*>(row(i) + from); };
-  int64_t i = 0;
-  for (; i + 1 < count; i += 2) {  // in pairs: a sum waits for the one before it half as often
-    const auto *x = at(i), *y = at(i + 1);
-    for (int v = 0; v < vectors; ++v) sum[v] += value[i] * x[v] + value[i + 1] * y[v];
-  }
-  if (i < count) {
-    const auto* x = at(i);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto* x = reinterpret_cast<const typename V::loose*>(row(i) + from);
     for (int v = 0; v < vectors; ++v) sum[v] += value[i] * x[v];
   }
   for (int v = 0; v < vectors; ++v) made[v] = sum[v];

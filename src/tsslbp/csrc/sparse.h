@@ -40,6 +40,12 @@ struct Part {
   }
 };
 
+// The current of (1) for one step, from that of the step before it and from S.
+template <class T>
+TSSLBP_INLINE void through_synapse(T* __restrict now, T* __restrict before, const T* __restrict sum, int64_t size, T decay, T per_tau) {
+  for (int64_t o = 0; o < size; ++o) now[o] = before[o] = decay * before[o] + per_tau * sum[o];
+}
+
 // Equation (1): the current of one sample after the other, [T, N, H', W', out].
 //
 // What an output sees in one row of the kernel are changes that follow each other, and the kernel row's weights may stay in the
@@ -57,11 +63,12 @@ struct SparseForward {
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
     const int64_t out = padded<T>(s.out), pixels = s.pixels(), columns = s.out_wide(), step = s.out_high() * columns;
     const int64_t together = std::clamp<int64_t>(BYTES_AT_ONCE / int64_t(step * out * sizeof(T)), 1, s.T);
-    const Lines<T> sums = lines<T>(together * step * out), known = lines<T>(step * out);
+    const Lines<T> sums = lines<T>(together * step * out), known = lines<T>(step * out), made = lines<T>(step * out);
     std::vector<int32_t> from(together * pixels + 1), column;  // where a pixel's changes begin
     for (int64_t pixel = 0; pixel < pixels; ++pixel) column.push_back(int32_t(pixel % s.W * s.C));
     std::vector<int64_t> place;  // of a change in a kernel row's weights, if the kernel begins at the left edge
-    for (int64_t n = begin; n < end; ++n)
+    for (int64_t n = begin; n < end; ++n) {
+      std::fill_n(known.get(), step * out, T(0)), std::fill_n(made.get(), step * out, T(0));
       for (int64_t t = 0; t < s.T; t += together) {
         const int64_t steps = std::min(together, s.T - t), first = changes.from[n * s.T + t];
         place.resize(changes.from[n * s.T + t + steps] - first);
@@ -90,16 +97,14 @@ struct SparseForward {
             }
         for (int64_t later = 0; later < steps; ++later) {
           T* now = current + ((t + later) * s.N + n) * step * s.out;
-          const T* before = now - s.N * step * s.out;
-          for (int64_t pixel = 0; pixel < step; ++pixel, now += s.out, before += s.out) {
+          for (int64_t pixel = 0; pixel < step; ++pixel, now += s.out) {
             T *__restrict total = known.get() + pixel * out, *__restrict more = sums.get() + (later * step + pixel) * out;
-            if (t + later)
-              for (int64_t o = 0; o < s.out; ++o) total[o] += more[o], now[o] = decay * before[o] + per_tau * total[o];
-            else
-              for (int64_t o = 0; o < s.out; ++o) total[o] = more[o], now[o] = per_tau * total[o];
+            for (int64_t o = 0; o < s.out; ++o) total[o] += more[o];
+            through_synapse(now, made.get() + pixel * out, total, s.out, decay, per_tau);
           }
         }
       }
+    }
   }
 };
 
@@ -125,8 +130,7 @@ struct FlatForward {
           const int64_t from = changes.from[n * s.T + t];
           gather<T, BYTES>(sum.get(), chunk, changes.from[n * s.T + t + 1] - from, changes.value + from,
                            [&](int64_t i) TSSLBP_LAMBDA { return by_input.get() + changes.where[from + i] * chunk; });
-          T *__restrict now = current + (t * s.N + n) * s.out + first, *__restrict total = sum.get(), *__restrict kept = made.get();
-          for (int64_t o = 0; o < width; ++o) now[o] = kept[o] = decay * kept[o] + per_tau * total[o];
+          through_synapse(current + (t * s.N + n) * s.out + first, made.get(), sum.get(), width, decay, per_tau);
         }
       }
     }
@@ -237,8 +241,7 @@ struct FlatGradient {
           gather<T, BYTES>(sums.get() + j * chunk, chunk, changes.from[c + j + 1] - from, changes.value.data() + from,
                            [&](int64_t i) TSSLBP_LAMBDA { return filtered.get() + changes.place[from + i] * chunk; });
         }
-        for (int64_t o = 0; o < width; ++o)
-          for (int64_t j = 0; j < side; ++j) gradient[(first + o) * s.C + c + j] = sums[j * chunk + o];
+        transpose(sums.get(), side, chunk, width, gradient + first * s.C + c, s.C);
       }
     }
   }

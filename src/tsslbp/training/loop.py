@@ -171,9 +171,9 @@ class Loop:
             learned.grad = None
         self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
         loss = right = 0.0
-        *parts, last = self._parts(samples)
-        for part in (*parts, last):
-            more = self._add_gradients(part, len(samples), ahead, last=part is last)
+        parts = self._parts(samples)
+        for part in parts:
+            more = self._add_gradients(part, len(samples), ahead, last=part is parts[-1])
             loss, right = loss + more[0], right + more[1]
         loss, right, asked = self._reduction.end([loss, right, float(self._stop.is_set())])
         self._asked, self._before = asked > 0, []
