@@ -390,7 +390,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
         assert {name: getattr(final, name) for name in best["settings"]} == best["settings"]
         assert (final.seed, final.epochs) == (1, 3)
         assert len({trial["settings"].get("learning_rate") for trial in tried}) == 7
-    assert {"rate_penalty", "encoding", "time_steps"} <= result["rules"]["eventprop(clip=8)"]["tried"][1]["settings"].keys()
+    assert {"output_scale", "encoding", "time_steps"} <= result["rules"]["eventprop(clip=8)"]["tried"][1]["settings"].keys()
     assert all(
         set(trial["settings"]) <= {"learning_rate", "hidden_scale", "loss"} for trial in result["rules"]["relu"]["tried"]
     )

@@ -10,10 +10,11 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
 import tsslbp
-from tsslbp import UserError
+from tsslbp import UserError, rules, training
 from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
 from tsslbp.rivals.eventprop import Train, adjoint, experiment, loss_gradient, random_case, simulate, van_rossum
 from tsslbp.rules.eventprop import EventProp
+from tsslbp.settings import TrainConfig
 
 
 def train(*times, source=None):
@@ -202,6 +203,8 @@ def test_silence_has_no_gradient():
         (lambda: random_case(0, (3,)), "sizes of input and output"),
         (lambda: EventProp(clip=0), "clip is 0.*positive"),
         (lambda: EventProp(clip=math.nan), "clip is nan.*positive"),
+        (lambda: EventProp(wake=-1), "wake is -1.*not negative"),
+        (lambda: EventProp(wake=math.inf), "wake is inf.*finite"),
     ],
 )  # fmt: skip
 def test_errors_name_the_fix_in_one_line(call, message):
@@ -307,3 +310,19 @@ def test_rule_keeps_dtype_and_gives_nothing_to_silent_neurons(dtype):
     assert (leaf.grad[:, 0] == 0).all()
     assert leaf.grad[0, 1] != 0
     assert leaf.grad[1, 1] == 0
+    woken = leaf.detach().requires_grad_()
+    tsslbp.lif(woken, tau_m=5, tau_s=3, rule=EventProp(wake=0.5)).sum().backward()
+    assert woken.grad.dtype == dtype
+    assert woken.grad[:, 0].tolist() == [-0.5, -0.5]
+    assert torch.equal(woken.grad[:, 1], leaf.grad[:, 1])
+
+
+@pytest.mark.parametrize("wake", [0.0, 1e-4])
+def test_a_network_that_is_silent_stays_so_unless_its_neurons_are_woken(wake):
+    config = TrainConfig(network="30-10", data="digits", rule=rules.spec(EventProp(wake=wake)), hidden_scale=0.1, epochs=5)
+    config, dataset = training.with_data(config)
+    model, optimizer = training.prepare(config, dataset)
+    x = model.inputs(dataset.train.x)
+    assert not model.network(x).any()
+    training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None).run(lambda _: None)
+    assert bool(model.network(x).any()) == (wake > 0)

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 import tsslbp
 from tsslbp import bench, cli, publish, study, training
+from tsslbp.publish.results import mean_sd, read_finals
 from tsslbp.tables import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +93,14 @@ def test_results_in_the_documents_are_those_in_the_folder(name):
         assert f"| {statistics.mean(values):.2f}{sd} |" in row
     for short in [line for line in README.splitlines() if line.startswith("|") and f"(results/{name})" in line]:
         assert short.split("|")[2:4] == [row.split("|")[2], row.split("|")[5]]
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "mnist"])
+def test_what_eventprop_reaches_is_what_its_runs_reached(name):
+    page = (ROOT / "docs/how-to-choose-a-rule.md").read_text(encoding="utf-8")
+    finals = read_finals(ROOT / f"results/eventprop/{name}")
+    assert f"{mean_sd([final['test_accuracy'] for final in finals], 2)} %" in page
+    assert f"{statistics.mean(final['best_test_accuracy'] for final in finals):.2f}" in page
 
 
 def test_results_table_is_that_of_the_folder():

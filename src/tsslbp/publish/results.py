@@ -4,6 +4,7 @@ A folder holds ``seedN.jsonl``, the metrics of a run each, and ``README.md``, wh
 from: the recipe, then what differs from it. From these two the table follows.
 """
 
+import itertools
 import re
 import shlex
 import statistics
@@ -126,7 +127,7 @@ def results_table(results: Path) -> str:
         seconds = statistics.fmean(final["seconds"] for final in finals)
         row = [
             " ".join([f"[`{recipe}`](../results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
-            f"`{dict(options).get('--rule', config.rule)}`",
+            f"`{next((option[1] for option in options if option[0] == '--rule'), config.rule)}`",
             f"{epochs:.0f}",
             str(len(finals)),
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
@@ -161,13 +162,16 @@ def mean_sd(values: Sequence[float], decimals: int) -> str:
     return with_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, decimals)
 
 
-def _command(folder: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The recipe and the options with their values, from the page's command ``tsslbp train RECIPE --option value ...``."""
+def _command(folder: Path) -> tuple[str, list[tuple[str, ...]]]:
+    """The recipe and the options with their values, from the page's ``tsslbp train RECIPE --option value --flag ...``."""
     path = folder / "README.md"
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         command = next(line for line in lines if line.startswith("    tsslbp "))
         _, _, recipe, *rest = shlex.split(command.split("     (")[0])
-        return recipe, list(zip(rest[::2], rest[1::2], strict=True))
+        starts = [i for i, word in enumerate(rest) if word.startswith("--")]
+        if rest and starts[:1] != [0]:
+            raise ValueError
+        return recipe, [tuple(rest[begin:end]) for begin, end in itertools.pairwise([*starts, len(rest)])]
     except (ValueError, StopIteration):
         raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...") from None

@@ -34,14 +34,18 @@ class EventProp(Rule):
     Args:
         clip: bound on 1/Δu, positive. Unbounded, as in the paper, is what converges to the exact gradient; a bound helps
             training where spikes only just cross the threshold.
+        wake: a push on neurons that are silent for a whole sample, ``δ[t] = -wake`` at all its steps; not negative. Without it
+            neurons only ever fall silent, as nothing calls those back that a step of training has silenced. A small number is
+            enough under Adam, whose steps do not depend on the size of a gradient where there is no other.
 
     Raises:
-        UserError: ``clip`` not a positive number.
+        UserError: ``clip`` not a positive number, ``wake`` negative or not finite.
 
-    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021), arXiv 2009.08378; the grid is ours.
+    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021), arXiv 2009.08378; grid and ``wake`` are ours.
     """
 
     clip: float = math.inf
+    wake: float = 0.0
 
     summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations); no gradient where there is no spike"
     paper: ClassVar[str] = "Wunderlich & Pehle, Sci. Rep. 2021, arXiv 2009.08378"
@@ -51,6 +55,9 @@ class EventProp(Rule):
         check_number("clip", self.clip)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
+        check_number("wake", self.wake)
+        if not 0 <= self.wake < math.inf:
+            raise UserError(f"wake is {self.wake}; the push on silent neurons must be finite and not negative")
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
@@ -65,4 +72,4 @@ class EventProp(Rule):
             fired = p[t] * (moved[t] + current[t] * carried) if neuron.reset else p[t] * moved[t] + carried
             delta[t] = torch.where(s[t] > 0, fired, carried)  # (5)
             carried = neuron.membrane_decay * delta[t]  # (4)
-        return delta
+        return torch.where(s.any(0), delta, -self.wake) if self.wake else delta

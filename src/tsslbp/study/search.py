@@ -28,7 +28,7 @@ RATES, SCALES = 30.0, 4.0
 OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
     TSSL: {"clip": (0.25, 16.0), "width": (0.1, 1.0)},
     Surrogate: {"slope": (0.5, 20.0)},
-    EventProp: {"clip": (1.0, 100.0)},
+    EventProp: {"clip": (1.0, 100.0), "wake": (1e-7, 0.1)},
 }
 """Numbers among the options of rules that are searched, with their ranges. Options that make a rule another one are not."""
 SURE = 4
@@ -88,8 +88,8 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch:
 def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """The settings of a trial: learning rate, first weights, loss, and numbers among the rule's options.
 
-    EventProp has no gradient where there is no spike. As in its papers, a penalty may keep neurons firing there, and static
-    samples may come as first spikes and in more steps, with time constants that grow alike.
+    EventProp has no gradient where there is no spike, so its output needs first weights that make it fire. As in its papers,
+    static samples may come as first spikes and in more steps, with time constants that grow alike.
     """
     rate, scale = base.learning_rate, base.hidden_scale
     made: dict[str, Any] = {
@@ -104,8 +104,7 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
     options = {name: trial.suggest_float(name, *ends, log=True) for name, ends in ranges.items()}
     made["rule"] = rules.spec(replace(rule, **{name: float(f"{value:.3g}") for name, value in options.items()}))
     if isinstance(rule, EventProp):
-        made["rate_penalty"] = trial.suggest_float("rate_penalty", 1e-3, 10.0, log=True)
-        made["rate_lower"] = trial.suggest_float("rate_lower", 0.01, 0.2)
+        made["output_scale"] = trial.suggest_float("output_scale", base.output_scale / 2, base.output_scale * 8, log=True)
         if base.time_steps is not None and dataset.time_steps is None:
             longer = trial.suggest_categorical("steps", (1, 2, 4))
             made |= {name: longer * getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
