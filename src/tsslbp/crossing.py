@@ -69,7 +69,7 @@ def neurons(
 def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> Callable[[], float]:
     """Mean firing over the samples of all processes, which is being added up until somebody asks for it."""
     threshold = neuron.threshold
-    if membrane.device.type == "cpu":  # NumPy takes a quarter of PyTorch's time for it
+    if membrane.device.type == "cpu":  # NumPy takes less than half of PyTorch's time for it
         least = threshold.detach().numpy() if isinstance(threshold, Tensor) else threshold
         fired = int(np.count_nonzero(membrane.numpy() > least))
     else:
