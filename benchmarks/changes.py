@@ -64,7 +64,7 @@ def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tens
     for weights, net in nets.items():
         fast, dense = ms[f"{weights}, by changes"], ms[f"{weights}, dense"]
         times = [f"{value:.2f}" for value in (ms["maps alone"], dense, fast)]
-        rows.append([name, weights, changes(net, x), *times, f"{fast / dense:.2f}"])
+        rows.append([name, weights, changes(net.train(), x), *times, f"{fast / dense:.2f}"])
     return rows
 
 

@@ -144,7 +144,7 @@ def test_damaged_results_are_named(tmp_path):
             publish.results_table(tmp_path)
         assert f"{path} {message}" in str(error.value)
     path.write_text(whole)
-    for page in ("", "    tsslbp train", "    tsslbp train evidence 'open", "    tsslbp train evidence seed"):
+    for page in ("", "    tsslbp train", "    tsslbp train evidence 'open", "    tsslbp train evidence --seed"):
         (tmp_path / "a/README.md").write_text(page)
         with pytest.raises(UserError, match=r"README\.md must hold the command"):
             publish.results_table(tmp_path)

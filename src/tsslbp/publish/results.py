@@ -4,7 +4,6 @@ A folder holds ``seedN.jsonl``, the metrics of a run each, and ``README.md``, wh
 from: the recipe, then what differs from it. From these two the table follows.
 """
 
-import itertools
 import re
 import shlex
 import statistics
@@ -16,9 +15,11 @@ import numpy as np
 from markupsafe import Markup
 
 from tsslbp import files, machine, recipes
+from tsslbp.declared import flag, kinds_of
 from tsslbp.errors import UserError
 from tsslbp.report import charts, figures
 from tsslbp.report.page import machine_in_words, with_sd
+from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 from tsslbp.training import records
 
@@ -26,6 +27,8 @@ HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoc
 APART = ("--data-root", "--seed", "--seeds", "--epochs")
 """Options whose values are in other columns, or matter to nobody else."""
 FLOAT32 = ("--precision", "float32")
+FLAGS = {flag(name) for name, kind in kinds_of(TrainConfig).items() if kind is bool}
+"""Options without a value."""
 COLUMNS = {
     "test accuracy, %": ("test_accuracy", 2),
     "best test epoch, %": ("best_test_accuracy", 2),
@@ -169,9 +172,7 @@ def _command(folder: Path) -> tuple[str, list[tuple[str, ...]]]:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         command = next(line for line in lines if line.startswith("    tsslbp "))
         _, _, recipe, *rest = shlex.split(command.split("     (")[0])
-        starts = [i for i, word in enumerate(rest) if word.startswith("--")]
-        if rest and starts[:1] != [0]:
-            raise ValueError
-        return recipe, [tuple(rest[begin:end]) for begin, end in itertools.pairwise([*starts, len(rest)])]
+        words = iter(rest)
+        return recipe, [(word,) if word in FLAGS else (word, next(words)) for word in words]
     except (ValueError, StopIteration):
         raise UserError(f"{path} must hold the command of its runs, indented: tsslbp reproduce RECIPE ...") from None

@@ -35,8 +35,8 @@ class EventProp(Rule):
         clip: bound on 1/Δu, positive. Unbounded, as in the paper, is what converges to the exact gradient; a bound helps
             training where spikes only just cross the threshold.
         wake: a push on neurons that are silent for a whole sample, ``δ[t] = -wake`` at all its steps; not negative. Without it
-            neurons only ever fall silent, as nothing calls those back that a step of training has silenced. A small number is
-            enough under Adam, whose steps do not depend on the size of a gradient where there is no other.
+            an output neuron that misses its samples gets nothing from them. A small number is enough under Adam, whose steps do
+            not depend on the size of a gradient where there is no other.
 
     Raises:
         UserError: ``clip`` not a positive number, ``wake`` negative or not finite.
