@@ -38,12 +38,13 @@ test-slow: setup ## tests that take minutes
 
 CLANG ?= clang++
 
-test-clang: setup ## the C++ kernels, built by Clang if there is one
+test-clang: setup ## the C++ kernels and the C that is written, built by Clang if there is one
 	@if ! command -v $(CLANG) > /dev/null; then echo "skipped: there is no $(CLANG)"; else \
 		rm -rf build && export CC=$(CLANG) CXX=$(CLANG) PYTHONPATH=build/clang && \
 		$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/clang . && \
 		$(BIN)/python -c 'from tsslbp import kernels; exit(not kernels.backends()["cpp"].usable)' && \
-		$(BIN)/python -m pytest -n 2 tests/test_kernels.py tests/test_golden.py; fi
+		$(BIN)/python -m pytest -n 2 tests/test_kernels.py tests/test_golden.py && \
+		CC=$(CLANG:++=) $(BIN)/python -m pytest tests/test_c.py; fi
 
 test-peers: setup ## what is compared with other libraries, which are installed first
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here

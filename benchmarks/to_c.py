@@ -3,11 +3,12 @@
 python benchmarks/to_c.py DATA_ROOT OUT.json RUN_OR_MODEL[:BITS]...
 
 Every model is written as C, its weights rounded to BITS if they are in floating point, compiled strictly with -O3, run on its
-whole test set and compared with Python spike by spike. Then it is timed on ten test samples, the best of many short rounds,
-because other programs can only make it slower.
+whole test set and compared with Python spike by spike. Then all take turns to be timed on ten test samples each. The best of
+many short rounds counts, because other programs can only make one slower.
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tsslbp.exchange import c, compiled
 from tsslbp.exchange.program import Program
 from tsslbp.tables import markdown
 
-ROUNDS, SECONDS = 20, 0.2
+ROUNDS, SECONDS = 100, 0.1
 HEADS = (
     "model",
     "weights",
@@ -34,21 +35,31 @@ HEADS = (
 )
 
 
-def measured(name: str, data_root: Path, rounds: int = ROUNDS) -> dict[str, Any]:
-    """A model's sizes, time, and differences from Python."""
+def compared(name: str, data_root: Path, built: Path) -> dict[str, Any]:
+    """A model's sizes, and differences from Python, with its program left in ``built``; the time is still to come."""
     path, _, bits = name.partition(":")
     model = training.load(path)
     program = Program.of(model, bits or None)
     test = training.samples_to_test(model, None, data_root).split
     with tempfile.TemporaryDirectory() as place:
-        folder, built = Path(place) / "c", Path(place) / "test"
+        folder = Path(place) / "c"
         sizes = re.findall(r"([\d,]+) (?:bytes )?of (constants|state)", c.write(program, folder, data_root))
         compiled.compiled(folder, built, ("-O3",))
         found = compiled.compare(built, program, test)
-        times = [_time(built) for _ in range(rounds)]
     kind = program.entry.model.network.architecture.bits
     about = {"model": Path(path).stem, "weights": kind, **{what: int(size.replace(",", "")) for size, what in sizes}}
-    return {**about, "microseconds": min(times), **found._asdict()}
+    return {**about, "microseconds": math.inf, **found._asdict()}
+
+
+def measured(names: list[str], data_root: Path, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """All models' sizes, times, and differences from Python."""
+    with tempfile.TemporaryDirectory() as place:
+        programs = [Path(place) / str(number) for number in range(len(names))]
+        results = [compared(name, data_root, program) for name, program in zip(names, programs, strict=True)]
+        for _ in range(rounds):
+            for result, program in zip(results, programs, strict=True):
+                result["microseconds"] = min(result["microseconds"], _time(program))
+    return results
 
 
 def _time(built: Path) -> float:
@@ -69,7 +80,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     data_root, out, *names = sys.argv[1:]
-    results = [measured(name, Path(data_root)) for name in names]
+    results = measured(names, Path(data_root))
     options = " ".join((*compiled.compiler(), *compiled.STRICT, "-O3"))
     Path(out).write_text(json.dumps({"machine": machine.describe(), "compiler": options, "models": results}, indent=1) + "\n")
     print(table(results), end="")

@@ -359,7 +359,7 @@ def test_networks_as_c_are_measured(script, tmp_path):
     module = script("to_c")
     config = TrainConfig(network="12-10", epochs=1, runs_dir=tmp_path)
     run, _ = training.train(config)
-    found = module.measured(f"{run}:8", tmp_path, rounds=1)
+    (found,) = module.measured([f"{run}:8"], tmp_path, rounds=1)
     assert (found["weights"], found["samples"], found["differing"], found["answers"]) == ("8", 360, 0, 0)
     assert 0 < found["microseconds"] < 10000
     assert found["constants"] > 12 * 64

@@ -36,8 +36,9 @@ Bits = Literal["float", "8", "4", "3", "2", "ternary"]
 """What weights are stored in: floating point, or as many bits."""
 LARGEST = {"8": 127, "4": 7, "3": 3, "2": 3, "ternary": 1}
 """Q by the number of bits."""
-INPUT_UNIT, INPUT_LARGEST = 64, 2047
-"""What enters the network is a whole number of 1/INPUT_UNIT, of this magnitude at most."""
+INPUT_UNIT = 64
+INPUT_LARGEST = 31 * INPUT_UNIT
+"""What enters the network is a whole number of 1/INPUT_UNIT, of this magnitude at most: a whole count stays one."""
 NEAR, LONGEST = 0.07, 2**20
 """How far, as a share of it, a leak may be from its small fraction, and the longest finite time constant."""
 SMALLEST_LIMIT = 1e-8
@@ -122,7 +123,7 @@ class _Rounded(torch.autograd.Function):
 
 
 def on_grid(x: Tensor) -> Tensor:
-    """Network input rounded to 1/64, half upwards, and cut at ±2047/64; the gradient goes straight through."""
+    """Network input rounded to 1/64, half upwards, and cut at ±31; the gradient goes straight through."""
     return _Rounded.apply(x)
 
 

@@ -29,6 +29,8 @@ VECTORS = 10
 """Samples in test.c."""
 AT_ONCE = 32
 """Neurons that network.c takes through a step together."""
+ADDED = 16
+"""Weights that it adds up together."""
 PACKED = {"8": 1, "4": 2, "3": 2, "2": 4, "ternary": 4}
 """Weights in a byte, by their bits."""
 CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
@@ -112,8 +114,12 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     if adapting is not None:
         rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
         relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
-    state = (parts.sums + 2 * parts.slots + 2 * parts.rises + 2 * links.populations[-1].neurons) * value.itemsize
+    state = (parts.sums + 2 * parts.slots + 2 * parts.rises + links.populations[-1].neurons) * value.itemsize
+    state += links.populations[-1].neurons * (8 if whole else 4)
+    narrow = whole is not None and parts.in_a_byte == 1 and not all(m["dense"] for m in parts.maps)
     state += 2 * parts.widest if whole else 0
+    state += 2 * parts.sums + 3 * len(parts.maps) if narrow else 0
+    state += parts.slots // AT_ONCE
     return {
         "title": f"A spiking network, {a.network}, of {'whole numbers' if whole else 'floating-point numbers'}",
         "integer": whole is not None,
@@ -122,6 +128,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "stored": {1: "bytes", 2: "packed two to a byte", 4: "packed four to a byte"}[parts.in_a_byte],
         "code": CODES.get(a.bits),
         "largest_weight": LARGEST.get(a.bits),
+        "narrow": narrow,
+        "shrinks": any(population["shift"] < 0 for population in parts.populations),
         "static": not entry.sequence,
         "at_once": AT_ONCE,
         "silent": kind != "float"
@@ -150,6 +158,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "types": {
             "input": kind,
             "value": "int32_t" if whole else "float",
+            "sum": "int64_t" if whole else "float",
             "entering": "int16_t" if whole else "float",
             "index": f"{index.name}_t",
             "cast": "(int16_t)" if whole else "",
@@ -205,6 +214,8 @@ class _Parts:
         for number, population in enumerate(links.populations):
             self.populations.append(self._population(population, number))
             self.slots += _filled(population.neurons)
+        if any(m["filled"] > m["run"] for m in self.maps):
+            self.sums += ADDED  # of the last row, to which only zeros are added
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
@@ -240,7 +251,10 @@ class _Parts:
 
     def _map(self, population: Population, by: Map, weight: Array) -> int:
         """Its number. ``weight`` is the map's own or, of whole numbers, q."""
-        rest, rows = self._rest(by, weight), _in_order(by, weight)
+        rest, rows, dense = self._rest(by, weight), _in_order(by, weight), _is_dense(by)
+        run = rows.shape[1]
+        if not dense and self.in_a_byte == 1 and -run % ADDED <= run / 4:  # 2 bits have no 0
+            rows = np.pad(rows, ((0, 0), (0, -run % ADDED)))
         made = {
             "source": by.source,
             "sent": _pair(by.sent[1:]),
@@ -255,8 +269,9 @@ class _Parts:
             "groups": by.groups,
             "channels": population.shape[0],
             "shape": _pair(population.shape[1:]),
-            "dense": int(_is_dense(by)),
-            "run": rows.shape[1],
+            "dense": int(dense),
+            "run": run,
+            "filled": rows.shape[1],
             "rows": len(rows) // by.entering[0],
             "weights": self._rows(rows),
             "rest": None if rest is None else self._table(rest),
@@ -336,7 +351,7 @@ def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
     made = []
     for i in range(len(samples)):
         steps = ", ".join(f"{{{', '.join(map(str, step))}}}" for step in counts[:, i].tolist())
-        own = evidence[i].numpy().astype(np.int32 if program.whole else np.float32)
+        own = (evidence[i] if program.whole else evidence[i].float()).numpy()
         rows = {"x": _numbers(x[i]), "evidence": _numbers(own), "spikes": steps}
         made.append({"answer": str(int(answers[i])), **{name: f"{{{row}}}" for name, row in rows.items()}})
     return made

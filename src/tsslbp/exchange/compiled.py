@@ -70,7 +70,7 @@ def compiled(folder: Path, program: Path, options: Sequence[str] = ("-O2",)) -> 
 def run(program: Path, of: Program, samples: Split) -> Computed:
     """What a compiled program computes of samples. Raises UserError if it fails."""
     populations, classes, steps = of.chain.populations, of.chain.classes, of.entry.model.network.time_steps
-    value = np.dtype(np.int32 if of.whole else np.float32)
+    value = np.dtype(np.int64 if of.whole else np.float32)
     row = np.dtype(
         [("answer", np.int32), ("evidence", value, classes), ("marks", np.uint8, (steps, sum(p.neurons for p in populations)))]
     )

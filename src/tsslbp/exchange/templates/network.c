@@ -56,6 +56,7 @@ typedef struct {
     pair shape;
     int dense;          /* whether it is fully connected: [row][column][entering channel][channel] */
     int run;            /* weights in a row: of a whole row of the kernel, or of one place in it */
+    int filled;         /* weights in a row with zeros behind it, which make adding it up faster */
     int rows;           /* such rows of each entering channel */
     const weight *weights;         /* [entering channel][kernel row][kernel column, from the last][channel of its group] */
     const network_value *rest;     /* what arrives if all that is stored is 0, by channel; or 0 */
@@ -104,7 +105,7 @@ static const {{ type }} {{ name }}_{{ k }}[] = {
 static const map maps[] = {
 {%- for m in maps %}
     {{ '{' }}{{ m.source }}, {{ m.sent }}, {{ m.largest }}, {{ m.summed }}, {{ m.entering_channels }}, {{ m.entering }},
-     {{ m.kernel }}, {{ m.stride }}, {{ m.padding }}, {{ m.dilation }}, {{ m.groups }}, {{ m.channels }}, {{ m.shape }}, {{ m.dense }}, {{ m.run }}, {{ m.rows }},
+     {{ m.kernel }}, {{ m.stride }}, {{ m.padding }}, {{ m.dilation }}, {{ m.groups }}, {{ m.channels }}, {{ m.shape }}, {{ m.dense }}, {{ m.run }}, {{ m.filled }}, {{ m.rows }},
      weights_{{ loop.index0 }}, {{ 'rest_' ~ loop.index0 if m.rest else '0' }}, {{ m.to }}{{ '}' }}{{ ',' if not loop.last }}
 {%- endfor %}
 };
@@ -126,10 +127,14 @@ const char *const network_class_names[NETWORK_CLASSES] = {
 {{ class_names }}
 };
 {% if integer %}
-/* x/2^k, half upwards. C leaves open what >> makes of negative numbers, so none are shifted. */
+/* x/2^k, half upwards. C leaves open what >> makes of negative numbers: if not what it does everywhere, none are shifted. */
 static int32_t rounded(int32_t x, int k)
 {
-    return k == 0 ? x : (int32_t)(((uint32_t)x + 0x80000000u + (1u << (k - 1))) >> k) - (int32_t)(0x80000000u >> k);
+    if (k == 0)
+        return x;
+    if ((-2 >> 1) == -1)
+        return (x + (1 << (k - 1))) >> k;
+    return (int32_t)(((uint32_t)x + 0x80000000u + (1u << (k - 1))) >> k) - (int32_t)(0x80000000u >> k);
 }
 
 /* What is left of a synaptic or an output current after a step, and of a membrane potential. */
@@ -146,25 +151,31 @@ static int32_t membrane(int32_t x)
 /* x·2^shift. What leaves int32_t here wraps around, in every compiler, to the negative number that is meant. */
 static int32_t scaled(int32_t x, int shift)
 {
-    return shift < 0 ? rounded(x, -shift) : (int32_t)((uint32_t)x << shift);
+    return {{ 'shift < 0 ? rounded(x, -shift) : ' if shrinks }}(int32_t)((uint32_t)x << shift);
 }
 {% else %}
+/* x, but 0 if it is smaller than 5e-38. Silence leads to numbers so small that processors take many times as long for them. */
+static float faded(float x)
+{
+    return x + 1e-30f - 1e-30f;
+}
+
 /* What is left of a synaptic or an output current after a step, and of a membrane potential. */
 static float synapse(float x)
 {
-    return x * {{ synapse }};
+    return faded(x * {{ synapse }});
 }
 
 static float membrane(float x)
 {
-    return x * {{ membrane }};
+    return faded(x * {{ membrane }});
 }
 {% endif %}
 {%- if rises %}
 /* What is left of the rise of a threshold after a step. */
 static network_value relaxed(network_value x)
 {
-    return {{ 'x - rounded(x * ' ~ relaxing.j ~ ', ' ~ relaxing.k ~ ')' if integer else 'x * ' ~ relaxing }};
+    return {{ 'x - rounded(x * ' ~ relaxing.j ~ ', ' ~ relaxing.k ~ ')' if integer else 'faded(x * ' ~ relaxing ~ ')' }};
 }
 {% endif %}
 /* Bytes, or numbers, of a row of n weights. */
@@ -197,28 +208,33 @@ static void {{ name }}({{ to }} *restrict to, const weight *const from[{{ rows }
 }
 {%- endmacro -%}
 {% macro sum(open, rows, close='') %}{{ open }}{% for row in 'abcd'[:rows] %}{{ ' + ' if not loop.first }}{{ 'stored' if integer else 'weigh' }}({{ row }}[i], PART){% endfor %}{{ close }}{% endmacro %}
-{% for rows, name in ((1, 'one'), (2, 'two'), (3, 'three'), (4, 'four')) -%}
-{{ adds('add_' ~ name, 'Add rows of n weights.' if rows == 1, 'network_value', rows, sum('(int16_t)(', rows, ' - ' ~ (rows ~ ' * ' if rows > 1) ~ 'OFFSET)') if integer else sum('', rows)) }}
+{% macro family(name, to, about) %}
+{%- for rows in range(1, 5) %}
+{{ adds(name ~ '_' ~ rows, '', to, rows, sum('(int16_t)(', rows, ' - ' ~ rows ~ ' * OFFSET)') if integer else sum('', rows)) }}
 {% endfor %}
-/* Add up to four rows together, which is faster. */
-static void add_few(network_value *to, const weight *const from[4], int rows, int n)
+/* {{ about }} */
+static void {{ name }}({{ to }} *to, const weight *const from[4], int rows, int n)
 {
     if (rows == 4)
-        add_four(to, from, n);
+        {{ name }}_4(to, from, n);
     else if (rows == 3)
-        add_three(to, from, n);
+        {{ name }}_3(to, from, n);
     else if (rows == 2)
-        add_two(to, from, n);
+        {{ name }}_2(to, from, n);
     else if (rows == 1)
-        add_one(to, from, n);
+        {{ name }}_1(to, from, n);
 }
-
+{% endmacro %}
+{{- family('add', 'network_value', 'Add up to four rows of n weights together, which is faster.') }}
+{%- if narrow %}
+{{- family('add_narrow', 'int16_t', 'The same to sums of 16 bits, which is faster still.') }}
+{%- endif %}
 /* Add x times a row of n weights. */
 static void add_times(network_value *restrict to, const weight *restrict from, int n, {{ types.entering }} x)
 {
 {%- if integer %}
-    enum { MOST = 32767 / {{ largest_weight }} }; /* for which products have 16 bits, which is faster */
-    if (-MOST <= x && x <= MOST) {
+    enum { SMALL = 32767 / {{ largest_weight }} }; /* for which products have 16 bits, which is faster */
+    if (-SMALL <= x && x <= SMALL) {
 {%- call(part) parts('n', '        ') %}(int16_t)(weigh(from[i], {{ part }}) * x){% endcall %}
         return;
     }
@@ -249,6 +265,8 @@ static int last_of(int at, int padding, int stride, int size)
 }
 /* Rows of weights that wait to be added up four at a time, which is faster. */
 typedef struct {
+    network_state *state;
+    const map *map;
     network_value *sums;
     const weight *from[4];
     {{ types.entering }} x[4];
@@ -262,14 +280,9 @@ typedef struct {
 {%- endif %}
 } rows;
 
-static rows no_rows(network_state *n, network_value *sums, int channels)
+static rows no_rows(network_state *n, const map *m)
 {
-{%- if integer %}
-    const rows none = {sums, {0}, {0}, 0, 1, 0, 0, 0, channels, n->small, 0, 0};
-{%- else %}
-    const rows none = {sums, {0}, {0}, 0, 1, 0, 0, 0, channels};
-    (void)n;
-{%- endif %}
+    const rows none = {n, m, n->sums + m->to, {0}, {0}, 0, 1, 0, 0, 0, m->channels{{ ', n->small, 0, 0' if integer }}};
     return none;
 }
 {% if integer %}
@@ -324,7 +337,7 @@ static void add_up(rows *w)
 static void add_up(rows *w)
 {
     if (w->plain)
-        add_four(w->sums, w->from, w->n);
+        add_4(w->sums, w->from, w->n);
     else
         add_four_times(w->sums, w->from, w->n, w->x);
 }
@@ -353,13 +366,14 @@ static void add_some(network_value *restrict to, const weight *restrict from, in
 {%- endfor %}
 }
 {% endif %}
-/* Add n weights of each row that waits, from number `skip` on; the row is so far behind where they point to. */
-static void add_waiting(const rows *w, network_value *to, size_t offset, int skip, int n{{ ', int all' if packed }})
+/* Add n of the `all` weights of each row that waits, from number `skip` on, to what arrives at number `at` and behind it. The rows
+   are `offset` behind where they point to. */
+static void add_waiting(const rows *w, size_t at, size_t offset, int skip, int n{{ ', int all' if packed }})
 {
 {%- if packed %}
     if (n < all) {
         for (int i = 0; i < w->waiting; ++i)
-            add_some(to, w->from[i] + offset, all, skip, n, w->x[i]);
+            add_some(w->sums + at, w->from[i] + offset, all, skip, n, w->x[i]);
         return;
     }
 {%- else %}
@@ -368,31 +382,60 @@ static void add_waiting(const rows *w, network_value *to, size_t offset, int ski
     const weight *from[4] = {0};
     for (int i = 0; i < w->waiting; ++i)
         from[i] = w->from[i] + offset;
-    if (w->plain)
-        add_few(to, from, w->waiting, n);
-    else
+    if (!w->plain)
         for (int i = 0; i < w->waiting; ++i)
-            add_times(to, from[i], n, w->x[i]);
+            add_times(w->sums + at, from[i], n, w->x[i]);
+    else
+        {{ 'add_narrow(w->state->narrow + w->map->to' if narrow else 'add(w->sums' }} + at, from, w->waiting, n);
 }
 
-/* Add up what arrives from one place through a convolution. */
-static void arrive(const map *m, rows *w)
+{% if narrow %}
+enum { MOST = 32767 / {{ largest_weight }} }; /* weights that add up to 16 bits */
+
+/* Move what there is in 16 bits. */
+static void widen(network_state *n, const map *m)
 {
+    network_value *restrict sums = n->sums + m->to;
+    int16_t *restrict narrow = n->narrow + m->to;
+    const int all = m->shape.rows * m->shape.columns * m->channels;
+    for (int i = 0; i < all; ++i) {
+        sums[i] += narrow[i];
+        narrow[i] = 0;
+    }
+    n->added[m - maps] = 0;
+    n->wide[m - maps] = 1;
+}
+{% endif %}
+/* Add up what arrives from one place through a convolution. */
+static void arrive(rows *w)
+{
+    const map *m = w->map;
+{%- if narrow %}
+    network_state *n = w->state;
+    if (!w->plain)
+        n->wide[m - maps] = 1;
+    else {
+        if (n->added[m - maps] + w->waiting > MOST)
+            widen(n, m);
+        n->added[m - maps] = (uint16_t)(n->added[m - maps] + w->waiting);
+    }
+{%- endif %}
     const int last_row = last_of(w->row, m->padding.rows, m->stride.rows, m->shape.rows);
     const int last_column = last_of(w->column, m->padding.columns, m->stride.columns, m->shape.columns);
     const int start = first_of(w->column, m->padding.columns, m->kernel.columns, m->stride.columns, m->dilation.columns);
     const int width = m->groups == 1 ? m->channels : m->channels / m->groups;
-    const size_t row_bytes = stride_of(m->run);
+    const size_t row_bytes = stride_of(m->filled);
     for (int r = first_of(w->row, m->padding.rows, m->kernel.rows, m->stride.rows, m->dilation.rows); r <= last_row; ++r) {
         int down = w->row + m->padding.rows - r * m->stride.rows;
         if (m->dilation.rows > 1 && down % m->dilation.rows != 0)
             continue;
         down = m->dilation.rows > 1 ? down / m->dilation.rows : down;
-        network_value *to = w->sums + (size_t)(r * m->shape.columns) * (size_t)m->channels + w->group * width;
+        const size_t to = (size_t)(r * m->shape.columns * m->channels + w->group * width);
         if (m->run > width) { /* what is seen from neighbours lies side by side, as their neurons do */
             const int skip = m->kernel.columns - 1 - (w->column + m->padding.columns - start), seen = last_column - start + 1;
+            const int n = seen == m->kernel.columns ? m->filled : seen * width;
             if (seen > 0)
-                add_waiting(w, to + start * width, (size_t)down * row_bytes, skip * width, seen * width{{ ', m->run' if packed }});
+                add_waiting(w, to + (size_t)(start * width), (size_t)down * row_bytes, skip * width, n{{ ', m->filled' if packed }});
             continue;
         }
         for (int c = start; c <= last_column; ++c) {
@@ -400,7 +443,7 @@ static void arrive(const map *m, rows *w)
             if (m->dilation.columns > 1 && right % m->dilation.columns != 0)
                 continue;
             const int from_last = m->kernel.columns - 1 - (m->dilation.columns > 1 ? right / m->dilation.columns : right);
-            add_waiting(w, to + c * m->channels, (size_t)(down * m->kernel.columns + from_last) * row_bytes, 0, width{{ ', width' if packed }});
+            add_waiting(w, to + (size_t)(c * m->channels), (size_t)(down * m->kernel.columns + from_last) * row_bytes, 0, m->filled{{ ', m->filled' if packed }});
         }
     }
     w->waiting = 0;
@@ -408,12 +451,12 @@ static void arrive(const map *m, rows *w)
 }
 
 /* Let no row wait any longer. */
-static void flush(const map *m, rows *w)
+static void flush(rows *w)
 {
-    if (w->waiting > 0 && !m->dense)
-        arrive(m, w);
+    if (w->waiting > 0 && !w->map->dense)
+        arrive(w);
     else if (w->plain)
-        add_few(w->sums, w->from, w->waiting, w->n);
+        add(w->sums, w->from, w->waiting, w->n);
     else
         for (int i = 0; i < w->waiting; ++i)
             add_times(w->sums, w->from[i], w->n, w->x[i]);
@@ -441,8 +484,9 @@ static int is_one(pair size)
 }
 
 /* Add what arrives from one place behind max pooling, or let it wait. */
-static void take(const map *m, rows *w, int row, int column, int channel, {{ types.entering }} x)
+static void take(rows *w, int row, int column, int channel, {{ types.entering }} x)
 {
+    const map *m = w->map;
     if (!is_one(m->summed)) {
         row = divided(row, m->summed.rows);
         column = divided(column, m->summed.columns);
@@ -455,11 +499,11 @@ static void take(const map *m, rows *w, int row, int column, int channel, {{ typ
     }
     const int group = m->groups == 1 ? 0 : channel / (m->entering_channels / m->groups);
     if (w->waiting == 4 || (w->waiting > 0 && (row != w->row || column != w->column || group != w->group)))
-        arrive(m, w);
+        arrive(w);
     w->row = row;
     w->column = column;
     w->group = group;
-    w->from[w->waiting] = m->weights + (size_t)(channel * m->rows) * stride_of(m->run);
+    w->from[w->waiting] = m->weights + (size_t)(channel * m->rows) * stride_of(m->filled);
     w->x[w->waiting++] = x;
     w->plain = w->plain && x == 1;
 }
@@ -485,11 +529,11 @@ static void send(network_state *n, const map *m)
 {
     const population *from = &populations[m->source];
     const network_index *spiked = n->spiked + from->first;
-    rows waiting = no_rows(n, n->sums + m->to, m->channels);
+    rows waiting = no_rows(n, m);
     if (m->dense && m->sent.rows * m->sent.columns == m->entering.rows * m->entering.columns) {
         for (size_t i = 0; i < n->count[m->source]; ++i)
             put(&waiting, row_of(m, spiked[i]), 1);
-        flush(m, &waiting);
+        flush(&waiting);
         return;
     }
 {%- if windows %}
@@ -510,25 +554,40 @@ static void send(network_state *n, const map *m)
 {%- if windows %}
         int r = row, c = column;
         if (is_one(m->largest) || is_first(n, m, &r, &c, channel))
-            take(m, &waiting, r, c, channel, 1);
+            take(&waiting, r, c, channel, 1);
 {%- else %}
-        take(m, &waiting, row, column, channel, 1);
+        take(&waiting, row, column, channel, 1);
 {%- endif %}
     }
-    flush(m, &waiting);
+    flush(&waiting);
 }
 
 /* Neurons that go through a step together: a number that the compiler knows makes it faster. Populations are filled up to it. */
 enum { AT_ONCE = {{ at_once }} };
 
+{% macro integrate(kind, from) -%}
+/* Whether nothing has arrived at some neurons. */
+static int is_silent{{ kind }}(const {{ from }} *sums)
+{
+    {{ from if integer else 'int' }} any = 0;
+    for (int i = 0; i < AT_ONCE; ++i)
+        any |= sums[i]{{ ' != 0' if not integer }};
+    return any == 0;
+}
+
 /* Current and membrane potential of some neurons. */
-static void integrate(network_value *restrict current, network_value *restrict potential, const network_value *restrict sums{{ ', int shift' if integer }})
+static void integrate{{ kind }}(network_value *restrict current, network_value *restrict potential, const {{ from }} *restrict sums{{ ', int shift' if integer }})
 {
     for (int i = 0; i < AT_ONCE; ++i) {
         current[i] = synapse(current[i]) + {{ 'scaled(sums[i], shift)' if integer else 'sums[i]' }};
         potential[i] = membrane(potential[i]) + current[i];
     }
 }
+{% endmacro -%}
+{{ integrate('', 'network_value') }}
+{%- if narrow %}
+{{ integrate('_narrow', 'int16_t') }}
+{%- endif %}
 {% if shortcuts %}
 /* What comes to both of them through a shortcut. */
 static void add_beside(network_value *restrict current, network_value *restrict potential, const network_value *restrict beside{{ ', const int32_t *restrict m, int k' if integer }})
@@ -549,29 +608,62 @@ static void add_all(network_value *restrict to, const network_value *restrict fr
 /* Note which of some neurons spike, from number `at` on. Returns how many. */
 static size_t note(const network_value *restrict potential, const network_value *restrict threshold, size_t at, network_index *restrict spiked)
 {
-    int fires[AT_ONCE], any = 0;
-    for (int i = 0; i < AT_ONCE; ++i) {
+    uint8_t fires[AT_ONCE];
+    for (int i = 0; i < AT_ONCE; ++i)
         fires[i] = potential[i] > threshold[i];
-        any |= fires[i];
-    }
-    if (!any)
-        return 0;
     size_t count = 0;
-    for (int i = 0; i < AT_ONCE; ++i) { /* written in any case: a branch that cannot be foreseen takes longer */
-        spiked[count] = (network_index)(at + (size_t)i);
-        count += (size_t)fires[i];
+    for (size_t i = 0; i < AT_ONCE; i += 8) {
+        uint64_t any;
+        memcpy(&any, fires + i, sizeof any);
+        if (any == 0)
+            continue;
+        for (size_t k = i; k < i + 8; ++k) { /* written in any case: a branch that cannot be foreseen takes longer */
+            spiked[count] = (network_index)(at + k);
+            count += fires[k];
+        }
     }
     return count;
+}
+
+/* Let nothing have arrived through a map. */
+static void forget(network_state *n, const map *m)
+{
+    const size_t all = (size_t)(m->shape.rows * m->shape.columns * m->channels);
+{%- if narrow %}
+    uint16_t *added = n->added + (m - maps);
+    uint8_t *wide = n->wide + (m - maps);
+    if (*added > 0)
+        memset(n->narrow + m->to, 0, all * sizeof *n->narrow);
+    *added = 0;
+    if (!*wide && !m->dense)
+        return;
+    *wide = 0;
+{%- endif %}
+    memset(n->sums + m->to, 0, all * sizeof *n->sums);
 }
 
 /* Current, membrane potential and spikes of population k, from its sums. */
 static void fire(network_state *n, size_t k)
 {
     const population *p = &populations[k];
-    network_value *current = n->current + p->first, *potential = n->membrane + p->first, *sums = n->sums + p->map->to;
+    network_value *current = n->current + p->first, *potential = n->membrane + p->first;
+    const network_value *sums = n->sums + p->map->to;
     const network_value *threshold = p->threshold;
     network_index *spiked = n->spiked + p->first;
+{%- if narrow %}
+    const size_t by = (size_t)(p->map - maps);
+    if (n->added[by] > 0 && n->wide[by])
+        widen(n, p->map);
+    const int is_narrow = n->added[by] > 0;
+    const int16_t *narrow = n->narrow + p->map->to;
+{%- if shortcuts %}
+    if (p->shortcut != 0 && n->added[p->shortcut - maps] > 0)
+        widen(n, p->shortcut);
+{%- endif %}
+{%- endif %}
     size_t count = 0;
+    const int rests = p->bias == 0{{ ' && p->shortcut == 0' if shortcuts }}; /* unless something arrives */
+    uint8_t *awake = n->awake + p->first / AT_ONCE;
 {%- if rises %}
     if (p->rise != 0) {
         network_value *raised = n->raised + p->raised, *level = n->level + p->raised;
@@ -587,7 +679,19 @@ static void fire(network_state *n, size_t k)
     for (size_t i = 0, c = 0; i < p->neurons; i += AT_ONCE, c += AT_ONCE) {
         if (c == p->period)
             c = 0;
+        if (!awake[i / AT_ONCE]) {
+            if (rests && {{ '(is_narrow ? is_silent_narrow(narrow + i) : is_silent(sums + i))' if narrow else 'is_silent(sums + i)' }})
+                continue;
+            awake[i / AT_ONCE] = 1;
+        }
+{%- if narrow %}
+        if (is_narrow)
+            integrate_narrow(current + i, potential + i, narrow + i, p->shift);
+        else
+            integrate(current + i, potential + i, sums + i, p->shift);
+{%- else %}
         integrate(current + i, potential + i, sums + i{{ ', p->shift' if integer }});
+{%- endif %}
 {%- if shortcuts %}
         if (p->shortcut != 0)
             add_beside(current + i, potential + i, n->sums + p->shortcut->to + i{{ ', p->m + c, p->k' if integer }});
@@ -604,10 +708,10 @@ static void fire(network_state *n, size_t k)
 {%- if static %}
     if (p->map->source >= 0) /* what is shown stays */
 {%- endif %}
-        memset(sums, 0, p->neurons * sizeof *sums);
+        forget(n, p->map);
 {%- if shortcuts %}
     if (p->shortcut != 0{{ ' && p->shortcut->source >= 0' if static }})
-        memset(n->sums + p->shortcut->to, 0, p->neurons * sizeof *sums);
+        forget(n, p->shortcut);
 {%- endif %}
 }
 
@@ -620,15 +724,18 @@ void network_reset(network_state *n)
 static void enter(network_state *n, const map *m, const network_input *x)
 {
     enum { PART = 64 }; /* numbers looked at together: those that are not 0 are listed without a branch for each */
-    network_value *sums = n->sums + m->to;
     const int places = m->sent.rows * m->sent.columns, made = m->shape.rows * m->shape.columns;
-    rows waiting = no_rows(n, sums, m->channels);
+    rows waiting = no_rows(n, m);
 {%- if static %}
-    memset(sums, 0, (size_t)(made * m->channels) * sizeof *sums);
+    forget(n, m);
 {%- endif %}
-    if (m->rest != 0)
+    if (m->rest != 0) {
+{%- if narrow %}
+        n->wide[m - maps] = 1;
+{%- endif %}
         for (int i = 0; i < made; ++i)
-            add_all(sums + i * m->channels, m->rest, m->channels);
+            add_all(n->sums + m->to + i * m->channels, m->rest, m->channels);
+    }
     for (int channel = 0; channel < m->entering_channels; ++channel, x += places)
         for (int first = 0, row = 0, begin = 0; first < places; first += PART) {
             const int end = first + PART < places ? first + PART : places;
@@ -660,10 +767,10 @@ static void enter(network_state *n, const map *m, const network_input *x)
                     begin += m->sent.columns;
                     ++row;
                 }
-                take(m, &waiting, row, at[i] - begin, channel, values[i]);
+                take(&waiting, row, at[i] - begin, channel, values[i]);
             }
         }
-    flush(m, &waiting);
+    flush(&waiting);
 }
 
 void network_show(network_state *n, const network_input *x)
@@ -680,9 +787,9 @@ void network_event(network_state *n, size_t input)
         if (m->source >= 0)
             continue;
         const int place = m->sent.rows * m->sent.columns, at = (int)(input % (size_t)place);
-        rows waiting = no_rows(n, n->sums + m->to, m->channels);
-        take(m, &waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
-        flush(m, &waiting);
+        rows waiting = no_rows(n, m);
+        take(&waiting, at / m->sent.columns, at % m->sent.columns, (int)(input / (size_t)place), {{ one }});
+        flush(&waiting);
     }
 }
 {% endif %}
@@ -722,10 +829,10 @@ void network_step(network_state *n)
 {%- endif %}
 {%- if recurrent %}
         if (p->lateral != 0) {
-            rows waiting = no_rows(n, n->sums + p->map->to, p->channels);
+            rows waiting = no_rows(n, p->map);
             for (size_t i = 0; i < n->count[k]; ++i)
                 put(&waiting, p->lateral + n->spiked[p->first + i] * stride_of(p->channels), {{ 'p->map->source < 0 ? ' ~ one ~ ' : 1' if one > 1 else '1' }});
-            flush(p->map, &waiting);
+            flush(&waiting);
         }
 {%- endif %}
         fire(n, k);
@@ -753,9 +860,9 @@ int network_run(network_state *n, const network_input *x, size_t steps)
     return network_answer(n);
 }
 
-network_value network_evidence(const network_state *n, size_t class_number)
+network_sum network_evidence(const network_state *n, size_t class_number)
 {
-    network_value sum = 0;
+    network_sum sum = 0;
     for (size_t i = 0; i < {{ voters }}; ++i)
         sum += n->total[class_number * {{ voters }} + i];
     return sum;
@@ -764,9 +871,9 @@ network_value network_evidence(const network_state *n, size_t class_number)
 int network_answer(const network_state *n)
 {
     int best = -1;
-    network_value most = 0;
+    network_sum most = 0;
     for (int i = 0; i < NETWORK_CLASSES; ++i) {
-        const network_value evidence = network_evidence(n, (size_t)i);
+        const network_sum evidence = network_evidence(n, (size_t)i);
         if (evidence > most) {
             most = evidence;
             best = i;

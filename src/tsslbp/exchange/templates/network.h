@@ -14,6 +14,7 @@
 typedef {{ types.input }} network_input;    /* {{ input_means }} */
 typedef {{ types.value }} network_value;
 typedef {{ types.index }} network_index;
+typedef {{ types.sum }} network_sum;          /* what adds up from step to step, for as long as a stream runs */
 
 /* Where a network stands. Any number of them can be used side by side. */
 typedef struct {
@@ -21,11 +22,17 @@ typedef struct {
     network_value current[{{ slots }}];  /* synaptic current */
     network_value membrane[{{ slots }}]; /* membrane potential after the reset */
     network_value output[{{ populations[-1].neurons }}];       /* current of the output neurons */
-    network_value total[{{ populations[-1].neurons }}];        /* its sum over the steps */
+    network_sum total[{{ populations[-1].neurons }}];          /* its sum over the steps */
     network_index spiked[{{ slots }}];   /* neurons of each population that spiked in the last step */
     network_index count[NETWORK_POPULATIONS];
+    uint8_t awake[{{ slots // at_once }}];        /* whether anything has arrived at neurons that are taken together */
 {%- if integer %}
     uint16_t small[{{ small }}];           /* sums of 16 bits that are still to be added */
+{%- endif %}
+{%- if narrow %}
+    int16_t narrow[{{ sums }}];           /* what spikes add up to through convolutions, in 16 bits, which is faster */
+    uint16_t added[{{ maps | length }}];       /* how many spikes these have, by map */
+    uint8_t wide[{{ maps | length }}];         /* whether something has arrived in sums as well */
 {%- endif %}
 {%- if rises %}
     network_value raised[{{ rises }}];        /* rise of adaptive thresholds */
@@ -61,7 +68,7 @@ void network_step(network_state *n);
 int network_run(network_state *n, const network_input *x, size_t steps);
 
 /* Evidence for a class so far: the summed output current. */
-network_value network_evidence(const network_state *n, size_t class_number);
+network_sum network_evidence(const network_state *n, size_t class_number);
 
 /* The class with most evidence so far, the first of several; -1 if no output neuron has spiked. */
 int network_answer(const network_state *n);

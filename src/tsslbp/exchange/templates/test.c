@@ -3,7 +3,7 @@
    ./test                 compares with what tsslbp computed; prints what differs, and returns 1 if too much does
    ./test --time SECONDS  times the samples below
    ./test FILE            reads network_input samples, writes for each its answer (int32_t), the evidence of every class
-                          (network_value) and, step by step, a byte for every neuron, 1 if it spiked */
+                          (network_sum) and, step by step, a byte for every neuron, 1 if it spiked */
 #include "network.h"
 
 #include <stdio.h>
@@ -18,7 +18,7 @@ static const network_input samples[SAMPLES][SIZE] = {
 {{ samples | map(attribute='x') | join(',\n') }}
 };
 static const int answers[SAMPLES] = {{ '{' }}{{ samples | map(attribute='answer') | join(', ') }}{{ '}' }};
-static const network_value evidence[SAMPLES][NETWORK_CLASSES] = {
+static const network_sum evidence[SAMPLES][NETWORK_CLASSES] = {
 {{ samples | map(attribute='evidence') | join(',\n') }}
 };
 /* Spikes of each population in each step. */
@@ -101,7 +101,7 @@ static int answer_all(const char *path)
         const int32_t answer = network_run(&state, x, NETWORK_STEPS);
         fwrite(&answer, sizeof answer, 1, stdout);
         for (size_t c = 0; c < NETWORK_CLASSES; ++c) {
-            const network_value found = network_evidence(&state, c);
+            const network_sum found = network_evidence(&state, c);
             fwrite(&found, sizeof found, 1, stdout);
         }
         network_reset(&state);
