@@ -37,6 +37,7 @@ CASES = {
     "strides": ("6C5s2-8C3s2-7", (1, 17, 19), {"padding": 2, "conv_scale": 4.0}),
     "one axis": ("6C3-P2-8C3-M2-5", (3, 30), {"padding": 1, "conv_scale": 4.0}),
     "recurrent": ("30R-20R-4", (9,), {"rule": "surrogate"}),
+    "recurrent, of an image": ("30R-20R-4", (1, 5, 6), {"rule": "surrogate"}),
     "votes": ("20-12-V3", (9,), {}),
     "thresholds of their own": ("20-15-5", (9,), {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.5}),
     "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
@@ -147,7 +148,7 @@ def test_the_largest_shift_leaves_no_number_out_of_32_bits():
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["padded, pooled", "max pooling", "recurrent"])
+@pytest.mark.parametrize("case", ["padded, pooled", "max pooling", "recurrent", "recurrent, of an image"])
 def test_c_computes_what_python_does(case, tmp_path):
     for bits in ("8", "float"):
         compare(case, bits, tmp_path / bits, ("-O1",))
@@ -169,6 +170,7 @@ def compare(case, bits, folder, options):
         "padded, pooled",
         "strides",
         "recurrent",
+        "recurrent, of an image",
         "pooled input",
         "a residual block of the input",
     )
@@ -245,6 +247,17 @@ def test_a_fault_in_c_is_found(fault, tmp_path):
         found = compiled.compare(built, program, samples)
         assert found.differing + found.answers > 0
     assert subprocess.run([built], capture_output=True, check=False).returncode != 0
+
+
+@needs_compiler
+def test_whole_numbers_that_differ_are_an_error(tmp_path):
+    of, samples = model(network("20-10", (7,), bits="8"))
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    source = (tmp_path / "c/network.c").read_text()
+    (tmp_path / "c/network.c").write_text(source.replace("potential[spiked[i]] = 0;", "potential[spiked[i]] /= 2;"))
+    with pytest.raises(UserError, match=r"differ from Python; whole numbers must not, so do not use .*/c, and report it"):
+        list(compiled.check(tmp_path / "c", program, samples))
 
 
 @needs_compiler

@@ -216,7 +216,10 @@ class _Maker:
         given = a.padding if isinstance(a.padding, tuple) else ()
         self.paddings = given * convolutions if len(given) == 1 else given
         if len(self.paddings) != convolutions or any(type(p) is not int or p < 0 for p in (*given, *self.paddings)):
-            raise UserError(f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions")
+            raise UserError(
+                f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions of "
+                f"{a.network!r}; 0 always fits (--padding 0)"
+            )
         shape = a.input_shape
         if not isinstance(shape, tuple) or len(shape) not in (1, 2, 3) or any(size < 1 for size in shape):
             raise UserError(f"input_shape {shape} must be (channels, height, width), (channels, length) or (features,)")

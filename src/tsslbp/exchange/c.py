@@ -120,6 +120,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     state += 2 * parts.widest if whole else 0
     state += 2 * parts.sums + 3 * len(parts.maps) if narrow else 0
     state += parts.slots // AT_ONCE
+    shown = 0 if entry.sequence or links.populations[0].lateral is None else links.populations[0].neurons
+    state += shown * value.itemsize
     return {
         "title": f"A spiking network, {a.network}, of {'whole numbers' if whole else 'floating-point numbers'}",
         "integer": whole is not None,
@@ -134,6 +136,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "at_once": AT_ONCE,
         "silent": kind != "float"
         and (table is None or all(m["rest"] or not table[:, 0].any() for m in parts.maps if m["source"] == INPUT)),
+        "shown": shown,
         "recurrent": any(population.lateral is not None for population in links.populations),
         "shortcuts": any(population.shortcut is not None for population in links.populations),
         "rises": parts.rises,

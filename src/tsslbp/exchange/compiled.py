@@ -119,8 +119,15 @@ def _compare(program: Path, of: Program, samples: Split) -> Difference:
 
 
 def check(folder: Path, of: Program, samples: Split) -> Iterator[str]:
-    """Compile a written folder elsewhere, run samples through it, and say in a line what differs."""
+    """Compile a written folder elsewhere, run samples through it, and say in a line what differs.
+
+    Raises:
+        UserError: there is no compiler, it fails, or whole numbers differ, which they must not.
+    """
     with tempfile.TemporaryDirectory() as place:
         found = compare(compiled(folder, Path(place) / "test"), of, samples)
     counts = f"{found.differing} of {found.spikes:,} spikes and {found.answers} of {found.samples:,} answers"
-    yield f"compiled by {compiler()[0]}: {counts} differ from Python"
+    line = f"compiled by {compiler()[0]}: {counts} differ from Python"
+    if of.whole and (found.differing or found.answers):
+        raise UserError(f"{line}; whole numbers must not, so do not use {folder}, and report it")
+    yield line

@@ -1,5 +1,6 @@
 """The same network, data, initial weights, order of samples and budget under several learning rules, and as ANNs."""
 
+import math
 import re
 import statistics
 import time
@@ -81,12 +82,15 @@ def split(text: str) -> list[str]:
 
 def _rates(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        rates = [float(part) for part in text.split(",") if part.strip()]
+        if all(0 < rate < math.inf for rate in rates):
+            return rates
     except ValueError:
-        raise UserError(
-            f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, such "
-            "as 3e-4,1e-3"
-        ) from None
+        pass
+    raise UserError(
+        f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, such as "
+        "3e-4,1e-3"
+    )
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
@@ -178,6 +182,10 @@ def compare(
         raise UserError("--planned needs --against, another rule to compare with")
     if tuning_seeds < 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
+    if tuning_epochs is not None and tuning_epochs < 1:
+        raise UserError(f"--tune-epochs is {tuning_epochs}; it must be positive")
+    if not (rates or trials) and (tuning_seeds > 1 or tuning_epochs is not None):
+        raise UserError("--tune-epochs and --tune-seeds are about trials; add --tune with a number of them, such as 30")
     if trials and tuning_seeds > 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; trials of settings have one seed, so leave it out")
     _, dataset = training.with_data(next(iter(settings.values())))

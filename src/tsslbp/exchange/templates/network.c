@@ -706,7 +706,12 @@ static void fire(network_state *n, size_t k)
         potential[spiked[i]] = 0;
     n->count[k] = (network_index)count;
 {%- if static %}
-    if (p->map->source >= 0) /* what is shown stays */
+    if (p->map->source < 0) { /* what is shown stays */
+{%- if shown %}
+        if (p->lateral != 0)
+            memcpy(n->sums + p->map->to, n->shown, sizeof n->shown);
+{%- endif %}
+    } else
 {%- endif %}
         forget(n, p->map);
 {%- if shortcuts %}
@@ -778,6 +783,9 @@ void network_show(network_state *n, const network_input *x)
     for (size_t i = 0; i < sizeof maps / sizeof maps[0]; ++i)
         if (maps[i].source < 0)
             enter(n, &maps[i], x);
+{%- if shown %}
+    memcpy(n->shown, n->sums + populations[0].map->to, sizeof n->shown);
+{%- endif %}
 }
 {% if not static %}
 void network_event(network_state *n, size_t input)

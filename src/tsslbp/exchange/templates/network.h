@@ -34,6 +34,9 @@ typedef struct {
     uint16_t added[{{ maps | length }}];       /* how many spikes these have, by map */
     uint8_t wide[{{ maps | length }}];         /* whether something has arrived in sums as well */
 {%- endif %}
+{%- if shown %}
+    network_value shown[{{ shown }}];         /* what has arrived from outside alone */
+{%- endif %}
 {%- if rises %}
     network_value raised[{{ rises }}];        /* rise of adaptive thresholds */
     network_value level[{{ rises }}];         /* these thresholds */
