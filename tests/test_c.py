@@ -37,7 +37,6 @@ CASES = {
     "strides": ("6C5s2-8C3s2-7", (1, 17, 19), {"padding": 2, "conv_scale": 4.0}),
     "one axis": ("6C3-P2-8C3-M2-5", (3, 30), {"padding": 1, "conv_scale": 4.0}),
     "recurrent": ("30R-20R-4", (9,), {"rule": "surrogate"}),
-    "recurrent, of an image": ("30R-20R-4", (1, 5, 6), {"rule": "surrogate"}),
     "votes": ("20-12-V3", (9,), {}),
     "thresholds of their own": ("20-15-5", (9,), {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.5}),
     "normalised": ("6C3n-P2-12n-10", (2, 11, 10), {"conv_scale": 4.0}),
@@ -148,32 +147,27 @@ def test_the_largest_shift_leaves_no_number_out_of_32_bits():
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["padded, pooled", "max pooling", "recurrent", "recurrent, of an image"])
-def test_c_computes_what_python_does(case, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "sequence", "byte"),
+    [("padded, pooled", True, True), ("max pooling", False, False), ("recurrent", True, True), ("recurrent", False, True)],
+)
+def test_c_computes_what_python_does(case, sequence, byte, tmp_path):
     for bits in ("8", "float"):
-        compare(case, bits, tmp_path / bits, ("-O1",))
+        compare(case, bits, sequence, byte, tmp_path / bits, ("-O1",))
 
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.parametrize("byte", [False, True])
+@pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("bits", ["8", "2", "float"])
 @pytest.mark.parametrize("case", CASES)
-def test_c_computes_what_python_does_and_steps_out_of_nothing(case, bits, tmp_path):
-    compare(case, bits, tmp_path, SANITIZED)
+def test_c_computes_what_python_does_and_steps_out_of_nothing(case, bits, sequence, byte, tmp_path):
+    compare(case, bits, sequence, byte, tmp_path, SANITIZED)
 
 
-def compare(case, bits, folder, options):
+def compare(case, bits, sequence, byte, folder, options):
     notation, shape, settings = CASES[case]
-    sequence = case in ("recurrent", "padded, pooled", "one axis", "long memory", "adaptive thresholds")
-    byte = case in (
-        "fully connected",
-        "padded, pooled",
-        "strides",
-        "recurrent",
-        "recurrent, of an image",
-        "pooled input",
-        "a residual block of the input",
-    )
     of, samples = model(network(notation, shape, bits=bits, **settings), sequence, byte)
     program = Program.of(of)
     assert (program.whole is None) == (bits == "float")
