@@ -14,6 +14,7 @@ from PIL import Image
 from shared import run
 from sklearn.datasets import load_digits
 
+import tsslbp
 from tsslbp import cli, data, metrics, recipes, training
 from tsslbp.settings import TrainConfig
 
@@ -169,6 +170,7 @@ def test_lists_and_help(capsys):
     assert "psc_derivative" in out
     assert "torch" in run(capsys, "doctor", "--no-measure")[1]
     assert "usage: tsslbp COMMAND" in run(capsys)[1] == run(capsys, "--help")[1]
+    assert run(capsys, "--version")[:2] == (0, f"tsslbp {tsslbp.__version__}\n")
     code, out, _ = run(capsys, "train", "quickstart", "--help")
     assert code == 0
     for field in TrainConfig.__dataclass_fields__:

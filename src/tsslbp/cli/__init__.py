@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tsslbp import imports, processes
+from tsslbp import __version__, imports, processes
 from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS
 from tsslbp.cli.parse import overview
@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview(COMMANDS))
+        return
+    if arguments[0] == "--version":
+        print(f"tsslbp {__version__}")
         return
     if arguments[0] == "fidelity":  # a command of version 0.1.0
         raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")

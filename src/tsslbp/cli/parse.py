@@ -87,7 +87,7 @@ def overview(commands: Mapping[str, Callable[[list[str]], None]]) -> str:
     """The text of ``tsslbp --help``."""
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
-    head = ["usage: tsslbp COMMAND ...", "", "Train deep spiking neural networks by spike timing.", ""]
+    head = ["usage: tsslbp COMMAND ... | --version", "", "Train deep spiking neural networks by spike timing.", ""]
     tail = ["", "tsslbp COMMAND --help lists the options of a command. Start with: tsslbp train quickstart"]
     return "\n".join([*head, *lines, *tail])
 
