@@ -42,6 +42,13 @@ def test_commas_in_brackets_do_not_split():
     assert comparing.split(text) == ["tssl", "tssl(leak=False, clip=2)", "surrogate(name=atan,slope=3)", "relu"]
 
 
+def test_an_ann_beside_learned_constants_has_none(quick):
+    own = {"learn": ("threshold",), "per_neuron": ("threshold",), "spread": 0.1}
+    made = study.contestants(quick(**own), ["tssl", "relu"])
+    assert {name: getattr(made["tssl"], name) for name in own} == own
+    assert (made["relu"].learn, made["relu"].per_neuron, made["relu"].spread) == ((), (), 0)
+
+
 def test_contestants_differ_in_rule_and_units_only(quick):
     config = quick(loss="count", seed=3)
     made = study.contestants(config, ["tssl( clip=2,leak = False )", "surrogate", "binary"])
@@ -583,6 +590,7 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
         ("--rules tssl --tune 1e-3 --tune-epochs 0", "--tune-epochs is 0"),
         ("--rules tssl --epoch 2", "did you mean '--epochs'"),
         ("--rules tssl --network 20-9", "must end with 10"),
+        ("--rules surrogate,relu --network 20R-10 --padding 0", "'recurrent1' needs spiking neurons; a network of relu units"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(more, message, tmp_path, capsys, monkeypatch):

@@ -265,7 +265,6 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
         (["--network", "30-10", "--standardise"], "which differ in layers.linear1.gain: leave out --standardise, or --learn"),
         (["--network", "30-10", "--init", "missing"], "no model at missing"),
         (["--network", "30-10", "--bits", "5"], "--bits"),
-        (["--network", "30-10", "--bits", "4", "--neuron", "relu"], "--bits has no effect without --neuron spiking"),
     ],
 )
 def test_bad_starts_are_told_in_a_line(arguments, said, plain, tmp_path, capsys):
@@ -275,6 +274,15 @@ def test_bad_starts_are_told_in_a_line(arguments, said, plain, tmp_path, capsys)
     assert len(err.splitlines()) == 1
     assert re.search(said, err), err
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_ann_may_have_few_bits(tmp_path, capsys):
+    given = ["train", "quickstart", "--network", "20-10", "--padding", "0", "--epochs", "1", "--runs-dir", str(tmp_path)]
+    code, _, err = run(capsys, *given, "--neuron", "relu", "--bits", "2")
+    assert code == 0, err
+    layer = tsslbp.load(tmp_path / "quickstart").network.layers.linear1
+    q = 3 * layer.effective_weight() / layer.limit.abs()[:, None]
+    assert set(q.round(decimals=4).abs().unique().tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("notation", ["12-5", "4C3-P2-5", "9R-3"])

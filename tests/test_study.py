@@ -499,6 +499,11 @@ def test_a_real_difference_is_told(tiny):
     )
 
 
+def test_the_relu_network_beside_learned_constants_has_none(tiny):
+    training.train(replace(tiny, name="learned", learn=("threshold",), per_neuron=("threshold",)))
+    assert set(study.energy([runs.load(tiny.runs_dir / "learned")], "learned")["dense_relu"]) == {"linear1", "output"}
+
+
 def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     for name, changes in (("tssl-seed1", {}), ("relu-seed1", {"neuron": "relu"}), ("tssl-rate0.001", {})):
         training.train(replace(tiny, name=name, **changes))

@@ -114,11 +114,15 @@ class NetworkSettings(Group):
         if not contains(self.network, ConvSpec):
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
         if self.neuron != "spiking":
-            names = ("rule", "tau_m", "tau_s", "reset", "bits", "learn", "per_neuron", "spread")
+            names = ("rule", "tau_m", "tau_s", "reset", *NO_ANN)
             idle |= dict.fromkeys(names, "--neuron spiking")
         if not self.per_neuron:
             idle["spread"] = "--per-neuron"
         return idle
+
+
+NO_ANN: dict[str, Any] = {"learn": (), "per_neuron": (), "spread": 0.0}
+"""Settings that an ANN has not, and what says so: constants of neurons that are learned, or each neuron's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

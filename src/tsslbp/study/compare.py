@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tsslbp import data, losses, machine, rules, training
+from tsslbp.architecture import NO_ANN
 from tsslbp.bench.measure import interleaved
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
@@ -94,7 +95,8 @@ def _rates(text: str) -> list[float]:
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
-    """Settings by entry (:func:`label_of`), alike but for the rule. An ANN learns by softmax unless ``config`` says kernel.
+    """Settings by entry (:func:`label_of`), alike but for the rule. An ANN learns by softmax unless ``config`` says kernel, and
+    has no constants that are learned, or each neuron's own.
 
     Args:
         config: what they have in common.
@@ -112,7 +114,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
         if label in ANNS:
             neuron = cast(Literal["binary", "relu"], label)
             loss = config.loss if losses.suits_ann(config.loss) else "auto"
-            settings = replace(config, neuron=neuron, loss=loss, rate_penalty=0.0)
+            settings = replace(config, neuron=neuron, loss=loss, rate_penalty=0.0, **NO_ANN)
         else:
             settings = replace(config, neuron="spiking", rule=label)
         if label in made:
@@ -190,6 +192,8 @@ def compare(
         raise UserError(f"--tune-seeds is {tuning_seeds}; trials of settings have one seed, so leave it out")
     _, dataset = training.with_data(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
+    for s in settings.values():
+        training.prepare(s, dataset)  # so that the last of them fails before the first has trained for hours
     tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tsslbp.architecture import NO_ANN
 from tsslbp.networks import Network
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
@@ -65,7 +66,7 @@ def dense_relu(run: Run) -> dict[str, float] | None:
     network = run.model.network
     if contains(network.architecture.network, RecurrentSpec):
         return None
-    relu = Network(replace(network.architecture, neuron="relu")).eval()
+    relu = Network(replace(network.architecture, neuron="relu", **NO_ANN)).eval()
     x = torch.zeros(1, *network.architecture.input_shape)
     return {name: made.dense_nj for name, made in layer_operations(relu, x, spike_counts(relu, x)).items()}
 
