@@ -209,6 +209,20 @@ def test_samples_to_predict_need_no_labels(tmp_path, capsys):
     assert "--invert has no effect" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("made", "steps"), [(iris, "none: one pass for every sample"), (series_npz, "none: one pass for the rates of")]
+)
+def test_an_ann_is_said_to_take_one_pass_and_no_rule(made, steps, tmp_path, capsys):
+    path = made(tmp_path / ("data.csv" if made is iris else "data.npz"))
+    arguments = ["--data", str(path), "--neuron", "relu", "--epochs", "1", "--runs-dir", str(tmp_path / "runs")]
+    assert cli.main(["train", *arguments]) == 0
+    said = capsys.readouterr().err
+    assert f"steps     {steps}" in said
+    assert "relu units (--neuron)" in said
+    assert "rule" not in said
+    assert "1 epoch (--epochs) of batches" in said
+
+
 def test_folders_of_parts_are_respected(tmp_path):
     digit_pictures(tmp_path / "all")
     for part, numbers in {"Train": range(6), "val": range(6, 8), "test": range(8, 10)}.items():

@@ -19,16 +19,18 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     names = ", ".join(dataset.classes[:6]) + (", ..." if dataset.classes[6:] else "")
     held = parts["validation"] if len(dataset.validation) else "none for validation"
     flag = "" if given.validation is not None else " (--validation N)"
+    learns = f"rule {config.rule} (--rule)" if config.neuron == "spiking" else f"{config.neuron} units (--neuron)"
     split = f"{parts['train']}, {held}{flag}, {parts['test']}: {dataset.tested_on}"
+    many = "s" * (config.epochs > 1)
     rows = {
         "data": f"{dataset.kind}, {total:,} samples of {_size(dataset)} {_targets(dataset)} ({names})",
         "values": f"{str(seen.dtype).removeprefix('torch.')}, from {low:g} to {high:g}",
         "split": split,
         "input": _input(config, dataset),
         "steps": _steps(config, dataset),
-        "network": f"{config.network} (--network), rule {config.rule} (--rule), loss {config.loss} (--loss)",
+        "network": f"{config.network} (--network), {learns}, loss {config.loss} (--loss)",
         "training": (
-            f"{config.epochs} epochs (--epochs) of batches of {config.batch_size} (--batch-size), learning rate "
+            f"{config.epochs} epoch{many} (--epochs) of batches of {config.batch_size} (--batch-size), learning rate "
             f"{config.learning_rate:g} (--learning-rate); the epoch kept: {config.choose} (--choose)"
         ),
     }
@@ -65,10 +67,14 @@ def _steps(config: TrainConfig, dataset: Dataset) -> str:
     if dataset.trains:
         encoded = "" if dataset.sequence else f"; encoding {config.encoding} (--encoding)"
         return f"{config.time_steps}, those of the target trains{encoded}"
+    ann = config.neuron != "spiking"
+    if not dataset.sequence and ann:
+        return "none: one pass for every sample"
     if not dataset.sequence:
         return f"{config.time_steps} steps for every sample (--time-steps), encoding {config.encoding} (--encoding)"
     if config.filters:
-        return f"{config.time_steps} for the rates of {config.filters} filters over time (--filters 0 feeds the series itself)"
+        steps = "none: one pass" if ann else config.time_steps
+        return f"{steps} for the rates of {config.filters} filters over time (--filters 0 feeds the series itself)"
     if dataset.cut:
         return f"{config.time_steps} (--time-steps)"
     if config.bin > 1:
