@@ -159,6 +159,17 @@ def test_every_log_of_this_repository_is_read():
         assert final["epochs"] == len(history)
 
 
+def test_a_run_that_kept_its_test_set_for_the_end_has_a_page(tmp_path):
+    (tmp_path / "run").mkdir()
+    *epochs, last = log(2, best_test_accuracy=None, best_test_epoch=None).splitlines(keepends=True)
+    epochs = [epoch.replace('"test_accuracy": 90.0', '"test_accuracy": null') for epoch in epochs]
+    (tmp_path / "run/metrics.jsonl").write_text("".join([*epochs, last]))
+    page = publish.write_results(tmp_path / "mnist", "tsslbp train mnist-cnn", [tmp_path / "run"]).read_text()
+    assert "| seed | test accuracy, % | validation, % | epoch chosen |" in page
+    assert "validation" in (tmp_path / "mnist/curve.svg").read_text()
+    assert "| 90.00 | – |" in publish.results_table(tmp_path)
+
+
 def test_a_damaged_run_costs_no_results(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(log(2))
