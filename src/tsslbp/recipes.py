@@ -187,7 +187,7 @@ RECIPES: dict[str, Recipe] = {
             padding=(2, *8 * (1,)),
             loss="kernel(label_weight=20)",
             random_crop=0.3,
-            epochs=40,
+            epochs=30,
         ),
     ),
     "spike-pattern": Recipe(
