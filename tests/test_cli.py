@@ -297,7 +297,7 @@ def test_broken_config_and_image(trained, capsys, tmp_path):
     assert "no image at" in run(capsys, "predict", str(trained), str(tmp_path / "missing.png"))[2]
 
 
-RUN_SLOWLY = ("cifar10-cnn1-head", "cifar10-cnn2", "cifar10-cnn2-head", "cifar10-resnet18", "tiny-imagenet-40")
+RUN_SLOWLY = ("cifar10-cnn1", "cifar10-cnn1-head", "cifar10-cnn2", "cifar10-cnn2-head", "cifar10-resnet18", "tiny-imagenet-40")
 
 
 @pytest.mark.parametrize(

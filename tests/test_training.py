@@ -170,7 +170,7 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     assert all(record["rates"].keys() == record["fallback"].keys() == {"linear1", "output"} for record in records)
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
     epochs = 8 * times // 3
     config = quick(name="whole", epochs=epochs, dropout=0.2)
