@@ -4,7 +4,6 @@ import math
 import re
 import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,6 +203,8 @@ FAULTS = {
     "widen(n, m);": "",
     "widen(n, p->map);": "(void)by;",
 }
+TWICE = ("current[i] = synapse(current[i]) +",)
+"""There are two of it, for sums of 16 and of 32 bits."""
 
 
 def crowd():
@@ -234,13 +235,13 @@ def test_a_fault_in_c_is_found(fault, tmp_path):
     program = Program.of(of)
     c.write(program, tmp_path / "c", tmp_path)
     source = (tmp_path / "c/network.c").read_text()
-    assert fault in source
+    assert source.count(fault) == 1 + (fault in TWICE)
     (tmp_path / "c/network.c").write_text(source.replace(fault, FAULTS[fault]))
-    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-Wno-unused-function",))
-    with suppress(UserError):  # some compilers have their programs stop where they leave an array
-        found = compiled.compare(built, program, samples)
-        assert found.differing + found.answers > 0
-    assert subprocess.run([built], capture_output=True, check=False).returncode != 0
+    plain = "-fno-sanitize=all"  # some compilers have their programs stop where they leave an array
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-Wno-unused-function", plain))
+    found = compiled.compare(built, program, samples)
+    assert found.differing + found.answers > 0
+    assert subprocess.run([built], capture_output=True, check=False).returncode == 1
 
 
 @needs_compiler

@@ -586,11 +586,12 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
         ("--rules tssl --tune high", "--tune is 'high'"),
         ("--rules tssl --tune-epochs 3", "--tune-epochs and --tune-seeds are about trials"),
         ("--rules tssl --tune 0", "--tune is '0'; it must be a number of trials"),
+        ("--rules tssl --tune ,", "--tune is ','; it must be a number of trials"),
         ("--rules tssl --tune=-1", "--tune is '-1'"),
         ("--rules tssl --tune 1e-3 --tune-epochs 0", "--tune-epochs is 0"),
         ("--rules tssl --epoch 2", "did you mean '--epochs'"),
         ("--rules tssl --network 20-9", "must end with 10"),
-        ("--rules surrogate,relu --network 20R-10 --padding 0", "'recurrent1' needs spiking neurons; a network of relu units"),
+        ("--rules surrogate,relu --network 20R-10 --padding 0", "--network 20R-10 has recurrent layers, which an ANN has not"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(more, message, tmp_path, capsys, monkeypatch):

@@ -122,7 +122,7 @@ class NetworkSettings(Group):
 
 
 NO_ANN: dict[str, Any] = {"learn": (), "per_neuron": (), "spread": 0.0}
-"""Settings that an ANN has not, and what says so: constants of neurons that are learned, or each neuron's own."""
+"""Constants that are learned, or each neuron's own, turned off: an ANN has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class _Maker:
         if len(self.paddings) != convolutions or any(type(p) is not int or p < 0 for p in (*given, *self.paddings)):
             raise UserError(
                 f"padding {a.padding} must be one number >= 0, or one for each of the {convolutions} convolutions of "
-                f"{a.network!r}; 0 always fits (--padding 0)"
+                f"{a.network!r}; --padding 0 is none for all"
             )
         shape = a.input_shape
         if not isinstance(shape, tuple) or len(shape) not in (1, 2, 3) or any(size < 1 for size in shape):

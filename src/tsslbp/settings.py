@@ -35,7 +35,7 @@ from tsslbp.declared import (
 )
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
-from tsslbp.notation import normalised
+from tsslbp.notation import RecurrentSpec, contains, normalised
 from tsslbp.spec import parse_spec, write_spec
 
 FOLDER = Must(
@@ -226,6 +226,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
                 yield f"{flag(name)}: {error}"
         if ann_ and self.rate_penalty:
             yield f"--rate-penalty is {self.rate_penalty}; it must be 0 for an ANN, which has no rates"
+        if ann_ and self.network and contains(self.network, RecurrentSpec):
+            yield f"--network {self.network} has recurrent layers, which an ANN has not; it is one pass without time"
         if self.time_block and self.rate_penalty:
             yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
         if self.time_block and self.network and normalised(self.network):

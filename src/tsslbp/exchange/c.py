@@ -29,8 +29,8 @@ VECTORS = 10
 """Samples in test.c."""
 AT_ONCE = 32
 """Neurons that network.c takes through a step together."""
-ADDED = 16
-"""Weights that it adds up together."""
+IN_A_VECTOR = 16
+"""Weights that a compiler makes it add up with one instruction."""
 PACKED = {"8": 1, "4": 2, "3": 2, "2": 4, "ternary": 4}
 """Weights in a byte, by their bits."""
 CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
@@ -218,7 +218,7 @@ class _Parts:
             self.populations.append(self._population(population, number))
             self.slots += _filled(population.neurons)
         if any(m["filled"] > m["run"] for m in self.maps):
-            self.sums += ADDED  # of the last row, to which only zeros are added
+            self.sums += IN_A_VECTOR  # of the last row, to which only zeros are added
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
@@ -256,8 +256,8 @@ class _Parts:
         """Its number. ``weight`` is the map's own or, of whole numbers, q."""
         rest, rows, dense = self._rest(by, weight), _in_order(by, weight), _is_dense(by)
         run = rows.shape[1]
-        if not dense and self.in_a_byte == 1 and -run % ADDED <= run / 4:  # 2 bits have no 0
-            rows = np.pad(rows, ((0, 0), (0, -run % ADDED)))
+        if not dense and self.in_a_byte == 1 and -run % IN_A_VECTOR <= run / 4:  # 2 bits have no 0
+            rows = np.pad(rows, ((0, 0), (0, -run % IN_A_VECTOR)))
         made = {
             "source": by.source,
             "sent": _pair(by.sent[1:]),

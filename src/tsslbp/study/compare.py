@@ -1,5 +1,6 @@
 """The same network, data, initial weights, order of samples and budget under several learning rules, and as ANNs."""
 
+import contextlib
 import math
 import re
 import statistics
@@ -82,12 +83,10 @@ def split(text: str) -> list[str]:
 
 
 def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(part) for part in text.split(",") if part.strip()]
-        if all(0 < rate < math.inf for rate in rates):
-            return rates
-    except ValueError:
-        pass
+    parts = text.split(",") if text else []
+    with contextlib.suppress(ValueError):
+        if all(0 < float(part) < math.inf for part in parts):
+            return list(map(float, parts))
     raise UserError(
         f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, such as "
         "3e-4,1e-3"
@@ -192,8 +191,6 @@ def compare(
         raise UserError(f"--tune-seeds is {tuning_seeds}; trials of settings have one seed, so leave it out")
     _, dataset = training.with_data(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
-    for s in settings.values():
-        training.prepare(s, dataset)  # so that the last of them fails before the first has trained for hours
     tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs

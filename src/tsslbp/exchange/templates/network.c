@@ -127,7 +127,8 @@ const char *const network_class_names[NETWORK_CLASSES] = {
 {{ class_names }}
 };
 {% if integer %}
-/* x/2^k, half upwards. C leaves open what >> makes of negative numbers: if not what it does everywhere, none are shifted. */
+/* x/2^k, half upwards. C leaves open what >> makes of negative numbers. Compilers fill in ones; for one that does not, the last
+   line shifts no negative number. */
 static int32_t rounded(int32_t x, int k)
 {
     if (k == 0)
@@ -366,8 +367,8 @@ static void add_some(network_value *restrict to, const weight *restrict from, in
 {%- endfor %}
 }
 {% endif %}
-/* Add n of the `all` weights of each row that waits, from number `skip` on, to what arrives at number `at` and behind it. The rows
-   are `offset` behind where they point to. */
+/* Add n weights of each row that waits, from number `skip` on, to the sums from number `at` on. The rows lie `offset` behind where
+   they point to{{ ', and have `all` weights' if packed }}. */
 static void add_waiting(const rows *w, size_t at, size_t offset, int skip, int n{{ ', int all' if packed }})
 {
 {%- if packed %}
@@ -392,7 +393,7 @@ static void add_waiting(const rows *w, size_t at, size_t offset, int skip, int n
 {% if narrow %}
 enum { MOST = 32767 / {{ largest_weight }} }; /* weights that add up to 16 bits */
 
-/* Move what there is in 16 bits. */
+/* Add the sums of 16 bits to the others. */
 static void widen(network_state *n, const map *m)
 {
     network_value *restrict sums = n->sums + m->to;
@@ -625,7 +626,7 @@ static size_t note(const network_value *restrict potential, const network_value 
     return count;
 }
 
-/* Let nothing have arrived through a map. */
+/* Forget what has arrived through a map. */
 static void forget(network_state *n, const map *m)
 {
     const size_t all = (size_t)(m->shape.rows * m->shape.columns * m->channels);
@@ -708,8 +709,7 @@ static void fire(network_state *n, size_t k)
 {%- if static %}
     if (p->map->source < 0) { /* what is shown stays */
 {%- if shown %}
-        if (p->lateral != 0)
-            memcpy(n->sums + p->map->to, n->shown, sizeof n->shown);
+        memcpy(n->sums + p->map->to, n->shown, sizeof n->shown); /* without what its neurons heard of each other */
 {%- endif %}
     } else
 {%- endif %}
