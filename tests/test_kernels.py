@@ -27,7 +27,17 @@ from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
 from tsslbp.crossing import sum_pool
 from tsslbp.encoding import Constant
 from tsslbp.kernels import PLAIN, Form, Pool, cpp, engine
-from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
+from tsslbp.neuron import (
+    LIF,
+    advanced,
+    delayed,
+    kept,
+    membrane_potential,
+    postsynaptic_current,
+    spikes,
+    synapse,
+    synapse_adjoint,
+)
 from tsslbp.rules import tssl
 from tsslbp.rules.surrogate import DERIVATIVES
 
@@ -50,7 +60,8 @@ TSSL_RULES += [
     for more in (True, False)
 ]
 SURROGATE_RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
-RULES = TSSL_RULES + SURROGATE_RULES
+EVENTPROP_RULES = [EventProp(clip=clip, wake=wake) for clip in (math.inf, 8.0, 0.5) for wake in (0.0, 0.01)]
+RULES = TSSL_RULES + SURROGATE_RULES + EVENTPROP_RULES
 SOME_RULES = [
     TSSL(),
     TSSL(fallback="always", width=0.55),
@@ -58,6 +69,7 @@ SOME_RULES = [
     TSSL(fallback="rate"),
     TSSL(reset=False, leak=False, error_reset=True),
     Surrogate("gaussian"),
+    EventProp(clip=8.0, wake=0.01),
 ]
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -115,8 +127,10 @@ def assert_same_gradient(rule, psc_gradient, membrane, neuron):
     e, u = psc_gradient.double(), membrane.double()
     if isinstance(rule, TSSL):
         terms = TSSL(**{**rule.options(), "psc_derivative": "amplitude"}).current_gradient(e.abs(), u, neuron)
-    else:
+    elif isinstance(rule, Surrogate):
         terms = rule.current_gradient(e, u, neuron).abs().cummax(0).values.amax(0) + rule.scale * e.abs().amax(0)
+    else:
+        terms = eventprop_terms(rule, e, u, neuron)
     # Where rounding decides whether a synapse is quiet, either answer is right; where the terms overflow, so is any.
     decided = (synapse(spikes(u, neuron), neuron.tau_s) * 4 * neuron.tau_s - 1).abs() > 1e-4
     if getattr(rule, "fallback", None) != "quiet":
@@ -126,6 +140,20 @@ def assert_same_gradient(rule, psc_gradient, membrane, neuron):
     wrong = ((ours - theirs).double().abs() > tolerance) | (ours.isnan() != theirs.isnan())
     assert not (wrong & decided).any()
     assert decided.double().mean() > 0.5 or decided.numel() < 100
+
+
+def eventprop_terms(rule, e, u, neuron):
+    """The largest sum of the sizes of what (2) and (5) of the rule add up, for every neuron."""
+    e, left = e.abs(), kept(delayed(u), neuron)
+    error, du = synapse_adjoint(e, neuron), u - left
+    moved = (delayed(e) + e + error + advanced(error)) / neuron.tau_s
+    p, current = torch.where(du > 0, 1 / du, 0).clamp(max=rule.clip), (u - neuron.membrane_decay * left).abs()
+    largest = made = torch.zeros_like(u[0])
+    for t in reversed(range(len(u))):
+        carried = neuron.membrane_decay * made
+        made = torch.where(u[t] > neuron.threshold, p[t] * (moved[t] + current[t] * carried), carried)
+        largest = torch.maximum(largest, made)
+    return largest + rule.wake
 
 
 @built
@@ -179,6 +207,14 @@ def test_tssl_equals_the_reference(steps, shape, dtype, neuron, seed, rule, clip
 def test_surrogates_equal_the_reference(steps, shape, dtype, neuron, seed, rule, slope, scale):
     current, psc_gradient = case(steps, shape, dtype, seed)
     rule = Surrogate(**{**rule.options(), "slope": slope, "scale": scale})
+    assert_same_gradient(rule, psc_gradient, membrane_potential(current, neuron), neuron)
+
+
+@built
+@given(steps=STEPS, shape=SHAPES, dtype=DTYPES, neuron=NEURONS, seed=SEEDS, rule=st.sampled_from(EVENTPROP_RULES))
+@settings(max_examples=200)
+def test_eventprop_equals_the_reference(steps, shape, dtype, neuron, seed, rule):
+    current, psc_gradient = case(steps, shape, dtype, seed)
     assert_same_gradient(rule, psc_gradient, membrane_potential(current, neuron), neuron)
 
 
@@ -435,7 +471,8 @@ def run_forms(steps, dtype):
         membrane, psc, after = CPP.forward(x, PUBLISHED, state, form)
         results += [membrane, psc, after]
         for rule in SOME_RULES:
-            results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)[:2]
+            if not isinstance(rule, EventProp):
+                results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)[:2]
     return results
 
 
@@ -595,7 +632,7 @@ def test_operators_pass_opcheck(dtype):
             kind = tuple(str(arg.dtype) if isinstance(arg, torch.Tensor) else bool(arg) for arg in args)
             checked[operator, kind] = operator, args
     assert {operator.name() for operator, _ in checked.values()} == {
-        f"tsslbp::{name}" for name in ("lif", "tssl_backward", "surrogate_backward")
+        f"tsslbp::{name}" for name in ("lif", "tssl_backward", "surrogate_backward", "eventprop_backward")
     }
     for operator, args in checked.values():
         torch.library.opcheck(operator, args)
@@ -667,7 +704,7 @@ def test_wrong_operands_are_refused():
 
 
 NEURON, TSSL_NUMBERS = [5.0, 3.0, 1.0], [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 8.0, 0.2]
-SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
+SURROGATE_NUMBERS, EVENTPROP_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [8.0, 0.01], [2.0, 2.0, 3.0, 1.0, 1.1]
 
 
 @built
@@ -690,6 +727,9 @@ SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
         ({"surrogate": [0.0, -5e-324, 1.0, 0.0]}, r"surrogate\.slope is -"),
         ({"surrogate": [0.0, 1.0, math.nan, 0.0]}, r"surrogate\.scale is nan"),
         ({"surrogate": [*SURROGATE_NUMBERS, 0.0]}, r"surrogate has too many numbers"),
+        ({"eventprop": [0.0, 0.01]}, r"eventprop\.clip is 0; it must be above 0"),
+        ({"eventprop": [math.inf, -0.01]}, r"eventprop\.wake is -0.01; it must be from 0"),
+        ({"eventprop": [8.0]}, r"eventprop\.wake is missing"),
         ({"pool": [3.0, *POOL[1:]]}, r"pool\.height is 2; it must be from 3"),
         ({"pool": [1.0, 2.0**60, *POOL[2:]]}, r"pool\.height is 1.15292e\+18"),
         ({"pool": [1.0, 2.0**52, 2.0**52, *POOL[3:]]}, r"not whole images"),
@@ -702,7 +742,7 @@ SURROGATE_NUMBERS, POOL = [0.0, 10.0, 1.0, 0.0], [2.0, 2.0, 3.0, 1.0, 1.1]
 def test_a_wrong_number_is_named_with_its_group_and_field(groups, message):
     x = torch.ones(3, 6)
     ((group, numbers),) = groups.items()
-    if group in ("tssl", "surrogate"):
+    if group in ("tssl", "surrogate", "eventprop"):
         call = getattr(torch.ops.tsslbp, f"{group}_backward"), x, x, None, None, None, None, NEURON, numbers, [], False
     elif group == "constants":
         call = torch.ops.tsslbp.lif, x, None, None, torch.ones(3, 2), numbers, [], False, True
@@ -719,12 +759,20 @@ def test_the_numbers_above_are_right():
     x = torch.ones(3, 6)
     assert [len(made) for made in torch.ops.tsslbp.lif(x, None, None, None, NEURON, POOL, False, True)] == [3, 3]
     assert len(torch.ops.tsslbp.lif(x, None, None, torch.ones(3, 2), [], POOL, False, True)) == 2
-    for name, numbers in (("tssl", TSSL_NUMBERS), ("surrogate", SURROGATE_NUMBERS)):
+    for name, numbers in (("tssl", TSSL_NUMBERS), ("surrogate", SURROGATE_NUMBERS), ("eventprop", EVENTPROP_NUMBERS)):
         backward = getattr(torch.ops.tsslbp, f"{name}_backward")
         assert backward(x, x, None, None, None, None, NEURON, numbers, [], False)[0].shape == (3, 6)
         assert backward(x, x, None, None, None, torch.ones(3, 2), [], numbers, [], False)[1].shape == (3, 6)
     assert CPP.formula(TSSL()) == ("tssl", TSSL_NUMBERS)
     assert CPP.formula(Surrogate()) == ("surrogate", SURROGATE_NUMBERS)
+    assert CPP.formula(EventProp(clip=8, wake=0.01)) == ("eventprop", EVENTPROP_NUMBERS)
+
+
+@built
+def test_eventprop_takes_no_state():
+    x = torch.ones(3, 6)
+    with pytest.raises(RuntimeError, match="tsslbp: eventprop takes no state, but whole sequences only"):
+        torch.ops.tsslbp.eventprop_backward(x, x, None, x[:2], None, None, NEURON, EVENTPROP_NUMBERS, [], False)
 
 
 # Draws operands, most of them as they should be.
@@ -801,11 +849,14 @@ def call(name):
     if name == "tssl_backward":
         terms = [integer(on()) for _ in range(5)]
         return [*operands, group(*terms, integer(draw.randint(0, 4)), number(8.0, math.inf), number(0.2)), pool, half]
+    if name == "eventprop_backward":
+        operands[3:5] = [None, None] if draw.random() < 0.9 else operands[3:5]
+        return [*operands, group(number(8.0, math.inf), number(0.0, 0.01)), pool, half]
     return [*operands, group(integer(draw.randint(0, 6)), number(2.0), number(1.0), integer(on())), pool, half]
 
 returned = raised = 0
 for i in range(1500):
-    name = draw.choice(["lif", "lif", "tssl_backward", "surrogate_backward"])
+    name = draw.choice(["lif", "lif", "tssl_backward", "surrogate_backward", "eventprop_backward"])
     try:
         getattr(torch.ops.tsslbp, name)(*call(name))
         returned += 1
@@ -845,6 +896,11 @@ def chosen(backend, current, neuron=PUBLISHED, rule=None, parts=False):
     return next(name for name in engine.names() if kernels.find(name) is kernels.choose(backend, current, neuron, rule, parts))
 
 
+class Own(EventProp):
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return super().current_gradient(psc_gradient, membrane, neuron)
+
+
 @built
 def test_auto_takes_the_kernels_where_they_can_run():
     assert chosen("auto", torch.ones(1)) == "cpp"
@@ -853,7 +909,7 @@ def test_auto_takes_the_kernels_where_they_can_run():
     assert chosen("auto", torch.ones(1, device="meta")) == "reference"
     assert chosen("auto", torch.ones(1, dtype=torch.bfloat16)) == "cpp"
     assert chosen("auto", torch.ones(1, dtype=torch.float16)) == "reference"
-    assert chosen("auto", torch.ones(1), rule=EventProp()) == "cpp"  # whose backward pass is the reference's all the same
+    assert chosen("auto", torch.ones(1), rule=Own()) == "cpp"  # whose backward pass is the reference's all the same
 
 
 class Unknown(NamedTuple):

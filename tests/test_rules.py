@@ -362,6 +362,38 @@ def test_a_rule_of_ones_own_is_a_dataclass_with_one_method():
         rules.spec(StraightThrough())
 
 
+class NothingPast(TSSL):
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return torch.zeros_like(membrane), carry
+
+
+class NoStandIn(Surrogate):
+    def _psi(self, distance):
+        return 0 * distance
+
+
+class NoTimes(EventProp):
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return torch.zeros_like(membrane)
+
+
+@every_backend
+@pytest.mark.parametrize("rule", [NothingPast(), NoStandIn(), NoTimes()], ids=repr)
+def test_a_class_with_other_equations_is_computed_by_them(backend, rule):
+    current, error = random_case(seed=11)
+    assert (gradient(current, error, rule, tau_m=5, tau_s=3, backend=backend) == 0).all()
+
+
+def test_a_class_with_the_same_equations_keeps_the_kernels():
+    class Named(TSSL):
+        summary = "the same under another name"
+
+        def options(self):
+            return {"name": "other"}
+
+    assert Named(clip=3).numbers == TSSL(clip=3).numbers
+
+
 @dataclass(frozen=True)
 class Returns(Rule):
     """A rule that returns what it is told to, from either method."""

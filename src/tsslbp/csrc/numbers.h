@@ -19,7 +19,7 @@ enum class Fallback { quiet, no_spike, never, always, rate };
 constexpr const char* FALLBACKS = "quiet no-spike never always rate";  // as rules/tssl.py calls them, in the same order
 
 // Shapes of the stand-in ψ(x) for the derivative of the spike, 1 at x = 0, as rules/surrogate.py has them. A new one is a line
-// here: its name, and a formula of x or, to spare the compiler the work, of what `stand_in` in neuron.h has made of it.
+// here: its name, and a formula of x or, to spare the compiler the work, of what `stand_in` in rules.h has made of it.
 #define TSSLBP_SHAPES(SHAPE)                                        \
   SHAPE(fast_sigmoid, 1 / (y * y))                                  \
   SHAPE(sigmoid, 4 * logistic_derivative(x))                        \
@@ -87,6 +87,7 @@ struct AdaptationNumbers {
 
 struct TsslNumbers {
   static constexpr const char* GROUP = "tssl";
+  static constexpr bool PARTS = true;  // whether a sequence may come in parts that hand a state to each other
   static constexpr bool through_reset = false;
   Fields f;
   bool timing = f.flag("timing"), inter = f.flag("inter"), reset = f.flag("reset"), leak = f.flag("leak");
@@ -98,10 +99,19 @@ struct TsslNumbers {
 
 struct SurrogateNumbers {
   static constexpr const char* GROUP = "surrogate";
+  static constexpr bool PARTS = true;
   Fields f;
   Shape shape = Shape(f.whole("shape", 0, int64_t(Shape::count) - 1));
   double slope = f.positive("slope", FINITE), scale = f.positive("scale", FINITE);
   bool through_reset = f.flag("through_reset");
+  bool complete = f.end();
+};
+
+struct EventPropNumbers {
+  static constexpr const char* GROUP = "eventprop";
+  static constexpr bool PARTS = false;
+  Fields f;
+  double clip = f.positive("clip", ANY), wake = f.from("wake", 0, FINITE);
   bool complete = f.end();
 };
 

@@ -4,12 +4,12 @@
 // operator of its stable ABI takes or returns (pytorch issue 191340). It is 48 bytes, but strewn over the heap they broke up the
 // large blocks until it had outgrown the machine. `names` alone returns one, and is called once.
 #include "recurrent.h"
+#include "rules.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <atomic>
 #include <optional>
 
 namespace tsslbp {
@@ -121,55 +121,6 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
   return made;
 }
 
-// The share of steps with a spike over all neurons.
-template <class T, class Constants>
-T firing_rate(const Gradient<T>& g, const Constants& constants) {
-  std::atomic<int64_t> total{0};
-  const auto count = [&](int64_t begin, int64_t end) TSSLBP_LAMBDA {
-    for (int64_t first = begin; first < end; first += LANES<T, true>) {
-      const int64_t width = std::min(LANES<T, true>, end - first);
-      const auto c = constants.at(first, width);
-      for (int64_t t = 0; t < g.steps; ++t) {
-        int32_t fired = 0;
-        for (int64_t j = 0; j < width; ++j) fired += g.membrane[t * g.n + first + j] > c.threshold(j);
-        total += fired;
-      }
-    }
-  };
-  in_parallel(count, g.n, GRAIN / g.steps);
-  return T(total) / T(g.steps * g.n);
-}
-
-// Calls f with the operation of the rule whose numbers these are.
-template <class T, class Constants, class F>
-void with_rule(const Gradient<T>& g, const Constants& c, const TsslNumbers& r, const F& f) {
-  Fallback where = r.fallback;
-  if (where == Fallback::rate) {
-    const bool fires = firing_rate(g, c) > T(RATE_LIMIT);
-    where = fires ? Fallback::never : Fallback::always;
-  }
-  const auto timing = mask<T>(r.timing), inter = mask<T>(r.inter), reset = mask<T>(r.reset), leak = mask<T>(r.leak);
-#define TSSLBP_OPERATION(name, error_reset) \
-  f(TsslBackward<T, Constants, Fallback::name, error_reset>{g, c, timing, inter, reset, leak, T(r.clip), T(r.width)})
-#define TSSLBP_FALLBACK(name) \
-  if (where == Fallback::name) return r.error_reset ? TSSLBP_OPERATION(name, true) : TSSLBP_OPERATION(name, false);
-  TSSLBP_FALLBACK(quiet)
-  TSSLBP_FALLBACK(no_spike)
-  TSSLBP_FALLBACK(never)
-  TSSLBP_FALLBACK(always)
-#undef TSSLBP_FALLBACK
-#undef TSSLBP_OPERATION
-}
-
-template <class T, class Constants, class F>
-void with_rule(const Gradient<T>& g, const Constants& c, const SurrogateNumbers& r, const F& f) {
-#define TSSLBP_SHAPE(name, formula) \
-  if (r.shape == Shape::name)       \
-    return f(SurrogateBackward<T, Constants, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
-  TSSLBP_SHAPES(TSSLBP_SHAPE)
-#undef TSSLBP_SHAPE
-}
-
 // δ; given a state, what is handed to the step before; and, given a table, what each neuron's constants get, [3, n]; by the rule
 // whose numbers these are.
 template <class Numbers>
@@ -192,6 +143,7 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
   const auto response_ = checked_response(response, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
   STD_TORCH_CHECK(!response || response->size(0) == steps, "tsslbp: response is not [T]");
   STD_TORCH_CHECK(state || !carry, "tsslbp: a carry comes only with a state");
+  STD_TORCH_CHECK(Numbers::PARTS || !state, "tsslbp: ", Numbers::GROUP, " takes no state, but whole sequences only");
   std::vector<Tensor> made;
   with_type(membrane, [&](auto zero) {
     using T = decltype(zero);
@@ -379,6 +331,7 @@ STABLE_TORCH_LIBRARY(tsslbp, m) {
   "Tensor? carry, Tensor? constants, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
   m.def("tssl" TSSLBP_BACKWARD);
   m.def("surrogate" TSSLBP_BACKWARD);
+  m.def("eventprop" TSSLBP_BACKWARD);
   m.def("recurrent(Tensor drive, Tensor lateral, Tensor? state, Tensor? constants, float[] neuron, float[] adaptation, bool half, bool keep) -> Tensor[]");
 #define TSSLBP_RECURRENT_BACKWARD                                                                              \
   "_recurrent_backward(Tensor psc_gradient, Tensor? after, Tensor membrane, Tensor lateral, Tensor? state, "   \
@@ -392,6 +345,7 @@ STABLE_TORCH_LIBRARY_IMPL(tsslbp, CPU, m) {
   m.impl("lif", TORCH_BOX(&tsslbp::lif));
   m.impl("tssl_backward", TORCH_BOX(&tsslbp::backward<tsslbp::TsslNumbers>));
   m.impl("surrogate_backward", TORCH_BOX(&tsslbp::backward<tsslbp::SurrogateNumbers>));
+  m.impl("eventprop_backward", TORCH_BOX(&tsslbp::backward<tsslbp::EventPropNumbers>));
   m.impl("recurrent", TORCH_BOX(&tsslbp::recurrent));
   m.impl("tssl_recurrent_backward", TORCH_BOX(&tsslbp::recurrent_backward<tsslbp::TsslNumbers>));
   m.impl("surrogate_recurrent_backward", TORCH_BOX(&tsslbp::recurrent_backward<tsslbp::SurrogateNumbers>));

@@ -1,6 +1,6 @@
 """The C++ kernels (``csrc/``): loading them, what PyTorch must know about them, and the engine that calls them.
 
-They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on CPU tensors of float32 or float64;
+They compute what ``neuron.py`` and the rules in ``rules/`` say, on CPU tensors of float32 or float64;
 currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
 post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. A
 sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same way;
@@ -19,6 +19,7 @@ from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in
 from tsslbp.kernels.layout import Layout, flatten
 from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Numbers, Rule
+from tsslbp.rules.eventprop import EventPropNumbers
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import TSSLNumbers
 
@@ -41,7 +42,7 @@ NOT_LOADED = _load()
 # The instruction set, and the names of what C++ numbers, fallbacks and shapes of surrogates, each in the order of its numbers.
 _CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
 _NUMBER = {name: float(number) for table in _TABLES for number, name in enumerate(table.split())}
-_FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate"}
+_FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
 _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
 
 
@@ -52,7 +53,7 @@ def capability() -> str:
 
 
 class Cpp(Engine):
-    """Every form, and the rules whose formulas are in ``csrc/neuron.h``."""
+    """Every form, and the rules whose formulas are in ``csrc/rules.h``."""
 
     title = "the C++ kernels"
     varies = True
@@ -190,6 +191,7 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
+    @torch.library.register_fake("tsslbp::eventprop_backward")
     def backward(error: Tensor, membrane: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
         _, constants, *_, half = groups
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)

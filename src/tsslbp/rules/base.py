@@ -43,6 +43,13 @@ class Rule(ABC):
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer, to what its neurons did before."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherited = {name for base in cls.__mro__[1:] for name in vars(base)} - {"options", "code"}
+        changed = {name for name, value in vars(cls).items() if callable(value) and not name.startswith("__")} & inherited
+        if changed and "numbers" not in vars(cls):  # those of the class above stand for its equations, not for these
+            cls.numbers = None  # type: ignore[assignment]
+
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
         rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
@@ -89,7 +96,8 @@ class Rule(ABC):
 
     @property
     def numbers(self) -> Numbers | None:
-        """The rule for engines with compiled formulas. None, as here, leaves the backward pass to the equations above."""
+        """The rule for engines with compiled formulas. None, as here, leaves the backward pass to the equations above. A class
+        that overrides a method of one that has numbers has none, unless it says its own."""
         return None
 
     @property

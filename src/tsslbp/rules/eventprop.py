@@ -17,7 +17,7 @@ the steps, would be wrong by half the jump. In (5) the reset is u̇⁺/u̇⁻ = 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ from torch import Tensor
 from tsslbp.errors import UserError, check_number
 from tsslbp.neuron import LIF, advanced, delayed, kept, spikes, synapse_adjoint
 from tsslbp.rules.base import Rule
+
+
+class EventPropNumbers(NamedTuple):
+    """The rule in numbers, as of :class:`EventProp`."""
+
+    clip: float
+    wake: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class EventProp(Rule):
         check_number("wake", self.wake)
         if not 0 <= self.wake < math.inf:
             raise UserError(f"wake is {self.wake}; the push on silent neurons must be finite and not negative")
+
+    @property
+    def numbers(self) -> EventPropNumbers:
+        return EventPropNumbers(self.clip, self.wake)
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
