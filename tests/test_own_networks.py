@@ -12,6 +12,10 @@ from torch import nn
 import tsslbp
 from tsslbp import UserError, build, data, training
 from tsslbp.architecture import Architecture
+from tsslbp.exchange.chain import chain
+from tsslbp.exchange.nir import to_nir
+from tsslbp.exchange.onnx import to_onnx
+from tsslbp.kernels import Pool
 from tsslbp.layers import (
     AvgPool1d,
     AvgPool2d,
@@ -536,3 +540,81 @@ def test_averages_go_with_their_statistics(quick):
     training.Loop(config, dataset, model, optimizer, state, training.Progress(), lambda: None).run(lambda record: None)
     assert [average.shape for average in state.average] == [tensor.shape for tensor in model.network.state_dict().values()]
     assert not torch.equal(state.average[3], model.network.layers.conv1.norm.mean)
+
+
+# Classes that derive from the library's layers.
+
+
+class Half(AvgPool2d):
+    def forward(self, signal):
+        return 0.5 * super().forward(signal)
+
+
+class Third(Conv2d):
+    def map(self, x):
+        return super().map(x) / 3
+
+
+class Quarter(Linear):
+    def forward(self, *signal):
+        return super().forward(*signal) / 4
+
+
+def exchanged(name, kind):
+    """A network that fires, with one layer made an instance of another class, and samples for it."""
+    net = build("8C3-A2-8C3-20-4", conv_scale=4.0, **SETTINGS)
+    getattr(net.layers, name).__class__ = kind
+    return net, rand(6, 2, 8, 8).float()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("pool1", Half), ("conv2", Third), ("linear3", Quarter), ("output", Quarter)])
+def test_a_class_that_overrides_a_layer_computes_what_it_says(name, kind):
+    net, x = exchanged(name, kind)
+    expected = net.encode(x)
+    for layer in net.layers:
+        expected = layer(expected)
+    assert torch.equal(net(x), expected)
+    assert not torch.allclose(expected, exchanged(name, type(getattr(net.layers, name)).__base__)[0](x))
+    net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("pool1", Half), ("conv2", Third), ("linear3", Quarter), ("output", Quarter)])
+def test_no_file_holds_a_class_of_ones_own(name, kind, tmp_path):
+    pytest.importorskip("nir")
+    pytest.importorskip("onnx")
+    net, _ = exchanged(name, kind)
+    writers = {
+        "where its notation says": lambda: net.save(tmp_path / "net.safetensors"),
+        "a class of your own": lambda: to_nir(net),
+        ", a class of your own": lambda: to_onnx(net),
+        ", where its notation says": lambda: chain(net),
+    }
+    for message, write in writers.items():
+        with pytest.raises(UserError, match=rf"{name}'? is {__name__}\.{kind.__name__}.*{message}") as error:
+            write()
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: setattr(net.layers.linear3, "neuron", LIF(9, 3, 0.3)), r"layers.linear3 is .*tau_m=9.* says .*tau_m=5"),
+        (lambda net: setattr(net, "neuron", LIF(5, 2, 0.3)), r"the network is .*tau_s=2.* says .*tau_s=3"),
+        (lambda net: setattr(net, "time_steps", 9), r"the network is .*time_steps=9.* says .*time_steps=5"),
+        (lambda net: setattr(net.layers, "pool1", SumPool2d(2)), r"layers.pool1 is SumPool2d.* says AvgPool2d"),
+        (lambda net: setattr(net.layers.pool1, "pool", Pool(2, 1.0)), r"layers.pool1 is .*factor=1.0.* says .*factor=0.25"),
+        (lambda net: setattr(net.layers.conv2, "stride", 2), r"layers.conv2 is .*stride=2.* says"),
+        (lambda net: net.layers.append(nn.ReLU()), r"layers.6 is ReLU\(\), where its notation says nothing"),
+    ],
+)
+def test_no_model_file_holds_what_was_changed(change, message, tmp_path):
+    net, _ = exchanged("pool1", AvgPool2d)
+    net.save(tmp_path / "before.safetensors")
+    change(net)
+    for write in (lambda: net.save(tmp_path / "net.safetensors"), lambda: chain(net)):
+        with pytest.raises(UserError, match=message):
+            write()
+    assert [path.name for path in tmp_path.iterdir()] == ["before.safetensors"]

@@ -18,7 +18,8 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers import Adaptation, AvgPool2d, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers.noted import check_same
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
@@ -162,8 +163,7 @@ class Network(nn.Module):
         return self.architecture.neuron == "spiking"
 
     def fold(self) -> None:
-        """Turn standardised weights and normalisation into plain weights and biases that do the same in evaluation
-        (:meth:`tsslbp.layers.Spiking.fold`)."""
+        """Turn normalisation and standardised weights into plain weights and biases: :meth:`tsslbp.layers.Spiking.fold`."""
         for layer in self.layers:
             if isinstance(layer, Spiking | Residual):
                 layer.fold()
@@ -186,6 +186,10 @@ class Network(nn.Module):
         warn_of_other_constants(local_metadata, self._constants(), "the network")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
+    def check_as_noted(self) -> None:
+        """Raises UserError if its layers or constants are not what notation and settings say."""
+        check_same(self, lambda: Network(self.architecture))
+
     def save(self, path: str | Path) -> None:
         """Write the network with its constants, T, rule and weights; :func:`tsslbp.load` gives it back.
 
@@ -198,11 +202,8 @@ class Network(nn.Module):
             UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers that
                 were exchanged so that the notation no longer says what they are, a file that cannot be written.
         """
+        self.check_as_noted()
         weights = self.state_dict()
-        with torch.device("meta"):
-            named = Network(self.architecture).state_dict()
-        if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in named.items()}:
-            raise UserError(f"its layers are not those of {self.architecture.network}; keep its state_dict() with your code")
         stored.check(weights)
         check_stored(weights)
         needed = imports.defining(*rules.get(self.architecture.rule).code())
@@ -262,6 +263,7 @@ class Network(nn.Module):
             for (name, layer, block), (_, follower, _) in pairwise(layers)
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
+            and type(follower) in (SumPool2d, AvgPool2d)  # another class may override what they do
             and not any(x._forward_hooks or x._forward_pre_hooks for x in (layer, follower, block) if x is not None)
         }
 
@@ -306,9 +308,8 @@ class Network(nn.Module):
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys of the samples, where they are needed."""
-        if not (self.training and self.architecture.dropout):
-            return None
-        return draws.fresh(x.shape[0 if self.is_static(x) else 1], x.device)
+        drops = self.training and self.architecture.dropout
+        return draws.fresh(x.shape[0 if self.is_static(x) else 1], x.device) if drops else None
 
     def part(self, x: Tensor, state: State | None = None, steps: int = 1) -> tuple[Tensor, State]:
         """Some steps of a sequence, from the state after the steps before to the state after these.

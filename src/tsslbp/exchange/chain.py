@@ -160,6 +160,7 @@ def chain(network: Network) -> Chain:
     neuron = network.neuron
     if not neuron.reset:
         raise UserError("its neurons are not reset by a spike, a control for studies; only neurons with a reset are written")
+    network.check_as_noted()
     builder = _Builder(network)
     for name, layer in network.layers.named_children():
         builder.add(name, layer)

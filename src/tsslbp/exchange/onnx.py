@@ -28,6 +28,7 @@ from tsslbp import encoding, files
 from tsslbp.data import Split
 from tsslbp.errors import UserError, shown
 from tsslbp.exchange.lowering import FLOAT, INT64, Writer, answers, evidence, prepared
+from tsslbp.layers.noted import check_kinds
 from tsslbp.metrics import decode
 from tsslbp.networks import Network
 from tsslbp.training import Model
@@ -94,6 +95,7 @@ def to_onnx(network: Network | Model) -> Any:
 def _check(model: Model) -> None:
     """Raises UserError for what a graph cannot say."""
     network, inputs = model.network, model.inputs
+    check_kinds(network)
     if inputs.filters:
         raise UserError("the model filters series, which is not written as ONNX yet; train it with --filters 0")
     if isinstance(encoding.get(inputs.encoding), encoding.Poisson):

@@ -29,6 +29,7 @@ from tsslbp.errors import UserError
 from tsslbp.exchange.graph import library
 from tsslbp.exchange.layers import squared, ungrouped
 from tsslbp.layers import Conv1d, Convolution, Dropout, Flatten, Linear, Recurrent, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers.noted import check_kinds
 from tsslbp.networks import Network
 
 DT = 1e-4
@@ -58,6 +59,7 @@ def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, s
 
 def plain(network: Network) -> Network:
     """A copy in evaluation mode, with normalisation and standardised weights folded, and weights of few bits rounded."""
+    check_kinds(network)
     network = copy.deepcopy(network).cpu().eval()
     network.fold()
     return network

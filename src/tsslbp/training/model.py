@@ -78,7 +78,11 @@ class Model:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the model; the file at ``path`` is replaced whole or not at all."""
+        """Write the model; the file at ``path`` is replaced whole or not at all.
+
+        Raises UserError as :meth:`tsslbp.Network.save` does.
+        """
+        self.network.check_as_noted()
         dtype = STORED[self.trained.get("stored", "float32")]
         write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
