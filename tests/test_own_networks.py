@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 import tsslbp
 from tsslbp import UserError, build, data, training
 from tsslbp.architecture import Architecture
 from tsslbp.exchange.chain import chain
-from tsslbp.exchange.nir import to_nir
+from tsslbp.exchange.nir import from_nir, to_nir
 from tsslbp.exchange.onnx import to_onnx
 from tsslbp.kernels import Pool
 from tsslbp.layers import (
@@ -560,6 +562,14 @@ class Quarter(Linear):
         return super().forward(*signal) / 4
 
 
+def test_exports_take_weights_that_are_computed_from_others():
+    pytest.importorskip("nir")
+    net, x = exchanged("pool1", SumPool2d)
+    expected = net(x)
+    weight_norm(net.layers.linear3)
+    torch.testing.assert_close(from_nir(to_nir(net))(x), expected)
+
+
 def exchanged(name, kind):
     """A network that fires, with one layer made an instance of another class, and samples for it."""
     net = build("8C3-A2-8C3-20-4", conv_scale=4.0, **SETTINGS)
@@ -607,6 +617,8 @@ def test_no_file_holds_a_class_of_ones_own(name, kind, tmp_path):
         (lambda net: setattr(net.layers, "pool1", SumPool2d(2)), r"layers.pool1 is SumPool2d.* says AvgPool2d"),
         (lambda net: setattr(net.layers.pool1, "pool", Pool(2, 1.0)), r"layers.pool1 is .*factor=1.0.* says .*factor=0.25"),
         (lambda net: setattr(net.layers.conv2, "stride", 2), r"layers.conv2 is .*stride=2.* says"),
+        (lambda net: weight_norm(net.layers.linear3), r"layers.linear3.parametrizations is .* where its notation says nothing"),
+        (lambda net: prune.identity(net.layers.conv1, "weight"), r"layers.conv1.weight_orig is \[8, .*notation says nothing"),
         (lambda net: net.layers.append(nn.ReLU()), r"layers.6 is ReLU\(\), where its notation says nothing"),
     ],
 )

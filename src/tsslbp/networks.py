@@ -193,14 +193,14 @@ class Network(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the network with its constants, T, rule and weights; :func:`tsslbp.load` gives it back.
 
-        As with every model file, normalisation and standardised weights come back folded.
+        As with every model file, normalisation and standardised weights come back folded. Hooks are not kept.
 
         Args:
             path: where to; a file that is there is replaced whole or not at all.
 
         Raises:
-            UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers that
-                were exchanged so that the notation no longer says what they are, a file that cannot be written.
+            UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers or
+                constants that are not what notation and settings say, a file that cannot be written.
         """
         self.check_as_noted()
         weights = self.state_dict()

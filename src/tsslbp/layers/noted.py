@@ -4,46 +4,60 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.errors import UserError
 from tsslbp.neuron import LIF
 
 
 def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
-    """Raises UserError if a module in a network differs from that of the network that ``make`` makes, with that module named.
+    """Raises UserError if a network differs from the one that ``make`` makes, with the module or weight named.
 
-    What counts is its class, what it says of itself, and its constants; weights do not.
+    What counts of a module is its class, what it says of itself and its constants, of a weight its shape.
     """
     with torch.device("meta"):
         made = make()
-    found, wanted = ({name: _described(module) for name, module in of.named_modules()} for of in (network, made))
-    for name in sorted({**found, **wanted}, key=lambda name: not name):  # the network itself, which counts weights, comes last
-        ours, theirs = found.get(name, "not there"), wanted.get(name, "nothing")
-        if ours != theirs:
-            raise UserError(
-                f"{name or 'the network'} is {ours}, where its notation says {theirs}; a file would not hold that, so keep the "
-                "state_dict() with your code"
-            )
+    for told in (_modules, _weights):
+        found, wanted = told(network), told(made)
+        for name in {**found, **wanted}:
+            ours, theirs = found.get(name, "not there"), wanted.get(name, "nothing")
+            if ours != theirs:
+                raise UserError(
+                    f"{name or 'the network'} is {ours}, where its notation says {theirs}; a file would not hold that, so keep "
+                    "the state_dict() with your code"
+                )
 
 
 def check_kinds(network: nn.Module) -> None:
     """Raises UserError for a layer whose class derives from one of those here: nobody else knows what it overrides."""
     for name, module in network.named_modules():
-        ours = any(base.__module__.startswith(f"{__package__}.") for base in type(module).__mro__)
-        if ours and not _is_known(type(module)):
-            raise UserError(f"layer {name!r} is {_kind(type(module))}, a class of your own; only those of tsslbp are written")
+        kind = _kind(module)
+        if not _is_known(kind) and any(base.__module__.startswith(f"{__package__}.") for base in kind.__mro__):
+            raise UserError(f"layer {name!r} is {_called(kind)}, a class of your own; only those of tsslbp are written")
 
 
-def _described(module: nn.Module) -> str:
-    told = [module.extra_repr()]
-    told += [str(value) for name, value in vars(module).items() if name == "pool" or isinstance(value, LIF)]
-    told += [f"{name}={value}" for name, value in vars(module).items() if name in ("time_steps", "tau_s")]
-    return f"{_kind(type(module))}({', '.join(filter(None, told))})"
+def _modules(network: nn.Module) -> dict[str, str]:
+    described = {}
+    for name, module in network.named_modules():
+        told = [module.extra_repr()] if name else []
+        told += [str(value) for key, value in vars(module).items() if key == "pool" or isinstance(value, LIF)]
+        told += [f"{key}={value}" for key, value in vars(module).items() if key in ("time_steps", "tau_s")]
+        described[name] = f"{_called(_kind(module))}({', '.join(filter(None, told))})"
+    return described
+
+
+def _weights(network: nn.Module) -> dict[str, str]:
+    return {name: str(list(weight.shape)) for name, weight in network.state_dict().items()}
+
+
+def _kind(module: nn.Module) -> type:
+    """The class of a module, without what PyTorch makes of it for weights that are computed from others."""
+    return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
 def _is_known(kind: type) -> bool:
     return kind.__module__.startswith(("tsslbp.", "torch."))
 
 
-def _kind(kind: type) -> str:
+def _called(kind: type) -> str:
     return kind.__name__ if _is_known(kind) else f"{kind.__module__}.{kind.__name__}"
