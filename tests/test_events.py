@@ -307,6 +307,10 @@ CHANGES = {
     "a bias": lambda net: net.layers.linear2.bias.add_(1),
     "other tensor": lambda net: setattr(net.layers.linear1, "weight", nn.Parameter(2 * net.layers.linear1.weight)),
     "other data": lambda net: setattr(net.layers.linear1.weight, "data", 2 * net.layers.linear1.weight.data),
+    "through .data": lambda net: net.layers.linear1.weight.data.mul_(2),
+    "noise through .data": lambda net: net.layers.linear2.bias.data.add_(torch.rand_like(net.layers.linear2.bias)),
+    "half of a weight through .data": lambda net: net.layers.linear1.weight.data.mul_(torch.arange(20)[:, None] % 2),
+    "through NumPy": lambda net: net.layers.linear1.weight.detach().numpy().__imul__(2),
     "a layer": lambda net: setattr(net.layers, "linear2", made(("20-15-6", FLAT), seed=5).layers.linear2),
     "running statistics": lambda net: net.layers.linear3.norm.mean.add_(0.5),
     "folded": lambda net: net.fold(),
@@ -337,6 +341,27 @@ def test_every_change_is_noticed(change):
     CHANGES[change](net)
     torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
     assert (change in ("folded", "precision and back")) == torch.equal(net(x), before)
+
+
+@given(
+    shape=st.sampled_from([(), (0,), (1,), (63,), (64,), (65,), (300,), (17, 33), (3, 4, 5, 6)]),
+    transposed=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_glance_sees_what_most_elements_are(shape, transposed, dtype):
+    x, other = (torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    x = x.transpose(0, -1) if transposed and x.dim() > 1 else x
+    glance = torch.ops.tsslbp.glance
+    seen = glance([other, x])
+    assert seen == glance([other.clone(), x.clone()])
+    x.data.add_(1)
+    assert (glance([other, x]) == seen) == (not x.numel())
+
+
+def test_a_glance_refuses_what_it_cannot_see():
+    for x in (torch.ones(3, dtype=torch.int64), torch.ones(3).bfloat16()):
+        with pytest.raises(RuntimeError, match="not float32 or float64 on the CPU"):
+            torch.ops.tsslbp.glance([x])
 
 
 def hooked(register):

@@ -40,8 +40,17 @@ class Plan:
     """Numbers of a sample's state; 0 if the kernel takes no parts of sequences through this network."""
     vote: Vote | None
     seen: "_Seen"
+    held: list[Tensor]
+    """The network's tensors."""
+    glance: int
+    """What a glance at them showed."""
     responses: dict[int, Tensor] = field(default_factory=dict)
     """Responses of a constant current by number of steps: a cache."""
+
+    def still(self, x: Tensor) -> bool:
+        """Whether nothing has changed. Writing through ``.data`` or NumPy changes no version counter, so calls that are long
+        enough not to feel it take a glance at some of the weights."""
+        return self.seen.still() and (len(x) < LONG or torch.ops.tsslbp.glance.default(self.held) == self.glance)
 
     def run(self, x: Tensor, response: Tensor | None, before: Tensor | None, keep: bool) -> list[Tensor] | None:
         """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None where a number is not finite, or
@@ -80,7 +89,7 @@ class _Seen:
         self.fused_steps = _FUSED_STEPS[0]
 
     def still(self) -> bool:
-        """Whether nothing has changed. (What was written past PyTorch's version counters, through ``.data``, shows nowhere.)"""
+        """Whether nothing has changed, as far as PyTorch's version counters tell."""
         if self.fused_steps != _FUSED_STEPS[0] or any(self.hooks) or any(self.empty):
             return False
         for now, before in self.contents:
@@ -95,6 +104,8 @@ class _Seen:
         return all(_version(x) == version and x.data_ptr() == pointer for x, _, pointer, version in self.tensors)
 
 
+LONG = 8
+"""Samples or steps of a call that is long: a glance takes as long as a tenth of a small network's single image."""
 MEASURED = "multiplied"
 """The attribute of a layer that computing changes, and that changes nothing."""
 
@@ -132,7 +143,7 @@ def plan(net: Any, x: Tensor) -> Plan | None:
     if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling() or _watched():
         return None
     known = _PLANS.get(net)
-    if known is None or not (known.seen if isinstance(known, Plan) else known).still():
+    if known is None or not (known.still(x) if isinstance(known, Plan) else known.still()):
         known = _PLANS[net] = _make(net)
     return known if isinstance(known, Plan) and known.weights.dtype == x.dtype else None
 
@@ -201,8 +212,10 @@ def _make(net: Any) -> "Plan | _Seen":
     seen = _Seen(net)
     if any(seen.hooks):
         return seen
+    held = [alias for _, alias, *_ in seen.tensors]
     try:
         made = Planner(net, [tensor for tensor, *_ in seen.tensors])
     except Declined:
         return seen
-    return Plan(torch.cat(made.weights), made.plan(), made.states, made.state_size if made.parts else 0, made.vote, seen)
+    state_size, glance = made.state_size if made.parts else 0, torch.ops.tsslbp.glance.default(held)
+    return Plan(torch.cat(made.weights), made.plan(), made.states, state_size, made.vote, seen, held, glance)
