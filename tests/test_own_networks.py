@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_full_backward_hook
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -542,6 +543,32 @@ def test_averages_go_with_their_statistics(quick):
     training.Loop(config, dataset, model, optimizer, state, training.Progress(), lambda: None).run(lambda record: None)
     assert [average.shape for average in state.average] == [tensor.shape for tensor in model.network.state_dict().values()]
     assert not torch.equal(state.average[3], model.network.layers.conv1.norm.mean)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_backward_hooks_see_pooling_apart(everywhere):
+    net, x = network("6C3b-P2-[6C3-6C3b]-P2-4")
+    net(x).sum().backward()
+    expected, seen = [weight.grad.clone() for weight in net.parameters()], {}
+
+    def hook(layer, _, gradients):
+        seen[layer] = gradients[0].shape[2:]
+
+    register = (
+        [register_module_full_backward_hook] if everywhere else [layer.register_full_backward_hook for layer in net.layers]
+    )
+    handles = [each(hook) for each in register]
+    try:
+        net.zero_grad()
+        net(x).sum().backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for weight, gradient in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+    assert seen[net.layers.conv1] == (6, 8, 8)
+    assert seen[net.layers.pool1] == (6, 4, 4)
+    assert seen[net.layers.block1] == (6, 4, 4)
 
 
 # Classes that derive from the library's layers.

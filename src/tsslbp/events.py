@@ -155,8 +155,7 @@ def _watched() -> bool:
         or transformed()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-        or hooks._global_forward_hooks
-        or hooks._global_forward_pre_hooks
+        or hooks._has_any_global_hook()
     )
 
 

@@ -19,6 +19,7 @@ from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Adaptation, AvgPool2d, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers.base import hooked
 from tsslbp.layers.noted import check_same
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
@@ -222,9 +223,8 @@ class Network(nn.Module):
     def walk(
         self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
     ) -> Iterator[tuple[str, nn.Module, Signal]]:
-        """Every layer with its name and the signal after it, one after the other. Nothing else goes through the layers.
-
-        The layers of a residual block come when the block is through.
+        """Every layer with its name and the signal after it, one after the other, those of a residual block when the block is
+        through. Nothing else goes through the layers.
 
         Args:
             signal: what enters the first layer (:meth:`encode`).
@@ -264,7 +264,7 @@ class Network(nn.Module):
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
             and type(follower) in (SumPool2d, AvgPool2d)  # another class may override what they do
-            and not any(x._forward_hooks or x._forward_pre_hooks for x in (layer, follower, block) if x is not None)
+            and not any(hooked(x) for x in (layer, follower, block) if x is not None)
         }
 
     def _cross(
@@ -281,8 +281,7 @@ class Network(nn.Module):
     def _run(self, signal: Signal, cross: Cross | None, keys: Tensor | None) -> Tensor:
         for _, _, after in self.walk(signal, cross, keys, fused=self.is_spiking):
             signal = after
-        assert isinstance(signal, Tensor)  # it has gone through neurons
-        return signal
+        return cast(Tensor, signal)  # it has gone through neurons
 
     def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         if self.is_spiking and self.time_block and torch.is_grad_enabled():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from tsslbp import quantisation, rules
 from tsslbp.crossing import neurons
@@ -298,6 +299,12 @@ class Spiking(nn.Module, ABC):
             each = "" if not value.dim() else " of each channel" if self.weight.dim() > 2 else " of each neuron"
             said += f", {name}{each}{' learned' if isinstance(value, nn.Parameter) else ''}"
         return said + (f", bits={self.bits}" if self.bits != "float" else "")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a hook is to see what goes into a module, out of it, or back, or a global one what goes through all."""
+    forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
+    return any((*forward, *backward)) or hooks._has_any_global_hook()
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:
