@@ -392,7 +392,10 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     for label, rule in result["rules"].items():
         tried = rule["tried"]
         assert [len(trial["settings"]) > 0 for trial in tried] == [False] + 6 * [True]
-        best = max((t for t in tried if t["validation_accuracy"] is not None), key=lambda t: t["validation_accuracy"])
+        ended = sorted((t for t in tried if t["validation_accuracy"] is not None), key=lambda t: -t["validation_accuracy"])
+        assert all(t["in_full"] is not None for t in [*ended[: search.LEADERS], tried[0]])
+        assert sum(t["in_full"] is not None for t in tried) <= search.LEADERS + 1
+        best = max((t for t in tried if t["in_full"] is not None), key=lambda t: t["in_full"])
         (final,) = [one for one in trained if one.name == f"{study.runs.folder_name(label)}-seed1"]
         assert {name: getattr(final, name) for name in best["settings"]} == best["settings"]
         assert (final.seed, final.epochs) == (1, 3)
@@ -421,12 +424,32 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
     monkeypatch.setattr(search, "_run", trial)
     _, dataset = training.with_data(small)
     base = training.resolved(replace(small, epochs=4), dataset)
-    found = search.searched("tssl", base, dataset, 9, None)
+    found = search.searched("tssl", base, dataset, 9, base.epochs, None)
     assert [one["epochs"] for one in found[: search.SURE]] == [4] * search.SURE
     assert {(one["epochs"], one["validation_accuracy"]) for one in found[search.SURE :]} == {(2, None)}
-    assert search.best("tssl", found) == {}
+    assert search.best("tssl", found) is found[0]
     with pytest.raises(UserError, match="diverged in every trial"):
-        search.best("tssl", [{"settings": {}, "epochs": 1, "validation_accuracy": None}])
+        search.best("tssl", [{"settings": {}, "epochs": 1, "validation_accuracy": None, "in_full": None}])
+
+
+def test_what_is_best_in_full_is_taken(small, monkeypatch):
+    """Of trials that get better with their number in a short time, and worse in a long one."""
+
+    def trial(config, report, watch):
+        number, *_, in_full = *map(int, re.findall(r"trial(\d+)", config.name)), "in-full" in config.name
+        if in_full and number == 5:
+            raise training.Diverged("diverged")
+        assert config.epochs == (8 if in_full else 4)
+        return 50.0 - number if in_full else 50.0 + number
+
+    monkeypatch.setattr(search, "_run", trial)
+    _, dataset = training.with_data(small)
+    base = training.resolved(replace(small, epochs=4), dataset)
+    found = search.searched("tssl", base, dataset, 7, 8, None)
+    assert [one["in_full"] for one in found] == [50, None, None, 47, 46, None, 44]
+    assert search.best("tssl", found) is found[0]
+    found[0]["in_full"] = 40.0
+    assert search.best("tssl", found) is found[3]
 
 
 def test_what_does_not_go_with_trials_is_said(small, monkeypatch):

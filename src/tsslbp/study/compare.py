@@ -47,7 +47,8 @@ class Compare(TrainConfig):
     rates to try, with commas between them. The best on validation is used. If the best of given learning rates lies at an end,
     up to four more are tried beyond that end."""
     tune_epochs: int | None = None
-    """Epochs of a trial. Default: --epochs."""
+    """Epochs of a trial. Default: --epochs. After shorter trials of settings the best are trained for --epochs as well, and the
+    best of these is used."""
     tune_seeds: int = 1
     """Runs that try each learning rate, with seeds after those of the comparison."""
     against: str = ""
@@ -197,8 +198,8 @@ def compare(
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
         if trials:
-            tried[label] = searched(label, bases[0], dataset, trials, watch)
-            settings = {**settings, label: replace(s, **best(label, tried[label]))}
+            tried[label] = searched(label, bases[0], dataset, trials, config.epochs, watch)
+            settings = {**settings, label: replace(s, **best(label, tried[label])["settings"])}
         else:
             tried[label] = tuned(label, bases, rates, watch)
             settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}

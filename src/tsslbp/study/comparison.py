@@ -11,6 +11,7 @@ from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.report import charts
 from tsslbp.report.page import Result, significant, template, with_sd, write_markdown
+from tsslbp.study.search import best
 
 COSTS = {
     "MAC, thousands": ("macs", 1000),
@@ -102,10 +103,10 @@ def _write_page(folder: Path, context: dict[str, Any]) -> Path:
 def _contents(result: Result) -> dict[str, Any]:
     """The variables of a comparison's page."""
     means = {label: rule["mean"] for label, rule in result["rules"].items()}
-    best = max(means, key=lambda label: means[label]["test_accuracy"])
+    leader = max(means, key=lambda label: means[label]["test_accuracy"])
     thriftiest = min(means, key=lambda label: means[label]["energy_nj"])
-    good, least = means[best]["test_accuracy"], means[thriftiest]["energy_nj"]
-    reached = f"F1: {best}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {best}, {good:.2f}\u00a0%"
+    good, least = means[leader]["test_accuracy"], means[thriftiest]["energy_nj"]
+    reached = f"F1: {leader}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {leader}, {good:.2f}\u00a0%"
     return {
         "result": result,
         "answer": f"Highest {reached}. Lowest energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
@@ -133,11 +134,12 @@ def _trials(result: Result) -> list[list[str]]:
     rows = []
     for label, rule in result["rules"].items():
         ended = [trial for trial in rule["tried"] if trial["validation_accuracy"] is not None]
-        best = max(ended, key=lambda trial: trial["validation_accuracy"])
-        given = rule["tried"][0]["validation_accuracy"]
-        settings = ", ".join(f"{name} {_short(value)}" for name, value in best["settings"].items()) or "as given"
-        reached = f"{best['validation_accuracy']:.2f}", "–" if given is None else f"{given:.2f}"
-        rows.append([label, f"{len(ended)} of {len(rule['tried'])}", *reached, settings])
+        chosen = best(label, rule["tried"])
+        settings = ", ".join(f"{name} {_short(value)}" for name, value in chosen["settings"].items()) or "as given"
+        reached = [trial[key] for trial in (chosen, rule["tried"][0]) for key in ("validation_accuracy", "in_full")]
+        rows.append(
+            [label, f"{len(ended)} of {len(rule['tried'])}", *("–" if x is None else f"{x:.2f}" for x in reached), settings]
+        )
     return rows
 
 

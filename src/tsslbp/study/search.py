@@ -1,13 +1,15 @@
 """Settings of a training, searched on validation: as many trials for each of what is compared.
 
 Optuna's tree-structured Parzen estimator draws a trial's settings from the trials before it. The first trial has the settings
-as they are given. A trial that is behind the median of the others after an epoch is given up. Trials are ordinary runs, and
-their draws follow from the seed and the number of the trial. So the same call draws the same settings again, finds the trials
-that have ended and goes on with the one that was interrupted.
+as they are given. A trial that is behind the median of the others after an epoch is given up. What learns fast in short trials
+need not be best in the end. So where the comparison has more epochs, the best trials and the first are trained for as many, and
+the best of these is taken. Trials are ordinary runs, and their draws follow from the seed and the number of the trial. So the
+same call draws the same settings again, finds the trials that have ended and goes on with the one that was interrupted.
 
 Source: T. Akiba et al., Optuna, KDD 2019, arXiv 1907.10902.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,10 +35,12 @@ OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
 """Numbers among the options of rules that are searched, with their ranges. Options that make a rule another one are not."""
 SURE = 4
 """Trials that are never given up, as there is no median yet."""
+LEADERS = 4
+"""Trials that are trained in full, besides the first."""
 Report = Callable[[dict[str, Any]], None]
 
 
-def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch: Watch) -> list[dict[str, Any]]:
+def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, epochs: int, watch: Watch) -> list[dict[str, Any]]:
     """Trials of settings, by validation accuracy.
 
     Args:
@@ -44,11 +48,13 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch:
         base: its settings, with the seed and the epochs of the trials.
         dataset: what it learns.
         count: how many trials.
+        epochs: of the comparison.
         watch: gives who watches a run, by the run's name.
 
     Returns:
         Of each trial the ``settings`` that it has instead of those of ``base``, its ``epochs``, and its ``validation_accuracy``
-        in percent, of the epoch chosen; None if it diverged or was given up.
+        in percent, of the epoch chosen, None if it diverged or was given up; and ``in_full``, the same for as many epochs as
+        the comparison has, None if it was not trained for so long.
 
     Raises:
         UserError: Optuna is not installed.
@@ -61,7 +67,7 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch:
     search = optuna.create_study(
         direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
     )
-    found = []
+    found: list[dict[str, Any]] = []
     for number in range(count):
         search.sampler = optuna.samplers.TPESampler(n_startup_trials=max(SURE, count // 3), seed=(base.seed + number) % 2**32)
         trial, seen = search.ask(), set[int]()
@@ -81,8 +87,19 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, watch:
             search.tell(trial, state=optuna.trial.TrialState.PRUNED)
         except training.Diverged:
             search.tell(trial, 0.0)
-        found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached})
+        found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached, "in_full": None})
+    for number in _leaders(found) if epochs > base.epochs else ():
+        config = replace(base, **found[number]["settings"], epochs=epochs, name=f"{folder_name(label)}-trial{number}-in-full")
+        with contextlib.suppress(training.Diverged):
+            found[number]["in_full"] = _run(config, lambda record: None, watch)
     return found
+
+
+def _leaders(found: list[dict[str, Any]]) -> list[int]:
+    """The best trials and the first, by number, of those that ended."""
+    ended = [number for number, trial in enumerate(found) if trial["validation_accuracy"] is not None]
+    best = sorted(ended, key=lambda number: found[number]["validation_accuracy"], reverse=True)[:LEADERS]
+    return sorted({*best, *(number for number in ended if number == 0)})
 
 
 def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -149,9 +166,8 @@ class _Reporting(training.Progress):
 
 
 def best(label: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """The settings of the best trial, the first of equally good ones. Raises UserError if none came to its end."""
-    ended = [trial for trial in tried if trial["validation_accuracy"] is not None]
-    if not ended:
-        raise UserError(f"{label} diverged in every trial of --tune; lower --learning-rate, around which they lie")
-    settings: dict[str, Any] = max(ended, key=lambda trial: trial["validation_accuracy"])["settings"]
-    return settings
+    """The best trial, of those in full if there are any; the first of equally good ones. Raises UserError if none ended."""
+    for reached in ("in_full", "validation_accuracy"):
+        if ended := [trial for trial in tried if trial[reached] is not None]:
+            return max(ended, key=lambda trial: trial[reached])
+    raise UserError(f"{label} diverged in every trial of --tune; lower --learning-rate, around which they lie")
