@@ -629,10 +629,23 @@ def test_no_file_holds_a_class_of_ones_own(name, kind, tmp_path):
         ", where its notation says": lambda: chain(net),
     }
     for message, write in writers.items():
-        with pytest.raises(UserError, match=rf"{name}'? is {__name__}\.{kind.__name__}.*{message}") as error:
+        with pytest.raises(UserError, match=rf"{name} is {__name__}\.{kind.__name__}.*{message}") as error:
             write()
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_file_holds_a_network_of_ones_own_class(tmp_path):
+    pytest.importorskip("nir")
+
+    class Twice(Network):
+        def forward(self, x, keys=None, lengths=None):
+            return 2 * super().forward(x, keys, lengths)
+
+    net = Twice(build("4-3", **{**SETTINGS, "input_shape": (5,), "padding": (0,)}).architecture)
+    for write in (lambda: net.save(tmp_path / "net.safetensors"), lambda: to_nir(net)):
+        with pytest.raises(UserError, match=rf"^the network is {__name__}\.Twice"):
+            write()
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
 
 
 def check_kinds(network: nn.Module) -> None:
-    """Raises UserError for a layer whose class derives from one of those here: nobody else knows what it overrides."""
+    """Raises UserError for a module whose class derives from one of tsslbp's: nobody else knows what it overrides."""
     for name, module in network.named_modules():
         kind = _kind(module)
-        if not _is_known(kind) and any(base.__module__.startswith(f"{__package__}.") for base in kind.__mro__):
-            raise UserError(f"layer {name!r} is {_called(kind)}, a class of your own; only those of tsslbp are written")
+        if not _is_known(kind) and any(base.__module__.startswith("tsslbp.") for base in kind.__mro__):
+            raise UserError(f"{name or 'the network'} is {_called(kind)}, a class of your own; only tsslbp's are written")
 
 
 def _modules(network: nn.Module) -> dict[str, str]:
