@@ -367,6 +367,14 @@ class NothingPast(TSSL):
         return torch.zeros_like(membrane), carry
 
 
+class Mixed:
+    part_gradient = NothingPast.part_gradient
+
+
+class NothingMixedIn(Mixed, TSSL):
+    pass
+
+
 class NoStandIn(Surrogate):
     def _psi(self, distance):
         return 0 * distance
@@ -378,7 +386,7 @@ class NoTimes(EventProp):
 
 
 @every_backend
-@pytest.mark.parametrize("rule", [NothingPast(), NoStandIn(), NoTimes()], ids=repr)
+@pytest.mark.parametrize("rule", [NothingPast(), NothingMixedIn(), NoStandIn(), NoTimes()], ids=repr)
 def test_a_class_with_other_equations_is_computed_by_them(backend, rule):
     current, error = random_case(seed=11)
     assert (gradient(current, error, rule, tau_m=5, tau_s=3, backend=backend) == 0).all()

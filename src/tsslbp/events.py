@@ -105,7 +105,7 @@ class _Seen:
 
 
 LONG = 8
-"""Samples or steps of a call that is long: a glance takes as long as a tenth of a small network's single image."""
+"""Samples or steps of a call that is long. A single image through a small network would pay for a glance."""
 MEASURED = "multiplied"
 """The attribute of a layer that computing changes, and that changes nothing."""
 

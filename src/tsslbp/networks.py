@@ -18,9 +18,9 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, AvgPool2d, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
 from tsslbp.layers.base import hooked
-from tsslbp.layers.noted import check_same
+from tsslbp.layers.noted import check_same, is_known
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
@@ -256,15 +256,14 @@ class Network(nn.Module):
             after.clear()
 
     def _fused(self) -> dict[str, SumPool2d]:
-        """Pooling that the layer of neurons before it, by name, does as well, unless a hook is to see what is between them."""
+        """Pooling that the neurons before it, by name, do as well, unless a hook or a class of one's own is to see it apart."""
         layers = list(self.unpacked())
         return {
             name: follower
             for (name, layer, block), (_, follower, _) in pairwise(layers)
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
-            and type(follower) in (SumPool2d, AvgPool2d)  # another class may override what they do
-            and not any(hooked(x) for x in (layer, follower, block) if x is not None)
+            and all(is_known(x) and not hooked(x) for x in (layer, follower, block) if x is not None)
         }
 
     def _cross(
@@ -273,7 +272,8 @@ class Network(nn.Module):
         if isinstance(layer, MaxPool):
             return cast(Tensor, layer(signal))
         if self.is_spiking:
-            return layer(signal, pool, half, inside)
+            plain = inside is None and not is_known(layer)  # forward(signal) is what a class of one's own may have
+            return layer(signal) if plain else layer(signal, pool, half, inside)
         current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
         a = self.architecture
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)

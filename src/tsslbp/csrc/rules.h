@@ -157,6 +157,13 @@ struct TsslBackward {
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
+// What an operation of sweep.h has that needs no memory of its own beside its arrays, and nothing at the end.
+struct Plain {
+  using Scratch = char;
+  int64_t scratch_size() const { return 0; }
+  TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
+};
+
 template <Shape shape, class T>
 TSSLBP_INLINE T stand_in(T x) {
   const T distance = std::abs(x), y = 1 + distance, z = T(1.57079632679489662) * x, w = 1 - distance;
@@ -167,15 +174,12 @@ TSSLBP_INLINE T stand_in(T x) {
 }
 
 template <class T, class Constants, Shape shape>
-struct SurrogateBackward {
+struct SurrogateBackward : Plain {
   static constexpr int64_t MOST = LANES<T, Constants::VARY>;
-  using Scratch = T;  // not used
   Gradient<T> g;
   Constants constants;
   T slope, scale;
   Bits<T> through_reset;
-
-  int64_t scratch_size() const { return 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
     T error[MOST] = {}, carried[MOST] = {}, made[MOST], read[MOST];
@@ -209,20 +213,15 @@ struct SurrogateBackward {
     by.write(g, first, width, c, error, a_before);
     g.back.write(first, width, carried, error);
   }
-
-  TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
 // The rule of rules/eventprop.py, whose numbers the equations have. It takes no parts: (2) needs the error of the step before.
 template <class T, class Constants>
-struct EventPropBackward {
+struct EventPropBackward : Plain {
   static constexpr int64_t MOST = LANES<T, Constants::VARY>;
-  using Scratch = T;  // not used
   Gradient<T> g;
   Constants constants;
   T clip, wake;
-
-  int64_t scratch_size() const { return 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
     T error[MOST] = {}, carried[MOST] = {}, push[MOST] = {}, after[MOST] = {}, made[MOST], read[2][MOST], none[MOST] = {};
@@ -265,8 +264,6 @@ struct EventPropBackward {
     }
     by.write(g, first, width, c, error, none);
   }
-
-  TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
 // The share of steps with a spike over all neurons.
@@ -313,14 +310,14 @@ template <class T, class Constants, class F>
 void with_rule(const Gradient<T>& g, const Constants& c, const SurrogateNumbers& r, const F& f) {
 #define TSSLBP_SHAPE(name, formula) \
   if (r.shape == Shape::name)       \
-    return f(SurrogateBackward<T, Constants, Shape::name>{g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
+    return f(SurrogateBackward<T, Constants, Shape::name>{{}, g, c, T(r.slope), T(r.scale), mask<T>(r.through_reset)});
   TSSLBP_SHAPES(TSSLBP_SHAPE)
 #undef TSSLBP_SHAPE
 }
 
 template <class T, class Constants, class F>
 void with_rule(const Gradient<T>& g, const Constants& c, const EventPropNumbers& r, const F& f) {
-  f(EventPropBackward<T, Constants>{g, c, T(r.clip), T(r.wake)});
+  f(EventPropBackward<T, Constants>{{}, g, c, T(r.clip), T(r.wake)});
 }
 
 }  // namespace tsslbp

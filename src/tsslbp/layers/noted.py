@@ -31,9 +31,13 @@ def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
 def check_kinds(network: nn.Module) -> None:
     """Raises UserError for a module whose class derives from one of tsslbp's: nobody else knows what it overrides."""
     for name, module in network.named_modules():
-        kind = _kind(module)
-        if not _is_known(kind) and any(base.__module__.startswith("tsslbp.") for base in kind.__mro__):
-            raise UserError(f"{name or 'the network'} is {_called(kind)}, a class of your own; only tsslbp's are written")
+        if not is_known(module) and any(base.__module__.startswith("tsslbp.") for base in type(module).__mro__):
+            raise UserError(f"{name or 'the network'} is {_called(module)}, a class of your own; only tsslbp's are written")
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module's class is one of tsslbp's or PyTorch's, so that nobody has overridden anything."""
+    return _kind(module).__module__.startswith(("tsslbp.", "torch."))
 
 
 def _modules(network: nn.Module) -> dict[str, str]:
@@ -42,7 +46,7 @@ def _modules(network: nn.Module) -> dict[str, str]:
         told = [module.extra_repr()] if name else []
         told += [str(value) for key, value in vars(module).items() if key == "pool" or isinstance(value, LIF)]
         told += [f"{key}={value}" for key, value in vars(module).items() if key in ("time_steps", "tau_s")]
-        described[name] = f"{_called(_kind(module))}({', '.join(filter(None, told))})"
+        described[name] = f"{_called(module)}({', '.join(filter(None, told))})"
     return described
 
 
@@ -55,9 +59,6 @@ def _kind(module: nn.Module) -> type:
     return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
-def _is_known(kind: type) -> bool:
-    return kind.__module__.startswith(("tsslbp.", "torch."))
-
-
-def _called(kind: type) -> str:
-    return kind.__name__ if _is_known(kind) else f"{kind.__module__}.{kind.__name__}"
+def _called(module: nn.Module) -> str:
+    kind = _kind(module)
+    return kind.__name__ if is_known(module) else f"{kind.__module__}.{kind.__name__}"

@@ -45,9 +45,9 @@ class Rule(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        inherited = {name for base in cls.__mro__[1:] for name in vars(base)} - {"options", "code"}
-        changed = {name for name, value in vars(cls).items() if callable(value) and not name.startswith("__")} & inherited
-        if changed and "numbers" not in vars(cls):  # those of the class above stand for its equations, not for these
+        told = next(base for base in cls.__mro__ if "numbers" in vars(base))  # its equations are what the numbers stand for
+        equations = (name for name in dir(told) if not name.startswith("__") and name not in ("options", "code"))
+        if any(callable(getattr(told, name)) and getattr(cls, name) is not getattr(told, name) for name in equations):
             cls.numbers = None  # type: ignore[assignment]
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
