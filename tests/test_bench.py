@@ -13,7 +13,7 @@ from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.architecture import PAPER
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, floor, grown
-from tsslbp.cli import commands
+from tsslbp.cli import speed
 
 comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
 SMALL = Case("small", replace(PAPER["mnist-cnn-head"], network="3C5-P2-7-10"), batch=2)
@@ -95,7 +95,7 @@ def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypa
 
 def test_large_cases_are_measured_only_if_named():
     assert bench.cases()["cifar10-cnn1"].large
-    assert commands.Bench().cases == tuple(name for name in bench.cases() if not name.startswith("cifar10"))
+    assert speed.Bench().cases == tuple(name for name in bench.cases() if not name.startswith("cifar10"))
 
 
 def test_growth_has_every_axis(monkeypatch):

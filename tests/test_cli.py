@@ -181,6 +181,17 @@ def test_lists_and_help(capsys):
         assert f"tsslbp {command}" in out
 
 
+def test_a_command_waits_for_nothing_that_it_does_not_use():
+    script = (
+        "import contextlib, sys; from tsslbp import cli\n"
+        "for command in ('', 'recipes', 'rules', 'train', 'evaluate', 'predict', 'export', 'import', 'bench'):\n"
+        "    with contextlib.suppress(SystemExit): cli.main([*command.split(), '--help'])\n"
+        "assert not {'matplotlib', 'scipy', 'sklearn', 'torchvision', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_doctor_names_the_extra_that_is_missing(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "missing; downloads needs it: pip install 'tsslbp[vision]'" in run(capsys, "doctor", "--no-measure")[1]

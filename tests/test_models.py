@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from tsslbp import UserError, cli, events, publish, training
-from tsslbp.cli.publish import FORMATS, Format
+from tsslbp.cli.exchange import FORMATS, Format
 
 
 @pytest.fixture(scope="module")

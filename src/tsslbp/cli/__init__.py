@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tsslbp import __version__, imports, processes
 from tsslbp.cli import own, streams
-from tsslbp.cli.commands import COMMANDS
-from tsslbp.cli.parse import overview
+from tsslbp.cli.commands import COMMANDS, overview
 from tsslbp.errors import UserError, unknown
 from tsslbp.training import Interrupted
 
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(COMMANDS))
+        print(overview())
         return
     if arguments[0] == "--version":
         print(f"tsslbp {__version__}")

@@ -24,7 +24,7 @@ class Rules:
 
 
 def rules_(arguments: list[str]) -> None:
-    """list the learning rules and their options, and the models to compare with"""
+    """``tsslbp rules``."""
     if parse(Rules, "rules", arguments).markdown:
         print(catalogue.markdown(), end="")
         return
@@ -50,7 +50,7 @@ class Cite:
 
 
 def cite(arguments: list[str]) -> None:
-    """print BibTeX of this software and of a rule's papers"""
+    """``tsslbp cite``."""
     print(catalogue.cite(parse(Cite, "cite", arguments).rule))
 
 
@@ -69,7 +69,7 @@ class Check:
 
 
 def check_(arguments: list[str]) -> None:
-    """repeat the experiment of another model's paper: tsslbp check NAME"""
+    """``tsslbp check``."""
     options = parse(Check, "check", arguments)
     result = check(options.name, options.seeds, options.quick)
     columns = [numbers(run) for run in result["runs"]]

@@ -5,7 +5,6 @@ import io
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tyro
@@ -81,15 +80,6 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
     if not arguments or arguments[0].startswith("-"):
         return TrainConfig(), command, arguments
     return recipes.get(arguments[0]), f"{command} {arguments[0]}", arguments[1:]
-
-
-def overview(commands: Mapping[str, Callable[[list[str]], None]]) -> str:
-    """The text of ``tsslbp --help``."""
-    width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
-    head = ["usage: tsslbp COMMAND ... | --version", "", "Train deep spiking neural networks by spike timing.", ""]
-    tail = ["", "tsslbp COMMAND --help lists the options of a command. Start with: tsslbp train quickstart"]
-    return "\n".join([*head, *lines, *tail])
 
 
 def _one_line(box: str) -> str:

@@ -1,15 +1,15 @@
 """Progress of many runs, and what to do when one is stopped."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 
-import tsslbp.training as training
+from tsslbp import training
+from tsslbp.cli.show import say
 
 
 def watch(run: str) -> training.Progress:
     """Says which of many runs begins; shows how it goes."""
-    print(run, file=sys.stderr, flush=True)
+    say(run)
     return training.watcher()
 
 
@@ -19,5 +19,5 @@ def same_command_goes_on() -> Iterator[None]:
     try:
         yield
     except training.Interrupted:
-        print("stopped; give the same command again to go on", file=sys.stderr)
+        say("stopped; give the same command again to go on")
         raise KeyboardInterrupt from None

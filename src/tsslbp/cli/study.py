@@ -27,7 +27,7 @@ NOT_HERE = {
 
 
 def study_(arguments: list[str]) -> None:
-    """study a run, a recipe or rules, with figures: tsslbp study NAME RUN_OR_RECIPE_OR_RULES"""
+    """``tsslbp study``."""
     known = study.studies()
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10}  {one.about}" for name, one in known.items()]
@@ -53,7 +53,7 @@ def study_(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str]) -> None:
-    """compare learning rules on one network: tsslbp compare RECIPE --rules A,B,C"""
+    """``tsslbp compare``."""
     options = _training_options(Compare, "compare", arguments)
     with same_command_goes_on():
         folder, result = options.run(watch)

@@ -1,0 +1,183 @@
+"""The commands that write a trained network for other programs, and read one of theirs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import torch
+import tyro
+
+from tsslbp import data, quantisation, training
+from tsslbp.cli.parse import parse
+from tsslbp.cli.show import console, say
+from tsslbp.declared import FINITE, POSITIVE, Means, flag
+from tsslbp.errors import UserError, unknown
+from tsslbp.exchange import c, check, compiled, nir, onnx
+from tsslbp.exchange.program import Program
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained network in a format that others read. The ending of FILE says which."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """A run's folder, or a model.safetensors."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """What to write, such as models/NAME.safetensors."""
+    format: str | None = None
+    """The format, where the ending of FILE does not say it."""
+    half: bool = False
+    """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
+    needs the data."""
+    bias: nir.Bias = "leak"
+    """How biases behind a synapse are written. leak is what NIR's equations ask for. onset runs in simulators without leaks: it
+    adds an input channel, which is 1 at the first step and then 0."""
+    check: int = 0
+    """Run this many test samples through the written network, and count the spikes that differ: in every simulator that is
+    installed, or in compiled C; in onnxruntime the output currents and answers."""
+    data: str | None = None
+    """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
+    bits: Annotated[str | None, Means(quantisation.check)] = None
+    """Bits to round weights to that were trained in floating point: 8, 4, 3, 2 or ternary. Accuracy is better if training
+    already has them (tsslbp train --bits)."""
+    data_root: Path = Path("data")
+    """Folder that holds the data set: for --half, for --check, and for the samples in the test of a C program."""
+
+
+class Format(NamedTuple):
+    """A format that ``tsslbp export`` writes."""
+
+    ending: str
+    """Of a file; empty for a folder, which ``--format`` asks for."""
+    about: str
+    write: Callable[[Export], Iterator[str]]
+    """Writes FILE and gives the lines to print. Raises UserError for what the format cannot say."""
+    options: frozenset[str] = frozenset()
+    """Settings of :class:`Export` that it takes, besides the paths and the format."""
+
+
+def _safetensors(options: Export) -> Iterator[str]:
+    from tsslbp import publish  # here, because Matplotlib comes with it
+
+    yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
+
+
+def _test(options: Export, model: training.Model) -> data.Split | None:
+    """The test samples that --check asks for, if it does."""
+    if options.check < 0:
+        raise UserError(f"--check is {options.check}; it must be a number of samples")
+    if not options.check:
+        return None
+    test = training.samples_to_test(model, options.data, options.data_root).split
+    return test.select(torch.arange(min(options.check, len(test))))
+
+
+def _nir(options: Export) -> Iterator[str]:
+    model = training.load(options.model)
+    test = _test(options, model)
+    graph = nir.to_nir(model, options.bias)
+    nir.write(graph, options.file)
+    yield f"wrote {options.file}: {nir.described_graph(graph)}"
+    if test:
+        yield from check.lines(check.check(model.network, graph, model.inputs(test.x, 0, test.lengths), say=say))
+
+
+def _onnx(options: Export) -> Iterator[str]:
+    model = training.load(options.model)
+    test = _test(options, model)
+    proto = onnx.to_onnx(model)
+    found = list(onnx.check(proto, model, test)) if test else []  # before anything is written
+    onnx.write(proto, options.file)
+    yield f"wrote {options.file}: {onnx.described(proto)}"
+    yield from found
+
+
+def _c(options: Export) -> Iterator[str]:
+    model = training.load(options.model)
+    test, program = _test(options, model), Program.of(model, options.bits)
+    if test:
+        compiled.compiler()  # before anything is written
+    yield c.write(program, options.file, options.data_root)
+    if test:
+        yield from compiled.check(options.file, program, test)
+
+
+FORMATS = {
+    "safetensors": Format(
+        ".safetensors",
+        "the model of a run, to give away, and README.md beside it, a card of all models in that folder",
+        _safetensors,
+        frozenset({"half", "data_root"}),
+    ),
+    "nir": Format(
+        ".nir",
+        "a graph for other simulators and chips (NIR), with the same spikes",
+        _nir,
+        frozenset({"bias", "check", "data", "data_root"}),
+    ),
+    "onnx": Format(
+        ".onnx",
+        "a graph from raw samples to answers (ONNX), for onnxruntime and other runtimes",
+        _onnx,
+        frozenset({"check", "data", "data_root"}),
+    ),
+    "c": Format(
+        "",
+        "a new folder with the network as C99, a test with vectors, and a page that says how to use them",
+        _c,
+        frozenset({"bits", "check", "data", "data_root"}),
+    ),
+}
+"""Formats by their names."""
+
+
+def export(arguments: list[str]) -> None:
+    """``tsslbp export``."""
+    about = "; ".join(f"{form.ending or f'--format {name}'}: {form.about}" for name, form in FORMATS.items())
+    options = parse(Export, "export", arguments, description=f"{Export.__doc__} {about}.")
+    name, form = _format(options)
+    for field in fields(Export)[3:]:
+        if getattr(options, field.name) != field.default and field.name not in form.options:
+            raise UserError(f"{flag(field.name)} has no effect with format {name}")
+    for line in form.write(options):
+        console.print(line)
+
+
+def _format(options: Export) -> tuple[str, Format]:
+    """The format that was asked for, or the one of the file's ending. Raises UserError if there is none."""
+    if options.format is not None:
+        if options.format not in FORMATS:
+            raise unknown("format", options.format, FORMATS)
+        return options.format, FORMATS[options.format]
+    for name, form in FORMATS.items():
+        if form.ending and options.file.suffix == form.ending:
+            return name, form
+    endings = ", ".join(form.ending for form in FORMATS.values() if form.ending)
+    raise UserError(f"the ending of {options.file} names no format; known endings: {endings}; or choose with --format")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Read a network from a NIR file, and write it as a model, to be used, trained further and exported again."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A NIR file, of this or another program."""
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """What to write, a .safetensors file."""
+    dt: Annotated[float | None, POSITIVE, FINITE] = None
+    """Seconds of a step. Default: what the file says, else 1e-4, which most programs take for granted."""
+    time_steps: Annotated[int | None, POSITIVE] = None
+    """Steps per sample, T. Default: what the file says, else 5."""
+
+
+def import_(arguments: list[str]) -> None:
+    """``tsslbp import``."""
+    options = parse(Import, "import", arguments)
+    if options.model.suffix != ".safetensors":
+        raise UserError(f"{options.model} must end in .safetensors")
+    found = nir.read(options.file, options.dt, options.time_steps)
+    found.model.save(options.model)
+    if found.assumed:
+        console.print(f"the file does not say everything; taken for granted: {', '.join(found.assumed)}")
+    console.print(f"model: {options.model}, {found.model.network.describe()}")

@@ -1,0 +1,90 @@
+"""The commands that say how fast this machine is, and what works on it."""
+
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsslbp import bench, kernels, machine
+from tsslbp.cli.parse import parse
+from tsslbp.cli.show import console, say
+from tsslbp.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Speed and memory of a training step, and how it grows, against the linear maps alone, a ReLU network and other libraries.
+
+    All are timed in turns in one run, so that other work on the machine affects them alike. Read the ratios and not the
+    milliseconds.
+    """
+
+    cases: tuple[str, ...] = tuple(name for name, case in bench.cases().items() if not case.large)
+    """Networks to measure. cifar10-cnn1 and cifar10-cnn2 take minutes each, and run only if you name them."""
+    seconds: float = 30.0
+    """Seconds for each network. More seconds give steadier numbers."""
+    memory: bool = True
+    """Also measure peak memory, each contestant in a process of its own."""
+    growth: bool = True
+    """Also measure how the time of a step grows with T, batch size and width."""
+    against: Path | None = None
+    """The Python interpreter of another installation of tsslbp. Only training steps are then measured, in turns with that
+    installation, and the ratio of the times is printed."""
+    results: Path = Path("benchmarks/results")
+    """Folder for the result, a JSON file named by processor and date."""
+
+
+def bench_(arguments: list[str]) -> None:
+    """``tsslbp bench``."""
+    options = parse(Bench, "bench", arguments)
+    for name in options.cases:
+        if name not in bench.cases():
+            raise unknown("case", name, bench.cases())
+    if not options.seconds > 0:
+        raise UserError(f"--seconds is {options.seconds}; it must be positive")
+    machine.keep_memory()  # for all that are compared
+    if options.against:
+        found = bench.against(options.against, options.cases, options.seconds, say)
+        console.print(bench.against_table(found))
+        about = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe()}
+        console.print(f"result: {bench.save({**about, 'against': found}, options.results, 'against-')}")
+        return
+    result = bench.run(options.cases, options.seconds, options.memory, say)
+    if options.growth:
+        result["growth"] = bench.growth(options.seconds, options.memory, say)
+    console.print(bench.table(result))
+    console.print(bench.spent_table(result))
+    console.print(f"result: {bench.save(result, options.results)}")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show which kernels and packages work here, and measure whether bfloat16 is faster. `--precision auto` follows that
+    measurement."""
+
+    measure: bool = True
+    """Measure bfloat16. The result is kept in the cache folder."""
+    seconds: float = 5.0
+    """Seconds for each network measured."""
+
+
+def doctor(arguments: list[str]) -> None:
+    """``tsslbp doctor``."""
+    options = parse(Doctor, "doctor", arguments)
+    rows = machine.describe()
+    for name, backend in kernels.backends().items():
+        rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
+    for package, purpose in (("torchvision", "downloads"), ("PIL", "predict"), ("tensorboard", "--tensorboard")):
+        found = importlib.util.find_spec(package) is not None
+        extra = "tensorboard" if package == "tensorboard" else "vision"
+        missing = f"missing; {purpose} needs it: pip install 'tsslbp[{extra}]'"
+        rows[f"package {package}"] = "installed" if found else missing
+    if options.measure and kernels.backends()["cpp"].usable:
+        machine.keep_memory()
+        gains = bench.bfloat16_gains(options.seconds)
+        machine.record_bfloat16(gains)
+        rows["bfloat16"] = ", ".join(f"{gain:.2f} times as fast on {name}" for name, gain in gains.items())
+    rows["--precision auto"] = f"takes {'bfloat16' if machine.bfloat16_pays() else 'float32'}"
+    width = max(map(len, rows))
+    for what, here in rows.items():
+        console.print(f"{what:<{width}}  {here}")

@@ -1,0 +1,69 @@
+"""The commands that train a network, and list the recipes for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsslbp import machine, processes, recipes, training
+from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
+from tsslbp.cli.show import console
+from tsslbp.errors import UserError
+from tsslbp.settings import TrainConfig
+
+CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
+"""How an epoch was chosen, in a reader's words."""
+
+
+def train(arguments: list[str]) -> None:
+    """``tsslbp train``."""
+    config, command, arguments = starting_from("train", arguments)
+    given = given_in(arguments) if command == "train" and "--config" not in arguments else None
+    if "--config" in arguments:
+        position = arguments.index("--config")
+        if position + 1 == len(arguments):
+            raise UserError("--config needs a file, such as runs/NAME/config.toml")
+        config = TrainConfig.from_toml(Path(arguments[position + 1]), config)
+        arguments = arguments[:position] + arguments[position + 2 :]
+    about = (
+        f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
+        "Without one, settings that you leave out suit the data, whatever default is shown below. "
+        "--config FILE trains again with the settings in a run's config.toml."
+    )
+    config = parse(TrainConfig, command, arguments, config, about)
+    refuse_idle(config, arguments)
+    machine.keep_memory()
+    folder, final = training.train(config, training.watcher(), given=given)
+    if not processes.leads():
+        return
+    chosen = CHOSEN[final.get("choose", "validation")]
+    if "f1" in final:
+        console.print(
+            f"F1 {final['f1']:.4f} (spikes within one step), van Rossum distance {final['van_rossum']:.3f} "
+            f"({final['test_samples']} test samples; epoch {final['best_epoch']}, {chosen}), {final['seconds']:.0f} s"
+        )
+    else:
+        right = round(final["test_accuracy"] / 100 * final["test_samples"])
+        best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
+        console.print(
+            f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
+            f"{chosen}), {best}{final['seconds']:.0f} s"
+        )
+        if said := training.verdict(final):
+            console.print(said)
+    from tsslbp import report  # here, because Matplotlib takes longer to load than many commands take
+
+    console.print(f"report: {report.write(folder)}")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
+def recipes_(arguments: list[str]) -> None:
+    """``tsslbp recipes``."""
+    parse(Nothing, "recipes", arguments)
+    for name, recipe in recipes.RECIPES.items():
+        config = recipe.config
+        console.print(f"{name}: {recipe.summary}")
+        steps = "T from the data" if config.time_steps is None else f"T = {config.time_steps}"
+        console.print(f"    {config.network}, {steps}, {config.epochs} epochs, batches of {config.batch_size}")

@@ -1,0 +1,125 @@
+"""The commands that use a trained network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tsslbp import data, metrics, training
+from tsslbp.cli import predictions
+from tsslbp.cli.parse import parse
+from tsslbp.cli.show import console, say
+from tsslbp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the accuracy of a trained model on its test set."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, or a model.safetensors."""
+    data: str | None = None
+    """Data set, or file or folder of your own, whose test samples are used. Default: the one the model was trained on."""
+    all: Path | None = None
+    """File or folder of which every sample is used. The model must never have been trained on it."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into the data root."""
+    skip_broken: bool = False
+    """Leave out pictures of image-folder:DIR or webdataset:SHARDS that cannot be read, and name them."""
+    workers: int | None = None
+    """Processes that read pictures of image-folder:DIR or webdataset:SHARDS. Default: one less than the cores, at most 8."""
+    early_exit: bool = False
+    """Stop each sample as soon as its answer can no longer change, whatever the remaining steps bring."""
+
+
+def evaluate(arguments: list[str]) -> None:
+    """``tsslbp evaluate``."""
+    options = parse(Evaluate, "evaluate", arguments)
+    model = training.load(options.model)
+    if options.all and options.data:
+        raise UserError("--all and --data both name samples; give one of them")
+    streaming = _streaming(options, model.data if options.all else options.data or model.data)
+    if options.all:
+        samples = training.samples_of_file(model, options.all, streaming)
+    else:
+        samples = training.samples_to_test(model, options.data, options.data_root, options.download, streaming)
+    for warning in samples.warnings:
+        say(f"warning: {warning}")
+    test = samples.split
+    if options.early_exit and test.trains:
+        raise UserError("--early-exit is for classes; this model answers with spike trains")
+    if test.trains:
+        distance = f"van Rossum distance {model.distance(test):.3f}"
+        console.print(f"F1 {model.accuracy(test) / 100:.4f} (spikes within one step), {distance}, on {samples.which}")
+        return
+    if options.early_exit and test.lengths is not None:
+        raise UserError(f"--early-exit is for sequences of one length; some of these have {int(test.lengths.min())} steps")
+    if options.early_exit:
+        answers, taken = model.decide(test)
+        console.print(f"decided after {float(taken.double().mean()):.2f} of {model.network.time_steps} steps on average")
+    else:
+        answers = model.answers(test)
+    right = int((answers == test.y).sum())
+    low, high = metrics.wilson_interval(right, len(test))
+    console.print(
+        f"test accuracy {100 * right / len(test):.2f} % "
+        f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f}) on {samples.which}"
+    )
+    if silent := int((answers == metrics.NO_ANSWER).sum()):
+        console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
+
+
+def _streaming(options: "Evaluate | Predict", name: str) -> data.Streaming:
+    """How pictures in files are read. Raises UserError for options without effect on a data set of this name."""
+    given = {"--skip-broken": options.skip_broken, "--workers": options.workers is not None}
+    if idle := [flag for flag, said in given.items() if said and not data.in_files.is_one(name)]:
+        raise UserError(f"{' and '.join(idle)} has no effect without a model or data of {data.in_files.FORMS}; leave it out")
+    if options.workers is not None and options.workers < 0:
+        raise UserError(f"--workers is {options.workers}; it must be 0 or more")
+    return data.Streaming(skip_broken=options.skip_broken, workers=options.workers)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify an image, or every sample of a file or folder, with a trained model."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run's folder, or a model.safetensors."""
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """An image file, or a file or folder of any kind that train takes; labels are not needed. Images may have any size.
+    Transparent parts become white. Images are converted to grey or RGB as the network needs, padded to the network's shape with
+    the colour of their border, and scaled. Models of image-folder:DIR or webdataset:SHARDS take them as in their training,
+    without padding, and read shards too."""
+    out: Path | None = None
+    """CSV file for the predictions, with columns sample, class, confidence and step. A model of target spike trains has a row
+    for each output spike, with columns sample, neuron and step (from 0). Without it the first ones are printed."""
+    skip_broken: bool = False
+    """Leave out pictures that cannot be read, and name them; for models of image-folder:DIR or webdataset:SHARDS."""
+    workers: int | None = None
+    """Processes that read pictures, for models of image-folder:DIR or webdataset:SHARDS. Default: one less than the cores, at
+    most 8."""
+    invert: Literal["auto", "yes", "no"] = "auto"
+    """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
+    a dark digit on paper, and says so."""
+
+
+def predict(arguments: list[str]) -> None:
+    """``tsslbp predict``."""
+    options = parse(Predict, "predict", arguments)
+    model = training.load(options.model)
+    inverted = {"auto": None, "yes": True, "no": False}[options.invert]
+    samples = predictions.samples(options.path, model, inverted, _streaming(options, model.data))
+    for line in samples.warnings:
+        say(line)
+    made = predictions.of(model, samples)
+    if options.out:
+        predictions.write(options.out, made, options.path)
+        console.print(f"wrote {made.what} to {options.out}")
+        return
+    for line in made.said[: predictions.SHOWN]:
+        console.print(line)
+    if more := made.said[predictions.SHOWN :]:
+        console.print(f"and {len(more):,} more; --out FILE.csv writes all")
