@@ -465,6 +465,16 @@ def test_tables_as_programs_write_them(tmp_path, text, classes):
     assert (dataset.classes, dataset.sample_shape) == (classes, (2,))
 
 
+@pytest.mark.parametrize("rows", [19, 20])
+@pytest.mark.parametrize("other", ["{}", "7", "{}.5"])
+def test_a_column_that_numbers_the_rows_is_named(tmp_path, other, rows):
+    numbers = torch.randperm(rows).add(1001).tolist()
+    (tmp_path / "t.csv").write_text("id,u,y\n" + "".join(f"{n},{other.format(n * n)},{n % 2}\n" for n in numbers))
+    notes = data.load(str(tmp_path / "t.csv"), Path()).notes
+    said = "column id numbers the rows and is taken as a feature; remove it if it tells no more"
+    assert notes[1:] == ((said,) if rows == 20 else ())
+
+
 BAD_SERIES = {
     "text": ("1 2 3\n2 4 x\n", "line 2 is not a series of numbers: it has 'x'"),
     "missing": ("1 2 3\n2 NaN 5 ? 7\n", "line 2 has 2 missing values, the first in step 0; fill or remove them"),

@@ -23,16 +23,19 @@ LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
 SEVERAL = 2
 """So many samples a class must have on average, or the column is taken for none of classes."""
+MANY = 20
+"""Rows of which consecutive numbers are no chance."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers ``[N, F]``, the label of each row, and the name of the column of labels."""
+    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and which of those number the rows."""
 
     x: NDArray[np.float32]
     labels: list[str | None]
     label: str
     columns: tuple[str, ...]
+    numbering: tuple[str, ...]
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -57,8 +60,14 @@ def read(path: Path, wanted: Wanted) -> Found:
         part: Split(torch.from_numpy(table.x), numbered(table.labels, classes, str(path if part == "train" else other), wanted))
         for part, table in tables.items()
     }
-    note = f"classes are in column {train.label}; name another one label to take that"
-    facts = kind_fact("vectors", note)
+    facts = kind_fact(
+        "vectors",
+        f"classes are in column {train.label}; name another one label to take that",
+        *(
+            f"column {each} numbers the rows and is taken as a feature; remove it if it tells no more"
+            for each in train.numbering
+        ),
+    )
     return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts)
 
 
@@ -111,7 +120,14 @@ def _table(path: Path, wanted: Wanted) -> Table:
     if faults:
         raise all_of(faults)
     name = "" if label is None else columns[label]
-    return Table(x, labels, name, tuple(columns[n] for n in chosen) if header else (f"{len(chosen)} without names",))
+    names = [columns[n] for n in chosen]
+    numbering = tuple(name for name, column in zip(names, x.T, strict=True) if _numbers_rows(column))
+    return Table(x, labels, name, tuple(names) if header else (f"{len(chosen)} without names",), numbering)
+
+
+def _numbers_rows(column: NDArray[np.float32]) -> bool:
+    """Whether a column holds consecutive whole numbers in any order, as no measurement of many samples does."""
+    return len(column) >= MANY and bool((np.diff(np.sort(column)) == 1).all())
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
