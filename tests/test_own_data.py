@@ -465,6 +465,39 @@ def test_tables_as_programs_write_them(tmp_path, text, classes):
     assert (dataset.classes, dataset.sample_shape) == (classes, (2,))
 
 
+def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [(n % 7, 10 * (n % 3), n % 3) for n in range(60)]
+
+    def table(name, head, *order):
+        Path(name).write_text(f"{head}\n" + "".join(",".join(str(row[n]) for n in order) + "\n" for row in rows))
+        return name
+
+    given = table("train.csv", "u,v,kind", 0, 1, 2)
+    assert cli.main(["train", "--data", given, "--epochs", "1", "--name", "by-name"]) == 0
+
+    def predicted(name):
+        assert cli.main(["predict", "runs/by-name", name, "--out", "found.csv"]) == 0
+        return Path("found.csv").read_text()
+
+    found = predicted(given)
+    for other in (("v,u", 1, 0), ("kind,v,u", 2, 1, 0), ("v,label,u", 1, 2, 0), (",v,u,kind", 0, 1, 0, 2)):
+        assert predicted(table("other.csv", *other)) == found
+    assert predicted(table("places.csv", "0,1", 0, 1)).splitlines()[0] == found.splitlines()[0]
+    capsys.readouterr()
+    for head, *order, message in (
+        ("u,w,kind", 0, 1, 2, "other.csv has columns u, w; the training samples have u, v: make them alike"),
+        ("u,v,w,label", 0, 1, 0, 2, "other.csv has columns u, v, w; the training samples have u, v: make them alike"),
+        ("u,u,v", 0, 0, 1, "other.csv has columns u, u, v; the training samples have u, v: make them alike"),
+    ):
+        assert cli.main(["predict", "runs/by-name", table("other.csv", head, *order)]) == 2
+        assert capsys.readouterr().err == f"tsslbp: {message}\n"
+    assert cli.main(["evaluate", "runs/by-name", "--all", table("other.csv", "v,u", 1, 0)]) == 2
+    assert capsys.readouterr().err == "tsslbp: other.csv has no column of classes; add one named label\n"
+    assert cli.main(["evaluate", "runs/by-name", "--data", table("other.csv", "v,u,kind", 1, 0, 2)]) == 2
+    assert "the columns of other.csv are v, u; the model's are u, v: put them into that order" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rows", [19, 20])
 @pytest.mark.parametrize("other", ["{}", "7", "{}.5"])
 def test_a_column_that_numbers_the_rows_is_named(tmp_path, other, rows):
@@ -500,8 +533,13 @@ def test_test_files_that_do_not_go_with_the_training_file(tmp_path):
         data.load(str(tmp_path / "s_TEST.txt"), Path())
     (tmp_path / "t_TRAIN.csv").write_text("a,b,y\n1,2,0\n3,4,1\n" * 1 + "1,2,0\n3,4,1\n" * 3)
     (tmp_path / "t_TEST.csv").write_text("a,c,y\n1,2,0\n")
-    with fails("t_TEST.csv has columns a, c; .*t_TRAIN.csv has a, b: make them alike"):
+    with fails("t_TEST.csv has columns a, c; the training samples have a, b: make them alike"):
         data.load(str(tmp_path / "t_TRAIN.csv"), Path())
+    (tmp_path / "t_TEST.csv").write_text("1,2,3,0\n")
+    with fails("t_TEST.csv has 3 features; .*t_TRAIN.csv has 2: make them alike"):
+        data.load(str(tmp_path / "t_TRAIN.csv"), Path())
+    (tmp_path / "t_TEST.csv").write_text("y,b,a\n0,2,1\n")
+    assert data.load(str(tmp_path / "t_TRAIN.csv"), Path()).test.x.tolist() == [[1, 2]]
 
 
 def test_wrong_folders(tmp_path):

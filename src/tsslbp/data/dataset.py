@@ -136,7 +136,7 @@ class Dataset:
     round otherwise. ``kind`` follows from the shape and type of the samples if it is left out. ``cut`` sequences are recordings
     that were cut into as many steps as were asked for, ``rate`` is that of sounds in samples per second, and ``delta`` the
     change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`; 0 leaves channels as they are).
-    ``notes`` say in a line each what the reader of a user's own data decided.
+    ``columns`` are the names of a table's features. ``notes`` say in a line each what the reader of a user's own data decided.
     """
 
     name: str
@@ -153,6 +153,7 @@ class Dataset:
     cut: bool = False
     rate: int = 0
     delta: float = 0.0
+    columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

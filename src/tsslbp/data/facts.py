@@ -30,6 +30,7 @@ class Facts:
         digests: hash of each part: of targets, lengths and, if ``exact``, samples in their order.
         exact: whether the samples are part of the digests. If not, they are computed, and may differ by rounding.
         remembered: hashes of some training samples, from which :meth:`seen` tells whether others are the same.
+        columns: names of the features of a table, in their order; none where it had none.
 
     Raises:
         UserError: something else, as a damaged file may hold it.
@@ -42,10 +43,11 @@ class Facts:
     digests: dict[str, str]
     exact: bool
     remembered: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         numbers, parts = (*self.low, *self.high), ["test", "train", "validation"]
-        texts = (*self.digests.values(), *self.remembered)
+        texts = (*self.digests.values(), *self.remembered, *self.columns)
         if (
             self.dtype not in ("uint8", "float32")
             or not numbers
@@ -76,12 +78,13 @@ class Facts:
             digests={name: _digest(part, exact) for name, part in dataset.parts.items()},
             exact=exact,
             remembered=_smallest(_recognised(dataset.train)),
+            columns=dataset.columns,
         )
 
     @staticmethod
     def read(fields: dict[str, Any]) -> "Facts":
         """Facts from what :meth:`to_dict` gave, as JSON has kept it. Raises UserError or TypeError if they are damaged."""
-        lists = {key: tuple(fields[key]) for key in ("low", "high", "remembered")}
+        lists = {key: tuple(fields.get(key, ())) for key in ("low", "high", "remembered", "columns")}
         return Facts(**{**fields, **lists})
 
     def to_dict(self) -> dict[str, Any]:

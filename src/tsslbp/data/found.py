@@ -23,6 +23,7 @@ class Wanted:
         classes: classes of a model that takes the samples; those that the files have if left out.
         shape: of one sample as that model takes it, T first in a sequence.
         rate: of the sounds that it was trained on, samples per second.
+        columns: names of the features that it takes from a table, in its order; none where it takes them by place.
         labelled: samples must have labels. Samples to predict need none.
     """
 
@@ -30,6 +31,7 @@ class Wanted:
     classes: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     rate: int = 0
+    columns: tuple[str, ...] = ()
     labelled: bool = True
 
     @property

@@ -95,11 +95,14 @@ def samples(
     classes: tuple[str, ...],
     shape: tuple[int, ...],
     rate: int = 0,
+    columns: tuple[str, ...] = (),
     labelled: bool = True,
 ) -> tuple[Split, list[str]]:
     """Every sample at a path, for a model of these classes and this shape of a sample, and what to call each.
 
+    ``rate`` and ``columns`` are as of :class:`~tsslbp.data.found.Wanted`.
+
     Raises:
         UserError: as :func:`found`; classes that the model does not have. A class may be missing.
     """
-    return found(path, Wanted(classes=classes, shape=shape, rate=rate, labelled=labelled)).all()
+    return found(path, Wanted(None, classes, shape, rate, columns, labelled)).all()

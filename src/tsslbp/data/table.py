@@ -6,7 +6,8 @@ semicolons and tabs part the columns. ``NAME_TRAIN.csv`` finds its ``NAME_TEST.c
 
 import csv
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class Table:
     labels: list[str | None]
     label: str
     columns: tuple[str, ...]
+    """Empty if they have no names."""
     numbering: tuple[str, ...]
 
 
@@ -45,11 +47,9 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: files that cannot be read, text or nothing where a number should be, other columns in a test file.
     """
     train, other = _table(path, wanted), None if wanted.whole else partner(path)
-    tables = {"train": train, **({"test": _table(other, wanted)} if other else {})}
-    if other and tables["test"].columns != train.columns:
-        raise UserError(
-            f"{other} has columns {_few(tables['test'].columns)}; {path} has {_few(train.columns)}: make them alike"
-        )
+    tables = {"train": train, **({"test": _table(other, replace(wanted, columns=train.columns))} if other else {})}
+    if other and tables["test"].x.shape[1] != train.x.shape[1]:
+        raise UserError(f"{other} has {tables['test'].x.shape[1]} features; {path} has {train.x.shape[1]}: make them alike")
     classes = wanted.classes or classes_of((str(label) for label in train.labels), str(path))
     if not wanted.whole and len(classes) > max(2, len(train.labels) // SEVERAL):
         raise UserError(
@@ -67,6 +67,7 @@ def read(path: Path, wanted: Wanted) -> Found:
             f"column {each} numbers the rows and is taken as a feature; remove it if it tells no more"
             for each in train.numbering
         ),
+        columns=train.columns,
     )
     return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts)
 
@@ -80,14 +81,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     if not body:
         raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
     skipped = 1 if header and not header[0].strip() and width > 2 else 0  # the index that pandas writes
-    features = wanted.shape[0] if wanted.shape is not None and len(wanted.shape) == 1 else None
-    lower = [name.lower() for name in columns]
-    label: int | None = next((lower.index(name) for name in LABELS if name in lower), width - 1)
-    if not wanted.labelled and width - skipped == features:
-        label = None
-    chosen = [n for n in range(skipped, width) if n != label]
-    if not chosen:
-        raise UserError(f"{path} has one column only; it needs columns of numbers and one of classes, parted by commas")
+    label, chosen = _chosen(path, columns[skipped:], wanted if header else replace(wanted, columns=()))
+    label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
     x, faults, missing = np.empty((len(body), len(chosen)), np.float32), [], []
     labels: list[str | None] = []
     texts: dict[str, tuple[int, str, int]] = {}
@@ -122,7 +117,38 @@ def _table(path: Path, wanted: Wanted) -> Table:
     name = "" if label is None else columns[label]
     names = [columns[n] for n in chosen]
     numbering = tuple(name for name, column in zip(names, x.T, strict=True) if _numbers_rows(column))
-    return Table(x, labels, name, tuple(names) if header else (f"{len(chosen)} without names",), numbering)
+    return Table(x, labels, name, tuple(names) if header else (), numbering)
+
+
+def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:
+    """Which column has the classes, None for none, and which ones have the features, in the order that is wanted.
+
+    Raises:
+        UserError: no features, or others than are wanted.
+    """
+    label: int | None = _label(columns)
+    if not wanted.columns:
+        if not wanted.labelled and wanted.shape == (len(columns),):
+            label = None
+        chosen = [n for n in range(len(columns)) if n != label]
+        if not chosen:
+            raise UserError(f"{path} has one column only; it needs columns of numbers and one of classes, parted by commas")
+        return label, chosen
+    rest = [name for name in columns if name not in wanted.columns]
+    label = columns.index(rest[_label(rest)]) if rest else None
+    chosen = [n for n in range(len(columns)) if n != label]
+    names, ours = tuple(columns[n] for n in chosen), wanted.columns
+    if names != ours and not (set(names) == set(ours) and len(set(names)) == len(names) == len(ours)):
+        raise UserError(f"{path} has columns {few(names)}; the training samples have {few(ours)}: make them alike")
+    if label is None and wanted.labelled:
+        raise UserError(f"{path} has no column of classes; add one named label")
+    return label, chosen if names == ours else [columns.index(name) for name in ours]
+
+
+def _label(columns: list[str]) -> int:
+    """The column of classes: one of these names, or the last."""
+    lower = [name.lower() for name in columns]
+    return next((lower.index(name) for name in LABELS if name in lower), len(columns) - 1)
 
 
 def _numbers_rows(column: NDArray[np.float32]) -> bool:
@@ -171,5 +197,6 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def _few(names: tuple[str, ...]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of many names."""
     return ", ".join(names[:8]) + (" ..." if names[8:] else "")

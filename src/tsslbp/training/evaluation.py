@@ -6,6 +6,7 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers
 from tsslbp.data.dataset import FIFTH
+from tsslbp.data.table import few
 from tsslbp.errors import UserError
 from tsslbp.training.model import Model
 
@@ -63,6 +64,9 @@ def samples_to_test(
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
+    if model.facts and dataset.columns and model.facts.columns and dataset.columns != model.facts.columns:
+        theirs, ours = map(few, (dataset.columns, model.facts.columns))
+        raise UserError(f"the columns of {name} are {theirs}; the model's are {ours}: put them into that order")
     samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
     _check_targets(model, dataset.test, name)
     _check(model, samples, name)
@@ -110,7 +114,8 @@ def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | Non
     if in_files.is_one(model.data):
         found, names, notes = in_files.samples(path, model.classes, labelled, _as_seen(model, streaming))
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
-    split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, labelled)
+    columns = model.facts.columns if model.facts else ()
+    split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, columns, labelled)
     return Samples(split, f"all of {path}, {len(split):,} samples", names=names)
 
 
