@@ -148,7 +148,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("compare-fashion-mnist-fc", "docs/results.md"),
+        ("compare-tuned-fashion-mnist-fc", "docs/results.md"),
         ("compare-intra-images", "docs/answers.md"),
         ("compare-intra-images-paper", "docs/answers.md"),
         ("compare-intra-speech", "docs/answers.md"),
