@@ -4,16 +4,13 @@
 :func:`read` turn links of a repository viewer into links of the site.
 """
 
-import ast
 import contextlib
-import inspect
 import io
 import os
 import re
 import shutil
 import textwrap
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,7 +19,7 @@ from sphinx import addnodes
 
 from tsslbp import cli, publish, recipes, report, study
 from tsslbp.cli.commands import COMMANDS
-from tsslbp.declared import Group, Must, flag, kinds_of
+from tsslbp.declared import Group, Must, docstrings, flag, kinds_of
 from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.tables import markdown
 
@@ -150,8 +147,7 @@ def settings() -> str:
 
 def entries(group: type[Group]) -> Iterator[str]:
     """A line for each setting of a group: flag, type, default, range and docstring."""
-    body = pairwise(ast.parse(inspect.getsource(group)).body[0].body)
-    said = {field.target.id: " ".join(text.value.value.split()) for field, text in body if isinstance(field, ast.AnnAssign)}
+    said = docstrings(group)
     for name, kind in kinds_of(group).items():
         demands = [demand for demand in get_args(kind)[1:] if isinstance(demand, Must)] if get_origin(kind) is Annotated else []
         default = getattr(group, name)

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 
 import tsslbp
 from tsslbp import cli, data, metrics, recipes, training
+from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
@@ -179,6 +180,14 @@ def test_lists_and_help(capsys):
         code, out, _ = run(capsys, command, "--help")
         assert code == 0, command
         assert f"tsslbp {command}" in out
+
+
+def test_help_breaks_lines_where_the_terminal_ends(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    out = run(capsys, "train", "--help")[1]
+    for name, text in docstrings(TrainConfig).items():
+        assert f" {text} (default: " in out, name
+    assert TrainConfig.__dataclass_fields__.keys() == docstrings(TrainConfig).keys()
 
 
 def test_a_command_waits_for_nothing_that_it_does_not_use():

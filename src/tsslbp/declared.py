@@ -4,10 +4,13 @@ epochs: Annotated[int, POSITIVE] = 20
 rule: Annotated[str, Means(rules.get)] = "tssl"
 """
 
+import ast
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -62,6 +65,18 @@ def kinds_of(settings: type) -> dict[str, Any]:
     """The declared type of every setting of a class, with what must hold for it."""
     hints = get_type_hints(settings, include_extras=True)
     return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def docstrings(settings: type) -> dict[str, str]:
+    """What stands below each field of a dataclass and of those it derives from, on one line each."""
+    found: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(settings.__mro__)):
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return found
 
 
 def faults(settings: Any) -> Iterator[str]:

@@ -1,17 +1,19 @@
 """Arguments into dataclasses by tyro, with every complaint on one line."""
 
 import contextlib
+import inspect
 import io
 import re
 import shlex
 import sys
-from typing import Any, TypeVar
+from dataclasses import field, fields, make_dataclass
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from tsslbp import recipes
 from tsslbp.cli import own
-from tsslbp.declared import faults, flag, kinds_of
+from tsslbp.declared import docstrings, faults, flag, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
 
@@ -34,28 +36,45 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         UserError: an unknown option (the nearest is named), or a value of the wrong kind or beyond all measure.
     """
     known = set(map(flag, kinds_of(settings)))
+    description = description or inspect.cleandoc(settings.__doc__ or "")
     if command.split()[0] in own.IMPORTING:  # taken out of the arguments before
         known |= {"--import"}
-        description = f"{description or settings.__doc__} {own.HELP}"
+        description = f"{description} {own.HELP}"
     for given in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
         if "--loss" in known and given in NOW_OF_LOSS:
             raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
         if given != "--help" and given.replace("--no-", "--", 1) not in known:
             raise unknown("option", given, known)
-    extra: dict[str, Any] = {} if default is None else {"default": default}
+    helping, names = _helping(settings), [each.name for each in fields(settings)]  # type: ignore[arg-type]
+    extra = {} if default is None else {"default": helping(**{name: getattr(default, name) for name in names})}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            options = tyro.cli(settings, prog=f"tsslbp {command}", args=arguments, description=description or None, **extra)
+            found = tyro.cli(helping, prog=f"tsslbp {command}", args=arguments, description=description, **extra)
+            options = settings(**{name: getattr(found, name) for name in names})
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.exit(0)
         if isinstance(stop.__context__, UserError):  # of the settings' own checks, before tyro put it into a box
             raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
-    if found := list(faults(options)):
-        raise UserError("; ".join(found))
+    if wrong := list(faults(options)):
+        raise UserError("; ".join(wrong))
     return options
+
+
+def _helping(settings: type[T]) -> type[Any]:
+    """The class, with the docstring of each field as a help text on one line; tyro would break it where the source does."""
+    said, kinds = docstrings(settings), kinds_of(settings)
+    made = [
+        (
+            each.name,
+            Annotated[kinds[each.name], tyro.conf.arg(help=said.get(each.name))],
+            field(default=each.default, default_factory=each.default_factory, kw_only=each.kw_only),
+        )
+        for each in fields(settings)  # type: ignore[arg-type]
+    ]
+    return make_dataclass(settings.__name__, made, bases=(settings,), frozen=True)
 
 
 def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
