@@ -5,6 +5,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsslbp import UserError, bench, cli, files, machine, rivals, training
+from tsslbp import UserError, bench, cli, files, machine, training
 from tsslbp.data import cache
+from tsslbp.rivals import check
 from tsslbp.settings import TrainConfig
 from tsslbp.training import run as run_module
 
@@ -94,7 +97,7 @@ def test_a_new_file_takes_no_place_that_is_taken(tmp_path, monkeypatch, links):
     "write",
     [
         lambda folder: bench.save({"machine": {"processor": "x"}, "date": "today"}, folder),
-        lambda folder: rivals.check.save({"name": "x"}, folder),
+        lambda folder: check.save({"name": "x"}, folder),
     ],
     ids=["bench", "check"],
 )
@@ -150,6 +153,46 @@ def test_of_runs_that_start_at_once_none_shares_a_folder(quick, name):
     for folder in folders:
         assert TrainConfig.from_toml(folder / "config.toml").name == folder.name
         assert [path.name for path in folder.iterdir()] == ["config.toml"]
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_trains_is_left_alone(quick):
+    config = quick(name="run", schedule="constant")
+    folder, _ = training.train(config)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert folder / ".lock" not in before
+    lock = [sys.executable, "-c", HOLD, str(folder / ".lock")]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError) as caught:
+            training.train(replace(config, resume=True, epochs=3))
+        assert str(caught.value) == f"another process is at work in {folder}; wait for it, stop it, or choose another --name"
+        (folder / ".lock").unlink()  # of a lock that its user has deleted nobody is in the way
+        with files.alone(folder, ""):
+            assert (folder / ".lock").exists()
+        other.kill()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / ".lock").write_text("")  # a killed process leaves it behind
+    training.train(replace(config, resume=True, epochs=3))
+    assert not (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("failing_call", ["open", "lockf"])
+def test_without_locks_runs_are_trained_all_the_same(quick, monkeypatch, failing_call):
+    if failing_call == "lockf":
+        monkeypatch.setattr(files.fcntl, "lockf", failing(errno.ENOLCK))
+    else:
+        monkeypatch.setattr(files, "fcntl", None)
+    folder, _ = training.train(quick(name="run", epochs=1))
+    assert not (folder / ".lock").exists()
 
 
 def test_a_start_that_fails_leaves_no_folder(quick, monkeypatch):

@@ -12,6 +12,11 @@ from typing import BinaryIO
 
 from tsslbp.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 LONGEST_ZIP_END = 22 + 2**16
 """Bytes of the last record of a zip file with the longest comment."""
 TEMPORARY = ".*.tmp"
@@ -98,6 +103,35 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, fix: str) -> Iterator[None]:
+    """A folder that no other process uses, until the block ends or this process does, however it ends.
+
+    Nothing is checked where the system or the file system has no locks.
+
+    Raises:
+        UserError: another process uses it in this way; ``fix`` says what to do.
+    """
+    path = folder / ".lock"
+    with contextlib.ExitStack() as kept:
+        while fcntl is not None:
+            try:
+                file = kept.enter_context(path.open("a"))
+            except OSError:  # who writes there will say what is wrong
+                break
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise UserError(f"another process is at work in {folder}; {fix}") from None
+            except OSError:  # this file system has no locks
+                pass
+            with contextlib.suppress(FileNotFoundError):  # where its last user has deleted it in the meantime
+                if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    kept.callback(path.unlink, missing_ok=True)
+                    break
+        yield
 
 
 def _place(temporary: Path, path: Path) -> None:

@@ -66,7 +66,7 @@ def train(
 
     Started by ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
-    with processes.joined() as group:
+    with processes.joined() as group, contextlib.ExitStack() as held:
         asked, config = config, _gone_on_with(config, group)
         with group.agreed():
             config, dataset = with_data(config, dataset, given)
@@ -84,7 +84,7 @@ def train(
         group.same("other settings or samples", f"{told} {fingerprint}")
 
         with group.agreed():
-            folder, stored = _opened(config) if group.leads else (Path(), b"")
+            folder, stored = _opened(config, held) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered("run", folder.name)
         if stored:
@@ -139,12 +139,14 @@ def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
     return replace(config, name=begun, resume=True) if begun else config
 
 
-def _opened(config: TrainConfig) -> tuple[Path, bytes]:
-    """The folder of a run that starts or goes on, and its checkpoint; nothing for one that has none."""
-    if not config.resume:
-        return _started_folder(config), b""
-    folder = _resumed_folder(config)
-    if not (folder / CHECKPOINT).exists():
+def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
+    """The folder of a run that starts or goes on, and its checkpoint; nothing for one that has none.
+
+    The folder is this process's alone until ``held`` is closed. Raises UserError if it is another one's.
+    """
+    folder = _resumed_folder(config) if config.resume else _started_folder(config)
+    held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
+    if not config.resume or not (folder / CHECKPOINT).exists():
         return folder, b""
     return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
 
