@@ -38,6 +38,7 @@ COLUMNS = {
     "seconds": ("seconds", 0),
 }
 """Columns of a page: field of the final record, and decimals."""
+ANN = {"relu": "ReLU", "binary": "binary"}
 CHOSEN = {
     "validation": "Test accuracy is that of the epoch chosen on validation.",
     "last": "Test accuracy is that of the last epoch.",
@@ -126,12 +127,14 @@ def results_table(results: Path) -> str:
             continue
         recipe, options = _command(folder)
         config = recipes.get(recipe)
+        given = {option[0]: option[-1] for option in options}
+        neuron = given.get("--neuron", config.neuron)
         told = [word for option in options if option[0] not in APART and option != FLOAT32 for word in option]
         epochs = statistics.fmean(final["epochs"] for final in finals)
         seconds = statistics.fmean(final["seconds"] for final in finals)
         row = [
             " ".join([f"[`{recipe}`](../results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
-            f"`{next((option[1] for option in options if option[0] == '--rule'), config.rule)}`",
+            f"`{given.get('--rule', config.rule)}`" if neuron == "spiking" else f"{ANN[neuron]} ANN",
             f"{epochs:.0f}",
             str(len(finals)),
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
