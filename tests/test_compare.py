@@ -424,7 +424,7 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
     monkeypatch.setattr(search, "_run", trial)
     _, dataset = training.with_data(small)
     base = training.resolved(replace(small, epochs=4), dataset)
-    found = search.searched("tssl", base, dataset, 9, base.epochs, None)
+    found = search.searched("tssl", [base], dataset, 9, base.epochs, None)
     assert [one["epochs"] for one in found[: search.SURE]] == [4] * search.SURE
     assert {(one["epochs"], one["validation_accuracy"]) for one in found[search.SURE :]} == {(2, None)}
     assert search.best("tssl", found) is found[0]
@@ -445,16 +445,34 @@ def test_what_is_best_in_full_is_taken(small, monkeypatch):
     monkeypatch.setattr(search, "_run", trial)
     _, dataset = training.with_data(small)
     base = training.resolved(replace(small, epochs=4), dataset)
-    found = search.searched("tssl", base, dataset, 7, 8, None)
+    found = search.searched("tssl", [base], dataset, 7, 8, None)
     assert [one["in_full"] for one in found] == [50, None, None, 47, 46, None, 44]
     assert search.best("tssl", found) is found[0]
     found[0]["in_full"] = 40.0
     assert search.best("tssl", found) is found[3]
 
 
+@pytest.mark.parametrize("epochs", [4, 8])
+def test_what_is_best_with_all_seeds_is_taken(small, monkeypatch, epochs):
+    """Of trials that get worse with their number, of which the first fails with other seeds."""
+    names = []
+
+    def trial(config, report, watch):
+        names.append((config.name, config.seed, config.epochs))
+        number = int(config.name.split("trial")[1].split("-")[0])
+        return 10.0 if number == 0 and config.seed > 5 else 50.0 - number
+
+    monkeypatch.setattr(search, "_run", trial)
+    _, dataset = training.with_data(small)
+    base = training.resolved(replace(small, epochs=4, seed=5), dataset)
+    found = search.searched("tssl", [base, replace(base, seed=6)], dataset, 6, epochs, None)
+    assert [one["in_full"] for one in found] == [30, 49, 48, 47, None, None]
+    assert search.best("tssl", found) is found[1]
+    first = "tssl-trial0" if epochs == 4 else "tssl-trial0-in-full"
+    assert names[6:8] == [(first, 5, epochs), ("tssl-trial0-6", 6, epochs)]
+
+
 def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
-    with pytest.raises(UserError, match=r"--tune-seeds is 2; trials of settings have one seed"):
-        study.compare(small, ["tssl"], seeds=1, trials=3, tuning_seeds=2)
     with pytest.raises(UserError, match=r"--tune is 'many'; it must be a number of trials, such as 30, or"):
         comparing._rates("many")
     monkeypatch.setitem(sys.modules, "optuna", None)

@@ -50,7 +50,7 @@ class Compare(TrainConfig):
     """Epochs of a trial. Default: --epochs. After shorter trials of settings the best are trained for --epochs as well, and the
     best of these is used."""
     tune_seeds: int = 1
-    """Runs that try each learning rate, with seeds after those of the comparison."""
+    """Runs that try each learning rate, or each of the best trials of settings, with seeds after those of the comparison."""
     against: str = ""
     """A rule of --rules that all others are compared with, seed by seed, with intervals, p-values and a correction for their
     number."""
@@ -157,7 +157,7 @@ def compare(
             the best one lies at an end, the next ones outward are tried too, at most ``tuning.FURTHER``.
         trials: instead of that, how many trials of settings each rule gets (``study/search.py``).
         tuning_epochs: epochs of each run that tries a rate, or settings; those of ``config`` if left out.
-        tuning_seeds: how many runs try each rate.
+        tuning_seeds: how many runs try each rate, or each of the best trials.
         against: the entry that all others are compared with, seed by seed.
         planned: the entry whose comparison with ``against`` is the planned one; the others are corrected for their number.
         watch: gives who watches a run, by the run's name.
@@ -188,8 +188,6 @@ def compare(
         raise UserError(f"--tune-epochs is {tuning_epochs}; it must be positive")
     if not (rates or trials) and (tuning_seeds > 1 or tuning_epochs is not None):
         raise UserError("--tune-epochs and --tune-seeds are about trials; add --tune with a number of them, such as 30")
-    if trials and tuning_seeds > 1:
-        raise UserError(f"--tune-seeds is {tuning_seeds}; trials of settings have one seed, so leave it out")
     _, dataset = training.with_data(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     tried: dict[str, list[dict[str, Any]]] = {}
@@ -198,7 +196,7 @@ def compare(
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
         if trials:
-            tried[label] = searched(label, bases[0], dataset, trials, config.epochs, watch)
+            tried[label] = searched(label, bases, dataset, trials, config.epochs, watch)
             settings = {**settings, label: replace(s, **best(label, tried[label])["settings"])}
         else:
             tried[label] = tuned(label, bases, rates, watch)

@@ -2,15 +2,17 @@
 
 Optuna's tree-structured Parzen estimator draws a trial's settings from the trials before it. The first trial has the settings
 as they are given. A trial that is behind the median of the others after an epoch is given up. What learns fast in short trials
-need not be best in the end. So where the comparison has more epochs, the best trials and the first are trained for as many, and
-the best of these is taken. Trials are ordinary runs, and their draws follow from the seed and the number of the trial. So the
-same call draws the same settings again, finds the trials that have ended and goes on with the one that was interrupted.
+need not be best in the end, and what suits one draw of first weights need not suit another. So where the comparison has more
+epochs, or trials have several seeds, the best trials and the first are trained for as many epochs with all seeds, and the best
+of these is taken. Trials are ordinary runs, and their draws follow from the seed and the number of the trial. So the same call
+draws the same settings again, finds the trials that have ended and goes on with the one that was interrupted.
 
 Source: T. Akiba et al., Optuna, KDD 2019, arXiv 1907.10902.
 """
 
 import contextlib
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +42,14 @@ LEADERS = 4
 Report = Callable[[dict[str, Any]], None]
 
 
-def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, epochs: int, watch: Watch) -> list[dict[str, Any]]:
+def searched(
+    label: str, bases: Sequence[TrainConfig], dataset: Dataset, count: int, epochs: int, watch: Watch
+) -> list[dict[str, Any]]:
     """Trials of settings, by validation accuracy.
 
     Args:
         label: what is tuned, as results name it.
-        base: its settings, with the seed and the epochs of the trials.
+        bases: its settings, with the epochs of the trials and a seed each, the first of which is that of the trials.
         dataset: what it learns.
         count: how many trials.
         epochs: of the comparison.
@@ -53,8 +57,8 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, epochs
 
     Returns:
         Of each trial the ``settings`` that it has instead of those of ``base``, its ``epochs``, and its ``validation_accuracy``
-        in percent, of the epoch chosen, None if it diverged or was given up; and ``in_full``, the same for as many epochs as
-        the comparison has, None if it was not trained for so long.
+        in percent, of the epoch chosen, None if it diverged or was given up; and ``in_full``, the mean over all seeds after as
+        many epochs as the comparison has, None if it was not trained so.
 
     Raises:
         UserError: Optuna is not installed.
@@ -64,6 +68,7 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, epochs
     except ImportError:
         raise UserError("--tune with a number of trials needs Optuna: pip install 'tsslbp[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base = bases[0]
     search = optuna.create_study(
         direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
     )
@@ -88,10 +93,12 @@ def searched(label: str, base: TrainConfig, dataset: Dataset, count: int, epochs
         except training.Diverged:
             search.tell(trial, 0.0)
         found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached, "in_full": None})
-    for number in _leaders(found) if epochs > base.epochs else ():
-        config = replace(base, **found[number]["settings"], epochs=epochs, name=f"{folder_name(label)}-trial{number}-in-full")
+    for number in _leaders(found) if epochs > base.epochs or len(bases) > 1 else ():
+        settings, name = found[number]["settings"], f"{folder_name(label)}-trial{number}"
+        names = [name if epochs == base.epochs else f"{name}-in-full", *(f"{name}-{other.seed}" for other in bases[1:])]
+        full = [replace(each, **settings, epochs=epochs, name=name) for each, name in zip(bases, names, strict=True)]
         with contextlib.suppress(training.Diverged):
-            found[number]["in_full"] = _run(config, lambda record: None, watch)
+            found[number]["in_full"] = statistics.fmean(_run(config, lambda record: None, watch) for config in full)
     return found
 
 
