@@ -151,6 +151,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "bin": model.inputs.bin,
         "classes": model.classes,
         "class_list": ", ".join(model.classes),
+        "columns": ", ".join(" ".join(name.split()) for name in (model.facts.columns if model.facts else ())),
         "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
         "voters": links.voters,
         "neurons": neurons,
