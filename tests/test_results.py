@@ -182,6 +182,6 @@ def test_a_damaged_run_costs_no_results(tmp_path):
 
 
 def test_a_data_root_for_results_has_no_effect(capsys):
-    for folder in ("compare-quickstart", "studies/mnist-cnn", "mnist-cnn-best"):
+    for folder in ("compare-tuned-quickstart", "studies/mnist-cnn", "mnist-cnn-best"):
         assert cli.main(["report", str(ROOT / "results" / folder), "--markdown", "--data-root", "x"]) == 2
         assert "--data-root has no effect" in capsys.readouterr().err.splitlines()[-1]
