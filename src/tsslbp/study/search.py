@@ -56,7 +56,7 @@ def searched(
         watch: gives who watches a run, by the run's name.
 
     Returns:
-        Of each trial the ``settings`` that it has instead of those of ``base``, its ``epochs``, and its ``validation_accuracy``
+        Of each trial the ``settings`` that it has instead of the given ones, its ``epochs``, and its ``validation_accuracy``
         in percent, of the epoch chosen, None if it diverged or was given up; and ``in_full``, the mean over all seeds after as
         many epochs as the comparison has, None if it was not trained so.
 
