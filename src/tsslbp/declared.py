@@ -68,10 +68,13 @@ def kinds_of(settings: type) -> dict[str, Any]:
 
 
 def docstrings(settings: type) -> dict[str, str]:
-    """What stands below each field of a dataclass and of those it derives from, on one line each."""
+    """What stands below each field of a dataclass and of its bases, on one line each; nothing where there is no source."""
     found: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(settings.__mro__)):
-        (definition,) = ast.parse(inspect.getsource(base)).body
+        try:
+            (definition,) = ast.parse(inspect.getsource(base)).body
+        except OSError:
+            continue
         assert isinstance(definition, ast.ClassDef)
         for field, below in pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
