@@ -79,8 +79,7 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
             raise
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _delete(temporary)
 
 
 @contextlib.contextmanager
@@ -116,7 +115,7 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as kept:
-        while fcntl is not None:
+        for _ in range(10 if fcntl else 0):
             try:
                 file = kept.enter_context(path.open("a"))
             except OSError:  # who writes there will say what is wrong
@@ -129,7 +128,7 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
                 pass
             with contextlib.suppress(FileNotFoundError):  # where its last user has deleted it in the meantime
                 if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                    kept.callback(path.unlink, missing_ok=True)
+                    kept.callback(_delete, path)
                     break
         yield
 
@@ -183,5 +182,10 @@ def write_text(path: Path, text: str) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process has left half written in a folder that no other process writes to."""
     for path in folder.glob(TEMPORARY):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file if it is there and may be."""
+    with contextlib.suppress(OSError):
+        path.unlink()
