@@ -156,7 +156,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-spike-pattern", "docs/spike-trains.md"),
         ("compare-mnist-cnn", "docs/answers.md"),
         ("compare-spoken-digits", "docs/answers.md"),
-        ("compare-spoken-digits-fc", "docs/answers.md"),
+        ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
     ],
 )
 def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
