@@ -155,7 +155,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-tuned-quickstart", "docs/results.md"),
         ("compare-spike-pattern", "docs/spike-trains.md"),
         ("compare-mnist-cnn", "docs/answers.md"),
-        ("compare-spoken-digits", "docs/answers.md"),
+        ("compare-tuned-spoken-digits", "docs/answers.md"),
         ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
     ],
 )
