@@ -500,6 +500,19 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
     assert "channel, row, column: 2. These are u, v." in Path("as-c/README.md").read_text()
 
 
+def test_a_table_of_many_features_is_trained_and_predicted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count = 24_000  # as of genes, whose names alone take half a megabyte
+    rows = [",".join([f"{(n * (f % 7 + 1)) % 11 / 3:.2f}" for f in range(count)] + [str(n % 2)]) for n in range(12)]
+    Path("genes.csv").write_text("\n".join([",".join([*(f"ENSG{f:011d}" for f in range(count)), "y"]), *rows]) + "\n")
+    arguments = ["train", "--data", "genes.csv", "--network", "2-2", "--epochs", "1"]
+    assert cli.main([*arguments, "--name", "genes"]) == 0
+    assert cli.main(["predict", "runs/genes", "genes.csv", "--out", "found.csv"]) == 0
+    monkeypatch.setattr("tsslbp.stored.LONGEST", 2**20)
+    assert cli.main([*arguments, "--name", "more"]) == 2
+    assert not Path("runs/more/model.safetensors").exists()
+
+
 @pytest.mark.parametrize("rows", [19, 20])
 @pytest.mark.parametrize("other", ["{}", "7", "{}.5"])
 def test_a_column_that_numbers_the_rows_is_named(tmp_path, other, rows):

@@ -14,6 +14,8 @@ from tsslbp.errors import UserError
 from tsslbp.files import write_bytes
 
 METADATA_KEY = "tsslbp"
+LONGEST = 2**25
+"""Characters of metadata, of which a table's feature takes up to a hundred: its mean, its standard deviation and its name."""
 
 
 def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -23,10 +25,15 @@ def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         path: where to.
         about: what the metadata say, JSON values only.
         weights: by name, as they are to be stored.
+
+    Raises:
+        UserError: metadata that nobody would read again, or a file that cannot be written.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     about = {**about, "sha256": sha256(about, weights)}
-    write_bytes(path, save(weights, metadata={METADATA_KEY: json.dumps(about)}))
+    if len(text := json.dumps(about)) > LONGEST:
+        raise UserError(f"{path} would have {len(text):,} characters of metadata, more than {LONGEST:,}; take fewer features")
+    write_bytes(path, save(weights, metadata={METADATA_KEY: text}))
 
 
 def check(weights: Mapping[str, Tensor]) -> None:

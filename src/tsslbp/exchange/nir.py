@@ -32,8 +32,9 @@ from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.networks import Network
 from tsslbp.quantisation import INPUT_UNIT
+from tsslbp.stored import LONGEST
 from tsslbp.training import Model
-from tsslbp.training.model import LONGEST, alone, described
+from tsslbp.training.model import alone, described
 
 Bias = Literal["leak", "onset"]
 """How biases are written."""

@@ -28,7 +28,7 @@ from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
 from tsslbp.signal import within
-from tsslbp.stored import METADATA_KEY, sha256, write
+from tsslbp.stored import LONGEST, METADATA_KEY, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
@@ -37,8 +37,6 @@ STORED = {"float32": torch.float32, "float16": torch.float16}
 
 LARGE = 3 * 32 * 32
 """Values of a picture from which fewer than 500 are evaluated at once."""
-LONGEST = 2**20
-"""Characters of metadata; those of a model with a thousand classes are a hundredth of it."""
 
 
 @dataclass(frozen=True)
