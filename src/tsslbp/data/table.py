@@ -197,6 +197,6 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], most: int = 8) -> str:
     """The first of many names."""
-    return ", ".join(names[:8]) + (" ..." if names[8:] else "")
+    return ", ".join(names[:most]) + (" ..." if names[most:] else "")

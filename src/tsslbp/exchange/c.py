@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from tsslbp import data, encoding, files
+from tsslbp.data.table import few
 from tsslbp.errors import UserError
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
@@ -151,7 +152,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "bin": model.inputs.bin,
         "classes": model.classes,
         "class_list": ", ".join(model.classes),
-        "columns": ", ".join(" ".join(name.split()) for name in (model.facts.columns if model.facts else ())),
+        "columns": few([" ".join(name.split()) for name in (model.facts.columns if model.facts else ())], 100),
         "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
         "voters": links.voters,
         "neurons": neurons,
