@@ -186,12 +186,20 @@ def test_overhead_is_told_apart(script, quick, capsys, monkeypatch):
 def test_table_without_flags(script, tmp_path, capsys, monkeypatch):
     automatic = script("automatic")
     monkeypatch.setattr(automatic, "SEEDS", (0,))
-    automatic.table(tmp_path / "log.jsonl", ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
+    log, sets = tmp_path / "log.jsonl", (ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
+    automatic.table(log, *sets)
     printed = capsys.readouterr().out
     assert "| JapaneseVowels | " in printed
-    automatic.table(tmp_path / "log.jsonl", ROOT / "tests/samples/TimeSeries", ["JapaneseVowels"])
+    automatic.table(log, *sets)
     assert capsys.readouterr().out == printed
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+    (line,) = map(json.loads, log.read_text().splitlines())
+    first = line["final"]["test_accuracy"]
+    other = {**line, "seed": 1, "final": {**line["final"], "test_accuracy": first - 10}}
+    log.write_text(f"{json.dumps(line)}\n{json.dumps(other)}\n")
+    monkeypatch.setattr(automatic, "SEEDS", (0, 1))
+    automatic.table(log, *sets)  # nothing is left to train
+    assert f"| {first - 5:.1f} ({first:.1f}, {first - 10:.1f}) | " in capsys.readouterr().out
+    assert len(log.read_text().splitlines()) == 2
 
 
 # Streams of spoken digits

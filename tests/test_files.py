@@ -185,12 +185,15 @@ def test_a_run_that_another_process_trains_is_left_alone(quick):
     assert not (folder / ".lock").exists()
 
 
-@pytest.mark.parametrize("failing_call", ["open", "lockf"])
-def test_without_locks_runs_are_trained_all_the_same(quick, monkeypatch, failing_call):
-    if failing_call == "lockf":
+@pytest.mark.parametrize("missing", ["system", "file system", "permission"])
+def test_without_locks_runs_are_trained_all_the_same(quick, monkeypatch, missing):
+    if missing == "system":
+        monkeypatch.setattr(files, "fcntl", None)
+    elif missing == "file system":
         monkeypatch.setattr(files.fcntl, "lockf", failing(errno.ENOLCK))
     else:
-        monkeypatch.setattr(files, "fcntl", None)
+        opened, denied = Path.open, failing(errno.EACCES)
+        monkeypatch.setattr(Path, "open", lambda path, *a, **k: (denied if path.name == ".lock" else opened)(path, *a, **k))
     folder, _ = training.train(quick(name="run", epochs=1))
     assert not (folder / ".lock").exists()
 

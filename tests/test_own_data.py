@@ -495,7 +495,7 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
     assert cli.main(["evaluate", "runs/by-name", "--all", table("other.csv", "v,u", 1, 0)]) == 2
     assert capsys.readouterr().err == "tsslbp: other.csv has no column of classes; add one named label\n"
     assert cli.main(["evaluate", "runs/by-name", "--data", table("other.csv", "v,u,kind", 1, 0, 2)]) == 2
-    assert "the columns of other.csv are v, u; the model's are u, v: put them into that order" in capsys.readouterr().err
+    assert "the columns of other.csv are v, u; the model's are u, v: make them alike, in this order" in capsys.readouterr().err
     assert cli.main(["export", "runs/by-name", "as-c", "--format", "c"]) == 0
     assert "channel, row, column: 2. These are u, v." in Path("as-c/README.md").read_text()
 

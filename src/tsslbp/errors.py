@@ -31,6 +31,11 @@ def all_of(faults: Sequence[str], most: int = 5) -> UserError:
     return UserError("; ".join([*faults[:most], *more]))
 
 
+def few(names: Sequence[str], most: int = 8) -> str:
+    """The first of many names."""
+    return ", ".join(names[:most]) + (" ..." if names[most:] else "")
+
+
 def each_of(make: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """What is made of each item. Raises UserError for all faults together, where there are several."""
     made, faults = [], []

@@ -105,4 +105,4 @@ def samples(
     Raises:
         UserError: as :func:`found`; classes that the model does not have. A class may be missing.
     """
-    return found(path, Wanted(None, classes, shape, rate, columns, labelled)).all()
+    return found(path, Wanted(classes=classes, shape=shape, rate=rate, columns=columns, labelled=labelled)).all()

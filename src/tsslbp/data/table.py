@@ -6,7 +6,6 @@ semicolons and tabs part the columns. ``NAME_TRAIN.csv`` finds its ``NAME_TEST.c
 
 import csv
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
 from tsslbp.data.series import MISSING
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, all_of, few
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
@@ -195,8 +194,3 @@ def _is_number(cell: str) -> bool:
         return bool(np.isfinite(np.float32(cell)))
     except ValueError:
         return False
-
-
-def few(names: Sequence[str], most: int = 8) -> str:
-    """The first of many names."""
-    return ", ".join(names[:most]) + (" ..." if names[most:] else "")

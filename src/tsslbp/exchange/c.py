@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from tsslbp import data, encoding, files
-from tsslbp.data.table import few
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.program import Entry, Program

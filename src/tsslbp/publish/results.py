@@ -38,7 +38,6 @@ COLUMNS = {
     "seconds": ("seconds", 0),
 }
 """Columns of a page: field of the final record, and decimals."""
-ANN = {"relu": "ReLU", "binary": "binary"}
 CHOSEN = {
     "validation": "Test accuracy is that of the epoch chosen on validation.",
     "last": "Test accuracy is that of the last epoch.",
@@ -134,7 +133,7 @@ def results_table(results: Path) -> str:
         seconds = statistics.fmean(final["seconds"] for final in finals)
         row = [
             " ".join([f"[`{recipe}`](../results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
-            f"`{given.get('--rule', config.rule)}`" if neuron == "spiking" else f"{ANN[neuron]} ANN",
+            {"spiking": f"`{given.get('--rule', config.rule)}`", "relu": "ReLU ANN", "binary": "binary ANN"}[neuron],
             f"{epochs:.0f}",
             str(len(finals)),
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),

@@ -6,8 +6,7 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.table import few
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 from tsslbp.training.model import Model
 
 SEEN = 0.9
@@ -66,7 +65,7 @@ def samples_to_test(
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
     if model.facts and dataset.columns and model.facts.columns and dataset.columns != model.facts.columns:
         theirs, ours = map(few, (dataset.columns, model.facts.columns))
-        raise UserError(f"the columns of {name} are {theirs}; the model's are {ours}: put them into that order")
+        raise UserError(f"the columns of {name} are {theirs}; the model's are {ours}: make them alike, in this order")
     samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
     _check_targets(model, dataset.test, name)
     _check(model, samples, name)
