@@ -115,7 +115,12 @@ def _table(path: Path, wanted: Wanted) -> Table:
         raise all_of(faults)
     name = "" if label is None else columns[label]
     names = [columns[n] for n in chosen]
-    numbering = tuple(name for name, column in zip(names, x.T, strict=True) if _numbers_rows(column))
+    large = np.abs(x).max(0) >= 2 / np.finfo(np.float32).eps  # whole numbers that float32 rounds
+    numbering = tuple(
+        name
+        for name, n, column, rounded in zip(names, chosen, x.T, large, strict=True)
+        if _numbers_rows(np.array([float(cells[n]) for _, cells in body]) if rounded else column)
+    )
     return Table(x, labels, name, tuple(names) if header else (), numbering)
 
 
@@ -136,12 +141,22 @@ def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None,
     rest = [name for name in columns if name not in wanted.columns]
     label = columns.index(rest[_label(rest)]) if rest else None
     chosen = [n for n in range(len(columns)) if n != label]
-    names, ours = tuple(columns[n] for n in chosen), wanted.columns
-    if names != ours and not (set(names) == set(ours) and len(set(names)) == len(names) == len(ours)):
-        raise UserError(f"{path} has columns {few(names)}; the training samples have {few(ours)}: make them alike")
+    order = order_of(tuple(columns[n] for n in chosen), wanted.columns, str(path))
     if label is None and wanted.labelled:
         raise UserError(f"{path} has no column of classes; add one named label")
-    return label, chosen if names == ours else [columns.index(name) for name in ours]
+    return label, [chosen[n] for n in order]
+
+
+def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list[int]:
+    """Where the features of a model are among the columns of a table.
+
+    Raises:
+        UserError: other names, or a name twice in another order.
+    """
+    places = {name: n for n, name in enumerate(names)}
+    if names != wanted and not (places.keys() == set(wanted) and len(places) == len(names) == len(wanted)):
+        raise UserError(f"{path} has columns {few(names)}; the training samples have {few(wanted)}: make them alike")
+    return list(range(len(names))) if names == wanted else [places[name] for name in wanted]
 
 
 def _label(columns: list[str]) -> int:
@@ -150,7 +165,7 @@ def _label(columns: list[str]) -> int:
     return next((lower.index(name) for name in LABELS if name in lower), len(columns) - 1)
 
 
-def _numbers_rows(column: NDArray[np.float32]) -> bool:
+def _numbers_rows(column: NDArray[np.floating]) -> bool:
     """Whether a column holds consecutive whole numbers in any order, as no measurement of many samples does."""
     return len(column) >= MANY and bool((np.diff(np.sort(column)) == 1).all())
 

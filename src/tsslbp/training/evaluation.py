@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Dataset, Split, Streaming, in_files, readers
+from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
-from tsslbp.errors import UserError, few
+from tsslbp.errors import UserError
 from tsslbp.training.model import Model
 
 SEEN = 0.9
@@ -63,16 +63,16 @@ def samples_to_test(
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
-    if model.facts and dataset.columns and model.facts.columns and dataset.columns != model.facts.columns:
-        theirs, ours = map(few, (dataset.columns, model.facts.columns))
-        raise UserError(f"the columns of {name} are {theirs}; the model's are {ours}: make them alike, in this order")
-    samples = Samples(dataset.test, f"{dataset.tested_on}, {len(dataset.test):,} samples")
-    _check_targets(model, dataset.test, name)
+    test = dataset.test
+    if model.facts and dataset.columns and model.facts.columns:
+        test = replace(test, x=test.x[:, table.order_of(dataset.columns, model.facts.columns, name)])
+    samples = Samples(test, f"{dataset.tested_on}, {len(test):,} samples")
+    _check_targets(model, test, name)
     _check(model, samples, name)
     if model.facts is None:
         if name != model.data:
             _warn_of_seen(model, samples, name)
-    elif not model.facts.is_test_set(dataset.test):
+    elif not model.facts.is_test_set(test):
         if data.is_own(name) and dataset.tested_on == FIFTH:
             lacks = "x_test" if name.endswith(".npz") else "test samples of its own"
             raise UserError(
