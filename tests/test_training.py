@@ -124,7 +124,7 @@ def test_same_seed_same_weights_other_seed_others(quick):
 
 
 def test_the_average_of_the_weights_is_judged_and_kept(quick):
-    config, seen = quick(epochs=1, average=0.8), []
+    config, seen = quick(epochs=1, average=0.5), []
 
     class Watch(training.Progress):
         def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
@@ -134,8 +134,10 @@ def test_the_average_of_the_weights_is_judged_and_kept(quick):
     model, optimizer = training.prepare(config, dataset)
     training.Loop(config, dataset, model, optimizer, training.RunState(), Watch(), lambda: None).run(lambda record: None)
     expected = seen[0]
-    for weights in seen[1:]:
-        expected = [0.8 * average + 0.2 * weight for average, weight in zip(expected, weights, strict=True)]
+    assert len(seen) == 12
+    for done, weights in enumerate(seen[1:], 1):
+        decay = min(0.5, (1 + done) / (10 + done))  # 0.5 from the ninth step on
+        expected = [decay * average + (1 - decay) * weight for average, weight in zip(expected, weights, strict=True)]
 
     averaged, final = training.train(replace(config, name="averaged"))
     plain, _ = training.train(replace(config, name="plain", average=0.0))

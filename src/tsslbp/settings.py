@@ -147,7 +147,7 @@ class TrainingSettings(Group):
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""
     average: Annotated[float, BELOW_1] = 0.0
-    """Evaluate and keep a moving average of the weights with this decay per step, such as 0.998; 0 turns it off."""
+    """Evaluate and keep a moving average of the weights with this decay per step, less at first, such as 0.998; 0 for none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""

@@ -260,8 +260,10 @@ class Loop:
             if config.average:
                 kept = list(self.model.network.state_dict().values())  # with running statistics, where layers are normalised
                 state.average = state.average or [weight.clone() for weight in kept]
+                done = (state.epoch - 1) * self.steps + state.step
+                decay = min(config.average, (1 + done) / (10 + done))  # or the first weights would weigh in it for a long time
                 for average, weight in zip(state.average, kept, strict=True):
-                    average.lerp_(weight, 1 - config.average)
+                    average.lerp_(weight, 1 - decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
