@@ -113,6 +113,24 @@ def test_without_fallback_silent_outputs_stay_silent(script, quick):
     assert firing["epochs"][0]["rates"]["output"] > 0
 
 
+def test_amplitude_is_added_to_the_exact_gradient_of_a_lone_spike(script):
+    # u = 0.5, 1.1, 0.44, 0.35: a spike at 1 with Δu = 0.6, so p = 1/0.6; E[1] = e[1]/3 + 2/3·e[2]/3 + 4/9·e[3]/3.
+    neuron, weighed = LIF(5, 3), script("eventprop_speech").WithAmplitude(amplitude=0.3)
+    membrane = membrane_potential(torch.tensor([0.5, 0.7, 0.44, 0.0], dtype=torch.float64).view(4, 1), neuron)
+    e = torch.tensor([7.0, 1.0, -2.0, 3.0], dtype=torch.float64).view(4, 1)
+    added = weighed.current_gradient(e, membrane, neuron) - tsslbp.EventProp().current_gradient(e, membrane, neuron)
+    expected = 0.3 / 0.6 * (1 / 3 - 2 * 2 / 9 + 3 * 4 / 27)
+    assert added[1].item() == pytest.approx(expected)
+    assert added[0].item() == pytest.approx(0.8 * expected)
+
+
+def test_networks_of_two_rules_and_of_voltages_learn(script, quick):
+    module, config = script("eventprop_speech"), quick(network="30-10", loss="softmax", learning_rate=1e-2)
+    for name in ("`tssl+` in both layers", "`tssl+`, output voltages", "`eventprop` + 0.3·(6), output `tssl+`"):
+        *layers, _ = module.NETWORKS[name]
+        assert module.trained(config, None, *layers)["validation_accuracy"] > 50, name
+
+
 def test_share_of_the_reset_term_by_hand(script):
     # u = 0.5, 1.1, 0.2, 1.06: spikes at 1 and 3, of which the second has no next one; (7) is 1.1/5/0.6 and (8) would be 4/5.
     neuron = LIF(5, 3)

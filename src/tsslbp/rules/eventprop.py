@@ -70,13 +70,17 @@ class EventProp(Rule):
     def numbers(self) -> EventPropNumbers:
         return EventPropNumbers(self.clip, self.wake)
 
+    def time_gradient(self, psc_gradient: Tensor, neuron: LIF) -> Tensor:
+        """How fast the loss grows as a spike at a step comes earlier, m of (2), ``[T, ...]``."""
+        e, error = psc_gradient, synapse_adjoint(psc_gradient, neuron)  # (1)
+        return 0.5 * (delayed(e) + e - error - advanced(error)) / neuron.tau_s  # (2)
+
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
-        e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
+        u, s = membrane, spikes(membrane, neuron)
         left = kept(delayed(u), neuron)
         du, current = u - left, u - neuron.membrane_decay * left
         p = torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (3); only without a reset can a spike be on the way down
-        error = synapse_adjoint(e, neuron)  # (1)
-        moved = 0.5 * (delayed(e) + e - error - advanced(error)) / neuron.tau_s  # (2)
+        moved = self.time_gradient(psc_gradient, neuron)
 
         delta, carried = torch.empty_like(u), torch.zeros_like(u[0])
         for t in reversed(range(len(u))):
