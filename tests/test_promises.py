@@ -28,6 +28,7 @@ BY_HAND = (
     "constants",
     "depth",
     "exchange",
+    "eventprop",
     "few-bits",
     "imagenet",
     "pictures",
@@ -153,7 +154,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-intra-images-paper", "docs/answers.md"),
         ("compare-intra-speech", "docs/answers.md"),
         ("compare-tuned-quickstart", "docs/results.md"),
-        ("compare-spike-pattern", "docs/spike-trains.md"),
+        ("compare-tuned-spike-pattern", "docs/spike-trains.md"),
         ("compare-mnist-cnn", "docs/answers.md"),
         ("compare-tuned-spoken-digits", "docs/answers.md"),
         ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
@@ -178,7 +179,7 @@ def test_no_chosen_learning_rate_lies_at_an_end(path):
         assert best not in ([min(tried)], [max(tried)]), name
 
 
-ENDED = ("compare-fashion-mnist-fc-head", "compare-spike-pattern")
+ENDED = ("compare-fashion-mnist-fc-head",)
 """Comparisons of before grids went on beyond their ends."""
 
 
