@@ -153,10 +153,12 @@ def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list
     Raises:
         UserError: other names, or a name twice in another order.
     """
+    if names == wanted:
+        return list(range(len(names)))
     places = {name: n for n, name in enumerate(names)}
-    if names != wanted and not (places.keys() == set(wanted) and len(places) == len(names) == len(wanted)):
+    if places.keys() != set(wanted) or not len(places) == len(names) == len(wanted):
         raise UserError(f"{path} has columns {few(names)}; the training samples have {few(wanted)}: make them alike")
-    return list(range(len(names))) if names == wanted else [places[name] for name in wanted]
+    return [places[name] for name in wanted]
 
 
 def _label(columns: list[str]) -> int:
