@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spike_trains import choose
 from torch import Tensor
 
 from tsslbp import EventProp, files, machine, recipes, rules, training
@@ -24,7 +25,7 @@ from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/eventprop/speech.json"
 CONFIG = replace(recipes.get("spoken-digits"), network="200-10", epochs=15)
-RATES, TUNING_SEED, SEEDS = (1e-3, 3e-3, 1e-2, 3e-2), 5, (0, 1, 2, 3, 4)
+TUNING_SEED, SEEDS = 5, (0, 1, 2, 3, 4)
 VOLTAGE = "voltage"
 
 
@@ -65,19 +66,21 @@ def as_voltage(layer: Any, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
     return voltage - voltage.amin(-1, keepdim=True)
 
 
-def trained(config: TrainConfig, dataset: Dataset | None, hidden: str, share: float, output: str) -> dict[str, float]:
-    """Final record of a network whose layers have these rules."""
+def adapted(network: Network, hidden: str, share: float, output: str) -> None:
+    """Give the layers of a network their rules."""
+    first, last = network.layers.linear1, network.layers.output
+    first.rule = WithAmplitude(**rules.get(hidden).options(), amplitude=share) if share else rules.get(hidden)
+    if output == VOLTAGE:
+        last.register_forward_hook(as_voltage)
+    else:
+        last.rule = rules.get(output)
 
-    def adapt(network: Network) -> None:
-        first, last = network.layers[0], network.layers[-1]
-        first.rule = WithAmplitude(**rules.get(hidden).options(), amplitude=share) if share else rules.get(hidden)
-        if output == VOLTAGE:
-            last.register_forward_hook(as_voltage)
-        else:
-            last.rule = rules.get(output)
 
+def trained(config: TrainConfig, dataset: Dataset | None, *layers: Any) -> dict[str, float]:
+    """Accuracies of a network whose layers are :func:`adapted`."""
     with tempfile.TemporaryDirectory() as folder:
-        final = training.train(replace(config, runs_dir=Path(folder), test_every=1), adapt=adapt, dataset=dataset)[1]
+        config = replace(config, runs_dir=Path(folder), test_every=1)
+        final = training.train(config, adapt=lambda network: adapted(network, *layers), dataset=dataset)[1]
     return {key: final[key] for key in ("validation_accuracy", "test_accuracy", "best_test_accuracy")}
 
 
@@ -89,8 +92,7 @@ def measured(config: TrainConfig, dataset: Dataset | None, name: str) -> dict[st
     def run(rate: float, seed: int) -> dict[str, float]:
         return trained(replace(config, learning_rate=rate, seed=seed), dataset, *layers)
 
-    tried = {rate: run(rate, TUNING_SEED)["validation_accuracy"] for rate in RATES}
-    rate = max(RATES, key=tried.__getitem__)
+    rate, tried = choose(lambda rate: {"f1": [run(rate, TUNING_SEED)["validation_accuracy"]], "loss": [0.0]})
     return {"tried": tried, "learning_rate": rate, "runs": [run(rate, seed) for seed in SEEDS]}
 
 

@@ -124,11 +124,21 @@ def test_amplitude_is_added_to_the_exact_gradient_of_a_lone_spike(script):
     assert added[0].item() == pytest.approx(0.8 * expected)
 
 
-def test_networks_of_two_rules_and_of_voltages_learn(script, quick):
-    module, config = script("eventprop_speech"), quick(network="30-10", loss="softmax", learning_rate=1e-2)
-    for name in ("`tssl+` in both layers", "`tssl+`, output voltages", "`eventprop` + 0.3·(6), output `tssl+`"):
-        *layers, _ = module.NETWORKS[name]
-        assert module.trained(config, None, *layers)["validation_accuracy"] > 50, name
+def test_layers_have_the_rules_of_their_row(script):
+    module = script("eventprop_speech")
+    for hidden, share, output, _ in module.NETWORKS.values():
+        network = tsslbp.build("30-10", input_shape=(1, 8, 8), time_steps=5, tau_m=5.0, tau_s=3.0)
+        module.adapted(network, hidden, share, output)
+        clip = {"clip": 8.0, "amplitude": share}
+        assert network.layers.linear1.rule == (module.WithAmplitude(**clip) if share else tsslbp.rules.get(hidden))
+        fires = output != module.VOLTAGE
+        assert not fires or network.layers.output.rule == tsslbp.rules.get(output)
+        assert len(network.layers.output._forward_hooks) == (not fires)
+
+
+def test_a_network_read_from_voltages_learns(script, quick):
+    module, config = script("eventprop_speech"), quick(loss="softmax", learning_rate=1e-2)
+    assert module.trained(config, None, "tssl+", 0, module.VOLTAGE)["validation_accuracy"] > 50
 
 
 def test_share_of_the_reset_term_by_hand(script):
