@@ -18,7 +18,7 @@ from torch import Tensor
 from tsslbp import EventProp, files, machine, recipes, rules, training
 from tsslbp.data import Dataset
 from tsslbp.networks import Network
-from tsslbp.neuron import LIF, synapse, synapse_adjoint
+from tsslbp.neuron import LIF, synapse_adjoint
 from tsslbp.publish.results import mean_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -26,7 +26,6 @@ from tsslbp.tables import markdown
 RESULT = Path(__file__).parent.parent / "results/eventprop/speech.json"
 CONFIG = replace(recipes.get("spoken-digits"), network="200-10", epochs=15)
 TUNING_SEED, SEEDS = 5, (0, 1, 2, 3, 4)
-VOLTAGE = "voltage"
 
 
 @dataclass(frozen=True)
@@ -51,29 +50,17 @@ NETWORKS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
     "`eventprop`, output `tssl+`": (EXACT, 0, OTHER, {}),
     **{f"`eventprop` + {share:g}·(6), output `tssl+`": (EXACT, share, OTHER, {}) for share in (0.03, 0.1, 0.3, 1)},
     "`tssl+` in both layers": (OTHER, 0, OTHER, {}),
-    "`eventprop`, output voltages": (EXACT, 0, VOLTAGE, {}),
-    "`tssl+`, output voltages": (OTHER, 0, VOLTAGE, {}),
+    "`eventprop`, output voltages": (EXACT, 0, EXACT, {"readout": "voltage"}),
+    "`tssl+`, output voltages": (OTHER, 0, OTHER, {"readout": "voltage"}),
 }
-"""Rule of the hidden layer, its share of (6), rule or reading of the output, and what is not as in CONFIG."""
-
-
-def as_voltage(layer: Any, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
-    """What neurons that never fire have as membrane potential, times 1/τm, in place of their spikes' currents.
-
-    It counts from the lowest one of each step, so that it is positive; neither the softmax nor the largest sum notices.
-    """
-    voltage = synapse(layer.current(inputs[0]), layer.neuron.tau_m)
-    return voltage - voltage.amin(-1, keepdim=True)
+"""Rule of the hidden layer, its share of (6), rule of the output, and what is not as in CONFIG."""
 
 
 def adapted(network: Network, hidden: str, share: float, output: str) -> None:
     """Give the layers of a network their rules."""
     first, last = network.layers.linear1, network.layers.output
     first.rule = WithAmplitude(**rules.get(hidden).options(), amplitude=share) if share else rules.get(hidden)
-    if output == VOLTAGE:
-        last.register_forward_hook(as_voltage)
-    else:
-        last.rule = rules.get(output)
+    last.rule = rules.get(output)
 
 
 def trained(config: TrainConfig, dataset: Dataset | None, *layers: Any) -> dict[str, float]:

@@ -593,6 +593,16 @@ def linked(file):
     file["node/nodes/linear1_weights/self"] = file["node/nodes"]
 
 
+def endless(path):
+    """A file with a text so long that the next one would begin where the heap holds zeros; HDF5 itself reads it for ever."""
+    damaged = bytearray(good())
+    heap = damaged.index(b"GCOL") + 16
+    while (length := int.from_bytes(damaged[heap + 8 : heap + 16], "little")) and damaged[heap] != 20:
+        heap += 16 + -(-length // 8) * 8
+    damaged[heap + 8] = 130
+    path.write_bytes(damaged)
+
+
 WEIGHT = "node/nodes/linear1_weights/weight"
 HOSTILE = {
     "no file": lambda path: None,
@@ -620,6 +630,7 @@ HOSTILE = {
     "link to itself": hdf5(linked),
     "nested": hdf5(nested),
     "many entries": hdf5(many),
+    "texts without end": endless,
     "a false input": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([10**9, 10**9, 10**9]))),
     "negative sizes": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([-7]))),
 }

@@ -65,6 +65,8 @@ CASES = {
     "few bits": lambda: model_of("6-4", (5,), bits="4"),
     "constants by neuron": lambda: model_of("6-4", (5,), learn=("tau_m",), per_neuron=("tau_m",), spread=0.2),
     "no reset": lambda: model_of("6-4", (5,), reset=False),
+    "voltages of sequences": lambda: of_series(network="6R-4", readout="voltage"),
+    "voltages": lambda: model_of("6-4", (5,), readout="voltage"),
     "relu": lambda: model_of("6-4", (5,), neuron="relu"),
     "bins and changes": lambda: of_series(delta=0.4),
     "bins": lambda: of_series(),

@@ -5,7 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from torch import nn
 
@@ -26,6 +26,7 @@ from tsslbp.layers import (
     MaxPool1d,
     MaxPool2d,
     Pooling,
+    Readout,
     Recurrent,
     Residual,
     Spiking,
@@ -54,6 +55,9 @@ from tsslbp.notation import (
     unpacked,
 )
 from tsslbp.rules.base import Rule
+
+ReadBy = Literal["spikes", "voltage"]
+"""What of the output layer is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +107,17 @@ class NetworkSettings(Group):
     neuron: ann.Unit = "spiking"
     """What follows a linear map: spiking neurons, or the binary or rectified-linear units of an ANN, which makes one pass
     without time."""
+    readout: ReadBy = "spikes"
+    """What the answer is read from: the spikes of the output layer, or the voltage (membrane potential) of an output layer that
+    never spikes. A voltage needs a softmax loss."""
     rule: Annotated[str, Means(rules.get)] = "tssl"
     """Learning rule, with options in brackets if you want other than the defaults: tssl, "tssl(reset=False)",
     "surrogate(name=atan)"."""
+
+    @property
+    def spikes_last(self) -> bool:
+        """Whether the output layer spikes."""
+        return self.neuron == "spiking" and self.readout == "spikes"
 
     def idle(self) -> dict[str, str]:
         idle: dict[str, str] = {}
@@ -121,8 +133,8 @@ class NetworkSettings(Group):
         return idle
 
 
-NO_ANN: dict[str, Any] = {"learn": (), "per_neuron": (), "spread": 0.0}
-"""Constants that are learned, or each neuron's own, turned off: an ANN has none."""
+NO_ANN: dict[str, Any] = {"learn": (), "per_neuron": (), "spread": 0.0, "readout": "spikes"}
+"""What an ANN has not, turned off: constants that are learned or each neuron's own, and voltages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +195,17 @@ PAPER |= {
 
 
 def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
-    """Named layers of an architecture. Raises UserError for specs that do not fit its shapes or its kind of neuron."""
+    """Named layers of an architecture. Raises UserError for settings out of range, and for specs that do not fit its shapes or
+    its kind of neuron."""
+    if not isinstance(a.time_steps, int) or a.time_steps < 1:
+        raise UserError(f"time_steps is {a.time_steps}; it must be a whole number from 1")
+    for name, known in (("neuron", get_args(ann.Unit)), ("readout", get_args(ReadBy))):
+        if (value := getattr(a, name)) not in known:
+            raise unknown(name, str(value), known)
+    if a.neuron != "spiking" and a.readout != "spikes":
+        raise UserError(f"a network of {a.neuron} units has no spikes and no voltages; leave readout out")
+    Dropout(a.dropout)  # checks the value even where the network has no place for it, as the next line does
+    Adaptation(a.tau_a, a.beta)
     return _Maker(a, neuron).layers(parse(a.network))
 
 
@@ -204,7 +226,10 @@ def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.
         )
     for _, layer in layers:
         if isinstance(layer, Spiking):
-            layer.neuron = varied(neuron, len(layer.weight), a.learn, a.per_neuron, a.spread)
+            without = ("tau_s", "threshold") if isinstance(layer, Readout) else ()
+            learn, per_neuron = ([name for name in names if name not in without] for names in (a.learn, a.per_neuron))
+            spread = 0.0 if without and not per_neuron else a.spread
+            layer.neuron = varied(neuron, len(layer.weight), learn, per_neuron, spread)
 
 
 POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), MaxPoolSpec: (MaxPool1d, MaxPool2d)}
@@ -253,7 +278,8 @@ class _Maker:
                 case LinearSpec(features):
                     name = "output" if spec is self.output else f"linear{self.weighted}"
                     more = self._beside(spec.beside, standardise=name != "output")
-                    yield name, Linear(self.shape[0], features, **more, **self.spiking)
+                    kind = Readout if name == "output" and self.a.readout == "voltage" else Linear
+                    yield name, kind(self.shape[0], features, **more, **self.spiking)
                     self.shape = (features,)
                 case RecurrentSpec():
                     yield f"recurrent{self.weighted}", self._recurrent(spec)

@@ -49,6 +49,8 @@ def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
         chosen = _steps(dataset, given)
     else:
         chosen = _series(dataset)
+    if given.get("readout") == "voltage":
+        chosen |= {"loss": "softmax"}
     return {name: value for name, value in (SHARED | chosen).items() if name not in given}
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Adaptation, BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers import BatchNorm, Dropout, MaxPool, Readout, Residual, Spiking, SumPool2d, Vote, check_stored
 from tsslbp.layers.base import hooked
 from tsslbp.layers.noted import check_same, is_known
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
@@ -98,12 +98,6 @@ class Network(nn.Module):
         self.architecture = architecture = quantisation.with_small_leaks(architecture)
         self.time_steps = architecture.time_steps
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
-        if not isinstance(self.time_steps, int) or self.time_steps < 1:
-            raise UserError(f"time_steps is {self.time_steps}; it must be a whole number from 1")
-        if architecture.neuron not in get_args(ann.Unit):
-            raise unknown("neuron", str(architecture.neuron), get_args(ann.Unit))
-        Dropout(architecture.dropout)  # checks the value even where the network has no place for it, as the next line does
-        Adaptation(architecture.tau_a, architecture.beta)
         self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
         vary_constants(architecture, self.neuron, self.named_layers())
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
@@ -136,6 +130,7 @@ class Network(nn.Module):
         rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
         learned = f", learns {' '.join(a.learn)}" if a.learn else ""
         how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {steps}"
+        how += ", read from the output's voltage" if a.readout == "voltage" else ""
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
     extra_repr = describe
@@ -217,8 +212,8 @@ class Network(nn.Module):
         return last(output) if isinstance(last, Vote) else output
 
     def evidence(self, output: Tensor) -> Tensor:
-        """What to decode answers from: the output currents, or the class probabilities of an ANN, as logits may be negative."""
-        return output if self.is_spiking else output.softmax(-1)
+        """What to decode answers from: the currents of an output that spikes, else class probabilities, ``[1, B, classes]``."""
+        return output if self.architecture.spikes_last else output.sum(0, keepdim=True).softmax(-1)
 
     def walk(
         self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
@@ -392,6 +387,11 @@ class Network(nn.Module):
     def neuron_of(self, name: str = "output") -> LIF:
         """Constants of the neurons of a layer, by its name in :meth:`named_layers`."""
         return cast(Spiking, self.layers.get_submodule(name)).neuron
+
+    def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
+        layer = self.layers.get_submodule
+        return {name: self.fired(psc, name) for name, psc in currents.items() if not isinstance(layer(name), Readout)}
 
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""

@@ -109,8 +109,8 @@ class TrainingSettings(Group):
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
     first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
-    spiking neurons and softmax for an ANN. An ANN has only these two, and its kernel loss is the squared error against 1 for
-    the labelled class and 0 for the others."""
+    an output that spikes, and softmax for a voltage (--readout) and an ANN. A voltage has no other loss of these. An ANN has
+    only these two, and its kernel loss is the squared error against 1 for the labelled class and 0 for the others."""
     rate_penalty: Annotated[float, NOT_NEGATIVE, FINITE] = 0.0
     """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
     rate_lower: Annotated[float, SHARE] = 0.0
@@ -233,6 +233,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         if self.time_block and self.network and normalised(self.network):
             yield f"--time-block is {self.time_block}; it must be 0 for normalised layers, which learn from whole sequences"
         loss, _ = parse_spec(self._loss, "loss")
+        if self.readout == "voltage" and loss in ("kernel", "spike", "count", "first-spike"):
+            yield f"--loss {self._loss} is for an output that spikes; with --readout voltage take --loss softmax"
         if "tau_s" in {*self.learn, *self.per_neuron} and loss in ("spike", "first-spike"):
             yield f"--loss {loss} reads spikes by one fixed --tau-s; leave tau_s out of --learn and --per-neuron"
         if self.validation == 0 and self.choose == "validation":
@@ -266,7 +268,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
 
     @property
     def _loss(self) -> str:
-        default = "kernel" if self.neuron == "spiking" else "softmax"
+        default = "kernel" if self.spikes_last else "softmax"
         return default if self.loss == "auto" else self.loss
 
     def make_loss(self) -> Loss:

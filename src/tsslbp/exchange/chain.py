@@ -153,10 +153,10 @@ def chain(network: Network) -> Chain:
     Raises:
         UserError: an ANN, or a part that no chain has; its layer is named.
     """
-    if not network.is_spiking:
-        raise UserError(
-            f"a network of {network.architecture.neuron} units has no spikes to send; train it with --neuron spiking"
-        )
+    a = network.architecture
+    if not a.spikes_last:
+        silent = "an output that is read from its voltage" if network.is_spiking else f"a network of {a.neuron} units"
+        raise UserError(f"{silent} has no spikes to send; train it with --neuron spiking --readout spikes")
     neuron = network.neuron
     if not neuron.reset:
         raise UserError("its neurons are not reset by a spike, a control for studies; only neurons with a reset are written")

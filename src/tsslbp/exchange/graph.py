@@ -2,6 +2,8 @@
 
 import io
 import math
+import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ MOST_OBJECTS = 10_000
 DEEPEST = 12
 FILTERS = {1, 2, 3, 32000}
 """HDF5's numbers of gzip, shuffle, checksum and LZF. Any other could load code from a plugin."""
+HEAP = b"GCOL\1\0\0\0"
+"""What a heap of texts begins with, HDF5's "global heap", version 1."""
 NEURONS = ("CubaLIF", "LIF", "IF")
 SHORTCUTS = ("Linear", "Affine", "Conv1d", "Conv2d", "Scale")
 """Nodes that may be the only one on a shortcut."""
@@ -46,7 +50,10 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
+        _check_heaps(path)
         with h5py.File(path, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise UserError("its addresses and lengths do not have 8 bytes, as NIR's have")
             if "node" not in file:
                 raise UserError("it holds no NIR graph: there is no group 'node'")
             tree = _Reader(h5py).group(file["node"])
@@ -58,6 +65,24 @@ def read(path: Path) -> Any:
     except Exception as error:  # damaged files fail in every way there is
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} is damaged or no NIR file ({type(error).__name__}: {shown(reason)})") from None
+
+
+def _check_heaps(path: Path) -> None:
+    """Raises UserError for a heap of texts whose entries do not fill it one by one: HDF5 might never come to its end."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        heap, entries = content.find(HEAP), 0
+        while heap >= 0:
+            (size,) = struct.unpack_from("<Q", content, heap + 8)
+            at, end = heap + 16, heap + size
+            while at + 16 <= end <= len(content):
+                number, length = struct.unpack_from("<H6xQ", content, at)
+                if not number and not length:
+                    break
+                at += 16 + -(-length // 8) * 8 if number else length  # entry 0 is what is left, and counts its own head
+                entries += 1
+            if not end - 16 < at <= end or 16 * entries > len(content):  # heaps that lie in each other take for ever, too
+                raise UserError("its texts are damaged")
+            heap = content.find(HEAP, heap + 1)
 
 
 class _Reader:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tsslbp import encoding
 from tsslbp.errors import UserError
-from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Recurrent, Residual, Spiking, SumPool, Vote
+from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
@@ -151,16 +151,16 @@ def _inside(w: Writer, lengths: str, steps: int, batch: int, features: int) -> s
 
 
 def evidence(w: Writer, network: Network, x: str, static: bool, lengths: str | None) -> str:
-    """What answers are decoded from, ``[T, N, classes]``, of network input."""
+    """What answers are decoded from, ``[T, N, classes]`` (T = 1 if the output does not spike), of network input."""
     signal = _entering(w, network, x, static)
     for _, layer in network.layers.named_children():
         signal = _layer(w, network, layer, signal)
     output = _expanded(w, signal)
-    if not network.is_spiking:
-        return w.op("Softmax", output, axis=-1)
-    if lengths is not None:
+    if lengths is not None and network.is_spiking:
         output = w.op("Where", _inside(w, lengths, network.time_steps, 1, 1), output, 0.0)
-    return output
+    if network.architecture.spikes_last:
+        return output
+    return w.op("Softmax", w.op("ReduceSum", output, [0], keepdims=1), axis=-1)
 
 
 def answers(w: Writer, output: str) -> str:
@@ -257,6 +257,8 @@ def _spiking(
         units = w.op("Relu", x) if a.neuron == "relu" else w.op("Cast", w.op("Greater", x, float(a.threshold)), to=FLOAT)
         return Signal(units, made.shape)
     current = _expanded(w, made)
+    if isinstance(layer, Readout):
+        return Signal(_synapse(w, current, layer.neuron.tau_m), made.shape)
     psc = _recurrent(w, layer, current) if isinstance(layer, Recurrent) else _neurons(w, layer.neuron, current)
     return Signal(psc, made.shape)
 

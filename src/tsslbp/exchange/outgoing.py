@@ -48,8 +48,10 @@ def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, s
 
     Raises UserError for what NIR cannot say, with the layer named.
     """
-    if not network.is_spiking:
-        raise UserError(f"a network of {network.architecture.neuron} units has no spikes; NIR takes spiking networks")
+    a = network.architecture
+    if not a.spikes_last:
+        silent = "an output that is read from its voltage" if network.is_spiking else f"a network of {a.neuron} units"
+        raise UserError(f"{silent} has no spikes; NIR files are written of networks that spike to the end")
     writer = _Writer(network)
     for name, layer in writer.network.layers.named_children():
         writer.layer(name, layer)

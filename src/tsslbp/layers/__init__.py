@@ -11,6 +11,7 @@ from tsslbp.layers.dropout import Dropout
 from tsslbp.layers.linear import Linear, matrix_product
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.pooling import AvgPool1d, AvgPool2d, MaxPool, MaxPool1d, MaxPool2d, Pooling, SumPool, SumPool1d, SumPool2d
+from tsslbp.layers.readout import Readout
 from tsslbp.layers.recurrent import Adaptation, Recurrent
 from tsslbp.layers.residual import Residual
 from tsslbp.layers.shape import Flatten, Vote
@@ -32,6 +33,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "Pooling",
+    "Readout",
     "Recurrent",
     "Residual",
     "Spiking",

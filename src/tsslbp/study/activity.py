@@ -104,16 +104,15 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
 
 
 def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
-    """Spikes of every neuron by layer, ``[B, ...]`` each, for network input ``x``, and of max pooling. The logits
-    of an ANN are no neurons.
+    """Spikes of every neuron by layer, ``[B, ...]`` each, for network input ``x``, and of max pooling. An output that does not
+    spike is left out.
 
     ``lengths`` ``[B]``: steps of each sequence, the rest being padding.
     """
     walk = network.walk(network.encode(x))
     outputs = {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking | MaxPool)}
     if network.is_spiking:
-        trains = {name: network.fired(psc, name) for name, psc in outputs.items()}
-        return {name: within(train.float(), lengths).sum(0) for name, train in trains.items()}
+        return {name: within(train.float(), lengths).sum(0) for name, train in network.trains(outputs).items()}
     *hidden, _ = outputs
     return {name: (outputs[name][0] > 0).float() for name in hidden}
 

@@ -41,8 +41,9 @@ def firing(run: Run) -> dict[str, Any]:
     tallies: dict[str, _Tally] = {}
     with run.model.evaluating(samples, int(run.settings["batch_size"])) as batches:
         for part, inputs in batches:
-            for name, psc in network.activity(inputs).items():
-                train = network.fired(psc, name).to(psc.dtype).flatten(2)
+            currents = network.activity(inputs)
+            for name, fired in network.trains(currents).items():
+                train = fired.to(currents[name].dtype).flatten(2)
                 tally = tallies.setdefault(name, _Tally(*train.shape[::2]))
                 tally.add(train, fallback(rule, train, network.neuron_of(name)), part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}

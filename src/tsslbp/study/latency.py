@@ -21,7 +21,8 @@ def latency(run: Run) -> dict[str, Any]:
         :meth:`Model.decide`, with ``steps`` taken on average and ``taken``, the share of samples by their number of steps.
 
     Raises:
-        UserError: an ANN; sequences of different lengths, or target trains, which have no time of decision.
+        UserError: an ANN, or an output that does not spike; sequences of different lengths, or target trains, which have no
+            time of decision.
     """
     run.need_spikes("latency")
     samples, network = run.test, run.model.network
@@ -30,6 +31,7 @@ def latency(run: Run) -> dict[str, Any]:
     if samples.lengths is not None:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")
 
+    decided, steps = run.model.decide(samples.x)
     spent, answers = [], []
     with run.model.evaluating(samples) as batches:
         for _, x in batches:
@@ -40,7 +42,6 @@ def latency(run: Run) -> dict[str, Any]:
             output = network.vote(last)
             answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
     spikes, answer = torch.cat(spent, 1), torch.cat(answers, 1)  # [T, N] each
-    decided, steps = run.model.decide(samples.x)
     spent_by_then = spikes.gather(0, (steps - 1).unsqueeze(0))[0]
     return about("latency", run.name, run.settings) | {
         "samples": len(samples),

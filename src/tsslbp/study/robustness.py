@@ -11,12 +11,12 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from tsslbp.layers import MaxPool, Spiking
+from tsslbp.layers import MaxPool, Readout, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
-from tsslbp.signal import Signal
+from tsslbp.signal import Signal, within
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, over_seeds, seeds_from
 from tsslbp.training.score import score
@@ -127,7 +127,8 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
     with run.model.evaluating(run.test) as batches:
         for part, x in batches:
             output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
-            scores.append(score(network.evidence(output), part.y, part.lengths, network.neuron_of().tau_s))
+            output = network.evidence(within(output, part.lengths))
+            scores.append(score(output, part.y, None, network.neuron_of().tau_s))
     return 100 * float(torch.cat(scores).mean())
 
 
@@ -135,7 +136,7 @@ def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) ->
     """The network's output, ``[T, B, classes]``, when every layer's spikes go through ``disturb`` before its synapse."""
 
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, *_: Any) -> Tensor:
-        if isinstance(layer, MaxPool):  # its spikes are those of the layer before
+        if isinstance(layer, MaxPool | Readout):  # the spikes of pooling are those of the layer before
             return layer(signal)
         tau_s = layer.neuron.tau_s
         return synapse(disturb(spikes_from_psc(layer(signal), tau_s).round()), tau_s)

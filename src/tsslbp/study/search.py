@@ -20,7 +20,7 @@ from tsslbp import losses, rules, training
 from tsslbp.data import Dataset
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
-from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
+from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, folder_name
 
@@ -35,6 +35,9 @@ OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
     EventProp: {"clip": (1.0, 100.0), "wake": (1e-7, 0.1)},
 }
 """Numbers among the options of rules that are searched, with their ranges. Options that make a rule another one are not."""
+VOLTAGE = "voltage"
+OF_VOLTAGES = (EventProp, EProp, SuperSpike)
+"""Rules that the field also trains with an output that does not spike; their trials may read its voltage."""
 SURE = 4
 """Trials that are never given up, as there is no median yet."""
 LEADERS = 4
@@ -121,6 +124,8 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
         "hidden_scale": trial.suggest_float("hidden_scale", scale / SCALES, scale * SCALES, log=True),
         "loss": trial.suggest_categorical("loss", _losses(base, dataset)),
     }
+    if made["loss"] == VOLTAGE:
+        made |= {"readout": "voltage", "loss": "softmax"}
     if base.neuron != "spiking":
         return made
     rule = rules.get(base.rule)
@@ -137,7 +142,7 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
 
 
 def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
-    """The loss as it is given, and all others that fit."""
+    """The loss as it is given, and all others that fit; "voltage" for the softmax loss of the output's voltage."""
     found = [base.loss]
     for name in () if dataset.trains else losses.LOSSES if base.neuron == "spiking" else losses.ANN:
         try:
@@ -145,6 +150,8 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
         except UserError:
             continue
         found.append(name)
+    if base.spikes_last and not dataset.trains and isinstance(rules.get(base.rule), OF_VOLTAGES):
+        found.append(VOLTAGE)
     return list(dict.fromkeys(found))
 
 

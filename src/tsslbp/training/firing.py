@@ -25,7 +25,8 @@ DEAD, SATURATED = 1e-4, 0.9
 
 
 def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """Firing of every layer on the first of these samples, in evaluation mode; after the end of a sequence nothing counts.
+    """Firing of every layer that spikes on the first of these samples, in evaluation mode; nothing counts after the end
+    of a sequence.
 
     Returns:
         ``rates``, spikes per neuron and step by layer; ``multiplied``, the share of each layer's input that its linear map
@@ -39,8 +40,9 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size) as batches:
         for part, inputs in batches:
-            for name, psc in network.activity(inputs).items():
-                train = network.fired(psc, name).to(psc.dtype)
+            currents = network.activity(inputs)
+            for name, fired in network.trains(currents).items():
+                psc, train = currents[name], fired.to(currents[name].dtype)
                 whole = train.new_ones(train.shape[:2])
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
                 neuron = network.neuron_of(name)

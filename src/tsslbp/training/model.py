@@ -160,7 +160,8 @@ class Model:
     def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500, first: int = 0) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
-        Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an ANN class probabilities, T = 1.
+        Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an output without spikes class
+        probabilities, T = 1.
         ``first`` is the first sample's number, as of :meth:`evaluating`.
         """
         with self._outputs(_unlabelled(x, lengths), batch_size, first) as outputs:
@@ -170,7 +171,7 @@ class Model:
     def _outputs(self, samples: Split, batch_size: int, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """:meth:`outputs` batch by batch, each with its samples."""
         with self.evaluating(samples, batch_size, first) as batches:
-            yield ((part, within(self.network.evidence(self.network(x)), part.lengths).cpu()) for part, x in batches)
+            yield ((part, self.network.evidence(within(self.network(x), part.lengths)).cpu()) for part, x in batches)
 
     def output_of(self, samples: Split) -> Tensor:
         """:meth:`outputs` for a part of a data set, wherever its samples lie."""
@@ -183,15 +184,17 @@ class Model:
             return torch.cat([decode(output) for _, output in outputs])
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """What one stored sample ``[1, ...]`` sets off: every layer's spikes, ``[T, neurons]`` of bool by name, and the output.
+        """What one stored sample ``[1, ...]`` sets off: spikes of every layer that spikes, ``[T, neurons]`` of bool by name,
+        and the output, as :meth:`outputs` gives it.
 
         ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
         with self.evaluating(_unlabelled(x, lengths), first=seed) as batches:
-            ((_, inputs),) = batches
+            ((part, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
-            return {name: self.network.fired(psc, name).flatten(1) for name, psc in currents.items()}, self.network.vote(output)
+            evidence = self.network.evidence(within(self.network.vote(output), part.lengths))
+            return {name: train.flatten(1) for name, train in self.network.trains(currents).items()}, evidence
 
     def decide(self, x: Tensor | Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
@@ -205,7 +208,12 @@ class Model:
 
         Returns:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
+
+        Raises:
+            UserError: an output that does not spike, which nothing bounds.
         """
+        if not self.network.architecture.spikes_last:
+            raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
         with self.evaluating(x if isinstance(x, Split) else _unlabelled(x), batch_size) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
             return torch.cat(answers), torch.cat(steps)

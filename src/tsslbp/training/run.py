@@ -317,6 +317,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--network {config.network} must end with {len(dataset.classes)}, the {what} of {dataset.name}")
     if dataset.trains and config.neuron != "spiking":
         raise UserError(f"--neuron {config.neuron} makes no spikes; the targets of {dataset.name} are spike trains")
+    if dataset.trains and config.readout == "voltage":
+        raise UserError(f"--readout voltage makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
     name, options = parse_spec(config.loss, "loss")

@@ -90,8 +90,8 @@ class Stream:
         streams: B.
 
     Raises:
-        UserError: something else; a network that does not spike; a model of encoded samples, or one that prepares several steps
-            at once.
+        UserError: something else; a network that does not spike, or whose output does not; a model of encoded samples, or one
+            that prepares several steps at once.
     """
 
     def __init__(self, model: Model | Network, streams: int = 1) -> None:
@@ -103,6 +103,8 @@ class Stream:
             )
         if not isinstance(streams, int) or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
+        if network.is_spiking and not network.architecture.spikes_last:
+            raise UserError("a stream needs an output that spikes; train one with --readout spikes")
         self.network, self.streams = network, streams
         self.normalisation, self.delta, shape = None, 0.0, network.architecture.input_shape
         if isinstance(model, Model):

@@ -1,0 +1,49 @@
+"""An output that does not spike."""
+
+import math
+
+from torch import Tensor
+
+from tsslbp.errors import UserError
+from tsslbp.kernels import Pool, computed_in
+from tsslbp.layers.base import Joined, refuse_part
+from tsslbp.layers.linear import Linear
+from tsslbp.neuron import synapse
+from tsslbp.signal import Constant, Signal
+
+
+class Readout(Linear):
+    """Fully connected leaky integrators, ``[T, B, in] -> [T, B, out]``: what comes out is their membrane potential.
+
+        v[t] = (1 - 1/τm)·v[t-1] + I[t]/τm
+
+    They have no threshold and no synapse behind them, and no rule is needed for their gradient.
+
+    Source: F. Zenke and T. P. Vogels, The Remarkable Robustness of Surrogate Gradient Learning, Neural Computation 2021.
+
+    Raises:
+        UserError: as :class:`~tsslbp.layers.Linear`; an infinite τm, under which v stays 0.
+    """
+
+    def _check_constants(self) -> None:
+        super()._check_constants()
+        if math.inf == self._numbers.tau_m:
+            raise UserError("tau_m is infinite; it must be finite for an output that is read from its voltage")
+
+    def forward(
+        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
+    ) -> Tensor:
+        return self._voltage(signal, None, inside)
+
+    def part(
+        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, ``[1, B, out]``."""
+        refuse_part(self, state)
+        voltage = self._voltage(signal, None if state is None else state[0])
+        return voltage, voltage[-1:]
+
+    def _voltage(self, signal: Signal | Joined, before: Tensor | None, inside: Tensor | None = None) -> Tensor:
+        current = self.current(signal, inside)
+        current = current.expand() if isinstance(current, Constant) else current
+        return synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)

@@ -1,0 +1,205 @@
+"""An output read from its voltage: written out, in parts, from training to answers, and refused where it must be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shared import run
+
+import tsslbp
+from tsslbp import UserError, automatic, cli, training
+from tsslbp.data import Split, of_arrays
+from tsslbp.layers import Readout
+from tsslbp.losses import SoftmaxLoss
+from tsslbp.metrics import decode
+from tsslbp.neuron import LIF
+from tsslbp.settings import TrainConfig
+from tsslbp.study import activity, search
+
+T = 7
+SEQUENCE = {"input_shape": (6,), "time_steps": T, "tau_m": 4.0, "tau_s": 3.0}
+
+
+def made(notation="12-3", readout="voltage", **more):
+    torch.manual_seed(0)
+    return tsslbp.build(notation, readout=readout, **{**SEQUENCE, "rule": "tssl+", **more}).double()
+
+
+def rand(*shape, seed=0):
+    return 3 * torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@given(tau_m=st.floats(1, 30), steps=st.integers(1, 9), bias=st.booleans(), seed=st.integers(0, 99))
+def test_voltage_and_its_gradients_written_out(tau_m, steps, bias, seed):
+    layer = Readout(4, 3, neuron=LIF(tau_m, 3), bias=bias).double()
+    x, error = rand(steps, 2, 4, seed=seed).requires_grad_(), rand(steps, 2, 3, seed=seed + 1)
+    if bias:
+        layer.bias.data = rand(3, seed=seed + 2)
+    v, expected = torch.zeros(2, 3, dtype=torch.float64), []
+    for step in x:
+        current = step @ layer.weight.T + (layer.bias if bias else 0)
+        v = (1 - 1 / tau_m) * v + current / tau_m
+        expected.append(v)
+    inputs = [x, *layer.parameters()]
+    torch.testing.assert_close(layer(x), torch.stack(expected), rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad(layer(x), inputs, error)
+    torch.testing.assert_close(ours, torch.autograd.grad(torch.stack(expected), inputs, error), rtol=1e-11, atol=1e-12)
+
+
+def test_the_network_before_it_is_the_same():
+    reads, spikes, x = made(), made(readout="spikes"), rand(T, 5, 6)
+    assert all(torch.equal(*pair) for pair in zip(reads.parameters(), spikes.parameters(), strict=True))
+    ours, theirs = reads.activity(x), spikes.activity(x)
+    assert torch.equal(ours["linear1"], theirs["linear1"])
+    assert 0 < reads.trains(ours)["linear1"].double().mean() < 1
+    assert reads.trains(ours).keys() == {"linear1"}
+
+
+@pytest.mark.parametrize(("notation", "shape"), [("12-3", (6,)), ("9R-6-V2", (6,)), ("4C3-P2-[4C3]-3b", (2, 4, 4))])
+def test_parts_and_blocks_are_the_whole(notation, shape):
+    more = {"padding": 1} if len(shape) == 3 else {}
+    net, x, label = made(notation, input_shape=shape, **more), rand(T, 5, *shape), torch.tensor([0, 1, 2, 0, 1])
+    whole = net(x)
+    first, state = net.part(x[:3])
+    rest, _ = net.part(x[3:], state)
+    torch.testing.assert_close(torch.cat([first, rest]), whole, rtol=1e-12, atol=1e-12)
+    gradients = torch.autograd.grad(SoftmaxLoss()(whole, label), list(net.parameters()))
+    assert all(bool(gradient.any()) for gradient in gradients)
+    net.time_block = 3
+    in_blocks = torch.autograd.grad(SoftmaxLoss()(net(x), label), list(net.parameters()))
+    torch.testing.assert_close(in_blocks, gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_evidence_is_probabilities_of_the_largest_sum():
+    net, x = made().eval(), rand(T, 50, 6) - 1.5
+    with torch.no_grad():
+        voltage = net(x)
+        evidence = net.evidence(voltage)
+    assert evidence.shape == (1, 50, 3)
+    torch.testing.assert_close(evidence.sum(-1), torch.ones(1, 50, dtype=torch.float64))
+    assert torch.equal(decode(evidence), voltage.sum(0).argmax(-1))
+    assert len(decode(evidence).unique()) > 1
+
+
+def test_only_the_membrane_constant_can_be_learned_there():
+    net = made(learn=("tau_m", "tau_s", "threshold"), per_neuron=("tau_m", "threshold"), spread=0.5)
+    assert {name for name in net.constants() if "output" in name} == {"layers.output.tau_m"}
+    assert net.layers.output.tau_m.unique().numel() == 3
+    SoftmaxLoss()(net(rand(T, 5, 6)), torch.tensor([0, 1, 2, 0, 1])).backward()
+    assert all(bool(weight.grad.any()) for weight in net.parameters())
+    assert not made(learn=("threshold",)).layers.output.neuron.varies
+
+
+def test_what_follows_a_sequence_counts_for_nothing():
+    x, lengths, y = rand(20, T, 6).float(), torch.arange(20) % 4 + 3, torch.arange(20) % 3
+    dataset = of_arrays(x, y, x, y, lengths=lengths, lengths_test=lengths, validation=3)
+    config = TrainConfig(network="12-3", readout="voltage", time_steps=T)
+    model, _ = training.prepare(training.resolved(config, dataset), dataset)
+    answers = model.outputs(x, lengths)[0]
+    voltage = model.network(model.inputs(x, 0, lengths)).detach()
+    sums = torch.stack([voltage[:steps, i].sum(0) for i, steps in enumerate(lengths)])
+    torch.testing.assert_close(answers, sums.softmax(-1))
+    right = (answers.argmax(-1) == y).double()
+    assert torch.equal(model.scores(Split(x, y, lengths)), right)
+    assert 0 < right.mean() < 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    command = ["train", "--data", "digits", "--network", "30-10", "--readout", "voltage", "--rule", "eventprop(clip=8)"]
+    assert cli.main([*command, "--epochs", "6", "--learning-rate", "5e-3", "--runs-dir", str(runs), "--name", "run"]) == 0
+    return runs / "run"
+
+
+def test_a_run_from_training_to_answers(trained, capsys):
+    last, final = training.read_metrics(trained)
+    assert last[-1]["rates"].keys() == {"linear1"}
+    assert final["test_accuracy"] > 80
+    code, said, _ = run(capsys, "evaluate", str(trained))
+    assert code == 0
+    assert f"test accuracy {final['test_accuracy']:.2f} %" in said
+    model = tsslbp.load(trained)
+    assert "read from the output's voltage" in model.network.describe()
+    evidence = model.outputs(training.dataset_of(model, Path()).test.x)
+    torch.testing.assert_close(evidence.sum(-1), torch.ones(1, evidence.shape[1]))
+
+
+def test_operations_leave_the_output_out(trained):
+    model = tsslbp.load(trained)
+    test = training.dataset_of(model, Path()).test
+    counts = activity.spike_counts(model.network, model.inputs(test.x[:9], 0))
+    assert counts.keys() == {"linear1"}
+    measured = activity.measure(model, test)
+    assert 0 < measured.spikes < model.network.time_steps
+
+
+@pytest.mark.parametrize("study", ["firing", "energy", "robustness --seeds 1"])
+def test_studies_take_it(trained, tmp_path, study):
+    name, *more = study.split()
+    assert cli.main(["study", name, str(trained), "--out", str(tmp_path), *more]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("evaluate RUN --early-exit", "early exit needs an output that spikes"),
+        ("study latency RUN --out OUT", "early exit needs an output that spikes"),
+        ("export RUN OUT/model.nir", "an output that is read from its voltage has no spikes"),
+        ("export RUN OUT/c --format c", "no spikes to send; train it with --neuron spiking --readout spikes"),
+        ("train --data digits --network 9-10 --readout voltage --loss count", "with --readout voltage take --loss softmax"),
+        (
+            "train --data digits --network 9-10 --readout voltage --neuron relu",
+            "--readout has no effect without",
+        ),
+        ("train --data digits --network 9-10 --readout voltage --tau-m inf", "tau_m is infinite; it must be finite"),
+        ("train spike-pattern --readout voltage --loss softmax", "--readout voltage makes no spikes; the targets of"),
+    ],
+)
+def test_refused_in_one_line(trained, tmp_path, capsys, command, said):
+    words = [word.replace("RUN", str(trained)).replace("OUT", str(tmp_path)) for word in command.split()]
+    words += ["--runs-dir", str(tmp_path)] if words[0] == "train" else []
+    code, _, error = run(capsys, *words)
+    assert code == 2
+    assert said in " ".join(error.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_in_python():
+    with pytest.raises(UserError, match="a stream needs an output that spikes"):
+        tsslbp.stream(made())
+    with pytest.raises(UserError, match="a network of relu units has no spikes and no voltages"):
+        made(neuron="relu")
+    with pytest.raises(UserError, match="unknown readout 'potential'"):
+        made(readout="potential")
+
+
+def test_data_without_a_recipe_get_a_loss_that_fits():
+    dataset = of_arrays(rand(40, 6).float(), torch.arange(40) % 2)
+    assert automatic.choose(dataset, {"readout": "voltage"})["loss"] == "softmax"
+
+
+def test_trials_read_voltages_of_the_rules_that_the_field_trains_so(quick):
+    config, dataset = training.with_data(quick(validation=100))
+    offered = {}
+
+    class Trial:
+        def suggest_float(self, name, low, high, log):
+            return low
+
+        def suggest_categorical(self, name, choices):
+            offered[name] = choices
+            return choices[-1]
+
+    def drawn(rule, **more):
+        return search.drawn(Trial(), TrainConfig(**{**vars(config), "rule": rule, **more}), dataset)
+
+    for rule in ("eventprop(clip=8)", "e-prop", "superspike"):
+        settings = drawn(rule)
+        assert (settings["readout"], settings["loss"]) == ("voltage", "softmax")
+        assert drawn(rule, readout="voltage", loss="softmax")["loss"] == "softmax"
+    for rule in ("tssl", "tssl+", "stbp"):
+        assert "readout" not in drawn(rule)
+        assert "voltage" not in offered["loss"]
