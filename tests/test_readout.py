@@ -72,6 +72,22 @@ def test_parts_and_blocks_are_the_whole(notation, shape):
     torch.testing.assert_close(in_blocks, gradients, rtol=1e-10, atol=1e-12)
 
 
+def test_a_stream_answers_as_the_whole_sequence():
+    net, x = made().eval(), rand(T, 50, 6) - 1.5
+    stream = tsslbp.stream(net, streams=50)
+    steps = [stream(step) for step in x]
+    with torch.no_grad():
+        voltage = net(x)
+    torch.testing.assert_close(steps[-1].total, voltage.sum(0))
+    for t, step in enumerate(steps):
+        assert torch.equal(step.answer, voltage[: t + 1].sum(0).argmax(-1))
+        assert step.layers.keys() == {"linear1"}
+        assert bool(step.may_change.all())
+    torch.testing.assert_close(steps[-1].confidence, net.evidence(voltage)[0].amax(-1))
+    with pytest.raises(UserError, match="does not spike"):
+        _ = steps[-1].spikes
+
+
 def test_evidence_is_probabilities_of_the_largest_sum():
     net, x = made().eval(), rand(T, 50, 6) - 1.5
     with torch.no_grad():
@@ -168,8 +184,6 @@ def test_refused_in_one_line(trained, tmp_path, capsys, command, said):
 
 
 def test_refused_in_python():
-    with pytest.raises(UserError, match="a stream needs an output that spikes"):
-        tsslbp.stream(made())
     with pytest.raises(UserError, match="a network of relu units has no spikes and no voltages"):
         made(neuron="relu")
     with pytest.raises(UserError, match="unknown readout 'potential'"):

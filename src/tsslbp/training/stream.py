@@ -22,17 +22,19 @@ class Step:
     def __init__(self, network: Network, before: State, after: State, current: Tensor, total: Tensor, steps: Tensor) -> None:
         self._network, self._before, self._after, self._current, self._steps = network, before, after, current, steps
         self.total = total
-        """Output current of every class so far, ``[B, classes]``: a spike of one neuron adds 1 in the end."""
+        """Output current of every class so far, ``[B, classes]``: a spike of one neuron adds 1 in the end. Or its voltages."""
 
     @cached_property
     def spikes(self) -> Tensor:
-        """Of the output neurons in this step, ``[B, neurons]`` of exactly 0 and 1."""
+        """Of the output neurons in this step, ``[B, neurons]`` of exactly 0 and 1. Raises UserError if they do not spike."""
+        if not self._network.architecture.spikes_last:
+            raise UserError("the output is read from its voltage and does not spike; layers has the spikes of the others")
         *_, output = self._neurons()
         return self._fired(output)
 
     @cached_property
     def layers(self) -> dict[str, Tensor]:
-        """Spikes of every layer by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
+        """Spikes of every layer that spikes by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
         return {name: self._fired(name) for name in self._neurons()}
 
     @cached_property
@@ -41,12 +43,16 @@ class Step:
 
         Raises UserError for output that holds NaN.
         """
-        return decode(self.total[None])
+        return decode(self._evidence)
 
     @cached_property
     def confidence(self) -> Tensor:
-        """The answer's share of the output so far, ``[B]``, 0 where there is no answer."""
-        return confidence(self.total[None])
+        """The answer's share of the output so far, ``[B]``, 0 where there is no answer; of voltages its probability."""
+        return confidence(self._evidence)
+
+    @cached_property
+    def _evidence(self) -> Tensor:
+        return self._network.evidence(self.total[None])
 
     @cached_property
     def lead(self) -> Tensor:
@@ -58,11 +64,11 @@ class Step:
     @torch.no_grad()
     def may_change(self) -> Tensor:
         """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T
-        steps, always. See :func:`tsslbp.metrics.settled`."""
+        steps, and of voltages, always. See :func:`tsslbp.metrics.settled`."""
         remaining = self._network.time_steps - self._steps
         final = torch.zeros_like(remaining, dtype=torch.bool)
         for steps in remaining.unique().tolist():
-            if steps >= 0:
+            if steps >= 0 and self._network.architecture.spikes_last:
                 done = settled(self.total, self._current, steps, self._network.neuron_of().tau_s) | (steps == 0)
                 final |= done & (remaining == steps)
         return ~final
@@ -90,8 +96,8 @@ class Stream:
         streams: B.
 
     Raises:
-        UserError: something else; a network that does not spike, or whose output does not; a model of encoded samples, or one
-            that prepares several steps at once.
+        UserError: something else; a network that does not spike; a model of encoded samples, or one that prepares several steps
+            at once.
     """
 
     def __init__(self, model: Model | Network, streams: int = 1) -> None:
@@ -103,8 +109,6 @@ class Stream:
             )
         if not isinstance(streams, int) or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
-        if network.is_spiking and not network.architecture.spikes_last:
-            raise UserError("a stream needs an output that spikes; train one with --readout spikes")
         self.network, self.streams = network, streams
         self.normalisation, self.delta, shape = None, 0.0, network.architecture.input_shape
         if isinstance(model, Model):
