@@ -17,6 +17,7 @@ from tsslbp.metrics import decode
 from tsslbp.neuron import LIF
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, search
+from tsslbp.study.ablation import variants
 
 T = 7
 SEQUENCE = {"input_shape": (6,), "time_steps": T, "tau_m": 4.0, "tau_s": 3.0}
@@ -163,6 +164,7 @@ def test_studies_take_it(trained, tmp_path, study):
     [
         ("evaluate RUN --early-exit", "early exit needs an output that spikes"),
         ("study latency RUN --out OUT", "early exit needs an output that spikes"),
+        ("study dynamics --data digits --network 9-10 --readout voltage --out OUT", "--readout must be spikes"),
         ("export RUN OUT/model.nir", "an output that is read from its voltage has no spikes"),
         ("export RUN OUT/c --format c", "no spikes to send; train it with --neuron spiking --readout spikes"),
         ("train --data digits --network 9-10 --readout voltage --loss count", "with --readout voltage take --loss softmax"),
@@ -193,6 +195,12 @@ def test_refused_in_python():
 def test_data_without_a_recipe_get_a_loss_that_fits():
     dataset = of_arrays(rand(40, 6).float(), torch.arange(40) % 2)
     assert automatic.choose(dataset, {"readout": "voltage"})["loss"] == "softmax"
+
+
+def test_no_variant_of_an_ablation_has_a_loss_that_does_not_fit():
+    config = TrainConfig(network="9-10", readout="voltage", loss="softmax")
+    assert variants(config, ["loss", "target", "desired"], False) == {}
+    assert variants(config, ["terms"], False)
 
 
 def test_trials_read_voltages_of_the_rules_that_the_field_trains_so(quick):

@@ -68,7 +68,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
         name, options = parse_spec(config.loss, "loss")
         for choice in LOSS[group]:
             fits = {
-                "loss": choice != name and (not trains or choice in ("kernel", "spike")),
+                "loss": choice != name and config.spikes_last and (not trains or choice in ("kernel", "spike")),
                 "target": name == "kernel" and choice != options.get("target", "single"),
                 "desired": name in ("kernel", "spike") and not trains and choice != options.get("desired"),
             }

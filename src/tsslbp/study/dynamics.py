@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tsslbp import training
-from tsslbp.architecture import Architecture
+from tsslbp.architecture import NO_ANN, Architecture
 from tsslbp.data import Split
+from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
@@ -70,6 +71,8 @@ def dynamics(
         Interrupted: Ctrl-C or SIGTERM; the same call goes on.
     """
     need_validation(config)
+    if config.readout == "voltage":
+        raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
     config, dataset = training.with_data(replace(config, neuron="spiking"))
     tried = variants(() if dataset.sequence else steps)
@@ -156,7 +159,7 @@ def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
 def _binary(config: TrainConfig) -> TrainConfig | None:
     if contains(config.network, RecurrentSpec):
         return None
-    return replace(config, neuron="binary", loss="softmax", rate_penalty=0.0)
+    return replace(config, neuron="binary", loss="softmax", rate_penalty=0.0, **NO_ANN)
 
 
 def _summary(accuracies: list[float]) -> dict[str, Any]:
