@@ -459,9 +459,11 @@ REFUSED = {
         shape=(30, 9, 9),
     ),
     "has shape .1, 100000, 100000., which is more": lambda: foreign(lif(), shape=(1, 10**5, 10**5)),
-    "'n1' .LI. does not spike": lambda: foreign(nir.Linear(weights(5, 7)), nir.LI(full(5, 1e-3), full(5, 1), full(5, 0))),
+    "'n1' .LI. does not spike": lambda: foreign(
+        nir.Linear(weights(5, 7)), nir.LI(full(5, 1e-3), full(5, 1), full(5, 0)), nir.Linear(weights(5, 5)), lif()
+    ),
     "'n1' .Delay. delays what goes through it": lambda: foreign(nir.Linear(weights(5, 7)), nir.Delay(full(5, 1e-3)), lif()),
-    "'n2' .CubaLI. does not spike": lambda: foreign(
+    "'n2' .CubaLI. has no weights before it": lambda: foreign(
         nir.Linear(weights(5, 7)),
         lif(),
         nir.CubaLI(full(5, 2e-4), full(5, 1e-3), full(5, 1), full(5, 0)),

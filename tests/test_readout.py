@@ -1,7 +1,10 @@
 """An output read from its voltage: written out, in parts, from training to answers, and refused where it must be."""
 
+import itertools
 from pathlib import Path
 
+import nir
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +14,9 @@ from shared import run
 import tsslbp
 from tsslbp import UserError, automatic, cli, training
 from tsslbp.data import Split, of_arrays
+from tsslbp.exchange.check import check
+from tsslbp.exchange.nir import from_nir, to_nir, write
+from tsslbp.exchange.simulators import SIMULATORS, _step
 from tsslbp.layers import Readout
 from tsslbp.losses import SoftmaxLoss
 from tsslbp.metrics import decode
@@ -165,7 +171,6 @@ def test_studies_take_it(trained, tmp_path, study):
         ("evaluate RUN --early-exit", "early exit needs an output that spikes"),
         ("study latency RUN --out OUT", "early exit needs an output that spikes"),
         ("study dynamics --data digits --network 9-10 --readout voltage --out OUT", "--readout must be spikes"),
-        ("export RUN OUT/model.nir", "an output that is read from its voltage has no spikes"),
         ("export RUN OUT/c --format c", "no spikes to send; train it with --neuron spiking --readout spikes"),
         ("train --data digits --network 9-10 --readout voltage --loss count", "with --readout voltage take --loss softmax"),
         (
@@ -225,3 +230,75 @@ def test_trials_read_voltages_of_the_rules_that_the_field_trains_so(quick):
     for rule in ("tssl", "tssl+", "stbp"):
         assert "readout" not in drawn(rule)
         assert "voltage" not in offered["loss"]
+
+
+def by_euler(graph, x):
+    """What leaves the output of a graph of ours, by NIR's equations: ``[T, B, ...]`` to ``[T, B, classes]``."""
+    nodes = {name: _step(node, x.dtype) for name, node in graph.nodes.items()}
+    after, made = dict(graph.edges), []
+    for step in x:
+        here = "input"
+        while here != "output":
+            here = after[here]
+            step = nodes[here](step)
+        made.append(step)
+    return torch.stack(made)
+
+
+@pytest.mark.parametrize(
+    ("notation", "more"),
+    [
+        ("12-3", {}),
+        ("12b-3b", {}),
+        ("12-3b", {"tau_s": 1.0}),
+        ("12-3", {"learn": ("tau_m",), "per_neuron": ("tau_m", "threshold"), "spread": 0.3}),
+        ("3C3-P2-3b", {"input_shape": (2, 6, 6)}),
+        ("3", {}),
+    ],
+)
+def test_a_nir_graph_has_its_voltages(notation, more, tmp_path):
+    net = made(notation, **more).float().eval()
+    with torch.no_grad():
+        for _, weight in net.named_parameters():
+            weight += 0.3 * torch.rand(weight.shape)
+    x = rand(T, 5, *net.architecture.input_shape).float() - 1
+    graph = to_nir(net)
+    with torch.no_grad():
+        voltage = net(x)
+        torch.testing.assert_close(by_euler(graph, x), voltage, rtol=1e-4, atol=1e-5)
+    write(graph, tmp_path / "a.nir")
+    again = from_nir(tmp_path / "a.nir")
+    assert again.architecture == net.architecture
+    assert all(torch.equal(*pair) for pair in zip(again.parameters(), net.parameters(), strict=True))
+    graph.metadata.clear()
+    stranger = from_nir(graph, time_steps=T)
+    for other in (again, stranger):
+        with torch.no_grad():
+            torch.testing.assert_close(other(x), voltage, rtol=1e-4, atol=1e-5)
+    checked = check(net, to_nir(net), x, {"NIR's equations": SIMULATORS["NIR's equations"]})
+    assert all(each.total == 0 and not each.refused for each in checked.comparisons)
+    assert checked.comparisons[0].of.keys() == net.trains(net.activity(x)).keys()
+
+
+def test_a_leaky_integrator_of_another_program():
+    weight, out = rand(4, 6).numpy(), rand(3, 4, seed=1).numpy()
+    four, three = np.ones(4), np.ones(3)
+    nodes = {
+        "input": nir.Input(np.array([6])),
+        "a": nir.Linear(weight),
+        "b": nir.LIF(tau=4e-4 * four, r=2 * four, v_leak=0 * four, v_threshold=8 * four, v_reset=0 * four),
+        "c": nir.Affine(out, 0.1 * three),
+        "d": nir.LI(tau=np.array([2e-4, 3e-4, 5e-4]), r=0.7 * three, v_leak=0.2 * three),
+        "output": nir.Output(np.array([3])),
+    }
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)))
+    x = rand(T, 5, 6).float()
+    net = from_nir(graph, time_steps=T)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), by_euler(graph, x.double()).float(), rtol=1e-4, atol=1e-5)
+    assert 0 < net.trains(net.activity(x))["linear1"].double().mean() < 1
+    middle = {**nodes, "b": nir.LI(tau=4e-4 * four, r=four, v_leak=0 * four)}
+    with pytest.raises(UserError, match="does not spike, which only the last neurons may do without"):
+        from_nir(nir.NIRGraph(middle, list(itertools.pairwise(nodes))), time_steps=T)
+    with pytest.raises(UserError, match="export with --bias leak"):
+        to_nir(made("12-3b"), bias="onset")

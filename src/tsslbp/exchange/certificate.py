@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers import Joined, MaxPool, Pooling, Recurrent, Spiking
+from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
 from tsslbp.signal import Constant, Signal
@@ -85,6 +85,10 @@ class _Proof:
         if isinstance(layer, MaxPool):
             raise UserError(f"layer {name!r} is max pooling, for which there is no bound")
         a = layer(signal)
+        if isinstance(layer, Readout):  # nothing spikes there
+            for dtype in self.dtypes:
+                self.safe.setdefault(dtype, torch.ones(a.shape[1], dtype=torch.bool))
+            return a
         current, size = _expanded(layer.current(signal)), _expanded(self.sizes[layer].current(self._absolute(signal)))
         terms = layer.weight[0].numel() + self.terms
         if isinstance(layer, Recurrent):

@@ -119,7 +119,7 @@ def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]
     """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
     network = copy.deepcopy(network).to(dtype).eval()
     network.fold()
-    return {name: network.fired(psc, name).flatten(2) for name, psc in network.activity(x.to(dtype)).items()}
+    return {name: train.flatten(2) for name, train in network.trains(network.activity(x.to(dtype))).items()}
 
 
 def lines(checked: Checked) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsslbp.errors import shown
-from tsslbp.exchange.graph import Link, array
+from tsslbp.exchange.graph import INTEGRATORS, Link, array
 from tsslbp.notation import NeuronSpec
 
 ROUNDING = 1e-6
@@ -29,6 +29,11 @@ class Layer:
     """What enters in the file, as a multiple of what enters here: 4 where the file sums and we average."""
     neurons: Link
     around: "Around | None" = None
+
+    @property
+    def integrates(self) -> bool:
+        """Whether the neurons never spike."""
+        return self.neurons.kind in INTEGRATORS
 
     def rows(self, name: str) -> np.ndarray:
         """A parameter of the neurons, one number for each row of the weight. Raises UserError for another shape."""
@@ -59,15 +64,17 @@ class Layer:
 
     def constants(self, dt: float) -> "Constants":
         """The neurons in our words. Raises UserError for a bias that would go through their synapse."""
-        threshold, r, none = self.rows("v_threshold"), self.rows("r"), np.zeros(len(self.weight))
+        r, none = self.rows("r"), np.zeros(len(self.weight))
+        if self.neurons.kind == "IF":
+            return Constants(none + math.inf, 1.0, dt * r, none, self.rows("v_threshold"))
+        tau_m = self.steps("tau_mem" if self.neurons.kind.startswith("Cuba") else "tau", dt)
+        scale, threshold = (none + 1, none + 1) if self.integrates else (tau_m, self.rows("v_threshold"))
+        leak = self.rows("v_leak") / scale
         match self.neurons.kind:
-            case "IF":
-                return Constants(none + math.inf, 1.0, dt * r, none, threshold)
-            case "LIF":
-                tau_m = self.steps("tau", dt)
-                return Constants(tau_m, 1.0, r / tau_m, self.rows("v_leak") / tau_m, threshold)
+            case "LIF" | "LI":
+                return Constants(tau_m, 1.0, r / scale, leak, threshold)
             case _:
-                tau_m, synapses = self.steps("tau_mem", dt), self.steps("tau_syn", dt)
+                synapses = self.steps("tau_syn", dt)
                 if not alike(synapses):
                     said = f"has tau_syn from {synapses.min():g} to {synapses.max():g} steps"
                     self.neurons.refuse(f"{said}; what enters a layer here goes through one synapse")
@@ -77,7 +84,7 @@ class Layer:
                         f"has a bias that goes through the synapse of {self.neurons}; ours does not go through it. Write it as "
                         "v_leak, or leave it out"
                     )
-                return Constants(tau_m, tau_s, self.rows("w_in") * r / tau_m, self.rows("v_leak") / tau_m, threshold)
+                return Constants(tau_m, tau_s, self.rows("w_in") * r / scale, leak, threshold)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Constants:
     tau_s: float
     """Of what enters: NIR's synapse is in front of the neurons, ours behind them."""
     gain: np.ndarray
-    """What W·x is multiplied by on its way into the membrane potential."""
+    """What W·x is multiplied by on its way into the membrane potential; of neurons that never spike, into the current."""
     leak: np.ndarray
     """What every step adds to that."""
     threshold: np.ndarray
@@ -122,6 +129,12 @@ def by_channel(link: Link, values: np.ndarray) -> np.ndarray:
     if (rows != rows[:, :1]).any():
         link.refuse("is scaled by factors that differ within a channel, whose neurons share their weights here")
     return rows[:, 0]
+
+
+def times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Rows times factors; those near 1 as they are."""
+    factor = np.where(abs(factor - 1) < ROUNDING, 1.0, factor)
+    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def scale_of(link: Link, shape: tuple[int, ...]) -> np.ndarray:

@@ -23,6 +23,8 @@ FILTERS = {1, 2, 3, 32000}
 HEAP = b"GCOL\1\0\0\0"
 """What a heap of texts begins with, HDF5's "global heap", version 1."""
 NEURONS = ("CubaLIF", "LIF", "IF")
+INTEGRATORS = ("CubaLI", "LI")
+"""Neurons that never spike."""
 SHORTCUTS = ("Linear", "Affine", "Conv1d", "Conv2d", "Scale")
 """Nodes that may be the only one on a shortcut."""
 

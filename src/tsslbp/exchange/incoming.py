@@ -4,11 +4,13 @@ Forward Euler with steps of ``dt`` makes of NIR's neurons, with τs = tau_syn/dt
 
     CubaLIF:  i[t] = (1 - 1/τs)·i[t-1] + w_in/τs · (W·x[t] + b),   v[t] = (1 - 1/τm)·v[t-1] + (r·i[t] + v_leak)/τm
     LIF:      the same without a synapse: τs = 1, w_in = 1
+    LI, CubaLI, at the output: the same, and v is what leaves them
     IF:       v[t] = v[t-1] + dt·r·(W·x[t] + b):  τs = 1, τm infinite
 
 which is our neuron with the membrane potential u = v·θ/v_threshold, the weights f·W and the bias
 
-    f = w_in·r/τm · θ/v_threshold   (IF: dt·r · θ/v_threshold)       bias = (v_leak/τm)·θ/v_threshold + f·b
+    f = w_in·r/τm · θ/v_threshold               IF: dt·r · θ/v_threshold    LI, CubaLI: w_in·r
+    bias = (v_leak/τm)·θ/v_threshold + f·b                                  LI, CubaLI: v_leak + f·b
 
 A file may have another f for every neuron. One within ROUNDING of 1 is taken for 1, so that weights stay as they are.
 """
@@ -35,6 +37,7 @@ from tsslbp.exchange.foreign import (
     padding_of,
     scale_of,
     shortcut,
+    times,
 )
 from tsslbp.exchange.graph import Link, array, chain
 from tsslbp.exchange.layers import common, grouped, undilated
@@ -125,11 +128,13 @@ class _Reader:
                 self._linear(link)
             case "Conv1d" | "Conv2d":
                 self._convolution(link)
-            case "CubaLIF" | "LIF" | "IF":
+            case "LI" | "CubaLI" if follower != "Output":
+                link.refuse("does not spike, which only the last neurons may do without")
+            case "CubaLIF" | "LIF" | "IF" | "LI" | "CubaLI":
                 self._neurons(link)
             case "Scale":
                 self._scale(link)
-            case "LI" | "CubaLI" | "I" | "Threshold":
+            case "I" | "Threshold":
                 link.refuse("does not spike and reset; CubaLIF, LIF and IF do")
             case "Delay":
                 link.refuse("delays what goes through it; connections here take no time")
@@ -175,7 +180,7 @@ class _Reader:
         scale = scale_of(link, self.shape)
         if self.pending is not None:
             (map_, spec, weight), rows = self.pending, by_channel(link, scale)
-            self.pending, self.row_scale = (map_, spec, _times(weight, rows)), self.row_scale * rows
+            self.pending, self.row_scale = (map_, spec, times(weight, rows)), self.row_scale * rows
         elif (scale == scale.flat[0]).all() and scale.flat[0] > 0:
             self.carry *= float(scale.flat[0])
         else:
@@ -254,7 +259,7 @@ class _Reader:
         layer = Layer(spec, map_, weight, offset * self.row_scale, self.shape, self.carry, link)
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
             link.refuse("resets to another potential than 0; neurons here reset to 0")
-        if layer.rows("v_threshold").min() <= 0:
+        if not layer.integrates and layer.rows("v_threshold").min() <= 0:
             link.refuse("has a threshold that is not positive")
         self.layers.append(layer)
         self.specs.append(spec)
@@ -270,13 +275,16 @@ class _Reader:
         constants = [layer.constants(self.dt) for layer in self.layers]
         whole, varied = self._settings(constants)
         pairs = list(zip(self.layers, constants, strict=True))
-        needed = [c.threshold / (c.gain * layer.carry) for layer, c in pairs]  # of neurons that keep their weights
+        reads = self.layers[-1].integrates
+        spiking = pairs[:-1] if reads else pairs
+        needed = [c.threshold / (c.gain * layer.carry) for layer, c in spiking]  # of neurons that keep their weights
         if "threshold" not in varied:
             plain_ones = [
-                each for each, layer in zip(needed, self.layers, strict=True) if layer.around and layer.around.weight is None
+                each for each, (layer, _) in zip(needed, spiking, strict=True) if layer.around and layer.around.weight is None
             ]  # a shortcut without weights leaves no choice
-            whole["threshold"] = self.like.threshold if self.like else commonest(plain_ones or needed)
+            whole["threshold"] = self.like.threshold if self.like else commonest(plain_ones or needed or [np.ones(1)])
             needed = [np.full(len(each), whole["threshold"]) for each in needed]
+        needed += [constants[-1].threshold] if reads else []
         scaled = [_scaled(layer, c, threshold) for (layer, c), threshold in zip(pairs, needed, strict=True)]
         found: dict[str, Any] = {
             "network": self._notation([bool(bias.any()) for _, bias, _ in scaled]),
@@ -284,7 +292,7 @@ class _Reader:
             "time_steps": time_steps,
             "padding": tuple(self.paddings) or (0,),
             **whole,
-            **{"standardise": False, "reset": True, "neuron": "spiking"},
+            **{"standardise": False, "reset": True, "neuron": "spiking", "readout": "voltage" if reads else "spikes"},
         }
         network = Network(replace(self.like, **found) if self.like else Architecture(**found))
         layers = [layer for _, layer in network.named_layers() if isinstance(layer, Spiking)]
@@ -292,7 +300,7 @@ class _Reader:
             layers, scaled, constants, needed, self._leaving(constants), strict=True
         ):
             own = {"tau_m": c.tau_m, "tau_s": np.full(len(c.tau_m), tau_s), "threshold": threshold}
-            _fill(layer, *tensors, {name: own[name] for name in varied})
+            _fill(layer, *tensors, {name: own[name] for name in varied if hasattr(layer, name)})
         shortcuts = {block.last: block.shortcut for block in network.layers if isinstance(block, Residual)}
         for layer, (found_layer, c), threshold in zip(layers, pairs, needed, strict=True):
             if found_layer.around is not None:
@@ -359,14 +367,8 @@ def _scaled(layer: Layer, c: Constants, threshold: np.ndarray) -> tuple[np.ndarr
     size = threshold / c.threshold
     bias = c.leak * size + c.gain * size * (layer.bias + layer.lateral_bias)
     lateral = layer.neurons.lateral
-    back = None if lateral is None else _times(np.asarray(lateral.weight, dtype=np.float64), c.gain * size)
-    return _times(layer.weight, c.gain * size * layer.carry), bias, back
-
-
-def _times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Rows times factors; those near 1 as they are."""
-    factor = np.where(abs(factor - 1) < ROUNDING, 1.0, factor)
-    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    back = None if lateral is None else times(np.asarray(lateral.weight, dtype=np.float64), c.gain * size)
+    return times(layer.weight, c.gain * size * layer.carry), bias, back
 
 
 @torch.no_grad()
@@ -395,4 +397,4 @@ def _fill_shortcut(own: Spiking | None, layer: Layer, factor: np.ndarray) -> Non
         if (abs(factor - 1) > ROUNDING).any():
             layer.neurons.refuse(f"gets {factor[0]:g} times what enters its block by the shortcut; here it gets that as it is")
         return
-    own.weight.copy_(torch.from_numpy(_times(layer.around.weight, factor)))
+    own.weight.copy_(torch.from_numpy(times(layer.around.weight, factor)))

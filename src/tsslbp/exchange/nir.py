@@ -11,6 +11,8 @@ with the largest output current, which is a sum over those spikes:
 
     Σ_t a[t] = Σ_t s[t]·(1 - (1 - 1/τs)^(T-t))        t from 0 to T-1
 
+An output that is read from its voltage is a CubaLI node, and the answer the class with the largest sum of what leaves it.
+
 Source: J. E. Pedersen et al., Neuromorphic intermediate representation, Nature Communications 15, 8122 (2024).
 """
 
@@ -26,7 +28,6 @@ import torch
 from tsslbp import files
 from tsslbp.errors import UserError, shown
 from tsslbp.exchange import graph as graphs
-from tsslbp.exchange.graph import neurons_of
 from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
@@ -43,6 +44,7 @@ OURS = "tsslbp"
 LIMITS = "limits"
 """Entry of the metadata that holds the grids of weights of few bits."""
 DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1"
+DECODE_VOLTAGE = "class with the largest sum over t of the output"
 TIME_STEPS = 5
 """T of a graph that does not say it, as of static samples elsewhere."""
 
@@ -75,11 +77,13 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
             "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
             "threshold": float(a.threshold),
         },
-        **{"classes": "\n".join(model.classes), "decode": DECODE},
+        **{"classes": "\n".join(model.classes), "decode": DECODE if a.spikes_last else DECODE_VOLTAGE},
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
         **{OURS: json.dumps(model.about()), LIMITS: json.dumps(_limits(network))},
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
+    if bias == "onset" and not a.spikes_last:
+        raise UserError("an onset channel does not reach an output that is read from its voltage; export with --bias leak")
     return with_onset(graph) if bias == "onset" else graph
 
 
@@ -90,7 +94,8 @@ def write(graph: Any, path: str | Path) -> None:
 
 def described_graph(graph: Any) -> str:
     """A graph in a line: how many nodes and neurons."""
-    neurons = sum(math.prod(graph.nodes[name].v_threshold.shape) for name in neurons_of(graph))
+    known = graphs.NEURONS + graphs.INTEGRATORS
+    neurons = sum(math.prod(node.r.shape) for node in graph.nodes.values() if type(node).__name__ in known)
     return f"{len(graph.nodes)} nodes, {neurons:,} neurons"
 
 
@@ -138,6 +143,7 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
         assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
+        assumed += [] if network.architecture.spikes_last else ["that the answer is the class with the largest sum"]
         return Found(alone(network), tuple(assumed))
     if (network.architecture.input_shape, network.time_steps) != (architecture.input_shape, architecture.time_steps):
         raise UserError(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tsslbp.errors import UserError
 from tsslbp.exchange.graph import library
 from tsslbp.exchange.layers import squared, ungrouped
-from tsslbp.layers import Conv1d, Convolution, Dropout, Flatten, Linear, Recurrent, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers import Conv1d, Convolution, Dropout, Flatten, Linear, Readout, Recurrent, Residual, Spiking, SumPool2d, Vote
 from tsslbp.layers.noted import check_kinds
 from tsslbp.networks import Network
 
@@ -48,10 +48,8 @@ def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, s
 
     Raises UserError for what NIR cannot say, with the layer named.
     """
-    a = network.architecture
-    if not a.spikes_last:
-        silent = "an output that is read from its voltage" if network.is_spiking else f"a network of {a.neuron} units"
-        raise UserError(f"{silent} has no spikes; NIR files are written of networks that spike to the end")
+    if not network.is_spiking:
+        raise UserError(f"a network of {network.architecture.neuron} units has no spikes; NIR takes spiking networks")
     writer = _Writer(network)
     for name, layer in writer.network.layers.named_children():
         writer.layer(name, layer)
@@ -139,16 +137,19 @@ class _Writer:
         none = torch.zeros_like(bias)
         self.append(f"{name}_weights", self._map(name, layer, bias if tau_s == 1 else none, entering))
         leak = _each((none if tau_s == 1 else bias).view(-1, *[1] * (len(self.shape) - 1)), self.shape)
-        constants = {
-            "tau_syn": _each(tau_s * DT, self.shape),
-            "tau_mem": tau_m * DT,
+        constants = {"tau_syn": _each(tau_s * DT, self.shape), "tau_mem": tau_m * DT}
+        neurons = neurons_of_layer(name)
+        if isinstance(layer, Readout):
+            ones = np.ones(self.shape)
+            self.append(neurons, self.nir.CubaLI(**constants, r=gain * ones, w_in=ones, v_leak=gain * leak))
+            return
+        constants |= {
             "r": tau_m,
             "w_in": _each(tau_s, self.shape),
             "v_leak": tau_m * tau_s * leak,
             "v_threshold": tau_s * threshold / gain,
             "v_reset": np.zeros(self.shape),
         }
-        neurons = neurons_of_layer(name)
         self.append(neurons, self.nir.CubaLIF(**constants))
         if before is not None:  # behind the block's own edges: Norse runs nodes in the order in which it meets them
             self._shortcut(name, before, before.gain / gain, tau_s)

@@ -101,21 +101,24 @@ def _step(node: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         case "Scale":
             scale = tensor("scale")
             return lambda x: x * scale
-        case "CubaLIF":
+        case "CubaLIF" | "CubaLI":
             rate = DT / tensor("tau_mem")
-            return _neurons(tensor, DT / tensor("tau_syn"), tensor("w_in"), rate, tensor("v_leak"))
-        case "LIF":
-            return _neurons(tensor, torch.tensor(1.0), torch.tensor(1.0), DT / tensor("tau"), tensor("v_leak"))
+            return _neurons(tensor, DT / tensor("tau_syn"), tensor("w_in"), rate, tensor("v_leak"), kind == "CubaLIF")
+        case "LIF" | "LI":
+            one = torch.tensor(1.0)
+            return _neurons(tensor, one, one, DT / tensor("tau"), tensor("v_leak"), kind == "LIF")
         case "IF":
             return _neurons(tensor, torch.tensor(1.0), torch.tensor(1.0), None, torch.tensor(0.0))
     raise UserError(f"nothing here runs a node of kind {kind}")
 
 
 def _neurons(
-    tensor: Callable[[str], Tensor], synapse: Tensor, w_in: Tensor, rate: Tensor | None, leak: Tensor
+    tensor: Callable[[str], Tensor], synapse: Tensor, w_in: Tensor, rate: Tensor | None, leak: Tensor, spikes: bool = True
 ) -> Callable[[Tensor], Tensor]:
-    """A step of neurons; ``synapse`` and ``rate`` are DT over a time constant, None if it is infinite."""
-    r, threshold, reset = (tensor(name) for name in ("r", "v_threshold", "v_reset"))
+    """A step of neurons, to their spikes, or to the potential of those without; ``synapse`` and ``rate`` are DT over a time
+    constant, None if it is infinite."""
+    r = tensor("r")
+    threshold, reset = (tensor("v_threshold"), tensor("v_reset")) if spikes else (torch.tensor(torch.inf), torch.tensor(0.0))
     state: list[Tensor] = []
 
     def step(x: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ def _neurons(
         v = v + DT * r * i if rate is None else v + rate * (leak - v + r * i)
         fired = v > threshold
         state[:] = i, torch.where(fired, reset, v)
-        return fired.to(x.dtype)
+        return fired.to(x.dtype) if spikes else v
 
     return step
 
