@@ -605,6 +605,16 @@ def endless(path):
     path.write_bytes(damaged)
 
 
+def huge(path):
+    """A file that says of one of its texts that it has four billion letters."""
+    path.write_bytes(good())
+    with h5py.File(path) as file:
+        place = file["node/type"].id.get_offset()
+    damaged = bytearray(good())
+    damaged[place + 3] = 255
+    path.write_bytes(damaged)
+
+
 WEIGHT = "node/nodes/linear1_weights/weight"
 HOSTILE = {
     "no file": lambda path: None,
@@ -633,6 +643,8 @@ HOSTILE = {
     "nested": hdf5(nested),
     "many entries": hdf5(many),
     "texts without end": endless,
+    "a text of 4 GB": huge,
+    "texts in pieces": hdf5(lambda file: replaced(file, "node/nodes/input/type", data=["a"] * 9, chunks=(3,))),
     "a false input": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([10**9, 10**9, 10**9]))),
     "negative sizes": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([-7]))),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -22,6 +22,8 @@ FILTERS = {1, 2, 3, 32000}
 """HDF5's numbers of gzip, shuffle, checksum and LZF. Any other could load code from a plugin."""
 HEAP = b"GCOL\1\0\0\0"
 """What a heap of texts begins with, HDF5's "global heap", version 1."""
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+"""What stands for a text in an array."""
 NEURONS = ("CubaLIF", "LIF", "IF")
 INTEGRATORS = ("CubaLI", "LI")
 """Neurons that never spike."""
@@ -53,12 +55,12 @@ def read(path: Path) -> Any:
         raise UserError(f"there is no file {path}")
     try:
         _check_heaps(path)
-        with h5py.File(path, "r") as file:
-            if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise UserError("its addresses and lengths do not have 8 bytes, as NIR's have")
+        with path.open("rb") as content, h5py.File(path, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8) or file.userblock_size:
+                raise UserError("its addresses do not have 8 bytes, or something comes before it, as in no file of NIR's")
             if "node" not in file:
                 raise UserError("it holds no NIR graph: there is no group 'node'")
-            tree = _Reader(h5py).group(file["node"])
+            tree = _Reader(h5py, content).group(file["node"])
         if tree.get("type") != "NIRGraph":
             raise UserError(f"it holds a {shown(tree.get('type'))}, not a NIRGraph")
         return nir.dict2NIRNode({**tree, "type_check": False})
@@ -90,8 +92,8 @@ def _check_heaps(path: Path) -> None:
 class _Reader:
     """Reads groups and arrays of an HDF5 file, and counts."""
 
-    def __init__(self, h5py: ModuleType) -> None:
-        self.h5py = h5py
+    def __init__(self, h5py: ModuleType, content: BinaryIO) -> None:
+        self.h5py, self.content = h5py, content
         self.objects = self.bytes = 0
 
     def group(self, group: Any, depth: int = 0) -> dict[str, Any]:
@@ -113,15 +115,28 @@ class _Reader:
         filters = {stored.get_filter(i)[0] for i in range(stored.get_nfilters())}
         if entry.external or entry.is_virtual or not filters <= FILTERS:
             raise UserError(f"entry {shown(name)} is stored outside the file, or packed in an unknown way")
-        text = self.h5py.check_string_dtype(entry.dtype) is not None
-        if not text and entry.dtype.kind not in "fiub":
+        text = self.h5py.check_string_dtype(entry.dtype)
+        if text is None and entry.dtype.kind not in "fiub":
             raise UserError(f"entry {shown(name)} holds {entry.dtype}; it must be numbers or text")
         numbers = max(entry.size, math.prod(entry.chunks or ()))  # HDF5 unpacks whole chunks
-        self.bytes += numbers * (16 if text else entry.dtype.itemsize)
+        self.bytes += numbers * entry.dtype.itemsize
+        if text is not None and text.length is None:
+            self.bytes += self._of_texts(entry, name)
         if self.bytes > MOST_BYTES:
             raise UserError(f"its arrays take more than {MOST_BYTES // 2**30} GiB")
         value = entry[()]
         return value.decode() if isinstance(value, bytes) else value
+
+    def _of_texts(self, entry: Any, name: str) -> int:
+        """Bytes of an entry's texts: HDF5 makes room for as many as the file says before it looks for them."""
+        place = entry.id.get_offset()
+        if place is None:
+            raise UserError(f"entry {shown(name)} holds texts in pieces, as NIR's do not")
+        self.content.seek(place)
+        lengths = np.frombuffer(self.content.read(REFERENCE.itemsize * entry.size), REFERENCE)["length"]
+        if lengths.max(initial=0) > self.content.seek(0, io.SEEK_END):
+            raise UserError(f"entry {shown(name)} is a text that is longer than the file")
+        return int(lengths.sum())
 
 
 def write(graph: Any) -> bytes:
