@@ -124,6 +124,18 @@ def test_amplitude_is_added_to_the_exact_gradient_of_a_lone_spike(script):
     assert added[0].item() == pytest.approx(0.8 * expected)
 
 
+def test_batches_with_spike_time_gradient_are_counted(script):
+    module = script("paper_fallback")
+    network = tsslbp.build("8-3", input_shape=(4,), time_steps=5, tau_m=5.0, tau_s=2.0, rule="tssl-paper")
+    busy, silent, loud = module.counted(network), torch.full((6, 4), -9.0), torch.full((6, 4), 9.0)
+    network.layers.linear1.weight.data.abs_()
+    for x in (silent, loud, silent):
+        network(x)
+    network.eval()(loud)
+    assert busy["linear1"] == [False, True, False]
+    assert busy["output"][0] is False
+
+
 def test_layers_have_the_rules_of_their_row(script):
     module = script("eventprop_speech")
     for hidden, share, output, _ in module.NETWORKS.values():

@@ -150,6 +150,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
     ("name", "page"),
     [
         ("compare-tuned-fashion-mnist-fc", "docs/results.md"),
+        ("compare-paper-fallback", "docs/gradient.md"),
         ("compare-intra-images", "docs/answers.md"),
         ("compare-intra-images-paper", "docs/answers.md"),
         ("compare-intra-speech", "docs/answers.md"),
@@ -261,6 +262,7 @@ def test_results_are_data_pages_and_figures():
         ("how-to-own-network", "residual/residual", "residual", "table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "closeness_table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "optima_table"),
+        ("gradient", "checks/paper-fallback", "paper_fallback", "table"),
         ("streaming", "streaming/answers", "streaming", "answers_table"),
     ],
 )
