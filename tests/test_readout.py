@@ -20,6 +20,7 @@ from tsslbp.exchange.simulators import SIMULATORS, _step
 from tsslbp.layers import Readout
 from tsslbp.losses import SoftmaxLoss
 from tsslbp.metrics import decode
+from tsslbp.networks import Network
 from tsslbp.neuron import LIF
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, search
@@ -89,7 +90,7 @@ def test_a_stream_answers_as_the_whole_sequence():
     for t, step in enumerate(steps):
         assert torch.equal(step.answer, voltage[: t + 1].sum(0).argmax(-1))
         assert step.layers.keys() == {"linear1"}
-        assert bool(step.may_change.all())
+        assert step.may_change.unique().tolist() == [t < T - 1]
     torch.testing.assert_close(steps[-1].confidence, net.evidence(voltage)[0].amax(-1))
     with pytest.raises(UserError, match="does not spike"):
         _ = steps[-1].spikes
@@ -127,6 +128,25 @@ def test_what_follows_a_sequence_counts_for_nothing():
     right = (answers.argmax(-1) == y).double()
     assert torch.equal(model.scores(Split(x, y, lengths)), right)
     assert 0 < right.mean() < 1
+
+
+@pytest.mark.parametrize("readout", ["spikes", "voltage"])
+def test_the_training_accuracy_ends_with_the_sequences(readout, tmp_path, monkeypatch):
+    x, lengths, y = rand(20, 2 * T, 6).float(), torch.arange(20) % 9 + 5, torch.arange(20) % 3
+    dataset = of_arrays(x, y, x, y, lengths=lengths, lengths_test=lengths, validation=3)
+    seen, evidence = [], Network.evidence
+
+    def noted(self, output, lengths=None):
+        seen.append((len(output), lengths))
+        return evidence(self, output, lengths)
+
+    monkeypatch.setattr(Network, "evidence", noted)
+    config = TrainConfig(network="12-3", readout=readout, bin=2, epochs=1, batch_size=20, runs_dir=tmp_path)
+    training.train(config, dataset=dataset)
+    steps, in_bins = seen[0]
+    assert steps == T
+    assert in_bins.tolist() != dataset.train.lengths.tolist()
+    assert sorted(in_bins.tolist()) == sorted(((dataset.train.lengths + 1) // 2).tolist())
 
 
 @pytest.fixture(scope="module")

@@ -270,6 +270,12 @@ def tiny(quick):
     return quick(recipe="tiny", network="20-10", epochs=1, learning_rate=5e-3, seed=1)
 
 
+def test_the_binary_network_beside_dynamics_learns_no_constants(tiny):
+    binary = dynamics._binary(replace(tiny, learn=("threshold",), per_neuron=("threshold",), spread=0.3))
+    config, dataset = training.with_data(binary)
+    assert not training.prepare(config, dataset)[0].network.constants()
+
+
 def test_dynamics_keeps_weights_and_trains_again(tiny):
     found = study.dynamics(tiny, seeds=1, steps=(1, 5))
     base = training.load(tiny.runs_dir / "base-seed1")

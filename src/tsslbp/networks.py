@@ -18,13 +18,13 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, check_tensor, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import BatchNorm, Dropout, MaxPool, Readout, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
 from tsslbp.layers.base import hooked
 from tsslbp.layers.noted import check_same, is_known
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, constant_current, length_mask
+from tsslbp.signal import Constant, Signal, constant_current, length_mask, within
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
@@ -126,10 +126,9 @@ class Network(nn.Module):
     def describe(self) -> str:
         """The network in a line: notation, rule, constants and number of weights."""
         a, weights = self.architecture, sum(weight.numel() for weight in self.parameters())
-        steps = f"{a.time_steps} step{'s' * (a.time_steps > 1)}"
         rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
         learned = f", learns {' '.join(a.learn)}" if a.learn else ""
-        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {steps}"
+        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {a.time_steps} step{'s' * (a.time_steps > 1)}"
         how += ", read from the output's voltage" if a.readout == "voltage" else ""
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
@@ -211,8 +210,10 @@ class Network(nn.Module):
         last = self.layers[-1]
         return last(output) if isinstance(last, Vote) else output
 
-    def evidence(self, output: Tensor) -> Tensor:
-        """What to decode answers from: the currents of an output that spikes, else class probabilities, ``[1, B, classes]``."""
+    def evidence(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What to decode answers from, up to ``lengths`` ``[B]``: the currents of an output that spikes, else class
+        probabilities, ``[1, B, classes]``."""
+        output = within(output, lengths)
         return output if self.architecture.spikes_last else output.sum(0, keepdim=True).softmax(-1)
 
     def walk(
@@ -390,8 +391,7 @@ class Network(nn.Module):
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
-        layer = self.layers.get_submodule
-        return {name: self.fired(psc, name) for name, psc in currents.items() if not isinstance(layer(name), Readout)}
+        return {name: self.fired(x, name) for name, x in currents.items() if name != "output" or self.architecture.spikes_last}
 
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""

@@ -80,10 +80,10 @@ def _check_heaps(path: Path) -> None:
             at, end = heap + 16, heap + size
             while at + 16 <= end <= len(content):
                 number, length = struct.unpack_from("<H6xQ", content, at)
-                if not number and not length:
-                    break
                 at += 16 + -(-length // 8) * 8 if number else length  # entry 0 is what is left, and counts its own head
                 entries += 1
+                if not number:
+                    break
             if not end - 16 < at <= end or 16 * entries > len(content):  # heaps that lie in each other take for ever, too
                 raise UserError("its texts are damaged")
             heap = content.find(HEAP, heap + 1)

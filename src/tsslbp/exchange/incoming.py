@@ -275,8 +275,7 @@ class _Reader:
         constants = [layer.constants(self.dt) for layer in self.layers]
         whole, varied = self._settings(constants)
         pairs = list(zip(self.layers, constants, strict=True))
-        reads = self.layers[-1].integrates
-        spiking = pairs[:-1] if reads else pairs
+        spiking = pairs[: -1 if (reads := self.layers[-1].integrates) else None]
         needed = [c.threshold / (c.gain * layer.carry) for layer, c in spiking]  # of neurons that keep their weights
         if "threshold" not in varied:
             plain_ones = [

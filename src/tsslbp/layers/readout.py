@@ -19,7 +19,8 @@ class Readout(Linear):
 
     They have no threshold and no synapse behind them, and no rule is needed for their gradient.
 
-    Source: F. Zenke and T. P. Vogels, The Remarkable Robustness of Surrogate Gradient Learning, Neural Computation 2021.
+    Source: F. Zenke and T. P. Vogels, The Remarkable Robustness of Surrogate Gradient Learning for Instilling Complex Function
+    in Spiking Neural Networks, Neural Computation 33, 2021.
 
     Raises:
         UserError: as :class:`~tsslbp.layers.Linear`; an infinite τm, under which v stays 0.

@@ -16,7 +16,7 @@ from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
-from tsslbp.signal import Signal, within
+from tsslbp.signal import Signal
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, over_seeds, seeds_from
 from tsslbp.training.score import score
@@ -127,8 +127,7 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
     with run.model.evaluating(run.test) as batches:
         for part, x in batches:
             output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
-            output = network.evidence(within(output, part.lengths))
-            scores.append(score(output, part.y, None, network.neuron_of().tau_s))
+            scores.append(score(network.evidence(output, part.lengths), part.y, network.neuron_of().tau_s))
     return 100 * float(torch.cat(scores).mean())
 
 

@@ -23,7 +23,7 @@ from tsslbp.layers import Dropout, Spiking
 from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
-from tsslbp.signal import length_mask, within
+from tsslbp.signal import length_mask
 from tsslbp.training import firing
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.model import Model
@@ -215,8 +215,8 @@ class Loop:
             loss.backward()
         if not math.isfinite(value := loss.item()):  # the step will say so for all processes
             return value, 0.0
-        output = network.evidence(within(output.detach().float(), steps))
-        return value, float(score(output, y, None, network.neuron_of().tau_s).sum())
+        output = network.evidence(output.detach().float(), steps)
+        return value, float(score(output, y, network.neuron_of().tau_s).sum())
 
     def _loss(self, output: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         """The loss; of no sample at all 0. Raises UserError for what a loss of one's own should not return."""

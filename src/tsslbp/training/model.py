@@ -27,7 +27,6 @@ from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
-from tsslbp.signal import within
 from tsslbp.stored import LONGEST, METADATA_KEY, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
@@ -171,7 +170,7 @@ class Model:
     def _outputs(self, samples: Split, batch_size: int, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """:meth:`outputs` batch by batch, each with its samples."""
         with self.evaluating(samples, batch_size, first) as batches:
-            yield ((part, self.network.evidence(within(self.network(x), part.lengths)).cpu()) for part, x in batches)
+            yield ((part, self.network.evidence(self.network(x), part.lengths).cpu()) for part, x in batches)
 
     def output_of(self, samples: Split) -> Tensor:
         """:meth:`outputs` for a part of a data set, wherever its samples lie."""
@@ -193,7 +192,7 @@ class Model:
             ((part, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
-            evidence = self.network.evidence(within(self.network.vote(output), part.lengths))
+            evidence = self.network.evidence(self.network.vote(output), part.lengths)
             return {name: train.flatten(1) for name, train in self.network.trains(currents).items()}, evidence
 
     def decide(self, x: Tensor | Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
@@ -248,7 +247,7 @@ class Model:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
         tau_s = self.network.neuron_of().tau_s
         with self._outputs(samples, self._at_once(samples), first) as outputs:
-            return torch.cat([score(output, part.y.cpu(), None, tau_s) for part, output in outputs])
+            return torch.cat([score(output, part.y.cpu(), tau_s) for part, output in outputs])
 
     def _at_once(self, samples: Split) -> int:
         """Samples of a batch in evaluation, fewer of large pictures in files."""

@@ -64,13 +64,12 @@ class Step:
     @torch.no_grad()
     def may_change(self) -> Tensor:
         """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T
-        steps, and of voltages, always. See :func:`tsslbp.metrics.settled`."""
+        steps, always, and of voltages until then. See :func:`tsslbp.metrics.settled`."""
         remaining = self._network.time_steps - self._steps
-        final = torch.zeros_like(remaining, dtype=torch.bool)
+        final = remaining == 0
         for steps in remaining.unique().tolist():
-            if steps >= 0 and self._network.architecture.spikes_last:
-                done = settled(self.total, self._current, steps, self._network.neuron_of().tau_s) | (steps == 0)
-                final |= done & (remaining == steps)
+            if steps > 0 and self._network.architecture.spikes_last:
+                final |= settled(self.total, self._current, steps, self._network.neuron_of().tau_s) & (remaining == steps)
         return ~final
 
     def _neurons(self) -> list[str]:
