@@ -1,12 +1,12 @@
 """What a second process is worth: python benchmarks/scaling.py RECIPE [DATA_ROOT]
 
-Two processes of one thread each train the recipe in one job, each on half of every batch. Against them stand two processes that
-run side by side and know nothing of each other, each with half the batch size. Both take turns, and the ratio of their samples
-per second says what working together costs: 1 is nothing. How long a step waits for sums and their bytes are told as well, and
-what the ratio would be if nothing but the slower of both processes were waited for in each step.
+Two processes of one thread each train the recipe, each on half of every batch. By turns, they work together for some steps and
+side by side for as many, each by itself on as many samples. The ratio of their samples per second says what working together
+costs: 1 is nothing. How long a step waits for sums and their bytes are told as well, and what the ratio would be if nothing but
+the slower of both processes were waited for in each step.
 
-With ``early`` for the recipe, one job trains a wide network, whose gradients are added up after the backward pass and during it
-by turns.
+With ``early`` for the recipe, the processes train a wide network together, whose gradients are added up after the backward pass
+and during it by turns.
 """
 
 import json
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,48 +28,67 @@ from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 from tsslbp.training import reduction
 
-ROUNDS, SECONDS, WARM_UP, COUNT = 3, 8.0, 5, 2
-WIDE, TURNS, STEPS = "2000-2000-10", 14, 15
+COUNT, WIDE, TURNS, STEPS = 2, "2000-2000-10", 14, 15
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
 
 
 def work(recipe: str, data_root: str) -> None:
-    """Train for a while; the leading process prints samples per second, and milliseconds and bytes that a step adds up."""
+    """Train by turns together and side by side; the leading process prints what was measured."""
     machine.keep_memory()
-    spent, adding = [0.0, 0], processes.Group.adding
+    waited, added, adding = 0.0, 0, processes.Group.adding
 
     def timed(group: processes.Group, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        nonlocal added
         wait = adding(group, x)
-        spent[1] += x.numel() * x.element_size()
+        added += x.numel() * x.element_size() * (group.count > 1)
 
-        def waited() -> torch.Tensor:
+        def done() -> torch.Tensor:
+            nonlocal waited
             began = time.perf_counter()
             wait()
-            spent[0] += time.perf_counter() - began
+            waited += time.perf_counter() - began
             return x
 
-        return waited
+        return done
 
     with processes.joined() as group:
         config = replace(recipes.get(recipe), data_root=Path(data_root), precision="float32")
-        config = replace(config, batch_size=config.batch_size // COUNT * group.count)
         config, dataset = training.with_data(config)
         model, optimizer = training.prepare(config, dataset)
-        loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+
+        def loop() -> training.Loop:
+            return training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+
         samples = torch.arange(config.batch_size)
-        for _ in range(WARM_UP):
-            loop.step(samples)
-        processes.Group.adding = timed  # type: ignore[method-assign]
-        began, cpu, times, going = time.perf_counter(), time.thread_time(), list[float](), True
-        while going:
-            start = time.perf_counter()
-            loop.step(samples)
-            times.append(time.perf_counter() - start)
-            going = float(adding(group, torch.tensor(time.perf_counter() - began))()) / group.count < SECONDS
-        seconds, cpu, steps = time.perf_counter() - began, time.thread_time() - cpu, len(times)
+        ways: list[tuple[Callable[[], Any], training.Loop, torch.Tensor]] = [(nullcontext, loop(), samples)]
+        with processes.alone():
+            ways.append((processes.alone, loop(), samples[: len(samples) // group.count]))
+        times = torch.zeros(2, 2, group.count, TURNS, STEPS, dtype=torch.float64)  # wall and processor; together and alone
+        for turn in range(-1, TURNS):  # the first one warms up
+            if turn == 0:
+                processes.Group.adding = timed  # type: ignore[method-assign]
+            for way, (context, trained, part) in enumerate(ways):
+                adding(group, torch.zeros(()))()  # both begin at the same time
+                for step in range(STEPS):
+                    began, computing = time.perf_counter(), time.thread_time()
+                    with context():
+                        trained.step(part)
+                    spent = time.perf_counter() - began, time.thread_time() - computing
+                    times[:, way, group.number, turn, step] = torch.tensor(spent, dtype=torch.float64)
+        processes.Group.adding = adding  # type: ignore[method-assign]
+        (together, alone), cpu = 1000 * group.add_(times)
         if group.leads:
-            found = {"speed": steps * len(samples) / seconds, "ms": 1000 * spent[0] / steps, "bytes": spent[1] / steps}
-            print(json.dumps(found | {"step_ms": 1000 * seconds / steps, "cpu_ms": 1000 * cpu / steps, "times": times}))
+            whole, apart = together.mean(0).sum(-1), 1 / (1 / alone.sum(-1)).mean(0)  # for as many samples
+            found = {
+                "ratio": apart / whole,
+                "ratio if only the slower one were waited for": apart / alone.amax(0).sum(-1),
+                "a step, ms": whole / STEPS,
+                "of it computing, ms of the main thread": cpu[0].mean((0, 2)),
+                "the same side by side, ms": cpu[1].mean((0, 2)),
+            }
+            each = {name: values.median().item() for name, values in found.items()}
+            each["of it waiting for sums, ms"] = 1000 * waited / TURNS / STEPS
+            print(json.dumps(each | {"added up in a step, kB": added / 1000 / TURNS / STEPS}))
 
 
 def work_early(data_root: str) -> None:
@@ -98,38 +118,17 @@ def work_early(data_root: str) -> None:
             print(json.dumps({**found, "bytes": size}))
 
 
-def started(command: list[str], recipe: str, data_root: str) -> "subprocess.Popen[str]":
+def result(recipe: str, data_root: str) -> dict[str, Any]:
+    """What the leading process of a job has printed."""
+    words = [*TORCHRUN, __file__, "--early" if recipe == "early" else "--work", recipe, data_root]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [*command, __file__, "--early" if recipe == "early" else "--work", recipe, data_root]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"a process has failed: {process.args}")
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measured(recipe: str, data_root: str) -> dict[str, Any]:
-    """Medians over rounds."""
-    together, alone, waiting, cpus = [], [], [], []
-    for _ in range(ROUNDS):
-        together.append(result(started(TORCHRUN, recipe, data_root)))
-        both = [result(process) for process in [started([sys.executable], recipe, data_root) for _ in range(COUNT)]]
-        alone.append(sum(found["speed"] for found in both))
-        cpus += [found["cpu_ms"] for found in both]
-        steps = list(zip(*(found["times"] for found in both), strict=False))
-        waiting.append(sum(map(sum, steps)) / COUNT / sum(map(max, steps)))
-    job = {name: statistics.median(found[name] for found in together) for name in together[0] if name != "times"}
-    ratio = statistics.median(found["speed"] / speed for found, speed in zip(together, alone, strict=True))
-    found = {"side by side": alone, "waiting": waiting, "alone_cpu_ms": cpus}
-    return {**job, "ratio": ratio, **{name: statistics.median(each) for name, each in found.items()}}
-
-
 def early(data_root: str) -> None:
-    found = result(started(TORCHRUN, "early", data_root))
+    found = result("early", data_root)
     ratio = statistics.median(after / during for after, during in zip(found["after"], found["during"], strict=True))
     rows = [
         [f"a step, sums {name} the backward pass, ms", f"{statistics.median(found[name]):.1f}"] for name in ("after", "during")
@@ -141,20 +140,8 @@ def early(data_root: str) -> None:
 def main(recipe: str, data_root: str = "data") -> None:
     if recipe == "early":
         early(data_root)
-        return
-    found = measured(recipe, data_root)
-    rows = [
-        ["samples/s, two processes in one job", f"{found['speed']:.0f}"],
-        ["samples/s, two side by side", f"{found['side by side']:.0f}"],
-        ["ratio", f"{found['ratio']:.2f}"],
-        ["ratio if only the slower one were waited for", f"{found['waiting']:.2f}"],
-        ["a step, ms", f"{found['step_ms']:.2f}"],
-        ["of it computing, ms of the main thread", f"{found['cpu_ms']:.2f}"],
-        ["the same side by side, ms", f"{found['alone_cpu_ms']:.2f}"],
-        ["of it waiting for sums, ms", f"{found['ms']:.2f}"],
-        ["added up in a step, kB", f"{found['bytes'] / 1000:.0f}"],
-    ]
-    print(markdown([recipe, ""], rows))
+    else:
+        print(markdown([recipe, ""], [[name, f"{value:.2f}"] for name, value in result(recipe, data_root).items()]))
 
 
 if __name__ == "__main__":

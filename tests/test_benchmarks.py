@@ -346,10 +346,8 @@ def test_whole_trainings_are_compared(script, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_working_together_costs(script, monkeypatch, capsys):
-    module = script("scaling")
-    monkeypatch.setattr(module, "ROUNDS", 1)
-    module.main("quickstart")
+def test_what_working_together_costs(script, capsys):
+    script("scaling").main("quickstart")
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line)
     assert 0 < float(rows["ratio"]) < 2
     assert 0 < float(rows["of it waiting for sums, ms"]) < float(rows["a step, ms"])
