@@ -1,7 +1,7 @@
 """Whether TSSL trains without its fallback, if only the network fires at first: python benchmarks/without_fallback.py DATA_ROOT
 
-Trains fashion-mnist-fc under tssl(fallback=never) from initial weights that are scaled up, so that no layer need be silent.
-Writes results/without-fallback/without-fallback.json and prints the table of docs/answers.md.
+Trains fashion-mnist-fc-head under tssl(fallback=never) from initial weights that are scaled up, so that no layer need be
+silent. Writes results/without-fallback/without-fallback.json and prints the table of docs/answers.md.
 """
 
 import json
@@ -21,7 +21,7 @@ from tsslbp.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/without-fallback/without-fallback.json"
 SCALES, SEEDS, EPOCHS = (1, 2, 4, 8), (0, 1, 2), 3
-CONFIG = replace(recipes.get("fashion-mnist-fc"), epochs=EPOCHS, learning_rate=1e-3, precision="bfloat16")
+CONFIG = replace(recipes.get("fashion-mnist-fc-head"), epochs=EPOCHS, learning_rate=1e-3, precision="bfloat16")
 
 
 def trained(config: TrainConfig, scale: float) -> dict[str, Any]:

@@ -136,6 +136,19 @@ def test_batches_with_spike_time_gradient_are_counted(script):
     assert busy["output"][0] is False
 
 
+def test_fallback_is_weighed(script):
+    module, neuron = script("fallback_size"), LIF(tau_m=5.0, tau_s=2.0)
+    e, membrane = torch.randn(5, 4, 3), torch.linspace(-2, 1.5, 60).view(5, 4, 3)
+    for fallback in ("never", "no-spike", "always"):
+        rule, sums = tsslbp.rules.get(f"tssl(fallback={fallback})"), torch.zeros(4)
+        delta = module.Weighed(rule, sums).current_gradient(e, membrane, neuron)
+        fills = {"never": membrane > 9, "no-spike": membrane <= 1, "always": membrane < 9}[fallback]
+        assert torch.equal(delta, rule.current_gradient(e, membrane, neuron))
+        torch.testing.assert_close(
+            sums, torch.stack([torch.tensor(60.0), fills.sum(), delta.abs().sum(), delta[fills].abs().sum()])
+        )
+
+
 def test_layers_have_the_rules_of_their_row(script):
     module = script("eventprop_speech")
     for hidden, share, output, _ in module.NETWORKS.values():

@@ -617,6 +617,7 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
         ("--rules tssl,tssl(clip=8)", "tssl is named twice"),
         ("--rules ,", "no rule to compare"),
         ("--rules tssl,relu --against stbp", "--against is stbp; it must be one of the rules compared: tssl, relu"),
+        ("--rules tssl --against tssl", "--against compares other rules with one of them"),
         ("--rules tssl,relu --planned relu", "--planned needs --against"),
         ("--rules tssl,relu --against relu --seeds 1", "--seeds is 1; the differences of --against need at least 2"),
         ("--rules tssl,relu --tune 1e-3 --tune-seeds 0", "--tune-seeds is 0"),

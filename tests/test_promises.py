@@ -258,6 +258,7 @@ def test_results_are_data_pages_and_figures():
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "parts_table"),
         ("spike-trains", "spike-trains/causes", "spike_train_causes", "changes_table"),
         ("answers", "without-fallback/without-fallback", "without_fallback", "table"),
+        ("answers", "checks/fallback-size", "fallback_size", "table"),
         ("answers", "eventprop/speech", "eventprop_speech", "table"),
         ("how-to-own-network", "residual/residual", "residual", "table"),
         ("gradient", "checks/gradient-terms", "gradient_terms", "closeness_table"),

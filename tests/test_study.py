@@ -174,6 +174,14 @@ def test_no_disturbance_changes_nothing(name, level, run):
     assert trouble(name, level, run) == pytest.approx(run.model.accuracy(run.test), abs=1)
 
 
+def test_noise_is_relative_to_the_spread():
+    random = torch.Generator().manual_seed(0)
+    assert robustness.add_noise(torch.tensor([2.0]), 0.5, random).tolist() == [2.0]
+    x = torch.arange(10_000.0)
+    noise = robustness.add_noise(x, 0.5, random) - x
+    assert float(noise.std() / x.std()) == pytest.approx(0.5, rel=0.05)
+
+
 def test_disturbances_do_harm_and_leave_the_model_alone(run):
     before = run.model.accuracy(run.test)
     levels = {"input noise": 4.0, "weight noise": 2.0, "weight quantisation": 2, "dropped spikes": 0.7, "jittered spikes": 4}

@@ -177,6 +177,8 @@ def compare(
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
     settings = contestants(replace(config, runs_dir=folder, test_every=1), entries)
     base = None if against is None else _named("--against", against, settings)
+    if base is not None and len(settings) == 1:
+        raise UserError("--against compares other rules with one of them; add a second one to --rules")
     favourite = None if planned is None else _named("--planned", planned, settings)
     if base is not None and seeds < 2:
         raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")

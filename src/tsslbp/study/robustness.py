@@ -25,8 +25,8 @@ Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def add_noise(x: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Gaussian noise, ``level`` times the standard deviation of ``x``."""
-    return x + level * x.std() * torch.randn(x.shape, generator=random)
+    """Gaussian noise, ``level`` times the standard deviation of ``x``, which a single number has none of."""
+    return x + level * x.std(correction=min(1, x.numel() - 1)) * torch.randn(x.shape, generator=random)
 
 
 def quantise(weight: Tensor, bits: float, _: torch.Generator) -> Tensor:
@@ -192,7 +192,7 @@ def section(result: Result) -> Section:
         drawings.append((chart, WHERE[trouble["where"]]))
     return Section(
         "How robust is the network to disturbances?",
-        f"Undisturbed, it reaches {base:.1f}{'' if result['trains'] else ' %'}; this falls to {told}.",
+        f"Undisturbed, it reaches {base:.1f}{'' if result['trains'] else ' %'}; disturbed, it reaches {told}.",
         drawings,
         ["disturbance", "level", "unit", right],
         [

@@ -2,7 +2,7 @@
 
 A layer without spikes passes nothing on, and one that spikes at every step passes on the same for every sample: neither will
 teach the layers around it anything. A rule of the TSSL family has a spike-time gradient only where there are spikes; its
-fallback, a surrogate, serves the rest, so the share of the fallback tells by which of the two a network learns.
+fallback, a surrogate, serves the rest. Its share counts neurons and steps, not how large the gradient is at them.
 """
 
 from typing import Any, cast
