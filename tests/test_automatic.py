@@ -1,5 +1,7 @@
 """Settings by kind of data, filters that stand for series, first rates, and baselines beside a result."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,25 @@ def test_a_model_with_filters_is_stored_whole(tmp_path):
     assert torch.equal(loaded.outputs(x, dataset.test.lengths), model.outputs(x, dataset.test.lengths))
     ahead, samples = model.filtered(dataset)  # what a run trains on is what the stored model computes
     assert torch.equal(ahead.outputs(samples.test.x), model.outputs(x, dataset.test.lengths))
+
+
+def test_first_rates_do_not_depend_on_padding():
+    x, weights = torch.rand(40, 12, 5), []
+    for padding in (0, 30):
+        padded = torch.cat([3e-2 * x, torch.zeros(40, padding, 5)], 1)
+        dataset = made(padded, True, torch.full((40,), 12))
+        config = training.resolved(TrainConfig(network="30-20-3", first_rates=True, validation=0, choose="last"), dataset)
+        weights.append(list(training.prepare(config, dataset)[0].network.parameters()))
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_has_no_test_samples_is_refused(tmp_path):
+    dataset = made(torch.rand(9, 4), sequence=False)
+    config = TrainConfig(network="5-3", validation=0, choose="last", runs_dir=tmp_path)
+    with pytest.raises(UserError, match="made has no test samples"):
+        training.train(config, dataset=replace(dataset, test=dataset.test.select(torch.arange(0))))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e3])

@@ -317,7 +317,7 @@ def output(steps, batch, classes, tau_s=3, seed=0):
 
 @pytest.mark.parametrize("loss", MASKABLE, ids=lambda loss: type(loss).__name__)
 def test_what_is_masked_counts_for_nothing(loss):
-    _, psc = output(6, 4, 3)
+    _, psc = output(6, 4, 3, seed=1)
     label, lengths = torch.tensor([0, 2, 1, 0]), torch.tensor([6, 3, 1, 4])
     mask = losses.length_mask(lengths, 6)
     psc.requires_grad_()
@@ -336,7 +336,7 @@ def test_what_is_masked_counts_for_nothing(loss):
 def test_a_masked_loss_is_that_of_the_shorter_sequence(steps):
     _, psc = output(6, 1, 3)
     label, mask = torch.tensor([2]), losses.length_mask(torch.tensor([steps]), 6)
-    for loss in (losses.CountLoss(desired=2, undesired=0), losses.SoftmaxLoss()):
+    for loss in (losses.CountLoss(desired=2, undesired=0), losses.SoftmaxLoss(), losses.FirstSpikeLoss(tau_s=3)):
         assert loss(psc, label, mask).item() == pytest.approx(loss(psc[:steps], label).item())
 
 
@@ -417,6 +417,14 @@ def test_rate_bounds_push_from_both_sides():
     assert losses.RateBounds(tau_s=4)(psc).item() == 0
     with pytest.raises(UserError, match="lower <= upper"):
         losses.RateBounds(tau_s=4, lower=0.6, upper=0.5)
+
+
+def test_rates_are_of_what_is_not_padding():
+    train, lengths = torch.zeros(10, 2, 1), torch.tensor([10, 4])
+    train[:5, 0], train[1:3, 1] = 1, 1  # 5 of 10 steps and 2 of 4
+    psc = synapse(train, 4)
+    psc[4:, 1] = 9.0  # whatever the padding holds
+    assert losses.RateBounds(4, 0.9, 1.0)(psc, lengths).item() == pytest.approx(0.5 * 0.4**2)
 
 
 ANY_LOSS = [*MASKABLE, losses.StepLoss()]

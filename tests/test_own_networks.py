@@ -535,6 +535,45 @@ def test_first_rates_leave_what_is_normalised(quick):
     assert "layers.conv4.weight" in changed
 
 
+def test_hidden_scale_reaches_shortcuts_and_lateral_weights(quick):
+    for network, padding in (("4C3-[6C3s2-6C3]-20-10", (1,)), ("20R-10", (0,))):
+        config, dataset = training.with_data(quick(network=network, padding=padding))
+        plain, _ = training.prepare(config, dataset)
+        scaled, _ = training.prepare(replace(config, hidden_scale=3.0), dataset)
+        weights = dict(plain.network.named_parameters())
+        for name, weight in scaled.network.named_parameters():
+            factor = 1 if "output" in name or "lateral" in name else 3
+            torch.testing.assert_close(weight, factor * weights[name], msg=name)
+
+
+def test_lateral_weights_of_few_bits_are_fitted_again(quick):
+    config, dataset = training.with_data(quick(network="20R-10", bits="4", hidden_scale=0.1))
+    layer = training.prepare(config, dataset)[0].network.layers.recurrent1
+    fitted = layer.limit.detach().clone()
+    layer.quantise("4")
+    assert torch.equal(layer.limit, fitted)
+
+
+def test_gains_of_normalised_layers_may_be_large(quick):
+    config, dataset = training.with_data(quick(network="20n-10", threshold=8.0))
+    model, optimizer = training.prepare(config, dataset)
+    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop.step(torch.arange(50))
+    assert model.network.layers.linear1.norm.gain.min().item() > 7
+
+
+def test_blocks_in_blocks_are_folded():
+    def layer():
+        return Linear(5, 5, neuron=LIF(4, 3), normalise=True)
+
+    block = Residual(Residual(layer(), layer()), layer()).eval()
+    x = rand(6, 2, 5).float()
+    before = block(x)
+    block.fold()
+    assert not [module for module in block.modules() if isinstance(module, BatchNorm)]
+    torch.testing.assert_close(block(x), before)
+
+
 def test_averages_go_with_their_statistics(quick):
     config = quick(network="6C3n-10", padding=(1,), epochs=1, average=0.8)
     config, dataset = training.with_data(config)

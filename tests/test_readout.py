@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import run
+from sklearn.datasets import load_digits
 
 import tsslbp
 from tsslbp import UserError, automatic, cli, training
@@ -22,6 +23,7 @@ from tsslbp.losses import SoftmaxLoss
 from tsslbp.metrics import decode
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
+from tsslbp.report import figures
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, search
 from tsslbp.study.ablation import variants
@@ -177,6 +179,24 @@ def test_operations_leave_the_output_out(trained):
     assert counts.keys() == {"linear1"}
     measured = activity.measure(model, test)
     assert 0 < measured.spikes < model.network.time_steps
+
+
+def test_a_voltage_alone(tmp_path, capsys):
+    words = ["train", "--data", "digits", "--network", "10", "--readout", "voltage", "--runs-dir", str(tmp_path), "--name", "v"]
+    assert run(capsys, *words, "--epochs", "1")[0] == 0
+    assert run(capsys, *words, "--epochs", "1", "--resume")[0] == 0
+    assert run(capsys, "report", str(tmp_path / "v"))[0] == 0
+    np.savez(tmp_path / "x.npz", x=load_digits().images[:3, None].astype(np.uint8))
+    code, out, _ = run(capsys, "predict", str(tmp_path / "v"), str(tmp_path / "x.npz"))
+    assert code == 0
+    assert "unchanged from" not in out  # there is one answer, after the last step
+
+
+def test_drawn_neurons_of_hidden_layers_are_no_classes():
+    spikes = np.arange(24).reshape(6, 4) % 3 == 0
+    drawn = {name: figures.raster("r", {name: spikes}, ("cat", "dog", "emu", "fox"), 1, 2) for name in ("linear1", "output")}
+    assert [">true  dog<" in svg or "true  dog" in svg for svg in drawn.values()] == [False, True]
+    assert all("time step" in svg for svg in drawn.values())
 
 
 @pytest.mark.parametrize("study", ["firing", "energy", "robustness --seeds 1"])

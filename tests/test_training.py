@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import tsslbp
 from tsslbp import UserError, data, files, losses, machine, metrics, report, study, training
+from tsslbp.declared import FLOAT32_MAX
 from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.study import runs
 from tsslbp.training import firing, loop
@@ -460,7 +461,7 @@ def test_config_survives_toml(quick, tmp_path):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
-@given(data=TEXTS, root=TEXTS, tau=st.floats(1, allow_nan=False), clip=st.floats(0, allow_infinity=False))
+@given(data=TEXTS, root=TEXTS, tau=st.floats(1, allow_nan=False), clip=st.floats(0, FLOAT32_MAX))
 def test_any_settings_survive_toml(tmp_path_factory, data, root, tau, clip):
     path = tmp_path_factory.getbasetemp() / "any.toml"
     config = TrainConfig(data=data, data_root=Path(root), tau_m=tau, gradient_clip=clip)
@@ -531,6 +532,8 @@ def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, changes):
     assert torch.equal(answers, metrics.decode(model.outputs(x, batch_size=100)))
     assert 1 <= steps.min() < steps.max() <= 8
     assert steps.double().mean() < 7.5
+    with pytest.raises(UserError, match="early exit needs sequences of one length"):
+        model.decide(data.Split(x, torch.zeros(len(x)), torch.full((len(x),), 3)))
 
 
 def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, tmp_path, monkeypatch):

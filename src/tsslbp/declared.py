@@ -6,7 +6,6 @@ rule: Annotated[str, Means(rules.get)] = "tssl"
 
 import ast
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -33,8 +32,10 @@ class Means:
     read: Callable[[Any], object]
 
 
+FLOAT32_MAX = 3.4028234663852886e38
+"""The largest number that weights and constants can be."""
 POSITIVE = Must("be positive", lambda x: x > 0)
-FINITE = Must("be finite", math.isfinite)
+FINITE = Must("be finite, at most 3.4e38", lambda x: abs(x) <= FLOAT32_MAX)
 NOT_NEGATIVE = Must("be 0 or more", lambda x: x >= 0)
 AT_LEAST_1 = Must("be at least 1", lambda x: x >= 1)
 BELOW_1 = Must("be at least 0 and below 1", lambda x: 0 <= x < 1)

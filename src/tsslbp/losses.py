@@ -26,15 +26,14 @@ from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import length_mask as length_mask
+from tsslbp.signal import within
 from tsslbp.spec import construct, parse_spec, write_spec
 
 
 def desired_train(time_steps: int) -> Tensor:
     """The spike train for the labelled class, ``[T]``, as in the last version of the published code.
 
-    It is 0,1,1,1,1 repeated below ten steps, and 0,1 from ten on.
-
-    With a single step that would ask for silence, so there the train is one spike.
+    It is 0,1,1,1,1 repeated below ten steps, 0,1 from ten on, and one spike for a single step, as 0 would ask for silence.
     """
     if time_steps == 1:
         return torch.ones(1)
@@ -243,7 +242,7 @@ class FirstSpikeLoss:
         _one_hot(psc, label)
         s = _masked(spikes_from_psc(psc, self.tau_s), mask)
         silent = 1 - (s + (s.round() - s).detach())  # exactly 0 or 1: cumprod's derivative divides by anything else
-        return F.cross_entropy(-silent.cumprod(0).sum(0) / self.scale, label.long())
+        return F.cross_entropy(-_masked(silent.cumprod(0), mask).sum(0) / self.scale, label.long())
 
 
 Loss = KernelLoss | SpikeLoss | CountLoss | SoftmaxLoss | StepLoss | FirstSpikeLoss
@@ -340,7 +339,7 @@ def changed(loss: str, **options: Any) -> str:
 class RateBounds:
     """A penalty on neurons that spike too rarely or too often: ``½ Σ (lower - r)₊² + (r - upper)₊²`` over neurons.
 
-    ``r`` is a neuron's mean number of spikes per step over the batch, from its current: ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]``.
+    ``r`` is a neuron's mean number of spikes per step over the batch, ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]`` of T steps a sample.
 
     Args:
         tau_s: synaptic time constant of the neurons, in steps; a tensor broadcasts over one step.
@@ -362,9 +361,11 @@ class RateBounds:
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 
-    def __call__(self, psc: Tensor) -> Tensor:
-        """The penalty on a layer's post-synaptic current ``[T, B, ...]``, a scalar."""
-        rate = processes.group().mean((psc.sum(0) + (self.tau_s - 1) * psc[-1]) / psc.shape[0])
+    def __call__(self, psc: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The penalty on a layer's post-synaptic current ``[T, B, ...]`` of sequences of ``lengths`` ``[B]``, a scalar."""
+        steps = torch.full(psc.shape[1:2], len(psc), device=psc.device) if lengths is None else lengths
+        spikes = within(psc, lengths).sum(0) + (self.tau_s - 1) * psc[steps - 1, torch.arange(len(steps), device=psc.device)]
+        rate = processes.group().mean(spikes / steps.view(-1, *[1] * (psc.dim() - 2)))
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 

@@ -281,6 +281,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
+            self._inside(x, lengths)  # refuses wrong ones
             return self._in_blocks(x, keys)
         if type(self) is Network and not self.training:
             self._check(x)
@@ -299,7 +300,7 @@ class Network(nn.Module):
                 f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
                 "[T, B, ...], and must be [B] of int64"
             )
-        return partial(self._cross, inside=length_mask(lengths, len(x)).bool()) if self.training else None
+        return partial(self._cross, inside=length_mask(lengths, len(x))) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys of the samples, where they are needed."""

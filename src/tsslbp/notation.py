@@ -213,6 +213,11 @@ def contains(notation: str | None, kind: type[Spec]) -> bool:
     return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
 
 
+def has_hidden(notation: str) -> bool:
+    """Whether a network has neurons before its output layer. Raises UserError as :func:`parse`."""
+    return sum(isinstance(spec, NeuronSpec) for spec in unpacked(parse(notation))) > 1
+
+
 def classes(notation: str) -> int:
     """How many classes a network tells apart. Raises UserError as :func:`parse`."""
     *_, output = (spec.features for spec in parse(notation) if isinstance(spec, LinearSpec))

@@ -35,7 +35,7 @@ from tsslbp.declared import (
 )
 from tsslbp.errors import LARGEST, UserError, unknown
 from tsslbp.losses import Loss, RateBounds
-from tsslbp.notation import RecurrentSpec, contains, normalised
+from tsslbp.notation import RecurrentSpec, contains, has_hidden, normalised
 from tsslbp.spec import parse_spec, write_spec
 
 FOLDER = Must(
@@ -138,11 +138,11 @@ class TrainingSettings(Group):
     gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
     """Bound on the norm of the whole gradient of the weights, and on that of the learned constants; 0 turns both off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
-    """Bound on every weight, constants apart, applied after each step; 0 turns it off."""
+    """Bound on every weight, constants and the gains of normalised layers apart, applied after each step; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
     hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
-    """Factor on the initial weights of the hidden layers."""
+    """Factor on the initial weights of the hidden layers, shortcuts among them."""
     first_rates: bool = False
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""
@@ -159,7 +159,9 @@ class TrainingSettings(Group):
     sequences, about the square root of T needs the least memory."""
 
     def idle(self) -> dict[str, str]:
-        return {} if self.rate_penalty else dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
+        if not self.rate_penalty:
+            return dict.fromkeys(("rate_lower", "rate_upper"), "a --rate-penalty")
+        return {} if self.rate_lower > 0 or self.rate_upper < 1 else {"rate_penalty": "--rate-lower or --rate-upper"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +253,11 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
         if not data.in_files.is_one(self.data):
             idle["workers"] = f"--data {data.in_files.FORMS}"
-        return idle | ({} if self.neuron == "spiking" else {"surrogate_epochs": "--neuron spiking"})
+        if self.network and not has_hidden(self.network):
+            idle |= dict.fromkeys(("dropout", "hidden_scale", "first_rates", "rate_penalty"), "a hidden layer in --network")
+        if self.neuron != "spiking":
+            idle |= dict.fromkeys(("surrogate_epochs", "first_rates", "time_block"), "--neuron spiking")
+        return idle
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
         """The network these settings describe, once its size and ``time_steps`` are known, for samples of a shape."""

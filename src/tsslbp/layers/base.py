@@ -264,7 +264,7 @@ class Spiking(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`.
 
-        Raises UserError for a layer that is normalised and in training mode, as that takes the whole sequence.
+        Raises UserError for a second part of a layer that is normalised and in training mode, as that takes the whole sequence.
         """
         refuse_part(self, state)
         current = self.current(signal)

@@ -38,8 +38,9 @@ def varied(neuron: LIF, size: int, learn: Collection[str] = (), per_neuron: Coll
         if name not in learn and name not in per_neuron:
             continue
         start = float(getattr(neuron, name))
-        if math.isinf(start):
-            raise UserError(f"{name} is infinite; it must be finite where it is learned or differs from neuron to neuron")
+        if start > torch.finfo(torch.float32).max:
+            given = "infinite" if math.isinf(start) else start
+            raise UserError(f"{name} is {given}; it must be finite where it is learned or differs from neuron to neuron")
         if name not in learn and not spread:
             raise UserError(f"per_neuron has no effect on {name} without a spread, or without learning it")
         value = torch.full((size,) if name in per_neuron else (), start)

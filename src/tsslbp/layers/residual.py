@@ -92,7 +92,7 @@ class Residual(nn.Module):
     def fold(self) -> None:
         """Fold every layer that can be, the shortcut too; see :meth:`tsslbp.layers.Spiking.fold`."""
         for layer in self.children():
-            if isinstance(layer, Spiking):
+            if isinstance(layer, Spiking | Residual):
                 layer.fold()
         last, shortcut = self.last, self.shortcut
         if shortcut is not None and shortcut.bias is not None:  # one bias is enough for neurons that get two

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import data, imports, machine, metrics, training
+from tsslbp.notation import has_hidden
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_markdown, write_run_report
 from tsslbp.settings import TrainConfig
 
@@ -54,10 +55,11 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
 
 def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:
     test = dataset.test
-    answers = model.answers(test)
+    answers, network = model.answers(test), model.network.architecture
+    fires = network.spikes_last or (model.network.is_spiking and has_hidden(network.network))
     return {
         "confusion": confusion_counts(test.y, answers, len(dataset.classes)),
-        "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if model.network.is_spiking else [],
+        "samples": [_raster(model, dataset, i) for i in _examples(test.y, answers)] if fires else [],
     }
 
 

@@ -237,17 +237,18 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
     """Spikes of every layer, stacked, time to the right.
 
     Args:
-        spikes: ``[T, neurons]`` of bool by layer; the last layer is the output.
+        spikes: ``[T, neurons]`` of bool by layer, at least one; ``output`` is the output, if that spikes.
         classes: names of the output's neurons.
         true: number of the true class.
         answer: number of the class answered, if any.
     """
-    *hidden, output = spikes
+    *_, last = spikes
     n, marks = len(classes), {true: RIGHT} if answer in (None, true) else {true: RIGHT, answer: WRONG}
-    rows = {name: drawn_neurons(spikes[name]) for name in hidden}
-    rows[output] = np.arange(n) if n <= MOST_DRAWN else drawn_neurons(spikes[output], *marks)
-    heights = {name: float(np.clip(0.8 * len(rows[name]), 22, 96)) for name in hidden}
-    heights[output] = 11.5 * n if n <= MOST_NUMBERED else 110.0
+    rows = {name: drawn_neurons(layer) for name, layer in spikes.items()}
+    heights = {name: float(np.clip(0.8 * len(drawn), 22, 96)) for name, drawn in rows.items()}
+    if last == "output":
+        rows[last] = np.arange(n) if n <= MOST_DRAWN else drawn_neurons(spikes[last], *marks)
+        heights[last] = 11.5 * n if n <= MOST_NUMBERED else 110.0
     names = {number: _short(classes[number]) for number in (range(n) if n <= MOST_NUMBERED else sorted(marks))}
     for number, color in marks.items():
         names[number] = f"{'true' if color == RIGHT else 'answer'}  {names[number]}"
@@ -263,16 +264,17 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
         axes.spines["left"].set_visible(False)
         axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor=RULE, alpha=0.3, linewidth=0))
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-        axes.tick_params(axis="x", labelbottom=name == output)
+        axes.tick_params(axis="x", labelbottom=name == last)
+        if name == last:
+            axes.set_xlabel("time step")
         firing = int(layer.any(0).sum())
         part = f" ({len(drawn)} drawn)" if len(drawn) < firing else ""
         title = f"{name}: {firing} of {layer.shape[1]} neurons fire{part}, activity {100 * layer.mean():.3g} %"
         figure.text(0, (top + band + 3) / height, title, fontsize=8.5)
         shown, thickness = layer[:, drawn], 0.75 * band / max(len(drawn), 1)
-        if name != output:
+        if name != "output":
             _dashes(axes, shown, INK, thickness)
             continue
-        axes.set_xlabel("time step")
         _dashes(axes, shown & ~np.isin(drawn, list(marks)), INK, thickness)
         for number, color in marks.items():
             row = int(np.searchsorted(drawn, number))
@@ -285,7 +287,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
             look |= {"fontweight": "bold", "color": marks[number]} if number in marks else {"color": INK}
             x = -4 / (WIDTH - left)
             axes.text(x, row + 0.5, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8.5, **look)
-    return figure, f"Spikes of {len(spikes)} layers over {len(spikes[output])} time steps, true class {classes[true]}"
+    return figure, f"Spikes of {len(spikes)} layers over {len(spikes[last])} time steps, true class {classes[true]}"
 
 
 @inline

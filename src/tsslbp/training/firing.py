@@ -38,7 +38,7 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     counts: dict[str, list[float]] = {}
     group, layers = processes.group(), cast(dict[str, Spiking], dict(network.named_layers()))
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
-    with model.evaluating(samples.select(chosen), batch_size) as batches:
+    with model.evaluating(samples.select(chosen), batch_size, first=int(chosen[0]) if len(chosen) else 0) as batches:
         for part, inputs in batches:
             currents = network.activity(inputs)
             for name, fired in network.trains(currents).items():

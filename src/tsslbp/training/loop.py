@@ -19,7 +19,7 @@ from tsslbp.data import Dataset, Split
 from tsslbp.data.augment import crop_and_flip
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
-from tsslbp.layers import Dropout, Spiking
+from tsslbp.layers import BatchNorm, Dropout, Spiking
 from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
@@ -243,8 +243,8 @@ class Loop:
         norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
         if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
             raise Diverged(
-                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; the last checkpoint "
-                f"is kept; lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
+                f"training diverged in epoch {state.epoch}, step {state.step + 1}: {self._culprit()}; what is on disk is kept; "
+                f"lower --learning-rate (now {config.learning_rate}), keep --gradient-clip and --weight-clamp on"
             )
         for kind, norm in zip(gradients, norms, strict=True):
             if config.gradient_clip and (factor := (config.gradient_clip / (norm + 1e-6)).item()) < 1:
@@ -255,7 +255,7 @@ class Loop:
         self.optimizer.step()
         with torch.no_grad():
             if config.weight_clamp:
-                for weight in self._weights:
+                for weight in self._clamped:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
             if config.average:
                 kept = list(self.model.network.state_dict().values())  # with running statistics, where layers are normalised
@@ -286,6 +286,12 @@ class Loop:
         return [weight for name, weight in self.model.network.named_parameters() if name not in constants]
 
     @cached_property
+    def _clamped(self) -> list[nn.Parameter]:
+        """The weights, without the gain of a normalisation, which starts at the threshold and has its size from there."""
+        gains = {id(layer.gain) for layer in self.model.network.modules() if isinstance(layer, BatchNorm)}
+        return [weight for weight in self._weights if id(weight) not in gains]
+
+    @cached_property
     def _constants(self) -> list[nn.Parameter]:
         """The constants of the neurons that are learned."""
         return list(self.model.network.constants().values())
@@ -314,7 +320,7 @@ class Loop:
         penalty = output.new_zeros(())
         for name, psc in hidden:
             bounds = RateBounds(network.neuron_of(name).tau_s, config.rate_lower, config.rate_upper)
-            penalty = penalty + bounds(psc.to(torch.promote_types(psc.dtype, torch.float32)))
+            penalty = penalty + bounds(psc.to(torch.promote_types(psc.dtype, torch.float32)), lengths)
         return network.vote(output), config.rate_penalty * penalty
 
     def _rate_factor(self, step: int) -> float:

@@ -209,8 +209,10 @@ class Model:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
 
         Raises:
-            UserError: an output that does not spike, which nothing bounds.
+            UserError: an output that does not spike, which nothing bounds, or sequences of different lengths.
         """
+        if isinstance(x, Split) and x.lengths is not None:
+            raise UserError("early exit needs sequences of one length; predict padded ones without it")
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
         with self.evaluating(x if isinstance(x, Split) else _unlabelled(x), batch_size) as batches:

@@ -26,8 +26,8 @@ def whole(low: int = 0, high: int = LARGEST) -> Check:
 
 
 def by_layer(value: Any) -> bool:
-    """Whether a value is a number from 0 on for each layer."""
-    return isinstance(value, dict) and bool(value) and all(map(number(0), value.values()))
+    """Whether a value is a number from 0 on for each layer that spikes; there may be none."""
+    return isinstance(value, dict) and all(map(number(0), value.values()))
 
 
 PERCENT = number(0, 100)

@@ -70,6 +70,8 @@ def train(
         asked, config = config, _gone_on_with(config, group)
         with group.agreed():
             config, dataset = with_data(config, dataset, given)
+            if not len(dataset.test):
+                raise UserError(f"{dataset.name} has no test samples, on which the result of a run is measured; give it some")
             log_to = tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")

@@ -56,7 +56,8 @@ def take(network: Network, path: Path) -> None:
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
     """Scale a network's initial weights in place as ``first_rates``, ``hidden_scale`` and ``output_scale`` have it."""
     with torch.no_grad():
-        for name, layer in network.named_layers():
+        shortcuts = [(name, layer) for name, layer in network.named_modules() if name.endswith("shortcut")]
+        for name, layer in (*network.named_layers(), *shortcuts):
             factor = config.output_scale if name == "output" else config.hidden_scale
             if isinstance(layer, Spiking) and factor != 1:
                 _multiply(layer, factor)
@@ -66,7 +67,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet
             steps = None if few.lengths is None or inputs.filters else inputs.lengths(few.lengths)
-            inside = None if steps is None else length_mask(steps, inputs.time_steps).bool()
+            inside = None if steps is None else length_mask(steps, inputs.time_steps)
             _into_range(network, inputs(few.x, 0, few.lengths), inside)
             network.train()
 
@@ -78,7 +79,8 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
         if name == "output" or layer.norm is not None:  # what is normalised has its size from that
             return layer(signal, pool, half, inside)
         for _ in range(MOST):
-            rate = float(network.fired(layer(signal), name).float().mean())
+            fired = network.fired(layer(signal), name)
+            rate = float((fired if inside is None else fired[inside]).float().mean())
             if LOW <= rate <= HIGH:
                 break
             _multiply(layer, STEP if rate < LOW else 1 / STEP)
@@ -91,5 +93,4 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
 def _multiply(layer: Spiking, factor: float) -> None:
     """Make a layer's effective weights so many times as large."""
     (layer.weight if layer.gain is None else layer.gain).mul_(factor)
-    if layer.limit is not None:
-        layer.limit.mul_(factor)
+    layer.quantise(layer.bits)
