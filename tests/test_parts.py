@@ -270,3 +270,18 @@ def test_parts_of_the_wrong_shape():
     with pytest.raises(UserError, match=r"or \[t, B, 9\] with time first"):
         net.part(torch.zeros(3, 2, 8))
     assert State().layers == {}
+
+
+def test_parts_of_float16_are_computed_in_float32():
+    current = (3 * torch.rand(6, 2, 5)).half()
+    psc, state = tsslbp.lif_part(current[:4], torch.zeros(2, 2, 5), tau_m=5, tau_s=3)
+    rest, _ = tsslbp.lif_part(current[4:], state, tau_m=5, tau_s=3)
+    assert (psc.dtype, state.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(torch.cat([psc, rest]), tsslbp.lif(current, tau_m=5, tau_s=3))
+
+
+def test_a_second_part_of_no_samples():
+    net = tsslbp.build("6C3-M2-7", input_shape=(1, 8, 8), time_steps=4, tau_m=4, tau_s=3).eval()
+    empty = torch.zeros(2, 0, 1, 8, 8)
+    with torch.enable_grad():
+        assert net.part(empty, net.part(empty)[1])[0].shape == (2, 0, 7)

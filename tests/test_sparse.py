@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from tsslbp import UserError, build, report, sparse, training
 from tsslbp.kernels import cpp
@@ -232,6 +233,17 @@ def test_the_gradient_has_no_derivative():
         torch.autograd.grad(layer.current(x).square().sum(), x, create_graph=True)
 
 
+@pytest.mark.usefixtures("always")
+def test_modes_see_a_dense_map_and_currents_may_be_changed_in_place():
+    layer, x = Linear(20, 8, neuron=NEURON), synapse(trains(5, 3, 20), NEURON.tau_s).float()
+    assert sparse.changes(x, layer.weight, sparse.SparseMap(), 3.0)
+    with FlopCounterMode(display=False) as counter:
+        assert not sparse.changes(x, layer.weight, sparse.SparseMap(), 3.0)
+        layer(x)
+    assert counter.get_total_flops() > 0
+    layer.current(x).mul_(2)
+
+
 def test_changes_of_something_else_are_refused():
     signal, weight = torch.zeros(5, 3, 1, 1, 20), torch.randn(8, 1, 1, 20)
     numbers = sparse.SparseMap().numbers(3.0)
@@ -241,6 +253,7 @@ def test_changes_of_something_else_are_refused():
         "start": (where, value, torch.tensor([0] * 15 + [4])),
         "length": (where, value, start[:-1]),
         "type": (where, value.double(), start),
+        "order": (torch.tensor([7, 3], dtype=torch.int32), torch.ones(2), torch.tensor([0] + [2] * 15)),
     }
     for changes in wrong.values():
         with pytest.raises(RuntimeError, match="not the changes of the current"):

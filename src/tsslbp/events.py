@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Vote
-from tsslbp.neuron import transformed
+from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
 from tsslbp.signal import constant_current
 
@@ -153,8 +153,8 @@ def _watched() -> bool:
     return bool(
         torch.is_autocast_enabled("cpu")
         or transformed()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
+        or has_modes()
+        or torch._C._is_tracing()
         or hooks._has_any_global_hook()
     )
 

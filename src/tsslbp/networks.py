@@ -335,7 +335,8 @@ class Network(nn.Module):
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
-        known = type(self) is Network and (state.events is not None or not state.steps)
+        at_rest = not (state.steps or state.layers or state.synapse is not None)
+        known = type(self) is Network and (state.events is not None or at_rest)
         if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:
             before = None if static else made.synapse
             return made.output, State(state.steps + steps, before, made.layers, state.keys, made.events)

@@ -234,6 +234,11 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def has_modes() -> bool:
+    """Whether a mode sees or changes every operation, as counters of operations and fake tensors do."""
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
 def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> Tensor:
     """Error carried back through the synapse, equation (4): ``∂L/∂a -> E``, ``[T, ...] -> [T, ...]``.
 

@@ -23,6 +23,7 @@ from tsslbp.layers import (
     MaxPool1d,
     MaxPool2d,
     Recurrent,
+    Residual,
     Spiking,
     SumPool1d,
     SumPool2d,
@@ -100,7 +101,8 @@ class Planner:
     def _walk(self) -> None:
         block, entered = None, self.heard
         for name, layer, within in self.net.unpacked():
-            _need(self.vote is None and not layer.training)
+            _need(self.vote is None and not layer.training and _as_its_class(layer))
+            _need(within is None or (type(within) is Residual and _as_its_class(within)))
             if within is not block:
                 block, entered = within, self.heard
             if isinstance(layer, Spiking):
@@ -120,6 +122,7 @@ class Planner:
 
     def spiking(self, name: str, layer: Spiking, entered: _Heard | None, shortcut: Spiking | None) -> None:
         _need(type(layer) in (Linear, Conv1d, Conv2d, Recurrent) and layer.backend == "auto" and layer.by_changes)
+        _need(shortcut is None or _as_its_class(shortcut))
         heard, neuron = self.heard, layer.neuron
         _need(_plain(neuron))
         weight, bias = _affine(layer)
@@ -268,6 +271,11 @@ def _plain(neuron: Any) -> bool:
     """Whether the kernel knows such neurons: their constants are plain numbers, and a spike resets them."""
     numbers = all(type(x) in (int, float) for x in (neuron.tau_m, neuron.tau_s, neuron.threshold))
     return type(neuron) is LIF and numbers and neuron.reset
+
+
+def _as_its_class(layer: nn.Module) -> bool:
+    """Whether a layer does what its class says: none of its methods was replaced in it alone."""
+    return not any(callable(getattr(type(layer), name, None)) for name in vars(layer))
 
 
 def _need(fits: bool) -> None:

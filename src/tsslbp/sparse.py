@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.kernels import cpp
-from tsslbp.neuron import transformed
+from tsslbp.neuron import has_modes, transformed
 
 WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than they save."""
@@ -71,7 +71,7 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
     fits = signal.shape[2] < 2**16 and pixels.numel() < 2**15 and signal.device.type == "cpu"
     typed = signal.dtype == weight.dtype and signal.dtype in (torch.float32, torch.float64)
     out = len(weight)
-    if cpp.NOT_LOADED is not None or work < WORK or out < OUTPUTS or not (fits and typed) or transformed():
+    if cpp.NOT_LOADED is not None or work < WORK or out < OUTPUTS or not (fits and typed) or transformed() or has_modes():
         return []
     most = MOST_CONVOLVED if map_.kernel else MOST_FLAT * out / (out + FOUND)
     most = min(most * out / (math.ceil(out / 16) * 16), 1.0)
@@ -93,7 +93,7 @@ class _Mapped(torch.autograd.Function):
         ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
         ctx.save_for_backward(weight, *changes)
         made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
-        return _channels_first(made, signal.dim() - 3)
+        return _channels_first(made, signal.dim() - 3).detach()  # no view, which nobody could change in place
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:

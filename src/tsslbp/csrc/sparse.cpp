@@ -98,6 +98,8 @@ void check_changes(const MapSizes& s, const Tensor& where, const Tensor& value, 
     right = starts[0] == 0 && starts[s.N * s.T] == total;
     for (int64_t i = 0; i < s.N * s.T; ++i) right &= starts[i] <= starts[i + 1];
     for (int64_t i = 0; i < total; ++i) right &= places[i] >= 0 && places[i] >> 16 < s.pixels() && (places[i] & (PLACES - 1)) < s.C;
+    for (int64_t i = 0; right && i < s.N * s.T; ++i)
+      for (int64_t k = starts[i] + 1; k < starts[i + 1]; ++k) right &= places[k - 1] < places[k];
   }
   STD_TORCH_CHECK(right, "tsslbp: these are not the changes of the current");
 }

@@ -64,7 +64,7 @@ PLAIN = Form()
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """The type of a neuron's state and gradient for a current of a type."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 class Engine(ABC):

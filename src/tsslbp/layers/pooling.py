@@ -3,6 +3,8 @@
 A last row or column that fills no window is left out, as in PyTorch's own pooling.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,9 +113,9 @@ class MaxPool(Pooling):
         check_signal(signal)
         before = pooled = None
         if state is not None:
-            inputs = signal[0, 0].numel()
+            inputs = math.prod(signal.shape[2:])
             before = state[0, :, :inputs].view(signal.shape[1:])
-            pooled = state[0, :, inputs:].view(-1, signal.shape[2], *(size // self.size for size in signal.shape[3:]))
+            pooled = state[0, :, inputs:].view(*signal.shape[1:3], *(size // self.size for size in signal.shape[3:]))
         trains = self.tau_s * signal - (self.tau_s - 1) * delayed(signal, before)
         psc = synapse(self._largest(trains.flatten(0, 1)).unflatten(0, signal.shape[:2]), self.tau_s, pooled)
         return psc, torch.cat([signal[-1].flatten(1), psc[-1].flatten(1)], 1)[None]
