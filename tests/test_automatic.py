@@ -87,6 +87,11 @@ def test_a_run_without_flags(tmp_path, monkeypatch, capsys):
     assert replayed == settings
 
 
+def test_more_filters_than_there_is_memory_for_are_refused():
+    with pytest.raises(UserError, match=r"10,000,000,000 filters of 60 series needs .* GiB of memory"):
+        Filters.fitted(waves()[0], None, 10**10)
+
+
 def test_filters_spike_at_some_steps_of_training_series():
     x, _ = waves()
     filters = Filters.fitted(x, None, 500)

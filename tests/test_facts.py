@@ -76,9 +76,9 @@ def test_a_model_keeps_the_facts_of_its_data(trained):
     assert Facts.of(dataset) == facts == Facts.read(json.loads(json.dumps(facts.to_dict())))
     assert facts.is_test_set(dataset.test)
     assert not facts.is_test_set(dataset.validation)
-    assert (facts.seen(dataset.train), facts.seen(dataset.test)) == (1.0, 0.0)
+    assert (facts.seen(dataset.train)[0], facts.seen(dataset.test)[0]) == (1.0, 0.0)
     half = dataset.train.select(torch.arange(0, 108, 2))
-    assert 0.2 < facts.seen(half) < 0.8
+    assert 0.2 < facts.seen(half)[0] < 0.8
 
 
 def test_facts_are_per_channel_of_images_and_sequences_of_them():
@@ -109,7 +109,15 @@ def test_of_a_large_set_some_samples_are_looked_at(monkeypatch):
     facts = Facts.of(Dataset("own", part, part, part, ("a",), Normalisation(1.0, (0.0,), (1.0,))))
     assert len(facts.remembered) == 5
     assert facts.samples["train"] == 50
-    assert facts.seen(part) == 1
+    assert facts.seen(part)[0] == 1
+
+
+def test_samples_of_a_few_kinds_are_no_sign_of_the_training_set():
+    """A table of three answers with yes or no has eight kinds of rows."""
+    draws = [torch.randint(2, (80, 3), generator=torch.Generator().manual_seed(n)).float() for n in (0, 1)]
+    parts = [Split(x, torch.arange(80) % 2) for x in draws]
+    facts = Facts.of(Dataset("own", *[parts[0]] * 3, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,))))
+    assert facts.seen(parts[1]) == (1.0, True)
 
 
 def test_evaluate_says_what_the_accuracy_is_of(trained, capsys):
@@ -147,7 +155,7 @@ def test_all_takes_a_file_that_lacks_a_class_and_one_with_two_parts(trained, cap
     beyond = save(tmp_path / "beyond.npz", x=x, y=y + 1)
     code, _, err = run(capsys, "evaluate", trained / "bytes", "--all", beyond)
     assert code == 2
-    assert "y has class 3; there are classes 0 to 2" in err
+    assert "y has class 3; the model's are 0, 1, 2; give samples of these only" in err
 
 
 def test_samples_it_was_trained_on_are_no_test(trained, capsys, tmp_path):

@@ -377,7 +377,7 @@ def test_names_of_any_bytes_are_read(folder):
     shutil.copy(os.fsencode(folder / "train/red/0.jpg"), odd)
     dataset = load(folder, workers=1)
     assert len(dataset.train) + len(dataset.validation) == 25
-    assert data.Facts.of(dataset).seen(dataset.train) == 1
+    assert data.Facts.of(dataset).seen(dataset.train) == (1, False)
     json.dumps(data.Facts.of(dataset).to_dict())
 
 

@@ -158,6 +158,10 @@ def test_what_cannot_be_exported_is_told(trained, tmp_path):
     with pytest.raises(UserError, match="has not ended; go on with"):
         publish.export(tmp_path / "run", tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
+    (tmp_path / "damaged.safetensors").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"damaged\.safetensors"):
+        publish.export(trained, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_what_is_found(there):
         assert torch.equal(split.x, usual.parts[part].x)
         assert torch.equal(split.y, usual.parts[part].y)
     assert dataset.test.files.name(4) == "some-val-000.tar/0004.jpg"
-    assert data.Facts.of(dataset).seen(dataset.train) == 1
+    assert data.Facts.of(dataset).seen(dataset.train) == (1, False)
 
 
 def test_the_cache_keeps_what_was_found_until_a_shard_changes(there, tmp_path, monkeypatch):

@@ -64,6 +64,8 @@ def test_pipelines_searches_and_copies(iris):
     assert cross_val_score(pipeline, x, y, cv=2).mean() > 0.5
     search = GridSearchCV(pipeline, {"spikingclassifier__rule": ["tssl+", "surrogate"]}, cv=2).fit(x, y)
     assert search.best_params_.keys() == {"spikingclassifier__rule"}
+    numbers = {"time_steps": np.array([4, 6]), "learning_rate": np.float32([0.5, 1e-3])}  # as NumPy makes them
+    assert GridSearchCV(clone(TINY), numbers, cv=2).fit(x, y).best_params_["learning_rate"] > 0
     again = pickle.loads(pickle.dumps(classifier))
     np.testing.assert_array_equal(again.predict_proba(x), classifier.predict_proba(x))
     np.testing.assert_array_equal(clone(classifier).fit(x[::2], y[::2]).predict_proba(x), classifier.predict_proba(x))
@@ -167,6 +169,7 @@ def test_progress_is_ten_lines(iris, capsys):
         ({"rule": "tsll"}, "did you mean 'tssl"),
         ({"network": "20-4"}, "^network 20-4 must end with 3, the classes of X$"),
         ({"epochs": 0, "tau_m": 0}, "tau_m is 0.*; epochs is 0"),
+        ({"class_weight": {0: 1, 1: -2, 2: 1}}, "^class_weight has -2; weights are 0 or more$"),
     ],
 )
 def test_mistakes_name_the_parameter(parameters, said, iris):

@@ -116,6 +116,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
             x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
             weights = weights if self.class_weight is None else weights * compute_sample_weight(self.class_weight, labelled)
+            if weights.size and weights.min() < 0:
+                raise UserError(f"class_weight has {weights.min():g}; weights are 0 or more")
         self.classes_, labels = np.unique(labelled, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(f"y has only 1 class, {self.classes_[0]}; give samples of at least two classes")
@@ -166,6 +168,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         names = ("loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
         given = {name: getattr(self, name) for name in names} | {"network": None if self.network == "auto" else self.network}
         given = {name: value for name, value in given.items() if value is not None} | {"rule": self.rule}
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         seed = int(check_random_state(self.random_state).randint(LARGEST))
         return TrainConfig(
             **given, **automatic.choose(dataset, given), seed=seed, validation=0, choose="last", precision="float32"

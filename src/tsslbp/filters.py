@@ -23,11 +23,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import draws
+from tsslbp import draws, machine
 from tsslbp.errors import UserError
 from tsslbp.signal import length_mask
 
@@ -44,7 +45,11 @@ SHARE = 0.25
 """Variance of all values together, of that of all rates."""
 LEAST = 1e-3
 """Standard deviation below which a rate or a value is not scaled up further."""
-AT_ONCE = 2**24
+COPIES = 3
+"""How often the rates of all series are in memory while they are standardised."""
+PYTHON = 128
+"""Bytes of the numbers of a filter in a model."""
+AT_ONCE = 2**22
 """Numbers in memory for a batch of sums."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -84,19 +89,24 @@ class Filters:
 
     @staticmethod
     def fitted(x: Tensor, lengths: Tensor | None, count: int) -> "Filters":
-        """About ``count`` filters for training samples ``[N, T, C]`` of ``lengths`` ``[N]``; no seed changes them."""
+        """About ``count`` filters for training samples ``[N, T, C]`` of ``lengths`` ``[N]``; no seed changes them.
+
+        Raises:
+            UserError: more filters than there is memory for.
+        """
         steps, channels = x.shape[1:]
+        machine.need_memory((COPIES * 4 * len(x) + PYTHON) * count, f"{count:,} filters of {len(x):,} series")
         each = max(1, round(count / (VIEWS * len(ORDERS) * len(dilations(steps)))))
         shares = torch.arange(1, len(ORDERS) * each + 1, dtype=torch.float64) * GOLDEN % 1  # spread evenly, for any number
         some = torch.linspace(0, len(x) - 1, min(FITTED_ON, len(x)), dtype=torch.float64).long()
         few, ends = x[some], None if lengths is None else lengths[some]
         inside = _inside(few, ends)
         found = []
+        places = (shares.view(len(ORDERS), each) * (int(inside.sum()) - 1)).round().long().tolist()
         for sums in _sums(few, ends):
-            values = sums.transpose(0, 1)[:, inside].sort().values  # [orders, steps of all samples]
-            places = (shares.view(len(ORDERS), each) * (values.shape[1] - 1)).round().long()
-            found.append(values.gather(1, places))
-        thresholds = _rounded(torch.stack(found))
+            for order, at in zip(sums.unbind(1), places, strict=True):
+                found.append(np.partition(order[inside].numpy(), at)[at])
+        thresholds = _rounded(torch.from_numpy(np.concatenate(found)))
         points = min(steps, max(1, len(thresholds) // channels))
         size = len(thresholds) + points * channels
         unscaled = Filters(steps, channels, thresholds, (0.0,) * size, (1.0,) * size)

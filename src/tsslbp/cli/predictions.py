@@ -12,7 +12,7 @@ from tsslbp import files, metrics, training
 from tsslbp.cli import picture
 from tsslbp.data import Split, Streaming, in_files, pictures, readers
 from tsslbp.data.folders import files_in
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, each_of
 
 SHOWN = 20
 """Samples of which predictions are printed where they go to no file."""
@@ -55,7 +55,7 @@ def samples(path: Path, model: training.Model, invert: bool | None, streaming: S
     images = list(files_in(path, pictures.SUFFIXES)) if path.is_dir() else [path]
     if not images:
         raise UserError(f"{path} has no pictures ({', '.join(pictures.SUFFIXES)})")
-    found = [picture.read(image, model, invert) for image in images]
+    found = each_of(lambda image: picture.read(image, model, invert), images)
     said = Counter(line for _, lines in found for line in lines)
     told = [line if len(images) == 1 else f"{count} of {len(images)} images: {line}" for line, count in said.items()]
     names = [image.relative_to(path).as_posix() if path.is_dir() else image.name for image in images]

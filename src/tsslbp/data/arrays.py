@@ -2,9 +2,10 @@
 
 ``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
 ``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
-``y`` holds the classes ``[N]``: integers from 0, or texts. Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for
-each of C output neurons. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``classes`` (their names, or those of
-the output neurons), ``lengths`` and ``lengths_test`` (steps of each sequence before it was padded, ``[N]``).
+``y`` holds the classes ``[N]``: integers from 0, or texts. Integers are names for a model whose classes are other numbers. Or
+it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and ``y_test``
+(else a fifth is held out), ``classes`` (their names, or those of the output neurons), ``lengths`` and ``lengths_test`` (steps
+of each sequence before it was padded, ``[N]``).
 """
 
 import itertools
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered
+from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, plain, whole_numbers
 from tsslbp.errors import LARGEST, UserError, all_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -126,14 +127,21 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     if tested and ("lengths" in arrays) != ("lengths_test" in arrays):
         faults.append(f"{where} has only one of lengths and lengths_test; write both or neither")
     classes = names or wanted.classes
+    by_name = names is None and classes is not None and whole_numbers(classes)
     for part, end in {"train": "", **({"test": "_test"} if tested else {})}.items():
         try:
-            x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled)
-            if y is not None and y.dtype.kind == "U":
-                classes = classes or classes_of(map(str, y), where)
-                y = numbered([str(label) for label in y], classes, f"{where}: y{end}", wanted).numpy()
+            x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled, by_name)
+            if y is not None and y.ndim == 1 and (y.dtype.kind == "U" or by_name):
+                texts = [plain(str(label)) for label in y]
+                classes = classes or classes_of(texts, where)
+                y = numbered(texts, classes, f"{where}: y{end}", wanted).numpy()
+            if y is not None and y.ndim == 1 and not wanted.labelled and classes is not None:
+                y = np.where((y >= 0) & (y < len(classes)), y, -1)
             x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
-            notes += [note] if note and not end else []
+            if not end:
+                notes += [note] if note else []
+                lost = own.lost_in_float32(x) if layout in ("F", "TF") and not wanted.whole else []
+                notes += [own.LOST.format(f"feature {number} of x") for number in lost]
             sequence = layout in ("TF", "TCHW")
             if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
                 raise UserError(
@@ -199,8 +207,10 @@ def _recognised(
     return views[first], first, ""
 
 
-def _samples(where: str, arrays: Arrays, x_name: str, y_name: str, labelled: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """``x`` and ``y`` as they are given, checked one by one and against each other."""
+def _samples(
+    where: str, arrays: Arrays, x_name: str, y_name: str, labelled: bool, by_name: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """``x`` and ``y`` as they are given, checked one by one and against each other; integers are places unless ``by_name``."""
     for name in (x_name, *([y_name] if labelled else [])):
         if name not in arrays:
             raise UserError(f"{where} has no array {name!r}; write it with numpy.savez(path, {x_name}=..., {y_name}=...)")
@@ -221,6 +231,8 @@ def _samples(where: str, arrays: Arrays, x_name: str, y_name: str, labelled: boo
     if y.ndim == 3:
         return x, _target_trains(y, f"{where}: {y_name}")
     if y.dtype.kind == "U":
+        return x, y
+    if y.dtype.kind in "iu" and (by_name or not labelled):
         return x, y
     if y.dtype.kind not in "iu" or y.min() < 0:
         what = y.dtype if y.dtype.kind not in "iu" else int(y.min())

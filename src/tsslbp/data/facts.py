@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from tsslbp.errors import UserError
 
 REMEMBERED = 64
 """Training samples remembered by their digests: the smallest ones, so that no choice depends on an order."""
+OFTEN = 2
+"""Samples that occur this many times, on average, are of a few kinds only: all are seen in any two sets of some size."""
 UNLIKE = 10
 """Values whose range is this many times wider than that of the training samples are in other units; so are values of another
 type whose range differs much."""
@@ -99,9 +102,12 @@ class Facts:
         """Whether these are the test samples that the data set had."""
         return self.digests["test"] == _digest(samples, self.exact)
 
-    def seen(self, samples: Split) -> float:
-        """An estimate of the share of the training samples that are among these, from 0 to 1."""
-        return len(set(self.remembered).intersection(_hashes(samples))) / len(self.remembered)
+    def seen(self, samples: Split) -> tuple[float, bool]:
+        """An estimate of the share of the training samples that are among these, from 0 to 1, and whether those occur so often
+        that others of the same source are bound to be the same, as in a table of a few answers with yes or no."""
+        known = set(self.remembered)
+        found = Counter(mark for mark in _hashes(samples) if mark in known)
+        return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))
 
     def unlike(self, x: Tensor) -> tuple[str, bool] | None:
         """How stored samples differ from the training samples in range, and whether so much that they are in other units."""

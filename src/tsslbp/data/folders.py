@@ -36,12 +36,36 @@ class Listing:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    """Files of these suffixes anywhere below a folder, without hidden ones, in the order of their names."""
-    for path, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
-                yield Path(path, name)
+    """Files of these suffixes anywhere below a folder, without hidden ones, in the order of their names in each folder."""
+    return (Path(folder, inside, entry.name) for inside, entry in walked(folder, suffixes))
+
+
+def walked(
+    folder: str | Path, suffixes: Sequence[str], inside: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files of :func:`files_in`, each with the folder that it lies in, as seen from ``folder``.
+
+    Links are followed.
+
+    Raises:
+        UserError: a link to a folder that it lies in, or a folder that cannot be read.
+    """
+    here = os.path.join(folder, inside)
+    try:
+        facts = os.stat(here)
+        with os.scandir(here) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot read {here}: {error.strerror}") from None
+    if (facts.st_dev, facts.st_ino) in above:
+        raise UserError(f"{here} is a link to a folder that it lies in; remove it")
+    above |= {(facts.st_dev, facts.st_ino)}
+    for entry in entries:
+        if entry.name.lower().endswith(tuple(suffixes)) and (entry.is_file() or not os.path.exists(entry)):  # a broken link
+            yield inside, entry
+    for entry in entries:
+        if entry.is_dir():
+            yield from walked(folder, suffixes, f"{inside}/{entry.name}" if inside else entry.name, above)
 
 
 def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat: bool = False) -> Listing:
@@ -73,10 +97,10 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
         raise UserError(
             f"{loose[0]} is in no folder of a class ({len(loose)} such {what}); move each into a folder named by class"
         )
-    inside = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    inside = [child for child in sorted(folders["train"].iterdir()) if child.is_dir() and not child.name.startswith(".")]
     empty = [child.name for child in inside if not any(files_in(child, suffixes))]
-    if empty and folders["train"] == path and not wanted.whole:
-        raise UserError(f"{path}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
+    if empty and not wanted.whole:
+        raise UserError(f"{folders['train']}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
     classes = wanted.classes or classes_of((str(label) for label in labels["train"]), str(path))
     y = {part: numbered(labels[part], classes, str(folders[part]), wanted) for part in files}
     names = {part: [file.relative_to(root).as_posix() for file in paths] for part, paths in files.items()}

@@ -132,6 +132,11 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     return class_names(sorted(set(labels), key=order), where)
 
 
+def whole_numbers(classes: Iterable[str]) -> bool:
+    """Whether all classes are whole numbers."""
+    return all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in classes)
+
+
 def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str, wanted: Wanted) -> Tensor:
     """Numbers of the classes ``[N]``; -1 where there is no label. Raises UserError for labels that are no class."""
     known: dict[str | None, int] = {name: number for number, name in enumerate(classes)}

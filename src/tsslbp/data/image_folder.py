@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tsslbp.data import listed
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.folders import folders_of_parts, unwrapped
+from tsslbp.data.folders import folders_of_parts, unwrapped, walked
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import SUFFIXES
 from tsslbp.data.streamed import Files, Streaming
@@ -78,16 +78,13 @@ def _listed(folder: Path) -> Listed:
     return _listing(folder, _pictures(str(folder)), classes)
 
 
-def _pictures(folder: str, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Names and facts of the pictures below a folder, in the order of their names; hidden ones are left out."""
-    with os.scandir(os.path.join(folder, inside)) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
-        name = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.is_dir():
-            yield from _pictures(folder, name)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield name, entry.stat()
+def _pictures(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and facts of the pictures below a folder. Raises UserError for a link to a file that is not there."""
+    for inside, entry in walked(folder, SUFFIXES):
+        try:
+            yield f"{inside}/{entry.name}" if inside else entry.name, entry.stat()
+        except OSError as error:
+            raise UserError(f"cannot read {entry.path}: {error.strerror}; remove it") from None
 
 
 def _listing(folder: Path, found: Iterable[tuple[str, os.stat_result]], classes: Mapping[str, str]) -> Listed:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
@@ -11,7 +13,9 @@ from tsslbp.errors import UserError
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
 NOTHING_VARIES = 1e-6
-"""A channel whose standard deviation is below this share of its mean is constant; float32 resolves no more."""
+"""A channel whose standard deviation is below this share of its mean may vary by float32's rounding alone."""
+LOST = "{} varies so little about its mean that float32, in which it is stored, rounds it away; subtract the mean from it"
+"""What is said of numbers that :func:`lost_in_float32` finds."""
 
 
 def complete(
@@ -83,7 +87,8 @@ def complete(
 
 
 def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | None = None) -> Normalisation:
-    """The normalisation of training samples: mean 0 and standard deviation 1 per channel; a constant channel is only centred.
+    """The normalisation of training samples: mean 0 and standard deviation 1 per channel. A constant channel is only
+    centred, and one that hardly varies is not scaled up.
 
     Samples count as often as ``weights`` ``[N]`` say; None is once each.
 
@@ -106,7 +111,7 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     else:
         steps = len(inside) // len(weights) if train.lengths is None else train.lengths
         std, mean = _weighted_std_mean(inside / scale, axes, weights.repeat_interleave(steps))
-    std = torch.where(std > NOTHING_VARIES * mean.abs(), std, 1.0)
+    std = torch.where(std > NOTHING_VARIES * mean.abs(), std, std.clamp(min=1.0))  # seconds since 1970 vary by thousands
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
 
 
@@ -114,6 +119,18 @@ def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tup
     share = (weights.double() / weights.double().mean()).view(-1, *[1] * (x.dim() - 1))
     mean = (share * x).mean(axes, keepdim=True)
     return (share * (x - mean).square()).mean(axes).sqrt(), mean.mean(axes)
+
+
+def lost_in_float32(x: NDArray[Any]) -> list[int]:
+    """Features ``[..., F]`` whose rounding to float32 is a twentieth of their standard deviation or more."""
+    if x.dtype.itemsize < np.dtype(np.float32).itemsize or x.dtype == np.float32:
+        return []
+    flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is reported elsewhere
+        spread, largest = flat.std(0), np.abs(flat).max(0)
+        error = np.sqrt(np.square(flat - flat.astype(np.float32)).mean(0))
+        resolved = spread > 16 * np.finfo(np.float64).eps * largest  # more than the rounding of what computed it
+        return np.flatnonzero(resolved & (error >= spread / 20)).tolist()
 
 
 def counts_events(x: Tensor) -> bool:

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-GREY = ("1", "L", "LA", "I", "I;16", "F")
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 """Pillow's modes without colour."""
+WIDE = "I"
+"""How its modes of 16 bits a pixel begin."""
+LOOKED_AT = 16
+"""Pictures of 16 bits in which the largest value is looked for."""
+DIM = 2**13
+"""A largest value below which pictures of 16 bits lose more than three of the eight bits that are kept."""
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -30,7 +36,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     """
     listing = listed(path, SUFFIXES, wanted, "pictures")
     headers = dict(zip(listing.paths, each_of(header, listing.paths), strict=True))
-    sizes, modes = {file: size for file, (size, _) in headers.items()}, {mode for _, mode in headers.values()}
+    sizes, modes = {file: found.size for file, found in headers.items()}, {found.mode for found in headers.values()}
     (size, most), *others = Counter(sizes.values()).most_common()
     if others:
         odd = next(file for file in sizes if sizes[file] != size)
@@ -49,8 +55,13 @@ def read(path: Path, wanted: Wanted) -> Found:
         part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, pixels, "pictures"))
         for part, files in listing.files.items()
     }
-    note = f"pictures are {'grey' if channels == 1 else 'in colour'}, {size[0]} × {size[1]} pixels"
-    facts = kind_fact("pictures", note)
+    notes = [f"pictures are {'grey' if channels == 1 else 'in colour'}, {size[0]} × {size[1]} pixels"]
+    if several := sum(found.frames > 1 for found in headers.values()):
+        notes.append(f"{several:,} pictures have several frames, of which the first is taken; save each in a file to take all")
+    wide = [file for file, found in headers.items() if found.mode.startswith(WIDE)][:LOOKED_AT]
+    if wide and (largest := max(each_of(_largest, wide))) < DIM:
+        notes.append(f"pictures of 16 bits hold values up to {largest:,}, of which 8 bits keep little; stretch them to 65,535")
+    facts = kind_fact("pictures", *notes)
     return Found(parts, listing.classes, False, 255.0, listing.tested_on, listing.names, facts)
 
 
@@ -82,15 +93,26 @@ def _source(picture: Picture) -> str | Path | BytesIO:
     return picture.content() if isinstance(picture, Member) else picture
 
 
-def header(path: Picture) -> tuple[tuple[int, int], str]:
-    """Width, height and mode, without decoding the picture. Raises UserError if there is none."""
+class Header(NamedTuple):
+    """Width and height, Pillow's mode, and how many pictures the file holds."""
+
+    size: tuple[int, int]
+    mode: str
+    frames: int
+
+
+def header(path: Picture) -> Header:
+    """What a picture is, without decoding it. Raises UserError if there is none, or one that bytes cannot hold."""
     from PIL import Image
 
     try:
         with Image.open(_source(path)) as file:
+            _refuse_numbers(file, path)
             width, height = file.size
             turned = file.getexif().get(0x0112, 1) >= 5  # on its side, as a camera was held
-            return ((height, width) if turned else (width, height)), file.mode
+            return Header((height, width) if turned else (width, height), file.mode, getattr(file, "n_frames", 1))
+    except UserError:
+        raise
     except Exception as error:  # every format fails in its own ways
         raise UserError(
             f"cannot read {path} as an image ({' '.join(str(error).split())}); remove it or save it again"
@@ -101,14 +123,15 @@ def opened(path: Picture, mode: str) -> "Image":
     """An image file as grey ("L") or "RGB", turned as its camera says, on white where it is transparent.
 
     Raises:
-        UserError: no such file, or one that cannot be read as an image.
+        UserError: no such file, one that cannot be read as an image, or one of other numbers than 8 or 16 bits.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(_source(path)) as file:
+            _refuse_numbers(file, path)
             image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+            if image.mode.startswith(WIDE):  # 16 bits a pixel, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
@@ -118,3 +141,17 @@ def opened(path: Picture, mode: str) -> "Image":
         raise UserError(f"no image at {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read {path} as an image ({error})") from None
+
+
+def _refuse_numbers(file: "Image", path: Picture) -> None:
+    """Raises UserError for a file of real numbers or of 32 bits, whose range nothing tells."""
+    if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
+        kind = "real numbers" if file.mode == "F" else "whole numbers of 32 bits"
+        raise UserError(f"{path} holds {kind}, whose white is unknown; save it with 8 or 16 bits a pixel")
+
+
+def _largest(path: Path) -> int:
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return int(np.asarray(file).max())

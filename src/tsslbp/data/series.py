@@ -20,6 +20,8 @@ Series = tuple[NDArray[np.float32], str | None]
 """Values ``[T, F]`` and the label; None where there is none."""
 MISSING = ("", "?", "nan", "na", "null", "none")
 """How files write a value that is not there."""
+NO_LABEL = ("", "?", "nan")
+"""How they write a class that is not there; none and na may be names of classes."""
 
 
 def read_ts(path: Path, labelled: bool = True) -> list[Series]:
@@ -45,9 +47,14 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
         rows = [_values(dimension.split(","), f"{where}, channel {c}") for c, dimension in enumerate(dimensions)]
         if not rows or len({len(row) for row in rows}) > 1:
             raise UserError(f"{where} is not a series of numbers of equal length in every channel; fetch it again")
-        if has_labels and declared is not None and label not in declared:
+        label = label.strip()
+        if not has_labels or (label.lower() in NO_LABEL and not labelled):
+            return np.stack(rows, 1), None
+        if label.lower() in NO_LABEL:
+            raise UserError(f"{where} has no class; write it after the last colon")
+        if declared is not None and label not in declared:
             raise UserError(f"{where} is of class {label}, which @classLabel does not name; fetch it again")
-        return np.stack(rows, 1), label if has_labels else None
+        return np.stack(rows, 1), label
 
     series = each_of(one, [pair for pair in enumerate(lines[start:], start + 1) if pair[1].strip()])
     if not series:
@@ -76,7 +83,7 @@ def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> lis
         label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
         while values and values[-1].lower() in MISSING:
             values = values[:-1]
-        if not values or label == "":
+        if not values or label == "" or (labelled and str(label).lower() in NO_LABEL):
             raise UserError(f"{path}: line {number} is no series: write the class, then the values")
         return _values(values, f"{path}: line {number}")[:, None], label
 
@@ -141,7 +148,7 @@ def padded(
 def _lines(path: Path) -> list[str]:
     try:
         machine.need_memory(4 * path.stat().st_size, str(path))
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise UserError(f"cannot read {path}: {reason}; fetch it again") from error
@@ -154,20 +161,22 @@ def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
             values = np.array([float(cell) for cell in cells], np.float32)
     except ValueError:
         values = None
-    if values is not None and np.isfinite(values).all():
+    if values is not None and np.isfinite(values).all() and not any("_" in cell for cell in cells):
         return values
     if missing := list(_missing(cells)):
         raise UserError(f"{line} has {len(missing)} missing values, the first in step {missing[0]}; fill or remove them")
-    odd = next((cell for cell in cells if not _is_number(cell)), cells[0])
-    raise UserError(f"{line} is not a series of numbers: it has {odd[:30]!r}; correct it or fetch it again")
+    odd = next((cell for cell in cells if not is_number(cell)), cells[0])
+    raise UserError(f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; correct it or fetch it again")
 
 
 def _missing(cells: Sequence[str]) -> Iterator[int]:
     return (step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING)
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number that float32 holds."""
     try:
-        return bool(np.isfinite(np.float32(cell)))
+        with np.errstate(over="ignore"):
+            return "_" not in cell and bool(np.isfinite(np.float32(cell)))  # Python reads 1_2 as 12
     except ValueError:
         return False

@@ -1,11 +1,12 @@
 """Tables in ``.csv`` files: a row a sample, a column of classes, all other columns numbers.
 
 The column of classes is named label, class, target or y, or is the last one. The first row may name the columns. Commas,
-semicolons and tabs part the columns. ``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
+semicolons and tabs part the columns; between the last two, a comma may part the decimals. ``NAME_TRAIN.csv`` finds its
+``NAME_TEST.csv``.
 """
 
 import csv
-import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
+from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
-from tsslbp.data.series import MISSING
+from tsslbp.data.series import MISSING, NO_LABEL, is_number
+from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import UserError, all_of, few
 
 LABELS = ("label", "class", "target", "y")
@@ -29,14 +32,14 @@ MANY = 20
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and which of those number the rows."""
+    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and what to tell of these."""
 
     x: NDArray[np.float32]
     labels: list[str | None]
     label: str
     columns: tuple[str, ...]
     """Empty if they have no names."""
-    numbering: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -62,10 +65,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     facts = kind_fact(
         "vectors",
         f"classes are in column {train.label}; name another one label to take that",
-        *(
-            f"column {each} numbers the rows and is taken as a feature; remove it if it tells no more"
-            for each in train.numbering
-        ),
+        *train.notes,
         columns=train.columns,
     )
     return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts)
@@ -73,7 +73,7 @@ def read(path: Path, wanted: Wanted) -> Found:
 
 def _table(path: Path, wanted: Wanted) -> Table:
     rows, first = _rows(path)
-    header = _names(rows[0])
+    header = _names([cells for _, cells in rows])
     width = len(rows[0][1])
     columns = [name.strip() or str(n) for n, name in enumerate(header or [""] * width, 1)]
     body = rows[1:] if header else rows
@@ -82,7 +82,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
     skipped = 1 if header and not header[0].strip() and width > 2 else 0  # the index that pandas writes
     label, chosen = _chosen(path, columns[skipped:], wanted if header else replace(wanted, columns=()))
     label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
-    x, faults, missing = np.empty((len(body), len(chosen)), np.float32), [], []
+    x, faults, missing = np.empty((len(body), len(chosen))), [], []
     labels: list[str | None] = []
     texts: dict[str, tuple[int, str, int]] = {}
     for row, (line, cells) in zip(x, body, strict=True):
@@ -90,23 +90,24 @@ def _table(path: Path, wanted: Wanted) -> Table:
             faults.append(f"{path}: line {line} has {len(cells)} columns, line {first} has {width}")
             continue
         labels.append(None if label is None else plain(cells[label]))
-        if labels[-1] == "" and wanted.labelled:
+        if str(labels[-1]).lower() in NO_LABEL and wanted.labelled:
             faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
         given = [cells[n] for n in chosen]
         try:
             row[:] = [float(cell) for cell in given]
-            if math.isfinite(float(row.sum(dtype=np.float64))) and np.isfinite(row).all():
+            if np.abs(row).max() <= FLOAT32_MAX and "_" not in "".join(given):  # Python reads 1_2 as 12
                 continue
         except (ValueError, OverflowError):
             pass
         for n, cell in zip(chosen, given, strict=True):
             if cell.strip().lower() in MISSING:
                 missing.append(f"line {line}, column {columns[n]}")
-            elif not _is_number(cell):
+            elif not is_number(cell):
                 line_, text, count = texts.get(columns[n], (line, cell.strip(), 0))
                 texts[columns[n]] = line_, text, count + 1
     faults += [
-        f"{path}: column {column} has text in {count} rows, {text[:30]!r} in line {line} first; write numbers, or leave it out"
+        f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
+        f"in line {line} first; write numbers, or leave it out"
         for column, (line, text, count) in texts.items()
     ]
     if missing:
@@ -115,13 +116,12 @@ def _table(path: Path, wanted: Wanted) -> Table:
         raise all_of(faults)
     name = "" if label is None else columns[label]
     names = [columns[n] for n in chosen]
-    large = np.abs(x).max(0) >= 2 / np.finfo(np.float32).eps  # whole numbers that float32 rounds
-    numbering = tuple(
-        name
-        for name, n, column, rounded in zip(names, chosen, x.T, large, strict=True)
-        if _numbers_rows(np.array([float(cells[n]) for _, cells in body]) if rounded else column)
-    )
-    return Table(x, labels, name, tuple(names) if header else (), numbering)
+    numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
+    notes = [
+        *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
+        *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
+    ]
+    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), tuple(notes))
 
 
 def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:
@@ -179,12 +179,13 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
-            start = file.readline()
+            start = file.readline().rstrip()
             file.seek(0)
-            delimiter = max(",;\t", key=start.count)
+            whole = re.sub(r"(?<=\d),(?=\d)", "", start)  # without the commas that may part decimals
+            delimiter = max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter)
-            rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-        if delimiter == ";":  # where a comma may part the decimals
+            rows = [(reader.line_num, cells) for cells in reader if "".join(cells).strip() or cells[1:]]
+        if delimiter != ",":
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
@@ -196,18 +197,30 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
 
 def _with_point(cell: str) -> str:
     point = cell.replace(",", ".")
-    return point if cell.count(",") == 1 and _is_number(point) else cell
+    return point if cell.count(",") == 1 and is_number(point) else cell
 
 
-def _names(row: tuple[int, list[str]]) -> list[str]:
-    """The names of the columns if the first row has them; else nothing."""
-    cells = [cell.strip() for cell in row[1]]
-    named = any(cell.lower() in LABELS for cell in cells) or not any(_is_number(cell) for cell in cells[:-1])
-    return cells if named and any(cells) else []
+def _names(rows: list[list[str]]) -> list[str]:
+    """The names of the columns if the first row has them; else nothing.
+
+    It has them where it holds texts before its last column, or a name of the column of classes that is none of the classes
+    below, or consecutive numbers before such a name, as pandas writes columns without names.
+    """
+    cells = [cell.strip() for cell in rows[0]]
+    at = next((n for n, cell in enumerate(cells) if cell.lower() in LABELS), len(cells) - 1)
+    is_class = any(cells[at] == row[at].strip() for row in rows[1:] if at < len(row))
+    before = cells[:-1] or cells
+    if cells[at].lower() in LABELS:
+        return [] if is_class else cells
+    counted = before in ([str(n + first) for n in range(len(before))] for first in (0, 1))
+    named = counted and _is_text(cells[-1]) and not is_class
+    return cells if named or (any(map(_is_text, before)) and not any(map(is_number, before))) else []
 
 
-def _is_number(cell: str) -> bool:
+def _is_text(cell: str) -> bool:
+    """Whether a cell is neither a number, too large ones among them, nor missing."""
     try:
-        return bool(np.isfinite(np.float32(cell)))
+        float(cell)
     except ValueError:
-        return False
+        return cell.lower() not in MISSING
+    return "_" in cell

@@ -50,6 +50,8 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     card = path.parent / "README.md"
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith((MARK, OLD_MARK)):
         raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
+    if path.parent.is_dir():
+        model_card(path.parent)  # a damaged model beside it is told of before anything is written
     _, final = training.read_metrics(run)
     if final is None:
         raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")

@@ -6,6 +6,7 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
+from tsslbp.data.found import whole_numbers
 from tsslbp.errors import UserError
 from tsslbp.training.model import Model
 
@@ -55,13 +56,16 @@ def samples_to_test(
         UserError: no such data; samples of another shape, other classes or other units than the model was trained on; a file
             without test samples of its own that the model was not trained on.
     """
-    name = name or model.data
-    if not name:
+    if not name and not model.data:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
+    if not name and data.is_own(model.data) and not in_files.is_one(model.data) and not Path(model.data).exists():
+        raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
+    name = name or model.data
     dataset = dataset_of(model, root, name, download=download, streaming=streaming)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
-    if dataset.classes != model.classes and _named(dataset.classes) and _named(model.classes):
+    pair = (dataset.classes, model.classes)
+    if dataset.classes != model.classes and (all(map(_named, pair)) or all(map(whole_numbers, pair))):
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
     test = dataset.test
     if model.facts and dataset.columns and model.facts.columns:
@@ -154,8 +158,8 @@ def _warn_of_seen(model: Model, samples: Samples, name: str) -> None:
     if model.facts is None:
         samples.warnings.append(f"this model does not remember its training samples; {name} must not hold any of them")
         return
-    seen = model.facts.seen(samples.split)
-    if seen >= SEEN:
+    seen, repeated = model.facts.seen(samples.split)
+    if seen >= SEEN and not repeated:
         raise UserError(f"{name} holds the samples that the model was trained on; evaluate it on others")
     if seen:
         samples.warnings.append(f"about {100 * seen:.0f} % of the training samples are in {name} too")
