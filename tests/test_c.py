@@ -183,6 +183,49 @@ def compare(case, bits, sequence, byte, folder, options):
     assert done.stdout.startswith("0 of 10 samples differ")
 
 
+@needs_compiler
+@pytest.mark.parametrize("bits", ["ternary", "3"])
+def test_the_fewest_bits_compile_without_a_warning(bits, tmp_path):
+    for sequence in (False, True):
+        compare("fully connected", bits, sequence, False, tmp_path / str(sequence), SANITIZED)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", ["8", "float"])
+def test_c_ends_where_a_sequence_does(bits, tmp_path):
+    """A bias goes on making spikes in the padding."""
+    of, samples = model(network("20b-10b", (9,), bits=bits), sequence=True)
+    samples = replace(samples, lengths=1 + torch.arange(12) % STEPS)
+    program = Program.of(of)
+    spikes, evidence = program.response(samples)
+    if bits == "float":
+        torch.testing.assert_close(evidence.float(), of.outputs(samples.x, samples.lengths).sum(0))
+    assert not spikes["output"][1:, 0].any()
+    c.write(program, tmp_path / "c", tmp_path)
+    found = compiled.compare(compiled.compiled(tmp_path / "c", tmp_path / "test"), program, samples)
+    assert found.spikes > 20
+    assert (found.differing, found.answers) == (0, 0)
+
+
+@needs_compiler
+def test_neurons_that_fill_up_rows_never_overflow(tmp_path):
+    """They hear the bias of a neuron, and reset as it does."""
+    net = network("4b", (3,), bits="8", tau_m=math.inf)
+    with torch.no_grad():
+        net.layers.output.bias.fill_(0.5)
+    of, _ = model(net, sequence=True)
+    c.write(Program.of(of), tmp_path / "c", tmp_path)
+    test = (tmp_path / "c/test.c").read_text()
+    begin = test.index("int main(")
+    endless = (
+        "int main(void)\n{\n    network_reset(&state);\n    for (long t = 0; t < 3000000; ++t)\n        network_step(&state);\n"
+    )
+    unused = "    return compare == 0 || measure == 0 || answer_all == 0;\n}\n"
+    (tmp_path / "c/test.c").write_text(test[:begin] + endless + unused)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", (*SANITIZED, "-Wno-address"))
+    assert subprocess.run([built], capture_output=True, check=False).returncode == 0
+
+
 FAULTS = {
     "current[i] = synapse(current[i]) +": "current[i] =",
     "potential[spiked[i]] = 0;": "",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from graphs import NETWORKS, cuba, foreign, full, lif, lively, network_of, samples, weights
 from hypothesis import given
 from hypothesis import strategies as st
@@ -246,6 +247,28 @@ def test_a_check_tells_networks_apart(change):
     assert "here, float64: " in "\n".join(lines(checked))
 
 
+@pytest.mark.parametrize("name", ["a longer synapse first", "voltages behind a synapse"])
+def test_an_imported_graph_is_checked_again(name):
+    net = from_nir(FOREIGN[name](), time_steps=8)
+    checked = check(net, to_nir(net), samples(net), {"here": Simulator("", equations)})
+    assert [each.total for each in checked.comparisons][1] == 0
+    assert checked.guaranteed[torch.float64] == 20
+    told = "only the spikes of hidden neurons are compared: the output is read from its voltage"
+    assert (told in lines(checked)) == (name == "voltages behind a synapse")
+
+
+@pytest.mark.parametrize("change", [lambda layer: layer.register_forward_hook(print), lambda layer: prune_some(layer)])
+def test_hooks_are_refused(change):
+    net = network_of("linear")
+    change(net.layers.linear1)
+    with pytest.raises(UserError, match=r"layers\.linear1 has forward hooks, which no file holds; remove them"):
+        to_nir(net)
+
+
+def prune_some(layer):
+    torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.5)
+
+
 def test_a_simulator_that_refuses_is_told():
     def run(graph, x):
         raise ValueError("no such thing\nat all")
@@ -311,6 +334,15 @@ FOREIGN = {
         cuba(9, tau_mem=np.linspace(3e-4, 8e-4, 9)),
         nir.Linear(weights(5, 9, 1)),
         cuba(tau_syn=4e-4, tau_mem=5e-4),
+    ),
+    "a longer synapse first": lambda: foreign(
+        nir.Linear(weights(9, 7)), cuba(9, tau_syn=4e-4), nir.Linear(weights(5, 9, 1)), cuba(tau_syn=2e-4)
+    ),
+    "voltages behind a synapse": lambda: foreign(
+        nir.Linear(weights(9, 7)),
+        cuba(9, tau_syn=5e-4),
+        nir.Linear(weights(5, 9, 1)),
+        nir.LI(full(5, 3e-4), full(5, 1), full(5, 0)),
     ),
     "shortcuts": lambda: foreign(
         nir.Linear(weights(6, 7)),
@@ -528,6 +560,28 @@ REFUSED = {
     "'n2' .LIF. is not on the way": lambda: foreign(
         nir.Linear(weights(5, 7)), lif(), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out")]
     ),
+    "'out' .Output. leads to other nodes": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out"), ("out", "n0")]
+    ),
+    "'n1' .LIF. hears itself through a Scale": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.Scale(full(5, 2.0)),
+        nir.Linear(weights(5, 5)),
+        lif(),
+        edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")],
+    ),
+    "'n1' .LIF. hears itself through a map of 3 biases; it takes 5": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.Affine(weights(5, 5), full(3, 0.1)),
+        nir.Linear(weights(5, 5)),
+        lif(),
+        edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")],
+    ),
+    "a node or the metadata hold what NIR does not allow": lambda: foreign(
+        nir.SumPool2d(np.array([]), np.array([2]), np.array([0])), nir.Flatten(None, 0), shape=(1, 4, 4)
+    ),
     "0 inputs and 1 outputs": lambda: nir.NIRGraph({"out": nir.Output(np.array([1]))}, [], type_check=False),
 }
 
@@ -704,6 +758,13 @@ def test_import_says_what_a_file_leaves_open(tmp_path, capsys):
     assert "taken for granted: dt 0.0001 s (--dt), T = 5 (--time-steps), that spikes reset to 0" in capsys.readouterr().out
     model = training.load(tmp_path / "a.safetensors")
     assert model.network(torch.rand(3, 7)).shape == (5, 3, 5)
+
+
+def test_import_says_how_it_reads_the_answer(tmp_path, capsys):
+    write(FOREIGN["CubaLIF"](), tmp_path / "a.nir")
+    assert cli.main(["import", str(tmp_path / "a.nir"), str(tmp_path / "a.safetensors")]) == 0
+    said = "that the answer is the class with the largest output current (τs = 2), not with most spikes"
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_imported_network_trains_and_is_exported_again(tmp_path):

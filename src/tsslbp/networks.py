@@ -256,9 +256,10 @@ class Network(nn.Module):
         layers = list(self.unpacked())
         return {
             name: follower
-            for (name, layer, block), (_, follower, _) in pairwise(layers)
+            for (name, layer, block), (_, follower, around) in pairwise(layers)
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
+            and around in (None, block)  # a shortcut takes what comes before the pooling that begins its block
             and all(is_known(x) and not hooked(x) for x in (layer, follower, block) if x is not None)
         }
 

@@ -42,6 +42,15 @@ def check_signal(signal: Signal, name: str = "signal") -> None:
         raise UserError(f"response of a constant {name} has shape {list(response.shape)}; it must be [T] with T at least 1")
 
 
+def plainly_laid(x: Tensor) -> Tensor:
+    """``x`` ``[N, C, ...]``, for training copied to memory in the order of its axes if N is 1.
+
+    PyTorch 2.13 computes wrong gradients of a convolution in groups, in float64, for a single picture whose channels come last
+    in memory and whose stride over N tells something else.
+    """
+    return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
+
+
 def check_steps(time_steps: int) -> None:
     """Raises UserError unless there is at least one step."""
     if time_steps < 1:

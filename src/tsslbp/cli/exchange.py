@@ -22,7 +22,7 @@ class Export:
     """Write a trained network in a format that others read. The ending of FILE says which."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
-    """A run's folder, or a model.safetensors."""
+    """A run's folder; for all formats but .safetensors also a model file."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """What to write, such as models/NAME.safetensors."""
     format: str | None = None
@@ -166,7 +166,7 @@ class Import:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """What to write, a .safetensors file."""
     dt: Annotated[float | None, POSITIVE, FINITE] = None
-    """Seconds of a step. Default: what the file says, else 1e-4, which most programs take for granted."""
+    """Seconds of a step. Default: 1e-4, which tsslbp writes and most programs take for granted."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: what the file says, else 5."""
 

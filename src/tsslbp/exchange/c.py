@@ -115,7 +115,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
         relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
     state = (parts.sums + 2 * parts.slots + 2 * parts.rises + links.populations[-1].neurons) * value.itemsize
-    state += links.populations[-1].neurons * (8 if whole else 4)
+    state += links.populations[-1].neurons * 8
     narrow = whole is not None and parts.in_a_byte == 1 and not all(m["dense"] for m in parts.maps)
     state += 2 * parts.widest if whole else 0
     state += 2 * parts.sums + 3 * len(parts.maps) if narrow else 0
@@ -162,12 +162,14 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "types": {
             "input": kind,
             "value": "int32_t" if whole else "float",
-            "sum": "int64_t" if whole else "float",
+            "sum": "int64_t" if whole else "double",
             "entering": "int16_t" if whole else "float",
             "index": f"{index.name}_t",
             "cast": "(int16_t)" if whole else "",
         },
         "input_means": _means(entry, whole is not None),
+        "events": entry.spikes or entry.meaning is not None,
+        "endless": whole is None or math.isfinite(links.tau_m),
         "event_means": f"the number of an input that {'has a spike' if entry.meaning is None else 'is 1'}",
         "one": one,
         "spikes": entry.spikes,
@@ -355,7 +357,7 @@ def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
     made = []
     for i in range(len(samples)):
         steps = ", ".join(f"{{{', '.join(map(str, step))}}}" for step in counts[:, i].tolist())
-        own = (evidence[i] if program.whole else evidence[i].float()).numpy()
+        own = (evidence[i] if program.whole else evidence[i].double()).numpy()
         rows = {"x": _numbers(x[i]), "evidence": _numbers(own), "spikes": steps}
         made.append({"answer": str(int(answers[i])), **{name: f"{{{row}}}" for name, row in rows.items()}})
     return made

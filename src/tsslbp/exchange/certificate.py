@@ -98,7 +98,7 @@ class _Proof:
             terms += len(layer.lateral)
         u = membrane_potential(current, layer.neuron)
         self._compare(u, size, layer.neuron, terms)
-        self.synapse_decay = layer.neuron.synapse_decay
+        self.synapse_decay = torch.as_tensor(layer.neuron.synapse_decay).flatten()[0].item()  # outgoing.py demands one
         return a
 
     def _compare(self, u: Tensor, size: Tensor, neuron: LIF, terms: int) -> None:

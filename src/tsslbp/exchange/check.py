@@ -47,6 +47,8 @@ class Checked:
     comparisons: list[Comparison]
     guaranteed: dict[torch.dtype, int]
     """Samples whose spikes are the same in every exact simulator (:mod:`tsslbp.exchange.certificate`)."""
+    voltage: bool
+    """Whether the output is read from its voltage. That has no spikes, and is not compared."""
 
 
 def check(
@@ -76,7 +78,7 @@ def check(
     say("margins")
     proofs = [guaranteed(network, part, DTYPES) for part in parts]
     shares = {dtype: sum(int(proof[dtype].sum()) for proof in proofs) for dtype in DTYPES}
-    return Checked(x.shape[axis], compared, shares)
+    return Checked(x.shape[axis], compared, shares, not network.architecture.spikes_last)
 
 
 def _compare(
@@ -134,6 +136,8 @@ def lines(checked: Checked) -> Iterator[str]:
     for dtype, count in checked.guaranteed.items():
         share = 100 * count / checked.samples
         yield f"guaranteed by margin in {_called(dtype)}: {share:.1f} % of {checked.samples:,} samples"
+    if checked.voltage:
+        yield "only the spikes of hidden neurons are compared: the output is read from its voltage"
 
 
 def _called(dtype: torch.dtype) -> str:

@@ -1,6 +1,7 @@
 """What written C computes, once it is compiled: spike for spike what Python does, or not."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ class Computed(NamedTuple):
     answers: Tensor
     """``[N]``, -1 where no output neuron has spiked."""
     evidence: Tensor
-    """``[N, classes]``, of int64 or float32."""
+    """``[N, classes]``, of int64 or float64."""
     spikes: dict[str, Tensor]
     """Of every population, ``[T, N, channels, rows, columns]`` of bool."""
 
@@ -62,7 +63,8 @@ def compiled(folder: Path, program: Path, options: Sequence[str] = ("-O2",)) -> 
     command = [*compiler(), *STRICT, *options, "network.c", "test.c", "-o", str(program.absolute())]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        first = (done.stderr.splitlines() or [""])[0]
+        said = done.stderr.splitlines() or [""]
+        first = next((line for line in said if re.search("(error|warning):", line)), said[0])
         raise UserError(f"{shlex.join(command)} fails in {folder}: {first}")
     return program
 
@@ -70,13 +72,18 @@ def compiled(folder: Path, program: Path, options: Sequence[str] = ("-O2",)) -> 
 def run(program: Path, of: Program, samples: Split) -> Computed:
     """What a compiled program computes of samples. Raises UserError if it fails."""
     populations, classes, steps = of.chain.populations, of.chain.classes, of.entry.model.network.time_steps
-    value = np.dtype(np.int64 if of.whole else np.float32)
+    value = np.dtype(np.int64 if of.whole else np.float64)
     row = np.dtype(
         [("answer", np.int32), ("evidence", value, classes), ("marks", np.uint8, (steps, sum(p.neurons for p in populations)))]
     )
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "samples"
-        of.entry.of_samples(samples, of.whole is not None).tofile(path)
+        x = of.entry.of_samples(samples, of.whole is not None)
+        if of.entry.sequence:
+            given = np.empty(len(x), [("steps", np.int32), ("x", x.dtype, x.shape[1])])
+            given["steps"], given["x"] = of.entry.steps(samples), x
+            x = given
+        x.tofile(path)
         done = subprocess.run([program.absolute(), path], capture_output=True, check=False)
     if done.returncode or len(done.stdout) != len(samples) * row.itemsize:
         raise UserError(f"{program} returns {done.returncode}: {done.stderr.decode(errors='replace').strip()}")

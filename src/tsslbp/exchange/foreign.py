@@ -59,8 +59,12 @@ class Layer:
 
     @property
     def lateral_bias(self) -> np.ndarray:
-        bias = getattr(self.neurons.lateral, "bias", None)
-        return np.zeros(len(self.weight)) if bias is None else np.asarray(bias, dtype=np.float64)
+        """Of the map from the neurons back to themselves, ``[out]``. Raises UserError for another shape."""
+        given, n = getattr(self.neurons.lateral, "bias", None), len(self.weight)
+        bias = np.zeros(n) if given is None else np.asarray(given, dtype=np.float64).ravel()
+        if len(bias) != n or not np.isfinite(bias).all():
+            self.neurons.refuse(f"hears itself through a map of {len(bias)} biases; it takes {n} finite ones")
+        return bias
 
     def constants(self, dt: float) -> "Constants":
         """The neurons in our words. Raises UserError for a bias that would go through their synapse."""

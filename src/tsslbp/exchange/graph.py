@@ -119,7 +119,7 @@ class _Reader:
         if text is None and entry.dtype.kind not in "fiub":
             raise UserError(f"entry {shown(name)} holds {entry.dtype}; it must be numbers or text")
         numbers = max(entry.size, math.prod(entry.chunks or ()))  # HDF5 unpacks whole chunks
-        self.bytes += numbers * entry.dtype.itemsize
+        self.bytes += numbers * (entry.dtype.itemsize if text is not None else np.dtype(np.float64).itemsize)  # as we compute
         if text is not None and text.length is None:
             self.bytes += self._of_texts(entry, name)
         if self.bytes > MOST_BYTES:
@@ -175,6 +175,10 @@ class Link:
     def kind(self) -> str:
         return type(self.node).__name__
 
+    @property
+    def lateral_kind(self) -> str:
+        return type(self.lateral).__name__
+
     def __str__(self) -> str:
         return f"node {shown(self.name)!r} ({self.kind})"
 
@@ -198,6 +202,8 @@ def chain(graph: Any) -> list[Link]:
     if len(starts) != 1 or len(ends) != 1:
         raise UserError(f"the graph has {len(starts)} inputs and {len(ends)} outputs; it must have one of each")
     here, seen = starts[0], set(starts)
+    if any(a == ends[0] for a, _ in edges):
+        _at(ends[0], nodes).refuse("leads to other nodes; feed back from the last neurons, not from the output")
     links = [_at(here, nodes)]
     goal = ""  # of the shortcut that is open
     while here != ends[0]:

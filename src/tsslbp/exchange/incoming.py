@@ -250,7 +250,9 @@ class _Reader:
         if len(offset) != len(weight):
             map_.refuse(f"has {len(offset)} biases for {len(weight)} rows of weights")
         if link.lateral is not None:
-            n, found = len(weight), np.shape(link.lateral.weight)
+            n, found = len(weight), np.shape(getattr(link.lateral, "weight", ()))
+            if link.lateral_kind not in ("Linear", "Affine"):
+                link.refuse(f"hears itself through a {link.lateral_kind}; only a Linear or Affine map is possible")
             if not isinstance(spec, LinearSpec) or found != (n, n):
                 link.refuse(
                     f"hears itself through weights {list(found)}; only {n} × {n} behind a Linear or Affine map is possible"
@@ -315,8 +317,10 @@ class _Reader:
         each = {"tau_m": np.concatenate([c.tau_m for c in constants]), "tau_s": np.array([c.tau_s for c in constants])}
         whole: dict[str, Any] = {}
         varied: set[str]
+        first = each["tau_s"][0]  # by which the network hears its input
         if self.like:
             varied = {*self.like.learn, *self.like.per_neuron}
+            whole |= {"tau_s": first} if "tau_s" in varied else {}
             for name, values in each.items():
                 own = getattr(self.like, name)
                 if name not in varied and not (alike(values) and math.isclose(own, values[0], rel_tol=ROUNDING)):
@@ -326,7 +330,7 @@ class _Reader:
             return whole, varied
         varied = {name for name, values in each.items() if not alike(values)}
         for name, values in each.items():
-            start = whole[name] = commonest([values])
+            start = whole[name] = first if name == "tau_s" else commonest([values])
             if name in varied and np.isinf(values).any():
                 raise UserError("some neurons are IF, which do not leak, and others leak; here all or none of a network do")
             if name in varied:

@@ -17,7 +17,7 @@ half upwards, ``floor(z + 1/2)``. The answer is the class with the largest sum o
 
     a[t] = a[t-1] - leak_s(a[t-1]) + 4096·s[t]                                                                     (7)
 
-``shift`` is the largest for which nothing leaves 32 bits, whatever enters.
+``shift`` is the largest for which nothing leaves 32 bits, whatever enters; without a leak of the membrane, in T steps.
 """
 
 import math
@@ -247,7 +247,7 @@ class _Bounds(NamedTuple):
     adapting: Leak
 
     def shift(self, membrane: Leak, synapse: Leak, steps: int) -> int:
-        """The largest shift for which no number of equations (1) to (6) leaves 32 bits."""
+        """The largest shift for which no number of equations (1) to (6) leaves 32 bits, in ``steps`` steps without a leak."""
         for shift in range(FINEST, -32, -1):
             scale = 2.0**shift
             current = (self.reached * scale + 1.5) * 2**synapse.k / synapse.j  # half a unit is lost by every rounding

@@ -43,8 +43,8 @@ OURS = "tsslbp"
 """Entry of the metadata that holds a model's description; the others are for people."""
 LIMITS = "limits"
 """Entry of the metadata that holds the grids of weights of few bits."""
-DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1"
-DECODE_VOLTAGE = "class with the largest sum over t of the output"
+DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1, T the steps of the sample"
+DECODE_VOLTAGE = "class with the largest sum over the sample's steps of the output"
 TIME_STEPS = 5
 """T of a graph that does not say it, as of static samples elsewhere."""
 
@@ -113,7 +113,7 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
 
     Args:
         source: a path or a ``nir.NIRGraph``.
-        dt: seconds of a step. Default: what the metadata say, else 1e-4, which most programs take for granted.
+        dt: seconds of a step. Default: 1e-4, which we write and most programs take for granted.
         time_steps: T. Default: what the metadata say, else 5.
 
     Raises:
@@ -127,23 +127,32 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
         return _model(graph, dt, time_steps)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
+    except Exception as error:  # numbers of odd kinds and shapes fail in every way there is
+        raise UserError(
+            f"{where}a node or the metadata hold what NIR does not allow ({type(error).__name__}: {shown(error)})"
+        ) from None
 
 
 def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+    like = _described(metadata)
     if ONSET in metadata:
         graph = without_onset(graph)
-    like = _described(metadata)
     if time_steps is None:
         time_steps = like.network.time_steps if like else None
     assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]
     assumed += [] if time_steps is not None else [f"T = {TIME_STEPS} (--time-steps)"]
     architecture = like.network.architecture if like else None
     tau_s = metadata.get("tau_s") if like else None
-    network = network_of(graph, dt=dt or DT, time_steps=time_steps or TIME_STEPS, like=architecture, tau_s=tau_s)
+    dt, time_steps = DT if dt is None else dt, TIME_STEPS if time_steps is None else time_steps
+    network = network_of(graph, dt=dt, time_steps=time_steps, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
         assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
-        assumed += [] if network.architecture.spikes_last else ["that the answer is the class with the largest sum"]
+        tau = torch.as_tensor(network.neuron_of().tau_s).flatten()[0].item()
+        if not network.architecture.spikes_last:
+            assumed.append("that the answer is the class with the largest sum")
+        elif tau > 1:
+            assumed.append(f"that the answer is the class with the largest output current (τs = {tau:g}), not with most spikes")
         return Found(alone(network), tuple(assumed))
     if (network.architecture.input_shape, network.time_steps) != (architecture.input_shape, architecture.time_steps):
         raise UserError(

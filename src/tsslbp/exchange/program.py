@@ -56,6 +56,12 @@ class Entry:
         """What samples are to the network, ``[N, ...]`` or ``[T, N, ...]``."""
         return self.model.inputs(samples.x, 0, samples.lengths)
 
+    def steps(self, samples: data.Split) -> Tensor:
+        """How many steps each sample takes, ``[N]``."""
+        if samples.lengths is None:
+            return torch.full((len(samples),), self.model.network.time_steps)
+        return self.model.inputs.lengths(samples.lengths)
+
     def of_samples(self, samples: data.Split, whole: bool) -> Array:
         """What samples are to C: a row each, of ``network_input``."""
         if self.meaning is not None:
@@ -107,17 +113,24 @@ class Program:
         return Program(entry, links, integer(links, *entry.range, model.network.time_steps))
 
     def response(self, samples: data.Split) -> tuple[dict[str, Tensor], Tensor]:
-        """What samples set off here: spikes by population, ``[T, N, channels, ...]`` of bool; evidence ``[N, classes]``."""
-        net, x = self.entry.model.network, self.entry.network_input(samples)
+        """What samples set off here: spikes by population, ``[T, N, channels, ...]`` of bool; evidence ``[N, classes]``.
+
+        Nothing counts after the end of a sequence.
+        """
+        net, x, ends = self.entry.model.network, self.entry.network_input(samples), self.entry.steps(samples)
+        inside = torch.arange(net.time_steps).unsqueeze(1) < ends
         if self.whole is None:
             with torch.inference_mode():
                 currents = net.activity(x)
                 spikes = {name: net.fired(psc) for name, psc in currents.items()}
                 *_, output = currents.values()
-                return spikes, net.vote(output).sum(0) * self.chain.voters
-        steps = list(self.whole.steps(whole_input(x), net.time_steps if net.is_static(x) else None))
-        names = [population.name for population in self.chain.populations]
-        return {name: torch.stack([step.spikes[name] for step in steps]) > 0 for name in names}, steps[-1].evidence
+                evidence = net.evidence(net.vote(output), ends).sum(0) * self.chain.voters
+        else:
+            steps = list(self.whole.steps(whole_input(x), net.time_steps if net.is_static(x) else None))
+            names = [population.name for population in self.chain.populations]
+            spikes = {name: torch.stack([step.spikes[name] for step in steps]) > 0 for name in names}
+            evidence = torch.stack([step.evidence for step in steps])[ends - 1, torch.arange(len(ends))]
+        return {name: train & inside.view(*inside.shape, *[1] * (train.dim() - 2)) for name, train in spikes.items()}, evidence
 
 
 def rounded(network: Network, bits: Any) -> Network:

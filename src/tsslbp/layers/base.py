@@ -20,7 +20,7 @@ from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
 from tsslbp.sparse import SparseMap, changes, mapped
 
 
@@ -31,8 +31,8 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
     """
     check_signal(signal)
     if isinstance(signal, Constant):
-        return Constant(map_(signal.value), signal.response)
-    return map_(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+        return Constant(map_(plainly_laid(signal.value)), signal.response)
+    return map_(plainly_laid(signal.flatten(0, 1))).unflatten(0, signal.shape[:2])
 
 
 def per_sample(x: Tensor, dims: int) -> str:

@@ -55,17 +55,18 @@ class BatchNorm(nn.Module):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
         masked = inside is not None and self.training
         x = current[inside] if masked else current.flatten(0, 1)
-        group = processes.group()
-        if self.training and group.count > 1:
+        group, single = processes.group(), x.shape[0] < 2  # for one picture PyTorch 2.13's gradients are wrong in some layouts
+        if self.training and (group.count > 1 or single):
             y = self._together(x, group)
-        elif self.training and x.numel() <= x.shape[1]:
-            raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(current.shape)}")
+        elif single:
+            factor, shift = (number.view(-1, *[1] * (x.dim() - 2)) for number in self.affine())
+            y = (x * factor + shift).to(x.dtype)
         else:
             y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
         return torch.zeros_like(current).index_put((inside,), y) if masked else y.unflatten(0, current.shape[:2])
 
     def _together(self, x: Tensor, group: processes.Group) -> Tensor:
-        """Normalised in training by the statistics of all processes' samples ``[N, C, ...]``; this one may have none."""
+        """Normalised in training by the statistics of all processes' samples ``[N, C, ...]``; one of several may have none."""
         axes, wide = [0, *range(2, x.dim())], x.to(torch.promote_types(x.dtype, self.mean.dtype))
         count = group.add_(torch.tensor(float(math.prod(x.shape[axis] for axis in axes)), dtype=torch.float64)).item()
         if count <= 1:

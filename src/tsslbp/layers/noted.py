@@ -29,8 +29,14 @@ def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
 
 
 def check_kinds(network: nn.Module) -> None:
-    """Raises UserError for a module whose class derives from one of tsslbp's: nobody else knows what it overrides."""
+    """Raises UserError for a module whose class derives from one of tsslbp's, since nobody else knows what it overrides, and
+    for hooks, which may change what a module hears or makes."""
     for name, module in network.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UserError(
+                f"{name or 'the network'} has forward hooks, which no file holds; remove them (torch.nn.utils.prune.remove "
+                "makes pruning last)"
+            )
         if not is_known(module) and any(base.__module__.startswith("tsslbp.") for base in type(module).__mro__):
             raise UserError(f"{name or 'the network'} is {_called(module)}, a class of your own; only tsslbp's are written")
 

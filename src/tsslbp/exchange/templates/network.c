@@ -233,14 +233,14 @@ static void {{ name }}({{ to }} *to, const weight *const from[4], int rows, int 
 /* Add x times a row of n weights. */
 static void add_times(network_value *restrict to, const weight *restrict from, int n, {{ types.entering }} x)
 {
-{%- if integer %}
+{%- if integer and largest_weight > 1 %}
     enum { SMALL = 32767 / {{ largest_weight }} }; /* for which products have 16 bits, which is faster */
     if (-SMALL <= x && x <= SMALL) {
 {%- call(part) parts('n', '        ') %}(int16_t)(weigh(from[i], {{ part }}) * x){% endcall %}
         return;
     }
 {%- endif %}
-{%- call(part) parts('n') %}{{ '(network_value)' if integer }}weigh(from[i], {{ part }}) * x{% endcall %}
+{%- call(part) parts('n') %}{{ ('(network_value)' if largest_weight > 1 else '(int16_t)') if integer }}weigh(from[i], {{ part }}) * x{% endcall %}
 }
 {% set products = 'weigh(a[i], PART) * e + weigh(b[i], PART) * f + (weigh(c[i], PART) * g + weigh(d[i], PART) * h)' -%}
 {{ adds('add_four_times', 'Four rows, each some times.', 'network_value', 4, products, 1) }}
@@ -701,10 +701,10 @@ static void fire(network_state *n, size_t k)
             add_all(potential + i, p->bias + c, AT_ONCE);
         count += note(potential + i, threshold + c, i, spiked + count);
     }
-    while (count > 0 && spiked[count - 1] >= p->neurons) /* what it was filled up with */
-        --count;
     for (size_t i = 0; i < count; ++i)
         potential[spiked[i]] = 0;
+    while (count > 0 && spiked[count - 1] >= p->neurons) /* what it was filled up with, and resets too */
+        --count;
     n->count[k] = (network_index)count;
 {%- if static %}
     if (p->map->source < 0) { /* what is shown stays */

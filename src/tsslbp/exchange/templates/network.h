@@ -2,8 +2,16 @@
 #ifndef NETWORK_H
 #define NETWORK_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if INT_MAX < 2147483647
+#error "network.c needs an int of 32 bits"
+#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define NETWORK_INPUTS {{ inputs }}      /* numbers of a sample, or of a step of a sequence */
 #define NETWORK_CLASSES {{ classes | length }}
@@ -80,5 +88,9 @@ int network_answer(const network_state *n);
    numbers, (row * columns + column) * channels + channel, in rising order. */
 size_t network_neurons(size_t population);
 size_t network_spikes(const network_state *n, size_t population, const network_index **spiked);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

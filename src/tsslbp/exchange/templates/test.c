@@ -2,8 +2,9 @@
 
    ./test                 compares with what tsslbp computed; prints what differs, and returns 1 if too much does
    ./test --time SECONDS  times the samples below
-   ./test FILE            reads network_input samples, writes for each its answer (int32_t), the evidence of every class
-                          (network_sum) and, step by step, a byte for every neuron, 1 if it spiked */
+   ./test FILE            reads {{ '' if static else 'for each sample its steps (int32_t) and ' }}NETWORK_{{ 'INPUTS' if static else 'STEPS * NETWORK_INPUTS' }} network_input, and writes for each its answer
+                          (int32_t), the evidence of every class (network_sum) and, for all NETWORK_STEPS steps, a byte for
+                          every neuron, 1 if it spiked */
 #include "network.h"
 
 #include <stdio.h>
@@ -97,8 +98,9 @@ static int answer_all(const char *path)
         fprintf(stderr, "cannot read %s\n", path);
         return 2;
     }
-    while (fread(x, sizeof x[0], SIZE, file) == SIZE) {
-        const int32_t answer = network_run(&state, x, NETWORK_STEPS);
+    int32_t steps = NETWORK_STEPS;
+    while ({% if not static %}fread(&steps, sizeof steps, 1, file) == 1 && steps > 0 && steps <= NETWORK_STEPS && {% endif %}fread(x, sizeof x[0], SIZE, file) == SIZE) {
+        const int32_t answer = network_run(&state, x, (size_t)steps);
         fwrite(&answer, sizeof answer, 1, stdout);
         for (size_t c = 0; c < NETWORK_CLASSES; ++c) {
             const network_sum found = network_evidence(&state, c);
@@ -106,10 +108,12 @@ static int answer_all(const char *path)
         }
         network_reset(&state);
         for (size_t t = 0; t < NETWORK_STEPS; ++t) {
-            show(x, t);
-            network_step(&state);
             memset(marks, 0, sizeof marks);
-            for (size_t k = 0, first = 0; k < NETWORK_POPULATIONS; first += network_neurons(k++)) {
+            if (t < (size_t)steps) {
+                show(x, t);
+                network_step(&state);
+            }
+            for (size_t k = 0, first = 0; t < (size_t)steps && k < NETWORK_POPULATIONS; first += network_neurons(k++)) {
                 const network_index *spiked;
                 const size_t count = network_spikes(&state, k, &spiked);
                 for (size_t j = 0; j < count; ++j)
