@@ -222,6 +222,12 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
             r"make \[4\] per sample, its shortcut makes \[2\]",
         ),
         (lambda: BatchNorm(3)(torch.rand(1, 1, 3)), r"needs two steps or samples in training; .* \[1, 3\]"),
+        (lambda: Linear(5, 0, neuron=NEURON), "in_features is 5, out_features 0; they must be whole numbers"),
+        (lambda: Recurrent(5, 2.5, neuron=NEURON), "in_features is 5, out_features 2.5; they must be whole"),
+        (
+            lambda: tsslbp.build(10, input_shape=(3,), time_steps=2, tau_m=5, tau_s=3),
+            "network is 10; it must be a text such as",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(make, message):

@@ -451,6 +451,13 @@ def test_what_settings_leave_open_comes_from_the_data(tmp_path):
         training.with_data(replace(config, time_steps=5))
 
 
+def test_a_setting_in_two_places_and_an_unknown_section_are_named(tmp_path):
+    (tmp_path / "c.toml").write_text("epochs = 1\n[training]\nepochs = 3\n[trainin]\nseed = 1\n")
+    said = r"epochs is set twice, above the sections and in \[training\]; unknown section 'trainin'; did you mean 'training'"
+    with pytest.raises(UserError, match=said):
+        TrainConfig.from_toml(tmp_path / "c.toml")
+
+
 def test_config_survives_toml(quick, tmp_path):
     config = quick(padding=(1, 0), name='we"ird\\', rule="tssl(fallback=no-spike, clip=1.5)", learning_rate=1e-05)
     path = tmp_path / "config.toml"

@@ -64,6 +64,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         given["padding"] = (padding,)
     if isinstance(bits := given.get("bits"), int):
         given["bits"] = str(bits)
+    if not isinstance(notation, str):
+        raise UserError(f"network is {notation!r}; it must be a text such as '100-10'")
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]

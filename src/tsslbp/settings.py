@@ -230,6 +230,11 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--rate-penalty is {self.rate_penalty}; it must be 0 for an ANN, which has no rates"
         if ann_ and self.network and contains(self.network, RecurrentSpec):
             yield f"--network {self.network} has recurrent layers, which an ANN has not; it is one pass without time"
+        whole = not ann_ and not rules.get(self.rule).takes_parts
+        if whole and self.time_block:
+            yield f"--time-block is {self.time_block}; it must be 0 with --rule {self.rule}, which needs whole sequences"
+        if whole and self.network and contains(self.network, RecurrentSpec):
+            yield f"--network {self.network} has recurrent layers; --rule {self.rule} needs whole sequences, so take another"
         if self.time_block and self.rate_penalty:
             yield f"--time-block is {self.time_block}; it must be 0 with a --rate-penalty"
         if self.time_block and self.network and normalised(self.network):
@@ -324,6 +329,10 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             for name in values
             if name not in kinds_of(GROUPS[section])
         ]
+        inside = {name: section for section, values in sections.items() for name in values}
+        mistakes += [f"{name} is set twice, above the sections and in [{inside[name]}]" for name in flat if name in inside]
+        mistakes += [str(unknown("section", name, GROUPS)) for name, value in flat.items() if isinstance(value, dict)]
+        flat = {name: value for name, value in flat.items() if not isinstance(value, dict)}
         given = translated({**flat, **{name: value for values in sections.values() for name, value in values.items()}})
         kinds = kinds_of(cls)
         mistakes += [str(unknown("setting", name, kinds)) for name in flat if name in given and name not in kinds]

@@ -1,5 +1,7 @@
 """Fully connected spiking layers."""
 
+from typing import SupportsIndex
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,12 @@ from tsslbp.layers.base import Spiking, kaiming_size, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
+
+
+def check_features(in_features: int, out_features: int) -> None:
+    """Raises UserError for numbers of inputs and neurons that are not whole numbers from 1."""
+    if not all(isinstance(n, SupportsIndex) and n >= 1 for n in (in_features, out_features)):
+        raise UserError(f"in_features is {in_features}, out_features {out_features}; they must be whole numbers from 1")
 
 
 def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
@@ -29,7 +37,7 @@ class Linear(Spiking):
         standardise: standardise the weight.
 
     Raises:
-        UserError: an unknown rule; bias or standardise beside normalise.
+        UserError: sizes that are no whole numbers from 1; an unknown rule; bias or standardise beside normalise.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class Linear(Spiking):
         standardise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
+        check_features(in_features, out_features)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         nn.init.kaiming_normal_(self.weight)
         self._beside_the_weight(bias, normalise, standardise, kaiming_size(in_features))

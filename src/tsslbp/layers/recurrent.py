@@ -40,7 +40,7 @@ from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Joined, Spiking, refuse_part
-from tsslbp.layers.linear import matrix_product
+from tsslbp.layers.linear import check_features, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal
@@ -101,6 +101,7 @@ class Recurrent(Spiking):
         normalise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
+        check_features(in_features, out_features)
         if not self.rule.takes_parts:
             raise UserError(f"{self.rule!r} needs the whole sequence at once; recurrent layers need a rule that takes parts")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))

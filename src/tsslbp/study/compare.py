@@ -172,7 +172,7 @@ def compare(
     """
     numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:
-        raise UserError(f"--to is {target}; it must be a percentage above 0")
+        raise UserError(f"--to is {target}; it must be a percentage above 0, at most 100")
     need_validation(config)
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
     settings = contestants(replace(config, runs_dir=folder, test_every=1), entries)

@@ -159,5 +159,7 @@ def accuracy(folder: Path) -> float:
 
 def need_validation(config: TrainConfig) -> None:
     """Raises UserError unless the epoch of every run is chosen on validation, as comparisons and studies say it is."""
+    if config.test_every > 1:
+        raise UserError(f"--test-every is {config.test_every}; comparisons and studies measure the test set after every epoch")
     if config.choose != "validation":
         raise UserError(f"--choose is {config.choose}; comparisons and studies choose the epoch on validation")

@@ -106,7 +106,7 @@ class Stream:
                 f"a stream takes a model or a network of tsslbp.build, not {type(model).__name__}; of a SpikingClassifier take "
                 "its model_, and step through a module of your own with part() of its layers"
             )
-        if not isinstance(streams, int) or streams < 1:
+        if type(streams) is not int or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
         self.network, self.streams = network, streams
         self.normalisation, self.delta, shape = None, 0.0, network.architecture.input_shape
