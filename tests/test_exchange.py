@@ -579,6 +579,23 @@ REFUSED = {
         lif(),
         edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")],
     ),
+    "'n1' .LIF. hears itself, which output neurons here cannot": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.Linear(weights(5, 5)),
+        edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "out")],
+    ),
+    "'n1' .CubaLIF. has an r or w_in that is not positive": lambda: foreign(nir.Linear(weights(5, 7)), cuba(r=-1.0)),
+    "'n1' .LIF. has an r or w_in that is not positive": lambda: foreign(nir.Linear(weights(5, 7)), lif(r=0.0)),
+    "'n3' .LIF. leads to 'n1', 'n4'": lambda: foreign(
+        nir.Linear(weights(5, 7)),
+        lif(),
+        nir.Linear(weights(5, 5)),
+        lif(),
+        nir.Linear(weights(5, 5)),
+        lif(),
+        edges=[("in", "n0"), *[(f"n{i}", f"n{i + 1}") for i in range(5)], ("n3", "n1"), ("n5", "out")],
+    ),
     "a node or the metadata hold what NIR does not allow": lambda: foreign(
         nir.SumPool2d(np.array([]), np.array([2]), np.array([0])), nir.Flatten(None, 0), shape=(1, 4, 4)
     ),

@@ -18,6 +18,6 @@ def same_command_goes_on() -> Iterator[None]:
     """Around a command of many runs, which an interruption stops; given again, it goes on where it was."""
     try:
         yield
-    except training.Interrupted:
+    except (training.Interrupted, KeyboardInterrupt):
         say("stopped; give the same command again to go on")
         raise KeyboardInterrupt from None

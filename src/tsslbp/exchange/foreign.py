@@ -70,10 +70,14 @@ class Layer:
         """The neurons in our words. Raises UserError for a bias that would go through their synapse."""
         r, none = self.rows("r"), np.zeros(len(self.weight))
         if self.neurons.kind == "IF":
+            if r.min() <= 0:
+                self.neurons.refuse("has an r that is not positive; turn the signs of its weights instead")
             return Constants(none + math.inf, 1.0, dt * r, none, self.rows("v_threshold"))
         tau_m = self.steps("tau_mem" if self.neurons.kind.startswith("Cuba") else "tau", dt)
         scale, threshold = (none + 1, none + 1) if self.integrates else (tau_m, self.rows("v_threshold"))
         leak = self.rows("v_leak") / scale
+        if not self.integrates and (r * (self.rows("w_in") if self.neurons.kind == "CubaLIF" else 1) <= 0).any():
+            self.neurons.refuse("has an r or w_in that is not positive; turn the signs of its weights instead")
         match self.neurons.kind:
             case "LIF" | "LI":
                 return Constants(tau_m, 1.0, r / scale, leak, threshold)

@@ -215,7 +215,8 @@ def chain(graph: Any) -> list[Link]:
             seen.add(lateral[0])
         if here == goal:
             goal = ""
-        if len(after) == 2 and not goal and (found := _shortcut(after, kinds, edges, nodes)) is not None:
+        found = _shortcut(after, kinds, edges, nodes) if len(after) == 2 and not goal else None
+        if found is not None and found[0] not in seen:  # else it leads back
             goal, via, first = found
             links[-1] = replace(links[-1], opens=True)
             after = [first]

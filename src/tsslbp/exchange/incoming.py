@@ -270,6 +270,8 @@ class _Reader:
 
     def network(self, time_steps: int) -> Network:
         """The network of all nodes so far. Raises UserError if they make none."""
+        if self.specs and isinstance(self.specs[-1], RecurrentSpec):
+            self.layers[-1].neurons.refuse("hears itself, which output neurons here cannot")
         if self.pending or not self.specs or type(self.specs[-1]) is not LinearSpec:
             raise UserError(
                 "the graph must end with a Linear or Affine map and its neurons, one for each class, and then the output"
@@ -325,7 +327,8 @@ class _Reader:
                 own = getattr(self.like, name)
                 if name not in varied and not (alike(values) and math.isclose(own, values[0], rel_tol=ROUNDING)):
                     raise UserError(
-                        f"its neurons have another {name} than the metadata say, {own:g} steps; remove the metadata"
+                        f"its neurons have another {name} than the metadata say, {own:g} steps; leave --dt out, or remove the "
+                        "metadata"
                     )
             return whole, varied
         varied = {name for name, values in each.items() if not alike(values)}
