@@ -390,6 +390,6 @@ def _resumed_folder(config: TrainConfig) -> Path:
         raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     for setting in sorted(wanted.keys() - free):
         if before[setting] != wanted[setting]:
-            way = f"resume it with --config {path} --resume, or choose another --name"
+            way = f"go on with the settings in {path}, or take another folder (--name; --out of a study)"
             raise UserError(f"{folder} was started with another {setting}; {way}")
     return folder
