@@ -24,7 +24,7 @@ run: setup ## train the quick start on the embedded digits
 	$(BIN)/tsslbp train quickstart
 
 test: lint ## lint, type check and test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # What another processor would compute otherwise, without waiting for the rest.
 BASELINE := events golden gradcheck kernels neuron rules layers networks parts recurrent losses cli training models

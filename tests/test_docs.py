@@ -116,14 +116,7 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
             assert agrees(shown, printed), f"{page} shows\n{shown}\nand this printed\n{printed}"
 
 
-TOGETHER = pytest.mark.xdist_group("quickstart")
-"""On pages that train the same run, which then happens once and not in every worker."""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=TOGETHER if "\ntsslbp train quickstart\n" in PAGES[page] else ()) for page in sorted(QUICK)],
-)
+@pytest.mark.parametrize("page", sorted(QUICK))
 def test_a_page_prints_what_it_shows(page, place, monkeypatch):
     monkeypatch.chdir(place)
     for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):

@@ -805,7 +805,7 @@ def test_time_steps_below_the_longest_vowel():
         ("", "is no .ts file with series after a line @data"),
         ("@problemName x\n1,2:3,4:1\n", "is no .ts file with series"),
         ("@data\n", "is no .ts file with series"),
-        ("#\n@data\n1,2:3,4:1\n1,2:3,x:1\n", "line 4, channel 1 is not a series of numbers: it has 'x'"),
+        ("#\n@data\n1,2:3,4:1\n1,2:3,x:1\n", "line 4, channel 1 is not a series of float32 numbers: it has 'x'"),
         ("@data\n1,2:3:1\n", "line 2 is not a series of numbers of equal length"),
         ("@data\n1,2:3,?:1\n", "line 2, channel 1 has 1 missing values, the first in step 1; fill or remove them"),
         ("@data\n1,2:nan,nan:1\n", "line 2, channel 1 has 2 missing values, the first in step 0"),

@@ -331,8 +331,9 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         ]
         inside = {name: section for section, values in sections.items() for name in values}
         mistakes += [f"{name} is set twice, above the sections and in [{inside[name]}]" for name in flat if name in inside]
-        mistakes += [str(unknown("section", name, GROUPS)) for name, value in flat.items() if isinstance(value, dict)]
-        flat = {name: value for name, value in flat.items() if not isinstance(value, dict)}
+        strange = {name for name, value in flat.items() if isinstance(value, dict)} - kinds_of(cls).keys()
+        mistakes += [str(unknown("section", name, GROUPS)) for name in strange]
+        flat = {name: value for name, value in flat.items() if name not in strange}
         given = translated({**flat, **{name: value for values in sections.values() for name, value in values.items()}})
         kinds = kinds_of(cls)
         mistakes += [str(unknown("setting", name, kinds)) for name in flat if name in given and name not in kinds]
