@@ -318,6 +318,12 @@ def around(shortcut, n=6, **constants):
     return foreign(*nodes, edges=edges)
 
 
+def hearing_itself(through):
+    """Neurons that hear themselves through a node, and others behind them."""
+    edges = [("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")]
+    return foreign(nir.Linear(weights(5, 7)), lif(), through, nir.Linear(weights(5, 5)), lif(), edges=edges)
+
+
 FOREIGN = {
     "LIF": lambda: foreign(nir.Linear(weights(9, 7)), lif(9), nir.Linear(weights(5, 9, 1)), lif()),
     "LIF, decaying input": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), lif(r=3.0, threshold=1.0)),
@@ -563,21 +569,9 @@ REFUSED = {
     "'out' .Output. leads to other nodes": lambda: foreign(
         nir.Linear(weights(5, 7)), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out"), ("out", "n0")]
     ),
-    "'n1' .LIF. hears itself through a Scale": lambda: foreign(
-        nir.Linear(weights(5, 7)),
-        lif(),
-        nir.Scale(full(5, 2.0)),
-        nir.Linear(weights(5, 5)),
-        lif(),
-        edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")],
-    ),
-    "'n1' .LIF. hears itself through a map of 3 biases; it takes 5": lambda: foreign(
-        nir.Linear(weights(5, 7)),
-        lif(),
-        nir.Affine(weights(5, 5), full(3, 0.1)),
-        nir.Linear(weights(5, 5)),
-        lif(),
-        edges=[("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")],
+    "'n1' .LIF. hears itself through a Scale node": lambda: hearing_itself(nir.Scale(full(5, 2.0))),
+    "'n1' .LIF. hears itself through a map of 3 biases; it takes 5": lambda: hearing_itself(
+        nir.Affine(weights(5, 5), full(3, 0.1))
     ),
     "'n1' .LIF. hears itself, which output neurons here cannot": lambda: foreign(
         nir.Linear(weights(5, 7)),

@@ -112,6 +112,18 @@ def test_of_a_large_set_some_samples_are_looked_at(monkeypatch):
     assert facts.seen(part)[0] == 1
 
 
+def test_classes_of_other_numbers_and_data_that_are_elsewhere_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b,label\n" + "".join(f"{n % 5},{n % 3},{1 + n % 2}\n" for n in range(40)))
+    assert run(capsys, "train", "--data", "t.csv", "--network", "4-2", "--epochs", "1", "--name", "t")[0] == 0
+    save(tmp_path / "u.npz", x=np.zeros((9, 2)), y=np.arange(9) % 2, x_test=np.zeros((2, 2)), y_test=np.arange(2))
+    code, _, err = run(capsys, "evaluate", "runs/t", "--data", "u.npz")
+    assert (code, err) == (2, "tsslbp: the classes of u.npz are 0, 1; the model's are 1, 2\n")
+    Path("t.csv").rename("moved.csv")
+    code, _, err = run(capsys, "evaluate", "runs/t")
+    assert (code, err) == (2, "tsslbp: there is no t.csv here, on which the model was trained; say where it is with --data\n")
+
+
 def test_samples_of_a_few_kinds_are_no_sign_of_the_training_set():
     """A table of three answers with yes or no has eight kinds of rows."""
     draws = [torch.randint(2, (80, 3), generator=torch.Generator().manual_seed(n)).float() for n in (0, 1)]

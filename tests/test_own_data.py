@@ -634,7 +634,14 @@ def test_a_column_that_numbers_the_rows_is_named(tmp_path, first, other, rows):
     assert [note for note in notes if "numbers the rows" in note] == ([said] if rows == 20 else [])
 
 
+def test_series_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "s.txt").write_text("1 2 3\n2 4 5\n" * 4, encoding="utf-8-sig")
+    assert data.load(str(tmp_path / "s.txt"), Path()).classes == ("1", "2")
+
+
 BAD_SERIES = {
+    "nan-class": ("1 2 3\nnan 4 5\n", "line 2 is no series: write the class, then the values"),
+    "underscore": ("1 2 3\n2 4 1_0\n", "line 2 is not a series of float32 numbers: it has '1_0'"),
     "text": ("1 2 3\n2 4 x\n", "line 2 is not a series of float32 numbers: it has 'x'"),
     "missing": ("1 2 3\n2 NaN 5 ? 7\n", "line 2 has 2 missing values, the first in step 0; fill or remove them"),
     "empty": ("\n\n", "holds no series"),

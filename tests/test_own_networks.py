@@ -225,8 +225,8 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: Linear(5, 0, neuron=NEURON), "in_features is 5, out_features 0; they must be whole numbers"),
         (lambda: Recurrent(5, 2.5, neuron=NEURON), "in_features is 5, out_features 2.5; they must be whole"),
         (
-            lambda: tsslbp.build(10, input_shape=(3,), time_steps=2, tau_m=5, tau_s=3),
-            "network is 10; it must be a text such as",
+            lambda: tsslbp.build(None, input_shape=(3,), time_steps=2, tau_m=5, tau_s=3),
+            "network 'None' must end with the number of",
         ),
     ],
 )
@@ -750,6 +750,8 @@ def test_one_picture_has_half_the_gradient_of_it_twice(notation, more, training)
 
 @pytest.mark.parametrize(("notation", "size"), [("4C3-[P2-4C3]-5", 2), ("8C3-[P2-16C3]-10", 8)])
 def test_a_block_that_begins_with_pooling_has_its_shortcut_around_that(notation, size):
-    net = tsslbp.build(notation, input_shape=(2, size, size), padding=1, time_steps=4, tau_m=5, tau_s=2).double()
+    settings = {"padding": 1, "conv_scale": 4.0, "time_steps": 4, "tau_m": 5, "tau_s": 2}
+    net = tsslbp.build(notation, input_shape=(2, size, size), **settings).double()
     x = 2 * torch.rand(3, 2, size, size, dtype=torch.float64)
+    assert net.fired(net.activity(x)["output"]).any()
     torch.testing.assert_close(net(x), net.activity(x)["output"])

@@ -45,8 +45,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``; ``bits``, which may be a number; of the constants ``learn``, ``per_neuron`` and ``spread``. None stands
-            for the default.
+            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None is the default.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -64,12 +63,10 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         given["padding"] = (padding,)
     if isinstance(bits := given.get("bits"), int):
         given["bits"] = str(bits)
-    if not isinstance(notation, str):
-        raise UserError(f"network is {notation!r}; it must be a text such as '100-10'")
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
-    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation) and re.search("[a-z]{2}", notation):
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation := str(notation)) and re.search("[a-z]{2}", notation):
         raise unknown("network", notation, PAPER)
     if missing:
         raise UserError(f"build({notation!r}) also needs {', '.join(missing)}")
@@ -254,14 +251,13 @@ class Network(nn.Module):
             after.clear()
 
     def _fused(self) -> dict[str, SumPool2d]:
-        """Pooling that the neurons before it, by name, do as well, unless a hook or a class of one's own is to see it apart."""
-        layers = list(self.unpacked())
+        """Pooling that the neurons before it, by name, do as well, unless a hook, an own class or a shortcut sees it apart."""
         return {
             name: follower
-            for (name, layer, block), (_, follower, around) in pairwise(layers)
+            for (name, layer, block), (_, follower, around) in pairwise(self.unpacked())
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
-            and around in (None, block)  # a shortcut takes what comes before the pooling that begins its block
+            and around in (None, block)
             and all(is_known(x) and not hooked(x) for x in (layer, follower, block) if x is not None)
         }
 

@@ -103,8 +103,8 @@ class Facts:
         return self.digests["test"] == _digest(samples, self.exact)
 
     def seen(self, samples: Split) -> tuple[float, bool]:
-        """An estimate of the share of the training samples that are among these, from 0 to 1, and whether those occur so often
-        that others of the same source are bound to be the same, as in a table of a few answers with yes or no."""
+        """An estimate of the share of the training samples that are among these, from 0 to 1, and whether these repeat
+        themselves. Two tables of three answers with yes or no have the same eight rows, wherever they come from."""
         known = set(self.remembered)
         found = Counter(mark for mark in _hashes(samples) if mark in known)
         return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))

@@ -60,8 +60,9 @@ def walked(
     if (facts.st_dev, facts.st_ino) in above:
         raise UserError(f"{here} is a link to a folder that it lies in; remove it")
     above |= {(facts.st_dev, facts.st_ino)}
+    endings = tuple(suffixes)
     for entry in entries:
-        if entry.name.lower().endswith(tuple(suffixes)) and (entry.is_file() or not os.path.exists(entry)):  # a broken link
+        if entry.name.lower().endswith(endings) and (entry.is_file() or not os.path.exists(entry)):  # a broken link
             yield inside, entry
     for entry in entries:
         if entry.is_dir():

@@ -68,9 +68,8 @@ def _rate(path: Path) -> int:
             size = frames * width * file.getnchannels()
     except (wave.Error, EOFError, OSError, RuntimeError) as error:  # RuntimeError for a chunk that ends beyond the file
         reason = f"{error}"
-        if "format" in reason:
-            extended = "65534" in reason
-            reason = "it has an extended header" if extended else "it holds floating-point or compressed samples"
+        if isinstance(error, wave.Error) and "unknown" in reason:
+            reason = "it has an extended header" if "65534" in reason else "it holds floating-point or compressed samples"
         raise UserError(f"cannot read {path} as a sound ({reason}); save it again as WAV with 16 bits a sample") from None
     if width not in (1, 2, 3, 4) or frames == 0 or size > path.stat().st_size:
         what = "is empty" if frames == 0 else "is cut short"

@@ -175,10 +175,6 @@ class Link:
     def kind(self) -> str:
         return type(self.node).__name__
 
-    @property
-    def lateral_kind(self) -> str:
-        return type(self.lateral).__name__
-
     def __str__(self) -> str:
         return f"node {shown(self.name)!r} ({self.kind})"
 

@@ -250,13 +250,10 @@ class _Reader:
         if len(offset) != len(weight):
             map_.refuse(f"has {len(offset)} biases for {len(weight)} rows of weights")
         if link.lateral is not None:
-            n, found = len(weight), np.shape(getattr(link.lateral, "weight", ()))
-            if link.lateral_kind not in ("Linear", "Affine"):
-                link.refuse(f"hears itself through a {link.lateral_kind}; only a Linear or Affine map is possible")
-            if not isinstance(spec, LinearSpec) or found != (n, n):
-                link.refuse(
-                    f"hears itself through weights {list(found)}; only {n} × {n} behind a Linear or Affine map is possible"
-                )
+            n, kind, found = len(weight), type(link.lateral).__name__, np.shape(getattr(link.lateral, "weight", ()))
+            if not isinstance(spec, LinearSpec) or kind not in ("Linear", "Affine") or found != (n, n):
+                said = f"hears itself through a {kind} node, weights {list(found)}"
+                link.refuse(f"{said}; only a Linear or Affine map, {n} × {n}, behind another is possible")
             spec = RecurrentSpec(n)
         layer = Layer(spec, map_, weight, offset * self.row_scale, self.shape, self.carry, link)
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
@@ -317,8 +314,7 @@ class _Reader:
         beside some that do not.
         """
         each = {"tau_m": np.concatenate([c.tau_m for c in constants]), "tau_s": np.array([c.tau_s for c in constants])}
-        whole: dict[str, Any] = {}
-        varied: set[str]
+        whole, varied = dict[str, Any](), set[str]()
         first = each["tau_s"][0]  # by which the network hears its input
         if self.like:
             varied = {*self.like.learn, *self.like.per_neuron}
@@ -326,10 +322,8 @@ class _Reader:
             for name, values in each.items():
                 own = getattr(self.like, name)
                 if name not in varied and not (alike(values) and math.isclose(own, values[0], rel_tol=ROUNDING)):
-                    raise UserError(
-                        f"its neurons have another {name} than the metadata say, {own:g} steps; leave --dt out, or remove the "
-                        "metadata"
-                    )
+                    said = f"its neurons have another {name} than the metadata say, {own:g} steps"
+                    raise UserError(f"{said}; leave --dt out, or remove the metadata")
             return whole, varied
         varied = {name for name, values in each.items() if not alike(values)}
         for name, values in each.items():

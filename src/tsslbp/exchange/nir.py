@@ -135,9 +135,9 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
 
 def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
-    like = _described(metadata)
     if ONSET in metadata:
         graph = without_onset(graph)
+    like = _described(metadata)
     if time_steps is None:
         time_steps = like.network.time_steps if like else None
     assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]

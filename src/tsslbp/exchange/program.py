@@ -13,6 +13,7 @@ from tsslbp.exchange.integer import IntegerNetwork, integer, whole_input
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
+from tsslbp.signal import length_mask
 from tsslbp.training import Model
 
 
@@ -118,7 +119,7 @@ class Program:
         Nothing counts after the end of a sequence.
         """
         net, x, ends = self.entry.model.network, self.entry.network_input(samples), self.entry.steps(samples)
-        inside = torch.arange(net.time_steps).unsqueeze(1) < ends
+        inside = length_mask(ends, net.time_steps)
         if self.whole is None:
             with torch.inference_mode():
                 currents = net.activity(x)
