@@ -322,6 +322,9 @@ def test_broken_config_and_image(trained, capsys, tmp_path):
     assert (
         "unknown setting 'epoks'; did you mean 'epochs'?" in run(capsys, "train", "--config", str(tmp_path / "unknown.toml"))[2]
     )
+    config = f"--config={tmp_path / 'unknown.toml'}"
+    assert "unknown setting 'epoks'" in run(capsys, "train", config)[2]
+    assert "--config is given 2 times" in run(capsys, "train", config, config)[2]
     (tmp_path / "no.png").write_text("not an image")
     assert "as an image" in run(capsys, "predict", str(trained), str(tmp_path / "no.png"))[2]
     assert "no image at" in run(capsys, "predict", str(trained), str(tmp_path / "missing.png"))[2]

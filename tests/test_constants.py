@@ -463,6 +463,7 @@ def test_a_plain_state_dict_for_other_constants_is_noticed(recwarn):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"learn": "tau"}, "unknown constant 'tau'; did you mean 'tau_"),
         ({"learn": ("tau",)}, "unknown constant 'tau'; did you mean 'tau_"),
         ({"per_neuron": ("tau_m",)}, "per_neuron has no effect on tau_m without a spread, or without learning it"),
         ({"spread": 0.5}, "spread is 0.5; it has no effect without per_neuron"),

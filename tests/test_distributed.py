@@ -184,6 +184,28 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_run_goes_on(victim, t
     assert final["test_accuracy"] > 60
 
 
+@pytest.mark.parametrize("waits", ["time.sleep(3600)", pytest.param("group.store.get('never told')", marks=pytest.mark.slow)])
+def test_a_process_that_waits_for_one_that_was_killed_says_a_line(waits, tmp_path):
+    """In Python, and in a call that no handler of a signal can end."""
+    (tmp_path / "waits.py").write_text(f"""
+import os, signal, sys, time
+from tsslbp import cli, processes
+
+def train(_):
+    with processes.joined() as group:
+        if group.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        {waits}
+
+processes.ANSWER = 1.0
+cli.COMMANDS["train"] = train
+sys.exit(cli.main(["train"]))
+""")
+    (line,) = ended(torchrun(2, tmp_path / "waits.py"))
+    assert line.startswith("tsslbp: this process was asked to stop (SIGTERM)")
+    assert ("did not stop in 1 s; go on with --resume" in line) == ("store" in waits)
+
+
 @pytest.mark.slow
 def test_killed_at_any_time_the_run_is_that_of_one_never_stopped(tmp_path):
     arguments = [*LONG[:2], "16n-16n-10", *LONG[3:], "--dropout", "0.2", "--average", "0.9"]

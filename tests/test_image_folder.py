@@ -112,7 +112,7 @@ def test_the_layout_of_tiny_imagenet(tmp_path):
 
 
 def test_what_cannot_be_used_is_said_in_a_line(folder, tmp_path):
-    for name, message in (("", "there is no folder named; give image-folder:DIR"), ("nowhere", "there is no folder nowhere")):
+    for name, message in (("", "no folder is named; give image-folder:DIR"), ("nowhere", "there is no folder nowhere")):
         with fails(message):
             load(name)
     with fails("red/0.jpg is one file"):

@@ -273,6 +273,7 @@ def test_rows():
         ("[4C3-x]-4", {}, r"'x' in layer 1 .* is not a layer"),
         ("[4C3-P2]-4", {}, "must end with a layer that has neurons"),
         ("4C3bn-4", {}, "is not a layer"),
+        ("[4-[4]]-4", {}, "has a residual block inside another"),
         ("4C3g2d2-4", {}, r"is not a layer; .* s2, d2, g4 \(stride, dilation, groups of a convolution, in this order\)"),
         ("6C3g4-4", {}, r"layer 1 \('6C3g4'\) of '6C3g4-4' has 4 groups, which must divide its 2 and 6 channels"),
         ("4C3d5-4", {}, r"layer 1 \('4C3d5'\) .* is larger than its 8×8 input with padding 1"),

@@ -45,7 +45,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None is the default.
+            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None is the default, and a
+            name by itself stands for a tuple of one.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -59,8 +60,9 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     for name in given:
         if name not in kinds_of(Architecture) or name == "network":
             raise unknown("setting", name, kinds_of(Architecture))
-    if isinstance(padding := given.get("padding"), int):
-        given["padding"] = (padding,)
+    for name in {"padding", "learn", "per_neuron"} & given.keys():
+        if isinstance(given[name], int | str):
+            given[name] = (given[name],)
     if isinstance(bits := given.get("bits"), int):
         given["bits"] = str(bits)
     if notation in PAPER:

@@ -142,6 +142,8 @@ def parse(notation: str) -> tuple[Spec, ...]:
         raise UserError(
             f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote: 100-V10"
         )
+    if re.search(r"\[[^\]]*\[", notation):
+        raise UserError(f"network {notation!r} has a residual block inside another; blocks follow one another: [8-8]-[8-8]-10")
     specs = tuple(_layer(token, f"layer {n} ({token!r}) of {notation!r}") for n, token in enumerate(tokens, 1))
     if not isinstance(vote, VoteSpec):
         return specs

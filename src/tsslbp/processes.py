@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +33,17 @@ PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. One that ends is noticed at once."""
 
 
+ANSWER = 25.0
+"""Seconds in which a process ends after torchrun's SIGTERM. After 30 torchrun kills it."""
+
+ASKED = "this process was asked to stop (SIGTERM), as it is when another of its job has ended"
+
+
 class Lost(UserError):
     """Another process of the job has ended, or cannot be reached."""
+
+
+_NOTICED = threading.Event()  # whether this process knows that the job ends
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,7 @@ def joined() -> Iterator[Group]:
     """Work together with the other processes that torchrun has started, if there are any, until the block ends.
 
     A UserError or OSError that leaves the block goes on in the process that has it first. It ends the others with exit code 2
-    and without a word.
+    and without a word. SIGTERM, which torchrun sends to all when one has ended, raises Lost.
     """
     if started() == 1 or group().count > 1:
         yield group()
@@ -233,6 +243,11 @@ def joined() -> Iterator[Group]:
     # they aborted 2 of 21 short jobs.
     import_module("torch._dynamo")
     store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    with _answering(Group(count, number, store.clone())):  # a store of its own, as the other may wait in a call
+        yield from _together(store, number, count)
+
+
+def _together(store: Any, number: int, count: int) -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     own = PrefixStore(f"attempt {restarts()}", store)  # addresses of the processes before are still in it
     with _noticing():
@@ -243,8 +258,7 @@ def joined() -> Iterator[Group]:
         yield whole
         whole.add_(torch.zeros(()))  # all leave together, or gloo may abort one whose connections end while it tears them down
     except BaseException as error:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks all to end as soon as one has; this one is about to
+        _NOTICED.set()
         if isinstance(error, UserError | OSError) and not whole.speaks():
             raise SystemExit(2) from None
         raise
@@ -254,10 +268,49 @@ def joined() -> Iterator[Group]:
 
 
 @contextmanager
+def _answering(group: Group) -> Iterator[None]:
+    """Within, SIGTERM raises Lost, unless this process is about to end anyway.
+
+    Python runs the handler of a signal between two of its own instructions. A process that waits in a call for one that is gone
+    does not come to that, so a thread listens as well, and ends the process before torchrun does it without a word.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _NOTICED.clear()
+    left, (signals, wakeup) = threading.Event(), os.pipe()
+
+    def asked(*_: Any) -> None:
+        if not _NOTICED.is_set():
+            _NOTICED.set()
+            raise Lost(ASKED)
+
+    def listen() -> None:
+        while os.read(signals, 1) != bytes([signal.SIGTERM]):
+            pass
+        if not left.wait(ANSWER):
+            if group.speaks():
+                told = f"{ASKED}, and did not stop in {ANSWER:g} s; go on with --resume"
+                os.write(sys.stderr.fileno(), f"tsslbp: {told}\n".encode())
+            os._exit(2)
+
+    os.set_blocking(wakeup, False)
+    before = signal.signal(signal.SIGTERM, asked), signal.set_wakeup_fd(wakeup)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(before[1])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if _NOTICED.is_set() else before[0])
+
+
+@contextmanager
 def _noticing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        _NOTICED.set()
         reason = str(error).splitlines()[0].rpartition("] ")[2]
         raise Lost(f"another process of this job has ended or cannot be reached ({reason})") from error
 

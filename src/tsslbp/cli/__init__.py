@@ -7,6 +7,7 @@ from pathlib import Path
 from tsslbp import __version__, imports, processes
 from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS, overview
+from tsslbp.cli.parse import taken
 from tsslbp.errors import UserError, unknown
 from tsslbp.training import Interrupted
 
@@ -59,7 +60,7 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f"torchrun is for tsslbp train; start tsslbp {arguments[0]} without it")
     command, rest, given = arguments[0], arguments[1:], list[Path]()
     if command in own.IMPORTING:
-        given, rest = own.split(rest)
+        given, rest = taken("--import", "my_rule.py", rest)
     with imports.given(given):
         own.check()
         try:

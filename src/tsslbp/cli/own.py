@@ -1,7 +1,6 @@
 """``--import FILE.py``: a user's own rules, surrogates, losses and data sets, for the commands that take them."""
 
 from dataclasses import is_dataclass
-from pathlib import Path
 
 from tsslbp import data, losses, rules
 from tsslbp.errors import UserError, shown
@@ -10,21 +9,6 @@ from tsslbp.rules import surrogate
 IMPORTING = ("train", "evaluate", "predict", "report", "compare", "study", "export", "import")
 """Commands that take it."""
 HELP = "--import FILE.py first imports a file of your own, which registers rules, surrogates, losses or data sets."
-
-
-def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """The files that arguments name with ``--import``, and the other arguments. Raises UserError if it names none."""
-    paths, rest, left = [], list[str](), iter(arguments)
-    for argument in left:
-        flag, equals, value = argument.partition("=")
-        if flag != "--import":
-            rest.append(argument)
-            continue
-        value = value if equals else next(left, "")
-        if not value or value.startswith("--"):
-            raise UserError("--import needs a file, such as my_rule.py")
-        paths.append(Path(value))
-    return paths, rest
 
 
 def check() -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from dataclasses import field, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -99,6 +100,21 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
     if not arguments or arguments[0].startswith("-"):
         return TrainConfig(), command, arguments
     return recipes.get(arguments[0]), f"{command} {arguments[0]}", arguments[1:]
+
+
+def taken(option: str, example: str, arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that arguments name with an option, and the other arguments. Raises UserError if it names none."""
+    paths, rest, left = [], list[str](), iter(arguments)
+    for argument in left:
+        given, equals, value = argument.partition("=")
+        if given != option:
+            rest.append(argument)
+            continue
+        value = value if equals else next(left, "")
+        if not value or value.startswith("--"):
+            raise UserError(f"{option} needs a file, such as {example}")
+        paths.append(Path(value))
+    return paths, rest
 
 
 def _one_line(box: str) -> str:

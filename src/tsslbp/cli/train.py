@@ -1,10 +1,9 @@
 """The commands that train a network, and list the recipes for it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tsslbp import machine, processes, recipes, training
-from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from
+from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
@@ -16,13 +15,12 @@ CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "cho
 def train(arguments: list[str]) -> None:
     """``tsslbp train``."""
     config, command, arguments = starting_from("train", arguments)
-    given = given_in(arguments) if command == "train" and "--config" not in arguments else None
-    if "--config" in arguments:
-        position = arguments.index("--config")
-        if position + 1 == len(arguments):
-            raise UserError("--config needs a file, such as runs/NAME/config.toml")
-        config = TrainConfig.from_toml(Path(arguments[position + 1]), config)
-        arguments = arguments[:position] + arguments[position + 2 :]
+    files, arguments = taken("--config", "runs/NAME/config.toml", arguments)
+    if len(files) > 1:
+        raise UserError(f"--config is given {len(files)} times; give one file")
+    given = given_in(arguments) if command == "train" and not files else None
+    if files:
+        config = TrainConfig.from_toml(files[0], config)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
         "Without one, settings that you leave out suit the data, whatever default is shown below. "

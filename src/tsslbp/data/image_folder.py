@@ -64,7 +64,9 @@ def _folder(name: str, root: Path | None = None) -> Path:
     if root and name and not path.exists() and (root / name).is_dir():
         return root / name
     if not name or not path.is_dir():
-        what = f"{path} is one file" if path.is_file() else f"there is no folder {name or 'named'}"
+        looked = f", and none in {root}" if root and not path.is_absolute() else ""
+        missing = f"there is no folder {path}{looked}" if name else "no folder is named"
+        what = f"{path} is one file" if path.is_file() else missing
         raise UserError(f"{what}; give {PREFIX}DIR, a folder with train/CLASS/FILE and val/CLASS/FILE, or CLASS/FILE")
     return path
 
