@@ -40,8 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "4000 filters": {"filters": 4000},
     "output scale 1": {"output_scale": 1.0},
     "10 steps": {"time_steps": 10},
-    "kernel loss": {"loss": "kernel(label_weight=3)"},
-    "hidden layer": {"network": "200-{votes}-V10"},
     "one voter": {"network": "{classes}"},
     "step by step, recurrent": {"filters": 0, "network": "100R-{classes}", "learning_rate": 2e-3, "time_steps": None},
 }
@@ -70,9 +68,7 @@ def folds(dataset: Dataset) -> Iterator[Dataset]:
 def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
     """Test accuracy in percent after training with the automatic settings but for those of a variant."""
     count = len(dataset.classes)
-    wanted = {
-        name: value.format(classes=count, votes=10 * count) if name == "network" else value for name, value in variant.items()
-    }
+    wanted = {name: value.format(classes=count) if name == "network" else value for name, value in variant.items()}
     chosen = {**automatic.choose(dataset, {"filters": 0} if variant.get("filters") == 0 else {}), **wanted}
     config = training.resolved(TrainConfig(seed=seed, validation=0, choose="last", precision="float32", **chosen), dataset)
     model, optimizer = training.prepare(config, dataset)

@@ -51,6 +51,8 @@ def test_what_a_user_gave_is_left_alone():
     dataset = made(torch.rand(KINDS["series"]), True)
     chosen = automatic.choose(dataset, {"epochs": 1, "rule": "tssl"})
     assert chosen["filters"]
+    assert "V" in automatic.choose(dataset, {"filters": 50})["network"]
+    assert "R" in automatic.choose(dataset, {"filters": 0})["network"]
     assert not {"epochs", "rule"} & chosen.keys()
     assert "filters" not in automatic.choose(dataset, {"network": "5-2"})  # a network of one's own gets the series itself
 

@@ -45,7 +45,7 @@ def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
         chosen = _picture(dataset) if len(dataset.sample_shape) == 3 else _vector(dataset)
     elif len(dataset.sample_shape) == 3:
         chosen = _events(dataset)
-    elif _spikes(dataset) or {"network", "filters"} & given.keys():
+    elif _spikes(dataset) or "network" in given or not given.get("filters", FILTERS):
         chosen = _steps(dataset, given)
     else:
         chosen = _series(dataset)

@@ -32,7 +32,7 @@ COMMANDS = {
     "compare": Command("study.compare", "compare learning rules on one network: tsslbp compare RECIPE --rules A,B,C"),
     "study": Command("study.study_", "study a run, a recipe or rules, with figures: tsslbp study NAME RUN_OR_RECIPE_OR_RULES"),
     "reproduce": Command("publish.reproduce", "train a row of the paper's table with several seeds: tsslbp reproduce ROW"),
-    "export": Command("exchange.export", "write a trained network for others: a model file with its card, or C"),
+    "export": Command("exchange.export", "write a trained network for others: a model file with its card, NIR, ONNX or C"),
     "import": Command(
         "exchange.import_",
         "read a network from a NIR file that another program wrote: tsslbp import FILE.nir MODEL.safetensors",
