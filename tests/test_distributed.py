@@ -49,11 +49,6 @@ def trained_together(count, steps, out):
     return {name: [torch.load(out / f"{name} {number}.pt") for number in range(count)] for name in together.CASES}
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return trained_together(2, 40, tmp_path_factory.mktemp("two"))
-
-
 def assert_as_one_alone(name, made, steps):
     expected = together.trained(together.config(name), steps)
     for of in made:
@@ -68,18 +63,11 @@ def assert_as_one_alone(name, made, steps):
         torch.testing.assert_close(gradient, other, atol=1e-5 * float(other.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize("name", together.CASES)
-def test_two_processes_train_as_one(two, name, monkeypatch):
+@pytest.mark.parametrize(("count", "steps"), [(2, 40), *(pytest.param(count, 200, marks=pytest.mark.slow) for count in (2, 4))])
+def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
     monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
-    assert_as_one_alone(name, two[name], 40)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_as_one_for_long(count, tmp_path, monkeypatch):
-    monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
-    for name, made in trained_together(count, 200, tmp_path).items():
-        assert_as_one_alone(name, made, 200)
+    for name, made in trained_together(count, steps, tmp_path).items():
+        assert_as_one_alone(name, made, steps)
 
 
 def test_normalisation_over_processes_is_that_over_all_samples():

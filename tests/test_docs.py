@@ -116,12 +116,30 @@ def check(page: str, blocks: list[tuple[str, str, str]]) -> None:
             assert agrees(shown, printed), f"{page} shows\n{shown}\nand this printed\n{printed}"
 
 
-@pytest.mark.parametrize("page", sorted(QUICK))
-def test_a_page_prints_what_it_shows(page, place, monkeypatch):
+FIRST = sorted(page for page in QUICK if re.search("^tsslbp train quickstart$", PAGES[page], re.MULTILINE))
+"""Pages that begin with the same training."""
+
+
+@pytest.mark.parametrize("pages", [pytest.param(FIRST, id="quickstart"), *([page] for page in sorted(QUICK - {*FIRST}))])
+def test_a_page_prints_what_it_shows(pages, place, monkeypatch):
     monkeypatch.chdir(place)
-    for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
+    for page in pages:
+        with monkeypatch.context() as registered:
+            for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
+                registered.setattr(module, name, dict(getattr(module, name)))
+            check(page, [block for slow, *block in BLOCK.findall(PAGES[page]) if not slow])
+    if pages is FIRST:
+        check_pictures(place)
+
+
+def check_pictures(place: Path) -> None:
+    """The tutorial's pictures are those that its commands draw."""
+    for name, drawn in (("accuracy", "accuracy"), ("raster", "raster-1")):
+        kept, made = (
+            ElementTree.fromstring(path.read_text(encoding="utf-8")).get("aria-label")
+            for path in (DOCS / f"first-steps-{name}.svg", place / f"runs/quickstart/{drawn}.svg")
+        )
+        assert re.sub(NUMBER, "0", kept) == re.sub(NUMBER, "0", made)
 
 
 @pytest.mark.slow
@@ -186,18 +204,6 @@ def test_commands_that_are_not_run_are_listed():
         line for text in PAGES.values() for _, kind, code, _ in BLOCK.findall(text) for line in code.splitlines()
     }
     assert all(any(command.startswith(beginning) for command in shown) for beginning in NOT_RUN), "one is not shown any more"
-
-
-def test_pictures_of_the_tutorial_are_those_its_commands_draw(place, monkeypatch):
-    monkeypatch.chdir(place)
-    for command in ("tsslbp train quickstart", "tsslbp report runs/quickstart --markdown"):
-        printed_by(command)
-    for name, drawn in (("accuracy", "accuracy"), ("raster", "raster-1")):
-        kept, made = (
-            ElementTree.fromstring(path.read_text(encoding="utf-8")).get("aria-label")
-            for path in (DOCS / f"first-steps-{name}.svg", Path(f"runs/quickstart/{drawn}.svg"))
-        )
-        assert re.sub(NUMBER, "0", kept) == re.sub(NUMBER, "0", made)
 
 
 def test_readme_is_read_in_three_minutes():

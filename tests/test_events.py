@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(NOT_LOADED is not None, reason=str(NOT_LOADED))
 FLAT, ROW, IMAGE = (11,), (3, 14), (3, 10, 9)
 NOTATIONS = [
     *(("7", FLAT), ("20-7", FLAT), ("9b-17n-12-V2", FLAT), ("20R-7", FLAT), ("9-13Ab-7", FLAT), ("16Rn-12A-6", FLAT)),
-    *(("12-[9n-12]-[7-5b]-5", FLAT), ("6-7", IMAGE), ("9-20R-7", ROW), ("150-140b-7", FLAT)),
+    *(("12-[9n-12]-[7-5b]-5", FLAT), ("6-7", IMAGE), ("9-20R-7", ROW), ("150-140b-7", FLAT), ("190-180R-7", FLAT)),
     *(("5C3-P2-7", ROW), ("18C3b-A2-4C2n-7", ROW), ("6C5s2-M2-7", ROW), ("4C3n-[4C3-4C3b]-[6C3s2n-6C3n]-5", ROW)),
     *(("5C3-P2-7C3-9-6", IMAGE), ("17C3b-A2-4C2n-7", IMAGE), ("6C3s2-M2-7", IMAGE), ("4C2-P2-P2-7", IMAGE)),
     *(("4C3n-M2-[4C3-4C3b]-[6C3s2n-6C3n]-P2-6b", IMAGE), ("3C3-P2-[8C3-5C3]-10R-6", IMAGE), ("5C1-M2-M2-7", IMAGE)),
@@ -247,8 +247,11 @@ def test_neither_batch_nor_threads_change_a_bit(case):
 
 
 @pytest.mark.parametrize("steps", [5, 20])
-def test_samples_go_through_far_weights_together_and_alike(steps):
-    net = made(("5C3-P2-300-250-7", IMAGE), steps=steps, dtype=torch.float32)
+@pytest.mark.parametrize(
+    "case", [("5C3-P2-300-250-7", IMAGE), ("300-300R-7", FLAT), ("300-300A-7", FLAT)], ids=lambda case: case[0]
+)
+def test_samples_go_through_far_weights_together_and_alike(case, steps):
+    net = made(case, steps=steps, dtype=torch.float32)
     x = inputs(net, "spikes", 35, 0, torch.float32)  # more than go together, and not a multiple
     whole = by_events(net, x)
     assert torch.equal(torch.cat([by_events(net, x[:, i : i + 1]) for i in range(35)], 1), whole)
@@ -556,6 +559,21 @@ def test_the_operator_takes_no_impossible_plan(case, data):
     except RuntimeError as error:
         said = str(error)
     assert not said or "tsslbp: " in said, said
+
+
+def test_a_flat_shortcut_without_weights_is_refused():
+    net = made(("12-[12-12]-5", FLAT))
+    x = inputs(net, "spikes", 2, 0, torch.float64)
+    numbers = events.plan(net, x).numbers
+    refused = 0
+    for at in (numbers == 0).nonzero().flatten():  # one of them says that the shortcut is not flat
+        changed = numbers.clone()
+        changed[at] = 1
+        try:
+            infer(net, x, plan=changed)
+        except RuntimeError as error:
+            refused += "shortcut changes the shape" in str(error)
+    assert refused == 1
 
 
 def test_the_operator_refuses_what_does_not_fit():

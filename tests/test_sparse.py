@@ -168,6 +168,14 @@ def test_what_is_not_finite_shows(odd):
     assert current[:, [0, 2]].isfinite().all()
 
 
+def test_changes_of_the_largest_numbers_count():
+    """Each half of what bounds their rounding is finite, where the sum of the two numbers is not."""
+    signal = torch.tensor([3e38, 1e38] * 2).view(2, 2, 1, 1, 1).transpose(0, 1)
+    changes = torch.ops.tsslbp.changes(signal, 1.0, 1.0)
+    current = torch.ops.tsslbp.map_changes(signal, torch.full((1, 1, 1, 1), 0.5), *changes, [1.0, 1, 1, 1, 0, 0, 1.0])
+    torch.testing.assert_close(current, signal / 2)
+
+
 @pytest.mark.usefixtures("always")
 def test_groups_and_dilation_stay_dense():
     for options in ({"groups": 2}, {"dilation": 2}):

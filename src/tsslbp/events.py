@@ -112,7 +112,7 @@ MEASURED = "multiplied"
 
 def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[Any, ...]]:
     """How many attributes a module has, what gets them from a dict, and what they are."""
-    names = [name for name in vars(module) if name != MEASURED]
+    names = [name for name in tuple(vars(module)) if name != MEASURED]
     get = operator.itemgetter(*names)
     return len(names), get, get(vars(module))
 

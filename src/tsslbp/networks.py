@@ -60,11 +60,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     for name in given:
         if name not in kinds_of(Architecture) or name == "network":
             raise unknown("setting", name, kinds_of(Architecture))
-    for name in {"padding", "learn", "per_neuron"} & given.keys():
-        if isinstance(given[name], int | str):
-            given[name] = (given[name],)
-    if isinstance(bits := given.get("bits"), int):
-        given["bits"] = str(bits)
+    one = {name: (given[name],) for name in ("padding", "learn", "per_neuron") if isinstance(given.get(name), int | str)}
+    given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]

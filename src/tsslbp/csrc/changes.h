@@ -81,7 +81,7 @@ TSSLBP_INLINE int64_t changes_in(const Difference<T>& d, const T* now, const T* 
     T* __restrict last = known + j;
     for (int64_t i = 0; i < width; ++i) {
       const T x = d.tau * (in[i] - d.decay * old[i]), step = x - last[i];
-      const T rounding = d.noise * (std::abs(in[i]) + std::abs(old[i]));
+      const T rounding = d.noise * std::abs(in[i]) + d.noise * std::abs(old[i]);
       const bool same = std::abs(step) <= (rounding < LARGEST<T> ? rounding : LARGEST<T>);  // infinity is a change
       changed[i] = !same;
       change[i] = step;
@@ -113,7 +113,7 @@ TSSLBP_AVX512 inline int64_t changes_in_avx512(const Difference<float>& d, const
     const __m512 in = _mm512_maskz_loadu_ps(lanes, now + j), old = _mm512_maskz_loadu_ps(lanes, before + j);
     const __m512 last = _mm512_maskz_loadu_ps(lanes, known + j);
     const __m512 x = _mm512_mul_ps(tau, _mm512_sub_ps(in, _mm512_mul_ps(decay, old))), step = _mm512_sub_ps(x, last);
-    const __m512 rounding = _mm512_mul_ps(noise, _mm512_add_ps(_mm512_abs_ps(in), _mm512_abs_ps(old)));
+    const __m512 rounding = _mm512_add_ps(_mm512_mul_ps(noise, _mm512_abs_ps(in)), _mm512_mul_ps(noise, _mm512_abs_ps(old)));
     const __m512 most = _mm512_min_ps(rounding, _mm512_set1_ps(LARGEST<float>));
     const __mmask16 changed = _mm512_mask_cmp_ps_mask(lanes, _mm512_abs_ps(step), most, _CMP_NLE_UQ);
     _mm512_mask_storeu_ps(known + j, changed, x);

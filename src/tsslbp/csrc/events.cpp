@@ -1,4 +1,4 @@
-// Inference from events as a PyTorch operator, on the LibTorch stable ABI. events.py makes its plan and its weights.
+// Inference from events as a PyTorch operator, on the LibTorch stable ABI. plans.py makes its plan and its weights.
 #include "infer.h"
 
 #include <torch/csrc/stable/library.h>

@@ -255,8 +255,9 @@ class Worker {
   // Step by step: in each, neurons hear what they spiked in the step before.
   TSSLBP_INLINE bool recurrent(const Stage& s, const Rows<T>& rows, Neurons<T, bytes>& neurons, int64_t steps) {
     Heard<T>& heard = neurons.heard[0];
+    T* sums = const_cast<T*>(heard.sums);  // a part of sums_[0], in which other samples may follow
     for (int64_t t = 1; t < steps && heard.differences; ++t)
-      for (int64_t j = 0; j < s.size(); ++j) sums_[0][t * heard.step + j] += sums_[0][(t - 1) * heard.step + j];
+      for (int64_t j = 0; j < s.size(); ++j) sums[t * heard.step + j] += sums[(t - 1) * heard.step + j];
     heard.differences = false;
     neurons.heard[1] = {lateral_, 0, 0, false};
     const int64_t row = padded(s.size(), UNIT<T>);

@@ -1,5 +1,5 @@
 // What inference from events (events.h) knows of a network: its stages, what each hears and where its weights are. All of it
-// comes as numbers from events.py, and is checked here.
+// comes as numbers from plans.py, and is checked here.
 #pragma once
 
 #include "sweep.h"
@@ -55,7 +55,7 @@ struct Stage {
   int64_t rows() const { return pooled >= 0 ? 0 : 1 + (lateral < 0 ? 2 : adaptive ? 5 : 3); }
 };
 
-// A network, from its numbers in the order in which they are read here (events.py writes them).
+// A network, from its numbers in the order in which they are read here (plans.py writes them).
 struct Network {
   int64_t c, h, w, vector;  // of the input; numbers in a vector
   double tau_s;
@@ -139,7 +139,7 @@ struct Network {
     m.weights = read_offset(f, "weights", double(m.kh) * double(v.c) * double(m.merged ? 1 : m.kw) * double(m.row));
     if (m.weights < 0) m.reached = 1;
     const bool same = v.c == s.c && v.h == s.h && v.w == s.w;
-    STD_TORCH_CHECK(m.weights >= 0 || (same && m.kh * m.kw == 1), "tsslbp: the plan's shortcut changes the shape");
+    STD_TORCH_CHECK(m.weights >= 0 || (same && !m.flat && m.kh * m.kw == 1), "tsslbp: the plan's shortcut changes the shape");
     m.line = padded(s.w * s.c, vector) + vector;  // rows are added in whole vectors, and may end behind their line
     STD_TORCH_CHECK(double(s.h) * double(m.line) <= double(MOST), "tsslbp: the plan's layer is too large");
     m.step = s.h * m.line;

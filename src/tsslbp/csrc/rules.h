@@ -191,7 +191,7 @@ struct SurrogateBackward : Plain {
     for (int64_t t = g.steps - 1; t >= 0; --t) {
       const T* __restrict e = g.psc_gradient.row(t, first, width, read);
       const T* __restrict u = g.membrane + t * g.n + first;
-      const T* __restrict before = Constants::VARY && !t ? u_before : u - g.n;  // not read where constants are alike
+      const T* __restrict before = t ? u - g.n : u_before;  // not read where constants are alike
       const T inside = t == g.steps - 1 ? T(0) : T(1);
       T* __restrict delta = g.row(t, first, made);
       TSSLBP_SIDE_BY_SIDE

@@ -64,7 +64,8 @@ struct SparseForward {
     const int64_t out = padded<T>(s.out), pixels = s.pixels(), columns = s.out_wide(), step = s.out_high() * columns;
     const int64_t together = std::clamp<int64_t>(BYTES_AT_ONCE / int64_t(step * out * sizeof(T)), 1, s.T);
     const Lines<T> sums = lines<T>(together * step * out), known = lines<T>(step * out), made = lines<T>(step * out);
-    std::vector<int32_t> from(together * pixels + 1), column;  // where a pixel's changes begin
+    std::vector<int64_t> from(together * pixels + 1);  // where a pixel's changes begin
+    std::vector<int32_t> column;
     for (int64_t pixel = 0; pixel < pixels; ++pixel) column.push_back(int32_t(pixel % s.W * s.C));
     std::vector<int64_t> place;  // of a change in a kernel row's weights, if the kernel begins at the left edge
     for (int64_t n = begin; n < end; ++n) {
@@ -86,13 +87,13 @@ struct SparseForward {
             for (int64_t y = 0; y < s.out_high(); ++y) {
               const int64_t row = y * s.stride_y + ky - s.pad_y;
               if (row < 0 || row >= s.H) continue;
-              const int32_t* starts = from.data() + later * pixels + row * s.W;
+              const int64_t* starts = from.data() + later * pixels + row * s.W;
               T* sum = sums.get() + (later * step + y * columns) * out;
               for (int64_t x = 0, left = -s.pad_x; x < columns; ++x, left += s.stride_x) {
                 const int64_t i = starts[std::clamp<int64_t>(left, 0, s.W)], last = starts[std::clamp<int64_t>(left + s.wide, 0, s.W)];
-                const T* w = weight + (ky * s.wide - left) * s.C * out;
+                const int64_t origin = (ky * s.wide - left) * s.C * out;
                 gather<T, BYTES>(sum + x * out, out, last - i, changes.value + first + i,
-                                 [&](int64_t j) TSSLBP_LAMBDA { return w + place[i + j]; });
+                                 [&](int64_t j) TSSLBP_LAMBDA { return weight + (origin + place[i + j]); });
               }
             }
         for (int64_t later = 0; later < steps; ++later) {
