@@ -315,6 +315,18 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
+    shutil.copytree(trained, tmp_path / "moved")
+    before = (trained / "report.html").stat().st_mtime_ns
+    assert run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume", "--epochs", "4")[0] == 0
+    assert len((tmp_path / "moved/metrics.jsonl").read_text().splitlines()) == 5
+    assert (trained / "report.html").stat().st_mtime_ns == before
+    assert "leave mnist-cnn out" in run(capsys, "train", "mnist-cnn", "--config", str(trained / "config.toml"))[2]
+    (tmp_path / "moved/checkpoint.pt").unlink()
+    error = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume")[2]
+    assert "has no checkpoint.pt to go on from; restore that file, or choose another --name" in error
+
+
 def test_broken_config_and_image(trained, capsys, tmp_path):
     (tmp_path / "broken.toml").write_text("epochs = = 3")
     assert "is not valid TOML" in run(capsys, "train", "--config", str(tmp_path / "broken.toml"))[2]

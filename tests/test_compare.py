@@ -472,6 +472,18 @@ def test_what_is_best_with_all_seeds_is_taken(small, monkeypatch, epochs):
     assert names[6:8] == [(first, 5, epochs), ("tssl-trial0-6", 6, epochs)]
 
 
+def test_what_a_comparison_began_with_stays(small, monkeypatch):
+    """The seeds of trials follow those of the comparison, and auto means what it meant."""
+    pays = [False]
+    monkeypatch.setattr(comparing.machine, "bfloat16_pays", lambda: pays[0])
+    config = replace(small, precision="auto")
+    study.compare(config, ["relu"], seeds=1, rates=[1e-3])
+    with pytest.raises(UserError, match="was tuned for --seeds 1; give that number, or choose another --name"):
+        study.compare(config, ["relu"], seeds=2, rates=[1e-3])
+    pays[0] = True
+    assert study.compare(config, ["relu"], seeds=1, rates=[1e-3])["settings"]["precision"] == "float32"
+
+
 def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
     with pytest.raises(UserError, match=r"--tune is 'many'; it must be a number of trials, such as 30, or"):
         comparing._rates("many")

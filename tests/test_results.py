@@ -53,18 +53,19 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     assert cells[7] == "89.75 ± 0.03 after 100 epochs"
 
 
-def test_what_is_there_is_used(tmp_path, samples, monkeypatch):
+def test_what_is_there_is_used(tmp_path, samples, monkeypatch, capsys):
     assert reproduce(tmp_path, samples, "--seeds", "2") == 0
     before = (tmp_path / "results/fashion-mnist-fc-2-epochs/seed0.jsonl").read_text()
     steps = []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *arguments: (steps.append(1), step(*arguments))[1])
-    assert reproduce(tmp_path, samples, "--seeds", "1") == 0
+    assert reproduce(tmp_path, samples, "--seeds", "2") == 0
     assert not steps
     folder = tmp_path / "results/fashion-mnist-fc-2-epochs"
     assert (folder / "seed0.jsonl").read_text() == before
-    assert not (folder / "seed1.jsonl").exists(), "a page of one seed is not left with the log of another"
-    assert "±" not in (folder / "README.md").read_text(), "one seed has no standard deviation"
+    assert reproduce(tmp_path, samples, "--seeds", "1") == 2
+    assert f"{folder} has results of seed 1; give --seeds 2, or choose another --out" in capsys.readouterr().err
+    assert (folder / "seed1.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,35 @@ def test_a_damaged_run_costs_no_results(tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "results").iterdir()}
     (tmp_path / "run/metrics.jsonl").write_text(log(2)[:-50])
     with pytest.raises(UserError, match="is damaged"):
-        publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"])
+        publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
     assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_seeds_are_those_of_the_logs(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "README.md").write_text("# old\n\n    tsslbp reproduce mnist-cnn\n")
+    for seed in (0, 2):
+        (folder / f"seed{seed}.jsonl").write_text(log(2))
+    publish.write_page(folder, markdown=True)
+    assert "\n| 2 | " in (folder / "README.md").read_text()
+    assert "\n| 1 | " not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "logs", "message"),
+    [
+        ("\n\n    tsslbp reproduce mnist-cnn\n", {"seed0": 2, "seed1": 3}, "differ in epochs, or in what was measured"),
+        ("# old\n    tsslbp reproduce mnist-cnn\n", {"seed0": 2}, "has no command in a paragraph of its own in README.md"),
+        ("\n\n    tsslbp reproduce mnist-cnn\n", {"seedX": 2}, "has no log seedN.jsonl"),
+    ],
+)
+def test_a_folder_that_is_none_is_said_in_a_line(page, logs, message, tmp_path):
+    (tmp_path / "README.md").write_text(page)
+    for name, epochs in logs.items():
+        (tmp_path / f"{name}.jsonl").write_text(log(epochs))
+    with pytest.raises(UserError, match=message):
+        publish.write_page(tmp_path, markdown=True)
 
 
 def test_a_data_root_for_results_has_no_effect(capsys):

@@ -387,7 +387,9 @@ def test_intervals_and_p_values():
     half = 4.302653 / math.sqrt(3)
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
     assert found["p"] == pytest.approx(0.0741799, rel=1e-5)
-    assert paired.paired([2.0, 3.0], [1.0, 2.0])["p"] == 1
+    same = paired.paired([2.0, 3.0], [1.0, 2.0])  # a difference without a spread
+    assert (same["mean"], same["low"], same["high"], same["detectable"], same["p"]) == (1, None, None, None, 1)
+    assert (paired.interval(same), paired.interval(found)) == ("–", "-0.48 to +4.48")
 
 
 def test_holm():
@@ -483,6 +485,45 @@ def test_several_runs_are_told_by_their_mean(tiny, capsys):
     assert cli.main(["study", "robustness", str(folders[0]), str(other)]) == 2
     assert "surrogate-seed1 and tssl-seed1 differ in rule; name runs that differ in their seed only" in capsys.readouterr().err
     assert cli.main(["study", "firing"]) == 2
+    wider, _ = training.train(replace(tiny, name="wider", network="12-10"))
+    capsys.readouterr()
+    for named, message in (
+        ([folders[0], folders[0]], "have the same seed, 1; name each run once"),
+        ([folders[0], wider], "wider and tssl-seed1 differ in network; name runs of one network on the same data"),
+    ):
+        assert cli.main(["study", "energy", *map(str, named)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_ended_is_refused(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, _ = training.train(tiny)
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    assert cli.main(["study", "latency", str(folder)]) == 2
+    assert "has not ended; go on with: tsslbp train --config" in capsys.readouterr().err
+
+
+def test_other_test_samples_than_those_of_the_run_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{number % 7},{number % 3},{'ab'[number % 2]}" for number in range(80)]
+    Path("own.csv").write_text("\n".join(["p,q,class", *rows]))
+    assert cli.main(["train", "--data", "own.csv", "--epochs", "1", "--name", "own"]) == 0
+    Path("own.csv").write_text("\n".join(["p,q,class", *reversed(rows)]))
+    capsys.readouterr()
+    for command in (["report"], ["study", "latency"], ["study", "energy"]):
+        assert cli.main([*command, "runs/own"]) == 2
+        assert "own.csv has other test samples than those that the run was measured on" in capsys.readouterr().err
+
+
+def test_results_lie_beside_each_other(tiny, capsys, monkeypatch, tmp_path):
+    """Every comparison has a tssl-seed0, and a run's own page is not replaced."""
+    monkeypatch.chdir(tmp_path)
+    folder, _ = training.train(replace(tiny, runs_dir=Path("runs/compare-a"), name="tssl-seed0"))
+    assert cli.main(["study", "latency", str(folder)]) == 0
+    assert Path("studies/compare-a-tssl-seed0/latency.json").is_file()
+    assert cli.main(["study", "latency", str(folder), "--out", str(folder)]) == 2
+    assert "is the folder of a run, which has a report of its own; choose another --out" in capsys.readouterr().err
 
 
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "200"]

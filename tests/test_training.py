@@ -152,6 +152,17 @@ def test_the_average_of_the_weights_is_judged_and_kept(quick):
         assert torch.equal(weight, same)  # training itself goes on from its own weights
 
 
+def test_ctrl_c_after_the_last_step_is_heard(quick):
+    class PressCtrlC(training.Progress):
+        def finished_epoch(self, record: dict) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = quick(name="cut", epochs=1)
+    with pytest.raises(training.Interrupted):
+        training.train(config, PressCtrlC())
+    assert training.train(replace(config, resume=True))[1]["epochs"] == 1
+
+
 @pytest.mark.parametrize("at_step", [1, 7, 12])
 def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     class PressCtrlC(training.Progress):

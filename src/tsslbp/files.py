@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,19 @@ def cache_folder() -> Path:
         return Path.home() / ".cache/tsslbp"
     except RuntimeError:
         raise UserError("there is no home folder to keep a cache in; set TSSLBP_CACHE to a folder") from None
+
+
+def check_folder(path: Path, fix: str) -> None:
+    """Raises UserError if a folder cannot be made or written to; leaves nothing behind."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    make_folder(path, fix)
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; {fix}") from None
+    finally:
+        for one in missing:
+            one.rmdir()
 
 
 def make_folder(path: Path, fix: str) -> None:

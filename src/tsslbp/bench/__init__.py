@@ -120,8 +120,9 @@ def bfloat16_gains(seconds: float) -> dict[str, float]:
 def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
     """Write a result as JSON named by processor and date; returns the path. Raises UserError if it cannot be written."""
     processor = "-".join(result["machine"]["processor"].replace("(R)", "").split()).lower()
-    path = folder / f"{prefix}{processor}-{result['date']}.json"
     files.make_folder(folder, "choose another --results")
+    numbered = (f"{prefix}{processor}-{result['date']}{f'-{n}' if n > 1 else ''}.json" for n in itertools.count(1))
+    path = next(folder / name for name in numbered if not (folder / name).exists())
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     return path
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tsslbp import catalogue, rules
+from tsslbp import catalogue, files, rules
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
 from tsslbp.rivals import RIVALS
@@ -71,6 +71,7 @@ class Check:
 def check_(arguments: list[str]) -> None:
     """``tsslbp check``."""
     options = parse(Check, "check", arguments)
+    files.check_folder(options.out, "choose another --out")
     result = check(options.name, options.seeds, options.quick)
     columns = [numbers(run) for run in result["runs"]]
     console.print(aligned([[key, *(column.get(key, "") for column in columns)] for key in columns[0]]))

@@ -37,5 +37,5 @@ def reproduce(arguments: list[str]) -> None:
     machine.keep_memory()
     with same_command_goes_on():
         page = publish.reproduce(options, watch)
-    console.print(publish.results_table(options.out), end="")
     console.print(f"result: {page}")
+    console.print(publish.results_table(options.out), end="")

@@ -4,10 +4,12 @@ import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tsslbp import bench, kernels, machine
+from tsslbp import bench, files, kernels, machine
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console, say
+from tsslbp.declared import FINITE, POSITIVE
 from tsslbp.errors import UserError, unknown
 
 
@@ -21,7 +23,7 @@ class Bench:
 
     cases: tuple[str, ...] = tuple(name for name, case in bench.cases().items() if not case.large)
     """Networks to measure. cifar10-cnn1 and cifar10-cnn2 take minutes each, and run only if you name them."""
-    seconds: float = 30.0
+    seconds: Annotated[float, POSITIVE, FINITE] = 30.0
     """Seconds for each network. More seconds give steadier numbers."""
     memory: bool = True
     """Also measure peak memory, each contestant in a process of its own."""
@@ -37,11 +39,12 @@ class Bench:
 def bench_(arguments: list[str]) -> None:
     """``tsslbp bench``."""
     options = parse(Bench, "bench", arguments)
+    if not options.cases:
+        raise UserError(f"--cases names no network; give some of {', '.join(map(repr, bench.cases()))}")
     for name in options.cases:
         if name not in bench.cases():
             raise unknown("case", name, bench.cases())
-    if not options.seconds > 0:
-        raise UserError(f"--seconds is {options.seconds}; it must be positive")
+    files.check_folder(options.results, "choose another --results")
     machine.keep_memory()  # for all that are compared
     if options.against:
         found = bench.against(options.against, options.cases, options.seconds, say)
@@ -64,7 +67,7 @@ class Doctor:
 
     measure: bool = True
     """Measure bfloat16. The result is kept in the cache folder."""
-    seconds: float = 5.0
+    seconds: Annotated[float, POSITIVE, FINITE] = 5.0
     """Seconds for each network measured."""
 
 

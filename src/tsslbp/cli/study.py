@@ -42,6 +42,8 @@ def study_(arguments: list[str]) -> None:
         options = _training_options(known[name].options, f"study {name}", rest)
     else:
         options = parse(known[name].options, f"study {name}", rest)
+    if options.out:
+        study.check_folder(options.out)
     with same_command_goes_on():
         out, result = known[name].run(options, watch)
     result["command"] = shlex.join(["tsslbp", "study", *arguments]) + imports.again()
@@ -55,6 +57,8 @@ def study_(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """``tsslbp compare``."""
     options = _training_options(Compare, "compare", arguments)
+    if options.out:
+        study.check_folder(options.out)
     with same_command_goes_on():
         folder, result = options.run(watch)
     result["command"] = shlex.join(["tsslbp", "compare", *arguments]) + imports.again()

@@ -1,12 +1,13 @@
 """The commands that train a network, and list the recipes for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tsslbp import machine, processes, recipes, training
 from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
+from tsslbp.training import METRICS
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
 """How an epoch was chosen, in a reader's words."""
@@ -20,7 +21,13 @@ def train(arguments: list[str]) -> None:
         raise UserError(f"--config is given {len(files)} times; give one file")
     given = given_in(arguments) if command == "train" and not files else None
     if files:
+        recipe = config.recipe if command != "train" else None
         config = TrainConfig.from_toml(files[0], config)
+        if recipe not in (None, config.recipe):
+            raise UserError(f"{files[0]} is of recipe {config.recipe}; leave {recipe} out, or --config")
+        folder = files[0].parent if files[0].parent.name else files[0].parent.resolve()
+        if "--resume" in arguments and (folder / METRICS).exists():  # a run may have moved
+            config = replace(config, runs_dir=folder.parent, name=folder.name)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
         "Without one, settings that you leave out suit the data, whatever default is shown below. "

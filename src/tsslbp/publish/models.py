@@ -52,9 +52,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
         raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
     if path.parent.is_dir():
         model_card(path.parent)  # a damaged model beside it is told of before anything is written
-    _, final = training.read_metrics(run)
-    if final is None:
-        raise UserError(f"{run} has not ended; go on with: tsslbp train --config {run / 'config.toml'} --resume")
+    final = training.final_of(run)
     config = TrainConfig.from_toml(run / "config.toml")
     told = config.to_dict().items()
     settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nothing of the machine it was on

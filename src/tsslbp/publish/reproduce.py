@@ -9,7 +9,7 @@ import tyro
 
 from tsslbp import recipes
 from tsslbp.errors import unknown
-from tsslbp.publish.results import write_results
+from tsslbp.publish.results import check_room, write_results
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, seeds_from
 
@@ -74,6 +74,7 @@ def reproduce(options: Reproduce, watch: Watch) -> Path:
     """
     config = options.settings()
     seeds = seeds_from(0, options.seeds)
+    check_room(options.out / str(config.name), options.seeds)
     runs = [finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch) for seed in seeds]
     precision = TrainConfig.from_toml(runs[0] / "config.toml").precision
     return write_results(options.out / str(config.name), options.command(precision), runs)

@@ -7,7 +7,7 @@ from: the recipe, then what differs from it. From these two the table follows.
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,20 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     Raises:
         UserError: a file is damaged or cannot be written.
     """
+    check_room(folder, len(runs))
     files.make_folder(folder, "choose another --out")
-    logs = {folder / f"seed{seed}.jsonl": _ended(run / "metrics.jsonl") for seed, run in enumerate(runs)}
-    for path, (history, final) in logs.items():
-        records.write(path, [*history, final])
-    for stale in set(_logs(folder)) - logs.keys():
-        stale.unlink()
-    _, final = next(iter(logs.values()))
-    how = f"{CHOSEN[final.get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."
-    return _write_page(folder, command, list(logs.values()), [f"{how} {machine_in_words(machine.describe())}"])
+    logs = {seed: _ended(run / "metrics.jsonl") for seed, run in enumerate(runs)}
+    for seed, (history, final) in logs.items():
+        records.write(folder / f"seed{seed}.jsonl", [*history, final])
+    how = f"{CHOSEN[logs[0][1].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."
+    return _write_page(folder, command, logs, [f"{how} {machine_in_words(machine.describe())}"])
+
+
+def check_room(folder: Path, seeds: int) -> None:
+    """Raises UserError for a folder of results that cannot be made or written to, or holds runs of more seeds."""
+    files.check_folder(folder, "choose another --out")
+    if beyond := [seed for seed in _logs(folder) if seed >= seeds]:
+        raise UserError(f"{folder} has results of seed {max(beyond)}; give --seeds {max(beyond) + 1}, or choose another --out")
 
 
 def draw_results(folder: Path) -> Path:
@@ -79,16 +84,24 @@ def draw_results(folder: Path) -> Path:
     """
     _command(folder)
     paragraphs = (folder / "README.md").read_text(encoding="utf-8").rstrip().split("\n\n")
-    command = next(paragraph for paragraph in paragraphs if paragraph.startswith("    tsslbp ")).strip()
+    command = next((paragraph.strip() for paragraph in paragraphs if paragraph.startswith("    tsslbp ")), "")
+    logs = {seed: _ended(log) for seed, log in _logs(folder).items()}
+    if not command or not logs:
+        lacks = "log seedN.jsonl" if command else "command in a paragraph of its own in README.md"
+        raise UserError(f"{folder} has no {lacks}, as tsslbp reproduce writes it")
     notes = [paragraph for paragraph in paragraphs if not paragraph.startswith(("#", "    tsslbp ", "|", "!["))]
-    return _write_page(folder, command, [_ended(log) for log in _logs(folder)], notes)
+    return _write_page(folder, command, logs, notes)
 
 
-def _write_page(folder: Path, command: str, logs: Sequence[Log], notes: Sequence[str]) -> Path:
-    histories, finals = zip(*logs, strict=True)
+def _write_page(folder: Path, command: str, logs: Mapping[int, Log], notes: Sequence[str]) -> Path:
+    """The page of runs by seed. Raises UserError if they have different numbers of epochs, or different fields."""
+    histories, finals = zip(*logs.values(), strict=True)
+    alike = {(len(history), *(final[key] is None for key, _ in COLUMNS.values())) for history, final in logs.values()}
+    if len(alike) > 1:
+        raise UserError(f"the logs of {folder} differ in epochs, or in what was measured; keep those of one command")
     files.write_text(folder / "curve.svg", figures.standalone(curve(histories, "f1" in finals[0])))
     columns = {name: column for name, column in COLUMNS.items() if finals[0][column[0]] is not None}
-    rows = [[str(seed), *(f"{final[key]:.{places}f}" for key, places in columns.values())] for seed, final in enumerate(finals)]
+    rows = [[str(seed), *(f"{logs[seed][1][key]:.{places}f}" for key, places in columns.values())] for seed in logs]
     if len(finals) > 1:
         rows.append(["mean ± sd", *(mean_sd([final[key] for final in finals], places) for key, places in columns.values())])
     heads = [name.replace("test accuracy, %", F1).replace(", %", f", {F1}") if "f1" in finals[0] else name for name in columns]
@@ -131,13 +144,14 @@ def results_table(results: Path) -> str:
         told = [word for option in options if option[0] not in APART and option != FLOAT32 for word in option]
         epochs = statistics.fmean(final["epochs"] for final in finals)
         seconds = statistics.fmean(final["seconds"] for final in finals)
+        best = [final["best_test_accuracy"] for final in finals]
         row = [
             " ".join([f"[`{recipe}`](../results/{folder.name})", *([f"`{shlex.join(told)}`"] if told else [])]),
             {"spiking": f"`{given.get('--rule', config.rule)}`", "relu": "ReLU ANN", "binary": "binary ANN"}[neuron],
             f"{epochs:.0f}",
             str(len(finals)),
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
-            "–" if finals[0]["best_test_accuracy"] is None else mean_sd([final["best_test_accuracy"] for final in finals], 2),
+            "–" if None in best else mean_sd(best, 2),
             f"{seconds:,.0f}",
             recipes.RECIPES[recipe].published,
         ]
@@ -147,13 +161,13 @@ def results_table(results: Path) -> str:
 
 def read_finals(folder: Path) -> list[dict[str, Any]]:
     """The final records of a folder's runs, by seed. Raises UserError if one is damaged or has not ended."""
-    return [_ended(log)[1] for log in _logs(folder)]
+    return [_ended(log)[1] for log in _logs(folder).values()]
 
 
-def _logs(folder: Path) -> list[Path]:
+def _logs(folder: Path) -> dict[int, Path]:
     """A folder's logs, by seed."""
     found = {path: re.fullmatch(r"seed([0-9]{1,10})", path.stem) for path in folder.glob("seed*.jsonl")}
-    return sorted((path for path, seed in found.items() if seed), key=lambda path: int(path.stem.removeprefix("seed")))
+    return dict(sorted((int(seed[1]), path) for path, seed in found.items() if seed))
 
 
 def _ended(log: Path) -> Log:

@@ -31,10 +31,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
     history, final = training.read_metrics(folder)
     model = training.load(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    root, streaming = data_root or settings.data_root, settings.streaming
-    dataset = dataset or training.dataset_of(
-        model, root, model.data or settings.data, validation=settings.validation, streaming=streaming
-    )
+    dataset = dataset or training.dataset_of_run(model, settings, data_root)
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,

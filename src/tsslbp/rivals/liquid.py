@@ -272,7 +272,7 @@ def experiment(seed: int = 0, quick: bool = False) -> dict[str, Any]:
     second-to-last segment at least 10 points more often than its input does, the means over columns taken.
     """
     columns, pairs, segments, training, test = (2, 30, 2, 250, 250) if quick else (3, 200, 4, 1000, 500)
-    seeds = list(range(seed, seed + columns))
+    seeds = list(range(columns * seed, columns * (seed + 1)))
     distances = [separation(s, pairs) for s in seeds]
     accuracies = [recall(s, training, test, segments) for s in seeds]
     mean_distance = torch.tensor(distances).mean(0)

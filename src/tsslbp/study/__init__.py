@@ -8,9 +8,9 @@ import sys
 from tsslbp.study.activity import Activity, measure
 from tsslbp.study.base import studies
 from tsslbp.study.compare import compare, contestants
-from tsslbp.study.page import draw, section, write
+from tsslbp.study.page import check_folder, draw, section, write
 
 for _name in studies():  # comes last, since each file, once imported, takes the name of its measure
     globals()[_name] = getattr(sys.modules[f"{__package__}.{_name}"], _name)
 
-__all__ = ["Activity", "compare", "contestants", "draw", "measure", "section", "studies", "write"]
+__all__ = ["Activity", "check_folder", "compare", "contestants", "draw", "measure", "section", "studies", "write"]

@@ -19,8 +19,8 @@ from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.study.base import Study, folder_of, measured
-from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.paired import differences, interval
+from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, need_validation, seeds_from, settled
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "terms": (("inter", "reset", "leak"), (True, False)),
@@ -109,7 +109,7 @@ def ablation(
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = training.with_data(replace(config, neuron="spiking"))
+    config, dataset = training.with_data(settled(replace(config, neuron="spiking"), config.runs_dir))
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")
@@ -161,12 +161,13 @@ INTERVAL = "Mean of the paired differences with its 95 % interval, which may ext
 def section(result: Result) -> Section:
     compared = {name: one for name, one in result["variants"].items() if one["accuracies"] is not None}
     real = [name for name, one in compared.items() if one["real"]]
-    rows = [(name, one["mean"], one["low"], one["high"], one["real"]) for name, one in compared.items()]
+    spread = {name: one for name, one in compared.items() if one["low"] is not None}
+    rows = [(name, one["mean"], one["low"], one["high"], one["real"]) for name, one in spread.items()]
     most = ""
     if compared:
         largest = max(real or compared, key=lambda name: abs(compared[name]["mean"]))
         one = compared[largest]
-        most = f"; the largest is {largest}, {one['mean']:+.2f} (95 % interval {one['low']:+.2f} to {one['high']:+.2f})"
+        most = f"; the largest is {largest}, {one['mean']:+.2f} (95 % interval {interval(one)})"
     unit = "difference from the base, " + ("F1 × 100" if result["trains"] else "percentage points")
     base = sum(result["base"]) / len(result["base"])
 
@@ -174,8 +175,7 @@ def section(result: Result) -> Section:
         if one["accuracies"] is None:
             return [name, "diverged", *["–"] * 4]
         mean = sum(one["accuracies"]) / len(one["accuracies"])
-        interval = f"{one['low']:+.2f} to {one['high']:+.2f}"
-        return [name, f"{mean:.2f}", f"{one['mean']:+.2f}", interval, f"{one['holm']:.3g}", "yes" if one["real"] else "no"]
+        return [name, f"{mean:.2f}", f"{one['mean']:+.2f}", interval(one), f"{one['holm']:.3g}", "yes" if one["real"] else "no"]
 
     return Section(
         "Which parts of the rule and the loss matter?",

@@ -59,7 +59,7 @@ class OfRuns:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folders of runs, or the folder of a comparison, which holds many runs."""
     out: Path | None = None
-    """Folder for STUDY.json and report.html. Default: studies/RUN."""
+    """Folder for STUDY.json and report.html. Default: studies/RUN, or studies/COMPARISON-RUN."""
     data_root: Path | None = None
     """Folder that holds the data sets. Default: the run's own."""
 
@@ -68,7 +68,10 @@ class OfRuns:
         if not self.runs:
             raise UserError("no run is named; give its folder, such as runs/quickstart")
         trained = [run for folder in self.runs for run in load_all(folder, self.data_root)]
-        return self.out or Path("studies") / self.runs[0].resolve().name, trained
+        first = self.runs[0].resolve()
+        of_comparison = first.parent.name.startswith("compare-")  # where every comparison has a tssl-seed0
+        name = f"{first.parent.name}-{first.name}" if of_comparison else first.name
+        return self.out or Path("studies") / name, trained
 
 
 def of_runs(

@@ -20,7 +20,7 @@ from tsslbp.settings import Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, finished, folder_name, need_validation, seeds_from
+from tsslbp.study.runs import Watch, finished, folder_name, need_validation, plain, seeds_from, settled
 from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
@@ -175,7 +175,7 @@ def compare(
         raise UserError(f"--to is {target}; it must be a percentage above 0, at most 100")
     need_validation(config)
     folder = config.runs_dir / f"compare-{config.name or config.recipe}"
-    settings = contestants(replace(config, runs_dir=folder, test_every=1), entries)
+    settings = contestants(settled(replace(config, runs_dir=folder, test_every=1), folder), entries)
     base = None if against is None else _named("--against", against, settings)
     if base is not None and len(settings) == 1:
         raise UserError("--against compares other rules with one of them; add a second one to --rules")
@@ -194,6 +194,10 @@ def compare(
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
+    begun = [path for kind in ("trial0", "rate*") for path in folder.glob(f"*-{kind}/config.toml")]
+    tuned_for = min((TrainConfig.from_toml(path).seed for path in begun), default=trial_seeds[0]) - config.seed
+    if (rates or trials) and tuned_for != seeds:
+        raise UserError(f"{folder} was tuned for --seeds {tuned_for}; give that number, or choose another --name")
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
@@ -248,7 +252,7 @@ def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
     """The settings that all entries have in common, but for places and the seed."""
     first, *others = (one.to_dict() for one in settings)
     kept = {name: value for name, value in first.items() if name not in ("seed", *kinds_of(Place))}
-    return {name: value for name, value in kept.items() if all(other.get(name) == value for other in others)}
+    return {name: plain(value) for name, value in kept.items() if all(other.get(name) == value for other in others)}
 
 
 def _named(flag: str, entry: str, settings: dict[str, TrainConfig]) -> str:

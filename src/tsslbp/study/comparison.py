@@ -11,6 +11,7 @@ from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.report import charts
 from tsslbp.report.page import Result, significant, template, with_sd, write_markdown
+from tsslbp.study.paired import interval
 from tsslbp.study.search import best
 
 COSTS = {
@@ -64,7 +65,7 @@ def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
     for label, one in found["rules"].items():
         planned = label == found["planned"]
         holm = "planned" if planned else f"{one['holm']:.2g}"
-        numbers = (f"{one['mean']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}", f"{one['detectable']:.2f}")
+        numbers = (f"{one['mean']:+.2f}", interval(one), _number(one["detectable"], 2))
         rows.append([label, *numbers, f"{one['p']:.2g}", holm, "yes" if one["real"] else "no"])
     return heads, rows
 
@@ -76,7 +77,7 @@ def write_comparison(folder: Path, result: Result) -> Path:
         UserError: a file cannot be written.
     """
     files.make_folder(folder, "choose another --out")
-    content = json.dumps(result, indent=1)
+    content = json.dumps(result, indent=1, allow_nan=False)
     context = _contents(json.loads(content))  # the page is what the file makes
     files.write_text(folder / "compare.json", content + "\n")
     return _write_page(folder, context)

@@ -29,7 +29,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.study.base import Study, folder_of, measured
-from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from
+from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from, settled
 
 S = TypeVar("S", TrainConfig, Architecture)
 STEPS = (1, 2, 3, 5, 10, 20)
@@ -74,7 +74,7 @@ def dynamics(
     if config.readout == "voltage":
         raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = training.with_data(replace(config, neuron="spiking"))
+    config, dataset = training.with_data(settled(replace(config, neuron="spiking"), config.runs_dir))
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # complains before hours of training

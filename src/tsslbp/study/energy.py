@@ -13,7 +13,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, significant
 from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, layer_operations, spike_counts, total
 from tsslbp.study.base import OfRuns, Study, measured
-from tsslbp.study.runs import Run, Watch, about
+from tsslbp.study.runs import Run, Watch, about, check_same, check_seeds
 
 BATCH = 100
 
@@ -22,7 +22,7 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     """Operations and energy per test sample, of every layer, as ``study/activity.py`` counts them.
 
     Args:
-        trained: runs on the same data; those of the same rule, which differ in their seed, are averaged.
+        trained: runs of one network on the same data; those of the same rule, which differ in their seed, are averaged.
         subject: what to call them.
 
     Returns:
@@ -30,9 +30,15 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
         ``energy_nj`` and ``dense_nj``, under ``layers`` by name and under ``total``. Under ``dense_relu`` the ``dense_nj`` of
         the ReLU network of the same notation by layer, None if the notation needs spiking neurons. What that network costs
         where zeros are skipped is known only if a trained one is among the runs.
+
+    Raises:
+        UserError: other networks or data, or runs of one rule that differ in more than their seed or have the same.
     """
     labels = dict.fromkeys(run.label for run in trained)
     by_label = {label: [run for run in trained if run.label == label] for label in labels}
+    check_same(trained, ("data", "network"), "name runs of one network on the same data")
+    for same in by_label.values():
+        check_seeds(same)
     first = trained[0]
     return about("energy", subject, first.settings) | {
         "samples": len(first.test),

@@ -101,11 +101,9 @@ def fidelity(
     Raises:
         UserError: an unknown rule, no rule, no seed, a step that :func:`against_exact` refuses.
     """
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(rules.spec(rules.get(name)) for name in names))
     if seeds < 1 or not names:
         raise UserError("give at least one rule and at least one seed: tsslbp study fidelity eventprop tssl --seeds 10")
-    for name in names:
-        rules.get(name)
     chains = [Chain(seed) for seed in range(seeds)]
     found: dict[str, Any] = {}
     alike: dict[str, list[int]] = {}

@@ -27,6 +27,13 @@ def write(folder: Path, result: Result) -> Path:
     return draw(folder)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError for a folder that cannot be made or written to, or is that of a run."""
+    files.check_folder(folder, "choose another --out")
+    if (folder / "config.toml").exists():
+        raise UserError(f"{folder} is the folder of a run, which has a report of its own; choose another --out")
+
+
 def found_in(folder: Path) -> list[Path]:
     """The files of a folder that are of studies, in the order of the page."""
     return [path for name in studies() if (path := folder / f"{name}.json").is_file()]

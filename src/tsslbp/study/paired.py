@@ -43,15 +43,22 @@ def differences(values: Mapping[str, Sequence[float]], base: Sequence[float], pl
 def paired(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """Differences of paired values, the interval (1), the effect (2) and the p-value of Student's test that their mean is 0.
 
-    Differences that are all the same have no spread to judge by, which says nothing: p is 1. (Accuracies are counts, so with
-    few seeds that happens.)
+    Differences that are all the same have no spread to judge by: p is 1, and interval and effect are None. (Accuracies are
+    counts, so with few seeds that happens.)
     """
     found = [value - other for value, other in zip(values, base, strict=True)]
     n, mean, error = len(found), statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
+    if error < 1e-9:
+        return {"differences": found, "mean": mean, "low": None, "high": None, "detectable": None, "p": 1.0}
     half = float(special.stdtrit(n - 1, 0.975)) * error
-    p = 1.0 if error < 1e-9 else 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
     detectable = half + float(special.stdtrit(n - 1, 0.8)) * error
     return {"differences": found, "mean": mean, "low": mean - half, "high": mean + half, "detectable": detectable, "p": p}
+
+
+def interval(one: Mapping[str, Any]) -> str:
+    """The interval of :func:`paired` differences, as tables show it."""
+    return "–" if one["low"] is None else f"{one['low']:+.2f} to {one['high']:+.2f}"
 
 
 def holm(p: Sequence[float]) -> list[float]:

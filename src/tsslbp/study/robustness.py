@@ -201,7 +201,8 @@ def section(result: Result) -> Section:
             for level, mean, sd in zip(trouble["levels"], trouble["mean"], trouble["sd"], strict=True)
         ],
         [
-            f"{result['samples']} test samples. Means over {len(result['seeds'])} draws; bands and ± are standard deviations.",
+            f"{result['samples']} test samples. Means over {len(result['seeds'])} draws; bands and ± are standard deviations"
+            f"{f' within a run, the mean of {runs} runs' if (runs := result.get('runs', 1)) > 1 else ''}.",
             "Weights are quantised layer by layer, to evenly spaced values around 0, without further training.",
             "A shifted spike stays within the sample's steps; two spikes that meet count as one.",
         ],

@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,12 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
         data_root: where its data set lies, if no longer where the run found it.
 
     Raises:
-        UserError: no model there, a damaged file, missing data.
+        UserError: no model there, a run that has not ended, a damaged file, missing data.
     """
     model = training.load(folder)
+    training.final_of(folder)
     settings = TrainConfig.from_toml(folder / "config.toml")
-    root = settings.data_root if data_root is None else data_root
-    dataset = training.dataset_of(model, root, validation=settings.validation, streaming=settings.streaming)
-    return Run(folder.resolve().name, model, dataset.test, settings.to_dict())
+    return Run(folder.resolve().name, model, training.dataset_of_run(model, settings, data_root).test, settings.to_dict())
 
 
 def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
@@ -75,13 +74,9 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
         and under ``each`` what the mean is of.
 
     Raises:
-        UserError: the runs differ in more than their seed.
+        UserError: the runs differ in more than their seed, or have the same.
     """
-    first = trained[0]
-    for run in trained[1:]:
-        for key in sorted({*first.settings, *run.settings} - {"seed", *kinds_of(Place)}):
-            if first.settings.get(key) != run.settings.get(key):
-                raise UserError(f"{run.name} and {first.name} differ in {key}; name runs that differ in their seed only")
+    check_seeds(trained)
     results = [measure(run) for run in trained]
     if len(results) == 1:
         return results[0]
@@ -89,6 +84,25 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
     each = [{key: value for key, value in result.items() if key not in shared} for result in results]
     settings = {key: value for key, value in results[0]["settings"].items() if key != "seed"}
     return {**results[0], **_mean(each), "subject": subject, "settings": settings, "runs": len(results), "each": each}
+
+
+def check_seeds(trained: list[Run]) -> None:
+    """Raises UserError unless runs differ in their seed, and in nothing else."""
+    check_same(trained, {*trained[0].settings} - {"seed", *kinds_of(Place)}, "name runs that differ in their seed only")
+    named: dict[Any, Run] = {}
+    for run in trained:
+        other = named.setdefault(run.settings["seed"], run)
+        if other is not run:
+            raise UserError(f"{run.name} and {other.name} have the same seed, {run.settings['seed']}; name each run once")
+
+
+def check_same(trained: list[Run], keys: Collection[str], fix: str) -> None:
+    """Raises UserError if runs differ in one of these settings."""
+    first = trained[0]
+    for run in trained[1:]:
+        for key in sorted(keys):
+            if first.settings.get(key) != run.settings.get(key):
+                raise UserError(f"{run.name} and {first.name} differ in {key}; {fix}")
 
 
 def _mean(values: list[Any]) -> Any:
@@ -111,11 +125,11 @@ def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
         "subject": subject,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
-        "settings": {key: _plain(value) for key, value in kept.items()},
+        "settings": {key: plain(value) for key, value in kept.items()},
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A setting as JSON has it, which knows no infinity."""
     finite = not isinstance(value, float) or math.isfinite(value)
     return value if isinstance(value, (bool, int, float, str, list)) and finite else str(value)
@@ -128,6 +142,14 @@ def seeds_from(first: int, count: int) -> range:
     if first + count - 1 > LARGEST:
         raise UserError(f"--seeds is {shown(count)}; from {first} on the last seed must be at most {LARGEST}")
     return range(first, first + count)
+
+
+def settled(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The settings, with what ``--precision auto`` meant when the runs in a folder began, if there are any."""
+    begun = sorted(folder.glob("*/config.toml"))
+    if config.precision != "auto" or not begun:
+        return config
+    return replace(config, precision=TrainConfig.from_toml(begun[0]).precision)
 
 
 def folder_name(label: str) -> str:
@@ -144,7 +166,10 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     began = (folder / "config.toml").is_file()
     ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
     progress = training.Progress() if ended else watch(str(config.name))
-    trained, final = training.train(replace(config, resume=began), progress, adapt)
+    try:
+        trained, final = training.train(replace(config, resume=began), progress, adapt)
+    except training.Diverged as error:
+        raise training.Diverged(f"{config.name}: {error}") from None
     if config.test_every == 1 and final["best_test_accuracy"] is None:
         raise UserError(f"{folder} began without --test-every 1, so its best test epoch is unknown; remove or rename it")
     return trained
@@ -152,9 +177,7 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
 
 def accuracy(folder: Path) -> float:
     """Test accuracy of a finished run, of the epoch chosen on validation, in percent."""
-    _, final = training.read_metrics(folder)
-    assert final is not None
-    return float(final["test_accuracy"])
+    return float(training.final_of(folder)["test_accuracy"])
 
 
 def need_validation(config: TrainConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,11 +22,14 @@ def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
 
 
 def peak_memory(config: TrainConfig) -> float | None:
-    """Mebibytes that a training step adds to a fresh process at its peak; None where only Linux could tell."""
+    """Mebibytes that a training step adds to a fresh process at its peak; None if this is not Linux, or that process dies."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     with ProcessPoolExecutor(1, get_context("spawn"), imports.take, (imports.paths(),)) as fresh:
-        return fresh.submit(_peak, config).result()
+        try:
+            return fresh.submit(_peak, config).result()
+        except BrokenProcessPool:
+            return None
 
 
 def _peak(config: TrainConfig) -> float:

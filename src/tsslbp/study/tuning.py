@@ -40,7 +40,7 @@ def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> 
     """Mean validation accuracy of runs at a learning rate; None if one diverged."""
     reached = []
     for trial in trials:
-        name = f"{folder_name(label)}-rate{rate:g}" + (f"-{trial.seed}" if len(trials) > 1 else "")
+        name = f"{folder_name(label)}-rate{rate!r}" + (f"-{trial.seed}" if len(trials) > 1 else "")
         try:
             _, final = training.read_metrics(finished(replace(trial, learning_rate=rate, name=name), watch))
         except training.Diverged:

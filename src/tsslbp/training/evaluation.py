@@ -8,6 +8,7 @@ from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.found import whole_numbers
 from tsslbp.errors import UserError
+from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
 
 SEEN = 0.9
@@ -40,6 +41,18 @@ def dataset_of(
     steps = model.inputs.raw_steps
     streaming = _as_seen(model, streaming)
     return data.load(name or model.data, root, validation=validation, download=download, time_steps=steps, streaming=streaming)
+
+
+def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None) -> Dataset:
+    """The data set of a run with these settings, in another data root if one is given.
+
+    Raises UserError if its test samples are no longer those that the run was measured on.
+    """
+    root, name = root or settings.data_root, model.data or settings.data
+    dataset = dataset_of(model, root, name, validation=settings.validation, streaming=settings.streaming)
+    if model.facts and not model.facts.is_test_set(dataset.test):
+        raise UserError(f"{name} has other test samples than those that the run was measured on; restore them, or train again")
+    return dataset
 
 
 def _as_seen(model: Model, streaming: Streaming | None) -> Streaming:

@@ -118,6 +118,8 @@ class Loop:
                 self.progress.finished_epoch(record)
                 for message in firing.warnings(state.history, self.config):
                     self.progress.warned(message)
+            if float(self.group.add_(torch.tensor(float(self._stop.is_set())))):  # in the last epoch's evaluation
+                raise Interrupted
 
     def _take_rule(self) -> None:
         """Give the layers the rule of this epoch, where a surrogate warms up."""

@@ -11,6 +11,7 @@ from tsslbp.data import Dataset
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.settings import Choice
 
+METRICS = "metrics.jsonl"
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
 
@@ -146,9 +147,17 @@ def write(path: Path, records: Sequence[Record]) -> None:
 def read_metrics(folder: Path) -> tuple[list[Record], Record | None]:
     """The epochs' records of a run, and its final one if it has ended. Raises UserError for a missing or damaged file."""
     try:
-        return read(folder / "metrics.jsonl")
+        return read(folder / METRICS)
     except OSError as error:
         raise UserError(f"no run at {folder}: cannot read metrics.jsonl ({error.strerror})") from None
+
+
+def final_of(folder: Path) -> Record:
+    """The final record of a run. Raises UserError if the run has not ended, or its file is missing or damaged."""
+    _, final = read_metrics(folder)
+    if final is None:
+        raise UserError(f"{folder} has not ended; go on with: tsslbp train --config {folder / 'config.toml'} --resume")
+    return final
 
 
 def history(folder: str | Path) -> list[Record]:

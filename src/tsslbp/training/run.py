@@ -32,9 +32,10 @@ from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
+from tsslbp.training.records import METRICS
 from tsslbp.training.tensorboard import tensorboard
 
-METRICS, MODEL, CHECKPOINT = "metrics.jsonl", "model.safetensors", "checkpoint.pt"
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 STATIC_STEPS = 5
 """T of static samples, if the settings do not say."""
 HIDDEN = 100
@@ -149,6 +150,8 @@ def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, byte
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
     if not config.resume or not (folder / CHECKPOINT).exists():
+        if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:  # the first comes before it
+            raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
         return folder, b""
     return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
 
