@@ -443,8 +443,8 @@ def test_they_are_in_files(tmp_path):
 
     with torch.no_grad():
         net.layers.conv1.tau_m[1] = 0.5
-    with pytest.raises(UserError, match=r"layers.conv1.tau_m of the weights is below 1"):
-        net.save(tmp_path / "net.safetensors")
+    net.save(tmp_path / "net.safetensors")  # as after a last step of training, without a forward pass
+    assert float(tsslbp.load(tmp_path / "net.safetensors").network.layers.conv1.tau_m[1]) == 1
 
 
 def test_a_plain_state_dict_for_other_constants_is_noticed(recwarn):
@@ -458,6 +458,17 @@ def test_a_plain_state_dict_for_other_constants_is_noticed(recwarn):
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"threshold 0.5 \(here 1\)"):
         network(threshold=1, learn=("tau_m",), per_neuron=("tau_m",)).load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"conv_init": "kaiming"}, "standardised size of conv1"), ({"bits": 4}, r"bits float \(here 4\)")]
+)
+def test_a_state_dict_for_other_sizes_or_bits_is_noticed(changes, said, recwarn):
+    net = network(standardise=True)
+    network(standardise=True).load_state_dict(net.state_dict())
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=said):
+        network(standardise=True, **changes).load_state_dict(net.state_dict(), strict=False)
 
 
 @pytest.mark.parametrize(

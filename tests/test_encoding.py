@@ -188,10 +188,17 @@ def test_intensities_outside_the_unit_range(encoder, value):
 
 
 @pytest.mark.parametrize("encoder", ["poisson", "latency", "constant"])
-@pytest.mark.parametrize("steps", [0, -1])
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_no_steps(encoder, steps):
-    with pytest.raises(UserError, match=f"time_steps is {steps}; it must be at least 1"):
+    with pytest.raises(UserError, match=f"time_steps is {steps}; it must be a whole number of at least 1"):
         encode(encoder, torch.tensor([[0.5]]), steps)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.bfloat16, torch.float16])
+def test_latency_spikes_once_in_more_steps_than_the_type_counts(dtype):
+    spikes = encode("latency", torch.tensor([[0.0, 1.0]]).to(dtype), 3000)
+    assert spikes.dtype == dtype
+    assert spikes.float().sum(0).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("encoder", ["poisson", "latency"])

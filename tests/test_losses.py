@@ -286,6 +286,9 @@ def test_output_of_another_length(loss):
         (lambda: SpikeLoss(5, 0.5), "time_steps 5 and tau_s 0.5 must be finite and at least 1"),
         (lambda: SpikeLoss(5, math.nan), "tau_s nan"),
         (lambda: KernelLoss(5, math.inf), "tau_s"),
+        (lambda: losses.FirstSpikeLoss(0.5), "tau_s is 0.5; it must be finite and at least 1"),
+        (lambda: KernelLoss(5, 3, desired=[0, 1, 5, 1, 1]), "desired is .*; it must be of 0 and 1"),
+        (lambda: CountLoss(desired=math.inf), "counts must be finite"),
         (lambda: KernelLoss(5, 3, desired=[0, 1]), "desired train has 2 steps, time_steps is 5"),
         (lambda: SpikeLoss(5, 3, undesired=[0] * 6), "undesired train has 6 steps"),
         (lambda: CountLoss(desired=1, undesired=4), "0 <= undesired < desired; got 4 and 1"),
@@ -400,6 +403,8 @@ def test_step_loss_is_cross_entropy_at_every_step():
         losses.StepLoss()(psc, label[0])
     with pytest.raises(UserError, match="the network has 4 classes"):
         losses.StepLoss()(psc, label + 1)
+    with pytest.raises(UserError, match=r"mask has shape .*; it must be \[T, B\]"):
+        losses.StepLoss()(psc, label, mask.T)
 
 
 def test_rate_bounds_push_from_both_sides():

@@ -391,6 +391,8 @@ def test_padding_does_not_count_in_networks():
     for wrong in (lengths[:3], lengths.double()):
         with pytest.raises(UserError, match=r"lengths are \[\d\] .*; they are for sequences"):
             net(x, lengths=wrong)
+    with pytest.raises(UserError, match="lengths run from 0 to"):
+        net(x, lengths=torch.arange(x.shape[1]))
     with pytest.raises(UserError, match="lengths are"):
         net(x[0], lengths=lengths)
 

@@ -265,6 +265,15 @@ def test_a_part_has_at_least_one_step(steps):
     assert len(net.part(x.new_zeros(2, 5, 9), steps=0)[0]) == 2  # not used for a sequence
 
 
+def test_a_static_sample_and_a_sequence_cannot_follow_each_other():
+    net, _ = network("fully connected", static=True, rule="tssl+")
+    x = torch.rand(3, *net.architecture.input_shape, dtype=torch.float64)
+    for first, then in ((x, x[None]), (x[None], x)):
+        _, state = net.part(first)
+        with pytest.raises(UserError, match=r"cannot follow each other; repeat the sample with expand"):
+            net.part(then, state)
+
+
 def test_parts_of_the_wrong_shape():
     net, _ = network("fully connected", static=True)
     with pytest.raises(UserError, match=r"or \[t, B, 9\] with time first"):

@@ -262,7 +262,7 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
     ("arguments", "said"),
     [
         (["--network", "20-10"], r"holds 30-10 for samples of \[1, 8, 8\], not 20-10 for \[1, 8, 8\]; give --network 30-10"),
-        (["--network", "30-10", "--standardise"], "which differ in layers.linear1.gain: leave out --standardise, or --learn"),
+        (["--network", "30-10", "--standardise"], "which differ in layers.linear1.gain: leave out --standardise"),
         (["--network", "30-10", "--init", "missing"], "no model at missing"),
         (["--network", "30-10", "--bits", "5"], "--bits"),
     ],
@@ -274,6 +274,15 @@ def test_bad_starts_are_told_in_a_line(arguments, said, plain, tmp_path, capsys)
     assert len(err.splitlines()) == 1
     assert re.search(said, err), err
     assert not (tmp_path / "runs").exists()
+
+
+def test_constants_of_a_start_are_those_it_has(tmp_path, capsys):
+    given = ["train", "--data", "digits", "--runs-dir", str(tmp_path), "--epochs", "1", "--network", "9-10"]
+    assert run(capsys, *given, "--learn", "threshold", "--name", "a")[0] == 0
+    init = ["--init", str(tmp_path / "a"), "--name", "b"]
+    assert "--threshold is 3; --init" in run(capsys, *given, *init, "--learn", "threshold", "--threshold", "3")[2]
+    assert run(capsys, *given, *init)[2].rstrip().endswith(": give --learn threshold")
+    assert run(capsys, *given, *init, "--learn", "threshold")[0] == 0
 
 
 def test_an_ann_may_have_few_bits(tmp_path, capsys):

@@ -217,6 +217,7 @@ def test_studies_take_it(trained, tmp_path, study):
             "train --data digits --network 9-10 --readout voltage --neuron relu",
             "--readout has no effect without",
         ),
+        ("train --data digits --network 10 --readout voltage --learn threshold", "has no tau_s or threshold to learn"),
         ("train --data digits --network 9-10 --readout voltage --tau-m inf", "tau_m is infinite; it must be finite"),
         ("train spike-pattern --readout voltage --loss softmax", "--readout voltage makes no spikes; the targets of"),
     ],

@@ -236,11 +236,16 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
         stream([1, 2])
     with pytest.raises(UserError, match="a step holds NaN or infinity"):
         stream(torch.full((5, 8), torch.nan))
+    with pytest.raises(UserError, match="a step holds NaN or infinity"):
+        stream(torch.full((5, 8), 1j))
+    single = tsslbp.stream(made("feed-forward")[0].float(), streams=5)
+    with pytest.raises(UserError, match=r"a step holds NaN or infinity in torch\.float32"):
+        single(torch.full((5, 8), 1e39, dtype=torch.float64))
     net.train()
     with pytest.raises(UserError, match=r"the network is in training mode; call its eval\(\) before the next step"):
         stream(x[0])
     net.eval()
-    for which in (5, [0, 7], torch.ones(4, dtype=torch.bool), "all"):
+    for which in (5, [0, 7], torch.ones(4, dtype=torch.bool), torch.ones(4, dtype=torch.uint8), "all"):
         with pytest.raises(UserError, match=r"there is no stream .*; give numbers from 0 to 4, or a mask of 5"):
             stream.reset(which)
     for given in x:

@@ -224,12 +224,14 @@ def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.
             f"max pooling, as in {a.network}, takes one fixed tau_s; leave tau_s out of what is learned or per neuron, or "
             "pool sums (P2) or means (A2)"
         )
-    for _, layer in layers:
-        if isinstance(layer, Spiking):
-            without = ("tau_s", "threshold") if isinstance(layer, Readout) else ()
-            learn, per_neuron = ([name for name in names if name not in without] for names in (a.learn, a.per_neuron))
-            spread = 0.0 if without and not per_neuron else a.spread
-            layer.neuron = varied(neuron, len(layer.weight), learn, per_neuron, spread)
+    spiking = [layer for _, layer in layers if isinstance(layer, Spiking)]
+    if {*a.learn, *a.per_neuron} - {"tau_m"} and all(isinstance(layer, Readout) for layer in spiking):
+        raise UserError("an output read from its voltage has no tau_s or threshold to learn or to spread; leave them out")
+    for layer in spiking:
+        without = ("tau_s", "threshold") if isinstance(layer, Readout) else ()
+        learn, per_neuron = ([name for name in names if name not in without] for names in (a.learn, a.per_neuron))
+        spread = 0.0 if without and not per_neuron else a.spread
+        layer.neuron = varied(neuron, len(layer.weight), learn, per_neuron, spread)
 
 
 POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), MaxPoolSpec: (MaxPool1d, MaxPool2d)}

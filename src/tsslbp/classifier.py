@@ -116,8 +116,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
             x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
             weights = weights if self.class_weight is None else weights * compute_sample_weight(self.class_weight, labelled)
-            if weights.size and weights.min() < 0:
-                raise UserError(f"class_weight has {weights.min():g}; weights are 0 or more")
+            if weights.size and not (np.isfinite(weights).all() and weights.min() >= 0 < weights.max()):
+                raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
         self.classes_, labels = np.unique(labelled, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(f"y has only 1 class, {self.classes_[0]}; give samples of at least two classes")

@@ -61,8 +61,9 @@ def latency(x: Tensor, time_steps: int) -> Tensor:
         UserError: an intensity outside [0, 1], T below 1.
     """
     _check(x, time_steps)
-    first = torch.round((1 - x) * (time_steps - 1))
-    steps = torch.arange(time_steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
+    wide = x if x.dtype == torch.float64 else x.float()  # 8 or 16 bits cannot count many steps
+    first = torch.round((1 - wide) * (time_steps - 1)).long()
+    steps = torch.arange(time_steps, device=x.device).view(-1, *[1] * x.dim())
     return ((steps == first) & (x > 0)).to(x.dtype)
 
 

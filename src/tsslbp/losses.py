@@ -75,6 +75,8 @@ class _TrainLoss(ABC):
                 object.__setattr__(self, name, train)
             if train is not None and len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
+            if train is not None and not {*map(float, train)} <= {0.0, 1.0}:
+                raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
 
     @property
     def filters(self) -> int:
@@ -170,8 +172,8 @@ class CountLoss:
     def __post_init__(self) -> None:
         check_number("desired", self.desired)
         check_number("undesired", self.undesired)
-        if not 0 <= self.undesired < self.desired:
-            raise UserError(f"counts must be 0 <= undesired < desired; got {self.undesired} and {self.desired}")
+        if not 0 <= self.undesired < self.desired < math.inf:
+            raise UserError(f"counts must be finite and 0 <= undesired < desired; got {self.undesired} and {self.desired}")
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         labelled = _one_hot(psc, label)
@@ -213,8 +215,8 @@ class StepLoss:
         if label.shape != psc.shape[:2]:
             raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
-        each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none")
-        return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum()
+        each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none").view(*label.shape, 1)
+        return each.mean() if mask is None else _masked(each, mask).sum() / mask.sum()
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,8 @@ class FirstSpikeLoss:
 
     def __post_init__(self) -> None:
         check_number("tau_s", self.tau_s)
+        if not 1 <= self.tau_s < math.inf:
+            raise UserError(f"tau_s is {self.tau_s}; it must be finite and at least 1")
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:

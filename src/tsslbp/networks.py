@@ -24,7 +24,7 @@ from tsslbp.layers.noted import check_same, is_known
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, constant_current, length_mask, within
+from tsslbp.signal import Constant, Signal, check_lengths, constant_current, length_mask, within
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
@@ -169,7 +169,9 @@ class Network(nn.Module):
         a = self.architecture
         stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is that of the input, too
         names = (*(name for name in CONSTANTS if name not in stored), "reset", *(("tau_a", "beta") if adapts else ()))
-        return {name: getattr(a, name) for name in names if self.is_spiking}
+        found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
+        standardised = [(name, layer) for name, layer in self.named_layers() if getattr(layer, "gain", None) is not None]
+        return found | {f"standardised size of {name}": layer.size for name, layer in standardised}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -195,6 +197,8 @@ class Network(nn.Module):
             UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers or
                 constants that are not what notation and settings say, a file that cannot be written.
         """
+        for layer in self.modules():
+            getattr(layer, "neuron", None)  # brings learned constants back into their range
         self.check_as_noted()
         weights = self.state_dict()
         stored.check(weights)
@@ -293,11 +297,7 @@ class Network(nn.Module):
         """How a signal crosses layers that are told where sequences have ended; None where no layer asks."""
         if lengths is None or not self.is_spiking:
             return None
-        if self.is_static(x) or lengths.shape != x.shape[1:2] or lengths.is_floating_point():
-            raise UserError(
-                f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
-                "[T, B, ...], and must be [B] of int64"
-            )
+        check_lengths(lengths, x, self.is_static(x))
         return partial(self._cross, inside=length_mask(lengths, len(x))) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
@@ -333,6 +333,8 @@ class Network(nn.Module):
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
+        if state.steps and static == (state.synapse is not None):
+            raise UserError("a static sample and a sequence cannot follow each other; repeat the sample with expand(t, *x.shape)")
         at_rest = not (state.steps or state.layers or state.synapse is not None)
         known = type(self) is Network and (state.events is not None or at_rest)
         if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:

@@ -52,9 +52,9 @@ def plainly_laid(x: Tensor) -> Tensor:
 
 
 def check_steps(time_steps: int) -> None:
-    """Raises UserError unless there is at least one step."""
-    if time_steps < 1:
-        raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+    """Raises UserError unless there is a whole number of steps from 1."""
+    if not hasattr(time_steps, "__index__") or time_steps < 1:
+        raise UserError(f"time_steps is {time_steps}; it must be a whole number of at least 1")
 
 
 def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
@@ -70,6 +70,18 @@ def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
 def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
     """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]``, true and false."""
     return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def check_lengths(lengths: Tensor, x: Tensor, static: bool) -> None:
+    """Raises UserError unless lengths are ``[B]``, whole numbers from 1 to T, and ``x`` is a sequence ``[T, B, ...]``."""
+    check_tensor("lengths", lengths)
+    if static or lengths.shape != x.shape[1:2] or lengths.is_floating_point():
+        raise UserError(
+            f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
+            "[T, B, ...], and must be [B] of int64"
+        )
+    if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= len(x):
+        raise UserError(f"lengths run from {int(lengths.min())} to {int(lengths.max())}; they must be from 1 to T = {len(x)}")
 
 
 def within(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -205,12 +205,13 @@ class Spiking(nn.Module, ABC):
             raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
-    def quantise(self, bits: str) -> None:
+    def quantise(self, bits: str | int) -> None:
         """Begin to give the weight few bits, fitted to what it is now, or cease to (``"float"``).
 
         Raises:
             UserError: bits other than :data:`tsslbp.quantisation.Bits`.
         """
+        bits = str(bits)
         quantisation.check(bits)
         self.bits = bits
         self.limit = None
@@ -278,7 +279,8 @@ class Spiking(nn.Module, ABC):
     def _constants(self) -> dict[str, Any]:
         """What the weights were learned for and none of them says; constants that are tensors are stored beside the weights."""
         found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
-        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        told = {name: value for name, value in found.items() if isinstance(value, (int, float))} | {"bits": self.bits}
+        return told if self.gain is None else told | {"standardised size": self.size}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

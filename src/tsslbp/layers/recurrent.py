@@ -114,7 +114,7 @@ class Recurrent(Spiking):
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)
 
-    def quantise(self, bits: str) -> None:
+    def quantise(self, bits: str | int) -> None:
         """As of every layer; W and V share the limits, so that a neuron adds up whole numbers of one step.
 
         Raises:

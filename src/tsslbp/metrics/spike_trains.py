@@ -14,6 +14,7 @@ Sources: (1) M. van Rossum, Neural Computation 13:751, 2001; (2) J. Victor and K
 Hemmen, Neural Computation 9:1015, 1997, which has w = 2Δ in continuous time: ±Δ whole steps are 2Δ + 1 steps.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -63,16 +64,16 @@ def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:
     Args:
         a: spikes 0 and 1, ``[T, ...]``.
         b: the other trains, same shape.
-        cost: q, the cost of moving a spike by one step, at least 0; adding or removing a spike costs 1.
+        cost: q, the cost of moving a spike by one step, finite and at least 0; adding or removing a spike costs 1.
 
     Returns:
         Distances ``[...]``, a metric if ``cost`` is positive; the difference of counts if it is 0.
 
     Raises:
-        UserError: shapes differ, values other than 0 and 1, ``cost`` negative.
+        UserError: shapes differ, values other than 0 and 1, ``cost`` negative or not finite.
     """
-    if not cost >= 0:
-        raise UserError(f"cost is {cost}; it must be at least 0")
+    if not 0 <= cost < math.inf:
+        raise UserError(f"cost is {cost}; it must be finite and at least 0")
     first, second, dtype = _trains(a, b)
     (times, counts), (other_times, other_counts) = _times(first), _times(second)
     columns = torch.arange(len(other_times) + 1, dtype=dtype, device=a.device).unsqueeze(1)

@@ -241,8 +241,10 @@ class Model:
     def spikes(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Output spikes for stored samples in evaluation mode, ``[T, N, neurons]`` of bool; none after the end of a sequence.
 
-        See :meth:`outputs`.
+        See :meth:`outputs`. Raises UserError for an output that does not spike, or whose neurons vote for classes.
         """
+        if not self.network.architecture.spikes_last or voters(self.network.architecture.network) > 1:
+            raise UserError("the outputs are no spikes of single neurons here; take network.trains(network.activity(x))")
         return self.network.fired(self.outputs(x, lengths))
 
     def scores(self, samples: Split, first: int = 0) -> Tensor:

@@ -40,11 +40,17 @@ def take(network: Network, path: Path) -> None:
         a, b = given.architecture, network.architecture
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
-            other = ", ".join(sorted(wanted.keys() ^ weights.keys()))
-            raise UserError(
-                f"{found}, which differ in {other}: leave out --standardise, or --learn and give --per-neuron as there"
-            )
+            other, ways = ", ".join(sorted(wanted.keys() ^ weights.keys())), ["leave out --standardise"] * b.standardise
+            for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
+                ways += [] if here == there else [f"give {flag} {' '.join(there)}"] if there else [f"leave out {flag}"]
+            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways)}")
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
+    for name in {*network.architecture.learn, *network.architecture.per_neuron}:
+        here, there = (getattr(one.architecture, name) for one in (network, given))
+        if here != there:
+            raise UserError(
+                f"--{name.replace('_', '-')} is {here:g}; --init {path} brings its own, which began at {there:g}: give that"
+            )
     same = given.architecture.bits == network.architecture.bits
     network.load_state_dict({**own, **(theirs if same else weights)})
     if not same:

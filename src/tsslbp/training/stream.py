@@ -132,7 +132,7 @@ class Stream:
         fresh = torch.zeros(self.streams, dtype=torch.bool, device=device)
         try:
             fresh[which] = True
-        except (IndexError, TypeError):
+        except (IndexError, RuntimeError, TypeError):
             raise UserError(
                 f"there is no stream {which}; give numbers from 0 to {self.streams - 1}, or a mask of {self.streams}"
             ) from None
@@ -162,8 +162,8 @@ class Stream:
             raise UserError("the network is in training mode; call its eval() before the next step")
         x = x.to(self._rest.device)
         x = self.normalisation.normalise(x) if self.normalisation else x
-        if not bool(x.isfinite().all()):
-            raise UserError("a step holds NaN or infinity; look for it in the data")
+        if x.is_complex() or not bool(x.to(self._rest.dtype).isfinite().all()):
+            raise UserError(f"a step holds NaN or infinity in {self._rest.dtype}; look for it in the data")
         before, received = self._state, self._received
         if self.delta:
             x, received = changes(x, received, self.delta)
