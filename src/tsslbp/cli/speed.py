@@ -1,4 +1,4 @@
-"""The commands that say how fast this machine is, and what works on it."""
+"""The commands that measure how fast this machine is, and show what works on it."""
 
 import importlib.util
 import time
@@ -42,7 +42,7 @@ def bench_(arguments: list[str]) -> None:
             raise unknown("case", name, bench.cases())
     if not options.seconds > 0:
         raise UserError(f"--seconds is {options.seconds}; it must be positive")
-    machine.keep_memory()  # for all that are compared
+    machine.keep_memory()  # for all subjects
     if options.against:
         found = bench.against(options.against, options.cases, options.seconds, say)
         console.print(bench.against_table(found))

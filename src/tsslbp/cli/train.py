@@ -9,7 +9,7 @@ from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
-"""How an epoch was chosen, in a reader's words."""
+"""How an epoch was chosen, in words."""
 
 
 def train(arguments: list[str]) -> None:
@@ -47,7 +47,7 @@ def train(arguments: list[str]) -> None:
         )
         if said := training.verdict(final):
             console.print(said)
-    from tsslbp import report  # here, because Matplotlib takes longer to load than many commands take
+    from tsslbp import report  # here, because Matplotlib loads slowly
 
     console.print(f"report: {report.write(folder)}")
 

@@ -1,4 +1,4 @@
-"""What a training step takes: something to time, and its peak of memory."""
+"""The cost of a training step: a function to time, and its peak memory."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +21,7 @@ def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
 
 
 def peak_memory(config: TrainConfig) -> float | None:
-    """Mebibytes that a training step adds to a fresh process at its peak; None where only Linux could tell."""
+    """Mebibytes that a training step adds to a fresh process at its peak; None except on Linux."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     with ProcessPoolExecutor(1, get_context("spawn"), imports.take, (imports.paths(),)) as fresh:
