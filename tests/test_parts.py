@@ -270,7 +270,7 @@ def test_a_static_sample_and_a_sequence_cannot_follow_each_other():
     x = torch.rand(3, *net.architecture.input_shape, dtype=torch.float64)
     for first, then in ((x, x[None]), (x[None], x)):
         _, state = net.part(first)
-        with pytest.raises(UserError, match=r"cannot follow each other; repeat the sample with expand"):
+        with pytest.raises(UserError, match=r"cannot follow each other; repeat it with expand"):
             net.part(then, state)
 
 

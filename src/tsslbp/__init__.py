@@ -50,7 +50,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """What needs scikit-learn or Matplotlib is imported when it is asked for: that takes a second, and they may be missing."""
+    """Import names that need scikit-learn or Matplotlib on first use, as these load slowly and may be missing."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, package, extra = _LATER[name]

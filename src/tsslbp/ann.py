@@ -1,9 +1,9 @@
-"""Networks without spikes on the same layers, to compare with: the same maps and weights, other units, one pass instead of T.
+"""Networks without spikes for comparison: the same layers and weights with other units, and one pass instead of T steps.
 
     y = 1 if x > θ else 0, backward ∂y/∂x = 1 where |x - θ| <= 1, else 0        binary        (1)
     y = max(x, 0)                                                               relu          (2)
 
-``x`` is the output of a linear map, θ the threshold. The last map has no units: its output are logits, which may be negative.
+``x`` is the output of a linear map, θ the threshold. The last map has no units: its outputs are logits.
 
 Source of (1), the straight-through estimator: M. Courbariaux et al., arXiv 1602.02830, 2016; I. Hubara et al., NeurIPS 2016.
 """

@@ -1,4 +1,4 @@
-"""What determines a network but its weights: its settings, the shape of its samples, and the layers they make."""
+"""Settings of a network, the shape of its samples, and the layers they make."""
 
 import json
 import math
@@ -57,12 +57,12 @@ from tsslbp.notation import (
 from tsslbp.rules.base import Rule
 
 ReadBy = Literal["spikes", "voltage"]
-"""What of the output layer is read."""
+"""How the output layer is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Group):
-    """The network and its neurons: what a model file says of it beside the shape of its samples."""
+    """The network and its neurons, as a model file stores them beside the shape of the samples."""
 
     network: Annotated[str | None, Means(parse)] = None
     """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10 or 8C3n-[8C3n-8C3n]-10. Default: 100 hidden neurons and
@@ -82,8 +82,8 @@ class NetworkSettings(Group):
     beta: Annotated[float, NOT_NEGATIVE, FINITE] = 0.1
     """How much one spike raises an adaptive threshold. (In other libraries beta is often the membrane's decay, here tau_m.)"""
     bits: quantisation.Bits = "float"
-    """Bits of a weight, learned as such: weights are whole numbers of a step that each output channel has for itself, and
-    ternary ones are -1, 0 and 1. With bits, tau_m and tau_s become the nearest that leak by a small fraction of a power of two,
+    """Train with weights of this many bits: whole multiples of a step size that each output channel has for itself; ternary
+    ones are -1, 0 and 1. With bits, tau_m and tau_s become the nearest values whose leak is a small fraction of a power of two,
     and input is rounded to 1/64."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: as many as the data's sequences have, and 5 for static samples."""
@@ -94,16 +94,16 @@ class NetworkSettings(Group):
     threshold: Annotated[float, POSITIVE, FINITE] = 1.0
     """Firing threshold."""
     learn: tuple[ConstantName, ...] = ()
-    """Constants that are learned with the weights, of tau_m, tau_s and threshold. Each starts at its setting, and is one number
-    for each layer unless --per-neuron names it too."""
+    """Constants that are learned with the weights: any of tau_m, tau_s and threshold. Each starts at its setting, and is one
+    number for each layer unless --per-neuron names it too."""
     per_neuron: tuple[ConstantName, ...] = ()
-    """Constants that each neuron (each channel of a convolution) has for itself: learned, if --learn names them too, or fixed
+    """Constants that each neuron (each channel of a convolution) has for itself: learned if --learn names them too, else fixed
     with a --spread."""
     spread: Annotated[float, BELOW_1] = 0.0
     """How far the constants of --per-neuron are spread at the start: 0.5 draws them evenly from 0.5 to 1.5 times their
     setting."""
     reset: bool = True
-    """A spike resets the membrane potential. --no-reset is a control for studies, and is computed by the slow reference."""
+    """A spike resets the membrane potential. --no-reset is a control for studies; it runs on the slow reference."""
     neuron: ann.Unit = "spiking"
     """What follows a linear map: spiking neurons, or the binary or rectified-linear units of an ANN, which makes one pass
     without time."""
@@ -111,8 +111,7 @@ class NetworkSettings(Group):
     """What the answer is read from: the spikes of the output layer, or the voltage (membrane potential) of an output layer that
     never spikes. A voltage needs a softmax loss."""
     rule: Annotated[str, Means(rules.get)] = "tssl"
-    """Learning rule, with options in brackets if you want other than the defaults: tssl, "tssl(reset=False)",
-    "surrogate(name=atan)"."""
+    """Learning rule, with options in brackets to change the defaults: tssl, "tssl(reset=False)", "surrogate(name=atan)"."""
 
     @property
     def spikes_last(self) -> bool:
@@ -134,28 +133,28 @@ class NetworkSettings(Group):
 
 
 NO_ANN: dict[str, Any] = {"learn": (), "per_neuron": (), "spread": 0.0, "readout": "spikes"}
-"""What an ANN has not, turned off: constants that are learned or each neuron's own, and voltages."""
+"""Settings that an ANN does not have, turned off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(NetworkSettings):
-    """Settings of a network, none of them left open, and the shape of its samples at one step."""
+    """Complete settings of a network, and the shape of its samples at one step."""
 
     network: str
     input_shape: tuple[int, ...]
     time_steps: int
-    rule: str | Rule = "tssl"  # type: ignore[assignment]  # of a network made in Python it may be an object
+    rule: str | Rule = "tssl"  # type: ignore[assignment]  # may be an object if made in Python
 
     def to_json(self) -> str:
-        """What :meth:`from_json` reads."""
+        """The text that :meth:`from_json` reads."""
         return json.dumps({**self.to_dict(), "rule": rules.spec(rules.get(self.rule))})
 
     @staticmethod
     def from_json(text: str) -> "Architecture":
-        """An architecture from its JSON; that of version 0.1.0 calls the network its notation.
+        """An architecture from its JSON; version 0.1.0 called ``network`` ``notation``.
 
         Raises:
-            UserError: an unknown setting. Other damage leads to whatever Python raises.
+            UserError: an unknown setting. Other damage may raise any error.
         """
         stored: dict[str, Any] = {}
         for name, value in json.loads(text).items():
@@ -204,7 +203,7 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
             raise unknown(name, str(value), known)
     if a.neuron != "spiking" and a.readout != "spikes":
         raise UserError(f"a network of {a.neuron} units has no spikes and no voltages; leave readout out")
-    Dropout(a.dropout)  # checks the value even where the network has no place for it, as the next line does
+    Dropout(a.dropout)  # this and the next line check values that the network may not use
     Adaptation(a.tau_a, a.beta)
     return _Maker(a, neuron).layers(parse(a.network))
 
@@ -212,8 +211,7 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
 def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.Module]]) -> None:
     """Give layers, by name, constants that are learned or differ from neuron to neuron, where an architecture asks for them.
 
-    They are drawn after all weights, which are thus the same with and without. Raises UserError where
-    they would have no effect.
+    They are drawn after all weights, which are thus the same with and without. Raises UserError if they have no effect.
     """
     if not (a.learn or a.per_neuron or a.spread):
         return
@@ -239,7 +237,7 @@ POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), 
 
 
 class _Maker:
-    """Makes the layers of an architecture one after the other, and knows the shape of what enters the next."""
+    """Makes the layers of an architecture in order; ``shape`` is the input shape of the next."""
 
     def __init__(self, a: Architecture, neuron: LIF) -> None:
         specs = parse(a.network)

@@ -1,6 +1,6 @@
-"""Settings that suit a data set nobody has seen, by its kind: what ``tsslbp train --data X`` takes where no flag says more.
+"""Default settings for an unknown data set, by its kind, which ``tsslbp train --data X`` uses where no flag is given.
 
-They were chosen by cross-validation on training samples of several data sets: docs/automatic.md has what was tried.
+They were chosen by cross-validation on training samples of several data sets (docs/automatic.md).
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from tsslbp.data.own import counts_events
 Settings = dict[str, Any]
 
 FEW = 1000
-"""Training samples below which none are held out: an epoch chosen on a few dozen is chosen by chance."""
+"""Training samples below which none are held out, since choosing an epoch on a few dozen is random."""
 FILTERS = 2000
-"""Filters that stand for a series."""
+"""Filters for a series."""
 VOTERS = 10
-"""Output neurons of a class: one can only say how sure it is by one of a few spike counts."""
+"""Output neurons of a class, since one can only give one of a few spike counts."""
 TINY, LARGE = 4, 16
 """Rows or columns below which a picture cannot be pooled twice, and from which two 5×5 convolutions and pools fit."""
 SHARED: Settings = {"rule": "tssl+", "schedule": "one-cycle", "first_rates": True}
@@ -27,17 +27,17 @@ SHARED: Settings = {"rule": "tssl+", "schedule": "one-cycle", "first_rates": Tru
 
 
 def holds_out(dataset: Dataset) -> bool:
-    """Whether training samples are to be held out to choose the epoch by; if not, the last epoch is kept."""
+    """Whether to hold out training samples to choose the epoch; if not, the last epoch is kept."""
     return len(dataset.train) + len(dataset.validation) >= FEW
 
 
 def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
-    """The settings that were left open, for a data set.
+    """Settings for a data set that the user did not choose.
 
     Args:
         dataset: as it was read.
-        given: settings that somebody chose. They are left out here, and the others go with them: a network of your own gets a
-            series step by step, not by filters.
+        given: settings that the user chose. They are left out, and the others fit them: the user's own network gets a series
+            step by step, not by filters.
     """
     if dataset.trains:
         chosen = _trains(dataset)
@@ -61,7 +61,7 @@ def _spikes(dataset: Dataset) -> bool:
 
 
 def _batches(dataset: Dataset, size: int, steps: int, least: int, most: int) -> Settings:
-    """Batches of a size, and epochs that make about this many steps of training."""
+    """Batches of a size, and epochs for about this many training steps."""
     return {"batch_size": size, "epochs": min(most, max(least, round(steps * size / len(dataset.train))))}
 
 
@@ -131,7 +131,7 @@ def _events(dataset: Dataset) -> Settings:
 
 
 def _convolutions(dataset: Dataset) -> Settings:
-    """A network for small pictures; pixels of tiny ones are connected to all neurons."""
+    """A network for small pictures; for tiny ones it is fully connected."""
     if min(dataset.sample_shape[1:]) < TINY:
         return {"network": f"100-{len(dataset.classes)}"}
     return {"network": f"32C3-P2-64C3-P2-256-{len(dataset.classes)}", "padding": (1,), "conv_scale": 3.0}

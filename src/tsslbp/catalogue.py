@@ -1,4 +1,4 @@
-"""Every learning rule and model in one table: ``tsslbp rules``, ``tsslbp cite`` and ``docs/rules.md`` are made from it."""
+"""Every learning rule and model in one table, for ``tsslbp rules``, ``tsslbp cite`` and ``docs/rules.md``."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ prints BibTeX. [How to choose a rule](how-to-choose-a-rule.md) gives advice.
 
 
 def of_rules() -> dict[str, Entry]:
-    """The rules on this library's layers, by the name ``rule="name"`` takes."""
+    """The rules for this library's layers, by their name in ``rule="name"``."""
     return {name: _of_rule(rules.get(name)) for name in rules.RULES}
 
 
@@ -35,7 +35,7 @@ def entries() -> dict[str, Entry]:
 
 
 def cite(name: str) -> str:
-    """BibTeX of this software and of a rule's or model's papers; the options in ``"tssl(reset=False)"`` do not matter.
+    """BibTeX of this software and of a rule's or model's papers; options as in ``"tssl(reset=False)"`` are ignored.
 
     Raises:
         UserError: an unknown name.
@@ -53,7 +53,7 @@ def papers() -> dict[str, str]:
 
 
 def software() -> str:
-    """BibTeX of this software, in the version that runs; ``CITATION.cff`` says the same."""
+    """BibTeX of this version of the software, as in ``CITATION.cff``."""
     return f"""@software{{tsslbp,
   author  = {{{{The tsslbp developers}}}},
   title   = {{tsslbp: Train deep spiking neural networks by spike timing}},
@@ -75,8 +75,8 @@ def _of_rule(rule: rules.Rule) -> Entry:
         supports += ["recurrent", "parts"]
     if rule.numbers is not None:
         supports.append("kernels")
-    # The rest is the same for all: where a rule meets autograd (crossing.py) the membrane potential is kept, time runs
-    # backwards, and the error came through the weights of the layer above.
+    # The rest is the same for all: crossing.py keeps the membrane potential, time runs backwards, and the error comes through
+    # the weights of the layer above.
     stores = "membrane potential, one float per neuron and step"
     return Entry(
         summary=rule.summary,

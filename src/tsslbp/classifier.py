@@ -1,4 +1,4 @@
-"""The scikit-learn face: a spiking network that fits, predicts and is searched over like any other classifier."""
+"""The scikit-learn interface: a spiking network that fits, predicts and can be tuned like any other classifier."""
 
 import copy
 import re
@@ -24,7 +24,7 @@ from tsslbp.training import Interrupted, Loop, Progress, RunState, prepare, reso
 
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
-"""Types that samples are kept in; any other becomes the first."""
+"""Types of stored samples; any other becomes the first."""
 
 
 class SpikingClassifier(ClassifierMixin, BaseEstimator):
@@ -32,14 +32,14 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
 
     It takes vectors ``[N, F]``, which enter as constant currents, and sequences ``[N, T, F]``. Each feature is normalised over
     the training samples, except bytes (``uint8``) and whole numbers from 0 to 15 in sequences, which are spikes or events; the
-    normalisation is part of the trained model. What is left at None is chosen from the data, and stands in ``config_``.
+    normalisation is part of the trained model. Parameters that are None are chosen from the data; see ``config_``.
 
     Args:
         network: the network in the field's notation, such as ``"100-3"`` or ``"100R-30-V10"`` (:mod:`tsslbp.notation`), which
             ends with the number of classes; ``"auto"`` chooses one.
         rule: the learning rule, with options in brackets if wanted (``tsslbp rules`` lists them).
         loss: the loss on the output, such as ``"kernel"``, ``"count(desired=5)"`` or ``"softmax"``.
-        time_steps: steps T that a vector is shown for. A sequence has steps of its own.
+        time_steps: steps T that a vector is shown for. A sequence has its own steps.
         tau_m: membrane time constant in steps, at least 1.
         tau_s: synaptic time constant in steps, at least 1.
         dropout: probability of dropping an input of any layer but the first, from 0 to below 1.
@@ -49,14 +49,14 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         class_weight: weights of the classes in the loss: a dict by class, ``"balanced"`` to make up for unequal numbers of
             samples, or None for equal weights.
         channels_first: sequences are ``[N, F, T]``, as in aeon and sktime, and not ``[N, T, F]``.
-        random_state: what initial weights and order of samples follow from.
+        random_state: seed of initial weights and order of samples.
         verbose: whether training shows its progress.
 
     Attributes:
         classes_: the classes, sorted, ``[C]``.
         n_features_in_: F.
         model_: the trained :class:`~tsslbp.training.Model`; ``model_.save(path)`` writes a file that ``tsslbp`` reads.
-        config_: the settings, those that were chosen from the data too.
+        config_: the settings, including those chosen from the data.
         history_: a record for every epoch: loss, accuracy on the training samples, firing rates by layer.
         class_prior_: share of each class in the training samples, ``[C]``.
 
@@ -143,16 +143,16 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: ArrayLike) -> Array:  # noqa: N803
-        """The share of the output current that each class has, ``[N, C]``, which is the confidence of ``tsslbp predict``.
+        """Each class's share of the output current, ``[N, C]``, which is the confidence of ``tsslbp predict``.
 
-        Where no output neuron spikes there is no answer, and the shares are those of the classes in the training samples.
+        If no output neuron spikes, there is no answer, and the shares are those of the classes in the training samples.
         """
         check_is_fitted(self)
         x = _stored(validate_data(self, self._features_second(X), dtype=STORED, allow_nd=True, reset=False))
         if x.shape[1:] != self.model_.sample_shape:
             shapes = [list(shape) for shape in (x.shape[1:], self.model_.sample_shape)]
             raise UserError(f"X has samples of shape {shapes[0]}; those of the training had {shapes[1]}")
-        # In float32 a sample's spikes may depend on the others in its batch, by the rounding of products.
+        # In float32 the rounding of products, and so a sample's spikes, may depend on the batch.
         network = copy.deepcopy(self.model_.network).double()
         with self.model_.evaluating(Split(x, torch.zeros(len(x)))) as batches:
             total = torch.cat([network(inputs.double()).sum(0) for _, inputs in batches]).numpy()
@@ -175,7 +175,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _features_second(self, x: Any) -> Any:
-        """Sequences as ``[N, F, T]``, so that scikit-learn finds features where it looks for them."""
+        """Sequences as ``[N, F, T]``, so that scikit-learn finds features on the second axis."""
         if isinstance(x, Tensor):
             x = x.numpy(force=True)
         three = getattr(x, "ndim", 0) == 3 or (isinstance(x, list) and np.ndim(x) == 3)
@@ -183,7 +183,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _stored(x: Array) -> Tensor:
-    """Samples ``[N, F]`` or ``[N, F, T]`` as a data set keeps them, ``[N, F]`` or ``[N, T, F]``."""
+    """Samples ``[N, F]`` or ``[N, F, T]`` in a data set's layout, ``[N, F]`` or ``[N, T, F]``."""
     if x.ndim > 3:
         raise UserError(f"X has shape {list(x.shape)}; it must be [N, features] or [N, steps, features]")
     return torch.from_numpy(np.ascontiguousarray(np.swapaxes(x, 1, -1)))
@@ -201,7 +201,7 @@ def _save_nothing(*_: object) -> None:
 
 @contextmanager
 def _parameters_named() -> Iterator[None]:
-    """Errors about settings name them as parameters and not as flags of the command line."""
+    """Inside, errors about settings name parameters instead of command-line flags."""
     try:
         yield
     except UserError as error:

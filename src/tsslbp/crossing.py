@@ -1,7 +1,7 @@
-"""Where a rule and an engine meet.
+"""Connects rules and engines.
 
 A rule (``rules/``) knows equations, an engine (``kernels/``) knows arrays. :func:`neurons` chooses the engine and
-:class:`Crossing` hands it to autograd. :func:`recurrent` and :class:`RecurrentCrossing` do the same for recurrent layers.
+:class:`Crossing` passes it to autograd. :func:`recurrent` and :class:`RecurrentCrossing` do the same for recurrent layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ def neurons(
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`lif` or :func:`lif_part` without checks, for layers; the currents can come out pooled and as bfloat16.
 
-    What an engine does in one pass is left to it; what it does not do is done before and after.
+    Work that the engine does not do in its pass is done before and after.
     """
     x, response = current if isinstance(current, Constant) else (current, None)
-    if transformed():  # which would find no gradient, silently
+    if transformed():  # it would silently find no gradient
         _refuse_other_modes(x, response, state, *neuron.tensors)
     if x.dtype == torch.float16:
         x = x.float()
@@ -67,7 +67,7 @@ def neurons(
 
 
 def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> Callable[[], float]:
-    """Mean firing over the samples of all processes, which is being added up until somebody asks for it."""
+    """Mean firing over the samples of all processes; they add it up until it is asked for."""
     threshold = neuron.threshold
     if membrane.device.type == "cpu":  # NumPy takes less than half of PyTorch's time for it
         least = threshold.detach().numpy() if isinstance(threshold, Tensor) else threshold
@@ -84,11 +84,11 @@ def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> Callable[[],
 
 
 class Crossing(torch.autograd.Function):
-    """Neurons of an engine, and ``by`` whom and what their backward pass is: an engine and what it makes of the rule.
+    """Neurons of an engine. ``by`` is the engine of the backward pass and its formula of the rule.
 
-    Only the membrane potential is kept: spikes and currents follow from it. Given a ``state`` it also returns one, to be handed
-    to the next part of the sequence and to nothing else: what flows back through it is what the rule carries from step to step.
-    The constants of ``neuron`` that are tensors also come by themselves, as autograd wants them.
+    Only the membrane potential is kept: spikes and currents follow from it. Given a ``state`` it also returns one, for the next
+    part of the sequence only: what flows back through it is what the rule carries, not a gradient. The constants of ``neuron``
+    that are tensors are also separate arguments, as autograd needs them.
     """
 
     @staticmethod
@@ -112,7 +112,7 @@ class Crossing(torch.autograd.Function):
             ctx.rate, ctx.rule = _rate(membrane, neuron, group), rule
         ctx.save_for_backward(membrane, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.form = by, neuron, form
-        # These may be views of what the engine made, and autograd lets nobody change a function's view in place.
+        # These may be views, and autograd does not allow in-place changes of a function's view.
         return psc.detach(), None if after is None else after.detach()
 
     @staticmethod
@@ -128,19 +128,19 @@ class Crossing(torch.autograd.Function):
 
 
 def _in(dtype: torch.dtype, neuron: LIF) -> LIF:
-    """The constants, those that are tensors in a type."""
+    """The constants, with tensors converted to a type."""
     if not neuron.varies:
         return neuron
     return neuron.having(ByConstant(*(c if c is None or c.dtype == dtype else c.to(dtype) for c in neuron.tensors)))
 
 
 def _with(neuron: LIF, constants: Sequence[Tensor]) -> LIF:
-    """The constants, with saved ones for those that are tensors."""
+    """The constants, with saved tensors."""
     return neuron.having(ByConstant(*constants)) if neuron.varies else neuron
 
 
 def _added(by_neuron: ByConstant, constants: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-    """The gradients of those constants that need one, from what neurons' get."""
+    """The gradients of the constants that need one, from those of neurons."""
     each = zip(by_neuron, constants, needed, strict=True)
     return [made.sum_to_size(constant.shape) if needs and made is not None else None for made, constant, needs in each]
 
@@ -155,17 +155,17 @@ def recurrent(
     adaptation: tuple[float, float] | None = None,
     half: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """A recurrent layer's post-synaptic current and state, or None where no engine takes it as a whole.
+    """A recurrent layer's post-synaptic current and state, or None if no engine takes whole sequences of it.
 
-    Its equations and its states are those of ``layers/recurrent.py``, which goes step by step where this returns None. Under
-    autocast what the neurons hear of each other stays in full precision.
+    Equations and states are those of ``layers/recurrent.py``, which goes step by step if this returns None. Under autocast the
+    lateral product stays in full precision.
 
     Args:
-        drive: what enters, W·x, ``[T, B, N]``.
+        drive: W·x, ``[T, B, N]``.
         lateral: V, ``[N, N]``.
         state: ``[3, B, N]`` or, with adaptation, ``[5, B, N]``; None is rest.
-        adaptation: τa and β of thresholds that adapt, None for fixed ones.
-        neuron, rule, backend, half: as of :func:`neurons`.
+        adaptation: τa and β of adaptive thresholds, None for fixed ones.
+        neuron, rule, backend, half: see :func:`neurons`.
     """
     drive = drive.float() if drive.dtype == torch.float16 else drive
     full = kernels.computed_in(drive.dtype)
@@ -187,7 +187,7 @@ def recurrent(
 
 
 class RecurrentCrossing(torch.autograd.Function):
-    """A recurrent layer of an engine. As in :class:`Crossing` the membrane potential is all that is kept."""
+    """A recurrent layer of an engine. As in :class:`Crossing` only the membrane potential is kept."""
 
     @staticmethod
     def forward(
@@ -226,13 +226,13 @@ class RecurrentCrossing(torch.autograd.Function):
 
 
 def refuse_second_derivative(what: str) -> None:
-    """To be called in a backward pass: raises UserError if its result is to be differentiated again."""
+    """Call it in a backward pass: raises UserError if the result is to be differentiated again."""
     if torch.is_grad_enabled():
         raise UserError(f"{what} has no derivative of its own; leave out create_graph=True")
 
 
 def _refuse_other_modes(*operands: Tensor | None) -> None:
-    """Raises UserError in a transform of ``torch.func``, and for an operand that has a tangent."""
+    """Raises UserError in a transform of ``torch.func``, and for an operand with a tangent."""
     if torch._C._are_functorch_transforms_active():
         raise UserError(
             "spiking neurons cannot go through torch.func (grad, vjp, jvp, jacrev, jacfwd, vmap); "

@@ -1,4 +1,4 @@
-"""Dataclasses of settings whose fields say all there is to say: a type, a range, a meaning, a default and a docstring.
+"""Dataclasses of settings whose fields declare everything: a type, a range, a meaning, a default and a docstring.
 
 epochs: Annotated[int, POSITIVE] = 20
 rule: Annotated[str, Means(rules.get)] = "tssl"
@@ -19,7 +19,7 @@ from tsslbp.errors import LARGEST, UserError, shown
 
 @dataclass(frozen=True)
 class Must:
-    """What must hold for a setting's value: ``--epochs is 0; it must be positive``."""
+    """A condition on a setting's value: ``--epochs is 0; it must be positive``."""
 
     be: str
     holds: Callable[[Any], bool]
@@ -27,13 +27,13 @@ class Must:
 
 @dataclass(frozen=True)
 class Means:
-    """What reads a setting's text; it raises UserError if that means nothing."""
+    """The reader of a setting's text, which raises UserError for an invalid one."""
 
     read: Callable[[Any], object]
 
 
 FLOAT32_MAX = 3.4028234663852886e38
-"""The largest number that weights and constants can be."""
+"""The largest possible weight or constant."""
 POSITIVE = Must("be positive", lambda x: x > 0)
 FINITE = Must("be finite, at most 3.4e38", lambda x: abs(x) <= FLOAT32_MAX)
 NOT_NEGATIVE = Must("be 0 or more", lambda x: x >= 0)
@@ -47,29 +47,29 @@ class Group:
     """Settings about one thing."""
 
     def idle(self) -> dict[str, str]:
-        """Settings that change nothing beside the others, and with what they would."""
+        """Settings without effect beside the others, and what would give them one."""
         return {}
 
     def to_dict(self, group: "type[Group] | None" = None) -> dict[str, Any]:
-        """Every setting, or those of a group, as JSON has it. What is left out (None) stays out, and so does ``resume``, which
-        is said to a command and belongs to no run."""
+        """Every setting, or those of a group, as JSON values, without None and without ``resume``, which belongs to a command
+        and not to a run."""
         values = {name: getattr(self, name) for name in kinds_of(group or type(self)) if name != "resume"}
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def flag(name: str) -> str:
-    """How a setting is written on the command line."""
+    """A setting's flag on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
 def kinds_of(settings: type) -> dict[str, Any]:
-    """The declared type of every setting of a class, with what must hold for it."""
+    """The declared type of every setting of a class, with its conditions."""
     hints = get_type_hints(settings, include_extras=True)
     return {field.name: hints[field.name] for field in fields(settings)}
 
 
 def docstrings(settings: type) -> dict[str, str]:
-    """What stands below each field of a dataclass and of its bases, on one line each; nothing where there is no source."""
+    """The docstrings of the fields of a dataclass and its bases, on one line each; empty without source code."""
     found: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(settings.__mro__)):
         try:
@@ -84,7 +84,7 @@ def docstrings(settings: type) -> dict[str, str]:
 
 
 def faults(settings: Any) -> Iterator[str]:
-    """What is wrong with each value of a dataclass by itself: its type, its range, its meaning. Each names its flag."""
+    """Errors of single values of a dataclass, in type, range or meaning, each with its flag."""
     for name, kind in kinds_of(type(settings)).items():
         value = getattr(settings, name)
         if found := list(misfits(flag(name), kind, value)):
@@ -102,8 +102,7 @@ def faults(settings: Any) -> Iterator[str]:
 
 
 def typed(kind: Any, value: Any) -> Any:
-    """A value from TOML, which has neither tuples nor paths; numbers or words in a row are text there, and one number stands
-    for itself."""
+    """A value from TOML, which has neither tuples nor paths: tuples are written as text, or as a single number."""
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind == Path | None:
         kind = Path
@@ -119,7 +118,7 @@ def typed(kind: Any, value: Any) -> Any:
 
 
 def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
-    """What is wrong with a value as one of a declared type."""
+    """Errors of a value of a declared type."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if isinstance(kind, UnionType):
@@ -149,7 +148,7 @@ def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
 
 
 def is_text(value: str) -> bool:
-    """Whether a file in UTF-8 can hold it: Python has surrogates for bytes of a file name that are not UTF-8."""
+    """Whether UTF-8 can encode it: Python uses surrogates for bytes of a file name that are not UTF-8."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -1,23 +1,23 @@
-"""Random numbers that follow from what they are for, and not from what was drawn before them.
+"""Random numbers that depend on their purpose and not on what was drawn before.
 
 A *key* is 64 bits, an int64. Every sample has one, which :func:`mix` makes of the run's seed, the epoch and the number of the
-sample. What is drawn for a sample depends on nothing else: not on the batch it is in, nor on the process that draws.
+sample. Draws for a sample depend on nothing else, such as its batch or the process that draws.
 
 Source of the mixing: S. Vigna's SplitMix64, after G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number
-generators, OOPSLA 2014. Its shifts fill up with zeros. Those of PyTorch fill up with the sign, and its last one is left out.
+generators, OOPSLA 2014. Unlike there, right shifts fill with the sign, as in PyTorch, and the last shift is left out.
 """
 
 import torch
 from torch import Tensor
 
 CROP, ENCODER, DROPOUT, FILTERS, CUT = range(5)
-"""What a draw is for. It is mixed into the keys, so that one key gives unrelated draws for all of them."""
+"""Purposes of draws. They are mixed into keys, so that one key gives unrelated draws for each."""
 
 _STEP, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def mix(*numbers: int | Tensor) -> Tensor:
-    """Keys from whole numbers of any size and int64 tensors, which broadcast. Every number counts, and so does their order."""
+    """Keys from whole numbers of any size and int64 tensors, which broadcast. All numbers and their order matter."""
     key = torch.zeros((), dtype=torch.int64)
     for number in numbers:
         key = _scrambled(key + _STEP + (number if isinstance(number, Tensor) else wrapped(number)))
@@ -37,12 +37,12 @@ def bits(keys: Tensor, count: int) -> Tensor:
 
 
 def below(share: Tensor) -> Tensor:
-    """What a share ``[...]`` of all :func:`bits` are below, float64: none are below that of 0, and all below that of 1."""
+    """The bound, float64, that a share ``[...]`` of all :func:`bits` are below: none for share 0, and all for share 1."""
     return share.double() * 2**32 - 2**31
 
 
 def fresh(count: int, device: torch.device) -> Tensor:
-    """Keys ``[count]`` from PyTorch's global generator, for those who have none of their own."""
+    """Keys ``[count]`` from PyTorch's global generator, where none are given."""
     return torch.empty(count, dtype=torch.int64, device=device).random_()
 
 

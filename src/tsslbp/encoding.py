@@ -1,7 +1,7 @@
 """From data to signals: constant current, Poisson rate, time to first spike.
 
-A network puts every input through the same first-order synapse as its own spikes (``neuron.py``, equation (3)), so an
-encoder returns what enters that synapse. A constant current is special, see :class:`~tsslbp.signal.Constant`.
+A network puts every input through the same first-order synapse as its own spikes (``neuron.py``, equation (3)). An encoder
+returns the input of that synapse, except for a constant current: see :class:`~tsslbp.signal.Constant`.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ __all__ = ["CONSTANT", "ENCODERS", "Constant", "Latency", "Poisson", "constant_c
 def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
     """Spike trains whose rate is the intensity: in each step a spike with probability ``x``.
 
-    The trains of a sample depend on its seed alone: not on the batch it is in, and what comes first not on T.
+    The trains of a sample depend on its seed alone, not on its batch. A larger T only adds steps at the end.
 
     Args:
         x: spikes per step, in [0, 1], ``[B, ...]``.
         time_steps: T, at least 1.
-        seed: of every sample, ``[B]`` of int64; or of the first one, the next ones then draw with ``seed + 1``, ``seed + 2``
+        seed: one for every sample, ``[B]`` of int64, or that of the first; the next ones then have ``seed + 1``, ``seed + 2``
             and so on.
 
     Returns:
@@ -88,20 +88,20 @@ class Poisson:
 
 @dataclass(frozen=True)
 class Latency:
-    """:func:`latency`; nothing in it is drawn."""
+    """:func:`latency`; the seed has no effect."""
 
     def __call__(self, x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
         return latency(x, time_steps)
 
 
 CONSTANT = "constant"
-"""The encoding of static samples that needs no encoder: a constant current."""
+"""A constant current, the encoding of static samples that needs no encoder."""
 ENCODERS: dict[str, type[Poisson | Latency]] = {"poisson": Poisson, "latency": Latency}
 
 
 @lru_cache
 def get(encoding: str) -> Callable[[Tensor, int, int | Tensor], Tensor] | None:
-    """What makes spikes of intensities ``[B, ...]``, from ``NAME`` or ``NAME(option=value)``; None for a constant current.
+    """The encoder of intensities ``[B, ...]`` from ``NAME`` or ``NAME(option=value)``; None for a constant current.
 
     Raises:
         UserError: an unknown encoding, or options that it does not have.

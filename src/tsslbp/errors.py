@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, one line that names the fix, and the checks that every part needs."""
+"""The exception for users, whose message is one line that names the fix, and checks that every part needs."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -27,18 +27,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def all_of(faults: Sequence[str], most: int = 5) -> UserError:
-    """One error for several faults, in one line; of very many the first are told."""
+    """One error for several faults, in one line; only the first ``most`` are told."""
     more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
     return UserError("; ".join([*faults[:most], *more]))
 
 
 def few(names: Sequence[str], most: int = 8) -> str:
-    """The first of many names."""
+    """The first names, joined."""
     return ", ".join(names[:most]) + (" ..." if names[most:] else "")
 
 
 def each_of(make: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """What is made of each item. Raises UserError for all faults together, where there are several."""
+    """``make`` of each item. Raises one UserError for all faults together."""
     made, faults = [], []
     for item in items:
         try:
@@ -69,7 +69,7 @@ def shown(value: object) -> str:
     """A bad value in a message: printable, on one line, not too long."""
     try:
         text = str(value)
-    except ValueError:  # Python does not spell out integers of thousands of digits
+    except ValueError:  # Python does not print integers of thousands of digits
         return "a number of thousands of digits"
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,11 +1,10 @@
-"""Inference from events: whole networks in one call of C++ (``csrc/events.h``), in which what is silent costs nothing.
+"""Inference from events: whole networks in one call of C++ (``csrc/events.h``), in which silence costs nothing.
 
-A :class:`~tsslbp.networks.Network` asks here first. Where gradients are off, the network is in evaluation mode, and all its
-layers are such as the kernel knows, the answer comes from the kernel; else it is None, and the network goes through its layers.
-It is None, too, where the first samples of a large batch are so busy that dense products are faster (``csrc/infer.h``), which
-follows from what is counted, never from time. The spikes are the same; where a membrane potential lies within rounding of the
-threshold they may differ, because inputs are added up in another order. For a sample the kernel's order is always the same,
-whatever the batch size, threads or instruction set.
+A :class:`~tsslbp.networks.Network` asks here first. If gradients are off, the network is in evaluation mode, and the kernel
+knows all its layers, the kernel computes the output; else the result is None, and the network runs its layers. It is also None
+if the first samples of a large batch are so busy that dense products are faster (``csrc/infer.h``); this depends on counts,
+never on time. The spikes are the same, except where a membrane potential is within rounding of the threshold, because inputs
+are added in another order. For a sample the kernel's order does not depend on batch size, threads or instruction set.
 """
 
 import functools
@@ -30,38 +29,38 @@ from tsslbp.signal import constant_current
 
 @dataclass(frozen=True)
 class Plan:
-    """A network as the kernel takes it (``plans.py``), and what it was made from."""
+    """A network in the form of the kernel (``plans.py``), and what it was made from."""
 
     weights: Tensor
     numbers: Tensor
     states: dict[str, tuple[int, int, tuple[int, ...]]]
-    """Of every layer by name: where its state begins in what the kernel hands on, its rows, and its shape."""
+    """For every layer by name: offset of its state in the kernel's, its rows, and its shape."""
     state_size: int
-    """Numbers of a sample's state; 0 if the kernel takes no parts of sequences through this network."""
+    """Numbers of a sample's state; 0 if the kernel takes no parts of sequences for this network."""
     vote: Vote | None
     seen: "_Seen"
     held: list[Tensor]
     """The network's tensors."""
     glance: int
-    """What a glance at them showed."""
+    """Sampled values of these."""
     responses: dict[int, Tensor] = field(default_factory=dict)
     """Responses of a constant current by number of steps: a cache."""
 
     def still(self, x: Tensor) -> bool:
-        """Whether nothing has changed. Writing through ``.data`` or NumPy changes no version counter, so calls that are long
-        enough not to feel it take a glance at some of the weights."""
+        """Whether nothing has changed. Writing through ``.data`` or NumPy changes no version counter, so long calls also
+        compare some of the weights."""
         return self.seen.still() and (len(x) < LONG or torch.ops.tsslbp.glance.default(self.held) == self.glance)
 
     def run(self, x: Tensor, response: Tensor | None, before: Tensor | None, keep: bool) -> list[Tensor] | None:
-        """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None where a number is not finite, or
-        the batch too busy."""
+        """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None if a number is not finite, or the batch
+        is too busy."""
         made: list[Tensor] = torch.ops.tsslbp.infer.default(x, self.weights, self.numbers, response, before, keep)
         if made and self.vote is not None:
             made[0] = self.vote(made[0])
         return made or None
 
     def layers(self, state: Tensor) -> dict[str, Tensor]:
-        """The layers' states by name, ``[rows, B, ...]``, as views of what the kernel handed on, ``[B, state_size]``."""
+        """The layers' states by name, ``[rows, B, ...]``, as views of the kernel's ``[B, state_size]``."""
         batch, made = state.shape[0], {}
         for name, (begin, rows, shape) in self.states.items():
             strides: tuple[int, ...] = (1,)
@@ -73,7 +72,7 @@ class Plan:
 
 
 class _Seen:
-    """What a plan was made from: modules and tensors as they were."""
+    """Modules and tensors that a plan was made from."""
 
     def __init__(self, net: Any) -> None:
         modules = list(net.modules())  # the network itself and the container of its layers come first
@@ -83,35 +82,35 @@ class _Seen:
         self.empty = [d for d in dicts if not d]
         self.hooks = [d for module in modules[2:] for d in (module._forward_hooks, module._forward_pre_hooks)]
         tensors = (tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values()))
-        # an alias keeps the memory, so that no other tensor can come to lie there
+        # an alias keeps the memory, so that no other tensor can get it
         self.tensors = [(x, x.detach(), x.data_ptr(), _version(x)) for x in tensors if x is not None]
         _count_fused_steps()
         self.fused_steps = _FUSED_STEPS[0]
 
     def still(self) -> bool:
-        """Whether nothing has changed, as far as PyTorch's version counters tell."""
+        """Whether nothing has changed by PyTorch's version counters."""
         if self.fused_steps != _FUSED_STEPS[0] or any(self.hooks) or any(self.empty):
             return False
         for now, before in self.contents:
             if len(now) != len(before) or not all(map(operator.is_, now.values(), before)):
                 return False
         try:
-            for now, count, get, before in self.attributes:  # tuples compare by identity first, and by value what is another
+            for now, count, get, before in self.attributes:  # tuples compare by identity first, then by value
                 if len(now) - (MEASURED in now) != count or get(now) != before:
                     return False
-        except (RuntimeError, ValueError):  # of tensors and arrays, which have no one truth
+        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
             return False
         return all(_version(x) == version and x.data_ptr() == pointer for x, _, pointer, version in self.tensors)
 
 
 LONG = 8
-"""Samples or steps of a call that is long. A single image through a small network would pay for a glance."""
+"""Samples or steps of a long call. For a single image in a small network the comparison would cost too much."""
 MEASURED = "multiplied"
-"""The attribute of a layer that computing changes, and that changes nothing."""
+"""The attribute of a layer that computing changes, without effect on results."""
 
 
 def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[Any, ...]]:
-    """How many attributes a module has, what gets them from a dict, and what they are."""
+    """Number of a module's attributes, a function that gets them from a dict, and their values."""
     names = [name for name in tuple(vars(module)) if name != MEASURED]
     get = operator.itemgetter(*names)
     return len(names), get, get(vars(module))
@@ -122,7 +121,7 @@ def _version(x: Tensor) -> int:
 
 
 _FUSED_STEPS = [0]
-"""Steps of fused optimisers, which write weights past PyTorch's version counters: what a plan is valid for, as those are."""
+"""Steps of fused optimisers, which change weights without version counters. A plan is valid for one value of it."""
 
 
 @functools.cache
@@ -133,11 +132,11 @@ def _count_fused_steps() -> None:
     register_optimizer_step_post_hook(count)
 
 
-_PLANS: "weakref.WeakKeyDictionary[Any, Plan | _Seen]" = weakref.WeakKeyDictionary()  # a cache; _Seen alone: declined
+_PLANS: "weakref.WeakKeyDictionary[Any, Plan | _Seen]" = weakref.WeakKeyDictionary()  # a cache; _Seen means declined
 
 
 def plan(net: Any, x: Tensor) -> Plan | None:
-    """How the kernel computes a network for an input that fits it; None if it does not."""
+    """The plan of a network for an input that fits it; None if the kernel declines."""
     if torch.is_grad_enabled() or net.training or NOT_LOADED is not None or not net.is_spiking:
         return None
     if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling() or _watched():
@@ -149,7 +148,7 @@ def plan(net: Any, x: Tensor) -> Plan | None:
 
 
 def _watched() -> bool:
-    """Whether something wants to see or change every operation, as autocast, transforms and modes do."""
+    """Whether autocast, a transform or a mode sees or changes every operation."""
     return bool(
         torch.is_autocast_enabled("cpu")
         or transformed()
@@ -174,20 +173,20 @@ def whole(net: Any, x: Tensor) -> Tensor | None:
 
 
 class Handed(NamedTuple):
-    """What a part of a sequence made, and where it stands after it."""
+    """Output of a part of a sequence, and the state after it."""
 
     output: Tensor
     """``[t, B, classes]``."""
     events: Tensor
-    """What the next part takes, ``[B, state_size]``."""
+    """State for the next part, ``[B, state_size]``."""
     layers: dict[str, Tensor]
-    """The layers' states, as :meth:`tsslbp.networks.Network.part` hands them on."""
+    """The layers' states, as in :meth:`tsslbp.networks.Network.part`."""
     synapse: Tensor
     """Post-synaptic current of the input, ``[B, ...]``."""
 
 
 def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> Handed | None:
-    """A part of a sequence, as of :meth:`tsslbp.networks.Network.part`; None if the kernel does not compute it.
+    """A part of a sequence, as in :meth:`tsslbp.networks.Network.part`; None if the kernel does not compute it.
 
     Args:
         net, x, steps: as there.

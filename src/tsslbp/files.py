@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import os
@@ -21,11 +21,11 @@ except ImportError:  # not a POSIX system
 LONGEST_ZIP_END = 22 + 2**16
 """Bytes of the last record of a zip file with the longest comment."""
 TEMPORARY = ".*.tmp"
-"""Names of files under way; what a killed process leaves behind."""
+"""Names of unfinished files, which a killed process leaves behind."""
 
 
 def cache_folder() -> Path:
-    """What may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+    """Folder that may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
 
     Raises:
         UserError: none of these is set and there is no home folder.
@@ -54,7 +54,7 @@ def check_folder(path: Path, fix: str) -> None:
 
 
 def make_folder(path: Path, fix: str) -> None:
-    """Make a folder and those above it, unless it is there.
+    """Make a folder and those above it, unless it exists.
 
     Raises:
         UserError: it cannot be made; ``fix`` says what to do, such as ``choose another --out``.
@@ -72,11 +72,11 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
     Args:
         path: where it goes.
         fix: what to do if it cannot be written.
-        new: whether nothing may be at ``path`` yet. Of several processes that write it at once, one succeeds.
+        new: whether ``path`` must not exist yet. If several processes write it at once, one succeeds.
 
     Raises:
-        UserError: it cannot be written (full disk, no permission); what was at ``path`` stays.
-        FileExistsError: something is at ``path`` that must not be.
+        UserError: it cannot be written (full disk, no permission); an existing ``path`` is kept.
+        FileExistsError: ``path`` exists and must not.
     """
     temporary = path.with_name(f".tsslbp-{secrets.token_hex(8)}.tmp")
     try:
@@ -98,10 +98,10 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``path`` when the block ends, whole; what is in it if the block fails is deleted.
+    """An empty folder to fill, which becomes ``path`` when the block ends; if the block fails, it is deleted.
 
     Raises:
-        UserError: something is at ``path``, or it cannot be written.
+        UserError: ``path`` exists or cannot be written.
     """
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists; choose another folder, or delete it")
@@ -120,19 +120,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(folder: Path, fix: str) -> Iterator[None]:
-    """A folder that no other process uses, until the block ends or this process does, however it ends.
+    """Lock a folder until the block or this process ends, however it ends.
 
-    Nothing is checked where the system or the file system has no locks.
+    Nothing is checked if the system or the file system has no locks.
 
     Raises:
-        UserError: another process uses it in this way; ``fix`` says what to do.
+        UserError: another process has locked it; ``fix`` says what to do.
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as kept:
         for _ in range(10 if fcntl else 0):
             try:
                 file = kept.enter_context(path.open("a"))
-            except OSError:  # who writes there will say what is wrong
+            except OSError:  # writing there will raise the error
                 break
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +140,7 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
                 raise UserError(f"another process is at work in {folder}; {fix}") from None
             except OSError:  # this file system has no locks
                 pass
-            with contextlib.suppress(FileNotFoundError):  # where its last user has deleted it in the meantime
+            with contextlib.suppress(FileNotFoundError):  # its last user may have deleted it
                 if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                     kept.callback(_delete, path)
                     break
@@ -152,12 +152,12 @@ def _place(temporary: Path, path: Path) -> None:
     try:
         path.hardlink_to(temporary)
     except OSError:
-        path.open("xb").close()  # no hard links on this file system, or the name is taken: then this says so
+        path.open("xb").close()  # no hard links here, or the name is taken, which this raises
         temporary.replace(path)
 
 
 def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """All entries of an archive. Raises BadZipFile if its directory lacks some: it has a checksum of its own nowhere."""
+    """All entries of an archive. Raises BadZipFile if its directory, which has no checksum, lacks some."""
     file = archive.fp
     assert file is not None
     file.seek(0, os.SEEK_END)
@@ -179,27 +179,27 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file in place of what is at ``path``, see :func:`replacing`.
+    """Write a whole file in place of ``path``, see :func:`replacing`.
 
     Raises:
-        UserError: it cannot be written (full disk, no permission); what was at ``path`` stays.
+        UserError: it cannot be written (full disk, no permission); an existing ``path`` is kept.
     """
     with replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_bytes` of a text in UTF-8; what UTF-8 cannot say (part of a file name, say) is escaped."""
+    """:func:`write_bytes` of a text in UTF-8; characters that UTF-8 lacks (as in file names) are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process has left half written in a folder that no other process writes to."""
+    """Delete unfinished files of a killed process in a folder that no other process writes to."""
     for path in folder.glob(TEMPORARY):
         _delete(path)
 
 
 def _delete(path: Path) -> None:
-    """Delete a file if it is there and may be."""
+    """Delete a file if it exists and this is allowed."""
     with contextlib.suppress(OSError):
         path.unlink()

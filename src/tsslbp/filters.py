@@ -1,4 +1,4 @@
-"""A fixed layer of spiking filters over time, whose firing rates stand for a series.
+"""A fixed layer of spiking filters over time, whose firing rates represent a series.
 
 Each neuron sees nine steps of the series, d steps apart, and has no memory (τm = 1):
 
@@ -10,9 +10,9 @@ dilations d are 1, 2, 4 and so on while a filter is no longer than the series. T
 training samples make, so every neuron spikes at some steps and not at others. A filter of a series with several channels sums a
 few of them. Half of the filters see the differences from step to step instead of the values.
 
-The rates say what happens in a series, but hardly when or at which level. So the values themselves enter too: a shorter series
-is stretched to the length of the others, and neighbouring steps are averaged where there are more values than rates. All is
-standardised over the training samples, the values with SHARE of the rates' variance: a static sample.
+The rates say what happens in a series, but hardly when or at which level. So the values enter too: shorter series are
+stretched to the length of the others, and neighbouring steps are averaged where there are more values than rates. All is
+standardised over the training samples, the values to SHARE of the rates' variance, and forms a static sample.
 
 Source: A. Dempster, D. F. Schmidt and G. I. Webb, MiniRocket, KDD 2021, arXiv 2012.08791. Its "proportion of positive values"
 is the rate (2) of the neuron (1).
@@ -40,9 +40,9 @@ VIEWS = 2
 MOST_CHANNELS = 9
 """A filter sums at most this many channels."""
 FITTED_ON = 64
-"""Training samples that thresholds are quantiles of."""
+"""Training samples used for the quantiles."""
 SHARE = 0.25
-"""Variance of all values together, of that of all rates."""
+"""Variance of all values, as a share of that of all rates."""
 LEAST = 1e-3
 """Standard deviation below which a rate or a value is not scaled up further."""
 COPIES = 3
@@ -62,7 +62,7 @@ class Filters:
         steps: T that series have, padding included.
         channels: of the series.
         thresholds: θ, by view, dilation, order of weights and quantile.
-        mean, std: what each rate, in the same order, and then each value is standardised with.
+        mean, std: of each rate, in the same order, and then of each value, to standardise with.
 
     Raises:
         UserError: numbers that do not fit together.
@@ -89,7 +89,7 @@ class Filters:
 
     @staticmethod
     def fitted(x: Tensor, lengths: Tensor | None, count: int) -> "Filters":
-        """About ``count`` filters for training samples ``[N, T, C]`` of ``lengths`` ``[N]``; no seed changes them.
+        """About ``count`` filters for training samples ``[N, T, C]`` of ``lengths`` ``[N]``; independent of the seed.
 
         Raises:
             UserError: more filters than there is memory for.
@@ -117,11 +117,11 @@ class Filters:
 
     @property
     def size(self) -> int:
-        """How many numbers stand for a series."""
+        """How many numbers represent a series."""
         return len(self.mean)
 
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What stands for series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps, ``[N, size]``."""
+        """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
         mean, std = (torch.tensor(numbers) for numbers in (self.mean, self.std))
         points = (self.size - len(self.thresholds)) // self.channels
         values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), points)
@@ -153,7 +153,7 @@ def dilations(steps: int) -> list[int]:
 
 
 def _sums(x: Tensor, lengths: Tensor | None) -> "itertools.chain[Tensor]":
-    """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; before and after a series there is 0."""
+    """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; series are padded with 0."""
     x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2)
     weight = torch.full((len(ORDERS), TAPS), -1.0)
     for row, order in zip(weight, ORDERS, strict=True):
@@ -171,11 +171,11 @@ def _sums(x: Tensor, lengths: Tensor | None) -> "itertools.chain[Tensor]":
 
 
 def _channels(channels: int, view: int, dilation: int) -> Tensor:
-    """Which channels each filter sums, ``[orders, channels]`` of 0 and 1: a random few, always the same."""
+    """The channels that each filter sums, ``[orders, channels]`` of 0 and 1: a random few, always the same."""
     keys = draws.mix(draws.FILTERS, view, dilation, torch.arange(len(ORDERS)))
     number, *order = draws.bits(keys, channels + 1).double().unbind(1)
     most = math.log2(min(channels, MOST_CHANNELS) + 1)
-    count = torch.exp2((number / 2**32 + 0.5) * most).long().clamp(1, channels)  # as often 1 as 2 or 3, or 4 to 7
+    count = torch.exp2((number / 2**32 + 0.5) * most).long().clamp(1, channels)  # 1 is as likely as 2 or 3, or 4 to 7
     return (torch.stack(order, 1).argsort(1).argsort(1) < count.unsqueeze(1)).float()
 
 
@@ -197,5 +197,5 @@ def _inside(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _rounded(x: Tensor) -> tuple[float, ...]:
-    """Numbers with the digits that a model file keeps."""
+    """Numbers rounded to the digits that a model file keeps."""
     return tuple(float(f"{number:.5g}") for number in x.flatten().tolist())

@@ -1,4 +1,4 @@
-"""The one call everything else is built around: neurons with a learning rule."""
+"""Neurons with a learning rule as one call, which everything else is built around."""
 
 from collections.abc import Sequence
 
@@ -21,33 +21,33 @@ def lif(
     rule: str | Rule | None = None,
     backend: kernels.Backend = "auto",
 ) -> Tensor:
-    """Leaky integrate-and-fire neurons with a first-order synapse, from rest. :func:`lif_part` goes on from a state.
+    """Leaky integrate-and-fire neurons with a first-order synapse, from rest. :func:`lif_part` starts from a state.
 
     Args:
         current: input current, ``[T, ...]``, time first, T at least 1, floating point. Half precision is computed and
-            returned in float32. A :class:`~tsslbp.signal.Constant` stands for ``response[t] · value``; the C++ kernels
-            never write that out.
+            returned in float32. A :class:`~tsslbp.signal.Constant` stands for ``response[t] · value``, which the C++ kernels
+            never write out.
         tau_m: membrane time constant in steps, at least 1 (1 - 1/tau_m is the ``beta`` of other libraries).
         tau_s: synaptic time constant in steps, at least 1; 1 returns the spikes themselves.
         threshold: firing threshold; the neuron spikes strictly above it and is then reset to 0. It and the time constants may
-            be tensors, for one each neuron or channel, that broadcast over one step of the current; those that require a
-            gradient get one (:mod:`tsslbp.neuron`).
+            also be tensors that broadcast over one step of the current, for a value per neuron or channel. They get a gradient
+            if they require one (:mod:`tsslbp.neuron`).
         rule: how the gradient crosses the neuron: a :class:`Rule`, a name such as ``"tssl"`` (what ``None`` means), or a
             name with options such as ``"tssl(reset=False)"``.
         backend: ``"auto"`` takes the C++ kernels for CPU tensors, if they are built, and plain PyTorch for all others;
-            ``"cpp"``, ``"triton"`` (for a GPU, where nobody has tried it yet) and ``"reference"`` insist.
+            ``"cpp"``, ``"triton"`` (for a GPU, but not yet tried on one) and ``"reference"`` insist.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, the shape of ``current``. NaN in a neuron's current makes its output NaN from that
-        step on.
+        Post-synaptic current, ``[T, ...]``, in the shape of ``current``. NaN in a neuron's current makes its output NaN from
+        that step on.
 
     Raises:
         UserError: wrong shape or type of ``current``, a constant out of range or of a shape that does not fit, an unknown rule,
             a named backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a
             derivative of the gradient.
 
-    Equations (1) to (3) of ``neuron.py``; the gradient is the rule's. It comes by reverse-mode autograd, ``backward()`` or
-    ``torch.autograd.grad``, and has no derivative of its own.
+    This computes equations (1) to (3) of ``neuron.py``; the gradient is the rule's, by reverse-mode autograd (``backward()``
+    or ``torch.autograd.grad``) only.
     """
     return _checked(current, None, LIF(tau_m, tau_s, threshold), rule, backend)[0]
 
@@ -71,8 +71,8 @@ def lif_part(
         tau_m, tau_s, threshold, rule, backend: as for :func:`lif`.
 
     Returns:
-        Post-synaptic current, ``[T, ...]``, and the state after the last step, ``[2, ...]``. Hand that to the next call and to
-        nothing else: what flows back through it is what the rule carries from step to step. Detach it to cut there.
+        Post-synaptic current, ``[T, ...]``, and the state after the last step, ``[2, ...]``. Use the state for the next call
+        only: what flows back through it is what the rule carries, not a gradient. Detach it to cut there.
 
     Raises:
         UserError: as :func:`lif`; a state of another shape or type; a rule or a backend that takes no parts.

@@ -1,6 +1,6 @@
 """Python files of the user's own (``--import FILE.py``), which register rules, surrogates, losses and data sets.
 
-What a run leaves behind remembers the names of these files and nothing that could be run. Whoever loads it gives them again.
+Runs and models store only the names of these files. To load them, give the files again.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from tsslbp.errors import UserError, shown
 
 _PREFIX = "tsslbp_import_"
 _INSTALLED = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent)}
-"""Folders of which files are no user's own."""
+"""Folders whose files are not the user's."""
 _given: ContextVar[tuple[Path, ...]] = ContextVar("given", default=())
 
 
 @contextlib.contextmanager
 def given(paths: Iterable[Path]) -> Iterator[None]:
-    """Inside, the files are imported, in this order, and whatever goes wrong in their code is a UserError.
+    """Import the files in this order; inside, an exception from their code is a UserError.
 
-    Each finds the modules that lie beside it, as a script does.
+    Each file finds the modules beside it, as a script does.
 
     Raises:
         UserError: no such file, two of one name, an exception that came through one of them; it names the file and the line.
@@ -46,7 +46,7 @@ def given(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def take(paths: Iterable[Path]) -> None:
-    """Import files; see :func:`given`, which also ends."""
+    """Import files; :func:`given` also undoes it."""
     for path in paths:
         if path.suffix != ".py" or not path.is_file():
             raise UserError(f"--import {shown(path)}: there is no such Python file; give the path of a FILE.py")
@@ -54,7 +54,7 @@ def take(paths: Iterable[Path]) -> None:
             raise UserError(f"--import: two files are named {path.name}; give each a name of its own")
         _given.set((*_given.get(), path))
         sys.path.insert(0, str(path.parent.resolve()))
-        module = sys.modules[_PREFIX + path.stem] = ModuleType(_PREFIX + path.stem)  # dataclasses look their module up
+        module = sys.modules[_PREFIX + path.stem] = ModuleType(_PREFIX + path.stem)  # dataclasses look up their module
         module.__file__ = str(path)
         try:
             exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
@@ -79,14 +79,14 @@ def paths() -> tuple[Path, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Their names, which is what models and settings remember."""
+    """Their names, which models and settings store."""
     return tuple(path.name for path in paths())
 
 
 def defining(*things: object) -> tuple[str, ...]:
     """The names of the files that were given, and of the user's own files that define classes or functions.
 
-    Left out are things of packages, which are installed and need no file, and things of a notebook, which has none.
+    Installed packages and notebooks are left out.
     """
     modules = (sys.modules.get(str(getattr(thing, "__module__", None))) for thing in things)
     files = (Path(str(module.__file__)) for module in modules if module and getattr(module, "__file__", None))
@@ -95,12 +95,12 @@ def defining(*things: object) -> tuple[str, ...]:
 
 
 def again(remembered: Iterable[str] | None = None) -> str:
-    """What to add to a command so that it gives the files again, those of now if left out; empty if there are none."""
+    """Arguments that give the files again on a command line, by default the present ones; empty if there are none."""
     return "".join(f" --import {shlex.quote(name)}" for name in (names() if remembered is None else remembered))
 
 
 def need(remembered: object) -> None:
-    """Raises UserError unless these are names of files that were given, or in Python of modules that were imported."""
+    """Raises UserError unless these are names of files that were given, or of modules that were imported in Python."""
     if not isinstance(remembered, list) or not all(isinstance(name, str) and Path(name).name == name for name in remembered):
         raise UserError(f"imports are {shown(remembered)}; they must be names of files")
     modules = (module for name, module in list(sys.modules.items()) if "." not in name and not name.startswith(_PREFIX))

@@ -5,8 +5,8 @@ and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the d
 ``[T, B, C]`` of 0 and 1, in place of labels; :class:`StepLoss` takes a class for every step, ``[T, B]``. Losses are sums over
 the batch, as in the published code, except those with a softmax, which are means (``is_mean``).
 
-Sequences of different lengths come padded, with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`): steps
-where it is 0 count for nothing.
+Padded sequences of different lengths come with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`). Steps
+where it is 0 do not count.
 
 Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3.1 and the published code.
 """
@@ -33,7 +33,7 @@ from tsslbp.spec import construct, parse_spec, write_spec
 def desired_train(time_steps: int) -> Tensor:
     """The spike train for the labelled class, ``[T]``, as in the last version of the published code.
 
-    It is 0,1,1,1,1 repeated below ten steps, 0,1 from ten on, and one spike for a single step, as 0 would ask for silence.
+    It repeats 0,1,1,1,1 for T below ten and 0,1 from ten on. For a single step it is one spike, as 0 would ask for silence.
     """
     if time_steps == 1:
         return torch.ones(1)
@@ -67,16 +67,15 @@ class _TrainLoss(ABC):
         if self.time_steps < 1 or not 1 <= self.tau_s < math.inf:
             raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be finite and at least 1")
         for name in ("desired", "undesired"):
-            train = getattr(self, name)
+            if (train := getattr(self, name)) is None:
+                continue
+            if not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}:
+                raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
             if isinstance(train, str):
-                if not train or set(train) - {"0", "1"}:
-                    raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
                 train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))
                 object.__setattr__(self, name, train)
-            if train is not None and len(train) != self.time_steps:
+            if len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
-            if train is not None and not {*map(float, train)} <= {0.0, 1.0}:
-                raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
 
     @property
     def filters(self) -> int:
@@ -120,8 +119,8 @@ class KernelLoss(_TrainLoss):
     moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 it asks for silence
     if τs is above 2.
 
-    ``label_weight`` multiplies the labelled class's part. At 1, as in the published code, an output neuron that is
-    less than half sure of its class does best to stay silent; C - 1 gives the labelled class and all others the same say.
+    ``label_weight`` multiplies the labelled class's part. At 1, as in the published code, an output neuron less than half sure
+    of its class does best to stay silent. At C - 1, the labelled class weighs as much as all others together.
     """
 
     target: Literal["single", "double"] = "single"
@@ -146,7 +145,7 @@ class KernelLoss(_TrainLoss):
 
 @dataclass(frozen=True)
 class SpikeLoss(_TrainLoss):
-    """``½ Σ (s[t] - desired[t])²`` on the spikes themselves: the kernel loss without its smoothing."""
+    """``½ Σ (s[t] - desired[t])²`` on the spikes: the kernel loss without its smoothing."""
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         wanted = self.wanted(psc, label)
@@ -201,7 +200,7 @@ class StepLoss:
     """Cross-entropy of ``scale·a[t]`` with a class for every step, the mean over steps and batch. Labels are ``[T, B]``.
 
     Args:
-        scale: currents lie in [0, 1]; the larger the scale, the surer an answer can be.
+        scale: factor on currents, which lie in [0, 1]; larger ones allow surer answers.
     """
 
     is_mean: ClassVar[bool] = True
@@ -224,8 +223,8 @@ class FirstSpikeLoss:
     """Cross-entropy of ``-t/scale``, the mean over the batch, with ``t`` the step of an output neuron's first spike, T if none:
     the labelled class is to spike first.
 
-    ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. It is linear in each ``s[k]``,
-    and that is its derivative: a spike before the first one would bring it forward, and without that the next would be first.
+    ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. The derivative by ``s[k]`` is
+    exact, as ``t`` is linear in it: the effect of adding a spike before the first one, or of removing the first one.
 
     Args:
         tau_s: synaptic time constant of the output neurons, in steps.
@@ -258,9 +257,9 @@ LOSSES: dict[str, type[Loss]] = {
     "softmax": SoftmaxLoss,
     "first-spike": FirstSpikeLoss,
 }
-"""The losses that a run can have, by name. Their options are written as a rule's: ``kernel(target=double)``."""
+"""The losses of a run by name. Options are written like a rule's: ``kernel(target=double)``."""
 ANN = ("kernel", "softmax")
-"""Those of a network without spikes."""
+"""Losses of a network without spikes."""
 
 
 def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
@@ -283,11 +282,11 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
 
 
 def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
-    """What a loss returned for an output ``[T, B, C]``, if that is a loss.
+    """The value that a loss returned for an output ``[T, B, C]``, checked.
 
     Raises:
-        UserError: no scalar, none that the output's gradient can be had of, another type or device; and from a loss of a user's
-            own NaN or infinity of a finite output, in the backward pass also of its gradient.
+        UserError: no scalar, one without a gradient, another type or device; and from a user's own loss NaN or infinity for a
+            finite output, in the backward pass also in its gradient.
     """
     name = type(loss).__name__
     if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
@@ -304,29 +303,26 @@ def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
 
 def _finite_gradient(name: str, gradient: Tensor) -> None:
     if not bool(gradient.isfinite().all()):
-        raise UserError(
-            f"{name} has a gradient of NaN or infinity; look for a square root, a logarithm or a division at 0, and add a "
-            "small number there"
-        )
+        cause = "a square root, a logarithm or a division at 0, and add a small number there"
+        raise UserError(f"{name} has a gradient of NaN or infinity; look for {cause}")
 
 
 def _described(found: object) -> str:
-    if not isinstance(found, Tensor):
-        return f"a {type(found).__name__}"
-    return f"a tensor of shape {list(found.shape)}{'' if found.requires_grad else ' without a gradient'}"
+    gradient = "" if getattr(found, "requires_grad", True) else " without a gradient"
+    return f"a tensor of shape {list(found.shape)}{gradient}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
 
 
 def suits_ann(loss: str) -> bool:
-    """Whether a loss and its options mean something for a network without spikes."""
+    """Whether a loss and its options apply to a network without spikes."""
     name, options = parse_spec(loss, "loss")
     return name in ANN and not options.keys() - {"label_weight"}
 
 
 def of_ann(loss: str) -> Loss:
-    """The loss of a network without spikes: its output is one step, and there is no synapse.
+    """The loss of a network without spikes, whose output is one step without a synapse.
 
     Raises:
-        UserError: a loss or an option that means nothing there.
+        UserError: a loss or an option that does not apply.
     """
     if not suits_ann(loss):
         raise UserError(f"loss is {loss}; it must be {' or '.join(ANN)} for an ANN, with label_weight for its only option")
@@ -343,12 +339,12 @@ def changed(loss: str, **options: Any) -> str:
 class RateBounds:
     """A penalty on neurons that spike too rarely or too often: ``½ Σ (lower - r)₊² + (r - upper)₊²`` over neurons.
 
-    ``r`` is a neuron's mean number of spikes per step over the batch, ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]`` of T steps a sample.
+    ``r`` is a neuron's mean number of spikes per step over the batch. A sample has ``Σ_t s = Σ_t a + (τs - 1)·a[T-1]`` spikes.
 
     Args:
         tau_s: synaptic time constant of the neurons, in steps; a tensor broadcasts over one step.
-        lower: rate in spikes per step below which a neuron is pushed up, 0 for none.
-        upper: rate above which it is pushed down, 1 for none.
+        lower: rate in spikes per step below which a neuron is pushed up; 0 turns it off.
+        upper: rate above which it is pushed down; 1 turns it off.
 
     Raises:
         UserError: bounds outside [0, 1] or in the wrong order.
@@ -393,7 +389,7 @@ def _check_tensors(psc: Tensor, label: Tensor) -> None:
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
-    """``[B, C]``, true at the label; the place where labels are checked."""
+    """``[B, C]``, true at the label. Labels are checked here."""
     _check_tensors(psc, label)
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
         found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"

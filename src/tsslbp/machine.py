@@ -1,4 +1,4 @@
-"""What a number was measured on."""
+"""The machine: its description, whether bfloat16 pays on it, and its memory."""
 
 import ctypes
 import importlib.metadata
@@ -14,7 +14,7 @@ from tsslbp import files
 from tsslbp.errors import UserError
 
 WORTH_IT = 1.1
-"""Bfloat16 is taken by itself where every network measured ran at least this many times as fast."""
+"""Speed-up of every measured network from which ``auto`` means bfloat16."""
 
 
 def describe() -> dict[str, str]:
@@ -35,7 +35,7 @@ def describe() -> dict[str, str]:
 
 
 def record_bfloat16(gains: Mapping[str, float]) -> None:
-    """Keep how many times as fast networks train in bfloat16 on this processor, for :func:`bfloat16_pays`.
+    """Store the speed-up of networks by bfloat16 on this processor, for :func:`bfloat16_pays`.
 
     Raises:
         UserError: the file cannot be written.
@@ -46,12 +46,12 @@ def record_bfloat16(gains: Mapping[str, float]) -> None:
 
 
 def bfloat16_pays() -> bool:
-    """Whether it has been measured that bfloat16 is faster here, on this processor with this PyTorch and these threads."""
+    """Whether bfloat16 was measured to be faster on this processor with this PyTorch and number of threads."""
     try:
         record = json.loads(_bfloat16_record().read_text(encoding="utf-8"))
         return bool(record["measured on"] == _measured_on() and min(record["gains"].values()) >= WORTH_IT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: also no folder for a cache
-        return False  # not measured, or unreadable: as good as not measured
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: also no cache folder
+        return False  # not measured, or unreadable
 
 
 def _bfloat16_record() -> Path:
@@ -64,14 +64,14 @@ def _measured_on() -> list[str]:
 
 
 def need_memory(size: int, what: str) -> None:
-    """Raises UserError if ``size`` bytes are more than this process can still get, so that nobody allocates in vain."""
+    """Raises UserError if ``size`` bytes are more than this process can still allocate."""
     free = _free_memory()
     if free is not None and size > free:
         raise UserError(f"{what} needs {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free")
 
 
 def _free_memory() -> int | None:
-    """Bytes that the system, or a container's limit, still has to give; None where it does not say."""
+    """Free bytes of the system, or within a container's limit; None if unknown."""
     found = []
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -84,10 +84,10 @@ def _free_memory() -> int | None:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory it has freed, so that every step finds the last one's again.
+    """Let this process keep freed memory, so that every step reuses that of the last.
 
-    By default glibc hands large blocks back to the system, which clears each page anew at the next step. For programs that
-    do nothing but train: a library should not decide this for its host. Does nothing where there is no glibc.
+    By default glibc returns large blocks to the system, which clears each page again at the next step. For programs that only
+    train: a library should not decide this for its host. Does nothing without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -28,11 +28,10 @@ from tsslbp.signal import Constant, Signal, check_lengths, constant_current, len
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
-"""Layers that remember: their state is handed from part to part of a sequence."""
+"""Layers with a state, which is handed from part to part of a sequence."""
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
-"""How a signal crosses a layer of neurons, or max pooling of spikes: given its name, the layer and the signal (:class:`Joined`
-where a residual block ends); the pooling behind it that is to be part of that, and whether currents come out as bfloat16
-(:func:`tsslbp.crossing.neurons`)."""
+"""How a signal crosses a layer of neurons or max pooling, given its name, the layer, the signal (:class:`Joined` at the end of
+a residual block), pooling to do as well, and whether to return bfloat16 (:func:`tsslbp.crossing.neurons`)."""
 
 
 def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
@@ -45,16 +44,16 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
             :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None is the default, and a
-            name by itself stands for a tuple of one.
+            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None means the default, and a
+            single name stands for a tuple of one.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
-        One of ``neuron="binary"`` or ``"relu"`` units has no spikes: it is one pass with the same initial weights (``ann.py``),
-        of a sequence the mean over time enters, and the output is logits ``[1, B, classes]``.
+        With ``neuron="binary"`` or ``"relu"`` it is an ANN with the same initial weights (``ann.py``): one pass over the
+        sample, or over a sequence's mean, whose output is logits ``[1, B, classes]``.
 
     Raises:
-        UserError: notation or shapes that do not fit, with the layer named; an unknown name or setting; one left out.
+        UserError: notation or shapes that do not fit, with the layer named; an unknown name or setting; a missing one.
     """
     given = {name: value for name, value in {"input_shape": input_shape, **settings}.items() if value is not None}
     for name in given:
@@ -80,15 +79,15 @@ class Network(nn.Module):
     input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``. :meth:`part` takes a part of a
     sequence.
 
-    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Keys that are left out are drawn
-    from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
-    its padding: in training normalised layers leave the padding out of their statistics. Nothing else depends on it.
+    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Without keys, they are drawn from
+    PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before its
+    padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
 
     time_block: int = 0
-    """Steps in a block of time; 0 turns blocks off. With blocks, training keeps only the state between blocks and computes a
-    block again when its gradient is due: the same result for one more forward pass, and with √T steps in a block memory grows
-    with √T instead of T."""
+    """Steps in a block of time; 0 turns blocks off. With blocks, training keeps only the state between blocks and computes each
+    block again for its gradient. The result is the same. It costs one more forward pass, and with √T steps in a block, memory
+    grows with √T instead of T."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -110,7 +109,7 @@ class Network(nn.Module):
         return {name: x for name, x in self.named_parameters() if name.rpartition(".")[2] in CONSTANTS}
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are not layers of their own."""
+        """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are left out."""
         return ((name, layer) for name, layer, _ in self.unpacked())
 
     def unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
@@ -133,12 +132,12 @@ class Network(nn.Module):
     extra_repr = describe
 
     def is_static(self, x: Tensor) -> bool:
-        """Whether network input is static samples, ``[B, ...]``, and not sequences, ``[T, B, ...]``."""
+        """Whether network input is static samples, ``[B, ...]``, not sequences, ``[T, B, ...]``."""
         shape = self.architecture.input_shape
         return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
 
     def encode(self, x: Tensor) -> Signal:
-        """What enters the first layer: the input's post-synaptic current; of an ANN the input or its mean over time, one step.
+        """Input of the first layer: the post-synaptic current of ``x``; in an ANN ``x`` or its mean over time, one step.
 
         Raises UserError for a shape that does not fit.
         """
@@ -164,10 +163,10 @@ class Network(nn.Module):
         self.architecture = replace(self.architecture, network=notation, standardise=False)
 
     def _constants(self) -> dict[str, Any]:
-        """What the weights were learned for and none of them says."""
+        """Constants that the weights were learned with and that are not stored beside them."""
         adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
         a = self.architecture
-        stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is that of the input, too
+        stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is also that of the input
         names = (*(name for name in CONSTANTS if name not in stored), "reset", *(("tau_a", "beta") if adapts else ()))
         found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
         standardised = [(name, layer) for name, layer in self.named_layers() if getattr(layer, "gain", None) is not None]
@@ -191,7 +190,7 @@ class Network(nn.Module):
         As with every model file, normalisation and standardised weights come back folded. Hooks are not kept.
 
         Args:
-            path: where to; a file that is there is replaced whole or not at all.
+            path: the file; an existing one is replaced whole or not at all.
 
         Raises:
             UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers or
@@ -208,12 +207,12 @@ class Network(nn.Module):
         stored.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:
-        """What the classes have, from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
+        """Output for each class from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
         last = self.layers[-1]
         return last(output) if isinstance(last, Vote) else output
 
     def evidence(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What to decode answers from, up to ``lengths`` ``[B]``: the currents of an output that spikes, else class
+        """What answers are decoded from, up to ``lengths`` ``[B]``: the currents of an output that spikes, else class
         probabilities, ``[1, B, classes]``."""
         output = within(output, lengths)
         return output if self.architecture.spikes_last else output.sum(0, keepdim=True).softmax(-1)
@@ -221,14 +220,14 @@ class Network(nn.Module):
     def walk(
         self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
     ) -> Iterator[tuple[str, nn.Module, Signal]]:
-        """Every layer with its name and the signal after it, one after the other, those of a residual block when the block is
-        through. Nothing else goes through the layers.
+        """Every layer in order, with its name and the signal after it; those of a residual block follow when it is finished. No
+        other code runs the layers.
 
         Args:
-            signal: what enters the first layer (:meth:`encode`).
-            cross: how the signal crosses a spiking layer, to look inside or to change it; left out, the layer itself.
-            keys: as of the network's own call.
-            fused: for speed, ``cross`` is to pool where pooling comes next, and under a bfloat16 autocast to return bfloat16.
+            signal: input of the first layer (:meth:`encode`).
+            cross: how the signal crosses a spiking layer, to look inside or to change it; by default, it calls the layer.
+            keys: as in the network's own call.
+            fused: for speed, ``cross`` also does the pooling that comes next and, under a bfloat16 autocast, returns bfloat16.
         """
         cross, pools = cross or self._cross, self._fused() if fused else {}
         half = fused and machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
@@ -254,7 +253,7 @@ class Network(nn.Module):
             after.clear()
 
     def _fused(self) -> dict[str, SumPool2d]:
-        """Pooling that the neurons before it, by name, do as well, unless a hook, an own class or a shortcut sees it apart."""
+        """Pooling, by the name of the neurons before it, that these do as well. Hooks, own classes and shortcuts prevent it."""
         return {
             name: follower
             for (name, layer, block), (_, follower, around) in pairwise(self.unpacked())
@@ -270,7 +269,7 @@ class Network(nn.Module):
         if isinstance(layer, MaxPool):
             return cast(Tensor, layer(signal))
         if self.is_spiking:
-            plain = inside is None and not is_known(layer)  # forward(signal) is what a class of one's own may have
+            plain = inside is None and not is_known(layer)  # a user's class may have forward(signal) only
             return layer(signal) if plain else layer(signal, pool, half, inside)
         current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
         a = self.architecture
@@ -294,26 +293,26 @@ class Network(nn.Module):
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
 
     def _inside(self, x: Tensor, lengths: Tensor | None) -> Cross | None:
-        """How a signal crosses layers that are told where sequences have ended; None where no layer asks."""
+        """How a signal crosses layers that know where sequences end; None if no layer needs to."""
         if lengths is None or not self.is_spiking:
             return None
         check_lengths(lengths, x, self.is_static(x))
         return partial(self._cross, inside=length_mask(lengths, len(x))) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
-        """New keys of the samples, where they are needed."""
+        """New keys for the samples, if they are needed."""
         drops = self.training and self.architecture.dropout
         return draws.fresh(x.shape[0 if self.is_static(x) else 1], x.device) if drops else None
 
     def part(self, x: Tensor, state: State | None = None, steps: int = 1) -> tuple[Tensor, State]:
-        """Some steps of a sequence, from the state after the steps before to the state after these.
+        """Some steps of a sequence, from the state before them to the state after them.
 
-        Taken in parts, a sequence has the outputs and the gradients of the whole; through a state that was detached no
-        gradient flows. Dropout has the same masks in all parts: the first draws keys, unless ``State(keys=...)`` gives them.
+        Taken in parts, a sequence has the outputs and the gradients of the whole. No gradient flows through a detached state.
+        Dropout has the same masks in all parts: the first draws keys, unless ``State(keys=...)`` gives them.
 
         Args:
             x: ``[t, B, *input_shape]``, or ``[B, *input_shape]`` for ``steps`` more steps of a constant current.
-            state: what the call on the part before returned; None is rest.
+            state: the state that the call on the part before returned; None is rest.
             steps: t of a static sample; not used for a sequence.
 
         Returns:
@@ -334,7 +333,7 @@ class Network(nn.Module):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
         if state.steps and static == (state.synapse is not None):
-            raise UserError("a static sample and a sequence cannot follow each other; repeat the sample with expand(t, *x.shape)")
+            raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")
         at_rest = not (state.steps or state.layers or state.synapse is not None)
         known = type(self) is Network and (state.events is not None or at_rest)
         if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:
@@ -382,13 +381,13 @@ class Network(nn.Module):
     def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
-        Of an ANN the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` and ``lengths`` as of the network's call.
+        For an ANN, the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` and ``lengths``: see the network's call.
         """
         walk = self.walk(self.encode(x), self._inside(x, lengths), keys=self._keys(x) if keys is None else keys)
         return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}
 
     def neuron_of(self, name: str = "output") -> LIF:
-        """Constants of the neurons of a layer, by its name in :meth:`named_layers`."""
+        """Constants of a layer's neurons, by its name in :meth:`named_layers`."""
         return cast(Spiking, self.layers.get_submodule(name)).neuron
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:

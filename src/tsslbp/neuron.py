@@ -4,22 +4,21 @@
     s[t] = 1 if u[t] > θ else 0                          spike, strictly above    (2)
     a[t] = (1 - 1/τs) · a[t-1] + s[t]/τs                 post-synaptic current    (3)
 
-Backwards in time, an error e = ∂L/∂a meets the synapse first, whatever the rule:
+Backwards in time, an error e = ∂L/∂a first goes through the synapse, under every rule:
 
     E[t] = e[t]/τs + (1 - 1/τs) · E[t+1]                 error carried back through the synapse   (4)
 
-The constants are numbers, or tensors that hold one for all neurons or one for each. These can be learned. Each acts as a
-current or through the synapse alone, so their gradients follow from a rule's δ = ∂L/∂I (docs/learnable-constants.md; a rule
-has the numbers from (5) on):
+The constants are numbers, or tensors with one value for all neurons or one for each, which can be learned. Each acts like a
+current or through the synapse alone, so its gradient follows from a rule's δ = ∂L/∂I (docs/learnable-constants.md; equations
+(5) to (12) are in ``rules/tssl.py``):
 
     ∂L/∂τm = (1/τm²)·Σ_t δ[t]·u[t-1]·(1 - s[t-1])        a longer memory is more current                   (13)
     ∂L/∂τs = (1/τs)·Σ_t E[t]·(a[t-1] - s[t])             the synapse is linear: the derivative of (3)      (14)
     ∂L/∂θ  = -Σ_t η[t]                                   with η the share of δ through the spike at t      (15)
 
-A membrane potential that is NaN stays NaN, and so does the post-synaptic current from that step on: a fault shows.
-Time is the first axis of every tensor and one step is the unit of time. What layers hand to each other is the
-post-synaptic current ``a``, never the spikes ``s``. How a gradient crosses equation (2) is the business of a *rule*:
-see ``rules/base.py`` for what a rule is and ``rules/tssl.py`` for TSSL-BP.
+A NaN membrane potential stays NaN, and the post-synaptic current is NaN from that step on. Time is the first axis of every
+tensor, and one step is the unit of time. Layers pass the post-synaptic current ``a`` to each other, never the spikes ``s``.
+A *rule* defines how a gradient crosses equation (2) (``rules/base.py``).
 
 Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 2.1.
 """
@@ -35,12 +34,12 @@ from torch import Tensor
 from tsslbp.errors import UserError, check_number
 
 Value = float | Any
-"""A constant, a number or a tensor. To a type checker it can be anything, or numbers could not be used as what they are."""
+"""A constant: a number or a tensor. ``Any`` lets type checkers use numbers as numbers."""
 ConstantName = Literal["tau_m", "tau_s", "threshold"]
 """Constants that may be tensors, and that may be learned."""
 CONSTANTS: tuple[ConstantName, ...] = get_args(ConstantName)
 LEAST: dict[ConstantName, float] = {"tau_m": 1.0, "tau_s": 1.0, "threshold": 0.01}
-"""Where constants that are learned end: time constants at the end of their range, thresholds before they reach 0."""
+"""Lower bounds of learned constants. A threshold must stay above 0."""
 
 
 class ByConstant(NamedTuple):
@@ -55,16 +54,16 @@ class ByConstant(NamedTuple):
 class LIF:
     """Constants of the neuron and its synapse.
 
-    Three of them are numbers, or floating-point tensors that broadcast over one step of the current: ``[]`` is one for all
-    neurons, ``[N]`` one for each of a current ``[T, B, N]``, ``[C, 1, 1]`` one for each channel of ``[T, B, C, H, W]``. Tensors
-    that require a gradient get one, equations (13) to (15).
+    The first three are numbers, or floating-point tensors that broadcast over one step of the current: ``[]`` for all neurons,
+    ``[N]`` for each neuron of ``[T, B, N]``, ``[C, 1, 1]`` for each channel of ``[T, B, C, H, W]``. Tensors that require a
+    gradient get one, equations (13) to (15).
 
     Args:
         tau_m: membrane time constant in steps, at least 1. ``math.inf`` never leaks, 1 has no memory.
         tau_s: synaptic time constant in steps, at least 1. 1 makes the post-synaptic current the spike train itself.
         threshold: firing threshold θ, positive.
-        reset: a spike sets the membrane potential to 0. Without, the factor (1 - s[t-1]) of equation (1) is left out, and the
-            neuron fires at every step above the threshold: a control for studies, which only the reference computes.
+        reset: a spike sets the membrane potential to 0. If False, equation (1) has no factor (1 - s[t-1]), and the neuron fires
+            at every step above the threshold. This is a control for studies; only the reference computes it.
 
     Raises:
         UserError: a constant outside its range, or one that is neither a number nor such a tensor.
@@ -100,7 +99,7 @@ class LIF:
     @property
     def tensors(self) -> ByConstant:
         """The constants that are tensors; None for numbers."""
-        return ByConstant(  # written out, as every layer asks in every step
+        return ByConstant(  # written out for speed: every layer asks in every step
             self.tau_m if isinstance(self.tau_m, Tensor) else None,
             self.tau_s if isinstance(self.tau_s, Tensor) else None,
             self.threshold if isinstance(self.threshold, Tensor) else None,
@@ -112,7 +111,7 @@ class LIF:
         return isinstance(self.tau_m, Tensor) or isinstance(self.tau_s, Tensor) or isinstance(self.threshold, Tensor)
 
     def having(self, tensors: ByConstant) -> Self:
-        """These constants with others in place of those that are given here, which are known to be in range."""
+        """A copy with the given tensors in place of its constants; their range is not checked."""
         made = object.__new__(type(self))
         given = {name: value for name, value in tensors._asdict().items() if value is not None}
         made.__dict__.update({**self.__dict__, **given})
@@ -120,7 +119,7 @@ class LIF:
 
 
 def _ends(name: str, value: object) -> tuple[float, ...]:
-    """A number, or a tensor's smallest and largest; none where a tensor has no values yet. Raises UserError for neither."""
+    """A number, or a tensor's minimum and maximum (empty if it has no values yet). Raises UserError for anything else."""
     if not isinstance(value, Tensor):
         check_number(name, value, "a plain number or a tensor")
         return (value,)  # type: ignore[return-value]
@@ -133,14 +132,14 @@ def _ends(name: str, value: object) -> tuple[float, ...]:
 
 
 def _decay(tau: Value) -> Value:
-    """1 - 1/τ; of tensors rounded once, as numbers are, so that equal constants make equal spikes."""
+    """1 - 1/τ; a tensor's is rounded once, like a number's, so that equal constants make equal spikes."""
     return (1 - 1 / tau.double()).to(tau.dtype) if isinstance(tau, Tensor) else 1 - 1 / tau
 
 
 def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.0) -> Tensor:
     """Membrane potential before the reset, equations (1) and (2): ``[T, ...] -> [T, ...]``.
 
-    ``before`` is the membrane potential of the step before the first, ``[...]``; without it the neuron comes from rest.
+    ``before`` is the membrane potential of the step before the first, ``[...]``; without it the neuron starts at rest.
     """
     steps = []
     for current_t in current:
@@ -156,27 +155,27 @@ def spikes(membrane: Tensor, neuron: LIF) -> Tensor:
 
 
 def passed(membrane: Tensor, neuron: LIF) -> Tensor:
-    """Whether the reset leaves a membrane potential, ``1 - s``; without a reset 1: ``[T, ...] -> [T, ...]``."""
+    """The reset factor ``1 - s``, or 1 without a reset: ``[T, ...] -> [T, ...]``."""
     return 1 - spikes(membrane, neuron) if neuron.reset else torch.ones_like(membrane)
 
 
 def kept(membrane: Tensor, neuron: LIF) -> Tensor:
-    """What the reset leaves of a membrane potential, in equation (1) the part before the leak: ``[...] -> [...]``."""
+    """Membrane potential after the reset, ``u·(1 - s)``: ``[...] -> [...]``."""
     return membrane * passed(membrane, neuron) if neuron.reset else membrane
 
 
 def delayed(x: Tensor, before: Tensor | None = None) -> Tensor:
-    """``x[t-1]``, ``[T, ...] -> [T, ...]``. ``before`` is what comes first, ``[...]``; 0 if left out."""
+    """``x[t-1]``, ``[T, ...] -> [T, ...]``. ``before`` is the first step, ``[...]``; 0 if left out."""
     return torch.cat([(torch.zeros_like(x[0]) if before is None else before)[None], x[:-1]])
 
 
 def advanced(x: Tensor, after: Tensor | None = None) -> Tensor:
-    """``x[t+1]``, ``[T, ...] -> [T, ...]``. ``after`` is what comes last, ``[...]``; 0 if left out."""
+    """``x[t+1]``, ``[T, ...] -> [T, ...]``. ``after`` is the last step, ``[...]``; 0 if left out."""
     return torch.cat([x[1:], (torch.zeros_like(x[0]) if after is None else after)[None]])
 
 
 def rise(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
-    """What a step adds, ``Δu[t] = u[t] - u[t-1]·(1 - s[t-1])``: the rise over what the reset left, ``[T, ...] -> [T, ...]``.
+    """Rise of the membrane potential in a step, ``Δu[t] = u[t] - u[t-1]·(1 - s[t-1])``: ``[T, ...] -> [T, ...]``.
 
     ``before`` is the membrane potential of the step before the first, ``[...]``, 0 if left out.
     """
@@ -186,7 +185,7 @@ def rise(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
 def postsynaptic_current(membrane: Tensor, neuron: LIF, before: Tensor | None = None) -> Tensor:
     """Post-synaptic current of a membrane potential, equations (2) and (3): ``[T, ...] -> [T, ...]``.
 
-    Where the membrane potential is NaN the current becomes NaN too, and stays so. ``before`` is as of :func:`synapse`.
+    The current is NaN from the first NaN of the membrane potential on. ``before``: see :func:`synapse`.
     """
     train = torch.where(membrane.isnan(), membrane, spikes(membrane, neuron))
     return synapse(train, neuron.tau_s, before)
@@ -196,7 +195,7 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     """Post-synaptic current of a spike train (or of any current), equation (3): ``[T, ...] -> [T, ...]``.
 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
-    first, ``[...]``, 0 if left out. Differentiable, by ``tau_s`` too if that is a tensor.
+    first, ``[...]``, 0 if left out. Differentiable, also by ``tau_s`` if that is a tensor.
     """
     if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train
@@ -211,7 +210,7 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
 
 
 def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Tensor:
-    """The same, in less than half the time: every step stays in the cache, and none is copied."""
+    """:func:`synapse` in less than half the time: each step stays in the cache and is not copied."""
     step = torch.empty_like(train[0], dtype=torch.result_type(train[0], tau_s if before is None else before))
     made = step.new_empty_strided(train.shape, (step.numel(), *step.stride()))
     for train_t, current in zip(train, made, strict=True):
@@ -223,7 +222,7 @@ def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Ten
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
-    """Whether anybody may want a derivative by any of these, or a program of what happens to them."""
+    """Whether a derivative by any of these may be wanted, or the operations are being traced."""
     if torch.compiler.is_compiling() or transformed():
         return True
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
@@ -235,7 +234,7 @@ def transformed() -> bool:
 
 
 def has_modes() -> bool:
-    """Whether a mode sees or changes every operation, as counters of operations and fake tensors do."""
+    """Whether a mode sees or changes every operation, such as an operation counter or fake tensors."""
     return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
 
 
@@ -259,10 +258,10 @@ def plus(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 def constants_gradient(
     delta: Tensor, by_spike: Tensor, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None = None
 ) -> ByConstant:
-    """What the constants of every neuron get, equations (13) to (15): ``[T, ...] -> [...]``.
+    """Gradients of every neuron's constants, equations (13) to (15): ``[T, ...] -> [...]``.
 
     Args:
-        delta: ∂L/∂I, by a rule.
+        delta: ∂L/∂I by a rule.
         by_spike: η, the share of ``delta`` that comes through the spike of the same step.
         error: E, the error carried back through the synapse.
         membrane: membrane potential.

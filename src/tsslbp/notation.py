@@ -1,15 +1,14 @@
 """The field's notation for networks: ``15C5-P2-40C5-P2-300-10``.
 
-``nCk`` is a spiking convolution with n channels and a kernel of size k, ``Pk`` sum pooling over windows of size k, ``Ak``
-average pooling, ``Mk`` max pooling, a number a fully connected spiking layer; the last number is the output layer, one neuron
-per class. ``nR`` is a fully connected layer whose n neurons are recurrently connected as well, ``nA`` such a layer with
-adaptive thresholds: ``100R-10``. After the output layer ``Vk`` makes k neurons vote for each class: ``100-V10`` has ten.
+``nCk`` is a spiking convolution with n channels and a kernel of size k. ``Pk`` is sum pooling over windows of size k, ``Ak``
+average pooling and ``Mk`` max pooling. A number is a fully connected spiking layer; the last number is the output layer, one
+neuron per class. ``nR`` is a fully connected layer with recurrent connections, ``nA`` such a layer with adaptive thresholds:
+``100R-10``. After the output layer ``Vk`` makes k neurons vote for each class: ``100-V10`` has ten classes.
 
-What stands behind a layer with neurons belongs to it: ``s2`` is a convolution's stride, ``d2`` its dilation, ``g4`` its
-groups of channels, in this order; ``b`` is a bias, ``n`` normalisation over batch and time. ``[64C3s2n-64C3n]`` is a residual
-block.
+Suffixes of a layer with neurons: ``s2`` is a convolution's stride, ``d2`` its dilation, ``g4`` its groups of channels, in this
+order; ``b`` is a bias, ``n`` normalisation over batch and time. ``[64C3s2n-64C3n]`` is a residual block.
 
-:func:`parse` reads that text into specs, and nothing else reads it. :func:`make_layers` builds layers from them.
+Only :func:`parse` reads this text. :func:`make_layers` builds layers from the specs it returns.
 """
 
 import re
@@ -26,7 +25,7 @@ Beside = Literal["", "b", "n"]
 
 @dataclass(frozen=True)
 class Spec:
-    """A layer as the notation has it: sizes, and how they are written."""
+    """A layer of the notation: sizes, and how they are written."""
 
     written: ClassVar[str]
 
@@ -53,7 +52,7 @@ class ConvSpec(NeuronSpec):
     groups: int = 1
 
     def __str__(self) -> str:
-        return re.sub("[sdg]1(?![0-9])", "", super().__str__())  # one of these is what all have that do not say it
+        return re.sub("[sdg]1(?![0-9])", "", super().__str__())  # 1 is the default of these
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class AdaptiveSpec(RecurrentSpec):
 
 @dataclass(frozen=True)
 class VoteSpec(Spec):
-    """Output neurons that vote for each class; comes last."""
+    """Neurons that vote for each class; comes last."""
 
     written = "V{voters}"
     voters: int
@@ -132,9 +131,9 @@ def parse(notation: str) -> tuple[Spec, ...]:
     """The layers of a network, the output layer last or before its vote. :func:`written` writes them again.
 
     Raises:
-        UserError: what is no layer, a size beyond all measure, no output layer, one whose neurons do not make classes.
+        UserError: an unknown layer, a size that is too large, no output layer, one whose neurons do not divide into classes.
     """
-    tokens = re.findall(r"((?:\[[^\[\]]*\]|[^-])*)-", notation + "-")  # what ends at a dash outside brackets
+    tokens = re.findall(r"((?:\[[^\[\]]*\]|[^-])*)-", notation + "-")  # split at dashes outside brackets
     vote = _read(tokens[-1])
     if isinstance(vote, VoteSpec):
         tokens.pop()
@@ -157,7 +156,7 @@ def parse(notation: str) -> tuple[Spec, ...]:
 
 
 def _layer(token: str, where: str) -> Spec:
-    """A layer, or a block of them. Raises UserError for what is neither."""
+    """A layer or a block. Raises UserError for anything else."""
     if token.startswith("[") and token.endswith("]"):
         inner = tuple(_layer(part, f"{part!r} in {where}") for part in token[1:-1].split("-"))
         if not isinstance(inner[-1], NeuronSpec):
@@ -180,7 +179,7 @@ def _read(token: str) -> Spec | None:
         if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", pattern), token):
             found = dict(zip(re.findall(r"{(\w+)}", kind.written), match.groups(), strict=True))
             beside = {"beside": found.pop("beside")} if "beside" in found else {}
-            # Python reads no number of thousands of digits
+            # Python cannot read a number of thousands of digits
             sizes = {name: int(size[:11]) for name, size in found.items() if size is not None}
             if max(sizes.values()) > LARGEST:
                 raise UserError(f"a size in layer {shown(token)} is too large; it must be at most {LARGEST}")
@@ -189,7 +188,7 @@ def _read(token: str) -> Spec | None:
 
 
 def unpacked(specs: tuple[Spec, ...]) -> Iterator[Spec]:
-    """Every layer, those of residual blocks in their place."""
+    """Every layer in order, including those of residual blocks."""
     for spec in specs:
         yield from unpacked(spec.layers) if isinstance(spec, ResidualSpec) else (spec,)
 
@@ -211,7 +210,7 @@ def normalised(notation: str) -> bool:
 
 
 def contains(notation: str | None, kind: type[Spec]) -> bool:
-    """Whether a network has a layer of a kind; None, one yet to be chosen, has none. Raises UserError as :func:`parse`."""
+    """Whether a network has a layer of a kind; None (not chosen yet) has none. Raises UserError as :func:`parse`."""
     return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
 
 

@@ -1,7 +1,7 @@
-"""What the kernel of inference from events (``csrc/events.h``) needs to know of a network: its plan, and its weights.
+"""A network for the kernel of inference from events (``csrc/events.h``): its plan, and its weights.
 
-A plan is a list of numbers, stage by stage, and one array of weights that it points into. Neurons lie as [row, column,
-channel], and weights by what is heard: a neuron that spikes finds the weights to all that hear it side by side.
+A plan is a list of numbers, stage by stage, and one array of weights that it points into. The layout of neurons is [row,
+column, channel]. Weights are ordered by source: those from one neuron to all its targets are adjacent.
 """
 
 import math
@@ -32,17 +32,17 @@ from tsslbp.layers import (
 from tsslbp.neuron import LIF
 
 VECTOR = 64
-"""Bytes of a vector in the kernel; rows of weights are padded to whole ones."""
+"""Bytes of a vector in the kernel; rows of weights are padded to whole vectors."""
 COLUMNS = 8
-"""Vectors of weights that lie side by side in a fully connected layer."""
+"""Adjacent vectors of weights in a fully connected layer."""
 FEW = 16
-"""Channels of an input up to which a plan has what the first layer makes of a background."""
+"""Most channels of an input for which a plan has the first layer's response to a background."""
 NONE, INPUT = -2, -1
-"""What a map hears if not a stage: nothing, or the network's input."""
+"""Sources of a map that are not stages: nothing, or the network's input."""
 
 
 class Declined(Exception):
-    """The kernel does not know a layer, or not as it stands."""
+    """The kernel cannot compute a layer."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Heard:
     shape: tuple[int, int, int]
     """Channels, height and width after pooling; of one axis the height is 1."""
     tau_s: float
-    """Of the synapse that the spikes went through."""
+    """Of the spikes' synapse."""
     pool: tuple[int, int] = (1, 1)
     factor: float = 1.0
     flat: bool = False
@@ -64,14 +64,14 @@ class _Heard:
 
 
 class Planner:
-    """Goes through a network's layers and writes down what the kernel reads (``csrc/plan.h``).
+    """Goes through a network's layers and writes the kernel's numbers (``csrc/plan.h``).
 
     Args:
         net: a :class:`~tsslbp.networks.Network`.
         tensors: its parameters and buffers.
 
     Raises:
-        Declined: the kernel does not know it.
+        Declined: the kernel cannot compute it.
     """
 
     def __init__(self, net: Any, tensors: list[Tensor]) -> None:
@@ -184,7 +184,7 @@ class Planner:
             (sh, sw), (ph, pw), (dh, dw) = pairs
             kh, kw = two.shape[2:]
             _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
-            # [kernel row, channel heard, kernel column, neurons of its group]
+            # [kernel row, input channel, kernel column, neurons of its group]
             by_group = two.unflatten(0, (groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
             more = 0
             if sw == 1 and dw == 1 and groups == 1:
@@ -196,14 +196,14 @@ class Planner:
             kh = kw = sh = sw = dh = dw = groups = 1
             ph = pw = 0
             columns = weight
-            if heard.stage != INPUT:  # trains lie as [row, column, channel]
+            if heard.stage != INPUT:  # the layout of trains is [row, column, channel]
                 columns = weight.unflatten(1, heard.shape).permute(0, 2, 3, 1).flatten(1)
             at, flat = self.columns(columns.t()), True
         background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
         return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
 
     def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, int, int]) -> int:
-        """Add what the first map makes of images that are 1 in one channel and 0 in the others; returns where it begins."""
+        """Add the first map's output for images that are 1 in one channel and 0 in the others; returns its offset."""
         channels, *pixels = self.net.architecture.input_shape
         if math.prod(pixels) == 1 or channels > FEW:
             return -1
@@ -213,11 +213,11 @@ class Planner:
         return self.add(nn.functional.pad(lines, (0, -lines.shape[2] % self.vector + self.vector)))
 
     def rows(self, weight: Tensor, more: int = 0) -> int:
-        """Add rows of weights, the last axis, with ``more`` zeros and padded to whole vectors; returns where they begin."""
+        """Add rows of weights (the last axis) with ``more`` zeros, padded to whole vectors; returns their offset."""
         return self.add(nn.functional.pad(weight, (0, more + -(weight.shape[-1] + more) % self.vector)))
 
     def columns(self, weight: Tensor) -> int:
-        """Add rows of weights, ``[heard, neurons]``, cut into columns of so many vectors; returns where they begin."""
+        """Add rows of weights, ``[inputs, neurons]``, cut into columns of COLUMNS vectors; returns their offset."""
         padded = nn.functional.pad(weight, (0, -weight.shape[1] % self.vector))
         return self.add(torch.cat([part.flatten() for part in padded.split(COLUMNS * self.vector, 1)]))
 
@@ -268,13 +268,13 @@ def _three(channels: int, sizes: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _plain(neuron: Any) -> bool:
-    """Whether the kernel knows such neurons: their constants are plain numbers, and a spike resets them."""
+    """Whether the kernel knows these neurons, with plain numbers as constants and a reset."""
     numbers = all(type(x) in (int, float) for x in (neuron.tau_m, neuron.tau_s, neuron.threshold))
     return type(neuron) is LIF and numbers and neuron.reset
 
 
 def _as_its_class(layer: nn.Module) -> bool:
-    """Whether a layer does what its class says: none of its methods was replaced in it alone."""
+    """Whether no method of a layer was replaced on the instance."""
     return not any(callable(getattr(type(layer), name, None)) for name in vars(layer))
 
 

@@ -1,4 +1,4 @@
-"""Figures of models and runs for notebooks: what spikes, how a run learned, what it confuses.
+"""Figures of models and runs for notebooks: spikes, learning curves, confusion.
 
 Every function returns a :class:`matplotlib.figure.Figure` in the reader's own style. A notebook shows it, and
 ``figure.savefig(path)`` writes it. A run's HTML report has more (``tsslbp report``).
@@ -20,11 +20,11 @@ from tsslbp.report.collect import confusion_counts
 from tsslbp.settings import TrainConfig
 
 MOST_NAMED = 30
-"""Up to so many classes, axes carry their names and cells of the confusion matrix their counts."""
+"""Most classes for which axes show names and the confusion matrix shows counts."""
 
 
 class _Shown(Figure):
-    """A figure that every notebook shows, whether or not ``pyplot`` has been set up in it."""
+    """A figure that every notebook shows, also without ``pyplot``."""
 
     def _repr_png_(self) -> bytes:
         self.savefig(buffer := io.BytesIO(), format="png", dpi=100)
@@ -32,7 +32,7 @@ class _Shown(Figure):
 
 
 def raster(model: training.Model, x: Any) -> Figure:
-    """The spikes that one sample sets off, a band a layer, the output last; time goes to the right.
+    """The network's spikes for one sample, a band for each layer, the output last; time goes to the right.
 
     Args:
         model: a trained model, as :func:`tsslbp.load` returns it, or ``classifier.model_``.

@@ -1,9 +1,9 @@
 """Several processes that train one network together, as ``torchrun`` starts them.
 
-What needs all samples of a batch asks for the :func:`group` that it works in and lets that add numbers up. A process by itself
-is a group of one, for which all of this does nothing.
+Code that needs all samples of a batch gets the :func:`group` and lets it add numbers. A single process is a group of one, for
+which all of this does nothing.
 
-A batch is shared out by :meth:`Group.share`. The losses of the processes add up to that of the batch, and so do their gradients
+:meth:`Group.share` divides a batch. The losses of the processes add up to that of the batch, and so do their gradients
 (:meth:`Group.add_`).
 """
 
@@ -30,7 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 from tsslbp.errors import UserError
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others. One that ends is noticed at once."""
+"""How long a process waits for the others. The end of one is noticed at once."""
 
 
 ANSWER = 25.0
@@ -51,9 +51,9 @@ class Group:
     """The processes of a job, seen from one of them.
 
     Args:
-        count: how many they are.
-        number: which one this is, from 0. Number 0 writes files and talks.
-        store: what torchrun's agent keeps for them, also when it starts them again; None for a process by itself.
+        count: number of processes.
+        number: of this one, from 0. Number 0 writes files and prints.
+        store: kept by torchrun's agent, also across restarts; None for a single process.
     """
 
     count: int = 1
@@ -62,7 +62,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and prints."""
         return self.number == 0
 
     def share(self, samples: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ class Group:
         return samples if self.count == 1 else samples.tensor_split(self.count)[self.number]
 
     def add_(self, x: Tensor) -> Tensor:
-        """``x`` as the sum over all processes, in place. Every process gets the same bits. Raises Lost."""
+        """Replace ``x`` by its sum over all processes, with the same bits in each. Raises Lost."""
         return self.adding(x)()
 
     def adding(self, x: Tensor) -> Callable[[], Tensor]:
-        """Begin to make ``x`` the sum over all processes, in place, and go on; what is returned waits for it and gives it.
+        """Begin to replace ``x`` by its sum over all processes; the returned function waits for it and returns it.
 
         All processes must begin their sums in the same order. Raises Lost, here or there.
         """
@@ -91,7 +91,7 @@ class Group:
         return added
 
     def first_(self, x: Tensor) -> Tensor:
-        """``x`` of the leading process, in place. Raises Lost."""
+        """Replace ``x`` by that of the leading process. Raises Lost."""
         if self.count > 1:
             with _noticing():
                 dist.broadcast(x, 0)
@@ -108,7 +108,7 @@ class Group:
         return self.total(x.sum(0)) / self.add_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
 
     def told(self, message: bytes | None) -> bytes:
-        """What the leading process tells the others; what those give is not looked at. Raises Lost."""
+        """The message of the leading process; those of others are ignored. Raises Lost."""
         if self.count == 1:
             assert message is not None
             return message
@@ -119,7 +119,7 @@ class Group:
         return self.first_(sent).numpy().tobytes()
 
     def all_say(self, text: str) -> list[str]:
-        """What every process says, in their order. Raises Lost."""
+        """The texts of all processes, in order. Raises Lost."""
         said = text.encode()
         sizes = torch.zeros(self.count, dtype=torch.int64)
         sizes[self.number] = len(said)
@@ -131,7 +131,7 @@ class Group:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """Around what can go wrong in one process alone: a UserError there is raised in all. Raises Lost."""
+        """Inside, a UserError in one process is raised in all. Raises Lost."""
         fault, raised = "", None
         try:
             yield
@@ -146,13 +146,13 @@ class Group:
             raise UserError("; ".join(dict.fromkeys(found)))
 
     def same(self, what: str, text: str) -> None:
-        """Raises UserError unless all processes have the same ``text``, which stands for ``what``; or Lost."""
+        """Raises UserError with ``what`` unless all processes have the same ``text``; or Lost."""
         said = self.all_say(text)
         if other := [number for number, one in enumerate(said) if one != said[0]]:
             raise UserError(f"process {other[0]} has {what} than process 0; give every node the same files")
 
     def remembered(self, key: str, value: str | None = None) -> str | None:
-        """What the leading process remembers when torchrun starts the job again; a new value if one is given."""
+        """A value that is kept when torchrun restarts the job; sets it if one is given."""
         if self.store is None:
             return None
         if value is not None and self.leads:
@@ -160,7 +160,7 @@ class Group:
         return self.store.get(key).decode() if self.store.check([key]) else None
 
     def speaks(self) -> bool:
-        """Whether this process is the first that has something to say about the end of the job."""
+        """Whether this process is the first to report the end of the job."""
         try:
             return self.store is None or self.store.add(f"said {restarts()}", 1) == 1
         except RuntimeError:  # the machine that keeps the store is gone
@@ -172,13 +172,13 @@ _GROUP: ContextVar[Group] = ContextVar("group", default=ALONE)
 
 
 def group() -> Group:
-    """The processes that this one works with now; itself alone outside of :func:`joined`."""
-    return ALONE if torch.compiler.is_compiling() else _GROUP.get()  # which the compiler does not trace
+    """The current group; this process alone outside of :func:`joined`."""
+    return ALONE if torch.compiler.is_compiling() else _GROUP.get()  # the compiler cannot trace this
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Around what every process does by itself, on the same samples as all others."""
+    """Inside, every process works by itself, on the same samples as all others."""
     token = _GROUP.set(ALONE)
     try:
         yield
@@ -192,12 +192,12 @@ def started() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has started the job again."""
+    """How often torchrun has restarted the job."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def leads() -> bool:
-    """Whether this is the process of the job that talks, joined or not."""
+    """Whether this is the process of the job that prints, joined or not."""
     return started() == 1 or os.environ.get("RANK") == "0"
 
 
@@ -208,9 +208,9 @@ def check_device(name: str) -> None:
 
 
 def device(name: str) -> torch.device:
-    """The device of a name: ``cpu``, ``cuda`` (of several processes on a machine each has its own) or ``cuda:N``.
+    """The device of a name: ``cpu``, ``cuda`` (each process on a machine has its own) or ``cuda:N``.
 
-    Raises UserError for another name, and for a GPU that is not there.
+    Raises UserError for another name, and for a missing GPU.
     """
     check_device(name)
     kind, _, number = name.partition(":")
@@ -231,32 +231,32 @@ def command() -> str:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Work together with the other processes that torchrun has started, if there are any, until the block ends.
+    """Work together with the other processes that torchrun has started, if any, until the block ends.
 
-    A UserError or OSError that leaves the block goes on in the process that has it first. It ends the others with exit code 2
-    and without a word. SIGTERM, which torchrun sends to all when one has ended, raises Lost.
+    A UserError or OSError that leaves the block is raised in the process that has it first. The others end silently with exit
+    code 2. SIGTERM, which torchrun sends to all when one has ended, raises Lost.
     """
     if started() == 1 or group().count > 1:
         yield group()
         return
-    # Optimizers import this. Imported while the group is there, it keeps the group's threads until the interpreter ends, where
+    # Optimizers import this. If imported while the group exists, it keeps the group's threads until the interpreter ends, where
     # they aborted 2 of 21 short jobs.
     import_module("torch._dynamo")
     store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
-    with _answering(Group(count, number, store.clone())):  # a store of its own, as the other may wait in a call
+    with _answering(Group(count, number, store.clone())):  # a separate store, as the other may wait in a call
         yield from _together(store, number, count)
 
 
 def _together(store: Any, number: int, count: int) -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    own = PrefixStore(f"attempt {restarts()}", store)  # addresses of the processes before are still in it
+    own = PrefixStore(f"attempt {restarts()}", store)  # it still has addresses of earlier processes
     with _noticing():
         dist.init_process_group(backend, store=own, rank=number, world_size=count, timeout=PATIENCE)
     whole = Group(count, number, store)
     token = _GROUP.set(whole)
     try:
         yield whole
-        whole.add_(torch.zeros(()))  # all leave together, or gloo may abort one whose connections end while it tears them down
+        whole.add_(torch.zeros(()))  # leave together, or gloo may abort a process whose connections end first
     except BaseException as error:
         _NOTICED.set()
         if isinstance(error, UserError | OSError) and not whole.speaks():
@@ -269,10 +269,10 @@ def _together(store: Any, number: int, count: int) -> Iterator[Group]:
 
 @contextmanager
 def _answering(group: Group) -> Iterator[None]:
-    """Within, SIGTERM raises Lost, unless this process is about to end anyway.
+    """Inside, SIGTERM raises Lost, unless this process is about to end anyway.
 
-    Python runs the handler of a signal between two of its own instructions. A process that waits in a call for one that is gone
-    does not come to that, so a thread listens as well, and ends the process before torchrun does it without a word.
+    Python runs signal handlers between two of its own instructions, which a process that waits in a call for another does not
+    reach. So a thread also listens, and ends the process with a message before torchrun kills it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -316,7 +316,7 @@ def _noticing() -> Iterator[None]:
 
 
 class _Total(torch.autograd.Function):
-    """Each process's loss may depend on the sum, so each one's gradient is added up too."""
+    """Each process's loss may depend on the sum, so their gradients are added up too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:

@@ -1,7 +1,7 @@
-"""Weights of a few bits, learned as such, and leaks that are small fractions of a power of two.
+"""Training with weights of a few bits, and leaks that are small fractions of a power of two.
 
-The weights of an output channel (or neuron) lie on a grid of their own. Its largest magnitude, the ``limit`` L, is learned
-with them:
+The weights of each output channel (or neuron) lie on their own grid, whose largest magnitude, the ``limit`` L, is learned with
+them:
 
     step = L/Q        q = nearest(clip(w/step, -Q, Q))        effective weight = step·q                                (1)
 
@@ -16,7 +16,7 @@ The gradient goes straight through the rounding, but not to weights beyond the l
 for an error g at the n effective weights of a channel.
 
 A leak is the share of a membrane potential, or of a synaptic current, that is lost in a step, 1/τ. A chip computes it as a few
-shifts and additions if it is a small fraction ``j/2^k`` (:func:`leak`). What enters the network is rounded to ``1/64``
+shifts and additions if it is a small fraction ``j/2^k`` (:func:`leak`). The network's input is rounded to ``1/64``
 (:func:`on_grid`).
 
 Source of (1) and (2): S. Esser et al., Learned Step Size Quantization, ICLR 2020, arXiv 1902.08153.
@@ -33,16 +33,16 @@ from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError, unknown
 
 Bits = Literal["float", "8", "4", "3", "2", "ternary"]
-"""What weights are stored in: floating point, or as many bits."""
+"""How weights are stored: in floating point, or in this many bits."""
 LARGEST = {"8": 127, "4": 7, "3": 3, "2": 3, "ternary": 1}
 """Q by the number of bits."""
 INPUT_UNIT = 64
 INPUT_LARGEST = 31 * INPUT_UNIT
-"""What enters the network is a whole number of 1/INPUT_UNIT, of this magnitude at most: a whole count stays one."""
+"""The network's input is a whole number of 1/INPUT_UNIT, at most this many in magnitude. Counts stay exact."""
 NEAR, LONGEST = 0.07, 2**20
-"""How far, as a share of it, a leak may be from its small fraction, and the longest finite time constant."""
+"""Largest relative error of a small fraction for a leak, and the longest finite time constant."""
 SMALLEST_LIMIT = 1e-8
-"""What keeps the step of a channel of zeros from being 0."""
+"""Keeps the step of a channel of zeros above 0."""
 
 T = TypeVar("T")
 
@@ -56,19 +56,19 @@ def check(bits: str) -> None:
 def quantised(weight: Tensor, limit: Tensor, bits: str) -> Tensor:
     """Effective weights, equation (1): ``[out, ...], [out] -> [out, ...]``. Differentiable by equation (2).
 
-    Quantising what is quantised changes nothing but, perhaps, the last digit of its floating-point numbers.
+    Quantising twice changes at most the last digit of the floating-point numbers.
     """
     return _Quantised.apply(weight, limit, bits)
 
 
 def whole_numbers(weight: Tensor, limit: Tensor, bits: str) -> tuple[Tensor, Tensor]:
-    """``q`` and ``step`` of equation (1): the weights as whole numbers, ``[out, ...]``, and what 1 of them means, ``[out]``."""
+    """``q`` and ``step`` of equation (1): the weights as whole numbers, ``[out, ...]``, and the size of 1, ``[out]``."""
     q, step, _ = _split(weight, limit, bits)
     return q, step.flatten()
 
 
 def fitted_limit(weight: Tensor, bits: str) -> Tensor:
-    """The limits under which quantising weights ``[out, ...]`` makes the least squared error, ``[out]``.
+    """The limits ``[out]`` with the least squared error of quantising weights ``[out, ...]``.
 
     The best of 60 shares of each channel's largest weight.
     """
@@ -88,7 +88,7 @@ def _split(weight: Tensor, limit: Tensor, bits: str) -> tuple[Tensor, Tensor, Te
     step = (limit.abs().clamp(min=SMALLEST_LIMIT) / LARGEST[bits]).view(-1, *[1] * (weight.dim() - 1))
     x = weight / step
     clipped = x.clamp(-LARGEST[bits], LARGEST[bits])
-    # Four numbers that are symmetric about 0, as a weight's sign must not matter, leave 0 itself out.
+    # Four numbers that are symmetric about 0 leave out 0 itself.
     q = 2 * ((clipped - 1) / 2).round() + 1 if bits == "2" else clipped.round()
     return q, step, x
 
@@ -128,12 +128,12 @@ def on_grid(x: Tensor) -> Tensor:
 
 
 def entering(x: Tensor, bits: str) -> Tensor:
-    """What enters a network whose weights have these bits: its input, :func:`on_grid` unless they are ``"float"``."""
+    """Input of a network with weights of these bits: :func:`on_grid` unless ``"float"``."""
     return x if bits == "float" else on_grid(x)
 
 
 def leak(tau: float, near: float = NEAR) -> tuple[int, int]:
-    """``(j, k)`` for which ``j/2^k`` is the leak 1/τ within a share ``near`` of it, with the smallest k; ``(0, 0)`` of τ = inf.
+    """``(j, k)`` with the smallest k for which ``j/2^k`` is 1/τ within a relative error ``near``; ``(0, 0)`` for τ = inf.
 
     Raises:
         UserError: a time constant of more than a million steps that is not infinite.
@@ -153,10 +153,10 @@ def leak(tau: float, near: float = NEAR) -> tuple[int, int]:
 def with_small_leaks(settings: T) -> T:
     """Settings of a network, or of its training, with the nearest τm and τs whose leaks are small fractions.
 
-    They stay as they are where the network has floating-point weights.
+    Settings of floating-point networks and of ANNs stay as they are.
 
     Raises:
-        UserError: time constants that are learned or differ from neuron to neuron, whose leaks would be no small fractions.
+        UserError: time constants that are learned or differ from neuron to neuron, whose leaks would not be small fractions.
     """
     if settings.bits == "float" or settings.neuron != "spiking":  # type: ignore[attr-defined]
         return settings

@@ -15,7 +15,7 @@ from tsslbp.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings with a line that says what for."""
+    """Settings with a line about their purpose."""
 
     summary: str
     config: TrainConfig
@@ -54,7 +54,7 @@ def _of(name: str) -> TrainConfig:
 
 
 def _better(name: str, **settings: Any) -> Recipe:
-    """The network and T of one of the paper's experiments under settings of our own, chosen on validation: docs/better.md."""
+    """The network and T of one of the paper's experiments with our own settings, chosen on validation (docs/better.md)."""
     head = RECIPES[f"{name}-head"]
     ours = {"rule": "tssl+", "loss": "kernel", "learning_rate": 1e-3, "schedule": "one-cycle", "average": 0.998, **settings}
     config = replace(head.config, recipe=f"{name}-best", **ours)
@@ -74,7 +74,7 @@ _deep = TrainConfig(
     schedule="one-cycle",
     average=0.998,
 )
-"""What residual networks of pictures share."""
+"""Common settings of residual networks for pictures."""
 _memory: Settings = {
     "tau_m": 20.0,
     "tau_s": 5.0,

@@ -1,7 +1,7 @@
 """Every setting of a training run: declared, documented, checked and defaulted in one place.
 
-The settings come in four groups, by what they are about. All else follows from the group that declares a setting: the sections
-of ``config.toml``, what a model file says of its network, what a resumed run may change, and what a card or a study leaves out.
+The settings come in four groups. The group that declares a setting determines its section in ``config.toml``, whether a model
+file stores it, whether a resumed run may change it, and whether a card or a study leaves it out.
 
 Add a setting by adding a field, with its range and its docstring. The command line, TOML files, model files, cards, reports and
 studies then know it.
@@ -80,7 +80,7 @@ class DataSettings(Group):
     feeds a series step by step."""
     normalise: Literal["auto", "none"] = "auto"
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
-    spikes and events as they are. Data sets known by name have constants of their own. none leaves all values as stored, except
+    spikes and events as they are. Data sets known by name have their own constants. none leaves all values as stored, except
     that bytes of images are scaled to run from 0 to 1."""
 
     def idle(self) -> dict[str, str]:
@@ -94,7 +94,7 @@ def _read_loss(loss: str) -> None:
 
 
 Choice = Literal["validation", "last", "test"]
-"""What an epoch is chosen by."""
+"""How an epoch is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +107,10 @@ class TrainingSettings(Group):
     """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
     layers; it may have other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
-    """Loss on the output, with options in brackets if you want other than the defaults: kernel, spike, count, softmax,
-    first-spike, "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for
-    an output that spikes, and softmax for a voltage (--readout) and an ANN. A voltage has no other loss of these. An ANN has
-    only these two, and its kernel loss is the squared error against 1 for the labelled class and 0 for the others."""
+    """Loss on the output, with options in brackets to change the defaults: kernel, spike, count, softmax, first-spike,
+    "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for an output
+    that spikes, and softmax for a voltage (--readout) and an ANN. A voltage takes only softmax. An ANN takes only these two,
+    and its kernel loss is the squared error against 1 for the labelled class and 0 for the others."""
     rate_penalty: Annotated[float, NOT_NEGATIVE, FINITE] = 0.0
     """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
     rate_lower: Annotated[float, SHARE] = 0.0
@@ -127,8 +127,8 @@ class TrainingSettings(Group):
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
     accumulate: Annotated[int, POSITIVE] = 1
-    """Compute each step's samples in so many parts, one after the other, and add their gradients up, which takes less memory.
-    Normalisation, --rate-penalty and fallback=rate then see a part at a time."""
+    """Compute each step's samples in this many parts, one after the other, and add their gradients, which takes less memory.
+    Normalisation, --rate-penalty and fallback=rate then see one part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
     """Learning rate of AdamW (its peak, under a schedule). Learned constants take steps in proportion to where they start."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
@@ -140,9 +140,9 @@ class TrainingSettings(Group):
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
     """Bound on every weight, constants and the gains of normalised layers apart, applied after each step; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
-    """Factor on the initial weights of the output layer. A small one makes answers follow from what was learned alone."""
+    """Factor on the initial weights of the output layer. A small one makes answers depend only on what was learned."""
     hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
-    """Factor on the initial weights of the hidden layers, shortcuts among them."""
+    """Factor on the initial weights of the hidden layers, including shortcuts."""
     first_rates: bool = False
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""
@@ -152,11 +152,11 @@ class TrainingSettings(Group):
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
     sparse: bool = True
-    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). It changes
-    results by rounding."""
+    """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). Results
+    differ by rounding."""
     time_block: Annotated[int, NOT_NEGATIVE] = 0
-    """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. For long
-    sequences, about the square root of T needs the least memory."""
+    """In the backward pass, compute blocks of this many steps again instead of keeping all steps; 0 turns this off. About the
+    square root of T needs the least memory."""
 
     def idle(self) -> dict[str, str]:
         if not self.rate_penalty:
@@ -166,7 +166,7 @@ class TrainingSettings(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class Place(Group):
-    """Where a run finds and leaves things. Its result does not depend on these, so a resumed run may have others."""
+    """Where a run finds and leaves things. Its result does not depend on these, so a resumed run may change them."""
 
     name: Annotated[str | None, FOLDER] = None
     """Name of the run's folder. Default: the recipe's name, with a number if that name is taken."""
@@ -182,11 +182,11 @@ class Place(Group):
     """Processes that read pictures in files ahead of the training; 0 reads them in the training process.
     Default: one less than the cores of each process, at most 8."""
     device: Annotated[str, Means(processes.check_device)] = "cpu"
-    """What computes: cpu, cuda or cuda:N. Started by torchrun, each process takes the GPU of its own number for cuda."""
+    """Device: cpu, cuda or cuda:N. Under torchrun, cuda means the GPU of each process's own number."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
     test_every: Annotated[int, NOT_NEGATIVE] = 0
-    """Measure the test set after every so many epochs as well. 0 measures it once, at the end, with the weights that are kept;
+    """Also measure the test set after every this many epochs. 0 measures it once, at the end, with the weights that are kept;
     the best test epoch is known only with 1, which --choose test needs and sets."""
 
 
@@ -204,7 +204,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     """Settings of a training run.
 
     Raises:
-        UserError: values of wrong types or out of range, or that do not go together; all mistakes are named at once.
+        UserError: values of wrong types, out of range or in conflict; all mistakes are named at once.
     """
 
     recipe: Annotated[str, FOLDER] = "custom"
@@ -215,7 +215,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError("; ".join(found))
 
     def conflicts(self) -> Iterator[str]:
-        """What is wrong with settings beside each other, each of which is right by itself."""
+        """Settings that are right by themselves but conflict with each other."""
         ann_ = self.neuron != "spiking"
         checks: dict[str, Callable[[], object]] = {
             "loss": lambda: losses.of_ann(self._loss) if ann_ else None,
@@ -254,7 +254,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             yield f"--surrogate-epochs is {self.surrogate_epochs}; it must be 0 with a rule outside the tssl family"
 
     def idle(self) -> dict[str, str]:
-        """Settings that change nothing beside the others, and with what they would."""
+        """Settings without effect beside the others, and what would give them one."""
         idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
         if not data.in_files.is_one(self.data):
             idle["workers"] = f"--data {data.in_files.FORMS}"
@@ -265,7 +265,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         return idle
 
     def architecture(self, input_shape: tuple[int, ...]) -> Architecture:
-        """The network these settings describe, once its size and ``time_steps`` are known, for samples of a shape."""
+        """The network of these settings for samples of a shape, once its size and ``time_steps`` are known."""
         return Architecture(input_shape=input_shape, **{name: getattr(self, name) for name in kinds_of(NetworkSettings)})
 
     @property
@@ -283,7 +283,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         return default if self.loss == "auto" else self.loss
 
     def make_loss(self) -> Loss:
-        """The loss these settings describe, once ``time_steps`` is known."""
+        """The loss of these settings, once ``time_steps`` is known."""
         if self.neuron != "spiking":
             return losses.of_ann(self._loss)
         assert self.time_steps is not None
@@ -296,7 +296,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         return imports.defining(*rules.get(self.rule).code(), loss, data.SETS.get(self.data))
 
     def to_toml(self) -> str:
-        """:meth:`to_dict` as the text of a file that :meth:`from_toml` reads, a section a group and a line a setting."""
+        """:meth:`to_dict` as TOML for :meth:`from_toml`, with a section for each group and a line for each setting."""
         sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
         head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again(self.needs)}\n"
         imported = {"imports": self.needs} if self.needs else {}
@@ -304,18 +304,18 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
 
     @classmethod
     def from_toml(cls, path: Path, base: Self | None = None) -> Self:
-        """The settings in a TOML file; what it does not name is as in ``base``, or at its default.
+        """The settings in a TOML file; others are taken from ``base``, or have their default.
 
-        Files of version 0.1.0 have no sections, and losses in several settings; they are read as they were meant.
+        Files of version 0.1.0, without sections and with losses in several settings, are read too.
 
         Raises:
-            UserError: the file cannot be read, is no TOML, needs an import, or has an unknown or bad setting; all are named.
+            UserError: the file cannot be read, is no TOML, needs an import, or has unknown or bad settings; all are named.
         """
         try:
             stored = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:  # also what is no UTF-8, and numbers of thousands of digits
+        except (ValueError, RecursionError) as error:  # also for invalid UTF-8 and numbers of thousands of digits
             raise UserError(f"{path} is not valid TOML: {error}") from None
         try:
             imports.need(stored.pop("imports", []))
@@ -353,13 +353,13 @@ _NOW_OF_LOSS = {
     "desired_count": ("desired", ("count",)),
     "undesired_count": ("undesired", ("count",)),
 }
-"""What settings of version 0.1.0 are now options of a loss, with the losses that have them."""
+"""Settings of version 0.1.0 that are now options of a loss, with the losses that have them."""
 
 
 def translated(stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings that a file holds, those of version 0.1.0 as they are written now."""
+    """Settings of a file, those of version 0.1.0 as they are written now."""
     stored = dict(stored)
-    if stored.pop("augment", False):  # as files written before --shift and --flip say it
+    if stored.pop("augment", False):  # of files from before --shift and --flip
         stored = {"shift": 4, "flip": True, **stored}
     loss = stored.get("loss", "auto")
     if loss == "auto":

@@ -1,7 +1,7 @@
-"""What layers take and return: sequences of currents, constant currents, and where a sequence ends.
+"""Signals that layers take and return: sequences of currents, constant currents, and where a sequence ends.
 
-A constant current is the same picture at every step after the input synapse, times a response. :class:`Constant` keeps the two
-apart, so that the first linear map is computed once and not T times.
+After the input synapse, a constant current is the same picture at every step, times a response. :class:`Constant` keeps the
+two apart, so that the first linear map is computed once instead of T times.
 """
 
 from typing import NamedTuple
@@ -43,10 +43,10 @@ def check_signal(signal: Signal, name: str = "signal") -> None:
 
 
 def plainly_laid(x: Tensor) -> Tensor:
-    """``x`` ``[N, C, ...]``, for training copied to memory in the order of its axes if N is 1.
+    """``x`` ``[N, C, ...]``; if N is 1 and gradients are on, a copy with its axes in order in memory.
 
     PyTorch 2.13 computes wrong gradients of a convolution in groups, in float64, for a single picture whose channels come last
-    in memory and whose stride over N tells something else.
+    in memory but not by its stride over N.
     """
     return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
 
@@ -68,7 +68,7 @@ def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
 
 
 def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
-    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]``, true and false."""
+    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]`` of bool."""
     return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
 
 
@@ -85,7 +85,7 @@ def check_lengths(lengths: Tensor, x: Tensor, static: bool) -> None:
 
 
 def within(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """``[T, B, ...]``, 0 after the end of each sequence of ``lengths`` ``[B]``; as it is if none is padded (None)."""
+    """``x`` ``[T, B, ...]`` with 0 after the end of each sequence of ``lengths`` ``[B]``; unchanged for None."""
     if lengths is None:
         return x
     return x * length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2))

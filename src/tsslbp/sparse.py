@@ -7,9 +7,9 @@ linear map W commutes with the synapse, and what stays the same from one step to
     weights    ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,    F[t] = F[t+1] + E[t]                             (2)
 
 with E of ``δ = ∂L/∂I`` by equation (4) of ``neuron.py``. A train 0 1 1 1 1 costs one row of W, a silent input nothing; the
-gradient by the input, Wᵀδ, stays a dense product. Nothing is assumed of the current: changes below its rounding count as none,
-and what other synapses or no synapse at all have made is merely found to change everywhere. Then, or where little would be
-saved, :func:`mapped` leaves the map to PyTorch. What it decides follows from the numbers alone, so a run repeats bit for bit.
+gradient by the input, Wᵀδ, stays a dense product. Any current works: changes below its rounding do not count, and a current of
+another synapse, or of none, is merely found to change everywhere. Then, or where little would be saved, the map is left to
+PyTorch. The choice (:func:`changes`) depends on the numbers alone, so a run repeats bit for bit.
 
 The arithmetic is in ``csrc/sparse.h``.
 """
@@ -26,13 +26,13 @@ from tsslbp.kernels import cpp
 from tsslbp.neuron import has_modes, transformed
 
 WORK = 4_000_000
-"""Multiplications of the dense map below which looking for changes may cost more than they save."""
+"""Multiplications of the dense map below which looking for changes may cost more than it saves."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
 MOST_FLAT, MOST_CONVOLVED = 0.14, 0.2
-"""Share of a current's numbers that may change if matrix products, and convolutions, with many outputs are to pay. With few
-outputs it is less: a change costs a matrix product as much time besides as ``FOUND`` outputs, and what fills up the last vector
-of outputs is computed in vain."""
+"""Largest share of changes at which matrix products, and convolutions, with many outputs gain. With few outputs it is less:
+each change costs a matrix product as much extra time as ``FOUND`` outputs, and the last vector of outputs may be partly empty.
+"""
 FOUND = 160
 
 
@@ -44,25 +44,25 @@ class SparseMap(NamedTuple):
     padding: tuple[int, ...] = ()
 
     def sizes(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
-        """Of what comes out, from those of what goes in."""
+        """Output sizes from input sizes."""
         each = zip(pixels, self.kernel, self.stride, self.padding, strict=True)
         return tuple((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in each)
 
     def numbers(self, tau_s: float) -> list[float]:
-        """As the operators take them: of an image, which may have one row or one pixel."""
+        """Arguments of the operators: those of an image, which may have one row or one pixel."""
         missing = 2 - len(self.kernel)
         sizes = [1] * missing, self.kernel, [1] * missing, self.stride, [0] * missing, self.padding
         return [*map(float, itertools.chain(*sizes)), tau_s]
 
 
 def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> list[Tensor]:
-    """Where a signal changes, at which sample and step, and by how much; nothing where that does not pay.
+    """Where a signal changes, at which sample and step, and by how much; empty where the dense map is better.
 
     Args:
         signal: post-synaptic currents ``[T, B, in]``, ``[T, B, C, L]`` or ``[T, B, C, H, W]``.
         weight: ``[out, in]``, ``[out, C, k]`` or ``[out, C, k, k]``; only its shape and type matter.
-        map_: what the weight is multiplied as.
-        tau_s: of the synapse that made the signal, as far as is known: another one costs time, not accuracy.
+        map_: the kind of map.
+        tau_s: of the synapse that made the signal; a wrong one costs time, not accuracy.
     """
     pixels = signal.shape[3:]
     if signal.dim() != weight.dim() + 1 or signal.shape[2] != weight.shape[1] or min(map_.sizes(pixels), default=1) < 1:
@@ -80,7 +80,7 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
 
 
 def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor]) -> Tensor:
-    """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by both."""
+    """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by signal and weight."""
     made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), *changes)
     return made
 
@@ -93,7 +93,7 @@ class _Mapped(torch.autograd.Function):
         ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
         ctx.save_for_backward(weight, *changes)
         made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
-        return _channels_first(made, signal.dim() - 3).detach()  # no view, which nobody could change in place
+        return _channels_first(made, signal.dim() - 3).detach()  # not a view, which could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
@@ -114,7 +114,7 @@ def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size
     """Wᵀδ, dense, in the shape of the signal."""
     if not map_.kernel:
         return (delta @ weight).view(shape)
-    axes, like = len(shape) - 3, delta.new_empty(1).expand(len(delta), *shape[2:])  # of which only the shape matters
+    axes, like = len(shape) - 3, delta.new_empty(1).expand(len(delta), *shape[2:])  # only its shape matters
     found = torch.ops.aten.convolution_backward(
         delta, like, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [True, False, False]
     )
@@ -122,7 +122,7 @@ def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size
 
 
 def _channels_last(x: Tensor, axis: int) -> Tensor:
-    """Channels behind two axes of pixels, ``[..., C, H, W] -> [..., H, W, C]``; ``axis`` is that of the channels."""
+    """Move the channels at ``axis`` behind two axes of pixels, ``[..., C, H, W] -> [..., H, W, C]``."""
     x = x.movedim(axis, -1)
     while x.dim() < axis + 3:
         x = x.unsqueeze(axis)
@@ -130,7 +130,7 @@ def _channels_last(x: Tensor, axis: int) -> Tensor:
 
 
 def _channels_first(x: Tensor, axes: int, axis: int = 2) -> Tensor:
-    """The reverse, for so many axes of pixels."""
+    """The reverse of :func:`_channels_last` for ``axes`` axes of pixels."""
     for _ in range(2 - axes):
         x = x.squeeze(axis)
     return x.movedim(-1, axis)

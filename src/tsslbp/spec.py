@@ -1,7 +1,7 @@
-"""Things named in one line with their options: ``tssl(reset=False, clip=1)``, ``kernel(desired=00001)``, ``evidence(seed=5)``.
+"""Names with options in one line: ``tssl(reset=False, clip=1)``, ``kernel(desired=00001)``, ``evidence(seed=5)``.
 
-The options are the fields of a dataclass, and each is read as its field is declared: ``00001`` is text where text is
-wanted, and a number elsewhere.
+The options are the fields of a dataclass, and each is read as its field is declared: ``00001`` is text for a text field, and a
+number elsewhere.
 """
 
 import ast
@@ -20,7 +20,7 @@ def parse_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
     """Name and options of ``NAME`` or ``NAME(option=value, ...)``, values as text.
 
     Raises:
-        UserError: anything else, called a ``what``; an option given twice.
+        UserError: anything else, called ``what`` in the message; an option given twice.
     """
     match = re.fullmatch(r"\s*([\w+-]+)\s*(?:\((.*)\))?\s*", text)
     if not match:
@@ -41,10 +41,10 @@ def construct(cls: type[T], name: str, options: Mapping[str, str], **context: An
     """A dataclass from its options.
 
     Args:
-        cls: the dataclass. It checks what it is given.
-        name: what to call it in messages.
+        cls: the dataclass, which checks its values.
+        name: its name in messages.
         options: by field, as text.
-        context: fields that are no options, since they come from elsewhere.
+        context: fields that are not options.
 
     Raises:
         UserError: an option it does not have, or a value it cannot take.
@@ -71,7 +71,7 @@ def _kinds(cls: type) -> dict[str, Any]:
 
 
 def _read(kind: Any, text: str) -> Any:
-    """A value as its field is declared; what cannot be read so is handed on as text, for the class to refuse."""
+    """A value as its field is declared; one that cannot be read stays text, for the class to refuse."""
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if str in choices and text != "None":
         return text

@@ -1,4 +1,4 @@
-"""Where a network stands between two parts of a sequence."""
+"""The state of a network between parts of a sequence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class State:
-    """Where a network stands after some steps of a sequence."""
+    """The state of a network after some steps of a sequence."""
 
     steps: int = 0
     """Steps so far."""
     synapse: Tensor | None = None
     """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
     layers: dict[str, Tensor] = field(default_factory=dict)
-    """The layers' states by name: ``[2, B, ...]`` of neurons, more rows where they are recurrent, ``[1, B, features]`` of max
-    pooling."""
+    """The layers' states by name: ``[2, B, ...]`` for neurons, with more rows if they are recurrent, ``[1, B, features]`` for
+    max pooling."""
     keys: Tensor | None = None
-    """What the samples' dropout masks follow from, ``[B]``, so that they are the same in all parts; None if none are drawn."""
+    """Keys of the samples' dropout masks, ``[B]``, so that masks are the same in all parts; None if none are drawn."""
     events: Tensor | None = None
-    """The same and the currents between layers as ``events.py`` hands them on, ``[B, n]``; None after parts it did not compute.
-    Leave it out of a state whose other tensors you set."""
+    """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
+    not compute. Leave it out of a state whose other tensors you set."""
 
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
@@ -29,7 +29,7 @@ class State:
         return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
 
     def detach(self) -> "State":
-        """The same state, through which no gradient flows back: truncated backpropagation through time."""
+        """The same state without gradients, for truncated backpropagation through time."""
         return self.map(lambda x, _: x.detach())
 
     def take(self, samples: Tensor) -> "State":

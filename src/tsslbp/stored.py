@@ -1,4 +1,4 @@
-"""The file of a model: safetensors, whose metadata say what the weights are of, with a checksum over both."""
+"""Model files: safetensors with metadata that describe the network, and a checksum over both."""
 
 import hashlib
 import json
@@ -15,19 +15,19 @@ from tsslbp.files import write_bytes
 
 METADATA_KEY = "tsslbp"
 LONGEST = 2**25
-"""Characters of metadata, of which a table's feature takes up to a hundred: its mean, its standard deviation and its name."""
+"""Characters of metadata. A table's feature takes up to a hundred: its mean, its standard deviation and its name."""
 
 
 def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write a model; the file at ``path`` is replaced whole or not at all.
 
     Args:
-        path: where to.
-        about: what the metadata say, JSON values only.
+        path: the file.
+        about: metadata, JSON values only.
         weights: by name, as they are to be stored.
 
     Raises:
-        UserError: metadata that nobody would read again, or a file that cannot be written.
+        UserError: metadata too long to be read again, or a file that cannot be written.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     about = {**about, "sha256": sha256(about, weights)}
@@ -46,7 +46,7 @@ def check(weights: Mapping[str, Tensor]) -> None:
 
 
 def sha256(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Of all that a file says and holds."""
+    """Checksum of metadata and weights."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())

@@ -38,7 +38,7 @@ BLOCKS = f"{OURS}, blocks of time"
 
 
 def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
-    """Everyone who can run a case here, by name, made when called."""
+    """Everything that can run a case here: functions that make a subject, by name."""
     made: dict[str, Callable[[], Subject]] = {
         OURS: partial(ours, case, "auto"),
         f"{OURS}, bf16": partial(ours, case, "auto", autocast=True),
@@ -108,7 +108,7 @@ def growth(seconds: float, memory: bool, say: Callable[[str], None]) -> list[dic
 
 
 def bfloat16_gains(seconds: float) -> dict[str, float]:
-    """How many times as fast a training step is with the linear maps in bfloat16, by network."""
+    """Speed-up of a training step by linear maps in bfloat16, by network."""
     gains = {}
     for name in ("fashion-mnist-fc", "mnist-cnn", "fashion-mnist-cnn"):
         made = {autocast: ours(cases()[name], "auto", autocast=autocast).step for autocast in (False, True)}
@@ -130,7 +130,7 @@ def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown: milliseconds per training step and, in brackets, as a multiple of ours.
 
-    Cases that have other contestants get a table of their own.
+    Cases with other contestants get a separate table.
     """
     groups = itertools.groupby(result["cases"].items(), key=lambda case: list(case[1]["subjects"]))
     made = [_table({name: case["subjects"] for name, case in cases_}) for _, cases_ in groups]

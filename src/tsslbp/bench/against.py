@@ -1,12 +1,12 @@
 """This installation of tsslbp against another one: the same training steps, each installation in a process of its own.
 
-The two processes take turns, a few steps at a time and the first of a pair alternating, so that whatever else the machine does
-touches both alike. Each pair gives a ratio of times, this one's over the other's. The result is their median, which a turn that
-was disturbed does not move. In order, r(1) ≤ ... ≤ r(n),
+The two processes take turns, a few steps at a time and with alternating first one, so that other load on the machine affects
+both alike. Each pair gives a ratio of times, this one's over the other's. The result is their median, which is robust to
+disturbed turns. For sorted ratios r(1) ≤ ... ≤ r(n),
 
     r(k) to r(n + 1 - k)        k the 2.5 % quantile of Binomial(n, 1/2)        (1)
 
-is its 95 % confidence interval, whatever the ratios' distribution.
+is its 95 % confidence interval, for any distribution of the ratios.
 """
 
 import itertools
@@ -24,9 +24,9 @@ from tsslbp.errors import UserError
 from tsslbp.tables import markdown
 
 TURN = 0.25
-"""Seconds of one installation's turn, about."""
+"""Approximate seconds of a turn."""
 PAIRS = 10
-"""Pairs of turns at least, however little time there is."""
+"""Least number of pairs of turns."""
 PROGRAM = """
 import sys, time
 from tsslbp import bench, machine
@@ -40,9 +40,9 @@ for line in sys.stdin:
     sys.stdout.write(f"{time.perf_counter() - start}\\n")
     sys.stdout.flush()
 """
-"""What each process runs. It keeps to names that every release has had."""
+"""Program of each process. It only uses names that exist in every release."""
 OURS = str(Path(__file__).parents[2])
-"""Where this installation lies."""
+"""Folder of this installation."""
 
 
 class Runner:
@@ -51,7 +51,7 @@ class Runner:
     Args:
         python: its interpreter.
         case: the case's name.
-        path: where it lies, if not where its interpreter finds it. A ``PYTHONPATH`` of ours must not lead it to our files.
+        path: its folder, if its interpreter does not find it. It must not find our files by our ``PYTHONPATH``.
 
     Raises:
         UserError: it cannot be run, or has no such case.
@@ -69,7 +69,7 @@ class Runner:
             ) from None
 
     def seconds(self, steps: int) -> float:
-        """Seconds that so many steps take."""
+        """Seconds of this many steps."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -93,11 +93,11 @@ def against(python: Path, names: Sequence[str], seconds: float, say: Callable[[s
         python: the other installation's interpreter.
         names: of the cases (``bench.cases()``).
         seconds: time for each case.
-        say: is told what is being measured.
+        say: gets a line about progress.
 
     Returns:
-        By case ``ratio``, this one's time over the other's, its interval from ``low`` to ``high``, the ``pairs`` it rests on,
-        and the median milliseconds of a step of both, ``ours_ms`` and ``theirs_ms``.
+        By case ``ratio``, this one's time over the other's, its interval from ``low`` to ``high``, the number of ``pairs``, and
+        the median milliseconds of a step of both, ``ours_ms`` and ``theirs_ms``.
 
     Raises:
         UserError: the other installation cannot be run, or does not know a case.
@@ -129,7 +129,7 @@ def _in_turns(ours: Runner, theirs: Runner, seconds: float) -> dict[str, Any]:
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The median of ratios of seconds, with its interval (1). It takes six pairs at least."""
+    """The median of ratios of seconds, with its interval (1), of at least six pairs."""
     ratios = sorted(ours / theirs for ours, theirs in pairs)
     n = len(ratios)
     below = itertools.accumulate(math.comb(n, i) for i in range(n + 1))  # of 2^n outcomes

@@ -1,7 +1,7 @@
-"""What is measured: networks, and who runs them.
+"""Networks to measure, and ways to run them.
 
 A subject is a way of running one network: a whole training step (forward, loss, backward, gradient clipping, AdamW) and an
-inference. All subjects of a case have layers of the same sizes and see the same batch.
+inference. All subjects of a case have layers of the same sizes and the same batch.
 """
 
 import math
@@ -26,7 +26,7 @@ from tsslbp.signal import Constant, Signal
 class Case:
     """A network and a batch size; ``sequence`` input is ``[T, B, ...]`` spikes, otherwise static images.
 
-    A ``large`` one takes minutes and is measured only when it is named.
+    A ``large`` one takes minutes and is measured only if named.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def recurrent(self) -> bool:
-        """Whether there is a layer whose neurons hear each other."""
+        """Whether it has a recurrent layer."""
         return any(isinstance(layer, Recurrent) for layer in self.network().layers)
 
     def network(self, backend: Backend = "auto") -> Network:
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Subject:
-    """One way to run a case: a training step and an inference, ready to be called."""
+    """A way to run a case: functions for a training step and an inference."""
 
     step: Callable[[], Any]
     infer: Callable[[], Any]
@@ -122,7 +122,7 @@ def trainer(net: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tenso
 
 
 def ours(case: Case, backend: Backend, autocast: bool = False, blocks: bool = False) -> Subject:
-    """tsslbp on a backend, if wanted with the linear maps in bfloat16, or in blocks of √T steps."""
+    """tsslbp on a backend, optionally with linear maps in bfloat16, or in blocks of √T steps."""
     net = case.network(backend)
     net.time_block = math.isqrt(net.time_steps) if blocks else 0
     x, label = case.samples()
@@ -147,7 +147,7 @@ def ann(case: Case) -> Subject:
 
 
 def floor(case: Case, dtype: torch.dtype) -> Subject:
-    """The linear maps alone, each with its input and weight gradient, channels-last, as few times as the method needs.
+    """The linear maps alone, each with its input and weight gradient, channels-last, as often as the method needs.
 
     The first map runs once on ``[B, ...]`` for static input and has no input gradient; the others run on ``[T·B, ...]``.
     """
@@ -181,7 +181,7 @@ def floor(case: Case, dtype: torch.dtype) -> Subject:
 
 
 def plain_layers(case: Case) -> list[nn.Module]:
-    """The case's layers as PyTorch's own, without neurons, for other libraries to put theirs between."""
+    """The case's layers as PyTorch layers without neurons, for other libraries to insert theirs."""
     return list(_plain(case))
 
 

@@ -1,4 +1,4 @@
-"""Timing that noise on a shared machine does not decide: all subjects interleaved in one run, medians after a warm-up."""
+"""Timing that is robust to noise on a shared machine: subjects interleaved in one run, medians after a warm-up."""
 
 import gc
 import random
@@ -18,9 +18,9 @@ from tsslbp.neuron import LIF
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turns for about ``seconds`` in all, each at least ``least`` times.
+    """Median milliseconds of each call, taken in turns for about ``seconds`` in total, each at least ``least`` times.
 
-    Every round has an order of its own: what a call finds in the caches depends on the one before it.
+    Every round has another order, since a call finds the caches as the one before it left them.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -51,7 +51,7 @@ GROUPS = {
 
 
 def where_time_goes(step: Callable[[], Any], times: int = 50) -> dict[str, float]:
-    """Milliseconds of a training step by what they go into, counted by PyTorch's profiler (which slows it a little)."""
+    """Milliseconds of a training step by kind of work, from PyTorch's profiler (which slows it a little)."""
     for _ in range(10):
         step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -72,7 +72,7 @@ def peak_memory(case: str, subject: str) -> float:
 
 
 def report_peak(case: str, subject: str) -> None:
-    """What :func:`peak_memory` runs: prints the growth of the peak resident size over three steps."""
+    """Program of :func:`peak_memory`: prints the growth of the peak resident size over three steps."""
     from tsslbp.bench import subjects
     from tsslbp.bench.cases import cases, grown
 
@@ -97,7 +97,7 @@ def _kibibytes(what: str) -> int:
 
 
 def require_agreement() -> None:
-    """Raise UserError unless the C++ kernels equal the reference on forward and backward: no speed of wrong results."""
+    """Raise UserError unless the C++ kernels equal the reference on forward and backward."""
     generator = torch.Generator().manual_seed(0)
     neuron, rule = LIF(5.0, 3.0), rules.TSSL()
     current = torch.randn(7, 3, 33, generator=generator) + 0.5

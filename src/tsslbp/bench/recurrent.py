@@ -1,7 +1,7 @@
-"""Who else runs a case with a recurrent layer: PyTorch's recurrent networks, and other spiking libraries.
+"""Other ways to run a case with a recurrent layer: PyTorch's recurrent networks, and other spiking libraries.
 
-All have one recurrent layer of the case's size and a linear output layer, and answer with the mean output over time. A spiking
-layer of the other libraries is a linear map of all steps at once, then a loop over time, as in their own examples. Optional
+All have one recurrent layer of the case's size and a linear output layer, and their output is the mean over time. A spiking
+layer of the other libraries is a linear map of all steps at once, then a loop over time, as in their examples. Optional
 packages are imported only here and in ``peers.py``.
 """
 
@@ -17,11 +17,11 @@ from tsslbp.bench.cases import Case, Subject, trainer
 from tsslbp.layers import Recurrent
 
 Loop = Callable[[Tensor], Tensor]
-"""What follows the first map: currents ``[T, B, n]`` -> spikes ``[T, B, n]``."""
+"""Part after the first map: currents ``[T, B, n]`` -> spikes ``[T, B, n]``."""
 
 
 def contestants() -> dict[str, Callable[[Case], Subject]]:
-    """Those that are installed, by name."""
+    """The installed ones, by name."""
     spiking = {"SpikingJelly": (spikingjelly, "spikingjelly"), "snnTorch": (snntorch, "snntorch"), "Norse": (norse, "norse")}
     made = {name: partial(_spiking, make) for name, (make, package) in spiking.items() if importlib.util.find_spec(package)}
     return {"nn.RNN": partial(_torch, nn.RNN), "nn.LSTM": partial(_torch, nn.LSTM), **made}

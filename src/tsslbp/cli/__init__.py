@@ -17,7 +17,7 @@ __all__ = ["main"]
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 0 if it worked, 2 for bad input (one line says what to do), 130 if interrupted.
 
-    A check that did not pass leaves with exit code 1, and so does a command whose reader has gone (``tsslbp rules | head``).
+    A failed check has exit code 1, and so has a command whose reader has gone (``tsslbp rules | head``).
     """
     streams.prepare()
     try:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
             with processes.joined():
                 _run(sys.argv[1:] if argv is None else argv)
         finally:
-            sys.stdout.flush()  # here, where a full disk or a reader that has gone is dealt with
+            sys.stdout.flush()  # here, where errors of the stream are handled
         return 0
     except BrokenPipeError:
         return 1
@@ -70,10 +70,10 @@ def _run(arguments: list[str]) -> None:
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:
-    """What to say where memory or Python's stack did not suffice; any other error is raised again."""
+    """The message if memory or Python's stack was too small; any other error is raised again."""
     if isinstance(error, RecursionError):
         return "the input is nested too deeply; simplify it"
-    # PyTorch has no exception of its own for this.
+    # PyTorch has no special exception for this.
     signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "Storage size calculation overflowed")
     if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
         raise error

@@ -1,7 +1,7 @@
-"""The commands: where each one is, and what it is for.
+"""The commands: their places and purposes.
 
-A command's file is imported when the command is given, because all of them together take longer to load than many a command
-takes to run.
+A command's file is imported only when the command is given, because all of them together take longer to load than many a
+command takes to run.
 """
 
 from importlib import import_module
@@ -12,9 +12,9 @@ class Command(NamedTuple):
     """A command of ``tsslbp``."""
 
     at: str
-    """Its file in this folder and its function there, which takes the arguments and prints the answer."""
+    """Its file in this folder and its function, which takes the arguments and prints the answer."""
     about: str
-    """What ``tsslbp --help`` says of it."""
+    """Its line in ``tsslbp --help``."""
 
     def __call__(self, arguments: list[str]) -> None:
         """Run it."""

@@ -26,12 +26,12 @@ class Export:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """What to write, such as models/NAME.safetensors."""
     format: str | None = None
-    """The format, where the ending of FILE does not say it."""
+    """The format, if the ending of FILE does not say it."""
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""
     bias: nir.Bias = "leak"
-    """How biases behind a synapse are written. leak is what NIR's equations ask for. onset runs in simulators without leaks: it
+    """How biases after a synapse are written. leak follows NIR's equations. onset also runs in simulators without leaks: it
     adds an input channel, which is 1 at the first step and then 0."""
     check: int = 0
     """Run this many test samples through the written network, and count the spikes that differ: in every simulator that is
@@ -39,8 +39,8 @@ class Export:
     data: str | None = None
     """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
     bits: Annotated[str | None, Means(quantisation.check)] = None
-    """Bits to round weights to that were trained in floating point: 8, 4, 3, 2 or ternary. Accuracy is better if training
-    already has them (tsslbp train --bits)."""
+    """Round weights that were trained in floating point to this many bits: 8, 4, 3, 2 or ternary. Training with them gives
+    better accuracy (tsslbp train --bits)."""
     data_root: Path = Path("data")
     """Folder that holds the data set: for --half, for --check, and for the samples in the test of a C program."""
 
@@ -49,10 +49,10 @@ class Format(NamedTuple):
     """A format that ``tsslbp export`` writes."""
 
     ending: str
-    """Of a file; empty for a folder, which ``--format`` asks for."""
+    """Ending of files; empty for a folder, which needs ``--format``."""
     about: str
     write: Callable[[Export], Iterator[str]]
-    """Writes FILE and gives the lines to print. Raises UserError for what the format cannot say."""
+    """Writes FILE and returns the lines to print. Raises UserError for features that the format lacks."""
     options: frozenset[str] = frozenset()
     """Settings of :class:`Export` that it takes, besides the paths and the format."""
 
@@ -64,7 +64,7 @@ def _safetensors(options: Export) -> Iterator[str]:
 
 
 def _test(options: Export, model: training.Model) -> data.Split | None:
-    """The test samples that --check asks for, if it does."""
+    """The test samples for --check, if any."""
     if options.check < 0:
         raise UserError(f"--check is {options.check}; it must be a number of samples")
     if not options.check:
@@ -145,7 +145,7 @@ def export(arguments: list[str]) -> None:
 
 
 def _format(options: Export) -> tuple[str, Format]:
-    """The format that was asked for, or the one of the file's ending. Raises UserError if there is none."""
+    """The given format, or the one of the file's ending. Raises UserError if there is none."""
     if options.format is not None:
         if options.format not in FORMATS:
             raise unknown("format", options.format, FORMATS)
@@ -166,7 +166,7 @@ class Import:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """What to write, a .safetensors file."""
     dt: Annotated[float | None, POSITIVE, FINITE] = None
-    """Seconds of a step. Default: 1e-4, which tsslbp writes and most programs take for granted."""
+    """Seconds of a step. Default: 1e-4, which tsslbp writes and most programs assume."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: what the file says, else 5."""
 

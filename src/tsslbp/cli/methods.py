@@ -1,4 +1,4 @@
-"""The commands about learning rules and models: what there is, whom to cite, and whether each does what its paper says."""
+"""The commands about learning rules and models: list them, cite them, and repeat the experiments of their papers."""
 
 import sys
 from dataclasses import dataclass, fields

@@ -12,7 +12,7 @@ HELP = "--import FILE.py first imports a file of your own, which registers rules
 
 
 def check() -> None:
-    """Raises UserError for anything registered that is not what its register holds."""
+    """Raises UserError for registered objects of a wrong type."""
     for name, rule in rules.RULES.items():
         if not (isinstance(rule, type) and issubclass(rule, rules.Rule)):
             raise UserError(f"rules.RULES[{name!r}] is {shown(rule)}; it must be a subclass of tsslbp.Rule")

@@ -1,4 +1,4 @@
-"""Arguments into dataclasses by tyro, with every complaint on one line."""
+"""Parses arguments into dataclasses by tyro, with every error on one line."""
 
 import contextlib
 import inspect
@@ -34,11 +34,11 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     """A dataclass from arguments. ``--help`` prints and exits.
 
     Raises:
-        UserError: an unknown option (the nearest is named), or a value of the wrong kind or beyond all measure.
+        UserError: an unknown option (the nearest is named), or a value of the wrong kind or too large.
     """
     known = set(map(flag, kinds_of(settings)))
     description = description or inspect.cleandoc(settings.__doc__ or "")
-    if command.split()[0] in own.IMPORTING:  # taken out of the arguments before
+    if command.split()[0] in own.IMPORTING:  # removed from the arguments before
         known |= {"--import"}
         description = f"{description} {own.HELP}"
     for given in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
@@ -56,7 +56,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.exit(0)
-        if isinstance(stop.__context__, UserError):  # of the settings' own checks, before tyro put it into a box
+        if isinstance(stop.__context__, UserError):  # from checks of the settings, before tyro draws a box around it
             raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
     if wrong := list(faults(options)):
@@ -65,7 +65,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
 
 
 def _helping(settings: type[T]) -> type[Any]:
-    """The class, with the docstring of each field as a help text on one line; tyro would break it where the source does."""
+    """The class, with the docstring of each field as a help text on one line; tyro would keep the source's line breaks."""
     said, kinds = docstrings(settings), kinds_of(settings)
     made = [
         (
@@ -79,7 +79,7 @@ def _helping(settings: type[T]) -> type[Any]:
 
 
 def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
-    """Raises UserError for settings among the arguments that have no effect. Those of a recipe may be left over."""
+    """Raises UserError for settings among the arguments that have no effect. Those of a recipe are allowed."""
     idle, given = config.idle(), given_in(arguments)
     if found := [f"{flag(name)} has no effect without {wanted}" for name, wanted in idle.items() if name in given]:
         raise UserError("; ".join(found))
@@ -92,7 +92,7 @@ def given_in(arguments: list[str]) -> set[str]:
 
 
 def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
-    """The settings of the recipe that comes first, if one does; the command with its name; the other arguments.
+    """The settings of the recipe, if one comes first; the command with its name; the other arguments.
 
     Raises:
         UserError: an unknown recipe.
@@ -103,7 +103,7 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
 
 
 def taken(option: str, example: str, arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """The files that arguments name with an option, and the other arguments. Raises UserError if it names none."""
+    """The files given by an option, and the other arguments. Raises UserError if it has no file."""
     paths, rest, left = [], list[str](), iter(arguments)
     for argument in left:
         given, equals, value = argument.partition("=")
@@ -118,7 +118,7 @@ def taken(option: str, example: str, arguments: list[str]) -> tuple[list[Path], 
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in its first paragraph, out of the box it draws."""
+    """The first paragraph of tyro's message, without the box around it."""
     rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", row) for row in box.splitlines() if not re.match(r"^[╭╰]", row)]
     end = next((i for i, row in enumerate(rows) if set(row.strip()) == {"─"}), len(rows))
     return " ".join(" ".join(rows[:end]).split()).rstrip(".")

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, list[str]]:
     """An image file of any size and mode as a batch of one stored sample.
 
-    It is turned as its camera says, put on white where it is transparent, turned grey or RGB, widened to the network's shape
-    with the colour of its border, and scaled: black and white become the smallest and the largest value of the training
-    samples. Digits are neither cut out nor centred: that is left to the user.
+    It is rotated as its camera says, put on white where it is transparent, converted to grey or RGB, padded to the network's
+    shape with the colour of its border, and scaled: black and white become the smallest and the largest value of the training
+    samples. Digits are not cut out or centred.
 
     Args:
         path: the file.
-        model: whose network it is for.
-        invert: exchange light and dark; if left out, for a grey network whose training images are dark where this image's
-            border is light, or the other way round. An image of the size of the user's own pictures stays as it is.
+        model: that takes the sample.
+        invert: exchange light and dark. Default: for a grey network, if training images are dark and this image's border is
+            light, or the other way round; but never for an image of the size of the user's own pictures.
 
     Returns:
-        ``[1, C, H, W]`` in the units of the training set, and what a user should know of it, a line each.
+        ``[1, C, H, W]`` in the units of the training set, and notes for the user.
 
     Raises:
         UserError: a model of other samples than images, or one that does not remember their range; a file that cannot be read
@@ -46,10 +46,10 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     image = opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
     if invert is None and data.is_own(model.data) and image.size == (shape[2], shape[1]):
-        invert = False  # as the user's own pictures are
+        invert = False  # like the user's own pictures
     if invert is None:
         normalisation = model.inputs.normalisation
-        mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly ground
+        mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly background
         dark = mean < float(black[0] + white[0]) / 2
         invert = shape[0] == 1 and (ground[0] < 128) != dark
         if invert:
@@ -75,7 +75,7 @@ def _ground(image: "Image") -> tuple[int, ...]:
 def _fitted(
     image: "Image", ground: tuple[int, ...], height: int, width: int
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    """The image inside ``height × width`` as large as its proportions allow, on its ground."""
+    """The image inside ``height × width``, as large as its proportions allow, on its background."""
     from PIL import Image, ImageOps
 
     color = ground[0] if len(ground) == 1 else ground

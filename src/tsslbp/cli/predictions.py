@@ -1,4 +1,4 @@
-"""Predictions for a user's own samples: what to predict, the answers, and the file they go to."""
+"""Predictions for a user's own samples: the samples, the answers, and their file."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from tsslbp.data.folders import files_in
 from tsslbp.errors import UserError, each_of
 
 SHOWN = 20
-"""Samples of which predictions are printed where they go to no file."""
+"""Samples whose predictions are printed if there is no file."""
 SPIKES = 8
 """Spikes of a sample that are printed."""
 
@@ -28,7 +28,7 @@ class Predictions:
         head: names of the columns.
         rows: of the file.
         said: a line for each sample, for the screen.
-        what: what the rows are, in a reader's words.
+        what: description of the rows.
     """
 
     head: tuple[str, ...]
@@ -38,10 +38,10 @@ class Predictions:
 
 
 def samples(path: Path, model: training.Model, invert: bool | None, streaming: Streaming | None = None) -> training.Samples:
-    """The samples at a path, with what a user should know of them.
+    """The samples at a path, with notes for the user.
 
-    A model of images takes images of any size, :func:`tsslbp.cli.picture.read`. One of pictures in files takes them as it took
-    those: ``streaming`` says how they are read.
+    A model of images takes images of any size (:func:`tsslbp.cli.picture.read`). A model of pictures in files takes them as in
+    its training; ``streaming`` says how they are read.
 
     Raises:
         UserError: no samples there, or some that the model does not take.
@@ -69,7 +69,7 @@ def of(model: training.Model, given: training.Samples) -> Predictions:
 
 
 def _classes(model: training.Model, given: training.Samples) -> Predictions:
-    """A row for each sample; one without an answer has no class and no step, and without output spikes none has a step."""
+    """A row for each sample; without an answer it has no class and no step, and without output spikes no step."""
     output, steps = model.output_of(given.split), model.network.time_steps
     answers, settled = metrics.decode(output).tolist(), (metrics.settled_step(output) + 1).tolist()
     rows, said = list[tuple[object, ...]](), []
@@ -83,7 +83,7 @@ def _classes(model: training.Model, given: training.Samples) -> Predictions:
 
 
 def _trains(model: training.Model, given: training.Samples) -> Predictions:
-    """A row for each output spike, by sample, step and neuron. Steps count from 0, as in the arrays of target trains."""
+    """A row for each output spike, by sample, step and neuron. Steps count from 0, as in arrays of target trains."""
     spikes = model.spikes(given.split.x, given.split.lengths).transpose(0, 1)
     rows, said = list[tuple[object, ...]](), []
     for sample, train in zip(given.names, spikes, strict=True):

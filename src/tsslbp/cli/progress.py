@@ -1,4 +1,4 @@
-"""Progress of many runs, and what to do when one is stopped."""
+"""Progress of many runs, and messages when one is stopped."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from tsslbp.cli.show import say
 
 
 def watch(run: str) -> training.Progress:
-    """Says which of many runs begins; shows how it goes."""
+    """Say which of many runs begins, and show its progress."""
     say(run)
     return training.watcher()
 
 
 @contextlib.contextmanager
 def same_command_goes_on() -> Iterator[None]:
-    """Around a command of many runs, which an interruption stops; given again, it goes on where it was."""
+    """Around a command of many runs: when interrupted, say that the same command continues."""
     try:
         yield
     except (training.Interrupted, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The commands that make what others get to see: the pages of runs and studies, and the rows of the results table."""
+"""The commands that make pages of runs and studies, and rows of the results table."""
 
 from dataclasses import dataclass
 from pathlib import Path

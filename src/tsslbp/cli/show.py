@@ -1,4 +1,4 @@
-"""How answers are printed, and what is said beside them."""
+"""Printing of answers and of progress."""
 
 import sys
 

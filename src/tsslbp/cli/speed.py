@@ -1,4 +1,4 @@
-"""The commands that say how fast this machine is, and what works on it."""
+"""The commands that measure how fast this machine is, and show what works on it."""
 
 import importlib.util
 import time
@@ -45,7 +45,7 @@ def bench_(arguments: list[str]) -> None:
         if name not in bench.cases():
             raise unknown("case", name, bench.cases())
     files.check_folder(options.results, "choose another --results")
-    machine.keep_memory()  # for all that are compared
+    machine.keep_memory()  # for all subjects
     if options.against:
         found = bench.against(options.against, options.cases, options.seconds, say)
         console.print(bench.against_table(found))

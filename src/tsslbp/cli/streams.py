@@ -1,4 +1,4 @@
-"""Standard streams that can be printed to, whatever the program was started with."""
+"""Makes standard streams usable, however the program was started."""
 
 import contextlib
 import io
@@ -7,21 +7,21 @@ import sys
 
 
 def prepare() -> None:
-    """Make closed streams swallow what they get, and let standard output replace what its encoding lacks by ``?``."""
+    """Make closed streams discard text, and let standard output replace characters that its encoding lacks by ``?``."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file to be opened would get what is meant for the stream
+        except OSError:  # closed: the next opened file would get its text
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (it stays open)
     out = sys.stdout
-    if isinstance(out, io.TextIOWrapper) and out.errors != "replace":  # a stand-in, such as a test's, is left alone
+    if isinstance(out, io.TextIOWrapper) and out.errors != "replace":  # replacements, such as a test's, are left alone
         out.reconfigure(errors="replace")  # standard error escapes by itself
 
 
 def discard_rest() -> None:
-    """Drop what is still to be written to a stream that takes no more, so that Python does not try again at its exit."""
+    """Drop unwritten text of a broken stream, so that Python does not try again at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -32,6 +32,6 @@ def discard_rest() -> None:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, if that takes it."""
+    """Write a line to standard error, if possible."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

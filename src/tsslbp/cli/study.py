@@ -1,4 +1,4 @@
-"""The commands ``study`` and ``compare``: what each experiment is, and its options, lies in ``tsslbp.study``."""
+"""The commands ``study`` and ``compare``; the experiments and their options are in ``tsslbp.study``."""
 
 import shlex
 import sys
@@ -23,7 +23,7 @@ NOT_HERE = {
     ),
     "compare": (("--rule", "--neuron", "--resume"), "compare takes --rules, and goes on with what is there by itself"),
 }
-"""Settings of a training that these commands make for each run, and what to say to who gives them."""
+"""Training settings that these commands set for each run, and the error for giving them."""
 
 
 def study_(arguments: list[str]) -> None:
@@ -73,7 +73,7 @@ def compare(arguments: list[str]) -> None:
 
 
 def _training_options(settings: type[Any], command: str, arguments: list[str]) -> Any:
-    """The options of what trains many runs; those it shares with a training begin with a recipe's."""
+    """The options of a command that trains many runs; training settings begin with those of a recipe."""
     flags, instead = NOT_HERE[command.split()[0]]
     given = {argument.split("=")[0] for argument in arguments}
     for flag in flags:

@@ -10,7 +10,7 @@ from tsslbp.settings import TrainConfig
 from tsslbp.training import METRICS
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
-"""How an epoch was chosen, in a reader's words."""
+"""How an epoch was chosen, in words."""
 
 
 def train(arguments: list[str]) -> None:
@@ -54,7 +54,7 @@ def train(arguments: list[str]) -> None:
         )
         if said := training.verdict(final):
             console.print(said)
-    from tsslbp import report  # here, because Matplotlib takes longer to load than many commands take
+    from tsslbp import report  # here, because Matplotlib loads slowly
 
     console.print(f"report: {report.write(folder)}")
 

@@ -22,7 +22,7 @@ class Evaluate:
     data: str | None = None
     """Data set, or file or folder of your own, whose test samples are used. Default: the one the model was trained on."""
     all: Path | None = None
-    """File or folder of which every sample is used. The model must never have been trained on it."""
+    """File or folder whose samples are all used. The model must never have been trained on it."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False

@@ -23,8 +23,8 @@ struct MapSizes {
   int64_t out_wide() const { return (W + 2 * pad_x - wide) / stride_x + 1; }
 
   // What a pixel of column x reaches in a row of outputs: the kernel's columns x + pad_x - stride_x·x' from the last to the
-  // first, which are those equal to x + pad_x up to a multiple of the stride, and the first x' among them. It may lie outside:
-  // rows of outputs have a margin in front and as much behind as the last pixel reaches.
+  // first, which are those equal to x + pad_x up to a multiple of the stride, and the first x' among them. It may be outside,
+  // so rows of outputs have a margin on both sides.
   int64_t phase(int64_t x) const { return (x + pad_x) % stride_x; }
   int64_t columns(int64_t phase) const { return (wide - phase + stride_x - 1) / stride_x; }
   int64_t first(int64_t x) const { return (x + pad_x) / stride_x - columns(phase(x)) + 1; }
@@ -38,7 +38,7 @@ struct MapSizes {
   }
 };
 
-// The changes of a sequence, step by step of each sample: where[i] = pixel·2^16 + channel, and by how much.
+// The changes of a sequence, step by step for each sample: where[i] = pixel·2^16 + channel, and by how much.
 // Those of sample n at step t are from[n·T + t] to from[n·T + t + 1].
 template <class T>
 struct Changes {
@@ -57,10 +57,10 @@ struct Found {
   std::vector<int64_t> until;
 };
 
-// What a number of the current has to do with the change of its input: x[t] = τs·(a[t] - (1 - 1/τs)·a[t-1]).
+// The input of a current: x[t] = τs·(a[t] - (1 - 1/τs)·a[t-1]).
 template <class T>
 struct Difference {
-  T decay, tau, noise;  // what rounding may have made is no change
+  T decay, tau, noise;  // changes within rounding do not count
 };
 
 // Writes the numbers of a row that change, and by how much, and returns how many there are; there must be room for BLOCK more.
@@ -92,7 +92,7 @@ TSSLBP_INLINE int64_t changes_in(const Difference<T>& d, const T* now, const T* 
       uint64_t any;
       std::memcpy(&any, changed + byte, 8);
       if (!any) continue;  // eight silent neurons
-      for (int64_t k = byte; k < byte + 8; ++k) {  // what is no change is written over: no branch to be mispredicted
+      for (int64_t k = byte; k < byte + 8; ++k) {  // non-changes are overwritten, without a branch
         where[count] = int32_t(j + k), value[count] = change[k];
         count += changed[k];
       }
@@ -166,7 +166,7 @@ struct Find {
   }
 };
 
-// Some changes in the order of bins, and within a bin as they were.
+// Changes sorted by bins, stably.
 template <class T>
 struct Sorted {
   std::vector<int64_t> from, place;  // those of a bin are from[bin] to from[bin + 1]

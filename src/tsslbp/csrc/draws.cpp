@@ -1,4 +1,4 @@
-// The masks of dropout as a PyTorch operator; tsslbp/draws.py says what they follow from.
+// The masks of dropout as a PyTorch operator; see tsslbp/draws.py.
 #include "gather.h"
 
 #include <cstring>
@@ -13,13 +13,13 @@ using torch::stable::Tensor;
 
 constexpr uint64_t STEP = 0x9E3779B97F4A7C15, FIRST = 0xBF58476D1CE4E5B9, SECOND = 0x94D049BB133111EB;
 
-// The same bits as draws.py makes of int64: shifts fill up with the sign.
+// The same bits as in draws.py: right shifts of int64 fill with the sign.
 TSSLBP_INLINE uint64_t scrambled(uint64_t x) {
   x = (x ^ uint64_t(int64_t(x) >> 30)) * FIRST;
   return (x ^ uint64_t(int64_t(x) >> 27)) * SECOND;
 }
 
-// For each key, mixed with some numbers: `value` where what is drawn is at least `bound`, else 0; [B, count].
+// For each key, mixed with some numbers: `value` where the draw is at least `bound`, else 0; [B, count].
 template <class T>
 struct Mask {
   const int64_t* keys;

@@ -11,7 +11,7 @@ namespace tsslbp::events {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Whatever it is called with, it computes or raises: every number of the plan is checked, and every size.
+// It checks every number of the plan and every size, and computes or raises.
 //
 // x: [batch, ...] for a constant current with a `response` [steps], else [steps, batch, ...].
 // weights, plan: [n] each. before: [batch, state], null for rest. Returns the output current [steps, batch, outputs] and, with
@@ -56,9 +56,9 @@ std::vector<Tensor> infer(const Tensor& x, const Tensor& weights, const Tensor& 
   return made;
 }
 
-constexpr int64_t PLACES = 8, SIDE_BY_SIDE = 8;  // of a tensor's elements: few pages of memory, as each costs as much as a look
+constexpr int64_t PLACES = 8, SIDE_BY_SIDE = 8;  // elements of a tensor: in few pages of memory, as each costs much
 
-// A number that follows from some elements of every tensor, so that what was written into most of one is noticed.
+// A number from some elements of every tensor, to notice when most of one was overwritten.
 int64_t glance(const std::vector<Tensor>& tensors) {
   uint64_t seen = 0;
   for (const Tensor& x : tensors) {

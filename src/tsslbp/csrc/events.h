@@ -1,27 +1,27 @@
-// Inference from events: a network goes over samples one by one, and what is silent costs nothing. As the synapse is linear, the
-// current of a layer follows from the spikes s of the layer before, (1) to (3) as in neuron.py:
+// Inference from events: a network takes samples one by one, and silence costs nothing. As the synapse is linear, a layer's
+// current follows from the spikes s of the layer before, (1) to (3) as in neuron.py:
 //
 //     I[t] = (1 - 1/τs)·I[t-1] + S[t]/τs,      S[t] = W·s[t]        the synapse comes after the weights
 //     S[t] = S[t-1] + W·(s[t] - s[t-1])                             what does not change costs nothing
 //
 // Time is cut into chunks of at most STEPS steps. A neuron's spike train in a chunk is one byte, bit t for step t, and eight
-// silent neurons are passed over by one comparison. Neurons lie as [row, column, channel]; a fully connected layer is one pixel.
-// A chunk goes through the layers one after the other: what a layer hears is listed as events, pixel by pixel and step by step;
+// silent neurons are skipped by one comparison. Neurons lie as [row, column, channel]; a fully connected layer is one pixel.
+// A chunk goes through the layers one after the other: a layer's input is listed as events, pixel by pixel and step by step;
 // an event adds a row of weights to the sums of the neurons that it reaches; neurons turn sums into trains.
 //
-// In which order a neuron adds up its inputs depends on nothing but its sample: not on the batch, threads or instruction set.
+// The order in which a neuron adds its inputs depends only on its sample, not on the batch, threads or instruction set.
 #pragma once
 
 #include "plan.h"
 
 #ifndef __clang__
-#pragma GCC diagnostic ignored "-Wpsabi"  // no vector passes between functions: all that take one are inlined
+#pragma GCC diagnostic ignored "-Wpsabi"  // all functions that take vectors are inlined
 #endif
 
 namespace tsslbp::events {
 
 constexpr int64_t STEPS = 8;                   // of a chunk
-constexpr int64_t FAR = 1 << 18;               // bytes of weights that no near cache keeps from sample to sample
+constexpr int64_t FAR = 1 << 18;               // bytes of weights too large for a near cache
 constexpr int64_t TOGETHER = 16;               // samples that go through far weights together
 constexpr uint64_t ONES = 0x0101010101010101;  // a byte of 1 for each of eight steps or neurons
 
@@ -54,8 +54,8 @@ template <class T, int bytes>
 constexpr int64_t LANES_OF = bytes / sizeof(T);
 
 // Events of a view in a chunk: in step t those of pixel p begin at t·size + start[p·steps + t], and end where those of p + 1
-// begin. Each is a channel, and by how much the neuron's spike (or the sum of a window) is more than 0 or, as `differences`,
-// more than in the step before. As `powers` the amounts are powers of two or their negatives: a sum may differ by several.
+// begin. Each is a channel, and the neuron's spike (or the sum of a window) or, as `differences`, its change since the step
+// before. As `powers` the amounts are powers of two or their negatives: a sum may differ by several.
 template <class T>
 struct Events {
   uint32_t *start, *channel;
@@ -82,7 +82,7 @@ struct Events {
   }
 };
 
-// Memory of one thread, handed out piece by piece: the first of two walks measures it.
+// Memory of one thread, allocated piece by piece: the first of two passes measures it.
 class Memory {
  public:
   explicit Memory(char* begin) : begin_(reinterpret_cast<uintptr_t>(begin)) {}
@@ -118,7 +118,7 @@ TSSLBP_INLINE uint64_t eight(const uint8_t* p) {
 // The highest bit of every byte that is not 0.
 TSSLBP_INLINE uint64_t bytes_set(uint64_t x) { return (((x & 0x7f * ONES) + 0x7f * ONES) | x) & 0x80 * ONES; }
 
-// Events of trains that are heard as they are. The array of trains has eight bytes more.
+// Events of trains without pooling. The array of trains has eight bytes more.
 template <class T>
 TSSLBP_INLINE void list_trains(const View& v, const uint8_t* trains, int64_t steps, Events<T>& e) {
   const uint64_t within = ((1u << steps) - 1) * ONES, later = within & (0xfe * ONES);
@@ -145,7 +145,7 @@ TSSLBP_INLINE void list_trains(const View& v, const uint8_t* trains, int64_t ste
   e.begin_pixel(v.pixels());
 }
 
-// Events of trains that are heard pooled. `sums` is scratch, [pixels, groups of eight channels, steps]: a byte for each channel.
+// Events of pooled trains. `sums` is scratch, [pixels, groups of eight channels, steps]: a byte for each channel.
 template <class T>
 TSSLBP_INLINE void list_pooled(const View& v, const Stage& from, const uint8_t* trains, int64_t steps, uint64_t* sums, Events<T>& e) {
   const int64_t rows = from.h / v.pool_h, columns = from.w / v.pool_w;
@@ -212,8 +212,8 @@ TSSLBP_INLINE bool list_input(const View& v, const T* x, int64_t stride, int64_t
   return finite;
 }
 
-// Takes from an image what most of it is, channel by channel: the value in its corner, unless there are more zeros. Only what
-// differs from that background needs to be added up.
+// Subtracts an image's background channel by channel: the value in its corner, or 0 if that is as common. Only differences from
+// it need to be added up.
 template <class T>
 TSSLBP_INLINE void take_background(const T* x, int64_t channels, int64_t pixels, T* background, T* left) {
   for (int64_t c = 0; c < channels; ++c, x += pixels, left += pixels) {
@@ -230,7 +230,7 @@ TSSLBP_INLINE void take_background(const T* x, int64_t channels, int64_t pixels,
 #define TSSLBP_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// Functions in which products and sums may become one operation, which rounds once.
+// For functions in which products and sums may be fused, so that they round once.
 #ifdef __clang__
 #define TSSLBP_FUSED
 #define TSSLBP_FUSE _Pragma("clang fp contract(fast)")
@@ -265,7 +265,7 @@ TSSLBP_INLINE void add_units(T* sums, const T* rows, int64_t row, const uint32_t
   TSSLBP_UNROLL for (int k = 0; k < vectors; ++k) store<bytes>(sums + k * lanes, sum[k]);
 }
 
-// For an instruction set: add_units for every number of units up to as many as its registers hold.
+// For an instruction set: add_units for every number of units that its registers hold.
 template <class T>
 struct Adders {
   using Add = void (*)(T*, const T*, int64_t, const uint32_t*, const T*, int64_t);
@@ -319,7 +319,7 @@ AllAdders<T> adders() {
 }
 
 // Adds to sums of a fully connected layer, [steps, line] of each of `n` samples, the events of its views. All samples and steps
-// use up some columns of the weights before the next come from far.
+// use some columns of the weights before the next are loaded.
 template <class T>
 TSSLBP_INLINE void add_up_flat(const Map& m, int64_t inputs, const Events<T>* const* e, int64_t n, const T* weights, const Adders<T>& add, T* sums) {
   const T* columns = weights + m.weights;

@@ -13,7 +13,7 @@ struct Heard {
   bool differences = false;
 };
 
-// State of a stage's neurons, a row each; null where nobody reads or writes it.
+// State of a stage's neurons, a row each; null if it is not read or written.
 template <class T>
 struct Rows {
   T *u = nullptr, *a = nullptr, *synapse = nullptr, *b = nullptr;
@@ -38,7 +38,7 @@ template <class T, int bytes>
 struct Neurons {
   const Stage& s;
   const T *response, *bias;  // may be null
-  Heard<T> constant, heard[2];  // the current is response[t]·constant + bias and what the synapse makes of `heard`
+  Heard<T> constant, heard[2];  // the current is response[t]·constant + bias + the synapse of `heard`
   Rows<T> before, after;
   uint8_t* trains;
   T* output;  // of output neurons, [steps, ...] with `output_step` numbers from one step to the next; may be null
@@ -53,7 +53,7 @@ struct Neurons {
   }
 
  private:
-  // Of what there is a current. Where it is only of one kind, nothing more is there: no state, no bias and no output.
+  // Kinds of current. If there is only one, there is no state, no bias and no output.
   enum class Current { any, constant, heard };
 
   template <Current kind>

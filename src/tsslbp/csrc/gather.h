@@ -16,7 +16,7 @@ struct Vector {
   typedef T loose __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));  // for any address
 };
 
-// The widest vector there is, in numbers: what rows are padded to.
+// The widest vector, in numbers, to which rows are padded.
 template <class T>
 constexpr int64_t WIDEST = 64 / sizeof(T);
 
@@ -25,7 +25,7 @@ constexpr int64_t padded(int64_t n) {
   return (n + WIDEST<T> - 1) / WIDEST<T> * WIDEST<T>;
 }
 
-// Uninitialised numbers that begin where a vector does: one that lies across two lines of the cache takes twice as long.
+// Uninitialised numbers, aligned to vectors: one across two cache lines takes twice as long.
 struct FreeLines {
   void operator()(void* lines) const { ::operator delete(lines, std::align_val_t(64)); }
 };
@@ -100,7 +100,7 @@ TSSLBP_AVX512 void items_avx512(const Op& op, int64_t begin, int64_t end) {
 }
 #endif
 
-// Runs an operation over items that do not depend on each other, such as the samples of a batch; a thread gets `grain` or more.
+// Runs an operation over independent items, such as the samples of a batch; a thread gets `grain` or more.
 template <class Op>
 void each(const Op& op, int64_t count, int64_t grain = 1) {
   auto* run = &items_baseline<Op>;

@@ -1,4 +1,4 @@
-// Inference from events, third part: the walk of samples through a network. See events.h.
+// Inference from events, third part: samples go through a network. See events.h.
 #pragma once
 
 #include "fire.h"
@@ -9,25 +9,25 @@
 
 namespace tsslbp::events {
 
-// What became of a call: the input was not finite or a potential became NaN; or the first samples of a large batch had so many
+// Result of a call: done; the input was not finite or a potential became NaN; or the first samples of a large batch had so many
 // events that dense products are faster.
 enum class Done { all, no_number, busy };
-constexpr int64_t TRIED = 2;       // samples that tell how busy a batch is
-constexpr double WORK = 1e8;       // products of a dense computation of a batch from which the choice matters
-constexpr double PRICE = 2.5;      // dense products in the time of one of an event's (docs/speed.md),
+constexpr int64_t TRIED = 2;       // samples that show how busy a batch is
+constexpr double WORK = 1e8;       // dense products of a batch above which the choice matters
+constexpr double PRICE = 2.5;      // dense products in the time of one product of an event (docs/speed.md),
 constexpr double FAR_PRICE = 10;   // and with weights of
 constexpr int64_t VERY_FAR = 1 << 22;  // so many bytes, which come from memory or the last cache
 
-// What a call is about. A static input is a constant current, response[t] times itself.
+// The arguments of a call. A static input is a constant current, response[t] times itself.
 template <class T>
 struct Job {
   const Network& net;
   const T *x, *response, *weights, *before;  // [steps, batch, inputs] or, with response, [batch, inputs]; `before` may be null
-  T *out, *after;                            // [steps, batch, outputs]; [batch, state_size], null if nobody wants it
+  T *out, *after;                            // [steps, batch, outputs]; [batch, state_size], may be null
   int64_t steps, batch;
 
   int64_t chunk() const { return std::min(steps, STEPS); }
-  // Products of a dense computation of a sample; padding of images counts as if it were none.
+  // Products of a dense computation of a sample; padding of images counts too.
   double dense() const {
     double products = 0;
     for (const Stage& s : net.stages)
@@ -128,7 +128,7 @@ class Worker {
 
   bool far(const Map& m, int64_t bytes_ = FAR) const { return m.flat && net_.views[m.view].c * m.row * int64_t(sizeof(T)) >= bytes_; }
   double price(const Map& m, const Events<T>& e) const { return double(e.count()) * m.reached * (far(m, VERY_FAR) ? FAR_PRICE : PRICE); }
-  // Whether a stage hears another one through one map whose weights are far.
+  // Whether a stage's input is another one's through one map whose weights are far.
   bool far(const Stage& s) const { return s.pooled < 0 && s.maps[1].view < 0 && far(s.maps[0]) && net_.views[s.maps[0].view].source >= 0; }
 
   TSSLBP_INLINE void begin_state(int64_t b, Sample& sample) {
@@ -167,7 +167,7 @@ class Worker {
     }
   }
 
-  // A stage of `n` samples, from the first of them: one by one, but all of them through far weights.
+  // A stage of `n` samples, from the first: one by one, but all together through far weights.
   TSSLBP_INLINE bool stage(size_t i, int64_t b, int64_t n, int64_t first, int64_t steps) {
     const Stage& s = net_.stages[i];
     bool fine = true;
@@ -252,7 +252,7 @@ class Worker {
     return list_input(net_.views[m.view], image_, 0, 1, *sample.events[m.view]);
   }
 
-  // Step by step: in each, neurons hear what they spiked in the step before.
+  // Step by step, as neurons get their spikes of the step before.
   TSSLBP_INLINE bool recurrent(const Stage& s, const Rows<T>& rows, Neurons<T, bytes>& neurons, int64_t steps) {
     Heard<T>& heard = neurons.heard[0];
     T* sums = const_cast<T*>(heard.sums);  // a part of sums_[0], in which other samples may follow
@@ -313,7 +313,7 @@ Done run(const Job<T>& job, bool (*go)(Worker<T, bytes>&, int64_t, int64_t)) {
   return fine ? Done::all : Done::no_number;
 }
 
-// If not all is done, what was made is not what the equations say.
+// If not all is done, the output is not valid.
 template <class T>
 Done run(const Job<T>& job) {
 #ifdef TSSLBP_X86

@@ -1,8 +1,8 @@
 // The neurons: constants, the forward pass, and what all backward passes (rules.h) share. Equations are those of neuron.py.
 //
-// Arrays are [steps, n] with neurons side by side in memory. In every inner loop j runs over neurons; what one step hands
-// to the next lives in small arrays. Where the reference multiplies by a spike train these loops multiply too: a NaN must
-// go where it goes there. Conditions on options do not depend on j, and the compiler takes them out of the loop.
+// Arrays are [steps, n] with neurons adjacent in memory. In every inner loop j runs over neurons; small arrays carry state from
+// step to step. Like the reference, these loops multiply by spike trains, so that a NaN spreads in the same way. Conditions on
+// options do not depend on j, and the compiler moves them out of the loop.
 #pragma once
 
 #include "rows.h"
@@ -17,7 +17,7 @@ template <class T>
 using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
 // An option that is the same for all neurons: `on(option, x)` is x or 0, even if x is NaN, and unlike a condition it never
-// keeps a compiler from vectorising the loop around it.
+// prevents vectorisation of the loop around it.
 template <class T>
 constexpr Bits<T> mask(bool option) {
   return option ? ~Bits<T>(0) : Bits<T>(0);
@@ -28,7 +28,7 @@ TSSLBP_INLINE T on(Bits<T> option, T x) {
   return __builtin_bit_cast(T, __builtin_bit_cast(Bits<T>, x) & option);
 }
 
-// What the loops need of a neuron's constants.
+// A neuron's constants for the loops.
 template <class T>
 struct Neuron {
   T membrane_decay, synapse_decay, per_tau_m, per_tau_s, tau_s, threshold, quiet;
@@ -44,7 +44,7 @@ struct Neuron {
   explicit Neuron(const NeuronNumbers& c) : Neuron(c.tau_m, c.tau_s, c.threshold) {}
 };
 
-// Constants come in two kinds. `at(first, width)` is what the loops ask, by `j`, for a block of neurons.
+// Constants come in two kinds. The loops index `at(first, width)` by `j` for a block of neurons.
 //
 // The same for all neurons: numbers (numbers.h), which a compiler keeps in registers.
 template <class T>
@@ -62,8 +62,8 @@ struct Alike {
   TSSLBP_INLINE T quiet(int64_t) const { return c.quiet; }
 };
 
-// Of each neuron its own: a table that neurons repeat, so that neuron j has entry j % period. It goes on for as long as a block,
-// which so has its constants side by side wherever it begins.
+// Different ones: a table that repeats, so that neuron j has entry j % period. It is a block longer than the period, so a block
+// has adjacent constants wherever it begins.
 template <class T>
 struct Varied {
   static constexpr bool VARY = true;
@@ -106,8 +106,8 @@ struct Varied {
   }
 };
 
-// What one call hands to the next: two numbers for each neuron, one row [n] after the other. Forward that is the membrane
-// potential and the post-synaptic current of the last step, backward R and E of the first (`rules/tssl.py`). Null is none.
+// State between calls: two numbers for each neuron, one row [n] after the other. Forward these are the membrane potential and
+// the post-synaptic current of the last step, backward R and E of the first (`rules/tssl.py`). Null is none.
 template <class T>
 struct Handed {
   T* data;
@@ -124,7 +124,7 @@ struct Handed {
   }
 };
 
-// Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` the trace is not kept.
+// Current -> membrane and post-synaptic current, (1) to (3). Without `membrane` it is not kept.
 // With `response` the current is response[t] · current[0], a constant current.
 template <class T, class Constants>
 struct Forward {
@@ -152,9 +152,9 @@ struct Forward {
     walk<true, true>(first, width, sums, constants.at(first, width));
   }
 
-  // Whether a potential was NaN. Then it is NaN to the end, so one look after the last step is enough, where one in every step
-  // would cost a tenth of the time; only a block that has one is walked `again`, which makes its currents NaN from there on.
-  // Unless `traced`, nobody wants the potential.
+  // Whether a potential was NaN. It then is NaN to the end, so it is enough to check after the last step; a check in every step
+  // would cost a tenth of the time. Only a block with NaN is computed `again`, which makes its currents NaN from there on.
+  // Unless `traced`, the potential is not kept.
   template <bool traced, bool again, class Block>
   TSSLBP_INLINE bool walk(int64_t first, int64_t width, Scratch* sums, const Block& c) const {
     T carried[MOST] = {}, a[MOST] = {}, last[MOST] = {}, read[MOST], made[MOST];
@@ -178,7 +178,7 @@ struct Forward {
         if (traced) u[j] = v;
         out[j] = a[j];
       }
-      if (again && psc.pool.size)  // the sums are there, and want only the NaN
+      if (again && psc.pool.size)  // the sums exist and only need the NaN
         for (int64_t j = 0; j < width; ++j) made[j] = made[j] == made[j] ? T(0) : made[j];
       if (psc.pool.size) psc.add(first, width, made, sums + t * psc.pool.row());
       else psc.put(t, first, width, made);
@@ -199,7 +199,7 @@ struct Forward {
   }
 };
 
-// What both backward operations share: where the gradient comes from and goes to.
+// Common part of both backward operations: source and target of the gradient.
 template <class T>
 struct Gradient {
   Source<T> psc_gradient;
@@ -208,7 +208,7 @@ struct Gradient {
   Handed<const T> before, carry;
   Handed<T> back;
   int64_t steps, n;
-  T* by_constant = nullptr;  // [3, n]: what τm, τs and θ of every neuron get; null where they are all alike
+  T* by_constant = nullptr;  // [3, n]: gradients of τm, τs and θ of every neuron; null if they are all alike
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const { return response ? buffer : out.row(t, first, buffer); }
 
@@ -219,9 +219,9 @@ struct Gradient {
   }
 };
 
-// What the constants of a block get, (13) to (15) of neuron.py, step by step from the last to the first. The sum over a[t-1] of (14)
-// is taken from the other side: with F[t] = E[t+1]/τs + (1 - 1/τs)·F[t+1], a spike at t adds F[t] - E[t]. So no post-synaptic
-// current is needed. Nothing is left of it where constants are alike.
+// Gradients of a block's constants, (13) to (15) of neuron.py, from the last step to the first. The sum over a[t-1] of (14) is
+// rearranged: with F[t] = E[t+1]/τs + (1 - 1/τs)·F[t+1], a spike at t adds F[t] - E[t], so no post-synaptic current is needed.
+// Empty if constants are alike.
 template <class T, bool vary>
 struct ByConstant {
   T tau_m[LANES<T, true>] = {}, tau_s[LANES<T, true>] = {}, threshold[LANES<T, true>] = {}, later[LANES<T, true>] = {};

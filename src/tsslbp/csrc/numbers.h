@@ -1,5 +1,5 @@
-// The numbers that come with arrays, and what choices among them are called. Each group is a struct that an operator takes as
-// float[], in the order of its fields; it checks itself, and says of which field a number is wrong.
+// The numbers that come with arrays, and names of choices among them. Each group is a struct that an operator takes as float[],
+// in the order of its fields; it checks them and names the field of a wrong number.
 #pragma once
 
 #include <torch/headeronly/util/Exception.h>
@@ -11,15 +11,15 @@
 
 namespace tsslbp {
 
-// The two constants of the published rule that nobody chooses, as in rules/tssl.py.
+// The two fixed constants of the published rule, as in rules/tssl.py.
 constexpr double FALLBACK_RANGE = 8, RATE_LIMIT = 0.1;
 
 // Where the fallback applies; "rate" becomes one of the two before it.
 enum class Fallback { quiet, no_spike, never, always, rate };
 constexpr const char* FALLBACKS = "quiet no-spike never always rate";  // as rules/tssl.py calls them, in the same order
 
-// Shapes of the stand-in ψ(x) for the derivative of the spike, 1 at x = 0, as rules/surrogate.py has them. A new one is a line
-// here: its name, and a formula of x or, to spare the compiler the work, of what `stand_in` in rules.h has made of it.
+// Shapes of the stand-in ψ(x) for the derivative of the spike, 1 at x = 0, as in rules/surrogate.py. To add one, add a line:
+// its name, and a formula of x or of values that `stand_in` in rules.h has computed from it.
 #define TSSLBP_SHAPES(SHAPE)                                        \
   SHAPE(fast_sigmoid, 1 / (y * y))                                  \
   SHAPE(sigmoid, 4 * logistic_derivative(x))                        \
@@ -37,7 +37,7 @@ constexpr const char* SHAPES = TSSLBP_SHAPES(TSSLBP_NAME);
 constexpr double FINITE = std::numeric_limits<double>::max(), ANY = std::numeric_limits<double>::infinity();
 constexpr int64_t EXACT = int64_t(1) << 53;  // no float64 below it is between two integers
 
-// A group's numbers, handed out one by one, each under the name of the field it is for.
+// A group's numbers, read one by one, each with the name of its field.
 class Fields {
  public:
   Fields(const char* group, const std::vector<double>& numbers)
@@ -78,7 +78,7 @@ struct NeuronNumbers {
   bool complete = f.end();
 };
 
-// Of an adaptive threshold; not there for one that is fixed.
+// Of an adaptive threshold; missing for a fixed one.
 struct AdaptationNumbers {
   Fields f;
   double tau_a = f.from("tau_a", 1, ANY), beta = f.from("beta", 0, FINITE);
@@ -87,7 +87,7 @@ struct AdaptationNumbers {
 
 struct TsslNumbers {
   static constexpr const char* GROUP = "tssl";
-  static constexpr bool PARTS = true;  // whether a sequence may come in parts that hand a state to each other
+  static constexpr bool PARTS = true;  // whether a sequence may come in parts
   static constexpr bool through_reset = false;
   Fields f;
   bool timing = f.flag("timing"), inter = f.flag("inter"), reset = f.flag("reset"), leak = f.flag("leak");

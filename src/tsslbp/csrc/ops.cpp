@@ -1,8 +1,8 @@
-// The operations as PyTorch operators, on the LibTorch stable ABI. What surrounds them (layouts, fake kernels, the engine) is in
-// kernels/cpp.py. Sequences are [steps, n], contiguous; only a gradient may have another stride from one step to the next.
-// Numbers come in groups (numbers.h), and names as numbers too: PyTorch 2.13 leaks every string, though no list, that an
-// operator of its stable ABI takes or returns (pytorch issue 191340). It is 48 bytes, but strewn over the heap they broke up the
-// large blocks until it had outgrown the machine. `names` alone returns one, and is called once.
+// The operations as PyTorch operators, on the LibTorch stable ABI. Layouts, fake kernels and the engine are in kernels/cpp.py.
+// Sequences are [steps, n], contiguous; only a gradient may have another stride from one step to the next. Numbers come in
+// groups (numbers.h), and names are numbers too: PyTorch 2.13 leaks every string, but no list, that an operator of its stable
+// ABI takes or returns (pytorch issue 191340). These 48 bytes fragmented the heap until it had outgrown the machine. Only
+// `names` returns a string, and is called once.
 #include "recurrent.h"
 #include "rules.h"
 
@@ -17,8 +17,8 @@ namespace tsslbp {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Whatever an operator is called with, it computes or raises. So each checks all it is given, tensors and numbers, before
-// it computes: a caller may have come past kernels/cpp.py, through `torch.ops.tsslbp`.
+// Every operator checks all tensors and numbers before it computes, since a caller may use `torch.ops.tsslbp` without
+// kernels/cpp.py.
 
 bool is_half(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
 
@@ -44,7 +44,7 @@ std::optional<Tensor> checked_handed(const std::optional<Tensor>& x, int64_t n, 
   return torch::stable::contiguous(*x);
 }
 
-// Of n neurons, if they are whole images.
+// Pooling of n neurons, if they are whole images.
 Pool checked_pool(const std::vector<double>& numbers, int64_t n) {
   if (numbers.empty()) return {};
   const Pool pool(Fields("pool", numbers));
@@ -68,7 +68,7 @@ const T* data(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
-// Calls f(constants) with those of the neurons: alike, given as numbers, or varied, given as a table [3, period] of τm, τs and θ.
+// Calls f(constants) with those of the neurons: numbers if they are alike, or a table [3, period] of τm, τs and θ.
 template <class T, class F>
 void with_constants(const std::optional<Tensor>& table, const std::vector<double>& neuron, int64_t n, const F& f) {
   if (!table) {
@@ -121,8 +121,8 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
   return made;
 }
 
-// δ; given a state, what is handed to the step before; and, given a table, what each neuron's constants get, [3, n]; by the rule
-// whose numbers these are.
+// δ by the rule of these numbers; given a state, the carry for the step before; and, given a table, gradients of each neuron's
+// constants, [3, n].
 template <class Numbers>
 std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& response,
                              const std::optional<Tensor>& state, const std::optional<Tensor>& carry,
@@ -165,7 +165,7 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
 
 namespace {
 
-// What both operators of a recurrent layer are given besides a sequence, checked.
+// Common arguments of both operators of a recurrent layer, checked.
 struct RecurrentOperands {
   int64_t steps, batch, n;
   std::optional<AdaptationNumbers> adaptation;
@@ -252,8 +252,8 @@ bool needs_psc(const TsslNumbers& rule) {
 }
 bool needs_psc(const SurrogateNumbers&) { return false; }
 
-// Gradient of the drive; given a state, of the state; given a table, what constants get in each sample, [3, batch, n]; and, by
-// `learns`, nothing more (0), the gradient of the lateral weights, transposed (1), or a[t-1], of which it can be formed (2).
+// Gradient of the drive; given a state, of the state; given a table, of constants in each sample, [3, batch, n]; and, by
+// `learns`, nothing more (0), the gradient of the lateral weights, transposed (1), or a[t-1], from which it can be formed (2).
 template <class Numbers>
 std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::optional<Tensor>& after, const Tensor& membrane,
                                        const Tensor& lateral, const std::optional<Tensor>& state,

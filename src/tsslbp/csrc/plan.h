@@ -1,5 +1,5 @@
-// What inference from events (events.h) knows of a network: its stages, what each hears and where its weights are. All of it
-// comes as numbers from plans.py, and is checked here.
+// A network for inference from events (events.h): its stages, their inputs and the places of their weights. All of it comes as
+// numbers from plans.py, and is checked here.
 #pragma once
 
 #include "sweep.h"
@@ -9,19 +9,19 @@
 namespace tsslbp::events {
 
 constexpr int64_t MOST = 1 << 28;   // neurons of a layer, and weights that one neuron reaches in a row
-constexpr int64_t COLUMNS = 8;      // vectors of weights that lie side by side in a fully connected layer
+constexpr int64_t COLUMNS = 8;      // adjacent vectors of weights in a fully connected layer
 constexpr int64_t WINDOW = 255;     // neurons of a pooling window: the sum of their spikes is a byte
 
 inline int64_t padded(int64_t n, int64_t to = 64) { return (n + to - 1) / to * to; }
 
-// What a layer hears: trains of an earlier stage, or the network's input (-1), summed over pooling windows.
+// Input of a layer: trains of an earlier stage, or the network's input (-1), summed over pooling windows.
 struct View {
   int64_t source, pool_h, pool_w, c, h, w;  // sizes after pooling; those of one pixel if it is flat
 
   bool pooled() const { return pool_h * pool_w > 1; }
   int64_t pixels() const { return h * w; }
   int64_t size() const { return h * w * c; }
-  // Events that one change makes at most: the bits of a number up to that of the window's neurons.
+  // Most events of one change: the bits of a number up to that of the window's neurons.
   int64_t most() const {
     int64_t bits = 0;
     while ((pool_h * pool_w + 1) >> (bits + 1)) ++bits;
@@ -29,10 +29,10 @@ struct View {
   }
 };
 
-// A linear map: a convolution, or the identity times a scale where `weights` is -1. Rows of weights lie as [kernel row, channel
-// heard, kernel column], reversed and merged into one row for all kernel columns where they reach neurons side by side. Each
-// row is padded with zeros to whole vectors, so that these can be added wherever in the row they begin. Of a fully connected
-// layer (flat) the rows are cut into columns of up to COLUMNS vectors, which lie one after the other.
+// A linear map: a convolution, or the identity times a scale if `weights` is -1. Rows of weights lie as [kernel row, input
+// channel, kernel column], reversed and merged into one row for all kernel columns if these reach adjacent neurons. Each row is
+// padded with zeros to whole vectors, so that these can be added wherever in the row they begin. In a fully connected layer
+// (flat) the rows are cut into columns of up to COLUMNS vectors, which lie one after the other.
 struct Map {
   int64_t view = -1, weights = -1, kh = 1, kw = 1, sh = 1, sw = 1, ph = 0, pw = 0, dh = 1, dw = 1, groups = 1;
   int64_t background = -1;  // where the sums of an image of ones begin, [channel of the input, step]; -1: no such image
@@ -50,12 +50,12 @@ struct Stage {
   Map maps[2];
 
   int64_t size() const { return h * w * c; }
-  // Rows of state: as layers/ hand them from part to part of a sequence (membrane potential and current; the current again
-  // where neurons hear each other; adaptation and spike), and the synapse of what the neurons hear.
+  // Rows of state: those of layers/ between parts of a sequence (membrane potential and current; the current again in recurrent
+  // layers; adaptation and spike), and the synapse of the neurons' input.
   int64_t rows() const { return pooled >= 0 ? 0 : 1 + (lateral < 0 ? 2 : adaptive ? 5 : 3); }
 };
 
-// A network, from its numbers in the order in which they are read here (plans.py writes them).
+// A network, from its numbers in the order of plans.py.
 struct Network {
   int64_t c, h, w, vector;  // of the input; numbers in a vector
   double tau_s;
@@ -70,7 +70,7 @@ struct Network {
     return size;
   }
 
-  // `vector` numbers make a vector, and `weights` are there. Raises for what does not fit together.
+  // `vector` numbers make a vector, and there are `weights` weights. Raises for numbers that do not fit together.
   Network(const std::vector<double>& numbers, int64_t vector, int64_t weights) : vector(vector), weights_(weights) {
     Fields f("plan", numbers);
     read_sizes(f, c, h, w);

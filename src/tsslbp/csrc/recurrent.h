@@ -1,15 +1,15 @@
 // Recurrent layers, whole sequences in one call. Equations (1) to (3) are those of layers/recurrent.py.
 //
 // The neurons' own part is that of neuron.h: each step is a sequence of one step that hands a state to the next, so all rules
-// work here as they are. What is added is what neurons hear of each other, and it costs as much as there are spikes:
+// work here unchanged. The lateral input is added, at a cost in proportion to the number of spikes:
 //
 //     h[t+1] = (1 - 1/τs)·h[t] + Σ V[:, j]/τs over the j that spike at t          h[t] = V·a[t-1] of (1)            (a)
 //     G[t]   = δ[t] + (1 - 1/τs)·G[t+1]                                          δ carried back through the synapse (b)
 //     ∂L/∂V[:, j] = Σ G[t+1]/τs over the t at which j spikes                      = Σ_t δ[t] a_j[t-1]                (c)
 //
-// Only the error that comes back through V, Vᵀ·δ[t+1], is a dense product. (a) and (b) need one τs for all. Where it varies, V
-// meets a[t-1] of the neurons that have spiked, and the caller forms (c) from a. Arrays are [steps, batch, n]. Samples do not
-// depend on each other, and neither do the columns of (c); all sums have one order. So no number of threads changes a bit.
+// Only the error that comes back through V, Vᵀ·δ[t+1], is a dense product. (a) and (b) need one τs for all. If it varies, V is
+// multiplied by a[t-1] of the neurons that have spiked, and the caller forms (c) from a. Arrays are [steps, batch, n]. Samples
+// are independent, and so are the columns of (c); all sums have one order, so results do not depend on the number of threads.
 #pragma once
 
 #include "neuron.h"
@@ -93,7 +93,7 @@ TSSLBP_INLINE void add_weighed(T* __restrict out, const T* __restrict rows, cons
   }
 }
 
-// The places among n numbers of those that `is` marks, in order; returns how many. `marks` holds n + 8 bytes.
+// The indices among n numbers of those that `is` marks, in order; returns how many. `marks` holds n + 8 bytes.
 template <class Is>
 TSSLBP_INLINE int64_t find(int64_t n, const Is& is, uint8_t* __restrict marks, int32_t* __restrict places) {
   for (int64_t j = 0; j < n; ++j) marks[j] = is(j);
@@ -120,8 +120,8 @@ TSSLBP_INLINE T spike(T u, T threshold) {
   return u > threshold ? T(1) : u != u ? u : T(0);
 }
 
-// A layer and a state [rows, batch, n], null at rest: membrane potential and a as the neurons have them, a as V hears it; and of
-// thresholds that adapt, b and the last spikes.
+// A layer and a state [rows, batch, n], null at rest: membrane potential and a of the neurons, a for V; and for adaptive
+// thresholds b and the last spikes.
 template <class T, class Constants>
 struct RecurrentLayer {
   int64_t steps, batch, n;
@@ -169,7 +169,7 @@ template <class T, class Constants>
 struct RecurrentForward {
   RecurrentLayer<T, Constants> layer;
   Source<T> drive;
-  const T* lateral;  // Vᵀ: row j is what neuron j is to all others
+  const T* lateral;  // Vᵀ: row j is from neuron j to all others
   const T* unheard;  // 0·V: 0, or NaN where a weight is not finite, as in a product with a = 0
   T* membrane;       // null if it is not to be kept
   Target<T> psc;
@@ -188,7 +188,7 @@ struct RecurrentForward {
   TSSLBP_INLINE void walk(int64_t first_sample, int64_t last_sample, T* scratch, int32_t* places, uint8_t* marks) const {
     const int64_t n = layer.n, samples = last_sample - first_sample, m = samples * n, first = first_sample * n, size = layer.size();
     const auto c = layer.constants.at(0, n);
-    T *u = scratch, *before = u + 2 * m;  // with a behind it; two of them, as neurons that meet NaN look at the state again
+    T *u = scratch, *before = u + 2 * m;  // followed by a; two of them, as neurons with NaN need the state again
     T *__restrict heard = scratch + 4 * m, *__restrict current = heard + m, *__restrict read = current + m;
     T *__restrict b = read + m, *__restrict s = b + m;
     layer.read(0, first, m, u), layer.read(1, first, m, u + m);
@@ -239,14 +239,14 @@ template <class T, class Constants>
 struct RecurrentBackward {
   RecurrentLayer<T, Constants> layer;
   const std::function<void(const Gradient<T>&)>& neurons;  // the rule, on one step
-  bool through_lateral, through_reset, needs_psc;  // the rule, or what constants get, may need a
+  bool through_lateral, through_reset, needs_psc;  // the rule, or gradients of constants, may need a
   Source<T> psc_gradient;
   const T *after, *membrane, *lateral;  // gradient of the state after the last step, null if there is none; V as it is
   Target<T> out;
-  T* filtered;  // G; null if nobody wants it
+  T* filtered;  // G; may be null
   T* back;      // gradient of the state before the first step; null if there was none
-  T* by_constant;  // [3, batch, n], of 0: what τm, τs and θ get in each sample; null where they are all alike
-  T* heard;        // [steps, batch, n]: a[t-1]; null if nobody wants it
+  T* by_constant;  // [3, batch, n], zeros: gradients of τm, τs and θ in each sample; null if they are all alike
+  T* heard;        // [steps, batch, n]: a[t-1]; may be null
 
   TSSLBP_INLINE bool needs_b() const { return layer.adapts && (through_reset || by_constant); }
 
@@ -325,7 +325,7 @@ struct RecurrentBackward {
     for (int64_t row = 0; row < layer.rows(); ++row) std::copy_n(rows[row], m, back + row * size + first);
   }
 
-  // What τm gets through (3), and takes back what τs got through the error of spikes, which do not depend on it.
+  // Adds the gradient of τm through (3), and subtracts that of τs through the error of spikes, which do not depend on it.
   TSSLBP_INLINE void add_adaptation(T* __restrict learned, const T* __restrict delta, const T* __restrict spikes,
                                     const T* __restrict b, const T* __restrict u, const T* __restrict a, const T* __restrict to_s,
                                     int64_t samples) const {
@@ -336,7 +336,7 @@ struct RecurrentBackward {
     });
   }
 
-  // a[t-1] for every t, which tells where a synapse is quiet.
+  // a[t-1] for every t, which shows where a synapse is quiet.
   TSSLBP_INLINE void trace_psc(T* __restrict trace, int64_t first, int64_t samples) const {
     const int64_t m = samples * layer.n;
     layer.read(1, first, m, trace);
@@ -365,7 +365,7 @@ struct RecurrentBackward {
   }
 };
 
-// Gradient of V, (c), for the neurons that speak from `begin` to `end`.
+// Gradient of V, (c), for the sending neurons from `begin` to `end`.
 template <class T, class Constants>
 struct LateralGradient {
   RecurrentLayer<T, Constants> layer;
@@ -379,7 +379,7 @@ struct LateralGradient {
     std::vector<uint8_t> marks(speakers + 8), nan(speakers);
     const auto c = layer.constants.at(begin, speakers);
     std::fill_n(out + begin * n, speakers * n, T(0));
-    if (layer.state)  // the neurons also heard what the state brought
+    if (layer.state)  // the state was also an input
       for (int64_t sample = 0; sample < layer.batch; ++sample)
         for (int64_t j = begin; j < end; ++j)
           add_scaled<1>(out + j * n, filtered + sample * n, n, layer.state + 2 * layer.size() + sample * n + j, n);

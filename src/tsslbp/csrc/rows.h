@@ -1,8 +1,8 @@
 // Where the rows of an operation come from and go to. A row is one step of a block of neurons.
 //
-// Operations compute on rows of T side by side. In memory a sequence may be T or, for T = float, bfloat16; and the
-// post-synaptic current may be pooled: summed over windows of size × size pixels, times a factor, neurons lying as
-// [image, row, column, channel]. A row that is not simply there is put together in a buffer that stays in the cache.
+// Operations compute on contiguous rows of T. In memory a sequence may be T or, for T = float, bfloat16; and the post-synaptic
+// current may be pooled: summed over windows of size × size pixels, times a factor, with neurons as [image, row, column,
+// channel]. Other rows are assembled in a buffer that stays in the cache.
 #pragma once
 
 #include "sweep.h"

@@ -1,4 +1,4 @@
-// What learning rules make of the gradient of the post-synaptic current. Equation numbers without a file are those of rules/tssl.py.
+// The backward pass of learning rules. Equation numbers without a file are those of rules/tssl.py.
 #pragma once
 
 #include "neuron.h"
@@ -92,7 +92,7 @@ struct TsslBackward {
     g.before.read(first, width, u_before, a_before);
     g.carry.read(first, width, reach, error);
     if constexpr (error_reset) std::copy_n(reach, width, spike_error);
-    // R is of the spike-time gradient alone; and of two numbers that parts hand on, Q takes its place
+    // R is of the spike-time gradient alone; between parts Q takes its place
     if constexpr (fallback == Fallback::always || error_reset) std::fill_n(reach, width, T(0));
     const T per_width = 1 / fallback_width, per_eight_widths = per_width / 8, limit = T(FALLBACK_RANGE * FALLBACK_RANGE / 64);
     if constexpr (fallback == Fallback::quiet) find_quiet(first, width, quiet, c);
@@ -120,7 +120,7 @@ struct TsslBackward {
         y *= y;
         y = y > limit ? limit : y;
         // One division for both: only spikes have (5), and a step with a spike never takes the fallback.
-        // (Written as a sum, or compilers would divide twice.)
+        // (Written as a sum, since compilers would divide twice.)
         const Bits<T> by_du = mask<T>(fallback == Fallback::never || (fallback != Fallback::always && spike));
         const T quotient = 1 / (on<T>(by_du, du) + on<T>(~by_du, inverse_logistic_derivative(y)));
         T d = 0, by_spike = 0;
@@ -157,7 +157,7 @@ struct TsslBackward {
   TSSLBP_INLINE void finish(int64_t, Scratch*) const {}
 };
 
-// What an operation of sweep.h has that needs no memory of its own beside its arrays, and nothing at the end.
+// Base of operations of sweep.h that need no scratch memory and no final step.
 struct Plain {
   using Scratch = char;
   int64_t scratch_size() const { return 0; }
@@ -215,7 +215,7 @@ struct SurrogateBackward : Plain {
   }
 };
 
-// The rule of rules/eventprop.py, whose numbers the equations have. It takes no parts: (2) needs the error of the step before.
+// The rule of rules/eventprop.py, with its equation numbers. It takes no parts: (2) needs the error of the step before.
 template <class T, class Constants>
 struct EventPropBackward : Plain {
   static constexpr int64_t MOST = LANES<T, Constants::VARY>;

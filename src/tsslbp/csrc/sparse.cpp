@@ -58,7 +58,7 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
     const Tensor a = torch::stable::contiguous(current);
     const Difference<T> difference{T(1 - 1 / tau_s), T(tau_s), T(4 * tau_s) * std::numeric_limits<T>::epsilon()};
     std::vector<Found<T>> found;
-    const auto share = [&](int64_t every, bool alone) {  // of the numbers of every so many samples that change
+    const auto share = [&](int64_t every, bool alone) {  // share of changes in every so many samples
       found.assign((s.N + every - 1) / every, {});
       const int64_t samples = found.size();
       each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, alone ? samples : 1);
@@ -66,7 +66,7 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
       for (const Found<T>& sample : found) total += sample.until.back();
       return double(total) / std::max(1.0, double(samples * s.T * s.pixels() * s.C));
     };
-    // A few samples decide, on this thread: to go through all, and wake another thread, may take longer than what is gained.
+    // A few samples decide, on this thread: going through all, and waking another thread, may cost more than it gains.
     const int64_t few = s.N < 24 ? 1 : s.N / 6;
     if (share(few, true) > most) return;
     if (few > 1) share(1, false);
@@ -104,8 +104,8 @@ void check_changes(const MapSizes& s, const Tensor& where, const Tensor& value, 
   STD_TORCH_CHECK(right, "tsslbp: these are not the changes of the current");
 }
 
-// How many outputs of a matrix product are computed at a time: whole vectors, in parts of about the same size, of which there are
-// some for every thread.
+// Outputs of a matrix product that are computed at a time: whole vectors, in parts of about the same size, with some for every
+// thread.
 template <class T>
 int64_t at_once(const MapSizes& s) {
   const int64_t vectors = padded<T>(s.out) / WIDEST<T>, most = std::clamp<int64_t>(vectors / 4, 1, s.C <= 1024 ? 8 : 4);

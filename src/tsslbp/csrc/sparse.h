@@ -1,14 +1,14 @@
 // Linear maps of currents that change rarely, such as those of spiking neurons.
 //
 // A current a comes from a synapse, so its input x[t] = τs·a[t] - (τs - 1)·a[t-1] is known: for neurons it is the spike train.
-// The map commutes with the synapse, and what does not change from one step to the next need not be multiplied again:
+// The map commutes with the synapse, and only changes from one step to the next need to be multiplied:
 //
 //     forward   S[t] = S[t-1] + W·(x[t] - x[t-1]),   I[t] = (1 - 1/τs)·I[t-1] + S[t]/τs                  (1)
 //     weights   ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,   F[t] = F[t+1] + E[t],  E of δ = ∂L/∂I by (4) of neuron.py   (2)
 //
-// Changes below the rounding of a are none. So this holds for any current; how many changes there are decides whether it pays.
+// Changes below the rounding of a do not count. This holds for any current; the number of changes decides whether it pays.
 //
-// A sequence lies as [T, N, H, W, C]; a fully connected layer has one pixel. Rows of outputs are padded to whole vectors.
+// A sequence is [T, N, H, W, C]; a fully connected layer has one pixel. Rows of outputs are padded to whole vectors.
 #pragma once
 
 #include "changes.h"
@@ -20,7 +20,7 @@ namespace tsslbp {
 template <class T>
 struct Part {
   int64_t out, channel, row, size;  // strides, and all numbers
-  Lines<T> data;                    // what pads a row is never looked at, and may be anything
+  Lines<T> data;                    // padding of rows is never read, and may be anything
 
   explicit Part(const MapSizes& s)
       : out(padded<T>(s.out)), channel(s.wide * out), row(s.C * channel), size(s.high * row), data(lines<T>(size)) {
@@ -48,8 +48,8 @@ TSSLBP_INLINE void through_synapse(T* __restrict now, T* __restrict before, cons
 
 // Equation (1): the current of one sample after the other, [T, N, H', W', out].
 //
-// What an output sees in one row of the kernel are changes that follow each other, and the kernel row's weights may stay in the
-// nearest cache: so some steps are taken together, and one kernel row after the other.
+// The changes that an output sees in one row of the kernel are adjacent, and the kernel row's weights may stay in the nearest
+// cache. So some steps are computed together, one kernel row after the other.
 template <class T>
 struct SparseForward {
   Changes<T> changes;
@@ -148,10 +148,10 @@ TSSLBP_INLINE void filter_back(const T* __restrict delta, T* __restrict e, const
   }
 }
 
-// Equation (2) for a convolution: the part of a group of samples, in an order that no number of threads changes.
+// Equation (2) for a convolution: the part of a group of samples, in an order that does not depend on the number of threads.
 //
-// The steps go backwards, with F of one at a time. The changes of a channel that meet a kernel row follow each other, if those
-// of each phase (see `MapSizes`) are sorted into a bin of their own.
+// The steps go backwards, with F of one at a time. The changes of a channel that meet a kernel row are adjacent, if those of
+// each phase (see `MapSizes`) are sorted into a separate bin.
 template <class T>
 struct SparseGradient {
   Changes<T> changes;
@@ -194,7 +194,7 @@ struct SparseGradient {
     }
   }
 
-  // What the changes in a bin, of one channel and phase, add.
+  // Adds the changes in a bin, of one channel and phase.
   template <int BYTES>
   TSSLBP_INLINE void add_bin(Part<T>& made, int64_t c, int64_t phase, const Sorted<T>& sorted, int64_t bin, const T* filtered,
                              int64_t line, const std::vector<int64_t>& first, const std::vector<int64_t>& row) const {

@@ -1,8 +1,8 @@
 // How an operation runs over all neurons: in blocks, on PyTorch's threads, with the widest vectors the processor has.
 //
 // An operation is a functor `op(first, width, scratch)` for the neurons first … first + width - 1 and all time steps. It
-// is written once, as plain loops the compiler vectorises; here it is compiled for each instruction set. Neurons do not
-// depend on each other, and fused multiply-adds are off, so neither threads nor instruction sets change a single bit.
+// is written once, as plain loops that the compiler vectorises for each instruction set. Neurons are independent, and fused
+// multiply-adds are off, so results do not depend on threads or instruction sets.
 #pragma once
 
 #include "numbers.h"
@@ -16,9 +16,9 @@
 #include <vector>
 
 #define TSSLBP_INLINE inline __attribute__((always_inline))
-// A lambda that is not inlined would be compiled for the plainest instruction set.
+// A lambda that is not inlined would be compiled for the baseline instruction set.
 #define TSSLBP_LAMBDA __attribute__((always_inline))
-// Before a loop over neurons: no turn reads what another one writes, which a compiler cannot see of that many arrays.
+// Before a loop over neurons: iterations are independent, which a compiler cannot see for that many arrays.
 #ifdef __clang__
 #define TSSLBP_SIDE_BY_SIDE _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -58,7 +58,7 @@ inline Capability capability() {
 }
 
 // Pooling windows over neurons that lie as [image, height, width, channels]; none if size is 0, from a group without numbers.
-// A last row or column of pixels that fills no window is left out.
+// Incomplete windows are left out.
 struct Pool {
   int64_t size = 0, height = 0, width = 0, channels = 0;
   double factor = 1;
@@ -104,8 +104,8 @@ struct Pool {
 constexpr int64_t ROW_BYTES = 4096;   // of one step of a block: a page, yet a step's rows and carried state fit 32-48 KiB
 constexpr int64_t GRAIN = 32 * 1024;  // neurons times steps worth another thread
 
-// While it lives, this thread takes numbers below the smallest normal one as 0. A current that decays for hundreds of steps
-// gets there, and processors take a hundred times longer over such numbers, here and in the matrix products that follow.
+// While it lives, this thread treats subnormal numbers as 0. A current that decays for hundreds of steps gets there, and
+// processors take a hundred times longer for such numbers, here and in the matrix products that follow.
 struct FlushTinyNumbers {
 #ifdef TSSLBP_X86
   const unsigned before = __builtin_ia32_stmxcsr();
@@ -114,19 +114,19 @@ struct FlushTinyNumbers {
 #endif
 };
 
-// The most neurons in a block: the length of an operation's arrays of carried state. Constants that vary take as much room again.
+// The most neurons in a block: the length of an operation's arrays of carried state. Varying constants take as much again.
 template <class T, bool vary = false>
 constexpr int64_t LANES = ROW_BYTES / sizeof(T) / (vary ? 2 : 1);
 
-// Neurons are handed to threads in units of neighbours. A unit is one block, unless an operation pools: then it is a row of
-// windows (`units` of them in an image), taken block by block.
+// Threads get neurons in units of neighbours. A unit is one block or, if an operation pools, a row of windows (`units` of them
+// in an image), block by block.
 struct Plan {
   int64_t n, lanes, unit, units, image;
 };
 
 template <class Op>
 TSSLBP_INLINE void blocks(const Op& shared, int64_t begin, int64_t end, const Plan& plan) {
-  const Op op = shared;  // a copy nothing else points to: its members need not be read again after each store
+  const Op op = shared;  // a private copy, whose members need not be read again after each store
   std::vector<typename Op::Scratch> scratch(op.scratch_size());
   for (int64_t u = begin; u < end; ++u) {
     const int64_t image = u / plan.units * plan.image, first = image + u % plan.units * plan.unit;

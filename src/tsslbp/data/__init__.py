@@ -1,4 +1,4 @@
-"""Data sets by name or from a user's own file, in memory or, where they are large, mapped from a file."""
+"""Data sets by name or from a user's own file, in memory or, if large, mapped from a file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,9 +37,9 @@ NAMES = (
     *("spike-pattern", "delayed-xor", "evidence"),
 )
 SETS: dict[str, Callable[[int | None], Dataset]] = {}
-"""Data sets of a user's own by name: functions of how many samples to hold out for validation, None for their own number."""
+"""A user's own data sets by name: functions of how many samples to hold out for validation, None for their default."""
 MADE = "python:"
-"""What settings call a data set that was made in Python, before its name."""
+"""Prefix in settings of the name of a data set made in Python."""
 
 
 def load(
@@ -53,22 +53,22 @@ def load(
 ) -> Dataset:
     """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
-    Which samples are held out for validation is fixed: it depends on no seed of a run.
+    The choice of samples held out for validation is fixed and depends on no seed.
 
     Args:
         name: one of ``NAMES``, the last three with options in brackets if wanted (:mod:`tsslbp.data.synthetic`); ``tonic:NAME``
             for an event set of the package tonic; ``image-folder:DIR`` or ``webdataset:SHARDS`` for pictures that stay in their
             files; or the path of a file or folder.
         root: folder the named sets lie in, as torchvision and tonic lay them out; ``digits`` and own files do not need it.
-        validation: samples held out of the training set. If left out: 240 of ``digits``, a tenth of all others but at most
-            5000 of a named one; one per class at least.
-        download: fetch a set that is not there: images through torchvision, events through tonic. Others are not fetched.
-        time_steps: T of recordings, which can be cut into any number of steps: 30 of events, 50 of speech, the longest of
-            the vowels if left out. Static samples and series of your own do not need it.
+        validation: samples held out of the training set. Default: 240 of ``digits``, a tenth of all others but at most 5000 of
+            a named one; one per class at least.
+        download: fetch a missing set: images through torchvision, events through tonic. Others are not fetched.
+        time_steps: T of recordings, which can be cut into any number of steps. Default: 30 for events, 50 for speech, the
+            longest of the vowels. Static samples and your own series do not need it.
         streaming: how pictures that stay in their files are read.
 
     Returns:
-        Its three parts with the constants to normalise them.
+        The three parts with the constants to normalise them.
 
     Raises:
         UserError: an unknown name, files that are missing or damaged, a validation size or T that does not fit.
@@ -83,7 +83,7 @@ def load(
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is no data set's, but the path of a user's own file or folder."""
+    """Whether a name is the path of a user's own file or folder, not a data set's."""
     known = name in NAMES or name in SETS or _task(name) in synthetic.TASKS
     return bool(name) and not known and not name.startswith(("tonic:", MADE))
 

@@ -2,10 +2,10 @@
 
 ``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
 ``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
-``y`` holds the classes ``[N]``: integers from 0, or texts. Integers are names for a model whose classes are other numbers. Or
-it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and ``y_test``
-(else a fifth is held out), ``classes`` (their names, or those of the output neurons), ``lengths`` and ``lengths_test`` (steps
-of each sequence before it was padded, ``[N]``).
+``y`` holds the classes ``[N]``: integers from 0, or texts (integers are names if a model's classes are other numbers). Or it
+holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and ``y_test`` (else
+a fifth is held out), ``classes`` (names of classes or output neurons), ``lengths`` and ``lengths_test`` (steps of each sequence
+before it was padded, ``[N]``).
 """
 
 import itertools
@@ -25,7 +25,7 @@ from tsslbp.errors import LARGEST, UserError, all_of
 Arrays = dict[str, NDArray[Any]]
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 CHANNELS = (1, 3, 4)
-"""What the last axis of pictures with the channels last has."""
+"""Possible sizes of the last axis of pictures with channels last."""
 AXES = {
     (2, False): ("sample", "feature"),
     (4, False): ("sample", "channel", "row", "column"),
@@ -57,7 +57,7 @@ def of_arrays(
         lengths_test: those of the test samples.
         classes: names of the classes, or of the output neurons that have target trains.
         validation: samples to hold out; a tenth if left out.
-        name: what to call the data set.
+        name: of the data set.
 
     Raises:
         UserError: arrays that do not go together, missing values, classes without samples.
@@ -72,13 +72,12 @@ def of_arrays(
 def of_torch(
     samples: Iterable[Any], test: Iterable[Any] | None = None, *, validation: int | None = None, name: str = "samples"
 ) -> Dataset:
-    """A data set of what a ``torch.utils.data`` ``Dataset`` or ``DataLoader`` gives: pairs of a sample and its class or target
-    trains.
+    """A data set from a ``torch.utils.data`` ``Dataset`` or ``DataLoader`` of pairs: a sample and its class or target trains.
 
     Everything is read once and held in memory. See :func:`of_arrays` for shapes, ``validation`` and ``name``.
 
     Raises:
-        UserError: other things than pairs, samples that differ in shape, and what :func:`of_arrays` refuses.
+        UserError: items that are not pairs, samples that differ in shape, and what :func:`of_arrays` refuses.
     """
     x, y = _collected(samples, name)
     more = _collected(test, f"{name}, test") if test is not None else (None, None)
@@ -117,7 +116,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
 
 
 def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
-    """The samples in arrays of the names above. Raises UserError for what does not fit the description; ``where`` is named."""
+    """The samples in arrays named as above. Raises UserError, with ``where``, for what does not fit the description."""
     faults: list[str] = []
     parts, notes, layout = {}, [], None
     names = _class_names(where, arrays)
@@ -184,7 +183,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
 def _recognised(
     x: NDArray[Any], key: str, lengths: bool, shape: tuple[int, ...] | None, layout: str | None
 ) -> tuple[NDArray[Any], str, str]:
-    """``x`` with its channels first, the axes of a sample, and a note where these could be others."""
+    """``x`` with channels first, the axes of a sample, and a note if the axes are ambiguous."""
     views = {"F": x, "CHW": x} if x.ndim in STATIC_DIMS else {"TF": x, "TCHW": x}
     views = {name: view for name, view in views.items() if len(name) == x.ndim - 1}
     if x.ndim == 3:
@@ -210,7 +209,7 @@ def _recognised(
 def _samples(
     where: str, arrays: Arrays, x_name: str, y_name: str, labelled: bool, by_name: bool
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """``x`` and ``y`` as they are given, checked one by one and against each other; integers are places unless ``by_name``."""
+    """``x`` and ``y`` as given, checked by themselves and together; integers are class numbers unless ``by_name``."""
     for name in (x_name, *([y_name] if labelled else [])):
         if name not in arrays:
             raise UserError(f"{where} has no array {name!r}; write it with numpy.savez(path, {x_name}=..., {y_name}=...)")
@@ -251,7 +250,7 @@ def _target_trains(y: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def _output_neurons(where: str, parts: dict[str, Split], names: tuple[str, ...] | None, wanted: Wanted) -> tuple[str, ...]:
-    """The neurons that have target trains, by number where they have no names. Raises UserError if they do not go together."""
+    """Names of the neurons with target trains, by default their numbers. Raises UserError if they do not fit."""
     neurons = parts["train"].y.shape[2]
     if wanted.classes and len(wanted.classes) != neurons:
         raise UserError(f"{where}: y has trains of {neurons} neurons; the model has {len(wanted.classes)}")
@@ -276,7 +275,7 @@ def _class_names(where: str, arrays: Arrays) -> tuple[str, ...] | None:
 
 
 def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The classes, by number where they have no names. Raises UserError for one without samples, and for one without a name."""
+    """Names of the classes, by default their numbers. Raises UserError for one without samples or without a name."""
     present = y.unique().tolist()
     classes = len(names) if names else present[-1] + 1
     if present[-1] >= classes:
@@ -292,7 +291,7 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
 def _split(
     where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
 ) -> Split:
-    """Bytes stay bytes (truth values become bytes), all other numbers become float32; padding becomes 0, of targets too."""
+    """Bytes stay bytes (bools become bytes), all other numbers become float32; padding becomes 0, also that of targets."""
     if lengths is not None:
         steps = x.shape[1] if sequence else 0
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:

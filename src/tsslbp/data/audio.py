@@ -20,7 +20,7 @@ WINDOW = 0.040
 LOWEST = 60.0
 """Lower edge of the lowest band in Hz; the highest band ends at half the sampling rate."""
 FLOOR = 1e-4
-"""Energy that counts as silence, for signals within ±1; keeps the logarithm finite."""
+"""Energy of silence, for signals within ±1; keeps the logarithm finite."""
 
 
 def mel_bands(bands: int, rate: int, fft_size: int) -> Tensor:
@@ -59,7 +59,7 @@ def frame_size(rate: int) -> int:
 
 
 def energies(frames: Tensor, rate: int, bands: int) -> Tensor:
-    """Log-mel energies, equation (2), of frames that are cut already, such as the newest one of a sound that goes on.
+    """Log-mel energies, equation (2), of frames that are already cut, such as the newest one of a live sound.
 
     ``signal.unfold(0, audio.frame_size(rate), hop)`` cuts a sound into a frame for every ``hop`` samples.
 
@@ -94,11 +94,11 @@ def _weights(bands: int, rate: int, fft_size: int, dtype: torch.dtype) -> Tensor
 
 
 def send_on_delta(x: Tensor, delta: float) -> Tensor:
-    """Spikes for changes, equation (3): at most one a step, so that large changes take several steps to catch up with.
+    """Spikes for changes, equation (3), at most one a step, so it takes several steps to follow a large change.
 
     Args:
         x: signals ``[N, T, F]``; the receiver starts from 0.
-        delta: δ, the change that is worth a spike, positive.
+        delta: δ, the change that gives a spike, positive.
 
     Returns:
         Spikes 0 and 1, uint8, ``[N, T, 2F]``: first the channels for up, then those for down.
@@ -117,11 +117,11 @@ def send_on_delta(x: Tensor, delta: float) -> Tensor:
 
 
 def changes(now: Tensor, received: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """One step of :func:`send_on_delta`: the spikes ``[..., 2F]`` of bool, and what the receiver has then, ``[..., F]``.
+    """One step of :func:`send_on_delta`: the spikes ``[..., 2F]`` of bool, and the receiver's new value, ``[..., F]``.
 
     Args:
         now: signals of this step, ``[..., F]``.
-        received: what the receiver had before, ``[..., F]``; zeros at the beginning.
+        received: the receiver's value before, ``[..., F]``; zeros at the beginning.
         delta: δ, positive.
     """
     up, down = now - received >= delta, received - now >= delta

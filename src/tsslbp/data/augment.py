@@ -9,12 +9,12 @@ from tsslbp.errors import UserError
 
 
 def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) -> Tensor:
-    """Each image shifted and mirrored on its own: zeros around it, a random crop of the old size, a flip at even odds.
+    """Shift and mirror each image on its own: zero padding, a random crop of the old size, a flip with probability one half.
 
     Args:
         x: images as stored, before normalisation, ``[B, C, H, W]``, any type: the border is the stored value 0.
-        keys: all that the changes to an image follow from, one for each, ``[B]`` of int64 (``draws.py``).
-        padding: zeros on each side in pixels, hence the largest shift; 0 only flips.
+        keys: one for each image, ``[B]`` of int64, which determines its changes (``draws.py``).
+        padding: zeros on each side in pixels, which is the largest shift; 0 only flips.
         flip: mirror left and right; wrong for digits and letters.
 
     Returns:

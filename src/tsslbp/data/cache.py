@@ -1,7 +1,7 @@
-"""Samples that take long to make and more room than memory has: made once, kept in a file, mapped and read as needed.
+"""Samples that take long to make and do not fit in memory: made once, kept in a file, mapped and read as needed.
 
 The file is a plain ``.npy`` of bytes. Its name is a hash of all that its content depends on, and it is put in place only when
-whole, so a file of the right name and size is right. Any file may be deleted at any time; it is then made anew.
+complete, so a file of the right name and size is valid. Any file may be deleted at any time; it is then made again.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], 
 
     Args:
         name: of the data set, the start of the file's name.
-        settings: all else that the content depends on, as JSON takes it.
+        settings: all else that the content depends on, JSON values.
         samples: their numbers, in this order, and labels.
         shape: of one sample.
         make: a sample from its number, bytes of ``shape``.
@@ -49,10 +49,10 @@ def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], 
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Frames | None:
-    """The array in a file; None if it is not there or not whole."""
+    """The array in a file; None if it is missing or incomplete."""
     try:
         stored = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": the tensor may be changed, the file is not
-    except Exception:  # a damaged header fails in every way there is
+    except Exception:  # a damaged header may raise anything
         return None
     return stored if stored.shape == shape and stored.dtype == np.uint8 else None
 

@@ -1,4 +1,4 @@
-"""What a data set is here: three parts as stored (mostly bytes, in memory or mapped), and how to turn a batch into numbers."""
+"""Data sets: three parts as stored (mostly bytes, in memory or mapped), and how to turn a batch into numbers."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from tsslbp.errors import UserError
 
 SPLIT_SEED = 0
 TEST_SET, FIFTH = "the test set", "a held-out fifth"
-"""What the test samples of a data set are, in a reader's words."""
+"""Descriptions of a data set's test samples."""
 Kind = Literal["vectors", "pictures", "series", "speech", "events"]
-"""What samples are. Defaults that suit one kind may not suit another."""
+"""Kinds of samples, on which default settings depend."""
 Request = tuple[Tensor, Tensor | None]
-"""A batch to come: the places of its samples ``[B]`` (int64), and the keys ``[B]`` that random changes to them follow from
-(``draws.py``); no keys, no changes."""
+"""A batch to come: the indices of its samples ``[B]`` (int64), and the keys ``[B]`` of random changes to them (``draws.py``);
+None for no changes."""
 LARGE, LOOKED_AT = 2**30, 1000
-"""Of samples that take more bytes than LARGE, only LOOKED_AT, evenly spaced, are looked at."""
+"""If samples take more bytes than LARGE, only LOOKED_AT of them, evenly spaced, are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +35,14 @@ class Split:
     y: Tensor
     lengths: Tensor | None = None
     streamed: ClassVar[bool] = False
-    """Whether samples lie in files and are read whenever they are used."""
+    """Whether samples stay in files and are read when they are used."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample as it is stored."""
+        """Shape of one stored sample."""
         return tuple(self.x.shape[1:])
 
     @property
@@ -62,7 +62,7 @@ class Split:
         return self.x.index_select(0, index), self.y.index_select(0, index)  # ten times faster than x[index] on CPU
 
     def to(self, device: torch.device) -> "Split":
-        """The samples on a device; on their way to a GPU, nothing waits for them."""
+        """The samples on a device; copies to a GPU do not block."""
         if device.type == "cpu":
             return self
         x, y, lengths = self.x, self.y, self.lengths
@@ -74,19 +74,19 @@ class Split:
         return Split(*self.take(index), None if self.lengths is None else self.lengths.index_select(0, index))
 
     def batches(self, requests: Iterable[Request]) -> Iterator["Split"]:
-        """The samples of one request after the other, in memory."""
+        """The samples of each request in turn, in memory."""
         return (self.select(index) for index, _ in requests)
 
     def few(self, most: int) -> "Split":
-        """At most so many of the samples, evenly spaced."""
+        """At most ``most`` samples, evenly spaced."""
         return self.select(torch.linspace(0, len(self) - 1, min(most, len(self)), dtype=torch.float64).long())
 
     def looked_at(self) -> "Split":
-        """Samples that stand for all: all of them, or a few where they take much memory or lie in files."""
+        """Samples that represent all: all of them, or a few if they are large or in files."""
         return self.few(LOOKED_AT) if self.streamed or self.x.nbytes > LARGE else self
 
     def marks(self) -> Iterable[Any]:
-        """Bytes, or an array of them, by which each sample is recognised."""
+        """Bytes (or an array of them) that identify each sample."""
         return self.x.contiguous().numpy()
 
 
@@ -131,12 +131,12 @@ class Dataset:
     """A labelled data set; ``validation`` was held out of the training samples, ``test`` is apart.
 
     Static samples are ``x`` ``[N, C, H, W]`` or ``[N, F]``; with ``sequence`` they are ``[N, T, F]`` or ``[N, T, C, H, W]``.
-    ``source`` is what :func:`tsslbp.data.load` finds the set by, empty for one made in Python; ``tested_on`` says in a reader's
-    words which samples the test part is. ``computed`` samples come from recordings by arithmetic that another processor may
-    round otherwise. ``kind`` follows from the shape and type of the samples if it is left out. ``cut`` sequences are recordings
-    that were cut into as many steps as were asked for, ``rate`` is that of sounds in samples per second, and ``delta`` the
-    change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`; 0 leaves channels as they are).
-    ``columns`` are the names of a table's features. ``notes`` say in a line each what the reader of a user's own data decided.
+    ``source`` is the name for :func:`tsslbp.data.load`, empty if made in Python; ``tested_on`` describes the test samples.
+    ``computed`` samples come from recordings by arithmetic that another processor may round differently. ``kind`` follows from
+    the shape and type of the samples if it is left out. ``cut`` sequences are recordings that were cut into the number of steps
+    asked for, ``rate`` is that of sounds in samples per second, and ``delta`` the change of a normalised channel that gives a
+    spike (:func:`tsslbp.data.audio.send_on_delta`; 0 leaves channels as they are). ``columns`` are the names of a table's
+    features. ``notes`` are lines about what the reader of a user's own data decided.
     """
 
     name: str
@@ -177,12 +177,12 @@ class Dataset:
 
     @property
     def time_steps(self) -> int | None:
-        """T of sequences and of target trains; None for static samples with classes, which have no steps of their own."""
+        """T of sequences and of target trains; None for static samples with classes."""
         return self.train.x.shape[1] if self.sequence else self.train.y.shape[1] if self.trains else None
 
 
 def check(dataset: object, what: str) -> Dataset:
-    """A data set that somebody else made, if its parts go together.
+    """A data set made elsewhere, checked.
 
     Raises:
         UserError: no data set, or samples and targets of other types or shapes than :class:`Split` says; it names ``what``.
@@ -213,7 +213,7 @@ def check(dataset: object, what: str) -> Dataset:
 
 
 def kind_of(x: Tensor, sequence: bool) -> Kind:
-    """What stored samples are, by their shape and type: bytes in sequences are events."""
+    """The kind of stored samples, by their shape and type: bytes in sequences are events."""
     if sequence:
         return "events" if x.dtype == torch.uint8 or x.dim() == 5 else "series"
     return "pictures" if x.dim() == 4 else "vectors"
@@ -232,13 +232,13 @@ def class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
-    """Split ``samples`` into the rest and ``count`` held out, both in the order they came in.
+    """Split ``samples`` into the rest and ``count`` held out, both in their original order.
 
-    Stratified: of a class with n of the N samples, ``count · n / N`` are held out, rounded up or down. The choice depends on
-    nothing but the labels.
+    Stratified: of a class with n of the N samples, ``count · n / N`` are held out, rounded up or down. The choice depends only
+    on the labels.
     """
     total = len(samples)
-    # PCG64's raw stream is the same in every version of NumPy; that of its shuffling functions is not promised to be.
+    # NumPy promises the same raw stream of PCG64 in every version, but not the same results of shuffling.
     shuffled_by_class = np.lexsort((np.random.PCG64(SPLIT_SEED).random_raw(total), samples.y.numpy()))
     evenly_spaced = (2 * np.arange(count) + 1) * total // (2 * max(count, 1))
     held = torch.zeros(total, dtype=torch.bool)
@@ -247,7 +247,7 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
 
 
 def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
-    """:func:`hold_out` with a size the user may have chosen, 0 for none. Raises UserError if a part would be too small."""
+    """:func:`hold_out`, with 0 for none. Raises UserError if a part would be too small."""
     if count != 0 and not classes <= count < len(samples):
         several = f" in {classes} classes" if classes > 1 else ""
         raise UserError(
@@ -258,7 +258,7 @@ def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split
 
 
 def a_tenth(samples: Split, classes: int) -> int:
-    """Validation size where the user chose none: a tenth, but at least one per class."""
+    """Default validation size: a tenth, but at least one per class."""
     return max(classes, len(samples) // 10)
 
 

@@ -1,7 +1,7 @@
 """Events of a camera or a cochlea, and how they become the steps of a network.
 
-An event is one spike of one pixel: place, polarity, time in microseconds. A network takes steps, so events are first given a
-step, :func:`by_time`, :func:`by_width` or :func:`by_count`, and then counted, :func:`frames`.
+An event is one spike of one pixel: place, polarity, time in microseconds. Events are first assigned to steps (:func:`by_time`,
+:func:`by_width` or :func:`by_count`) and then counted (:func:`frames`).
 """
 
 from typing import NamedTuple
@@ -24,11 +24,11 @@ class Events(NamedTuple):
     p: Integers
     """Polarity, 0 or 1."""
     t: Integers
-    """Time in microseconds, never falling."""
+    """Time in microseconds, not decreasing."""
 
 
 def by_time(events: Events, time_steps: int) -> Integers:
-    """Steps ``[E]`` that cut the time from the first to the last event into ``time_steps`` equal parts."""
+    """Steps ``[E]`` that divide the time from the first to the last event into ``time_steps`` equal parts."""
     if not len(events.t):
         return events.t
     since = events.t - events.t.min()
@@ -36,14 +36,14 @@ def by_time(events: Events, time_steps: int) -> Integers:
 
 
 def by_width(events: Events, width: int) -> Integers:
-    """Steps ``[E]`` of ``width`` microseconds each, from the first event on; as many as the recording takes."""
+    """Steps ``[E]`` of ``width`` microseconds each, from the first event on."""
     if width < 1:
         raise UserError(f"width is {width}; a step must last at least 1 microsecond")
     return (events.t - events.t.min()) // width if len(events.t) else events.t
 
 
 def by_count(events: Events, time_steps: int) -> Integers:
-    """Steps ``[E]`` with one share of the events each, sizes differing by 1 at most."""
+    """Steps ``[E]`` whose numbers of events differ by 1 at most."""
     return np.arange(len(events.t)) * time_steps // max(1, len(events.t))
 
 
@@ -55,7 +55,7 @@ def frames(events: Events, steps: Integers, time_steps: int, size: tuple[int, in
         steps: step of each event, ``[E]``, below ``time_steps``.
         time_steps: T.
         size: polarities, rows and columns ``(P, H, W)``.
-        spikes: True gives 1 where any event falls, so several count as one; False gives their number, so none is lost.
+        spikes: True gives 1 where there is any event; False gives the number of events.
 
     Returns:
         ``[T, P, H, W]``.
@@ -81,7 +81,7 @@ def read_bin(content: bytes) -> Events:
     """Events in N-MNIST's format: 5 bytes each, x, y, then polarity (1 bit) and time (23 bits, big-endian).
 
     Raises:
-        UserError: no events, a part of one, or times that fall.
+        UserError: no events, an incomplete one, or decreasing times.
     """
     if not content or len(content) % 5:
         raise UserError(f"{len(content)} bytes are no recording of events, which take 5 bytes each")
@@ -101,9 +101,9 @@ _CENTRE = 3.5
 def stabilise(events: Events, height: int, width: int) -> Events:
     """Undo the camera's motion: a triangle of three saccades, each taken to be linear in time.
 
-    The image is at pixel offsets (0, 0), (3.5, 7), (7, 0) and (0, 0) at the ends of the saccades; these corners, of G.
-    Orchard's own script, are also those that make the sum of events sharpest. The digit comes to rest in the middle of its
-    path, where it loses about one event in 200 over the edge.
+    The image is at pixel offsets (0, 0), (3.5, 7), (7, 0) and (0, 0) at the ends of the saccades. These corners, from G.
+    Orchard's own script, also make the sum of events sharpest. The digit comes to rest in the middle of its path, where about
+    one event in 200 is lost over the edge.
     """
     ends = SACCADE * np.arange(4)
     x = np.rint(events.x - np.interp(events.t, ends, _PATH_X) + _CENTRE).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a model remembers of its data: range, sizes, and enough to recognise the samples it has seen."""
+"""Facts that a model stores about its data: range, sizes, and hashes to recognise samples it has seen."""
 
 import hashlib
 import math
@@ -14,9 +14,9 @@ from tsslbp.data.dataset import Dataset, Split
 from tsslbp.errors import UserError
 
 REMEMBERED = 64
-"""Training samples remembered by their digests: the smallest ones, so that no choice depends on an order."""
+"""Training samples remembered: those with the smallest digests, so that their order does not matter."""
 OFTEN = 2
-"""Samples that occur this many times, on average, are of a few kinds only: all are seen in any two sets of some size."""
+"""If samples occur this many times on average, there are only a few kinds of them, and any two large sets share them."""
 UNLIKE = 10
 """Values whose range is this many times wider than that of the training samples are in other units; so are values of another
 type whose range differs much."""
@@ -31,12 +31,12 @@ class Facts:
         low, high: smallest and largest value of the training samples; per channel of images, else one number.
         samples: how many there are by part: ``train``, ``validation``, ``test``.
         digests: hash of each part: of targets, lengths and, if ``exact``, samples in their order.
-        exact: whether the samples are part of the digests. If not, they are computed, and may differ by rounding.
-        remembered: hashes of some training samples, from which :meth:`seen` tells whether others are the same.
-        columns: names of the features of a table, in their order; none where it had none.
+        exact: whether the samples are part of the digests. Computed samples are not, as they may differ by rounding.
+        remembered: hashes of some training samples, by which :meth:`seen` recognises them.
+        columns: names of the features of a table, in order; empty without names.
 
     Raises:
-        UserError: something else, as a damaged file may hold it.
+        UserError: other values, as in a damaged file.
     """
 
     dtype: str
@@ -86,7 +86,7 @@ class Facts:
 
     @staticmethod
     def read(fields: dict[str, Any]) -> "Facts":
-        """Facts from what :meth:`to_dict` gave, as JSON has kept it. Raises UserError or TypeError if they are damaged."""
+        """Facts from the JSON of :meth:`to_dict`. Raises UserError or TypeError if they are damaged."""
         lists = {key: tuple(fields.get(key, ())) for key in ("low", "high", "remembered", "columns")}
         return Facts(**{**fields, **lists})
 
@@ -104,13 +104,13 @@ class Facts:
 
     def seen(self, samples: Split) -> tuple[float, bool]:
         """An estimate of the share of the training samples that are among these, from 0 to 1, and whether these repeat
-        themselves. Two tables of three answers with yes or no have the same eight rows, wherever they come from."""
+        themselves. (Any two large tables of three yes-or-no answers have the same eight rows.)"""
         known = set(self.remembered)
         found = Counter(mark for mark in _hashes(samples) if mark in known)
         return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))
 
     def unlike(self, x: Tensor) -> tuple[str, bool] | None:
-        """How stored samples differ from the training samples in range, and whether so much that they are in other units."""
+        """How the range of stored samples differs from that of the training samples, and whether they are in other units."""
         low, high, was_low, was_high = float(x.min()), float(x.max()), min(self.low), max(self.high)
         span, was_span = high - low, was_high - was_low
         dtype = str(x.dtype).removeprefix("torch.")
@@ -128,7 +128,7 @@ def _hashes(part: Split) -> Iterator[str]:
 
 
 def _recognised(part: Split) -> Iterator[str]:
-    """A hash of every sample that is looked at. Of samples in files those are all, since only names and sizes are hashed."""
+    """A hash of every sample that is looked at: of all for samples in files, since only names and sizes are hashed."""
     return _hashes(part if part.streamed else part.looked_at())
 
 

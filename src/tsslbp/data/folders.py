@@ -1,4 +1,4 @@
-"""Folders of files, a folder a class: ``CLASS/FILE``, or ``train``, ``val`` and ``test`` with a folder a class in each."""
+"""Folders of files by class: ``CLASS/FILE``, or ``train/CLASS/FILE``, and the same in ``val`` and ``test``."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -36,19 +36,17 @@ class Listing:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    """Files of these suffixes anywhere below a folder, without hidden ones, in the order of their names in each folder."""
+    """Files of these suffixes anywhere below a folder, except hidden ones, sorted by name in each folder."""
     return (Path(folder, inside, entry.name) for inside, entry in walked(folder, suffixes))
 
 
 def walked(
     folder: str | Path, suffixes: Sequence[str], inside: str = "", above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """The files of :func:`files_in`, each with the folder that it lies in, as seen from ``folder``.
-
-    Links are followed.
+    """The files of :func:`files_in`, each with its folder, relative to ``folder``. Links are followed.
 
     Raises:
-        UserError: a link to a folder that it lies in, or a folder that cannot be read.
+        UserError: a link to a folder around it, or a folder that cannot be read.
     """
     here = os.path.join(folder, inside)
     try:
@@ -76,11 +74,11 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
         path: the folder.
         suffixes: of the files.
         wanted: what they are read for.
-        what: the files are, in the plural.
-        flat: without a folder a class, names are ``LABEL_REST``.
+        what: name of such files in messages, in the plural.
+        flat: without folders for classes, names are ``LABEL_REST``.
 
     Raises:
-        UserError: no files, no folder a class where labels are needed, a class without files, other classes in a part.
+        UserError: no files, no folders for classes where labels are needed, a class without files, other classes in a part.
     """
     if path.is_file() and not wanted.labelled:
         return Listing({"train": [path]}, {"train": torch.tensor([-1])}, {"train": [path.name]}, wanted.classes or (), "")
@@ -110,21 +108,21 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
 
 
 def unwrapped(path: Path, suffixes: Sequence[str], classes: Sequence[str] = (), flat: bool = False) -> Path:
-    """The folder that has the parts or the classes, where others lie around it; none of these ``classes``."""
+    """The innermost folder with the parts or the classes, if there are others around it; none of ``classes`` is entered."""
     while (inner := _wrapped(path, suffixes, flat)) is not None and inner.name not in classes:
         path = inner
     return path
 
 
 def folders_of_parts(path: Path) -> dict[str, Path]:
-    """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has none for that."""
+    """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has no such part."""
     tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
     found = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}
     return {part: folder for part, folder in found.items() if folder} if found["train"] else {"train": path}
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:
-    """The one folder in a folder, if that is where the classes are: unpacking an archive leaves such a folder around them."""
+    """The only folder in a folder, if it has the classes, as after unpacking an archive."""
     inside = [child for child in folder.iterdir() if child.is_dir() and any(files_in(child, suffixes))]
     loose = any(child.suffix.lower() in suffixes for child in folder.iterdir())
     if len(inside) != 1 or loose or inside[0].name.lower() in PARTS["train"]:

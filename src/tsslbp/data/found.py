@@ -1,4 +1,4 @@
-"""What a reader of a user's own files is asked for, and what it finds."""
+"""Requests to readers of a user's own files, and their results."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +16,15 @@ from tsslbp.errors import UserError, each_of
 
 @dataclass(frozen=True)
 class Wanted:
-    """What samples are read for.
+    """A request for samples.
 
     Args:
-        time_steps: T of recordings, which can be cut into any number of steps; the reader's own choice if left out.
-        classes: classes of a model that takes the samples; those that the files have if left out.
-        shape: of one sample as that model takes it, T first in a sequence.
+        time_steps: T of recordings, which can be cut into any number of steps; the reader chooses if left out.
+        classes: classes of the model that takes the samples; those of the files if left out.
+        shape: of one sample of that model, T first in a sequence.
         rate: of the sounds that it was trained on, samples per second.
-        columns: names of the features that it takes from a table, in its order; none where it takes them by place.
-        labelled: samples must have labels. Samples to predict need none.
+        columns: names of the features that it takes from a table, in order; empty if it takes them by place.
+        labelled: whether samples must have labels.
     """
 
     time_steps: int | None = None
@@ -36,23 +36,22 @@ class Wanted:
 
     @property
     def whole(self) -> bool:
-        """Whether samples are read for a model that is trained: all of them, and of no other file."""
+        """Whether samples are read for a trained model: all of this path, and of no partner file."""
         return self.shape is not None
 
 
 @dataclass(frozen=True)
 class Found:
-    """Samples of a user's own.
+    """A user's own samples.
 
     Args:
-        parts: samples by part, ``train``, ``validation`` and ``test``; the first must be there. Labels are -1 where there are
-            none.
-        names: what to call the samples of each part; numbers from 0 if left out.
+        parts: samples by part, ``train`` and if there are any ``validation`` and ``test``. Missing labels are -1.
+        names: of the samples of each part; numbers from 0 if left out.
         classes: names of the classes.
         sequence: samples are ``[N, T, ...]``.
         scale: stored value of full intensity, for static samples.
-        tested_on: what the test samples are, in a reader's words.
-        facts: further fields of the data set, see :class:`tsslbp.data.Dataset`.
+        tested_on: description of the test samples.
+        facts: further fields of :class:`tsslbp.data.Dataset`.
     """
 
     parts: Mapping[str, Split]
@@ -80,7 +79,7 @@ class Found:
         )
 
     def all(self) -> tuple[Split, list[str]]:
-        """Every sample, and what to call it."""
+        """Every sample and its name."""
         splits = [part.select(torch.arange(len(part))) for part in self.parts.values()]
         names = [name for part in self.parts for name in self.names.get(part, ())]
         whole = sum(splits[1:], splits[0])
@@ -99,7 +98,7 @@ class Made(Split):
 
 
 def each(make: Callable[[int], Tensor], shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Makes samples ``[B, *shape]`` of bytes one by one. Of files that cannot be read, all are named."""
+    """Makes samples ``[B, *shape]`` of bytes one by one. Raises UserError that names all files that cannot be read."""
 
     def made(numbers: Tensor) -> Tensor:
         x = torch.zeros(len(numbers), *shape, dtype=torch.uint8)
@@ -122,8 +121,7 @@ def plain(label: str) -> str:
 
 
 def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
-    """The classes among labels, in the order of their numbers, or of the alphabet. Raises UserError for names that cannot be
-    printed."""
+    """The classes among labels, sorted by number or alphabet. Raises UserError for names that cannot be printed."""
 
     def order(label: str) -> tuple[bool, float, str]:
         number = re.fullmatch(r"[-+]?\d{1,15}(\.\d+)?", label, re.ASCII)
@@ -162,5 +160,5 @@ def partner(path: Path) -> Path | None:
 
 
 def kind_fact(kind: Kind, *notes: str, **facts: Any) -> dict[str, Any]:
-    """Fields of a data set: its kind, and what the reader decided."""
+    """Fields of a data set: its kind, notes and further facts."""
     return {"kind": kind, "notes": notes, **facts}

@@ -18,18 +18,18 @@ from tsslbp.data.streamed import Files, Streaming
 from tsslbp.errors import UserError
 
 PREFIX = "image-folder:"
-"""What settings call such a folder, before its path."""
+"""Prefix of such a folder's path in settings."""
 ANNOTATIONS = "val_annotations.txt"
 LOOSE = "is in no folder of a class", "move each into a folder named by class"
-"""What is wrong with a picture without a label, and how to mend it."""
+"""What is wrong with a picture without a label, and how to fix it."""
 
 
 def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
-    """The data set of a folder, which may lie below ``root``. Without a part ``test``, the part ``val`` is what is tested on.
+    """The data set of a folder, which may lie below ``root``. Without a part ``test``, the part ``val`` is used for testing.
 
     Raises:
-        UserError: no folder, no pictures, no folder a class, other classes in a part, parts that are too small, and pictures
-            among the first looked at that cannot be read.
+        UserError: no folder, no pictures, no folders for classes, other classes in a part, parts that are too small, and
+            unreadable pictures among the first looked at.
     """
     folder = _folder(name.removeprefix(PREFIX), root)
     path = unwrapped(folder, SUFFIXES)
@@ -42,7 +42,7 @@ def read(name: str, root: Path, validation: int | None, streaming: Streaming) ->
 
 
 def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Split, list[str], list[str]]:
-    """Every picture of a folder, or one, for a model of these classes; what to call each; notes for a reader.
+    """Every picture of a folder, or one, for a model of these classes; their names; notes for the reader.
 
     Raises UserError as :func:`read`; unless they are ``labelled``, their folders may have any names.
     """

@@ -1,6 +1,6 @@
 """The image sets the method was published on, and the small digits that come with scikit-learn.
 
-Files are read in the layout torchvision stores them in, without torchvision and without writing anything beside them.
+Files are read in torchvision's layout, without torchvision and without writing anything beside them.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, h
 from tsslbp.errors import UserError
 
 VALIDATION = 5000
-"""Held out of sets of 50,000 images and more; smaller ones give a tenth."""
+"""Samples held out of sets of 50,000 images and more; of smaller ones it is a tenth."""
 
 _DIGITS = tuple("0123456789")
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -88,7 +88,7 @@ def _fetch(name: str, torchvision_name: str, root: Path) -> None:
         raise UserError(f"fetching {name} needs torchvision: pip install 'tsslbp[vision]'") from None
     try:
         getattr(datasets, torchvision_name)(str(root), download=True)
-    except Exception as error:  # network, disk and archive each fail with exceptions of their own
+    except Exception as error:  # network, disk and archive have different exceptions
         raise UserError(f"{name} could not be fetched into {root}: {_one_line(error)}") from error
 
 
@@ -138,8 +138,8 @@ def _read_mnist(folder: Path, part: str, classes: int) -> Split:
 def _read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An idx file of bytes, ``[N, *item_shape]``: two zeros, type 8, number of axes, sizes as big-endian int32, then the data.
 
-    Raises UserError for another type or item shape, no items, more than fits in memory, and a file that is damaged, cut short
-    or too long.
+    Raises UserError for another type or item shape, no items, more than fits in memory, and a damaged, truncated or overlong
+    file.
     """
     axes = 1 + len(item_shape)
     start = 4 + 4 * axes
@@ -152,7 +152,7 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
                 raise UserError(f"{path} is not an idx file of {expected} bytes (header {header.hex()}); fetch it again")
             size = math.prod(sizes)
             machine.need_memory(size, str(path))
-            content = file.read(size + 1)  # up to the end, where gzip checks what it has read
+            content = file.read(size + 1)  # to the end, where gzip verifies its checksum
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {_one_line(error)}; fetch it again") from error
     if len(content) != size:
@@ -178,7 +178,7 @@ def _cifar_batch(path: Path) -> Split:
         x, y = _array(fields["data"]), fields["labels"]
     except UserError as error:
         raise UserError(f"{path} {_one_line(error)}") from None
-    except Exception as error:  # damaged pickles fail in every way there is
+    except Exception as error:  # damaged pickles may raise anything
         raise UserError(
             f"{path} is not a CIFAR-10 batch ({type(error).__name__}: {_one_line(error)}); fetch it again"
         ) from error
@@ -190,14 +190,14 @@ def _cifar_batch(path: Path) -> Split:
 
 
 def _check_sizes(content: bytes) -> None:
-    """Raise ValueError where a damaged pickle claims a size beyond its own: unpickling would reserve the memory first."""
+    """Raise ValueError if a damaged pickle claims a size beyond its own, since unpickling would reserve that memory."""
     for opcode, argument, _ in pickletools.genops(content):  # checks the lengths of strings and arrays itself
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise ValueError(f"memo number {argument}")
 
 
 class _Part:
-    """What a pickle says an array is made of. Unpickling only collects these, so that nothing in the file gets to run."""
+    """A part of an array in a pickle. Unpickling only collects these, so that nothing in the file can run."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments

@@ -1,4 +1,4 @@
-"""Data sets whose pictures stay in their files, found by how their names begin."""
+"""Data sets whose pictures stay in their files, recognised by the prefix of their names."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ def is_one(name: str) -> bool:
 
 
 def prefix(name: str) -> str:
-    """How the name of such a data set begins; nothing of others."""
+    """The prefix of such a data set's name; empty for others."""
     return next((prefix for prefix in SOURCES if name.startswith(prefix)), "")
 
 
 def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
-    """The data set of such a name, whose files may lie below ``root``. Raises UserError as its reader does."""
+    """The data set of such a name; its files may lie below ``root``. Raises UserError as its reader does."""
     return SOURCES[prefix(name)](name, root, validation, streaming)
 
 
 def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Split, list[str], list[str]]:
-    """Every picture at a path, in shards, a folder or by itself, for a model of these classes; what to call each; notes.
+    """Every picture at a path, in shards, a folder or by itself, for a model of these classes; their names; notes.
 
     Raises UserError as its reader does.
     """

@@ -1,4 +1,4 @@
-"""From lists of pictures in files to data sets that stream them, whatever layout they were found in."""
+"""From lists of pictures in files to data sets that stream them, for all layouts."""
 
 import json
 from array import array
@@ -20,19 +20,19 @@ from tsslbp.data.streamed import Decoder, Files, Pool, Streamed, Streaming, defa
 from tsslbp.errors import UserError
 
 SIZE = 224
-"""Pixels of a side where pictures differ in size and nobody says."""
+"""Default pixels of a side if pictures differ in size."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Pictures in files, in their order.
+    """Pictures in files, in order.
 
     Args:
         files: names and sizes.
-        labels: names of their labels, in the order of their first pictures.
-        y: number of each picture's label ``[N]``; -1 where it has none.
-        changed: a hash of all names, sizes and times of the last change.
-        loose: what is wrong with a picture without a label, and how to mend it.
+        labels: names of the labels, in the order of their first pictures.
+        y: number of each picture's label ``[N]``; -1 for none.
+        changed: a hash of all names, sizes and modification times.
+        loose: what is wrong with a picture without a label, and how to fix it.
     """
 
     files: Files
@@ -50,7 +50,7 @@ class Lister:
         self._names, self._ends, self._sizes, self._numbers = bytearray(), array("q"), array("q"), array("q")
 
     def add(self, name: bytes, size: int, label: str) -> None:
-        """One picture with its size in bytes; an empty label is none."""
+        """Add a picture with its size in bytes; an empty label means none."""
         self._names += name
         self._ends.append(len(self._names))
         self._sizes.append(size)
@@ -58,12 +58,12 @@ class Lister:
 
     @property
     def of_files(self) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
-        """Names, where each ends, and sizes, as :class:`Files` takes them."""
+        """Names, their ends, and sizes, for :class:`Files`."""
         return bytes(self._names), np.array(self._ends, np.int64), np.array(self._sizes, np.int64)
 
     @property
     def y(self) -> Tensor:
-        """Number of each picture's label ``[N]``; -1 where it has none."""
+        """Number of each picture's label ``[N]``; -1 for none."""
         return torch.tensor(np.array(self._numbers, np.int64))
 
 
@@ -75,19 +75,19 @@ def dataset(
     streaming: Streaming,
     tested_on: Mapping[str, str],
 ) -> Dataset:
-    """The data set of lists by part, ``train`` and what else there is. Without a part ``test``, ``validation`` is tested on.
+    """The data set of lists by part. Without a part ``test``, ``validation`` is used for testing.
 
     Args:
         parts: the lists; that of ``train`` is not empty.
-        name: what to call the data set.
+        name: of the data set.
         where: the folder or pattern, for messages.
         validation: samples to hold out, see :func:`tsslbp.data.own.complete`.
         streaming: how pictures are read.
-        tested_on: what the part ``test`` or ``validation`` is, in a reader's words.
+        tested_on: description of the part ``test`` or ``validation``.
 
     Raises:
-        UserError: pictures without labels, other classes in a part, parts that are too small, and pictures among the first
-            looked at that cannot be read.
+        UserError: pictures without labels, other classes in a part, parts that are too small, and unreadable pictures among
+            the first looked at.
     """
     parts, said = dict(parts), list[str]()
     classes = classes_of(parts["train"].labels, where)
@@ -121,7 +121,7 @@ def dataset(
 
 
 def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Streamed, list[str]]:
-    """All pictures of a list, for a model of these classes, and notes for a reader.
+    """All pictures of a list, for a model of these classes, and notes for the reader.
 
     Raises UserError as :func:`dataset`; unless they are ``labelled``, their labels may be any or none.
     """
@@ -134,7 +134,7 @@ def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming:
 
 
 def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
-    """Numbers of the classes ``[N]``. Raises UserError for labels that are no class, and for pictures without one."""
+    """Class numbers ``[N]``. Raises UserError for labels that are no class, and for pictures without one."""
     if loose := (listed.y < 0).nonzero().flatten().tolist():
         wrong, fix = listed.loose
         raise UserError(f"{listed.files.at(loose[0])} {wrong} ({len(loose):,} such pictures); {fix}")
@@ -152,13 +152,13 @@ def _size(pictures: Files, wanted: int | None) -> int:
     some = np.linspace(0, len(pictures.ends) - 1, min(LOOKED_AT, len(pictures.ends))).astype(np.int64)
     sides = set()
     for number in some.tolist():
-        with suppress(UserError):  # whoever reads the picture says so
+        with suppress(UserError):  # reading the picture will raise it
             sides.add(min(header(pictures.at(number))[0]))
     return sides.pop() if len(sides) == 1 else SIZE
 
 
 def _readable(split: Streamed, changed: str, notes: list[str]) -> Streamed:
-    """The pictures that can be read. Which cannot is kept in the cache, since every one is read to know it."""
+    """The readable pictures. The unreadable ones are cached, since finding them takes reading all."""
     path = files.cache_folder() / f"broken-{changed[:20]}.json"
     try:
         broken = [int(place) for place in json.loads(path.read_text(encoding="utf-8"))]

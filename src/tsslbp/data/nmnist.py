@@ -15,17 +15,17 @@ from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError
 
 TIME_STEPS = 30
-"""Steps where the caller asks for no number; a step is then about 10 ms."""
+"""Default number of steps, of about 10 ms each."""
 SIZE = (2, 34, 34)
 """Polarities, rows, columns."""
 VERSION = 1
-"""Of what is made from a recording; part of the cache's key."""
+"""Version of the conversion; part of the cache's key."""
 
 
 def read(name: str, root: Path, validation: int | None, time_steps: int | None, download: bool) -> Dataset:
     """N-MNIST as spikes ``[N, T, 2, 34, 34]``: 1 where a pixel has events in one of T equal parts of the recording.
 
-    Spikes are made once and then mapped from the cache (:mod:`tsslbp.data.cache`), T · 2312 bytes a recording.
+    Spikes are made once and then mapped from the cache (:mod:`tsslbp.data.cache`), T · 2312 bytes per recording.
 
     Args:
         name: ``nmnist``, or ``nmnist-stabilised`` for the digit at rest.
@@ -33,7 +33,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
             ``Train/LABEL/NUMBER.bin``.
         validation: recordings to hold out; a tenth but at most 5000 if left out.
         time_steps: T; ``TIME_STEPS`` if left out.
-        download: fetch it through tonic if it is not there.
+        download: fetch it through tonic if it is missing.
 
     Raises:
         UserError: files missing or damaged, a cache that cannot be written, a validation size that does not fit.

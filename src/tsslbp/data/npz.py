@@ -13,7 +13,7 @@ from tsslbp.errors import UserError, all_of, unknown
 
 KEYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test", "classes")
 COPIES = 3
-"""How often an array may be in memory while it is read: as it was stored, as float32, and in its parts."""
+"""Copies of an array in memory while it is read: as stored, as float32, and in its parts."""
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -41,13 +41,13 @@ def _open(path: Path) -> arrays.Arrays:
             return {key: file[key] for key in sizes}
     except UserError:
         raise
-    except Exception as error:  # damaged archives and headers fail in every way there is
+    except Exception as error:  # damaged archives and headers may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read {path}: {reason}; write plain arrays with numpy.savez(path, x=..., y=...)") from error
 
 
 def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """Bytes of an array, of which only the header is read. Raises ValueError if the archive holds more or less than these."""
+    """Bytes of an array, from its header alone. Raises ValueError if the archive holds more or less."""
     with archive.open(info) as file:
         read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,

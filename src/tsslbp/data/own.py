@@ -1,4 +1,4 @@
-"""What every reader of a user's own data ends with: parts are held out, and the normalisation is fitted on training samples."""
+"""The last step of every reader of a user's own data: hold out parts, and fit the normalisation to training samples."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from tsslbp.errors import UserError
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
 NOTHING_VARIES = 1e-6
-"""A channel whose standard deviation is below this share of its mean may vary by float32's rounding alone."""
+"""Share of the mean below which a channel's standard deviation may be float32's rounding alone."""
 LOST = "{} varies so little about its mean that float32, in which it is stored, rounds it away; subtract the mean from it"
-"""What is said of numbers that :func:`lost_in_float32` finds."""
+"""Message about numbers that :func:`lost_in_float32` finds."""
 LOOKED_AT = 2**20
-"""Of so many numbers about."""
+"""About how many numbers it looks at."""
 
 
 def complete(
@@ -37,16 +37,16 @@ def complete(
     """A data set from a user's samples.
 
     Args:
-        name: what to call the data set.
+        name: of the data set.
         where: the file or folder, for messages.
-        samples: what to train on; a part of them is held out.
-        test: the user's own test samples. A fifth of ``samples`` if there are none.
-        classes: names of the classes, each of which has samples; where targets are spike trains, of the output neurons.
-        validation: samples to hold out. If left out, a tenth; none if a class has too few samples for that.
+        samples: training samples, of which a part is held out.
+        test: the user's own test samples; if there are none, a fifth of ``samples``.
+        classes: names of the classes, each of which has samples; if targets are spike trains, of the output neurons.
+        validation: samples to hold out. Default: a tenth; none if a class has too few samples for that.
         sequence: samples are ``[N, T, ...]``.
         scale: stored value of full intensity, for static samples.
-        tested_on: what the test samples are, in a reader's words.
-        held: the user's own validation samples. A part of ``samples`` if there are none.
+        tested_on: description of the test samples.
+        held: the user's own validation samples; if there are none, a part of ``samples``.
         facts: further fields of the data set.
 
     Raises:
@@ -94,9 +94,9 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
 
     Samples count as often as ``weights`` ``[N]`` say; None is once each.
 
-    Vectors and sequences of vectors have a pair of numbers per feature, pictures and sequences of pictures one per channel. A
-    vector of bytes is a picture laid flat and has one pair for all features. Padding after the end of a sequence does not
-    count. Sequences that hold spikes or events stay as they are: bytes, and whole numbers from 0 to ``MOST_EVENTS``.
+    Vectors and sequences of vectors have a mean and a deviation per feature, pictures and sequences of pictures per channel. A
+    vector of bytes is a flattened picture and has one pair for all features. Padding does not count. Sequences that hold spikes
+    or events stay as they are: bytes, and whole numbers from 0 to ``MOST_EVENTS``.
     """
     x = train.x
     if sequence and (x.dtype == torch.uint8 or counts_events(x)):
@@ -124,12 +124,12 @@ def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tup
 
 
 def lost_in_float32(x: NDArray[Any]) -> list[int]:
-    """Features ``[..., F]`` whose rounding to float32 is a twentieth of their standard deviation or more, in some rows."""
+    """Features of ``[..., F]`` whose rounding to float32 is at least a twentieth of their standard deviation, in some rows."""
     if x.dtype.itemsize < np.dtype(np.float32).itemsize or x.dtype == np.float32:
         return []
     flat = x.reshape(-1, x.shape[-1])
     flat = flat[:: -(-flat.size // LOOKED_AT)].astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is reported elsewhere
+    with np.errstate(all="ignore"):  # NaN and infinity are reported elsewhere
         spread, largest = flat.std(0), np.abs(flat).max(0)
         error = np.sqrt(np.square(flat - flat.astype(np.float32)).mean(0))
         resolved = spread > 16 * np.finfo(np.float64).eps * largest  # more than the rounding of what computed it

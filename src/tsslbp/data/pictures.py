@@ -1,4 +1,4 @@
-"""Pictures in a folder, a folder a class, as bytes ``[N, C, H, W]``: grey ones with one channel, others with three."""
+"""Folders of pictures by class, as bytes ``[N, C, H, W]``: grey ones with one channel, others with three."""
 
 from collections import Counter
 from io import BytesIO
@@ -21,18 +21,18 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 """Pillow's modes without colour."""
 WIDE = "I"
-"""How its modes of 16 bits a pixel begin."""
+"""Prefix of its modes with 16 bits a pixel."""
 LOOKED_AT = 16
 """Pictures of 16 bits in which the largest value is looked for."""
 DIM = 2**13
-"""A largest value below which pictures of 16 bits lose more than three of the eight bits that are kept."""
+"""Largest value below which 16-bit pictures lose more than three of the eight bits that are kept."""
 
 
 def read(path: Path, wanted: Wanted) -> Found:
     """The pictures below a folder.
 
     Raises:
-        UserError: no pictures, no folder a class, files that cannot be read, pictures of different sizes.
+        UserError: no pictures, no folders for classes, files that cannot be read, pictures of different sizes.
     """
     listing = listed(path, SUFFIXES, wanted, "pictures")
     headers = dict(zip(listing.paths, each_of(header, listing.paths), strict=True))
@@ -77,7 +77,7 @@ class Member(NamedTuple):
         return f"{self.name} in {self.path}"
 
     def content(self) -> BytesIO:
-        """Its bytes. Raises OSError if the file ends before."""
+        """Its bytes. Raises OSError if the file is too short."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             content = file.read(self.size)
@@ -102,7 +102,7 @@ class Header(NamedTuple):
 
 
 def header(path: Picture) -> Header:
-    """What a picture is, without decoding it. Raises UserError if there is none, or one that bytes cannot hold."""
+    """The header of a picture, without decoding it. Raises UserError if there is none, or one that bytes cannot hold."""
     from PIL import Image
 
     try:
@@ -123,7 +123,7 @@ def opened(path: Picture, mode: str) -> "Image":
     """An image file as grey ("L") or "RGB", turned as its camera says, on white where it is transparent.
 
     Raises:
-        UserError: no such file, one that cannot be read as an image, or one of other numbers than 8 or 16 bits.
+        UserError: no such file, one that cannot be read as an image, or pixels of other than 8 or 16 bits.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -144,7 +144,7 @@ def opened(path: Picture, mode: str) -> "Image":
 
 
 def _refuse_numbers(file: "Image", path: Picture) -> None:
-    """Raises UserError for a file of real numbers or of 32 bits, whose range nothing tells."""
+    """Raises UserError for a file of real numbers or of 32 bits, whose range is unknown."""
     if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
         kind = "real numbers" if file.mode == "F" else "whole numbers of 32 bits"
         raise UserError(f"{path} holds {kind}, whose white is unknown; save it with 8 or 16 bits a pixel")

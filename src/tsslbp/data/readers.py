@@ -1,4 +1,4 @@
-"""Readers of a user's own files and folders, found by what is at a path."""
+"""Readers of a user's own files and folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ class Reader:
     """Reads one kind of file.
 
     Args:
-        accepts: what it reads, in a user's words.
-        suffixes: of its files, in small letters.
+        accepts: description of what it reads.
+        suffixes: of its files, in lower case.
         folder: whether it reads a folder of such files rather than one file.
         read: reads a path.
     """
@@ -40,7 +40,7 @@ ACCEPTED = "; ".join(reader.accepts for reader in READERS)
 
 
 def at(path: Path) -> tuple[Reader, Path] | None:
-    """The reader of what is at a path, and the path to give it; None if there is nothing that a reader takes.
+    """The reader for a path, and the path to give it; None if no reader takes it.
 
     A folder of series in the archives' layout, with one ``NAME_TRAIN`` in one or more formats, stands for that file.
     """
@@ -52,14 +52,14 @@ def at(path: Path) -> tuple[Reader, Path] | None:
         if found := next(of_folders, None):
             return found, path
     named = (reader for reader in READERS if path.suffix.lower() in reader.suffixes)
-    return next(((reader, path) for reader in named), None)  # a folder of such a name, too: its reader says that it is none
+    return next(((reader, path) for reader in named), None)  # also a folder of such a name, which its reader refuses
 
 
 def found(path: Path, wanted: Wanted) -> Found:
-    """What is at a path, read as it is wanted.
+    """The samples at a path.
 
     Raises:
-        UserError: nothing that any reader takes, and whatever its reader raises.
+        UserError: nothing that any reader takes, and errors of its reader.
     """
     chosen = at(path)
     if chosen is None and (inside := _files_of_readers(path)):
@@ -75,7 +75,7 @@ def found(path: Path, wanted: Wanted) -> Found:
 
 
 def _files_of_readers(folder: Path) -> list[str]:
-    """Names of the files in a folder that could be given by themselves; of a training and its test file the first."""
+    """Names of the files in a folder that could be given by themselves; without a test file whose training file is there."""
     suffixes = tuple(suffix for reader in READERS if not reader.folder for suffix in reader.suffixes)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes) if folder.is_dir() else []
     return [
@@ -98,9 +98,9 @@ def samples(
     columns: tuple[str, ...] = (),
     labelled: bool = True,
 ) -> tuple[Split, list[str]]:
-    """Every sample at a path, for a model of these classes and this shape of a sample, and what to call each.
+    """Every sample at a path, for a model of these classes and this sample shape, and their names.
 
-    ``rate`` and ``columns`` are as of :class:`~tsslbp.data.found.Wanted`.
+    ``rate`` and ``columns``: see :class:`~tsslbp.data.found.Wanted`.
 
     Raises:
         UserError: as :func:`found`; classes that the model does not have. A class may be missing.

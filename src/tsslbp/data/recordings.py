@@ -1,4 +1,4 @@
-"""Recordings of an event camera in N-MNIST's ``.bin`` format, a folder a class, as spikes ``[N, T, 2, H, W]``."""
+"""Folders by class of event-camera recordings in N-MNIST's ``.bin`` format, as spikes ``[N, T, 2, H, W]``."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ SUFFIXES = (".bin",)
 def read(path: Path, wanted: Wanted) -> Found:
     """The recordings below a folder: 1 where a pixel has events in one of T equal parts of the recording.
 
-    The sensor is as large as the places of the events ask for.
+    The size of the sensor follows from the places of the events.
 
     Raises:
-        UserError: no recordings, no folder a class, files that are damaged, events beyond the pixels of the model.
+        UserError: no recordings, no folders for classes, damaged files, events beyond the pixels of the model.
     """
     listing = listed(path, SUFFIXES, wanted, "recordings")
     shape = wanted.shape

@@ -17,18 +17,18 @@ from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, pa
 from tsslbp.errors import UserError, each_of
 
 Series = tuple[NDArray[np.float32], str | None]
-"""Values ``[T, F]`` and the label; None where there is none."""
+"""Values ``[T, F]`` and the label, or None."""
 MISSING = ("", "?", "nan", "na", "null", "none")
-"""How files write a value that is not there."""
+"""How files write a missing value."""
 NO_LABEL = ("", "?", "nan")
-"""How they write a class that is not there; none and na may be names of classes."""
+"""How they write a missing class; none and na may be names of classes."""
 
 
 def read_ts(path: Path, labelled: bool = True) -> list[Series]:
-    """The series in a ``.ts`` file: after ``@data`` one a line, dimensions parted by ``:``, values by ``,``, the label last.
+    """The series in a ``.ts`` file: after ``@data`` one a line, dimensions separated by ``:``, values by ``,``, label last.
 
     Raises:
-        UserError: not such a file, or lines that are damaged; time stamps and missing values are not read.
+        UserError: not such a file, damaged lines, time stamps or missing values.
     """
     lines = _lines(path)
     header = [line.split() for line in lines if line.startswith("@")]
@@ -63,17 +63,17 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
 
 
 def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> list[Series]:
-    """The series in a ``.txt`` or ``.tsv`` file: one a line, the class first, then values parted by blanks, tabs or commas.
+    """The series in a ``.txt`` or ``.tsv`` file: one a line, class first, then values separated by blanks, tabs or commas.
 
-    Missing values at the end of a line are padding, as the UCR archive has it.
+    Missing values at the end of a line are padding, as in the UCR archive.
 
     Args:
         path: the file.
         labelled: whether every line must begin with its class.
-        steps: of the series of a model. A line of just as many values then has no class.
+        steps: of a model's series. A line with exactly as many values then has no class.
 
     Raises:
-        UserError: lines that are damaged, missing values inside a series.
+        UserError: damaged lines, missing values inside a series.
     """
 
     def one(numbered_line: tuple[int, str]) -> Series:
@@ -155,7 +155,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
-    """Numbers in a row. Raises UserError with count and place of those missing, and with the first that is no number."""
+    """Numbers in a row. Raises UserError with count and place of missing ones, and with the first that is no number."""
     try:
         with np.errstate(over="ignore"):
             values = np.array([float(cell) for cell in cells], np.float32)

@@ -3,8 +3,8 @@
 SHARDS is a folder of ``*.tar``, a pattern such as ``shards/train-{000..127}.tar``, or one file. A word in the name of a file,
 or of its folder, says which part it belongs to: ``train``, ``val`` or ``validation``, ``test``.
 
-The tar files are gone through once, header by header, and the cache keeps what was found. A picture is then known by its file,
-its place in it and its size, and is read like any other.
+The headers of the tar files are read once, and the result is cached. A picture is then known by its file, its place in it and
+its size, and is read like any other.
 """
 
 import glob
@@ -32,16 +32,16 @@ from tsslbp.data.streamed import Files, Streaming
 from tsslbp.errors import UserError, all_of, shown
 
 PREFIX = "webdataset:"
-"""What settings call shards, before their folder or pattern."""
+"""Prefix of shards in settings."""
 BRACES = r"\{([^{}]*)\}"
 MOST = 100_000
 """Files that a pattern may name."""
 VERSION = 1
-"""Of what is kept of shards in the cache; part of its key."""
+"""Version of the cached arrays; part of the cache's key."""
 ARRAYS = ("names", "ends", "sizes", "y", "labels", "numbers", "starts")
-"""What is kept there: of each picture, but for the labels, which are JSON."""
+"""Cached arrays over pictures; ``labels`` is JSON."""
 LOOSE = "has no label", "put KEY.cls, a text file with the number of its class, right behind each KEY.jpg"
-"""What is wrong with a picture without a label, and how to mend it."""
+"""What is wrong with a picture without a label, and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Shards(Files):
     """Names, sizes and places of pictures in tar files.
 
     Args:
-        shards: the tar files, in their order; names of pictures begin with their paths from ``root`` on.
+        shards: the tar files, in order; names of pictures begin with their paths relative to ``root``.
         root: the folder around all of them.
-        numbers: which of these each picture is in, ``[N]``.
-        starts: where it starts there, ``[N]``.
+        numbers: index of each picture's tar file, ``[N]``.
+        starts: where it starts in that, ``[N]``.
     """
 
     shards: tuple[str, ...]
@@ -69,11 +69,11 @@ class Shards(Files):
 
 
 def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
-    """The data set of some shards, which may lie below ``root``. Without a part ``test``, ``val`` is what is tested on.
+    """The data set of some shards, which may lie below ``root``. Without a part ``test``, ``val`` is used for testing.
 
     Raises:
-        UserError: no such files, some whose name says no part while others' do, what :func:`tar.samples` refuses, and as
-            :func:`listed.dataset`.
+        UserError: no such files, files without a part in their name beside others with one, what :func:`tar.samples` refuses,
+            and as :func:`listed.dataset`.
     """
     given = name.removeprefix(PREFIX)
     paths = _paths(given, root)
@@ -86,7 +86,7 @@ def read(name: str, root: Path, validation: int | None, streaming: Streaming) ->
 
 
 def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Split, list[str], list[str]]:
-    """Every picture of some shards, for a model of these classes; what to call each; notes for a reader.
+    """Every picture of some shards, for a model of these classes; their names; notes for the reader.
 
     Raises UserError as :func:`read`; unless they are ``labelled``, they may have any labels or none.
     """
@@ -99,12 +99,12 @@ def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Str
 
 
 def are_at(path: Path) -> bool:
-    """Whether there are shards at a path, or a pattern that must mean some."""
+    """Whether a path has shards or is a pattern of them."""
     return any(any(path.glob(each)) for each in ("*.tar", "*/*.tar")) if path.is_dir() else path.suffix == ".tar"
 
 
 def _paths(given: str, root: Path | None = None) -> list[Path]:
-    """The files that a folder, a pattern or a path means, in the order of their names, those of one folder together."""
+    """The files of a folder, a pattern or a path, sorted by name, those of one folder together."""
     if re.match(r"[a-z][a-z0-9+.-]*://|pipe:", given):
         raise UserError(f"{given} is not on this machine; fetch the shards first, as pictures are read from them in any order")
     for start in [Path(), *([root] if root else [])]:
@@ -132,7 +132,7 @@ def _paths(given: str, root: Path | None = None) -> list[Path]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """What a pattern with ``{000..127}`` and ``{train,val}`` stands for. Raises UserError for very many."""
+    """The names that a pattern with ``{000..127}`` and ``{train,val}`` stands for. Raises UserError for more than ``MOST``."""
     made = [pattern]
     while any(re.search(BRACES, one) for one in made):
         made = list(dict.fromkeys(one for each in made for one in _once_expanded(each)))
@@ -158,7 +158,7 @@ def _around(paths: Sequence[Path]) -> str:
 
 
 def _parts(paths: Sequence[Path], around: str) -> dict[str, list[Path]]:
-    """The files of each part. All are for training where none is named so."""
+    """The files of each part; all are for training if no name says a part."""
     parts: dict[str, list[Path]] = {}
     for path in paths:
         parts.setdefault(_part(os.path.relpath(path.absolute(), around)), []).append(path)
@@ -170,7 +170,7 @@ def _parts(paths: Sequence[Path], around: str) -> dict[str, list[Path]]:
 
 
 def _part(name: str) -> str:
-    """The part that the last word which names one says; nothing if none does."""
+    """The part given by the last word that names one; empty if none does."""
     words = reversed(re.split("[^a-z]+", name.lower()))
     return next((part for word in words for part, names in PARTS.items() if word in names), "")
 
@@ -192,16 +192,16 @@ def _listing(paths: Sequence[Path], around: str, folder: str) -> Listed:
 
 
 def _kept(place: Path) -> dict[str, NDArray[Any]] | None:
-    """What is in the cache; None if it is not there. A file of this name is whole, and was made of the same shards."""
+    """The cached arrays; None if there are none. A file of this name is complete, and is of the same shards."""
     try:
         with np.load(place, allow_pickle=False) as kept:
             return {name: kept[name] for name in ARRAYS}
-    except Exception:  # a damaged file fails in every way there is
+    except Exception:  # a damaged file may raise anything
         return None
 
 
 def _indexed(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
-    """All pictures in tar files. Raises UserError for all files together that :func:`tar.samples` refuses."""
+    """All pictures in tar files. Raises one UserError for all files that :func:`tar.samples` refuses."""
     made, numbers, starts, faults = Lister(), array("i"), array("q"), list[str]()
     for number, path in enumerate(paths):
         try:

@@ -23,22 +23,22 @@ from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out
 from tsslbp.errors import UserError
 
 TIME_STEPS = 50
-"""Steps where the caller asks for no number; a digit takes 0.4 s, so a step is about 8 ms."""
+"""Default number of steps; a digit takes 0.4 s, so a step is about 8 ms."""
 BANDS = 40
 DELTA = 0.35
 """Change of a band's energy that gives a spike, in standard deviations of the band."""
 RATE = 8000
 TEST_INDEX = 5
-"""Recordings with an index below this are the test set, as the data set's authors have it."""
+"""Recordings with an index below this are the test set, as defined by the data set's authors."""
 TEST_SPEAKER = "yweweler"
-"""Speaker left to the test set of ``spoken-digits-by-speaker``: the last by alphabet, chosen before any result."""
+"""Speaker of the test set of ``spoken-digits-by-speaker``: the last by alphabet, chosen before any result."""
 
 _NAME = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A spoken digit, as it was recorded."""
+    """A recorded digit."""
 
     digit: int
     speaker: str
@@ -56,12 +56,12 @@ def recordings(root: Path) -> list[Recording]:
 def read(name: str, root: Path, validation: int | None, time_steps: int | None) -> Dataset:
     """Spoken digits as spikes ``[N, T, 2 · BANDS]``, up and down of each band.
 
-    T frames are spread over each recording, so all have one length and slow and fast speech look alike. Bands are brought to
+    T frames are spread over each recording, so all have one length and slow and fast speech look alike. Bands are normalised to
     mean 0 and std 1 over the training part, then sent on delta (:mod:`tsslbp.data.audio`).
 
     Args:
         name: ``spoken-digits`` tests on indices 0 to 4 of all speakers, ``spoken-digits-by-speaker`` on all recordings of
-            ``TEST_SPEAKER``, whom neither training nor validation has heard.
+            ``TEST_SPEAKER``, who is in neither training nor validation.
         root: folder that holds ``FSDD``.
         validation: samples to hold out of the rest; a tenth if left out.
         time_steps: T; ``TIME_STEPS`` if left out.

@@ -1,4 +1,4 @@
-"""Samples made from files: held in memory, or in a mapped file where they are large."""
+"""Samples made from files: held in memory, or in a mapped file if they are large."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from tsslbp.data.found import each
 LARGE = 2**29
 """Bytes of samples that are mapped from the cache rather than held in memory."""
 VERSION = 1
-"""Of what is made from a file; part of the cache's key."""
+"""Version of the conversion; part of the cache's key."""
 
 
 def stored(
@@ -26,10 +26,10 @@ def stored(
     Args:
         path: the user's folder.
         part: of the data set.
-        files: what the numbers count.
+        files: the numbered files.
         shape: of one sample.
         make: a sample from its file.
-        what: the samples are; a name in the cache.
+        what: kind of sample, for the name in the cache.
     """
 
     def made(numbers: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Pictures that lie in files and are read whenever they are used, ahead of time, by worker processes.
+"""Pictures that stay in files and are read ahead of their use by worker processes.
 
-However many there are, memory holds their names, sizes and labels, and a bounded number of batches. The workers are those of a
-PyTorch ``DataLoader``. They are sent the paths of a batch, so none of them holds the names of all files.
+Memory holds only their names, sizes and labels, and a bounded number of batches. The workers are those of a PyTorch
+``DataLoader``. They are sent the paths of a batch, so none of them holds the names of all files.
 """
 
 import atexit
@@ -25,16 +25,16 @@ from tsslbp.data.pictures import Member, opened
 from tsslbp.errors import UserError, all_of
 
 AT_ONCE = 64
-"""Pictures of a batch where nobody asks for batches."""
+"""Default batch size."""
 AHEAD = 2
-"""Batches that a worker has ready at most."""
+"""Most batches that a worker has ready."""
 PATIENCE = 30
-"""Seconds that a worker lives on after SIGTERM. A scheduler sends it to all processes, and the main one ends its step first."""
+"""Seconds that a worker lives on after SIGTERM, which a scheduler sends to all processes: the main one first ends its step."""
 MOST_WORKERS = 8
 
 Pictures = list[str | Member]
 Decoded = tuple[Tensor, list[tuple[int, str]]]
-"""Pictures ``[B, 3, size, size]``, and for each that cannot be read its place in the batch and why."""
+"""Pictures ``[B, 3, size, size]``, and index in the batch and reason for each that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Streaming:
     """How pictures are read from their files.
 
     Args:
-        size: pixels of a side; that of the pictures where they are all alike, else 224, if left out.
-        random_crop: least share of a picture's area that training cuts out of it; 0 cuts nothing out.
-        skip_broken: leave pictures out that cannot be read.
-        workers: processes that read them, 0 for none but this one; chosen by the number of cores if left out.
+        size: pixels of a side. Default: that of the pictures if it is the same for all, else 224.
+        random_crop: least share of a picture's area that training cuts out of it; 0 turns this off.
+        skip_broken: leave out pictures that cannot be read.
+        workers: processes that read them; 0 reads in this one. The default depends on the number of cores.
     """
 
     size: int | None = None
@@ -61,8 +61,8 @@ def default_workers() -> int:
 
 
 class Decoder(Dataset[Decoded]):
-    """Reads pictures. In evaluation the shorter side is brought to ``size`` and the middle is cut out. Where keys are given and
-    ``least`` is not 0, a piece of at least this share of the area, between 3:4 and 4:3, is brought to ``size``.
+    """Reads pictures. In evaluation the shorter side is scaled to ``size`` and the middle is cut out. With keys and ``least``
+    above 0, a random piece of at least this share of the area, between 3:4 and 4:3, is scaled to ``size``.
 
     Raises:
         UserError: torchvision or Pillow is not installed.
@@ -112,12 +112,12 @@ class Pool:
         self._loaders: list[DataLoader[Decoded]] = []
 
     def decoded(self, requests: Iterable[tuple[Pictures, list[int] | None]]) -> Iterator[Decoded]:
-        """What the decoder makes of each request, in their order.
+        """The decoded pictures of each request, in order.
 
         Raises:
-            UserError: a worker has ended, because of the memory it lacked or because somebody ended it.
+            UserError: a worker has ended, because memory was short or because it was killed.
         """
-        if not self.workers or self._busy:  # whoever asks in the midst of other batches need not wait for these
+        if not self.workers or self._busy:  # a request during others does not wait for these
             yield from map(self.decoder.__getitem__, requests)
             return
         self._busy, self._requests.left = True, iter(requests)
@@ -125,7 +125,7 @@ class Pool:
             if not self._loaders:
                 self._loaders.append(self._made())
             yield from _noticed_in_turn(self._loaders[0])
-        except (RuntimeError, EOFError, OSError) as error:  # the last two where it ends while it hands over a batch
+        except (RuntimeError, EOFError, OSError) as error:  # the last two if it ends while handing over a batch
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             self._loaders.clear()
@@ -138,7 +138,7 @@ class Pool:
             self._busy = False
 
     def end(self) -> None:
-        """End the workers; new ones start where they are needed."""
+        """End the workers; new ones start when they are needed."""
         for loader in self._loaders:
             if loader._iterator is not None:
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
@@ -155,7 +155,7 @@ class Pool:
             worker_init_fn=_outlive_signals,
             prefetch_factor=AHEAD,
             persistent_workers=True,
-            generator=torch.Generator(),  # so that none of the global one is used up
+            generator=torch.Generator(),  # so that the global one is not advanced
         )
 
 
@@ -179,14 +179,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one is to end its step and write a checkpoint first."""
+    """Ctrl-C and SIGTERM reach all processes, but the main one must first end its step and write a checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE) and None)
 
 
 def _noticed_in_turn(loader: DataLoader[Decoded]) -> Iterator[Decoded]:
-    """The batches of a loader. When a worker ends, PyTorch raises an error in the midst of whatever the main process does; here
-    it is raised where the worker's batch is missing."""
+    """The batches of a loader. When a worker ends, PyTorch raises an error at any point of the main process; here it is raised
+    where the worker's batch is missing."""
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
     if threading.current_thread() is threading.main_thread():
@@ -199,9 +199,9 @@ class Files:
     """Names and sizes of files below a folder, in a few bytes each.
 
     Args:
-        folder: where they lie, also for a reader.
-        names: relative to it, one after the other.
-        ends: where each ends there, ``[N]``.
+        folder: that holds them.
+        names: relative to it, joined.
+        ends: end of each name, ``[N]``.
         sizes: of the files in bytes, ``[N]``.
     """
 
@@ -216,7 +216,7 @@ class Files:
         return os.fsdecode(self.names[start : self.ends[number]])
 
     def at(self, number: int) -> str | Member:
-        """Where a picture lies."""
+        """The place of a picture."""
         return os.path.join(self.folder, self.name(number))
 
 
@@ -225,9 +225,9 @@ class Streamed(Split):
 
     Args:
         files: names and sizes.
-        numbers: which of these, ``[N]``.
-        y: their labels, ``[N]``.
-        pool: who decodes them.
+        numbers: indices into these, ``[N]``.
+        y: labels, ``[N]``.
+        pool: decodes them.
     """
 
     streamed = True
@@ -267,11 +267,11 @@ class Streamed(Split):
         return chosen.x, chosen.y
 
     def select(self, index: Tensor) -> "Streamed":
-        """The samples at ``index`` ``[B]``; none of them is read yet."""
+        """The samples at ``index`` ``[B]``, not read yet."""
         return Streamed(self.files, self.numbers[index], self.y[index], self.pool)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Split]:
-        """As of :class:`Split`. Raises UserError for pictures that cannot be read, which it names."""
+        """As in :class:`Split`. Raises UserError that names pictures that cannot be read."""
         labels: list[Tensor] = []
 
         def asked() -> Iterator[tuple[Pictures, list[int] | None]]:
@@ -287,7 +287,7 @@ class Streamed(Split):
             yield Split(x, labels.pop(0))
 
     def broken(self) -> list[tuple[int, str]]:
-        """The places of pictures that cannot be read, and why; every picture is read for that."""
+        """Indices of pictures that cannot be read, and why; this reads every picture."""
         found, start = [], 0
         chosen = self.numbers.split(AT_ONCE)
         requests = (([self.files.at(number) for number in part.tolist()], None) for part in chosen)
@@ -297,6 +297,6 @@ class Streamed(Split):
         return found
 
     def marks(self) -> Iterator[bytes]:
-        """Name and size of each file, the name from the folder of its part on."""
+        """Name, relative to the folder of its part, and size of each file."""
         for number in self.numbers.tolist():
             yield f"{self.files.name(number)} {self.files.sizes[number]}".encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
-"""Sequence tasks that are drawn, not read: frozen spike patterns and memory tasks.
+"""Synthetic sequence tasks: frozen spike patterns and memory tasks.
 
 They are named like rules, with their options in brackets: ``"spike-pattern(inputs=100, outputs=10, spikes=5)"``. The
-``seed`` of a task is one of its options: it draws the task itself and has nothing to do with the seed of a run.
+``seed`` of a task is one of its options and independent of the seed of a run.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ PLAIN = Normalisation(scale=1, mean=(0.0,), std=(1.0,))
 
 @dataclass(frozen=True)
 class SpikePattern:
-    """Frozen Poisson input trains, each to be answered by a given set of output trains: precise spike times are learned or not.
+    """Frozen Poisson input trains, each with target output trains, to learn precise spike times.
 
-    There is nothing to generalise to, so training, validation and test samples are the same.
+    Training, validation and test samples are the same.
 
     Args:
         inputs: input neurons.
-        outputs: output neurons; with a picture its height instead.
-        spikes: target spikes of an output neuron, unless a picture says.
-        patterns: input patterns, each with targets of its own.
+        outputs: output neurons; for a picture, its height.
+        spikes: target spikes of an output neuron, unless the target is a picture.
+        patterns: input patterns, each with its own targets.
         rate: input spikes per neuron and step.
         repeats: times a pattern is shown in an epoch.
         target: ``"random"`` steps at least two apart, ``"regular"`` ones, or the path of a picture: every output neuron is a
@@ -37,7 +37,7 @@ class SpikePattern:
         seed: draws inputs and targets.
 
     Raises:
-        UserError: numbers that leave no room for the spikes, a picture that cannot be read.
+        UserError: too little room for the spikes, a picture that cannot be read.
     """
 
     inputs: int = 100
@@ -69,7 +69,7 @@ class SpikePattern:
     def _targets(self, time_steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
         if self.target not in ("random", "regular"):
             return _picture(Path(self.target), time_steps, self.outputs)
-        first, room = time_steps // 10, time_steps - time_steps // 10  # what is due at once no input can have caused
+        first, room = time_steps // 10, time_steps - time_steps // 10  # no input can have caused the first spikes
         if room < 2 * self.spikes:
             raise UserError(f"spike-pattern: {self.spikes} spikes do not fit into {time_steps} steps; raise --time-steps")
         train = np.zeros((time_steps, self.outputs), dtype=bool)
@@ -104,14 +104,14 @@ def _picture(path: Path, time_steps: int, rows: int) -> NDArray[np.bool_]:
 class DelayedXor:
     """Two pulses with a silent gap between them; was exactly one of them on the second channel?
 
-    Each pulse is a burst of Poisson spikes on one of two groups of inputs; the answer must be given after the second. Nothing
-    in the input of the answer's steps tells: the first pulse has to be remembered. The classes are balanced.
+    Each pulse is a burst of Poisson spikes on one of two groups of inputs. The answer is read after the second, when the input
+    says nothing about it, so the first pulse must be remembered. The classes are balanced.
 
     Args:
         pulse: steps of a pulse.
         delay: silent steps between the pulses.
         answer: steps in which the answer is read.
-        group: inputs of a group, both groups alike; a third group spikes while the answer is due.
+        group: inputs of a group; a third group spikes while the answer is read.
         rate: spikes per input and step within a pulse.
         samples: training samples; validation and test sets are a quarter of it each.
         seed: draws the samples.
@@ -157,7 +157,7 @@ class DelayedXor:
 
 @dataclass(frozen=True)
 class EvidenceAccumulation:
-    """Cues to the left or to the right, then silence, then the question which side had more (Bellec et al. 2020, figure 4).
+    """Cues on the left or on the right, then silence, then the question which side had more (Bellec et al. 2020, figure 4).
 
     Four groups of inputs: cues left, cues right, the recall signal, and background noise in every step.
 

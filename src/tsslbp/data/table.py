@@ -1,7 +1,7 @@
-"""Tables in ``.csv`` files: a row a sample, a column of classes, all other columns numbers.
+"""Tables in ``.csv`` files: a row for each sample, a column of classes, all other columns numbers.
 
 The column of classes is named label, class, target or y, or is the last one. The first row may name the columns. Commas,
-semicolons and tabs part the columns; between the last two, a comma may part the decimals. ``NAME_TRAIN.csv`` finds its
+semicolons and tabs separate columns; with the last two, a comma may be the decimal separator. ``NAME_TRAIN.csv`` finds its
 ``NAME_TEST.csv``.
 """
 
@@ -25,14 +25,14 @@ from tsslbp.errors import UserError, all_of, few
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
 SEVERAL = 2
-"""So many samples a class must have on average, or the column is taken for none of classes."""
+"""Samples that a class must have on average for a column to be one of classes."""
 MANY = 20
-"""Rows of which consecutive numbers are no chance."""
+"""Rows above which consecutive numbers are no coincidence."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and what to tell of these."""
+    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and notes."""
 
     x: NDArray[np.float32]
     labels: list[str | None]
@@ -46,7 +46,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     """The table in a file, and in its ``NAME_TEST`` if it is a ``NAME_TRAIN``.
 
     Raises:
-        UserError: files that cannot be read, text or nothing where a number should be, other columns in a test file.
+        UserError: files that cannot be read, text or an empty cell where a number should be, other columns in a test file.
     """
     train, other = _table(path, wanted), None if wanted.whole else partner(path)
     tables = {"train": train, **({"test": _table(other, replace(wanted, columns=train.columns))} if other else {})}
@@ -125,10 +125,10 @@ def _table(path: Path, wanted: Wanted) -> Table:
 
 
 def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:
-    """Which column has the classes, None for none, and which ones have the features, in the order that is wanted.
+    """The column of classes, None for none, and the columns of features, in the wanted order.
 
     Raises:
-        UserError: no features, or others than are wanted.
+        UserError: no features, or other ones than wanted.
     """
     label: int | None = _label(columns)
     if not wanted.columns:
@@ -148,10 +148,10 @@ def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None,
 
 
 def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list[int]:
-    """Where the features of a model are among the columns of a table.
+    """Positions of a model's features among the columns of a table.
 
     Raises:
-        UserError: other names, or a name twice in another order.
+        UserError: other names, or a repeated name in another order.
     """
     if names == wanted:
         return list(range(len(names)))
@@ -168,12 +168,12 @@ def _label(columns: list[str]) -> int:
 
 
 def _numbers_rows(column: NDArray[np.floating]) -> bool:
-    """Whether a column holds consecutive whole numbers in any order, as no measurement of many samples does."""
+    """Whether a column holds consecutive whole numbers in any order, so that it numbers rows."""
     return len(column) >= MANY and bool((np.diff(np.sort(column)) == 1).all())
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
-    """The rows that are not empty, each with the number of its line."""
+    """Rows that are not empty, each with its line number."""
     if not path.is_file():
         raise UserError(f"no data file {path}; give the path of a .csv file")
     try:
@@ -201,10 +201,10 @@ def _with_point(cell: str) -> str:
 
 
 def _names(rows: list[list[str]]) -> list[str]:
-    """The names of the columns if the first row has them; else nothing.
+    """The names of the columns if the first row has them, else empty.
 
-    It has them where it holds texts before its last column, or a name of the column of classes that is none of the classes
-    below, or consecutive numbers before such a name, as pandas writes columns without names.
+    It has them if it holds text before its last column, or a name of the column of classes that is not a class itself, or
+    consecutive numbers before such a name, as pandas writes columns without names.
     """
     cells = [cell.strip() for cell in rows[0]]
     at = next((n for n, cell in enumerate(cells) if cell.lower() in LABELS), len(cells) - 1)
@@ -218,7 +218,7 @@ def _names(rows: list[list[str]]) -> list[str]:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether a cell is neither a number, too large ones among them, nor missing."""
+    """Whether a cell is neither a number (of any size) nor missing."""
     try:
         float(cell)
     except ValueError:

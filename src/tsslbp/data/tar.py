@@ -1,7 +1,7 @@
-"""What lies where in a tar file of pictures in the layout of WebDataset, found by its headers alone. Nothing is extracted.
+"""Places of pictures in a tar file in WebDataset's layout, from its headers alone. Nothing is extracted.
 
-Members that follow each other and whose names agree up to the first dot are one sample: ``KEY.jpg`` (or another of
-``SUFFIXES``) and ``KEY.cls`` or ``KEY.json``. Tar files come from strangers, so no size that one claims is believed.
+Consecutive members whose names agree up to the first dot are one sample: ``KEY.jpg`` (or another of ``SUFFIXES``) and
+``KEY.cls`` or ``KEY.json``. Tar files may come from strangers, so the sizes they claim are not trusted.
 """
 
 import json
@@ -18,15 +18,15 @@ from tsslbp.errors import UserError, shown
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FIELDS = ("cls", "label", "class", "target")
-"""Where a ``KEY.json`` that is an object has the label."""
+"""Fields that may hold the label in a ``KEY.json`` with an object."""
 LARGEST, LONGEST, LONGEST_HEADER = 2**28, 2**20, 2**16
-"""Bytes of a picture, of a label and of a header at most."""
+"""Most bytes of a picture, of a label and of a header."""
 BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture in a tar file: the name of its member, where it starts there, its bytes, and its label, which may be empty."""
+    """A picture in a tar file: the name of its member, where it starts, its bytes, and its label, which may be empty."""
 
     name: str
     start: int
@@ -35,10 +35,10 @@ class Sample:
 
 
 def samples(path: Path) -> Iterator[Sample]:
-    """The pictures in a tar file, in their order.
+    """The pictures in a tar file, in order.
 
     Raises:
-        UserError: no tar file, a cut off, damaged or compressed one, a member that is no plain file within the archive, two
+        UserError: no tar file, a truncated, damaged or compressed one, a member that is no plain file within the archive, two
             pictures or no picture under a key, and labels that cannot be read.
     """
     try:
@@ -91,7 +91,7 @@ def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo) -> str:
 
 
 class _Headers:
-    """A tar file of which only headers can be read."""
+    """A tar file from which only headers can be read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -103,7 +103,7 @@ class _Headers:
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The plain files in a tar file, without hidden ones."""
+    """The plain files in a tar file, except hidden ones."""
     length, end = os.fstat(file.fileno()).st_size, 0
     try:
         tar = tarfile.TarFile(fileobj=_Headers(file), encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
@@ -121,12 +121,12 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         packed = os.pread(file.fileno(), 4, 0).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
         why = "is compressed; decompress it first" if packed else f"is no whole tar file ({error}); fetch it again"
         raise UserError(f"{path} {why}") from None
-    if os.pread(file.fileno(), BLOCK, end) != bytes(BLOCK):  # at a header that it does not know, tarfile just stops
+    if os.pread(file.fileno(), BLOCK, end) != bytes(BLOCK):  # tarfile just stops at an unknown header
         raise UserError(f"{path} is cut off or damaged after {end:,} of {length:,} bytes; fetch it again")
 
 
 def _check(path: Path, member: tarfile.TarInfo, length: int) -> None:
-    """Raises UserError for what a folder of pictures does not have."""
+    """Raises UserError for a member that a folder of pictures cannot have."""
     name = member.name
     if not name.isprintable() or name.startswith("/") or ".." in name.split("/"):
         raise UserError(f"{path}: {shown(ascii(name))} is no name of a file inside the archive; make the archive again")

@@ -1,4 +1,4 @@
-"""Event sets of the package tonic, such as ``tonic:SHD`` or ``tonic:DVSGesture``. tonic fetches and reads, the rest is here."""
+"""Event sets of the package tonic, which fetches and reads them, such as ``tonic:SHD`` or ``tonic:DVSGesture``."""
 
 import inspect
 from importlib import import_module
@@ -16,23 +16,23 @@ from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError, unknown
 
 TIME_STEPS = 30
-"""Steps where the caller asks for no number."""
+"""Default number of steps."""
 VERSION = 1
-"""Of what is made from a recording; part of the cache's key."""
+"""Version of the conversion; part of the cache's key."""
 
 
 def read(name: str, root: Path, validation: int | None, time_steps: int | None, download: bool) -> Dataset:
     """A labelled set of recordings as spikes: 1 where a pixel has events in one of T equal parts of the recording.
 
-    Sensors with one row give ``[N, T, P · W]``, all others ``[N, T, P, H, W]``. Sets without a test part of their own have a
-    fifth held out. Spikes are made once and then mapped from the cache (:mod:`tsslbp.data.cache`).
+    Sensors with one row give ``[N, T, P · W]``, all others ``[N, T, P, H, W]``. If a set has no test part, a fifth is held out.
+    Spikes are made once and then mapped from the cache (:mod:`tsslbp.data.cache`).
 
     Args:
-        name: ``tonic:NAME`` with tonic's own name of the set.
+        name: ``tonic:NAME`` with tonic's name of the set.
         root: folder that holds ``NAME``.
         validation: recordings to hold out; a tenth but at most 5000 if left out.
         time_steps: T; ``TIME_STEPS`` if left out.
-        download: let tonic fetch it if it is not there.
+        download: let tonic fetch it if it is missing.
 
     Raises:
         UserError: tonic is missing or does not know the set, files missing, recordings without labels or a common size.
@@ -53,7 +53,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
             try:
                 events = _events(parts[number][index][0], polarities)
                 made = frames(events, by_time(events, steps), steps, (polarities, height, width), spikes=True)
-            except Exception as error:  # each set is read by code of its own
+            except Exception as error:  # each set has its own code
                 raise UserError(f"cannot read recording {index} of {name} in {root}: {_one_line(error)}") from error
             return made.reshape(shape)
 
@@ -83,7 +83,7 @@ def fetch(name: str, root: Path) -> None:
 
 
 def _parts(name: str, root: Path, download: bool) -> list[Any]:
-    """The training and the test part, or the one part there is."""
+    """The training and the test part, or the only part."""
     sets = _tonic()
     kind = getattr(sets, name, None) if name in sets.__all__ else None
     if kind is None:
@@ -98,7 +98,7 @@ def _parts(name: str, root: Path, download: bool) -> list[Any]:
         choices = [{"split": "train"}, {"split": "test"}]
     try:
         return [kind(save_to=str(root), **choice) for choice in choices]
-    except Exception as error:  # network, disk and archive each fail with exceptions of their own
+    except Exception as error:  # network, disk and archive have different exceptions
         raise UserError(f"tonic could not open {name} in {root}: {_one_line(error)}") from error
 
 
@@ -114,7 +114,7 @@ def _tonic() -> ModuleType:
 
 
 def _labels(name: str, part: Any) -> list[int | str]:
-    """One label a recording; tonic lists them for some sets, others must be read through."""
+    """One label for each recording; tonic lists them for some sets, others must be read in full."""
     listed = getattr(part, "targets", [])
     labels = listed if len(listed) == len(part) else [part[index][1] for index in range(len(part))]
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]

@@ -14,10 +14,10 @@ from tsslbp.errors import UserError
 
 
 def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
-    """The vowels from ``root/TimeSeries``: which of nine speakers said it.
+    """The vowels from ``root/TimeSeries``; the class is the speaker.
 
-    Each coefficient is brought to mean 0 and std 1 over the training part, then sequences are padded at the end with zeros to
-    the longest of all parts, or to ``time_steps``. ``lengths`` of each part tells padding from data.
+    Each coefficient is normalised to mean 0 and std 1 over the training part, then sequences are padded at the end with zeros
+    to the longest of all parts, or to ``time_steps``. ``lengths`` of each part tells padding from data.
 
     Raises:
         UserError: files missing or damaged, ``time_steps`` below the longest utterance, a validation size that does not fit.
@@ -49,7 +49,7 @@ def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
 
 
 def _inside(part: Split) -> Tensor:
-    """Where a step is data, not padding, ``[N, T]``."""
+    """Whether a step is data, not padding, ``[N, T]``."""
     assert part.lengths is not None
     return torch.arange(part.x.shape[1]) < part.lengths[:, None]
 

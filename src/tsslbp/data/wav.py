@@ -1,7 +1,7 @@
-"""Sounds in ``.wav`` files, a folder a class or ``LABEL_REST.wav``, as log-mel energies (:mod:`tsslbp.data.audio`).
+"""Sounds in ``.wav`` files, in folders by class or as ``LABEL_REST.wav``, as log-mel energies (:mod:`tsslbp.data.audio`).
 
-T frames are spread over each sound, so that all have one length, however long they are. The model normalises each band and
-turns its changes into spikes.
+T frames are spread over each sound, so that all have one length. The model normalises each band and turns its changes into
+spikes.
 """
 
 import wave
@@ -23,9 +23,9 @@ from tsslbp.errors import UserError, each_of
 
 SUFFIXES = (".wav",)
 LOWEST_RATE = 2000
-"""Samples per second below which the bands have no room."""
+"""Samples per second below which there is no room for the bands."""
 HIGHEST_RATE = 192_000
-"""Samples per second above which no sound is recorded; a damaged header may say four thousand million."""
+"""Samples per second above which a header must be damaged."""
 AT_ONCE = 64
 """Sounds in memory at once."""
 
@@ -34,7 +34,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     """The sounds below a folder as log-mel energies ``[N, T, BANDS]``, at the lowest of their sampling rates.
 
     Raises:
-        UserError: no sounds, no labels, files that are damaged or hold other than whole numbers.
+        UserError: no sounds, no labels, files that are damaged or do not hold whole numbers.
     """
     listing = listed(path, SUFFIXES, wanted, "sounds", flat=True)
     rates = each_of(_rate, listing.paths)
@@ -84,7 +84,7 @@ def _rate(path: Path) -> int:
 
 
 def _signal(path: Path, rate: int) -> Tensor:
-    """The mean of its channels within ±1 at a sampling rate, float32, ``[n]``."""
+    """The mean of a file's channels within ±1, resampled to ``rate``, float32, ``[n]``."""
     try:
         machine.need_memory(12 * path.stat().st_size, str(path))
         with wave.open(str(path)) as file:

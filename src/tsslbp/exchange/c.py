@@ -1,8 +1,7 @@
 """A trained network as C: ``network.h``, ``network.c``, ``test.c`` with vectors, and ``README.md``.
 
-The C is C99 and allocates nothing. It goes from spike to spike: what does not spike takes no time in the layer behind it. A
-network with weights of few bits becomes one of whole numbers, that of ``integer.py`` bit for bit; another one becomes one in
-``float``.
+The C is C99 and allocates nothing. It goes from spike to spike: silent neurons cost no time in the next layer. A network with
+weights of few bits becomes an integer network, that of ``integer.py`` bit for bit; other networks use ``float``.
 """
 
 import math
@@ -28,13 +27,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 VECTORS = 10
 """Samples in test.c."""
 AT_ONCE = 32
-"""Neurons that network.c takes through a step together."""
+"""Neurons that network.c computes together in a step."""
 IN_A_VECTOR = 16
-"""Weights that a compiler makes it add up with one instruction."""
+"""Weights that compilers add with one instruction."""
 PACKED = {"8": 1, "4": 2, "3": 2, "2": 4, "ternary": 4}
 """Weights in a byte, by their bits."""
 CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)}
-"""How they are coded: a weight is the code times the first, minus the second."""
+"""Factor and offset of their codes: weight = code·factor - offset."""
 
 
 def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str:
@@ -42,14 +41,14 @@ def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str
 
     Args:
         program: what to write.
-        folder: where to, whole or not at all.
-        data_root: folder that may hold the model's data set; test.c then has samples of that.
+        folder: the new folder, written whole or not at all.
+        data_root: folder that may hold the model's data set; if so, test.c has samples of that.
 
     Returns:
         A line that says what was written.
 
     Raises:
-        UserError: a folder that is there or cannot be written.
+        UserError: a folder that exists or cannot be written.
     """
     samples, which = vectors(program, data_root)
     context = described(program, samples, which)
@@ -61,7 +60,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str
 
 
 def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
-    """Samples for test.c, and which they are: of the model's test set if it is there, else drawn."""
+    """Samples for test.c and their description: from the model's test set if it is there, else random."""
     model = program.entry.model
     try:
         found = samples_to_test(model, None, data_root).split
@@ -72,7 +71,7 @@ def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
     if not len(found):
         return _drawn(program), f"{VECTORS} random samples, as no test sample of {model.data} has all steps"
     few = found.select(torch.linspace(0, len(found) - 1, min(len(found), 10 * VECTORS)).long())
-    if program.whole is None:  # clear answers, which no rounding changes
+    if program.whole is None:  # clear answers, which rounding cannot change
         best = program.response(few)[1].topk(min(2, len(model.classes))).values
         few = few.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
     few = few.select(torch.arange(min(len(few), VECTORS)))
@@ -93,7 +92,7 @@ def _drawn(program: Program) -> data.Split:
 
 
 def described(program: Program, samples: data.Split, which: str) -> dict[str, Any]:
-    """What the templates say of a program."""
+    """The variables of the templates."""
     entry, links, whole, model = program.entry, program.chain, program.whole, program.entry.model
     a, neurons = model.network.architecture, sum(population.neurons for population in links.populations)
     value = np.dtype(np.int32 if whole else np.float32)
@@ -101,7 +100,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     if entry.meaning is not None:
         table = whole_input(entry.meaning).short().numpy() if whole else entry.meaning.numpy()
     one = INPUT_UNIT if whole else 1
-    if whole and _enters_in_ones(entry, links, table):  # what goes through the network is the same, without multiplications
+    if whole and _enters_in_ones(entry, links, table):  # the same network without multiplications
         one, table = 1, None if table is None else table // INPUT_UNIT
     parts = _Parts(links, whole, table, a.bits, INPUT_UNIT // one if whole else 1)
     constants = parts.bytes + (0 if table is None else table.nbytes)
@@ -191,7 +190,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
 
 
 def _enters_in_ones(entry: Entry, links: Chain, table: Array | None) -> bool:
-    """Whether all that enters is whole, and not only in units of the integer network, and goes into one map."""
+    """Whether all inputs are whole numbers themselves, not only in units of the integer network, and enter only one map."""
     whole = entry.spikes or (table is not None and not (table % INPUT_UNIT).any())
     return whole and all(p.shortcut is None or p.shortcut.source != INPUT for p in links.populations)
 
@@ -205,12 +204,12 @@ def _means(entry: Entry, whole: bool) -> str:
 
 
 class _Parts:
-    """Maps and populations as network.c has them, and what they take."""
+    """Maps and populations in the form of network.c, and the memory they need."""
 
     def __init__(self, links: Chain, whole: IntegerNetwork | None, table: Array | None, bits: str, coarser: int) -> None:
         self.whole, self.table, self.bits = whole, table, bits
         self.coarser = coarser
-        """What enters is a whole number of so many units of the integer network."""
+        """Inputs are whole numbers of this many units of the integer network."""
         self.in_a_byte = PACKED.get(bits, 1)
         self.maps: list[dict[str, Any]] = []
         self.populations: list[dict[str, Any]] = []
@@ -221,7 +220,7 @@ class _Parts:
             self.populations.append(self._population(population, number))
             self.slots += _filled(population.neurons)
         if any(m["filled"] > m["run"] for m in self.maps):
-            self.sums += IN_A_VECTOR  # of the last row, to which only zeros are added
+            self.sums += IN_A_VECTOR  # beyond the last row, where only zeros are added
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
@@ -256,7 +255,7 @@ class _Parts:
         return made | {"tables": values, "named": {name for name, *_ in values}}
 
     def _map(self, population: Population, by: Map, weight: Array) -> int:
-        """Its number. ``weight`` is the map's own or, of whole numbers, q."""
+        """Number of the map. ``weight`` is its weight, or q for whole numbers."""
         rest, rows, dense = self._rest(by, weight), _in_order(by, weight), _is_dense(by)
         run = rows.shape[1]
         if not dense and self.in_a_byte == 1 and -run % IN_A_VECTOR <= run / 4:  # 2 bits have no 0
@@ -297,7 +296,7 @@ class _Parts:
         return self._table(packed(x, self.bits) if self.whole else x)
 
     def _rest(self, by: Map, weight: Array) -> Array | None:
-        """What arrives at every channel if all that is stored is 0, ``[out]``; None if that is 0, or differs at borders."""
+        """Input of every channel if all stored values are 0, ``[out]``; None if that is 0, or differs at borders."""
         if by.source != INPUT or self.table is None or not self.table[:, 0].any() or by.padding != (0, 0):
             return None
         per_channel = weight.astype(np.float64).sum((2, 3)).reshape(by.groups, -1, weight.shape[1])
@@ -307,7 +306,7 @@ class _Parts:
 
 
 def _filled(neurons: int) -> int:
-    """Neurons of a population that is filled up for network.c to take them AT_ONCE."""
+    """Size of a population padded to a multiple of AT_ONCE."""
     return -(-neurons // AT_ONCE) * AT_ONCE
 
 
@@ -317,10 +316,10 @@ def _is_dense(by: Map) -> bool:
 
 
 def _in_order(by: Map, weight: Array) -> Array:
-    """Weights ``[out, in/groups, rows, columns]`` as rows of those that are added together.
+    """Weights ``[out, in/groups, rows, columns]`` as rows of weights that are added together.
 
-    Of a fully connected map there is a row for every row, column and channel that enters. Of a convolution there is one for
-    every channel that enters and row of the kernel; and for every column, unless neighbours see what lies side by side.
+    A fully connected map has a row for every input row, column and channel. A convolution has one for every input channel and
+    row of the kernel; and for every column, unless neighbours see adjacent pixels.
     """
     out, within, *kernel = weight.shape
     width, channels = out // by.groups, by.groups * within
@@ -333,7 +332,7 @@ def _in_order(by: Map, weight: Array) -> Array:
 
 
 def packed(q: Array, bits: str) -> Array:
-    """Rows of whole numbers ``[rows, n]`` as bytes, as network.c reads them: those of few bits several to a byte."""
+    """Rows of whole numbers ``[rows, n]`` as the bytes that network.c reads, several to a byte for few bits."""
     (factor, offset), in_a_byte = CODES[bits], PACKED[bits]
     rows, n = q.shape
     width = -(-n // in_a_byte)
@@ -349,7 +348,7 @@ def _weights(population: Population) -> int:
 
 
 def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
-    """Samples with what they set off, as test.c has them."""
+    """Samples with their responses, for test.c."""
     spikes, evidence = program.response(samples)
     counts = torch.stack([each.flatten(2).sum(2) for each in spikes.values()], 2)  # [T, N, populations]
     answers = decode(evidence[None])
@@ -364,7 +363,7 @@ def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
 
 
 def _numbers(x: Array, a_line: int = 20) -> str:
-    """An array as C has it, without its braces."""
+    """An array in C, without its braces."""
     flat = x.flatten()
     texts = [f"{text}f" for text in map(str, flat)] if flat.dtype == np.float32 else list(map(str, flat.tolist()))
     return ",\n".join(", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line))
@@ -380,6 +379,6 @@ def _pair(sizes: Iterable[int]) -> str:
 
 
 def _escaped(name: str) -> str:
-    """A name inside a string of C, in UTF-8."""
+    """A name for a string in C, in UTF-8."""
     plain = string.ascii_letters + string.digits + " -_.,"
     return "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in name.encode())

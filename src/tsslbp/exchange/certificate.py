@@ -1,16 +1,16 @@
-"""Whether a sample's spikes are the same whoever computes them: a proof by margins.
+"""Whether a sample's spikes are the same in every program: a proof by margins.
 
-A sum of products of absolute sum S is off by at most γ_n·S if each product goes through n roundings of relative error η, in
-whatever order it is added up, where γ_n = n·η/(1 - n·η). So the error of a membrane potential stays below the bound E, which
-follows the neuron's own equations. With q = 1 - 1/τs, p = 1 - 1/τm and N terms in a neuron's sum,
+A sum of products of absolute sum S is off by at most γ_n·S, where γ_n = n·η/(1 - n·η), if each product goes through n roundings
+of relative error η, in any order of addition. So the error of a membrane potential stays below the bound E, which follows the
+neuron's own equations. With q = 1 - 1/τs, p = 1 - 1/τm and N terms in a neuron's sum,
 
     S[t] = |W|·|a[t]| + |b|                                                      size of the input current
     M[t] = p·M[t-1]·(1 - s[t-1]) + S[t]                                          size of the potential
     F[t] = q·F[t-1] + γ_C·S[t-1]                                                 synapse computed as i + (x - i)/τs
     E[t] = p·E[t-1]·(1 - s[t-1]) + γ_(N + C·(t+1))·S[t] + F[t] + γ_C·(M[t] + M[t-1]·(1 - s[t-1]))
 
-If |u - θ| is above E at every neuron and step, every program makes the same spikes, by induction over steps and layers: as long
-as the spikes before are the same, so is the next. Here u is computed in float64, whose own bound is added.
+If |u - θ| is above E at every neuron and step, every program makes the same spikes, by induction over steps and layers. Here u
+is computed in float64, whose own bound is added.
 
 The program must compute in the type asked for, constants included, by forward Euler. Any order of sums and fused operations are
 allowed, fast approximations are not.
@@ -33,11 +33,11 @@ from tsslbp.neuron import LIF, delayed, membrane_potential, passed
 from tsslbp.signal import Constant, Signal
 
 C = 8
-"""Roundings that a number goes through in a step of a synapse or a membrane, those of its constants included."""
+"""Roundings of a number in a step of a synapse or a membrane, including those of the constants."""
 
 
 def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> dict[torch.dtype, Tensor]:
-    """Which samples have guaranteed spikes in a type of numbers.
+    """Which samples have guaranteed spikes in each type.
 
     Args:
         network: in evaluation mode.
@@ -45,7 +45,7 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
         dtypes: float32, float64.
 
     Returns:
-        For each type ``[B]`` of bool.
+        ``[B]`` of bool for each type.
     """
     whole = copy.deepcopy(network).double().eval()
     whole.fold()
@@ -59,7 +59,7 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
 
 @dataclass
 class _Proof:
-    """Follows a network through its layers and keeps what is safe so far."""
+    """Follows a network through its layers and keeps which samples are safe so far."""
 
     network: Network
     dtypes: tuple[torch.dtype, ...]
@@ -69,7 +69,7 @@ class _Proof:
 
     def __post_init__(self) -> None:
         self.synapse_decay = self.network.neuron.synapse_decay
-        """q of what enters the next neurons."""
+        """q of the next neurons' input."""
         sizes = copy.deepcopy(self.network)
         for weight in sizes.parameters():
             weight.data.abs_()
@@ -77,11 +77,11 @@ class _Proof:
         """The same layers with absolute weights."""
 
     def passed(self, layer: Any) -> None:
-        """A layer without neurons, or the last one of those with."""
+        """Account for a layer without neurons, or the last one with neurons."""
         self.terms = 0 if isinstance(layer, Spiking) else self.terms + (layer.size**2 if isinstance(layer, Pooling) else 0)
 
     def cross(self, name: str, layer: Any, signal: Any, *form: object) -> Tensor:
-        """How a signal crosses neurons: as ever, and every margin is compared with what rounding could do."""
+        """A signal crosses neurons as usual, and every margin is compared with the bound of rounding."""
         if isinstance(layer, MaxPool):
             raise UserError(f"layer {name!r} is max pooling, for which there is no bound")
         a = layer(signal)
@@ -135,6 +135,6 @@ def _expanded(signal: Signal) -> Tensor:
 
 
 def _gamma(roundings: int, dtype: torch.dtype) -> float:
-    """γ_n for a type of numbers, whose eps is twice η, and for float64 on top."""
+    """γ_n for a type (η is half its eps), plus that of float64."""
     errors = (roundings * torch.finfo(each).eps / 2 for each in (dtype, torch.float64))
     return sum(error / (1 - error) for error in errors)

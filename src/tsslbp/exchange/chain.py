@@ -1,20 +1,19 @@
-"""A trained network as a chain of populations of neurons that send spikes, each with one linear map in front of it.
+"""A trained network as a chain of populations of spiking neurons, each after one linear map.
 
-The synapse commutes with the linear map, so the neurons behind it can have it instead of those before. A step is then
+The synapse commutes with the linear map, so it can be part of the neurons after the map instead of those before. A step is then
 
     J[t] = (1 - 1/τs)·J[t-1] + W·s_in[t] + S·s_around[t] + V·s[t-1]                (1)
     u[t] = (1 - 1/τm)·u[t-1]·(1 - s[t-1]) + J[t] + b                               (2)
     B[t] = (1 - 1/τa)·B[t-1] + r·s[t-1]                                            (3)
     s[t] = 1 if u[t] > θ + B[t] else 0                                             (4)
 
-where J, u and B are τs/g times what they are in ``neuron.py`` and ``recurrent.py``, with g the factor of a pooling layer before
+where J, u and B are τs/g times their values in ``neuron.py`` and ``recurrent.py``, with g the factor of a pooling layer before
 the map. So W is the layer's own weight, V is its lateral one divided by g, and b, θ and the rise r of an adaptive threshold are
-its own times τs/g. S is the shortcut of a residual block, the unit matrix if it has no weights; its own factor of pooling is in
-it. Spikes are 0 and 1, so a map only has to add up weights where there are any. What enters from outside are numbers, in place
-of spikes.
+its own times τs/g. S is the shortcut of a residual block, or the unit matrix if it has no weights, and includes its own factor
+of pooling. Spikes are 0 and 1, so a map only adds weights where there are spikes. The network's input is numbers, not spikes.
 
-Every map is a convolution over rows and columns. A fully connected one has a kernel as large as what enters it, and what has no
-rows or columns has one of them.
+Every map is a convolution over rows and columns. A fully connected one has a kernel as large as its input. Missing axes have
+size 1.
 """
 
 from collections.abc import Sequence
@@ -40,21 +39,21 @@ Pair = tuple[int, int]
 
 
 INPUT = -1
-"""In place of the number of a population: what enters the network."""
+"""Number of the network's input, in place of a population."""
 
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """What is sent by one population, as what arrives at another.
+    """A linear map from one population to another.
 
     Args:
-        source: number of the population that sends; INPUT is the input of the network.
-        sent: shape of what is sent, before pooling.
-        entering: shape behind pooling.
-        largest: windows in which spikes of a step count as one.
-        summed: windows in which spikes, or numbers, add up, behind those.
+        source: number of the sending population; INPUT is the input of the network.
+        sent: shape of its output, before pooling.
+        entering: shape after pooling.
+        largest: windows of max pooling, in which spikes of a step count as one.
+        summed: windows of sum pooling, after those.
         weight: ``[out, in/groups, rows, columns]``.
-        step: what the weights of a channel are whole numbers of, ``[out]``; None of weights in floating point.
+        step: step size of each channel's integer weights, ``[out]``; None for weights in floating point.
         stride, padding, dilation, groups: of the convolution.
     """
 
@@ -72,7 +71,7 @@ class Map:
 
     @property
     def windows(self) -> int:
-        """Windows of its max pooling; 0 without."""
+        """Number of windows of its max pooling, 0 without."""
         if self.largest == (1, 1):
             return 0
         rows, columns = (size // inside for size, inside in zip(self.sent[1:], self.largest, strict=True))
@@ -148,10 +147,10 @@ class Chain:
 
 
 def chain(network: Network) -> Chain:
-    """The chain that a network is, in evaluation.
+    """A network in evaluation as a chain.
 
     Raises:
-        UserError: an ANN, or a part that no chain has; its layer is named.
+        UserError: an ANN, or a part that chains do not have; its layer is named.
     """
     a = network.architecture
     if not a.spikes_last:
@@ -169,7 +168,7 @@ def chain(network: Network) -> Chain:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What is sent to the next layer: by whom, its shape before and behind pooling, the windows of that, and its factor g."""
+    """Input of the next layer: its source, shape before and after pooling, windows of pooling, and factor g."""
 
     source: int
     shape: Shape
@@ -180,7 +179,7 @@ class _Sent:
 
 
 class _Builder:
-    """Goes through the layers, and knows what is sent to the next one."""
+    """Goes through the layers and keeps the input of the next one."""
 
     def __init__(self, network: Network) -> None:
         self.neuron, self.voters = network.neuron, 1
@@ -190,7 +189,7 @@ class _Builder:
         self.sent = _Sent(INPUT, shape, shape)
 
     def add(self, name: str, layer: nn.Module, around: tuple[_Sent, Spiking | None] | None = None) -> None:
-        """Add a layer; ``around`` is what a shortcut brings to its neurons, and the layer that this goes through."""
+        """Add a layer; ``around`` is the input of a shortcut to its neurons, and the shortcut's layer."""
         match layer:
             case Flatten() | Dropout():
                 pass
@@ -249,7 +248,7 @@ class _Builder:
 
 
 def _map(name: str, layer: Spiking, sent: _Sent, part: float = 1.0) -> tuple[Map, Shape]:
-    """The linear map of a layer times ``part``, and the shape of what it makes."""
+    """The linear map of a layer times ``part``, and its output shape."""
     if layer.norm is not None or layer.gain is not None:
         raise UserError(f"layer {name!r} is normalised or standardised; call fold() on the network first")
     weight, step = layer.effective_weight().detach(), None
@@ -276,7 +275,7 @@ def _map(name: str, layer: Spiking, sent: _Sent, part: float = 1.0) -> tuple[Map
 
 
 def _unit(name: str, sent: _Sent, shape: Shape, part: float) -> Map:
-    """What is sent as it is, times ``part``, which is the step of its weights."""
+    """The unit matrix times ``part``, which is the step of its weights."""
     if sent.entering != shape:
         raise UserError(f"layer {name!r} gets a shortcut from what is not flat; put a fully connected layer before its block")
     weight, step = np.full((shape[0], 1, 1, 1), part), np.full(shape[0], part)

@@ -1,4 +1,4 @@
-"""A written NIR graph in other simulators: which spikes differ from the network's own."""
+"""Runs a written NIR graph in other simulators and counts spikes that differ from the network's own."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ AT_ONCE = 100
 
 @dataclass
 class Comparison:
-    """Spikes of a simulator beside those of the network."""
+    """Spikes of a simulator compared with those of the network."""
 
     simulator: str
     version: str
@@ -32,7 +32,7 @@ class Comparison:
     of: dict[str, int]
     """By layer, neurons times steps of all samples."""
     refused: str = ""
-    """What the simulator said where it did not run the graph."""
+    """Error of a simulator that did not run the graph."""
 
     @property
     def total(self) -> int:
@@ -41,14 +41,14 @@ class Comparison:
 
 @dataclass
 class Checked:
-    """What a check found."""
+    """Results of a check."""
 
     samples: int
     comparisons: list[Comparison]
     guaranteed: dict[torch.dtype, int]
     """Samples whose spikes are the same in every exact simulator (:mod:`tsslbp.exchange.certificate`)."""
     voltage: bool
-    """Whether the output is read from its voltage. That has no spikes, and is not compared."""
+    """Whether the output is read from its voltage; then it has no spikes to compare."""
 
 
 def check(
@@ -64,8 +64,8 @@ def check(
         network: in evaluation mode.
         graph: a ``nir.NIRGraph``, as :func:`tsslbp.exchange.nir.to_nir` makes it.
         x: network input, ``[B, ...]`` or ``[T, B, ...]``.
-        which: simulators by name; all that are installed, if left out.
-        say: told what comes next.
+        which: simulators by name; by default all that are installed.
+        say: gets a line before each simulator.
     """
     found = simulators.installed() if which is None else which
     axis = 0 if network.is_static(x) else 1
@@ -90,7 +90,7 @@ def _compare(
         steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
         try:
             theirs = simulator.run(graph, steps)
-        except Exception as error:  # each library has its own ways to refuse
+        except Exception as error:  # each library has its own errors
             made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return made
         for layer, train in ours.items():
@@ -101,8 +101,8 @@ def _compare(
 
 
 def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
-    """What a graph takes, ``[T, B, ...]``: network input at every step, rounded for weights of few bits, and an onset channel
-    if the graph has one.
+    """Input of a graph, ``[T, B, ...]``: network input at every step, rounded for weights of few bits, and an onset channel if
+    the graph has one.
 
     ``x`` is ``[T, B, ...]``, or ``[B, ...]`` for ``time_steps`` steps.
     """
@@ -125,7 +125,7 @@ def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]
 
 
 def lines(checked: Checked) -> Iterator[str]:
-    """What was found, for people."""
+    """The results as text."""
     for each in checked.comparisons:
         who = f"{each.simulator} {each.version}".strip() + f", {_called(each.dtype)}"
         if each.refused:

@@ -1,4 +1,4 @@
-"""What written C computes, once it is compiled: spike for spike what Python does, or not."""
+"""Compiles written C, runs it, and compares its spikes with Python's."""
 
 import os
 import re
@@ -20,13 +20,13 @@ from tsslbp.exchange.program import Program
 from tsslbp.metrics import decode
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
-"""Options that let no sloppiness pass."""
+"""Strict compiler options."""
 AT_ONCE = 500
 """Samples given to a program at a time."""
 
 
 class Computed(NamedTuple):
-    """What samples set off in a program."""
+    """Responses of a program to samples."""
 
     answers: Tensor
     """``[N]``, -1 where no output neuron has spiked."""
@@ -51,14 +51,14 @@ def compiled(folder: Path, program: Path, options: Sequence[str] = ("-O2",)) -> 
 
     Args:
         folder: that holds it.
-        program: what to make.
-        options: more of the compiler's.
+        program: the executable to make.
+        options: further ones of the compiler.
 
     Returns:
         ``program``.
 
     Raises:
-        UserError: no compiler, or one that refuses; its first complaint is told.
+        UserError: no compiler, or its first error.
     """
     command = [*compiler(), *STRICT, *options, "network.c", "test.c", "-o", str(program.absolute())]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -70,7 +70,7 @@ def compiled(folder: Path, program: Path, options: Sequence[str] = ("-O2",)) -> 
 
 
 def run(program: Path, of: Program, samples: Split) -> Computed:
-    """What a compiled program computes of samples. Raises UserError if it fails."""
+    """Run samples through a compiled program. Raises UserError if it fails."""
     populations, classes, steps = of.chain.populations, of.chain.classes, of.entry.model.network.time_steps
     value = np.dtype(np.int64 if of.whole else np.float64)
     row = np.dtype(
@@ -99,15 +99,15 @@ def run(program: Path, of: Program, samples: Split) -> Computed:
 
 
 class Difference(NamedTuple):
-    """How far a program is from Python."""
+    """Differences between a program and Python."""
 
     samples: int
     spikes: int
-    """All that Python has."""
+    """All spikes in Python."""
     differing: int
-    """Neuron-steps in which one of them has a spike and the other has none."""
+    """Neuron-steps in which only one of them has a spike."""
     answers: int
-    """Samples that have another answer, or of whole numbers other evidence."""
+    """Samples with another answer, or in an integer network other evidence."""
 
 
 def compare(program: Path, of: Program, samples: Split) -> Difference:
@@ -129,7 +129,7 @@ def check(folder: Path, of: Program, samples: Split) -> Iterator[str]:
     """Compile a written folder elsewhere, run samples through it, and say in a line what differs.
 
     Raises:
-        UserError: there is no compiler, it fails, or whole numbers differ, which they must not.
+        UserError: there is no compiler, it fails, or an integer network differs.
     """
     with tempfile.TemporaryDirectory() as place:
         found = compare(compiled(folder, Path(place) / "test"), of, samples)

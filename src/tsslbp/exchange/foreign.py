@@ -1,4 +1,4 @@
-"""A map and the neurons behind it as a NIR file has them, in our words: in steps, one number for each row of weights."""
+"""A map and its neurons from a NIR file, converted to our terms: in steps, one number for each row of weights."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 
 @dataclass
 class Layer:
-    """A layer of the network to be made: a map, and the neurons behind it."""
+    """A layer of the network to be made: a map and its neurons."""
 
     spec: NeuronSpec
     map: Link
@@ -24,9 +24,9 @@ class Layer:
     bias: np.ndarray
     """Of the map, ``[out]``."""
     shape: tuple[int, ...]
-    """Of what the map makes of one sample."""
+    """Output shape of the map for one sample."""
     carry: float
-    """What enters in the file, as a multiple of what enters here: 4 where the file sums and we average."""
+    """The file's input as a multiple of ours: 4 if the file sums and we average."""
     neurons: Link
     around: "Around | None" = None
 
@@ -38,7 +38,7 @@ class Layer:
     def rows(self, name: str) -> np.ndarray:
         """A parameter of the neurons, one number for each row of the weight. Raises UserError for another shape."""
         value = array(self.neurons, name)
-        if value.size == 1:  # snnTorch writes one number for all
+        if value.size == 1:  # snnTorch writes one for all
             return np.full(len(self.weight), value.item())
         if value.size != math.prod(self.shape) or value.shape[-len(self.shape) :] != self.shape:
             self.neurons.refuse(f"has a {name} of shape {list(value.shape)}; {self.map} makes {list(self.shape)}")
@@ -67,7 +67,7 @@ class Layer:
         return bias
 
     def constants(self, dt: float) -> "Constants":
-        """The neurons in our words. Raises UserError for a bias that would go through their synapse."""
+        """The neurons in our terms. Raises UserError for a bias that would go through their synapse."""
         r, none = self.rows("r"), np.zeros(len(self.weight))
         if self.neurons.kind == "IF":
             if r.min() <= 0:
@@ -100,24 +100,24 @@ class Around:
     """A shortcut to the neurons of a layer."""
 
     weight: np.ndarray | None
-    """None if it brings what it begins with."""
+    """None for the identity."""
     factor: float
-    """What it brings, as a multiple of what it brings here."""
+    """The file's output as a multiple of ours."""
     first: int
     """Number of the first layer that it leads around."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What a node of neurons says, in steps; arrays are ``[out]``."""
+    """Constants of a node of neurons, in steps; arrays are ``[out]``."""
 
     tau_m: np.ndarray
     tau_s: float
-    """Of what enters: NIR's synapse is in front of the neurons, ours behind them."""
+    """Of the input: NIR's synapse is in front of the neurons, ours behind them."""
     gain: np.ndarray
-    """What W·x is multiplied by on its way into the membrane potential; of neurons that never spike, into the current."""
+    """Factor of W·x in the membrane potential, or in the current of neurons that never spike."""
     leak: np.ndarray
-    """What every step adds to that."""
+    """Added to that at every step."""
     threshold: np.ndarray
 
 
@@ -126,13 +126,13 @@ def alike(values: np.ndarray) -> bool:
 
 
 def plain(value: float) -> float:
-    """A number without what float32 did to it: 5 for 5.0000002."""
+    """A number without the rounding of float32: 5 for 5.0000002."""
     short = float(f"{value:.6g}")
     return short if math.isclose(short, value, rel_tol=ROUNDING) else float(value)
 
 
 def by_channel(link: Link, values: np.ndarray) -> np.ndarray:
-    """Factors ``[channels, ...]`` as one for each channel. Raises UserError if they differ within one."""
+    """One factor for each channel of ``[channels, ...]``. Raises UserError if they differ within a channel."""
     rows = values.reshape(len(values), -1)
     if (rows != rows[:, :1]).any():
         link.refuse("is scaled by factors that differ within a channel, whose neurons share their weights here")
@@ -140,13 +140,13 @@ def by_channel(link: Link, values: np.ndarray) -> np.ndarray:
 
 
 def times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Rows times factors; those near 1 as they are."""
+    """Rows times factors; factors near 1 change nothing."""
     factor = np.where(abs(factor - 1) < ROUNDING, 1.0, factor)
     return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def scale_of(link: Link, shape: tuple[int, ...]) -> np.ndarray:
-    """The factors of a Scale node, in the shape of what enters it. Raises UserError for another shape."""
+    """The factors of a Scale node, in the shape of its input. Raises UserError for another shape."""
     scale = array(link, "scale")
     if scale.size != 1 and (scale.size != math.prod(shape) or scale.shape[-len(shape) :] != shape):
         link.refuse(f"has a scale of shape {list(scale.shape)}; what enters it is {list(shape)}")
@@ -158,13 +158,13 @@ def shortcut(neurons: Link, shape: tuple[int, ...], made: tuple[int, ...], strid
 
     Args:
         neurons: where it ends.
-        shape, made: of what it begins with, and of what the layers make that it leads around.
-        stride: how many pixels these step over together.
-        carry: what it begins with, as a multiple of what that is here.
+        shape, made: input shape of the shortcut, and output shape of the layers that it leads around.
+        stride: total stride of these layers.
+        carry: the file's input of the shortcut as a multiple of ours.
         first: number of the first of these layers.
 
     Raises:
-        UserError: weights that shortcuts here do not have.
+        UserError: weights that our shortcuts do not have.
     """
     via = neurons.around
     weight: np.ndarray | None = None
@@ -204,7 +204,7 @@ def each(link: Link, name: str, axes: int) -> list[int]:
 
 
 def padding_of(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Zeros before and after each axis; PyTorch's "same" puts the odd one at the end."""
+    """Zeros before and after each axis; PyTorch's "same" puts an odd one at the end."""
     padding = link.node.padding
     if isinstance(padding, bytes | str):
         same = padding in ("same", b"same")

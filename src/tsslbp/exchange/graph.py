@@ -1,4 +1,4 @@
-"""NIR files and graphs as plain nodes: read with care, nested graphs unfolded, put in a row."""
+"""NIR files and graphs as plain nodes: checked, with nested graphs unfolded, and put in order."""
 
 import io
 import math
@@ -15,15 +15,15 @@ import numpy as np
 from tsslbp.errors import UserError, shown
 
 MOST_BYTES = 2**31
-"""Of all arrays of a file together, unpacked."""
+"""Most bytes of all arrays of a file, unpacked."""
 MOST_OBJECTS = 10_000
 DEEPEST = 12
 FILTERS = {1, 2, 3, 32000}
 """HDF5's numbers of gzip, shuffle, checksum and LZF. Any other could load code from a plugin."""
 HEAP = b"GCOL\1\0\0\0"
-"""What a heap of texts begins with, HDF5's "global heap", version 1."""
+"""First bytes of a heap of texts, HDF5's "global heap", version 1."""
 REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
-"""What stands for a text in an array."""
+"""Reference to a text in an array."""
 NEURONS = ("CubaLIF", "LIF", "IF")
 INTEGRATORS = ("CubaLI", "LI")
 """Neurons that never spike."""
@@ -43,10 +43,10 @@ def library() -> ModuleType:
 def read(path: Path) -> Any:
     """The graph in a NIR file, a ``nir.NIRGraph``, whose types are not checked yet.
 
-    Before an array is read, its size, its type and the way it is stored are looked at.
+    Size, type and storage of an array are checked before it is read.
 
     Raises:
-        UserError: no such file, a broken file, one that is no NIR graph, one too large, links and filters that lead elsewhere.
+        UserError: no such file, a broken file, no NIR graph, one that is too large, links or filters that lead elsewhere.
     """
     nir = library()
     import h5py
@@ -66,13 +66,13 @@ def read(path: Path) -> Any:
         return nir.dict2NIRNode({**tree, "type_check": False})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # damaged files fail in every way there is
+    except Exception as error:  # damaged files may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} is damaged or no NIR file ({type(error).__name__}: {shown(reason)})") from None
 
 
 def _check_heaps(path: Path) -> None:
-    """Raises UserError for a heap of texts whose entries do not fill it one by one: HDF5 might never come to its end."""
+    """Raises UserError for a heap of texts whose entries do not fill it one by one: HDF5 might loop for ever."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         heap, entries = content.find(HEAP), 0
         while heap >= 0:
@@ -80,17 +80,17 @@ def _check_heaps(path: Path) -> None:
             at, end = heap + 16, heap + size
             while at + 16 <= end <= len(content):
                 number, length = struct.unpack_from("<H6xQ", content, at)
-                at += 16 + -(-length // 8) * 8 if number else length  # entry 0 is what is left, and counts its own head
+                at += 16 + -(-length // 8) * 8 if number else length  # entry 0 is free space, and counts its own head
                 entries += 1
                 if not number:
                     break
-            if not end - 16 < at <= end or 16 * entries > len(content):  # heaps that lie in each other take for ever, too
+            if not end - 16 < at <= end or 16 * entries > len(content):  # nested heaps also take for ever
                 raise UserError("its texts are damaged")
             heap = content.find(HEAP, heap + 1)
 
 
 class _Reader:
-    """Reads groups and arrays of an HDF5 file, and counts."""
+    """Reads groups and arrays of an HDF5 file, and counts their bytes."""
 
     def __init__(self, h5py: ModuleType, content: BinaryIO) -> None:
         self.h5py, self.content = h5py, content
@@ -128,7 +128,7 @@ class _Reader:
         return value.decode() if isinstance(value, bytes) else value
 
     def _of_texts(self, entry: Any, name: str) -> int:
-        """Bytes of an entry's texts: HDF5 makes room for as many as the file says before it looks for them."""
+        """Bytes of an entry's texts: HDF5 allocates as many as the file claims."""
         place = entry.id.get_offset()
         if place is None:
             raise UserError(f"entry {shown(name)} holds texts in pieces, as NIR's do not")
@@ -152,16 +152,16 @@ def neurons_of(graph: Any) -> list[str]:
 
 
 def laterals(neurons: str, edges: set[tuple[str, str]]) -> list[str]:
-    """Names of the nodes that hear a node alone, and that lead back to it alone."""
+    """Names of the nodes whose only input and only output is this node."""
     back = {b for a, b in edges if a == neurons != b}
     return [name for name in back if {edge for edge in edges if name in edge} == {(neurons, name), (name, neurons)}]
 
 
 @dataclass(frozen=True)
 class Link:
-    """A node of a chain: with neurons it may also hear itself, through ``lateral``, and an earlier node by a shortcut.
+    """A node of a chain. Neurons may also get their own output (``lateral``), and that of an earlier node by a shortcut.
 
-    From ``opens`` a shortcut leads to the next node that ``closes`` one, by way of ``around``, or straight if that is None.
+    A shortcut leads from a node that ``opens`` it to the next that ``closes`` one, through ``around``, or directly if None.
     """
 
     name: str
@@ -183,7 +183,7 @@ class Link:
 
 
 def chain(graph: Any) -> list[Link]:
-    """The nodes from the input to what comes before the output. Neurons may have one map from their spikes back to themselves,
+    """The nodes from the input to the last before the output. Neurons may have one map from their spikes back to themselves,
     and a shortcut may lead around some nodes to neurons.
 
     Raises:
@@ -240,8 +240,8 @@ def chain(graph: Any) -> list[Link]:
 def _shortcut(
     after: list[str], kinds: dict[str, str], edges: set[tuple[str, str]], nodes: dict[str, Any]
 ) -> tuple[str, str, str] | None:
-    """Where the shorter of two ways ends, the node on it ("" if there is none), and the first node of the other way; None if
-    neither is a shortcut to neurons."""
+    """The end of the shorter of two ways, the node on it ("" for none), and the first node of the other way; None if neither is
+    a shortcut to neurons."""
     ways = []
     for short, first in (after, after[::-1]):
         following = {b for a, b in edges if a == short}

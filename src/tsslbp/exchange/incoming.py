@@ -1,10 +1,10 @@
 """A NIR graph as one of our networks.
 
-Forward Euler with steps of ``dt`` makes of NIR's neurons, with τs = tau_syn/dt, τm = tau_mem/dt and x what enters a map W,
+Forward Euler with steps of ``dt`` turns NIR's neurons, with τs = tau_syn/dt, τm = tau_mem/dt and x the input of a map W, into
 
     CubaLIF:  i[t] = (1 - 1/τs)·i[t-1] + w_in/τs · (W·x[t] + b),   v[t] = (1 - 1/τm)·v[t-1] + (r·i[t] + v_leak)/τm
     LIF:      the same without a synapse: τs = 1, w_in = 1
-    LI, CubaLI, at the output: the same, and v is what leaves them
+    LI, CubaLI, at the output: the same, and v is their output
     IF:       v[t] = v[t-1] + dt·r·(W·x[t] + b):  τs = 1, τm infinite
 
 which is our neuron with the membrane potential u = v·θ/v_threshold, the weights f·W and the bias
@@ -12,7 +12,7 @@ which is our neuron with the membrane potential u = v·θ/v_threshold, the weigh
     f = w_in·r/τm · θ/v_threshold               IF: dt·r · θ/v_threshold    LI, CubaLI: w_in·r
     bias = (v_leak/τm)·θ/v_threshold + f·b                                  LI, CubaLI: v_leak + f·b
 
-A file may have another f for every neuron. One within ROUNDING of 1 is taken for 1, so that weights stay as they are.
+A file may have another f for every neuron. If f is within ROUNDING of 1, weights stay as they are.
 """
 
 import math
@@ -62,7 +62,7 @@ from tsslbp.notation import (
 )
 
 MOST_NUMBERS = 2**28
-"""In a sample, in what a layer makes of one, and in a kernel that is padded with zeros."""
+"""In a sample, in a layer's output for it, and in a kernel that is padded with zeros."""
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
 
 
@@ -75,11 +75,11 @@ def network_of(
         graph: a ``nir.NIRGraph``.
         dt: seconds of a step.
         time_steps: T.
-        like: what a graph of ours says of its network besides: the threshold, which kind of pooling, the rule and more.
-        tau_s: synaptic time constant of the output in steps, which no node says.
+        like: further settings of one of our own graphs: threshold, kind of pooling, rule and more.
+        tau_s: synaptic time constant of the output in steps, which is in no node.
 
     Raises:
-        UserError: what our networks cannot do, with the node named.
+        UserError: a feature that our networks do not have, with the node named.
     """
     if not 0 < dt < math.inf:
         raise UserError(f"dt is {dt}; it must be a positive number of seconds")
@@ -90,7 +90,7 @@ def network_of(
 
 
 class _Reader:
-    """Takes the nodes of a chain one after the other, and makes layers of them."""
+    """Turns the nodes of a chain into layers, one after the other."""
 
     def __init__(self, dt: float, like: Architecture | None, tau_s: float | None) -> None:
         self.dt, self.like, self.tau_s = dt, like, tau_s
@@ -103,17 +103,17 @@ class _Reader:
         self.paddings: list[int] = []
         self.carry = 1.0
         self.columns: np.ndarray | None = None
-        """What Scale nodes multiply what enters the next map by, in its shape."""
+        """Factors of Scale nodes on the next map's input, in its shape."""
         self.row_scale = np.ones(1)
-        """What a Scale node multiplies the rows of the pending map by."""
+        """Factors of a Scale node on the rows of the pending map."""
         self.opened: tuple[int, int, tuple[int, ...], float] | None = None
-        """Of a shortcut: parts of the notation and layers before it, shape and ``carry`` of what it begins with."""
+        """For a shortcut: parts of the notation and layers before it, shape and ``carry`` of its input."""
         specs = list(unpacked(parse(like.network))) if like else []
         self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec)])
         self.convolutions = iter([spec for spec in specs if isinstance(spec, ConvSpec)])
 
     def take(self, link: Link, follower: str) -> None:
-        """One more node; ``follower`` is the kind of the next."""
+        """Take one more node; ``follower`` is the kind of the next."""
         if self.pending and link.kind in MAPS_AND_POOLS:
             link.refuse(f"follows {self.pending[0]}, behind which there must be neurons")
         match link.kind:
@@ -187,7 +187,7 @@ class _Reader:
             self.columns = scale if self.columns is None else self.columns * scale
 
     def _shortcut(self, link: Link) -> Around | None:
-        """The shortcut that ends at these neurons; what it leads around becomes a residual block."""
+        """The shortcut that ends at these neurons; the layers that it leads around become a residual block."""
         if not link.closes or self.opened is None:
             return None
         (opened, first, shape, carry), self.opened = self.opened, None
@@ -222,7 +222,7 @@ class _Reader:
         made = [(n + a + b - k) // s + 1 for n, a, b, k, s in axes]
         if min(made) < 1 or min(before) < 0:
             link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
-        squared = math.prod(r + max(*before, *after) for r in reach)  # at most, where a square kernel is made of another
+        squared = math.prod(r + max(*before, *after) for r in reach)  # at most, if it is made square
         if max(len(weight) * math.prod(made), math.prod(weight.shape[:2]) * squared) > MOST_NUMBERS:
             link.refuse(
                 f"makes {list(made)} of {list(sizes)} by padding {before} and a kernel {reach} wide, which is too large"
@@ -266,7 +266,7 @@ class _Reader:
         self.carry = 1.0
 
     def network(self, time_steps: int) -> Network:
-        """The network of all nodes so far. Raises UserError if they make none."""
+        """The network of all nodes. Raises UserError if they make none."""
         if self.specs and isinstance(self.specs[-1], RecurrentSpec):
             self.layers[-1].neurons.refuse("hears itself, which output neurons here cannot")
         if self.pending or not self.specs or type(self.specs[-1]) is not LinearSpec:
@@ -308,10 +308,10 @@ class _Reader:
         return network.eval()
 
     def _settings(self, constants: list[Constants]) -> tuple[dict[str, Any], set[str]]:
-        """What the network's settings say of time constants, and the names of the constants that are not the same everywhere.
+        """Settings of time constants, and the names of the constants that differ between neurons or layers.
 
-        Raises UserError for a graph of ours that differs where its description has one number, and for some neurons that leak
-        beside some that do not.
+        Raises UserError for a graph of ours with different values where its description has one number, and for leaking neurons
+        beside ones without a leak.
         """
         each = {"tau_m": np.concatenate([c.tau_m for c in constants]), "tau_s": np.array([c.tau_s for c in constants])}
         whole, varied = dict[str, Any](), set[str]()
@@ -335,7 +335,7 @@ class _Reader:
         return whole | ({"per_neuron": tuple(sorted(varied))} if varied else {}), varied
 
     def _leaving(self, constants: list[Constants]) -> list[float]:
-        """τs of what leaves each layer: that of what enters the next. Raises UserError for a layer that hears itself by two."""
+        """τs of each layer's output, which is that of the next one's input. Raises UserError for a layer with two of them."""
         entering = [c.tau_s for c in constants]
         leaving = [*entering[1:], self.tau_s or entering[-1]]
         for layer, a, b in zip(self.layers, entering, leaving, strict=True):
@@ -391,7 +391,7 @@ def _fill(
 
 @torch.no_grad()
 def _fill_shortcut(own: Spiking | None, layer: Layer, factor: np.ndarray) -> None:
-    """Give a shortcut its weights, times a factor for each row. Raises UserError for one without, whose factor is not 1."""
+    """Give a shortcut its weights times a factor for each row. Raises UserError for factors other than 1 without weights."""
     assert layer.around is not None
     if layer.around.weight is None or own is None:
         if (abs(factor - 1) > ROUNDING).any():

@@ -1,7 +1,7 @@
-"""A network of whole numbers: the specification of what integer C computes, bit for bit.
+"""Integer networks: the bit-exact specification of integer C.
 
-The weights of a channel are whole numbers q of a step, and so are all sums of them. What a chain (``chain.py``) computes is
-then, in units of ``step/(one·2^shift)``,
+The weights of a channel are whole numbers q of a step, and so are all sums of them. In units of ``step/(one·2^shift)``, a chain
+(``chain.py``) then computes
 
     J[t] = J[t-1] - leak_s(J[t-1]) + scaled(Σ q·x) + beside(Σ q'·x')                                               (1)
     u[t] = u[t-1] - leak_m(u[t-1]) + J[t] + b               0 in place of u[t-1] if that neuron has just spiked    (2)
@@ -10,14 +10,14 @@ then, in units of ``step/(one·2^shift)``,
     leak(z) = round(z·j/2^k)                                j/2^k is the leak 1/τ                                  (5)
     scaled(z) = z·2^shift, or round(z/2^-shift)             beside(z) = round(z·m/2^k)                             (6)
 
-with ``x`` the spikes that enter, 0 or 1 each, and behind a population's own lateral weights those of the step before, times
-``one``. What enters from outside are whole numbers of 1/64, so ``one`` is 64 behind them, and 1 elsewhere. ``q'`` and ``x'``
-are those of a shortcut, whose weights are whole numbers of another step; ``m/2^k`` brings them to this one. Every ``round`` is
-half upwards, ``floor(z + 1/2)``. The answer is the class with the largest sum of a over the steps:
+with ``x`` the incoming spikes, 0 or 1 each, and for a population's own lateral weights those of the step before, times ``one``.
+The network's input is whole numbers of 1/64, so ``one`` is 64 after it, and 1 elsewhere. ``q'`` and ``x'`` are those of a
+shortcut, whose weights are whole numbers of another step; ``m/2^k`` converts them to this one. Every ``round`` is half
+upwards, ``floor(z + 1/2)``. The answer is the class with the largest sum of a over the steps:
 
     a[t] = a[t-1] - leak_s(a[t-1]) + 4096·s[t]                                                                     (7)
 
-``shift`` is the largest for which nothing leaves 32 bits, whatever enters; without a leak of the membrane, in T steps.
+``shift`` is the largest for which nothing overflows 32 bits for any input; without a leak of the membrane, in T steps.
 """
 
 import math
@@ -37,13 +37,13 @@ from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_UNIT
 
 SPIKE = 4096
-"""What a spike adds to the output current."""
+"""Added to the output current by a spike."""
 MOST = 2**31 - 1
 """The largest number of 32 bits."""
 FINEST, COARSEST = 12, 2**6
 """Bits behind the point at most, and units in the smallest threshold at least."""
 NEAR = 0.005
-"""How far the leak of an adaptive threshold, which is not trained as one, may be from its small fraction, as a share of it."""
+"""Largest relative error of the leak of an adaptive threshold, which is not trained as a small fraction."""
 
 
 class Leak(NamedTuple):
@@ -73,14 +73,14 @@ class Rising(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A population of whole numbers.
+    """An integer population.
 
     Args:
         plain: the population that it comes from.
         weight, lateral: q, int8 in the shapes of ``plain``.
         bias, threshold: b and θ of every channel, int32.
-        one: what a spike of its own counts in its sums.
-        shift: as of equation (6).
+        one: value of its own spikes in its sums.
+        shift: see equation (6).
         beside: the shortcut, or None.
         rising: the adaptive threshold; None if it is fixed.
     """
@@ -98,10 +98,10 @@ class Whole:
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """Populations of whole numbers one after the other.
+    """Integer populations one after the other.
 
     Args:
-        chain: what it comes from.
+        chain: that it comes from.
         populations: in order.
         membrane, synapse: the leaks 1/τm and 1/τs.
     """
@@ -112,10 +112,10 @@ class IntegerNetwork:
     synapse: Leak
 
     def run(self, x: Tensor, steps: int | None = None) -> "Response":
-        """What samples set off.
+        """The response to samples.
 
         Args:
-            x: what enters, in whole numbers of 1/64: ``[T, N, C, ...]``, or ``[N, C, ...]`` at every one of ``steps`` steps.
+            x: input in whole numbers of 1/64: ``[T, N, C, ...]``, or ``[N, C, ...]`` for ``steps`` steps.
         """
         *_, response = self.steps(x, steps)
         return response
@@ -142,7 +142,7 @@ class IntegerNetwork:
 
 
 class Response(NamedTuple):
-    """What samples have set off."""
+    """Response to samples."""
 
     spikes: dict[str, Tensor]
     """Of every population in the last step, ``[N, channels, rows, columns]`` of int64."""
@@ -169,13 +169,13 @@ class _State:
         return _State(*[torch.zeros(samples, *whole.plain.shape, dtype=torch.int64)] * 4)
 
     def heard(self, whole: Whole) -> Tensor:
-        """What arrives through lateral weights."""
+        """Input through lateral weights."""
         if whole.lateral is None:
             return torch.zeros_like(self.spikes)
         return (_exact(self.spikes.flatten(1)) @ torch.from_numpy(whole.lateral).double().T).long().view(self.spikes.shape)
 
     def step(self, whole: Whole, drive: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
-        """Equations (1) to (4), from what is added to J."""
+        """Equations (1) to (4); ``drive`` is added to J."""
         self.current = self.current - _leak(self.current, synapse) + drive
         self.membrane = self.membrane - _leak(self.membrane, membrane) + self.current + _by_channel(whole.bias)
         if whole.rising is not None:
@@ -191,15 +191,15 @@ def whole_input(x: Tensor) -> Tensor:
 
 
 def integer(chain: Chain, low: int, high: int, steps: int) -> IntegerNetwork:
-    """The network of whole numbers that a chain with weights of few bits is.
+    """The integer network of a chain with weights of few bits.
 
     Args:
         chain: the network.
-        low, high: smallest and largest whole number that enters.
-        steps: for how many steps nothing must leave 32 bits if the membrane does not leak. If it does, there is no end.
+        low, high: smallest and largest whole number of its input.
+        steps: how many steps must not overflow 32 bits if the membrane does not leak. If it does, none ever does.
 
     Raises:
-        UserError: weights in floating point, lateral weights behind pooling, a layer too wide for 32 bits.
+        UserError: weights in floating point, lateral weights after pooling, a layer too wide for 32 bits.
     """
     membrane, synapse = (Leak(*quantisation.leak(tau)) for tau in (chain.tau_m, chain.tau_s))
     largest = max(abs(low), abs(high))
@@ -240,7 +240,7 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
 
 
 class _Bounds(NamedTuple):
-    """What numbers of a population can come to, for each channel, in units of ``step/one``."""
+    """Bounds on the numbers of a population, for each channel, in units of ``step/one``."""
 
     reached: Array
     """The sums."""
@@ -250,7 +250,7 @@ class _Bounds(NamedTuple):
     adapting: Leak
 
     def shift(self, membrane: Leak, synapse: Leak, steps: int) -> int:
-        """The largest shift for which no number of equations (1) to (6) leaves 32 bits, in ``steps`` steps without a leak."""
+        """The largest shift for which equations (1) to (6) do not overflow 32 bits, in ``steps`` steps without a leak."""
         for shift in range(FINEST, -32, -1):
             scale = 2.0**shift
             current = (self.reached * scale + 1.5) * 2**synapse.k / synapse.j  # half a unit is lost by every rounding
@@ -275,7 +275,7 @@ def _whole_numbers(by: Map, largest: int) -> tuple[Array, Array]:
 
 
 def _fractions(ratio: Array, most: Array) -> tuple[Array, int]:
-    """m and the largest k for which ``m/2^k`` is nearest to the ratios, and no ``z·m`` leaves 32 bits for z up to ``most``."""
+    """m and the largest k for which ``m/2^k`` is nearest to the ratios and ``z·m`` fits 32 bits for z up to ``most``."""
     k = 24
     while k >= 0 and ((np.rint(ratio * 2.0**k) * np.maximum(most, 1)).max() + 2.0**k) > MOST:
         k -= 1
@@ -295,7 +295,7 @@ def _int32(x: Array) -> Array:
 
 
 class _Sums:
-    """``Σ q·x`` of a map, ``[N, out, rows, columns]`` of int64; that of a ``constant`` input is computed once."""
+    """``Σ q·x`` of a map, ``[N, out, rows, columns]`` of int64; computed once for a ``constant`` input."""
 
     def __init__(self, constant: bool) -> None:
         self.constant, self.known = constant, dict[int, Tensor]()
@@ -315,17 +315,17 @@ def _by_channel(x: Array) -> Tensor:
 
 
 def _exact(x: Tensor) -> Tensor:
-    """Whole numbers for arithmetic that PyTorch only has for floating point; that of 64 bits is exact up to 2^53."""
+    """Whole numbers as float64, exact up to 2^53, for arithmetic that PyTorch only has for floating point."""
     return x.double()
 
 
 def _pooled(by: Map, sent: Tensor) -> Tensor:
-    """What enters a map, from what is sent to it."""
+    """The input of a map after its pooling."""
     return _windows(_windows(sent, by.largest).amax((3, 5)), by.summed).sum((3, 5))
 
 
 def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[N, C, rows, columns] -> [N, C, windows, inside, windows, inside]``; what fills no window is left out."""
+    """``[N, C, rows, columns] -> [N, C, windows, inside, windows, inside]``; incomplete windows are left out."""
     rows, columns = (whole // inside for whole, inside in zip(x.shape[2:], size, strict=True))
     kept = x[:, :, : rows * size[0], : columns * size[1]]
     return kept.reshape(*x.shape[:2], rows, size[0], columns, size[1])
@@ -340,5 +340,5 @@ def _scaled(x: Tensor, shift: int) -> Tensor:
 
 
 def _rounded(x: Tensor, k: int) -> Tensor:
-    """``x/2^k``, half upwards; a shift to the right rounds downwards, below 0 too."""
+    """``x/2^k``, half upwards; a shift to the right rounds downwards, also below 0."""
     return (x + ((1 << k) >> 1)) >> k

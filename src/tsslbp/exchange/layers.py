@@ -1,7 +1,7 @@
-"""The same convolution in other words, with zeros for the weights that it does not have.
+"""Equivalent convolutions with zeros among their weights.
 
-NIR's own type check takes only ungrouped convolutions with square kernels, and our notation only square ones of one stride, one
-padding and one dilation. Zeros among the weights change no sum.
+NIR's type check takes only ungrouped convolutions with square kernels, and our notation only square ones of one stride, one
+padding and one dilation.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
-    """``[out, in/groups, ...] -> [out, in, ...]``: every group hears the channels of the others with weight 0."""
+    """``[out, in/groups, ...] -> [out, in, ...]``: every group gets the channels of the others with weight 0."""
     if groups == 1:
         return weight
     out, each = len(weight) // groups, weight.shape[1]
@@ -40,7 +40,7 @@ def undilated(weight: np.ndarray, dilation: Sequence[int]) -> np.ndarray:
 
 
 def squared(weight: np.ndarray, padding: Sequence[int], dilation: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]] | None:
-    """A square kernel and its padding for each axis; None if sizes are even and odd, which no zeros around them mend."""
+    """A square kernel and its padding for each axis; None if sizes are even and odd, which zeros cannot fix."""
     kernel = weight.shape[2:]
     more = [max(kernel) - k for k in kernel]
     if any(m % 2 for m in more):

@@ -1,8 +1,8 @@
 """A model in the operators of ONNX: every layer once, and time as a loop (``Scan``), so that a graph does not grow with T.
 
-Maps meet all steps at once, as in PyTorch. Neurons, synapses and recurrent layers go from step to step by the equations of
-``neuron.py`` and ``layers/recurrent.py``. A constant current meets a map once, and is written out where neurons or a bias need
-every step of it.
+Maps take all steps at once, as in PyTorch. Neurons, synapses and recurrent layers go from step to step by the equations of
+``neuron.py`` and ``layers/recurrent.py``. A constant current goes through a map once, and is written out where neurons or a
+bias need every step.
 """
 
 import math
@@ -46,7 +46,7 @@ class Writer:
         return f"x{self.named}"
 
     def op(self, kind: str, *inputs: str | Tensor | float | Sequence[int], **attributes: Any) -> str:
-        """A node with one output, whose name comes back. Inputs are names, or constants: float32, or whole numbers as int64."""
+        """Add a node with one output; returns its name. Inputs are names, or constants: float32, or whole numbers as int64."""
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
         made = self.name()
         self.nodes.append(self.helper.make_node(kind, names, [made], **attributes))
@@ -61,7 +61,7 @@ class Writer:
         return made
 
     def scan(self, states: Sequence[str], sequence: str, step: Callable[[list[str], str], tuple[list[str], str]]) -> str:
-        """A loop over the first axis: ``step`` makes new states, and an output, of states and an item. Returns all outputs."""
+        """Loop over the first axis: ``step`` turns states and an item into new states and an output. Returns all outputs."""
         outer, self.nodes = self.nodes, []
         before, item = [self.name() for _ in states], self.name()
         after, made = step(before, item)
@@ -82,7 +82,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Signal:
-    """What goes from layer to layer: ``[T, N, *shape]``, or with a ``response`` ``[T]`` ``[N, *shape]`` that it multiplies."""
+    """Signal between layers: ``[T, N, *shape]``, or ``[N, *shape]`` to be multiplied by a ``response`` ``[T]``."""
 
     name: str
     shape: tuple[int, ...]
@@ -151,7 +151,7 @@ def _inside(w: Writer, lengths: str, steps: int, batch: int, features: int) -> s
 
 
 def evidence(w: Writer, network: Network, x: str, static: bool, lengths: str | None) -> str:
-    """What answers are decoded from, ``[T, N, classes]`` (T = 1 if the output does not spike), of network input."""
+    """The input of decoding, ``[T, N, classes]`` (T = 1 if the output does not spike), from network input."""
     signal = _entering(w, network, x, static)
     for _, layer in network.layers.named_children():
         signal = _layer(w, network, layer, signal)
@@ -244,7 +244,7 @@ def _each_step(w: Writer, signal: Signal, map_: Callable[[str], str], shape: tup
 def _spiking(
     w: Writer, network: Network, layer: Spiking, signal: Signal, around: tuple[Signal, Spiking | None] | None = None
 ) -> Signal:
-    """A map and its neurons, to which a shortcut may lead from ``around``."""
+    """A map and its neurons, with an optional shortcut from ``around``."""
     made = _current(w, layer, signal)
     if around is not None:
         before, shortcut = around
@@ -264,7 +264,7 @@ def _spiking(
 
 
 def _current(w: Writer, layer: Spiking, signal: Signal) -> Signal:
-    """What a layer's map makes of a signal, with its bias."""
+    """Output of a layer's map with its bias."""
     weight = layer.weight
     if isinstance(layer, Convolution):
         sizes = tuple(signal.shape[1:])
@@ -294,7 +294,7 @@ def _expanded(w: Writer, signal: Signal) -> str:
 
 
 def _value(x: float | Tensor) -> float | Tensor:
-    """A constant of neurons; one number as a float, as whole numbers would become int64."""
+    """A constant of neurons; a number as a float, since whole numbers would become int64."""
     return x if isinstance(x, Tensor) else float(x)
 
 

@@ -3,15 +3,15 @@
     graph = to_nir(network)               # a nir.NIRGraph
     network = from_nir("network.nir")     # of a file or a graph
 
-A :class:`~tsslbp.training.Model` also knows how samples become network input, and the names of the classes; :func:`to_nir` puts
-that into the metadata, and :func:`read` gets it back.
+For a :class:`~tsslbp.training.Model`, :func:`to_nir` also writes the preparation of samples and the names of the classes into
+the metadata, from where :func:`read` gets them back.
 
 A graph takes a raw sample at every step of ``dt`` seconds, and gives the spikes of the output neurons. The answer is the class
 with the largest output current, which is a sum over those spikes:
 
     Σ_t a[t] = Σ_t s[t]·(1 - (1 - 1/τs)^(T-t))        t from 0 to T-1
 
-An output that is read from its voltage is a CubaLI node, and the answer the class with the largest sum of what leaves it.
+An output that is read from its voltage is a CubaLI node; the answer is the class with the largest sum of its output.
 
 Source: J. E. Pedersen et al., Neuromorphic intermediate representation, Nature Communications 15, 8122 (2024).
 """
@@ -40,13 +40,13 @@ from tsslbp.training.model import alone, described
 Bias = Literal["leak", "onset"]
 """How biases are written."""
 OURS = "tsslbp"
-"""Entry of the metadata that holds a model's description; the others are for people."""
+"""Entry of the metadata with a model's description; the others are for people."""
 LIMITS = "limits"
 """Entry of the metadata that holds the grids of weights of few bits."""
 DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1, T the steps of the sample"
 DECODE_VOLTAGE = "class with the largest sum over the sample's steps of the output"
 TIME_STEPS = 5
-"""T of a graph that does not say it, as of static samples elsewhere."""
+"""Default T of a graph, as for static samples elsewhere."""
 
 
 def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
@@ -54,13 +54,13 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
 
     Args:
         network: a trained network, or a model, whose preparation of samples and classes then go into the metadata.
-        bias: how biases are written if τs is above 1. "leak" makes them the leaks of the neurons, as NIR's equations have it.
-            "onset" makes a graph that simulators without leaks run too. It takes one more input channel, which is 1 at the
+        bias: how biases are written if τs is above 1. "leak" makes them the leaks of the neurons, as in NIR's equations.
+            "onset" makes a graph that also runs in simulators without leaks. It takes one more input channel, which is 1 at the
             first step and then 0 (``exchange/onset.py``).
 
     Raises:
-        UserError: what NIR cannot say, with the layer named: adaptive thresholds, neurons without reset or leak, max pooling,
-            pooling over one axis, kernels of even and odd sides; filters of series. nir is not installed.
+        UserError: features that NIR lacks, with the layer named: adaptive thresholds, neurons without reset or leak, max
+            pooling, pooling over one axis, kernels of even and odd sides; filters of series. nir is not installed.
     """
     model = network if isinstance(network, Model) else alone(network)
     if model.inputs.filters:
@@ -113,11 +113,11 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
 
     Args:
         source: a path or a ``nir.NIRGraph``.
-        dt: seconds of a step. Default: 1e-4, which we write and most programs take for granted.
-        time_steps: T. Default: what the metadata say, else 5.
+        dt: seconds of a step. Default: 1e-4, which we write and most programs assume.
+        time_steps: T. Default: that of the metadata, else 5.
 
     Raises:
-        UserError: a broken or hostile file, a graph that is none of our networks; it names the node. nir is not installed.
+        UserError: a broken or hostile file, a graph that none of our networks can be; it names the node. nir is not installed.
     """
     graph = graphs.read(Path(source)) if isinstance(source, str | Path) else source
     if type(graph).__name__ != "NIRGraph":
@@ -127,7 +127,7 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
         return _model(graph, dt, time_steps)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
-    except Exception as error:  # numbers of odd kinds and shapes fail in every way there is
+    except Exception as error:  # odd numbers and shapes may raise anything
         raise UserError(
             f"{where}a node or the metadata hold what NIR does not allow ({type(error).__name__}: {shown(error)})"
         ) from None
@@ -193,7 +193,7 @@ def _described(metadata: dict[str, Any]) -> Model | None:
         return described(json.loads(text))
     except UserError as error:
         raise UserError(f"its metadata {OURS!r}: {error}") from None
-    except Exception as error:  # damaged descriptions fail in every way there is
+    except Exception as error:  # damaged descriptions may raise anything
         raise UserError(f"its metadata {OURS!r} are damaged ({type(error).__name__}: {shown(error)})") from None
 
 

@@ -6,12 +6,11 @@
 The graph has these inputs and outputs, with a batch of any size N:
 
     samples   [N, ...]          as they are stored, uint8 or float32; normalisation, bins and changes are part of the graph
-    lengths   [N], int64        of sequences only: how many stored steps each has before its padding
-    output    [T, N, classes]   output currents; of an ANN its class probabilities, T = 1
+    lengths   [N], int64        for sequences only: stored steps of each before its padding
+    output    [T, N, classes]   output currents; for outputs that do not spike, class probabilities with T = 1
     answer    [N], int64        the class with the largest sum over t, -1 where no output neuron spikes
 
-``lowering.py`` writes the layers. It does not go by way of ``torch.onnx.export``, which writes every step out and takes many
-times as long.
+``lowering.py`` writes the layers. ``torch.onnx.export`` is not used, as it writes out every step and takes many times as long.
 """
 
 import copy
@@ -35,9 +34,9 @@ from tsslbp.training import Model
 from tsslbp.training.model import alone
 
 OPSET = 18
-"""Version of ONNX's operators that a graph is written in."""
+"""Version of ONNX's operators in a graph."""
 IR = 8
-"""Version of the file format that goes with it."""
+"""Version of the file format for it."""
 UINT8 = 2
 MOST_BYTES = 2**31 - 2**20
 """An ONNX file is one protobuf message, which has to stay below 2 GiB."""
@@ -59,7 +58,7 @@ def to_onnx(network: Network | Model) -> Any:
     """A network, or a model with its preparation of samples, as an ``onnx.ModelProto``.
 
     Raises:
-        UserError: what the graph cannot say: Poisson spikes, filters of series. onnx is not installed.
+        UserError: Poisson spikes or filters of series, which a graph cannot have. onnx is not installed.
     """
     model = network if isinstance(network, Model) else alone(network)
     _check(model)
@@ -93,7 +92,7 @@ def to_onnx(network: Network | Model) -> Any:
 
 
 def _check(model: Model) -> None:
-    """Raises UserError for what a graph cannot say."""
+    """Raises UserError for a model that a graph cannot represent."""
     network, inputs = model.network, model.inputs
     check_kinds(network)
     if inputs.filters:
@@ -105,7 +104,7 @@ def _check(model: Model) -> None:
 
 
 def _stored_as(model: Model) -> torch.dtype:
-    """Type of stored samples, where a file of 0.1.0 does not say as their scale has it."""
+    """Type of stored samples; if a file of 0.1.0 does not say it, it follows from their scale."""
     stored = model.facts.dtype if model.facts else "uint8" if model.inputs.normalisation.scale == 255 else "float32"
     return torch.uint8 if stored == "uint8" else torch.float32
 
@@ -141,7 +140,7 @@ def _shape(value: Any) -> str:
 def check(proto: Any, model: Model, samples: Split) -> Iterator[str]:
     """Run samples in onnxruntime, and say in a line how many output currents and answers differ from the model's own.
 
-    A spike that is made in one and not in the other changes currents; rounding alone does not count (``ROUNDING``).
+    A spike that only one of them makes changes currents; rounding alone does not count (``ROUNDING``).
 
     Raises:
         UserError: onnxruntime is not installed, or refuses the graph.
@@ -158,14 +157,14 @@ def check(proto: Any, model: Model, samples: Split) -> Iterator[str]:
             wrong += int((answers != decode(output)).sum())
     except UserError:
         raise
-    except Exception as error:  # its errors share no class of their own
+    except Exception as error:  # its errors share no class
         raise UserError(f"onnxruntime does not run it ({type(error).__name__}: {shown(error)})") from None
     counts = f"{differ:,} of {of:,} output currents and {wrong:,} of {len(samples):,} answers"
     yield f"onnxruntime {runtime.__version__}: {counts} differ"
 
 
 def _given(model: Model, samples: Split) -> dict[str, Any]:
-    """What a graph takes of samples, by name."""
+    """The inputs of a graph for samples, by name."""
     given = {"samples": samples.x.to(_stored_as(model)).numpy()}
     if model.inputs.sequence:
         every = torch.full((len(samples),), model.inputs.raw_steps)

@@ -1,17 +1,17 @@
-"""Biases for simulators that have none behind a synapse: an input channel that tells when a sample begins.
+"""Biases for simulators that have none after a synapse: an input channel that marks the beginning of a sample.
 
-A bias goes past the synapse of its neuron: it adds L = v_leak/τm to the membrane potential at every step. Simulators refuse the
-leak, but all have a bias of the map, which goes through the synapse. For a constant L to leave the synapse, what enters it is,
-with q = 1 - 1/τs,
+A bias does not go through the synapse of its neuron: it adds L = v_leak/τm to the membrane potential at every step. Simulators
+refuse the leak, but all have a bias of the map, which goes through the synapse. The synapse's output is a constant L if its
+input is, with q = 1 - 1/τs,
 
     L at the first step,   L/τs at every other
 
 So the map gets the bias L/τs and one more input channel, the onset, of weight q·L: it spikes at the first step and never again.
-The sample brings it into the first layer: 1 at the first step, then 0. Every hidden layer hands it on by one more channel of
-neurons, with the weight w = 2·τs·θ from the onset before and the bias -q·w: at the first step their potential is 2·θ, and
-from then on it is negative. θ is their v_threshold. Pooling adds up the spikes of a window, which weights are divided by.
+In the sample it is 1 at the first step, then 0. Every hidden layer passes it on by one more channel of neurons, with the weight
+w = 2·τs·θ from the onset before and the bias -q·w: at the first step their potential is 2·θ, and from then on it is negative. θ
+is their v_threshold. Pooling adds the spikes of a window; weights are divided by their number.
 
-:func:`with_onset` makes a graph of that form from one with leaks, :func:`without_onset` takes it back.
+:func:`with_onset` makes a graph of this form from one with leaks, :func:`without_onset` reverses it.
 """
 
 import math
@@ -30,16 +30,16 @@ ONSET = "onset_channel"
 
 @dataclass(frozen=True)
 class _Place:
-    """A map and its neurons, with what enters them, the onset left out."""
+    """A map and its neurons, and their input without the onset."""
 
     map: Link
     neurons: Link
     shape: tuple[int, ...]
-    """Of what enters the map."""
+    """Input shape of the map."""
     onsets: int
-    """How many numbers of what enters are the onset's: its pixels, where an image was flattened."""
+    """How many inputs are the onset's: its pixels, if an image was flattened."""
     windows: int
-    """Spikes of the onset that pooling has added up to each of these."""
+    """Spikes of the onset that pooling has added in each of these."""
     hidden: bool
     """Whether layers follow, which need an onset too."""
 
@@ -53,15 +53,15 @@ class _Place:
 
     @property
     def tau_s(self) -> float:
-        """τs, which our graphs say as w_in."""
+        """τs, which is w_in in our graphs."""
         return self.constant("w_in")
 
 
 def with_onset(graph: Any) -> Any:
-    """A graph of ours whose neurons have leaks, with an onset channel in their place; as it is without leaks.
+    """A graph of ours with an onset channel instead of the neurons' leaks; unchanged without leaks.
 
     Raises:
-        UserError: a convolution so padded that none of its weights always meets a pixel; shortcuts.
+        UserError: a convolution with so much padding that none of its weights always meets a pixel; shortcuts.
     """
     nodes, links = dict(graph.nodes), chain(graph)
     if not any(array(link, "v_leak").any() for link in links if link.kind == "CubaLIF"):
@@ -87,7 +87,7 @@ def with_onset(graph: Any) -> Any:
 
 
 def without_onset(graph: Any) -> Any:
-    """The graph with leaks that :func:`with_onset` has made this one from. Raises UserError if it was changed since."""
+    """The graph with leaks from which :func:`with_onset` made this one. Raises UserError if it was changed since."""
     nodes = dict(graph.nodes)
     for place in _places(graph, 1, nodes):
         rows, q, weight = place.rows - place.hidden, 1 - 1 / place.tau_s, array(place.map, "weight")
@@ -116,7 +116,7 @@ def _places(graph: Any, extra: int, nodes: dict[str, Any]) -> Iterator[_Place]:
                 nodes[link.name] = nir.Input(np.array([channels + more, *sizes]))
             case "SumPool2d":
                 k, node = int(array(link, "kernel_size").flat[0]), link.node
-                nodes[link.name] = nir.SumPool2d(node.kernel_size, node.stride, node.padding)  # without the types of before
+                nodes[link.name] = nir.SumPool2d(node.kernel_size, node.stride, node.padding)  # without the old types
                 shape, windows = (shape[0], *(n // k for n in shape[1:])), windows * k**2
                 onsets = math.prod(shape[1:])
             case "Flatten":
@@ -133,7 +133,7 @@ def _places(graph: Any, extra: int, nodes: dict[str, Any]) -> Iterator[_Place]:
 
 
 def _weights_of_onset(place: _Place, weight: np.ndarray) -> np.ndarray:
-    """Those weights, one a row, that bring in the onset, of all from its channel: one pixel's is enough."""
+    """The weights of the onset, one in each row: of its channel's, one pixel's is enough."""
     first: np.ndarray = weight[:, 0]
     for tap in _tap(place):
         first = first[:, tap]
@@ -141,7 +141,7 @@ def _weights_of_onset(place: _Place, weight: np.ndarray) -> np.ndarray:
 
 
 def _tap(place: _Place) -> tuple[int, ...]:
-    """Which weight of a kernel meets a pixel, and no padding, wherever the kernel is; none for a matrix."""
+    """Index of a kernel's weight that always meets a pixel and never padding; empty for a matrix."""
     weight, node = array(place.map, "weight"), place.map.node
     made = array(place.neurons, "v_threshold").shape[1:]
     taps = []
@@ -162,7 +162,7 @@ def _convolution(place: _Place, weight: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def _neurons(place: _Place, nodes: dict[str, Any], more: int, leak: np.ndarray) -> None:
-    """Replace neurons, and what leads back to them, by the same with ``more`` channels (if layers follow) and ``leak·τm``."""
+    """Replace neurons and their lateral map by ones with ``more`` channels (if layers follow) and ``leak·τm``."""
     names = ("tau_syn", "tau_mem", "r", "w_in", "v_threshold", "v_reset")
     constants = {name: array(place.neurons, name) for name in names}
     if place.hidden:  # the onset's neurons are like the first

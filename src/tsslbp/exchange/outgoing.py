@@ -4,17 +4,17 @@ NIR's neuron with a synapse, CubaLIF, is
 
     tau_syn·dI/dt = -I + w_in·S,    tau_mem·dv/dt = v_leak - v + r·I,    spike if v > v_threshold, then v = v_reset
 
-Forward Euler with a step of ``DT`` makes ours of it (``neuron.py``, equations (1) to (3)), with the membrane potential in other
-units, v = u·τs/g, for
+Forward Euler with a step of ``DT`` turns it into ours (``neuron.py``, equations (1) to (3)), with the membrane potential in
+other units, v = u·τs/g, for
 
     tau_syn = τs·DT   tau_mem = τm·DT   r = τm   w_in = τs   v_leak = τm·τs·b/g   v_reset = 0   v_threshold = τs·θ/g
 
-The synapse commutes with the weights. So the synapse of a CubaLIF is that of what enters the layer, weights stay as they are,
-and the graph takes raw samples, one at every step. Sum pooling has no factor in NIR: the factors g of the pools between a layer
-and the neurons before it go to the threshold. With τs = 1 a bias b is that of the map, b/g; else it is the leak.
+The synapse commutes with the weights. So the synapse of a CubaLIF is that of the layer's input, weights stay as they are, and
+the graph takes raw samples, one at every step. Sum pooling has no factor in NIR, so the factors g of the pools between a layer
+and the neurons before it go into the threshold. With τs = 1 a bias b is that of the map, b/g; else it is the leak.
 
-The shortcut of a residual block is a second edge into the neurons: they add up what comes in. Its own factor of pooling,
-divided by g, is in its weights, which are multiples of the unit matrix if it has none.
+The shortcut of a residual block is a second edge into the neurons, which add their inputs. Its own factor of pooling, divided
+by g, is in its weights, or in a multiple of the unit matrix if it has none.
 """
 
 import copy
@@ -33,20 +33,20 @@ from tsslbp.layers.noted import check_kinds
 from tsslbp.networks import Network
 
 DT = 1e-4
-"""Seconds of a step, what most readers of NIR take for granted."""
+"""Seconds of a step, as most readers of NIR assume."""
 UNIT = "input_unit"
-"""Entry of the metadata of networks of few bits, to whose multiples input is rounded."""
+"""Entry of the metadata of networks of few bits: input is rounded to multiples of this."""
 
 
 def neurons_of_layer(name: str) -> str:
-    """Name of the node that holds a layer's neurons. A layer in a block has a dot in its name, which other programs refuse."""
+    """Name of the node of a layer's neurons, without the dot of layers in blocks, which other programs refuse."""
     return f"{name.replace('.', '_')}_neurons"
 
 
 def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The nodes by name and the edges of the graph of a network that is :func:`plain`.
 
-    Raises UserError for what NIR cannot say, with the layer named.
+    Raises UserError for features that NIR lacks, with the layer named.
     """
     if not network.is_spiking:
         raise UserError(f"a network of {network.architecture.neuron} units has no spikes; NIR takes spiking networks")
@@ -66,7 +66,7 @@ def plain(network: Network) -> Network:
 
 
 class _Writer:
-    """Appends nodes, and knows the last one, what leaves it, and the factor of pools that the nodes leave out."""
+    """Appends nodes, and keeps the last one, its output shape, and the factor of pools that the nodes leave out."""
 
     def __init__(self, network: Network) -> None:
         self.nir, self.network = library(), network
@@ -78,7 +78,7 @@ class _Writer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what leaves the last node, for one sample."""
+        """Output shape of the last node, for one sample."""
         return tuple(self.signal.shape[2:])
 
     def append(self, name: str, node: Any) -> None:
@@ -116,7 +116,7 @@ class _Writer:
                 )
 
     def _spiking(self, name: str, layer: Spiking, before: "_Before | None" = None) -> None:
-        """Append a map and neurons, with a shortcut to these from ``before``."""
+        """Append a map and neurons, with a shortcut from ``before`` to these."""
         neuron, gain, tau_s = layer.neuron, self.gain, self.tau_s
         if not neuron.reset:
             raise UserError(f"layer {name!r} has neurons without a reset, which NIR has not")
@@ -151,7 +151,7 @@ class _Writer:
             "v_reset": np.zeros(self.shape),
         }
         self.append(neurons, self.nir.CubaLIF(**constants))
-        if before is not None:  # behind the block's own edges: Norse runs nodes in the order in which it meets them
+        if before is not None:  # after the block's own edges: Norse runs nodes in the order in which it meets them
             self._shortcut(name, before, before.gain / gain, tau_s)
         if isinstance(layer, Recurrent):
             lateral = layer.lateral.detach()
@@ -161,7 +161,7 @@ class _Writer:
         self.gain = 1.0
 
     def _shortcut(self, name: str, before: "_Before", part: float, tau_s: float) -> None:
-        """Append what leads from before a block to its last neurons, ``part`` times it."""
+        """Append the shortcut from before a block to its last neurons, times ``part``."""
         if before.tau_s != tau_s:
             raise UserError(f"layer {name!r} gets a shortcut of another tau_s than its input; in NIR both have one synapse")
         source, neurons = before.last, neurons_of_layer(name)
@@ -189,7 +189,7 @@ class _Writer:
         return self.nir.Conv2d(tuple(sizes), kernel, (1, 1), (0, 0), (1, 1), groups=1, bias=none)
 
     def _map(self, name: str, layer: Spiking, bias: Tensor, entering: tuple[int, ...]) -> Any:
-        """The node of a layer's weights; ``entering`` is the shape of what they meet."""
+        """The node of a layer's weights; ``entering`` is their input shape."""
         weight, offset = layer.weight.detach().contiguous().numpy(), bias.numpy()
         if isinstance(layer, Linear | Recurrent):
             return self.nir.Affine(weight, offset) if offset.any() else self.nir.Linear(weight)
@@ -213,7 +213,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Before:
-    """What enters a residual block: the last node before it, what that leaves out, and what the shortcut goes through."""
+    """Input of a residual block: the last node before it, the factor that this leaves out, and the shortcut's layer."""
 
     last: str
     gain: float

@@ -1,4 +1,4 @@
-"""A network as a program is to compute it, with how samples enter: what C is written from, and compared with."""
+"""A network and its input in the form from which C is written, and with which it is compared."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,9 +22,9 @@ class Entry:
     """How samples enter C.
 
     Args:
-        model: what they are for.
-        meaning: of a byte, ``[C, 256]`` by channel or ``[1, 256]``; None if numbers enter as the network takes them.
-        spikes: whether these are 0 and 1.
+        model: that takes them.
+        meaning: of a byte, ``[C, 256]`` by channel or ``[1, 256]``; None if C takes network input.
+        spikes: whether that is 0 and 1.
     """
 
     model: Model
@@ -33,7 +33,7 @@ class Entry:
 
     @staticmethod
     def of(model: Model) -> "Entry":
-        """How those of a model do. Raises UserError for a preparation that C does not have."""
+        """The entry for a model. Raises UserError for a preparation that C does not have."""
         inputs, facts = model.inputs, model.facts
         if inputs.filters:
             raise UserError("the model filters series, which C does not do yet; train it with --filters 0")
@@ -44,17 +44,17 @@ class Entry:
         channels = len(inputs.normalisation.std)
         values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
         meaning = inputs.normalisation.normalise(values).flatten(1).T
-        if inputs.sequence and bool(meaning[:, 0].any()):  # padding is 0 for the network, which no stored number is
+        if inputs.sequence and bool(meaning[:, 0].any()):  # the network's padding is 0, but no stored number means 0
             return Entry(model, None, False)
         return Entry(model, meaning, False)
 
     @property
     def sequence(self) -> bool:
-        """Whether something else enters at every step."""
+        """Whether the input changes from step to step."""
         return self.model.inputs.sequence or self.spikes
 
     def network_input(self, samples: data.Split) -> Tensor:
-        """What samples are to the network, ``[N, ...]`` or ``[T, N, ...]``."""
+        """Samples as network input, ``[N, ...]`` or ``[T, N, ...]``."""
         return self.model.inputs(samples.x, 0, samples.lengths)
 
     def steps(self, samples: data.Split) -> Tensor:
@@ -64,7 +64,7 @@ class Entry:
         return self.model.inputs.lengths(samples.lengths)
 
     def of_samples(self, samples: data.Split, whole: bool) -> Array:
-        """What samples are to C: a row each, of ``network_input``."""
+        """Samples as input of C: a row each, of ``network_input``."""
         if self.meaning is not None:
             return samples.x.flatten(1).numpy()
         x = self.network_input(samples)
@@ -73,7 +73,7 @@ class Entry:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Smallest and largest whole number that enters."""
+        """Smallest and largest whole number of the input."""
         if self.spikes:
             return 0, INPUT_UNIT
         if self.meaning is None:
@@ -84,12 +84,12 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A network as C is to compute it, with how samples enter.
+    """A network for C.
 
     Args:
-        entry: how they do.
+        entry: how samples enter.
         chain: the network.
-        whole: its whole numbers; None if it computes in ``float``.
+        whole: the integer network; None for ``float``.
     """
 
     entry: Entry
@@ -98,7 +98,7 @@ class Program:
 
     @staticmethod
     def of(model: Model, bits: str | None = None) -> "Program":
-        """That of a model; ``bits`` rounds the weights of a network that was trained in floating point.
+        """The program of a model; ``bits`` rounds the weights of a network that was trained in floating point.
 
         Raises:
             UserError: a network or a preparation that C does not have, other bits than it was trained with.
@@ -114,7 +114,7 @@ class Program:
         return Program(entry, links, integer(links, *entry.range, model.network.time_steps))
 
     def response(self, samples: data.Split) -> tuple[dict[str, Tensor], Tensor]:
-        """What samples set off here: spikes by population, ``[T, N, channels, ...]`` of bool; evidence ``[N, classes]``.
+        """Responses in Python: spikes by population, ``[T, N, channels, ...]`` of bool; evidence ``[N, classes]``.
 
         Nothing counts after the end of a sequence.
         """

@@ -1,7 +1,6 @@
-"""Programs that run a NIR graph: NIR's own equations, written down here, and other libraries by their own importers.
+"""Programs that run a NIR graph: NIR's equations, implemented here, and other libraries by their own importers.
 
-Each takes the raw sample at every step and says which neurons spiked. What a library must be told or spared to run a graph
-right stands here and nowhere else.
+Each takes the raw sample at every step and returns spikes. All workarounds for other libraries are in this file.
 """
 
 import contextlib
@@ -32,9 +31,9 @@ class Simulator(NamedTuple):
     """A program that runs a graph."""
 
     package: str
-    """What it comes from; empty for what is here."""
+    """Its package; empty for this one."""
     run: Callable[[Any, Tensor], Spikes]
-    """A graph and its input ``[T, B, ...]``, whose type is what it computes in, to spikes."""
+    """From a graph and its input ``[T, B, ...]`` to spikes, computed in the input's type."""
 
     @property
     def version(self) -> str:
@@ -43,7 +42,7 @@ class Simulator(NamedTuple):
 
 @torch.no_grad()
 def equations(graph: Any, x: Tensor) -> Spikes:
-    """NIR's equations by forward Euler with steps of ``DT``. What neurons send back to themselves arrives a step later."""
+    """NIR's equations by forward Euler with steps of ``DT``. Lateral connections act one step later."""
     edges = {(a, b) for a, b in graph.edges}
     late = {(name, back) for name in neurons_of(graph) for back in laterals(name, edges)}
     before_it = {name: {a for a, b in edges - late if b == name} for name in graph.nodes}
@@ -59,7 +58,7 @@ def equations(graph: Any, x: Tensor) -> Spikes:
             known = [signal for signal in heard if signal is not None]
             if not sources[name]:
                 now[name] = x_t
-            elif known:  # at the first step nothing has come back yet
+            elif known:  # lateral input begins at the second step
                 now[name] = steps[name](sum(known[1:], known[0]))
         before = now
         for name, train in made.items():
@@ -115,8 +114,8 @@ def _step(node: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
 def _neurons(
     tensor: Callable[[str], Tensor], synapse: Tensor, w_in: Tensor, rate: Tensor | None, leak: Tensor, spikes: bool = True
 ) -> Callable[[Tensor], Tensor]:
-    """A step of neurons, to their spikes, or to the potential of those without; ``synapse`` and ``rate`` are DT over a time
-    constant, None if it is infinite."""
+    """A step of neurons, to their spikes, or to their potential if they never spike; ``synapse`` and ``rate`` are DT over a
+    time constant, None if it is infinite."""
     r = tensor("r")
     threshold, reset = (tensor("v_threshold"), tensor("v_reset")) if spikes else (torch.tensor(torch.inf), torch.tensor(0.0))
     state: list[Tensor] = []
@@ -134,7 +133,7 @@ def _neurons(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what importers print, log and warn of."""
+    """Suppress what importers print, log and warn."""
     logging.disable(logging.WARNING)
     silence = io.StringIO()
     try:
@@ -146,7 +145,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heard(module: nn.Module, names: list[str], dtype: torch.dtype) -> Iterator[dict[str, list[Tensor]]]:
-    """What the submodules of these names return, step by step. Spikes leave them in ``dtype``; snnTorch makes them float32."""
+    """Outputs of the named submodules, step by step. Spikes are converted to ``dtype``; snnTorch makes them float32."""
     made: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def hook(name: str) -> Callable[..., Any]:
@@ -166,7 +165,7 @@ def _heard(module: nn.Module, names: list[str], dtype: torch.dtype) -> Iterator[
 
 
 def _stepped(module: nn.Module, graph: Any, x: Tensor) -> Spikes:
-    """Steps of a module that takes and returns its state."""
+    """Run a module that takes and returns its state."""
     with torch.no_grad(), _heard(module, neurons_of(graph), x.dtype) as made:
         state = None
         for x_t in x:
@@ -175,7 +174,7 @@ def _stepped(module: nn.Module, graph: Any, x: Tensor) -> Spikes:
 
 
 def spikingjelly(graph: Any, x: Tensor) -> Spikes:
-    """SpikingJelly: a state that the caller hands on."""
+    """SpikingJelly, whose state the caller passes on."""
     with _quiet():
         from spikingjelly.activation_based.nir_exchange import import_from_nir
 
@@ -183,7 +182,7 @@ def spikingjelly(graph: Any, x: Tensor) -> Spikes:
 
 
 def snntorch(graph: Any, x: Tensor) -> Spikes:
-    """snnTorch: its step is always 1e-4 s, and its neurons keep their state until they are told to forget it."""
+    """snnTorch, whose step is always 1e-4 s, and whose neurons keep their state until it is reset."""
     with _quiet():
         from snntorch.import_nir import import_from_nir
 
@@ -195,7 +194,7 @@ def snntorch(graph: Any, x: Tensor) -> Spikes:
 
 
 def norse(graph: Any, x: Tensor) -> Spikes:
-    """Norse: its step is 1e-3 s unless it is told another, and it keeps constants in float32."""
+    """Norse, whose default step is 1e-3 s, and which keeps constants in float32."""
     with _quiet():
         from norse.torch import from_nir
 
@@ -211,5 +210,5 @@ SIMULATORS = {
 
 
 def installed() -> dict[str, Simulator]:
-    """Those that can be used here."""
+    """The simulators that are installed."""
     return {name: each for name, each in SIMULATORS.items() if not each.package or importlib.util.find_spec(each.package)}

@@ -1,11 +1,11 @@
-"""Engines: what computes the neurons. ``engine.py`` says what one offers; each of the others is a file of its own.
+"""Engines, which compute the neurons. ``engine.py`` has their interface; each engine is one file.
 
-The readable reference in ``neuron.py`` and ``rules/`` is the ground truth the others are tested against.
+The readable reference in ``neuron.py`` and ``rules/`` is the ground truth that the others are tested against.
 """
 
 from tsslbp.kernels.engine import PLAIN, Backend, Engine, Form, Pool, Usable, backends, choose, computed_in, find
 
-for _name in ("reference", "cpp"):  # what "auto" chooses from is there at once, also for torch.compile, which cannot import
+for _name in ("reference", "cpp"):  # those of "auto" are imported now, as torch.compile cannot import
     find(_name)
 
 __all__ = ["PLAIN", "Backend", "Engine", "Form", "Pool", "Usable", "backends", "choose", "computed_in", "find"]

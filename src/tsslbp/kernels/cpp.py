@@ -1,11 +1,10 @@
-"""The C++ kernels (``csrc/``): loading them, what PyTorch must know about them, and the engine that calls them.
+"""The C++ kernels (``csrc/``): loading them, registering them with PyTorch, and the engine that calls them.
 
-They compute what ``neuron.py`` and the rules in ``rules/`` say, on CPU tensors of float32 or float64;
-currents may also be stored as bfloat16. The membrane potential and the spikes are equal to the reference bit for bit,
-post-synaptic currents and gradients to rounding; neither the number of threads nor the instruction set changes a bit. A
-sequence may lie in memory in any order that is dense with time outermost, such as channels-last, and results lie the same way;
-anything else is copied first. A recurrent layer's lateral product is summed in another order than PyTorch's, so its membrane
-potential is equal to rounding only.
+They compute the equations of ``neuron.py`` and ``rules/`` on CPU tensors of float32 or float64; currents may also be stored as
+bfloat16. Membrane potential and spikes are equal to the reference bit for bit, post-synaptic currents and gradients up to
+rounding. Results do not depend on the number of threads or the instruction set. A sequence may have any memory layout that is
+dense with time outermost, such as channels-last, and results have the same; anything else is copied first. A recurrent layer's
+lateral product is summed in another order than PyTorch's, so its membrane potential is equal only up to rounding.
 """
 
 import importlib.util
@@ -39,7 +38,7 @@ def _load() -> str | None:
 NOT_LOADED = _load()
 """Why the extension is not loaded; None if it is."""
 
-# The instruction set, and the names of what C++ numbers, fallbacks and shapes of surrogates, each in the order of its numbers.
+# The instruction set, and the names of fallbacks and surrogate shapes in the order of their numbers in C++.
 _CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
 _NUMBER = {name: float(number) for table in _TABLES for number, name in enumerate(table.split())}
 _FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
@@ -48,12 +47,12 @@ _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {
 
 def capability() -> str:
     """The instruction set in use: ``"avx512"``, ``"avx2"`` or ``"baseline"``. The environment variable
-    ``TSSLBP_CPU_CAPABILITY`` names a lower one than the processor has, for tests and comparisons."""
+    ``TSSLBP_CPU_CAPABILITY`` selects a lower one, for tests and comparisons."""
     return _CAPABILITY
 
 
 class Cpp(Engine):
-    """Every form, and the rules whose formulas are in ``csrc/rules.h``."""
+    """Computes every form, and the rules whose formulas are in ``csrc/rules.h``."""
 
     title = "the C++ kernels"
     varies = True
@@ -147,7 +146,7 @@ class Cpp(Engine):
 
 
 def _constants(neuron: LIF, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor | None, list[float]]:
-    """Constants as the operators take them: none and numbers, or none of these and a table, which ``spread`` makes of
+    """Constants for the operators: None and numbers, or a table and no numbers. ``spread`` makes the table from
     ``[3, ...]``."""
     values = [neuron.tau_m, neuron.tau_s, neuron.threshold]
     if not neuron.varies:
@@ -163,13 +162,13 @@ def _of_each(n: int) -> Callable[[Tensor], Tensor]:
 
 
 def _shape(neuron: LIF) -> Sequence[int]:
-    """What the constants that are tensors broadcast to."""
+    """The broadcast shape of the constants that are tensors."""
     shapes = [value.shape for value in neuron.tensors if value is not None]
     return shapes[0] if len({*shapes}) == 1 else torch.broadcast_shapes(*shapes)
 
 
 def _pool(layout: Layout, pool: Pool | None) -> list[float]:
-    """Pooling as the operators take it: size, height, width, channels, factor; nothing for none."""
+    """Pooling for the operators: size, height, width, channels, factor; empty for none."""
     if pool is None:
         return []
     _, channels, height, width = layout.shape

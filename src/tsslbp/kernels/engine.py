@@ -1,9 +1,8 @@
-"""What computes the neurons: what an engine offers, how one is found, and which one runs.
+"""Engines, which compute the neurons: their interface, and how one is found and chosen.
 
 An engine is one file beside this one, ``kernels/NAME.py`` for ``backend="NAME"``, with an instance of :class:`Engine` named
-``ENGINE``. It is found by that name and imported when it is first asked for. An engine knows arrays and numbers, and of a rule
-no more than its numbers; the reference alone computes what the equations in ``neuron.py`` and ``rules/`` say, and is what all
-others are tested against.
+``ENGINE``. It is found by that name and imported on first use. An engine knows arrays, and of a rule only its numbers. Only the
+reference runs the equations in ``neuron.py`` and ``rules/`` themselves; all others are tested against it.
 """
 
 import functools
@@ -22,8 +21,8 @@ from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Rule
 
 Backend = str
-"""``"auto"`` or an engine's name. ``"auto"`` takes the C++ kernels for all that they can take and the reference for everything
-else. ``"triton"`` has to be named: no GPU has run it yet. Naming a backend that cannot run is an error."""
+"""``"auto"`` or an engine's name. ``"auto"`` uses the C++ kernels where they can run and the reference elsewhere. ``"triton"``
+must be named: no GPU has run it yet. Naming a backend that cannot run is an error."""
 
 logger = logging.getLogger("tsslbp.kernels")
 
@@ -36,18 +35,18 @@ class Usable(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Sums over windows of ``size × size`` pixels, times ``factor``; a row or column that fills no window is left out."""
+    """Sums over windows of ``size × size`` pixels, times ``factor``; incomplete windows are left out."""
 
     size: int
     factor: float
 
 
 class Form(NamedTuple):
-    """How currents come in and go out, where that is more than a tensor for a tensor.
+    """Special forms of incoming and outgoing currents.
 
     Args:
-        response: ``[T]``; the current is constant, a value ``[...]`` that stands for ``response[t] · value``, the gradient is
-            ``Σ_t response[t]·∂L/∂I[t]``, ``[...]``.
+        response: ``[T]``; the current is constant, a value ``[...]`` that stands for ``response[t] · value``, and its gradient
+            is ``Σ_t response[t]·∂L/∂I[t]``, ``[...]``.
         pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
         half_current: the current is bfloat16, and so is its gradient (unless there is a ``response``).
         half_psc: the post-synaptic current comes out as bfloat16.
@@ -63,7 +62,7 @@ PLAIN = Form()
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The type of a neuron's state and gradient for a current of a type."""
+    """The type of a neuron's state and gradient for a current's type."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
@@ -71,9 +70,9 @@ class Engine(ABC):
     """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.crossing.Crossing` is."""
 
     title: ClassVar[str]
-    """What it is called in messages, in the plural: ``"the C++ kernels"``."""
+    """Its name in messages, in the plural: ``"the C++ kernels"``."""
     forms: ClassVar[bool] = True
-    """Whether it takes currents of any :class:`Form`; one that does not gets them written out, in full precision."""
+    """Whether it takes currents of any :class:`Form`; if not, it gets them written out, in full precision."""
     pools: ClassVar[bool] = True
     """Whether it takes forms with a ``pool``."""
     varies: ClassVar[bool] = False
@@ -91,15 +90,15 @@ class Engine(ABC):
 
     @abstractmethod
     def formula(self, rule: Rule) -> Any:
-        """What :meth:`backward` wants of a rule, from the rule's numbers; None if it has none, or none that are known here."""
+        """The rule's formula for :meth:`backward`, from its numbers; None if it has none, or none that are known here."""
 
     def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> str | None:
         """Why it cannot compute neurons fed by ``current``, in one line, or None if it can.
 
         Args:
-            current, neuron: as of :meth:`forward`; of the current only device and type matter.
-            rule: whose gradient is wanted, None if none is. A rule without numbers is no reason: its backward pass is the
-                reference's, whoever computes the forward pass.
+            current, neuron: see :meth:`forward`; of the current only device and type matter.
+            rule: whose gradient is wanted, None if none is. A rule without numbers is no reason to decline: its backward pass
+                always runs on the reference.
             parts: the sequence is one of several that hand a state to each other.
         """
         if (reason := _needs_reference(neuron) or self.refuses(current.device)) is not None:
@@ -119,7 +118,7 @@ class Engine(ABC):
         """Equations (1) to (3) of ``neuron.py``.
 
         Args:
-            current: ``[T, ...]``, or what ``form`` says.
+            current: ``[T, ...]``, or as ``form`` says.
             neuron: constants of the neuron; tensors broadcast over one step and are of the type that state and gradient have.
             state: membrane potential and post-synaptic current of the step before, ``[2, ...]``; None is rest.
             form: how currents come in and go out.
@@ -134,18 +133,18 @@ class Engine(ABC):
     def backward(
         self, formula: Any, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None, carry: Tensor | None, form: Form
     ) -> tuple[Tensor, Tensor | None, ByConstant]:
-        """What a rule makes of ``∂L/∂a``.
+        """The gradient of a rule from ``∂L/∂a``.
 
         Args:
             formula: of the rule, from :meth:`formula`.
-            error: ``∂L/∂a``, ``[T, ...]``, of the form that went out.
-            membrane, neuron, state, form: as they were in the forward pass.
-            carry: as of :meth:`tsslbp.rules.Rule.part_gradient`; None without a state.
+            error: ``∂L/∂a``, ``[T, ...]``, in the form of the output.
+            membrane, neuron, state, form: as in the forward pass.
+            carry: see :meth:`tsslbp.rules.Rule.part_gradient`; None without a state.
 
         Returns:
-            ``∂L/∂I``, of the form that came in; given a state, what is handed to the step before, ``[2, ...]``, else None; for
-            constants that are tensors, what neurons' get (:func:`tsslbp.neuron.constants_gradient`), of each neuron, ``[...]``,
-            or added up over some of those that share a constant. ``sum_to_size`` gives the constant's gradient.
+            ``∂L/∂I``, in the form of the input; given a state, the carry for the step before, ``[2, ...]``, else None; for
+            constants that are tensors, gradients (:func:`tsslbp.neuron.constants_gradient`) of each neuron, ``[...]``, or
+            summed over some that share a constant. ``sum_to_size`` gives the constant's gradient.
         """
 
     def recurrent_forward(
@@ -162,12 +161,12 @@ class Engine(ABC):
         """A recurrent layer, equations (1) to (3) of ``layers/recurrent.py``; only of an engine that ``recurs``.
 
         Args:
-            drive: what enters, W·x, ``[T, B, N]``; bfloat16 is taken as in a form with ``half_current``.
+            drive: W·x, ``[T, B, N]``; may be bfloat16, as in a form with ``half_current``.
             lateral: V, ``[N, N]``, of the membrane's type.
-            state: as the layer hands it on, ``[3, B, N]`` or with adaptation ``[5, B, N]``; None is rest.
-            adaptation: τa and β of thresholds that adapt, None for fixed ones.
+            state: of the layer, ``[3, B, N]`` or with adaptation ``[5, B, N]``; None is rest.
+            adaptation: τa and β of adaptive thresholds, None for fixed ones.
             half_psc: the post-synaptic current comes out as bfloat16.
-            neuron, keep: as of :meth:`forward`.
+            neuron, keep: see :meth:`forward`.
 
         Returns:
             Membrane potential, ``[T, B, N]``, or None if it was not to be kept; post-synaptic current, ``[T, B, N]``; the state
@@ -190,20 +189,20 @@ class Engine(ABC):
         through_lateral: bool,
         learns: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, ByConstant]:
-        """What a rule makes of ``∂L/∂a`` in a recurrent layer.
+        """The gradient of a rule from ``∂L/∂a`` in a recurrent layer.
 
         Args:
             formula: of the rule, from :meth:`formula`.
             error: ``∂L/∂a``, ``[T, B, N]``.
             after: gradient of the state after the last step; None for none.
-            membrane, lateral, state, neuron, adaptation: as they were in the forward pass.
+            membrane, lateral, state, neuron, adaptation: as in the forward pass.
             half_drive: the gradient of the drive is wanted as bfloat16.
-            through_lateral: as of the rule.
+            through_lateral: that of the rule.
             learns: whether the gradient of ``lateral`` is wanted.
 
         Returns:
-            Gradient of the drive; of the state, None without one; of ``lateral``, or None; and for constants that are tensors
-            what neurons' get, as of :meth:`backward`.
+            Gradient of the drive; of the state, None without one; of ``lateral``, or None; and of constants that are tensors,
+            as in :meth:`backward`.
         """
         raise NotImplementedError
 
@@ -217,7 +216,7 @@ _FOUND: dict[str, Engine] = {}  # a cache
 
 
 def names() -> list[str]:
-    """Every engine's name: the files beside this one, but for this one and ``layout.py``."""
+    """Every engine's name: the files beside this one, except ``layout.py``."""
     found = (module.name for module in pkgutil.iter_modules(kernels.__path__))
     return [name for name in found if name not in ("engine", "layout") and not name.startswith("_")]
 
@@ -227,7 +226,7 @@ def find(backend: str) -> Engine:
 
     Raises:
         UserError: there is none.
-        ImportError: it needs what is not installed; the message says what to do, in one line.
+        ImportError: it needs a missing package; the message says what to do, in one line.
     """
     backend = str(backend)
     if backend not in _FOUND:
@@ -238,7 +237,7 @@ def find(backend: str) -> Engine:
 
 
 def backends() -> dict[str, Usable]:
-    """Every backend with whether it can run on this machine and why, as ``tsslbp doctor`` shows it."""
+    """Whether each backend can run on this machine and why, as ``tsslbp doctor`` shows it."""
     found = {}
     for name in names():
         try:
@@ -252,7 +251,7 @@ def choose(backend: Backend, current: Tensor, neuron: LIF, rule: Rule | None = N
     """The engine for a job, described as for :meth:`Engine.declines`. The choice is logged once; a missing build is a warning.
 
     Raises:
-        UserError: an unknown backend, or one that was named and declines.
+        UserError: an unknown backend, or a named one that declines.
     """
     try:
         engine = find("cpp" if backend == "auto" else backend)

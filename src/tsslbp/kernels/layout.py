@@ -1,4 +1,4 @@
-"""How a sequence lies in memory, and how it becomes the ``[T, N]`` that kernels walk through."""
+"""Memory layouts of sequences, and their conversion to the ``[T, N]`` of kernels."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from tsslbp.kernels.engine import Pool
 
 @dataclass(frozen=True)
 class Layout:
-    """How one step of a sequence lies in memory: its axes (counted from 1) from the outermost to the innermost."""
+    """Memory layout of one step of a sequence: its axes (counted from 1) from the outermost to the innermost."""
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
 
     def flatten(self, x: Tensor) -> Tensor:
-        """``[T, ...] -> [T, N]`` in the order of memory; a view where ``x`` lies this way."""
+        """``[T, ...] -> [T, N]`` in the order of memory; a view if ``x`` has this layout."""
         if self.order != tuple(range(1, x.dim())):  # permuting costs as much as a small layer
             x = x.permute(0, *self.order)
         return x.reshape(x.shape[0], math.prod(self.shape))
@@ -32,8 +32,7 @@ class Layout:
         return x.view(x.shape[0], *(self.shape[axis - 1] for axis in self.order)).permute(0, *inverse)
 
     def repeating(self, table: Tensor) -> Tensor:
-        """Rows that broadcast over one step, ``[K, ...]``, as the shortest ``[K, P]`` of which the step in memory is a
-        repetition."""
+        """Rows that broadcast over one step, ``[K, ...]``, as the shortest ``[K, P]`` that repeats to a step in memory."""
         if not math.prod(self.shape):
             return table.new_ones(len(table), 1)
         sizes, plain = _repeated(self, table.shape[1:])
@@ -61,8 +60,8 @@ class Layout:
 
 @lru_cache(1024)
 def _repeated(layout: Layout, shape: tuple[int, ...]) -> tuple[list[int], bool]:
-    """Of what has this shape and broadcasts over a step: the sizes, in memory, of the part that repeats; and whether that part
-    is no more than the axis along which it varies."""
+    """For a shape that broadcasts over a step: the sizes, in memory, of the part that repeats; and whether that part is only
+    the axis along which it varies."""
     shape = (*[1] * (len(layout.shape) - len(shape)), *shape)
     varying = [place for place, axis in enumerate(layout.order) if shape[axis - 1] > 1]
     first = varying[0] if varying else len(layout.order)

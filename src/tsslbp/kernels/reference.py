@@ -1,4 +1,4 @@
-"""The reference: what ``neuron.py`` and ``rules/`` say, in plain PyTorch, on every device and in every type."""
+"""The reference: ``neuron.py`` and ``rules/`` in plain PyTorch, on every device and in every type."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from tsslbp.rules.base import HANDED, Rule, promised
 
 
 class Reference(Engine):
-    """Takes every neuron and every rule, but no form: what is more than a tensor for a tensor is PyTorch's work around it."""
+    """Computes every neuron and every rule, but no special form, which PyTorch handles around it."""
 
     title = "the reference"
     forms = False

@@ -2,13 +2,12 @@
 
 **They have never been timed and have never run on a GPU.** They are tested in Triton's interpreter, on CPU tensors
 (``make test-triton``), where they agree with the reference as the C++ kernels do, and they are compiled for GPUs, without
-being run there. What follows about speed and memory is how they are meant, not what was measured.
+being run there. What follows about speed and memory is their design, not measured.
 
-They compute what ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` say, on whole sequences, and do not pool. One
-program owns ``BLOCK`` neurons that lie side by side in memory, walks through all steps and keeps what one step hands to the
-next in registers, so an operation reads and writes each trace once (the ``"quiet"`` fallback reads the membrane twice).
-Products and sums are not fused: a spike must not depend on the rounding of the compiler. Options and the neuron's constants
-are compiled in, so that every new set of them costs a compilation.
+They compute ``neuron.py``, ``rules/tssl.py`` and ``rules/surrogate.py`` on whole sequences, without pooling. One program has
+``BLOCK`` neurons that are adjacent in memory, goes through all steps and keeps the state in registers, so an operation reads
+and writes each trace once (the ``"quiet"`` fallback reads the membrane twice). Products and sums are not fused: a spike must
+not depend on the rounding of the compiler. Options and constants are compiled in, so each new set costs a compilation.
 """
 
 from typing import Any
@@ -40,7 +39,7 @@ KNOWN = {
 
 
 class Triton(Engine):
-    """Whole sequences of every form but a pooled one, and the rules whose formulas are in this file."""
+    """Computes whole sequences of every form but a pooled one, and the rules whose formulas are in this file."""
 
     title = "the Triton kernels"
     pools = False
@@ -87,7 +86,7 @@ class Triton(Engine):
         assert form.pool is None
         layout, u = flatten(membrane, None)
         e, u, response = layout.flatten(error), u.contiguous(), None if form.response is None else form.response.contiguous()
-        if e.stride(1) != 1:  # that steps lie elsewhere, or all in one place, does not matter
+        if e.stride(1) != 1:  # the stride between steps does not matter
             e = e.contiguous()
         (steps, n), half = u.shape, form.half_current and response is None
         delta = u.new_empty(steps if response is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
@@ -98,7 +97,7 @@ class Triton(Engine):
 
 
 def _compiled_in(numbers: TSSLNumbers | SurrogateNumbers, membrane: Tensor, neuron: LIF) -> tuple[Any, dict[str, Any]]:
-    """The kernel for a rule's numbers, and what it takes by name: these numbers, in capitals, and what follows from them."""
+    """The kernel for a rule's numbers, and its named arguments: these numbers, in capitals, and derived ones."""
     options: dict[str, Any] = {name.upper(): float(x) if type(x) is int else x for name, x in numbers._asdict().items()}
     options |= _constants(neuron)
     if isinstance(numbers, SurrogateNumbers):
@@ -128,9 +127,9 @@ def _launch(kernel: Any, x: Tensor, *arguments: Any, **options: Any) -> None:
         kernel[grid](x, *arguments, **options, BLOCK=BLOCK, enable_fp_fusion=False)
 
 
-# In the kernels, `steps` and `n` are the two axes of every sequence, names in capitals are compiled in, and a pointer that is
-# None takes with it the code that needs it. Where the reference multiplies by a spike train they multiply too: a NaN must go
-# where it goes there. Equations (1) to (3) are those of neuron.py, (4) to (12) those of rules/tssl.py.
+# In the kernels, `steps` and `n` are the two axes of every sequence, names in capitals are compiled in, and code for a pointer
+# that is None is left out. Like the reference, they multiply by spike trains, so that a NaN spreads in the same way. Equations
+# (1) to (3) are those of neuron.py, (4) to (12) those of rules/tssl.py.
 
 
 @triton.jit
@@ -198,7 +197,7 @@ def _tssl_kernel(
 ) -> None:
     """``∂L/∂a`` and membrane -> ``∂L/∂I``, (4) to (10); with ``response``, its sum over time.
 
-    Whether a synapse is quiet depends on its past, the gradient on its future. A first walk forward notes the former, one
+    Whether a synapse is quiet depends on its past, the gradient on its future. A first pass forward stores the former, one
     bit for each step and neuron: the last 32 steps stay in a register, earlier ones go to ``quiet``, ``[(T - 1) // 32, n]``.
     """
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -214,7 +213,7 @@ def _tssl_kernel(
             u = tl.load(membrane + t * n + column, mask=inside, other=0.0)
             a = SYNAPSE_DECAY * a + (u > THRESHOLD).to(u.dtype) * PER_TAU_S  # (3)
             word |= (a < QUIET).to(tl.int32) << bit
-        tl.debug_barrier()  # the thread that reads a word need not be the one that wrote it
+        tl.debug_barrier()  # another thread may read a word than wrote it
 
     error = tl.zeros([BLOCK], membrane.dtype.element_ty)
     reach = tl.zeros([BLOCK], membrane.dtype.element_ty)
@@ -294,7 +293,7 @@ def _surrogate_kernel(
     THROUGH_RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """``∂L/∂a`` and membrane -> ``∂L/∂I`` as ``rules/surrogate.py`` has it; with ``response``, its sum over time."""
+    """``∂L/∂a`` and membrane -> ``∂L/∂I`` by ``rules/surrogate.py``; with ``response``, its sum over time."""
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < n
     error = tl.zeros([BLOCK], membrane.dtype.element_ty)
@@ -338,6 +337,6 @@ def _surrogate_kernel(
 
 
 INTERPRETED = not isinstance(_forward_kernel, triton.JITFunction)
-"""Whether Triton's interpreter runs the kernels, which TRITON_INTERPRET=1 decides when this file is imported."""
+"""Whether Triton's interpreter runs the kernels (TRITON_INTERPRET=1 when this file is imported)."""
 
 ENGINE = Triton()

@@ -1,4 +1,4 @@
-"""What all layers with neurons have in common: a linear map of post-synaptic currents, then neurons."""
+"""Base of all layers with neurons: a linear map of post-synaptic currents, then neurons."""
 
 import math
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from tsslbp.sparse import SparseMap, changes, mapped
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
     """Apply a linear map of ``[N, ...]`` tensors to every step of a signal (or once, to a constant one).
 
-    Raises UserError for what is no signal of at least one step.
+    Raises UserError for anything but a signal of at least one step.
     """
     check_signal(signal)
     if isinstance(signal, Constant):
@@ -36,14 +36,14 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
 
 
 def per_sample(x: Tensor, dims: int) -> str:
-    """The shape of a sample in ``[N, ...]``, for a message about a map of such tensors of so many dimensions."""
+    """The shape of a sample of ``[N, ...]``, for a message; ``dims`` is how many dimensions ``x`` should have."""
     return f"{list(x.shape[1:])} per sample" + (", as if the axis of time or batch were missing" if x.dim() < dims else "")
 
 
 class Joined(NamedTuple):
-    """What reaches the last neurons of a residual block: a signal through their own layer, another through a shortcut.
+    """Input of the last neurons of a residual block: ``signal`` through their own layer, ``entering`` through the shortcut.
 
-    ``shortcut`` is the layer whose map that other signal takes, without neurons; None where it is a current as it is.
+    ``shortcut`` is a layer that is applied without its neurons; None adds ``entering`` unchanged.
     """
 
     signal: Signal
@@ -52,20 +52,18 @@ class Joined(NamedTuple):
 
 
 class Spiking(nn.Module, ABC):
-    """A linear map, then neurons. Subclasses own the weight and say what the map is.
+    """A linear map, then neurons. Subclasses define the weight and the map.
 
-    With a ``bias`` ``[out]`` each neuron, or each channel, also gets a constant current, the same at every step from the first:
-    ``I[t] = W·x[t] + b``. It does not go through a synapse. With a ``norm`` the current is normalised
-    (:class:`~tsslbp.layers.BatchNorm`).
+    With a ``bias`` ``[out]`` each neuron or channel also gets the same current at every step: ``I[t] = W·x[t] + b``. It does
+    not go through a synapse. With a ``norm`` the current is normalised (:class:`~tsslbp.layers.BatchNorm`).
 
-    With ``standardise`` a layer learns what is left of a neuron's weights besides their mean and size, and the size apart, as
-    ``gain`` ``[out]``:
+    With ``standardise`` a layer uses standardised weights and learns their size as ``gain`` ``[out]``:
 
         effective = gain·size·(weight - mean)/std     mean and std over all weights of a neuron, or of a channel
 
-    This keeps the neurons of a deep network in the range where they spike, as batch normalisation does, but it is a matter of
-    the weights alone: a trained network needs the effective weight only (:meth:`fold`). ``size`` is the std that weights
-    are drawn with, and the gain starts at 1, so that an optimiser's steps of one size for all parameters are small beside it.
+    Like batch normalisation, this keeps the neurons of a deep network in the range where they spike. But it depends on the
+    weights alone, so a trained network needs only the effective weight (:meth:`fold`). ``size`` is the std that weights are
+    drawn with. The gain starts at 1, so that an optimiser's steps are small beside it.
 
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
@@ -73,9 +71,9 @@ class Spiking(nn.Module, ABC):
     of each neuron's or channel's weights (:mod:`tsslbp.quantisation`).
 
     Args:
-        neuron: constants of the neurons. Those that are tensors hold one number for the layer, ``[]``, or one for each neuron,
-            of a convolution for each channel, ``[out]``. They become the layer's own under their names (``layer.tau_m``): a
-            ``Parameter`` stays one and is learned, but kept in range, and any other tensor becomes a buffer.
+        neuron: constants of the neurons. Tensors hold one number for the layer, ``[]``, or one for each neuron or channel,
+            ``[out]``. They become attributes of the layer (``layer.tau_m``): a ``Parameter`` is learned and kept in range, and
+            any other tensor becomes a buffer.
         rule: how the gradient crosses them, as in :func:`tsslbp.lif`.
     """
 
@@ -85,13 +83,13 @@ class Spiking(nn.Module, ABC):
     limit: nn.Parameter | None
     norm: BatchNorm | None
     backend: Backend = "auto"
-    """As in :func:`tsslbp.lif`; to be set on a layer, for comparisons."""
+    """As in :func:`tsslbp.lif`; set it on a layer to compare."""
     by_changes: bool = True
-    """Whether the map may be computed from what changes (``tsslbp.sparse``); to be set on a layer, for comparisons."""
+    """Whether the map may be computed from what changes (``tsslbp.sparse``); set it on a layer to compare."""
     multiplied: float = 1.0
     """Share of the last signal's numbers that were multiplied, from 0 to 1."""
     tells_constants: bool = True
-    """Whether the layer's state_dict tells the constants of its neurons; a network tells them for all its layers."""
+    """Whether the layer's state_dict stores the constants of its neurons. In a network, the network does."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -104,7 +102,7 @@ class Spiking(nn.Module, ABC):
 
     @property
     def neuron(self) -> LIF:
-        """Constants of the neurons; those that are tensors as they broadcast over one step of the current."""
+        """Constants of the neurons. Tensors broadcast over one step of the current."""
         if not self._named:
             return self._numbers
         axes = self.weight.dim() - 2
@@ -131,7 +129,7 @@ class Spiking(nn.Module, ABC):
             self._check_constants()
 
     def _check_constants(self) -> None:
-        """Raises UserError for constants of another shape than one for the layer or one for each neuron."""
+        """Raises UserError unless each constant is one for the layer or one for each neuron or channel."""
         for name in self._named:
             if (shape := list(getattr(self, name).shape)) not in ([], [len(self.weight)]):
                 fit = f"[], one for all, or [{len(self.weight)}], one for each neuron or channel"
@@ -139,14 +137,14 @@ class Spiking(nn.Module, ABC):
 
     @abstractmethod
     def map(self, x: Tensor) -> Tensor:
-        """The linear map of ``[N, ...]`` post-synaptic currents to input currents, no bias."""
+        """The linear map of ``[N, ...]`` post-synaptic currents to input currents, without bias."""
 
     def current(self, signal: Signal | Joined, inside: Tensor | None = None) -> Signal:
-        """The neurons' input current ``[T, B, ...]``; a :class:`Constant` if the signal is one and there is a map only.
+        """The neurons' input current ``[T, B, ...]``; a :class:`Constant` if the signal is one and only the map is applied.
 
         ``inside`` is for normalisation, see :class:`~tsslbp.layers.BatchNorm`.
 
-        Raises UserError for types of numbers that cannot be multiplied.
+        Raises UserError for types that cannot be multiplied.
         """
         if isinstance(signal, Joined):
             return _sum(self.current(signal.signal, inside), signal, inside)
@@ -174,7 +172,7 @@ class Spiking(nn.Module, ABC):
         return mapped(signal, self.effective_weight(), map_, tau_s, found)
 
     def sparse_map(self) -> SparseMap | None:
-        """The map as :func:`tsslbp.sparse.mapped` knows it; None if it does not."""
+        """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
         return None
 
     def _checked_map(self, x: Tensor) -> Tensor:
@@ -187,7 +185,7 @@ class Spiking(nn.Module, ABC):
         return self.map(x)
 
     def _beside_the_weight(self, bias: bool, normalise: bool, standardise: bool, size: float) -> None:
-        """Make what a layer has beside its weight. Raises UserError for what would have no effect, or does not fit."""
+        """Make bias, normalisation and gain. Raises UserError for options without effect and constants that do not fit."""
         self._check_constants()
         for given, what in ((bias, "bias"), (standardise, "standardise")):
             if given and normalise:
@@ -200,13 +198,13 @@ class Spiking(nn.Module, ABC):
             self.standardise(size)
 
     def standardise(self, size: float) -> None:
-        """Begin to standardise the weight; ``size`` is the std it was drawn with. Raises UserError for a single weight."""
+        """Begin to standardise the weight, drawn with std ``size``. Raises UserError if a neuron has a single weight."""
         if self.weight[0].numel() < 2:
             raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
         self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
 
     def quantise(self, bits: str | int) -> None:
-        """Begin to give the weight few bits, fitted to what it is now, or cease to (``"float"``).
+        """Give the weight few bits from now on, fitted to its present values, or no longer (``"float"``).
 
         Raises:
             UserError: bits other than :data:`tsslbp.quantisation.Bits`.
@@ -223,26 +221,26 @@ class Spiking(nn.Module, ABC):
         return self._full_weight()
 
     def effective_weight(self) -> Tensor:
-        """What the map multiplies with: the weight, or what is made of it; its shape and layout."""
+        """The weight that the map multiplies with, standardised and rounded if set so; same shape and layout."""
         return self._quantised(self._full_weight())
 
     def _quantised(self, weight: Tensor) -> Tensor:
         return weight if self.limit is None else quantisation.quantised(weight, self.limit, self.bits)
 
     def _full_weight(self) -> Tensor:
-        """The weight, standardised if it is to be, in floating point."""
+        """The weight before rounding, standardised if set so."""
         if self.gain is None:
             return self.weight
-        weight = self.weight.movedim(1, -1)  # as a convolution's lies in memory
-        # as a group of its own, each neuron has mean, size and gain dealt with in one pass
+        weight = self.weight.movedim(1, -1)  # as in the memory of a convolution
+        # one group for each neuron does mean, size and gain in one pass
         effective = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
         return effective.view(weight.shape).movedim(-1, 1)
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Make a standardised weight a plain one, and normalisation (by its running statistics) a part of weight and bias.
+        """Replace a standardised weight by the effective one, and fold normalisation (running statistics) into weight and bias.
 
-        A weight of few bits becomes what it is rounded to. It keeps its bits, and its limit is scaled with it.
+        A weight of few bits becomes its rounded value. It keeps its bits, and its limit is scaled with it.
         """
         self.weight.copy_(self.effective_weight())
         self.gain = None
@@ -251,7 +249,7 @@ class Spiking(nn.Module, ABC):
             self.weight.mul_(factor.view(-1, *[1] * (self.weight.dim() - 1)))
             if self.limit is not None:
                 self.limit.mul_(factor.abs())
-            del self.norm  # or the name would stay that of a module, which is None
+            del self.norm  # else the name would stay that of a module
             self.norm, self.bias = None, nn.Parameter(bias)
 
     def forward(
@@ -277,7 +275,7 @@ class Spiking(nn.Module, ABC):
         return psc, after
 
     def _constants(self) -> dict[str, Any]:
-        """What the weights were learned for and none of them says; constants that are tensors are stored beside the weights."""
+        """The constants that are numbers; those that are tensors are stored beside the weights."""
         found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
         told = {name: value for name, value in found.items() if isinstance(value, (int, float))} | {"bits": self.bits}
         return told if self.gain is None else told | {"standardised size": self.size}
@@ -304,13 +302,13 @@ class Spiking(nn.Module, ABC):
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether a hook is to see what goes into a module, out of it, or back, or a global one what goes through all."""
+    """Whether a module has forward or backward hooks, or there are global ones."""
     forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
     return any((*forward, *backward)) or hooks._has_any_global_hook()
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:
-    """Raises UserError if a part follows another one in a layer that must see whole sequences."""
+    """Raises UserError if a part follows another in a layer that must see whole sequences."""
     if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
         raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
 

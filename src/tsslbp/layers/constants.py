@@ -14,18 +14,18 @@ logger = logging.getLogger("tsslbp.layers")
 
 
 def varied(neuron: LIF, size: int, learn: Collection[str] = (), per_neuron: Collection[str] = (), spread: float = 0.0) -> LIF:
-    """The constants of a layer with ``size`` neurons (of a convolution: channels), where each starts at ``neuron``'s.
+    """The constants of a layer with ``size`` neurons (or channels), starting at those of ``neuron``.
 
     Args:
         neuron: plain numbers.
         size: of the layer.
         learn: names of the constants that become parameters.
-        per_neuron: names of those that each neuron has for itself, ``[size]``; others that are learned are one number, ``[]``.
-        spread: those of ``per_neuron`` are drawn evenly from ``1 - spread`` to ``1 + spread`` times ``neuron``'s, and kept in
-            range. The draw is from PyTorch's global generator.
+        per_neuron: names of those that differ from neuron to neuron, ``[size]``; other learned ones are one number, ``[]``.
+        spread: those of ``per_neuron`` are drawn evenly from ``1 - spread`` to ``1 + spread`` times ``neuron``'s, with
+            PyTorch's global generator, and kept in range.
 
     Raises:
-        UserError: an unknown name; a spread outside [0, 1); an infinite constant; what would have no effect.
+        UserError: an unknown name; a spread outside [0, 1); an infinite constant; an option without effect.
     """
     for name in {*learn, *per_neuron} - {*CONSTANTS}:
         raise unknown("constant", str(name), CONSTANTS)
@@ -59,10 +59,10 @@ def check_stored(weights: Mapping[str, Tensor]) -> None:
 
 
 def in_range(name: ConstantName, value: Tensor, layer: nn.Module, told: set[str]) -> Tensor:
-    """A constant of a layer with what learning has carried out of its range put back, in place.
+    """A constant of a layer, clamped in place to its range if learning moved it out.
 
-    The first time it is logged as a warning; ``told`` remembers. In a compiled graph, which knows no values, what is computed
-    with is in range, and the parameter itself is put back by the next call outside.
+    The first time logs a warning; ``told`` remembers which. A compiled graph cannot look at values: it computes with clamped
+    ones, and the next call outside clamps the parameter itself.
     """
     least = LEAST[name]
     if torch.compiler.is_compiling():

@@ -23,19 +23,19 @@ Sizes = int | tuple[int, ...]
 class Convolution(Spiking):
     """What :class:`Conv1d` and :class:`Conv2d` share.
 
-    The weight is ``[out, in/groups, k, ...]``, at first uniform (PyTorch's default) or Kaiming normal (``init="kaiming"``),
+    The weight is ``[out, in/groups, k, ...]``, drawn uniform (PyTorch's default) or Kaiming normal (``init="kaiming"``),
     times ``scale``.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as of PyTorch's convolutions, padded with 0.
-        neuron, rule: as of :class:`~tsslbp.layers.Spiking`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as for PyTorch's convolutions, padded with 0.
+        neuron, rule: as for :class:`~tsslbp.layers.Spiking`.
         init, scale: of the weight.
         bias: a constant current for each channel, at first 0.
         normalise: normalise currents over batch, time and space.
         standardise: standardise the weight.
 
     Raises:
-        UserError: an unknown rule or initialisation; sizes that make no convolution; bias or standardise beside normalise.
+        UserError: an unknown rule or initialisation; sizes that make no convolution; bias or standardise with normalise.
     """
 
     _plain: ClassVar[type[nn.Conv1d | nn.Conv2d]]
@@ -92,8 +92,8 @@ class Convolution(Spiking):
                 f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
         if channels == 1 and len(kernel) == 2 and len({*_each(self.stride, 2)}) == 1:
-            # such an image is channels-last and not; unless told, PyTorch answers in the other layout
-            # (told so, PyTorch 2.13 answers wrongly where a stride is wider than it is high)
+            # such an image has both layouts; by default PyTorch answers in the other one
+            # (told this one, PyTorch 2.13 is wrong where a stride is wider than it is high)
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
         return self.convolve(x, self.effective_weight())
 
@@ -105,13 +105,13 @@ class Convolution(Spiking):
         return SparseMap(kernel, stride, padding)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution with another weight."""
+        """The convolution with a given weight."""
         return type(self)._convolution(
             x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
 
     def sizes(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """Sizes of what it makes of an image (or a row) of these sizes; see :func:`convolved`."""
+        """Output sizes for an image (or a row) of these sizes; see :func:`convolved`."""
         return convolved(sizes, self._reach(), self.stride, self.padding)
 
     def _reach(self) -> tuple[int, ...]:
@@ -142,7 +142,7 @@ class Conv2d(Convolution):
 
 
 def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:
-    """Sizes after a convolution whose kernel reaches over so many pixels; below 1 where that is too many."""
+    """Output sizes of a convolution whose kernel spans ``reach`` pixels; below 1 if it does not fit."""
     each = zip(sizes, *(_each(x, len(sizes)) for x in (reach, stride, padding)), strict=True)
     return tuple((size + 2 * padding - reach) // stride + 1 for size, reach, stride, padding in each)
 

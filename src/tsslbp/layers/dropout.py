@@ -1,4 +1,4 @@
-"""Dropout, with masks that follow from keys."""
+"""Dropout with masks that follow from keys."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from tsslbp.signal import Constant, Signal, check_signal
 
 
 def kept(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype: torch.dtype) -> Tensor:
-    """0 with probability ``p``, else ``1/(1 - p)``, as follows from keys mixed with a purpose: ``[B] -> [B, count]``."""
+    """0 with probability ``p``, else ``1/(1 - p)``, drawn from keys mixed with a purpose: ``[B] -> [B, count]``."""
     bound, value = min(round(p * 2**32), 2**32 - 1) - 2**31, 1 / (1 - p)
     if cpp.NOT_LOADED is None and keys.device.type == "cpu" and dtype in (torch.float32, torch.float64):
         made: Tensor = torch.ops.tsslbp.mask(keys, purpose, count, bound, value, dtype == torch.float64)
@@ -21,14 +21,14 @@ def kept(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype: to
 class Dropout(nn.Module):
     """Dropout with one mask per sample, held for all time steps, ``[T, B, ...] -> [T, B, ...]``; off in evaluation.
 
-    The mask of a sample follows from its key and from nothing else. What is not dropped is multiplied by ``1/(1 - p)``.
+    The mask of a sample follows from its key and ``number`` alone. Kept inputs are multiplied by ``1/(1 - p)``.
 
     Args:
         p: probability that an input is dropped, at least 0 and below 1.
-        number: what sets the layer apart from others that get the same keys.
+        number: tells layers apart that get the same keys.
 
     Raises:
-        UserError: an impossible probability.
+        UserError: ``p`` out of range.
     """
 
     def __init__(self, p: float, number: int = 0) -> None:
@@ -40,7 +40,7 @@ class Dropout(nn.Module):
     def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
         """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.
 
-        Raises UserError for what is no signal, and for keys of another number or type.
+        Raises UserError for anything but a signal, and for keys of a wrong number or type.
         """
         check_signal(signal)
         if not self.training or self.p == 0:
@@ -55,7 +55,7 @@ class Dropout(nn.Module):
             given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
             raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
         mask = kept(keys.to(x.device), (draws.DROPOUT, self.number), x.shape[1:].numel(), self.p, x.dtype)
-        # Channels come last, as they lie in memory after convolutions: in another order the product takes longer.
+        # Channels last, as in memory after convolutions: in another order the product takes longer.
         return mask.view(len(x), *x.shape[2:], *x.shape[1:2]).movedim(-1, min(1, x.dim() - 1))
 
     def extra_repr(self) -> str:

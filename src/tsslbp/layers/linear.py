@@ -14,7 +14,7 @@ from tsslbp.sparse import SparseMap
 
 
 def check_features(in_features: int, out_features: int) -> None:
-    """Raises UserError for numbers of inputs and neurons that are not whole numbers from 1."""
+    """Raises UserError unless both sizes are whole numbers from 1."""
     if not all(isinstance(n, SupportsIndex) and n >= 1 for n in (in_features, out_features)):
         raise UserError(f"in_features is {in_features}, out_features {out_features}; they must be whole numbers from 1")
 
@@ -31,13 +31,13 @@ class Linear(Spiking):
 
     Args:
         in_features, out_features: numbers of inputs and of neurons.
-        neuron, rule: as of :class:`~tsslbp.layers.Spiking`.
+        neuron, rule: as for :class:`~tsslbp.layers.Spiking`.
         bias: a constant current for each neuron, at first 0.
         normalise: normalise currents over batch and time.
         standardise: standardise the weight.
 
     Raises:
-        UserError: sizes that are no whole numbers from 1; an unknown rule; bias or standardise beside normalise.
+        UserError: sizes that are no whole numbers from 1; an unknown rule; bias or standardise with normalise.
     """
 
     def __init__(

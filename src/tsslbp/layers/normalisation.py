@@ -1,4 +1,4 @@
-"""Batch normalisation over time too."""
+"""Batch normalisation, also over time."""
 
 import math
 
@@ -10,7 +10,7 @@ from tsslbp import processes
 from tsslbp.errors import UserError
 
 MOMENTUM, EPSILON = 0.1, 1e-5
-"""Share of a new batch in the running statistics, and what keeps the divisor from 0; as in PyTorch."""
+"""Share of a new batch in the running statistics, and what keeps the divisor above 0; as in PyTorch."""
 
 
 class BatchNorm(nn.Module):
@@ -19,11 +19,11 @@ class BatchNorm(nn.Module):
         y = gain·(I - mean)/sqrt(variance + 1e-5) + shift
 
     In training, mean and variance are the batch's, over all samples and all their steps, and move the running statistics a
-    tenth of the way. Steps after the end of a padded sequence do not count if the layer is told where they are. In evaluation
-    they are the running statistics. The layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` makes a part of
-    the weight and bias before it.
+    tenth of the way. Steps after the end of a padded sequence do not count if ``inside`` marks them. Evaluation uses the
+    running statistics. The layer is then an affine map, which :meth:`tsslbp.layers.Spiking.fold` merges into the weight and
+    bias before it.
 
-    ``gain`` starts at the threshold, so that currents are about as large as what makes a neuron spike; ``shift`` starts at 0.
+    ``gain`` starts at the threshold, so that currents are about as large as that; ``shift`` starts at 0.
     Processes that train together (:mod:`tsslbp.processes`) take the statistics of all their samples.
 
     Source: H. Zheng et al., Going Deeper With Directly-Trained Larger Spiking Neural Networks, AAAI 2021, arXiv 2011.05280,
@@ -46,10 +46,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(self, current: Tensor, inside: Tensor | None = None) -> Tensor:
-        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In training, what
-        is outside does not count and comes out as 0.
+        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In
+        training, other steps do not count and come out as 0.
 
-        Raises UserError for another number of channels, and in training for a single number per channel, which has no variance.
+        Raises UserError for a wrong number of channels, and in training for a single value per channel, which has no variance.
         """
         if current.dim() < 3 or current.shape[2] != len(self.gain):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
         return torch.zeros_like(current).index_put((inside,), y) if masked else y.unflatten(0, current.shape[:2])
 
     def _together(self, x: Tensor, group: processes.Group) -> Tensor:
-        """Normalised in training by the statistics of all processes' samples ``[N, C, ...]``; one of several may have none."""
+        """Normalise in training by the statistics of all processes' samples ``[N, C, ...]``; a process may have none."""
         axes, wide = [0, *range(2, x.dim())], x.to(torch.promote_types(x.dtype, self.mean.dtype))
         count = group.add_(torch.tensor(float(math.prod(x.shape[axis] for axis in axes)), dtype=torch.float64)).item()
         if count <= 1:
@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
         return (around * factor.view(shape) + self.shift.view(shape)).to(x.dtype)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """What it multiplies currents by in evaluation, and what it adds then, ``[C]`` each."""
+        """Factor and offset of the affine map in evaluation, ``[C]`` each."""
         factor = self.gain / (self.variance + EPSILON).sqrt()
         return factor, self.shift - self.mean * factor
 

@@ -1,4 +1,4 @@
-"""Whether a network is still what its notation says: of a network, files hold the notation, the constants and the weights."""
+"""Whether a network is still what its notation says, since files hold only notation, constants and weights."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from tsslbp.neuron import LIF
 def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
     """Raises UserError if a network differs from the one that ``make`` makes, with the module or weight named.
 
-    What counts of a module is its class, what it says of itself and its constants, of a weight its shape.
+    Modules are compared by class, ``extra_repr`` and constants, weights by shape.
     """
     with torch.device("meta"):
         made = make()
@@ -29,8 +29,8 @@ def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
 
 
 def check_kinds(network: nn.Module) -> None:
-    """Raises UserError for a module whose class derives from one of tsslbp's, since nobody else knows what it overrides, and
-    for hooks, which may change what a module hears or makes."""
+    """Raises UserError for a module whose class derives from one of tsslbp's, since it may override anything, and for forward
+    hooks, which may change a module's input or output."""
     for name, module in network.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise UserError(
@@ -42,7 +42,7 @@ def check_kinds(network: nn.Module) -> None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a module's class is one of tsslbp's or PyTorch's, so that nobody has overridden anything."""
+    """Whether a module's class is one of tsslbp's or PyTorch's, so that nothing is overridden."""
     return _kind(module).__module__.startswith(("tsslbp.", "torch."))
 
 
@@ -61,7 +61,7 @@ def _weights(network: nn.Module) -> dict[str, str]:
 
 
 def _kind(module: nn.Module) -> type:
-    """The class of a module, without what PyTorch makes of it for weights that are computed from others."""
+    """The class of a module, without the subclass that PyTorch makes for parametrised weights."""
     return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 

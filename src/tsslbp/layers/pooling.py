@@ -1,4 +1,4 @@
-"""Pooling over windows that do not overlap, channel by channel, without neurons of its own.
+"""Pooling over windows that do not overlap, channel by channel, without neurons.
 
 A last row or column that fills no window is left out, as in PyTorch's own pooling.
 """
@@ -21,7 +21,7 @@ POOL_FACTOR = 1.1
 
 
 class Pooling(nn.Module):
-    """Pooling over ``size`` (or ``size × size``) windows. Subclasses say what is made of a window."""
+    """Pooling over ``size`` (or ``size × size``) windows. Subclasses define the operation."""
 
     axes: str
 
@@ -86,18 +86,18 @@ class AvgPool2d(SumPool2d):
 
 
 class MaxPool(Pooling):
-    """Whether any neuron of a window spikes in a step, as a spike train.
+    """A spike wherever any neuron of a window spikes.
 
-    Currents are turned into the spikes that made them, and what comes out of the windows goes through the synapse again:
+    Currents are turned back into spikes, and the maximum of each window goes through the synapse again:
 
         s[t] = τs·a[t] - (τs - 1)·a[t-1]        s'[t] = max over the window of s[t]        a' = ε * s'
 
-    So the output is the post-synaptic current of spikes, 0 or 1 at each step, unlike the maximum of the currents. The gradient
-    is this formula's: it goes to the largest of each window.
+    So the output is the post-synaptic current of a spike train, unlike the maximum of the currents. The gradient goes to the
+    largest ``s`` of each window.
 
     Args:
         size: of the windows.
-        tau_s: synaptic time constant in steps, that of the neurons before and behind it.
+        tau_s: synaptic time constant in steps, that of the neurons before and after it.
     """
 
     def __init__(self, size: int = 2, *, tau_s: float) -> None:

@@ -13,11 +13,11 @@ from tsslbp.signal import Constant, Signal
 
 
 class Readout(Linear):
-    """Fully connected leaky integrators, ``[T, B, in] -> [T, B, out]``: what comes out is their membrane potential.
+    """Fully connected leaky integrators, ``[T, B, in] -> [T, B, out]``. The output is their membrane potential.
 
         v[t] = (1 - 1/τm)·v[t-1] + I[t]/τm
 
-    They have no threshold and no synapse behind them, and no rule is needed for their gradient.
+    They have no threshold and no output synapse, and their gradient needs no rule.
 
     Source: F. Zenke and T. P. Vogels, The Remarkable Robustness of Surrogate Gradient Learning for Instilling Complex Function
     in Spiking Neural Networks, Neural Computation 33, 2021.

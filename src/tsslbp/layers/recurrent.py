@@ -1,28 +1,28 @@
-"""Recurrent spiking layers, with a threshold that adapts if wanted.
+"""Recurrent spiking layers, with optional adaptive thresholds.
 
-The neurons of such a layer also hear each other, and themselves, one step later:
+The neurons of such a layer also receive their own and each other's output, one step later:
 
     I[t] = W·x[t] + V·a[t-1]                                                      (1)
 
 with ``a`` the layer's own post-synaptic current. The layer is a loop over steps. Each step is a part of the sequence
-(:func:`tsslbp.lif_part`), so a rule hands on what it carries from step to step, and the gradient through V is the ordinary
-chain rule's. This holds for every rule that takes parts. W meets all steps at once, before the loop. The loop is
+(:func:`tsslbp.lif_part`), so a rule hands on what it carries from step to step, and the gradient through V follows from the
+ordinary chain rule. This holds for every rule that takes parts. W is applied to all steps at once, before the loop. The loop is
 :meth:`Recurrent.step_by_step`, or an engine's, which does the same in one call (``csrc/recurrent.h``).
 
 With adaptation a spike raises its neuron's threshold for as long as the adaptation b takes to decay:
 
     b[t] = (1 - 1/τa)·b[t-1] + s[t-1],    s[t] = 1 if u[t] > θ + β·b[t] else 0     (2)
 
-Neurons of fixed threshold compute that too, in terms of ``v = u - β·b``, which spikes when ``v > θ``. Put into
-``u[t] = (1 - 1/τm)·u[t-1]·(1 - s[t-1]) + I[t]`` it gives
+Neurons of fixed threshold compute the same with ``v = u - β·b``, and spike when ``v > θ``. Put into
+``u[t] = (1 - 1/τm)·u[t-1]·(1 - s[t-1]) + I[t]``, v gives
 
     v[t] = (1 - 1/τm)·v[t-1]·(1 - s[t-1]) + I'[t]
     I'[t] = I[t] - β·(b[t] - (1 - 1/τm)·b[t-1]·(1 - s[t-1]))                      (3)
 
-so adaptation is a current, and the membrane potential that the layer and its rule know is v. The gradient through it is the
-chain rule's: from (3) to b, by (2) to earlier spikes, from a spike to the current that made it. Only the last factor of (3),
-a part of the reset, is held constant, unless the rule's gradient flows ``through_reset``. Under a surrogate gradient the
-whole is backpropagation through time of (1) and (2) with ``∂s/∂u = ψ`` and ``∂s/∂b = -β·ψ``.
+so adaptation is a current, and v is the membrane potential that the layer and its rule know. The gradient through it follows
+from the chain rule: from (3) to b, by (2) to earlier spikes, from a spike to the current that made it. Only the last factor
+of (3), a part of the reset, is held constant, unless the rule's gradient flows ``through_reset``. Under a surrogate gradient
+this is backpropagation through time of (1) and (2) with ``∂s/∂u = ψ`` and ``∂s/∂b = -β·ψ``.
 
 Source: G. Bellec, D. Salaj, A. Subramoney, R. Legenstein and W. Maass, NeurIPS 2018, arXiv 1803.09574; (2) as in G. Bellec et
 al., Nature Communications 11, 3625 (2020).
@@ -77,16 +77,16 @@ class Adaptation:
 class Recurrent(Spiking):
     """Fully connected spiking layer with lateral connections, equation (1): ``[T, B, in] -> [T, B, out]``.
 
-    ``weight`` is W, ``[out, in]``, Kaiming normal; ``lateral`` is V, ``[out, out]``, see ``LATERAL_GAIN``, neurons' connections
-    to themselves on its diagonal.
+    ``weight`` is W, ``[out, in]``, Kaiming normal; ``lateral`` is V, ``[out, out]``, see ``LATERAL_GAIN``, with connections of
+    neurons to themselves on its diagonal.
 
     Args:
-        in_features, out_features, neuron, rule, bias: as of :class:`~tsslbp.layers.Linear`.
-        normalise: normalise what enters, W·x, over batch and time.
+        in_features, out_features, neuron, rule, bias: as for :class:`~tsslbp.layers.Linear`.
+        normalise: normalise W·x over batch and time.
         adaptation: of the threshold; None keeps it fixed.
 
     Raises:
-        UserError: an unknown rule, or one that takes no parts; bias beside normalise.
+        UserError: an unknown rule, or one that takes no parts; bias with normalise.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class Recurrent(Spiking):
         return matrix_product(self, x)
 
     def quantise(self, bits: str | int) -> None:
-        """As of every layer; W and V share the limits, so that a neuron adds up whole numbers of one step.
+        """As for every layer. W and V share the limits, so that a neuron adds integers of one step size.
 
         Raises:
-            UserError: other bits, or a normalised layer: it would change the step of W and not that of V.
+            UserError: other bits, or a normalised layer: folding it would change the step size of W and not of V.
         """
         if bits != "float" and self.norm is not None:
             raise UserError(f"bits={bits} do not go with a normalised recurrent layer; leave out its normalisation (n)")
@@ -128,7 +128,7 @@ class Recurrent(Spiking):
         return torch.cat([self.weight, self.lateral], 1)
 
     def effective_lateral(self) -> Tensor:
-        """V, or what it is rounded to, ``[out, out]``."""
+        """V, rounded if it has few bits, ``[out, out]``."""
         return self._quantised(self.lateral)
 
     def fold(self) -> None:
@@ -152,9 +152,9 @@ class Recurrent(Spiking):
         half: bool = False,
         inside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As of every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
+        """As for every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
 
-        Although a is in the neurons' state: what flows back through that is no gradient, but what the rule carries.
+        The neurons' rows also hold a, but what flows back through them is what the rule carries, not a gradient.
         """
         assert pool is None  # the output is flat
         refuse_part(self, state)
@@ -165,7 +165,7 @@ class Recurrent(Spiking):
         return self.step_by_step(drive, state, half) if made is None else made
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
-        """:meth:`part` from what enters the neurons, ``[T, B, out]``, as the equations say it: the ground truth of engines."""
+        """:meth:`part` from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
@@ -186,7 +186,7 @@ class Recurrent(Spiking):
         return psc.bfloat16() if half else psc, torch.cat([carried, a, *adapting])
 
     def _adapt(self, adaptation: Adaptation, neuron: LIF, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """I' by (3) and b by (2) from the current and, of the step before, b and s."""
+        """I' by (3) and b by (2), from the current and the last step's b and s."""
         silent: Tensor | int = 1
         if neuron.reset:
             silent = 1 - (s if getattr(self.rule, "through_reset", False) else s.detach())

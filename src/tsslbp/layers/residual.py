@@ -17,21 +17,21 @@ Through = Callable[[str, nn.Module, Any], Signal]
 class Residual(nn.Module):
     """Layers one after the other, and a shortcut around them: ``[T, B, ...] -> [T, B, ...]``.
 
-    What enters the block is added to the current of its last neurons:
+    The block's input is added to the current of its last neurons:
 
         I[t] = map(a[t]) + shortcut(x[t])
 
-    with ``x`` the post-synaptic current that enters, ``a`` that before the last layer. The sum comes before the neurons, as in
-    the first residual networks and in those of tdBN, so what leaves the block are spikes. (SEW-ResNet adds spikes behind the
-    neurons and lets them be 2 or more; MS-ResNet adds currents and has no neurons between blocks.)
+    with ``x`` the post-synaptic current that enters the block and ``a`` that before the last layer. The sum comes before the
+    neurons, as in the first residual networks and in tdBN, so the block's output is spikes. (SEW-ResNet adds spikes after the
+    neurons, which may make 2 or more; MS-ResNet adds currents and has no neurons between blocks.)
 
     Sources: K. He et al., CVPR 2016, arXiv 1512.03385; H. Zheng et al., AAAI 2021, arXiv 2011.05280. The other two: W. Fang et
     al., NeurIPS 2021, arXiv 2102.04159; Y. Hu et al., arXiv 2112.08954.
 
     Args:
-        layers: as of :class:`torch.nn.Sequential`, or an ``OrderedDict`` of them by name; the last has neurons.
-        shortcut: a layer whose map, bias and normalisation what enters goes through, but not its neurons; where shapes differ,
-            ``Conv2d(channels, out_channels, 1, stride=2, ...)``. None adds what enters as it is.
+        layers: as for :class:`torch.nn.Sequential`, or an ``OrderedDict`` of them by name; the last has neurons.
+        shortcut: a layer that is applied to the input without its neurons, such as
+            ``Conv2d(channels, out_channels, 1, stride=2, ...)`` where shapes differ. None adds the input unchanged.
 
     Raises:
         UserError: no layer, or a last one without neurons.
@@ -59,7 +59,7 @@ class Residual(nn.Module):
         return cast(Spiking, layer)
 
     def forward(self, signal: Signal, inside: Tensor | None = None, *, through: Through | None = None) -> Tensor:
-        """``inside`` as of its layers; ``through`` says how a signal goes through a layer of the block, given its name."""
+        """``inside``: see its layers; ``through`` says how a signal goes through a layer of the block, given its name."""
 
         def plainly(_: str, layer: nn.Module, signal: Signal | Joined) -> Signal:
             return cast(Signal, layer(signal, inside=inside) if isinstance(layer, Spiking | Residual) else layer(signal))
@@ -72,7 +72,7 @@ class Residual(nn.Module):
         return signal
 
     def part(self, signal: Signal, state: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
-        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, those of the layers by name.
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, by layer name.
 
         In training a :class:`~tsslbp.layers.Dropout` inside draws a mask for each part.
 

@@ -17,7 +17,7 @@ class Flatten(nn.Module):
 class Vote(nn.Module):
     """A class's output is the mean current of ``voters`` neurons in a row: ``[T, B, classes·voters] -> [T, B, classes]``.
 
-    One neuron can only say how sure it is of a class by one of a few spike counts; ten can by ten times as many.
+    One neuron can only give one of a few spike counts; ten neurons can give ten times as many values.
 
     Source: the voting layer of W. Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking
     Neural Networks, ICCV 2021, arXiv 2007.05785, section 4.
@@ -28,7 +28,7 @@ class Vote(nn.Module):
         self.voters = voters
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Raises UserError for a number of neurons that the voters do not divide."""
+        """Raises UserError unless ``voters`` divides the number of neurons."""
         if signal.dim() != 3 or not signal.shape[2] or signal.shape[2] % self.voters:
             raise UserError(f"Vote wants [T, B, classes × {self.voters}]; got {list(signal.shape[1:])} per step")
         return signal.unflatten(-1, (-1, self.voters)).mean(-1)

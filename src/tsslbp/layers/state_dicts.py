@@ -1,4 +1,4 @@
-"""A state_dict tells what constants its weights were learned with, beside the weights, where they have no key of their own."""
+"""Constants that weights were learned with, in the metadata of a state_dict, so without keys of their own."""
 
 import inspect
 import sys
@@ -13,13 +13,13 @@ _TORCH = inspect.getfile(nn.Module)
 
 
 def tell_constants(state_dict: Any, prefix: str, constants: dict[str, Any]) -> None:
-    """Write the constants of the module at a prefix into a state_dict. One that is a plain dict has no place for them."""
+    """Write the constants of the module at a prefix into a state_dict. A plain dict has no place for them."""
     if found := getattr(state_dict, "_metadata", {}).get(prefix[:-1]):
         found["constants"] = constants
 
 
 def warn_of_other_constants(metadata: Any, own: dict[str, Any], where: str) -> None:
-    """A warning if what :func:`tell_constants` wrote differs from a module's own constants; it names the line that loads."""
+    """Warn if the constants of :func:`tell_constants` differ from a module's own; the warning names the line that loads."""
     before = metadata.get("constants")
     if not isinstance(before, dict):
         return

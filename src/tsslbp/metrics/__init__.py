@@ -1,4 +1,4 @@
-"""What an output says, and how often it is right."""
+"""Decoding of outputs, and measures of accuracy."""
 
 from tsslbp.metrics import spike_trains
 from tsslbp.metrics.decoding import NO_ANSWER, confidence, decode, settled, settled_step, wilson_interval

@@ -8,7 +8,7 @@ from torch import Tensor
 from tsslbp.errors import UserError
 
 NO_ANSWER = -1
-"""The answer of a network whose output layer never spiked; it is never right."""
+"""The answer of a network whose output layer never spiked; it counts as wrong."""
 
 
 def decode(psc: Tensor) -> Tensor:
@@ -26,8 +26,8 @@ def _answers(total: Tensor) -> Tensor:
 
 
 def confidence(psc: Tensor) -> Tensor:
-    """The answer's share of the whole output current, in [0, 1], 0 where there is no answer, NaN where there is one
-    in the output: ``[T, B, C] -> [B]``."""
+    """The answer's share of the whole output current, in [0, 1]; 0 without an answer, NaN if the output holds NaN:
+    ``[T, B, C] -> [B]``."""
     total = psc.sum(0)
     return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(psc.dtype).tiny)
 
@@ -41,17 +41,17 @@ def settled_step(psc: Tensor) -> Tensor:
 
 
 def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -> Tensor:
-    """Whether the answer of :func:`decode` can no longer change, whatever comes: ``[B, C], [B, C] -> [B]``.
+    """Whether the answer of :func:`decode` can no longer change: ``[B, C], [B, C] -> [B]``.
 
     An output neuron that never spikes again still adds the rest of its current, ``a·Σ_k (1 - 1/τs)^k`` for k = 1 … r; one that
-    spikes in each of the r remaining steps adds ``Σ_k (1 - (1 - 1/τs)^k)`` more, and none can add more than that. So the answer
-    is settled when, with all rests added, it leads by more than that bound.
+    spikes in each of the r remaining steps adds ``Σ_k (1 - (1 - 1/τs)^k)`` more, which is the most. So the answer is settled
+    if, with all rests added, it leads by more than that bound.
 
     Args:
-        total: output current added up so far.
+        total: sum of the output current so far.
         psc: output current of the last step.
         remaining: steps to come, r.
-        tau_s: synaptic time constant in steps. Of several, in a tensor, any class may have any, and the bounds are the widest.
+        tau_s: synaptic time constant in steps. For several in a tensor, the bounds hold for any assignment to classes.
     """
     low, high = map(float, tau_s.detach().aminmax()) if isinstance(tau_s, Tensor) else (tau_s, tau_s)
     steps = torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
@@ -64,7 +64,7 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) when there is nothing to count."""
+    """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) if ``total`` is 0."""
     if total == 0:
         return 0.0, 1.0
     share, scale = right / total, 1 + z**2 / total

@@ -1,4 +1,4 @@
-"""How far two spike trains are apart: distances, and agreement within a window.
+"""Distances between spike trains, and agreement within a window.
 
 A train is 0 and 1 on the time axis ``[T, ...]``; step t stands for a spike at time t of a recording that lasts from 0 to T.
 All times and time constants are in steps. Every measure works on whole batches and returns one number per train, ``[...]``,
@@ -90,9 +90,9 @@ def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:
 def spike_distance(a: Tensor, b: Tensor) -> Tensor:
     """SPIKE-distance: the mean of S(t), equation (3), over the recording; free of any time scale.
 
-    t_P and t_F are the spikes before and after t; Δt_P and Δt_F are how far each is from the nearest spike of the other train.
-    The edges are PySpike's: beyond its first and last spike a train goes on with the nearest interval, at least to the edge; a
-    silent train has a spike at 0 and at T, a train whose only spike is at 0 has one at T (the two are thus not told apart).
+    t_P and t_F are the spikes before and after t; Δt_P and Δt_F are their distances from the nearest spike of the other train.
+    The edges are PySpike's: beyond its first and last spike a train continues with the nearest interval, at least to the edge;
+    a silent train has a spike at 0 and at T, a train whose only spike is at 0 also has one at T (so these two are the same).
 
     Args:
         a: spikes 0 and 1, ``[T, ...]``.
@@ -119,8 +119,8 @@ def coincidence_factor(train: Tensor, target: Tensor, window: int) -> Tensor:
         window: Δ in steps, at least 0.
 
     Returns:
-        Γ ``[...]``, at most 1; 1 where both are silent, NaN where ``train`` is so dense that chance alone would match
-        every spike (``(2Δ + 1) ν ≥ 1``).
+        Γ ``[...]``, at most 1; 1 where both are silent, NaN where ``train`` is so dense that all spikes match by chance
+        (``(2Δ + 1) ν ≥ 1``).
 
     Raises:
         UserError: shapes differ, values other than 0 and 1, ``window`` negative.
@@ -132,7 +132,7 @@ def coincidence_factor(train: Tensor, target: Tensor, window: int) -> Tensor:
 
 
 def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
-    """Precision, recall and F1: a spike is right if it has a partner within ``±window``, each partner serving once.
+    """Precision, recall and F1: a spike is right if it has a partner within ``±window``; each partner is used once.
 
     Args:
         train: spikes 0 and 1, ``[T, ...]``.
@@ -152,7 +152,7 @@ def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
 
 
 def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Both as truth values ``[T, B]``, and the type to compute in."""
+    """Both as bool ``[T, B]``, and the type to compute in."""
     if a.shape != b.shape or a.dim() == 0 or len(a) == 0:
         raise UserError(f"spike trains have shapes {list(a.shape)} and {list(b.shape)}; give two of one shape [T, ...]")
     if not all(bool(((x == 0) | (x == 1)).all()) for x in (a, b)):
@@ -162,7 +162,7 @@ def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
 
 
 def _times(train: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted spike times ``[most, B]``, filled up with T, and how many there are, ``[B]``."""
+    """Sorted spike times ``[most, B]``, padded with T, and their number, ``[B]``."""
     counts = train.sum(0)
     steps = torch.arange(len(train), device=train.device).unsqueeze(1)
     return torch.where(train, steps, len(train)).sort(0).values[: int(counts.amax()) if len(counts) else 0], counts
@@ -171,8 +171,8 @@ def _times(train: Tensor) -> tuple[Tensor, Tensor]:
 def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """The most pairs within ``±window``, and both counts, as real numbers ``[...]``.
 
-    The earliest two unused spikes are paired if they are close enough, else the earlier one can have no partner any more. For
-    sorted trains and one window for all no other pairing has more pairs.
+    The earliest two unused spikes are paired if they are close enough; else the earlier one has no partner. For sorted trains
+    and one window for all, no other pairing has more pairs.
     """
     if window < 0:
         raise UserError(f"window is {window}; it must be at least 0 steps")
@@ -192,7 +192,7 @@ def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor
 
 
 def _with_edges(train: Tensor) -> Tensor:
-    """The train on the times 0 to T, ``[T + 1, B]``, with the spikes it gets at the edges for want of its own."""
+    """The train on the times 0 to T, ``[T + 1, B]``, with the spikes added at the edges."""
     train = torch.cat([train, torch.zeros_like(train[:1])])
     silent = ~train.any(0)
     train[0] |= silent
@@ -203,7 +203,7 @@ def _with_edges(train: Tensor) -> Tensor:
 def _neighbours(train: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """For each time the last spike up to it and the first from it on, ``[T + 1, B]``, and where there is none.
 
-    Where there is none, the time is that of a spike one more interval away, but not inside the recording.
+    A missing spike gets a time one more interval away, but not inside the recording.
     """
     end = len(train) - 1
     steps = torch.arange(end + 1, device=train.device).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What others get to see: the results of trainings, and trained models with their cards."""
+"""Results of trainings, and trained models with their cards, for publication."""
 
 from tsslbp.publish.models import export, model_card
 from tsslbp.publish.pages import write_page

@@ -1,4 +1,4 @@
-"""Trained models to give away: one file each, and a card, ``README.md``, of all in the folder."""
+"""Trained models for publication: one file each, and a card, ``README.md``, for the folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tsslbp.tables import markdown
 HEAD = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
 MARK = "<!-- tsslbp export writes this page; changes to it are lost. -->"
 OLD_MARK = "# Models\n\n| " + " | ".join(HEAD)
-"""How the cards of version 0.1.0 began."""
+"""Beginning of the cards of version 0.1.0."""
 USE = """\
 In Python, `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (normalisation) and the names of its classes.
 A file holds the weights in the format named above; computations use float32. The metadata hold everything else: how to use the
@@ -30,20 +30,20 @@ the networks answer samples unlike those of their data sets is untested. They ha
 
 
 def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("data")) -> Path:
-    """Copy the model of a run that has ended, with its settings and result, and write the card of the folder it goes to.
+    """Copy the model of a finished run, with its settings and result, and write the card of the target folder.
 
     Args:
         run: the run's folder.
-        path: the file, ``.safetensors``; one that is there is replaced.
-        half: whether to store the weights in float16, and measure the test accuracy of these.
-        data_root: folder that holds the data set, for that.
+        path: the file, ``.safetensors``; an existing one is replaced.
+        half: whether to store the weights in float16, and measure their test accuracy.
+        data_root: folder that holds the data set, for ``half``.
 
     Returns:
         The path of the card.
 
     Raises:
-        UserError: no run, one that has not ended, a file of another kind, one that cannot be written, a damaged one beside it,
-            a README.md beside it that is no card, no data where they are needed.
+        UserError: no run, an unfinished one, a file of another kind, one that cannot be written, a damaged model beside it, a
+            README.md beside it that is no card, missing data.
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
@@ -51,18 +51,18 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     if card.exists() and not card.read_text(encoding="utf-8", errors="replace").startswith((MARK, OLD_MARK)):
         raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
     if path.parent.is_dir():
-        model_card(path.parent)  # a damaged model beside it is told of before anything is written
+        model_card(path.parent)  # finds damaged models beside it before anything is written
     final = training.final_of(run)
     config = TrainConfig.from_toml(run / "config.toml")
     told = config.to_dict().items()
-    settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nothing of the machine it was on
+    settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nothing about the machine
     model = training.load(run)
     if half:
         model.network.half().float()
         test = training.dataset_of(model, data_root, streaming=config.streaming).test
         final = final | {"test_accuracy": model.accuracy(test)}
     stored = "float16" if half else "float32"
-    if data.is_own(model.data):  # where it lay is nobody's business
+    if data.is_own(model.data):  # its place is private
         model = replace(model, data=data.bare(model.data))
         settings["data"] = model.data
     if "init" in settings:
@@ -82,7 +82,7 @@ def model_card(folder: Path) -> str:
     commands = [
         f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}"
         for name, model in models.items()
-        if model.data  # else only the program that made the data in Python can make them again
+        if model.data  # else it was made in Python
     ]
     commands += [
         f"    tsslbp predict {name} IMAGE{imports.again(model.imports)}"

@@ -1,4 +1,4 @@
-"""The page of a folder, whatever it holds: a run, a comparison, studies, or the runs of a recipe with several seeds."""
+"""The page of a folder with a run, a comparison, studies, or the runs of a recipe with several seeds."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def write_page(folder: Path, markdown: bool = False, data_root: Path | None = No
     Args:
         folder: of a run, a comparison, studies, or of ``tsslbp reproduce``.
         markdown: write the page in Markdown.
-        data_root: where the data set of a run lies, if no longer where the run found it.
+        data_root: folder of a run's data set, if it has moved.
 
     Raises:
         UserError: a file is missing, damaged or cannot be written, or the folder has no page of this kind.

@@ -1,4 +1,4 @@
-"""An experiment of the paper's table, trained again with several seeds."""
+"""Reproduces an experiment of the paper's table with several seeds."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Reproduce:
     """Folder for ROW/seedN.jsonl and ROW/README.md."""
 
     def settings(self) -> TrainConfig:
-        """What the runs have in common; ``name`` is that of the folder of results. Raises UserError for an unknown row."""
+        """Common settings of the runs; ``name`` is that of the results' folder. Raises UserError for an unknown row."""
         if self.row not in ROWS:
             raise unknown("row", self.row, ROWS)
         config = replace(recipes.get(self.row), name=self.row, precision=self.precision, runs_dir=self.runs_dir)
@@ -56,7 +56,7 @@ class Reproduce:
         return config
 
     def command(self, precision: str) -> str:
-        """A command that makes the same results elsewhere, where ``--precision auto`` may mean another precision."""
+        """A command that reproduces the results elsewhere, where ``--precision auto`` may mean another precision."""
         words = ["tsslbp", "reproduce", self.row, "--data-root", "DIR", "--seeds", str(self.seeds)]
         words += ["--protocol", "paper"] if self.protocol == "paper" else []
         words += ["--epochs", str(self.epochs)] if self.epochs else []
@@ -66,11 +66,11 @@ class Reproduce:
 def reproduce(options: Reproduce, watch: Watch) -> Path:
     """Train with the seeds from 0 on, one run after another, and write the folder of results; returns the path of its page.
 
-    Every run is an ordinary one, ``RUNS_DIR/NAME-seedN``. What is there already is used, or gone on with.
+    Every run is an ordinary one, ``RUNS_DIR/NAME-seedN``. Existing runs are used or continued.
 
     Raises:
         UserError: an unknown row, no seed, missing data, a run that was started with other settings or diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     config = options.settings()
     seeds = seeds_from(0, options.seeds)

@@ -1,7 +1,7 @@
-"""The folder ``results/``: runs of a recipe with several seeds, as logs, and the table of them all.
+"""The folder ``results/``: logs of runs of a recipe with several seeds, and the table of all.
 
-A folder holds ``seedN.jsonl``, the metrics of a run each, and ``README.md``, whose first indented line is the command they came
-from: the recipe, then what differs from it. From these two the table follows.
+A folder holds ``seedN.jsonl``, the metrics of each run, and ``README.md``, whose first indented line is their command: the
+recipe, then changed options. The table is made from these two.
 """
 
 import re
@@ -25,7 +25,7 @@ from tsslbp.training import records
 
 HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
 APART = ("--data-root", "--seed", "--seeds", "--epochs")
-"""Options whose values are in other columns, or matter to nobody else."""
+"""Options whose values are in other columns, or do not matter elsewhere."""
 FLOAT32 = ("--precision", "float32")
 FLAGS = {flag(name) for name, kind in kinds_of(TrainConfig).items() if kind is bool}
 """Options without a value."""
@@ -37,7 +37,7 @@ COLUMNS = {
     "epochs": ("epochs", 0),
     "seconds": ("seconds", 0),
 }
-"""Columns of a page: field of the final record, and decimals."""
+"""Columns of a page, with fields of the final record and decimals."""
 CHOSEN = {
     "validation": "Test accuracy is that of the epoch chosen on validation.",
     "last": "Test accuracy is that of the last epoch.",
@@ -50,11 +50,11 @@ CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.sv
 
 
 def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
-    """Write the logs, the curve and the page of runs that have ended, with seeds 0, 1, ...; returns the path of the page.
+    """Write the logs, the curve and the page of finished runs, with seeds 0, 1, ...; returns the path of the page.
 
     Args:
-        folder: as ``results/NAME``.
-        command: what made the runs, ``tsslbp reproduce RECIPE ...``.
+        folder: such as ``results/NAME``.
+        command: that made the runs, ``tsslbp reproduce RECIPE ...``.
         runs: their folders.
 
     Raises:
@@ -77,7 +77,7 @@ def check_room(folder: Path, seeds: int) -> None:
 
 
 def draw_results(folder: Path) -> Path:
-    """Write the curve and the page of a folder of logs again, with the command and the notes its page has; returns its path.
+    """Write the curve and the page of a folder of logs again, with the command and notes of the page; returns its path.
 
     Raises:
         UserError: a file is damaged or cannot be written, or the page has no command.
@@ -117,11 +117,11 @@ def _write_page(folder: Path, command: str, logs: Mapping[int, Log], notes: Sequ
 
 
 def curve(histories: Sequence[figures.Records], trains: bool = False) -> Markup:
-    """Accuracy of training, validation and test by epoch, over several runs of one recipe; of spike trains 100 times F1."""
+    """Accuracy of training, validation and test by epoch, over several runs of one recipe; for spike trains 100 times F1."""
     parts = {"training": "train_accuracy", "validation": "validation_accuracy", "test": "test_accuracy"}
     values = {name: np.array([figures.column(history, key) for history in histories]) for name, key in parts.items()}
     values = {name: runs for name, runs in values.items() if np.isfinite(runs).any()}
-    shown = "test" if "test" in values else "validation"  # the test set may have been kept for the end
+    shown = "test" if "test" in values else "validation"  # the test set may be measured at the end only
     description = f"Line chart of {', '.join(values)} accuracy over {len(histories[0])} epochs, {len(histories)} seeds"
     return charts.means("curve", values, F1 if trains else "right answers, %", [shown], description)
 
@@ -132,7 +132,7 @@ def results_table(results: Path) -> str:
     Raises:
         UserError: a folder with logs but no page or command, or damaged ones.
     """
-    order, rows = list(recipes.RECIPES), []  # a row of better settings comes after the paper's own
+    order, rows = list(recipes.RECIPES), []  # better settings come after the paper's own
     for folder in sorted({log.parent for log in results.glob("*/seed*.jsonl")}):
         finals = read_finals(folder)
         if not finals or any("f1" in final for final in finals):
@@ -178,7 +178,7 @@ def _ended(log: Path) -> Log:
 
 
 def mean_sd(values: Sequence[float], decimals: int) -> str:
-    """``mean ± standard deviation``; of one value the value."""
+    """``mean ± standard deviation``; for one value, the value."""
     return with_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, decimals)
 
 

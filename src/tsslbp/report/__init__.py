@@ -1,4 +1,4 @@
-"""One self-contained HTML file per run, and what every page is made of."""
+"""One self-contained HTML file per run, and the parts of all pages."""
 
 from tsslbp.report.collect import write
 from tsslbp.report.run import RunReport, SampleRaster, write_run_report

@@ -1,4 +1,4 @@
-"""Charts that studies share: lines and points with their spread, stacked and grouped bars, intervals."""
+"""Charts for studies: lines and points with their spread, stacked and grouped bars, intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ HEIGHT, BAR = 175.0, 15.0
 
 @dataclass(frozen=True)
 class Line:
-    """Values ``y`` over ``x``; ``sd`` draws a band of one standard deviation where it is known."""
+    """Values ``y`` over ``x``; ``sd``, if known, draws a band of one standard deviation."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -35,7 +35,7 @@ def lines(
     whole: bool = False,
     log: str = "",
 ) -> tuple[Figure, str]:
-    """One line a name, and ``level``, a horizontal one; ``falling`` turns the x axis round, ``whole`` ticks whole numbers.
+    """One line a name, and a horizontal one at ``level``; ``falling`` reverses the x axis, ``whole`` ticks whole numbers.
 
     ``log`` names the axes that are logarithmic: ``"x"``, ``"y"``, ``"xy"``.
     """
@@ -72,9 +72,9 @@ def means(named: Mapping[str, figures.Array], ylabel: str, shown: Sequence[str],
 
     Args:
         named: ``[runs, epochs]`` by name.
-        ylabel: of the axis, which is cut so that the last values of ``shown`` are told apart, whatever the first epochs were.
+        ylabel: of the axis, which is cut so that the last values of ``shown`` can be told apart.
         shown: some of the names.
-        description: for those who cannot see it.
+        description: text alternative.
     """
     epochs = next(iter(named.values())).shape[1]
     figure, axes = figures.over_epochs([{"epoch": 1}, {"epoch": epochs}], ylabel)
@@ -94,7 +94,7 @@ def means(named: Mapping[str, figures.Array], ylabel: str, shown: Sequence[str],
 def points(
     named: Mapping[str, Sequence[tuple[float, float | None]]], xlabel: str, ylabel: str, description: str
 ) -> tuple[Figure, str]:
-    """A point a name, x and y each a mean with its standard deviation; x is logarithmic where it varies by more than three."""
+    """A point a name; x and y are means with standard deviations, and x is logarithmic if it varies more than threefold."""
     figure = Figure(figsize=(figures.WIDTH / 72, 205 / 72), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y")
@@ -127,7 +127,7 @@ def stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], xlabel: 
 
 @figures.inline
 def bars(names: Sequence[str], groups: Mapping[str, Sequence[float]], xlabel: str) -> tuple[Figure, str]:
-    """For each name one bar of every group, ``[names]`` each."""
+    """One bar of every group for each name, ``[names]`` each."""
     figure, axes = _for_bars(names, len(names) * len(groups), xlabel)
     height = 0.8 / len(groups)
     for number, (look, (group, values)) in enumerate(zip(figures.looks(len(groups)), groups.items(), strict=True)):

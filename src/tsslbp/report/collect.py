@@ -1,4 +1,4 @@
-"""Gather what a run's report shows: its records, and one look at the test set with its best model."""
+"""Gathers the content of a run's report: its records, and results of its model on the test set."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
 
     Args:
         folder: the run's folder.
-        data_root: where its data set lies, if no longer where the run found it.
+        data_root: folder of its data set, if it has moved.
         dataset: the data set of a run whose data were made in Python.
         markdown: write the short page in Markdown.
 
@@ -74,7 +74,7 @@ def confusion_counts(label: Tensor, answer: Tensor, classes: int) -> np.ndarray:
 
 
 def _examples(label: Tensor, answer: Tensor) -> list[int]:
-    """The first right answers of different classes, then the first wrong one."""
+    """Indices of the first right answers of different classes, then of the first wrong one."""
     right: dict[int, int] = {}
     for index in (answer == label).nonzero().flatten().tolist():
         right.setdefault(int(label[index]), index)

@@ -1,7 +1,7 @@
-"""The report's figures, as inline SVG that follows the page: its font, its light or dark colours.
+"""The report's figures, as inline SVG with the page's font and its light or dark colours.
 
-Matplotlib knows neither, so figures are drawn in stand-in colours that become the page's CSS variables, and text stays text.
-Lengths are points. A figure is ``WIDTH`` wide, so that its text stays legible on a phone.
+For this, figures are drawn in stand-in colours that become the page's CSS variables, and text stays text. Lengths are points. A
+figure is ``WIDTH`` wide, so that its text is legible on a phone.
 """
 
 import html
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 WIDTH = 320.0
 MOST_NUMBERED = 20
-"""Up to so many classes, cells of the confusion matrix carry their count and rows of the output their class."""
+"""Most classes for which the confusion matrix shows counts and the rows of the output their class."""
 MOST_DRAWN = 120
 """Most neurons of one layer that a raster draws."""
 
@@ -70,11 +70,11 @@ STYLE = {
 
 
 def inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P], Markup]:
-    """From a function that returns a figure and its description, one that returns SVG and takes its name in the page first."""
+    """Turn a function that returns a figure and its description into one that takes the figure's name and returns SVG."""
 
     def drawn(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Markup:
         with warnings.catch_warnings(), matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
-            warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that Matplotlib's font lacks
+            warnings.filterwarnings("ignore", "Glyph")  # browsers have letters that Matplotlib's font lacks
             figure, description = draw(*args, **kwargs)
             figure.savefig(buffer := io.StringIO(), format="svg", transparent=True)
         return _for_page(buffer.getvalue(), figure, description)
@@ -83,7 +83,7 @@ def inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P
 
 
 def _for_page(svg: str, figure: Figure, description: str) -> Markup:
-    """A page's part of an SVG file: no prolog, metadata, font or indentation, only ids in use, lengths to 1/100 point."""
+    """An SVG file as a part of a page: no prolog, metadata, font or indentation, only ids in use, lengths to 1/100 point."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
     referred = set(re.findall(r"#([\w.-]+)", body))
@@ -98,10 +98,10 @@ def _for_page(svg: str, figure: Figure, description: str) -> Markup:
 
 
 def standalone(svg: str) -> str:
-    """A figure of a page as a file of its own, in the pages' colours, light or dark as the reader's screen."""
+    """A figure of a page as a separate file, in the page's light or dark colours."""
     palette, _, _ = resources.files("tsslbp.report").joinpath("style.css").read_text(encoding="utf-8").partition("* {")
     looks = {look: f"s{number}" for number, look in enumerate(dict.fromkeys(re.findall(r' style="([^"]*)"', svg)))}
-    # Each look once, and not at each of a thousand marks.
+    # each look once, not at each of a thousand marks
     rules = " ".join(f".{name} {{ {look} }}" for look, name in looks.items())
     svg = re.sub(r' style="([^"]*)"', lambda found: f' class="{looks[found[1]]}"', svg)
     style = f"<style>{palette}svg {{ background: var(--paper); font-family: sans-serif; }} {rules}</style>"
@@ -120,7 +120,7 @@ def column(history: Records, key: str) -> NDArray[np.float64]:
 
 
 def over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
-    """A figure with axes for one value an epoch."""
+    """A figure with axes for one value per epoch."""
     figure = Figure(figsize=(WIDTH / 72, 205 / 72), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel=ylabel)
     axes.grid(axis="y")
@@ -130,12 +130,12 @@ def over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def looks(count: int) -> list[dict[str, Any]]:
-    """As many ways to draw a line, apart in colour and in form."""
+    """``count`` ways to draw a line, different in colour and form."""
     return [LOOKS[number % len(LOOKS)] for number in range(count)]
 
 
 def legend(figure: Figure, axes: Axes, entries: int) -> None:
-    """One entry a line, above the axes, for which the figure grows."""
+    """A legend above the axes, one entry a line; the figure grows for it."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + entries * 13 / 72)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=2.4, labelspacing=0.3)
@@ -155,7 +155,7 @@ def loss(history: Records) -> tuple[Figure, str]:
 
 @inline
 def by_layer(history: Records, key: str, ylabel: str) -> tuple[Figure, str]:
-    """A value that each epoch's record has for every layer; an epoch without it is left out."""
+    """A value of each epoch's record by layer; epochs without it are left out."""
     figure, axes = over_epochs(history, ylabel)
     known = [record for record in history if key in record]
     for look, layer in zip(looks(len(known[-1][key])), known[-1][key], strict=True):
@@ -237,7 +237,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
     """Spikes of every layer, stacked, time to the right.
 
     Args:
-        spikes: ``[T, neurons]`` of bool by layer, at least one; ``output`` is the output, if that spikes.
+        spikes: ``[T, neurons]`` of bool by layer, at least one; ``output`` only if that spikes.
         classes: names of the output's neurons.
         true: number of the true class.
         answer: number of the class answered, if any.
@@ -282,7 +282,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
             _dashes(axes, shown & (drawn == number), color, thickness)
         for number, text in names.items():
             row = int(np.searchsorted(drawn, number))
-            apart = n > MOST_NUMBERED and len(marks) == 2  # rows may be thinner than text: one label above its row, one below
+            apart = n > MOST_NUMBERED and len(marks) == 2  # rows may be thinner than text: labels above and below
             look: dict[str, Any] = {"va": "center_baseline" if not apart else "bottom" if number == min(marks) else "top"}
             look |= {"fontweight": "bold", "color": marks[number]} if number in marks else {"color": INK}
             x = -4 / (WIDTH - left)
@@ -292,7 +292,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
 
 @inline
 def trains(output: Array, target: Array, f1: float) -> tuple[Figure, str]:
-    """Output spikes over the target trains they were to follow, time to the right.
+    """Output spikes over their target trains, time to the right.
 
     Args:
         output: ``[T, neurons]`` of bool.

@@ -1,4 +1,4 @@
-"""What pages are made of: templates and their filters, the section of a study, numbers as text."""
+"""Parts of pages: templates and their filters, the section of a study, numbers as text."""
 
 import html
 import math
@@ -15,12 +15,12 @@ from tsslbp import files, tables
 from tsslbp.report import figures
 
 Result = dict[str, Any]
-"""What a study or a comparison measured, as it goes into its JSON file."""
+"""Measurements of a study or a comparison, as in its JSON file."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one study."""
+    """The part of a page about one study."""
 
     question: str
     answer: str
@@ -32,7 +32,7 @@ class Section:
 
 
 def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
-    """A page's template with the filters that all have and its own."""
+    """A page's template with the common filters and its own."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html"]),
@@ -66,12 +66,12 @@ def write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filter
 
 
 def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], code: bool = False) -> str:
-    """A table in Markdown; with ``code`` the first cell of each row is a name as it is typed."""
+    """A table in Markdown; with ``code`` the first cell of each row is in code style."""
     return tables.markdown(heads, [[f"`{first}`" if code else first, *rest] for first, *rest in rows]).rstrip()
 
 
 def machine_in_words(about: Mapping[str, str]) -> str:
-    """What a result was measured on, as a sentence."""
+    """The machine of a result, as a sentence."""
     known = [about[key] for key in ("processor", "threads", "vector instructions") if key in about]
     known += [f"load {about['load']} at the end"] if "load" in about else []
     versions = [f"{name} {about[name]}" for name in ("tsslbp", "torch") if name in about]
@@ -79,19 +79,19 @@ def machine_in_words(about: Mapping[str, str]) -> str:
 
 
 def _number(value: Any, digits: int = 6) -> str:
-    """A value of a record or a setting."""
+    """A value of a record or a setting as text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _words(key: str) -> str:
-    """The name of a field as a reader's words."""
+    """The name of a field in words."""
     return key.replace("train_", "training ").replace("_", " ")
 
 
 def _command(text: str) -> Markup:
-    """A command that breaks between its words and, where a line has room for one, not at the hyphens of an option."""
+    """A command that breaks between words and not at hyphens of options, if a word fits on a line."""
     return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in text.split(" "))
 
 
@@ -104,10 +104,10 @@ def _duration(seconds: float) -> str:
 
 
 def significant(value: float) -> str:
-    """At least three digits; the large ones without an exponent."""
+    """At least three digits; large numbers without an exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def with_sd(mean: float, sd: float | None, decimals: int = 2) -> str:
-    """``mean ± standard deviation``; of one value, which has none, the value."""
+    """``mean ± standard deviation``; for a single value, the value."""
     return f"{mean:.{decimals}f}" + ("" if sd is None else f" ± {sd:.{decimals}f}")

@@ -1,4 +1,4 @@
-"""What a run's report says: its numbers, put into sentences."""
+"""The report of a run: its numbers in sentences."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ class SampleRaster:
     Args:
         image: ``[H, W]`` or ``[H, W, 3]`` in [0, 1], or None where the sample is not an image.
         label: true class, one of the report's.
-        answer: class answered; any other text where the output was silent.
+        answer: class answered; any other text if the output was silent.
         confidence: the answer's share of the output current, in [0, 1].
         spikes: ``[T, neurons]`` of bool for every spiking layer by name, the output last with one neuron a class.
     """
@@ -42,11 +42,11 @@ class SampleRaster:
 
 @dataclass(frozen=True, eq=False)
 class TrainRaster:
-    """What the output neurons did with one pattern.
+    """Response of the output neurons to one pattern.
 
     Args:
         output: ``[T, neurons]`` of bool.
-        target: the trains they were to follow, same shape.
+        target: the target trains, same shape.
         f1: how well they agree, from 0 to 1.
     """
 
@@ -64,16 +64,16 @@ class RunReport:
         command: the command that made it.
         settings: the run's settings by name.
         history: one record an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``validation_accuracy``,
-            ``test_accuracy`` (percent), ``learning_rate``, ``seconds`` (since the start); and of spiking networks ``rates`` by
-            layer, under rules of the TSSL family ``fallback`` too.
-        final: ``test_accuracy`` of ``best_epoch``, the epoch chosen on validation, its ``validation_accuracy``,
-            ``best_test_accuracy`` and ``best_test_epoch``, ``seconds``; more is listed as it is.
+            ``test_accuracy`` (percent), ``learning_rate``, ``seconds`` (since the start); for spiking networks ``rates`` by
+            layer, and under rules of the TSSL family ``fallback``.
+        final: ``test_accuracy`` of ``best_epoch``, the chosen epoch, its ``validation_accuracy``, ``best_test_accuracy`` and
+            ``best_test_epoch``, ``seconds``; further fields are listed unchanged.
         classes: names of the classes.
         confusion: counts of test samples, ``[classes, classes + 1]``: row true class, column answer, last column no answer.
             None where the targets are spike trains; accuracies are then 100 times the mean F1.
         samples: samples to draw.
-        machine: what it ran on.
-        trains: patterns to draw, where the targets are spike trains.
+        machine: that it ran on.
+        trains: patterns to draw, if the targets are spike trains.
 
     Raises:
         UserError: no epoch, no test sample, or a confusion matrix of another shape.
@@ -132,7 +132,7 @@ FIRING = {
         "next needs to be; 1 is a dense product.",
     ),
 }
-"""Fields of an epoch's record that have a value for every layer: axis and caption."""
+"""Fields of an epoch's record by layer: axis and caption."""
 IN_WORDS = (
     "test_accuracy",
     "validation_accuracy",
@@ -149,7 +149,7 @@ IN_WORDS = (
 
 
 Contents = tuple[str, dict[str, Callable[..., str]], dict[str, Any]]
-"""A page's template, without the ending of its name, the filters of its own, and its variables."""
+"""A page's template, without the ending of its name, its own filters, and its variables."""
 
 
 def _contents(report: RunReport) -> Contents:
@@ -207,7 +207,7 @@ def _contents_of_trains(report: RunReport) -> Contents:
 
 
 def _firing(history: list[dict[str, Any]]) -> list[tuple[Markup, str]]:
-    """Figures of how layers fired over training, with their captions; none of runs that did not record it."""
+    """Figures of the layers' firing during training, with captions; none if the run did not record it."""
     return [
         (figures.by_layer(key, history, key, ylabel), caption)
         for key, (ylabel, caption) in FIRING.items()

@@ -1,7 +1,7 @@
-"""Models with learning rules of their own, each with the reference experiment of its paper.
+"""Complete models with their own learning rules, each with the reference experiment of its paper.
 
-They are not rules on this library's layers: their neurons, or what they compute, differ. Those that can be put on its layers
-are in ``rules/``. Here is what there is to know of each; its module is imported when its experiment is run.
+They cannot be rules on this library's layers, as their neurons or computations differ; those that can are in ``rules/``. The
+facts about each model are here; its module is imported when its experiment is run.
 """
 
 import importlib
@@ -22,23 +22,23 @@ class Entry:
     cites: tuple[str, ...]
     """Keys of its papers in ``papers.bib``."""
     stores: str
-    """What it has to keep in order to learn, beside weights and inputs."""
+    """What it must keep in order to learn, in addition to weights and inputs."""
     local: bool
-    """A weight changes by what its two neurons know and an error sent to the later one, no other weights needed."""
+    """A weight changes by what its two neurons know and an error sent to the later one; no other weights are needed."""
     online: bool
-    """It learns forward in time, and what it keeps does not grow with the number of steps."""
+    """It learns forward in time, and its memory does not grow with the number of steps."""
     supports: tuple[Support, ...]
-    """What it can be used for."""
+    """Its uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival(Entry):
-    """A model with a module of its own in this folder."""
+    """A model with its own module in this folder."""
 
     module: str
 
     def experiment(self, seed: int = 0, quick: bool = False) -> dict[str, Any]:
-        """Run its paper's experiment: JSON values, among them ``passed``, whether it did what it should."""
+        """Run its paper's experiment; returns JSON values, among them ``passed``."""
         return importlib.import_module(f"tsslbp.rivals.{self.module}").experiment(seed, quick)
 
 

@@ -1,4 +1,4 @@
-"""Run a model's own experiment and keep what came out."""
+"""Runs a model's experiment and stores the result."""
 
 import json
 import time
@@ -14,7 +14,7 @@ def check(name: str, seeds: int = 1, quick: bool = False) -> dict[str, Any]:
     """A model's experiment with seeds 0, 1, ...
 
     Returns:
-        ``name``, ``quick``, ``machine``, ``passed`` (every seed did) and ``runs``, of each seed what its experiment returned
+        ``name``, ``quick``, ``machine``, ``passed`` (by every seed) and ``runs``, for each seed the result of its experiment
         and the ``seconds`` it took.
 
     Raises:

@@ -109,10 +109,10 @@ def initial(network: Network, feedback: Feedback, generator: torch.Generator, dt
 
 
 class Online:
-    """A batch of B trials under way, from rest; what it keeps does not grow with time.
+    """A running batch of B trials, from rest; its memory does not grow with time.
 
-    For each step call :meth:`step`, then, where the task has an error, :meth:`learn`. The gradients for W and V are in
-    ``hidden`` and ``readout``, summed over steps and batch; see also :meth:`rate_gradient`. The weights stay as they are.
+    For each step call :meth:`step`, then, if the task has an error there, :meth:`learn`. The gradients for W and V are in
+    ``hidden`` and ``readout``, summed over steps and batch; see also :meth:`rate_gradient`. The weights do not change.
     """
 
     def __init__(self, network: Network, weights: Weights, batch: int) -> None:
@@ -153,7 +153,7 @@ class Online:
         self.spikes += self.z.sum(0)
         self.e_sum += self.e.sum(0)
         self.z_bar = self._kappa * self.z_bar + self.z
-        return self.z_bar @ self.weights.readout.T  # (4), as V does not change under way
+        return self.z_bar @ self.weights.readout.T  # (4), as V does not change during a trial
 
     def learn(self, error: Tensor) -> None:
         """Add what this step's output error ``dE/dy``, ``[B, outputs]``, contributes to the gradients, equation (8)."""
@@ -172,10 +172,10 @@ class Online:
 
 @torch.no_grad()
 def apply(optimizer: torch.optim.Optimizer, weights: Weights, hidden: Tensor, readout: Tensor, feedback: Feedback) -> None:
-    """One step of an optimizer of W and V with these gradients, in place, and what it means for the feedback.
+    """One step of an optimizer of W and V with these gradients, in place, and the update of the feedback.
 
-    ``"symmetric"`` feedback follows the readout, ``"random"`` stays, ``"adaptive"`` takes the readout's own step; as both
-    decay by ``DECAY`` at every step, B comes to Vᵀ from wherever it began.
+    ``"symmetric"`` feedback follows the readout, ``"random"`` stays, ``"adaptive"`` takes the same step as the readout; as both
+    decay by ``DECAY`` at every step, B converges to Vᵀ.
     """
     _check(feedback)
     before = weights.readout.clone()
@@ -231,7 +231,7 @@ def pattern_generation(seed: int, steps: int, iterations: int, feedback: Feedbac
 def cue_trials(batch: int, cues: int, delay: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Trials of evidence accumulation: inputs ``[T, B, 40]`` and labels ``[B]``, the side, 0 or 1, of most cues.
 
-    A cue makes ten inputs fire, those of its side; ten others fire during recall, ten, weaker, always. Each trial favours a
+    A cue makes the ten inputs of its side fire; ten others fire during recall, and ten always, but weaker. Each trial favours a
     side, which gets a cue with chance 0.7. T is cues (``CUE`` steps each), delay and ``RECALL``.
     """
     favoured = torch.where(torch.rand(batch, generator=generator) < 0.5, 0.3, 0.7)
@@ -267,7 +267,7 @@ def evidence_accumulation(seed: int, cues: int, delay: int, iterations: int, fee
 def experiment(seed: int = 0, quick: bool = False) -> dict[str, Any]:
     """The published tutorials, smaller: pattern generation under each feedback, evidence accumulation under random feedback.
 
-    Quick: pattern generation with symmetric feedback alone, and no more than begun.
+    Quick: only the beginning of pattern generation with symmetric feedback.
     """
     if quick:
         begun = pattern_generation(seed, steps=200, iterations=50, feedback="symmetric")

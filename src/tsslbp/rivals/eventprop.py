@@ -21,8 +21,8 @@ Gradient: p = ∂L/∂u(t) and q = ∂L/∂I(t) are the adjoint variables (λ_V,
 
 (5) is solved by the same K. (6): an arrival later by dt leaves the state after it behind by the jump of the flow, which is
 (w/τs, -w/τs²). (7): a push du on the membrane moves the spike by -du/u̇⁻, and after the reset leaves a push (u̇⁺/u̇⁻)·du,
-since a spike later by dt makes the membrane start from 0 later and lack u̇⁺·dt. Here ``∂L/∂t_spike`` is what the loss itself
-says and, for a hidden neuron, (6) of the layer above. A spike that is not there has no time and gets no gradient.
+since a spike later by dt makes the membrane start from 0 later and lack u̇⁺·dt. Here ``∂L/∂t_spike`` comes from the loss and,
+for a hidden neuron, from (6) of the layer above. A missing spike has no time and gets no gradient.
 
 This is Wunderlich and Pehle's neuron with their weight set to w·τm/τs, and the limit of the neuron of ``neuron.py`` as its
 step dt shrinks, with the same w: put τm/dt and τs/dt steps for the constants. The kernel ε of that neuron sums to 1 at any
@@ -52,14 +52,14 @@ class Train(NamedTuple):
 
 
 class Spikes(NamedTuple):
-    """What one layer did: its spikes and the current I at each, ``[E]``, all that (7) needs to know of the forward pass."""
+    """A layer's spikes and the current I at each, ``[E]``, which is all that (7) needs of the forward pass."""
 
     train: Train
     current: Tensor
 
 
 class Case(NamedTuple):
-    """A random network with input and a wanted output; time in the unit of the neuron's constants."""
+    """A random network with input and target output; time in the unit of the neuron's constants."""
 
     neuron: LIF
     weights: list[Tensor]
@@ -69,7 +69,7 @@ class Case(NamedTuple):
 
 
 def simulate(weights: Sequence[Tensor], inputs: Train, neuron: LIF, until: float) -> list[Spikes]:
-    """Run a feed-forward network from rest until a given time, equations (1) to (3); returns what every layer did.
+    """Run a feed-forward network from rest until a given time, equations (1) to (3); returns every layer's spikes.
 
     ``weights`` holds one matrix per layer, ``[N, M]``, to from, float64; the neuron's time constants are in the unit of time
     of ``inputs``. Raises UserError for inputs out of order, beyond 0 to ``until``, or from a neuron the weights do not have.
@@ -204,7 +204,7 @@ def _crossing(u: float, current: float, gap: float, neuron: LIF) -> float | None
     last, wait, after = min(gap, peak), -1.0, 0.0
     if _state(u, current, last, neuron)[0] <= neuron.threshold:
         return None
-    while after > wait:  # until Newton's step is below rounding
+    while after > wait:  # until steps are below rounding
         wait = after
         here, drive = _state(u, current, wait, neuron)
         slope = drive - here / tau_m

@@ -1,4 +1,4 @@
-"""The liquid state machine: a fixed random column of spiking neurons, read out by a linear classifier that alone is trained.
+"""The liquid state machine: a fixed random column of spiking neurons with a linear readout, the only trained part.
 
     τm dV/dt = -V + R (Ib + Σ I)                             membrane; a spike and V = V_reset at V ≥ θ        (1)
     dI/dt = -I/τs,  I += A u_n R_n at the n-th spike         current of a synapse, τs by the kind of its source (2)
@@ -10,9 +10,9 @@
 Between spikes (1) and (2) are solved exactly; spikes, delays and refractory periods are on the grid of steps.
 
 Source: W. Maass, T. Natschläger and H. Markram, Neural Computation 14:2531, 2002, appendix B; (3) and (4) are from H. Markram,
-Y. Wang and M. Tsodyks, PNAS 95:5323, 1998. The paper leaves open, and here is so: an input reaches 30 % of the neurons,
+Y. Wang and M. Tsodyks, PNAS 95:5323, 1998. Our choices where the paper is silent: an input reaches 30 % of the neurons,
 through static synapses; U above 1 is drawn again like a negative value; no neuron connects to itself; the inputs of figure 2
-are of 20 Hz and their distance is in seconds. The readout is ridge regression, where the paper's has no ridge.
+are of 20 Hz and their distance is in seconds. The readout is ridge regression; the paper's has no ridge.
 """
 
 import math
@@ -41,7 +41,7 @@ KINDS = (  # C, U, D in ms, F in ms, A in nA, delay in ms
 
 @dataclass(frozen=True)
 class Column:
-    """What may be varied about a column.
+    """Parameters of a column.
 
     Args:
         size: neurons along each edge of the grid.
@@ -70,7 +70,7 @@ class Column:
 
 
 class Liquid(NamedTuple):
-    """One column drawn at random: N neurons, M synapses among them, C input channels.
+    """A random column: N neurons, M synapses among them, C input channels.
 
     ``step`` in ms; ``inhibitory`` ``[N]`` of bool; of each synapse, ``[M]``, the neurons it joins, ``use`` U, ``depression`` D
     and ``facilitation`` F in ms, ``scale`` A in nA (negative behind inhibitory neurons) and ``delay`` in whole steps, at least
@@ -145,14 +145,14 @@ def simulate(trains: Tensor, liquid: Liquid, generator: torch.Generator) -> Tens
         raise UserError(f"input must be [steps, trials, {channels}], as the liquid has it; got {list(trains.shape)}")
     time_steps, trials, _ = trains.shape
     by_kind = liquid.input.new_tensor([SYNAPSE, REFRACTORY])
-    # Currents by the kind of their source: row n is the excitatory current of neuron n, row N + n its inhibitory one.
+    # Currents by kind of source: row n is the excitatory current of neuron n, row N + n its inhibitory one.
     tau_s = by_kind[0].repeat_interleave(neurons)[:, None]
     membrane_decay, current_decay = math.exp(-liquid.step / MEMBRANE), torch.exp(-liquid.step / tau_s)
     current_gain = RESISTANCE * tau_s / (MEMBRANE - tau_s) * (membrane_decay - current_decay)  # (1) with (2) over a step
     background = RESISTANCE * BACKGROUND * (1 - membrane_decay)
     row = liquid.target + neurons * liquid.inhibitory[liquid.source]
     held = (by_kind[1] / liquid.step).round()[liquid.inhibitory.long(), None]
-    shape = neurons, trials  # trials last, so that a synapse's trials lie side by side
+    shape = neurons, trials  # trials last, so that those of a synapse are adjacent
     v = RESET + (THRESHOLD - RESET) * torch.rand(shape, generator=generator, dtype=liquid.input.dtype)
     wait, current = torch.zeros_like(v), torch.zeros_like(v).repeat(2, 1)
     use, left = v.new_zeros(len(row), trials), v.new_ones(len(row), trials)  # u and, after the release, R at the last spike
@@ -238,8 +238,8 @@ def recall(seed: int, training: int, test: int, segments: int) -> dict[str, list
     """Which of two templates was in each 250 ms segment, read out at the end of the trial; the paper's figures 4 and 5.
 
     Each template is a 20 Hz Poisson train on the one input channel; in a trial each spike moves by 4 ms (standard deviation).
-    What is measured is the liquid's memory, which its readout lacks: both see the last 30 ms or so. A readout of the input
-    through several filters, of 10 to 1000 ms, answers better than the liquid.
+    This measures the liquid's memory: both readouts see only about the last 30 ms. A readout of the input through several
+    filters, of 10 to 1000 ms, is more accurate than the liquid.
 
     Returns:
         Accuracies on new trials, from the first segment to the last, of a linear readout of the liquid's state and of the same

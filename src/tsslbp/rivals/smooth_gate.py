@@ -1,14 +1,14 @@
 """Gradient descent for spiking networks with a differentiable synapse: a gate in place of the threshold.
 
-A synapse that feels the *crossing* of an active zone, rather than of a threshold, makes of the spike a smooth event:
+A synapse that responds to the crossing of an active zone, instead of a threshold, makes the spike a smooth event:
 
     τm·dv/dt = f(v, I) = F(v) + I,    F(v) = -v (LIF) or v² (QIF)        membrane                      (1)
     τs·ds/dt = -s + g(v)·dv/dt,       g >= 0, ∫ g dv = 1                 synaptic current              (2)
     I = W·s + U·x + b,    y = O·s                                        network                       (3)
 
-A full crossing injects the charge ``∫ g dv = 1``, however fast it is; an unfinished one injects a part and, turning back, takes
-it out again: spikes appear and vanish gradually. At ``peak``, above the zone, the membrane is reset to ``reset``, below it; the
-gate is zero at both. What is late into the reset is equally late out of it, which multiplies a deviation of v by
+A full crossing injects the charge ``∫ g dv = 1`` at any speed; an unfinished one injects a part and removes it when v turns
+back, so spikes appear and vanish gradually. At ``peak``, above the zone, the membrane is reset to ``reset``, below it; the gate
+is zero at both. A delay at the peak is the same delay after the reset, which multiplies a deviation of v by
 
     R = f(reset, I)/f(peak, I)                                                                         (4)
 
@@ -21,8 +21,8 @@ Grid: explicit Euler, one step per unit of time. G is the primitive of g; z[t] c
     v[t] = v⁻, or where v⁻ > peak: reset + R·(v⁻ - peak) - (z[t] - 1)·(peak - reset)                   (6)
     s[t] = (1 - 1/τs)·s[t-1] + q[t]/τs,    q[t] = z[t] + G(v[t]) - G(v[t-1])                           (7)
 
-(6) spends the rest of the step at the speed after the reset, so that nothing jumps when a spike moves over a grid point; (7)
-integrates the gate exactly. As the zone narrows, q turns into a spike train and (7) into the synapse of ``neuron.py``.
+(6) spends the rest of the step at the speed after the reset, so that nothing jumps when a spike crosses a grid point; (7)
+integrates the gate exactly. As the zone narrows, q becomes a spike train and (7) the synapse of ``neuron.py``.
 
 Gradient: the adjoint (Pontryagin) equations of (1) to (4) for the cost ``∫ l(y) dt`` are
 
@@ -97,7 +97,7 @@ class GatedNeuron:
         return 2 * v if self.drift == "qif" else torch.full_like(v, -1)
 
     def gate(self, v: Tensor) -> Tensor:
-        """g(v): a raised cosine over the active zone, which unlike a box is smooth itself."""
+        """g(v): a raised cosine over the active zone, which is smooth, unlike a box."""
         return (1 + torch.cos(2 * math.pi * self._place(v))) / self.width
 
     def charge(self, v: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def simulate(weights: Weights, x: Tensor, neuron: GatedNeuron) -> Run:
     for t, drive_t in enumerate(drive):
         current[t] = current_t = drive_t + s @ weights.recurrent.T
         free = v + neuron.flow(v, current_t) / neuron.tau_m
-        # The second follows from the first except by rounding, and R needs it.
+        # the second follows from the first up to rounding, but R needs it
         over = (free > neuron.peak) & (neuron.flow(neuron.peak, current_t) > 0)
         past = neuron.reset_gain(current_t) * (free - neuron.peak)
         again = (past / height).floor().clamp(min=0)
@@ -193,8 +193,8 @@ def delayed_xor(trials: int, delay: tuple[int, int], generator: torch.Generator)
     """Delayed-memory XOR: two pulses of either sign on channel 0, then a go cue on channel 1; ``delay`` steps between them.
 
     Returns:
-        Input ``[T, B, 2]``; wanted output ``[T, B, 1]``, after the cue 1 for two signs and -1 for one, at other times 0; weight
-        of each square error ``[T, B, 1]``, in sum 1 while an answer is wanted and 1 at other times.
+        Input ``[T, B, 2]``; target output ``[T, B, 1]``, after the cue 1 for two signs and -1 for one, at other times 0; weight
+        of each square error ``[T, B, 1]``, with sum 1 after the cue and 1 at other times.
     """
     pulse, answer = 5, 15
     first, second = torch.randint(0, 2, (2, trials), generator=generator) * 2 - 1

@@ -7,7 +7,7 @@ with ``α`` the double-exponential kernel (rise ``τ_syn``, decay ``τ_mem``, un
     R_i[t] = d (R_i[t-1] + U_i[t-1] S_i[t-1])            what resets to 0 took away, decaying by d = exp(-1/τ_mem)  (2)
     S_i[t] = 1 if U_i[t] > θ else 0                      spike; then U_i = 0 for the refractory steps               (3)
 
-The rule climbs down the van Rossum distance L = ½ Σ_t Σ_i e_i[t]² with a surrogate for ``∂S/∂U`` and no gradient through R:
+The rule descends the van Rossum distance L = ½ Σ_t Σ_i e_i[t]² with a surrogate for ``∂S/∂U`` and no gradient through R:
 
     σ'_i[t] = β / (1 + |β (U_i[t] - θ)|)²                surrogate derivative                                      (4)
     λ_ij[t] = α * (σ'_i (α*S_j))                         eligibility trace of the synapse                          (5)
@@ -88,7 +88,7 @@ class DoubleExponential:
 
 
 class Layer:
-    """Neurons with weights ``[n_out, n_in]`` and the traces of their synapses, from rest, one step after another."""
+    """Neurons with weights ``[n_out, n_in]`` and the traces of their synapses, from rest, step by step."""
 
     def __init__(self, weight: Tensor, rule: SuperSpike) -> None:
         self.weight, self.rule = weight, rule
@@ -130,11 +130,11 @@ class Episode(NamedTuple):
 def episode(
     inputs: Tensor, target: Tensor, weights: Sequence[Tensor], rule: SuperSpike, feedback: Tensor | None = None
 ) -> Episode:
-    """Run a network through its input and collect what the rule would add to its weights.
+    """Run a network on its input and collect the rule's update of its weights.
 
     Args:
         inputs: spikes, ``[T, B, n_in]``.
-        target: wanted spikes, ``[T, B, n_out]``.
+        target: target spikes, ``[T, B, n_out]``.
         weights: ``[n_out, n_in]``, or with a hidden layer ``[n_hidden, n_in]`` and ``[n_out, n_hidden]``.
         rule: the constants.
         feedback: ``B`` of equation (7), ``[n_hidden, n_out]``, see :func:`feedback_weights`; needed with a hidden layer only.
@@ -170,7 +170,7 @@ def episode(
 def feedback_weights(kind: Feedback, readout: Tensor, generator: torch.Generator) -> Tensor:
     """``B`` of equation (7), ``[n_hidden, n_out]``, for a readout ``[n_out, n_hidden]``.
 
-    ``"symmetric"`` is a view of the readout, and follows it where it is changed in place; ``"random"`` is drawn from N(0, 1);
+    ``"symmetric"`` is a view of the readout and follows its changes in place; ``"random"`` is drawn from N(0, 1);
     ``"uniform"`` is all ones.
     """
     if kind not in get_args(Feedback):
@@ -189,7 +189,7 @@ def rmaxprop(ascent: Tensor, peak: Tensor | float, rate: float, gamma: float) ->
 
 
 def matched_spikes(first: Tensor, second: Tensor, within: int) -> int:
-    """The most pairs of spikes, one of each train ``[T]``, no spike in two pairs, at most ``within`` steps apart."""
+    """The most pairs of spikes, one of each train ``[T]``, at most ``within`` steps apart, with no spike in two pairs."""
     ours, theirs = first.nonzero().flatten().tolist(), second.nonzero().flatten().tolist()
     matched = i = j = 0
     while i < len(ours) and j < len(theirs):
@@ -204,8 +204,8 @@ def five_spikes(
 ) -> dict[str, float]:
     """Train a network of these layers, input first, to answer frozen Poisson noise (0.01 spikes a step) with five spikes.
 
-    All outputs have the same target and differ by their first weights. The distance is the van Rossum distance ``2L`` by the
-    energy of α, a mean over outputs: one spike too many or too few, far from others, counts 1. A spike is right at most
+    All outputs have the same target and differ in their first weights. The distance is the van Rossum distance ``2L`` over the
+    energy of α, averaged over outputs: one extra or missing spike, far from others, counts 1. A spike is right at most
     ``within`` steps from the target's; precision is the share of right spikes among all, recall among the target's.
     """
     rule, generator = SuperSpike(), torch.Generator().manual_seed(seed)
@@ -238,7 +238,7 @@ def experiment(seed: int = 0, quick: bool = False) -> dict[str, Any]:
 
     Passed means that the single neurons and the symmetric feedback learned. Random and uniform feedback are reported, not
     judged: in a network as small as this one they learn from some first weights (seed 0) and not from others (seed 1).
-    Quick: the single neurons alone, and no more than begun.
+    Quick: only the beginning of the single neurons' training.
     """
     if quick:
         single = five_spikes([100, 8], "symmetric", steps=250, epochs=100, rate=2.0, seed=seed)

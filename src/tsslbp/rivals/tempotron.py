@@ -5,9 +5,9 @@
     the answer is "fire" if max_t V(t) ≥ θ, else "silent"                                                    (3)
     Δw_i = ±λ Σ_{t_i < t_max} K(t_max - t_i)                      after a wrong answer only, + if it missed  (4)
 
-The sum in (4) is the derivative of V(t_max) by w_i: that t_max moves too changes nothing to first order, for it is either
-stationary or held by a spike or by the end of the pattern. What happens after the first output spike, where the original
-shunts all further inputs, can change neither the answer nor the update.
+The sum in (4) is the derivative of V(t_max) by w_i. The shift of t_max has no effect to first order, as t_max is either
+stationary or fixed by a spike or the end of the pattern. The original shunts all inputs after the first output spike, which
+changes neither the answer nor the update.
 
 Times are real numbers in milliseconds and the maximum is exact. After the k-th input spike, x later,
 
@@ -65,7 +65,7 @@ class Neuron:
 
     @property
     def v0(self) -> float:
-        """V0, which makes the peak of K 1."""
+        """V0, for which the peak of K is 1."""
         return 1 / (math.exp(-self.peak_time / self.tau) - math.exp(-self.peak_time / self.tau_s))
 
     def kernel(self, delay: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ def potential(weights: Tensor, spikes: Tensor, at: Tensor, neuron: Neuron) -> Te
 
 
 class Patterns(NamedTuple):
-    """Patterns ready for :func:`maximum`: their K = N·S spikes in the order of time, and all that no weight changes."""
+    """Patterns for :func:`maximum`: their K = N·S spikes in order of time, and all that does not depend on weights."""
 
     spikes: Tensor
     """``[P, N, S]``, as given."""
     times: Tensor
-    """``[P, K]``, ascending; spikes that do not exist lie at the end of the pattern, too late to raise V."""
+    """``[P, K]``, ascending; missing spikes are at the end of the pattern, too late to raise V."""
     afferent: Tensor
-    """``[P, K]``, whose spike it is."""
+    """``[P, K]``, the afferent of each spike."""
     gaps: Tensor
     """``[P, K]``, the time to the next spike or to the end."""
     growth: Tensor
@@ -150,7 +150,7 @@ def direction(spikes: Tensor, t_max: Tensor, neuron: Neuron) -> Tensor:
 
 @dataclass(frozen=True)
 class Fit:
-    """What :func:`learn` found: the weights ``[N]`` and the number of wrong answers in each cycle, 0 at the end if learned."""
+    """Result of :func:`learn`: the weights ``[N]`` and the number of wrong answers in each cycle, 0 at the end if learned."""
 
     weights: Tensor
     errors: tuple[int, ...]
@@ -167,9 +167,9 @@ def learn(
     momentum: float = 0.99,
     spread: float = 0.1,
 ) -> Fit:
-    """Learn to fire where the label is true: equation (4), pattern by pattern, until a cycle goes without an error.
+    """Learn to fire where the label is true: equation (4), pattern by pattern, until a cycle has no error.
 
-    With momentum, what is added after a wrong answer is ``Δw + momentum · (what was added last)``.
+    With momentum, a wrong answer changes the weights by ``Δw + momentum · (the last change)``.
 
     Args:
         spikes: times in ms, ``[P, N, S]``, as in :func:`prepare`.
@@ -211,7 +211,7 @@ def learn(
 
 
 def experiment(seed: int = 0, quick: bool = False) -> dict[str, Any]:
-    """Random latency patterns: a load of 1 pattern per afferent is learned without error, one of 5 is not in as many cycles.
+    """Random latency patterns: 1 pattern per afferent is learned without error, 5 are not in the same number of cycles.
 
     Each of N afferents spikes once, uniformly in 500 ms; half the labels are true on average. The original finds a capacity
     of about 3 patterns per afferent, where a perceptron stores 2.

@@ -37,7 +37,7 @@ RULES: dict[str, type[Rule]] = {
     "superspike": SuperSpike,
     "e-prop": EProp,
 }
-"""Every rule by name. Add a class of your own and its name works wherever a rule is taken."""
+"""Every rule by name. A class that you add works by its name wherever a rule is taken."""
 
 
 def available() -> list[str]:

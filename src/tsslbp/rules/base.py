@@ -2,11 +2,11 @@
 
 The forward pass is the same under every rule. A rule turns the gradient with respect to the post-synaptic current,
 ``∂L/∂a``, into the gradient with respect to the input current, ``∂L/∂I``, knowing the membrane potential. Everything
-else (the weights' gradient, the error sent to the layer below) is PyTorch's ordinary chain rule, so whatever works
-around autograd (gradient clipping, DDP, autocast) works around a rule.
+else (the weights' gradient, the error sent to the layer below) is PyTorch's ordinary chain rule, so tools for autograd
+(gradient clipping, DDP, autocast) work with any rule.
 
-A rule says its equations, and may say its numbers, by which an engine with compiled formulas computes the same. It knows no
-engine: ``crossing.py`` is where the two meet.
+A rule defines its equations. It may also give its parameters as numbers, with which an engine's compiled formulas compute the
+same. Rules know nothing of engines; ``crossing.py`` connects the two.
 """
 
 from abc import ABC
@@ -20,18 +20,18 @@ from tsslbp.errors import UserError
 from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
 
 Numbers = tuple[Any, ...]
-"""A rule in numbers and the names of its choices: a ``NamedTuple`` of its own, whose type says which equations they are for."""
+"""Parameters of a rule: a ``NamedTuple`` whose type says which equations they are for."""
 
 HANDED = 2
-"""Numbers a neuron that a part of a sequence hands to the part before it: as many as its state has, whose gradient they are."""
+"""Numbers per neuron that the backward pass of a part hands to the part before it, in place of the gradient of its state."""
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
     """Base of all rules. A new rule is a frozen dataclass with its options as fields and one method.
 
-    The method is :meth:`current_gradient`; or :meth:`part_gradient`, where the rule can take a sequence in parts. What it
-    returns is checked: anything else than the promised tensors is a UserError in the backward pass.
+    The method is :meth:`part_gradient` if the rule can take a sequence in parts, else :meth:`current_gradient`. If it does not
+    return the promised tensors, the backward pass raises a UserError.
     """
 
     summary: ClassVar[str]
@@ -41,11 +41,11 @@ class Rule(ABC):
     cites: ClassVar[tuple[str, ...]] = ()
     """Keys of its papers in ``papers.bib``, for ``tsslbp cite``."""
     through_lateral: ClassVar[bool] = True
-    """Whether the gradient flows through the lateral connections of a recurrent layer, to what its neurons did before."""
+    """Whether the gradient flows through the lateral connections of a recurrent layer."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        told = next(base for base in cls.__mro__ if "numbers" in vars(base))  # its equations are what the numbers stand for
+        told = next(base for base in cls.__mro__ if "numbers" in vars(base))  # the numbers are for its equations
         equations = (name for name in dir(told) if not name.startswith("__") and name not in ("options", "code"))
         if any(callable(getattr(told, name)) and getattr(cls, name) is not getattr(told, name) for name in equations):
             cls.numbers = None  # type: ignore[assignment]
@@ -73,54 +73,54 @@ class Rule(ABC):
         raise UserError(f"{type(self).__name__} needs the whole sequence at once; it cannot carry a state from part to part")
 
     def carried_error(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, carry: Tensor) -> Tensor:
-        """E, the error that the rule carries back through the synapse, ``[T, ...]``: what a learned τs gets its gradient from.
+        """E, the error that the rule carries back through the synapse, ``[T, ...]``. It gives a learned τs its gradient.
 
-        The arguments are those of :meth:`part_gradient`, ``carry`` zeros for a whole sequence. Of a rule that takes parts its
-        second row is E of the step after the part, as here, or this is to be overridden.
+        The arguments are those of :meth:`part_gradient`; ``carry`` is zeros for a whole sequence. A rule that takes parts
+        overrides this unless the second row of its ``carry`` is E of the step after the part.
         """
         return synapse_adjoint(psc_gradient, neuron, carry[1])
 
     def spike_gradient(
         self, gradient: Tensor, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> Tensor:
-        """η, the share of ∂L/∂I that comes through the spike of the same step, ``[T, ...]``: what a learned θ gets its
-        gradient from. The rest is the membrane's, which carries a current on to the next step:
+        """η, the share of ∂L/∂I that comes through the spike of the same step, ``[T, ...]``. It gives a learned θ its
+        gradient. The rest comes through the membrane, which carries a current on to the next step:
 
             η[t] = δ[t] - (1 - 1/τm)·(1 - s[t])·δ[t+1]
 
-        ``gradient`` is δ, what :meth:`current_gradient` or :meth:`part_gradient` made of the other arguments; ``state`` and
-        ``carry`` are zeros for a whole sequence. Of a rule that takes parts the first row of ``carry`` is δ of the step after
-        the part, as here, or this is to be overridden.
+        ``gradient`` is δ, which :meth:`current_gradient` or :meth:`part_gradient` computed from the other arguments; ``state``
+        and ``carry`` are zeros for a whole sequence. A rule that takes parts overrides this unless the first row of its
+        ``carry`` is δ of the step after the part.
         """
         return gradient - neuron.membrane_decay * passed(membrane, neuron) * advanced(gradient, carry[0])
 
     @property
     def numbers(self) -> Numbers | None:
-        """The rule for engines with compiled formulas. None, as here, leaves the backward pass to the equations above. A class
-        that overrides a method of one that has numbers has none, unless it says its own."""
+        """Parameters for engines with compiled formulas. With None, the default, the backward pass runs the equations above. A
+        subclass that overrides a method of a rule has None, unless it defines its own numbers."""
         return None
 
     @property
     def carries(self) -> int:
-        """How many numbers a neuron the rule carries from a step to the one before. Parts hand on no more than ``HANDED``."""
+        """How many numbers per neuron the rule carries from a step to the one before. Parts allow at most ``HANDED``."""
         return HANDED
 
     @property
     def statistic(self) -> Literal["rate"] | None:
-        """What the rule must know of the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
+        """What the rule must know about the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
         return None
 
     def knowing(self, statistic: float) -> "Rule":
-        """The rule for samples whose statistic is known, as where several processes have parts of a batch."""
+        """The rule for a known statistic, as when several processes share a batch."""
         raise UserError(f"{type(self).__name__} needs a method knowing(statistic) to learn in several processes")
 
     @property
     def takes_parts(self) -> bool:
-        """Whether a sequence may come in parts that hand a state to each other; follows from the declarations above."""
+        """Whether a sequence may come in parts that hand a state to each other."""
         return type(self).part_gradient is not Rule.part_gradient and self.carries <= HANDED and self.statistic is None
 
     def code(self) -> tuple[object, ...]:
-        """The classes and functions that compute it, by which a run remembers files of a user's own."""
+        """The classes and functions that compute it; a run records the user's files they come from."""
         return (type(self),)
 
     def options(self) -> dict[str, Any]:
@@ -129,10 +129,10 @@ class Rule(ABC):
 
 
 def promised(rule: Rule, method: str, made: Any, given: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a method of a rule returned, if these are tensors like those wanted, and of a user's own rule finite.
+    """The tensors that a rule's method returned, if they are like those wanted and, from a user's own rule, finite.
 
     Raises:
-        UserError: anything else; NaN and infinity only if all that it was given is finite.
+        UserError: anything else; NaN and infinity only if all its arguments are finite.
     """
     who = f"{type(rule).__name__}.{method}"
     found = as_promised(who, made, *wanted)
@@ -144,7 +144,7 @@ def promised(rule: Rule, method: str, made: Any, given: tuple[Tensor, ...], want
 
 
 def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
-    """What a rule's method or a user's function returned, if these are tensors like those promised; else raises UserError."""
+    """The tensors that a rule's method or a user's function returned. Raises UserError unless they are like those promised."""
     if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
         return made
     raise UserError(f"{who} returned {_described(made)}; it must return {_described(promised)}")

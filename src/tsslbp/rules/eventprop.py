@@ -10,9 +10,9 @@ with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned, which is also the 
     δ[t] = p[t]·(m[t] + I[t]·c[t]) at a spike, else c[t]                                                        (5)
 
 (2) is half the difference between the loss with the spike one step later and one step earlier, to first order in a: later
-takes a by 1/τs at t and adds ε[k-1]/τs at t+k, earlier adds 1/τs at t-1 and takes ε[k]/τs from t on. Both sides are needed,
-because a loss on a itself has an error e that jumps at the neuron's own spike: the value after the jump alone, however fine
-the steps, would be wrong by half the jump. In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
+lowers a by 1/τs at t and adds ε[k-1]/τs at t+k, earlier adds 1/τs at t-1 and subtracts ε[k]/τs from t on. Both sides are
+needed, because the error e of a loss on a jumps at the neuron's own spike. The value after the jump alone would be wrong by
+half the jump, however fine the steps. In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
 """
 
 import math
@@ -28,7 +28,7 @@ from tsslbp.rules.base import Rule
 
 
 class EventPropNumbers(NamedTuple):
-    """The rule in numbers, as of :class:`EventProp`."""
+    """Parameters of an :class:`EventProp`."""
 
     clip: float
     wake: float
@@ -36,14 +36,14 @@ class EventPropNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class EventProp(Rule):
-    """The exact gradient of spike times, on a grid; it errs in proportion to the step. Neurons that do not fire get none.
+    """The exact gradient of spike times on a grid; the error is proportional to the step. Silent neurons get no gradient.
 
     Args:
-        clip: bound on 1/Δu, positive. Unbounded, as in the paper, is what converges to the exact gradient; a bound helps
+        clip: bound on 1/Δu, positive. Without a bound, as in the paper, the rule converges to the exact gradient. A bound helps
             training where spikes only just cross the threshold.
         wake: a push on neurons that are silent for a whole sample, ``δ[t] = -wake`` at all its steps; not negative. Without it
-            an output neuron that misses its samples gets nothing from them. A small number is enough under Adam, whose steps do
-            not depend on the size of a gradient where there is no other.
+            an output neuron learns nothing from samples it misses. A small number is enough with Adam, whose steps do not
+            depend on the size of a gradient if there is no other.
 
     Raises:
         UserError: ``clip`` not a positive number, ``wake`` negative or not finite.
@@ -71,7 +71,7 @@ class EventProp(Rule):
         return EventPropNumbers(self.clip, self.wake)
 
     def time_gradient(self, psc_gradient: Tensor, neuron: LIF) -> Tensor:
-        """How fast the loss grows as a spike at a step comes earlier, m of (2), ``[T, ...]``."""
+        """m of (2), how fast the loss grows as a spike comes earlier, ``[T, ...]``."""
         e, error = psc_gradient, synapse_adjoint(psc_gradient, neuron)  # (1)
         return 0.5 * (delayed(e) + e - error - advanced(error)) / neuron.tau_s  # (2)
 

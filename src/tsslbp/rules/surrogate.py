@@ -3,7 +3,7 @@
     δ[t] = ψ(u[t])·E[t] + δ[t+1]·(1 - 1/τm)·((1 - s[t]) - u[t]·ψ(u[t]))
 
 with ``E`` the error carried back through the synapse and ψ the stand-in for ``∂s/∂u``. The last product is the path
-through the reset; ``through_reset=False`` leaves it out (the reset is "detached"). Of neurons without a reset the last
+through the reset; ``through_reset=False`` leaves it out (the reset is "detached"). For neurons without a reset the last
 bracket is 1. Review: Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine 36(6), 2019.
 """
 
@@ -20,11 +20,11 @@ from tsslbp.neuron import LIF, passed, synapse_adjoint
 from tsslbp.rules.base import Rule, as_promised
 
 Derivative = Callable[[Tensor], Tensor]
-"""ψ of the scaled distance from the threshold: a tensor in, one of the same shape and type out."""
+"""ψ of the scaled distance from the threshold, of the same shape and type."""
 
-# Each is f in ψ(u) = f(slope · (u - θ)); the second entry is the default slope. A new shape is an entry here, and to be fast a
-# line of TSSLBP_SHAPES in csrc/numbers.h; an engine that has no formula for it leaves it to the reference. A function by
-# itself, of slope 1, leaves no more than the backward pass to the reference.
+# Each is f in ψ(u) = f(slope · (u - θ)), and the default slope. To add a shape, add an entry here and, for speed, a line to
+# TSSLBP_SHAPES in csrc/numbers.h. A shape for which an engine has no formula runs on the reference. For a function by itself
+# (slope 1), only the backward pass does.
 DERIVATIVES: dict[str, tuple[Derivative, float] | Derivative] = {
     "fast_sigmoid": (lambda x: 1 / (1 + x.abs()) ** 2, 10.0),
     "sigmoid": (lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x), 5.0),
@@ -37,7 +37,7 @@ DERIVATIVES: dict[str, tuple[Derivative, float] | Derivative] = {
 
 
 class SurrogateNumbers(NamedTuple):
-    """A surrogate gradient in numbers, as of :class:`Surrogate`."""
+    """Parameters of a :class:`Surrogate`."""
 
     shape: str
     slope: float
@@ -58,8 +58,8 @@ class Surrogate(Rule):
         through_reset: let the gradient flow through the reset too.
 
     Raises:
-        UserError: an unknown shape, or a slope or scale that is not a positive number; in the backward pass a function that
-            returns anything but what it must.
+        UserError: an unknown shape, or a slope or scale that is not a positive number; in the backward pass, a function that
+            does not return such a ψ.
     """
 
     name: str | Derivative = "fast_sigmoid"
@@ -98,10 +98,10 @@ class Surrogate(Rule):
         return (*super().code(), entry if callable(entry) else entry[0])
 
     def options(self) -> dict[str, Any]:
-        """The rule's options that differ from their defaults, a function by its name in ``DERIVATIVES``.
+        """The rule's options that differ from their defaults; a function is given by its name in ``DERIVATIVES``.
 
         Raises:
-            UserError: a function that has none.
+            UserError: a function without a name there.
         """
         options = super().options()
         if callable(self.name):
@@ -116,7 +116,7 @@ class Surrogate(Rule):
         if not callable(entry):
             return entry[0]((self.slope or entry[1]) * distance)
         x = (self.slope or 1.0) * distance
-        psi = entry(x.clone())  # it may change what it gets
+        psi = entry(x.clone())  # it may change its argument
         (psi,) = as_promised(f"surrogate {_called(entry)}", (psi,), x)
         # A look at values would break the graph of torch.compile.
         if not torch.compiler.is_compiling() and bool((x.isfinite() & ~psi.isfinite()).any()):
@@ -141,8 +141,8 @@ def _called(function: Derivative) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-# The shapes of three papers under their names. What of each paper lies outside the derivative (its neuron, its way of learning)
-# is not here; constants are for a threshold of 1.
+# Published surrogate gradients. The neurons and learning schemes of these papers are not here; constants are for a threshold
+# of 1.
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class STBP(Surrogate):
 
 @dataclass(frozen=True)
 class SLAYER(Surrogate):
-    """SLAYER's derivative: ``exp(-|u - θ|)``, none through the reset, which there is a kernel that gets no gradient.
+    """SLAYER's derivative, ``exp(-|u - θ|)``. No gradient goes through the reset, which in SLAYER is a kernel without one.
 
     Source: S. B. Shrestha and G. Orchard, NeurIPS 2018, arXiv 1810.08646, with the constants of its published examples.
     """
@@ -178,9 +178,9 @@ class SLAYER(Surrogate):
 
 @dataclass(frozen=True)
 class SuperSpike(Surrogate):
-    """SuperSpike's derivative, ``1/(1 + β|u - θ|)²`` with β = 1/mV where θ is 10 mV above rest, none through the reset.
+    """SuperSpike's derivative, ``1/(1 + β|u - θ|)²`` with β = 1/mV and θ 10 mV above rest. None goes through the reset.
 
-    The rule itself, online and with three factors, is in ``rivals/superspike.py``.
+    The online three-factor rule is in ``rivals/superspike.py``.
 
     Source: F. Zenke and S. Ganguli, Neural Computation 30(6), 2018, arXiv 1705.11146.
     """
@@ -197,10 +197,10 @@ class SuperSpike(Surrogate):
 class EProp(Surrogate):
     """e-prop with symmetric feedback: the gradient stays within each neuron of a recurrent layer.
 
-    A neuron's eligibility trace holds how a weight changed its own spikes so far; the paths through what other neurons heard
-    of these spikes are left out. Summed over time, trace times learning signal is backpropagation through time with the
-    lateral connections cut, which is how it is computed here; ``rivals/eprop.py`` goes forward in time. Between layers the
-    gradient is backpropagation's; a network without recurrent layers learns by the surrogate gradient.
+    A neuron's eligibility trace holds how a weight changed its own spikes so far, without paths through other neurons. The sum
+    over time of trace times learning signal is backpropagation through time with the lateral connections cut, which is how it
+    is computed here; ``rivals/eprop.py`` goes forward in time. The gradient between layers is that of backpropagation, so
+    without recurrent layers this is a plain surrogate gradient.
 
     Source: G. Bellec, F. Scherr et al., Nature Communications 11, 3625, 2020, with its pseudo-derivative of height 0.3.
     """

@@ -1,8 +1,8 @@
-"""TSSL-BP and its family: the rule of the code's last version, that behind the paper's table, and the one first submitted.
+"""TSSL-BP and its family: the rules of the last published code, of the paper's table, and of the first submission.
 
 A spike happens when the membrane potential crosses the threshold, ``u(t_spike) = θ``. Along that crossing the implicit
-function theorem gives ``∂t_spike/∂u = -1/u̇``: the faster the crossing, the less a push on ``u`` moves the spike. That is
-the whole trick; the rest is bookkeeping of which later quantity a moved spike changes, done from the last step to the first:
+function theorem gives ``∂t_spike/∂u = -1/u̇``: the faster the crossing, the less a push on ``u`` moves the spike. The rest is
+bookkeeping of which later quantities a moved spike changes, from the last step to the first:
 
     E[t] = e[t]/τs + (1 - 1/τs)·E[t+1]                          error carried back through the synapse          (4)
     p[t] = s[t]·clip(1/Δu[t], 0, clip)                          -∂t_spike/∂u, with Δu[t] = u[t] - u[t-1](1-s[t-1])  (5)
@@ -13,11 +13,11 @@ the whole trick; the rest is bookkeeping of which later quantity a moved spike c
     δ[t] = g[t], or E[t]·σ'((u[t]-θ)/w)/w with w = 0.2 where the fallback applies                                 (10)
 
 with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned. Neurons without a reset have no term (7), and no factor (1 - s) in (5)
-and (8). A neuron that never crosses has no spike time and hence no gradient: the fallback (10), the derivative of a logistic,
+and (8). A neuron that never crosses has no spike time and hence no gradient. The fallback (10), the derivative of a logistic,
 exists to create spikes.
 
-This is the code of December 2020. In that of October 2020, from which the paper's table comes, there are no terms (7) and (8),
-and the reset acts on the error before it reaches the synapse, by the error at the neuron's next spike:
+This is the code of December 2020. The paper's table comes from the code of October 2020, which has no terms (7) and (8). There
+the reset acts on the error before it reaches the synapse, by the error at the neuron's next spike:
 
     e'[t] = e[t] + s[t]·u[t]·(1/τm)·Q                           takes the place of e[t] in (4)                   (11)
     Q     = e[t] if s[t] else Q·(1 - 1/τm)                      what reaches the step before                     (12)
@@ -38,13 +38,13 @@ PscDerivative = Literal["amplitude", "timing"]
 Fallback = Literal["quiet", "no-spike", "rate", "never", "always"]
 
 FALLBACK_RANGE = 8.0
-"""Largest argument of the logistic in (10), as published. C++ has it and the next constant in ``csrc/numbers.h``."""
+"""Largest argument of the logistic in (10), as published. C++ has this constant and the next in ``csrc/numbers.h``."""
 RATE_LIMIT = 0.1
 """Mean firing of a layer up to which ``"rate"`` takes the fallback, as published."""
 
 
 class TSSLNumbers(NamedTuple):
-    """The family in numbers, as of :class:`TSSL`."""
+    """Parameters of a :class:`TSSL`."""
 
     timing: bool
     inter: bool
@@ -61,10 +61,10 @@ class TSSL(Rule):
     """Temporal spike sequence learning by backpropagation. The defaults are the rule of the code's last version.
 
     Args:
-        psc_derivative: ``"amplitude"``, as in all versions, carries the error with the kernel ε itself; ``"timing"`` with the
-            derivative of the current by the spike time: ``+1/τs`` at the spike, ``-ε[k]/τs`` after it, the only choice
-            that tells "earlier" from "later".
-        inter: the inter-neuron term (6). Without it (7) and (8) have nothing to carry on: the spike-time gradient is 0.
+        psc_derivative: ``"amplitude"``, as in all versions, carries the error with the kernel ε; ``"timing"`` with the
+            derivative of the current by the spike time, ``+1/τs`` at the spike and ``-ε[k]/τs`` after it. Only ``"timing"``
+            tells "earlier" from "later".
+        inter: the inter-neuron term (6). Without it the spike-time gradient is 0, as (7) and (8) have nothing to carry on.
         reset: the intra-neuron term through the reset (7).
         leak: the intra-neuron term through the membrane's leak (8).
         fallback: where the logistic derivative (10) replaces (or, for ``"no-spike"``, joins) the spike-time gradient:
@@ -74,7 +74,7 @@ class TSSL(Rule):
         clip: bound on 1/Δu, positive.
         width: w of the logistic in (10), in potential, positive; 0.2 in all versions.
         error_reset: the reset's effect on the error (11), as in the code of October 2020. Together with ``reset`` or ``leak``
-            it needs the whole sequence at once, since parts hand on no more than two numbers a neuron.
+            it needs the whole sequence at once, since parts hand on at most two numbers per neuron.
 
     Raises:
         UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
@@ -117,7 +117,7 @@ class TSSL(Rule):
 
     @property
     def carries(self) -> int:
-        return 3 if self.error_reset and (self.reset or self.leak) else 2  # E and R; of (11) Q, and R only if it has a use
+        return 3 if self.error_reset and (self.reset or self.leak) else 2  # E and R; with (11) E and Q, and R if a term uses it
 
     @property
     def statistic(self) -> Literal["rate"] | None:
@@ -150,7 +150,7 @@ class TSSL(Rule):
             delta[t] = g
         if self.error_reset:
             reach = spike_error
-        elif self.fallback == "always":  # R is of the spike-time gradient alone, so there is none to hand on
+        elif self.fallback == "always":  # R belongs to the spike-time gradient only
             reach = torch.zeros_like(reach)
         carry = torch.stack([reach, error[0]])
 
@@ -163,7 +163,7 @@ class TSSL(Rule):
         return torch.where(self.falls_back(s, synapse(s, tau_s, state[1]), neuron), surrogate, delta), carry  # (10)
 
     def with_reset(self, error: Tensor, membrane: Tensor, neuron: LIF, spike_error: Tensor) -> tuple[Tensor, Tensor]:
-        """The error with what the reset does to it, e' of (11), ``[T, ...]``; and Q of (12) for the step before, ``[...]``."""
+        """The error after the reset, e' of (11), ``[T, ...]``, and Q of (12) for the step before, ``[...]``."""
         if not neuron.reset:
             return error, spike_error
         s, e = spikes(membrane, neuron), torch.empty_like(membrane)
@@ -180,7 +180,7 @@ class TSSL(Rule):
     def spike_gradient(
         self, gradient: Tensor, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, state: Tensor, carry: Tensor
     ) -> Tensor:
-        """All but the leak term (8), the only one that comes through the membrane."""
+        """All but the leak term (8), which alone comes through the membrane."""
         if not self.leak or self.fallback == "always":
             return gradient
         s, through = spikes(membrane, neuron), neuron.membrane_decay * passed(membrane, neuron)
@@ -206,7 +206,7 @@ class TSSL(Rule):
 class TSSLPlus(TSSL):
     """The member of the family that is best on precise spike trains and not worse on images (docs/spike-trains.md).
 
-    Spike-time and fallback gradient are brought into balance, at a spike and next to it, and the leak term is left out.
+    It balances spike-time and fallback gradient, at a spike and next to it, and has no leak term.
     """
 
     leak: bool = False
@@ -221,8 +221,8 @@ class TSSLPlus(TSSL):
 class TSSLPaper(TSSL):
     """The rule of the code of 1 October 2020, from which the paper's table comes.
 
-    A layer takes the surrogate (10) at every step while at most 10 % of its neurons' steps have a spike, and the spike-time
-    gradient alone from then on. The reset acts on the error (11).
+    A layer takes the surrogate (10) at every step if at most 10 % of its neurons' steps have a spike, else the spike-time
+    gradient alone. The reset acts on the error (11).
 
     Source: the published code, state of 2020-10-01.
     """
@@ -238,7 +238,7 @@ class TSSLPaper(TSSL):
 
 @dataclass(frozen=True)
 class TSSLSubmission(TSSLPaper):
-    """The rule of the code of 2 June 2020, on which the version that the reviewers read rests: without a term for the reset.
+    """The rule of the code of 2 June 2020, behind the version first submitted: without a term for the reset.
 
     Source: the published code, state of 2020-06-02.
     """

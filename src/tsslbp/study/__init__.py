@@ -1,6 +1,6 @@
-"""Experiments on trained runs, on recipes and on rules, one file each; ``base.py`` says what such a file holds.
+"""Experiments on trained runs, on recipes and on rules, one file each; ``base.py`` describes such a file.
 
-The measure of each is here by its name, as is that of a comparison: ``tsslbp.study.latency(run)``.
+The measure of each is here by its name, like that of a comparison: ``tsslbp.study.latency(run)``.
 """
 
 import sys
@@ -10,7 +10,7 @@ from tsslbp.study.base import studies
 from tsslbp.study.compare import compare, contestants
 from tsslbp.study.page import check_folder, draw, section, write
 
-for _name in studies():  # comes last, since each file, once imported, takes the name of its measure
+for _name in studies():  # last, since an imported file takes the name of its measure
     globals()[_name] = getattr(sys.modules[f"{__package__}.{_name}"], _name)
 
 __all__ = ["Activity", "check_folder", "compare", "contestants", "draw", "measure", "section", "studies", "write"]

@@ -1,7 +1,7 @@
-"""Which parts of the rule matter: each changed alone, seed by seed against the recipe as it is.
+"""Which parts of the rule matter: each is changed alone and compared with the unchanged recipe, seed by seed.
 
 Runs of the same seed begin with the same weights and see the samples in the same order, so their differences are paired
-(``study/paired.py``). With many variants some differences look real by chance, so their p-values are corrected by Holm.
+(``study/paired.py``). With many variants some differences look significant by chance, so p-values are corrected (Holm).
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ LOSS: dict[str, tuple[str, ...]] = {
     "target": ("single", "double"),
     "desired": ("1", "01", "00001", "10000"),
 }
-"""The loss and options of it by group, and their values."""
+"""The loss and its options by group, and their values."""
 GROUPS = (*OPTIONS, *LOSS)
 
 
@@ -42,9 +42,9 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     """Group and settings of every variant by its name; all differ from ``config`` in one thing.
 
     Args:
-        config: the base, with a rule of the tssl family and a loss that is settled.
+        config: the base, with a rule of the tssl family and a definite loss.
         groups: of ``GROUPS``.
-        trains: whether the targets are spike trains, for which not every loss will do.
+        trains: whether the targets are spike trains, for which not every loss works.
 
     Raises:
         UserError: an unknown group, or another rule.
@@ -85,25 +85,25 @@ def ablation(
     groups: Sequence[str] = GROUPS,
     watch: Watch = lambda run: training.Progress(),
 ) -> dict[str, Any]:
-    """Train a recipe as it is and under every variant with every seed, and tell which differences are real.
+    """Train a recipe and every variant of it with every seed, and test which differences are real.
 
-    Every run is an ordinary one, in ``config.runs_dir``. What is there already is used, or gone on with.
+    Every run is an ordinary one, in ``config.runs_dir``. Existing runs are used or continued.
 
     Args:
         config: settings; ``seed`` is the first seed.
         seeds: how many seeds, from 2.
         groups: what to vary.
-        watch: gives who watches a run, by the run's name.
+        watch: makes the progress display of a run from its name.
 
     Returns:
-        ``base``, the accuracies as it is, one a seed; under ``variants`` by name ``group``, ``accuracies`` and, against the
+        ``base``, the recipe's accuracies, one a seed; under ``variants`` by name ``group``, ``accuracies`` and, against the
         base, ``differences``, their ``mean``, the interval from ``low`` to ``high``, ``p``, ``holm`` (p corrected) and whether
         it is ``real``. Test accuracy of the epoch chosen on validation, in percent (100 times F1 for target trains). A variant
-        that diverged has ``accuracies`` None and nothing else.
+        that diverged has only ``accuracies``, None.
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; a base that diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     if seeds < 2:
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")

@@ -1,30 +1,28 @@
 """How busy a network is, and what that costs: on hardware that skips zeros, and on hardware that skips nothing.
 
-Every network is counted by the same rules, in both ways.
-
 Where zeros are skipped:
 
-- A spike, or a binary unit that is 1, is added up once at every neuron it is connected to: one addition (AC) per connection.
-- A real number is multiplied as well: one multiplication with addition (MAC) per connection. A ReLU unit that is 0 costs none.
-- The first layer on a picture is a MAC per connection in every network, also where a pixel is 0. It is computed once per
+- A spike, or a binary unit that is 1, costs one addition (AC) per connection.
+- A real number costs one multiplication with addition (MAC) per connection. A ReLU unit that is 0 costs none.
+- The first layer on a picture costs a MAC per connection in every network, also where a pixel is 0. It is computed once per
   sample, because a constant current does not change.
 - A spiking network computes the first layer on a sequence of real numbers at every step, and takes a sequence of whole numbers
-  for spikes. An ANN takes the mean of a sequence.
+  as spikes. An ANN takes the mean of a sequence.
 
 Where nothing is skipped, every connection is a MAC: in an ANN and in the first layer on a picture once per sample, elsewhere at
 every step.
 
 In both ways:
 
-- A spiking neuron does 2 MACs of its own at every step, for the leak and the synapse, and a third if its threshold adapts. This
-  holds for every time constant, although 1 and infinity need fewer. A unit of an ANN does none, only a comparison.
+- A spiking neuron itself does 2 MACs at every step, for the leak and the synapse, and a third if its threshold adapts. This
+  holds for every time constant, although 1 and infinity need fewer. A unit of an ANN only does a comparison.
 - The zeros of a convolution's padding are no connections, and steps after the end of a sequence do not count.
-- Pooling adds no operations. A spike goes through a sum or average pool to all connections behind it; real numbers are summed
-  first and then multiplied, unless all of them are 0. Those sums, at most one addition per unit, are left out. Behind max
+- Pooling adds no operations. A spike goes through a sum or average pool to all connections after it; real numbers are summed
+  first and then multiplied, unless all of them are 0. Those sums, at most one addition per unit, are left out. After max
   pooling its own spikes count.
-- A bias is one connection more for each neuron, which acts at every step. A normalised layer counts as what it is folded into,
-  weights and a bias. The shortcut of a residual block belongs to the block's last layer, and is one connection for each neuron
-  if it is no map of its own.
+- A bias is one more connection for each neuron and acts at every step. A normalised layer counts as the weights and bias that
+  it is folded into. The shortcut of a residual block belongs to the block's last layer; without a map it is one connection for
+  each neuron.
 - Moving data, which costs more than arithmetic on real chips, is left out.
 
 Source of the energies: M. Horowitz, "Computing's energy problem", ISSCC 2014: 45 nm, 32-bit floating point, 3.7 pJ for a
@@ -50,25 +48,25 @@ MAC_PJ, AC_PJ = 4.6, 0.9
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations, per sample or of a batch, and their energy."""
+    """Operations per sample or per batch, and their energy."""
 
     macs: float
     """Multiplications with addition of connections, where zeros are skipped."""
     acs: float
     """Additions of connections, where zeros are skipped."""
     own_macs: float
-    """Multiplications with addition that the neurons do themselves."""
+    """Multiplications with addition in the neurons."""
     dense_macs: float
     """Multiplications with addition of connections, where nothing is skipped."""
 
     @property
     def energy_nj(self) -> float:
-        """Energy in nanojoules where zeros are skipped, with the neurons' own."""
+        """Energy in nanojoules where zeros are skipped, neurons included."""
         return (MAC_PJ * (self.macs + self.own_macs) + AC_PJ * self.acs) / 1000
 
     @property
     def dense_nj(self) -> float:
-        """Energy in nanojoules where nothing is skipped, with the neurons' own."""
+        """Energy in nanojoules where nothing is skipped, neurons included."""
         return MAC_PJ * (self.dense_macs + self.own_macs) / 1000
 
 
@@ -79,7 +77,7 @@ def total(parts: Iterable[Operations], samples: int = 1) -> Operations:
 
 @dataclass(frozen=True)
 class Activity(Operations):
-    """What neurons did per sample. Of an ANN: its units, which count as spiking where they are not 0, once."""
+    """Activity of neurons per sample. Units of an ANN count as spiking once if they are not 0."""
 
     spikes: float
     """Per neuron and sample."""
@@ -88,7 +86,7 @@ class Activity(Operations):
 
 
 def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
-    """Activity of a model on stored samples, in evaluation mode; what comes after the end of a sequence does not count."""
+    """Activity of a model on stored samples, in evaluation mode, up to the end of each sequence."""
     network, made = model.network, []
     fired: dict[str, Tensor] = {}
     with model.evaluating(samples, batch_size) as batches:
@@ -104,7 +102,7 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
 
 
 def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
-    """Spikes of every neuron by layer, ``[B, ...]`` each, for network input ``x``, and of max pooling. An output that does not
+    """Spikes of every neuron by layer, and of max pooling, ``[B, ...]`` each, for network input ``x``. An output that does not
     spike is left out.
 
     ``lengths`` ``[B]``: steps of each sequence, the rest being padding.
@@ -118,20 +116,20 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
 
 
 def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None) -> Operations:
-    """Operations of a batch in all, given what its neurons did (:func:`spike_counts`)."""
+    """Operations of a batch, given its :func:`spike_counts`."""
     return total(layer_operations(network, x, counts, lengths).values())
 
 
 def layer_operations(
     network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None
 ) -> dict[str, Operations]:
-    """:func:`operations` by layer: what its map, its lateral connections and its neurons have to do."""
+    """:func:`operations` by layer, for its map, lateral connections and neurons."""
     made: dict[str, Operations] = {}
     static, spiking = network.is_static(x), network.is_spiking
     samples = len(x) if static else x.shape[1]
     steps = samples * network.time_steps if lengths is None else int(lengths.sum())
     passes = steps if spiking else samples
-    # How often each input acts is all that goes through the layers; where that is a real number it acts in every pass.
+    # The signal is how often each input acts; a real number acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
     trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
     kinds = _kinds(network, _Kind(trains, samples if static else passes, dense=not trains), passes)
@@ -168,20 +166,20 @@ def layer_operations(
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a signal is on its way through the layers."""
+    """The kind of a signal on its way through the layers."""
 
     spikes: bool
-    """Whether it acts by spikes, and not by real numbers."""
+    """Whether it is spikes, not real numbers."""
     passes: int
-    """How often the map of it is computed where nothing is skipped."""
+    """How often its map is computed where nothing is skipped."""
     dense: bool = False
     """Whether it acts in every pass even where it is 0, as a picture does."""
     factor: float = 1.0
-    """What pooling multiplied it by."""
+    """Factor of pooling."""
 
 
 def _kinds(network: Network, kind: _Kind, passes: int) -> dict[str, tuple[_Kind, _Kind]]:
-    """What enters each layer, by its name, and what enters the residual block it is in, given what enters the network."""
+    """Kinds of the inputs of each layer, by name, and of the residual block it is in, given that of the network's input."""
     kinds, within_, entering = {}, None, kind
     for name, layer, block in network.unpacked():
         if block is not within_:

@@ -1,7 +1,7 @@
-"""What a study is: the one file of this folder that has its options, its measure and its section of the page.
+"""A study is one file of this folder with its options, its measure and its section of the page.
 
-A file is a study if it has a ``STUDY``, and goes by the file's name; its measure is the function of that name. There is no list
-of studies: the command line and the page ask :func:`studies`.
+A file is a study if it has a ``STUDY``. The study and its measure, a function, have the file's name. The command line and the
+page find studies by :func:`studies`.
 """
 
 import importlib
@@ -24,18 +24,18 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Study(Generic[Options]):
-    """What ``tsslbp study NAME`` does."""
+    """The definition of ``tsslbp study NAME``."""
 
     about: str
-    """What it is of and about: its line in the list that ``tsslbp study`` prints."""
+    """Its line in the list that ``tsslbp study`` prints."""
     options: type[Options]
-    """A dataclass that the command line is made from; one that extends ``TrainConfig`` begins with the settings of a recipe."""
+    """Dataclass of the command line's options; if it extends ``TrainConfig``, it begins with the settings of a recipe."""
     run: Callable[[Options, Watch], tuple[Path, Result]]
-    """Measures; the folder for the result, and the result (:func:`tsslbp.study.runs.about`), JSON values only."""
+    """Measures; returns the folder for the result, and the result (:func:`tsslbp.study.runs.about`), JSON values only."""
     section: Callable[[Result], Section]
-    """What the page says of a result, as it is read from its file."""
+    """Section of the page for a result read from its file."""
     text: Callable[[Options, Result], str] = lambda options, result: ""
-    """What the command prints before the answer."""
+    """Text that the command prints before the answer."""
     place: int = 100
     """Lower ones come first in the list and on the page."""
 
@@ -77,7 +77,7 @@ class OfRuns:
 def of_runs(
     about: str, measure: Callable[[Run], Result], section: Callable[[Result], Section], place: int = 100
 ) -> Study[OfRuns]:
-    """A study of what each run is, without options of its own."""
+    """A study of trained runs without further options."""
 
     def run(options: OfRuns, watch: Watch) -> tuple[Path, Result]:
         out, trained = options.load()
@@ -87,16 +87,16 @@ def of_runs(
 
 
 def training_settings(options: TrainConfig, **changes: Any) -> TrainConfig:
-    """The settings of runs, out of the options of what trains them."""
+    """The settings of runs, from the options of the study that trains them."""
     return TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)} | changes)
 
 
 def folder_of(options: TrainConfig, out: Path | None) -> tuple[Path, TrainConfig]:
-    """The folder for the result of a study that trains, and the settings of its runs, which lie in that folder."""
+    """The folder for the result of a study that trains, and the settings of its runs in that folder."""
     out = out or Path("studies") / options.recipe
     return out, training_settings(options, runs_dir=out / "runs")
 
 
 def measured(result: Result) -> str:
-    """What accuracies are, by whether the targets are spike trains."""
+    """Name of accuracies: F1 if the targets are spike trains."""
     return "F1 × 100" if result["trains"] else "right answers, %"

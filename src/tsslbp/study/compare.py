@@ -1,4 +1,4 @@
-"""The same network, data, initial weights, order of samples and budget under several learning rules, and as ANNs."""
+"""Trains a network under several learning rules and as ANNs, with the same data, initial weights, order and budget."""
 
 import contextlib
 import math
@@ -44,10 +44,10 @@ class Compare(TrainConfig):
     the worst rule."""
     tune: str = ""
     """How many trials of learning rate, loss, first weights and the rule's options every rule gets, such as 30; or learning
-    rates to try, with commas between them. The best on validation is used. If the best of given learning rates lies at an end,
-    up to four more are tried beyond that end."""
+    rates to try, with commas between them. The best on validation is used. If the best learning rate lies at an end, up to four
+    more are tried beyond it."""
     tune_epochs: int | None = None
-    """Epochs of a trial. Default: --epochs. After shorter trials of settings the best are trained for --epochs as well, and the
+    """Epochs of a trial. Default: --epochs. After shorter trials of settings, the best are also trained for --epochs, and the
     best of these is used."""
     tune_seeds: int = 1
     """Runs that try each learning rate, or each of the best trials of settings, with seeds after those of the comparison."""
@@ -79,7 +79,7 @@ class Compare(TrainConfig):
 
 
 def split(text: str) -> list[str]:
-    """Rules by the commas that are not in brackets."""
+    """Rules separated by commas outside brackets."""
     return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
 
 
@@ -95,11 +95,11 @@ def _rates(text: str) -> list[float]:
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
-    """Settings by entry (:func:`label_of`), alike but for the rule. An ANN learns by softmax unless ``config`` says kernel, and
-    has no constants that are learned, or each neuron's own.
+    """Settings by entry (:func:`label_of`), which differ in the rule only. An ANN learns by softmax unless ``config`` says
+    kernel, and its constants are neither learned nor per neuron.
 
     Args:
-        config: what they have in common.
+        config: common settings.
         entries: rules as ``--rule`` takes them, ``"binary"`` and ``"relu"``.
 
     Raises:
@@ -126,7 +126,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
 
 
 def label_of(entry: str) -> str:
-    """An entry as results name it: a rule as :func:`rules.spec` writes it, or an ANN."""
+    """Name of an entry in results: a rule as :func:`rules.spec` writes it, or an ANN."""
     return entry if entry in ANNS else rules.spec(rules.get(entry))
 
 
@@ -146,29 +146,29 @@ def compare(
 ) -> dict[str, Any]:
     """Train under every rule with every seed, and measure.
 
-    Every run is an ordinary one, in ``RUNS_DIR/compare-NAME``. What is there already is used, or gone on with.
+    Every run is an ordinary one, in ``RUNS_DIR/compare-NAME``. Existing runs are used or continued.
 
     Args:
         config: settings; ``seed`` is the first seed.
         entries: see :func:`contestants`.
         seeds: how many seeds, from 1.
-        target: validation accuracy in percent, to tell how soon it is reached; if left out the mean best one of the worst rule.
-        rates: learning rates to choose from, for each rule on its own, by validation accuracy, with seeds of their own. Where
-            the best one lies at an end, the next ones outward are tried too, at most ``tuning.FURTHER``.
-        trials: instead of that, how many trials of settings each rule gets (``study/search.py``).
-        tuning_epochs: epochs of each run that tries a rate, or settings; those of ``config`` if left out.
+        target: validation accuracy in percent, to measure when it is reached. Default: the mean best one of the worst rule.
+        rates: learning rates to choose from, for each rule, by validation accuracy with separate seeds. If the best one lies
+            at an end, up to ``tuning.FURTHER`` more are tried beyond it.
+        trials: instead of ``rates``, how many trials of settings each rule gets (``study/search.py``).
+        tuning_epochs: epochs of each run that tries a rate or settings. Default: those of ``config``.
         tuning_seeds: how many runs try each rate, or each of the best trials.
         against: the entry that all others are compared with, seed by seed.
-        planned: the entry whose comparison with ``against`` is the planned one; the others are corrected for their number.
-        watch: gives who watches a run, by the run's name.
+        planned: the entry whose comparison with ``against`` was planned; the others are corrected for their number.
+        watch: makes the progress display of a run from its name.
 
     Returns:
-        Settings, machine, and by rule: the records of its runs, their ``mean`` and ``sd``, and what a training step takes. With
-        ``against`` also ``differences`` (``study/paired.py``).
+        Settings, machine, and by rule: the records of its runs, their ``mean`` and ``sd``, and the cost of a training step.
+        With ``against`` also ``differences`` (``study/paired.py``).
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; training that diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:
@@ -209,7 +209,7 @@ def compare(
             settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
 
     runs: dict[str, list[Path]] = {label: [] for label in settings}
-    for seed in numbers:  # rules in turns, so that what else the machine does touches all alike
+    for seed in numbers:  # rules in turns, so that other load on the machine affects all alike
         for label, s in settings.items():
             runs[label].append(finished(replace(s, seed=seed, name=f"{folder_name(label)}-seed{seed}"), watch))
 
@@ -249,7 +249,7 @@ def compare(
 
 
 def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
-    """The settings that all entries have in common, but for places and the seed."""
+    """The settings that all entries have in common, except places and the seed."""
     first, *others = (one.to_dict() for one in settings)
     kept = {name: value for name, value in first.items() if name not in ("seed", *kinds_of(Place))}
     return {name: plain(value) for name, value in kept.items() if all(other.get(name) == value for other in others)}
@@ -271,7 +271,7 @@ def _differences(made: dict[str, list[dict[str, Any]]], base: str, planned: str 
 
 
 def _record(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
-    """What a finished run did."""
+    """The result of a finished run."""
     history, final = training.read_metrics(folder)
     assert final is not None
     activity = measure(training.load(folder), dataset.test)
@@ -282,7 +282,7 @@ def _record(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def _summary(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
-    """The runs with the epoch and second they reach the target at, None if never, and mean and sd over the seeds."""
+    """The runs with the epoch and second at which they reach the target (None if never), and mean and sd over the seeds."""
     rows = []
     for run in runs:
         curves = run["curves"]

@@ -1,4 +1,4 @@
-"""What a comparison of rules says: its tables, its file and its page, in HTML or Markdown."""
+"""Output of a comparison of rules: tables, file and page, in HTML or Markdown."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,11 @@ COSTS = {
     "energy, nJ": ("energy_nj", 1),
     "dense, nJ": ("dense_nj", 1),
 }
-"""What is told of a sample's cost by head: its key and unit. Results of 0.1.0 lack two of them."""
+"""Columns of a sample's cost: key and unit by head. Results of 0.1.0 lack two of them."""
 
 
 def tables(result: Result) -> list[tuple[list[str], list[list[str]]]]:
-    """Heads and rows of what came out, one row a rule, and of the differences if there are any; ± is a standard deviation."""
+    """Heads and rows of the results, one row a rule, and of the differences if there are any; ± is a standard deviation."""
     made = [_outcome(result)]
     return [*made, _differences_table(result)] if result.get("differences") else made
 
@@ -58,7 +58,7 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the differences from the rule of ``--against``, which was given."""
+    """Heads and rows of the differences from the rule of ``--against``."""
     found = result["differences"]
     heads = ["rule", f"difference from {found['against']}", "95 % interval", "detectable", "p", "p, Holm", "real"]
     rows = []
@@ -78,7 +78,7 @@ def write_comparison(folder: Path, result: Result) -> Path:
     """
     files.make_folder(folder, "choose another --out")
     content = json.dumps(result, indent=1, allow_nan=False)
-    context = _contents(json.loads(content))  # the page is what the file makes
+    context = _contents(json.loads(content))  # the page is made from the file
     files.write_text(folder / "compare.json", content + "\n")
     return _write_page(folder, context)
 
@@ -91,7 +91,7 @@ def draw_comparison(folder: Path, markdown: bool = False) -> Path:
     """
     try:
         context = _contents(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
-    except Exception:  # drawing what an altered file says fails in every way there is
+    except Exception:  # drawing an altered file may raise anything
         raise UserError(f"{folder / 'compare.json'} is damaged or of an older release; run that comparison again") from None
     return write_markdown(folder, "compare.md", context) if markdown else _write_page(folder, context)
 
@@ -119,7 +119,7 @@ def _contents(result: Result) -> dict[str, Any]:
 
 
 def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str]]]:
-    """All learning rates that were tried, and what came of each by rule."""
+    """All learning rates that were tried, and their results by rule."""
     tried = {
         label: {
             trial["learning_rate"]: "diverged" if (found := trial["validation_accuracy"]) is None else f"{found:.2f}"
@@ -131,7 +131,7 @@ def _rates_tried(result: Result) -> tuple[list[float], dict[str, dict[float, str
 
 
 def _trials(result: Result) -> list[list[str]]:
-    """What came of the trials of settings, one row a rule."""
+    """Results of the trials of settings, one row a rule."""
     rows = []
     for label, rule in result["rules"].items():
         ended = [trial for trial in rule["tried"] if trial["validation_accuracy"] is not None]

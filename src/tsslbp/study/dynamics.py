@@ -1,8 +1,8 @@
-"""What leak, reset, synapse, the order and the number of steps are good for: without each, as trained and trained again.
+"""What leak, reset, synapse, order and number of steps contribute: accuracy without each, before and after training again.
 
-Where the steps are shuffled, the spikes of every hidden layer are put into another order of steps, the same for all its neurons
-and samples, before they go through the synapse: what they do to the next layer keeps its dynamics, and only when they come is
-lost. Training sees that order too, since the gradient flows back through it.
+Shuffled steps: the spikes of every hidden layer are put into another order of steps, the same for all its neurons and samples,
+before they go through the synapse. So the next layer keeps its dynamics, and only the timing of spikes is lost. In training the
+gradient flows back through this order.
 """
 
 import math
@@ -37,7 +37,7 @@ SHUFFLED = "shuffled steps"
 
 
 def variants(steps: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """What to change, by name: a constant of the neurons, or the number of steps; nothing where steps are shuffled."""
+    """Changed settings by name: a constant of the neurons, or the number of steps; empty for shuffled steps."""
     constants: dict[str, dict[str, Any]] = {"no leak": {"tau_m": math.inf}, "no memory": {"tau_m": 1.0}}
     constants |= {"no reset": {"reset": False}, "no synapse": {"tau_s": 1.0}, SHUFFLED: {}}
     return constants | {f"T = {count}": {"time_steps": count} for count in steps}
@@ -50,25 +50,25 @@ def dynamics(
     steps: Sequence[int] = STEPS,
     watch: Watch = lambda run: training.Progress(),
 ) -> dict[str, Any]:
-    """Train a recipe as it is, under every variant, and as a binary ANN; and try the variants on the weights trained as it is.
+    """Train a recipe, every variant of it, and a binary ANN; and try the variants on the recipe's trained weights.
 
-    Every run is an ordinary one, in ``config.runs_dir``. What is there already is used, or gone on with.
+    Every run is an ordinary one, in ``config.runs_dir``. Existing runs are used or continued.
 
     Args:
         config: settings; ``seed`` is the first seed.
         seeds: how many seeds, from 1.
-        steps: numbers of time steps; not used for data that are sequences, whose number is given.
-        watch: gives who watches a run, by the run's name.
+        steps: numbers of time steps; not used for sequences, which have their own.
+        watch: makes the progress display of a run from its name.
 
     Returns:
-        ``base``, the accuracies as trained; under ``variants`` by name what ``changes``, the accuracies ``kept`` (weights as
-        trained, the variant put in) and ``retrained``; ``ann``, those of the binary ANN. Test accuracy of the epoch chosen on
+        ``base``, the recipe's accuracies; under ``variants`` by name ``changes``, and the accuracies ``kept`` (the recipe's
+        weights under the variant) and ``retrained``; ``ann``, those of the binary ANN. Test accuracy of the epoch chosen on
         validation, in percent (100 times F1 for target trains), each as ``accuracies``, one a seed, with ``mean`` and ``sd``;
-        the ANN's None for target trains and recurrent layers, which it cannot have.
+        the ANN's are None for target trains and recurrent layers.
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; training that diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     need_validation(config)
     if config.readout == "voltage":
@@ -77,7 +77,7 @@ def dynamics(
     config, dataset = training.with_data(settled(replace(config, neuron="spiking"), config.runs_dir))
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
-        training.prepare(_with(config, changes), dataset)  # complains before hours of training
+        training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
     binary = None if dataset.trains else _binary(config)
 
     base: list[float] = []
@@ -92,7 +92,7 @@ def dynamics(
             settings = _with(replace(config, seed=seed), changes)
             if name == SHUFFLED:
                 kept[name].append(shuffled(model, seed, dataset.test))
-                # Blocks of time, which save memory and change no result, would each be shuffled by themselves.
+                # Blocks of time would be shuffled one by one.
                 run = replace(settings, time_block=0, name=f"shuffled-seed{seed}")
                 retrained[name].append(accuracy(finished(run, watch, partial(shuffle, seed=seed))))
                 continue
@@ -121,9 +121,9 @@ def dynamics(
 
 
 def changed(model: training.Model, changes: dict[str, Any], samples: Split) -> float:
-    """Accuracy of a model's weights in a network of other constants, in percent."""
+    """Accuracy of a model's weights in a network with other constants, in percent."""
     network = Network(_with(model.network.architecture, changes)).eval()
-    weights = network.state_dict().keys() & model.network.state_dict().keys()  # not constants that were learned and are changed
+    weights = network.state_dict().keys() & model.network.state_dict().keys()  # without learned constants that are changed
     network.load_state_dict({name: model.network.state_dict()[name] for name in weights})
     return replace(model, network=network, inputs=replace(model.inputs, time_steps=network.time_steps)).accuracy(samples)
 
@@ -135,7 +135,7 @@ def _with(settings: S, changes: dict[str, Any]) -> S:
 
 
 def shuffled(model: training.Model, seed: int, samples: Split) -> float:
-    """Accuracy of a model when the steps of what its hidden layers hand on are shuffled, in percent."""
+    """Accuracy of a model with shuffled steps in its hidden layers, in percent."""
     hooks = shuffle(model.network, seed)
     found = model.accuracy(samples)
     for hook in hooks:
@@ -144,12 +144,12 @@ def shuffled(model: training.Model, seed: int, samples: Split) -> float:
 
 
 def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
-    """Put the spikes of each hidden layer into another order of steps, drawn once, and then through the synapse."""
+    """Shuffle the steps of each hidden layer's spikes, in an order drawn once, before the synapse."""
     random = torch.Generator().manual_seed(seed)
     *hidden, _ = (layer for _, layer in network.named_layers() if isinstance(layer, Spiking))
 
     def hook(tau_s: float | Tensor, order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        # Currents may come pooled, which the synapse does not mind, and in half precision, which the differences would.
+        # Currents may come pooled, which does not matter, and in half precision, which does for differences.
         return lambda layer, _, psc: synapse(spikes_from_psc(psc.float(), tau_s)[order], tau_s).to(psc.dtype)
 
     orders = [torch.randperm(network.time_steps, generator=random) for _ in hidden]

@@ -1,4 +1,4 @@
-"""What a sample costs, layer by layer: on hardware that skips zeros, and on hardware that skips nothing."""
+"""The cost of a sample, layer by layer, on hardware that skips zeros and on hardware that skips nothing."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,17 +19,17 @@ BATCH = 100
 
 
 def energy(trained: list[Run], subject: str) -> dict[str, Any]:
-    """Operations and energy per test sample, of every layer, as ``study/activity.py`` counts them.
+    """Operations and energy per test sample of every layer, counted by ``study/activity.py``.
 
     Args:
         trained: runs of one network on the same data; those of the same rule, which differ in their seed, are averaged.
-        subject: what to call them.
+        subject: their name.
 
     Returns:
         Under ``rules``, by :attr:`Run.label`: ``seeds``, ``accuracy`` in percent, and the fields of :class:`Operations` with
         ``energy_nj`` and ``dense_nj``, under ``layers`` by name and under ``total``. Under ``dense_relu`` the ``dense_nj`` of
-        the ReLU network of the same notation by layer, None if the notation needs spiking neurons. What that network costs
-        where zeros are skipped is known only if a trained one is among the runs.
+        the ReLU network of the same notation by layer, None if the notation needs spiking neurons. Its cost where zeros are
+        skipped is known only if a trained one is among the runs.
 
     Raises:
         UserError: other networks or data, or runs of one rule that differ in more than their seed or have the same.

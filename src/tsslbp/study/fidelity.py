@@ -1,18 +1,17 @@
-"""How close each rule comes to the exact gradient of spike times, and what it makes of a gradient on its way through layers.
+"""How close each rule comes to the exact gradient of spike times, and how its gradient changes on the way through layers.
 
 A network of spiking neurons in continuous time has an exact gradient (``rivals/eventprop.py``). The layers of this library are
-that network's Euler discretisation with the same weights, so as the step shrinks the spikes converge to the true ones, and a
-rule can be judged by whether its gradient converges to the true gradient: in direction (cosine) and in size (ratio of norms).
-The loss is the van Rossum distance, on the grid
+that network's Euler discretisation with the same weights. As the step shrinks, the spikes converge to the true ones. The study
+measures whether a rule's gradient converges to the true one in direction (cosine) and in size (ratio of norms). The loss is the
+van Rossum distance, on the grid
 
     L = ½ Σ (y[t] - dt·g(t))²/dt                                                                          (1)
 
 with y the output's post-synaptic current, or that once more through the synapse, and g the smoothed target.
 
-The exact gradient needs small networks. What depth does needs no exact gradient: the norm of the gradient by the weights of
-each layer, over that of the output layer, says whether a rule's gradient vanishes or explodes on its way back. All layers of
-these networks are equally wide and scaled to fire equally often, so that nothing but the rule and the distance from the output
-tells them apart.
+The exact gradient needs small networks. The effect of depth can be measured without it: the norm of the gradient by the weights
+of each layer, over that of the output layer, shows whether a rule's gradient vanishes or explodes on its way back. All layers
+of these networks are equally wide and scaled to fire equally often.
 """
 
 import itertools
@@ -50,9 +49,9 @@ DEPTH = 10
 WIDTH, SAMPLES, TIME_STEPS, RATE = 64, 8, 20, 0.1
 """Of the deep networks: neurons in a layer, samples, steps, and the rate of input, target and layers in spikes per step."""
 TAU_M, TAU_S = 5.0, 3.0
-"""Constants of their neurons, those of the images' recipes."""
+"""Constants of their neurons, as in the recipes for images."""
 Spread = dict[str, float] | None
-"""Median and quartiles, of what could be measured."""
+"""Median and quartiles; None if nothing could be measured."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ def fidelity(
         steps: lengths of a step.
 
     Returns:
-        ``alike``, by small network and step the number of seeds whose grid fires as the continuous network does, the only ones
+        ``alike``, by small network and step the number of seeds whose grid fires like the continuous network; only these are
         compared. Under ``rules`` by name: ``exact``, by small network and layer (1 the first) the ``cosine`` with the exact
         gradient and the ``norm`` over that of the exact one, by step; and ``depth``, for 1, 2, ... hidden layers the norm of
-        each layer's gradient over that of the output's. Each is ``{"median", "low", "high"}`` over the seeds, the latter two
-        the quartiles; None where there is nothing to compare or nothing finite.
+        each layer's gradient over that of the output's. Each is ``{"median", "low", "high"}`` over the seeds (low and high are
+        quartiles), or None if there is nothing to compare or nothing finite.
 
     Raises:
         UserError: an unknown rule, no rule, no seed, a step that :func:`against_exact` refuses.
@@ -112,7 +111,7 @@ def fidelity(
         for net, layers in SMALL.items():
             made = [against_exact(name, seed=seed, layers=layers, steps=steps, smoothing=smoothing) for seed in range(seeds)]
             depth = len(layers) - 1
-            # By step, of the networks that fire alike in all layers, the rows of each layer.
+            # rows of each layer by step, of the networks that fire alike in all layers
             by_step = [
                 [rows[at : at + depth] for rows in made if all(row["matched"] for row in rows[at : at + depth])]
                 for at in range(0, depth * len(steps), depth)
@@ -148,13 +147,13 @@ def against_exact(
         seed: of the network and its trains.
         layers: sizes from the input on.
         steps: lengths of a step, positive, in the unit of time in which τm = 6 and τs = 3; at most τs.
-        smoothing: 1 for a loss on the post-synaptic current itself, whose error jumps at the output's own spikes; 2 for that
-            current through the synapse once more, whose error does not.
+        smoothing: 1 for a loss on the post-synaptic current, whose error jumps at the output's own spikes; 2 for that current
+            through the synapse once more, whose error does not.
 
     Returns:
         A row per step and layer: ``step``, ``layer`` (1 the first), ``cosine`` and ``norm`` (the rule's over the exact) of
         the weights' gradient; how often the layer fired, ``spikes``, and should have, ``true_spikes``; and ``matched``,
-        whether each of its neurons fired as often as it should. Where that fails the two gradients are of different trains.
+        whether each of its neurons fired as often as it should. If not, the two gradients belong to different trains.
 
     Raises:
         UserError: a size, step or smoothing outside its range, or an unknown rule.
@@ -187,7 +186,7 @@ def grid_gradient(case: Case, rule: str | Rule | None, step: float, smoothing: i
     tau_m, tau_s = case.neuron.tau_m / step, case.neuron.tau_s / step
     count = round(case.until / step)
     train = torch.zeros(count, case.weights[0].shape[1], dtype=torch.float64)
-    # A spike counts from its own step on. Taken at the middle of the steps that is right on average.
+    # A spike counts from its own step on, so the middle of steps is right on average.
     bins = (case.inputs.times / step).long().clamp(max=count - 1)
     train.index_put_((bins, case.inputs.source), torch.ones_like(case.inputs.times), accumulate=True)
     middles = step * (torch.arange(count, dtype=torch.float64) + 0.5)
@@ -223,7 +222,7 @@ class Chain:
         for _ in range(DEPTH + 1):
             weight = torch.randn(WIDTH, WIDTH, generator=random, dtype=torch.float64) / math.sqrt(WIDTH)
             low, high = 0.0, 100.0
-            for _ in range(30):  # the scale at which the layer fires at RATE
+            for _ in range(30):  # find the scale at which the layer fires at RATE
                 middle = (low + high) / 2
                 fires = float(spikes_from_psc(_layer(psc, middle * weight), TAU_S).mean())
                 low, high = (middle, high) if fires < RATE else (low, middle)
@@ -249,7 +248,7 @@ def _layer(psc: Tensor, weight: Tensor, rule: str | None = None) -> Tensor:
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Median and quartiles; None of no values, or of values that are not finite."""
+    """Median and quartiles; None without values, or if some are not finite."""
     if not values or not all(map(math.isfinite, values)):
         return None
     low, _, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else itertools.repeat(values[0], 3)
@@ -331,7 +330,7 @@ def _plain(value: float) -> str:
 
 
 def _lines(made: dict[str, tuple[Iterable[float], list[Spread]]]) -> dict[str, charts.Line]:
-    """Medians over x by rule, without what could not be measured; rules of which nothing could are left out."""
+    """Medians over x by rule, without those that could not be measured; rules without any are left out."""
     known = {name: [(x, one["median"]) for x, one in zip(*pair, strict=True) if one] for name, pair in made.items()}
     return {name: charts.Line(*map(list, zip(*points, strict=True))) for name, points in known.items() if points}
 
@@ -339,7 +338,7 @@ def _lines(made: dict[str, tuple[Iterable[float], list[Spread]]]) -> dict[str, c
 def _chart(
     key: str, named: dict[str, charts.Line], xlabel: str, ylabel: str, caption: str, log: str, same: str, whole: bool = False
 ) -> list[tuple[Markup, str]]:
-    """One chart, with a line at 1; none where there is nothing to draw."""
+    """A chart with a line at 1; None if there is nothing to draw."""
     if not named:
         return []
     return [(charts.lines(f"fidelity-{key}", named, xlabel, ylabel, level=(same, 1.0), whole=whole, log=log), caption)]

@@ -1,7 +1,7 @@
-"""How a trained network fires, and how much of its gradient would be the fallback's.
+"""How a trained network fires, and how much of its gradient would come from the fallback.
 
 A spike-time gradient exists only where there is a spike. Elsewhere the rule falls back on a surrogate (equation (10) of
-``rules/tssl.py``); how often depends on how the network fires.
+``rules/tssl.py``).
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ def firing(run: Run) -> dict[str, Any]:
     Returns:
         Under ``layers``, by name, and ``all`` for the whole network: ``neurons``; shares from 0 to 1 of neurons ``silent``,
         firing ``once`` and ``more`` often, ``per_sample`` and, by the sample they fire most for, ``over_set``; ``rate`` in
-        spikes per neuron and step; ``first``, for each step the share of neurons and samples whose first spike is then;
-        ``fallback``, the share of gradient entries that take the fallback, None under a rule that has none. ``example``: see
+        spikes per neuron and step; ``first``, for each step the share of neurons and samples whose first spike is there;
+        ``fallback``, the share of gradient entries that take the fallback, None under a rule without one. ``example``: see
         :func:`_example`.
 
     Raises:
@@ -57,8 +57,8 @@ def firing(run: Run) -> dict[str, Any]:
 
 
 def _example(run: Run) -> dict[str, Any]:
-    """What the first test sample sets off: ``spikes`` by layer, a text of 0 and 1 for each step, a digit for each neuron; the
-    names of its ``label``, of the ``answer``, None if there is none, and of all ``classes``."""
+    """The response to the first test sample: ``spikes`` by layer, a text of 0 and 1 for each step, a digit for each neuron; the
+    names of its ``label``, of the ``answer`` (None if there is none), and of all ``classes``."""
     classes = run.model.classes
     spikes, output = run.model.response(run.test.x[:1])
     answer = int(decode(output))
@@ -71,7 +71,7 @@ def _example(run: Run) -> dict[str, Any]:
 
 
 def fallback(rule: Rule, train: Tensor, neuron: LIF) -> Tensor:
-    """Where a gradient would be the fallback's, given spikes: ``[T, ...]`` of 0 and 1; nowhere under a rule that has none."""
+    """Where a gradient would take the fallback, given spikes: ``[T, ...]`` of 0 and 1; nowhere under a rule without one."""
     if not isinstance(rule, TSSL):
         return torch.zeros_like(train)
     return rule.falls_back(train, synapse(train, neuron.tau_s), neuron).to(train.dtype)
@@ -79,7 +79,7 @@ def fallback(rule: Rule, train: Tensor, neuron: LIF) -> Tensor:
 
 @dataclass
 class _Tally:
-    """Counts of one layer over the batches; those by neurons and samples begin as 0."""
+    """Counts of one layer over the batches, from 0."""
 
     steps: int
     neurons: int
@@ -92,7 +92,7 @@ class _Tally:
     first: Tensor | int = 0
 
     def add(self, train: Tensor, fallen: Tensor, lengths: Tensor | None) -> None:
-        """A batch's spikes and fallbacks, ``[T, B, neurons]`` each; what comes after the end of a sequence does not count."""
+        """Add a batch's spikes and fallbacks, ``[T, B, neurons]`` each, up to the end of each sequence."""
         train, fallen = within(train, lengths), within(fallen, lengths)
         counts = train.sum(0).long()
         self.samples += len(counts)
@@ -124,7 +124,7 @@ def _named(often: Tensor | int, of: int) -> dict[str, float]:
 
 
 def _together(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over layers, each weighted with its neurons."""
+    """The mean over layers, weighted by their neurons."""
     neurons = sum(layer["neurons"] for layer in layers)
 
     def mean(values: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How soon a trained network knows the answer, and how many spikes it has spent by then."""
+"""How soon a trained network gives the answer, and how many spikes it takes until then."""
 
 from typing import Any
 
@@ -17,12 +17,11 @@ def latency(run: Run) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` in percent, ``no_answer`` (the share of samples without one) and ``spikes`` (of the whole network, per
-        sample, so far), for the answer that would be given after each of the T steps; and under ``exit`` the same for
-        :meth:`Model.decide`, with ``steps`` taken on average and ``taken``, the share of samples by their number of steps.
+        sample, so far), for the answer after each of the T steps; and under ``exit`` the same for :meth:`Model.decide`, with
+        the mean number of ``steps`` and ``taken``, the share of samples by their number of steps.
 
     Raises:
-        UserError: an ANN, or an output that does not spike; sequences of different lengths, or target trains, which have no
-            time of decision.
+        UserError: an ANN, or an output that does not spike; sequences of different lengths; target trains.
     """
     run.need_spikes("latency")
     samples, network = run.test, run.model.network

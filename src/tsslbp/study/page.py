@@ -1,4 +1,4 @@
-"""Studies as JSON, one file each, and one page of all that lie in the same folder, in HTML or Markdown."""
+"""Studies as JSON, one file each, and one page of all studies in a folder, in HTML or Markdown."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tsslbp.study.base import studies
 
 
 def section(result: Result) -> Section:
-    """A study's question, its answer and what shows it."""
+    """A study's question, answer and figures."""
     return studies()[result["study"]].section(result)
 
 
@@ -22,7 +22,7 @@ def write(folder: Path, result: Result) -> Path:
     """
     files.make_folder(folder, "choose another --out")
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    section(json.loads(content))  # a fault of the study shows here, and not as a damaged file
+    section(json.loads(content))  # an error of the study is raised here, not as a damaged file
     files.write_text(folder / f"{result['study']}.json", content)
     return draw(folder)
 
@@ -35,7 +35,7 @@ def check_folder(folder: Path) -> None:
 
 
 def found_in(folder: Path) -> list[Path]:
-    """The files of a folder that are of studies, in the order of the page."""
+    """The files of studies in a folder, in the order of the page."""
     return [path for name in studies() if (path := folder / f"{name}.json").is_file()]
 
 
@@ -61,5 +61,5 @@ def _read(path: Path) -> tuple[Result, Section]:
         if result["study"] != path.stem or not all(isinstance(result[key], kind) for key, kind in head.items()):
             raise ValueError
         return result, section(result)
-    except Exception:  # drawing what an altered file says fails in every way there is
+    except Exception:  # drawing an altered file may raise anything
         raise UserError(f"{path} is damaged, of an older release or no study; delete it and run that study again") from None

@@ -6,9 +6,9 @@ paired, and over n seeds
     mean d ± t(0.975, n - 1)·sd/√n                          is the 95 % confidence interval of their mean       (1)
     (t(0.975, n - 1) + t(0.8, n - 1))·sd/√n                 is the mean that a test would find four times in five  (2)
 
-With many comparisons some intervals miss 0 by chance. A difference counts as real when its p-value survives Holm's correction,
-by which the chance of a single false one among all is at most 5 %: S. Holm, Scandinavian Journal of Statistics 6, 65 (1979).
-A single comparison that was planned before the runs needs no correction.
+With many comparisons some intervals miss 0 by chance. A difference counts as real if it is significant after Holm's correction,
+which bounds the chance of any false one at 5 %: S. Holm, Scandinavian Journal of Statistics 6, 65 (1979). A single comparison
+that was planned before the runs needs no correction.
 
 Equation (2) is the usual approximation of the effect that is detectable with a power of 80 %.
 """
@@ -29,7 +29,7 @@ def differences(values: Mapping[str, Sequence[float]], base: Sequence[float], pl
     Args:
         values: by name, one a seed.
         base: one a seed, in the same order.
-        planned: the name whose p-value stands as it is.
+        planned: the name whose p-value is not corrected.
     """
     made = {name: paired(reached, base) for name, reached in values.items()}
     explored = [name for name in made if name != planned]
@@ -43,8 +43,8 @@ def differences(values: Mapping[str, Sequence[float]], base: Sequence[float], pl
 def paired(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """Differences of paired values, the interval (1), the effect (2) and the p-value of Student's test that their mean is 0.
 
-    Differences that are all the same have no spread to judge by: p is 1, and interval and effect are None. (Accuracies are
-    counts, so with few seeds that happens.)
+    If all differences are the same, they have no spread to judge by: p is 1, and interval and effect are None. (Accuracies are
+    counts, so with few seeds this happens.)
     """
     found = [value - other for value, other in zip(values, base, strict=True)]
     n, mean, error = len(found), statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))

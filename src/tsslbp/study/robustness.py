@@ -1,4 +1,4 @@
-"""What a trained network still gets right when its input, its weights or its spikes are not what they were in training."""
+"""Accuracy of a trained network whose input, weights or spikes are disturbed."""
 
 import copy
 import statistics
@@ -25,26 +25,26 @@ Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def add_noise(x: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Gaussian noise, ``level`` times the standard deviation of ``x``, which a single number has none of."""
+    """Add Gaussian noise of ``level`` times the standard deviation of ``x``; a single number gets none."""
     return x + level * x.std(correction=min(1, x.numel() - 1)) * torch.randn(x.shape, generator=random)
 
 
 def quantise(weight: Tensor, bits: float, _: torch.Generator) -> Tensor:
-    """The nearest of ``2^bits - 1`` values that are evenly spaced about 0, the outermost being ``± max |weight|``."""
+    """Round to ``2^bits - 1`` values, evenly spaced from ``-max |weight|`` to ``max |weight|``."""
     top = 2 ** (bits - 1) - 1
     step = weight.double().abs().amax().clamp(min=torch.finfo(weight.dtype).tiny) / top
     return ((weight.double() / step).round() * step).to(weight.dtype)
 
 
 def drop(train: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Every spike is lost with probability ``level``: ``[T, ...]``."""
+    """Drop every spike with probability ``level``: ``[T, ...]``."""
     return train * (torch.rand(train.shape, generator=random) >= level)
 
 
 def jitter(train: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Every spike moves by a whole number of steps, evenly drawn from ``-level`` to ``level``: ``[T, ...]``.
+    """Move every spike by a whole number of steps, drawn evenly from ``-level`` to ``level``: ``[T, ...]``.
 
-    It stays within the T steps, and two that meet are one.
+    Spikes stay within the T steps, and two that meet become one.
     """
     reach, steps = int(level), torch.arange(len(train)).view(-1, *[1] * (train.dim() - 1))
     shift = torch.randint(-reach, reach + 1, train.shape, generator=random)
@@ -53,7 +53,7 @@ def jitter(train: Tensor, level: float, random: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Trouble:
-    """One way to disturb a network: what is disturbed, how, in which unit, and how much."""
+    """A disturbance: what is disturbed, how, in which unit, and how much."""
 
     where: str
     disturb: Disturb
@@ -74,8 +74,8 @@ TROUBLES = {
 def robustness(run: Run, *, draws: int) -> dict[str, Any]:
     """Accuracy on the test set under every one of ``TROUBLES``, each at several levels.
 
-    Spikes are disturbed where they leave a layer, the output layer included; what the neurons of a recurrent layer tell each
-    other is not. Of an ANN only input and weights are disturbed.
+    Spikes are disturbed where they leave a layer, including the output layer, but not inside a recurrent layer. In an ANN only
+    input and weights are disturbed.
 
     Args:
         run: a trained run.
@@ -83,7 +83,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` undisturbed, and under ``troubles`` by name: ``where``, ``unit``, ``levels``, by level ``accuracies`` (one
-        a draw), and their ``mean`` and ``sd``, None of one; in percent, for target trains 100 times F1.
+        a draw), their ``mean`` and ``sd`` (None for one); in percent, for target trains 100 times F1.
     """
     drawn = seeds_from(0, draws)
     troubles = {}
@@ -166,7 +166,7 @@ TOLD = {
     "weight quantisation": (4, "4-bit weights"),
     "dropped spikes": (0.1, "a tenth of the spikes lost"),
 }
-"""What the answer mentions."""
+"""Disturbances that the answer mentions."""
 WHERE = {
     "input": "Gaussian noise added to the input.",
     "weights": "Every layer's weights are disturbed, once for all samples.",

@@ -1,4 +1,4 @@
-"""Runs as studies see them: trained ones to look into, and ones still to be trained."""
+"""Runs in studies: trained ones to analyse, and ones still to be trained."""
 
 import math
 import re
@@ -30,7 +30,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The rule it learned by, or the kind of its units if they do not spike."""
+        """The rule it learned by, or the kind of units of an ANN."""
         network = self.model.network
         return str(self.settings["rule"]) if network.is_spiking else network.architecture.neuron
 
@@ -45,7 +45,7 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
 
     Args:
         folder: the run's.
-        data_root: where its data set lies, if no longer where the run found it.
+        data_root: folder of its data set, if it has moved.
 
     Raises:
         UserError: no model there, a run that has not ended, a damaged file, missing data.
@@ -70,8 +70,8 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
     """A study of runs that differ in their seed.
 
     Returns:
-        What ``measure`` returns for one. Of several the mean of its numbers, with ``subject`` for a name, ``runs``, how many,
-        and under ``each`` what the mean is of.
+        The result of ``measure`` for one run. For several, the mean of its numbers, with the name ``subject``, the number of
+        ``runs``, and the single results under ``each``.
 
     Raises:
         UserError: the runs differ in more than their seed, or have the same.
@@ -106,7 +106,7 @@ def check_same(trained: list[Run], keys: Collection[str], fix: str) -> None:
 
 
 def _mean(values: list[Any]) -> Any:
-    """Of numbers the mean, of dictionaries and lists entry by entry; of what is the same, or is no number, the first."""
+    """The mean of numbers, entry by entry in dictionaries and lists; the first of equal values and of other types."""
     first = values[0]
     if isinstance(first, dict):
         return {key: _mean([value[key] for value in values]) for key in first}
@@ -118,7 +118,7 @@ def _mean(values: list[Any]) -> Any:
 
 
 def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What every study's result begins with."""
+    """First entries of every study's result."""
     kept = {key: value for key, value in settings.items() if value is not None and key not in kinds_of(Place)}
     return {
         "study": study,
@@ -130,7 +130,7 @@ def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON has it, which knows no infinity."""
+    """A setting as a JSON value; JSON has no infinity."""
     finite = not isinstance(value, float) or math.isfinite(value)
     return value if isinstance(value, (bool, int, float, str, list)) and finite else str(value)
 
@@ -153,12 +153,12 @@ def settled(config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def folder_name(label: str) -> str:
-    """A label as part of the name of a run's folder."""
+    """A label for use in the name of a run's folder."""
     return re.sub(r"[^\w.+-]+", "-", label).strip("-")
 
 
 def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], object] = lambda network: None) -> Path:
-    """A run's folder, after the run; one that has ended is not run again, one that was interrupted goes on.
+    """Train a run and return its folder; a finished run is not repeated, an interrupted one is continued.
 
     ``adapt``: see :func:`tsslbp.training.train`.
     """
@@ -181,7 +181,7 @@ def accuracy(folder: Path) -> float:
 
 
 def need_validation(config: TrainConfig) -> None:
-    """Raises UserError unless the epoch of every run is chosen on validation, as comparisons and studies say it is."""
+    """Raises UserError unless the epoch of every run is chosen on validation."""
     if config.test_every > 1:
         raise UserError(f"--test-every is {config.test_every}; comparisons and studies measure the test set after every epoch")
     if config.choose != "validation":

@@ -1,11 +1,11 @@
-"""Settings of a training, searched on validation: as many trials for each of what is compared.
+"""Search for training settings on validation, with the same number of trials for every entry of a comparison.
 
-Optuna's tree-structured Parzen estimator draws a trial's settings from the trials before it. The first trial has the settings
-as they are given. A trial that is behind the median of the others after an epoch is given up. What learns fast in short trials
-need not be best in the end, and what suits one draw of first weights need not suit another. So where the comparison has more
-epochs, or trials have several seeds, the best trials and the first are trained for as many epochs with all seeds, and the best
-of these is taken. Trials are ordinary runs, and their draws follow from the seed and the number of the trial. So the same call
-draws the same settings again, finds the trials that have ended and goes on with the one that was interrupted.
+Optuna's tree-structured Parzen estimator draws a trial's settings from the trials before it. The first trial has the given
+settings. A trial that is below the median of the others after an epoch is stopped. The best settings of short trials need not
+be best in the end, nor for other first weights. So if the comparison has more epochs, or trials have several seeds, the best
+trials and the first are trained in full with all seeds, and the best of these is taken. Trials are ordinary runs, and their
+draws follow from the seed and the number of the trial. So the same call draws the same settings again, uses finished trials and
+continues the interrupted one.
 
 Source: T. Akiba et al., Optuna, KDD 2019, arXiv 1907.10902.
 """
@@ -34,12 +34,12 @@ OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
     Surrogate: {"slope": (0.5, 20.0)},
     EventProp: {"clip": (1.0, 100.0), "wake": (1e-7, 0.1)},
 }
-"""Numbers among the options of rules that are searched, with their ranges. Options that make a rule another one are not."""
+"""Numeric options of rules that are searched, with their ranges; not those that change the kind of rule."""
 VOLTAGE = "voltage"
 OF_VOLTAGES = (EventProp, EProp, SuperSpike)
-"""Rules that the field also trains with an output that does not spike; their trials may read its voltage."""
+"""Rules that the field also trains with a voltage output; their trials may use one."""
 SURE = 4
-"""Trials that are never given up, as there is no median yet."""
+"""First trials, which are never stopped, as there is no median yet."""
 LEADERS = 4
 """Trials that are trained in full, besides the first."""
 Report = Callable[[dict[str, Any]], None]
@@ -51,17 +51,17 @@ def searched(
     """Trials of settings, by validation accuracy.
 
     Args:
-        label: what is tuned, as results name it.
-        bases: its settings, with the epochs of the trials and a seed each, the first of which is that of the trials.
-        dataset: what it learns.
+        label: name of the entry in results.
+        bases: its settings, with the epochs of the trials and a seed each; the trials have the first seed.
+        dataset: training data.
         count: how many trials.
         epochs: of the comparison.
-        watch: gives who watches a run, by the run's name.
+        watch: makes the progress display of a run from its name.
 
     Returns:
-        Of each trial the ``settings`` that it has instead of the given ones, its ``epochs``, and its ``validation_accuracy``
-        in percent, of the epoch chosen, None if it diverged or was given up; and ``in_full``, the mean over all seeds after as
-        many epochs as the comparison has, None if it was not trained so.
+        For each trial its changed ``settings``, its ``epochs``, and its ``validation_accuracy`` in percent, of the chosen
+        epoch, None if it diverged or was stopped; and ``in_full``, the mean over all seeds after the epochs of the comparison,
+        None if it was not trained in full.
 
     Raises:
         UserError: Optuna is not installed.
@@ -106,7 +106,7 @@ def searched(
 
 
 def _leaders(found: list[dict[str, Any]]) -> list[int]:
-    """The best trials and the first, by number, of those that ended."""
+    """Numbers of the best finished trials and the first."""
     ended = [number for number, trial in enumerate(found) if trial["validation_accuracy"] is not None]
     best = sorted(ended, key=lambda number: found[number]["validation_accuracy"], reverse=True)[:LEADERS]
     return sorted({*best, *(number for number in ended if number == 0)})
@@ -115,8 +115,8 @@ def _leaders(found: list[dict[str, Any]]) -> list[int]:
 def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """The settings of a trial: learning rate, first weights, loss, and numbers among the rule's options.
 
-    EventProp has no gradient where there is no spike, so its output needs first weights that make it fire. As in its papers,
-    static samples may come as first spikes and in more steps, with time constants that grow alike.
+    EventProp has no gradient without spikes, so its output needs first weights that make it fire. As in its papers, static
+    samples may be encoded as first spikes and in more steps, with time constants scaled alike.
     """
     rate, scale = base.learning_rate, base.hidden_scale
     made: dict[str, Any] = {
@@ -142,7 +142,7 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
 
 
 def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
-    """The loss as it is given, and all others that fit; "voltage" for the softmax loss of the output's voltage."""
+    """The given loss and all others that fit; "voltage" means the softmax loss of the output's voltage."""
     found = [base.loss]
     for name in () if dataset.trains else losses.LOSSES if base.neuron == "spiking" else losses.ANN:
         try:
@@ -156,7 +156,7 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
 
 
 def _run(config: TrainConfig, report: Report, watch: Watch) -> float:
-    """Validation accuracy of a run, of the epoch chosen; ``report`` gets the record of every epoch, of earlier calls too."""
+    """Validation accuracy of a run's chosen epoch; ``report`` gets the record of every epoch, also of earlier calls."""
     folder = config.runs_dir / str(config.name)
     if (folder / "metrics.jsonl").is_file():
         for record in training.history(folder):
@@ -167,7 +167,7 @@ def _run(config: TrainConfig, report: Report, watch: Watch) -> float:
 
 
 class _Reporting(training.Progress):
-    """Reports every epoch, and tells another one all there is to see."""
+    """Reports every epoch, and passes everything on to another display."""
 
     def __init__(self, watcher: training.Progress, report: Report) -> None:
         self.prepared, self.started, self.stepped = watcher.prepared, watcher.started, watcher.stepped  # type: ignore[method-assign]
@@ -180,7 +180,7 @@ class _Reporting(training.Progress):
 
 
 def best(label: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best trial, of those in full if there are any; the first of equally good ones. Raises UserError if none ended."""
+    """The best trial, of those in full if any; the first of equal ones. Raises UserError if none finished."""
     for reached in ("in_full", "validation_accuracy"):
         if ended := [trial for trial in tried if trial[reached] is not None]:
             return max(ended, key=lambda trial: trial[reached])

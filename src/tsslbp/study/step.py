@@ -1,4 +1,4 @@
-"""What a training step takes: something to time, and its peak of memory."""
+"""The cost of a training step: a function to time, and its peak memory."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor

@@ -1,4 +1,4 @@
-"""Learning rates, tried out on validation: what is compared is compared at its best."""
+"""Learning rates, chosen on validation for each rule."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, folder_name
 
 FURTHER = 4
-"""How many learning rates outside of the given ones are tried at most."""
+"""Most learning rates that are tried beyond the given ones."""
 
 
 def tuned(label: str, trials: list[TrainConfig], rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
-    """Validation accuracy by learning rate, the mean of the trials; None where one diverged. The best lies inside, if it can.
+    """Mean validation accuracy of the trials by learning rate, None if one diverged.
 
-    Rates beyond an end keep the ratio of the last two.
+    While the best lies at an end, rates beyond it are tried, with the ratio of the last two.
     """
     tried = {rate: _tried(label, trials, rate, watch) for rate in sorted(rates)}
     for _ in range(FURTHER):
@@ -51,7 +51,7 @@ def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> 
 
 
 def best_rate(label: str, tried: list[dict[str, Any]]) -> float:
-    """Of equally good ones the one in the middle."""
+    """The best learning rate; the middle one of equally good ones."""
     stable = [trial for trial in tried if trial["validation_accuracy"] is not None]
     if not stable:
         raise UserError(f"{label} diverged at every learning rate of --tune; add lower ones")

@@ -1,4 +1,4 @@
-"""Training runs: settings in, a folder with a trained model out."""
+"""Training runs, from settings to a folder with a trained model."""
 
 from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState

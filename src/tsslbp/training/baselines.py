@@ -1,4 +1,4 @@
-"""What simple methods reach on the same samples as a run, so that a reader knows what its accuracy is worth."""
+"""Accuracies of simple methods on the same samples as a run, for comparison."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.signal import length_mask
 
 MOST = 2 * 10**7
-"""Numbers in the training samples beyond which only the majority is computed; a run must not wait for its baselines."""
+"""Numbers in the training samples above which only the majority is computed, so that a run does not wait for baselines."""
 BASELINES = {
     "majority_accuracy": "most frequent class",
     "nearest_neighbour_accuracy": "1-NN",
@@ -21,7 +21,7 @@ BASELINES = {
 
 
 def baselines(dataset: Dataset) -> dict[str, float]:
-    """Test accuracies in percent, by field of ``BASELINES``, of normalised samples laid flat; none where targets are trains."""
+    """Test accuracies in percent on flattened normalised samples, by field of ``BASELINES``; empty if targets are trains."""
     if dataset.trains:
         return {}
     train, test = dataset.train + dataset.validation, dataset.test
@@ -40,7 +40,7 @@ def baselines(dataset: Dataset) -> dict[str, float]:
 
 
 def verdict(final: dict[str, Any]) -> str:
-    """What to say of a final record with baselines: their accuracies, and whether the network is better than all of them."""
+    """Text about the baselines in a final record: their accuracies, and whether the network beats all of them."""
     found = {name: final[field] for field, name in BASELINES.items() if field in final}
     if not found:
         return ""
@@ -52,7 +52,7 @@ def verdict(final: dict[str, Any]) -> str:
 
 
 def flat(part: Split, normalisation: Normalisation) -> Any:
-    """Normalised samples laid flat, ``[N, features]``, 0 in padding, as an array."""
+    """Normalised and flattened samples, ``[N, features]``, 0 in padding, as an array."""
     x: Tensor = normalisation.normalise(part.x)
     if part.lengths is not None:
         x *= length_mask(part.lengths, x.shape[1]).T.view(*x.shape[:2], *[1] * (x.dim() - 2))

@@ -1,7 +1,7 @@
 """The state of a training run between two steps.
 
-A checkpoint is what ``torch.save`` writes, followed by the SHA-256 of that: nothing in it is looked at before the two agree.
-Whatever it holds is checked against the run it is to go on with, before anything of the run is changed.
+A checkpoint is the output of ``torch.save``, followed by its SHA-256, which is checked before anything is read. The content is
+then checked against the run, before anything of the run is changed.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ DIGEST = hashlib.sha256().digest_size
 
 @dataclass
 class RunState:
-    """Where a run stands. All randomness follows from (seed, epoch, sample), so no generator state is kept."""
+    """Progress of a run. All randomness follows from (seed, epoch, sample), so no generator state is kept."""
 
     epoch: int = 1
-    """The epoch under way, from 1."""
+    """The current epoch, from 1."""
     step: int = 0
-    """Steps of it that are done."""
+    """Finished steps of this epoch."""
     loss_sum: float = 0.0
     right: float = 0.0
     seen: int = 0
     seconds: float = 0.0
-    """Time spent in all sittings."""
+    """Training time, from before interruptions too."""
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """One record per finished epoch."""
     average: list[torch.Tensor] = field(default_factory=list, repr=False)
@@ -54,7 +54,7 @@ STATE: dict[str, Check] = {
     "history": lambda value: isinstance(value, list),
     "average": lambda value: isinstance(value, list),
 }
-"""Types and ranges of the fields of :class:`RunState`, those that do not depend on the run."""
+"""Types and ranges of the fields of :class:`RunState` that do not depend on the run."""
 
 
 def save(path: Path, state: RunState, network: Network, optimizer: torch.optim.Optimizer, data: str) -> None:
@@ -71,12 +71,12 @@ def save(path: Path, state: RunState, network: Network, optimizer: torch.optim.O
 
 def pack(content: Any) -> bytes:
     """The bytes of a checkpoint."""
-    torch.save(content, buffer := io.BytesIO())  # torch's own writer reports a full disk in its own way
+    torch.save(content, buffer := io.BytesIO())  # torch's own file writer has its own errors for a full disk
     return buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest()
 
 
 def unpack(stored: bytes) -> dict[str, Any]:
-    """The content of a checkpoint, unchecked but for its checksum. Raises ValueError, or what ``torch.load`` raises."""
+    """The content of a checkpoint; only its checksum is verified. Raises ValueError, or what ``torch.load`` raises."""
     payload, digest = stored[:-DIGEST], stored[-DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError("its checksum is wrong, or it is of tsslbp 0.1, which had none")
@@ -95,16 +95,16 @@ def restore(
     samples: int,
     data: str,
 ) -> RunState:
-    """Load a checkpoint into a network and an optimiser, of which neither is touched if anything is wrong.
+    """Load a checkpoint into a network and an optimiser. Neither is changed if anything is wrong.
 
     Args:
         stored: the checkpoint.
-        path: where it lies.
+        path: its file.
         network: as prepared for the run's first step.
         optimizer: likewise.
         config: the run's settings.
-        samples: how many the training set has.
-        data: what names the samples trained on.
+        samples: size of the training set.
+        data: fingerprint of the samples trained on.
 
     Raises:
         UserError: a damaged file, or one of another architecture, of other data or of more epochs.
@@ -112,12 +112,12 @@ def restore(
     try:
         content = unpack(stored)
         trained = Architecture.from_json(content["architecture"])
-        # Not their texts: one may lack a field that came later, or say 5 for 5.0.
+        # The texts may differ: one may lack a field that came later, or say 5 for 5.0.
         if same := trained == Architecture.from_json(network.architecture.to_json()):
             _check(content, network, optimizer, config, samples)
     except MemoryError:
         raise
-    except Exception as error:  # whoever can make a checksum can make a file that fails in any way there is
+    except Exception as error:  # a file with a right checksum may still fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); start again under another --name") from None
     if not same:
@@ -137,7 +137,7 @@ def restore(
 def _check(
     content: Mapping[str, Any], network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, samples: int
 ) -> None:
-    """Raises ValueError, or what Python raises for a wrong type, unless a run with these settings can have come to this."""
+    """Raises ValueError, or Python's error for a wrong type, unless a run with these settings can reach this state."""
     state, steps = content["state"], math.ceil(samples / config.batch_size)
     own, weights = network.state_dict(), [weight for group in optimizer.param_groups for weight in group["params"]]
 
@@ -163,6 +163,6 @@ def _check(
 
 
 def _like(value: Any, weight: Tensor) -> bool:
-    """Whether a value is a tensor of a weight's kind, shape and format, all of whose numbers are finite."""
+    """Whether a value is a finite tensor of a weight's kind, shape and type."""
     plain = type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
     return plain and value.shape == weight.shape and value.dtype == weight.dtype and bool(value.isfinite().all())

@@ -1,4 +1,4 @@
-"""What was found in a user's own data and chosen for them, each choice with the flag that changes it."""
+"""Summary of a user's own data and the settings chosen for them, with the flags that change these."""
 
 from tsslbp.data import Dataset
 from tsslbp.settings import TrainConfig
@@ -9,7 +9,7 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
 
     Args:
         given: the settings as the user gave them.
-        config: with what they left open.
+        config: the complete settings.
         dataset: the data set.
     """
     parts = {name: f"{len(part):,} {name}" for name, part in dataset.parts.items()}

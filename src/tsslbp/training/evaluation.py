@@ -1,4 +1,4 @@
-"""Which samples a model is to be evaluated on, and whether they are such as it was trained on."""
+"""Finds samples to evaluate a model on, and checks that they are like those it was trained on."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +21,11 @@ class Samples:
 
     split: Split
     which: str
-    """What they are, in a reader's words: ``your x_test, 1,000 samples``."""
+    """A description for the reader: ``your x_test, 1,000 samples``."""
     warnings: list[str] = field(default_factory=list)
-    """What a reader should know of them, a line each."""
+    """Warnings, a line each."""
     names: list[str] = field(default_factory=list)
-    """What to call each sample: its file, or its number."""
+    """Name of each sample: its file, or its number."""
 
 
 def dataset_of(
@@ -37,7 +37,7 @@ def dataset_of(
     download: bool = False,
     streaming: Streaming | None = None,
 ) -> Dataset:
-    """The data set of a name, of the model's own if none is given, as the model takes samples (:func:`tsslbp.data.load`)."""
+    """The named data set, by default the model's own, in the form that the model takes (:func:`tsslbp.data.load`)."""
     steps = model.inputs.raw_steps
     streaming = _as_seen(model, streaming)
     return data.load(name or model.data, root, validation=validation, download=download, time_steps=steps, streaming=streaming)
@@ -56,18 +56,18 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
 
 
 def _as_seen(model: Model, streaming: Streaming | None) -> Streaming:
-    """How pictures are read that are to have the size of the model's."""
+    """How to read pictures in the size of the model's."""
     return replace(streaming or Streaming(), size=model.sample_shape[-1], random_crop=0.0)
 
 
 def samples_to_test(
     model: Model, name: str | None, root: Path, download: bool = False, streaming: Streaming | None = None
 ) -> Samples:
-    """The test samples of a data set, as :func:`tsslbp.data.load` finds it; of the model's own if no name is given.
+    """The test samples of a data set found by :func:`tsslbp.data.load`, by default of the model's own.
 
     Raises:
         UserError: no such data; samples of another shape, other classes or other units than the model was trained on; a file
-            without test samples of its own that the model was not trained on.
+            without its own test samples that the model was not trained on.
     """
     if not name and not model.data:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
@@ -103,7 +103,7 @@ def samples_to_test(
 
 
 def samples_of_file(model: Model, path: Path, streaming: Streaming | None = None) -> Samples:
-    """Every sample of a file or folder of the user's own that the model was never trained on.
+    """Every sample of a user's file or folder that the model was never trained on.
 
     Raises:
         UserError: no such file; the file it was trained on; samples of another shape, other classes or other units.
@@ -116,7 +116,7 @@ def samples_of_file(model: Model, path: Path, streaming: Streaming | None = None
 
 
 def samples_to_predict(model: Model, path: Path, streaming: Streaming | None = None) -> Samples:
-    """Every sample of a file or folder of the user's own, which needs no labels.
+    """Every sample of a user's file or folder; labels are not needed.
 
     Raises:
         UserError: no such file; samples of another shape or other units than the model was trained on.
@@ -136,7 +136,7 @@ def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | Non
 
 
 def _named(classes: tuple[str, ...]) -> bool:
-    """Whether classes have names, not just numbers."""
+    """Whether classes have names other than their numbers."""
     return classes != tuple(map(str, range(len(classes))))
 
 

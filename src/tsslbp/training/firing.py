@@ -1,8 +1,8 @@
 """How a network fires while it learns, on a small part of the validation set, and layers that fire too little or too much.
 
-A layer without spikes passes nothing on, and one that spikes at every step passes on the same for every sample: neither will
-teach the layers around it anything. A rule of the TSSL family has a spike-time gradient only where there are spikes; its
-fallback, a surrogate, serves the rest. Its share counts neurons and steps, not how large the gradient is at them.
+A layer without spikes passes nothing on, and one that spikes at every step passes on the same for every sample, so the layers
+around it learn nothing. A rule of the TSSL family has a spike-time gradient only where there are spikes; elsewhere its fallback
+is a surrogate. The fallback's share counts neurons and steps, not the size of the gradient there.
 """
 
 from typing import Any, cast
@@ -19,19 +19,18 @@ from tsslbp.signal import length_mask
 from tsslbp.training.model import Model
 
 PART, MOST = 50, 500
-"""Validation samples looked at: as many as a PART-th of the training set, at most MOST; below 2 % of an epoch's time."""
+"""Validation samples used: as many as a PART-th of the training set, at most MOST. This takes below 2 % of an epoch's time."""
 DEAD, SATURATED = 1e-4, 0.9
 """A layer's rate, in spikes per neuron and step, below and above which its learning is in danger."""
 
 
 def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """Firing of every layer that spikes on the first of these samples, in evaluation mode; nothing counts after the end
-    of a sequence.
+    """Firing of every spiking layer on the first of these samples, in evaluation mode, up to the end of each sequence.
 
     Returns:
         ``rates``, spikes per neuron and step by layer; ``multiplied``, the share of each layer's input that its linear map
-        multiplies, from 0 to 1, where any layer leaves some out (``tsslbp.sparse``); and under a rule of the TSSL family
-        ``fallback``, the share of the entries of ∂L/∂I, from 0 to 1, that would take the fallback there.
+        multiplies, from 0 to 1, if any layer leaves some out (``tsslbp.sparse``); and under a rule of the TSSL family
+        ``fallback``, the share of the entries of ∂L/∂I, from 0 to 1, that would take the fallback.
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
@@ -47,7 +46,7 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
                 neuron = network.neuron_of(name)
                 fallen = rule.falls_back(train, psc, neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
-                # Sums over neurons come first: what is beyond a sequence's end is then left out of far fewer numbers.
+                # Means over neurons come first, so that the mask is applied to far fewer numbers.
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
                 made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]
                 counts[name] = [old + new for old, new in zip(counts.get(name, [0.0] * len(made)), made, strict=True)]
@@ -64,14 +63,14 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
 
 
 def warnings(history: list[dict[str, Any]], config: TrainConfig) -> list[str]:
-    """What to say of the newest epoch's rates: one line for each layer that is dead or saturated and was not before."""
+    """One line for each layer that is dead or saturated in the newest epoch and was not before."""
     *earlier, last = history
     told = {ill for record in earlier for ill in _ill(record)}
     return [_warning(*ill, last, config) for ill in _ill(last) if ill not in told]
 
 
 def _ill(record: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Layers of a record that are saturated (True) or dead (False), to the first dead one: those after it must be dead too."""
+    """Saturated (True) and dead (False) layers of a record, up to the first dead one, as those after it must be dead too."""
     found = []
     for layer, rate in record.get("rates", {}).items():
         if rate > SATURATED or rate < DEAD:

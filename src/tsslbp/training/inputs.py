@@ -1,4 +1,4 @@
-"""From stored samples to what a network takes."""
+"""From stored samples to network input."""
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,19 +18,19 @@ from tsslbp.signal import length_mask, within
 
 @dataclass(frozen=True)
 class Inputs:
-    """Turns a batch as it lies in memory into network input.
+    """Turns a stored batch into network input.
 
     Args:
         encoding: of static samples, as :func:`tsslbp.encoding.get` takes it.
-        normalisation: the data set's; of sequences in bins, that of their bins.
+        normalisation: the data set's; for sequences in bins, that of their bins.
         time_steps: T.
         sequence: samples are ``[B, T, ...]`` rather than ``[B, ...]``.
         bin: steps of a stored sequence that are averaged into one.
-        stored_steps: of a sequence as it is stored; 0 means ``time_steps``.
-        rate: of the sounds that the sequences are made from, samples per second; 0 for all other data.
+        stored_steps: of a stored sequence; 0 means ``time_steps``.
+        rate: samples per second of the sounds that the sequences are made from; 0 for all other data.
         delta: change of a normalised channel that gives a spike (:func:`tsslbp.data.audio.send_on_delta`), which makes two
-            channels of each, ``[B, T, 2F]``; 0 for channels as they are.
-        filters: what turns sequences ``[B, T, F]``, in bins and normalised, into static samples, if anything does.
+            channels of each, ``[B, T, 2F]``; 0 leaves channels as they are.
+        filters: turn sequences ``[B, T, F]``, in bins and normalised, into static samples; None for none.
 
     Raises:
         UserError: an unknown encoding, no time step, sequences to be encoded, bins that do not give T, filters
@@ -65,7 +65,7 @@ class Inputs:
 
     @property
     def raw_steps(self) -> int:
-        """Steps of a sequence as it is stored."""
+        """Steps of a stored sequence."""
         return self.stored_steps or self._steps
 
     @property
@@ -78,8 +78,8 @@ class Inputs:
 
         Args:
             x: stored samples.
-            seed: what a Poisson encoder draws the samples with, as of :func:`tsslbp.encoding.poisson`.
-            lengths: steps of each stored sequence, ``[B]``. What comes after them is 0.
+            seed: of a Poisson encoder, as in :func:`tsslbp.encoding.poisson`.
+            lengths: steps of each stored sequence, ``[B]``. Later steps become 0.
         """
         if self.sequence:
             steps = self.series(x, lengths)
@@ -99,7 +99,7 @@ class Inputs:
         return self.normalisation.normalise(mean_of_bins(x, self.bin, lengths))
 
     def network_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What one step of a stored sample of this shape gives the network."""
+        """Shape of the network's input at one step, for stored samples of this shape."""
         if self.filters:
             return (self.filters.size,)
         return (2 * shape[0],) if self.delta else shape
@@ -109,8 +109,8 @@ class Inputs:
         return (lengths + self.bin - 1) // self.bin
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; without filters where there are none."""
-        # Not dataclasses.asdict, which copies each of a thousand thresholds by itself.
+        """JSON values; ``filters`` is left out if it is None."""
+        # dataclasses.asdict would copy a thousand thresholds one by one
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         parts = {
             name: {f.name: getattr(value, f.name) for f in fields(value)} for name, value in own.items() if is_dataclass(value)
@@ -119,9 +119,9 @@ class Inputs:
 
 
 def mean_of_bins(x: Tensor, size: int, lengths: Tensor | None = None) -> Tensor:
-    """Means over bins of ``size`` steps, ``[B, T, ...] -> [B, ceil(T / size), ...]``; as it is for bins of one step.
+    """Means over bins of ``size`` steps, ``[B, T, ...] -> [B, ceil(T / size), ...]``; ``x`` itself for bins of one step.
 
-    The last bin holds the steps that are left, and padding after ``lengths`` ``[B]`` does not count.
+    The last bin holds the remaining steps, and padding after ``lengths`` ``[B]`` does not count.
     """
     if size == 1:
         return x

@@ -1,4 +1,4 @@
-"""The training loop: one epoch after another, each step a plain forward, backward, update."""
+"""The training loop: epochs of plain forward, backward and update steps."""
 
 import math
 import signal
@@ -36,7 +36,7 @@ SAVE_EVERY = 300.0
 
 
 Ahead = Iterator[tuple[Tensor, Tensor | None, Split]]
-"""The parts of steps to come: numbers of samples, the keys of these if anything is drawn for them, and the samples."""
+"""The parts of the steps to come: sample numbers, their keys if anything is drawn for them, and the samples."""
 
 
 class Interrupted(Exception):
@@ -56,11 +56,11 @@ class Loop:
         dataset: training, validation and test samples.
         model: the network to train, in place.
         optimizer: its optimiser.
-        state: where the run stands; kept up to date.
-        progress: who watches.
-        save: called whenever the state is worth keeping.
+        state: progress of the run; kept up to date.
+        progress: gets reports of the progress.
+        save: writes a checkpoint.
         weights: of the training samples in the loss, ``[N]``; None if all count the same. A loss that is a mean becomes a
-            weighted mean. The losses and accuracies in the records stay those of plain samples.
+            weighted mean. Losses and accuracies in the records are unweighted.
     """
 
     config: TrainConfig
@@ -74,9 +74,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.loss, self.group = self.config.make_loss(), processes.group()
-        self._stop, self._asked = threading.Event(), False  # whether to stop, and whether all processes know
+        self._stop, self._asked = threading.Event(), False  # asked here, and known to all processes
         self._before: list[Tensor] = []
-        self._waited = self._began = 0.0  # seconds of this epoch without the next batch, and when the epoch began
+        self._waited = self._began = 0.0  # seconds of this epoch spent waiting for a batch, and its beginning
         self.steps = math.ceil(len(self.dataset.train) / self.config.batch_size)
         if self.weights is not None and self.loss.is_mean:
             self.weights = self.weights / self.weights.mean()
@@ -85,9 +85,9 @@ class Loop:
         """Train to the last epoch; ``end_epoch`` gets each epoch's record before the checkpoint is written.
 
         Raises:
-            Interrupted: after a checkpoint, when any process was asked to stop.
+            Interrupted: any process was asked to stop; a checkpoint is written.
             Diverged: loss or gradient is not finite.
-            Lost: after a checkpoint, when another process has ended.
+            Lost: another process has ended; a checkpoint is written.
         """
         state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
         self.progress.started(state.epoch, self.config.epochs, self.steps)
@@ -106,7 +106,7 @@ class Loop:
                         saved = time.perf_counter()
                     if stopping:
                         raise Interrupted
-                next(ahead, None)  # ends it, so that those who read in advance are free for the evaluation
+                next(ahead, None)  # ends it, so that the reading workers are free for the evaluation
                 with self._averaged():
                     record = self._record()
                     state.seconds = record["seconds"] = time.perf_counter() - began
@@ -122,7 +122,7 @@ class Loop:
                 raise Interrupted
 
     def _take_rule(self) -> None:
-        """Give the layers the rule of this epoch, where a surrogate warms up."""
+        """Give the layers the rule of this epoch, if ``surrogate_epochs`` is set."""
         if not self.config.surrogate_epochs:
             return
         rule = rules.get(self.config.rule)
@@ -133,7 +133,7 @@ class Loop:
                 layer.rule = rule
 
     def _batches(self) -> Sequence[Tensor]:
-        """The rest of this epoch's order of samples, batch by batch."""
+        """The remaining batches of this epoch, as sample numbers."""
         seed = (self.config.seed * 1_000_003 + self.state.epoch) * 1_000_003 % 2**63
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.dataset.train), generator=generator)
@@ -149,7 +149,7 @@ class Loop:
         return mine, draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
 
     def _read(self, steps: Iterable[Tensor]) -> Ahead:
-        """What this process computes in these steps, part by part."""
+        """The samples of this process in these steps, part by part."""
         asked: deque[tuple[Tensor, Tensor | None]] = deque()
 
         def requests() -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -161,9 +161,9 @@ class Loop:
             yield *asked.popleft(), read
 
     def step(self, samples: Tensor, ahead: Ahead | None = None) -> None:
-        """One step of training on the training samples of these numbers, ``[B]``, of which each process takes its share.
+        """One training step on the training samples of these numbers, ``[B]``, of which each process takes its share.
 
-        They are the next that ``ahead`` gives, where they are read in advance.
+        If samples are read in advance, ``ahead`` yields these next.
         """
         ahead = self._read([samples]) if ahead is None else ahead
         state, network = self.state, self.model.network
@@ -187,10 +187,10 @@ class Loop:
         self.progress.stepped(state.epoch, state.step, state.loss_sum / state.seen, 100 * state.right / state.seen)
 
     def _add_gradients(self, samples: Tensor, of: int, ahead: Ahead, last: bool) -> tuple[float, float]:
-        """Add the gradients of this process's share of some of the ``of`` samples of a step; the share's loss and score.
+        """Add the gradients of this process's share of some of the ``of`` samples of a step; returns its loss and score.
 
-        After the ``last`` of them the gradients are whole, and the processes begin to add them up.
-        Shares add up to the loss of the step: a loss that is a mean is weighed by how many samples it is of.
+        After the ``last`` part the gradients are complete, and the processes begin to add them. The shares' losses add up to
+        that of the step, so a loss that is a mean is weighted by its number of samples.
         """
         config, network = self.config, self.model.network
         asked = time.perf_counter()
@@ -207,7 +207,7 @@ class Loop:
         mask = None if steps is None else length_mask(steps, len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, mine).to(output).unsqueeze(1)
-            output.register_hook(lambda gradient: gain * gradient)  # every loss is a sum over samples, so this weighs the terms
+            output.register_hook(lambda gradient: gain * gradient)  # a loss is a sum over samples: this weights its terms
         loss = self._loss(output, y.transpose(0, 1) if self.dataset.trains else y, mask)
         if self.loss.is_mean and len(mine) != of:
             loss = loss * (len(mine) / of)
@@ -215,20 +215,20 @@ class Loop:
             loss = loss + penalty * (len(samples) / of / self.group.count)
         with self._reduction.early() if last else nullcontext():
             loss.backward()
-        if not math.isfinite(value := loss.item()):  # the step will say so for all processes
+        if not math.isfinite(value := loss.item()):  # _update reports it for all processes
             return value, 0.0
         output = network.evidence(output.detach().float(), steps)
         return value, float(score(output, y, network.neuron_of().tau_s).sum())
 
     def _loss(self, output: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        """The loss; of no sample at all 0. Raises UserError for what a loss of one's own should not return."""
+        """The loss; 0 without samples. Raises UserError for a bad result of a user's own loss."""
         if not output.shape[1]:
             return output.sum()
         return checked(self.loss(output, y, mask), self.loss, output)
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """Write a checkpoint when another process has ended, of before the step under way."""
+        """If another process ends, write a checkpoint of the state before the current step."""
         try:
             yield
         except processes.Lost:
@@ -238,9 +238,9 @@ class Loop:
             raise
 
     def _update(self, loss: float) -> None:
-        """New weights from the gradients of a step with this loss. Raises Diverged if either is not finite."""
+        """Update the weights by the gradients of a step. Raises Diverged if these or the loss are not finite."""
         config, state = self.config, self.state
-        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has a norm of its own
+        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has its own norm
         gradients = [[x.grad for x in learned if x.grad is not None] for learned in kinds]
         norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
         if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
@@ -260,16 +260,16 @@ class Loop:
                 for weight in self._clamped:
                     weight.clamp_(-config.weight_clamp, config.weight_clamp)
             if config.average:
-                kept = list(self.model.network.state_dict().values())  # with running statistics, where layers are normalised
+                kept = list(self.model.network.state_dict().values())  # running statistics included
                 state.average = state.average or [weight.clone() for weight in kept]
                 done = (state.epoch - 1) * self.steps + state.step
-                decay = min(config.average, (1 + done) / (10 + done))  # or the first weights would weigh in it for a long time
+                decay = min(config.average, (1 + done) / (10 + done))  # smaller at first, to forget the first weights
                 for average, weight in zip(state.average, kept, strict=True):
                     average.lerp_(weight, 1 - decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The network with the average of its weights, if there is one, in their place."""
+        """Inside, the network has the average of its weights, if there is one."""
         weights = list(self.model.network.state_dict().values()) if self.state.average else []
         own = [weight.clone() for weight in weights]
         with torch.no_grad():
@@ -283,13 +283,13 @@ class Loop:
 
     @cached_property
     def _weights(self) -> list[nn.Parameter]:
-        """The weights; going through the network's modules in each step would take longer than a small layer."""
+        """The weights, kept because going through the modules in each step would take longer than a small layer."""
         constants = self.model.network.constants()
         return [weight for name, weight in self.model.network.named_parameters() if name not in constants]
 
     @cached_property
     def _clamped(self) -> list[nn.Parameter]:
-        """The weights, without the gain of a normalisation, which starts at the threshold and has its size from there."""
+        """The weights without the gains of normalisation, whose size follows from the threshold."""
         gains = {id(layer.gain) for layer in self.model.network.modules() if isinstance(layer, BatchNorm)}
         return [weight for weight in self._weights if id(weight) not in gains]
 
@@ -326,7 +326,7 @@ class Loop:
         return network.vote(output), config.rate_penalty * penalty
 
     def _rate_factor(self, step: int) -> float:
-        """Learning rate of a step of this epoch as a share of the configured one; the first is 0."""
+        """Learning rate of a step of this epoch, from 0, as a share of the configured one."""
         done = ((self.state.epoch - 1) * self.steps + step) / (self.config.epochs * self.steps)
         if self.config.schedule == "constant":
             return 1.0

@@ -1,4 +1,4 @@
-"""Trained networks as one safetensors file that says by itself what it is."""
+"""Trained networks as one self-describing safetensors file."""
 
 import json
 import math
@@ -32,10 +32,10 @@ from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
 STORED = {"float32": torch.float32, "float16": torch.float16}
-"""Formats of weights in a file, by the name its metadata has for them."""
+"""Formats of weights in a file, by their name in the metadata."""
 
 LARGE = 3 * 32 * 32
-"""Values of a picture from which fewer than 500 are evaluated at once."""
+"""Values of a picture above which fewer than 500 are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Model:
     inputs: Inputs
     classes: tuple[str, ...]
     data: str
-    """What :func:`tsslbp.data.load` finds the data set by; empty if that was made in Python."""
+    """Name of the data set for :func:`tsslbp.data.load`; empty if it was made in Python."""
     facts: Facts | None = None
-    """What the data set was; None in files of version 0.1.0."""
+    """Facts about the data set; None in files of version 0.1.0."""
     trained: dict[str, Any] = field(default_factory=dict)
-    """Of a model that was exported: settings and final record of its run, the format its weights are stored in; else empty."""
+    """For an exported model: settings and final record of its run, and the format of its weights; else empty."""
     imports: tuple[str, ...] = field(default_factory=imports.names)
     """Names of the files that must be imported (``--import``) before it is loaded again."""
     trains: bool = False
@@ -62,7 +62,7 @@ class Model:
         return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} {answers}, {self.network.describe()})"
 
     def about(self) -> dict[str, Any]:
-        """What a file says of the model besides its weights, JSON values only; :func:`described` reads it."""
+        """The metadata of the model's file, JSON values only; :func:`described` reads it."""
         return {
             "architecture": self.network.architecture.to_json(),
             "inputs": self.inputs.to_dict(),
@@ -84,7 +84,7 @@ class Model:
         write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
 
     def take_weights(self, path: Path) -> None:
-        """Give the network the weights in a file that :meth:`save` wrote; one process reads it for all.
+        """Load the weights of a file that :meth:`save` wrote; one process reads it for all.
 
         Raises UserError if they cannot be read or do not fit.
         """
@@ -99,7 +99,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     @property
@@ -115,10 +115,9 @@ class Model:
     def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
 
-        Lengths are in steps of the network there, not in those of the stored sequences. Inside, the network is in evaluation
-        mode and gradients are off; afterwards it is in the mode it was in. A Poisson encoder draws sample number n with seed n,
-        whatever the batch size; ``first`` is the first sample's number. Behind filters there are no sequences left, and the
-        batches have no lengths.
+        Lengths of the batches are in steps of the network, not of the stored sequences; after filters there are none. Inside,
+        the network is in evaluation mode and gradients are off; afterwards its mode is restored. A Poisson encoder draws sample
+        number n with seed n, whatever the batch size; ``first`` is the first sample's number.
         """
         was_training = self.network.training
         self.network.eval()
@@ -134,11 +133,11 @@ class Model:
         return replace(part, lengths=self._steps_of(part.lengths)), self.inputs(part.x, seed, part.lengths)
 
     def _steps_of(self, lengths: Tensor | None) -> Tensor | None:
-        """Steps of the network that stored sequences of these lengths take; None if all take as many."""
+        """Steps of the network for stored sequences of these lengths; None if all have the same."""
         return None if lengths is None or self.inputs.filters else self.inputs.lengths(lengths)
 
     def filtered(self, dataset: Dataset) -> "tuple[Model, Dataset]":
-        """The model and its data behind the filters, which are then computed once; as they are if there are none."""
+        """The model without its filters and the filtered data, so that filters are computed once; unchanged without filters."""
         if not self.inputs.filters:
             return self, dataset
         train, held, test = (Split(self.inputs(part.x, 0, part.lengths), part.y) for part in dataset.parts.values())
@@ -148,7 +147,7 @@ class Model:
         return replace(self, inputs=inputs), seen
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
-        """What is black and what is white in stored images, ``[C, 1, 1]`` each; None where a file of 0.1.0 does not say."""
+        """Black and white in stored images, ``[C, 1, 1]`` each; None if a file of 0.1.0 does not say."""
         scale = self.inputs.normalisation.scale
         if scale != 1:  # bytes, or the digits' 16 shades: the training images need not have used them all
             return torch.zeros(1, 1, 1), torch.full((1, 1, 1), float(scale))
@@ -159,9 +158,8 @@ class Model:
     def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500, first: int = 0) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
-        Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; of an output without spikes class
-        probabilities, T = 1.
-        ``first`` is the first sample's number, as of :meth:`evaluating`.
+        Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; for an output without spikes, class
+        probabilities with T = 1. ``first``: see :meth:`evaluating`.
         """
         with self._outputs(_unlabelled(x, lengths), batch_size, first) as outputs:
             return torch.cat([output for _, output in outputs], dim=1)
@@ -173,7 +171,7 @@ class Model:
             yield ((part, self.network.evidence(self.network(x), part.lengths).cpu()) for part, x in batches)
 
     def output_of(self, samples: Split) -> Tensor:
-        """:meth:`outputs` for a part of a data set, wherever its samples lie."""
+        """:meth:`outputs` for a part of a data set, in memory or in files."""
         with self._outputs(samples, self._at_once(samples)) as outputs:
             return torch.cat([output for _, output in outputs], dim=1)
 
@@ -183,8 +181,8 @@ class Model:
             return torch.cat([decode(output) for _, output in outputs])
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """What one stored sample ``[1, ...]`` sets off: spikes of every layer that spikes, ``[T, neurons]`` of bool by name,
-        and the output, as :meth:`outputs` gives it.
+        """Response to one stored sample ``[1, ...]``: spikes of every spiking layer, ``[T, neurons]`` of bool by name, and the
+        output, as in :meth:`outputs`.
 
         ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
@@ -198,8 +196,8 @@ class Model:
     def decide(self, x: Tensor | Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
 
-        What is computed for a sample ends there. The answers are those of :func:`tsslbp.metrics.decode` for the whole sequence;
-        see :func:`tsslbp.metrics.settled` for why. (A batch that shrinks may round differently, as any other batch size may.)
+        A sample is computed only up to this step. The answers are those of :func:`tsslbp.metrics.decode` for the whole
+        sequence, as :func:`tsslbp.metrics.settled` explains. (The batch shrinks, which may change rounding.)
 
         Args:
             x: stored samples, ``[N, ...]``, or a part of a data set.
@@ -209,7 +207,7 @@ class Model:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
 
         Raises:
-            UserError: an output that does not spike, which nothing bounds, or sequences of different lengths.
+            UserError: an output that does not spike, and so has no bound, or sequences of different lengths.
         """
         if isinstance(x, Split) and x.lengths is not None:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
@@ -254,7 +252,7 @@ class Model:
             return torch.cat([score(output, part.y.cpu(), tau_s) for part, output in outputs])
 
     def _at_once(self, samples: Split) -> int:
-        """Samples of a batch in evaluation, fewer of large pictures in files."""
+        """Samples of a batch in evaluation; fewer for large pictures in files."""
         return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if samples.streamed else 500
 
     def distance(self, samples: Split) -> float:
@@ -266,7 +264,7 @@ class Model:
         return float(van_rossum(spikes.to(wanted), wanted, self.network.neuron.tau_s).double().mean())
 
     def accuracy(self, samples: Split) -> float:
-        """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the samples out."""
+        """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the work."""
         group = processes.group()
         mine = group.share(torch.arange(len(samples)))
         if len(mine) == len(samples):
@@ -279,15 +277,15 @@ def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
     return Split(x, torch.arange(len(x)), lengths)
 
 
-@torch.inference_mode(False)  # or the weights could not be trained, nor seen to change, by who loads in inference mode
+@torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
 def load(path: str | Path) -> Model:
     """A model from ``model.safetensors``, or from the folder of the run that wrote it; standardised weights come folded.
 
-    The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then hands on what the network takes, sequences
-    too, and ``classes`` are numbers.
+    The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then passes on network input, also sequences,
+    and ``classes`` are numbers.
 
-    The file is checked before anything is allocated for it: what its metadata claims, the shapes of its weights, then its
-    checksum. Files of version 0.1.0 have no checksum.
+    Metadata, shapes of the weights and the checksum are checked before anything is allocated. Files of version 0.1.0 have no
+    checksum.
 
     Raises:
         UserError: no such file, a broken file, one that needs an import, or a safetensors file that holds no tsslbp model.
@@ -310,7 +308,7 @@ def load(path: str | Path) -> Model:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # damaged files fail in every way there is
+    except Exception as error:  # damaged files may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
     if about.pop("sha256", None) not in (None, sha256(about, weights)):
@@ -330,7 +328,7 @@ def load(path: str | Path) -> Model:
 
 
 def described(about: dict[str, Any]) -> Model:
-    """The model that a file's metadata describes, its network without memory. Raises whatever damaged metadata lead to."""
+    """The model that a file's metadata describes, its network on the meta device. Damaged metadata may raise any error."""
     known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
     if odd := sorted(about.keys() - known):
         raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
@@ -357,7 +355,7 @@ def described(about: dict[str, Any]) -> Model:
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts, source = Facts.read(about["facts"]) if "facts" in about else None, str(about["data"])
-    trains = about.get("trains", source.startswith("spike-pattern"))  # of which version 0.1.0 says no more than the name
+    trains = about.get("trains", source.startswith("spike-pattern"))  # version 0.1.0 says only the name
     if type(trains) is not bool or (trains and voters(architecture.network) > 1):
         raise UserError("what it says of its targets is damaged")
     return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)
@@ -366,7 +364,7 @@ def described(about: dict[str, Any]) -> Model:
 def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
     """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
 
-    ``needed`` are the names of files to import before it is loaded again, those of now if left out.
+    ``needed``: names of files to import before it is loaded again, by default the present ones.
     """
     inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
     numbers = tuple(map(str, range(classes(network.architecture.network))))
@@ -381,14 +379,14 @@ def _filters(given: dict[str, Any] | None) -> Filters | None:
 
 
 def _describes_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
-    """Whether these are settings and a final record, with what the card of a model tells of them."""
+    """Whether these are settings and a final record with all that the card of a model tells."""
     told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
     kinds: tuple[Any, ...] = (str, int, int, (int, float, NoneType), (int, float))
     return stored in STORED and all(isinstance(value, kind) for value, kind in zip(told, kinds, strict=True))
 
 
 def _check_shapes(file: Any, model: Model) -> None:
-    """Raises UserError if a file holds other weights than its network has."""
+    """Raises UserError unless a file has the weights of its network."""
     wanted = {name: list(weight.shape) for name, weight in model.network.state_dict().items()}
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     found = {name: part.get_shape() for name, part in slices.items()}

@@ -35,7 +35,7 @@ PERCENT = number(0, 100)
 
 
 def or_none(check: Check) -> Check:
-    """Whether a value is None, as where nothing was measured, or passes a check."""
+    """Whether a value is None (not measured) or passes a check."""
     return lambda value: value is None or check(value)
 
 
@@ -51,11 +51,11 @@ EPOCH: dict[str, Check] = {
     "learning_rate": number(0),
     "seconds": number(0),
 }
-"""What every epoch's record holds."""
+"""Fields of every epoch's record."""
 FIRING: dict[str, Check] = {"rates": by_layer, "fallback": by_layer, "multiplied": by_layer}
-"""What those of spiking networks may hold besides."""
+"""Further fields for spiking networks, optional."""
 WAITING: dict[str, Check] = {"data_wait": number(0, 1)}
-"""What those of samples in files hold besides: the share of the epoch's training time in which the next batch was not there."""
+"""Further field for samples in files: the share of the epoch's training time spent waiting for a batch."""
 FINAL: dict[str, Check] = {
     "event": lambda value: value == "final",
     "test_accuracy": PERCENT,
@@ -66,18 +66,18 @@ FINAL: dict[str, Check] = {
     "epochs": whole(1),
     "seconds": number(0),
 }
-"""What the final record holds."""
+"""Fields of the final record."""
 SAMPLES: dict[str, Check] = {
     "f1": number(0, 1),
     "van_rossum": number(0),
     "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
 }
-"""What it may hold besides."""
+"""Its optional fields."""
 
 
 def fault(record: Any, needed: Mapping[str, Check], possible: Mapping[str, Check] | None = None) -> str | None:
-    """What is wrong with a record that must have some fields and may have others; None if nothing is."""
+    """What is wrong with a record of needed and possible fields; None if nothing is."""
     if not isinstance(record, dict):
         return f"{shown(record)} is no record"
     for key, holds in {**needed, **(possible or {})}.items():
@@ -132,7 +132,7 @@ def read(path: Path) -> tuple[list[Record], Record | None]:
 
 
 def _parsed(line: bytes) -> Any:
-    """A line's JSON; the line itself, which is no record, if it has none."""
+    """A line's JSON; if it is not JSON, the line itself, which is no record."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -169,7 +169,7 @@ def history(folder: str | Path) -> list[Record]:
 
 
 def chosen(history: Sequence[Record], choose: Choice) -> Record:
-    """The epoch that is kept: of the best, the last, since schedules lower the learning rate to the end."""
+    """The epoch that is kept; the last of equally good ones, since schedules lower the learning rate to the end."""
     if choose == "last":
         return history[-1]
     if any(record[f"{choose}_accuracy"] is None for record in history):

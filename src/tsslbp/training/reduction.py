@@ -1,4 +1,4 @@
-"""Gradients that processes add up, the large ones while the backward pass still computes others."""
+"""Adds up the gradients of processes, large ones while the backward pass still computes others."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from tsslbp.processes import Group
 
 LARGE = 2**20
-"""Bytes of a gradient that is added up by itself. Smaller ones wait for each other: a sum of few bytes costs as much as they
-would save."""
+"""Bytes of a gradient that is added up by itself. Smaller ones are added up together, as a separate sum would not pay."""
 
 
 class Reduction:
@@ -21,7 +20,7 @@ class Reduction:
     gradient that is there before its turn waits for those before it.
 
     Args:
-        learned: whose gradients they are, from the input on.
+        learned: the parameters, from the input on.
         group: the processes.
     """
 
@@ -33,7 +32,7 @@ class Reduction:
 
     @contextmanager
     def early(self) -> Iterator[None]:
-        """Around the last backward pass of a step: each large gradient begins to be added up when it is there. Raises Lost."""
+        """Around the last backward pass of a step: begin to add up each large gradient when it is there. Raises Lost."""
         if self._group.count == 1:
             yield
             return

@@ -2,7 +2,7 @@
 
 runs/NAME/config.toml          every setting; ``tsslbp train --config`` replays it
 runs/NAME/metrics.jsonl        one record an epoch, then one ``{"event": "final", ...}``
-runs/NAME/model.safetensors    weights of the epoch that was best on validation, loads alone
+runs/NAME/model.safetensors    the model of the chosen epoch, by default the best on validation
 runs/NAME/checkpoint.pt        everything needed to go on
 """
 
@@ -37,9 +37,9 @@ from tsslbp.training.tensorboard import tensorboard
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 STATIC_STEPS = 5
-"""T of static samples, if the settings do not say."""
+"""Default T of static samples."""
 HIDDEN = 100
-"""Hidden neurons, if the settings do not say."""
+"""Default number of hidden neurons."""
 
 
 def train(
@@ -49,14 +49,14 @@ def train(
     dataset: data.Dataset | None = None,
     given: Collection[str] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train, or go on training, and keep everything in the run's folder.
+    """Train, or continue training, and keep everything in the run's folder.
 
     Args:
         config: every setting.
-        progress: who watches.
-        adapt: what is done to the network before the first step, such as hooking a layer; the stored model knows nothing of it.
+        progress: gets reports of the progress.
+        adapt: called with the network before the first step, for example to hook a layer; the stored model does not have this.
         dataset: one made in Python, such as by :func:`tsslbp.data.of_arrays`, in place of the one that the settings name.
-        given: as of :func:`with_data`.
+        given: see :func:`with_data`.
 
     Returns:
         The folder and the final record.
@@ -65,7 +65,7 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
 
-    Started by ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
+    Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
     with processes.joined() as group, contextlib.ExitStack() as held:
         asked, config = config, _gone_on_with(config, group)
@@ -74,7 +74,7 @@ def train(
             if not len(dataset.test):
                 raise UserError(f"{dataset.name} has no test samples, on which the result of a run is measured; give it some")
             log_to = tensorboard() if config.tensorboard else None
-        precise = group.told(config.precision.encode()) == b"float32"  # what auto means may differ between machines
+        precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         with group.agreed(), processes.alone():
             model, optimizer = prepare(config, dataset)
@@ -137,15 +137,15 @@ def train(
 
 
 def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
-    """The settings of a job that torchrun has started again: it goes on with the run that it began."""
+    """The settings of a job; if torchrun has started it again, it resumes its run."""
     begun = group.remembered("run") if processes.restarts() else None
     return replace(config, name=begun, resume=True) if begun else config
 
 
 def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
-    """The folder of a run that starts or goes on, and its checkpoint; nothing for one that has none.
+    """The folder of a run that starts or goes on, and its checkpoint, empty if there is none.
 
-    The folder is this process's alone until ``held`` is closed. Raises UserError if it is another one's.
+    The folder is locked for this process until ``held`` is closed. Raises UserError if another process has it.
     """
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
@@ -153,19 +153,19 @@ def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, byte
         if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:  # the first comes before it
             raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
         return folder, b""
-    return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
+    return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # damaged, not missing
 
 
 def with_data(
     config: TrainConfig, dataset: data.Dataset | None = None, given: Collection[str] | None = None
 ) -> tuple[TrainConfig, data.Dataset]:
-    """The settings with what they left open (:func:`resolved`), and the run's data set: the given one or the one they name.
+    """The completed settings (:func:`resolved`), and the run's data set: the given one or the one they name.
 
     Args:
         config: every setting.
         dataset: one made in Python.
-        given: names of the settings that somebody chose; all others are to suit the data (:mod:`tsslbp.automatic`). None leaves
-            all settings as they are.
+        given: names of the settings that the user chose; all others are chosen for the data (:mod:`tsslbp.automatic`). None
+            leaves all settings as they are.
 
     Raises:
         UserError: missing or damaged data, or settings that do not go with them.
@@ -178,7 +178,7 @@ def with_data(
         if given is not None and not {"validation", "choose"} & set(given) and not automatic.holds_out(dataset):
             unchosen = replace(config, validation=0, choose="last")
             whole = _load(unchosen)
-            if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no validation of its own
+            if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no own validation part
                 config, dataset = unchosen, whole
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
@@ -196,7 +196,7 @@ def _load(config: TrainConfig) -> data.Dataset:
 
 
 def _unnormalised(dataset: data.Dataset) -> data.Dataset:
-    """The data set without mean and standard deviation. Raises UserError if it has none: the setting would have no effect."""
+    """The data set without mean and standard deviation. Raises UserError if it has none, so that this has no effect."""
     plain = data.Normalisation(dataset.normalisation.scale, (0.0,), (1.0,))
     if dataset.normalisation == plain:
         raise UserError(f"--normalise none has no effect: {dataset.name} is not normalised; leave it out")
@@ -204,7 +204,7 @@ def _unnormalised(dataset: data.Dataset) -> data.Dataset:
 
 
 def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
-    """The data set with the normalisation of its bins. Raises UserError if its steps cannot be put into bins of this size."""
+    """The data set with the normalisation of its bins. Raises UserError if bins of this size are not possible."""
     if not dataset.sequence or dataset.cut or dataset.trains:
         instead = "cut it into fewer steps with --time-steps" if dataset.cut else "it has no steps"
         instead = "its targets have a spike or none in each step" if dataset.trains else instead
@@ -220,10 +220,10 @@ def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
 
 
 def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
-    """The settings with what they left open.
+    """The settings with all that was left open filled in for the data.
 
-    T is that of the data's sequences or target trains; the output layer has a neuron for each of their classes. Every ``auto``
-    is what it means here; a resumed run keeps what it meant when the run began. With few bits the time constants are those
+    T is that of the data's sequences or target trains; the output layer has a neuron for each class. Every ``auto`` is replaced
+    by its meaning here; a resumed run keeps the meaning from its beginning. With few bits, time constants are changed to those
     whose leaks are small fractions.
 
     Raises:
@@ -245,12 +245,12 @@ def resolved(config: TrainConfig, dataset: data.Dataset) -> TrainConfig:
 
 
 def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
-    """T of sequences in bins, or of target trains; 0 of static samples with classes."""
+    """T of sequences in bins, or of target trains; 0 for static samples with classes."""
     return -(-(dataset.time_steps or 0) // config.bin)
 
 
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
-    """A run before its first step. The initial weights follow from seed and network; rule and kind of neuron change nothing."""
+    """A run before its first step. Initial weights depend on seed and network, not on rule and kind of neuron."""
     torch.manual_seed(config.seed)
     assert config.time_steps is not None
     train, stored = dataset.train, dataset.time_steps or 0 if config.bin > 1 else 0
@@ -277,8 +277,8 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
 
 
 def _groups(network: Network) -> list[dict[str, Any]]:
-    """The weights, and the learned constants, which do not decay. ``scale`` is a factor on the learning rate: constants take
-    steps in proportion to what they start at, as weights take them in proportion to 1."""
+    """Groups of weights and of learned constants, which do not decay. ``scale`` is a factor on the learning rate: steps of
+    constants are in proportion to their start values."""
     learned = network.constants()
     weights = [parameter for name, parameter in network.named_parameters() if name not in learned]
     groups: list[dict[str, Any]] = [{"params": weights, "scale": 1.0}]
@@ -298,13 +298,13 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
 
 
 def _begun(folder: Path) -> TrainConfig:
-    """The settings that a run began with; one that came later was at its default then, and arithmetic was float32."""
+    """The settings that a run began with. Settings that are newer had their defaults, and arithmetic was float32."""
     config = TrainConfig.from_toml(folder / "config.toml").with_loss()
     return replace(config, precision="float32") if config.precision == "auto" else config
 
 
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
-    """Settings that do not go with the data raise UserError."""
+    """Raises UserError for settings that do not go with the data."""
     assert config.network is not None
     if config.validation != len(dataset.validation):
         raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
@@ -346,10 +346,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
 
 
 def _started_folder(config: TrainConfig) -> Path:
-    """The folder of a new run, with its ``config.toml``; of the recipe's name, numbered if taken, unless the run has a name.
+    """The folder of a new run, with its ``config.toml``. Without a name it has the recipe's, numbered if that is taken.
 
     Raises:
-        UserError: the name is taken, or the folder cannot be made or written to; none is left behind then.
+        UserError: the name is taken, or the folder cannot be made or written to; then none is left behind.
     """
     first = config.runs_dir / (config.name or config.recipe)
     for number in itertools.count(1):
@@ -365,13 +365,13 @@ def _started_folder(config: TrainConfig) -> Path:
 
 
 def _take(folder: Path, config: TrainConfig) -> None:
-    """Make a folder a run's. Raises FileExistsError if it is not free: if it has more in it than left-overs."""
+    """Make the folder of a run. Raises FileExistsError if it holds more than left-overs."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(folder.glob(files.TEMPORARY))):
         raise FileExistsError(folder)
     try:
         files.make_folder(folder, "choose another --runs-dir")
-        with files.replacing(folder / "config.toml", new=True) as file:  # of two runs that come this far, one goes on
+        with files.replacing(folder / "config.toml", new=True) as file:  # only one of two runs gets past this
             file.write(config.to_toml().encode())
     except UserError:
         with contextlib.suppress(OSError):
@@ -382,14 +382,14 @@ def _take(folder: Path, config: TrainConfig) -> None:
 
 
 def _resumed_folder(config: TrainConfig) -> Path:
-    """The folder of a run that goes on. Raises UserError if there is none, or it began with other settings."""
+    """The folder of a resumed run. Raises UserError if there is none, or it began with other settings."""
     folder = config.runs_dir / (config.name or config.recipe)
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
     free = {*kinds_of(Place), *(["epochs"] if config.schedule == "constant" else [])}
     before, wanted = vars(_begun(folder)), vars(config)
-    if before["validation"] is None:  # as no run of this version leaves it open
+    if before["validation"] is None:  # runs of this version always have it
         raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     for setting in sorted(wanted.keys() - free):
         if before[setting] != wanted[setting]:

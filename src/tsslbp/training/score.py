@@ -1,4 +1,4 @@
-"""How good an output is, sample by sample."""
+"""Scores of outputs, sample by sample."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Where training starts: the first weights, those of a trained network or random ones whose size is fitted to the data."""
+"""First weights of a training: those of a trained network, or random ones whose size is fitted to the data."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ LOW, HIGH = 0.02, 0.5
 STEP, MOST = 1.3, 30
 """Factor by which weights are changed at a time, and how often at most."""
 LOOKED_AT = 100
-"""Training samples that rates are measured on."""
+"""Training samples on which rates are measured."""
 
 
 def take(network: Network, path: Path) -> None:
-    """Give a network the weights of a trained one, fitted to its bits; of as many bits the limits too.
+    """Give a network the weights of a trained one, fitted to its bits; with the same bits, also the limits.
 
     Args:
         network: to change in place.
@@ -60,7 +60,7 @@ def take(network: Network, path: Path) -> None:
 
 
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
-    """Scale a network's initial weights in place as ``first_rates``, ``hidden_scale`` and ``output_scale`` have it."""
+    """Scale a network's initial weights in place by ``first_rates``, ``hidden_scale`` and ``output_scale``."""
     with torch.no_grad():
         shortcuts = [(name, layer) for name, layer in network.named_modules() if name.endswith("shortcut")]
         for name, layer in (*network.named_layers(), *shortcuts):
@@ -82,7 +82,7 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
         if isinstance(layer, MaxPool):
             return layer(signal)
-        if name == "output" or layer.norm is not None:  # what is normalised has its size from that
+        if name == "output" or layer.norm is not None:  # normalisation sets the size
             return layer(signal, pool, half, inside)
         for _ in range(MOST):
             fired = network.fired(layer(signal), name)
@@ -97,6 +97,6 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
 
 
 def _multiply(layer: Spiking, factor: float) -> None:
-    """Make a layer's effective weights so many times as large."""
+    """Multiply a layer's effective weights."""
     (layer.weight if layer.gain is None else layer.gain).mul_(factor)
     layer.quantise(layer.bits)

@@ -1,4 +1,4 @@
-"""A trained network on streams that never end, a step at a time."""
+"""A trained network on endless streams, step by step."""
 
 from functools import cached_property
 
@@ -17,16 +17,16 @@ from tsslbp.training.model import Model
 
 
 class Step:
-    """What one step gave, for each of B streams. Everything but ``total`` is computed when it is first asked for."""
+    """Results of one step for each of B streams. All but ``total`` are computed on first use."""
 
     def __init__(self, network: Network, before: State, after: State, current: Tensor, total: Tensor, steps: Tensor) -> None:
         self._network, self._before, self._after, self._current, self._steps = network, before, after, current, steps
         self.total = total
-        """Output current of every class so far, ``[B, classes]``: a spike of one neuron adds 1 in the end. Or its voltages."""
+        """Summed output current or voltage of every class, ``[B, classes]``. A spike adds 1 in the end; with k voters, 1/k."""
 
     @cached_property
     def spikes(self) -> Tensor:
-        """Of the output neurons in this step, ``[B, neurons]`` of exactly 0 and 1. Raises UserError if they do not spike."""
+        """Spikes of the output neurons, ``[B, neurons]`` of exactly 0 and 1. Raises UserError if they do not spike."""
         if not self._network.architecture.spikes_last:
             raise UserError("the output is read from its voltage and does not spike; layers has the spikes of the others")
         *_, output = self._neurons()
@@ -34,12 +34,12 @@ class Step:
 
     @cached_property
     def layers(self) -> dict[str, Tensor]:
-        """Spikes of every layer that spikes by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
+        """Spikes of every spiking layer by name, the output last: ``[B, ...]`` of exactly 0 and 1."""
         return {name: self._fired(name) for name in self._neurons()}
 
     @cached_property
     def answer(self) -> Tensor:
-        """The class with the largest output so far, or ``NO_ANSWER``, ``[B]``: what the whole sequence gives if it ends here.
+        """The class with the largest output so far, or ``NO_ANSWER``, ``[B]``: the answer if the sequence ends here.
 
         Raises UserError for output that holds NaN.
         """
@@ -47,7 +47,7 @@ class Step:
 
     @cached_property
     def confidence(self) -> Tensor:
-        """The answer's share of the output so far, ``[B]``, 0 where there is no answer; of voltages its probability."""
+        """The answer's share of the output so far, ``[B]``, 0 where there is no answer; for voltages its probability."""
         return confidence(self._evidence)
 
     @cached_property
@@ -56,15 +56,15 @@ class Step:
 
     @cached_property
     def lead(self) -> Tensor:
-        """How much more output the answer has than the next class, ``[B]``, as of ``total``; 0 where there is no answer."""
+        """How far the answer leads the next class in ``total``, ``[B]``; 0 where there is no answer."""
         best = self.total.topk(min(2, self.total.shape[-1]), dim=-1).values
         return best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0]
 
     @cached_property
     @torch.no_grad()
     def may_change(self) -> Tensor:
-        """Whether the T steps that the network was trained on could still change the answer, ``[B]`` of bool; after these T
-        steps, always, and of voltages until then. See :func:`tsslbp.metrics.settled`."""
+        """Whether the rest of the T steps that the network was trained on could change the answer, ``[B]`` of bool: true for
+        voltages before step T, and for all after it. See :func:`tsslbp.metrics.settled`."""
         remaining = self._network.time_steps - self._steps
         final = remaining == 0
         for steps in remaining.unique().tolist():
@@ -83,19 +83,19 @@ class Step:
 
 
 class Stream:
-    """Several sequences at once, step by step: ``stream(x)`` for every new step, memory independent of their length.
+    """Several sequences at once, step by step: ``stream(x)`` for every new step. Memory does not depend on their length.
 
-    The spikes are those of the whole sequence: bit for bit in float64; in float32 a product of other shape may round the
-    membrane potential differently, so a neuron that lies within rounding of its threshold may differ.
+    The spikes are those of the whole sequence, bit for bit in float64. In float32, products of other shapes may round
+    differently, so a neuron within rounding of its threshold may differ.
 
     Args:
-        model: a model (:func:`tsslbp.load`, or ``model_`` of a trained :class:`~tsslbp.SpikingClassifier`), which takes samples
-            as they are stored and prepares them, spikes for changes included; or a network, which takes its own input. The
-            network is put into evaluation mode.
+        model: a model (:func:`tsslbp.load`, or ``model_`` of a trained :class:`~tsslbp.SpikingClassifier`), which takes stored
+            samples and prepares them, also into spikes for changes; or a network, which takes its own input. The network is put
+            into evaluation mode.
         streams: B.
 
     Raises:
-        UserError: something else; a network that does not spike; a model of encoded samples, or one that prepares several steps
+        UserError: anything else; a network that does not spike; a model of encoded samples, or one that prepares several steps
             at once.
     """
 
@@ -119,9 +119,9 @@ class Stream:
         self.reset()
 
     def reset(self, which: Tensor | None = None) -> None:
-        """Begin anew: all streams, or those of a mask or index ``which``, as if nothing had come before.
+        """Start again from rest: all streams, or those of a mask or index ``which``.
 
-        Raises UserError for streams that there are not.
+        Raises UserError for streams that do not exist.
         """
         device = self._rest.device
         if which is None:
@@ -148,11 +148,11 @@ class Stream:
         """One more step.
 
         Args:
-            x: a step of every stream, ``[B, F]`` or ``[B, C, H, W]``, as the model's data set stores it or, given a network,
-                as that takes it.
+            x: a step of every stream, ``[B, F]`` or ``[B, C, H, W]``, as the model's data set stores it, or as the network
+                takes it.
 
         Raises:
-            UserError: another shape, what is not finite, or a network that was put into training mode; the streams stay as they
+            UserError: another shape, NaN or infinity, or a network that was put into training mode; the streams stay as they
                 were.
         """
         check_tensor("a step", x)
@@ -173,7 +173,7 @@ class Stream:
 
 
 def _of_single_steps(inputs: Inputs) -> Normalisation:
-    """The preparation of one step. Raises UserError if a step's depends on later ones."""
+    """The normalisation of one step. Raises UserError if the preparation needs more than one step."""
     needs = {"bins": inputs.bin > 1, "filters": inputs.filters, "encoding": inputs.encoding != CONSTANT}
     if found := [name for name, needed in needs.items() if needed]:
         raise UserError(

@@ -8,7 +8,7 @@ from tsslbp.errors import UserError
 
 
 def tensorboard() -> Callable[[Path], Callable[[dict[str, Any]], None]]:
-    """What logs records to a folder. Raises UserError without the package."""
+    """Logs records to a folder. Raises UserError without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -15,9 +15,9 @@ PLAIN_EVERY = 30.0
 
 
 def watcher(every: int = 1) -> Progress:
-    """The progress display that fits standard error, such as ``training.train(config, watcher())``.
+    """The progress display that fits standard error: ``training.train(config, watcher())``.
 
-    ``every``: epochs between lines; the last one always has its line.
+    ``every``: epochs between lines; the last epoch always has one.
     """
     return Bar(every) if sys.stderr is not None and sys.stderr.isatty() else Lines(every)
 
@@ -34,7 +34,7 @@ def _line(record: dict[str, Any], epochs: int) -> str:
 
 
 class _Screen(Progress):
-    """Shared by the displays: one line for every so many epochs, and for the last."""
+    """Base of the displays: a line for every ``every`` epochs, and for the last."""
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
