@@ -351,6 +351,7 @@ def test_one_for_each_or_one_for_all(make):
     layer = make(learned(5))
     with pytest.raises(UserError, match=r"tau_m has shape \[4\]"):
         layer.neuron = learned(4)
+    assert layer.tau_m.shape == (5,), "a refused constant leaves those before it"
 
 
 def test_what_is_computed_from_parameters_is_no_parameter():

@@ -272,6 +272,8 @@ def test_a_static_sample_and_a_sequence_cannot_follow_each_other():
         _, state = net.part(first)
         with pytest.raises(UserError, match=r"cannot follow each other; repeat it with expand"):
             net.part(then, state)
+        with pytest.raises(UserError, match="the state is that of 3 samples, and the input has 2"):
+            net.part(first[..., :2, :], state)
 
 
 def test_parts_of_the_wrong_shape():

@@ -325,15 +325,14 @@ class Network(nn.Module):
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         if self.training and any(isinstance(layer, BatchNorm) for layer in self.modules()):
             raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
-        state = state or State()
+        state = State() if state is None else state
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
         if static and (not isinstance(steps, int) or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
-        if state.steps and static == (state.synapse is not None):
-            raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")
+        state.check(x.shape[0 if static else 1], static)
         at_rest = not (state.steps or state.layers or state.synapse is not None)
         known = type(self) is Network and (state.events is not None or at_rest)
         if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:

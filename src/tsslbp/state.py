@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tsslbp.errors import UserError
+
 
 @dataclass(frozen=True)
 class State:
@@ -22,6 +24,14 @@ class State:
     events: Tensor | None = None
     """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
     not compute. Leave it out of a state whose other tensors you set."""
+
+    def check(self, samples: int, static: bool) -> None:
+        """Raises UserError unless a part of this many samples, static ones or sequences, can follow."""
+        if self.steps and static == (self.synapse is not None):
+            raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")
+        tensors = [(x, 0) for x in (self.synapse, self.keys, self.events)] + [(x, 1) for x in self.layers.values()]
+        if held := {x.shape[axis] for x, axis in tensors if x is not None} - {samples}:
+            raise UserError(f"the state is that of {held.pop()} samples, and the input has {samples}; see State.take")
 
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""

@@ -18,7 +18,7 @@ from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
-from tsslbp.neuron import CONSTANTS, LIF, ByConstant
+from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
 from tsslbp.sparse import SparseMap, changes, mapped
@@ -112,26 +112,27 @@ class Spiking(nn.Module, ABC):
 
     @neuron.setter
     def neuron(self, neuron: LIF) -> None:
+        tensors = _tensors_of(neuron)
+        for name, value in tensors.items():
+            if value.requires_grad and not isinstance(value, nn.Parameter):
+                raise UserError(f"{type(self).__name__}: {name} requires a gradient; make it a torch.nn.Parameter")
+        if getattr(self, "weight", None) is not None:
+            self._check_constants(neuron)
         for name in getattr(self, "_named", ()):
             delattr(self, name)
-        tensors = {n: value for n in CONSTANTS if isinstance(value := getattr(neuron, n), Tensor)}
         for name, value in tensors.items():
             if isinstance(value, nn.Parameter):
                 self.register_parameter(name, value)
-            elif value.requires_grad:
-                raise UserError(f"{type(self).__name__}: {name} requires a gradient; make it a torch.nn.Parameter")
             else:
                 self.register_buffer(name, value)
         self._named = tuple(tensors)
         placeholders: dict[str, Any] = dict.fromkeys(tensors, 1.0)
         self._numbers = replace(neuron, **placeholders)
-        if getattr(self, "weight", None) is not None:
-            self._check_constants()
 
-    def _check_constants(self) -> None:
+    def _check_constants(self, neuron: LIF) -> None:
         """Raises UserError unless each constant is one for the layer or one for each neuron or channel."""
-        for name in self._named:
-            if (shape := list(getattr(self, name).shape)) not in ([], [len(self.weight)]):
+        for name, value in _tensors_of(neuron).items():
+            if (shape := list(value.shape)) not in ([], [len(self.weight)]):
                 fit = f"[], one for all, or [{len(self.weight)}], one for each neuron or channel"
                 raise UserError(f"{type(self).__name__}: {name} has shape {shape}; it must be {fit}")
 
@@ -186,7 +187,8 @@ class Spiking(nn.Module, ABC):
 
     def _beside_the_weight(self, bias: bool, normalise: bool, standardise: bool, size: float) -> None:
         """Make bias, normalisation and gain. Raises UserError for options without effect and constants that do not fit."""
-        self._check_constants()
+        given_tensors: dict[str, Any] = {name: getattr(self, name) for name in self._named}
+        self._check_constants(replace(self._numbers, **given_tensors))
         for given, what in ((bias, "bias"), (standardise, "standardise")):
             if given and normalise:
                 raise UserError(f"{type(self).__name__}: {what} has no effect with normalise, which sets mean and size itself")
@@ -299,6 +301,11 @@ class Spiking(nn.Module, ABC):
             each = "" if not value.dim() else " of each channel" if self.weight.dim() > 2 else " of each neuron"
             said += f", {name}{each}{' learned' if isinstance(value, nn.Parameter) else ''}"
         return said + (f", bits={self.bits}" if self.bits != "float" else "")
+
+
+def _tensors_of(neuron: LIF) -> dict[ConstantName, Tensor]:
+    """Those of a neuron's constants that are tensors, by name."""
+    return {name: value for name in CONSTANTS if isinstance(value := getattr(neuron, name), Tensor)}
 
 
 def hooked(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers.base import Joined, refuse_part
 from tsslbp.layers.linear import Linear
-from tsslbp.neuron import synapse
+from tsslbp.neuron import LIF, synapse
 from tsslbp.signal import Constant, Signal
 
 
@@ -26,9 +26,9 @@ class Readout(Linear):
         UserError: as :class:`~tsslbp.layers.Linear`; an infinite τm, under which v stays 0.
     """
 
-    def _check_constants(self) -> None:
-        super()._check_constants()
-        if math.inf == self._numbers.tau_m:
+    def _check_constants(self, neuron: LIF) -> None:
+        super()._check_constants(neuron)
+        if not isinstance(neuron.tau_m, Tensor) and math.inf == neuron.tau_m:
             raise UserError("tau_m is infinite; it must be finite for an output that is read from its voltage")
 
     def forward(
