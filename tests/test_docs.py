@@ -120,7 +120,9 @@ FIRST = sorted(page for page in QUICK if re.search("^tsslbp train quickstart$", 
 """Pages that begin with the same training."""
 
 
-@pytest.mark.parametrize("pages", [pytest.param(FIRST, id="quickstart"), *([page] for page in sorted(QUICK - {*FIRST}))])
+@pytest.mark.parametrize(
+    "pages", [pytest.param(FIRST, id="quickstart"), *(pytest.param([page], id=page) for page in sorted(QUICK - {*FIRST}))]
+)
 def test_a_page_prints_what_it_shows(pages, place, monkeypatch):
     monkeypatch.chdir(place)
     for page in pages:
