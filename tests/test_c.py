@@ -26,7 +26,7 @@ from tsslbp.training.inputs import Inputs
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STEPS = 6
 CASES = {
     "fully connected": ("40-30-10", (1, 12, 12), {}),

@@ -50,7 +50,7 @@ def start(
     return done.stdout.decode(), done.stderr.decode(), (tmp_path / "codes").read_text().strip()
 
 
-@pytest.mark.parametrize("redirected", ["2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("redirected", [pytest.param("2>&-", marks=pytest.mark.slow), "0<&- 1>&- 2>&-"])
 def test_closed_streams_do_no_harm(redirected, tmp_path):
     out, err, codes = start(tmp_path, [*EVERY, "trian"], redirected=redirected)
     assert codes == f"{[0] * len(EVERY) + [2]} 3", "and no file gets a stream's descriptor"
@@ -60,7 +60,10 @@ def test_closed_streams_do_no_harm(redirected, tmp_path):
 
 @pytest.mark.parametrize(
     "environment",
-    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}],
+    [
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None},
+    ],
     ids=["output", "everything"],
 )
 def test_what_ascii_lacks_is_replaced(environment, tmp_path):
