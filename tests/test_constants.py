@@ -445,7 +445,7 @@ def test_they_are_in_files(tmp_path):
     with torch.no_grad():
         net.layers.conv1.tau_m[1] = 0.5
     net.save(tmp_path / "net.safetensors")  # as after a last step of training, without a forward pass
-    assert float(tsslbp.load(tmp_path / "net.safetensors").network.layers.conv1.tau_m[1]) == 1
+    assert tsslbp.load(tmp_path / "net.safetensors").network.layers.conv1.tau_m[1].item() == 1
 
 
 def test_a_plain_state_dict_for_other_constants_is_noticed(recwarn):

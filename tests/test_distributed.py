@@ -194,6 +194,27 @@ sys.exit(cli.main(["train"]))
     assert ("did not stop in 1 s; go on with --resume" in line) == ("store" in waits)
 
 
+def test_a_signal_to_a_child_is_not_for_its_parent():
+    """Workers that read pictures are forked, and get a SIGTERM of their own when they end."""
+    program = """
+import os, signal, time
+from tsslbp import processes
+
+processes.ANSWER = 0.1
+with processes._answering(processes.ALONE):
+    ready, told = os.pipe()
+    if not (child := os.fork()):
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        os.write(told, b".")
+        time.sleep(3600)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    time.sleep(1)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 @pytest.mark.slow
 def test_killed_at_any_time_the_run_is_that_of_one_never_stopped(tmp_path):
     arguments = [*LONG[:2], "16n-16n-10", *LONG[3:], "--dropout", "0.2", "--average", "0.9"]

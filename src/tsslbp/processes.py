@@ -295,6 +295,7 @@ def _answering(group: Group) -> Iterator[None]:
             os._exit(2)
 
     os.set_blocking(wakeup, False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not for this process
     before = signal.signal(signal.SIGTERM, asked), signal.set_wakeup_fd(wakeup)
     threading.Thread(target=listen, daemon=True).start()
     try:
