@@ -500,7 +500,9 @@ def test_whole_numbers_refuse_what_they_cannot_hold():
     with pytest.raises(UserError, match="layer 'recurrent2' is recurrent and behind pooling"):
         integers.integer(chain(net), 0, 1, 4)
     wide = tsslbp.build("3", input_shape=(2**16,), time_steps=4, tau_m=2**20, tau_s=2**10, bits=8)
-    with pytest.raises(UserError, match="layer 'output' can add up to more than 32 bits hold"):
+    with pytest.raises(
+        UserError, match="layer 'output' needs more than 32 bits for its sums; give it fewer inputs or fewer bits"
+    ):
         integers.integer(chain(wide), -INPUT_LARGEST, INPUT_LARGEST, 4)
 
 

@@ -36,7 +36,7 @@ PATIENCE = timedelta(minutes=30)
 ANSWER = 25.0
 """Seconds in which a process ends after torchrun's SIGTERM. After 30 torchrun kills it."""
 
-ASKED = "this process was asked to stop (SIGTERM), as it is when another of its job has ended"
+ASKED = "this process was asked to stop (SIGTERM), as happens when another process of its job has ended"
 
 
 class Lost(UserError):
@@ -278,7 +278,7 @@ def _answering(group: Group) -> Iterator[None]:
         yield
         return
     _NOTICED.clear()
-    left, (signals, wakeup) = threading.Event(), os.pipe()
+    left, (signals, wakeup) = threading.Event(), socket.socketpair()
 
     def asked(*_: Any) -> None:
         if not _NOTICED.is_set():
@@ -286,23 +286,24 @@ def _answering(group: Group) -> Iterator[None]:
             raise Lost(ASKED)
 
     def listen() -> None:
-        while os.read(signals, 1) != bytes([signal.SIGTERM]):
-            pass
-        if not left.wait(ANSWER):
-            if group.speaks():
-                told = f"{ASKED}, and did not stop in {ANSWER:g} s; go on with --resume"
-                os.write(sys.stderr.fileno(), f"tsslbp: {told}\n".encode())
-            os._exit(2)
+        for number in iter(lambda: signals.recv(1), b""):  # until the other end is closed
+            if number == bytes([signal.SIGTERM]) and not left.wait(ANSWER):
+                if group.speaks():
+                    told = f"{ASKED}, and did not stop in {ANSWER:g} s; go on with --resume"
+                    os.write(sys.stderr.fileno(), f"tsslbp: {told}\n".encode())
+                os._exit(2)
 
-    os.set_blocking(wakeup, False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not for this process
-    before = signal.signal(signal.SIGTERM, asked), signal.set_wakeup_fd(wakeup)
+    wakeup.setblocking(False)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not for this process
+    before = signal.signal(signal.SIGTERM, asked), signal.set_wakeup_fd(wakeup.fileno())
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
     finally:
         left.set()
         signal.set_wakeup_fd(before[1])
+        wakeup.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if _NOTICED.is_set() else before[0])
 
 

@@ -231,10 +231,7 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
     scale = 2.0**shift
     beside = None if shortcut is None else Beside(shortcut, *_fractions(ratio * scale, most))
     if 3 * reached.max() > MOST or threshold.min() * scale < COARSEST or (beside is not None and beside.k < 0):
-        raise UserError(
-            f"layer {plain.name!r} can add up to more than 32 bits hold beside so low a threshold; give it fewer inputs, "
-            "or fewer bits"
-        )
+        raise UserError(f"layer {plain.name!r} needs more than 32 bits for its sums; give it fewer inputs or fewer bits")
     rising = None if plain.rise is None else Rising(adapting, _int32(rise * scale))
     return Whole(plain, weight, lateral, _int32(bias * scale), _int32(threshold * scale), one, shift, beside, rising)
 

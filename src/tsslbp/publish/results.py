@@ -62,7 +62,7 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     """
     check_room(folder, len(runs))
     files.make_folder(folder, "choose another --out")
-    logs = {seed: _ended(run / "metrics.jsonl") for seed, run in enumerate(runs)}
+    logs = {seed: _ended(run / records.METRICS) for seed, run in enumerate(runs)}
     for seed, (history, final) in logs.items():
         records.write(folder / f"seed{seed}.jsonl", [*history, final])
     how = f"{CHOSEN[logs[0][1].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."

@@ -194,10 +194,13 @@ def compare(
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
-    begun = [path for kind in ("trial0", "rate*") for path in folder.glob(f"*-{kind}/config.toml")]
-    tuned_for = min((TrainConfig.from_toml(path).seed for path in begun), default=trial_seeds[0]) - config.seed
-    if (rates or trials) and tuned_for != seeds:
-        raise UserError(f"{folder} was tuned for --seeds {tuned_for}; give that number, or choose another --name")
+    begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
+    first = min((TrainConfig.from_toml(path).seed for path in begun), default=trial_seeds[0])
+    if (rates or trials) and first != trial_seeds[0]:
+        raise UserError(
+            f"{folder} holds trials that began with seed {first}, here {trial_seeds[0]}, which is --seed and --seeds added up; "
+            "give these as before, or choose another --name"
+        )
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]

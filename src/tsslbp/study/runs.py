@@ -88,7 +88,8 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
 
 def check_seeds(trained: list[Run]) -> None:
     """Raises UserError unless runs differ in their seed, and in nothing else."""
-    check_same(trained, {*trained[0].settings} - {"seed", *kinds_of(Place)}, "name runs that differ in their seed only")
+    keys = {key for run in trained for key in run.settings} - {"seed", *kinds_of(Place)}
+    check_same(trained, keys, "name runs that differ in their seed only")
     named: dict[Any, Run] = {}
     for run in trained:
         other = named.setdefault(run.settings["seed"], run)
@@ -164,7 +165,7 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     """
     folder = config.runs_dir / str(config.name)
     began = (folder / "config.toml").is_file()
-    ended = (folder / "metrics.jsonl").is_file() and training.read_metrics(folder)[1] is not None
+    ended = (folder / training.METRICS).is_file() and training.read_metrics(folder)[1] is not None
     progress = training.Progress() if ended else watch(str(config.name))
     try:
         trained, final = training.train(replace(config, resume=began), progress, adapt)

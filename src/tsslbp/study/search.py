@@ -158,12 +158,11 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
 def _run(config: TrainConfig, report: Report, watch: Watch) -> float:
     """Validation accuracy of a run's chosen epoch; ``report`` gets the record of every epoch, also of earlier calls."""
     folder = config.runs_dir / str(config.name)
-    if (folder / "metrics.jsonl").is_file():
+    if (folder / training.METRICS).is_file():
         for record in training.history(folder):
             report(record)
-    _, final = training.read_metrics(finished(config, lambda name: _Reporting(watch(name), report)))
-    assert final is not None
-    return float(final["validation_accuracy"])
+    ended = finished(config, lambda name: _Reporting(watch(name), report))
+    return float(training.final_of(ended)["validation_accuracy"])
 
 
 class _Reporting(training.Progress):

@@ -42,11 +42,10 @@ def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> 
     for trial in trials:
         name = f"{folder_name(label)}-rate{rate!r}" + (f"-{trial.seed}" if len(trials) > 1 else "")
         try:
-            _, final = training.read_metrics(finished(replace(trial, learning_rate=rate, name=name), watch))
+            ended = finished(replace(trial, learning_rate=rate, name=name), watch)
         except training.Diverged:
             return None
-        assert final is not None
-        reached.append(final["validation_accuracy"])
+        reached.append(training.final_of(ended)["validation_accuracy"])
     return statistics.fmean(reached)
 
 

@@ -149,11 +149,12 @@ def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, byte
     """
     folder = _resumed_folder(config) if config.resume else _started_folder(config)
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
-    if not config.resume or not (folder / CHECKPOINT).exists():
-        if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:  # the first comes before it
-            raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
-        return folder, b""
-    return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # damaged, not missing
+    if config.resume and (folder / CHECKPOINT).exists():
+        return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
+    # The record of the first epoch is written before the first checkpoint.
+    if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:
+        raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
+    return folder, b""
 
 
 def with_data(

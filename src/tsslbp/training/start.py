@@ -42,8 +42,9 @@ def take(network: Network, path: Path) -> None:
         if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
             other, ways = ", ".join(sorted(wanted.keys() ^ weights.keys())), ["leave out --standardise"] * b.standardise
             for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
-                ways += [] if here == there else [f"give {flag} {' '.join(there)}"] if there else [f"leave out {flag}"]
-            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways)}")
+                if here != there:
+                    ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
+            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways) or 'give its other settings, too'}")
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     for name in {*network.architecture.learn, *network.architecture.per_neuron}:
         here, there = (getattr(one.architecture, name) for one in (network, given))

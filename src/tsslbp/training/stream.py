@@ -160,9 +160,11 @@ class Stream:
             raise UserError(f"a step has shape {list(x.shape)}; it must be {list(self._received.shape)}, with one row a stream")
         if self.network.training:
             raise UserError("the network is in training mode; call its eval() before the next step")
+        if x.is_complex():
+            raise UserError(f"a step is {x.dtype}; it must be real")
         x = x.to(self._rest.device)
         x = self.normalisation.normalise(x) if self.normalisation else x
-        if x.is_complex() or not bool(x.to(self._rest.dtype).isfinite().all()):
+        if not bool(x.to(self._rest.dtype).isfinite().all()):
             raise UserError(f"a step holds NaN or infinity in {self._rest.dtype}; look for it in the data")
         before, received = self._state, self._received
         if self.delta:
