@@ -57,6 +57,21 @@ def test_what_a_user_gave_is_left_alone():
     assert "filters" not in automatic.choose(dataset, {"network": "5-2"})  # a network of one's own gets the series itself
 
 
+@pytest.mark.parametrize("kind", ["vectors", "series"])
+def test_trained_weights_to_start_from_are_not_scaled(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    np.savez("own.npz", x=random.normal(size=KINDS[kind]), y=np.arange(60) % 3)
+    given = ["train", "--data", "own.npz", "--epochs", "1"]
+    assert cli.main([*given, "--name", "first"]) == 0
+    start_from_it = ["--init", "runs/first", "--learning-rate", "1e-20", "--weight-decay", "0", "--name", "second"]
+    assert cli.main([*given, *start_from_it]) == 0
+    capsys.readouterr()
+    first, second = (training.load(f"runs/{name}").network.state_dict() for name in ("first", "second"))
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight)
+
+
 def test_spikes_enter_step_by_step():
     spikes = (torch.rand(30, 20, 4) < 0.2).float()
     assert "R" in automatic.choose(made(spikes, True), {})["network"]

@@ -24,6 +24,8 @@ TINY, LARGE = 4, 16
 """Rows or columns below which a picture cannot be pooled twice, and from which two 5×5 convolutions and pools fit."""
 SHARED: Settings = {"rule": "tssl+", "schedule": "one-cycle", "first_rates": True}
 """Settings for every kind of data."""
+SCALES = ("first_rates", "output_scale")
+"""Settings for random first weights."""
 
 
 def holds_out(dataset: Dataset) -> bool:
@@ -37,7 +39,7 @@ def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
     Args:
         dataset: as it was read.
         given: settings that the user chose. They are left out, and the others fit them: the user's own network gets a series
-            step by step, not by filters.
+            step by step, not by filters, and trained weights (``init``) are not scaled.
     """
     if dataset.trains:
         chosen = _trains(dataset)
@@ -51,7 +53,8 @@ def choose(dataset: Dataset, given: Mapping[str, Any]) -> Settings:
         chosen = _series(dataset)
     if given.get("readout") == "voltage":
         chosen |= {"loss": "softmax"}
-    return {name: value for name, value in (SHARED | chosen).items() if name not in given}
+    left_out = {*given, *(SCALES if given.get("init") else ())}
+    return {name: value for name, value in (SHARED | chosen).items() if name not in left_out}
 
 
 def _spikes(dataset: Dataset) -> bool:
