@@ -72,6 +72,20 @@ def test_trained_weights_to_start_from_are_not_scaled(kind, tmp_path, monkeypatc
         torch.testing.assert_close(second[name], weight)
 
 
+def test_flags_are_judged_beside_the_network_that_is_chosen(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for kind in ("pictures", "series"):
+        np.savez(f"{kind}.npz", x=random.normal(size=KINDS[kind]), y=np.arange(60) % 3)
+    given = ["train", "--epochs", "1", "--data"]
+    assert cli.main([*given, "series.npz", "--dropout", "0.5"]) == 2
+    assert capsys.readouterr().err == "tsslbp: --dropout has no effect without a hidden layer in --network\n"
+    assert cli.main([*given, "series.npz", "--conv-scale", "2"]) == 2
+    assert not (tmp_path / "runs").exists()
+    assert cli.main([*given, "pictures.npz", "--conv-scale", "2"]) == 0
+    assert TrainConfig.from_toml(tmp_path / "runs/custom/config.toml").conv_scale == 2
+
+
 def test_spikes_enter_step_by_step():
     spikes = (torch.rand(30, 20, 4) < 0.2).float()
     assert "R" in automatic.choose(made(spikes, True), {})["network"]

@@ -276,6 +276,8 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --learn tau_m --tau-m 1e300", "tau_m is 1e+300; it must be finite where it is learned"),
         ("train quickstart --beta=1", "--beta has no effect without a layer of adaptive thresholds"),
         ("train quickstart --network 5-10 --padding 0 --conv-scale 2", "--conv-scale has no effect without a convolution"),
+        ("train --data digits --network 5-10 --padding 1", "--padding has no effect without a convolution"),
+        ("train quickstart --neuron relu --threshold 2", "--threshold has no effect without units that have one"),
         ("train quickstart --neuron relu --rule tssl --no-reset", "--rule has no effect without --neuron spiking; --reset has"),
         ("train quickstart --validation 0", "--choose is validation; it must be last or test with --validation 0"),
         (

@@ -123,7 +123,10 @@ class NetworkSettings(Group):
         if not contains(self.network, AdaptiveSpec):
             idle |= dict.fromkeys(("tau_a", "beta"), "a layer of adaptive thresholds in --network, such as 100A")
         if not contains(self.network, ConvSpec):
-            idle |= dict.fromkeys(("conv_init", "conv_scale"), "a convolution in --network, such as 15C5")
+            names = ("conv_init", "conv_scale", *(("padding",) if any(self.padding) else ()))
+            idle |= dict.fromkeys(names, "a convolution in --network, such as 15C5")
+        if self.neuron == "relu":
+            idle["threshold"] = "units that have one"
         if self.neuron != "spiking":
             names = ("rule", "tau_m", "tau_s", "reset", *NO_ANN)
             idle |= dict.fromkeys(names, "--neuron spiking")

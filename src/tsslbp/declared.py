@@ -7,7 +7,7 @@ rule: Annotated[str, Means(rules.get)] = "tssl"
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +49,11 @@ class Group:
     def idle(self) -> dict[str, str]:
         """Settings without effect beside the others, and what would give them one."""
         return {}
+
+    def refuse_idle(self, given: Collection[str]) -> None:
+        """Raises UserError for settings of these names that have no effect. Those of a recipe are allowed."""
+        if found := [f"{flag(name)} has no effect without {wanted}" for name, wanted in self.idle().items() if name in given]:
+            raise UserError("; ".join(found))
 
     def to_dict(self, group: "type[Group] | None" = None) -> dict[str, Any]:
         """Every setting, or those of a group, as JSON values, without None and without ``resume``, which belongs to a command

@@ -78,13 +78,6 @@ def _helping(settings: type[T]) -> type[Any]:
     return make_dataclass(settings.__name__, made, bases=(settings,), frozen=True)
 
 
-def refuse_idle(config: TrainConfig, arguments: list[str]) -> None:
-    """Raises UserError for settings among the arguments that have no effect. Those of a recipe are allowed."""
-    idle, given = config.idle(), given_in(arguments)
-    if found := [f"{flag(name)} has no effect without {wanted}" for name, wanted in idle.items() if name in given]:
-        raise UserError("; ".join(found))
-
-
 def given_in(arguments: list[str]) -> set[str]:
     """Names of the settings that arguments set."""
     flags = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}

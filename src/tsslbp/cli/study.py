@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from tsslbp import imports, machine, recipes, study
-from tsslbp.cli.parse import parse, refuse_idle, starting_from
+from tsslbp.cli.parse import given_in, parse, starting_from
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError, unknown
@@ -84,5 +84,5 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
     about = f"{settings.__doc__} RECIPE is one of: {known}. After an interruption, give the same command again to go on."
     machine.keep_memory()
     options = parse(settings, command, rest, settings(**vars(config)), about)
-    refuse_idle(options, arguments)
+    options.refuse_idle(given_in(arguments))
     return options

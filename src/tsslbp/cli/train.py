@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tsslbp import machine, processes, recipes, training
-from tsslbp.cli.parse import given_in, parse, refuse_idle, starting_from, taken
+from tsslbp.cli.parse import given_in, parse, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
@@ -34,7 +34,8 @@ def train(arguments: list[str]) -> None:
         "--config FILE trains again with the settings in a run's config.toml."
     )
     config = parse(TrainConfig, command, arguments, config, about)
-    refuse_idle(config, arguments)
+    if given is None or config.network:  # else they depend on the network that is chosen for the data
+        config.refuse_idle(given_in(arguments))
     machine.keep_memory()
     folder, final = training.train(config, training.watcher(), given=given)
     if not processes.leads():

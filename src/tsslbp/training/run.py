@@ -91,8 +91,7 @@ def train(
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered("run", folder.name)
         if stored:
-            path, count = folder / CHECKPOINT, len(dataset.train)
-            state = checkpoint.restore(stored, path, network, optimizer, config, count, fingerprint)
+            state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, config, len(dataset.train), fingerprint)
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
@@ -169,7 +168,7 @@ def with_data(
             leaves all settings as they are.
 
     Raises:
-        UserError: missing or damaged data, or settings that do not go with them.
+        UserError: missing or damaged data, settings that do not go with them, or given ones that have no effect.
     """
     if dataset is not None:
         data.check(dataset, "dataset")
@@ -187,7 +186,9 @@ def with_data(
         dataset = _unnormalised(dataset)
     if given is not None:
         config = replace(config, **automatic.choose(dataset, {name: getattr(config, name) for name in given}))
-    return resolved(config, dataset), dataset
+    config = resolved(config, dataset)
+    config.refuse_idle(given or ())
+    return config, dataset
 
 
 def _load(config: TrainConfig) -> data.Dataset:
