@@ -265,6 +265,7 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
         (["--network", "30-10", "--standardise"], "which differ in layers.linear1.gain: leave out --standardise"),
         (["--network", "30-10", "--init", "missing"], "no model at missing"),
         (["--network", "30-10", "--bits", "5"], "--bits"),
+        (["--network", "9C3-10", "--conv-scale", "2"], "--conv-scale has no effect without random weights, which --init"),
     ],
 )
 def test_bad_starts_are_told_in_a_line(arguments, said, plain, tmp_path, capsys):
@@ -283,6 +284,11 @@ def test_constants_of_a_start_are_those_it_has(tmp_path, capsys):
     assert "--threshold is 3; --init" in run(capsys, *given, *init, "--learn", "threshold", "--threshold", "3")[2]
     assert run(capsys, *given, *init)[2].rstrip().endswith(": give --learn threshold")
     assert run(capsys, *given, *init, "--learn", "threshold")[0] == 0
+    spread = ["--per-neuron", "tau_m", "--spread"]
+    assert run(capsys, *given, *spread, "0.3", "--name", "c")[0] == 0
+    init = ["--init", str(tmp_path / "c"), "--name", "d"]
+    assert "--spread is 0.1; --init" in run(capsys, *given, *init, *spread, "0.1")[2]
+    assert run(capsys, *given, *init, *spread, "0.3")[0] == 0
 
 
 def test_an_ann_may_have_few_bits(tmp_path, capsys):

@@ -33,11 +33,11 @@ def take(network: Network, path: Path) -> None:
         UserError: no model there, or one of other layers.
     """
     given = load(path).network
+    a, b = given.architecture, network.architecture
     own, theirs = network.state_dict(), given.state_dict()
     weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
     wanted = {name: weight for name, weight in own.items() if not name.endswith(".limit")}
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
-        a, b = given.architecture, network.architecture
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
             other, ways = ", ".join(sorted(wanted.keys() ^ weights.keys())), ["leave out --standardise"] * b.standardise
@@ -46,13 +46,15 @@ def take(network: Network, path: Path) -> None:
                     ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
             raise UserError(f"{found}, which differ in {other}: {' and '.join(ways) or 'give its other settings, too'}")
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
-    for name in {*network.architecture.learn, *network.architecture.per_neuron}:
-        here, there = (getattr(one.architecture, name) for one in (network, given))
+    # Fixed constants of neurons need a spread, also where they were learned without one.
+    spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
+    for name in (*b.learn, *b.per_neuron, *spread):
+        there, here = getattr(a, name), getattr(b, name)
         if here != there:
             raise UserError(
                 f"--{name.replace('_', '-')} is {here:g}; --init {path} brings its own, which began at {there:g}: give that"
             )
-    same = given.architecture.bits == network.architecture.bits
+    same = a.bits == b.bits
     network.load_state_dict({**own, **(theirs if same else weights)})
     if not same:
         for layer in network.modules():
