@@ -324,6 +324,11 @@ def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
     assert len((tmp_path / "moved/metrics.jsonl").read_text().splitlines()) == 5
     assert (trained / "report.html").stat().st_mtime_ns == before
     assert "leave mnist-cnn out" in run(capsys, "train", "mnist-cnn", "--config", str(trained / "config.toml"))[2]
+    shutil.copytree(trained, tmp_path / "first-epoch")
+    (tmp_path / "first-epoch/metrics.jsonl").unlink()  # a run that was stopped in its first epoch has none
+    assert run(capsys, "train", "--config", str(tmp_path / "first-epoch/config.toml"), "--resume")[0] == 0
+    assert (tmp_path / "first-epoch/metrics.jsonl").exists()
+    assert (trained / "report.html").stat().st_mtime_ns == before
     (tmp_path / "moved/checkpoint.pt").unlink()
     error = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume")[2]
     assert "has no checkpoint.pt to go on from; restore that file, or choose another --name" in error

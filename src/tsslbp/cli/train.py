@@ -7,7 +7,7 @@ from tsslbp.cli.parse import given_in, parse, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
-from tsslbp.training import METRICS
+from tsslbp.training import CHECKPOINT, METRICS
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
 """How an epoch was chosen, in words."""
@@ -26,7 +26,8 @@ def train(arguments: list[str]) -> None:
         if recipe not in (None, config.recipe):
             raise UserError(f"{files[0]} is of recipe {config.recipe}; leave {recipe} out, or --config")
         folder = files[0].parent if files[0].parent.name else files[0].parent.resolve()
-        if "--resume" in arguments and (folder / METRICS).exists():  # a run may have moved
+        begun = (folder / CHECKPOINT).exists() or (folder / METRICS).exists()  # in its first epoch it has no records yet
+        if "--resume" in arguments and begun:  # a run may have moved
             config = replace(config, runs_dir=folder.parent, name=folder.name)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "

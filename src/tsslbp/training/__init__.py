@@ -7,12 +7,13 @@ from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model, load
 from tsslbp.training.progress import Progress
 from tsslbp.training.records import METRICS, final_of, history, read_metrics, summary
-from tsslbp.training.run import prepare, resolved, train, with_data
+from tsslbp.training.run import CHECKPOINT, prepare, resolved, train, with_data
 from tsslbp.training.stream import Step, Stream
 from tsslbp.training.watch import watcher
 
 __all__ = [
     "BASELINES",
+    "CHECKPOINT",
     "METRICS",
     "Diverged",
     "Interrupted",
