@@ -115,6 +115,16 @@ def test_what_is_chosen_for_sequences_and_what_is_given(sequences):
     assert SpikingClassifier("20R-2", epochs=1).fit(x, y).config_.filters == 0
 
 
+def test_what_float32_cannot_hold_is_told(sequences):
+    x, y = sequences
+    tiny = SpikingClassifier("20-2", epochs=1)
+    far = x.astype(np.float64)
+    far[..., 1] += 1.7e9
+    for shaped in (far, far.tolist(), far[:, 0]):
+        with pytest.warns(UserWarning, match=r"^feature 1 of X varies so little about its mean that float32"):
+            tiny.fit(shaped, y)
+
+
 def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):
     def stopped(*_):
         raise training.Interrupted

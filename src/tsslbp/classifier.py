@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -108,8 +109,11 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             UserError: a parameter out of range, fewer than two classes, a training that diverged.
             ValueError: samples, classes or weights that do not fit, as scikit-learn words it.
         """
-        checked: tuple[Array, Array] = validate_data(self, self._features_second(X), y, dtype=STORED, allow_nd=True)
+        given = self._features_second(X)
+        checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
         x, labelled = checked
+        for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
+            warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=2)
         check_classification_targets(labelled)
         weights: Array | None = None
         if sample_weight is not None or self.class_weight is not None:
