@@ -144,6 +144,15 @@ def test_trains_are_learned(place):
     assert final["van_rossum"] < 0.3
 
 
+def test_a_learned_synapse_has_spikes(place):
+    dataset = data.of_arrays(**arrays())
+    folder, final = training.train(TrainConfig(network="3", learn=("tau_s",), epochs=2), dataset=dataset)
+    model = tsslbp.load(folder)
+    spikes, wanted = model.spikes(dataset.test.x).double(), dataset.test.y.transpose(0, 1).double()
+    assert final["f1"] == pytest.approx(float(agreement(spikes, wanted, 1).f1.mean()))
+    assert final["van_rossum"] == pytest.approx(float(van_rossum(spikes, wanted, model.network.neuron.tau_s).mean()))
+
+
 MODEL = ["--network", "3", "--epochs", "1"]
 
 

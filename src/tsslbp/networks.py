@@ -393,6 +393,7 @@ class Network(nn.Module):
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
         return {name: self.fired(x, name) for name, x in currents.items() if name != "output" or self.architecture.spikes_last}
 
+    @torch.no_grad()  # constants may be learned, and currents of inference mode cannot be saved for their gradients
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
         layer = cast(Crossed, self.layers.get_submodule(name))
