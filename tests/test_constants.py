@@ -544,6 +544,19 @@ def test_constants_do_not_decay_and_take_steps_of_their_size(quick):
     assert abs(float(layer.threshold) - 1) == pytest.approx(1e-3, rel=0.05)
 
 
+@pytest.mark.parametrize("learned", ["tau_m", "weight"])
+def test_only_constants_or_only_weights_may_be_trained(quick, learned):
+    config, dataset = training.with_data(quick(learn=("tau_m",), weight_clamp=0))
+    model, optimizer = training.prepare(config, dataset)
+    for name, parameter in model.network.named_parameters():
+        parameter.requires_grad_(name.endswith(learned))
+    before = copy.deepcopy(model.network.state_dict())
+    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop.step(torch.arange(50))
+    for name, parameter in model.network.named_parameters():
+        assert torch.equal(parameter, before[name]) != name.endswith(learned), name
+
+
 def test_losses_that_read_spikes_need_one_synapse(quick):
     with pytest.raises(UserError, match="--loss spike reads spikes by one fixed --tau-s; leave tau_s out of --learn"):
         quick(learn=("tau_s",), loss="spike")

@@ -240,8 +240,8 @@ class Loop:
     def _update(self, loss: float) -> None:
         """Update the weights by the gradients of a step. Raises Diverged if these or the loss are not finite."""
         config, state = self.config, self.state
-        kinds = [self._weights, *([self._constants] if self._constants else [])]  # each has its own norm
-        gradients = [[x.grad for x in learned if x.grad is not None] for learned in kinds]
+        kinds = [[x.grad for x in learned if x.grad is not None] for learned in (self._weights, self._constants)]
+        gradients = list(filter(None, kinds))  # each kind has its own norm; a user may have frozen one
         norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
         if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
             raise Diverged(
