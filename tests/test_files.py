@@ -246,6 +246,12 @@ def test_text_that_no_file_can_hold_is_refused(setting, text):
         TrainConfig(**{setting: value})
 
 
+@pytest.mark.parametrize("setting", ["runs_dir", "init"])
+def test_text_is_no_path(setting):
+    with pytest.raises(UserError, match=f"^--{setting.replace('_', '-')} is a/b; it must be a pathlib.Path$"):
+        TrainConfig(**{setting: "a/b"})
+
+
 HUGE = "10000000000000000000000"
 
 

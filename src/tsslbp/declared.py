@@ -148,6 +148,8 @@ def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
         be, fits = "be a number", number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
     else:
         be, fits = "be Unicode text without NUL", isinstance(value, kind) and is_text(str(value))
+        if kind is Path and isinstance(value, str):  # of a TOML file it would be a path by now
+            be = "be a pathlib.Path"
     if not fits:
         yield f"{name} is {shown(value)}; it must {be}"
 
