@@ -533,7 +533,8 @@ def test_a_run_learns_them_resumes_and_is_kept(quick):
 
 
 def test_constants_do_not_decay_and_take_steps_of_their_size(quick):
-    config, dataset = training.with_data(quick(learn=("tau_m", "threshold"), tau_m=20.0, learning_rate=1e-3, weight_decay=0.5))
+    learn = ("tau_m", "threshold", "tau_m")  # one is named twice
+    config, dataset = training.with_data(quick(learn=learn, tau_m=20.0, learning_rate=1e-3, weight_decay=0.5))
     model, optimizer = training.prepare(config, dataset)
     weights, tau_m, threshold = optimizer.param_groups
     assert (weights["weight_decay"], tau_m["weight_decay"], threshold["weight_decay"]) == (0.5, 0, 0)

@@ -284,7 +284,7 @@ def _groups(network: Network) -> list[dict[str, Any]]:
     learned = network.constants()
     weights = [parameter for name, parameter in network.named_parameters() if name not in learned]
     groups: list[dict[str, Any]] = [{"params": weights, "scale": 1.0}]
-    for constant in network.architecture.learn:
+    for constant in dict.fromkeys(network.architecture.learn):  # a user may name one twice
         own = [parameter for name, parameter in learned.items() if name.endswith(constant)]
         groups.append({"params": own, "scale": float(getattr(network.architecture, constant)), "weight_decay": 0.0})
     return groups
