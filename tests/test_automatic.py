@@ -192,6 +192,10 @@ def test_a_model_with_filters_is_stored_whole(tmp_path):
     loaded = tsslbp.load(tmp_path / "model.safetensors")
     assert loaded.sample_shape == (50, 2)
     assert torch.equal(loaded.outputs(x, dataset.test.lengths), model.outputs(x, dataset.test.lengths))
+    with pytest.raises(UserError, match="lengths run from 1 to 51"):
+        loaded.outputs(x[:2], torch.tensor([1, 51]))
+    with pytest.raises(UserError, match=r"lengths are \[3\]"):
+        loaded.outputs(x[:2], torch.tensor([1, 2, 3]))
     ahead, samples = model.filtered(dataset)  # what a run trains on is what the stored model computes
     assert torch.equal(ahead.outputs(samples.test.x), model.outputs(x, dataset.test.lengths))
 

@@ -375,6 +375,29 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
         study.compare(replace(small, name="bad"), ["tssl"], seeds=1, rates=[0.5])
 
 
+def test_a_rule_that_diverges_is_told_and_left_out(small, monkeypatch):
+    step = training.Loop.step
+
+    def diverging(self, samples, ahead=None):
+        if self.config.rule == "surrogate" and self.config.seed == 2:
+            raise training.Diverged("training diverged in epoch 1, step 1: layer 2")
+        step(self, samples, ahead)
+
+    monkeypatch.setattr(training.Loop, "step", diverging)
+    small = replace(small, epochs=1)
+    result = study.compare(small, ["tssl", "surrogate", "relu"], seeds=2, against="tssl")
+    assert list(result["rules"]) == ["tssl", "relu"]
+    assert list(result["differences"]["rules"]) == ["relu"]
+    assert result["diverged"] == {"surrogate": "surrogate-seed2: training diverged in epoch 1, step 1: layer 2"}
+    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    page = comparison.draw_comparison(folder, markdown=True).read_text()
+    assert "| `surrogate` | diverged | – |" in page
+    assert "surrogate diverged with one of the seeds; it is left out" in page
+    for missing in ({"against": "surrogate"}, {"against": "tssl", "planned": "surrogate"}):
+        with pytest.raises(training.Diverged, match="surrogate-seed2: training diverged"):
+            study.compare(small, ["tssl", "surrogate"], seeds=2, **missing)
+
+
 def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkeypatch):
     run, trained = training.Loop.run, []
 

@@ -883,6 +883,11 @@ def test_the_kernels_are_built_where_they_can_be():
     assert cpp.NOT_LOADED is None
 
 
+def test_an_unknown_instruction_set_is_told(monkeypatch):
+    monkeypatch.setenv("TSSLBP_CPU_CAPABILITY", "avx3")
+    assert cpp._load() == "TSSLBP_CPU_CAPABILITY is 'avx3'; it must be one of avx512, avx2, baseline, or not set"
+
+
 def test_backends_say_whether_they_can_run():
     backends = kernels.backends()
     assert set(backends) == {"reference", "cpp", "triton"}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tsslbp import UserError
+from tsslbp import UserError, tables
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import RunReport, SampleRaster, figures, run, write_run_report
 from tsslbp.report import page as pages
@@ -331,6 +331,14 @@ def test_no_validation_split(page):
     assert "with the weights of epoch 4." in text
     assert "its validation accuracy" not in text
     assert "training test chosen epoch (4)" in text
+
+
+def test_names_of_classes_are_no_markdown(tmp_path):
+    report = synthetic(classes=("a|b", "<b>", "[c](d)"), image=False, samples=3)
+    text = run.write_run_markdown(tmp_path, report).read_text()
+    assert r"True class \<b\>, answer \[c\](d):" in text
+    assert r"True class a\|b, answer a\|b:" in text
+    assert tables.markdown(["x"], [["a|b"]]).endswith("| a\\|b |\n")
 
 
 def test_many_classes_and_steps(page):

@@ -1,12 +1,18 @@
 """Tables as text, in Markdown and for a terminal."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, which ends with a line feed."""
+    """A Markdown table, which ends with a line feed. Cells may hold Markdown of one line; a bar in them is escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def literal(text: object) -> str:
+    """Text of others, such as the name of a class, for a place in Markdown where it must not act as Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", " ".join(str(text).split()))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -69,6 +69,8 @@ def compare(arguments: list[str]) -> None:
         for row in rows:
             table.add_row(*row)
         wide.print(table)
+    for error in result["diverged"].values():
+        console.print(error)
     console.print(f"report: {path}")
 
 

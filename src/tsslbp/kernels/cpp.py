@@ -8,6 +8,7 @@ lateral product is summed in another order than PyTorch's, so its membrane poten
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +23,17 @@ from tsslbp.rules.eventprop import EventPropNumbers
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import TSSLNumbers
 
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+VARIABLE = "TSSLBP_CPU_CAPABILITY"
+
 
 def _load() -> str | None:
     """Load the extension; returns why not, in one line, or None."""
     spec = importlib.util.find_spec("tsslbp.kernels._cpu")
     if spec is None or spec.origin is None:
         return "the C++ kernels are not built; with a C++ compiler: pip install --force-reinstall --no-cache-dir tsslbp"
+    if (wanted := os.environ.get(VARIABLE)) not in (None, *INSTRUCTION_SETS):
+        return f"{VARIABLE} is {wanted!r}; it must be one of {', '.join(INSTRUCTION_SETS)}, or not set"
     try:
         torch.ops.load_library(spec.origin)
     except (OSError, RuntimeError) as error:
@@ -46,8 +52,8 @@ _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {
 
 
 def capability() -> str:
-    """The instruction set in use: ``"avx512"``, ``"avx2"`` or ``"baseline"``. The environment variable
-    ``TSSLBP_CPU_CAPABILITY`` selects a lower one, for tests and comparisons."""
+    """The instruction set in use, one of ``INSTRUCTION_SETS``. The environment variable ``TSSLBP_CPU_CAPABILITY`` selects a
+    lower one than the best of the processor, for tests and comparisons."""
     return _CAPABILITY
 
 

@@ -55,9 +55,10 @@ def write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filter
     def figure(svg: Markup, name: str) -> str:
         drawn[f"{name}.svg"] = figures.standalone(svg)
         described = re.search('aria-label="([^"]*)"', svg)
-        return f"![{html.unescape(described[1]) if described else name}]({name}.svg)"
+        return f"![{tables.literal(html.unescape(described[1]) if described else name)}]({name}.svg)"
 
-    made: dict[str, Callable[..., str]] = {"figure": figure, "table": _table, "machine": machine_in_words, **filters}
+    common = {"figure": figure, "table": _table, "machine": machine_in_words, "literal": tables.literal}
+    made: dict[str, Callable[..., str]] = {**common, **filters}
     text = template(name, **made).render(context)
     for file, svg in drawn.items():
         files.write_text(folder / file, svg)

@@ -164,10 +164,12 @@ def compare(
 
     Returns:
         Settings, machine, and by rule: the records of its runs, their ``mean`` and ``sd``, and the cost of a training step.
-        With ``against`` also ``differences`` (``study/paired.py``).
+        With ``against`` also ``differences`` (``study/paired.py``). Under ``diverged``, what is known by rule of those that
+        diverged with one of the seeds; these are left out of the rest.
 
     Raises:
-        UserError: bad settings, or runs that were started with other settings; training that diverged.
+        UserError: bad settings, or runs that were started with other settings.
+        Diverged: every rule diverged, or the one of ``against`` or ``planned``.
         Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     numbers = seeds_from(config.seed, seeds)
@@ -212,9 +214,18 @@ def compare(
             settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
 
     runs: dict[str, list[Path]] = {label: [] for label in settings}
+    diverged: dict[str, str] = {}
     for seed in numbers:  # rules in turns, so that other load on the machine affects all alike
-        for label, s in settings.items():
-            runs[label].append(finished(replace(s, seed=seed, name=f"{folder_name(label)}-seed{seed}"), watch))
+        for label in list(runs):
+            s = replace(settings[label], seed=seed, name=f"{folder_name(label)}-seed{seed}")
+            try:
+                runs[label].append(finished(s, watch))
+            except training.Diverged as error:
+                diverged[label] = str(error)
+                del runs[label]
+                if not runs or label in (base, favourite):
+                    raise
+    settings = {label: settings[label] for label in runs}
 
     made = {label: [_record(path, dataset) for path in paths] for label, paths in runs.items()}
     worst = min(statistics.fmean(run["validation_accuracy"] for run in records) for records in made.values())
@@ -247,6 +258,7 @@ def compare(
             }
             for label, s in settings.items()
         },
+        "diverged": diverged,
         "differences": None if base is None else _differences(made, base, favourite),
     }
 

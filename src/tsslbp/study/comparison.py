@@ -50,7 +50,7 @@ def _outcome(result: Result) -> tuple[list[str], list[list[str]]]:
                 *(significant(mean[key] / unit) for key, unit in costs.values()),
             ]
         )
-    return heads, rows
+    return heads, rows + [[label, "diverged", *["–"] * (len(heads) - 2)] for label in result.get("diverged", ())]
 
 
 def _number(value: float | None, decimals: int) -> str:

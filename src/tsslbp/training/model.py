@@ -18,7 +18,7 @@ from tsslbp import encoding, imports, processes
 from tsslbp.architecture import Architecture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.dataset import class_names
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensor
 from tsslbp.files import read_bytes
 from tsslbp.filters import Filters
 from tsslbp.layers import check_stored
@@ -27,6 +27,7 @@ from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
+from tsslbp.signal import check_lengths
 from tsslbp.stored import LONGEST, METADATA_KEY, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
@@ -111,6 +112,13 @@ class Model:
         shape = self.network.architecture.input_shape
         return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
+    def _samples(self, x: Tensor, lengths: Tensor | None = None) -> Split:
+        """Stored samples without answers. Raises UserError for what is no tensor, and for lengths that cannot be theirs."""
+        check_tensor("x", x)
+        if lengths is not None:
+            check_lengths(lengths, x.transpose(0, min(1, x.dim() - 1)), not self.inputs.sequence)
+        return Split(x, torch.arange(len(x)), lengths)
+
     @contextmanager
     def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
@@ -160,8 +168,10 @@ class Model:
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; for an output without spikes, class
         probabilities with T = 1. ``first``: see :meth:`evaluating`.
+
+        Raises UserError for samples of another shape, and for lengths that cannot be theirs.
         """
-        with self._outputs(_unlabelled(x, lengths), batch_size, first) as outputs:
+        with self._outputs(self._samples(x, lengths), batch_size, first) as outputs:
             return torch.cat([output for _, output in outputs], dim=1)
 
     @contextmanager
@@ -186,7 +196,7 @@ class Model:
 
         ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
-        with self.evaluating(_unlabelled(x, lengths), first=seed) as batches:
+        with self.evaluating(self._samples(x, lengths), first=seed) as batches:
             ((part, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
@@ -213,7 +223,7 @@ class Model:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
-        with self.evaluating(x if isinstance(x, Split) else _unlabelled(x), batch_size) as batches:
+        with self.evaluating(x if isinstance(x, Split) else self._samples(x), batch_size) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
             return torch.cat(answers), torch.cat(steps)
 
@@ -271,10 +281,6 @@ class Model:
             return 100 * float(self.scores(samples).mean())
         total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
         return 100 * float(group.add_(total)) / len(samples)
-
-
-def _unlabelled(x: Tensor, lengths: Tensor | None = None) -> Split:
-    return Split(x, torch.arange(len(x)), lengths)
 
 
 @torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
