@@ -392,7 +392,7 @@ def test_a_rule_that_diverges_is_told_and_left_out(small, monkeypatch):
     folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
     page = comparison.draw_comparison(folder, markdown=True).read_text()
     assert "| `surrogate` | diverged | – |" in page
-    assert "surrogate diverged with one of the seeds; it is left out" in page
+    assert "surrogate diverged with one of the seeds and is left out" in page
     for missing in ({"against": "surrogate"}, {"against": "tssl", "planned": "surrogate"}):
         with pytest.raises(training.Diverged, match="surrogate-seed2: training diverged"):
             study.compare(small, ["tssl", "surrogate"], seeds=2, **missing)

@@ -2,6 +2,8 @@
 
 import math
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -246,6 +248,21 @@ def test_bits_and_init_are_separate(plain, tmp_path):
     layer = started["8"].network.layers.linear1
     rounding = layer.effective_weight() - given.layers.linear1.weight
     assert (rounding.abs() <= 2 * layer.limit[:, None] / 127).all()
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(plain, tmp_path):
+    config = tsslbp.settings.TrainConfig(
+        network="30-10", init=tmp_path / "plain", runs_dir=tmp_path, name="on", bits="4", epochs=1, schedule="constant"
+    )
+    shutil.copytree(plain, tmp_path / "plain")
+    training.train(config)
+    shutil.copytree(tmp_path / "on", tmp_path / "alone")
+    ends = []
+    for name in ("on", "alone"):
+        training.train(replace(config, name=name, epochs=2, resume=True))
+        ends.append((tmp_path / name / "model.safetensors").read_bytes())
+        shutil.rmtree(tmp_path / "plain", ignore_errors=True)
+    assert ends[0] == ends[1]
 
 
 def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):

@@ -134,6 +134,15 @@ def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):
         SpikingClassifier(epochs=1).fit(*iris[:2])
 
 
+def test_a_diverging_fit_names_its_own_parameters(monkeypatch):
+    def diverging(self, loss):
+        raise training.Diverged("training diverged in epoch 1, step 1: the loss is not finite; lower --learning-rate")
+
+    monkeypatch.setattr(training.Loop, "_update", diverging)
+    with pytest.raises(UserError, match="step 1: the loss is not finite; lower learning_rate, or scale the features$"):
+        SpikingClassifier("2").fit([[0.0], [1.0]], [0, 1])
+
+
 def test_the_saved_model_gives_the_same_answers(iris, tmp_path, capsys):
     x, y, classifier = iris
     classifier.model_.save(tmp_path / "iris.safetensors")

@@ -21,7 +21,7 @@ from tsslbp.data import Dataset, Split, own
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import LARGEST, UserError
 from tsslbp.settings import TrainConfig
-from tsslbp.training import Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
+from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
 
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
@@ -208,5 +208,7 @@ def _parameters_named() -> Iterator[None]:
     """Inside, errors about settings name parameters instead of command-line flags."""
     try:
         yield
+    except Diverged as error:  # nothing is on disk here, and the other settings it names are no parameters
+        raise UserError(f"{str(error).split(';')[0]}; lower learning_rate, or scale the features") from None
     except UserError as error:
         raise UserError(re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(error))) from None

@@ -12,7 +12,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def literal(text: object) -> str:
     """Text of others, such as the name of a class, for a place in Markdown where it must not act as Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*\[\]<>|&#]|\b_|_\b)", r"\\\1", " ".join(str(text).split()))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

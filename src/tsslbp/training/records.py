@@ -195,7 +195,7 @@ def summary(history: Sequence[Record], dataset: Dataset, choose: Choice, measure
         raise UserError("no epoch is finished; resume the run")
     best, best_test = chosen(history, choose), Record()
     if all(record["test_accuracy"] is not None for record in history):
-        best_test = max(history, key=lambda record: record["test_accuracy"])
+        best_test = chosen(history, "test")
     accuracy = measure() if best["test_accuracy"] is None else best["test_accuracy"]
     return {
         "event": "final",

@@ -77,7 +77,8 @@ def train(
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         with group.agreed(), processes.alone():
-            model, optimizer = prepare(config, dataset)
+            begun = replace(config, init=None) if config.resume else config  # its checkpoint has all weights
+            model, optimizer = prepare(begun, dataset)
         network, (seen, samples) = model.network, model.filtered(dataset)
         adapt(network)
         for weight in network.state_dict().values():
