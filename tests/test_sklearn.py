@@ -139,7 +139,7 @@ def test_a_diverging_fit_names_its_own_parameters(monkeypatch):
         raise training.Diverged("training diverged in epoch 1, step 1: the loss is not finite; lower --learning-rate")
 
     monkeypatch.setattr(training.Loop, "_update", diverging)
-    with pytest.raises(UserError, match="step 1: the loss is not finite; lower learning_rate, or scale the features$"):
+    with pytest.raises(UserError, match=r"step 1: .* finite; lower learning_rate, or scale the features"):
         SpikingClassifier("2").fit([[0.0], [1.0]], [0, 1])
 
 

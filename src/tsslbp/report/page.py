@@ -57,8 +57,8 @@ def write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filter
         described = re.search('aria-label="([^"]*)"', svg)
         return f"![{tables.literal(html.unescape(described[1]) if described else name)}]({name}.svg)"
 
-    common = {"figure": figure, "table": _table, "machine": machine_in_words, "literal": tables.literal}
-    made: dict[str, Callable[..., str]] = {**common, **filters}
+    made: dict[str, Callable[..., str]] = {"figure": figure, "table": _table, "machine": machine_in_words}
+    made |= {"literal": tables.literal, **filters}
     text = template(name, **made).render(context)
     for file, svg in drawn.items():
         files.write_text(folder / file, svg)

@@ -77,8 +77,7 @@ def train(
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         with group.agreed(), processes.alone():
-            begun = replace(config, init=None) if config.resume else config  # its checkpoint has all weights
-            model, optimizer = prepare(begun, dataset)
+            model, optimizer = prepare(replace(config, init=None) if config.resume else config, dataset)  # else restored
         network, (seen, samples) = model.network, model.filtered(dataset)
         adapt(network)
         for weight in network.state_dict().values():
