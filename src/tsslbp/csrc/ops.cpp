@@ -153,7 +153,7 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
       made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
       if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
       if (table) made.push_back(torch::stable::new_empty(u, {3, n}, type));
-      const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool}, u.const_data_ptr<T>(),
+      const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool, pool.outputs(n)}, u.const_data_ptr<T>(),
                                  data<T>(response_), Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}},
                                  {data<T>(before), n}, {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n},
                                  steps, n, table ? made.back().mutable_data_ptr<T>() : nullptr};

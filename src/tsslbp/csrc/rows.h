@@ -5,7 +5,7 @@
 // channel]. Other rows are assembled in a buffer that stays in the cache.
 #pragma once
 
-#include "sweep.h"
+#include "gather.h"
 
 #include <cstring>
 
@@ -22,33 +22,67 @@ TSSLBP_INLINE Half narrow(float x) {
   return Half((x == x ? rounded : 0x7fc00000u) >> 16);
 }
 
-// Rows to read.
+// Rows to read. With pooling, `buffer` has room for WIDEST more numbers: the channels of a pixel are copied as whole vectors, and
+// the pixel after it overwrites what is too much.
 template <class T>
 struct Source {
   const void* data;
   int64_t stride;  // from one step to the next; 0 if it is the same in every step
   bool half;
   Pool pool;
+  int64_t count = 0;  // with pooling: numbers of a step
 
   TSSLBP_INLINE const T* row(int64_t t, int64_t first, int64_t width, T* __restrict buffer) const {
     const T* __restrict full = static_cast<const T*>(data) + (half ? 0 : t * stride);
     const Half* __restrict halves = static_cast<const Half*>(data) + (half ? t * stride : 0);
-    const T factor = T(pool.factor);
-    if (pool.size) {
-      pool.runs(first, width, [&](int64_t j, int64_t k, int64_t length) {
-        if (k < 0)
-          for (int64_t i = 0; i < length; ++i) buffer[j + i] = 0;
-        else if (half)
-          for (int64_t i = 0; i < length; ++i) buffer[j + i] = factor * T(widen(halves[k + i]));
-        else
-          for (int64_t i = 0; i < length; ++i) buffer[j + i] = factor * full[k + i];
-      });
-      return buffer;
-    }
+    if (pool.size) return half ? spread(halves, first, width, buffer) : spread(full, first, width, buffer);
     if (!half) return full + first;
     for (int64_t j = 0; j < width; ++j) buffer[j] = T(widen(halves[first + j]));
     return buffer;
   }
+
+  // Gives every neuron the number of its window, row of pixels by row of pixels; 0 if it has none.
+  template <class Number>
+  TSSLBP_INLINE const T* spread(const Number* __restrict windows, int64_t first, int64_t width, T* __restrict buffer) const {
+    const T factor = T(pool.factor);
+    const int64_t line = pool.line(), channels = pool.channels, with_window = pool.pooled_width() * pool.size * channels;
+    int64_t at = first % line, y = first / line % pool.height, image = first / line / pool.height;
+    for (int64_t j = 0, length; j < width; j += length) {
+      length = std::min(line - at, width - j);
+      T* __restrict to = buffer + j;
+      if (y % pool.size && j >= line) {
+        std::memcpy(to, to - line, length * sizeof(T));  // the row above is of the same windows
+      } else {
+        const int64_t above = y / pool.size, end = above < pool.pooled_height() ? std::clamp<int64_t>(with_window - at, 0, length) : 0;
+        const Number* __restrict from = windows + (image * pool.pooled_height() + above) * pool.row();
+        int64_t channel = at % channels, inside = at / channels % pool.size, window = at / channels / pool.size * channels;
+        for (int64_t i = 0, run; i < end; i += run) {
+          run = std::min(channels - channel, end - i);
+          copy(from + window + channel, windows + count, run, factor, to + i);
+          channel = 0;
+          if (++inside == pool.size) inside = 0, window += channels;
+        }
+        std::fill_n(to + end, length - end, T(0));
+      }
+      at = 0;
+      if (++y == pool.height) y = 0, ++image;
+    }
+    return buffer;
+  }
+
+  // factor · from, in whole vectors unless the last one would reach beyond `end`.
+  template <class Number>
+  static TSSLBP_INLINE void copy(const Number* __restrict from, const Number* end, int64_t length, T factor, T* __restrict to) {
+    constexpr int64_t N = WIDEST<T>;
+    if (padded<T>(length) > end - from)
+      for (int64_t i = 0; i < length; ++i) to[i] = factor * widened(from[i]);
+    else
+      for (int64_t i = 0; i < length; i += N)
+        for (int64_t v = 0; v < N; ++v) to[i + v] = factor * widened(from[i + v]);
+  }
+
+  static TSSLBP_INLINE T widened(Half x) { return T(widen(x)); }
+  static TSSLBP_INLINE T widened(T x) { return x; }
 };
 
 // Rows to write: fill what `row` returns, then `put` it.
@@ -63,31 +97,44 @@ struct Target {
     return half || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
   }
 
-  // Without pooling. Pooled rows are summed in `sums`, one row of windows in T for each step, by `add`.
+  // Without pooling. Otherwise `add` sums the rows of pixels of a row of windows, in `line()` numbers for each step, and
+  // `put_sums` adds the pixels of such a line.
   TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict buffer) const {
     if (!half) return;
     Half* __restrict out = static_cast<Half*>(data) + t * stride + first;
     for (int64_t j = 0; j < width; ++j) out[j] = narrow(float(buffer[j]));
   }
 
+  int64_t line() const { return pool.line() + WIDEST<T>; }
+
   TSSLBP_INLINE void add(int64_t first, int64_t width, const T* __restrict buffer, T* __restrict sums) const {
-    const int64_t row = pool.row();
-    pool.runs(first, width, [&](int64_t j, int64_t k, int64_t length) {
-      if (k < 0) return;
-      T* __restrict sum = sums + k % row;
-      for (int64_t i = 0; i < length; ++i) sum[i] += buffer[j + i];
-    });
+    int64_t at = first % pool.line();
+    for (int64_t j = 0; j < width; at = 0) {
+      const int64_t length = std::min(pool.line() - at, width - j);
+      for (int64_t i = 0; i < length; ++i) sums[at + i] += buffer[j + i];
+      j += length;
+    }
   }
 
-  // The finished sums of one row of windows.
-  TSSLBP_INLINE void put_sums(int64_t t, int64_t windows, const T* __restrict sums) const {
+  // Windows are made from left to right in whole vectors: each overwrites what was too much before it. `made` has room for
+  // `line()` numbers.
+  TSSLBP_INLINE void put_sums(int64_t t, int64_t windows, const T* __restrict line, T* __restrict made) const {
+    using V = Vector<T, 64>;
     const int64_t row = pool.row();
+    for (int64_t x = 0; x < pool.pooled_width(); ++x)
+      for (int64_t i = 0; i < pool.channels; i += V::N) {
+        const T* pixel = line + x * pool.size * pool.channels + i;
+        typename V::type sum = *reinterpret_cast<const typename V::loose*>(pixel);
+        for (int64_t k = 1; k < pool.size; ++k)
+          sum += *reinterpret_cast<const typename V::loose*>(pixel + k * pool.channels);
+        *reinterpret_cast<typename V::loose*>(made + x * pool.channels + i) = sum;
+      }
     const T factor = T(pool.factor);
     T* __restrict full = static_cast<T*>(data) + (half ? 0 : t * stride + windows * row);
     Half* __restrict halves = static_cast<Half*>(data) + (half ? t * stride + windows * row : 0);
     for (int64_t i = 0; i < row; ++i) {
-      if (half) halves[i] = narrow(float(factor * sums[i]));
-      else full[i] = factor * sums[i];
+      if (half) halves[i] = narrow(float(factor * made[i]));
+      else full[i] = factor * made[i];
     }
   }
 };

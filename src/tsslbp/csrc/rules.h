@@ -85,7 +85,7 @@ struct TsslBackward {
   }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* quiet) const {
-    T error[MOST] = {}, reach[MOST] = {}, made[MOST], read[MOST];
+    T error[MOST] = {}, reach[MOST] = {}, made[MOST], read[MOST + WIDEST<T>];
     T u_before[MOST] = {}, a_before[MOST] = {}, spike_error[error_reset ? MOST : 1];
     const auto c = constants.at(first, width);
     ByConstant<T, Constants::VARY> by;
@@ -182,7 +182,7 @@ struct SurrogateBackward : Plain {
   Bits<T> through_reset;
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T error[MOST] = {}, carried[MOST] = {}, made[MOST], read[MOST];
+    T error[MOST] = {}, carried[MOST] = {}, made[MOST], read[MOST + WIDEST<T>];
     T u_before[Constants::VARY ? MOST : 1] = {}, a_before[Constants::VARY ? MOST : 1] = {};
     const auto c = constants.at(first, width);
     ByConstant<T, Constants::VARY> by;
@@ -224,7 +224,7 @@ struct EventPropBackward : Plain {
   T clip, wake;
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch*) const {
-    T error[MOST] = {}, carried[MOST] = {}, push[MOST] = {}, after[MOST] = {}, made[MOST], read[2][MOST], none[MOST] = {};
+    T error[MOST] = {}, carried[MOST] = {}, push[MOST] = {}, after[MOST] = {}, made[MOST], read[2][MOST + WIDEST<T>], none[MOST] = {};
     const auto c = constants.at(first, width);
     ByConstant<T, Constants::VARY> by;
     if (wake > 0) {  // the push on neurons that are silent

@@ -72,33 +72,14 @@ struct Pool {
   int64_t pooled_height() const { return height / size; }
   int64_t pooled_width() const { return width / size; }
   int64_t row() const { return pooled_width() * channels; }
+  int64_t line() const { return width * channels; }
 
   // Neurons of one row of windows, and how many such rows (a part of one at the lower edge counts) an image has.
-  int64_t unit() const { return size * width * channels; }
+  int64_t unit() const { return size * line(); }
   int64_t units() const { return (height + size - 1) / size; }
 
   // Post-synaptic currents of `n` neurons in a step.
   int64_t outputs(int64_t n) const { return size ? n / (height * width * channels) * pooled_height() * row() : n; }
-
-  // Calls f(j, k, length) for every run of channels of a pixel in a row: neuron first + j + i belongs to window element
-  // k + i, i < length; k is -1 for pixels that are left out.
-  template <class F>
-  TSSLBP_INLINE void runs(int64_t first, int64_t count, const F& f) const {
-    int64_t channel = first % channels, column = first / channels % width, line = first / channels / width;
-    for (int64_t j = 0; j < count;) {
-      const int64_t length = std::min(channels - channel, count - j), image = line / height, y = line % height / size;
-      int64_t x = column / size, inside = column % size;
-      const int64_t window_row = y < pooled_height() ? (image * pooled_height() + y) * row() : -1;
-      // one line of pixels: no division until its end
-      for (int64_t run = length; j < count && column < width; ++column, run = std::min(channels, count - j)) {
-        f(j, window_row < 0 || x >= pooled_width() ? -1 : window_row + x * channels + channel, run);
-        j += run;
-        channel = 0;
-        if (++inside == size) inside = 0, ++x;
-      }
-      column = 0, ++line;
-    }
-  }
 };
 
 constexpr int64_t ROW_BYTES = 4096;   // of one step of a block: a page, yet a step's rows and carried state fit 32-48 KiB
