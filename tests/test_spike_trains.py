@@ -288,7 +288,9 @@ def test_time_scales_that_are_none():
         (lambda: metrics.van_rossum(x, x, math.nan), "tau is nan"),
         (lambda: metrics.victor_purpura(x, x, -1), "cost is -1; it must be finite and at least 0"),
         (lambda: metrics.victor_purpura(x, x, math.inf), "cost is inf; it must be finite"),
-        (lambda: metrics.agreement(x, x, -1), "window is -1; it must be at least 0 steps"),
+        (lambda: metrics.agreement(x, x, -1), "window is -1; it must be a whole number of steps, at least 0"),
+        (lambda: metrics.agreement(x, x, math.nan), "window is nan; it must be a whole number"),
+        (lambda: metrics.coincidence_factor(x, x, 1.5), "window is 1.5; it must be a whole number"),
         (lambda: metrics.coincidence_factor(x, x, -1), "window is -1"),
     ):
         with pytest.raises(UserError, match=message):

@@ -123,7 +123,7 @@ def coincidence_factor(train: Tensor, target: Tensor, window: int) -> Tensor:
         (``(2Δ + 1) ν ≥ 1``).
 
     Raises:
-        UserError: shapes differ, values other than 0 and 1, ``window`` negative.
+        UserError: shapes differ, values other than 0 and 1, ``window`` negative or no whole number.
     """
     matches, count, target_count, dtype = _matches(train, target, window)
     chance = (2 * window + 1) * count / len(train)
@@ -140,7 +140,7 @@ def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
         window: Δ in steps, at least 0.
 
     Raises:
-        UserError: shapes differ, values other than 0 and 1, ``window`` negative.
+        UserError: shapes differ, values other than 0 and 1, ``window`` negative or no whole number.
     """
     matches, count, target_count, dtype = _matches(train, target, window)
     silent = count + target_count == 0
@@ -175,8 +175,8 @@ def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor
     The earliest two unused spikes are paired if they are close enough; else the earlier one has no partner. For sorted trains
     and one window for all, no other pairing has more pairs.
     """
-    if window < 0:
-        raise UserError(f"window is {window}; it must be at least 0 steps")
+    if not window >= 0 or window % 1:
+        raise UserError(f"window is {window}; it must be a whole number of steps, at least 0")
     first, second, dtype, wide = _trains(train, target)
     (times, counts), (other_times, other_counts) = _times(first), _times(second)
     i, j, matches = (torch.zeros_like(counts) for _ in range(3))
