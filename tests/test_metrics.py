@@ -112,6 +112,12 @@ def test_wilson_interval_known_values(right, total, low, high):
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=6e-5)
 
 
+@pytest.mark.parametrize(("right", "total"), [(5, 3), (-1, 3), (1, 0), (math.nan, 3)])
+def test_wilson_interval_of_no_share(right, total):
+    with pytest.raises(UserError, match=r"of \d is no share; the first number must be from 0 to the second"):
+        wilson_interval(right, total)
+
+
 @given(total=st.integers(1, 10**6), data=st.data(), z=st.floats(0.1, 5))
 @settings(max_examples=100, deadline=None)
 def test_wilson_interval_ends_are_z_standard_errors_away(total, data, z):

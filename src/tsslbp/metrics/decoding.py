@@ -64,7 +64,13 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) if ``total`` is 0."""
+    """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) if ``total`` is 0.
+
+    Raises:
+        UserError: ``right`` is not from 0 to ``total``.
+    """
+    if not 0 <= right <= total:
+        raise UserError(f"{right} of {total} is no share; the first number must be from 0 to the second")
     if total == 0:
         return 0.0, 1.0
     share, scale = right / total, 1 + z**2 / total
