@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 import tsslbp
-from tsslbp import UserError, files, machine, training
+from tsslbp import files, machine, training
+from tsslbp.errors import UserError, unknown
 from tsslbp.exchange import check, nir, simulators
 from tsslbp.exchange.graph import neurons_of
 from tsslbp.exchange.graph import read as read_graph
@@ -121,13 +123,18 @@ Graphs that were changed on purpose, {CONTROL}, {OF_CONTROLS} samples:
 
 
 def main(data_root: str, *names: str) -> None:
-    found = {}
-    for path in sorted(ROOT.glob("models/*.safetensors")):
+    found, models = {}, {path.stem: path for path in sorted(ROOT.glob("models/*.safetensors"))}
+    for name in names:
+        if name not in models:
+            raise unknown("model", name, models)
+    for path in models.values():
         if not names or path.stem in names:
             try:
                 found[path.stem] = of_model(path, Path(data_root))
             except UserError as error:
                 print(f"{path.stem}: left out: {error}", file=sys.stderr)
+    if not found:
+        raise UserError(f"no model was run, and {RESULTS} stays as it is; give the folder that holds their data as DATA_ROOT")
     programs = {name: each.version for name, each in simulators.installed().items()}
     result = {"machine": machine.describe(), "simulators": programs, "models": found}
     files.make_folder(RESULTS, "run it in a checkout of the repository")
@@ -137,4 +144,4 @@ def main(data_root: str, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

@@ -9,15 +9,16 @@ Training that was interrupted goes on, and what is there is not trained again.
 
 import json
 import statistics
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from tsslbp import data, files, machine, metrics, recipes, training
 from tsslbp.data import Split
+from tsslbp.errors import UserError, unknown
 from tsslbp.exchange.program import Program
 from tsslbp.settings import TrainConfig
 from tsslbp.study.paired import paired
@@ -128,12 +129,24 @@ def _mean(seeds: dict[Any, Any], what: str) -> str:
 def table(data_root: Path, runs: Path, names: list[str], out: Path = OUT) -> None:
     """Tests what has been trained, writes the results and prints their table."""
     results = {name: measure(settings(name, data_root, runs)) for name in names}
+    for name, found in results.items():
+        if not found["plain"]:
+            raise UserError(f"{runs} has no network of {name} with few bits; train them first")
     about = {"machine": machine.describe(), "budgets": {name: asdict(BUDGETS[name]) for name in names}, "settings": TUNING}
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / "few-bits.json", json.dumps({**about, "results": results}, indent=1) + "\n")
     print(markdown(HEADS, [row for name in names for row in rows(name, results[name])]), end="")
 
 
+def main(what: str, data_root: str, runs: str, name: str, *names: str) -> None:
+    made = {"train": train, "table": table}
+    if what not in made:
+        raise unknown("command", what, made)
+    for each in (name, *names):
+        if each not in BUDGETS:
+            raise unknown("recipe", each, BUDGETS)
+    made[what](Path(data_root), Path(runs), [name, *names])
+
+
 if __name__ == "__main__":
-    command, data_root, runs, *names = sys.argv[1:]
-    {"train": train, "table": table}[command](Path(data_root), Path(runs), names)
+    command.run(main, __doc__)

@@ -546,3 +546,23 @@ def test_the_page_has_the_measured_gradients(script):
     depth = script("depth")
     found = json.loads(depth.RESULT.read_text())["norms"]
     assert depth.table(found).strip() in (ROOT / "docs/how-to-own-network.md").read_text()
+
+
+def test_spikes_of_no_model_leave_what_is_there(script, tmp_path, monkeypatch):
+    module = script("exchange")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    with pytest.raises(
+        tsslbp.UserError, match="no model was run, and .* stays as it is; give the folder that holds their data"
+    ):
+        module.main(str(tmp_path))
+    with pytest.raises(tsslbp.UserError, match="unknown model 'mnist-cnn'; did you mean 'mnist-cnn-best'?"):
+        module.main(str(tmp_path), "mnist-cnn")
+    assert not (tmp_path / "results").exists()
+
+
+def test_few_bits_that_nobody_trained_leave_what_is_there(script, tmp_path, monkeypatch):
+    module = script("few_bits")
+    monkeypatch.setattr(module, "measure", lambda config: {"plain": {}, **{bits: {} for bits in module.BITS}})
+    with pytest.raises(tsslbp.UserError, match="has no network of mnist-cnn-best with few bits; train them first"):
+        module.table(tmp_path, tmp_path / "runs", ["mnist-cnn-best"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
