@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from torch import Tensor, nn
 
@@ -291,17 +292,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for each comparison")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", help="folder for the result")
     given = parser.parse_args()
+    command.positive("--seconds", str(given.seconds))
+    old = given.old and command.source(given.old)
     torch.set_num_threads(1)
     if given.break_even:
         with torch.no_grad():
             print(break_even(given.seconds))
         return
     with torch.inference_mode():
-        result = measure(given.cases, given.data_root, given.seconds, given.old)
+        result = measure(given.cases, given.data_root, given.seconds, old)
     print(bench.save(result, given.results, "inference-"))
     for weights in ("trained", "first"):
         print(f"\n{weights} weights\n\n{table(result, weights)}")
 
 
 if __name__ == "__main__":
-    main()
+    with command.told():
+        main()

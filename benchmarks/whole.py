@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import command
+
 from tsslbp.tables import markdown
 
 EPOCHS = {"fashion-mnist-fc-head": 3, "mnist-cnn-head": 1, "fashion-mnist-cnn-head": 1}
@@ -31,7 +33,7 @@ def timed(*arguments, **options):
 torch.Tensor.backward = timed
 from tsslbp.cli import main
 try:
-    main()
+    sys.exit(main())
 except SystemExit as end:
     if end.code:
         raise
@@ -83,5 +85,10 @@ def compared(data_root: str, old: Path, seeds: int) -> str:
     return markdown(["recipe", "epochs", *heads, "0.1.0 / this"], rows)
 
 
+def main(data_root: str, old: str, seeds: str = "1") -> None:
+    count = int(command.positive("SEEDS", seeds, whole=True))
+    print(compared(str(Path(data_root).resolve()), command.source(Path(old)), count))
+
+
 if __name__ == "__main__":
-    print(compared(sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3]) if sys.argv[3:] else 1))
+    command.run(main, __doc__)

@@ -566,3 +566,10 @@ def test_few_bits_that_nobody_trained_leave_what_is_there(script, tmp_path, monk
     with pytest.raises(tsslbp.UserError, match="has no network of mnist-cnn-best with few bits; train them first"):
         module.table(tmp_path, tmp_path / "runs", ["mnist-cnn-best"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_training_is_told_and_finds_data_from_here(script, tmp_path, monkeypatch):
+    """Each training runs in a folder of its own, where a path from here would lead to nothing."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"tsslbp: no fashion-mnist in {tmp_path}/data/FashionMNIST/raw"):
+        script("whole").main("data", str(ROOT / "src"))
