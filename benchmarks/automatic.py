@@ -11,7 +11,6 @@ computed again.
 import json
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,14 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 import torch
 from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from tsslbp import automatic, data, machine, metrics, training
+from tsslbp import automatic, data, files, machine, metrics, training
 from tsslbp.data import Dataset, own
+from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 from tsslbp.training.baselines import flat
@@ -51,7 +52,10 @@ def load(folder: Path, name: str) -> Dataset:
 
 
 def _path(folder: Path, name: str) -> Path:
-    return next(path for kind in ("txt", "ts") if (path := folder / f"{name}_TRAIN.{kind}").is_file())
+    found = [path for kind in ("txt", "ts") if (path := folder / f"{name}_TRAIN.{kind}").is_file()]
+    if not found:
+        raise UserError(f"no {name}_TRAIN.txt and no {name}_TRAIN.ts in {folder}; give the folder and the sets in it")
+    return found[0]
 
 
 def folds(dataset: Dataset) -> Iterator[Dataset]:
@@ -162,9 +166,16 @@ def _log(log: Path, line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-if __name__ == "__main__":
-    command, log, folder, *names = sys.argv[1:]
-    if command == "table":
-        table(Path(log), Path(folder), names)
+def main(what: str, log: str, folder: str, name: str, *names: str) -> None:
+    known = ["table", "choose", *(f"choose={variant}" for variant in VARIANTS)]
+    if what not in known:
+        raise unknown("command", what, known)
+    files.make_folder(Path(log).parent, "choose another LOG")
+    if what == "table":
+        table(Path(log), Path(folder), [name, *names])
     else:
-        choose(Path(log), Path(folder), names, command.removeprefix("choose").removeprefix("="))
+        choose(Path(log), Path(folder), [name, *names], what.removeprefix("choose").removeprefix("="))
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

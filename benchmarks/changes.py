@@ -8,7 +8,6 @@ python benchmarks/changes.py parts [DATA_ROOT]      what each of these networks'
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import command
 import torch
 from torch import nn
 
 from tsslbp import data, machine, recipes, sparse, training
 from tsslbp.bench.cases import Case, Subject, floor, trainer
 from tsslbp.bench.measure import interleaved
+from tsslbp.errors import UserError
 from tsslbp.layers import Conv2d, Linear, Spiking
 from tsslbp.losses import KernelLoss
 from tsslbp.networks import Network
@@ -164,12 +165,17 @@ def break_even() -> str:
     return markdown(["changes", *sizes], rows)
 
 
-if __name__ == "__main__":
+def main(what: str = "data", more: str = "") -> None:
     machine.keep_memory()
-    match sys.argv[1:]:
-        case ["break-even"]:
-            print(break_even())
-        case ["parts", *root]:
-            print(parts(Path(*root or ["data"])))
-        case arguments:
-            print(steps(Path(arguments[0] if arguments else "data"), float(arguments[1]) if arguments[1:] else 20.0))
+    if what == "break-even":
+        if more:
+            raise UserError(f"break-even takes no {more!r}; leave it out")
+        print(break_even())
+    elif what == "parts":
+        print(parts(Path(more or "data")))
+    else:
+        print(steps(Path(what), command.positive("SECONDS", more or "20")))
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
+
 from tsslbp import files, machine, recipes, training
 from tsslbp.neuron import CONSTANTS
 from tsslbp.settings import TrainConfig
@@ -100,7 +102,8 @@ def clock(rounds: int = 15) -> str:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["train", *root] if len(root) < 2:
-            train(Path(*root) if root else Path("data"))
+            with command.told():
+                train(Path(*root) if root else Path("data"))
         case ["table"]:
             print(table())
         case ["time"]:

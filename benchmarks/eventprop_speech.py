@@ -6,12 +6,12 @@ results/eventprop/speech.json and prints the table of docs/answers.md.
 """
 
 import json
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import command
 from spike_trains import choose
 from torch import Tensor
 
@@ -103,4 +103,4 @@ def main(data_root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

@@ -8,12 +8,12 @@ results/checks/fallback-size.json and prints the table of docs/answers.md.
 
 import json
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import command
 import torch
 from torch import Tensor
 
@@ -84,4 +84,4 @@ def main(data_root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

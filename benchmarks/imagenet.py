@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from tsslbp import files, machine, recipes, training
@@ -100,14 +101,11 @@ def table(found: dict[str, dict[str, Any]], tflops: float) -> str:
     return markdown(["", *found], rows)
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(sys.argv[2])))
-        return
-    tflops, found = float(sys.argv[1]) if sys.argv[1:] else 20.0, {}
+def main(tflops_given: str = "20") -> None:
+    tflops, found = command.positive("TFLOPS", tflops_given), {}
     for precision in ("float32", "bfloat16"):
-        command = [sys.executable, __file__, "--measure", precision]
-        found[precision] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        words = [sys.executable, __file__, "--measure", precision]
+        found[precision] = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
     made = {name: {**one, **reckoned(one, tflops)} for name, one in found.items()}
     files.make_folder(RESULT.parent, "choose another folder")
     about = {"machine": machine.describe(), "batch": BATCH, "tflops": tflops, "network": NETWORK}
@@ -116,4 +114,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(sys.argv[2])))
+    else:
+        command.run(main, __doc__)

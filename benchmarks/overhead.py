@@ -5,7 +5,6 @@ Then it trains the recipe for a few epochs, with the test set measured after eac
 much of a run's time evaluation takes.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from tsslbp import machine, recipes, training
@@ -76,8 +76,9 @@ def evaluation(config: TrainConfig) -> tuple[float, float]:
 
 def main(recipe: str, data_root: str = "data") -> None:
     machine.keep_memory()
-    print(markdown(["part", "ms"], [[name, f"{ms:.3f}"] for name, ms in fixed_cost().items()]))
     config, rows = replace(recipes.get(recipe), data_root=Path(data_root), epochs=EPOCHS), []
+    training.with_data(config)  # finds missing data before anything is measured
+    print(markdown(["part", "ms"], [[name, f"{ms:.3f}"] for name, ms in fixed_cost().items()]))
     for what, every in (("after every epoch", 1), ("once, at the end", 0)):
         whole, evaluating = evaluation(replace(config, test_every=every))
         rows.append([what, f"{whole:.1f}", f"{evaluating:.1f}", f"{100 * evaluating / whole:.1f}"])
@@ -85,4 +86,4 @@ def main(recipe: str, data_root: str = "data") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

@@ -7,13 +7,13 @@ protocol recorded after every epoch. Writes results/checks/paper-fallback.json a
 
 import json
 import statistics
-import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from torch import Tensor
 
@@ -82,4 +82,4 @@ def main(data_root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

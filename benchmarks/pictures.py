@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 from PIL import Image
 
@@ -79,7 +80,8 @@ def of_each(counts: tuple[int, ...]) -> dict[str, dict[str, float]]:
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             draw(Path(folder), count)
-            made = subprocess.run([sys.executable, __file__, folder], check=True, capture_output=True, text=True).stdout
+            words = [sys.executable, __file__, "--measure", folder]
+            made = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         found[f"{count:,}"] = json.loads(made)
     return found
 
@@ -90,13 +92,13 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        print(json.dumps(measure(Path(sys.argv[1]))))
-        return
     found = of_each(COUNTS)
     files.write_text(RESULT, json.dumps({"machine": machine.describe(), "peaks": found}, indent=1) + "\n")
     print(table(found))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(Path(sys.argv[2]))))
+    else:
+        command.run(main, __doc__)

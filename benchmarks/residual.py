@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
+
 from tsslbp import files, machine, training
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -65,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, __doc__)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from tsslbp import machine, processes, recipes, training
@@ -138,6 +139,8 @@ def early(data_root: str) -> None:
 
 
 def main(recipe: str, data_root: str = "data") -> None:
+    config = TrainConfig(data="mnist") if recipe == "early" else recipes.get(recipe)
+    training.with_data(replace(config, data_root=Path(data_root)))  # finds missing data before two processes do
     if recipe == "early":
         early(data_root)
     else:
@@ -145,9 +148,9 @@ def main(recipe: str, data_root: str = "data") -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--early":
+    if sys.argv[1:2] == ["--early"]:
         work_early(sys.argv[3])
-    elif sys.argv[1] == "--work":
+    elif sys.argv[1:2] == ["--work"]:
         work(*sys.argv[2:])
     else:
-        main(*sys.argv[1:])
+        command.run(main, __doc__)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from changes import changing
 from inference import density, layer_by_layer
@@ -124,7 +125,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["train", *root] if len(root) < 2:
             torch.set_num_threads(1)
-            train(Path(*root) if root else Path("data"))
+            with command.told():
+                train(Path(*root) if root else Path("data"))
         case ["table"]:
             print(table())
         case _:

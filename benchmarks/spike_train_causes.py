@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from spike_trains import TASKS, TAU_M, TAU_S, TUNING_SEEDS, Nets, choose
 from torch import Tensor
@@ -174,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, __doc__)

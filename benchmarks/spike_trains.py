@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import command
 import matplotlib
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,6 +29,7 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import data, files, machine
+from tsslbp.errors import UserError
 from tsslbp.metrics.spike_trains import agreement
 from tsslbp.neuron import synapse
 from tsslbp.rules import Rule
@@ -219,9 +221,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results/spike-trains")
     options = parser.parse_args()
     task, seeds = TASKS.get(options.task, TASKS["easy"]), list(range(options.first_seed, options.first_seed + options.seeds))
+    if not seeds:
+        raise UserError(f"--seeds is {options.seeds}; it must be positive")
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{options.task}.json"
-    rules: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rules"] if options.rules else {}
+    path, rules = options.out / f"{options.task}.json", dict[str, Any]()
+    if options.rules and path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["seeds"] != seeds:
+            raise UserError(f"{path} holds other rules with the seeds {stored['seeds']}; give these, or choose another --out")
+        rules = stored["rules"]
     tuning_patterns = TUNING_PATTERNS if options.task == "capacity" else 1
     for name in options.rules or task.rules:
         began = time.perf_counter()
@@ -238,4 +246,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command.told():
+        main()

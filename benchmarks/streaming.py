@@ -9,13 +9,13 @@ and print its table. The network of seed 0 goes to models/. Runs lie in runs/str
 
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 from torch import Tensor, nn
 
@@ -315,12 +315,10 @@ TABLES = {
 }
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {__doc__}")
+def main(what: str) -> None:
     torch.set_num_threads(1)
-    name = "latency" if sys.argv[1] == "latency" else "answers"
-    result = latency() if name == "latency" else answers(Path(sys.argv[1]))
+    name = "latency" if what == "latency" else "answers"
+    result = latency() if name == "latency" else answers(Path(what))
     files.make_folder(RESULTS, "choose another folder")
     files.write_text(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
     page = [PAGE]
@@ -332,4 +330,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, __doc__)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 from sklearn.datasets import (
     load_breast_cancer,
@@ -119,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    choose() if sys.argv[1:] == ["choose"] else main()
+    if sys.argv[1:] == ["choose"]:
+        choose()
+    else:
+        command.run(main, __doc__)

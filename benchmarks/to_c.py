@@ -11,12 +11,13 @@ import json
 import math
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tsslbp import machine, training
+import command
+
+from tsslbp import files, machine, training
 from tsslbp.exchange import c, compiled
 from tsslbp.exchange.program import Program
 from tsslbp.tables import markdown
@@ -78,9 +79,15 @@ def table(results: list[dict[str, Any]]) -> str:
     )
 
 
-if __name__ == "__main__":
-    data_root, out, *names = sys.argv[1:]
-    results = measured(names, Path(data_root))
+def main(data_root: str, out: str, name: str, *names: str) -> None:
+    files.check_folder(Path(out).parent, "choose another OUT.json")
+    results = measured([name, *names], Path(data_root))
     options = " ".join((*compiled.compiler(), *compiled.STRICT, "-O3"))
-    Path(out).write_text(json.dumps({"machine": machine.describe(), "compiler": options, "models": results}, indent=1) + "\n")
+    files.make_folder(Path(out).parent, "choose another OUT.json")
+    about = {"machine": machine.describe(), "compiler": options, "models": results}
+    files.write_text(Path(out), json.dumps(about, indent=1) + "\n")
     print(table(results), end="")
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -6,12 +6,12 @@ silent. Writes results/without-fallback/without-fallback.json and prints the tab
 
 import json
 import statistics
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
 import torch
 
 from tsslbp import files, machine, recipes, training
@@ -62,4 +62,4 @@ def main(data_root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -551,11 +552,9 @@ def test_the_page_has_the_measured_gradients(script):
 def test_spikes_of_no_model_leave_what_is_there(script, tmp_path, monkeypatch):
     module = script("exchange")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    with pytest.raises(
-        tsslbp.UserError, match="no model was run, and .* stays as it is; give the folder that holds their data"
-    ):
+    with pytest.raises(tsslbp.UserError, match="no model was run, and"):
         module.main(str(tmp_path))
-    with pytest.raises(tsslbp.UserError, match="unknown model 'mnist-cnn'; did you mean 'mnist-cnn-best'?"):
+    with pytest.raises(tsslbp.UserError, match="unknown model 'mnist-cnn'"):
         module.main(str(tmp_path), "mnist-cnn")
     assert not (tmp_path / "results").exists()
 
@@ -573,3 +572,65 @@ def test_a_failed_training_is_told_and_finds_data_from_here(script, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=f"tsslbp: no fashion-mnist in {tmp_path}/data/FashionMNIST/raw"):
         script("whole").main("data", str(ROOT / "src"))
+
+
+# Command lines
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path, capsys):
+    """Runs a script as ``python benchmarks/NAME.py WORDS...`` in an empty folder; its exit code or usage, and its last line."""
+
+    def start(name, *words):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", [f"benchmarks/{name}.py", *words])
+        monkeypatch.setattr("tsslbp.files.write_bytes", lambda *_: pytest.fail("something was written"))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / f"benchmarks/{name}.py"), run_name="__main__")
+        return end.value.code, (capsys.readouterr().err.splitlines() or [""])[-1]
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("automatic", ("tables", "LOG", ".", "X"), "unknown command 'tables'; did you mean 'table'?"),
+        ("automatic", ("choose=none", "LOG", ".", "X"), "unknown command 'choose=none'"),
+        ("automatic", ("table", "LOG", ".", "X"), "no X_TRAIN.txt and no X_TRAIN.ts in .; give the folder"),
+        ("changes", (".",), "no fashion-mnist in"),
+        ("changes", (".", "soon"), "SECONDS is soon; it must be a positive number"),
+        ("eventprop_speech", (".",), "no recordings in"),
+        ("exchange", (".",), "no model was run"),
+        ("exchange", (".", "mnist-cnn"), "unknown model 'mnist-cnn'; did you mean 'mnist-cnn-best'?"),
+        ("fallback_size", (".",), "no fashion-mnist in"),
+        ("few_bits", ("tabel", ".", "runs", "mnist-cnn-best"), "unknown command 'tabel'; did you mean 'table'?"),
+        ("few_bits", ("train", ".", "runs", "mnist-cnn"), "unknown recipe 'mnist-cnn'; did you mean 'mnist-cnn-best'?"),
+        ("imagenet", ("0",), "TFLOPS is 0; it must be a positive number"),
+        ("inference", ("--old", "."), "there is no tsslbp in .; give the folder src of another version"),
+        ("overhead", ("mnist-cnn", "."), "no mnist in"),
+        ("paper_fallback", (".",), "no mnist in"),
+        ("scaling", ("mnist-cnn", "."), "no mnist in"),
+        ("spike_trains", ("easy", "--seeds", "0"), "--seeds is 0; it must be positive"),
+        ("spike_trains", ("easy", "--rules", "tssl", "--seeds", "3"), "holds other rules with the seeds [10, 11,"),
+        ("spike_trains", ("easy", "--rules", "nope", "--out", "new"), "unknown rule 'nope'"),
+        ("streaming", (".",), "no recordings in"),
+        ("to_c", (".", "out.json", "none"), "no model at none"),
+        ("whole", (".", "."), "there is no tsslbp in ."),
+        ("whole", (".", ".", "1.5"), "SEEDS is 1.5; it must be a positive whole number"),
+        ("without_fallback", (".",), "no fashion-mnist in"),
+    ],
+)
+def test_bad_input_is_one_line(name, words, message, started):
+    code, line = started(name, *words)
+    assert code == 2
+    assert line.startswith(f"{name}.py: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"command"}))
+def test_words_that_a_script_does_not_take_are_not_ignored(name, started):
+    takes_many = name in ("automatic", "exchange", "few_bits", "to_c")
+    code, _ = started(name, *["x"] * (0 if takes_many else 4))
+    assert code == 2 or f"python benchmarks/{name}.py" in code
