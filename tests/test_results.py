@@ -99,6 +99,10 @@ def test_a_page_is_made_again_from_its_logs(tmp_path, capsys):
         page = (tmp_path / "a/README.md").read_text()
         assert page.startswith("# a, 1 seed\n\n    tsslbp train spike-pattern --seed N     (N = 0)\n\n| seed | F1 × 100 |")
         assert page.endswith("(curve.svg)\n\nTold by hand.\n")
+    notes = "# More\n\n![of mine](mine.svg)\n\n| mine |\n| --- |\n\n    tsslbp rules\n\nThe end.\n"
+    (tmp_path / "a/README.md").write_text(f"{page}\n{notes}")
+    assert cli.main(["report", str(tmp_path / "a"), "--markdown"]) == 0
+    assert (tmp_path / "a/README.md").read_text() == f"{page}\n{notes}"
     (tmp_path / "a/README.md").write_text("no command\n")
     assert cli.main(["report", str(tmp_path / "a"), "--markdown"]) == 2
     assert "README.md must hold the command of its runs" in capsys.readouterr().err

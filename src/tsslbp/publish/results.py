@@ -89,7 +89,9 @@ def draw_results(folder: Path) -> Path:
     if not command or not logs:
         lacks = "log seedN.jsonl" if command else "command in a paragraph of its own in README.md"
         raise UserError(f"{folder} has no {lacks}, as tsslbp reproduce writes it")
-    notes = [paragraph for paragraph in paragraphs if not paragraph.startswith(("#", "    tsslbp ", "|", "!["))]
+    made = ("# ", "    tsslbp ", "| seed |", CURVE)
+    ours = next((at + 1 for at, paragraph in enumerate(paragraphs) if paragraph.startswith(CURVE)), len(paragraphs))
+    notes = [paragraph for paragraph in paragraphs[:ours] if not paragraph.startswith(made)] + paragraphs[ours:]
     return _write_page(folder, command, logs, notes)
 
 
