@@ -76,7 +76,6 @@ def draw(target: NDArray[np.bool_], spikes: NDArray[np.bool_], f1: float, path: 
 
 
 def main(steps: int, out: Path) -> float:
-    out.open("a").close()  # where it cannot be written, better fail now than after the training
     target = picture()
     spikes, f1 = learn(target, steps)
     draw(target, spikes.bool().numpy(), f1, out)
@@ -88,4 +87,13 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--out", type=Path, default=Path("picture.svg"))
     options = parser.parse_args()
+    known = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if options.steps < 1:
+        parser.error(f"--steps is {options.steps}; it must be positive")
+    if options.out.suffix.removeprefix(".") not in known:
+        parser.error(f"--out is {options.out}; it must end in one of {', '.join(f'.{kind}' for kind in known)}")
+    try:
+        options.out.open("a").close()  # where it cannot be written, better fail now than after the training
+    except OSError as error:
+        parser.error(f"cannot write {options.out}: {error.strerror}; choose another --out")
     print(f"F1 {main(options.steps, options.out):.3f}, {options.out}")

@@ -294,15 +294,30 @@ def test_example_learns_a_picture(tmp_path):
     assert (tmp_path / "picture.svg").read_text().count("<use") > 300
 
 
-def test_example_draws_here_and_fails_before_it_trains(tmp_path, monkeypatch):
+def test_example_draws_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--steps", "1"])
     runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.svg"]
-    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", "--out", "nowhere/picture.svg"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "nowhere/picture.svg"], "cannot write nowhere/picture.svg: No such file or directory; choose another --out"),
+        (["--out", "picture.foo"], "--out is picture.foo; it must end in one of "),
+        (["--out", "picture"], "--out is picture; it must end in one of "),
+        (["--steps", "0"], "--steps is 0; it must be positive"),
+    ],
+)
+def test_example_fails_in_one_line_before_it_trains(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["learn_a_picture.py", *arguments])
     monkeypatch.setattr("tsslbp.build", None)  # it does not get that far
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "examples/learn_a_picture.py"), run_name="__main__")
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_picture_is_drawn(tmp_path):
