@@ -119,6 +119,22 @@ def test_doctor_measures_bfloat16_and_keeps_it(tmp_path, capsys, monkeypatch):
     assert machine.bfloat16_pays()
 
 
+@pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
+def test_doctor_measures_nothing_that_it_cannot_keep(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(bench, "bfloat16_gains", None)
+    assert cli.main(["doctor"]) == 2
+    assert "set TSSLBP_CACHE to another folder, or give --no-measure" in capsys.readouterr().err
+    assert cli.main(["doctor", "--no-measure"]) == 0
+    assert "takes float32" in capsys.readouterr().out
+
+
+def test_doctor_does_not_ignore_seconds(capsys):
+    assert cli.main(["doctor", "--no-measure", "--seconds=3"]) == 2
+    assert "--seconds has no effect with --no-measure; leave one of them out" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_fresh_process():
     assert 0 < measure.peak_memory("fashion-mnist-fc", "tsslbp") < 500

@@ -74,6 +74,11 @@ class Doctor:
 def doctor(arguments: list[str]) -> None:
     """``tsslbp doctor``."""
     options = parse(Doctor, "doctor", arguments)
+    if not options.measure and any(argument.split("=")[0] == "--seconds" for argument in arguments):
+        raise UserError("--seconds has no effect with --no-measure; leave one of them out")
+    measured = options.measure and kernels.backends()["cpp"].usable
+    if measured:
+        files.check_folder(files.cache_folder(), "set TSSLBP_CACHE to another folder, or give --no-measure")
     rows = machine.describe()
     for name, backend in kernels.backends().items():
         rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
@@ -82,7 +87,7 @@ def doctor(arguments: list[str]) -> None:
         extra = "tensorboard" if package == "tensorboard" else "vision"
         missing = f"missing; {purpose} needs it: pip install 'tsslbp[{extra}]'"
         rows[f"package {package}"] = "installed" if found else missing
-    if options.measure and kernels.backends()["cpp"].usable:
+    if measured:
         machine.keep_memory()
         gains = bench.bfloat16_gains(options.seconds)
         machine.record_bfloat16(gains)
