@@ -196,6 +196,9 @@ def test_silence_has_no_gradient():
     [
         (lambda: simulate([torch.ones(1, 1)], train(2.0, 1.0), LIF(6, 3), 9.0), "sorted by time"),
         (lambda: simulate([torch.ones(1, 1)], train(2.0), LIF(6, 3), 1.0), "until = 1.0"),
+        (lambda: simulate([torch.full((1, 1), math.nan)], train(2.0), LIF(6, 3), 9.0), "a weight is NaN or infinite"),
+        (lambda: simulate([torch.ones(2, 1), torch.ones(2, 3)], train(2.0), LIF(6, 3), 9.0), "one matrix per layer"),
+        (lambda: simulate([], train(2.0), LIF(6, 3), 9.0), "one matrix per layer"),
         (lambda: simulate([torch.ones(1, 1)], train(2.0, source=[1]), LIF(6, 3), 9.0), "neurons up to 1; the weights have 1"),
         (lambda: adjoint([torch.zeros(1, 1)], train(), LIF(6, 3), simulate([torch.zeros(1, 1)], train(), LIF(6, 3), 1.0),
                          torch.ones(1)), "output has 0 spikes"),

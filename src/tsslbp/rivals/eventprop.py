@@ -72,9 +72,14 @@ def simulate(weights: Sequence[Tensor], inputs: Train, neuron: LIF, until: float
     """Run a feed-forward network from rest until a given time, equations (1) to (3); returns every layer's spikes.
 
     ``weights`` holds one matrix per layer, ``[N, M]``, to from, float64; the neuron's time constants are in the unit of time
-    of ``inputs``. Raises UserError for inputs out of order, beyond 0 to ``until``, or from a neuron the weights do not have.
+    of ``inputs``. Raises UserError for inputs out of order, beyond 0 to ``until``, or from a neuron the weights do not have,
+    and for weights that are not finite or do not fit one another.
     """
     times, source = inputs
+    if not weights or any(after.shape[1] != len(before) for before, after in itertools.pairwise(weights)):
+        raise UserError(f"weights are {[[*w.shape] for w in weights]}; give one matrix per layer, [N, M], to from")
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise UserError("a weight is NaN or infinite; look for what made it so")
     if len(times) and not (times[0] >= 0 and (times.diff() >= 0).all() and times[-1] <= until):
         raise UserError(f"input spikes must be sorted by time and lie between 0 and until = {until}")
     if len(times) and not 0 <= int(source.min()) <= int(source.max()) < weights[0].shape[1]:
