@@ -106,7 +106,7 @@ def prepare(spikes: Tensor, neuron: Neuron) -> Patterns:
     Raises:
         UserError: another shape, a time outside the pattern, or a pattern so long that e^{t/τs} overflows.
     """
-    if spikes.dim() != 3 or not spikes.is_floating_point():
+    if spikes.dim() != 3 or not spikes.is_floating_point() or 0 in spikes.shape[1:]:
         raise UserError(f"spikes must be times [patterns, afferents, spikes]; got {list(spikes.shape)} ({spikes.dtype})")
     present = spikes.isfinite()
     if not ((present & (spikes >= 0) & (spikes <= neuron.duration)) | (spikes == math.inf)).all():
@@ -132,8 +132,10 @@ def maximum(weights: Tensor, patterns: Patterns, neuron: Neuron) -> tuple[Tensor
     """The largest potential of each pattern and its time in ms, by (5) and (6): ``[N] -> [P], [P]``.
 
     ``patterns`` may also be a single one, without the first axis everywhere. Where V never exceeds 0 the answer is 0, at the
-    first spike.
+    first spike. Raises UserError unless there is one weight for each afferent.
     """
+    if weights.shape != patterns.spikes.shape[-2:-1]:
+        raise UserError(f"weights have shape {[*weights.shape]}; the patterns have {patterns.spikes.shape[-2]} afferents")
     traces = (weights[patterns.afferent].unsqueeze(-2) * patterns.growth).cumsum(-1) * patterns.decay
     a, b = traces.unbind(-2)
     tau, tau_s = neuron.tau, neuron.tau_s
@@ -187,9 +189,10 @@ def learn(
     patterns = prepare(spikes, neuron)
     if labels.dtype != torch.bool or labels.shape != spikes.shape[:1]:
         raise UserError(f"labels must be bool, one a pattern ({len(spikes)}); got {list(labels.shape)} ({labels.dtype})")
-    if cycles < 1 or not rate > 0 or not 0 <= momentum < 1 or not spread > 0:
+    if cycles < 1 or not 0 < rate < math.inf or not 0 <= momentum < 1 or not 0 < spread < math.inf:
         raise UserError(
-            f"cycles {cycles}, rate {rate} and spread {spread} must be positive and momentum {momentum} at least 0, below 1"
+            f"cycles {cycles}, rate {rate} and spread {spread} must be positive and finite and momentum {momentum} "
+            "at least 0, below 1"
         )
     weights = spread * torch.randn(spikes.shape[1], generator=generator, dtype=spikes.dtype)
     change = torch.zeros_like(weights)
