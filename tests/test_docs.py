@@ -32,7 +32,6 @@ NOT_RUN = {
     "python benchmarks/automatic.py": "it takes sets that may not be in the repository; test_benchmarks.py runs it on others",
     "python benchmarks/inference.py": "it takes the test images, or a quiet machine; test_benchmarks.py runs it on a few",
     "python benchmarks/streaming.py": "it takes all recordings, or a quiet machine; test_benchmarks.py runs it on a few",
-    "tsslbp bench --cases": "it takes a quiet machine; test_bench.py runs it on small networks",
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
     "torchrun --nnodes": "it takes several machines",
     "srun torchrun": "it takes Slurm",
