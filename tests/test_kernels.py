@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import math
+import mmap
 import platform
 import re
 import shutil
@@ -324,6 +325,26 @@ def test_pooling_equals_pooling_afterwards(steps, images, channels, size, height
     torch.testing.assert_close(
         delta, theirs, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=1e-5 if dtype == torch.float32 else 1e-12
     )
+
+
+@built
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks the system for a page that nobody may read")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 12, 15, 16, 17])
+def test_pooling_reads_nothing_beyond_its_gradient(channels, dtype):
+    """Pixels are copied in whole vectors; here the page behind the last pixel ends the process if it is read."""
+    images, pool = (2, channels, 4, 7), Pool(2, 0.25)
+    membrane, _ = case(3, images, torch.float64 if dtype == torch.float64 else torch.float32)
+    given_ = torch.randn(3, 2, 2, 3, channels, generator=torch.Generator().manual_seed(1)).to(dtype)
+    size = given_.numel() * given_.element_size()
+    room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, room + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + room), mmap.PAGESIZE, 0) == 0
+    last = torch.frombuffer(memory, dtype=dtype, count=given_.numel(), offset=room - size).view(given_.shape)
+    last.copy_(given_)
+    deltas = [kernel_gradient(TSSL(), x.permute(0, 1, 4, 2, 3), membrane, PUBLISHED, Form(None, pool)) for x in (last, given_)]
+    assert torch.equal(*deltas)
 
 
 @built
