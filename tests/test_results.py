@@ -174,6 +174,18 @@ def test_a_run_that_kept_its_test_set_for_the_end_has_a_page(tmp_path):
     assert "| 90.00 | – |" in publish.results_table(tmp_path)
 
 
+def test_notes_on_a_page_outlive_more_seeds(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text(log(2))
+    made = [tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"]]
+    page = publish.write_results(*made)
+    first = page.read_text()
+    page.write_text(f"{first}\n## Seed 0\n\n| a | b |\n| --- | --- |\n")
+    made[2] *= 2
+    assert publish.write_results(*made).read_text().endswith("\n\n## Seed 0\n\n| a | b |\n| --- | --- |\n")
+    assert page.read_text().count("Test accuracy is that of") == first.count("Test accuracy is that of") == 1
+
+
 def test_a_damaged_run_costs_no_results(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(log(2))

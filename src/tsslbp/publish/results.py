@@ -52,6 +52,8 @@ CURVE = "![Accuracy by epoch, mean and standard deviation of the seeds](curve.sv
 def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     """Write the logs, the curve and the page of finished runs, with seeds 0, 1, ...; returns the path of the page.
 
+    Notes on a page that is there are kept, except the one about the choice of the epoch and the machine.
+
     Args:
         folder: such as ``results/NAME``.
         command: that made the runs, ``tsslbp reproduce RECIPE ...``.
@@ -66,7 +68,8 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
     for seed, (history, final) in logs.items():
         records.write(folder / f"seed{seed}.jsonl", [*history, final])
     how = f"{CHOSEN[logs[0][1].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."
-    return _write_page(folder, command, logs, [f"{how} {machine_in_words(machine.describe())}"])
+    kept = [note for note in _notes(_paragraphs(folder)) if not note.startswith(tuple(CHOSEN.values()))]
+    return _write_page(folder, command, logs, [f"{how} {machine_in_words(machine.describe())}", *kept])
 
 
 def check_room(folder: Path, seeds: int) -> None:
@@ -83,16 +86,26 @@ def draw_results(folder: Path) -> Path:
         UserError: a file is damaged or cannot be written, or the page has no command.
     """
     _command(folder)
-    paragraphs = (folder / "README.md").read_text(encoding="utf-8").rstrip().split("\n\n")
+    paragraphs = _paragraphs(folder)
     command = next((paragraph.strip() for paragraph in paragraphs if paragraph.startswith("    tsslbp ")), "")
     logs = {seed: _ended(log) for seed, log in _logs(folder).items()}
     if not command or not logs:
         lacks = "log seedN.jsonl" if command else "command in a paragraph of its own in README.md"
         raise UserError(f"{folder} has no {lacks}, as tsslbp reproduce writes it")
+    return _write_page(folder, command, logs, _notes(paragraphs))
+
+
+def _paragraphs(folder: Path) -> list[str]:
+    """Those of a folder's page; none if there is no page."""
+    page = folder / "README.md"
+    return page.read_text(encoding="utf-8").rstrip().split("\n\n") if page.is_file() else []
+
+
+def _notes(paragraphs: list[str]) -> list[str]:
+    """The paragraphs that are not made from the logs."""
     made = ("# ", "    tsslbp ", "| seed |", CURVE)
     ours = next((at + 1 for at, paragraph in enumerate(paragraphs) if paragraph.startswith(CURVE)), len(paragraphs))
-    notes = [paragraph for paragraph in paragraphs[:ours] if not paragraph.startswith(made)] + paragraphs[ours:]
-    return _write_page(folder, command, logs, notes)
+    return [paragraph for paragraph in paragraphs[:ours] if not paragraph.startswith(made)] + paragraphs[ours:]
 
 
 def _write_page(folder: Path, command: str, logs: Mapping[int, Log], notes: Sequence[str]) -> Path:
