@@ -129,7 +129,7 @@ struct Handed {
 template <class T, class Constants>
 struct Forward {
   static constexpr int64_t MOST = LANES<T, Constants::VARY>;
-  using Scratch = T;  // with pooling: sums of one row of windows, [steps, line], and one more line
+  using Scratch = T;  // with pooling: sums of one row of windows, [steps + 1, room], the last to make it in
   Source<T> current;
   const T* response;
   T* membrane;
@@ -139,7 +139,7 @@ struct Forward {
   int64_t steps, n;
   Constants constants;
 
-  int64_t scratch_size() const { return psc.pool.size ? (steps + 1) * psc.line() : 0; }
+  int64_t scratch_size() const { return psc.pool.size ? (steps + 1) * psc.room() : 0; }
 
   TSSLBP_INLINE void operator()(int64_t first, int64_t width, Scratch* sums) const {
     const bool traced = membrane || after.data;
@@ -180,7 +180,7 @@ struct Forward {
       }
       if (again && psc.pool.size)  // the sums exist and only need the NaN
         for (int64_t j = 0; j < width; ++j) made[j] = made[j] == made[j] ? T(0) : made[j];
-      if (psc.pool.size) psc.add(first, width, made, sums + t * psc.line());
+      if (psc.pool.size) psc.add(first, width, made, sums + t * psc.room());
       else psc.put(t, first, width, made);
     }
     after.write(first, width, membrane ? membrane + (steps - 1) * n + first : last, a);
@@ -194,7 +194,7 @@ struct Forward {
     if (!pool.size) return;
     const int64_t image = unit / pool.units(), y = unit % pool.units();
     for (int64_t t = 0; t < steps && y < pool.pooled_height(); ++t)
-      psc.put_sums(t, image * pool.pooled_height() + y, sums + t * psc.line(), sums + steps * psc.line());
+      psc.put_sums(t, image * pool.pooled_height() + y, sums + t * psc.room(), sums + steps * psc.room());
     std::fill_n(sums, scratch_size(), T(0));
   }
 };

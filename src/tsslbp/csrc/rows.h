@@ -47,7 +47,7 @@ struct Source {
     const T factor = T(pool.factor);
     const int64_t line = pool.line(), channels = pool.channels, with_window = pool.pooled_width() * pool.size * channels;
     int64_t at = first % line, y = first / line % pool.height, image = first / line / pool.height;
-    for (int64_t j = 0, length; j < width; j += length) {
+    for (int64_t j = 0, length; j < width; j += length, at = 0) {
       length = std::min(line - at, width - j);
       T* __restrict to = buffer + j;
       if (y % pool.size && j >= line) {
@@ -64,7 +64,6 @@ struct Source {
         }
         std::fill_n(to + end, length - end, T(0));
       }
-      at = 0;
       if (++y == pool.height) y = 0, ++image;
     }
     return buffer;
@@ -97,33 +96,31 @@ struct Target {
     return half || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
   }
 
-  // Without pooling. Otherwise `add` sums the rows of pixels of a row of windows, in `line()` numbers for each step, and
-  // `put_sums` adds the pixels of such a line.
+  // Without pooling. Otherwise `add` sums the rows of pixels of a row of windows, and `put_sums` then adds neighbouring pixels. Each
+  // step has `room()` numbers for its sums.
   TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict buffer) const {
     if (!half) return;
     Half* __restrict out = static_cast<Half*>(data) + t * stride + first;
     for (int64_t j = 0; j < width; ++j) out[j] = narrow(float(buffer[j]));
   }
 
-  int64_t line() const { return pool.line() + WIDEST<T>; }
+  int64_t room() const { return pool.line() + WIDEST<T>; }
 
   TSSLBP_INLINE void add(int64_t first, int64_t width, const T* __restrict buffer, T* __restrict sums) const {
     int64_t at = first % pool.line();
-    for (int64_t j = 0; j < width; at = 0) {
-      const int64_t length = std::min(pool.line() - at, width - j);
+    for (int64_t j = 0, length; j < width; j += length, at = 0) {
+      length = std::min(pool.line() - at, width - j);
       for (int64_t i = 0; i < length; ++i) sums[at + i] += buffer[j + i];
-      j += length;
     }
   }
 
-  // Windows are made from left to right in whole vectors: each overwrites what was too much before it. `made` has room for
-  // `line()` numbers.
-  TSSLBP_INLINE void put_sums(int64_t t, int64_t windows, const T* __restrict line, T* __restrict made) const {
+  // Windows are made from left to right in whole vectors: each overwrites what was too much before it. `made` has `room()` too.
+  TSSLBP_INLINE void put_sums(int64_t t, int64_t windows, const T* __restrict sums, T* __restrict made) const {
     using V = Vector<T, 64>;
     const int64_t row = pool.row();
     for (int64_t x = 0; x < pool.pooled_width(); ++x)
       for (int64_t i = 0; i < pool.channels; i += V::N) {
-        const T* pixel = line + x * pool.size * pool.channels + i;
+        const T* pixel = sums + x * pool.size * pool.channels + i;
         typename V::type sum = *reinterpret_cast<const typename V::loose*>(pixel);
         for (int64_t k = 1; k < pool.size; ++k)
           sum += *reinterpret_cast<const typename V::loose*>(pixel + k * pool.channels);

@@ -2,7 +2,7 @@
 
 A train is 0 and 1 on the time axis ``[T, ...]``; step t stands for a spike at time t of a recording that lasts from 0 to T.
 All times and time constants are in steps. Every measure works on whole batches and returns one number per train, ``[...]``,
-in the type of its floating input, else in the default type. Types of 16 bits cannot count steps; they are widened to compute.
+in the type of its floating input, else in the default type, but at least in float32: types of 16 bits cannot count steps.
 
     D² = (1/τ) ∫ (f - g)² dt = ½ Σ_ij e^(-|i-j|/τ) d_i d_j,   d = s - s',   f = Σ_k e^(-(t-t_k)/τ) for t ≥ t_k      (1)
     G_ij = min(G_(i-1)j + 1, G_i(j-1) + 1, G_(i-1)(j-1) + q |t_i - t'_j|)                                         (2)
@@ -50,12 +50,12 @@ def van_rossum(a: Tensor, b: Tensor, tau: float) -> Tensor:
     """
     if not tau > 0:
         raise UserError(f"tau is {tau}; it must be positive")
-    first, second, dtype, wide = _trains(a, b)
-    difference = first.to(wide) - second.to(wide)
-    steps = torch.arange(len(a), dtype=wide, device=a.device)
+    first, second, dtype = _trains(a, b)
+    difference = first.to(dtype) - second.to(dtype)
+    steps = torch.arange(len(a), dtype=dtype, device=a.device)
     kernel = torch.exp(-(steps[:, None] - steps).abs() / tau)
     squared = (difference * (kernel @ difference)).sum(0) / 2
-    return squared.clamp(min=0).sqrt().to(dtype).view(a.shape[1:])  # rounding may leave less than 0
+    return squared.clamp(min=0).sqrt().view(a.shape[1:])  # rounding may leave less than 0
 
 
 def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:
@@ -74,17 +74,17 @@ def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:
     """
     if not 0 <= cost < math.inf:
         raise UserError(f"cost is {cost}; it must be finite and at least 0")
-    first, second, dtype, wide = _trains(a, b)
+    first, second, dtype = _trains(a, b)
     (times, counts), (other_times, other_counts) = _times(first), _times(second)
-    columns = torch.arange(len(other_times) + 1, dtype=wide, device=a.device).unsqueeze(1)
+    columns = torch.arange(len(other_times) + 1, dtype=dtype, device=a.device).unsqueeze(1)
     row = columns.expand(-1, len(counts))
     result = row.gather(0, other_counts[None])[0]  # where the first train is silent
     for i, time in enumerate(times, start=1):
-        moved = row[:-1] + cost * (time - other_times).abs().to(wide)
+        moved = row[:-1] + cost * (time - other_times).abs().to(dtype)
         reached = torch.cat([row[:1] + 1, torch.minimum(row[1:] + 1, moved)])
         row = columns + (reached - columns).cummin(0).values  # any number of additions after the best of the columns before
         result = torch.where(counts == i, row.gather(0, other_counts[None])[0], result)
-    return result.to(dtype).reshape(a.shape[1:])
+    return result.reshape(a.shape[1:])
 
 
 def spike_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -104,10 +104,10 @@ def spike_distance(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: shapes differ, values other than 0 and 1.
     """
-    first, second, dtype, wide = _trains(a, b)
+    first, second, dtype = _trains(a, b)
     first, second = _with_edges(first), _with_edges(second)
-    (s, isi), (other_s, other_isi) = _mismatch(first, second, wide), _mismatch(second, first, wide)
-    return (2 * (s * other_isi + other_s * isi) / (isi + other_isi) ** 2).mean(0).to(dtype).view(a.shape[1:])
+    (s, isi), (other_s, other_isi) = _mismatch(first, second, dtype), _mismatch(second, first, dtype)
+    return (2 * (s * other_isi + other_s * isi) / (isi + other_isi) ** 2).mean(0).view(a.shape[1:])
 
 
 def coincidence_factor(train: Tensor, target: Tensor, window: int) -> Tensor:
@@ -125,10 +125,10 @@ def coincidence_factor(train: Tensor, target: Tensor, window: int) -> Tensor:
     Raises:
         UserError: shapes differ, values other than 0 and 1, ``window`` negative or no whole number.
     """
-    matches, count, target_count, dtype = _matches(train, target, window)
+    matches, count, target_count = _matches(train, target, window)
     chance = (2 * window + 1) * count / len(train)
     gamma = (matches - chance * target_count) / ((count + target_count) / 2) / (1 - chance)
-    return torch.where(count + target_count == 0, 1.0, torch.where(chance < 1, gamma, torch.nan)).to(dtype)
+    return torch.where(count + target_count == 0, 1.0, torch.where(chance < 1, gamma, torch.nan))
 
 
 def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
@@ -142,24 +142,24 @@ def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
     Raises:
         UserError: shapes differ, values other than 0 and 1, ``window`` negative or no whole number.
     """
-    matches, count, target_count, dtype = _matches(train, target, window)
+    matches, count, target_count = _matches(train, target, window)
     silent = count + target_count == 0
 
     def share(part: Tensor, whole: Tensor) -> Tensor:
-        return torch.where(silent, 1.0, part / whole.clamp(min=1)).to(dtype)
+        return torch.where(silent, 1.0, part / whole.clamp(min=1))
 
     return Agreement(share(matches, count), share(matches, target_count), share(2 * matches, count + target_count))
 
 
-def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype, torch.dtype]:
-    """Both as bool ``[T, B]``, the type of the answer, and the type to compute in."""
+def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Both as bool ``[T, B]``, and the type to compute in."""
     if a.shape != b.shape or a.dim() == 0 or len(a) == 0:
         raise UserError(f"spike trains have shapes {list(a.shape)} and {list(b.shape)}; give two of one shape [T, ...]")
     if not all(bool(((x == 0) | (x == 1)).all()) for x in (a, b)):
         raise UserError("spike trains hold values other than 0 and 1; give spikes, not currents")
     dtype = torch.promote_types(a.dtype, b.dtype)
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
-    return a.reshape(len(a), -1) > 0, b.reshape(len(b), -1) > 0, dtype, torch.promote_types(dtype, torch.float32)
+    return a.reshape(len(a), -1) > 0, b.reshape(len(b), -1) > 0, torch.promote_types(dtype, torch.float32)
 
 
 def _times(train: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,15 +169,15 @@ def _times(train: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(train, steps, len(train)).sort(0).values[: int(counts.amax()) if len(counts) else 0], counts
 
 
-def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor, torch.dtype]:
-    """The most pairs within ``±window``, and both counts, as real numbers ``[...]``; the type of the answer.
+def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The most pairs within ``±window``, and both counts, as real numbers ``[...]``.
 
     The earliest two unused spikes are paired if they are close enough; else the earlier one has no partner. For sorted trains
     and one window for all, no other pairing has more pairs.
     """
     if not window >= 0 or window % 1:
         raise UserError(f"window is {window}; it must be a whole number of steps, at least 0")
-    first, second, dtype, wide = _trains(train, target)
+    first, second, dtype = _trains(train, target)
     (times, counts), (other_times, other_counts) = _times(first), _times(second)
     i, j, matches = (torch.zeros_like(counts) for _ in range(3))
     for _ in range(len(times) + len(other_times)):
@@ -188,8 +188,8 @@ def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor
         ahead = ahead - other_times.gather(0, j.clamp(max=len(other_times) - 1)[None])[0]
         matches += going & (ahead.abs() <= window)
         i, j = i + (going & (ahead <= window)), j + (going & (ahead >= -window))
-    pairs, count, other_count = (x.to(wide).view(train.shape[1:]) for x in (matches, counts, other_counts))
-    return pairs, count, other_count, dtype
+    pairs, count, other_count = (x.to(dtype).view(train.shape[1:]) for x in (matches, counts, other_counts))
+    return pairs, count, other_count
 
 
 def _with_edges(train: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Model:
         """Stored samples without answers. Raises UserError for what is no tensor, and for lengths that cannot be theirs."""
         check_tensor("x", x)
         if lengths is not None:
-            check_lengths(lengths, x.transpose(0, min(1, x.dim() - 1)), not self.inputs.sequence)
+            check_lengths(lengths, x.transpose(0, 1) if x.dim() > 1 else x, not self.inputs.sequence)
         return Split(x, torch.arange(len(x)), lengths)
 
     @contextmanager
