@@ -6,12 +6,18 @@ the same, says so, and computes with its slower reference implementation: ``tssl
 
 import importlib.util
 import logging
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError, PlatformError
+
+# No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
+ROUNDING = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 
 
 def extension() -> Extension:
@@ -28,8 +34,7 @@ def extension() -> Extension:
         library_dirs=[str(torch / "lib")],
         libraries=["torch_cpu"],
         define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000ULL")],  # the stable ABI of torch 2.10 and all later
-        # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
-        extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-g0"],
+        extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *ROUNDING],
         extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
         language="c++",
         py_limited_api=True,
@@ -38,9 +43,16 @@ def extension() -> Extension:
 
 
 class BuildKernels(build_ext):
-    """Says what it means when the kernels cannot be built, before setuptools goes on without them."""
+    """Compiles several files at a time, and says what it means when they cannot be built, before setuptools goes on without."""
 
     def build_extension(self, ext: Extension) -> None:
+        compile_files = self.compiler.compile
+
+        def compile_side_by_side(sources: list[str], **options: Any) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return [made for one in pool.map(lambda source: compile_files([source], **options), sources) for made in one]
+
+        self.compiler.compile = compile_side_by_side
         try:
             super().build_extension(ext)
         except (CCompilerError, CompileError, ExecError, LinkError, PlatformError):
