@@ -473,25 +473,26 @@ def run_all(current, psc_gradient):
     return results
 
 
-def run_forms(steps, dtype):
-    """Every form, with a few rules, on two images; all results."""
-    images, response = (
-        LAYOUTS["channels last"](case(steps, (2, 5, 11, 14), dtype)[0]),
-        torch.linspace(0.2, 1, steps, dtype=dtype),
-    )
+def images_of(steps, dtype, count=2, height=11, width=14):
+    return LAYOUTS["channels last"](case(steps, (count, 5, height, width), dtype)[0])
+
+
+def run_forms(images, rules=SOME_RULES):
+    """Every form, with a few rules, on some images; all results."""
+    response = torch.linspace(0.2, 1, len(images), dtype=images.dtype)
     results = []
-    halves = [False] if dtype == torch.float64 else [False, True]
+    halves = [False] if images.dtype == torch.float64 else [False, True]
     for half, g, pool in itertools.product(halves, (None, response), (None, Pool(2, 1.1), Pool(3, 1.1))):
         form, x = Form(g, pool, half, half), images if g is None else images[0]
         x = x.bfloat16() if half else x
         membrane, psc = lif_forward(x, PUBLISHED, form)
         results += [lif_psc(x, PUBLISHED, form), membrane, psc]
-        results += [kernel_gradient(rule, psc - 0.5, membrane, PUBLISHED, form) for rule in SOME_RULES]
+        results += [kernel_gradient(rule, psc - 0.5, membrane, PUBLISHED, form) for rule in rules]
         state = carry = images[:1].expand(2, *images.shape[1:])
         results += CPP.forward(x, PUBLISHED, state, form, keep=False)[1:]
         membrane, psc, after = CPP.forward(x, PUBLISHED, state, form)
         results += [membrane, psc, after]
-        for rule in SOME_RULES:
+        for rule in rules:
             if not isinstance(rule, EventProp):
                 results += CPP.backward(CPP.formula(rule), psc - 0.5, membrane, PUBLISHED, state, carry, form)[:2]
     return results
@@ -528,15 +529,27 @@ def test_the_number_of_threads_changes_no_bit(steps, neurons, dtype):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(run_all(*case(steps, (neurons,), dtype)) + run_forms(steps, dtype))
+            results.append(run_all(*case(steps, (neurons,), dtype)) + run_forms(images_of(steps, dtype)))
     finally:
         torch.set_num_threads(before)
     assert all(map(torch.equal, *results))
 
 
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_large_sequence_gives_what_its_samples_give(dtype):
+    """It is written past the caches, they are not."""
+    images = images_of(3, dtype, count=7, height=101, width=103)
+    assert images.nbytes > 4 << 20
+    rules = [TSSL(), *SOME_RULES[-2:]]
+    small = [run_forms(part, rules) for part in images.split(3, dim=1)]
+    for result, *parts in zip(run_forms(images, rules), *small, strict=True):
+        assert torch.equal(result, torch.cat(parts, result.dim() - 4))
+
+
 def digest(dtype):
     """A hash of every result's bits, for other processes to compare."""
-    results = run_all(*case(40, (531,), dtype)) + run_forms(40, dtype)
+    results = run_all(*case(40, (531,), dtype)) + run_forms(images_of(40, dtype))
     content = b"".join(x.contiguous().view(torch.uint8).numpy().tobytes() for x in results)
     return hashlib.sha256(content).hexdigest()
 
@@ -567,7 +580,7 @@ def test_a_call_leaves_no_memory_behind():
     def allocated():
         for _ in range(20):
             run_all(*operands)
-            run_forms(5, torch.float32)
+            run_forms(images_of(5, torch.float32))
             cpp.capability()
         gc.collect()
         return mallinfo().sizes[7]
@@ -591,7 +604,7 @@ def poisoned():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("steps", "shape"), [(1, (1,)), (5, (3, 17)), (33, (1025,)), (300, (63,))])
 def test_nothing_is_left_unwritten(steps, shape, dtype):
-    for result in run_all(*case(steps, shape, dtype)) + run_forms(steps, dtype):
+    for result in run_all(*case(steps, shape, dtype)) + run_forms(images_of(steps, dtype)):
         assert not result.isnan().any()
 
 
@@ -646,7 +659,7 @@ class Recorder(TorchDispatchMode):
 def test_operators_pass_opcheck(dtype):
     with Recorder() as recorder:
         run_all(*case(6, (33,), dtype))
-        run_forms(6, dtype)
+        run_forms(images_of(6, dtype))
     checked = {}
     for operator, args in recorder.calls:
         if operator.namespace == "tsslbp":

@@ -39,7 +39,8 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
       if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
       if (table) made.push_back(torch::stable::new_empty(u, {3, n}, type));
       const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool, pool.outputs(n)}, u.const_data_ptr<T>(),
-                                 data<T>(response_), Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}},
+                                 data<T>(response_),
+                                 Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}, is_large<T>(steps, n)},
                                  {data<T>(before), n}, {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n},
                                  steps, n, table ? made.back().mutable_data_ptr<T>() : nullptr};
       with_rule(gradient, constants, numbers, [&](const auto& op) { sweep<T>(op, steps, n, pool); });

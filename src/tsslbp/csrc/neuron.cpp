@@ -29,7 +29,7 @@ std::vector<Tensor> lif(const Tensor& current, const std::optional<Tensor>& resp
       T* after = before ? static_cast<T*>(add(2, n, full)) : nullptr;
       const Forward<T, std::decay_t<decltype(constants)>> op{
           Source<T>{in.data_ptr(), response ? 0 : n, is_half(in), {}}, data<T>(response_), membrane,
-          Target<T>{psc, outputs, half, pool}, {data<T>(before), n}, {after, n}, steps, n, constants};
+          Target<T>{psc, outputs, half, pool, is_large<T>(steps, n)}, {data<T>(before), n}, {after, n}, steps, n, constants};
       sweep<T>(op, steps, n, pool);
     });
   });

@@ -163,9 +163,10 @@ struct Forward {
       TSSLBP_SIDE_BY_SIDE
       for (int64_t j = 0; j < width; ++j)
         carried[j] = c.membrane_decay(j) * last[j] * (last[j] > c.threshold(j) ? T(0) : T(1));
+    T* const kept = membrane && !psc.large ? membrane + first : nullptr;
     for (int64_t t = 0; t < steps; ++t) {
       const T* __restrict in = current.row(t, first, width, read);
-      T* __restrict u = membrane ? membrane + t * n + first : last;
+      T* __restrict u = kept ? kept + t * n : last;
       T* __restrict out = psc.row(t, first, made);
       const T response_t = response ? response[t] : 1;
       TSSLBP_SIDE_BY_SIDE
@@ -178,12 +179,13 @@ struct Forward {
         if (traced) u[j] = v;
         out[j] = a[j];
       }
+      if (membrane && !kept) copy_past_caches(last, width, membrane + t * n + first);
       if (again && psc.pool.size)  // the sums exist and only need the NaN
         for (int64_t j = 0; j < width; ++j) made[j] = made[j] == made[j] ? T(0) : made[j];
       if (psc.pool.size) psc.add(first, width, made, sums + t * psc.room());
       else psc.put(t, first, width, made);
     }
-    after.write(first, width, membrane ? membrane + (steps - 1) * n + first : last, a);
+    after.write(first, width, kept ? kept + (steps - 1) * n : last, a);
     Bits<T> nan = 0;
     for (int64_t j = 0; j < width; ++j) nan |= carried[j] != carried[j];
     return nan;

@@ -8,8 +8,36 @@
 #include "gather.h"
 
 #include <cstring>
+#ifdef TSSLBP_X86
+#include <emmintrin.h>
+#endif
 
 namespace tsslbp {
+
+#ifdef TSSLBP_X86
+constexpr int64_t LARGE = int64_t(4) << 20;  // bytes, more than what one core's caches hold
+#else
+constexpr int64_t LARGE = EXACT;
+#endif
+
+// Whether a sequence is written past the caches. The processor then need not read what it overwrites, which takes as long as
+// writing, and what is needed sooner stays in the caches. A shorter sequence is read again while it is still there.
+template <class T>
+constexpr bool is_large(int64_t steps, int64_t n) {
+  return steps * n >= LARGE / int64_t(sizeof(T));
+}
+
+template <class T>
+TSSLBP_INLINE void copy_past_caches(const T* __restrict from, int64_t width, T* __restrict to) {
+  int64_t j = 0;
+#ifdef TSSLBP_X86
+  constexpr int64_t N = 16 / sizeof(T);
+  for (; j < width && reinterpret_cast<uintptr_t>(to + j) % 16; ++j) to[j] = from[j];
+  for (; j + N <= width; j += N)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + j), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + j)));
+#endif
+  for (; j < width; ++j) to[j] = from[j];
+}
 
 using Half = uint16_t;  // the bits of a bfloat16: the upper half of a float
 
@@ -91,17 +119,22 @@ struct Target {
   int64_t stride;
   bool half;
   Pool pool;
+  bool large = false;  // written past the caches, in blocks of at most LANES numbers
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const {
-    return half || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
+    return half || large || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
   }
 
   // Without pooling. Otherwise `add` sums the rows of pixels of a row of windows, and `put_sums` then adds neighbouring pixels. Each
   // step has `room()` numbers for its sums.
   TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict buffer) const {
-    if (!half) return;
-    Half* __restrict out = static_cast<Half*>(data) + t * stride + first;
+    if (!half) {
+      if (large) copy_past_caches(buffer, width, static_cast<T*>(data) + t * stride + first);
+      return;
+    }
+    Half made[LANES<T>], *__restrict to = static_cast<Half*>(data) + t * stride + first, *__restrict out = large ? made : to;
     for (int64_t j = 0; j < width; ++j) out[j] = narrow(float(buffer[j]));
+    if (large) copy_past_caches(made, width, to);
   }
 
   int64_t room() const { return pool.line() + WIDEST<T>; }

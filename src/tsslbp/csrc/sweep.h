@@ -160,6 +160,9 @@ void in_parallel(const F& f, int64_t count, int64_t grain) {
   torch::stable::parallel_for(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
     const FlushTinyNumbers flush;
     vectorised(f, begin, end);
+#ifdef TSSLBP_X86
+    __builtin_ia32_sfence();  // what was written past the caches
+#endif
   });
 }
 
