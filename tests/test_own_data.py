@@ -243,6 +243,27 @@ def test_folders_of_parts_are_respected(tmp_path):
         data.load(str(tmp_path / "parts"), Path())
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_folders_of_parts_that_leave_one_out_are_refused(tmp_path, prefix):
+    for part in ("train", "val", "validation"):
+        digit_pictures(tmp_path / part)
+    with fails("has val and validation, which mean the same; make them one folder"):
+        data.load(f"{prefix}{tmp_path}", Path())
+    (tmp_path / "train").rename(tmp_path / "test")
+    (tmp_path / "validation").rename(tmp_path / "not a part")
+    assert "test" in data.load(f"{prefix}{tmp_path}", Path()).classes
+    shutil.rmtree(tmp_path / "not a part")
+    with fails("has no folder train beside test and val; add it"):  # or these would be the classes
+        data.load(f"{prefix}{tmp_path}", Path())
+
+
+def test_pictures_to_predict_may_be_in_any_folders(tmp_path):
+    for part in ("val", "test"):
+        digit_pictures(tmp_path / part)
+    split, _ = readers.samples(tmp_path, ("a", "b"), (1, 8, 8), labelled=False)
+    assert split.y.tolist() == [-1] * 60
+
+
 def sixteen_bits(folder, greatest, suffix, mode):
     """Twelve pictures of 16 bits, six of each of two classes."""
     rng, kind = np.random.default_rng(0), ">u2" if mode == "I;16B" else "<u2"
@@ -644,6 +665,7 @@ BAD_SERIES = {
     "underscore": ("1 2 3\n2 4 1_0\n", "line 2 is not a series of float32 numbers: it has '1_0'"),
     "text": ("1 2 3\n2 4 x\n", "line 2 is not a series of float32 numbers: it has 'x'"),
     "missing": ("1 2 3\n2 NaN 5 ? 7\n", "line 2 has 2 missing values, the first in step 0; fill or remove them"),
+    "decimal-commas": ("1\t0,5\t1,5\n", "line 1 has tabs and commas; separate the values by one of them, and write decimals"),
     "empty": ("\n\n", "holds no series"),
     "label-only": ("1\n2\n", "line 1 is no series: write the class, then the values; .*line 2 is no series"),
 }
@@ -731,6 +753,22 @@ def test_wrong_recordings(tmp_path):
     second.write_bytes(b"1234567")
     with fails(f"recording {first}: 0 bytes .*; recording {second}: 7 bytes"):
         data.load(str(tmp_path / "e"), Path())
+
+
+def test_texts_beside_numbers_as_classes_are_refused_unless_their_order_is_known(tmp_path):
+    given = {"x": np.zeros((12, 5)), "y": np.array(["1", "2", "3"])[np.arange(12) % 3], "x_test": np.zeros((2, 5))}
+    np.savez(tmp_path / "s.npz", **given, y_test=np.array([1, 2]))  # the classes 1 and 2, or the second and the third?
+    with fails("s.npz: one of y and y_test holds texts, the other numbers; write both alike, or add classes"):
+        data.load(str(tmp_path / "s.npz"), Path())
+    assert data.of_arrays(**given, y_test=[1, 2], classes=["1", "2", "3"]).test.y.tolist() == [1, 2]
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    np.savez(tmp_path / "s.npz", x=np.zeros((12, 5)), y=np.arange(12) % 2)
+    with zipfile.ZipFile(tmp_path / "s.npz", "a") as archive:
+        archive.writestr("x", archive.read("x.npy"))  # numpy reads the one, and the other's size may be checked
+    with fails("cannot read .*s.npz: two of its arrays have the same name; write plain arrays"):
+        data.load(str(tmp_path / "s.npz"), Path())
 
 
 def test_several_mistakes_of_arrays_are_named_at_once():

@@ -125,7 +125,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     tested = any(key in arrays for key in ("x_test", "y_test", "lengths_test"))
     if tested and ("lengths" in arrays) != ("lengths_test" in arrays):
         faults.append(f"{where} has only one of lengths and lengths_test; write both or neither")
-    classes = names or wanted.classes
+    classes = named = names or wanted.classes
     by_name = names is None and classes is not None and whole_numbers(classes)
     for part, end in {"train": "", **({"test": "_test"} if tested else {})}.items():
         try:
@@ -157,6 +157,8 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
         if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
             described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
             raise UserError(f"{where}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
+        if named is None and len({arrays[key].dtype.kind == "U" for key in ("y", "y_test") if key in arrays}) > 1:
+            raise UserError(f"{where}: one of y and y_test holds texts, the other numbers; write both alike, or add classes")
     if parts["train"].trains:
         classes = _output_neurons(where, parts, classes, wanted)
     elif not wanted.whole:

@@ -85,7 +85,7 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
     if not path.is_dir():
         raise UserError(f"{path} is one file; give a folder that has a folder of {what} for each class")
     root, path = path, unwrapped(path, suffixes, wanted.classes or (), flat)
-    folders = folders_of_parts(path)
+    folders = folders_of_parts(path, not wanted.whole)
     files = {part: list(files_in(folder, suffixes)) for part, folder in folders.items()}
     files = {part: paths for part, paths in files.items() if paths}
     if "train" not in files:
@@ -114,11 +114,20 @@ def unwrapped(path: Path, suffixes: Sequence[str], classes: Sequence[str] = (), 
     return path
 
 
-def folders_of_parts(path: Path) -> dict[str, Path]:
-    """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has no such part."""
-    tops = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
-    found = {part: next((tops[name] for name in names if name in tops), None) for part, names in PARTS.items()}
-    return {part: folder for part, folder in found.items() if folder} if found["train"] else {"train": path}
+def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
+    """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has no such part.
+
+    Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone.
+    """
+    tops = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    found = {part: [child for child in tops if child.name.lower() in names] for part, names in PARTS.items()}
+    if not found["train"]:
+        if training and len(tops) > 1 and sum(map(len, found.values())) == len(tops):
+            raise UserError(f"{path} has no folder train beside {' and '.join(top.name for top in tops)}; add it")
+        return {"train": path}
+    if several := next((folders for folders in found.values() if len(folders) > 1), None):
+        raise UserError(f"{path} has {' and '.join(top.name for top in several)}, which mean the same; make them one folder")
+    return {part: folders[0] for part, folders in found.items() if folders}
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:

@@ -33,7 +33,10 @@ def _open(path: Path) -> arrays.Arrays:
         raise UserError(f"{path} is not an .npz file, or it is cut short; write it with numpy.savez(path, x=..., y=...)")
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in files.zip_entries(archive)}
+            entries = files.zip_entries(archive)
+            sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in entries}
+        if len(sizes) < len(entries):
+            raise ValueError("two of its arrays have the same name")
         if odd := [f"{path}: {unknown('array', key, KEYS)}" for key in sizes if key not in KEYS]:
             raise all_of(odd)
         machine.need_memory(COPIES * sum(sizes.values()), str(path))

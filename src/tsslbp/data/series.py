@@ -78,7 +78,11 @@ def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> lis
 
     def one(numbered_line: tuple[int, str]) -> Series:
         number, line = numbered_line
-        cells = re.split(r"\s*,\s*|\t" if "," in line or "\t" in line.strip() else r"\s+", line.strip())
+        line = re.sub(r"\s*,\s*", ",", line.strip())
+        if "," in line and "\t" in line:
+            said = "tabs and commas; separate the values by one of them, and write decimals with a point"
+            raise UserError(f"{path}: line {number} has {said}")
+        cells = re.split("[,\t]" if "," in line or "\t" in line else r"\s+", line)
         unlabelled = not labelled and len(cells) == steps
         label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
         while values and values[-1].lower() in MISSING:
