@@ -507,6 +507,10 @@ REFUSED = {
         nir.CubaLI(full(5, 2e-4), full(5, 1e-3), full(5, 1), full(5, 0)),
     ),
     "'n0' .Scale. has a scale of shape .3.": lambda: foreign(nir.Scale(full(3, 2.0)), nir.Linear(weights(5, 7)), lif()),
+    "Linear or Affine map and its neurons, one for each class": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), nir.Scale(np.arange(5.0))
+    ),
+    "Linear or Affine map and its neurons": lambda: foreign(nir.Linear(weights(5, 7)), lif(), nir.Scale(full(1, 2.0))),
     "'n1' .Scale. is scaled by factors that differ within a channel": lambda: foreign(
         nir.Conv2d((4, 4), weights(2, 9).reshape(2, 1, 3, 3), 1, 0, 1, 1, full(2, 0)),
         nir.Scale(np.arange(8.0).reshape(2, 2, 2)),
@@ -606,6 +610,17 @@ def test_what_our_networks_cannot_do_is_refused(said):
 def test_a_smaller_step_reads_what_norse_wrote():
     net = from_nir(foreign(nir.Linear(weights(5, 7)), lif(tau=1e-5)), dt=1e-6)
     assert (net.neuron.tau_m, net.neuron.tau_s) == (10, 1)
+
+
+def test_a_name_with_a_slash_is_named(tmp_path):
+    graph = foreign(nir.Linear(weights(5, 7)), lif())
+    named = {"n0": "fc/1", "n1": "fc/2"}
+    edges = [(named.get(a, a), named.get(b, b)) for a, b in graph.edges]
+    nodes = {named.get(name, name): node for name, node in graph.nodes.items()}
+    assert from_nir(nir.NIRGraph(nodes, edges, type_check=False)).architecture.network == "5"
+    nir.write(tmp_path / "a.nir", nir.NIRGraph(nodes, edges, type_check=False))
+    with pytest.raises(UserError, match=r"a.nir: its node 'fc' has no type; write .* names of nodes without slashes"):
+        from_nir(tmp_path / "a.nir")
 
 
 def test_metadata_of_another_network_are_noticed():

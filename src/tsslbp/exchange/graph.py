@@ -63,6 +63,8 @@ def read(path: Path) -> Any:
             tree = _Reader(h5py, content).group(file["node"])
         if tree.get("type") != "NIRGraph":
             raise UserError(f"it holds a {shown(tree.get('type'))}, not a NIRGraph")
+        if odd := [name for name, node in tree["nodes"].items() if "type" not in node]:  # HDF5 takes a/b apart
+            raise UserError(f"its node {shown(odd[0])!r} has no type; write the file with names of nodes without slashes")
         return nir.dict2NIRNode({**tree, "type_check": False})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -158,14 +158,8 @@ class _Reader:
     def _pool(self, link: Link) -> None:
         size, stride, padding = (array(link, name).ravel() for name in ("kernel_size", "stride", "padding"))
         k = int(size[0])
-        if (
-            len(self.shape) != 3
-            or k < 1
-            or (size != k).any()
-            or (stride != k).any()
-            or padding.any()
-            or k > min(self.shape[1:])
-        ):
+        fits = len(self.shape) == 3 and 1 <= k <= min(self.shape[1:]) and not padding.any()
+        if not fits or (size != k).any() or (stride != k).any():
             link.refuse(f"has windows that are not square, overlap, are padded or do not fit {list(self.shape)}")
         hint = next(self.pools, None)
         ours = hint if hint is not None and hint.size == k else AvgPoolSpec(k)
@@ -267,9 +261,11 @@ class _Reader:
 
     def network(self, time_steps: int) -> Network:
         """The network of all nodes. Raises UserError if they make none."""
-        if self.specs and isinstance(self.specs[-1], RecurrentSpec):
+        last = self.specs[-1] if self.specs else None
+        if isinstance(last, RecurrentSpec):
             self.layers[-1].neurons.refuse("hears itself, which output neurons here cannot")
-        if self.pending or not self.specs or type(self.specs[-1]) is not LinearSpec:
+        scales = self.columns is not None or self.carry != 1  # behind the last neurons
+        if self.pending or scales or type(last) is not LinearSpec:
             raise UserError(
                 "the graph must end with a Linear or Affine map and its neurons, one for each class, and then the output"
             )
