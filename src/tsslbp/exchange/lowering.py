@@ -204,8 +204,9 @@ def _layer(w: Writer, network: Network, layer: nn.Module, signal: Signal) -> Sig
             made = _pooled(w, "MaxPool", layer.size, Signal(trains, signal.shape))
             return Signal(_synapse(w, made.name, tau_s), made.shape)
         case Vote():
-            voters = w.op("Reshape", signal.name, [0, 0, -1, layer.voters])
-            return Signal(w.op("ReduceMean", voters, [-1], keepdims=0), (signal.shape[0] // layer.voters,))
+            classes = signal.shape[0] // layer.voters
+            voters = w.op("Reshape", signal.name, [0, 0, classes, layer.voters])
+            return Signal(w.op("ReduceMean", voters, [-1], keepdims=0), (classes,))
         case Residual():
             before = signal
             for _, part in layer.named_layers():
@@ -238,7 +239,7 @@ def _each_step(w: Writer, signal: Signal, map_: Callable[[str], str], shape: tup
     steps = w.op("Shape", signal.name, end=2)
     flat = w.op("Reshape", signal.name, [-1, *signal.shape])
     back = w.op("Concat", steps, list(shape), axis=0)
-    return Signal(w.op("Reshape", map_(flat), back), shape)
+    return Signal(w.op("Reshape", map_(flat), back, allowzero=1), shape)  # a batch may be empty
 
 
 def _spiking(
