@@ -122,6 +122,10 @@ def test_classes_of_other_numbers_and_data_that_are_elsewhere_are_named(tmp_path
     Path("t.csv").rename("moved.csv")
     code, _, err = run(capsys, "evaluate", "runs/t")
     assert (code, err) == (2, "tsslbp: there is no t.csv here, on which the model was trained; say where it is with --data\n")
+    for command in (("report", "runs/t"), ("study", "firing", "runs/t")):
+        code, _, err = run(capsys, *command)
+        said = "put it back, or work in the folder it is in"
+        assert (code, err) == (2, f"tsslbp: there is no t.csv here, on which the run was trained; {said}\n")
 
 
 def test_samples_of_a_few_kinds_are_no_sign_of_the_training_set():

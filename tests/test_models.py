@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -135,16 +136,17 @@ def test_the_card_of_a_model_of_own_data_gives_a_command_that_finds_them(tmp_pat
     np.savez(secret / "mine.npz", x=x, y=y)
     train = ["train", "--data", "secret/mine.npz", "--network", "5-2", "--epochs", "1", "--name", "own"]
     assert cli.main(train) == 0
-    assert cli.main(["export", "runs/own", "given/own.safetensors"]) == 0
+    assert cli.main(["export", "runs/own", "given/my own.safetensors"]) == 0
     card = (tmp_path / "given/README.md").read_text()
     assert "licence" not in card, "that is for the owner of the data to say"
-    assert "secret" not in card + str(safe_open("given/own.safetensors", framework="pt").metadata())
+    assert "secret" not in card + str(safe_open("given/my own.safetensors", framework="pt").metadata())
     assert "predict" not in card.split("In Python")[0]
     (command,) = re.findall(r"^    tsslbp (evaluate .*)$", card, re.MULTILINE)
     shutil.copy(secret / "mine.npz", "given/mine.npz")
     monkeypatch.chdir(tmp_path / "given")
     capsys.readouterr()
-    assert cli.main(command.split()) == 0
+    assert cli.main(shlex.split(command)) == 0
+    assert "[`my own.safetensors`](my%20own.safetensors)" in card
     assert "on a held-out fifth, 12 samples" in capsys.readouterr().out
 
 

@@ -504,6 +504,17 @@ def test_a_run_that_has_not_ended_is_refused(tiny, tmp_path, capsys, monkeypatch
     assert "has not ended; go on with: tsslbp train --config" in capsys.readouterr().err
 
 
+def test_a_command_quotes_the_name_of_its_run(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, _ = training.train(replace(tiny, name="a run"))
+    config = f"'{folder}/config.toml'"
+    assert cli.main(["report", str(folder), "--markdown"]) == 0
+    assert f"    tsslbp train --config {config} --name NEW_NAME\n" in (folder / "README.md").read_text()
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    assert cli.main(["study", "latency", str(folder)]) == 2
+    assert f"has not ended; go on with: tsslbp train --config {config} --resume" in capsys.readouterr().err
+
+
 def test_other_test_samples_than_those_of_the_run_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [f"{number % 7},{number % 3},{'ab'[number % 2]}" for number in range(80)]
@@ -636,8 +647,9 @@ def test_latency_needs_one_length():
 
 def test_a_damaged_study_is_named(run, tmp_path):
     (tmp_path / "energy.json").write_text("{")
-    with pytest.raises(UserError, match=r"energy\.json is damaged"):
+    with pytest.raises(UserError, match=r"energy\.json is damaged.*; .*latency\.json holds the new result"):
         study.write(tmp_path, study.latency(run) | {"command": ""})
+    assert (tmp_path / "latency.json").is_file()
 
 
 def test_list_of_studies(capsys):

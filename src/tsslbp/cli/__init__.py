@@ -66,7 +66,8 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            raise Interrupted(f"{processes.command()} train --config {stop}/config.toml --resume{imports.again()}") from None
+            config = shlex.quote(f"{stop}/config.toml")
+            raise Interrupted(f"{processes.command()} train --config {config} --resume{imports.again()}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

@@ -1,8 +1,10 @@
 """Trained models for publication: one file each, and a card, ``README.md``, for the folder."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tsslbp import data, files, imports, training
 from tsslbp.declared import kinds_of
@@ -78,14 +80,14 @@ def model_card(folder: Path) -> str:
     """The card of a folder's models, Markdown. Raises UserError if one is damaged."""
     models = {path.name: training.load(path) for path in sorted(folder.glob("*.safetensors"))}
     models = {name: model for name, model in models.items() if model.trained}
-    rows = [[f"[`{name}`]({name})", *_row(model)] for name, model in models.items()]
+    rows = [[f"[`{name}`]({quote(name)})", *_row(model)] for name, model in models.items()]
     commands = [
-        f"    tsslbp evaluate {name} {_data_of(model)}{imports.again(model.imports)}"
+        f"    tsslbp evaluate {shlex.quote(name)} {_data_of(model)}{imports.again(model.imports)}"
         for name, model in models.items()
         if model.data  # else it was made in Python
     ]
     commands += [
-        f"    tsslbp predict {name} IMAGE{imports.again(model.imports)}"
+        f"    tsslbp predict {shlex.quote(name)} IMAGE{imports.again(model.imports)}"
         for name, model in models.items()
         if len(model.sample_shape) == 3
     ]
@@ -98,7 +100,7 @@ def model_card(folder: Path) -> str:
 
 
 def _data_of(model: training.Model) -> str:
-    return f"--data {model.data}" if data.is_own(model.data) else "--data-root DIR"
+    return f"--data {shlex.quote(model.data)}" if data.is_own(model.data) else "--data-root DIR"
 
 
 def _row(model: training.Model) -> list[str]:

@@ -1,5 +1,6 @@
 """Gathers the content of a run's report: its records, and results of its model on the test set."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,
-        command=f"tsslbp train --config {folder / 'config.toml'} --name NEW_NAME{imports.again(model.imports)}",
+        command=f"tsslbp train --config {shlex.quote(f'{folder}/config.toml')} --name NEW_NAME{imports.again(model.imports)}",
         settings=settings.to_dict(),
         history=history,
         final=final or training.summary(history, dataset, settings.choose, lambda: model.accuracy(dataset.test)),

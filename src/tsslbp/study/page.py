@@ -24,7 +24,10 @@ def write(folder: Path, result: Result) -> Path:
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
     section(json.loads(content))  # an error of the study is raised here, not as a damaged file
     files.write_text(folder / f"{result['study']}.json", content)
-    return draw(folder)
+    try:
+        return draw(folder)
+    except UserError as error:
+        raise UserError(f"{error}; {folder / result['study']}.json holds the new result") from None
 
 
 def check_folder(folder: Path) -> None:

@@ -46,13 +46,20 @@ def dataset_of(
 def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None) -> Dataset:
     """The data set of a run with these settings, in another data root if one is given.
 
-    Raises UserError if its test samples are no longer those that the run was measured on.
+    Raises UserError if they are not there, or its test samples are no longer those that the run was measured on.
     """
     root, name = root or settings.data_root, model.data or settings.data
+    if _gone(name):
+        raise UserError(f"there is no {name} here, on which the run was trained; put it back, or work in the folder it is in")
     dataset = dataset_of(model, root, name, validation=settings.validation, streaming=settings.streaming)
     if model.facts and not model.facts.is_test_set(dataset.test):
         raise UserError(f"{name} has other test samples than those that the run was measured on; restore them, or train again")
     return dataset
+
+
+def _gone(name: str) -> bool:
+    """Whether a data set was a file or folder that is not there."""
+    return data.is_own(name) and not in_files.is_one(name) and not Path(name).exists()
 
 
 def _as_seen(model: Model, streaming: Streaming | None) -> Streaming:
@@ -71,7 +78,7 @@ def samples_to_test(
     """
     if not name and not model.data:
         raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
-    if not name and data.is_own(model.data) and not in_files.is_one(model.data) and not Path(model.data).exists():
+    if not name and _gone(model.data):
         raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
     name = name or model.data
     dataset = dataset_of(model, root, name, download=download, streaming=streaming)

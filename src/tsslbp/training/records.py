@@ -1,6 +1,7 @@
 """The records of a run in ``metrics.jsonl``: one for each finished epoch, and a final one when the run has ended."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -156,7 +157,8 @@ def final_of(folder: Path) -> Record:
     """The final record of a run. Raises UserError if the run has not ended, or its file is missing or damaged."""
     _, final = read_metrics(folder)
     if final is None:
-        raise UserError(f"{folder} has not ended; go on with: tsslbp train --config {folder / 'config.toml'} --resume")
+        config = shlex.quote(f"{folder}/config.toml")
+        raise UserError(f"{folder} has not ended; go on with: tsslbp train --config {config} --resume")
     return final
 
 
