@@ -52,6 +52,11 @@ SILENT = [[0.0] * 4] * 2
 # Firing.
 
 
+def test_the_example_of_a_shorter_sequence_hears_nothing_after_its_end():
+    spikes = study.firing(hand_made(HIDDEN, SILENT, lengths=[2, 4]))["example"]["spikes"]
+    assert spikes["linear1"] == ["1000", "1100", "0000", "0000"]
+
+
 def test_firing_of_a_hand_made_network():
     found = study.firing(hand_made(HIDDEN, SILENT))
     hidden, output = found["layers"].values()
@@ -638,6 +643,9 @@ def test_studies_of_spikes_need_spikes(tiny):
         with pytest.raises(UserError, match="ann is a network of relu units, which have none"):
             measure(ann)
     assert set(study.robustness(ann, draws=1)["troubles"]) == {"input noise", "weight noise", "weight quantisation"}
+    voltage = replace(tiny, network="10", readout="voltage", loss="softmax", name="one")
+    with pytest.raises(UserError, match="one has one layer, read from its voltage: add a hidden one"):
+        study.firing(runs.load(training.train(voltage)[0]))
 
 
 def test_latency_needs_one_length():

@@ -33,7 +33,7 @@ def firing(run: Run) -> dict[str, Any]:
         :func:`_example`.
 
     Raises:
-        UserError: an ANN, which does not spike.
+        UserError: a network that does not spike.
     """
     run.need_spikes("firing")
     network, samples = run.model.network, run.test
@@ -60,10 +60,11 @@ def _example(run: Run) -> dict[str, Any]:
     """The response to the first test sample: ``spikes`` by layer, a text of 0 and 1 for each step, a digit for each neuron; the
     names of its ``label``, of the ``answer`` (None if there is none), and of all ``classes``."""
     classes = run.model.classes
-    spikes, output = run.model.response(run.test.x[:1])
+    first = run.test.select(torch.arange(1))
+    spikes, output = run.model.response(first.x, lengths=first.lengths)
     answer = int(decode(output))
     return {
-        "label": classes[int(run.test.y[0])],
+        "label": classes[int(first.y)],
         "answer": None if answer == NO_ANSWER else classes[answer],
         "classes": list(classes),
         "spikes": {name: ["".join(map(str, step)) for step in train.int().tolist()] for name, train in spikes.items()},

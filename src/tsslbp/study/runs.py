@@ -14,6 +14,7 @@ from tsslbp.data import Split
 from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.networks import Network
+from tsslbp.notation import has_hidden
 from tsslbp.settings import Place, TrainConfig
 
 Watch = Callable[[str], training.Progress]
@@ -35,9 +36,12 @@ class Run:
         return str(self.settings["rule"]) if network.is_spiking else network.architecture.neuron
 
     def need_spikes(self, study: str) -> None:
-        """Raises UserError for an ANN."""
-        if not self.model.network.is_spiking:
+        """Raises UserError for an ANN, and for a single layer that is read from its voltage."""
+        network = self.model.network
+        if not network.is_spiking:
             raise UserError(f"{study} is a study of spikes; {self.name} is a network of {self.label} units, which have none")
+        if not (network.architecture.spikes_last or has_hidden(network.architecture.network)):
+            raise UserError(f"{study} is a study of spikes; {self.name} has one layer, read from its voltage: add a hidden one")
 
 
 def load(folder: Path, data_root: Path | None = None) -> Run:
