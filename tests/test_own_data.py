@@ -660,6 +660,15 @@ def test_series_may_begin_with_a_byte_order_mark(tmp_path):
     assert data.load(str(tmp_path / "s.txt"), Path()).classes == ("1", "2")
 
 
+@pytest.mark.parametrize(
+    ("text", "first"), [("1 5 6 7\n2 8 9\n", 5), ("5 6 7\n8 9\n", 5), ("1 5 6\n2 8 9\n1 8 8 9", 5), ("1 5\n2 8\n", 5)]
+)
+def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
+    (tmp_path / "s.txt").write_text(text)
+    split, _ = readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)
+    assert split.x[:2, 0, 0].tolist() == [first, 8]  # a class is no value
+
+
 BAD_SERIES = {
     "nan-class": ("1 2 3\nnan 4 5\n", "line 2 is no series: write the class, then the values"),
     "underscore": ("1 2 3\n2 4 1_0\n", "line 2 is not a series of float32 numbers: it has '1_0'"),

@@ -70,20 +70,18 @@ def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> lis
     Args:
         path: the file.
         labelled: whether every line must begin with its class.
-        steps: of a model's series. A line with exactly as many values then has no class.
+        steps: of a model's series. If the longest line has exactly as many values, no line has a class.
 
     Raises:
         UserError: damaged lines, missing values inside a series.
     """
+    rows = [(number, _cells(line, f"{path}: line {number}")) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path} holds no series; write one a line, the class first")
+    unlabelled = not labelled and max(len(cells) for _, cells in rows) == steps
 
-    def one(numbered_line: tuple[int, str]) -> Series:
-        number, line = numbered_line
-        line = re.sub(r"\s*,\s*", ",", line.strip())
-        if "," in line and "\t" in line:
-            said = "tabs and commas; separate the values by one of them, and write decimals with a point"
-            raise UserError(f"{path}: line {number} has {said}")
-        cells = re.split("[,\t]" if "," in line or "\t" in line else r"\s+", line)
-        unlabelled = not labelled and len(cells) == steps
+    def one(row: tuple[int, list[str]]) -> Series:
+        number, cells = row
         label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
         while values and values[-1].lower() in MISSING:
             values = values[:-1]
@@ -91,10 +89,7 @@ def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> lis
             raise UserError(f"{path}: line {number} is no series: write the class, then the values")
         return _values(values, f"{path}: line {number}")[:, None], label
 
-    series = each_of(one, [pair for pair in enumerate(_lines(path), 1) if pair[1].strip()])
-    if not series:
-        raise UserError(f"{path} holds no series; write one a line, the class first")
-    return series
+    return each_of(one, rows)
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -147,6 +142,14 @@ def padded(
     for row, (values, _) in zip(x, series, strict=True):
         row[: len(values)] = torch.from_numpy(np.ascontiguousarray(values))
     return Split(x, numbered([label for _, label in series], classes, where, wanted or Wanted()), lengths)
+
+
+def _cells(line: str, where: str) -> list[str]:
+    """The cells of a line. Raises UserError for tabs beside commas, which may be decimal ones."""
+    line = re.sub(r"\s*,\s*", ",", line.strip())
+    if "," in line and "\t" in line:
+        raise UserError(f"{where} has tabs and commas; separate the values by one of them, and write decimals with a point")
+    return re.split("[,\t]" if "," in line or "\t" in line else r"\s+", line)
 
 
 def _lines(path: Path) -> list[str]:
