@@ -107,6 +107,19 @@ def test_ways_to_name_shards(there, pattern, monkeypatch):
     assert torch.equal(loaded(pattern).train.x, whole.train.x)
 
 
+def test_a_folder_may_have_brackets_in_its_name(there, tmp_path):
+    copied = shutil.copytree(there, tmp_path / "take [1]")
+    assert torch.equal(loaded(f"{copied}/some-train-{{000..002}}.tar").train.x, loaded(f"{there}/some-train-*.tar").train.x)
+
+
+def test_parts_without_one_for_training_are_refused(there, tmp_path):
+    for name in ("val.tar", "test.tar"):
+        shutil.copy(there / "some-train-000.tar", tmp_path / name)
+    with fails("there are shards for test and validation and none for train; add these, or name one part"):
+        loaded(tmp_path)
+    assert loaded(tmp_path / "val.tar").tested_on == "a held-out fifth"
+
+
 def test_the_part_that_names_say(there, tmp_path):
     for name, source in (("train/0.tar", "train-000"), ("validation/0.tar", "val-000"), ("test/0.tar", "val-000")):
         (tmp_path / "parts" / name).parent.mkdir(parents=True)

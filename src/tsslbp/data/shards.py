@@ -116,7 +116,8 @@ def _paths(given: str, root: Path | None = None) -> list[Path]:
         if given and path.is_file():
             return [path]
         wanted = [str(start / one) for one in _expanded(given)]
-        found = sorted({Path(one) for each in wanted for one in (glob.glob(each) if glob.has_magic(each) else [each])})
+        plain = {each for each in wanted if os.path.isfile(each) or not glob.has_magic(each)}  # [1] may be a part of a name
+        found = sorted({Path(one) for each in wanted for one in ([each] if each in plain else glob.glob(each))})
         there = [one for one in found if one.is_file()]
         if there and len(there) < len(found):
             missing = next(one for one in found if not one.is_file())
@@ -158,11 +159,13 @@ def _around(paths: Sequence[Path]) -> str:
 
 
 def _parts(paths: Sequence[Path], around: str) -> dict[str, list[Path]]:
-    """The files of each part; all are for training if no name says a part."""
+    """The files of each part; all are for training if no name says a part, or all say one other than ``train``."""
     parts: dict[str, list[Path]] = {}
     for path in paths:
         parts.setdefault(_part(os.path.relpath(path.absolute(), around)), []).append(path)
     if "train" not in parts:
+        if len(named := sorted(parts.keys() - {""})) > 1:
+            raise UserError(f"there are shards for {' and '.join(named)} and none for train; add these, or name one part")
         return {"train": list(paths)}
     if "" in parts:
         raise UserError(f"the name of {parts[''][0]} has none of the words train, val and test, and those of other shards have")
