@@ -253,8 +253,21 @@ def test_an_imported_graph_is_checked_again(name):
     checked = check(net, to_nir(net), samples(net), {"here": Simulator("", equations)})
     assert [each.total for each in checked.comparisons][1] == 0
     assert checked.guaranteed[torch.float64] == 20
-    told = "only the spikes of hidden neurons are compared: the output is read from its voltage"
+    told = "the output is read from its voltage: its answers are compared, and the spikes of the other layers"
     assert (told in lines(checked)) == (name == "voltages behind a synapse")
+
+
+@pytest.mark.parametrize("notation", ["10", "12b-20-V2"])
+def test_answers_are_compared_where_the_output_is_a_voltage(notation):
+    torch.manual_seed(0)
+    net = lively(tsslbp.build(notation, input_shape=(7,), time_steps=7, tau_m=4.5, tau_s=2.5, readout="voltage"))
+    graph, here = to_nir(net), {"here": Simulator("", equations)}
+    assert all("spikes and 0 of 20 answers differ" in line for line in list(lines(check(net, graph, samples(net), here)))[:2])
+    graph.nodes["output_neurons"].tau_mem *= 4
+    graph.nodes["output_neurons"].r[1] *= 9
+    _, double = check(net, graph, samples(net), here).comparisons
+    assert double.answers > 0
+    assert double.total == 0
 
 
 @pytest.mark.parametrize("change", [lambda layer: layer.register_forward_hook(print), lambda layer: prune_some(layer)])
@@ -443,6 +456,9 @@ def test_foreign_graphs_have_the_same_spikes_here(name):
     ours = spikes(net, x, torch.float64)
     flat = nested_free(graph)
     theirs = equations(flat, x.double())
+    if not net.architecture.spikes_last:
+        *_, voltage = copy.deepcopy(net).double().activity(x.double()).values()
+        torch.testing.assert_close(voltage, theirs.pop(list(theirs)[-1]), rtol=1e-5, atol=1e-9)  # weights are float32
     for train, other in zip(ours.values(), theirs.values(), strict=True):
         assert train.any()
         assert not train.all()

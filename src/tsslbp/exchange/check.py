@@ -1,4 +1,4 @@
-"""Runs a written NIR graph in other simulators and counts spikes that differ from the network's own."""
+"""Runs a written NIR graph in other simulators and counts spikes and answers that differ from the network's own."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
 from tsslbp.exchange.outgoing import UNIT, neurons_of_layer
+from tsslbp.metrics import decode
 from tsslbp.networks import Network
 
 DTYPES = (torch.float32, torch.float64)
@@ -33,6 +34,8 @@ class Comparison:
     """By layer, neurons times steps of all samples."""
     refused: str = ""
     """Error of a simulator that did not run the graph."""
+    answers: int = 0
+    """Samples with another answer, if the output is read from its voltage."""
 
     @property
     def total(self) -> int:
@@ -48,7 +51,7 @@ class Checked:
     guaranteed: dict[torch.dtype, int]
     """Samples whose spikes are the same in every exact simulator (:mod:`tsslbp.exchange.certificate`)."""
     voltage: bool
-    """Whether the output is read from its voltage; then it has no spikes to compare."""
+    """Whether the output is read from its voltage; then its answers are compared."""
 
 
 def check(
@@ -97,6 +100,9 @@ def _compare(
             other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
             made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
             made.of[layer] = made.of.get(layer, 0) + train.numel()
+        if not network.architecture.spikes_last:
+            total = network.vote(theirs[neurons_of_layer("output")]).sum(0)
+            made.answers += int((total.argmax(-1) != decode(_folded(network, dtype)(part.to(dtype)))).sum())
     return made
 
 
@@ -119,9 +125,14 @@ def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
 @torch.no_grad()
 def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
+    network = _folded(network, dtype)
+    return {name: train.flatten(2) for name, train in network.trains(network.activity(x.to(dtype))).items()}
+
+
+def _folded(network: Network, dtype: torch.dtype) -> Network:
     network = copy.deepcopy(network).to(dtype).eval()
     network.fold()
-    return {name: train.flatten(2) for name, train in network.trains(network.activity(x.to(dtype))).items()}
+    return network
 
 
 def lines(checked: Checked) -> Iterator[str]:
@@ -132,12 +143,13 @@ def lines(checked: Checked) -> Iterator[str]:
             yield f"{who}: does not run it ({each.refused})"
             continue
         where = ", ".join(f"{layer} {count:,}" for layer, count in each.differ.items() if count)
-        yield f"{who}: {each.total:,} of {sum(each.of.values()):,} spikes differ" + (f" ({where})" if where else "")
+        answers = f" and {each.answers:,} of {checked.samples:,} answers" if checked.voltage else ""
+        yield f"{who}: {each.total:,} of {sum(each.of.values()):,} spikes{answers} differ" + (f" ({where})" if where else "")
     for dtype, count in checked.guaranteed.items():
         share = 100 * count / checked.samples
         yield f"guaranteed by margin in {_called(dtype)}: {share:.1f} % of {checked.samples:,} samples"
     if checked.voltage:
-        yield "only the spikes of hidden neurons are compared: the output is read from its voltage"
+        yield "the output is read from its voltage: its answers are compared, and the spikes of the other layers"
 
 
 def _called(dtype: torch.dtype) -> str:

@@ -4,7 +4,7 @@ import io
 import math
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -148,9 +148,9 @@ def write(graph: Any) -> bytes:
     return content.getvalue()
 
 
-def neurons_of(graph: Any) -> list[str]:
-    """Names of the nodes with neurons."""
-    return [name for name, node in graph.nodes.items() if type(node).__name__ in NEURONS]
+def neurons_of(graph: Any, kinds: Collection[str] = NEURONS) -> list[str]:
+    """Names of the nodes with neurons that spike, or of other kinds."""
+    return [name for name, node in graph.nodes.items() if type(node).__name__ in kinds]
 
 
 def laterals(neurons: str, edges: set[tuple[str, str]]) -> list[str]:

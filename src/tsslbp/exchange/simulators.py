@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.exchange.graph import laterals, neurons_of
+from tsslbp.exchange.graph import INTEGRATORS, laterals, neurons_of
 from tsslbp.exchange.outgoing import DT
 
 Spikes = dict[str, Tensor]
-"""By node of neurons: ``[T, B, neurons]`` of bool."""
+"""By node of neurons: ``[T, B, neurons]`` of bool; the voltage itself where they never spike."""
 
 
 class Simulator(NamedTuple):
@@ -50,7 +50,8 @@ def equations(graph: Any, x: Tensor) -> Spikes:
     sources = {name: [a for a, b in edges if b == name] for name in graph.nodes}
     steps = {name: _step(node, x.dtype) for name, node in graph.nodes.items()}
     before: dict[str, Tensor] = {}
-    made: dict[str, list[Tensor]] = {name: [] for name in neurons_of(graph)}
+    voltages = neurons_of(graph, INTEGRATORS)
+    made: dict[str, list[Tensor]] = {name: [] for name in (*neurons_of(graph), *voltages)}
     for x_t in x:
         now: dict[str, Tensor] = {}
         for name in order:
@@ -62,7 +63,7 @@ def equations(graph: Any, x: Tensor) -> Spikes:
                 now[name] = steps[name](sum(known[1:], known[0]))
         before = now
         for name, train in made.items():
-            train.append(now[name].flatten(1) > 0)
+            train.append(now[name].flatten(1) if name in voltages else now[name].flatten(1) > 0)
     return {name: torch.stack(train) for name, train in made.items()}
 
 
@@ -167,10 +168,12 @@ def _heard(module: nn.Module, names: list[str], dtype: torch.dtype) -> Iterator[
 def _stepped(module: nn.Module, graph: Any, x: Tensor) -> Spikes:
     """Run a module that takes and returns its state."""
     with torch.no_grad(), _heard(module, neurons_of(graph), x.dtype) as made:
-        state = None
+        state, outputs = None, []
         for x_t in x:
-            _, state = module(x_t, state)
-        return {name: torch.stack(trains) for name, trains in made.items()}
+            output, state = module(x_t, state)
+            outputs.append(output)
+        spikes = {name: torch.stack(trains) for name, trains in made.items()}
+        return spikes | {name: torch.stack(outputs) for name in neurons_of(graph, INTEGRATORS)}  # only the last never spike
 
 
 def spikingjelly(graph: Any, x: Tensor) -> Spikes:
