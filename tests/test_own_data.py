@@ -667,6 +667,11 @@ def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
     (tmp_path / "s.txt").write_text(text)
     split, _ = readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)
     assert split.x[:2, 0, 0].tolist() == [first, 8]  # a class is no value
+    (tmp_path / "s.txt").write_text("0.5 6\n0.8 9\n")
+    with fails("no line begins with a class .1, 2. or .; fewer than 3 values need one"):
+        readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)
+    (tmp_path / "s.txt").write_text("? 0.5\n7 0.8\n")  # one of a class that the model does not have
+    assert readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)[0].y.tolist() == [-1, -1]
 
 
 BAD_SERIES = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
-from tsslbp.errors import UserError, each_of
+from tsslbp.errors import UserError, each_of, few
 
 Series = tuple[NDArray[np.float32], str | None]
 """Values ``[T, F]`` and the label, or None."""
@@ -102,7 +102,13 @@ def read(path: Path, wanted: Wanted) -> Found:
     def series(path: Path) -> list[Series]:
         if path.suffix.lower() == ".ts":
             return read_ts(path, wanted.labelled)
-        return read_txt(path, wanted.labelled, wanted.shape[0] if wanted.shape else None)
+        steps = wanted.shape[0] if wanted.shape else 0
+        found = read_txt(path, wanted.labelled, steps)
+        labels, classes = {label for _, label in found}, wanted.classes or ()
+        shorter = not wanted.labelled and max(len(values) for values, _ in found) < steps
+        if shorter and not labels & {None, *classes, *NO_LABEL}:  # which may be the first values
+            raise UserError(f"{path}: no line begins with a class ({few(classes)}) or ?; fewer than {steps} values need one")
+        return found
 
     if not wanted.whole and re.search("_test$", path.stem, re.IGNORECASE):
         raise UserError(f"{path} is a test file; give the training file, whose name ends in _TRAIN, and it will be found")
