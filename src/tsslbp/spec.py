@@ -8,7 +8,7 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tsslbp.errors import UserError, unknown
@@ -73,7 +73,7 @@ def _kinds(cls: type) -> dict[str, Any]:
 def _read(kind: Any, text: str) -> Any:
     """A value as its field is declared; one that cannot be read stays text, for the class to refuse."""
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if str in choices and text != "None":
+    if str in choices and (text != "None" or NoneType not in choices):
         return text
     for read in (ast.literal_eval, float):  # the latter for "inf"
         try:

@@ -5,15 +5,16 @@ They are named like rules, with their options in brackets: ``"spike-pattern(inpu
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tsslbp import machine
 from tsslbp.data.dataset import Dataset, Normalisation, Split
-from tsslbp.errors import UserError
+from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.spec import construct, parse_spec
 
 PLAIN = Normalisation(scale=1, mean=(0.0,), std=(1.0,))
@@ -50,14 +51,11 @@ class SpikePattern:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "outputs", "spikes", "patterns", "repeats"):
-            if getattr(self, name) < 1:
-                raise UserError(f"spike-pattern: {name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.rate <= 1:
-            raise UserError(f"spike-pattern: rate is {self.rate} spikes per step; it must be above 0 and at most 1")
+        _check(self, "spike-pattern")
 
     def make(self, time_steps: int) -> Dataset:
         """The task over T steps: ``x`` ``[patterns, T, inputs]`` and ``y`` ``[patterns, T, outputs]``, 0 and 1."""
+        machine.need_memory((9 + self.repeats) * self.patterns * time_steps * (self.inputs + self.outputs), "spike-pattern")
         random = np.random.default_rng(self.seed)
         x = random.random((self.patterns, time_steps, self.inputs)) < self.rate
         y = np.stack([self._targets(time_steps, random) for _ in range(self.patterns)])
@@ -126,9 +124,7 @@ class DelayedXor:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "delayed-xor", ("pulse", "answer", "group"), self.rate, self.samples)
-        if self.delay < 0:
-            raise UserError(f"delayed-xor: delay is {self.delay}; it must not be negative")
+        _check(self, "delayed-xor")
 
     @property
     def time_steps(self) -> int:
@@ -137,6 +133,7 @@ class DelayedXor:
     def make(self, time_steps: int | None) -> Dataset:
         """The task: ``x`` ``[N, T, 3·group]`` of 0 and 1, ``y`` ``[N]``."""
         _same("delayed-xor", time_steps, self.time_steps)
+        machine.need_memory(18 * self.samples * self.time_steps * 3 * self.group, "delayed-xor")
         rates = torch.zeros(2, 2, self.time_steps, 3 * self.group)
         second = self.pulse + self.delay
         for a in range(2):
@@ -186,7 +183,7 @@ class EvidenceAccumulation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "evidence", ("cues", "cue", "recall", "group"), self.rate, self.samples)
+        _check(self, "evidence")
         if self.cues % 2 == 0:
             raise UserError(f"evidence: cues is {self.cues}; with an even number neither side need have more")
 
@@ -197,6 +194,7 @@ class EvidenceAccumulation:
     def make(self, time_steps: int | None) -> Dataset:
         """The task: ``x`` ``[N, T, 4·group]`` of 0 and 1, ``y`` ``[N]``."""
         _same("evidence", time_steps, self.time_steps)
+        machine.need_memory(18 * self.samples * self.time_steps * 4 * self.group, "evidence")
         generator = torch.Generator().manual_seed(self.seed)
 
         def draw(count: int) -> Split:
@@ -213,14 +211,14 @@ class EvidenceAccumulation:
         return _dataset("evidence", draw, self.samples, ("left", "right"))
 
 
-def _check(task: object, name: str, at_least_one: tuple[str, ...], rate: float, samples: int) -> None:
-    for field in at_least_one:
-        if getattr(task, field) < 1:
-            raise UserError(f"{name}: {field} is {getattr(task, field)}; it must be at least 1")
-    if not 0 < rate <= 1:
-        raise UserError(f"{name}: rate is {rate} spikes per step; it must be above 0 and at most 1")
-    if samples < 16:
-        raise UserError(f"{name}: samples is {samples}; it must be at least 16")
+def _check(task: "SpikePattern | DelayedXor | EvidenceAccumulation", name: str) -> None:
+    """Raises UserError for options that are no such numbers as their task takes."""
+    for field in fields(task):
+        value, least = getattr(task, field.name), {"seed": 0, "delay": 0, "gap": 0, "samples": 16}.get(field.name, 1)
+        if field.type is int and not (type(value) is int and least <= value <= LARGEST):
+            raise UserError(f"{name}: {field.name} is {shown(value)}; it must be a whole number from {least} to {LARGEST}")
+        if field.type is float and not (0 < value <= 1 or (value == 0 and field.name == "noise")):
+            raise UserError(f"{name}: {field.name} is {value} spikes per step; it must be above 0 and at most 1")
 
 
 def _same(name: str, asked: int | None, its_own: int) -> None:
