@@ -517,6 +517,7 @@ BAD_TABLES = {
     "one-class": ("a,label\n1,x\n2,x\n3,x", "all samples are of class x; a classifier needs at least two classes"),
     "one-of-a-class": (csv_text("1,2,rare"), "class rare has 1 sample; training and test need 2 of each class"),
     "no-classes": ("a,b\n" + "\n".join(f"{n},{n}.5" for n in range(9)), "column b has 9 different values in 9 rows, too many"),
+    "two-columns-of-classes": ("label,a,Label\n1,2,1\n2,1,2", "has 2 columns named label and Label; rename all but"),
     "one-column": ("label\n1\n2", "has one column only"),
     "empty": ("", "is empty; it needs a row for each sample"),
     "names-only": ("a,b,label\n", "has no rows below the names of its columns"),

@@ -131,6 +131,9 @@ def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None,
         UserError: no features, or other ones than wanted.
     """
     label: int | None = _label(columns)
+    name = columns[_label(columns)].lower()
+    if name in LABELS and len(same := [column for column in columns if column.lower() == name]) > 1:
+        raise UserError(f"{path} has {len(same)} columns named {' and '.join(same)}; rename all but the one of classes")
     if not wanted.columns:
         if not wanted.labelled and wanted.shape == (len(columns),):
             label = None
