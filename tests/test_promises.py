@@ -159,6 +159,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-tuned-quickstart", "docs/results.md"),
         ("compare-tuned-spike-pattern", "docs/spike-trains.md"),
         ("compare-mnist-cnn", "docs/answers.md"),
+        ("compare-tiny-imagenet-40-rules", "docs/results.md"),
         ("compare-tuned-spoken-digits", "docs/answers.md"),
         ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
     ],
