@@ -49,7 +49,7 @@ class BuildKernels(build_ext):
         compile_files = self.compiler.compile
 
         def compile_side_by_side(sources: list[str], **options: Any) -> list[str]:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each takes 400 MB; more would wait for the largest
                 return [made for one in pool.map(lambda source: compile_files([source], **options), sources) for made in one]
 
         self.compiler.compile = compile_side_by_side

@@ -243,6 +243,12 @@ def test_folders_of_parts_are_respected(tmp_path):
         data.load(str(tmp_path / "parts"), Path())
 
 
+def test_features_of_a_model_may_be_named_like_classes(tmp_path):
+    (tmp_path / "t.csv").write_text("y,Y\n1,2\n3,4\n")
+    split, _ = readers.samples(tmp_path / "t.csv", ("a", "b"), (2,), labelled=False, columns=("y", "Y"))
+    assert split.x.tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize("prefix", ["", "image-folder:"])
 def test_folders_of_parts_that_leave_one_out_are_refused(tmp_path, prefix):
     for part in ("train", "val", "validation"):

@@ -118,7 +118,7 @@ def test_the_parts_of_a_task_are_different_samples(name):
         ("evidence(gap=-20)", None, "gap is -20; it must be a whole number from 0"),
         ("evidence(seed=-1)", None, "seed is -1"),
         ("evidence(noise=nan)", None, "noise is nan spikes per step"),
-        ("evidence(noise=-1)", None, "noise is -1 spikes per step"),
+        ("evidence(noise=-1)", None, "noise is -1 spikes per step; it must be from 0 to 1"),
         ("evidence(samples=100000000)", None, "evidence needs .* GiB of memory"),
         ("spike-pattern(", 100, "cannot read"),
         ("delayed-xor", 50, "--time-steps is 50; delayed-xor with these options has 60"),

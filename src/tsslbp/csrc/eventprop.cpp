@@ -1,4 +1,4 @@
-// EventProp as PyTorch operators, which take whole sequences only.
+// EventProp as a PyTorch operator, which takes whole sequences only.
 #include "backward.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(tsslbp, m) {

@@ -15,13 +15,13 @@
 namespace tsslbp {
 
 #ifdef TSSLBP_X86
-constexpr int64_t LARGE = int64_t(4) << 20;  // bytes, more than what one core's caches hold
+constexpr int64_t LARGE = int64_t(4) << 20;  // bytes, more than the caches of one core hold
 #else
 constexpr int64_t LARGE = EXACT;
 #endif
 
-// Whether a sequence is written past the caches. The processor then need not read what it overwrites, which takes as long as
-// writing, and what is needed sooner stays in the caches. A shorter sequence is read again while it is still there.
+// Whether a sequence is written past the caches. The processor then need not read what it overwrites, and what is needed sooner
+// stays in the caches. A shorter sequence may be read again while it is still there.
 template <class T>
 constexpr bool is_large(int64_t steps, int64_t n) {
   return steps * n >= LARGE / int64_t(sizeof(T));

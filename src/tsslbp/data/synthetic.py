@@ -18,6 +18,8 @@ from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.spec import construct, parse_spec
 
 PLAIN = Normalisation(scale=1, mean=(0.0,), std=(1.0,))
+LEAST = {"seed": 0, "delay": 0, "gap": 0, "samples": 16}
+"""The smallest values of whole numbers among the options of tasks; 1 for all others."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,12 @@ class EvidenceAccumulation:
 def _check(task: "SpikePattern | DelayedXor | EvidenceAccumulation", name: str) -> None:
     """Raises UserError for options that are no such numbers as their task takes."""
     for field in fields(task):
-        value, least = getattr(task, field.name), {"seed": 0, "delay": 0, "gap": 0, "samples": 16}.get(field.name, 1)
+        value, least, silent = getattr(task, field.name), LEAST.get(field.name, 1), field.name == "noise"
         if field.type is int and not (type(value) is int and least <= value <= LARGEST):
             raise UserError(f"{name}: {field.name} is {shown(value)}; it must be a whole number from {least} to {LARGEST}")
-        if field.type is float and not (0 < value <= 1 or (value == 0 and field.name == "noise")):
-            raise UserError(f"{name}: {field.name} is {value} spikes per step; it must be above 0 and at most 1")
+        if field.type is float and not (0 < value <= 1 or (silent and value == 0)):
+            wanted = "from 0 to 1" if silent else "above 0 and at most 1"
+            raise UserError(f"{name}: {field.name} is {value} spikes per step; it must be {wanted}")
 
 
 def _same(name: str, asked: int | None, its_own: int) -> None:

@@ -130,13 +130,11 @@ def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None,
     Raises:
         UserError: no features, or other ones than wanted.
     """
-    label: int | None = _label(columns)
-    name = columns[_label(columns)].lower()
-    if name in LABELS and len(same := [column for column in columns if column.lower() == name]) > 1:
-        raise UserError(f"{path} has {len(same)} columns named {' and '.join(same)}; rename all but the one of classes")
     if not wanted.columns:
-        if not wanted.labelled and wanted.shape == (len(columns),):
-            label = None
+        label = None if not wanted.labelled and wanted.shape == (len(columns),) else _label(columns)
+        same = [name for name in columns if label is not None and name.lower() == columns[label].lower()]
+        if len(same) > 1:
+            raise UserError(f"{path} has {len(same)} columns named {' and '.join(same)}; rename all but the one of classes")
         chosen = [n for n in range(len(columns)) if n != label]
         if not chosen:
             raise UserError(f"{path} has one column only; it needs columns of numbers and one of classes, parted by commas")

@@ -13,7 +13,6 @@ from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
 from tsslbp.exchange.outgoing import UNIT, neurons_of_layer
-from tsslbp.metrics import decode
 from tsslbp.networks import Network
 
 DTYPES = (torch.float32, torch.float64)
@@ -84,25 +83,27 @@ def check(
     return Checked(x.shape[axis], compared, shares, not network.architecture.spikes_last)
 
 
+@torch.no_grad()
 def _compare(
     network: Network, graph: Any, parts: tuple[Tensor, ...], name: str, simulator: simulators.Simulator, dtype: torch.dtype
 ) -> Comparison:
-    made = Comparison(name, simulator.version, dtype, {}, {})
+    made, own = Comparison(name, simulator.version, dtype, {}, {}), _folded(network, dtype)
     for part in parts:
-        ours = spikes(network, part, dtype)
+        currents = own.activity(part.to(dtype))
         steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
         try:
             theirs = simulator.run(graph, steps)
         except Exception as error:  # each library has its own errors
             made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return made
-        for layer, train in ours.items():
+        for layer, train in _trains(own, currents).items():
             other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
             made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
             made.of[layer] = made.of.get(layer, 0) + train.numel()
         if not network.architecture.spikes_last:
-            total = network.vote(theirs[neurons_of_layer("output")]).sum(0)
-            made.answers += int((total.argmax(-1) != decode(_folded(network, dtype)(part.to(dtype)))).sum())
+            voltages = currents["output"], theirs[neurons_of_layer("output")]
+            ours, others = (own.vote(voltage).sum(0).argmax(-1) for voltage in voltages)
+            made.answers += int((ours != others).sum())
     return made
 
 
@@ -125,8 +126,12 @@ def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
 @torch.no_grad()
 def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
-    network = _folded(network, dtype)
-    return {name: train.flatten(2) for name, train in network.trains(network.activity(x.to(dtype))).items()}
+    own = _folded(network, dtype)
+    return _trains(own, own.activity(x.to(dtype)))
+
+
+def _trains(network: Network, currents: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: train.flatten(2) for name, train in network.trains(currents).items()}
 
 
 def _folded(network: Network, dtype: torch.dtype) -> Network:
