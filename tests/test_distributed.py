@@ -70,21 +70,36 @@ def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
         assert_as_one_alone(name, made, steps)
 
 
-def test_normalisation_over_processes_is_that_over_all_samples():
-    """Against PyTorch's own, for channels and neurons, and its gradients."""
-    for shape in ((3, 4, 5), (3, 2, 5, 2, 3)):
-        x = torch.randn(shape, dtype=torch.float64)
-        ours, theirs = BatchNorm(5, 0.7).double(), BatchNorm(5, 0.7).double()
-        weight, found = torch.randn(shape, dtype=torch.float64), []
-        for layer in (ours, theirs):
-            own = x.clone().requires_grad_()
-            y = layer(own) if layer is theirs else layer._together(own.flatten(0, 1), processes.ALONE).view(shape)
-            (y * weight).sum().backward()
-            found.append([y.detach(), own.grad, layer.gain.grad, layer.shift.grad, layer.mean, layer.variance])
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other)
+class Twin(processes.Group):
+    """A group of this process and one that has no samples."""
+
+    def add_(self, x):
+        return x
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 2, 5, 2, 3), (3, 2, 5, 7), (1, 1, 5, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, monkeypatch):
+    """Against PyTorch's own, for neurons and channels in both layouts, and its gradients."""
+    x, weight = (3 * torch.randn(shape) + 2).to(dtype), torch.randn(shape).to(dtype)
+    if len(shape) == 5:
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    found = []
+    for group in (processes.ALONE, Twin(count=2)):
+        monkeypatch.setattr(processes, "group", lambda group=group: group)
+        layer, own = BatchNorm(5, 0.7), x.clone().requires_grad_()
+        layer = layer.double() if dtype == torch.float64 else layer
+        y = layer(own)
+        y.backward(weight)
+        found.append([y.detach(), own.grad, layer.gain.grad, layer.shift.grad, layer.mean, layer.variance])
+    for one, other in zip(*found, strict=True):
+        bound = {torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-13}[dtype] * max(1, float(one.abs().max()))
+        torch.testing.assert_close(other, one, rtol=0, atol=bound)
     with pytest.raises(UserError, match="needs two steps or samples"):
-        BatchNorm(5)._together(torch.zeros(1, 5), processes.ALONE)
+        BatchNorm(5)(torch.zeros(1, 1, 5))
+    if dtype == torch.float64:
+        with pytest.raises(UserError, match="normalisation over processes has no derivative of its own"):
+            torch.autograd.grad(layer(own).square().sum(), own, create_graph=True)
 
 
 def test_a_process_alone_is_a_group_of_one():

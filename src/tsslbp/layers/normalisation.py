@@ -1,12 +1,13 @@
 """Batch normalisation, also over time."""
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp import processes
+from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError
 
 MOMENTUM, EPSILON = 0.1, 1e-5
@@ -55,31 +56,32 @@ class BatchNorm(nn.Module):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
         masked = inside is not None and self.training
         x = current[inside] if masked else current.flatten(0, 1)
-        group, single = processes.group(), x.shape[0] < 2  # for one picture PyTorch 2.13's gradients are wrong in some layouts
-        if self.training and (group.count > 1 or single):
-            y = self._together(x, group)
-        elif single:
-            factor, shift = (number.view(-1, *[1] * (x.dim() - 2)) for number in self.affine())
-            y = (x * factor + shift).to(x.dtype)
+        if len(x) == 1 and x.dim() > 2:  # PyTorch 2.13 has wrong gradients for one picture in some layouts, never for rows
+            y = self._normalised(x[0].flatten(1).t()).t().unflatten(1, x.shape[2:])[None]
         else:
-            y = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
+            y = self._normalised(x)
         return torch.zeros_like(current).index_put((inside,), y) if masked else y.unflatten(0, current.shape[:2])
 
-    def _together(self, x: Tensor, group: processes.Group) -> Tensor:
-        """Normalise in training by the statistics of all processes' samples ``[N, C, ...]``; a process may have none."""
-        axes, wide = [0, *range(2, x.dim())], x.to(torch.promote_types(x.dtype, self.mean.dtype))
-        count = group.add_(torch.tensor(float(math.prod(x.shape[axis] for axis in axes)), dtype=torch.float64)).item()
-        if count <= 1:
-            raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(x.shape)}")
-        shape = (-1, *[1] * (x.dim() - 2))
-        mean = group.total(wide.sum(axes)) / count
-        around = wide - mean.view(shape)
-        variance = group.total(around.square().sum(axes)) / count
+    def _normalised(self, x: Tensor) -> Tensor:
+        """Normalise ``[N, C, ...]``, in training by the statistics of all processes' samples; a process may have none."""
+        group = processes.group()
+        count: float = x.numel() // len(self.gain)
+        if not self.training or (group.count == 1 and count > 1):
+            return F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
         with torch.no_grad():
+            mean, variance = self.mean, self.variance
+            if count:
+                mean, variance = torch.batch_norm_update_stats(x, mean.clone(), variance.clone(), MOMENTUM)
+            apart = (mean - self.mean).double()  # the running mean is near, and the same in all processes
+            sums = group.add_(count * torch.stack([torch.ones_like(apart), apart, variance + apart.square()]))
+            if (count := sums[0, 0].item()) <= 1:
+                raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(x.shape)}")
+            apart, variance = sums[1] / count, sums[2] / count - (sums[1] / count).square()
+            mean, variance = (self.mean + apart).to(self.mean.dtype), variance.to(self.mean.dtype)
             self.mean.lerp_(mean, MOMENTUM)
             self.variance.lerp_(variance * (count / (count - 1)), MOMENTUM)
-        factor = self.gain / (variance + EPSILON).sqrt()
-        return (around * factor.view(shape) + self.shift.view(shape)).to(x.dtype)
+        made: Tensor = _Normalised.apply(x, self.gain, self.shift, mean, variance, count, group)
+        return made
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Factor and offset of the affine map in evaluation, ``[C]`` each."""
@@ -88,3 +90,29 @@ class BatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.gain)}"
+
+
+class _Normalised(torch.autograd.Function):
+    """``y = gain·z + shift`` with ``z = (x - mean)/sqrt(variance + 1e-5)``, whose statistics are those of all processes:
+
+    ∂L/∂x = gain·(g - <g> - z·<g·z>)/sqrt(variance + 1e-5)      <> is the mean over batch, time and space, of all processes
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, count: float, group: processes.Group
+    ) -> Tensor:
+        ctx.save_for_backward(x, gain, mean, variance)
+        ctx.count, ctx.group = count, group
+        return F.batch_norm(x, mean, variance, gain, shift, eps=EPSILON)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of normalisation over processes")
+        x, gain, mean, variance = ctx.saved_tensors
+        by_x, by_gain, by_shift = g, torch.zeros_like(gain), torch.zeros_like(gain)
+        if len(x):  # PyTorch 2.13 divides by its size
+            backward = torch.ops.aten.native_batch_norm_backward  # as if the statistics were constants
+            by_x, by_gain, by_shift = backward(g, x, gain, mean, variance, None, None, False, EPSILON, [True] * 3)
+        slope, offset = ctx.group.add_(torch.stack([by_gain, by_shift])) / ctx.count * gain / (variance + EPSILON).sqrt()
+        return by_x - F.batch_norm(x, mean, variance, slope, offset, eps=EPSILON), by_gain, by_shift, None, None, None, None
