@@ -882,6 +882,47 @@ def test_crop_and_flip_refuses_what_is_no_batch_of_images():
         data.crop_and_flip(torch.zeros(1, 3, 8, 8), keys(1), -1)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 3, 7), (2, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 9])
+def test_cutout_replaces_a_square_around_every_pixel_and_nothing_else(shape, dtype, size):
+    C, H, W = shape
+    image = torch.randint(10, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    colour = torch.arange(1.0, C + 1)
+    possible = set()
+    for row in range(H):
+        for column in range(W):
+            wanted = image.clone()
+            top, left = row - size // 2, column - size // 2
+            wanted[:, max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)] = colour.to(dtype).view(-1, 1, 1)
+            possible.add(wanted.numpy().tobytes())
+    before = image.clone()
+    got = data.cutout(image.expand(1000, *shape), keys(1000), size, colour)
+    assert (got.dtype, got.shape) == (dtype, (1000, *shape))
+    assert torch.equal(image, before)
+    assert {x.numpy().tobytes() for x in got} == possible
+
+
+def test_cutout_lies_evenly_and_apart_from_shifts():
+    count, x = 20_000, torch.ones(1, 7, 5)
+    hit = (data.cutout(x.expand(count, 1, 7, 5), keys(count), 1) == 0).flatten(1)
+    assert (hit.sum(0) / count * 35 - 1).abs().max() < 0.25  # 571 expected for each pixel
+    x[0, 3, 2] = 2
+    place = (data.crop_and_flip(x.expand(count, 1, 7, 5), keys(count), 1) == 2).flatten(1).float().argmax(1)
+    together = torch.stack([hit[place == where].double().mean(0) for where in place.unique()])
+    assert together.shape == (9, 35)
+    assert (together * 35 - 1).abs().max() < 0.8  # 63 expected for each pixel and shift
+
+
+def test_cutout_refuses_what_is_no_batch_of_images():
+    with fails(r"cutout takes images \[B, channels, height, width\]; got shape \[3, 8, 8\]"):
+        data.cutout(torch.zeros(3, 8, 8), keys(3), 1)
+    with fails(r"cutout takes a key for each of 2 images; got shape \[3\]"):
+        data.cutout(torch.zeros(2, 3, 8, 8), keys(3), 1)
+    with fails("size is -1"):
+        data.cutout(torch.zeros(1, 3, 8, 8), keys(1), -1)
+
+
 # The full sets
 
 

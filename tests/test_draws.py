@@ -255,7 +255,9 @@ def seen_in_training(config, epochs=2):
     return [(torch.cat([x for x, _ in epoch], axis), torch.cat([keys for _, keys in epoch])) for epoch in found]
 
 
-@pytest.mark.parametrize("changes", [{"shift": 2, "flip": True}, {"encoding": "poisson"}, {"encoding": "poisson", "shift": 1}])
+@pytest.mark.parametrize(
+    "changes", [{"shift": 2, "flip": True}, {"cutout": 3}, {"encoding": "poisson"}, {"encoding": "poisson", "shift": 1}]
+)
 def test_training_draws_the_same_whatever_the_batch_size(quick, changes):
     config = quick(network="4C3-10", dropout=0.3, validation=1000, learning_rate=1e-6, **changes)
     by_size = [seen_in_training(replace(config, batch_size=size)) for size in (10, 100)]

@@ -10,7 +10,7 @@ generators, OOPSLA 2014. Unlike there, right shifts fill with the sign, as in Py
 import torch
 from torch import Tensor
 
-CROP, ENCODER, DROPOUT, FILTERS, CUT = range(5)
+CROP, ENCODER, DROPOUT, FILTERS, CUT, ERASE = range(6)
 """Purposes of draws. They are mixed into keys, so that one key gives unrelated draws for each."""
 
 _STEP, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

@@ -61,6 +61,8 @@ class DataSettings(Group):
     """Shift each training image at random by up to this many pixels each way, and fill with zeros."""
     flip: bool = False
     """Mirror each training image left to right with probability one half. Not for digits and letters."""
+    cutout: Annotated[int, NOT_NEGATIVE] = 0
+    """Replace a square of this many pixels each way, anywhere in each training image, by the mean colour."""
     size: Annotated[int | None, POSITIVE] = None
     """Bring pictures in files to this many pixels each way: the shorter side is scaled, and the middle is cut out.
     Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tsslbp.data import events, images, in_files, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
-from tsslbp.data.augment import crop_and_flip
+from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
 from tsslbp.data.streamed import Streaming
@@ -23,6 +23,7 @@ __all__ = [
     "bare",
     "check",
     "crop_and_flip",
+    "cutout",
     "events",
     "in_files",
     "is_own",

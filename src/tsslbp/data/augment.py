@@ -23,10 +23,7 @@ def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) 
     Raises:
         UserError: ``x`` is not a batch of images, there is not one key for each, ``padding`` is negative.
     """
-    if x.dim() != 4:
-        raise UserError(f"crop_and_flip takes images [B, channels, height, width]; got shape {list(x.shape)}")
-    if keys.shape != x.shape[:1]:
-        raise UserError(f"crop_and_flip takes a key for each of {len(x)} images; got shape {list(keys.shape)}")
+    _check("crop_and_flip", x, keys)
     if padding < 0:
         raise UserError(f"padding is {padding}; it must be at least 0")
     B, C, H, W = x.shape
@@ -37,3 +34,38 @@ def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) 
     pixels = rows[:, :, None] * (W + 2 * padding) + columns[:, None, :]
     padded = F.pad(x, (padding,) * 4).flatten(2)
     return padded.gather(2, pixels.view(B, 1, H * W).expand(B, C, H * W)).view(B, C, H, W)
+
+
+def cutout(x: Tensor, keys: Tensor, size: int, colour: Tensor | float = 0) -> Tensor:
+    """Replace a square of each image by one colour. Its middle is any pixel, so a part of it may lie outside.
+
+    Source: T. DeVries and G. W. Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017, arXiv
+    1708.04552.
+
+    Args:
+        x: images as stored, before normalisation, ``[B, C, H, W]``, any type.
+        keys: one for each image, ``[B]`` of int64, which determines its square (``draws.py``).
+        size: of the square in pixels; 0 changes nothing.
+        colour: the stored value to put there, or one for each channel, ``[C]``; in the paper the mean of the data.
+
+    Returns:
+        Images of the same shape and type.
+
+    Raises:
+        UserError: ``x`` is not a batch of images, there is not one key for each, ``size`` is negative.
+    """
+    _check("cutout", x, keys)
+    if size < 0:
+        raise UserError(f"size is {size}; it must be at least 0")
+    middles = draws.bits(draws.mix(keys.to(x.device), draws.ERASE), 2).unsqueeze(2).unbind(1)
+    within = (torch.arange(n, device=x.device) - at % n + size // 2 for n, at in zip(x.shape[2:], middles, strict=True))
+    rows, columns = ((place >= 0) & (place < size) for place in within)
+    colour = torch.as_tensor(colour, device=x.device).to(x.dtype).view(-1, 1, 1)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], colour, x)
+
+
+def _check(name: str, x: Tensor, keys: Tensor) -> None:
+    if x.dim() != 4:
+        raise UserError(f"{name} takes images [B, channels, height, width]; got shape {list(x.shape)}")
+    if keys.shape != x.shape[:1]:
+        raise UserError(f"{name} takes a key for each of {len(x)} images; got shape {list(keys.shape)}")

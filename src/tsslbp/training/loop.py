@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tsslbp import draws, processes, rules
 from tsslbp.data import Dataset, Split
-from tsslbp.data.augment import crop_and_flip
+from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import BatchNorm, Dropout, Spiking
@@ -200,6 +200,9 @@ class Loop:
         x, y, lengths = part.x, part.y, part.lengths
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
+        if keys is not None and config.cutout:
+            normalisation = self.model.inputs.normalisation
+            x = cutout(x, keys, config.cutout, torch.tensor(normalisation.mean) * normalisation.scale)
         x = self.model.inputs(x, 0 if keys is None else keys, lengths)
         steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -310,7 +313,7 @@ class Loop:
     def _draws(self) -> bool:
         """Whether anything is drawn for a sample."""
         drops = any(isinstance(layer, Dropout) for layer in self.model.network.modules())
-        changes = self.config.shift or self.config.flip or self.config.random_crop
+        changes = self.config.shift or self.config.flip or self.config.cutout or self.config.random_crop
         return drops or bool(changes) or self.model.inputs.encoding != CONSTANT
 
     def _output(self, x: Tensor, keys: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:

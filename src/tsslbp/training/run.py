@@ -342,9 +342,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         if low < 0 or high > scale:
             found = f"those of {dataset.name} run from {low:g} to {high:g}"
             raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}")
-    if (config.shift or config.flip) and (dataset.sequence or len(dataset.sample_shape) != 3):
+    changes = [flag for flag in ("shift", "flip", "cutout") if getattr(config, flag)]
+    if changes and (dataset.sequence or len(dataset.sample_shape) != 3):
         what = "sequences" if dataset.sequence else f"samples of shape {list(dataset.sample_shape)}"
-        raise UserError(f"--{'shift' if config.shift else 'flip'} is for images; {dataset.name} holds {what}")
+        raise UserError(f"--{changes[0]} is for images; {dataset.name} holds {what}")
 
 
 def _started_folder(config: TrainConfig) -> Path:
