@@ -255,6 +255,10 @@ def test_folders_of_parts_that_leave_one_out_are_refused(tmp_path, prefix):
         digit_pictures(tmp_path / part)
     with fails("has val and validation, which mean the same; make them one folder"):
         data.load(f"{prefix}{tmp_path}", Path())
+    (tmp_path / "validation").rename(tmp_path / "more")
+    with fails("more has the classes of train; name it val or test, or move it away"):
+        data.load(f"{prefix}{tmp_path}", Path())
+    (tmp_path / "more").rename(tmp_path / "validation")
     (tmp_path / "train").rename(tmp_path / "test")
     (tmp_path / "validation").rename(tmp_path / "not a part")
     assert "test" in data.load(f"{prefix}{tmp_path}", Path()).classes

@@ -10,6 +10,7 @@ from tsslbp.cli.commands import COMMANDS, overview
 from tsslbp.cli.parse import taken
 from tsslbp.errors import UserError, unknown
 from tsslbp.training import Interrupted
+from tsslbp.training.records import resuming
 
 __all__ = ["main"]
 
@@ -66,8 +67,7 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            config = shlex.quote(f"{stop}/config.toml")
-            raise Interrupted(f"{processes.command()} train --config {config} --resume{imports.again()}") from None
+            raise Interrupted(f"{processes.command()} {resuming(Path(str(stop)))}{imports.again()}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

@@ -14,7 +14,7 @@ from tsslbp.errors import UserError
 
 PARTS = {
     "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
+    "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
 """Names of the folders of each part, in any case."""
@@ -117,7 +117,8 @@ def unwrapped(path: Path, suffixes: Sequence[str], classes: Sequence[str] = (), 
 def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has no such part.
 
-    Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone.
+    Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone and for another folder
+    with the same classes.
     """
     tops = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
     found = {part: [child for child in tops if child.name.lower() in names] for part, names in PARTS.items()}
@@ -127,7 +128,12 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
         return {"train": path}
     if several := next((folders for folders in found.values() if len(folders) > 1), None):
         raise UserError(f"{path} has {' and '.join(top.name for top in several)}, which mean the same; make them one folder")
-    return {part: folders[0] for part, folders in found.items() if folders}
+    parts = {part: folders[0] for part, folders in found.items() if folders}
+    classes = [child.name for child in parts["train"].iterdir() if child.is_dir()]
+    others = (top for top in tops if top not in parts.values())
+    if training and (other := next((top for top in others if any((top / name).is_dir() for name in classes)), None)):
+        raise UserError(f"{other} has the classes of {parts['train'].name}; name it val or test, or move it away")
+    return parts
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:

@@ -157,9 +157,13 @@ def final_of(folder: Path) -> Record:
     """The final record of a run. Raises UserError if the run has not ended, or its file is missing or damaged."""
     _, final = read_metrics(folder)
     if final is None:
-        config = shlex.quote(f"{folder}/config.toml")
-        raise UserError(f"{folder} has not ended; go on with: tsslbp train --config {config} --resume")
+        raise UserError(f"{folder} has not ended; go on with: tsslbp {resuming(folder)}")
     return final
+
+
+def resuming(folder: Path) -> str:
+    """Arguments of the command that goes on with a run."""
+    return f"train --config {shlex.quote(f'{folder}/config.toml')} --resume"
 
 
 def history(folder: str | Path) -> list[Record]:

@@ -124,7 +124,7 @@ def train(
         except Interrupted:
             raise Interrupted(folder) from None
         except processes.Lost as lost:
-            again = f"{processes.command()} train --config {folder}/config.toml --resume{imports.again()}"
+            again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
             raise processes.Lost(f"{lost}; nothing is lost, go on with: {again}") from None
         finally:
             progress.close()
