@@ -277,6 +277,10 @@ def test_console_script_is_installed(tmp_path):
         ("train quickstart --beta=1", "--beta has no effect without a layer of adaptive thresholds"),
         ("train quickstart --network 5-10 --padding 0 --conv-scale 2", "--conv-scale has no effect without a convolution"),
         ("train --data digits --network 5-10 --padding 1", "--padding has no effect without a convolution"),
+        (
+            "train quickstart --rule tssl(fallback=always) --surrogate-epochs 2",
+            "--surrogate-epochs has no effect without a --rule that does not use the surrogate always",
+        ),
         ("train quickstart --neuron relu --threshold 2", "--threshold has no effect without units that have one"),
         ("train quickstart --neuron relu --rule tssl --no-reset", "--rule has no effect without --neuron spiking; --reset has"),
         ("train quickstart --validation 0", "--choose is validation; it must be last or test with --validation 0"),

@@ -264,6 +264,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             idle |= dict.fromkeys(("dropout", "hidden_scale", "first_rates", "rate_penalty"), "a hidden layer in --network")
         if self.neuron != "spiking":
             idle |= dict.fromkeys(("surrogate_epochs", "first_rates", "time_block"), "--neuron spiking")
+        if getattr(rules.get(self.rule), "fallback", None) == "always":
+            idle["surrogate_epochs"] = "a --rule that does not use the surrogate always"
         if self.init:
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "random weights, which --init replaces")
         return idle
