@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
         masked = inside is not None and self.training
         x = current[inside] if masked else current.flatten(0, 1)
-        if len(x) == 1 and x.dim() > 2:  # PyTorch 2.13 has wrong gradients for one picture in some layouts, never for rows
+        if x.shape[0] == 1 and x.dim() > 2:  # PyTorch 2.13 has wrong gradients for one picture in some layouts, never for rows
             y = self._normalised(x[0].flatten(1).t()).t().unflatten(1, x.shape[2:])[None]
         else:
             y = self._normalised(x)
