@@ -255,12 +255,12 @@ def test_baselines_and_their_verdict():
 def test_what_a_user_sets_beside_automatic_settings_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    y = np.arange(60) % 3
-    np.savez("vectors.npz", x=random.normal(size=(60, 1)) + y[:, None], y=y)
-    np.savez("series.npz", x=random.normal(size=(60, 40, 2)), y=y)
-    np.savez("spikes.npz", x=(random.random((60, 30, 12)) < 0.2).astype(np.uint8), y=y)
-    np.savez("events.npz", x=(random.random((60, 10, 2, 12, 12)) < 0.1).astype(np.uint8), y=y)
-    np.savez("dots.npz", x=random.integers(0, 256, (60, 1, 2, 3)).astype(np.uint8), y=y)
+    y = np.arange(30) % 3
+    np.savez("vectors.npz", x=random.normal(size=(30, 1)) + y[:, None], y=y)
+    np.savez("series.npz", x=random.normal(size=(30, 40, 2)), y=y)
+    np.savez("spikes.npz", x=(random.random((30, 15, 12)) < 0.2).astype(np.uint8), y=y)
+    np.savez("events.npz", x=(random.random((30, 5, 2, 12, 12)) < 0.1).astype(np.uint8), y=y)
+    np.savez("dots.npz", x=random.integers(0, 256, (30, 1, 2, 3)).astype(np.uint8), y=y)
     for arguments in (
         ("series", "--bin", "4"),
         ("vectors", "--neuron", "relu"),

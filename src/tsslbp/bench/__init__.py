@@ -75,7 +75,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         infer = interleaved({who: subject.infer for who, subject in made.items()}, seconds / 3)
         rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who], "inference_ms": infer[who]} for who in made}
         for who in (OURS, f"{OURS}, bf16"):
-            rows[who]["spent_ms"] = where_time_goes(made[who].step)
+            rows[who]["spent_ms"] = where_time_goes(made[who].step, times=min(50, 1 + int(10 * seconds)))
         del made
         for who in rows if memory else ():
             say(f"{name}: memory of {who}")

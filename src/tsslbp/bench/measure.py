@@ -50,9 +50,9 @@ GROUPS = {
 }
 
 
-def where_time_goes(step: Callable[[], Any], times: int = 50) -> dict[str, float]:
+def where_time_goes(step: Callable[[], Any], times: int) -> dict[str, float]:
     """Milliseconds of a training step by kind of work, from PyTorch's profiler (which slows it a little)."""
-    for _ in range(10):
+    for _ in range(min(10, times)):
         step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(times):
