@@ -58,6 +58,11 @@ def test_closed_streams_do_no_harm(redirected, tmp_path):
     assert ("report: runs/quickstart/report.html" in out) == (redirected == "2>&-")
 
 
+NO_HOME = "import pwd; pwd.getpwuid = {}.__getitem__"
+NOWHERE = dict.fromkeys(("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"))
+"""As in a container whose user has no entry."""
+
+
 @pytest.mark.parametrize(
     "environment",
     [
@@ -66,24 +71,13 @@ def test_closed_streams_do_no_harm(redirected, tmp_path):
     ],
     ids=["output", "everything"],
 )
-def test_what_ascii_lacks_is_replaced(environment, tmp_path):
-    out, err, codes = start(tmp_path, EVERY, **environment)
+def test_what_ascii_lacks_is_replaced_and_no_home_folder_is_needed(environment, tmp_path):
+    out, err, codes = start(tmp_path, EVERY, before=NO_HOME, **environment, **NOWHERE)
     assert codes == f"{[0] * len(EVERY)} 3"
     assert "Traceback" not in err
     assert "paper's 99.50 ? 0.02" in out
+    assert "takes float32" in out  # as no measurement can be kept
     assert out.isascii()
-
-
-NO_HOME = "import pwd; pwd.getpwuid = {}.__getitem__"
-"""As in a container whose user has no entry."""
-
-
-def test_without_a_home_folder_commands_work(tmp_path):
-    nowhere = dict.fromkeys(("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"))
-    out, err, codes = start(tmp_path, EVERY, before=NO_HOME, **nowhere)
-    assert codes == f"{[0] * len(EVERY)} 3"
-    assert "Traceback" not in err
-    assert "takes float32" in out
 
 
 def test_a_cache_that_has_no_place_says_so(monkeypatch):
