@@ -19,7 +19,7 @@ from tsslbp import UserError, bench, cli, files, machine, training
 from tsslbp.data import cache
 from tsslbp.rivals import check
 from tsslbp.settings import TrainConfig
-from tsslbp.training import run as run_module
+from tsslbp.training import folder as run_folder
 
 
 def failing(number: int):
@@ -142,7 +142,7 @@ def test_of_runs_that_start_at_once_none_shares_a_folder(quick, name):
 
     def start(_number: int) -> Path:
         together.wait()
-        return run_module._started_folder(config)
+        return run_folder._started(config)
 
     with ThreadPoolExecutor(count) as pool:
         starts = [pool.submit(start, number) for number in range(count)]

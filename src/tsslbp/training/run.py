@@ -1,13 +1,6 @@
-"""A training run and its folder.
-
-runs/NAME/config.toml          every setting; ``tsslbp train --config`` replays it
-runs/NAME/metrics.jsonl        one record an epoch, then one ``{"event": "final", ...}``
-runs/NAME/model.safetensors    the model of the chosen epoch, by default the best on validation
-runs/NAME/checkpoint.pt        everything needed to go on
-"""
+"""A training run: its settings are completed for the data, then it is prepared, trained and kept in its folder."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +10,6 @@ import torch
 
 from tsslbp import automatic, data, files, imports, machine, processes, quantisation
 from tsslbp.data.own import fitted
-from tsslbp.declared import kinds_of
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
@@ -28,6 +20,7 @@ from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
+from tsslbp.training.folder import CHECKPOINT, MODEL, begun, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model, load
@@ -35,7 +28,6 @@ from tsslbp.training.progress import Progress
 from tsslbp.training.records import METRICS
 from tsslbp.training.tensorboard import tensorboard
 
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 STATIC_STEPS = 5
 """Default T of static samples."""
 HIDDEN = 100
@@ -87,7 +79,7 @@ def train(
         group.same("other settings or samples", f"{told} {fingerprint}")
 
         with group.agreed():
-            folder, stored = _opened(config, held) if group.leads else (Path(), b"")
+            folder, stored = opened(config, held) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered("run", folder.name)
         if stored:
@@ -139,21 +131,6 @@ def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
     """The settings of a job; if torchrun has started it again, it resumes its run."""
     begun = group.remembered("run") if processes.restarts() else None
     return replace(config, name=begun, resume=True) if begun else config
-
-
-def _opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
-    """The folder of a run that starts or goes on, and its checkpoint, empty if there is none.
-
-    The folder is locked for this process until ``held`` is closed. Raises UserError if another process has it.
-    """
-    folder = _resumed_folder(config) if config.resume else _started_folder(config)
-    held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
-    if config.resume and (folder / CHECKPOINT).exists():
-        return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
-    # The record of the first epoch is written before the first checkpoint.
-    if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:
-        raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
-    return folder, b""
 
 
 def with_data(
@@ -295,14 +272,8 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
         return config
     folder = config.runs_dir / (config.name or config.recipe)
     if config.resume and (folder / "config.toml").is_file():
-        return replace(config, precision=_begun(folder).precision)
+        return replace(config, precision=begun(folder).precision)
     return replace(config, precision="bfloat16" if machine.bfloat16_pays() else "float32")
-
-
-def _begun(folder: Path) -> TrainConfig:
-    """The settings that a run began with. Settings that are newer had their defaults, and arithmetic was float32."""
-    config = TrainConfig.from_toml(folder / "config.toml").with_loss()
-    return replace(config, precision="float32") if config.precision == "auto" else config
 
 
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
@@ -346,56 +317,3 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if changes and (dataset.sequence or len(dataset.sample_shape) != 3):
         what = "sequences" if dataset.sequence else f"samples of shape {list(dataset.sample_shape)}"
         raise UserError(f"--{changes[0]} is for images; {dataset.name} holds {what}")
-
-
-def _started_folder(config: TrainConfig) -> Path:
-    """The folder of a new run, with its ``config.toml``. Without a name it has the recipe's, numbered if that is taken.
-
-    Raises:
-        UserError: the name is taken, or the folder cannot be made or written to; then none is left behind.
-    """
-    first = config.runs_dir / (config.name or config.recipe)
-    for number in itertools.count(1):
-        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        try:
-            _take(folder, replace(config, name=folder.name))
-        except FileExistsError:
-            if config.name is not None:
-                raise UserError(f"{folder} exists; add --resume to go on with it or choose another --name") from None
-        else:
-            return folder
-    raise AssertionError  # there are more numbers than folders
-
-
-def _take(folder: Path, config: TrainConfig) -> None:
-    """Make the folder of a run. Raises FileExistsError if it holds more than left-overs."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(folder.glob(files.TEMPORARY))):
-        raise FileExistsError(folder)
-    try:
-        files.make_folder(folder, "choose another --runs-dir")
-        with files.replacing(folder / "config.toml", new=True) as file:  # only one of two runs gets past this
-            file.write(config.to_toml().encode())
-    except UserError:
-        with contextlib.suppress(OSError):
-            for path in missing:
-                path.rmdir()
-        raise
-    files.remove_leftovers(folder)
-
-
-def _resumed_folder(config: TrainConfig) -> Path:
-    """The folder of a resumed run. Raises UserError if there is none, or it began with other settings."""
-    folder = config.runs_dir / (config.name or config.recipe)
-    path = folder / "config.toml"
-    if not path.is_file():
-        raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
-    free = {*kinds_of(Place), *(["epochs"] if config.schedule == "constant" else [])}
-    before, wanted = vars(_begun(folder)), vars(config)
-    if before["validation"] is None:  # runs of this version always have it
-        raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
-    for setting in sorted(wanted.keys() - free):
-        if before[setting] != wanted[setting]:
-            way = f"go on with the settings in {path}, or take another folder (--name; --out of a study)"
-            raise UserError(f"{folder} was started with another {setting}; {way}")
-    return folder
