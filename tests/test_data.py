@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsslbp import UserError, data, draws, machine
-from tsslbp.data import images
+from tsslbp.data import images, readers
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 from tsslbp.data.own import fitted
 
@@ -637,6 +637,10 @@ WRONG = {
     "no-x": ({"y": Y}, "has no array 'x'"),
     "no-y": ({"x": X}, "has no array 'y'"),
     "no-x_test": ({"x": X, "y": Y, "y_test": Y}, "has no array 'x_test'"),
+    "no-x_val": ({"x": X, "y": Y, "val_labels": Y}, "has no array 'x_val'"),
+    "val-class": ({"x": X, "y": Y, "x_val": X, "y_val": Y + 1}, "y_val has class 2; there are classes 0 to 1"),
+    "val-shape": ({"x": X, "y": Y, "x_val": X[:, :4], "y_val": Y}, r"samples of x_val are float64 \[4\]"),
+    "same": ({"x": X, "y": Y, "train_images": X}, "arrays x and train_images mean the same; keep one of them"),
     "no-y_test": ({"x": X, "y": Y, "x_test": X}, "has no array 'y_test'"),
     "x-1d": ({"x": X[:, 0], "y": Y}, r"x has shape \[12\]; it must be \[N, F\]"),
     "x-6d": ({"x": X.reshape(12, 5, 1, 1, 1, 1), "y": Y}, r"x has shape \[12, 5, 1, 1, 1, 1\]"),
@@ -652,8 +656,9 @@ WRONG = {
     "beyond-float32": ({"x": HUGE, "y": Y}, "numbers beyond float32"),
     "nan-count": ({"x": NAN, "y": Y}, r": 5 in all, the first in sample 0, feature 0; remove or replace them"),
     "test-nan": ({"x": X, "y": Y, "x_test": NAN, "y_test": Y}, "samples hold NaN"),
-    "y-float": ({"x": X, "y": Y.astype(float)}, "y must hold classes as integers from 0; it has float64"),
-    "y-bool": ({"x": X, "y": Y > 0}, "y must hold classes as integers from 0; it has bool"),
+    "y-float": ({"x": X, "y": Y + 0.5}, "y must hold classes as integers from 0; it has float64"),
+    "y-nan": ({"x": X, "y": np.where(Y, np.nan, 0)}, "y must hold classes as integers from 0; it has float64"),
+    "y-inf": ({"x": X, "y": np.where(Y, np.inf, 0)}, "y must hold classes"),
     "y-negative": ({"x": X, "y": Y - 1}, "y must hold classes as integers from 0; it has -1"),
     "y-from-1": ({"x": X, "y": Y + 1}, "no sample of class 0"),
     "y-gap": ({"x": X, "y": Y * 2}, "no sample of class 1"),
@@ -680,6 +685,46 @@ WRONG = {
     ),
     "names-2d": ({"x": X, "y": Y, "classes": np.array([["a", "b"]])}, r"classes is <U1 of shape \[1, 2\]"),
 }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x", "y", "x_val", "y_val", "x_test", "y_test"),
+        ("x_train", "y_train", "x_valid", "y_valid", "x_test", "y_test"),  # of Keras
+        ("train_images", "train_labels", "val_images", "val_labels", "test_images", "test_labels"),  # of MedMNIST
+    ],
+)
+def test_parts_have_the_names_that_other_programs_write(tmp_path, names):
+    labels = Y[:, None]  # a column, as there
+    values = (X, labels, X[:4] + 1, labels[:4], X[:6] + 2, labels[:6])
+    dataset = data.load(save(tmp_path / "parts.npz", **dict(zip(names, values, strict=True))), Path())
+    assert [len(part) for part in dataset.parts.values()] == [12, 4, 6]
+    assert dataset.tested_on == "your x_test"
+    for part, x, y in zip(dataset.parts.values(), values[::2], values[1::2], strict=True):
+        assert torch.equal(part.x, torch.from_numpy(x.astype(np.float32)))
+        assert part.y.tolist() == y[:, 0].tolist()
+    with fails("--validation is 3; .* has 4 validation samples of its own: leave it out"):
+        data.load(str(tmp_path / "parts.npz"), Path(), validation=3)
+
+
+def test_validation_samples_in_python():
+    dataset = data.of_arrays(X, Y, x_val=X[:4] + 1, y_val=Y[:4])
+    assert dataset.validation.y.tolist() == Y[:4].tolist()
+    assert len(dataset.train) + len(dataset.test) == 12
+
+
+@pytest.mark.parametrize("kind", [bool, np.float16, np.float64])
+def test_classes_may_be_whole_numbers_of_any_type(tmp_path, kind):
+    dataset = data.load(save(tmp_path / "own.npz", x=X, y=Y.astype(kind)), Path())
+    assert dataset.classes == ("0", "1")
+    assert sorted(label for part in dataset.parts.values() for label in part.y.tolist()) == sorted(Y.tolist())
+
+
+def test_labels_that_are_no_classes_do_not_keep_from_predicting(tmp_path):
+    path = Path(save(tmp_path / "own.npz", x=X, y=Y + 0.5))
+    split, _ = readers.samples(path, ("0", "1"), (5,), labelled=False)
+    assert split.y.tolist() == 12 * [-1]
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -4,8 +4,8 @@
 ``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
 ``y`` holds the classes ``[N]``: integers from 0, or texts (integers are names if a model's classes are other numbers). Or it
 holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and ``y_test`` (else
-a fifth is held out), ``classes`` (names of classes or output neurons), ``lengths`` and ``lengths_test`` (steps of each sequence
-before it was padded, ``[N]``).
+a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output neurons), and
+``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``).
 """
 
 import itertools
@@ -23,6 +23,8 @@ from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, pl
 from tsslbp.errors import LARGEST, UserError, all_of
 
 Arrays = dict[str, NDArray[Any]]
+ENDS = {"train": "", "validation": "_val", "test": "_test"}
+"""What the names of a part's arrays end with."""
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 CHANNELS = (1, 3, 4)
 """Possible sizes of the last axis of pictures with channels last."""
@@ -40,8 +42,11 @@ def of_arrays(
     x_test: ArrayLike | Tensor | None = None,
     y_test: ArrayLike | Tensor | None = None,
     *,
+    x_val: ArrayLike | Tensor | None = None,
+    y_val: ArrayLike | Tensor | None = None,
     lengths: ArrayLike | Tensor | None = None,
     lengths_test: ArrayLike | Tensor | None = None,
+    lengths_val: ArrayLike | Tensor | None = None,
     classes: Iterable[str] | None = None,
     validation: int | None = None,
     name: str = "arrays",
@@ -53,8 +58,11 @@ def of_arrays(
         y: classes ``[N]``, integers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
         x_test: test samples; a fifth is held out if left out.
         y_test: their classes or target trains.
+        x_val: validation samples; a part of ``x`` is held out if left out.
+        y_val: their classes or target trains.
         lengths: steps of each sequence before it was padded, ``[N]``.
         lengths_test: those of the test samples.
+        lengths_val: those of the validation samples.
         classes: names of the classes, or of the output neurons that have target trains.
         validation: samples to hold out; a tenth if left out.
         name: of the data set.
@@ -62,7 +70,8 @@ def of_arrays(
     Raises:
         UserError: arrays that do not go together, missing values, classes without samples.
     """
-    given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "lengths": lengths, "lengths_test": lengths_test}
+    given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "x_val": x_val, "y_val": y_val}
+    given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val}
     arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
     if classes is not None:
         arrays["classes"] = np.array([str(one) for one in classes])
@@ -122,12 +131,12 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     names = _class_names(where, arrays)
     if names is not None and wanted.classes is not None and names != wanted.classes:
         raise UserError(f"{where} names the classes {', '.join(names)}; the model's are {', '.join(wanted.classes)}")
-    tested = any(key in arrays for key in ("x_test", "y_test", "lengths_test"))
-    if tested and ("lengths" in arrays) != ("lengths_test" in arrays):
-        faults.append(f"{where} has only one of lengths and lengths_test; write both or neither")
+    ends = {part: end for part, end in ENDS.items() if not end or {f"x{end}", f"y{end}", f"lengths{end}"} & arrays.keys()}
+    odd = [f"lengths{end}" for end in ends.values() if ("lengths" in arrays) != (f"lengths{end}" in arrays)]
+    faults += [f"{where} has only one of lengths and {name}; write both or neither" for name in odd]
     classes = named = names or wanted.classes
     by_name = names is None and classes is not None and whole_numbers(classes)
-    for part, end in {"train": "", **({"test": "_test"} if tested else {})}.items():
+    for part, end in ends.items():
         try:
             x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled, by_name)
             if y is not None and y.ndim == 1 and (y.dtype.kind == "U" or by_name):
@@ -152,22 +161,22 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
             faults.append(str(error))
     if faults:
         raise all_of(faults)
-    if tested:
-        x, x_test = arrays["x"], arrays["x_test"]
-        if x_test.shape[1:] != x.shape[1:] or (x_test.dtype == np.uint8) != (x.dtype == np.uint8):
-            described = [f"{a.dtype} {list(a.shape[1:])}" for a in (x_test, x)]
-            raise UserError(f"{where}: samples of x_test are {described[0]}, those of x {described[1]}; they must be alike")
-        if named is None and len({arrays[key].dtype.kind == "U" for key in ("y", "y_test") if key in arrays}) > 1:
-            raise UserError(f"{where}: one of y and y_test holds texts, the other numbers; write both alike, or add classes")
+    for end in ends.values():
+        x, other = arrays["x"], arrays[f"x{end}"]
+        if other.shape[1:] != x.shape[1:] or (other.dtype == np.uint8) != (x.dtype == np.uint8):
+            described = [f"{a.dtype} {list(a.shape[1:])}" for a in (other, x)]
+            raise UserError(f"{where}: samples of x{end} are {described[0]}, those of x {described[1]}; they must be alike")
+        if named is None and len({arrays[key].dtype.kind == "U" for key in ("y", f"y{end}") if key in arrays}) > 1:
+            raise UserError(f"{where}: one of y and y{end} holds texts, the other numbers; write both alike, or add classes")
     if parts["train"].trains:
         classes = _output_neurons(where, parts, classes, wanted)
     elif not wanted.whole:
         classes = _every_class(where, parts["train"].y, classes)
     assert classes is not None
     for part, split in parts.items():
-        key = "y" if part == "train" else "y_test"
+        key = f"y{ENDS[part]}"
         if split.trains != parts["train"].trains:
-            raise UserError(f"{where}: one of y and y_test holds classes, the other spike trains; write both alike")
+            raise UserError(f"{where}: one of y and {key} holds classes, the other spike trains; write both alike")
         if not split.trains and int(split.y.max()) >= len(classes):
             raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
     sequence = layout in ("TF", "TCHW")
@@ -175,10 +184,9 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     kind = kind_of(parts["train"].x, sequence)
     if kind == "series" and own.counts_events(parts["train"].x):
         kind = "events"
-    labels = {"train": [str(n) for n in range(len(parts["train"]))]}
-    if tested:
-        labels["test"] = [f"x_test {n}" for n in range(len(parts["test"]))]
-    tested_on = "your x_test" if tested else FIFTH
+    labels = {part: [f"x{ENDS[part]} {n}" for n in range(len(split))] for part, split in parts.items()}
+    labels["train"] = [str(n) for n in range(len(parts["train"]))]
+    tested_on = "your x_test" if "test" in parts else FIFTH
     return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes))
 
 
@@ -224,6 +232,10 @@ def _samples(
         raise UserError(f"{where}: {x_name} is {x.dtype}; it must hold real numbers")
     if y is None:
         return x, None
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # a column
+    if y.dtype.kind in "bf" and y.ndim == 1:
+        numbers = y.astype(np.float64)
+        y = numbers.astype(np.int64) if bool(((numbers == np.trunc(numbers)) & (abs(numbers) < 2**53)).all()) else y
     if y.ndim not in (1, 3) or len(y) != len(x) or 0 in y.shape:
         raise UserError(
             f"{where}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}], or "
@@ -235,6 +247,8 @@ def _samples(
         return x, y
     if y.dtype.kind in "iu" and (by_name or not labelled):
         return x, y
+    if y.dtype.kind == "f" and not labelled:
+        return x, None
     if y.dtype.kind not in "iu" or y.min() < 0:
         what = y.dtype if y.dtype.kind not in "iu" else int(y.min())
         raise UserError(f"{where}: {y_name} must hold classes as integers from 0; it has {what}; texts are taken too")
@@ -260,10 +274,10 @@ def _output_neurons(where: str, parts: dict[str, Split], names: tuple[str, ...] 
         raise UserError(f"{where}: y has trains of {neurons} neurons, but classes names {len(names)}")
     if not wanted.whole and not parts["train"].y.any():
         raise UserError(f"{where}: y holds only 0; a target spike train needs a 1 where the neuron is to spike")
-    test = parts.get("test")
-    if test is not None and test.trains and test.y.shape[1:] != parts["train"].y.shape[1:]:
-        shapes = f"{list(test.y.shape[1:])}, those of y {list(parts['train'].y.shape[1:])}"
-        raise UserError(f"{where}: target trains of y_test are {shapes}; they must be alike")
+    for part, split in parts.items():
+        if split.trains and split.y.shape[1:] != parts["train"].y.shape[1:]:
+            shapes = f"{list(split.y.shape[1:])}, those of y {list(parts['train'].y.shape[1:])}"
+            raise UserError(f"{where}: target trains of y{ENDS[part]} are {shapes}; they must be alike")
     return names or tuple(map(str, range(neurons)))
 
 

@@ -11,7 +11,9 @@ from tsslbp.data import arrays
 from tsslbp.data.found import Found, Wanted
 from tsslbp.errors import UserError, all_of, unknown
 
-KEYS = ("x", "y", "lengths", "x_test", "y_test", "lengths_test", "classes")
+KEYS = (*(f"{kind}{end}" for end in arrays.ENDS.values() for kind in ("x", "y", "lengths")), "classes")
+WORDS = {"images": "x", "labels": "y", "train": "", "valid": "val", "validation": "val"}
+"""Other words in the names of arrays, as in ``x_train`` of Keras and ``val_images`` of MedMNIST."""
 COPIES = 3
 """Copies of an array in memory while it is read: as stored, as float32, and in its parts."""
 
@@ -37,16 +39,25 @@ def _open(path: Path) -> arrays.Arrays:
             sizes = {info.filename.removesuffix(".npy"): _size(archive, info) for info in entries}
         if len(sizes) < len(entries):
             raise ValueError("two of its arrays have the same name")
-        if odd := [f"{path}: {unknown('array', key, KEYS)}" for key in sizes if key not in KEYS]:
+        named = {key: _name(key) for key in sizes}
+        if odd := [f"{path}: {unknown('array', key, KEYS)}" for key, name in named.items() if name not in KEYS]:
             raise all_of(odd)
+        if same := [key for key, name in named.items() if list(named.values()).count(name) > 1]:
+            raise UserError(f"{path}: arrays {' and '.join(same)} mean the same; keep one of them")
         machine.need_memory(COPIES * sum(sizes.values()), str(path))
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in sizes}
+            return {name: file[key] for key, name in named.items()}
     except UserError:
         raise
     except Exception as error:  # damaged archives and headers may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read {path}: {reason}; write plain arrays with numpy.savez(path, x=..., y=...)") from error
+
+
+def _name(key: str) -> str:
+    """The name of an array in :mod:`tsslbp.data.arrays`: ``test_images`` is ``x_test``."""
+    words = [WORDS.get(word, word) for word in key.lower().split("_")]
+    return "_".join(sorted(filter(None, words), key=lambda word: word in ("val", "test")))
 
 
 def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
