@@ -182,6 +182,8 @@ def test_masks_come_from_the_keys_and_from_no_generator():
 def test_keys_that_do_not_fit(keys):
     with pytest.raises(UserError, match=r"dropout takes signals \[T, B, ...\] and keys \[B\] of int64; got \[3, 5\] per step"):
         Dropout(0.5)(torch.ones(2, 3, 5), keys)
+    with pytest.raises(UserError, match=r"keys is of type list; it must be a torch.Tensor"):
+        Dropout(0.5)(torch.ones(2, 3, 5), keys.tolist())
 
 
 def network(static, **settings):

@@ -331,6 +331,8 @@ def test_what_is_masked_counts_for_nothing(loss):
     if not isinstance(loss, losses.SpikeLoss | losses.FirstSpikeLoss):  # a spike is the difference of two steps' currents
         assert not gradient[~mask].any()
     assert loss(psc, label, torch.ones(6, 4)).item() == pytest.approx(loss(psc, label).item())
+    with pytest.raises(UserError, match=r"mask is of type ndarray; it must be a torch.Tensor"):
+        loss(psc, label, torch.ones(6, 4).numpy())
     with pytest.raises(UserError, match=r"mask has shape \[6\]; it must be \[T, B\], \[6, 4\]"):
         loss(psc, label, torch.ones(6))
 

@@ -35,9 +35,7 @@ def desired_train(time_steps: int) -> Tensor:
 
     It repeats 0,1,1,1,1 for T below ten and 0,1 from ten on. For a single step it is one spike, as 0 would ask for silence.
     """
-    if time_steps == 1:
-        return torch.ones(1)
-    pattern = [0.0, 1.0, 1.0, 1.0, 1.0] if time_steps < 10 else [0.0, 1.0]
+    pattern = [1.0] if time_steps == 1 else [0.0, 1.0, 1.0, 1.0, 1.0] if time_steps < 10 else [0.0, 1.0]
     return torch.tensor(pattern).repeat(-(-time_steps // len(pattern)))[:time_steps]
 
 
@@ -372,6 +370,7 @@ class RateBounds:
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x
+    check_tensor("mask", mask)
     if mask.shape != x.shape[:2]:
         raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(x.shape[:2])}")
     return x * mask.unsqueeze(2)

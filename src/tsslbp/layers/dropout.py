@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp import draws
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensor
 from tsslbp.kernels import cpp
 from tsslbp.signal import Constant, Signal, check_signal
 
@@ -51,6 +51,7 @@ class Dropout(nn.Module):
 
     def _mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
         keys = draws.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
+        check_tensor("keys", keys)
         if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
             given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
             raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
