@@ -26,7 +26,6 @@ from tsslbp.training.inputs import Inputs
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
-FAST_CHECKS = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-Wno-address")
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STEPS = 6
 CASES = {
@@ -223,7 +222,7 @@ def test_neurons_that_fill_up_rows_never_overflow(tmp_path):
     )
     unused = "    return compare == 0 || measure == 0 || answer_all == 0;\n}\n"
     (tmp_path / "c/test.c").write_text(test[:begin] + endless + unused)
-    built = compiled.compiled(tmp_path / "c", tmp_path / "test", FAST_CHECKS)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", (*SANITIZED, "-O1", "-Wno-address"))
     assert subprocess.run([built], capture_output=True, check=False).returncode == 0
 
 

@@ -279,7 +279,7 @@ def test_console_script_is_installed(tmp_path):
         ("train --data digits --network 5-10 --padding 1", "--padding has no effect without a convolution"),
         (
             "train quickstart --rule tssl(fallback=always) --surrogate-epochs 2",
-            "--surrogate-epochs has no effect without a --rule that does not use the surrogate always",
+            "--surrogate-epochs has no effect without a --rule with another fallback than always",
         ),
         ("train quickstart --neuron relu --threshold 2", "--threshold has no effect without units that have one"),
         ("train quickstart --neuron relu --rule tssl --no-reset", "--rule has no effect without --neuron spiking; --reset has"),

@@ -1,5 +1,6 @@
 """Several processes train as one does, and lose nothing when one of them ends."""
 
+import itertools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import together
 import torch
@@ -63,7 +65,7 @@ def assert_as_one_alone(name, made, steps):
         torch.testing.assert_close(gradient, other, atol=1e-5 * float(other.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(2, 20), *(pytest.param(count, 200, marks=pytest.mark.slow) for count in (2, 4))])
+@pytest.mark.parametrize(("count", "steps"), [(2, 40), *(pytest.param(count, 200, marks=pytest.mark.slow) for count in (2, 4))])
 def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
     monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
     for name, made in trained_together(count, steps, tmp_path).items():
@@ -100,6 +102,25 @@ def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, mon
     if dtype == torch.float64:
         with pytest.raises(UserError, match="normalisation over processes has no derivative of its own"):
             torch.autograd.grad(layer(own).square().sum(), own, create_graph=True)
+
+
+@pytest.mark.parametrize("group", [processes.ALONE, Twin(count=2)], ids=["alone", "together"])
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_normalisation_in_every_layout(pictures, group, monkeypatch):
+    """PyTorch 2.13's gradients of a single picture are wrong in some."""
+    monkeypatch.setattr(processes, "group", lambda: group)
+    shape, found = (pictures, 3, 5, 4), []
+    plain = [torch.randn(shape, dtype=torch.float64) for _ in range(2)]
+    for orders in itertools.product(itertools.permutations(range(4)), repeat=2):
+        x, weight = (x.permute(order).contiguous().permute(*np.argsort(order)) for x, order in zip(plain, orders, strict=True))
+        layer, own = BatchNorm(3).double(), x.detach().requires_grad_()
+        layer(own[None]).backward(weight[None])
+        found.append([own.grad, layer.gain.grad])
+        for one, other in zip(found[-1], found[0], strict=True):
+            torch.testing.assert_close(one, other)
+    x, weight = (x.movedim(1, 0).flatten(1) for x in plain)  # by hand
+    z = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(found[0][1], (weight * z).sum(1))
 
 
 def test_a_process_alone_is_a_group_of_one():

@@ -655,7 +655,7 @@ class Recorder(TorchDispatchMode):
 
 
 @built
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_operators_pass_opcheck(dtype):
     with Recorder() as recorder:
         run_all(*case(6, (33,), dtype))

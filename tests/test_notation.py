@@ -115,7 +115,7 @@ def test_what_is_no_notation_is_a_user_error(text):
 
 
 @given(text=st.text(alphabet="123CPRAMVsbn[]-", min_size=1, max_size=14) | HIDDEN.map(lambda spec: f"{spec}-3"), shape=SHAPES)
-@settings(max_examples=300)
+@settings(max_examples=1000)
 def test_a_network_is_built_or_a_user_error_says_why_not(text, shape):
     sizes = [] if refused(lambda: parse(text)) else [x for spec in unpacked(parse(text)) for x in vars(spec).values()]
     small = all(size < 100 for size in sizes if isinstance(size, int))

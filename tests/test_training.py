@@ -294,7 +294,8 @@ def test_own_sequences_train_and_load(quick, tmp_path):
     folder, final = training.train(config)
     assert final["test_accuracy"] > 60
     assert training.load(folder).inputs.sequence
-    for changes in ({"time_steps": 5}, {"encoding": "poisson"}, {"shift": 1}, {"cutout": 2}, {"network": "20-4"}):
+    images = {"shift": 1}, {"flip": True}, {"cutout": 2}
+    for changes in (*images, {"time_steps": 5}, {"encoding": "poisson"}, {"network": "20-4"}):
         with pytest.raises(UserError, match="--" + next(iter(changes)).replace("_", "-")):
             training.train(replace(config, name="other", **changes))
     assert not (config.runs_dir / "other").exists()

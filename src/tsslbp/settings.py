@@ -62,7 +62,8 @@ class DataSettings(Group):
     flip: bool = False
     """Mirror each training image left to right with probability one half. Not for digits and letters."""
     cutout: Annotated[int, NOT_NEGATIVE] = 0
-    """Replace a square of this many pixels each way, anywhere in each training image, by the mean colour."""
+    """Replace a square of this many pixels each way, anywhere in each training image, by the mean colour, or by 0
+    with --normalise none."""
     size: Annotated[int | None, POSITIVE] = None
     """Bring pictures in files to this many pixels each way: the shorter side is scaled, and the middle is cut out.
     Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""
@@ -265,7 +266,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         if self.neuron != "spiking":
             idle |= dict.fromkeys(("surrogate_epochs", "first_rates", "time_block"), "--neuron spiking")
         if getattr(rules.get(self.rule), "fallback", None) == "always":
-            idle["surrogate_epochs"] = "a --rule that does not use the surrogate always"
+            idle["surrogate_epochs"] = "a --rule with another fallback than always"
         if self.init:
             idle |= dict.fromkeys(("conv_init", "conv_scale"), "random weights, which --init replaces")
         return idle

@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            raise Interrupted(f"{processes.command()} {resuming(Path(str(stop)))}{imports.again()}") from None
+            raise Interrupted(f"{processes.command()} {resuming(str(stop))}{imports.again()}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

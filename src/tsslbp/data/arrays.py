@@ -2,10 +2,10 @@
 
 ``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
 ``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
-``y`` holds the classes ``[N]``: integers from 0, or texts (integers are names if a model's classes are other numbers). Or it
-holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and ``y_test`` (else
-a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output neurons), and
-``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``).
+``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts (numbers are names if a model's classes are other
+numbers). Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and
+``y_test`` (else a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output
+neurons), and ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``).
 """
 
 import itertools
@@ -55,7 +55,7 @@ def of_arrays(
 
     Args:
         x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, H, W, C]``, ``[N, T, F]`` or ``[N, T, C, H, W]``.
-        y: classes ``[N]``, integers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
+        y: classes ``[N]``, whole numbers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
         x_test: test samples; a fifth is held out if left out.
         y_test: their classes or target trains.
         x_val: validation samples; a part of ``x`` is held out if left out.

@@ -201,8 +201,7 @@ class Loop:
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
         if keys is not None and config.cutout:
-            normalisation = self.model.inputs.normalisation
-            x = cutout(x, keys, config.cutout, torch.tensor(normalisation.mean) * normalisation.scale)
+            x = cutout(x, keys, config.cutout, self._colour)
         x = self.model.inputs(x, 0 if keys is None else keys, lengths)
         steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -308,6 +307,12 @@ class Loop:
     @cached_property
     def _device(self) -> torch.device:
         return self.model.device
+
+    @cached_property
+    def _colour(self) -> Tensor:
+        """The stored value of each channel that normalisation makes 0, ``[C]``."""
+        normalisation = self.model.inputs.normalisation
+        return torch.tensor(normalisation.mean, device=self._device) * normalisation.scale
 
     @cached_property
     def _draws(self) -> bool:

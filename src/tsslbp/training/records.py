@@ -161,7 +161,7 @@ def final_of(folder: Path) -> Record:
     return final
 
 
-def resuming(folder: Path) -> str:
+def resuming(folder: str | Path) -> str:
     """Arguments of the command that goes on with a run."""
     return f"train --config {shlex.quote(f'{folder}/config.toml')} --resume"
 

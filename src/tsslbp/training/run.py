@@ -129,8 +129,8 @@ def train(
 
 def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
     """The settings of a job; if torchrun has started it again, it resumes its run."""
-    begun = group.remembered("run") if processes.restarts() else None
-    return replace(config, name=begun, resume=True) if begun else config
+    name = group.remembered("run") if processes.restarts() else None
+    return replace(config, name=name, resume=True) if name else config
 
 
 def with_data(
