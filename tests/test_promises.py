@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import runpy
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 import tsslbp
 from tsslbp import bench, cli, publish, study, training
 from tsslbp.publish.results import mean_sd, read_finals
+from tsslbp.study.compare import Compare
 from tsslbp.tables import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -241,6 +243,28 @@ def test_pages_are_those_of_the_results_beside_them(folder, tmp_path):
     page = publish.write_page(copy, markdown=True)  # not the figures, which another Matplotlib may draw a little differently
     assert page.read_text(encoding="utf-8") == (folder / "README.md").read_text(encoding="utf-8")
     assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()}
+
+
+def test_commands_of_the_results_are_understood_today(monkeypatch, tmp_path, capsys):
+    class Understood(Exception):
+        pass
+
+    def start(*_, **__):
+        raise Understood
+
+    monkeypatch.chdir(tmp_path)
+    for owner, name in ((training, "train"), (publish, "reproduce"), (Compare, "run")):
+        monkeypatch.setattr(owner, name, start)
+    commands = [
+        line.strip().partition("     (")[0].replace("seed N", "seed 0").replace("seed=N", "seed=0")
+        for page in ROOT.glob("results/*/README.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if re.match("    tsslbp (train|compare|reproduce)", line)
+    ]
+    assert len(commands) > 50
+    for command in commands:
+        with pytest.raises(Understood):
+            assert not cli.main(shlex.split(command)[1:]), f"{command}: {capsys.readouterr().err}"
 
 
 def test_results_are_data_pages_and_figures():
