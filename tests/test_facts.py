@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tsslbp import UserError, cli, data, training
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.settings import TrainConfig
-from tsslbp.training.model import METADATA_KEY
+from tsslbp.stored import METADATA_KEY
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file
 from shared import run
 
 import tsslbp
@@ -273,6 +274,27 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
         other = tsslbp.build("30-10", input_shape=(1, 8, 8), time_steps=5, tau_m=5, tau_s=3, bits=bits)
         training.start.take(other, tmp_path / "net.safetensors")
         assert torch.equal(other.layers.linear1.limit, net.layers.linear1.limit) == same
+
+
+@pytest.mark.parametrize(
+    ("network", "folded", "standardise"), [("4C3n-[4C3n-4C3n]-10b", "4C3b-[4C3b-4C3b]-10b", False), ("9-10", "9-10", True)]
+)
+def test_normalised_and_standardised_layers_start_as_they_ended(network, folded, standardise, tmp_path):
+    config = tsslbp.settings.TrainConfig(
+        network=network, standardise=standardise, padding=(1,), runs_dir=tmp_path, name="first", epochs=1, schedule="constant"
+    )
+    training.train(config)
+    same, plain = (
+        training.prepare(*training.with_data(replace(config, init=tmp_path / "first", **other)))[0].network
+        for other in ({}, {"network": folded, "standardise": False})
+    )
+    stored, own = load_file(tmp_path / "first/model.safetensors"), same.state_dict()
+    assert own.keys() == stored.keys()
+    assert all(torch.equal(own[name], stored[name]) for name in own)
+    assert own.keys() != plain.state_dict().keys()
+    x = torch.rand(5, 1, 8, 8)
+    assert torch.equal(plain(x), tsslbp.load(tmp_path / "first").network(x))
+    torch.testing.assert_close(same.eval()(x), plain(x))
 
 
 @pytest.mark.parametrize(

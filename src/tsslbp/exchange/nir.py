@@ -35,7 +35,8 @@ from tsslbp.networks import Network
 from tsslbp.quantisation import INPUT_UNIT
 from tsslbp.stored import LONGEST
 from tsslbp.training import Model
-from tsslbp.training.model import alone, described
+from tsslbp.training.model import alone
+from tsslbp.training.reading import described
 
 Bias = Literal["leak", "onset"]
 """How biases are written."""

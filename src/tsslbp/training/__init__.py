@@ -5,8 +5,9 @@ from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, dataset_of, dataset_of_run, samples_of_file, samples_to_predict, samples_to_test
 from tsslbp.training.folder import CHECKPOINT
 from tsslbp.training.loop import Diverged, Interrupted, Loop
-from tsslbp.training.model import Model, load
+from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
+from tsslbp.training.reading import load
 from tsslbp.training.records import METRICS, final_of, history, read_metrics, summary
 from tsslbp.training.run import prepare, resolved, train, with_data
 from tsslbp.training.stream import Step, Stream

@@ -23,8 +23,9 @@ from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, begun, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
-from tsslbp.training.model import Model, load
+from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
+from tsslbp.training.reading import load
 from tsslbp.training.records import METRICS
 from tsslbp.training.tensorboard import tensorboard
 

@@ -12,7 +12,7 @@ from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
-from tsslbp.training.model import load
+from tsslbp.training.reading import as_stored
 
 LOW, HIGH = 0.02, 0.5
 """Rates, in spikes per neuron and step, between which a hidden layer is to start."""
@@ -25,6 +25,8 @@ LOOKED_AT = 100
 def take(network: Network, path: Path) -> None:
     """Give a network the weights of a trained one, fitted to its bits; with the same bits, also the limits.
 
+    Normalised and standardised layers go on as such in a network that has the same; in any other they are folded first.
+
     Args:
         network: to change in place.
         path: a run's folder or a model file.
@@ -32,19 +34,24 @@ def take(network: Network, path: Path) -> None:
     Raises:
         UserError: no model there, or one of other layers.
     """
-    given = load(path).network
+    given = as_stored(path).network
     a, b = given.architecture, network.architecture
+    if a.network != b.network or _sizes(given) != _sizes(network):
+        given.fold()
     own, theirs = network.state_dict(), given.state_dict()
     weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
     wanted = {name: weight for name, weight in own.items() if not name.endswith(".limit")}
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
-        if a.network == b.network and a.input_shape == b.input_shape:  # a loaded network has its standardised weights folded
-            other, ways = ", ".join(sorted(wanted.keys() ^ weights.keys())), ["leave out --standardise"] * b.standardise
+        if a.network == b.network and a.input_shape == b.input_shape:
+            other = sorted(wanted.keys() ^ weights.keys())
+            ways = ["leave out --standardise"] * any(name.endswith(".gain") for name in other)
             for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
                 if here != there:
                     ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
-            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways) or 'give its other settings, too'}")
+            raise UserError(
+                f"{found}, which differ in {', '.join(other)}: {' and '.join(ways) or 'give its other settings, too'}"
+            )
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     # Fixed constants of neurons need a spread, also where they were learned without one.
     spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
@@ -60,6 +67,11 @@ def take(network: Network, path: Path) -> None:
         for layer in network.modules():
             if isinstance(layer, Spiking):
                 layer.quantise(layer.bits)
+
+
+def _sizes(network: Network) -> list[float]:
+    """What the standardised weights of a network are multiplied with, apart from their gain."""
+    return [layer.size for layer in network.modules() if isinstance(layer, Spiking) and layer.gain is not None]
 
 
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:

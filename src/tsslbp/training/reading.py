@@ -1,0 +1,138 @@
+"""Reads trained networks from files, which may be damaged or a stranger's."""
+
+import json
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from tsslbp import imports
+from tsslbp.architecture import Architecture
+from tsslbp.data import Facts, Normalisation
+from tsslbp.data.dataset import class_names
+from tsslbp.errors import UserError
+from tsslbp.filters import Filters
+from tsslbp.layers import check_stored
+from tsslbp.networks import Network
+from tsslbp.notation import classes, voters
+from tsslbp.settings import translated
+from tsslbp.stored import LONGEST, METADATA_KEY, sha256
+from tsslbp.training.inputs import Inputs
+from tsslbp.training.model import STORED, Model, alone
+
+
+@torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
+def load(path: str | Path) -> Model:
+    """A model from ``model.safetensors``, or from the folder of the run that wrote it.
+
+    Normalisation and standardised weights come folded into plain weights and biases.
+
+    The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then passes on network input, also sequences,
+    and ``classes`` are numbers.
+
+    Metadata, shapes of the weights and the checksum are checked before anything is allocated. Files of version 0.1.0 have no
+    checksum.
+
+    Raises:
+        UserError: no such file, a broken file, one that needs an import, or a safetensors file that holds no tsslbp model.
+    """
+    model = as_stored(path)
+    model.network.fold()
+    return model
+
+
+def as_stored(path: str | Path) -> Model:
+    """As :func:`load`, but what a run normalised or standardised is not folded and can be trained further as it is."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise UserError(f"it holds no tsslbp model: its metadata has no {METADATA_KEY!r} entry")
+            if len(text) > LONGEST:
+                raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
+            about = json.loads(text)
+            model = described(about)
+            _check_shapes(file, model)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # damaged files may raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
+    if about.pop("sha256", None) not in (None, sha256(about, weights)):
+        raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
+    try:
+        check_stored(weights)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    network = model.network.to_empty(device="cpu")
+    network.load_state_dict(weights)
+    network.eval()
+    return model
+
+
+def described(about: dict[str, Any]) -> Model:
+    """The model that a file's metadata describes, its network on the meta device. Damaged metadata may raise any error."""
+    known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
+    if odd := sorted(about.keys() - known):
+        raise UserError(f"written by another version of tsslbp, with {', '.join(odd)}")
+    imports.need(about.get("imports", []))
+    if about.keys() - {"imports"} == {"architecture", "sha256"}:
+        with torch.device("meta"):
+            return alone(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
+    given, trained = about["inputs"], dict(about.get("trained", {}))
+    norm = given["normalisation"]
+    normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))
+    filters = _filters(given.get("filters"))
+    inputs = Inputs(**{**given, "normalisation": normalisation, "filters": filters})
+    architecture = Architecture.from_json(about["architecture"])
+    with torch.device("meta"):
+        network = Network(architecture)
+    names = class_names(about["classes"], "classes")
+    channels = filters.channels if filters else architecture.input_shape[0] // (2 if inputs.delta else 1)
+    if inputs.time_steps != network.time_steps or len(inputs.normalisation.mean) not in (1, channels):
+        raise UserError("its network does not fit its input preparation")
+    if len(names) != classes(architecture.network):
+        raise UserError(f"{len(names)} classes are named, the network has {classes(architecture.network)}")
+    if trained and not _describes_training(**trained):
+        raise UserError("its record of the training is damaged")
+    if trained:
+        trained["settings"] = translated(trained["settings"])
+    facts, source = Facts.read(about["facts"]) if "facts" in about else None, str(about["data"])
+    trains = about.get("trains", source.startswith("spike-pattern"))  # version 0.1.0 says only the name
+    if type(trains) is not bool or (trains and voters(architecture.network) > 1):
+        raise UserError("what it says of its targets is damaged")
+    return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)
+
+
+def _filters(given: dict[str, Any] | None) -> Filters | None:
+    if given is None:
+        return None
+    fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in given.items()}
+    return Filters(**fields)
+
+
+def _describes_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
+    """Whether these are settings and a final record with all that the card of a model tells."""
+    told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
+    kinds: tuple[Any, ...] = (str, int, int, (int, float, NoneType), (int, float))
+    return stored in STORED and all(isinstance(value, kind) for value, kind in zip(told, kinds, strict=True))
+
+
+def _check_shapes(file: Any, model: Model) -> None:
+    """Raises UserError unless a file has the weights of its network."""
+    wanted = {name: list(weight.shape) for name, weight in model.network.state_dict().items()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    found = {name: part.get_shape() for name, part in slices.items()}
+    if found != wanted or any(part.get_dtype() not in ("F32", "F16") for part in slices.values()):
+        raise UserError(f"its weights are {found}, those of its network {wanted}")
