@@ -89,7 +89,11 @@ def test_public_names():
 def test_results_in_the_documents_are_those_in_the_folder(name):
     (row,) = [line for line in RESULTS_PAGE.splitlines() if line.startswith("|") and f"(../results/{name})" in line]
     finals = [json.loads(path.read_text().splitlines()[-1]) for path in ROOT.glob(f"results/{name}/*.jsonl")]
-    few = name in ("cifar10-small", "cifar10-resnet", *(f"tiny-imagenet-40{end}" for end in ("", "-relu", "-binary")))
+    few = name in (
+        "cifar10-small",
+        *(f"cifar10-resnet{end}" for end in ("", "-relu", "-from-relu")),
+        *(f"tiny-imagenet-40{end}" for end in ("", "-relu", "-binary")),
+    )
     assert len(finals) == int(row.split("|")[4]) >= (1 if few else 3)
     for key in ("test_accuracy", "best_test_accuracy"):
         values = [final[key] for final in finals]

@@ -24,7 +24,7 @@ from tsslbp.tables import markdown
 from tsslbp.training import records
 
 HEAD = ("recipe", "rule", "epochs", "seeds", "test accuracy, %", "best test epoch, %", "seconds", "paper")
-APART = ("--data-root", "--seed", "--seeds", "--epochs")
+APART = ("--data-root", "--seed", "--seeds", "--epochs", "--name")
 """Options whose values are in other columns, or do not matter elsewhere."""
 FLOAT32 = ("--precision", "float32")
 FLAGS = {flag(name) for name, kind in kinds_of(TrainConfig).items() if kind is bool}
