@@ -277,24 +277,37 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "folded", "standardise"), [("4C3n-[4C3n-4C3n]-10b", "4C3b-[4C3b-4C3b]-10b", False), ("9-10", "9-10", True)]
+    ("network", "folded", "standardise"),
+    [("4C3n-[4C3n-4C3n]-10b", "4C3b-[4C3b-4C3b]-10b", False), ("4C3-9-10", "4C3-9-10", True), ("4C3n-9-10", "4C3b-9-10", True)],
 )
 def test_normalised_and_standardised_layers_start_as_they_ended(network, folded, standardise, tmp_path):
     config = tsslbp.settings.TrainConfig(
-        network=network, standardise=standardise, padding=(1,), runs_dir=tmp_path, name="first", epochs=1, schedule="constant"
+        network=network, standardise=standardise, conv_scale=3, padding=(1,), runs_dir=tmp_path, name="first", epochs=1
     )
     training.train(config)
     same, plain = (
-        training.prepare(*training.with_data(replace(config, init=tmp_path / "first", **other)))[0].network
+        training.prepare(*training.with_data(replace(config, init=tmp_path / "first", conv_scale=1, **other)))[0].network
         for other in ({}, {"network": folded, "standardise": False})
     )
     stored, own = load_file(tmp_path / "first/model.safetensors"), same.state_dict()
     assert own.keys() == stored.keys()
-    assert all(torch.equal(own[name], stored[name]) for name in own)
+    assert all(torch.equal(own[name], stored[name]) for name in own if name != "layers.conv1.gain")  # drawn with another size
     assert own.keys() != plain.state_dict().keys()
-    x = torch.rand(5, 1, 8, 8)
-    assert torch.equal(plain(x), tsslbp.load(tmp_path / "first").network(x))
-    torch.testing.assert_close(same.eval()(x), plain(x))
+    same.fold()
+    loaded = tsslbp.load(tmp_path / "first").network.state_dict()
+    torch.testing.assert_close(dict(same.state_dict()), dict(loaded))
+    torch.testing.assert_close(dict(plain.state_dict()), dict(loaded), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("standardise", "said"), [(True, "give"), (False, "leave out")])
+def test_a_start_says_whether_to_standardise(standardise, said, tmp_path):
+    given, other = (
+        tsslbp.build("4C3n-9-10", input_shape=(1, 8, 8), time_steps=5, tau_m=5, tau_s=3, padding=1, standardise=each)
+        for each in (standardise, not standardise)
+    )
+    given.save(tmp_path / "given.safetensors")
+    with pytest.raises(UserError, match=f": {said} --standardise$"):
+        training.start.take(other, tmp_path / "given.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class TrainingSettings(Group):
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
     init: Path | None = None
     """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
-    layers; it may have other constants, another rule and other bits."""
+    layers; it may have other neurons, other constants, another rule and other bits."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets to change the defaults: kernel, spike, count, softmax, first-spike,
     "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for an output

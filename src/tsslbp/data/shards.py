@@ -1,7 +1,7 @@
 """``webdataset:SHARDS``: pictures in tar files in the layout of WebDataset, which stay there (:mod:`tsslbp.data.streamed`).
 
 SHARDS is a folder of ``*.tar``, a pattern such as ``shards/train-{000..127}.tar``, or one file. A word in the name of a file,
-or of its folder, says which part it belongs to: ``train``, ``val`` or ``validation``, ``test``.
+or of its folder, says which part it belongs to: ``train``, ``test``, or ``val``, ``validation`` or ``dev``.
 
 The headers of the tar files are read once, and the result is cached. A picture is then known by its file, its place in it and
 its size, and is read like any other.

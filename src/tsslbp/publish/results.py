@@ -168,7 +168,7 @@ def results_table(results: Path) -> str:
             "–" if finals[0].get("choose") == "test" else mean_sd([final["test_accuracy"] for final in finals], 2),
             "–" if None in best else mean_sd(best, 2),
             f"{seconds:,.0f}",
-            recipes.RECIPES[recipe].published,
+            recipes.RECIPES[recipe].published if neuron == "spiking" else "",
         ]
         rows.append(((order.index(recipe.removesuffix("-best")), recipe, folder.name), row))
     return markdown(HEAD, [row for _, row in sorted(rows)])

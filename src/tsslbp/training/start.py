@@ -1,6 +1,7 @@
 """First weights of a training: those of a trained network, or random ones whose size is fitted to the data."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def take(network: Network, path: Path) -> None:
     """
     given = as_stored(path).network
     a, b = given.architecture, network.architecture
-    if a.network != b.network or _sizes(given) != _sizes(network):
+    if (a.network, a.standardise) != (b.network, b.standardise):
         given.fold()
     own, theirs = network.state_dict(), given.state_dict()
     weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
@@ -44,14 +45,12 @@ def take(network: Network, path: Path) -> None:
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:
-            other = sorted(wanted.keys() ^ weights.keys())
-            ways = ["leave out --standardise"] * any(name.endswith(".gain") for name in other)
+            other = ", ".join(sorted(wanted.keys() ^ weights.keys()))
+            ways = [f"{'give' if a.standardise else 'leave out'} --standardise"] * (a.standardise != b.standardise)
             for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
                 if here != there:
                     ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
-            raise UserError(
-                f"{found}, which differ in {', '.join(other)}: {' and '.join(ways) or 'give its other settings, too'}"
-            )
+            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways) or 'give its other settings, too'}")
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     # Fixed constants of neurons need a spread, also where they were learned without one.
     spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
@@ -61,6 +60,8 @@ def take(network: Network, path: Path) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} is {here:g}; --init {path} brings its own, which began at {there:g}: give that"
             )
+    for layer, drawn in zip(_standardised(given), _standardised(network), strict=True):
+        layer.gain.data.mul_(layer.size / drawn.size)  # for the same effective weight
     same = a.bits == b.bits
     network.load_state_dict({**own, **(theirs if same else weights)})
     if not same:
@@ -69,9 +70,9 @@ def take(network: Network, path: Path) -> None:
                 layer.quantise(layer.bits)
 
 
-def _sizes(network: Network) -> list[float]:
-    """What the standardised weights of a network are multiplied with, apart from their gain."""
-    return [layer.size for layer in network.modules() if isinstance(layer, Spiking) and layer.gain is not None]
+def _standardised(network: Network) -> list[Any]:
+    """Layers with standardised weights."""
+    return [layer for layer in network.modules() if isinstance(layer, Spiking) and layer.gain is not None]
 
 
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
