@@ -81,12 +81,12 @@ def changes(net: Network, x: torch.Tensor) -> str:
 @contextmanager
 def always() -> Iterator[None]:
     """Every map goes by its changes that can."""
-    limits = sparse.MOST_FLAT, sparse.MOST_CONVOLVED
-    sparse.MOST_FLAT = sparse.MOST_CONVOLVED = math.inf
+    limits = sparse.FLAT, sparse.CONVOLVED
+    sparse.FLAT = sparse.CONVOLVED = sparse.Most(math.inf, 0)
     try:
         yield
     finally:
-        sparse.MOST_FLAT, sparse.MOST_CONVOLVED = limits
+        sparse.FLAT, sparse.CONVOLVED = limits
 
 
 def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
@@ -141,18 +141,18 @@ def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bo
 
 def break_even() -> str:
     """Forward and backward of one map, by changes over dense, at many shares of changes."""
-    neuron, rates = LIF(5.0, 3.0), (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    neuron, shares = LIF(5.0, 3.0), (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
     sizes: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         "400 to 400": (Linear(400, 400, neuron=neuron), (100, 400)),
         "3136 to 1024": (Linear(3136, 1024, neuron=neuron), (50, 3136)),
         "32 to 64 channels, 5×5": (Conv2d(32, 64, 5, padding=2, neuron=neuron), (50, 32, 14, 14)),
         "15 to 40 channels, 5×5": (Conv2d(15, 40, 5, neuron=neuron), (50, 15, 12, 12)),
     }
-    rows = [[f"{20 * rate:g} %"] for rate in rates]  # a train begins at one of five steps, or at none
+    rows = [[f"{100 * share:g} %"] for share in shares]
     for layer, shape in sizes.values():
-        for row, rate in zip(rows, rates, strict=True):
-            fires, first = torch.rand(shape) < rate, torch.randint(0, 5, shape)
-            signal = synapse((fires & (torch.arange(5).view(-1, *[1] * len(shape)) >= first)).float(), neuron.tau_s)
+        for row, share in zip(rows, shares, strict=True):
+            starts_or_ends = torch.rand(5, *shape) < share
+            signal = synapse((starts_or_ends.cumsum(0) % 2).float(), neuron.tau_s)
             signal = signal if signal.dim() < 5 else signal.movedim(2, 4).contiguous().movedim(4, 2)  # as pooling leaves it
 
             def call(by_changes: bool, layer: Any = layer, signal: torch.Tensor = signal) -> None:

@@ -23,7 +23,8 @@ NEURON = LIF(5.0, 3.0)
 @pytest.fixture
 def always(monkeypatch):
     """Every map goes by changes that can."""
-    for name, value in {"WORK": 0, "OUTPUTS": 0, "MOST_FLAT": math.inf, "MOST_CONVOLVED": math.inf}.items():
+    anything = sparse.Most(math.inf, 0)
+    for name, value in {"WORK": 0, "OUTPUTS": 0, "FLAT": anything, "CONVOLVED": anything}.items():
         monkeypatch.setattr(sparse, name, value)
 
 
@@ -206,6 +207,13 @@ def test_it_is_taken_where_it_pays():
     assert shares(net) == [1, 1]  # so little work that the search would cost more
 
 
+def test_maps_with_few_outputs_gain_less():
+    most = sparse.Most(0.4, 64)
+    assert most.of(64) == 0.2
+    assert most.of(72) < most.of(64) < most.of(80)  # 72 fill four vectors of 16 and half of another
+    assert sparse.Most(math.inf, 0).of(64) == 1
+
+
 def test_a_training_step_is_the_same():
     net, x = sequence("400-10")
     gradients = []
@@ -272,7 +280,7 @@ def test_changes_of_something_else_are_refused():
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_run_records_what_was_multiplied(tmp_path, monkeypatch, on):
-    monkeypatch.setattr(sparse, "MOST_FLAT", 0.5)
+    monkeypatch.setattr(sparse, "FLAT", sparse.Most(0.5, 0))
     config = TrainConfig(
         **{"data": "digits", "network": "300-200-10", "time_steps": 5, "tau_m": 5.0, "tau_s": 3.0, "learning_rate": 3e-3},
         **{"epochs": 1, "precision": "float32", "sparse": on, "runs_dir": tmp_path},

@@ -17,17 +17,21 @@ WORTH_IT = 1.1
 """Speed-up of every measured network from which ``auto`` means bfloat16."""
 
 
-def describe() -> dict[str, str]:
-    """Versions, processor, threads and load of this machine, as text."""
+def processor() -> str:
+    """The processor's name, or what kind of machine it is where no name is found."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def describe() -> dict[str, str]:
+    """Versions, processor, threads and load of this machine, as text."""
     return {
         "tsslbp": importlib.metadata.version("tsslbp"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.system(),
-        "processor": processor,
+        "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsslbp import machine
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.kernels import cpp
 from tsslbp.neuron import has_modes, transformed
@@ -29,11 +30,27 @@ WORK = 4_000_000
 """Multiplications of the dense map below which looking for changes may cost more than it saves."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
-MOST_FLAT, MOST_CONVOLVED = 0.14, 0.2
-"""Largest share of changes at which matrix products, and convolutions, with many outputs gain. With few outputs it is less:
-each change costs a matrix product as much extra time as ``FOUND`` outputs, and the last vector of outputs may be partly empty.
-"""
-FOUND = 160
+
+
+class Most(NamedTuple):
+    """The largest share of changes at which a map gains."""
+
+    many: float
+    """With many outputs."""
+    half: int
+    """Number of outputs with which it is half as much."""
+
+    def of(self, outputs: int) -> float:
+        """With so many outputs or channels, of which the last vector may be partly empty."""
+        filled = outputs / (math.ceil(outputs / 16) * 16)
+        return min(self.many * filled * outputs / (outputs + self.half), 1.0)
+
+
+# Measured by benchmarks/changes.py on Zen 4 and, for all others, on a Xeon with AMX.
+FLAT, CONVOLVED = (
+    (Most(0.46, 400), Most(0.42, 20)) if machine.processor().startswith("AMD") else (Most(0.14, 160), Most(0.2, 0))
+)
+"""Of matrix products and of convolutions. A processor's name decides, since a measurement would make runs differ."""
 
 
 class SparseMap(NamedTuple):
@@ -73,9 +90,8 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
     out = len(weight)
     if cpp.NOT_LOADED is not None or work < WORK or out < OUTPUTS or not (fits and typed) or transformed() or has_modes():
         return []
-    most = MOST_CONVOLVED if map_.kernel else MOST_FLAT * out / (out + FOUND)
-    most = min(most * out / (math.ceil(out / 16) * 16), 1.0)
-    found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most)
+    most = CONVOLVED if map_.kernel else FLAT
+    found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most.of(out))
     return found
 
 
