@@ -343,6 +343,18 @@ def test_constants_of_a_start_are_those_it_has(tmp_path, capsys):
     assert run(capsys, *given, *init, *spread, "0.3")[0] == 0
 
 
+def test_a_network_that_starts_from_an_ann_has_constants_of_its_own(tmp_path):
+    config = tsslbp.settings.TrainConfig(network="9-10", neuron="relu", loss="softmax", runs_dir=tmp_path, name="ann", epochs=1)
+    training.train(config)
+    own = {"learn": ("tau_m",), "per_neuron": ("threshold",), "spread": 0.3, "threshold": 2.0}
+    config = replace(config, neuron="spiking", loss="auto", init=tmp_path / "ann", **own)
+    started = training.prepare(*training.with_data(config))[0].network.state_dict()
+    drawn = training.prepare(*training.with_data(replace(config, init=None)))[0].network.state_dict()
+    weights = load_file(tmp_path / "ann/model.safetensors")
+    assert started.keys() == drawn.keys() > weights.keys()
+    assert all(torch.equal(value, weights.get(name, drawn[name])) for name, value in started.items())
+
+
 def test_an_ann_may_have_few_bits(tmp_path, capsys):
     given = ["train", "quickstart", "--network", "20-10", "--padding", "0", "--epochs", "1", "--runs-dir", str(tmp_path)]
     code, _, err = run(capsys, *given, "--neuron", "relu", "--bits", "2")

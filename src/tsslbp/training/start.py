@@ -10,6 +10,7 @@ from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
 from tsslbp.layers import BatchNorm, MaxPool, Spiking
 from tsslbp.networks import Network
+from tsslbp.neuron import CONSTANTS
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
@@ -41,7 +42,8 @@ def take(network: Network, path: Path) -> None:
         given.fold()
     own, theirs = network.state_dict(), given.state_dict()
     weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
-    wanted = {name: weight for name, weight in own.items() if not name.endswith(".limit")}
+    drawn_here = [".limit", *(f".{name}" for name in CONSTANTS if not given.is_spiking)]  # an ANN has no constants
+    wanted = {name: weight for name, weight in own.items() if not name.endswith(tuple(drawn_here))}
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:
@@ -54,7 +56,7 @@ def take(network: Network, path: Path) -> None:
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     # Fixed constants of neurons need a spread, also where they were learned without one.
     spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
-    for name in (*b.learn, *b.per_neuron, *spread):
+    for name in (*b.learn, *b.per_neuron, *spread) if given.is_spiking else ():
         there, here = getattr(a, name), getattr(b, name)
         if here != there:
             raise UserError(
