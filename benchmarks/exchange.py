@@ -2,8 +2,8 @@
 
 Writes each model of models/ (or those named) as a NIR file, reads it back, runs test samples through it in every simulator
 that is installed (pip install 'tsslbp[peers]'), and counts the spikes that differ from the network's own. Controls are graphs
-that were changed on purpose: they must differ. Writes results/exchange/exchange.json and README.md. A model whose data are not
-in DATA_ROOT is left out.
+that were changed on purpose: they must differ. A model whose data are not in DATA_ROOT is left out. Prints the table and, if no
+model is missing from it, writes results/exchange/exchange.json and README.md.
 """
 
 import json
@@ -134,13 +134,14 @@ def main(data_root: str, *names: str) -> None:
             except UserError as error:
                 print(f"{path.stem}: left out: {error}", file=sys.stderr)
     if not found:
-        raise UserError(f"no model was run, and {RESULTS} stays as it is; give the folder that holds their data as DATA_ROOT")
+        raise UserError("no model was run; give the folder that holds their data as DATA_ROOT")
     programs = {name: each.version for name, each in simulators.installed().items()}
     result = {"machine": machine.describe(), "simulators": programs, "models": found}
-    files.make_folder(RESULTS, "run it in a checkout of the repository")
-    files.write_text(RESULTS / "exchange.json", json.dumps(result, indent=1) + "\n")
-    files.write_text(RESULTS / "README.md", page(result))
     print(table(result))
+    if len(found) == len(models):
+        files.make_folder(RESULTS, "run it in a checkout of the repository")
+        files.write_text(RESULTS / "exchange.json", json.dumps(result, indent=1) + "\n")
+        files.write_text(RESULTS / "README.md", page(result))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """How accurate networks are with weights of few bits: the numbers of docs/to-c.md.
 
 python benchmarks/few_bits.py train DATA_ROOT RUNS RECIPE...    trains networks, and each of them on with every number of bits
-python benchmarks/few_bits.py table DATA_ROOT RUNS RECIPE...    tests them as integer networks, writes results/few-bits
+python benchmarks/few_bits.py table DATA_ROOT RUNS RECIPE...    tests them as integer networks
+
+``table`` with all recipes also writes results/few-bits.
 
 Every float network is also trained on for as long without fewer bits, a control for what the additional training is worth.
 Training that was interrupted goes on, and what is there is not trained again.
@@ -127,15 +129,16 @@ def _mean(seeds: dict[Any, Any], what: str) -> str:
 
 
 def table(data_root: Path, runs: Path, names: list[str], out: Path = OUT) -> None:
-    """Tests what has been trained, writes the results and prints their table."""
+    """Tests what has been trained and prints the table; writes the results of all recipes."""
     results = {name: measure(settings(name, data_root, runs)) for name in names}
     for name, found in results.items():
         if not found["plain"]:
             raise UserError(f"{runs} has no network of {name} with few bits; train them first")
-    about = {"machine": machine.describe(), "budgets": {name: asdict(BUDGETS[name]) for name in names}, "settings": TUNING}
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "few-bits.json", json.dumps({**about, "results": results}, indent=1) + "\n")
     print(markdown(HEADS, [row for name in names for row in rows(name, results[name])]), end="")
+    if {*names} == {*BUDGETS}:
+        about = {"machine": machine.describe(), "budgets": {name: asdict(BUDGETS[name]) for name in names}, "settings": TUNING}
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "few-bits.json", json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
 def main(what: str, data_root: str, runs: str, name: str, *names: str) -> None:

@@ -404,6 +404,10 @@ def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
     model = training.load(tmp_path / "runs/small-3-4")
     digits = tsslbp.data.load("digits", tmp_path, validation=0).test
     assert kept["4"]["3"]["accuracy"] == pytest.approx(model.accuracy(digits))
+    monkeypatch.setattr(module, "BUDGETS", {**module.BUDGETS, "another": module.Budget(2, 1)})
+    module.table(tmp_path, tmp_path / "runs", ["small"], tmp_path / "a-part")
+    assert "| `small` | 4 bits |" in capsys.readouterr().out
+    assert not (tmp_path / "a-part").exists()
     assert abs(kept["4"]["3"]["whole"] - kept["4"]["3"]["accuracy"]) < 2
 
 
@@ -552,7 +556,7 @@ def test_the_page_has_the_measured_gradients(script):
 def test_spikes_of_no_model_leave_what_is_there(script, tmp_path, monkeypatch):
     module = script("exchange")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    with pytest.raises(tsslbp.UserError, match="no model was run, and"):
+    with pytest.raises(tsslbp.UserError, match="no model was run; give"):
         module.main(str(tmp_path))
     with pytest.raises(tsslbp.UserError, match="unknown model 'mnist-cnn'"):
         module.main(str(tmp_path), "mnist-cnn")
