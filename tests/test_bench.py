@@ -86,11 +86,19 @@ def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypa
     (path,) = tmp_path.iterdir()
     result = json.loads(path.read_text())
     assert bench.table(result) in capsys.readouterr().out
+    assert "| hidden neurons spike, % of the steps |" in bench.table(result)
     for case in (SMALL, RECURRENT):
         assert set(result["cases"][case.name]["subjects"]) == set(bench.subjects(case))
     assert {"nn.RNN", "nn.LSTM"} < set(result["cases"][RECURRENT.name]["subjects"])
     assert cli.main(["bench", "--cases", "smal"]) == 2
     assert "did you mean 'small'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, case in bench.cases().items() if not case.large])
+def test_no_hidden_layer_of_a_case_is_nearly_silent(name):
+    rates = bench.cases()[name].rates()
+    assert len(rates) == str(bench.cases()[name].architecture.network).replace("-P2", "").count("-")
+    assert all(0.008 < rate < 0.12 for rate in rates)
 
 
 def test_large_cases_are_measured_only_if_named():

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 
 import tsslbp
 from tsslbp import cli, data, metrics, recipes, training
+from tsslbp.cli import parse
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
 
@@ -226,6 +227,12 @@ def test_console_script_is_installed(tmp_path):
     done = subprocess.run([program, "train", "quickstartt"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "tsslbp: unknown recipe 'quickstartt'; did you mean 'quickstart'?\n"
+
+
+def test_a_complaint_drawn_in_ascii_is_one_line_too():
+    rule = 20 * "-"
+    box = f" Value error \n {rule} \n  Error parsing --epochs: 'x' \n  {rule}\n  Argument helptext: \n  {rule}\n"
+    assert parse._one_line(box) == "Error parsing --epochs: 'x'"
 
 
 @pytest.mark.parametrize(

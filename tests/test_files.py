@@ -63,6 +63,24 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, mask, mode):
     assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == mode
 
 
+def test_an_output_file_is_where_its_link_leads_and_nothing_that_is_needed(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("real", "needed", "run/model"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "to-needed").symlink_to("needed")
+    os.mkfifo(tmp_path / "pipe")
+    needed = tmp_path / "needed", tmp_path / "run/model", tmp_path / "run", tmp_path / "missing"
+    assert files.output(tmp_path / "link", *needed) == tmp_path / "real"
+    assert files.output(tmp_path / "new", *needed) == tmp_path / "new"
+    said = {"pipe": "pipe or device", "run": "folder", "to-needed": "file that is still", "run/model": "file that is still"}
+    for name, why in said.items():
+        with pytest.raises(UserError, match=f"{name} is a {why}.*; choose"):
+            files.output(tmp_path / name, *needed)
+    with pytest.raises(UserError, match=r"cannot write '\.': it is not the name of a file; choose"):
+        files.write_text(Path(), "")
+
+
 def test_a_name_as_long_as_names_can_be(tmp_path):
     files.write_text(tmp_path / ("x" * 255), "whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
@@ -371,9 +389,10 @@ def test_an_altered_config_is_told_by_every_reader(quick, capsys, command, tmp_p
             "can't allocate memory: you tried ...); take a smaller",
         ),
         (RuntimeError("Storage size calculation overflowed with sizes=[2, 3]"), "not enough memory (Storage size"),
+        (RuntimeError('torch_call_dispatcher("aten::new_empty", ...) API call failed'), "not enough memory (none is left)"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
     ],
-    ids=["MemoryError", "allocator", "sizes", "RecursionError"],
+    ids=["MemoryError", "allocator", "sizes", "kernel", "RecursionError"],
 )
 def test_what_the_machine_has_too_little_of_is_one_line(monkeypatch, capsys, error, message):
     def fail(arguments):

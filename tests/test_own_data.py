@@ -203,8 +203,13 @@ def test_samples_to_predict_need_no_labels(tmp_path, capsys):
         )
         tables.append((tmp_path / "p.csv").read_text())
     assert tables[0] == tables[1] == tables[2]
-    assert cli.main(["predict", str(tmp_path / "own"), str(path), "--out", str(path)]) == 2
-    assert "is the file with the samples" in capsys.readouterr().err
+    model = tmp_path / "own/model.safetensors"
+    kept = model.read_bytes(), path.read_bytes()
+    for given in (["predict", str(tmp_path / "own"), str(path), "--out"], ["export", str(tmp_path / "own"), "--format=onnx"]):
+        for needed in (path, model):
+            assert cli.main([*given, str(needed)]) == 2
+            assert capsys.readouterr().err.startswith(f"tsslbp: {needed} ")
+    assert (model.read_bytes(), path.read_bytes()) == kept
     assert cli.main(["predict", str(tmp_path / "own"), str(path)]) == 0
     assert "and 130 more; --out FILE.csv writes all" in capsys.readouterr().out
     assert cli.main(["predict", str(tmp_path / "own"), str(path), "--invert", "yes"]) == 2
@@ -568,6 +573,30 @@ def test_tables_as_programs_write_them(tmp_path, text, classes):
     dataset = data.load(str(tmp_path / "t.csv"), Path())
     assert (dataset.classes, dataset.sample_shape) == (classes, (2,))
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 6
+
+
+@pytest.mark.parametrize("values", [("0", "1"), ("u", "v"), ("0.5", "3.25")], ids=["index", "names", "features"])
+def test_a_first_column_without_a_name(tmp_path, values):
+    (tmp_path / "t.csv").write_text(",u,v,y\n" + "".join(f"{values[n % 2]},{n},{n % 3},{'ab'[n % 2]}\n" for n in range(12)))
+    dataset = data.load(str(tmp_path / "t.csv"), Path())
+    is_feature = values[0] == "0.5"
+    assert dataset.sample_shape == (2 + is_feature,)
+    assert any("first column has no name and is left out" in note for note in dataset.notes) == (not is_feature)
+
+
+def test_a_folder_with_files_of_two_kinds_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/1.wav", "a/cover.png"):
+        (tmp_path / name).touch()
+    with fails("has files of several kinds, such as cover.png and 1.wav; keep one kind"):
+        data.load(str(tmp_path), Path())
+
+
+def test_columns_below_the_range_of_float32_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("u,v,y\n" + "".join(f"{n}e-42,{n / 10},{'ab'[n % 2]}\n" for n in range(24)))
+    dataset = data.load(str(tmp_path / "t.csv"), Path())
+    assert min(dataset.normalisation.std) > 0.1
+    assert any("column u varies so little" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("start", [1_700_000_000, 1e6])

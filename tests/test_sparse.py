@@ -208,9 +208,9 @@ def test_it_is_taken_where_it_pays():
 
 
 def test_maps_with_few_outputs_gain_less():
-    most = sparse.Most(0.4, 64)
-    assert most.of(64) == 0.2
-    assert most.of(72) < most.of(64) < most.of(80)  # 72 fill four vectors of 16 and half of another
+    most = sparse.Most(0.5, 64)
+    assert most.of(64) == 0.125
+    assert most.of(66) < most.of(64) < most.of(80)  # 66 leave most of their last vector of 16 empty
     assert sparse.Most(math.inf, 0).of(64) == 1
 
 
@@ -281,6 +281,7 @@ def test_changes_of_something_else_are_refused():
 @pytest.mark.parametrize("on", [True, False])
 def test_a_run_records_what_was_multiplied(tmp_path, monkeypatch, on):
     monkeypatch.setattr(sparse, "FLAT", sparse.Most(0.5, 0))
+    monkeypatch.setattr(sparse, "WORK", 0)
     config = TrainConfig(
         **{"data": "digits", "network": "300-200-10", "time_steps": 5, "tau_m": 5.0, "tau_s": 3.0, "learning_rate": 3e-3},
         **{"epochs": 1, "precision": "float32", "sparse": on, "runs_dir": tmp_path},

@@ -78,6 +78,8 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
         UserError: it cannot be written (full disk, no permission); an existing ``path`` is kept.
         FileExistsError: ``path`` exists and must not.
     """
+    if not path.name:
+        raise UserError(f"cannot write {str(path)!r}: it is not the name of a file; {fix}")
     temporary = path.with_name(f".tsslbp-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:  # neither an existing file nor a link is followed
@@ -94,6 +96,19 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
     finally:
         _delete(temporary)
+
+
+def output(path: Path, *needed: Path) -> Path:
+    """Where a command is to write the file that its user names: a link leads to what it points at.
+
+    Raises:
+        UserError: it is one of the ``needed`` files, or a folder, pipe or device.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; choose the name of a file")
+    if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in needed):
+        raise UserError(f"{path} is a file that is still needed; choose another name")
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from tsslbp.crossing import refuse_second_derivative
 from tsslbp.kernels import cpp
 from tsslbp.neuron import has_modes, transformed
 
-WORK = 4_000_000
+WORK = 12_000_000
 """Multiplications of the dense map below which looking for changes may cost more than it saves."""
 OUTPUTS = 32
 """Outputs, or channels, below which it does."""
@@ -37,18 +37,18 @@ class Most(NamedTuple):
 
     many: float
     """With many outputs."""
-    half: int
-    """Number of outputs with which it is half as much."""
+    quarter: int
+    """Number of outputs with which it is a quarter as much."""
 
     def of(self, outputs: int) -> float:
         """With so many outputs or channels, of which the last vector may be partly empty."""
         filled = outputs / (math.ceil(outputs / 16) * 16)
-        return min(self.many * filled * outputs / (outputs + self.half), 1.0)
+        return min(self.many * filled * (outputs / (outputs + self.quarter)) ** 2, 1.0)
 
 
 # Measured by benchmarks/changes.py on Zen 4 and, for all others, on a Xeon with AMX.
 FLAT, CONVOLVED = (
-    (Most(0.46, 400), Most(0.42, 20)) if machine.processor().startswith("AMD") else (Most(0.14, 160), Most(0.2, 0))
+    (Most(0.44, 240), Most(0.46, 12)) if machine.processor().startswith("AMD") else (Most(0.135, 60), Most(0.2, 0))
 )
 """Of matrix products and of convolutions. A processor's name decides, since a measurement would make runs differ."""
 

@@ -80,7 +80,8 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         for who in rows if memory else ():
             say(f"{name}: memory of {who}")
             rows[who]["peak_mib"] = peak_memory(name, who)
-        result["cases"][name] = {"batch": case.batch, "time_steps": case.architecture.time_steps, "subjects": rows}
+        about = {"batch": case.batch, "time_steps": case.architecture.time_steps, "rates": case.rates()}
+        result["cases"][name] = {**about, "subjects": rows}
     return result
 
 
@@ -133,17 +134,19 @@ def table(result: dict[str, Any]) -> str:
     Cases with other contestants get a separate table.
     """
     groups = itertools.groupby(result["cases"].items(), key=lambda case: list(case[1]["subjects"]))
-    made = [_table({name: case["subjects"] for name, case in cases_}) for _, cases_ in groups]
+    made = [_table(dict(cases_)) for _, cases_ in groups]
     return "\n".join([*made, *growth_tables(result.get("growth", []))])
 
 
 def _table(of_cases: dict[str, Any]) -> str:
-    names, rows = list(of_cases), list(of_cases.values())
+    names, rows = list(of_cases), [case["subjects"] for case in of_cases.values()]
     steps, peaks = [], []
     for who in rows[0]:
         steps.append([who, *(f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[OURS]['step_ms']:.2f})" for row in rows)])
         if "peak_mib" in rows[0][who]:
             peaks.append([who, *(f"{row[who]['peak_mib']:.0f}" for row in rows)])
+    rates = [" / ".join(f"{100 * rate:.0f}" for rate in case["rates"]) for case in of_cases.values()]
+    steps.append(["hidden neurons spike, % of the steps", *rates])
     made = [markdown(["training step, ms (× ours)", *names], steps)]
     if peaks:
         made.append(markdown(["peak memory of a step, MiB", *names], peaks))

@@ -76,6 +76,8 @@ def _too_much(error: MemoryError | RuntimeError) -> str:
         return "the input is nested too deeply; simplify it"
     # PyTorch has no special exception for this.
     signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "Storage size calculation overflowed")
+    if "aten::new_empty" in str(error):  # all that the kernels are told
+        error = MemoryError()
     if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
         raise error
     reason = " ".join(str(error).split()) or "none is left"

@@ -1,14 +1,14 @@
 """The commands that write a trained network for other programs, and read one of theirs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import tyro
 
-from tsslbp import data, quantisation, training
+from tsslbp import data, files, quantisation, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console, say
 from tsslbp.declared import FINITE, POSITIVE, Means, flag
@@ -140,6 +140,11 @@ def export(arguments: list[str]) -> None:
     for field in fields(Export)[3:]:
         if getattr(options, field.name) != field.default and field.name not in form.options:
             raise UserError(f"{flag(field.name)} has no effect with format {name}")
+    if options.data and not options.check:
+        raise UserError("--data has no effect without --check")
+    if form.ending:
+        needed = Path(training.load(options.model).data), *training.files_of(options.model)
+        options = replace(options, file=files.output(options.file, *needed))
     for line in form.write(options):
         console.print(line)
 
@@ -149,7 +154,12 @@ def _format(options: Export) -> tuple[str, Format]:
     if options.format is not None:
         if options.format not in FORMATS:
             raise unknown("format", options.format, FORMATS)
-        return options.format, FORMATS[options.format]
+        given = FORMATS[options.format]
+        if options.file.suffix != given.ending and options.file.suffix in {form.ending for form in FORMATS.values()} - {""}:
+            raise UserError(
+                f"{options.file} has the ending of another format than --format {options.format}; change one of them"
+            )
+        return options.format, given
     for name, form in FORMATS.items():
         if form.ending and options.file.suffix == form.ending:
             return name, form

@@ -111,7 +111,7 @@ def taken(option: str, example: str, arguments: list[str]) -> tuple[list[Path], 
 
 
 def _one_line(box: str) -> str:
-    """The first paragraph of tyro's message, without the box around it."""
+    """The first paragraph of tyro's message, without the box around it; in ASCII its title comes first."""
     rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", row) for row in box.splitlines() if not re.match(r"^[╭╰]", row)]
-    end = next((i for i, row in enumerate(rows) if set(row.strip()) == {"─"}), len(rows))
-    return " ".join(" ".join(rows[:end]).split()).rstrip(".")
+    title, *paragraphs = re.split(r"\n *[─-]{3,} *(?:\n|$)", "\n".join(rows))
+    return " ".join((title if "╭" in box or not paragraphs else paragraphs[0]).split()).rstrip(".")

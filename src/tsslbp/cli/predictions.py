@@ -101,14 +101,8 @@ def _named(said: list[str], given: training.Samples) -> list[str]:
     return said if len(said) == 1 else [f"{sample}: {line}" for sample, line in zip(given.names, said, strict=True)]
 
 
-def write(out: Path, made: Predictions, path: Path) -> None:
-    """Write predictions as CSV; a file at ``out`` is replaced whole or not at all.
-
-    Raises:
-        UserError: it cannot be written, or it is the file that was read.
-    """
-    if out.exists() and path.exists() and out.samefile(path):
-        raise UserError(f"--out {out} is the file with the samples; choose another")
+def write(out: Path, made: Predictions) -> None:
+    """Write predictions as CSV; a file at ``out`` is replaced whole or not at all. Raises UserError if it cannot be written."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(made.head)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import data, metrics, training
+from tsslbp import data, files, metrics, training
 from tsslbp.cli import predictions
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console, say
@@ -114,9 +114,10 @@ def predict(arguments: list[str]) -> None:
     samples = predictions.samples(options.path, model, inverted, _streaming(options, model.data))
     for line in samples.warnings:
         say(line)
+    out = options.out and files.output(options.out, options.path, Path(model.data), *training.files_of(options.model))
     made = predictions.of(model, samples)
-    if options.out:
-        predictions.write(options.out, made, options.path)
+    if out:
+        predictions.write(out, made)
         console.print(f"wrote {made.what} to {options.out}")
         return
     for line in made.said[: predictions.SHOWN]:

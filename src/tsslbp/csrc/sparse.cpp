@@ -67,7 +67,7 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
       return double(total) / std::max(1.0, double(samples * s.T * s.pixels() * s.C));
     };
     // A few samples decide, on this thread: going through all, and waking another thread, may cost more than it gains.
-    const int64_t few = s.N < 24 ? 1 : s.N / 6;
+    const int64_t few = std::max<int64_t>(1, (s.N + 2) / 3);
     if (share(few, true) > most) return;
     if (few > 1) share(1, false);
     const Tensor from = torch::stable::new_empty(a, {s.N * s.T + 1}, ScalarType::Long);

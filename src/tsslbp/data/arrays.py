@@ -309,7 +309,9 @@ def _split(
 ) -> Split:
     """Bytes stay bytes (bools become bytes), all other numbers become float32; padding becomes 0, also that of targets."""
     if lengths is not None:
-        steps = x.shape[1] if sequence else 0
+        if not sequence:
+            raise UserError(f"{where}: x holds samples without steps, {list(x.shape)}; leave lengths out")
+        steps = x.shape[1]
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
             raise UserError(f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences")
     if x.dtype == np.bool_:

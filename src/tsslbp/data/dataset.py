@@ -224,7 +224,7 @@ def class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for name in names:
         if not name.isprintable() or not name:
-            raise UserError(f"{where}: class name {name!r} cannot be printed; rename the class")
+            raise UserError(f"{where}: class name {name[:60]!r} cannot be printed; rename the class, or close its quote")
         if name in found:
             raise UserError(f"{where}: class name {name!r} stands twice; give every class a name of its own")
         found[name] = None

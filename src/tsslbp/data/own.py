@@ -14,7 +14,7 @@ MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
 NOTHING_VARIES = 1e-6
 """Share of the mean below which a channel's standard deviation may be float32's rounding alone."""
-LOST = "{} varies so little about its mean that float32, in which it is stored, rounds it away; subtract the mean from it"
+LOST = "{} varies so little that float32, in which it is stored, rounds it away; subtract its mean and scale it"
 """Message about numbers that :func:`lost_in_float32` finds."""
 LOOKED_AT = 2**20
 """About how many numbers it looks at."""
@@ -113,7 +113,10 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     else:
         steps = len(inside) // len(weights) if train.lengths is None else train.lengths
         std, mean = _weighted_std_mean(inside / scale, axes, weights.repeat_interleave(steps))
-    std = torch.where(std > NOTHING_VARIES * mean.abs(), std, std.clamp(min=1.0))  # seconds since 1970 vary by thousands
+    varies = (std > NOTHING_VARIES * mean.abs()) & (
+        std >= torch.finfo(torch.float32).tiny
+    )  # seconds since 1970 vary by thousands
+    std = torch.where(varies, std, std.clamp(min=1.0))
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
 
 
@@ -124,7 +127,9 @@ def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tup
 
 
 def lost_in_float32(x: NDArray[Any]) -> list[int]:
-    """Features of ``[..., F]`` whose rounding to float32 is at least a twentieth of their standard deviation, in some rows."""
+    """Features of ``[..., F]`` whose rounding to float32 is at least a twentieth of their standard deviation, in some rows, or
+    whose deviation is below float32's normal numbers.
+    """
     if x.dtype.itemsize < np.dtype(np.float32).itemsize or x.dtype == np.float32:
         return []
     flat = x.reshape(-1, x.shape[-1])
@@ -133,7 +138,8 @@ def lost_in_float32(x: NDArray[Any]) -> list[int]:
         spread, largest = flat.std(0), np.abs(flat).max(0)
         error = np.sqrt(np.square(flat - flat.astype(np.float32)).mean(0))
         resolved = spread > 16 * np.finfo(np.float64).eps * largest  # more than the rounding of what computed it
-        return np.flatnonzero(resolved & (error >= spread / 20)).tolist()
+        lost = (error >= spread / 20) | (spread < np.finfo(np.float32).tiny)
+        return np.flatnonzero(resolved & lost).tolist()
 
 
 def counts_events(x: Tensor) -> bool:

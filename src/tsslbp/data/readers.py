@@ -48,9 +48,12 @@ def at(path: Path) -> tuple[Reader, Path] | None:
         for suffix in (".ts", ".tsv", ".txt", ".csv"):
             if len(inside := sorted(path.glob(f"*_TRAIN{suffix}"))) == 1:
                 return at(inside[0])
-        of_folders = (reader for reader in READERS if reader.folder and any(files_in(path, reader.suffixes)))
-        if found := next(of_folders, None):
-            return found, path
+        firsts = {reader: next(files_in(path, reader.suffixes), None) for reader in READERS if reader.folder}
+        if found := {reader: first for reader, first in firsts.items() if first}:
+            if len(found) > 1:
+                several = " and ".join(first.name for first in found.values())
+                raise UserError(f"{path} has files of several kinds, such as {several}; keep one kind")
+            return next(iter(found)), path
     named = (reader for reader in READERS if path.suffix.lower() in reader.suffixes)
     return next(((reader, path) for reader in named), None)  # also a folder of such a name, which its reader refuses
 

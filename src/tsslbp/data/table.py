@@ -79,7 +79,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     body = rows[1:] if header else rows
     if not body:
         raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
-    skipped = 1 if header and not header[0].strip() and width > 2 else 0  # the index that pandas writes
+    unnamed = bool(header) and not header[0].strip() and "1" not in wanted.columns  # as of the index that pandas writes
+    skipped = int(unnamed and width > 2 and not any(map(_has_fraction, (cells[0] for _, cells in body))))
     label, chosen = _chosen(path, columns[skipped:], wanted if header else replace(wanted, columns=()))
     label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
     x, faults, missing = np.empty((len(body), len(chosen))), [], []
@@ -118,6 +119,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
     names = [columns[n] for n in chosen]
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes = [
+        *["the first column has no name and is left out, as if it numbered the rows; name it to use it"] * skipped,
         *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
         *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
     ]
@@ -171,6 +173,11 @@ def _label(columns: list[str]) -> int:
 def _numbers_rows(column: NDArray[np.floating]) -> bool:
     """Whether a column holds consecutive whole numbers in any order, so that it numbers rows."""
     return len(column) >= MANY and bool((np.diff(np.sort(column)) == 1).all())
+
+
+def _has_fraction(cell: str) -> bool:
+    """Whether a cell cannot be the number or name of a row."""
+    return is_number(cell) and not float(cell).is_integer()
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:

@@ -21,6 +21,11 @@ from tsslbp.training.records import METRICS
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a run's folder must keep, or the model file itself."""
+    return [path / name for name in ("config.toml", METRICS, MODEL, CHECKPOINT)] if path.is_dir() else [path]
+
+
 def opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
     """The folder of a run that starts or goes on, and its checkpoint, empty if there is none.
 
