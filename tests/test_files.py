@@ -77,6 +77,8 @@ def test_an_output_file_is_where_its_link_leads_and_nothing_that_is_needed(tmp_p
     for name, why in said.items():
         with pytest.raises(UserError, match=f"{name} is a {why}.*; choose"):
             files.output(tmp_path / name, *needed)
+    with pytest.raises(UserError, match="/dev/stdout is a pipe or device"):
+        files.output(Path("/dev/stdout"))
     with pytest.raises(UserError, match=r"cannot write '\.': it is not the name of a file; choose"):
         files.write_text(Path(), "")
 

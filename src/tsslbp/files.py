@@ -104,7 +104,8 @@ def output(path: Path, *needed: Path) -> Path:
     Raises:
         UserError: it is one of the ``needed`` files, or a folder, pipe or device.
     """
-    if path.exists() and not path.is_file():
+    special = Path("/dev") in path.absolute().parents  # /dev/stdout leads to any file
+    if path.exists() and (special or not path.is_file()):
         raise UserError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; choose the name of a file")
     if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in needed):
         raise UserError(f"{path} is a file that is still needed; choose another name")
