@@ -27,7 +27,7 @@ class Case:
     """A network and a batch size; ``sequence`` input is ``[T, B, ...]`` spikes, otherwise static images.
 
     A ``large`` one takes minutes and is measured only if named. ``gains`` multiply the first weights of the hidden layers, so
-    that these spike about as often as those of trained networks: a silent layer would cost too little.
+    that about as much of what they pass on changes as in trained networks: silence would cost too little.
     """
 
     name: str

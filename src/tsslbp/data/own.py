@@ -113,9 +113,8 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     else:
         steps = len(inside) // len(weights) if train.lengths is None else train.lengths
         std, mean = _weighted_std_mean(inside / scale, axes, weights.repeat_interleave(steps))
-    varies = (std > NOTHING_VARIES * mean.abs()) & (
-        std >= torch.finfo(torch.float32).tiny
-    )  # seconds since 1970 vary by thousands
+    least = NOTHING_VARIES * mean.abs()  # seconds since 1970 vary by thousands
+    varies = (std > least) & (std >= torch.finfo(torch.float32).tiny)
     std = torch.where(varies, std, std.clamp(min=1.0))
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
 
