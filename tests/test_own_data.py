@@ -584,6 +584,17 @@ def test_a_first_column_without_a_name(tmp_path, values):
     assert any("first column has no name and is left out" in note for note in dataset.notes) == (not is_feature)
 
 
+@pytest.mark.parametrize(("first", "names"), [(0, "1,2,label"), (0, "u,v,label"), (0.5, "u,v,label")])
+def test_a_table_of_pandas_is_read_for_its_own_model(tmp_path, first, names):
+    path = tmp_path / "t.csv"
+    path.write_text(f",{names}\n" + "".join(f"{first + n:g},{n},{n % 3},{'ab'[n % 2]}\n" for n in range(12)))
+    found = readers.found(path, Wanted())
+    columns = found.facts["columns"]
+    assert len(columns) == (2 if first == 0 else 3)
+    split, _ = readers.samples(path, ("a", "b"), (len(columns),), columns=columns)
+    assert torch.equal(split.x, found.all()[0].x)
+
+
 def test_a_folder_with_files_of_two_kinds_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("a/1.wav", "a/cover.png"):
