@@ -154,12 +154,11 @@ def _format(options: Export) -> tuple[str, Format]:
     if options.format is not None:
         if options.format not in FORMATS:
             raise unknown("format", options.format, FORMATS)
-        given = FORMATS[options.format]
-        if options.file.suffix != given.ending and options.file.suffix in {form.ending for form in FORMATS.values()} - {""}:
+        if any(form.ending == options.file.suffix != "" for name, form in FORMATS.items() if name != options.format):
             raise UserError(
                 f"{options.file} has the ending of another format than --format {options.format}; change one of them"
             )
-        return options.format, given
+        return options.format, FORMATS[options.format]
     for name, form in FORMATS.items():
         if form.ending and options.file.suffix == form.ending:
             return name, form

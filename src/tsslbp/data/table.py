@@ -80,8 +80,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     if not body:
         raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
     unnamed = bool(header) and width > 2 and not header[0].strip()  # as of the index that pandas writes
-    taken = columns[0] in wanted.columns and columns[0] not in columns[1:] or any(_has_fraction(cells[0]) for _, cells in body)
-    skipped = int(unnamed and not taken)
+    asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
+    skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
     label, chosen = _chosen(path, columns[skipped:], wanted if header else replace(wanted, columns=()))
     label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
     x, faults, missing = np.empty((len(body), len(chosen))), [], []
