@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,13 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
         ("train mnist-cn", "unknown recipe 'mnist-cn'; did you mean 'mnist-cnn'"),
         ("train quickstart --epoch 3", "unknown option '--epoch'; did you mean '--epochs'"),
         ("train quickstart --epochs abc", "--epochs"),
+        ("train quickstart --epochs 1 --seed 1 --epochs=2", "--epochs is given 2 times; give it once"),
+        ("train quickstart --flip --no-flip", "--flip is given 2 times"),
+        ("train quickstart --learn --epochs 1", "--learn has no value; give one, or leave it out"),
+        ("train quickstart --epochs 1 --learn", "--learn has no value"),
+        ("predict ''", "the value after tsslbp predict is empty; give one, or leave it out"),
+        ("train --data '' --epochs 1", "the value after --data is empty"),
+        ("train quickstart --runs-dir=", "the value after --runs-dir= is empty; give one, or leave it out"),
         ("train quickstart --epochs 0", "--epochs is 0"),
         ("train quickstart --loss kernl", "kernl"),
         ("train quickstart --rule tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
@@ -319,7 +327,7 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *arguments.split())
+    code, out, err = run(capsys, *shlex.split(arguments))
     assert code == 2
     assert out == ""
     assert message in err

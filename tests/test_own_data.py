@@ -416,6 +416,7 @@ def test_arrays_are_read_as_a_file_is(tmp_path):
     ("make", "message"),
     [
         (lambda: data.of_arrays([[1.0, 2.0], [3.0]], [0, 1]), "x is no array"),
+        (lambda: data.of_arrays(np.zeros((3, 5)), np.eye(3)), r"y has shape \[3, 3\].*; y is one-hot, so give y.argmax\(1\)"),
         (lambda: data.of_torch([1, 2]), "samples: item 0 is int; it must be a pair of a sample and its class"),
         (lambda: data.of_torch([]), "samples holds no samples"),
         (lambda: data.of_torch([(torch.ones(2), 0), (torch.ones(3), 1)]), r"item 1 has shape \[3\], the first has \[2\]"),

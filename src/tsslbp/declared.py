@@ -151,7 +151,8 @@ def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
         if kind is Path and isinstance(value, str):  # of a TOML file it would be a path by now
             be = "be a pathlib.Path"
     if not fits:
-        yield f"{name} is {shown(value)}; it must {be}"
+        text = isinstance(value, str) and kind in (bool, int, float)
+        yield f"{name} is {shown(repr(value) if text else value)}; it must {be}"
 
 
 def is_text(value: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from dataclasses import field, fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,6 +47,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
             raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
         if given != "--help" and given.replace("--no-", "--", 1) not in known:
             raise unknown("option", given, known)
+    _refuse_ignored(command, arguments)
     helping, names = _helping(settings), [each.name for each in fields(settings)]  # type: ignore[arg-type]
     extra = {} if default is None else {"default": helping(**{name: getattr(default, name) for name in names})}
     complaint = io.StringIO()
@@ -59,9 +61,21 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         if isinstance(stop.__context__, UserError):  # from checks of the settings, before tyro draws a box around it
             raise stop.__context__ from None
         raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
+    if empty := [flag(name) for name in names if getattr(options, name) == () and flag(name) in arguments]:
+        raise UserError(f"{empty[0]} has no value; give one, or leave it out")
     if wrong := list(faults(options)):
         raise UserError("; ".join(wrong))
     return options
+
+
+def _refuse_ignored(command: str, arguments: list[str]) -> None:
+    """Raises UserError for an option that is given twice, of which the last would count, and for a value that is empty."""
+    options = [argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments if argument.startswith("--")]
+    if twice := next((option for option in options if options.count(option) > 1), None):
+        raise UserError(f"{twice} is given {options.count(twice)} times; give it once")
+    for before, argument in pairwise([f"tsslbp {command}", *arguments]):
+        if not argument or (argument.startswith("--") and argument.partition("=")[1:] == ("=", "")):
+            raise UserError(f"the value after {argument or before} is empty; give one, or leave it out")
 
 
 def _helping(settings: type[T]) -> type[Any]:

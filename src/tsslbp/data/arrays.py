@@ -237,9 +237,10 @@ def _samples(
         numbers = y.astype(np.float64)
         y = numbers.astype(np.int64) if bool(((numbers == np.trunc(numbers)) & (abs(numbers) < 2**53)).all()) else y
     if y.ndim not in (1, 3) or len(y) != len(x) or 0 in y.shape:
+        one_hot = y.ndim == 2 and y.dtype.kind in "buif" and bool(((y != 0).sum(1) == 1).all() and (y.sum(1) == 1).all())
         raise UserError(
             f"{where}: {y_name} has shape {list(y.shape)}; {x_name} has {len(x)} samples, so it must be [{len(x)}], or "
-            f"[{len(x)}, T, C] for target spike trains"
+            f"[{len(x)}, T, C] for target spike trains{f'; {y_name} is one-hot, so give {y_name}.argmax(1)' if one_hot else ''}"
         )
     if y.ndim == 3:
         return x, _target_trains(y, f"{where}: {y_name}")
