@@ -1,6 +1,7 @@
 """What a model remembers of its data, and what it makes of samples that are unlike them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,14 @@ def test_the_same_numbers_in_another_type_are_the_same(trained, capsys, tmp_path
     stored = [save(tmp_path / f"{dtype}.npz", x=x.astype(dtype), y=y) for dtype in ("uint8", "float64")]
     first, second = (run(capsys, "evaluate", trained / "bytes", "--all", path)[1] for path in stored)
     assert first.split(" on all")[0] == second.split(" on all")[0]
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (5, 2, 3), ()])
+def test_a_model_takes_samples_of_its_shape_only(trained, shape):
+    model = training.load(trained / "floats")
+    for call in (model.outputs, model.decide, model.spikes):
+        with pytest.raises(UserError, match=re.escape(f"x has shape {list(shape)}; the model takes samples [N, ")):
+            call(torch.rand(shape))
 
 
 @pytest.mark.parametrize("axes", [(0, 2, 3, 1), (0, 2, 3)])

@@ -360,7 +360,8 @@ SET = "data.SETS['bad'] = lambda n: {}\n"
 )
 def test_what_goes_wrong_in_ones_own_code_is_one_line(place, capsys, more, flag, message):
     Path("code/my rule.py").write_text(RULE + more)
-    code, _, err = command(capsys, *TRAIN, "--batch-size", "50", flag)
+    others = TRAIN if not flag.startswith("--data") else [given for given in TRAIN if given not in ("--data", "four-lines")]
+    code, _, err = command(capsys, *others, "--batch-size", "50", flag)
     assert code == 2, err
     last = re.sub(r"line (\d+):", lambda line: f"line {int(line[1]) - RULE.count(chr(10))} of it:", err.splitlines()[-1])
     assert last.startswith("tsslbp: ")

@@ -20,6 +20,7 @@ from tsslbp.exchange.nir import from_nir, to_nir
 from tsslbp.exchange.onnx import to_onnx
 from tsslbp.kernels import Pool
 from tsslbp.layers import (
+    Adaptation,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,
@@ -30,11 +31,13 @@ from tsslbp.layers import (
     Linear,
     MaxPool1d,
     MaxPool2d,
+    Readout,
     Recurrent,
     Residual,
     Spiking,
     SumPool1d,
     SumPool2d,
+    Vote,
 )
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
@@ -44,6 +47,7 @@ from tsslbp.study.activity import layer_operations, spike_counts
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 SETTINGS = {"input_shape": (2, 8, 8), "time_steps": 5, "tau_m": 5, "tau_s": 3, "threshold": 0.3, "padding": (1,)}
+FLAT = {**SETTINGS, "input_shape": (5,)}
 DEEP = "6C3n-[6C3n-6C3n]-M2-[8C3s2b-8C3b]-[8C3-P2-8C3]-12Rn-[12-12]-[9Rb-9b]-6b-V2"
 NETWORKS = ["6C3b-M2-[6C3-6C3b]-P2-9n-[9-9]-4", "[6C3s2n-6C3n]-A2-4n", "6C3s2-[6C3-6C3]-4", DEEP]
 
@@ -210,7 +214,18 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: Conv2d(3, 2, 0, neuron=NEURON), "Conv2d: kernel_size is 0"),
         (lambda: Conv1d(3, 2, 3, neuron=NEURON, dilation=1.5), "Conv1d: dilation is 1.5; it must be a whole number from 1$"),
         (lambda: MaxPool2d(0, tau_s=3), "MaxPool2d: size is 0"),
+        (lambda: MaxPool1d(2, tau_s=0.5), "tau_s is 0.5; a synaptic time constant is in steps, at least 1"),
         (lambda: AvgPool1d(-1), "AvgPool1d: size is -1"),
+        (lambda: AvgPool2d((2, 2)), r"AvgPool2d: size is \(2, 2\); it must be a whole number"),
+        (lambda: SumPool2d(2, float("nan")), "SumPool2d: factor is nan; it must be a finite number"),
+        (lambda: Vote(0), "voters is 0; it must be a whole number from 1"),
+        (lambda: Linear(3, 2, neuron=None), r"Linear: neuron is None; it must be tsslbp.neuron.LIF\(tau_m, tau_s\)"),
+        (
+            lambda: Recurrent(3, 2, neuron=NEURON, adaptation=(4, 0.3)),
+            r"adaptation is \(4, 0.3\); it must be tsslbp.layers.Adap",
+        ),
+        (lambda: Residual(Linear(3, 3, neuron=NEURON), shortcut=nn.Identity()), "the shortcut is Identity; it must be a layer"),
+        (lambda: Residual({"shortcut": Linear(3, 3, neuron=NEURON)}), "none is named shortcut"),
         (lambda: Residual(), "must end with a layer that has neurons"),
         (lambda: Residual(Linear(3, 3, neuron=NEURON), SumPool2d()), "must end with a layer that has neurons"),
         (
@@ -224,6 +239,24 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: BatchNorm(3)(torch.rand(1, 1, 3)), r"needs two steps or samples in training; .* \[1, 3\]"),
         (lambda: Linear(5, 0, neuron=NEURON), "in_features is 5, out_features 0; they must be whole numbers"),
         (lambda: Recurrent(5, 2.5, neuron=NEURON), "in_features is 5, out_features 2.5; they must be whole"),
+        *(
+            (
+                lambda layer=layer, shape=shape: layer.part(torch.rand(2, 4, 3), torch.zeros(shape)),
+                rf"must be \[{wanted}, 4, 2\]",
+            )
+            for layer, shape, wanted in (
+                (Linear(3, 2, neuron=NEURON), (2, 3, 2), 2),
+                (Recurrent(3, 2, neuron=NEURON), (2, 4, 2), 3),
+                (Readout(3, 2, neuron=NEURON), (2, 4, 2), 1),
+            )
+        ),
+        (lambda: MaxPool1d(2, tau_s=3).part(torch.rand(2, 4, 3, 4), torch.zeros(1, 4, 9)), r"must be \[1, 4, 18\]"),
+        (
+            lambda: build("4-3", **FLAT).part(torch.rand(2, 5), torch.zeros(2)),
+            "the state is of type Tensor; it must be the State",
+        ),
+        (lambda: build("4-3", **FLAT, standardise="no"), "standardise is 'no'; it must be true or false"),
+        (lambda: build("4-3", **FLAT, conv_scale=-1), "conv_scale is -1; it must be positive"),
         (
             lambda: tsslbp.build(None, input_shape=(3,), time_steps=2, tau_m=5, tau_s=3),
             "network 'None' must end with the number of",
@@ -328,6 +361,56 @@ def test_a_network_in_parts_is_the_whole(notation, static):
     assert nexts in (None, (1, 2, net(x).shape[2]))
 
 
+def test_a_layer_may_be_there_twice():
+    twice, last, x = (Linear(5, 5, neuron=NEURON).double(), Linear(5, 5, neuron=NEURON).double(), 2 * rand(5, 3, 5).abs())
+    block, net = Residual(twice, twice, last), build("5-5-4", **FLAT).double()
+    torch.testing.assert_close(block(x), last(Joined(twice(twice(x)), x, None)))
+    calls = []
+    hook = twice.register_forward_hook(lambda *_: calls.append(1))
+    block(x)
+    assert len(calls) == 2
+    hook.remove()
+    net.layers[1] = net.layers[0]
+    expected = net.layers(net.encode(x))
+    torch.testing.assert_close(net(x), expected)
+    first, state = net.part(x[:2])
+    torch.testing.assert_close(torch.cat([first, net.part(x[2:], state)[0]]), expected)
+    alone, pool = build("6C3-P2-P2-4", **SETTINGS).double(), 2 * rand(3, 2, 8, 8).abs()
+    alone.layers[2] = alone.layers[1]
+    torch.testing.assert_close(alone(pool), alone.layers(alone.encode(pool)))
+
+
+def test_neurons_in_a_container_that_knows_nothing_of_parts_are_refused():
+    def inner():
+        return nn.Sequential(Linear(5, 5, neuron=NEURON, normalise=True))
+
+    net, block, x = build("5-4", **FLAT), Residual(inner(), Linear(5, 5, neuron=NEURON)), torch.rand(5, 3, 5)
+    net.layers.linear1 = inner()
+    for call in (lambda: net(x, lengths=torch.tensor([5, 4, 3])), lambda: block(x, inside=torch.ones(5, 3, dtype=torch.bool))):
+        with pytest.raises(UserError, match="holds layers with neurons, and a Sequential hands them neither the state"):
+            call()
+    net.eval(), block.eval()
+    for call in (net.part, lambda x: block.part(x, None)):
+        with pytest.raises(UserError, match="into the network, or into a Residual"):
+            call(x)
+    assert net(x).shape == (5, 3, 4)
+
+
+def test_a_class_with_its_own_forward_takes_whole_sequences_only():
+    class Mine(Linear):
+        def forward(self, signal):
+            return super().forward(signal) / 2
+
+    net, x = build("5n-5-4", **FLAT), torch.rand(5, 3, 5)
+    net.layers.linear2.__class__ = Mine
+    assert net(x, lengths=torch.tensor([5, 4, 3])).shape == (5, 3, 4)
+    assert Residual(Mine(5, 5, neuron=NEURON), Linear(5, 5, neuron=NEURON))(x).shape == (5, 3, 5)
+    net.eval().time_block = 2
+    for call in (net.part, net):
+        with pytest.raises(UserError, match="Mine has its own forward, which hands no state on; call it on whole sequences"):
+            call(x)
+
+
 def test_blocks_of_time_and_parts_need_the_whole_while_normalisation_learns():
     net, x = network("6C3n-4")
     net.train()
@@ -369,6 +452,100 @@ def test_hooks_of_every_layer_and_block_are_called(notation):
     hook.remove()
     assert output.any()
     assert torch.equal(net(x), output)
+
+
+@pytest.mark.parametrize("notation", ["6C3b-P2-[6C3-8C3s2]-M2-4", "9R-[9-8]-4"])
+def test_hooks_are_called_for_parts_and_shortcuts(notation):
+    settings = SETTINGS if "C" in notation else FLAT
+    net, calls = build(notation, conv_scale=2.0, **settings).double(), []
+    modules = [*(layer for _, layer in net.named_layers()), net.layers.block1, net.layers.block1.shortcut]
+    x = 3 * rand(5, 2, *settings["input_shape"]).abs()
+    plain = net(x)
+    for module in modules:
+        module.register_forward_hook(lambda module, _, made: calls.append(module) or made * 1.5)
+    whole = net(x)
+    assert calls.count(net.layers.block1.shortcut) == 1
+    assert set(calls) == set(modules)
+    first, state = net.part(x[:2])
+    net.time_block = 3
+    for made in (torch.cat([first, net.part(x[2:], state)[0]]), net(x)):
+        torch.testing.assert_close(made, whole, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(whole, plain)
+
+
+def test_a_pruned_network_learns_in_blocks_and_streams_with_its_weights():
+    def pruned():
+        net = build("9-[7-6]-4", **FLAT)
+        for layer in (net.layers.linear1, net.layers.block1.shortcut):
+            prune.random_unstructured(layer, "weight", 0.3)
+        return net
+
+    net, x = pruned(), 3 * torch.rand(5, 2, 5)
+    net.time_block, adam = 2, torch.optim.Adam(net.parameters(), 0.1)
+    for _ in range(3):
+        adam.zero_grad()
+        net(x).sum().backward()
+        adam.step()
+    assert bool(net.layers.block1.shortcut.weight_orig.grad.any())
+    other = pruned()
+    other.load_state_dict(net.state_dict())
+    stream = tsslbp.stream(other, 2)
+    torch.testing.assert_close([stream(step).total for step in x][-1], net(x).sum(0))
+
+
+def test_votes_of_a_constant_current():
+    signal = constant_current(rand(3, 6), 4, 3.0)
+    torch.testing.assert_close(Vote(2)(signal), Vote(2)(signal.expand()))
+
+
+@pytest.mark.parametrize("compute", [weight_norm, lambda layer: prune.random_unstructured(layer, "weight", 0.3)])
+def test_weights_that_are_computed_from_others_are_not_folded(compute):
+    net, x = build("5n-5n-4", **FLAT), 3 * torch.rand(5, 2, 5)
+    net(x)
+    net.eval()
+    compute(net.layers.linear2)
+    before = net(x)
+    with pytest.raises(UserError, match="a weight that is computed from other tensors cannot be folded; make it plain"):
+        net.fold()
+    assert torch.equal(net(x), before)
+    assert net.layers.linear1.norm is not None
+
+
+def test_shared_weights_are_folded_and_stored_for_each_layer(tmp_path):
+    net, x = build("5n-5n-4", **FLAT), 3 * torch.rand(5, 2, 5)
+    net.layers.linear2.weight = net.layers.linear1.weight
+    for scale in (1, 5):
+        net(scale * x)
+    net.eval().save(tmp_path / "net.safetensors")
+    before = net(x)
+    torch.testing.assert_close(tsslbp.load(tmp_path / "net.safetensors").network(x), before)
+    net.fold()
+    torch.testing.assert_close(net(x), before)
+
+
+def test_a_network_with_another_rule_in_a_layer_is_not_stored(tmp_path):
+    net = build("5-4", **FLAT)
+    net.layers.linear1.rule = tsslbp.Surrogate("atan")
+    with pytest.raises(UserError, match=r"layers.linear1 has rule Surrogate\(.*, and a file holds one for all layers, TSSL\("):
+        net.save(tmp_path / "net.safetensors")
+
+
+def test_state_dicts_tell_of_adaptation_and_of_max_pooling(recwarn):
+    def adaptive(notation):
+        return build(notation, **FLAT)
+
+    pairs = [
+        (Recurrent(3, 2, neuron=NEURON, adaptation=Adaptation(4.0, 0.9)), Recurrent(3, 2, neuron=NEURON), "tau_a 4.0"),
+        (Recurrent(3, 2, neuron=NEURON), Recurrent(3, 2, neuron=NEURON, adaptation=Adaptation(4.0, 0.9)), "tau_a None"),
+        (adaptive("9A-4"), adaptive("9R-4"), "tau_a 100.0"),
+        (nn.Sequential(MaxPool1d(2, tau_s=3.0)), nn.Sequential(MaxPool1d(2, tau_s=9.0)), r"tau_s 3.0 \(here 9.0\)"),
+    ]
+    for stored, other, message in pairs:
+        stored.load_state_dict(stored.state_dict())
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match=message):
+            other.load_state_dict(stored.state_dict())
+        recwarn.clear()
 
 
 def test_padding_does_not_count_in_networks():

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils import estimator_checks
 
-from tsslbp import SpikingClassifier, UserError, cli, load, metrics, training
+from tsslbp import SpikingClassifier, Surrogate, UserError, cli, load, metrics, training
 
 ROOT = Path(__file__).parent.parent
 TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)
@@ -88,11 +88,19 @@ def test_sequences_come_with_steps_or_channels_first(sequences):
     assert classifier.score(x, y) > 0.9
     assert classifier.n_features_in_ == 3
     assert classifier.config_.time_steps == 12
-    turned = SpikingClassifier("20-2", epochs=10, random_state=0, channels_first=True).fit(x.transpose(0, 2, 1), y)
+    turned = SpikingClassifier("20-2", rule=None, epochs=10, random_state=0, channels_first=True).fit(x.transpose(0, 2, 1), y)
     np.testing.assert_array_equal(turned.predict_proba(x.transpose(0, 2, 1)), classifier.predict_proba(x))
     np.testing.assert_array_equal(classifier.predict(torch.from_numpy(x)), classifier.predict(x.tolist()))
     with pytest.raises(UserError, match=re.escape("X has samples of shape [11, 3]; those of the training had [12, 3]")):
         classifier.predict(x[:, 1:])
+    objects = np.empty(len(x), object)
+    objects[:] = list(x)
+    for given in (tuple(x), objects):
+        np.testing.assert_array_equal(classifier.predict(given), classifier.predict(x))
+    objects[0] = objects[0][1:]
+    for given in (objects, [x[0][1:], *x[1:]]):
+        with pytest.raises(UserError, match=r"^X holds sequences of different lengths; all must have the same"):
+            classifier.predict(given)
     with pytest.raises(UserError, match=r"^time_steps is 5; the sequences of X have 12$"):
         SpikingClassifier("20-2", time_steps=5).fit(x, y)
 
@@ -186,6 +194,7 @@ def test_progress_is_ten_lines(iris, capsys):
     [
         ({"learning_rate": 0}, "^learning_rate is 0; it must be positive$"),
         ({"rule": "tsll"}, "did you mean 'tssl"),
+        ({"rule": Surrogate("atan")}, r"^rule is Surrogate\(.*; it must be text$"),
         ({"network": "20-4"}, "^network 20-4 must end with 3, the classes of X$"),
         ({"epochs": 0, "tau_m": 0}, "tau_m is 0.*; epochs is 0"),
         (

@@ -736,5 +736,5 @@ def test_convolutions_may_begin_as_fully_connected_layers_do(quick):
     weight = net.layers.conv1.weight.detach()
     assert float(weight.std()) == pytest.approx(2 * math.sqrt(2 / 200), rel=0.05)
     assert float(weight.abs().max()) > 3 * float(weight.std())  # no bound, unlike those of a uniform one
-    with pytest.raises(UserError, match="unknown initialisation 'round'"):
+    with pytest.raises(UserError, match="conv_init is round; it must be one of uniform, kaiming"):
         tsslbp.build("5C5-10", input_shape=(8, 9, 9), time_steps=2, tau_m=5, tau_s=3, conv_init="round")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from torch import nn
 
 from tsslbp import ann, quantisation, rules
-from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, kinds_of
+from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, faults, kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.layers import (
     Adaptation,
@@ -206,8 +206,11 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
             raise unknown(name, str(value), known)
     if a.neuron != "spiking" and a.readout != "spikes":
         raise UserError(f"a network of {a.neuron} units has no spikes and no voltages; leave readout out")
-    Dropout(a.dropout)  # this and the next line check values that the network may not use
+    Dropout(a.dropout)  # this and what follows check values that the network may not use
     Adaptation(a.tau_a, a.beta)
+    others = NetworkSettings(conv_init=a.conv_init, conv_scale=a.conv_scale, standardise=a.standardise, reset=a.reset)
+    if wrong := list(faults(others, called=str)):
+        raise UserError("; ".join(wrong))
     return _Maker(a, neuron).layers(parse(a.network))
 
 

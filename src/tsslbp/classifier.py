@@ -68,7 +68,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         self,
         network: str = "auto",
         *,
-        rule: str = "tssl+",
+        rule: str | None = "tssl+",
         loss: str | None = None,
         time_steps: int | None = None,
         tau_m: float | None = None,
@@ -169,9 +169,9 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[shares.argmax(1)]
 
     def _config(self, dataset: Dataset) -> TrainConfig:
-        names = ("loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
+        names = ("rule", "loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
         given = {name: getattr(self, name) for name in names} | {"network": None if self.network == "auto" else self.network}
-        given = {name: value for name, value in given.items() if value is not None} | {"rule": self.rule}
+        given = {name: value for name, value in given.items() if value is not None}
         given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         seed = int(check_random_state(self.random_state).randint(LARGEST))
         return TrainConfig(
@@ -182,7 +182,12 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         """Sequences as ``[N, F, T]``, so that scikit-learn finds features on the second axis."""
         if isinstance(x, Tensor):
             x = x.numpy(force=True)
-        three = getattr(x, "ndim", 0) == 3 or (isinstance(x, list) and np.ndim(x) == 3)
+        if isinstance(x, np.ndarray) and x.dtype.hasobject and x.ndim == 1 and len(x):  # of arrays, one for each sample
+            x = list(x)
+        try:
+            three = (x.ndim if hasattr(x, "ndim") else np.asarray(x).ndim) == 3
+        except ValueError:
+            raise UserError("X holds sequences of different lengths; all must have the same, so cut or pad them") from None
         return np.swapaxes(x, 1, 2) if three and not self.channels_first else x
 
 

@@ -88,22 +88,22 @@ def docstrings(settings: type) -> dict[str, str]:
     return found
 
 
-def faults(settings: Any) -> Iterator[str]:
-    """Errors of single values of a dataclass, in type, range or meaning, each with its flag."""
+def faults(settings: Any, called: Callable[[str], str] = flag) -> Iterator[str]:
+    """Errors of single values of a dataclass, in type, range or meaning, each with its flag or as it is ``called``."""
     for name, kind in kinds_of(type(settings)).items():
         value = getattr(settings, name)
-        if found := list(misfits(flag(name), kind, value)):
+        if found := list(misfits(called(name), kind, value)):
             yield from found
             continue
         for part in value if isinstance(value, tuple) else (value,) if value is not None else ():
             for demand in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
                 if isinstance(demand, Must) and not demand.holds(part):
-                    yield f"{flag(name)} is {shown(value)}; it must {demand.be}"
+                    yield f"{called(name)} is {shown(value)}; it must {demand.be}"
                 elif isinstance(demand, Means):
                     try:
                         demand.read(part)
                     except UserError as error:
-                        yield f"{flag(name)}: {error}"
+                        yield f"{called(name)}: {error}"
 
 
 def typed(kind: Any, value: Any) -> Any:
@@ -148,6 +148,7 @@ def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
         be, fits = "be a number", number and (isinstance(value, float) or abs(value) <= sys.float_info.max)
     else:
         be, fits = "be Unicode text without NUL", isinstance(value, kind) and is_text(str(value))
+        be = be if isinstance(value, kind) else "be text"
         if kind is Path and isinstance(value, str):  # of a TOML file it would be a path by now
             be = "be a pathlib.Path"
     if not fits:

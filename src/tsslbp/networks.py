@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -16,15 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp import ann, draws, events, imports, machine, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, check_tensor, unknown
+from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
-from tsslbp.layers.base import hooked
-from tsslbp.layers.noted import check_same, is_known
-from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
+from tsslbp.layers.called import hooked, in_order, takes
+from tsslbp.layers.noted import check_rule, check_same, is_known
+from tsslbp.layers.residual import refuse_inner
+from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, check_lengths, constant_current, length_mask, within
+from tsslbp.signal import Constant, Signal, are_static, check_lengths, check_samples, constant_current, length_mask, within
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
@@ -61,6 +63,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
             raise unknown("setting", name, kinds_of(Architecture))
     one = {name: (given[name],) for name in ("padding", "learn", "per_neuron") if isinstance(given.get(name), int | str)}
     given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
@@ -71,7 +74,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     return Network(Architecture(network=notation, **given))
 
 
-class Network(nn.Module):
+class Network(Tells):
     """A spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
@@ -84,6 +87,7 @@ class Network(nn.Module):
     padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
 
+    told_as = "network"
     time_block: int = 0
     """Steps in a block of time; 0 turns blocks off. With blocks, training keeps only the state between blocks and computes each
     block again for its gradient. The result is the same. It costs one more forward pass, and with √T steps in a block, memory
@@ -100,8 +104,9 @@ class Network(nn.Module):
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
         for layer in self.modules():
+            if isinstance(layer, Tells):
+                layer.tells_constants = layer is self
             if isinstance(layer, Spiking):
-                layer.tells_constants = False
                 layer.quantise(architecture.bits)
 
     def constants(self) -> dict[str, nn.Parameter]:
@@ -114,7 +119,7 @@ class Network(nn.Module):
 
     def unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
         """Every layer with its name and the residual block it is in, if any."""
-        for name, layer in self.layers.named_children():
+        for name, layer in in_order(self.layers):
             if isinstance(layer, Residual):
                 yield from ((f"{name}.{inner}", part, layer) for inner, part in layer.named_layers())
             else:
@@ -133,8 +138,7 @@ class Network(nn.Module):
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, not sequences, ``[T, B, ...]``."""
-        shape = self.architecture.input_shape
-        return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
+        return are_static(x, self.architecture.input_shape)
 
     def encode(self, x: Tensor) -> Signal:
         """Input of the first layer: the post-synaptic current of ``x``; in an ANN ``x`` or its mean over time, one step.
@@ -156,6 +160,9 @@ class Network(nn.Module):
 
     def fold(self) -> None:
         """Turn normalisation and standardised weights into plain weights and biases: :meth:`tsslbp.layers.Spiking.fold`."""
+        for layer in self.modules():
+            if isinstance(layer, Spiking):
+                layer.folds()  # refuses those that cannot be, before any is changed
         for layer in self.layers:
             if isinstance(layer, Spiking | Residual):
                 layer.fold()
@@ -167,18 +174,11 @@ class Network(nn.Module):
         adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
         a = self.architecture
         stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is also that of the input
-        names = (*(name for name in CONSTANTS if name not in stored), "reset", *(("tau_a", "beta") if adapts else ()))
+        names = (*(name for name in CONSTANTS if name not in stored), "reset")
         found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
+        found |= {name: getattr(a, name) if adapts else None for name in ("tau_a", "beta")}
         standardised = [(name, layer) for name, layer in self.named_layers() if getattr(layer, "gain", None) is not None]
         return found | {f"standardised size of {name}": layer.size for name, layer in standardised}
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        tell_constants(destination, prefix, self._constants())
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
-        warn_of_other_constants(local_metadata, self._constants(), "the network")
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def check_as_noted(self) -> None:
         """Raises UserError if its layers or constants are not what notation and settings say."""
@@ -199,10 +199,11 @@ class Network(nn.Module):
         for layer in self.modules():
             getattr(layer, "neuron", None)  # brings learned constants back into their range
         self.check_as_noted()
+        rule = check_rule(self, rules.get(self.architecture.rule))
         weights = self.state_dict()
         stored.check(weights)
         check_stored(weights)
-        needed = imports.defining(*rules.get(self.architecture.rule).code())
+        needed = imports.defining(*rule.code())
         about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
         stored.write(Path(path), about, weights)
 
@@ -230,21 +231,22 @@ class Network(nn.Module):
             fused: for speed, ``cross`` also does the pooling that comes next and, under a bfloat16 autocast, returns bfloat16.
         """
         cross, pools = cross or self._cross, self._fused() if fused else {}
+        pooled = {name for name, _ in pools.values()}
         half = fused and machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
         after: list[tuple[str, nn.Module, Signal]] = []
 
         def through(name: str, layer: nn.Module, signal: Any) -> Signal:
             if isinstance(layer, Spiking):
-                pool = pools.get(name)
-                signal = cross(name, layer, signal, pool.pool if pool else None, half and name != "output")
+                pool = pools[name][1].pool if name in pools else None
+                signal = cross(name, layer, signal, pool, half and name != "output")
             elif isinstance(layer, MaxPool):
                 signal = cross(name, layer, signal, None, False)
-            elif layer not in pools.values():
+            elif name not in pooled:
                 signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
             after.append((name, layer, signal))
             return cast(Signal, signal)
 
-        for name, layer in self.layers.named_children():
+        for name, layer in in_order(self.layers):
             if isinstance(layer, Residual):
                 signal = layer(signal, through=lambda inner, *rest, block=name: through(f"{block}.{inner}", *rest))
             else:
@@ -252,11 +254,12 @@ class Network(nn.Module):
             yield from after
             after.clear()
 
-    def _fused(self) -> dict[str, SumPool2d]:
-        """Pooling, by the name of the neurons before it, that these do as well. Hooks, own classes and shortcuts prevent it."""
+    def _fused(self) -> dict[str, tuple[str, SumPool2d]]:
+        """Pooling with its name, by the name of the neurons before it, that these do as well. Hooks, own classes and shortcuts
+        prevent it."""
         return {
-            name: follower
-            for (name, layer, block), (_, follower, around) in pairwise(self.unpacked())
+            name: (after, follower)
+            for (name, layer, block), (after, follower, around) in pairwise(self.unpacked())
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
             and around in (None, block)
@@ -269,8 +272,9 @@ class Network(nn.Module):
         if isinstance(layer, MaxPool):
             return cast(Tensor, layer(signal))
         if self.is_spiking:
-            plain = inside is None and not is_known(layer)  # a user's class may have forward(signal) only
-            return layer(signal) if plain else layer(signal, pool, half, inside)
+            if is_known(layer):
+                return layer(signal, pool, half, inside)
+            return layer(signal) if inside is None or not takes(layer, "inside") else layer(signal, inside=inside)
         current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
         a = self.architecture
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
@@ -297,6 +301,8 @@ class Network(nn.Module):
         if lengths is None or not self.is_spiking:
             return None
         check_lengths(lengths, x, self.is_static(x))
+        if self.training:
+            refuse_inner((name, layer) for name, layer, _ in self.unpacked())
         return partial(self._cross, inside=length_mask(lengths, len(x))) if self.training else None
 
     def _keys(self, x: Tensor) -> Tensor | None:
@@ -319,13 +325,14 @@ class Network(nn.Module):
             The output's post-synaptic current, ``[t, B, classes]``, and the state.
 
         Raises:
-            UserError: a shape that does not fit, fewer than one step, a rule that takes no parts.
+            UserError: a shape or state that does not fit, fewer than one step, a rule that takes no parts, layers with neurons
+                in a container that knows nothing of parts.
         """
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         if self.training and any(isinstance(layer, BatchNorm) for layer in self.modules()):
             raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
-        state = State() if state is None else state
+        state = State.of(state)
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
@@ -347,9 +354,10 @@ class Network(nn.Module):
             before = signal[-1]
         keys = self._keys(x) if state.keys is None else state.keys
         layers: dict[str, Tensor] = {}
+        refuse_inner((name, layer) for name, layer, _ in self.unpacked())
 
         def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool) -> Tensor:
-            before, form = state.layers.get(name), () if isinstance(layer, MaxPool) else (pool, half)
+            before, form = state.layers.get(name), (pool, half) if isinstance(layer, Spiking) and is_known(layer) else ()
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
 
@@ -366,16 +374,7 @@ class Network(nn.Module):
         return torch.cat(made)
 
     def _check(self, x: Tensor, any_length: bool = False) -> None:
-        shape = self.architecture.input_shape
-        check_tensor("network input", x)
-        if not x.is_floating_point():
-            raise UserError(f"network input is {x.dtype}; it must be floating point")
-        fits = x.shape[2:] == shape and (x.shape[0] > 0 if any_length else x.shape[0] == self.time_steps)
-        if not fits and not self.is_static(x):
-            sizes, steps = ", ".join(map(str, shape)), "t" if any_length else self.time_steps
-            raise UserError(
-                f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
-            )
+        check_samples(x, self.architecture.input_shape, None if any_length else self.time_steps)
 
     def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.

@@ -42,6 +42,24 @@ def check_signal(signal: Signal, name: str = "signal") -> None:
         raise UserError(f"response of a constant {name} has shape {list(response.shape)}; it must be [T] with T at least 1")
 
 
+def are_static(x: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether samples are static, ``[B, *shape]``, and not sequences, ``[T, B, *shape]``."""
+    return x.dim() == len(shape) + 1 and x.shape[1:] == shape  # torch.export compares unequal lengths entry by entry
+
+
+def check_samples(x: Tensor, shape: tuple[int, ...], time_steps: int | None) -> None:
+    """Raises UserError unless a network's input is floating point, and static or of so many steps (None is any number)."""
+    check_tensor("network input", x)
+    if not x.is_floating_point():
+        raise UserError(f"network input is {x.dtype}; it must be floating point")
+    fits = x.shape[2:] == shape and (x.shape[0] > 0 if time_steps is None else x.shape[0] == time_steps)
+    if not fits and not are_static(x, shape):
+        sizes, steps = ", ".join(map(str, shape)), time_steps or "t"
+        raise UserError(
+            f"network input has shape {list(x.shape)}; it must be [B, {sizes}], or [{steps}, B, {sizes}] with time first"
+        )
+
+
 def plainly_laid(x: Tensor) -> Tensor:
     """``x`` ``[N, C, ...]``; if N is 1 and gradients are on, a copy with its axes in order in memory.
 

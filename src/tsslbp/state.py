@@ -25,6 +25,13 @@ class State:
     """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
     not compute. Leave it out of a state whose other tensors you set."""
 
+    @staticmethod
+    def of(state: "State | None") -> "State":
+        """The state, which is rest if there is none. Raises UserError for anything else."""
+        if state is not None and not isinstance(state, State):
+            raise UserError(f"the state is of type {type(state).__name__}; it must be the State that part() returned, or None")
+        return state or State()
+
     def check(self, samples: int, static: bool) -> None:
         """Raises UserError unless a part of this many samples, static ones or sequences, can follow."""
         if self.steps and static == (self.synapse is not None):

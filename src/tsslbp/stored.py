@@ -24,12 +24,12 @@ def write(path: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     Args:
         path: the file.
         about: metadata, JSON values only.
-        weights: by name, as they are to be stored.
+        weights: by name, as they are to be stored; those that share their memory are stored for each name.
 
     Raises:
         UserError: metadata too long to be read again, or a file that cannot be written.
     """
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    weights = {name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
     about = {**about, "sha256": sha256(about, weights)}
     if len(text := json.dumps(about)) > LONGEST:
         raise UserError(f"{path} would have {len(text):,} characters of metadata, more than {LONGEST:,}; take fewer features")

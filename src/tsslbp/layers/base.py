@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
 from tsslbp import quantisation, rules
 from tsslbp.crossing import neurons
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.layers.called import Handed, check_state, handed_on, hooked, refuse_part, takes
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.layers.state_dicts import tell_constants, warn_of_other_constants
+from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
@@ -51,7 +51,7 @@ class Joined(NamedTuple):
     shortcut: "Spiking | None"
 
 
-class Spiking(nn.Module, ABC):
+class Spiking(Tells, ABC):
     """A linear map, then neurons. Subclasses define the weight and the map.
 
     With a ``bias`` ``[out]`` each neuron or channel also gets the same current at every step: ``I[t] = W·x[t] + b``. It does
@@ -88,8 +88,8 @@ class Spiking(nn.Module, ABC):
     """Whether the map may be computed from what changes (``tsslbp.sparse``); set it on a layer to compare."""
     multiplied: float = 1.0
     """Share of the last signal's numbers that were multiplied, from 0 to 1."""
-    tells_constants: bool = True
-    """Whether the layer's state_dict stores the constants of its neurons. In a network, the network does."""
+    own_weights: tuple[str, ...] = ("weight",)
+    """Names of the weights that :meth:`fold` replaces."""
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -112,6 +112,8 @@ class Spiking(nn.Module, ABC):
 
     @neuron.setter
     def neuron(self, neuron: LIF) -> None:
+        if not isinstance(neuron, LIF):
+            raise UserError(f"{type(self).__name__}: neuron is {neuron!r}; it must be tsslbp.neuron.LIF(tau_m, tau_s)")
         tensors = _tensors_of(neuron)
         for name, value in tensors.items():
             if value.requires_grad and not isinstance(value, nn.Parameter):
@@ -238,60 +240,82 @@ class Spiking(nn.Module, ABC):
         effective = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
         return effective.view(weight.shape).movedim(-1, 1)
 
+    def folds(self) -> bool:
+        """Whether :meth:`fold` changes anything. Raises UserError if it cannot."""
+        if self.gain is None and self.norm is None and self.limit is None:
+            return False
+        if not {*self.own_weights} <= self._parameters.keys():
+            raise UserError(
+                f"{type(self).__name__}: a weight that is computed from other tensors cannot be folded; make it plain by "
+                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+            )
+        return True
+
+    def _replace(self, name: str, value: Tensor) -> None:
+        """Put a new parameter in a weight's place, which may be another layer's too."""
+        weight = getattr(self, name)
+        setattr(self, name, nn.Parameter(torch.empty_like(weight).copy_(value), weight.requires_grad))
+
     @torch.no_grad()
     def fold(self) -> None:
         """Replace a standardised weight by the effective one, and fold normalisation (running statistics) into weight and bias.
 
         A weight of few bits becomes its rounded value. It keeps its bits, and its limit is scaled with it.
+
+        Raises UserError for a weight that is computed from others, by a parametrization or by pruning.
         """
-        self.weight.copy_(self.effective_weight())
-        self.gain = None
+        if not self.folds():
+            return
+        weight, self.gain = self.effective_weight(), None
         if self.norm is not None:
             factor, bias = self.norm.affine()
-            self.weight.mul_(factor.view(-1, *[1] * (self.weight.dim() - 1)))
+            weight = weight * factor.view(-1, *[1] * (weight.dim() - 1))
             if self.limit is not None:
                 self.limit.mul_(factor.abs())
             del self.norm  # else the name would stay that of a module
             self.norm, self.bias = None, nn.Parameter(bias)
+        self._replace("weight", weight)
 
     def forward(
-        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
-    ) -> Tensor:
-        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`."""
-        return neurons(self.current(signal, inside), self.neuron, self.rule, self.backend, pool, half)[0]
+        self,
+        signal: Signal | Joined,
+        pool: Pool | None = None,
+        half: bool = False,
+        inside: Tensor | None = None,
+        handed: Handed | None = None,
+        alone: bool = False,
+    ) -> Signal:
+        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
+        a part of a sequence; ``alone``: without neurons, as a shortcut."""
+        current = self.current(signal, inside)
+        return current if alone else self.crossed(current, handed, pool, half)
+
+    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
+        """What the neurons make of their input current; see :meth:`forward`. The state is ``[2, B, ...]``."""
+        if handed is None:
+            return neurons(current, self.neuron, self.rule, self.backend, pool, half)[0]
+        x = current.value if isinstance(current, Constant) else current[0]
+        state = check_state(self, handed.before, (2, *x.shape))
+        state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype)) if state is None else state
+        psc, handed.after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
+        return psc
 
     def part(
         self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
     ) -> tuple[Tensor, Tensor]:
         """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`.
 
-        Raises UserError for a second part of a layer that is normalised and in training mode, as that takes the whole sequence.
+        Raises:
+            UserError: a state that does not fit; a second part of a layer that is normalised and in training mode, as that
+                takes the whole sequence; a class with its own ``forward`` that takes no ``handed``.
         """
         refuse_part(self, state)
-        current = self.current(signal)
-        if state is None:
-            x = current.value if isinstance(current, Constant) else current[0]
-            state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype))
-        psc, after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
-        assert after is not None
-        return psc, after
+        return handed_on(self, state, signal, pool, half)
 
     def _constants(self) -> dict[str, Any]:
-        """The constants that are numbers; those that are tensors are stored beside the weights."""
         found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
         told = {name: value for name, value in found.items() if isinstance(value, (int, float))} | {"bits": self.bits}
         return told if self.gain is None else told | {"standardised size": self.size}
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.tells_constants:
-            tell_constants(destination, prefix, self._constants())
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
-        if self.tells_constants:
-            where = f"layer {prefix[:-1]!r}" if prefix else "the layer"
-            warn_of_other_constants(local_metadata, self._constants(), where)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def _extras(self) -> str:
         """What :meth:`extra_repr` says of bias, normalisation and constants that are tensors."""
@@ -308,21 +332,12 @@ def _tensors_of(neuron: LIF) -> dict[ConstantName, Tensor]:
     return {name: value for name in CONSTANTS if isinstance(value := getattr(neuron, name), Tensor)}
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether a module has forward or backward hooks, or there are global ones."""
-    forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
-    return any((*forward, *backward)) or hooks._has_any_global_hook()
-
-
-def refuse_part(layer: nn.Module, state: object) -> None:
-    """Raises UserError if a part follows another in a layer that must see whole sequences."""
-    if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
-        raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
-
-
 def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
-    beside = joined.entering if joined.shortcut is None else joined.shortcut.current(joined.entering, inside)
+    beside, shortcut = joined.entering, joined.shortcut
+    if shortcut is not None:  # called where that makes a difference
+        called = hooked(shortcut) and takes(shortcut, "alone")
+        beside = shortcut(beside, inside=inside, alone=True) if called else shortcut.current(beside, inside)
     whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
     if whole.shape != more.shape:
         made = "what enters it is" if joined.shortcut is None else "its shortcut makes"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp import draws
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError, check_number, check_tensor
 from tsslbp.kernels import cpp
 from tsslbp.signal import Constant, Signal, check_signal
 
@@ -33,6 +33,7 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, number: int = 0) -> None:
         super().__init__()
+        check_number("dropout", p, "at least 0 and below 1")
         if not 0 <= p < 1:
             raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
         self.p, self.number = p, number

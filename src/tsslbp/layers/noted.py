@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.errors import UserError
+from tsslbp.layers.base import Spiking
 from tsslbp.neuron import LIF
+from tsslbp.rules.base import Rule
 
 
 def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
@@ -26,6 +28,14 @@ def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:
                     f"{name or 'the network'} is {ours}, where its notation says {theirs}; a file would not hold that, so keep "
                     "the state_dict() with your code"
                 )
+
+
+def check_rule(network: nn.Module, rule: Rule) -> Rule:
+    """The rule, which is that of all layers. Raises UserError for a layer with another one."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, Spiking) and layer.rule != rule:
+            raise UserError(f"{name} has rule {layer.rule!r}, and a file holds one for all layers, {rule!r}; set it back")
+    return rule
 
 
 def check_kinds(network: nn.Module) -> None:

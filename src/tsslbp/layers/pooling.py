@@ -4,15 +4,18 @@ A last row or column that fills no window is left out, as in PyTorch's own pooli
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.crossing import sum_pool
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
+from tsslbp.layers.called import Handed, check_state, handed_on
+from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import delayed, synapse
 from tsslbp.signal import Constant, Signal, check_signal
 
@@ -27,9 +30,14 @@ class Pooling(nn.Module):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        if type(size) is not int or size < 1:
-            raise UserError(f"{type(self).__name__}: size is {size}; it must be a whole number from 1")
+        self.check_size(size)
         self.size = size
+
+    @classmethod
+    def check_size(cls, size: int) -> None:
+        """Raises UserError for anything but a whole number from 1."""
+        if type(size) is not int or size < 1:
+            raise UserError(f"{cls.__name__}: size is {size}; it must be a whole number from 1")
 
     def check(self, x: Tensor) -> None:
         """Raises UserError unless ``x`` is ``[N, C, ...]`` with at least one window."""
@@ -49,6 +57,9 @@ class SumPool(Pooling):
 
     def __init__(self, size: int = 2, factor: float = POOL_FACTOR) -> None:
         super().__init__(size)
+        check_number("factor", factor, "a finite number")
+        if not math.isfinite(factor):
+            raise UserError(f"{type(self).__name__}: factor is {factor}; it must be a finite number")
         self.pool = Pool(size, factor)
 
     def forward(self, signal: Signal) -> Signal:
@@ -75,17 +86,19 @@ class AvgPool1d(SumPool1d):
     """Mean over windows of ``size``: ``[T, B, C, L]``."""
 
     def __init__(self, size: int = 2) -> None:
-        super().__init__(size, 1 / max(size, 1))
+        self.check_size(size)
+        super().__init__(size, 1 / size)
 
 
 class AvgPool2d(SumPool2d):
     """Mean over ``size × size`` windows: ``[T, B, C, H, W]``."""
 
     def __init__(self, size: int = 2) -> None:
-        super().__init__(size, 1 / max(size, 1) ** 2)
+        self.check_size(size)
+        super().__init__(size, 1 / size**2)
 
 
-class MaxPool(Pooling):
+class MaxPool(Pooling, Tells):
     """A spike wherever any neuron of a window spikes.
 
     Currents are turned back into spikes, and the maximum of each window goes through the synapse again:
@@ -102,23 +115,32 @@ class MaxPool(Pooling):
 
     def __init__(self, size: int = 2, *, tau_s: float) -> None:
         super().__init__(size)
+        check_number("tau_s", tau_s)
+        if not 1 <= tau_s < math.inf:
+            raise UserError(f"tau_s is {tau_s}; a synaptic time constant is in steps, at least 1 and finite")
         self.tau_s = tau_s
 
-    def forward(self, signal: Signal) -> Tensor:
-        check_signal(signal)
-        return self.part(signal.expand() if isinstance(signal, Constant) else signal, None)[0]
+    def _constants(self) -> dict[str, Any]:
+        return {"tau_s": self.tau_s}
 
-    def part(self, signal: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, ``[1, B, features]``."""
+    def forward(self, signal: Signal, handed: Handed | None = None) -> Tensor:
+        """``handed``: the state, ``[1, B, features]``, of a part of a sequence."""
         check_signal(signal)
-        before = pooled = None
-        if state is not None:
-            inputs = math.prod(signal.shape[2:])
-            before = state[0, :, :inputs].view(signal.shape[1:])
-            pooled = state[0, :, inputs:].view(*signal.shape[1:3], *(size // self.size for size in signal.shape[3:]))
+        signal = signal.expand() if isinstance(signal, Constant) else signal
+        inputs, after = math.prod(signal.shape[2:]), (*signal.shape[1:3], *(size // self.size for size in signal.shape[3:]))
+        shape = (1, signal.shape[1], inputs + math.prod(after[1:]))
+        state = None if handed is None else check_state(self, handed.before, shape)
+        before = None if state is None else state[0, :, :inputs].view(signal.shape[1:])
+        pooled = None if state is None else state[0, :, inputs:].view(after)
         trains = self.tau_s * signal - (self.tau_s - 1) * delayed(signal, before)
         psc = synapse(self._largest(trains.flatten(0, 1)).unflatten(0, signal.shape[:2]), self.tau_s, pooled)
-        return psc, torch.cat([signal[-1].flatten(1), psc[-1].flatten(1)], 1)[None]
+        if handed is not None:
+            handed.after = torch.cat([signal[-1].flatten(1), psc[-1].flatten(1)], 1)[None]
+        return psc
+
+    def part(self, signal: Signal, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, ``[1, B, features]``."""
+        return handed_on(self, state, signal)
 
     def _largest(self, x: Tensor) -> Tensor:
         self.check(x)

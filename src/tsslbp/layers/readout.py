@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers.base import Joined, refuse_part
+from tsslbp.layers.called import Handed, check_state
 from tsslbp.layers.linear import Linear
 from tsslbp.neuron import LIF, synapse
 from tsslbp.signal import Constant, Signal
@@ -31,20 +31,12 @@ class Readout(Linear):
         if not isinstance(neuron.tau_m, Tensor) and math.inf == neuron.tau_m:
             raise UserError("tau_m is infinite; it must be finite for an output that is read from its voltage")
 
-    def forward(
-        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
-    ) -> Tensor:
-        return self._voltage(signal, None, inside)
-
-    def part(
-        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state, ``[1, B, out]``."""
-        refuse_part(self, state)
-        voltage = self._voltage(signal, None if state is None else state[0])
-        return voltage, voltage[-1:]
-
-    def _voltage(self, signal: Signal | Joined, before: Tensor | None, inside: Tensor | None = None) -> Tensor:
-        current = self.current(signal, inside)
+    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
+        """The voltage v. The state is ``[1, B, out]``."""
         current = current.expand() if isinstance(current, Constant) else current
-        return synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)
+        state = None if handed is None else check_state(self, handed.before, (1, *current.shape[1:]))
+        before = None if state is None else state[0]
+        voltage = synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)
+        if handed is not None:
+            handed.after = voltage[-1:]
+        return voltage

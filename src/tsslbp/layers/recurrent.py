@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers.base import Joined, Spiking, refuse_part
+from tsslbp.layers.base import Spiking
+from tsslbp.layers.called import Handed, check_state
 from tsslbp.layers.linear import check_features, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
@@ -89,6 +90,8 @@ class Recurrent(Spiking):
         UserError: an unknown rule, or one that takes no parts; bias with normalise.
     """
 
+    own_weights = ("weight", "lateral")
+
     def __init__(
         self,
         in_features: int,
@@ -102,6 +105,8 @@ class Recurrent(Spiking):
     ) -> None:
         super().__init__(neuron, rule)
         check_features(in_features, out_features)
+        if not isinstance(adaptation, Adaptation | None):
+            raise UserError(f"adaptation is {adaptation!r}; it must be tsslbp.layers.Adaptation(tau_a, beta), or None")
         if not self.rule.takes_parts:
             raise UserError(f"{self.rule!r} needs the whole sequence at once; recurrent layers need a rule that takes parts")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -131,41 +136,33 @@ class Recurrent(Spiking):
         """V, rounded if it has few bits, ``[out, out]``."""
         return self._quantised(self.lateral)
 
+    @torch.no_grad()
     def fold(self) -> None:
-        with torch.no_grad():
-            self.lateral.copy_(self.effective_lateral())
+        if self.folds():
+            self._replace("lateral", self.effective_lateral())
         super().fold()
 
     def sparse_map(self) -> SparseMap:
         return SparseMap()
 
-    def forward(
-        self, signal: Signal | Joined, pool: Pool | None = None, half: bool = False, inside: Tensor | None = None
-    ) -> Tensor:
-        return self.part(signal, None, pool, half, inside)[0]
-
-    def part(
-        self,
-        signal: Signal | Joined,
-        state: Tensor | None,
-        pool: Pool | None = None,
-        half: bool = False,
-        inside: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
         """As for every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
 
         The neurons' rows also hold a, but what flows back through them is what the rule carries, not a gradient.
         """
         assert pool is None  # the output is flat
-        refuse_part(self, state)
-        drive = self.current(signal, inside)
-        drive = drive.expand() if isinstance(drive, Constant) else drive
+        drive = current.expand() if isinstance(current, Constant) else current
         adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
+        rows = 3 if adaptation is None else 5
+        state = None if handed is None else check_state(self, handed.before, (rows, *drive.shape[1:]))
         made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, adaptation, half)
-        return self.step_by_step(drive, state, half) if made is None else made
+        psc, after = self.step_by_step(drive, state, half) if made is None else made
+        if handed is not None:
+            handed.after = after
+        return psc
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
-        """:meth:`part` from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""
+        """Output and state from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
@@ -195,7 +192,7 @@ class Recurrent(Spiking):
         return torch.sub(current, rise, alpha=adaptation.beta), after
 
     def _constants(self) -> dict[str, Any]:
-        return super()._constants() | ({} if self.adaptation is None else asdict(self.adaptation))
+        return super()._constants() | {"tau_a": None, "beta": None} | (asdict(self.adaptation) if self.adaptation else {})
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", {self.adaptation}"

@@ -1,12 +1,13 @@
 """Residual blocks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers.base import Joined, Spiking, refuse_part
+from tsslbp.layers.base import Joined, Spiking
+from tsslbp.layers.called import in_order, refuse_part, takes
 from tsslbp.layers.pooling import MaxPool
 from tsslbp.signal import Signal
 
@@ -34,7 +35,7 @@ class Residual(nn.Module):
             ``Conv2d(channels, out_channels, 1, stride=2, ...)`` where shapes differ. None adds the input unchanged.
 
     Raises:
-        UserError: no layer, or a last one without neurons.
+        UserError: no layer, a last one without neurons, or a shortcut that is no such layer.
     """
 
     shortcut: Spiking | None
@@ -42,15 +43,20 @@ class Residual(nn.Module):
     def __init__(self, *layers: nn.Module | dict[str, nn.Module], shortcut: Spiking | None = None) -> None:
         super().__init__()
         named = layers[0] if len(layers) == 1 and isinstance(layers[0], dict) else {str(i): x for i, x in enumerate(layers)}
+        if not named or not isinstance(list(named.values())[-1], Spiking) or "shortcut" in named:
+            raise UserError("a residual block must end with a layer that has neurons, such as Conv2d; none is named shortcut")
+        if not isinstance(shortcut, Spiking | None):
+            raise UserError(
+                f"the shortcut is {type(shortcut).__name__}; it must be a layer such as Conv2d, which is applied without its "
+                "neurons, or None, which adds the input unchanged"
+            )
         for name, layer in named.items():
             self.add_module(name, cast(nn.Module, layer))
         self.shortcut = shortcut
-        if not named or not isinstance(list(named.values())[-1], Spiking):
-            raise UserError("a residual block must end with a layer that has neurons, such as Conv2d or Linear")
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Its layers by name, without the shortcut."""
-        return ((name, layer) for name, layer in self.named_children() if name != "shortcut")
+        return ((name, layer) for name, layer in in_order(self) if name != "shortcut")
 
     @property
     def last(self) -> Spiking:
@@ -61,12 +67,16 @@ class Residual(nn.Module):
     def forward(self, signal: Signal, inside: Tensor | None = None, *, through: Through | None = None) -> Tensor:
         """``inside``: see its layers; ``through`` says how a signal goes through a layer of the block, given its name."""
 
-        def plainly(_: str, layer: nn.Module, signal: Signal | Joined) -> Signal:
-            return cast(Signal, layer(signal, inside=inside) if isinstance(layer, Spiking | Residual) else layer(signal))
+        def plainly(name: str, layer: nn.Module, signal: Signal | Joined) -> Signal:
+            if inside is None or not takes(layer, "inside"):
+                return cast(Signal, layer(signal))
+            return cast(Signal, layer(signal, inside=inside))
 
-        entering, last = signal, self.last
-        for name, layer in self.named_layers():
-            enters = Joined(signal, entering, self.shortcut) if layer is last else signal
+        if inside is not None:
+            refuse_inner(self.named_layers())
+        entering, layers = signal, list(self.named_layers())
+        for number, (name, layer) in enumerate(layers, 1):
+            enters = Joined(signal, entering, self.shortcut) if number == len(layers) else signal
             signal = (through or plainly)(name, layer, enters)
         assert isinstance(signal, Tensor)  # it has gone through neurons
         return signal
@@ -76,9 +86,13 @@ class Residual(nn.Module):
 
         In training a :class:`~tsslbp.layers.Dropout` inside draws a mask for each part.
 
-        Raises UserError if a layer is normalised and in training mode, as that takes the whole sequence.
+        Raises UserError if a layer is normalised and in training mode, as that takes the whole sequence, and for layers with
+        neurons in a container that knows nothing of parts.
         """
         refuse_part(self, state)
+        refuse_inner(self.named_layers())
+        if not isinstance(state, dict | None):
+            raise UserError(f"the state of a residual block is {type(state).__name__}; it must be what its part() returned")
         before, after = state or {}, dict[str, Any]()
 
         def partly(name: str, layer: nn.Module, signal: Any) -> Signal:
@@ -87,7 +101,7 @@ class Residual(nn.Module):
             psc, after[name] = layer.part(signal, before.get(name))
             return psc
 
-        return self.forward(signal, through=partly), after
+        return cast(Tensor, self(signal, through=partly)), after
 
     def fold(self) -> None:
         """Fold every layer that can be, the shortcut too; see :meth:`tsslbp.layers.Spiking.fold`."""
@@ -98,3 +112,16 @@ class Residual(nn.Module):
         if shortcut is not None and shortcut.bias is not None:  # one bias is enough for neurons that get two
             bias = shortcut.bias.detach() + (0 if last.bias is None else last.bias.detach())
             last.bias, shortcut.bias = nn.Parameter(bias), None
+
+
+def refuse_inner(layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Raises UserError for layers with neurons in a container, such as ``nn.Sequential``, that hands them neither a state nor
+    lengths."""
+    for name, layer in layers:
+        if isinstance(layer, Spiking | MaxPool | Residual) or next(layer.children(), None) is None:
+            continue
+        if any(isinstance(inner, Spiking | MaxPool) for inner in layer.modules()):
+            raise UserError(
+                f"{name!r} holds layers with neurons, and a {type(layer).__name__} hands them neither the state between parts "
+                "of a sequence nor lengths; put these layers one by one into the network, or into a Residual"
+            )

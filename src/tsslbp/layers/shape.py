@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import linear_map
-from tsslbp.signal import Signal
+from tsslbp.signal import Constant, Signal, check_signal
 
 
 class Flatten(nn.Module):
@@ -25,10 +25,14 @@ class Vote(nn.Module):
 
     def __init__(self, voters: int) -> None:
         super().__init__()
+        if type(voters) is not int or voters < 1:
+            raise UserError(f"Vote: voters is {voters}; it must be a whole number from 1")
         self.voters = voters
 
-    def forward(self, signal: Tensor) -> Tensor:
+    def forward(self, signal: Signal) -> Tensor:
         """Raises UserError unless ``voters`` divides the number of neurons."""
+        check_signal(signal)
+        signal = signal.expand() if isinstance(signal, Constant) else signal
         if signal.dim() != 3 or not signal.shape[2] or signal.shape[2] % self.voters:
             raise UserError(f"Vote wants [T, B, classes × {self.voters}]; got {list(signal.shape[1:])} per step")
         return signal.unflatten(-1, (-1, self.voters)).mean(-1)

@@ -106,8 +106,12 @@ class Model:
         return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
     def _samples(self, x: Tensor, lengths: Tensor | None = None) -> Split:
-        """Stored samples without answers. Raises UserError for what is no tensor, and for lengths that cannot be theirs."""
+        """Stored samples without answers. Raises UserError for what is no tensor or of another shape, and for lengths that
+        cannot be theirs."""
         check_tensor("x", x)
+        if x.shape[1:] != self.sample_shape:
+            wanted = ", ".join(map(str, self.sample_shape))
+            raise UserError(f"x has shape {list(x.shape)}; the model takes samples [N, {wanted}]")
         if lengths is not None:
             check_lengths(lengths, x.transpose(0, 1) if x.dim() > 1 else x, not self.inputs.sequence)
         return Split(x, torch.arange(len(x)), lengths)

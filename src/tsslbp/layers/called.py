@@ -1,0 +1,70 @@
+"""How layers are called: in order, with their hooks, and in parts of a sequence with a state that is handed on."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from tsslbp.errors import UserError
+from tsslbp.layers.normalisation import BatchNorm
+
+
+@dataclass
+class Handed:
+    """The state of a layer in a part of a sequence: the one before it, None for rest, and after the call the one after it."""
+
+    before: Any
+    after: Any = None
+
+
+def in_order(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Its layers by name; one that is there twice comes twice, unlike in ``named_children()``."""
+    return ((name, layer) for name, layer in container._modules.items() if layer is not None)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a module has forward or backward hooks, or there are global ones."""
+    forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
+    return any((*forward, *backward)) or hooks._has_any_global_hook()
+
+
+@lru_cache
+def _parameters(forward: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def takes(layer: nn.Module, name: str) -> bool:
+    """Whether a layer can be called with an argument of this name; a user's class may have ``forward(signal)`` only."""
+    return name in _parameters(type(layer).forward)
+
+
+def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
+    """What a layer makes of a part of a sequence, and the state after it. The call runs the layer's hooks."""
+    handed = Handed(state)
+    psc = layer(*given, handed=handed) if takes(layer, "handed") else None
+    if psc is None or handed.after is None:
+        raise UserError(
+            f"{type(layer).__name__} has its own forward, which hands no state on; call it on whole sequences, or give it its "
+            "own part(signal, state)"
+        )
+    return psc, handed.after
+
+
+def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...]) -> Tensor | None:
+    """A layer's state, or None for rest. Raises UserError for one of another shape."""
+    if state is not None and (not isinstance(state, Tensor) or state.shape != shape):
+        given = f"has shape {list(state.shape)}" if isinstance(state, Tensor) else f"is of type {type(state).__name__}"
+        raise UserError(
+            f"{type(layer).__name__}: the state {given}; it must be {list(shape)}, as its part() returned it, or None for rest"
+        )
+    return state
+
+
+def refuse_part(layer: nn.Module, state: object) -> None:
+    """Raises UserError if a part follows another in a layer that must see whole sequences."""
+    if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
+        raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
