@@ -217,7 +217,11 @@ def test_what_the_optimiser_is_told_comes_from_the_settings(stopped):
 
 def test_fewer_epochs_than_were_run_are_refused(stopped):
     config, folder = stopped
-    refused(replace(config, epochs=1), folder, "--epochs is 1; the run at .* has already had 2")
+    refused(
+        replace(config, epochs=1),
+        folder,
+        "--epochs is 1; the run at .* has already had 2, so give as many or more, or another --name",
+    )
     training.train(replace(config, epochs=2))
 
 

@@ -109,7 +109,7 @@ def test_output_to_a_full_disk_is_one_line(tmp_path):
     commands = ["rules", "rules --markdown", "cite", "--help", "train --help"]
     _, err, codes = start(tmp_path, commands, before=DISK_FULL)
     assert json.loads(codes[:-2]) == [2] * len(commands)
-    assert err.splitlines() == ["tsslbp: [Errno 28] No space left on device"] * len(commands)
+    assert err.splitlines() == ["tsslbp: the output cannot be written, as its disk is full; free space"] * len(commands)
 
 
 def test_python_m_is_the_command(tmp_path):

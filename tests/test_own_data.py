@@ -615,6 +615,25 @@ def test_a_folder_with_files_of_two_kinds_is_refused(tmp_path):
         data.load(str(tmp_path), Path())
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_files_that_are_left_out_are_told(tmp_path, capsys, prefix):
+    digits = Path(digit_pictures(tmp_path / "p"))
+    (digits / "digit 0/0.png").rename(digits / "digit 0/0.heic")
+    (digits / "digit 1/notes").write_text("none of these is a picture")
+    (digits / "digit 2/9.png").rename(digits / "digit 2/9.JFIF")  # as some browsers write JPEG
+    train = ["train", "--data", f"{prefix}{digits}", "--epochs", "1", "--runs-dir", str(tmp_path), "--name", "run"]
+    said = "2 of 31 files are left out, as their endings are others: .heic, none\n"
+    assert cli.main(train) == 0
+    assert said in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path / "run"), f"{prefix}{digits}"]) == 0
+    assert said in capsys.readouterr().err
+    elsewhere = tmp_path / "q"
+    digit_pictures(elsewhere)
+    for path in sorted(elsewhere.rglob("*.png")):
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--all", f"{prefix}{elsewhere}"]) == 0
+
+
 def test_columns_below_the_range_of_float32_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("u,v,y\n" + "".join(f"{n}e-42,{n / 10},{'ab'[n % 2]}\n" for n in range(24)))
     dataset = data.load(str(tmp_path / "t.csv"), Path())

@@ -811,6 +811,7 @@ def test_time_steps_below_the_longest_vowel():
         ("@data\n1,2:3,?:1\n", "line 2, channel 1 has 1 missing values, the first in step 1; fill or remove them"),
         ("@data\n1,2:nan,nan:1\n", "line 2, channel 1 has 2 missing values, the first in step 0"),
         ("@data\n1,2:3,?:1\n1,x:3,4:1\n", "line 2, channel 1 has 1 missing .*; .*line 3, channel 0 is not a series"),
+        ("@targetLabel true\n@data\n1,2:0.5\n", r"has numbers to predict \(@targetLabel true\); only classes are learned"),
         ("@timeStamps true\n@data\n(0,2):1\n", "has time stamps, which are not read"),
         ("@data\n1\n", "line 2 is not"),
         ("@data\n1,2:3,4:a\n", "has class a with 2 dimensions, unlike the training file"),

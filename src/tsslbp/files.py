@@ -93,6 +93,8 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
     except OSError as error:
         if new and isinstance(error, FileExistsError):
             raise
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first") from None
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
     finally:
         _delete(temporary)

@@ -1,5 +1,6 @@
 """The command line: ``tsslbp COMMAND``."""
 
+import errno
 import shlex
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except (UserError, OSError) as error:
-        streams.complain(f"tsslbp: {' '.join(str(error).split())}")
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+        said = "the output cannot be written, as its disk is full; free space" if full else str(error)
+        streams.complain(f"tsslbp: {' '.join(said.split())}")
         return 2
     except (MemoryError, RuntimeError) as error:
         streams.complain(f"tsslbp: {_too_much(error)}")

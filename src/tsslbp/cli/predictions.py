@@ -58,6 +58,7 @@ def samples(path: Path, model: training.Model, invert: bool | None, streaming: S
     found = each_of(lambda image: picture.read(image, model, invert), images)
     said = Counter(line for _, lines in found for line in lines)
     told = [line if len(images) == 1 else f"{count} of {len(images)} images: {line}" for line, count in said.items()]
+    told += readers.notes(path)
     names = [image.relative_to(path).as_posix() if path.is_dir() else image.name for image in images]
     split = Split(torch.cat([x for x, _ in found]), torch.full((len(found),), -1))
     return training.Samples(split, str(path), told, names)

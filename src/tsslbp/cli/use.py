@@ -43,7 +43,7 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError("--all and --data both name samples; give one of them")
     streaming = _streaming(options, model.data if options.all else options.data or model.data)
     if options.all:
-        samples = training.samples_of_file(model, options.all, streaming)
+        samples = training.samples_of_file(model, data.in_files.bare(options.all), streaming)
     else:
         samples = training.samples_to_test(model, options.data, options.data_root, options.download, streaming)
     for warning in samples.warnings:
@@ -111,7 +111,7 @@ def predict(arguments: list[str]) -> None:
     options = parse(Predict, "predict", arguments)
     model = training.load(options.model)
     inverted = {"auto": None, "yes": True, "no": False}[options.invert]
-    samples = predictions.samples(options.path, model, inverted, _streaming(options, model.data))
+    samples = predictions.samples(data.in_files.bare(options.path), model, inverted, _streaming(options, model.data))
     for line in samples.warnings:
         say(line)
     out = options.out and files.output(options.out, options.path, Path(model.data), *training.files_of(options.model))

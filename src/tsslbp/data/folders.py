@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.found import Wanted, classes_of, numbered
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 
 PARTS = {
     "train": ("train", "training"),
@@ -38,6 +38,16 @@ class Listing:
 def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """Files of these suffixes anywhere below a folder, except hidden ones, sorted by name in each folder."""
     return (Path(folder, inside, entry.name) for inside, entry in walked(folder, suffixes))
+
+
+def left_out(folder: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
+    """A note on the files below a folder that have other endings, if there are any."""
+    names = [entry.name.lower() for _, entry in walked(folder, ("",))]
+    others = [name for name in names if not name.endswith(tuple(suffixes))]
+    if not others:
+        return ()
+    endings = few(sorted({os.path.splitext(name)[1] or "none" for name in others}))
+    return (f"{len(others):,} of {len(names):,} files are left out, as their endings are others: {endings}",)
 
 
 def walked(

@@ -7,11 +7,12 @@ between a class and its files, and a ``val_annotations.txt`` may name the classe
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tsslbp.data import listed
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.folders import folders_of_parts, unwrapped, walked
+from tsslbp.data.folders import folders_of_parts, left_out, unwrapped, walked
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import SUFFIXES
 from tsslbp.data.streamed import Files, Streaming
@@ -38,7 +39,8 @@ def read(name: str, root: Path, validation: int | None, streaming: Streaming) ->
     if not len(train.y):
         raise UserError(f"{train.files.folder} has no pictures ({', '.join(SUFFIXES)})")
     tested_on = {part: f"the folder {Path(found.files.folder).name}" for part, found in parts.items()}
-    return listed.dataset(parts, folder.resolve().name, str(folder), validation, streaming, tested_on)
+    made = listed.dataset(parts, folder.resolve().name, str(folder), validation, streaming, tested_on)
+    return replace(made, notes=(*made.notes, *left_out(folder, SUFFIXES)))
 
 
 def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Split, list[str], list[str]]:
@@ -55,6 +57,7 @@ def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Str
     if not len(found.y):
         raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)})")
     split, notes = listed.samples(found, classes, labelled, streaming)
+    notes += left_out(root, SUFFIXES) if root.is_dir() else ()
     inside = "" if path.is_file() or root == path else f"{root.relative_to(path).as_posix()}/"
     return split, [inside + split.files.name(number) for number in split.numbers.tolist()], notes
 

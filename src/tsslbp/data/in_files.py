@@ -21,6 +21,11 @@ def prefix(name: str) -> str:
     return next((prefix for prefix in SOURCES if name.startswith(prefix)), "")
 
 
+def bare(path: Path) -> Path:
+    """A path without such a prefix."""
+    return Path(str(path).removeprefix(prefix(str(path))))
+
+
 def read(name: str, root: Path, validation: int | None, streaming: Streaming) -> Dataset:
     """The data set of such a name; its files may lie below ``root``. Raises UserError as its reader does."""
     return SOURCES[prefix(name)](name, root, validation, streaming)

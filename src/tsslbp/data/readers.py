@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tsslbp.data import npz, pictures, recordings, series, table, wav
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.folders import files_in
+from tsslbp.data.folders import files_in, left_out
 from tsslbp.data.found import Found, Wanted
 from tsslbp.errors import UserError
 
@@ -90,7 +90,13 @@ def read(name: str, validation: int | None, time_steps: int | None) -> Dataset:
     """The data set at a path. Raises UserError as :func:`found`, and for parts that are too small."""
     path = Path(name)
     dataset = found(path, Wanted(time_steps)).dataset(path.stem if path.is_file() else path.resolve().name, name, validation)
-    return replace(dataset, source=name)
+    return replace(dataset, source=name, notes=(*dataset.notes, *notes(path)))
+
+
+def notes(path: Path) -> tuple[str, ...]:
+    """Notes on what is not read of a folder."""
+    chosen = at(path) if path.is_dir() else None
+    return left_out(path, chosen[0].suffixes) if chosen and chosen[0].folder else ()
 
 
 def samples(

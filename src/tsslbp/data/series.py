@@ -35,6 +35,8 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
     declared = next((words[2:] for words in header if [w.lower() for w in words[:2]] == ["@classlabel", "true"]), None)
     if any([word.lower() for word in words[:2]] == ["@timestamps", "true"] for words in header):
         raise UserError(f"{path} has time stamps, which are not read; write it with values only and @timeStamps false")
+    if labelled and any([word.lower() for word in words[:2]] == ["@targetlabel", "true"] for words in header):
+        raise UserError(f"{path} has numbers to predict (@targetLabel true); only classes are learned, so give it @classLabel")
     has_labels = ["@classlabel", "false"] not in [[word.lower() for word in words[:2]] for words in header]
     if labelled and not has_labels:
         raise UserError(f"{path} has no class labels (@classLabel false); add the class at the end of every line")

@@ -127,7 +127,8 @@ def restore(
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
     state = RunState(**content["state"])
     if state.epoch > config.epochs + 1:
-        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} has already had {state.epoch - 1}")
+        had = f"has already had {state.epoch - 1}, so give as many or more, or another --name"
+        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} {had}")
     state.average = [mean.to(weight.device) for mean, weight in zip(state.average, network.state_dict().values(), strict=False)]
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})

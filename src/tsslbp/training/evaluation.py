@@ -139,7 +139,7 @@ def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | Non
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
     columns = model.facts.columns if model.facts else ()
     split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, columns, labelled)
-    return Samples(split, f"all of {path}, {len(split):,} samples", names=names)
+    return Samples(split, f"all of {path}, {len(split):,} samples", list(readers.notes(path)), names)
 
 
 def _named(classes: tuple[str, ...]) -> bool:
