@@ -118,7 +118,8 @@ def grown() -> dict[str, Case]:
     named = [(f"T = {steps}", replace(base, time_steps=steps), 20) for steps in (5, 10, 20, 50, 100, 200, 500, 1000)]
     named += [(f"batch = {batch}", base, batch) for batch in (10, 20, 50, 100, 200)]
     named += [(f"width = {width}", replace(base, network=f"{width}-{width}-10"), 20) for width in (100, 200, 400, 800)]
-    return {name: Case(name, architecture, batch, sequence=True) for name, architecture, batch in named}
+    gains = 2.3, 2.1
+    return {name: Case(name, architecture, batch, sequence=True, gains=gains) for name, architecture, batch in named}
 
 
 def trainer(net: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Subject:
