@@ -170,6 +170,28 @@ def test_a_settled_answer_is_one_that_nothing_can_change(trains, steps, tau_s):
         assert min(leads) < 2e-3  # what is kept for rounding
 
 
+@pytest.mark.parametrize("tau_s", [1.0, 3.0, 8.0])
+def test_a_settled_answer_is_the_last_one_whatever_came_before(tau_s):
+    """All pairs of trains of eight steps: one that will be ahead in the end need not be ahead yet."""
+    steps, number = 8, torch.arange(2**16)
+    trains = torch.stack([number >> bit & 1 for bit in range(16)]).view(steps, 2, -1).transpose(1, 2).double()
+    psc = tsslbp.neuron.synapse(trains, tau_s)
+    total, final, told = psc.cumsum(0), decode(psc), 0
+    for t in range(steps - 1):
+        done = settled(total[t], psc[t], steps - 1 - t, tau_s)
+        assert torch.equal(decode(total[t : t + 1])[done], final[done])
+        told += int(done.sum())
+    assert told > 1000
+
+
+def test_classes_that_differ_by_rounding_tie():
+    psc = torch.full((20, 1, 1), 1 / 3) * torch.tensor([0.5, 1.0, 1.0 + 1e-6])
+    assert decode(psc).tolist() == [1]
+    assert decode(torch.cat([psc, psc[..., 1:2] * 1.001], 2)).tolist() == [3]
+    assert decode(torch.tensor([[[0, 10**9, 10**9 + 1]]])).tolist() == [2]
+    assert decode(0 * psc).tolist() == [NO_ANSWER]
+
+
 def test_settled_by_hand():
     """Spikes themselves (τs = 1): a lead of three is settled with two steps to come, and not with three."""
     total, psc = torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 0.0]])

@@ -14,7 +14,9 @@ from graphs import lively
 import tsslbp
 from tsslbp import UserError, cli, training
 from tsslbp.data import Normalisation, Split
+from tsslbp.exchange import c, compiled
 from tsslbp.exchange.onnx import OPSET, check, described, to_onnx, write
+from tsslbp.exchange.program import Program
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import alone
 
@@ -184,3 +186,33 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.undo()
     write(Proto(), tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").read_bytes() == b"whole"
+
+
+@needs_onnx
+@pytest.mark.parametrize("settings", [{}, {"bits": 4}], ids=["float", "4 bits"])
+def test_ties_of_votes_go_to_the_first_class_in_every_program(settings, tmp_path):
+    """Thirds of votes add up differently in another order, and more than one sample in a hundred has a tie."""
+    import onnxruntime
+
+    net = tsslbp.build("30-24-V3", input_shape=(8,), time_steps=20, tau_m=5, tau_s=1, **settings).eval()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(2 if weight.dim() > 1 else 1)
+    model, x = alone(net), torch.rand(400, 8)
+    votes = net.trains(net.activity(x))["output"].sum(0).unflatten(1, (8, 3)).sum(2)
+    first, second = votes.sort(1).values[:, -1], votes.sort(1).values[:, -2]
+    assert int((first == second).sum()) > 4
+    wanted = torch.where(first > 0, votes.argmax(1), tsslbp.metrics.NO_ANSWER)
+    stream = tsslbp.stream(net, len(x))
+    session = onnxruntime.InferenceSession(to_onnx(net).SerializeToString())
+    answers = {
+        "decode": model.answers(samples := Split(x, torch.zeros(len(x), dtype=torch.int64))),
+        "early exit": model.decide(x)[0],
+        "stream": [stream(x) for _ in range(20)][-1].answer,
+        "onnxruntime": torch.from_numpy(session.run(["answer"], {"samples": x.numpy()})[0]),
+    }
+    for name, found in answers.items():
+        assert torch.equal(found, wanted), name
+    program = Program.of(model)
+    c.write(program, tmp_path / "c")
+    assert "and 0 of 400 answers differ" in next(compiled.check(tmp_path / "c", program, samples))

@@ -20,6 +20,7 @@ from tsslbp import automatic
 from tsslbp.data import Dataset, Split, own
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import LARGEST, UserError
+from tsslbp.metrics.decoding import largest
 from tsslbp.settings import TrainConfig
 from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
 
@@ -165,8 +166,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> Array:  # noqa: N803
         """The class of every sample, ``[N]``."""
-        shares = self.predict_proba(X)
-        return self.classes_[shares.argmax(1)]
+        shares = torch.from_numpy(self.predict_proba(X))
+        return self.classes_[largest(shares).numpy()]
 
     def _config(self, dataset: Dataset) -> TrainConfig:
         names = ("rule", "loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")

@@ -20,6 +20,7 @@ from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.program import Entry, Program
 from tsslbp.metrics import decode
+from tsslbp.metrics.decoding import NEAR
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
 from tsslbp.training import samples_to_test
 
@@ -153,6 +154,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "columns": few([" ".join(name.split()) for name in (model.facts.columns if model.facts else ())], 100),
         "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
         "voters": links.voters,
+        "nearly": "most" if whole else f"{1 - NEAR} * most",
         "neurons": neurons,
         "maps": parts.maps,
         "populations": parts.populations,

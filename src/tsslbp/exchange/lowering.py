@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tsslbp import encoding
 from tsslbp.errors import UserError
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
+from tsslbp.metrics.decoding import NEAR
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
@@ -164,10 +165,12 @@ def evidence(w: Writer, network: Network, x: str, static: bool, lengths: str | N
 
 
 def answers(w: Writer, output: str) -> str:
-    """The class with the largest sum over t, -1 if there is no sum above 0: ``[T, N, classes] -> [N]`` of int64."""
+    """What :func:`tsslbp.metrics.decode` answers: ``[T, N, classes] -> [N]`` of int64."""
     total = w.op("ReduceSum", output, [0], keepdims=0)
-    found = w.op("Greater", w.op("ReduceMax", total, [-1], keepdims=0), 0.0)
-    return w.op("Where", found, w.op("ArgMax", total, axis=-1, keepdims=0), torch.tensor(-1))
+    most = w.op("ReduceMax", total, [-1], keepdims=1)
+    near = w.op("Cast", w.op("GreaterOrEqual", total, w.op("Mul", most, 1 - NEAR)), to=FLOAT)
+    found = w.op("Greater", w.op("Squeeze", most, [-1]), 0.0)
+    return w.op("Where", found, w.op("ArgMax", near, axis=-1, keepdims=0), torch.tensor(-1))
 
 
 def _entering(w: Writer, network: Network, x: str, static: bool) -> Signal:

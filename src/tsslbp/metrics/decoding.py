@@ -11,8 +11,15 @@ NO_ANSWER = -1
 """The answer of a network whose output layer never spiked; it counts as wrong."""
 
 
+NEAR = 1e-5
+"""Classes tie if their sums differ by at most this share of the larger one. A vote is a mean, such as 2/3, and equal sums of
+votes round differently in another order, as in other programs and in single steps."""
+
+
 def decode(psc: Tensor) -> Tensor:
     """The class with the largest ``Σ_t a[t]``, or ``NO_ANSWER`` where no output neuron spiked: ``[T, B, C] -> [B]``.
+
+    Of classes that tie, it is the first (``NEAR``).
 
     Raises UserError for output that holds NaN, as does :func:`settled_step`.
     """
@@ -22,7 +29,14 @@ def decode(psc: Tensor) -> Tensor:
 def _answers(total: Tensor) -> Tensor:
     if not torch.compiler.is_compiling() and bool(total.isnan().any()):  # a look at values would break the graph
         raise UserError("the network's output holds NaN, which is no answer; look for it in the input and the weights")
-    return torch.where((total > 0).any(-1), total.argmax(-1), NO_ANSWER)
+    return torch.where((total > 0).any(-1), largest(total), NO_ANSWER)
+
+
+def largest(total: Tensor) -> Tensor:
+    """The first class with the largest sum, ``[..., C] -> [...]``; whole numbers tie only if they are equal."""
+    if not total.is_floating_point():
+        return total.argmax(-1)
+    return (total >= (1 - NEAR) * total.amax(-1, keepdim=True)).byte().argmax(-1)
 
 
 def confidence(psc: Tensor) -> Tensor:
@@ -45,7 +59,7 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -
 
     An output neuron that never spikes again still adds the rest of its current, ``a·Σ_k (1 - 1/τs)^k`` for k = 1 … r; one that
     spikes in each of the r remaining steps adds ``Σ_k (1 - (1 - 1/τs)^k)`` more, which is the most. So the answer is settled
-    if, with all rests added, it leads by more than that bound.
+    if, with all rests added, it leads by more than that bound, and if it leads already.
 
     Args:
         total: sum of the output current so far.
@@ -56,11 +70,12 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -
     low, high = map(float, tau_s.detach().aminmax()) if isinstance(tau_s, Tensor) else (tau_s, tau_s)
     steps = torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
     least, most = ((1 - 1 / tau) ** steps for tau in (low, high))
-    rounding, first = 1e-4 * (1 + remaining), (total + psc * least.sum()).argmax(-1, keepdim=True)
+    first = (total + psc * least.sum()).argmax(-1, keepdim=True)
     ahead = (total + psc * least.sum()).gather(-1, first)[:, 0]
     others = (total + psc * most.sum()).scatter(-1, first, -math.inf).amax(-1)
     lead = ahead - others.where(others > -math.inf, 0)
-    return lead > (1 - least).sum() + rounding
+    rounding = 1e-4 * (1 + remaining) + NEAR * (ahead + remaining)
+    return (lead > (1 - least).sum() + rounding) & (first[:, 0] == largest(total))
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:

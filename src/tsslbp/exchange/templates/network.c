@@ -878,16 +878,14 @@ network_sum network_evidence(const network_state *n, size_t class_number)
 
 int network_answer(const network_state *n)
 {
-    int best = -1;
     network_sum most = 0;
-    for (int i = 0; i < NETWORK_CLASSES; ++i) {
-        const network_sum evidence = network_evidence(n, (size_t)i);
-        if (evidence > most) {
-            most = evidence;
-            best = i;
-        }
-    }
-    return best;
+    for (size_t i = 0; i < NETWORK_CLASSES; ++i)
+        if (network_evidence(n, i) > most)
+            most = network_evidence(n, i);
+    for (size_t i = 0; i < NETWORK_CLASSES && most > 0; ++i)
+        if (network_evidence(n, i) >= {{ nearly }})
+            return (int)i;
+    return -1;
 }
 
 size_t network_neurons(size_t k)
