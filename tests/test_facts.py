@@ -248,6 +248,30 @@ def test_a_model_takes_samples_of_its_shape_only(trained, shape):
             call(torch.rand(shape))
 
 
+def test_mistaken_arguments_of_a_model_are_one_line(trained):
+    model, x = training.load(trained / "floats"), torch.zeros(2, 1, 6, 6)
+    for call, message in (
+        (lambda: model.answers(x), "samples are of type Tensor; give a part of a data set"),
+        (lambda: model.accuracy(x), "samples are of type Tensor"),
+        (lambda: model.outputs(x, batch_size=0), "batch_size is 0; it must be a whole number from 1"),
+        (lambda: model.response(x), "x has 2 samples; a response is that to one"),
+        (lambda: training.train(TrainConfig(), data.load("digits", "")), "not a Dataset; data are given as dataset="),
+        (lambda: data.load("delayed-xor", "", validation=33), "delayed-xor has 250 validation samples of its own"),
+        (lambda: data.of_arrays(np.zeros((9, 2)), np.arange(9) % 2, validation=6.5), "validation is 6.5; it must be a whole"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            call()
+    assert len(data.load(Path("digits"), Path()).train) > 0
+
+
+def test_parts_with_and_without_lengths_add_up():
+    padded = Split(torch.rand(2, 4, 3), torch.arange(2), torch.tensor([1, 3]))
+    whole = Split(torch.rand(1, 4, 3), torch.arange(1))
+    assert (padded + whole).lengths.tolist() == [1, 3, 4]
+    assert (whole + padded).lengths.tolist() == [4, 1, 3]
+    assert (whole + whole).lengths is None
+
+
 @pytest.mark.parametrize("axes", [(0, 2, 3, 1), (0, 2, 3)])
 def test_pictures_with_channels_last_or_without_are_the_same(trained, capsys, tmp_path, axes):
     x, y = pictures(60, 1)

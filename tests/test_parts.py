@@ -125,6 +125,8 @@ def test_every_backend_hands_back_the_same(rule, steps, constant, neuron, seed):
 def test_the_state_is_the_last_membrane_potential_and_current():
     current = sequence(7, 50)
     psc, state = tsslbp.lif_part(current, torch.zeros(2, 50, dtype=torch.float64), tau_m=5, tau_s=3)
+    for made, same in zip(tsslbp.lif_part(current, None, tau_m=5, tau_s=3), (psc, state), strict=True):
+        assert torch.equal(made, same)
     assert torch.equal(state[0], tsslbp.neuron.membrane_potential(current, tsslbp.neuron.LIF(5, 3))[-1])
     assert torch.equal(state[1], psc[-1])
 

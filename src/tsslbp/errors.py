@@ -58,6 +58,12 @@ def check_tensor(name: str, x: object) -> None:
         )
 
 
+def check_tensors(**named: object) -> None:
+    """Raises UserError unless all are tensors."""
+    for name, x in named.items():
+        check_tensor(name, x)
+
+
 def check_number(name: str, x: object, be: str = "a plain number, as constants are not learned") -> None:
     """Raises UserError for anything but a real number. A tensor is refused: autograd would leave it without a gradient."""
     if type(x) not in (float, int) and (isinstance(x, bool) or not isinstance(x, Real)):

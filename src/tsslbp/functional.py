@@ -9,7 +9,7 @@ from tsslbp.crossing import neurons
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, check_signal
+from tsslbp.signal import Constant, check_signal, rest
 
 
 def lif(
@@ -54,7 +54,7 @@ def lif(
 
 def lif_part(
     current: Tensor | Constant,
-    state: Tensor,
+    state: Tensor | None,
     *,
     tau_m: float | Tensor,
     tau_s: float | Tensor,
@@ -67,7 +67,7 @@ def lif_part(
     Args:
         current: input current of these steps, as for :func:`lif`.
         state: the state after the step before, ``[2, ...]`` in float32 (float64 for such a current): membrane potential and
-            post-synaptic current. ``torch.zeros(2, ...)`` is rest.
+            post-synaptic current. None is rest.
         tau_m, tau_s, threshold, rule, backend: as for :func:`lif`.
 
     Returns:
@@ -77,6 +77,10 @@ def lif_part(
     Raises:
         UserError: as :func:`lif`; a state of another shape or type; a rule or a backend that takes no parts.
     """
+    check_signal(current, "current")
+    if state is None:
+        x = current.value if isinstance(current, Constant) else current
+        state = rest(current, kernels.computed_in(x.dtype))
     psc, after = _checked(current, state, LIF(tau_m, tau_s, threshold), rule, backend)
     assert after is not None
     return psc, after

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import processes
-from tsslbp.errors import UserError, check_number, check_tensor, shown, unknown
+from tsslbp.errors import UserError, check_number, check_tensor, check_tensors, shown, unknown
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.signal import check_steps, within
 from tsslbp.signal import length_mask as length_mask
-from tsslbp.signal import within
 from tsslbp.spec import construct, parse_spec, write_spec
 
 
@@ -62,8 +62,9 @@ class _TrainLoss(ABC):
 
     def __post_init__(self) -> None:
         check_number("tau_s", self.tau_s)
-        if self.time_steps < 1 or not 1 <= self.tau_s < math.inf:
-            raise UserError(f"time_steps {self.time_steps} and tau_s {self.tau_s} must be finite and at least 1")
+        check_steps(self.time_steps)
+        if not 1 <= self.tau_s < math.inf:
+            raise UserError(f"tau_s is {self.tau_s}; it must be finite and at least 1")
         for name in ("desired", "undesired"):
             if (train := getattr(self, name)) is None:
                 continue
@@ -82,10 +83,12 @@ class _TrainLoss(ABC):
 
     def wanted(self, psc: Tensor, label: Tensor) -> Tensor:
         """The desired trains, filtered, ``[T, B, C]``."""
-        _check_tensors(psc, label)
+        check_tensors(output=psc, label=label)
         if psc.shape[0] != self.time_steps:
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
+            if bool(((label != 0) & (label != 1)).any()):
+                raise UserError("target trains hold numbers other than 0 and 1")
             return self._filtered(label.to(psc))
         if label.dim() == 3:
             raise UserError(f"target trains are {list(label.shape)}; they must be as the output, [T, B, C], {list(psc.shape)}")
@@ -208,7 +211,7 @@ class StepLoss:
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        _check_tensors(psc, label)
+        check_tensors(output=psc, label=label)
         if label.shape != psc.shape[:2]:
             raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
@@ -382,17 +385,12 @@ def _positive(name: str, value: float) -> None:
         raise UserError(f"{name} is {value}; it must be positive and finite")
 
 
-def _check_tensors(psc: Tensor, label: Tensor) -> None:
-    check_tensor("output", psc)
-    check_tensor("label", label)
-
-
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     """``[B, C]``, true at the label. Labels are checked here."""
-    _check_tensors(psc, label)
+    check_tensors(output=psc, label=label)
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
         found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"
-        raise UserError(f"a loss takes output [T, B, C] and integer labels [B]; got {found}")
+        raise UserError(f"this loss, or an option of it, takes output [T, B, C] and integer labels [B]; got {found}")
     classes = psc.shape[2]
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:
         raise UserError(f"labels run from {int(label.min())} to {int(label.max())}; the network has {classes} classes")

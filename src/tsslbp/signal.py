@@ -69,6 +69,12 @@ def plainly_laid(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
 
 
+def rest(current: Signal, dtype: torch.dtype) -> Tensor:
+    """The state at rest of neurons that get a current, ``[2, ...]``."""
+    x = current.value if isinstance(current, Constant) else current[0]
+    return x.new_zeros(2, *x.shape, dtype=dtype)
+
+
 def check_steps(time_steps: int) -> None:
     """Raises UserError unless there is a whole number of steps from 1."""
     if not hasattr(time_steps, "__index__") or time_steps < 1:
@@ -78,9 +84,11 @@ def check_steps(time_steps: int) -> None:
 def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
     """Constant current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
 
-    Raises UserError for T below 1.
+    Raises UserError for T or τs below 1.
     """
     check_steps(time_steps)
+    if not tau_s >= 1:
+        raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1")
     steps = torch.arange(1, time_steps + 1, dtype=x.dtype, device=x.device)
     return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
 

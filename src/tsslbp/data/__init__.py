@@ -44,7 +44,7 @@ MADE = "python:"
 
 
 def load(
-    name: str,
+    name: str | Path,
     root: str | Path,
     *,
     validation: int | None = None,
@@ -74,6 +74,7 @@ def load(
     Raises:
         UserError: an unknown name, files that are missing or damaged, a validation size or T that does not fit.
     """
+    name = str(name)
     if name.startswith(MADE):
         raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
     if time_steps is not None and time_steps < 1:
@@ -107,7 +108,10 @@ def _read(name: str, root: Path, validation: int | None, download: bool, time_st
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
     if _task(name) in synthetic.TASKS:
-        return synthetic.read(name, time_steps)
+        made = synthetic.read(name, time_steps)
+        if validation not in (None, held := len(made.validation)):
+            raise UserError(f"validation is {validation}; {name} has {held} validation samples of its own, so leave it out")
+        return made
     match name:
         case "digits":
             return images.digits(validation)

@@ -53,8 +53,9 @@ class Split:
     def __add__(self, more: "Split") -> "Split":
         """These samples, then more of the same kind."""
         lengths = None
-        if self.lengths is not None and more.lengths is not None:
-            lengths = torch.cat([self.lengths, more.lengths])
+        if self.lengths is not None or more.lengths is not None:
+            both = (self, more)
+            lengths = torch.cat([torch.full((len(s),), s.x.shape[1]) if s.lengths is None else s.lengths for s in both])
         return Split(torch.cat([self.x, more.x]), torch.cat([self.y, more.y]), lengths)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,6 +249,8 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
 
 def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
     """:func:`hold_out`, with 0 for none. Raises UserError if a part would be too small."""
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise UserError(f"validation is {count!r}; it must be a whole number")
     if count != 0 and not classes <= count < len(samples):
         several = f" in {classes} classes" if classes > 1 else ""
         raise UserError(

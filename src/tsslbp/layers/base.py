@@ -20,7 +20,7 @@ from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
+from tsslbp.signal import Constant, Signal, check_signal, plainly_laid, rest
 from tsslbp.sparse import SparseMap, changes, mapped
 
 
@@ -296,7 +296,7 @@ class Spiking(Tells, ABC):
             return neurons(current, self.neuron, self.rule, self.backend, pool, half)[0]
         x = current.value if isinstance(current, Constant) else current[0]
         state = check_state(self, handed.before, (2, *x.shape))
-        state = x.new_zeros(2, *x.shape, dtype=computed_in(x.dtype)) if state is None else state
+        state = rest(current, computed_in(x.dtype)) if state is None else state
         psc, handed.after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
         return psc
 

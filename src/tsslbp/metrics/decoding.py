@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensor
 
 NO_ANSWER = -1
 """The answer of a network whose output layer never spiked; it counts as wrong."""
@@ -23,6 +23,7 @@ def decode(psc: Tensor) -> Tensor:
 
     Raises UserError for output that holds NaN, as does :func:`settled_step`.
     """
+    check_tensor("output", psc)
     return _answers(psc.sum(0))
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensors
 
 
 class Agreement(NamedTuple):
@@ -153,6 +153,7 @@ def agreement(train: Tensor, target: Tensor, window: int) -> Agreement:
 
 def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     """Both as bool ``[T, B]``, and the type to compute in."""
+    check_tensors(a=a, b=b)
     if a.shape != b.shape or a.dim() == 0 or len(a) == 0:
         raise UserError(f"spike trains have shapes {list(a.shape)} and {list(b.shape)}; give two of one shape [T, ...]")
     if not all(bool(((x == 0) | (x == 1)).all()) for x in (a, b)):

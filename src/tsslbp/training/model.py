@@ -124,6 +124,10 @@ class Model:
         the network is in evaluation mode and gradients are off; afterwards its mode is restored. A Poisson encoder draws sample
         number n with seed n, whatever the batch size; ``first`` is the first sample's number.
         """
+        if not isinstance(samples, Split):
+            raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
+        if type(batch_size) is not int or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be a whole number from 1")
         was_training = self.network.training
         self.network.eval()
         parts = samples.batches((index, None) for index in torch.arange(len(samples)).split(batch_size))
@@ -193,7 +197,9 @@ class Model:
 
         ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
-        with self.evaluating(self._samples(x, lengths), first=seed) as batches:
+        if len(samples := self._samples(x, lengths)) != 1:
+            raise UserError(f"x has {len(samples)} samples; a response is that to one")
+        with self.evaluating(samples, first=seed) as batches:
             ((part, inputs),) = batches
             currents = self.network.activity(inputs)
             *_, output = currents.values()
@@ -260,7 +266,8 @@ class Model:
 
     def _at_once(self, samples: Split) -> int:
         """Samples of a batch in evaluation; fewer for large pictures in files."""
-        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if samples.streamed else 500
+        large = isinstance(samples, Split) and samples.streamed
+        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if large else 500
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.

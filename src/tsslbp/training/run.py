@@ -60,6 +60,10 @@ def train(
 
     Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
+    arguments: tuple[tuple[object, Any], ...] = ((config, TrainConfig), (progress, Progress | None))
+    if wrong := [given for given, kind in arguments if not isinstance(given, kind)]:
+        what = f"not a {type(wrong[0]).__name__}; data are given as dataset="
+        raise UserError(f"train takes a TrainConfig and a Progress, {what}")
     with processes.joined() as group, contextlib.ExitStack() as held:
         asked, config = config, _gone_on_with(config, group)
         with group.agreed():
