@@ -25,7 +25,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 100
 PLAIN = "architecture|automatic|crossing|declared|filters|imports|kernels|settings|stored"
-WITHOUT_PAGE = rf"tsslbp\.({PLAIN}|data\.(audio|found|own|readers)|training\.score)(\..*)?"
+WITHOUT_PAGE = rf"tsslbp\.({PLAIN}|data\.(audio|found|own|readers)|layers\.(called|state_dicts)|training\.score)(\..*)?"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tsslbp\.[a-z]).*"),  # names of Python and PyTorch, and of types
     ("py:.*", WITHOUT_PAGE),
