@@ -342,6 +342,13 @@ def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
     assert run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume", "--epochs", "4")[0] == 0
     assert len((tmp_path / "moved/metrics.jsonl").read_text().splitlines()) == 5
     assert (trained / "report.html").stat().st_mtime_ns == before
+    other = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume", "--seed", "1", "--tau-m", "9")[2]
+    assert "moved was started with another seed and another tau_m; go on with" in other
+    nowhere = tmp_path / "no/where.onnx"
+    assert (
+        f"cannot write {nowhere}: there is no folder {nowhere.parent}; make it"
+        in run(capsys, "export", str(trained), str(nowhere))[2]
+    )
     assert "leave mnist-cnn out" in run(capsys, "train", "mnist-cnn", "--config", str(trained / "config.toml"))[2]
     shutil.copytree(trained, tmp_path / "first-epoch")
     (tmp_path / "first-epoch/metrics.jsonl").unlink()  # a run that was stopped in its first epoch has none

@@ -18,7 +18,13 @@ from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
 from tsslbp.neuron import LIF, ByConstant, transformed
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant
+from tsslbp.signal import Constant, Signal
+
+
+def rest(current: Signal, rows: int = 2) -> Tensor:
+    """The state at rest of neurons that get a current, ``[rows, ...]``."""
+    x = current.value if isinstance(current, Constant) else current[0]
+    return x.new_zeros(rows, *x.shape, dtype=kernels.computed_in(x.dtype))
 
 
 def neurons(

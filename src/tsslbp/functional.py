@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tsslbp import kernels, rules
-from tsslbp.crossing import neurons
+from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, check_signal, rest
+from tsslbp.signal import Constant, check_signal
 
 
 def lif(
@@ -78,9 +78,7 @@ def lif_part(
         UserError: as :func:`lif`; a state of another shape or type; a rule or a backend that takes no parts.
     """
     check_signal(current, "current")
-    if state is None:
-        x = current.value if isinstance(current, Constant) else current
-        state = rest(current, kernels.computed_in(x.dtype))
+    state = rest(current) if state is None else state
     psc, after = _checked(current, state, LIF(tau_m, tau_s, threshold), rule, backend)
     assert after is not None
     return psc, after

@@ -69,12 +69,6 @@ def plainly_laid(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
 
 
-def rest(current: Signal, dtype: torch.dtype) -> Tensor:
-    """The state at rest of neurons that get a current, ``[2, ...]``."""
-    x = current.value if isinstance(current, Constant) else current[0]
-    return x.new_zeros(2, *x.shape, dtype=dtype)
-
-
 def check_steps(time_steps: int) -> None:
     """Raises UserError unless there is a whole number of steps from 1."""
     if not hasattr(time_steps, "__index__") or time_steps < 1:

@@ -51,13 +51,13 @@ class Format(NamedTuple):
     ending: str
     """Ending of files; empty for a folder, which needs ``--format``."""
     about: str
-    write: Callable[[Export], Iterator[str]]
-    """Writes FILE and returns the lines to print. Raises UserError for features that the format lacks."""
+    write: Callable[[Export, training.Model], Iterator[str]]
+    """Writes FILE of the model and returns the lines to print. Raises UserError for features that the format lacks."""
     options: frozenset[str] = frozenset()
     """Settings of :class:`Export` that it takes, besides the paths and the format."""
 
 
-def _safetensors(options: Export) -> Iterator[str]:
+def _safetensors(options: Export, _: training.Model) -> Iterator[str]:
     from tsslbp import publish  # here, because Matplotlib comes with it
 
     yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
@@ -73,8 +73,7 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
     return test.select(torch.arange(min(options.check, len(test))))
 
 
-def _nir(options: Export) -> Iterator[str]:
-    model = training.load(options.model)
+def _nir(options: Export, model: training.Model) -> Iterator[str]:
     test = _test(options, model)
     graph = nir.to_nir(model, options.bias)
     nir.write(graph, options.file)
@@ -83,8 +82,7 @@ def _nir(options: Export) -> Iterator[str]:
         yield from check.lines(check.check(model.network, graph, model.inputs(test.x, 0, test.lengths), say=say))
 
 
-def _onnx(options: Export) -> Iterator[str]:
-    model = training.load(options.model)
+def _onnx(options: Export, model: training.Model) -> Iterator[str]:
     test = _test(options, model)
     proto = onnx.to_onnx(model)
     found = list(onnx.check(proto, model, test)) if test else []  # before anything is written
@@ -93,8 +91,7 @@ def _onnx(options: Export) -> Iterator[str]:
     yield from found
 
 
-def _c(options: Export) -> Iterator[str]:
-    model = training.load(options.model)
+def _c(options: Export, model: training.Model) -> Iterator[str]:
     test, program = _test(options, model), Program.of(model, options.bits)
     if test:
         compiled.compiler()  # before anything is written
@@ -142,10 +139,10 @@ def export(arguments: list[str]) -> None:
             raise UserError(f"{flag(field.name)} has no effect with format {name}")
     if options.data and not options.check:
         raise UserError("--data has no effect without --check")
+    model = training.load(options.model)
     if form.ending:
-        needed = Path(training.load(options.model).data), *training.files_of(options.model)
-        options = replace(options, file=files.output(options.file, *needed))
-    for line in form.write(options):
+        options = replace(options, file=files.output(options.file, Path(model.data), *training.files_of(options.model)))
+    for line in form.write(options, model):
         console.print(line)
 
 

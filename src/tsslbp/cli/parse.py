@@ -42,7 +42,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     if command.split()[0] in own.IMPORTING:  # removed from the arguments before
         known |= {"--import"}
         description = f"{description} {own.HELP}"
-    for given in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+    for given in _options(arguments):
         if "--loss" in known and given in NOW_OF_LOSS:
             raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
         if given != "--help" and given.replace("--no-", "--", 1) not in known:
@@ -68,9 +68,14 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     return options
 
 
+def _options(arguments: list[str]) -> list[str]:
+    """The options among arguments, without their values."""
+    return [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
+
+
 def _refuse_ignored(command: str, arguments: list[str]) -> None:
     """Raises UserError for an option that is given twice, of which the last would count, and for a value that is empty."""
-    options = [argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments if argument.startswith("--")]
+    options = [option.replace("--no-", "--", 1) for option in _options(arguments)]
     if twice := next((option for option in options if options.count(option) > 1), None):
         raise UserError(f"{twice} is given {options.count(twice)} times; give it once")
     for before, argument in pairwise([f"tsslbp {command}", *arguments]):
@@ -94,7 +99,7 @@ def _helping(settings: type[T]) -> type[Any]:
 
 def given_in(arguments: list[str]) -> set[str]:
     """Names of the settings that arguments set."""
-    flags = {argument.split("=")[0].replace("--no-", "--", 1) for argument in arguments}
+    flags = {option.replace("--no-", "--", 1) for option in _options(arguments)}
     return {name for name in kinds_of(TrainConfig) if flag(name) in flags}
 
 

@@ -249,7 +249,7 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
 
 def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
     """:func:`hold_out`, with 0 for none. Raises UserError if a part would be too small."""
-    if isinstance(count, bool) or not isinstance(count, int):
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
         raise UserError(f"validation is {count!r}; it must be a whole number")
     if count != 0 and not classes <= count < len(samples):
         several = f" in {classes} classes" if classes > 1 else ""

@@ -1,7 +1,7 @@
 """Base of all layers with neurons: a linear map of post-synaptic currents, then neurons."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp import quantisation, rules
-from tsslbp.crossing import neurons
+from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError
-from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.kernels import Backend, Pool
 from tsslbp.layers.called import Handed, check_state, handed_on, hooked, refuse_part, takes
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_signal, plainly_laid, rest
+from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
 from tsslbp.sparse import SparseMap, changes, mapped
 
 
@@ -51,7 +51,7 @@ class Joined(NamedTuple):
     shortcut: "Spiking | None"
 
 
-class Spiking(Tells, ABC):
+class Spiking(Tells):
     """A linear map, then neurons. Subclasses define the weight and the map.
 
     With a ``bias`` ``[out]`` each neuron or channel also gets the same current at every step: ``I[t] = W·x[t] + b``. It does
@@ -90,6 +90,11 @@ class Spiking(Tells, ABC):
     """Share of the last signal's numbers that were multiplied, from 0 to 1."""
     own_weights: tuple[str, ...] = ("weight",)
     """Names of the weights that :meth:`fold` replaces."""
+
+    @property
+    def state_rows(self) -> int:
+        """Rows of the state between parts of a sequence, ``[rows, B, ...]``."""
+        return 2
 
     def __init__(self, neuron: LIF, rule: str | Rule | None) -> None:
         super().__init__()
@@ -288,17 +293,21 @@ class Spiking(Tells, ABC):
         """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
         a part of a sequence; ``alone``: without neurons, as a shortcut."""
         current = self.current(signal, inside)
-        return current if alone else self.crossed(current, handed, pool, half)
-
-    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
-        """What the neurons make of their input current; see :meth:`forward`. The state is ``[2, B, ...]``."""
+        if alone:
+            return current
         if handed is None:
-            return neurons(current, self.neuron, self.rule, self.backend, pool, half)[0]
-        x = current.value if isinstance(current, Constant) else current[0]
-        state = check_state(self, handed.before, (2, *x.shape))
-        state = rest(current, computed_in(x.dtype)) if state is None else state
-        psc, handed.after = neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
+            return self.crossed(current, None, pool, half)[0]
+        if (state := handed.before) is None:
+            state = rest(current, self.state_rows)
+        else:
+            step = current.value.shape if isinstance(current, Constant) else current.shape[1:]
+            check_state(self, state, (self.state_rows, *step))
+        psc, handed.after = self.crossed(current, state, pool, half)
         return psc
+
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
+        """What the neurons make of their input current, and with a state the state after it."""
+        return neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
 
     def part(
         self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False

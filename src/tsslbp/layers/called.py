@@ -39,7 +39,7 @@ def _parameters(forward: Any) -> frozenset[str]:
 
 def takes(layer: nn.Module, name: str) -> bool:
     """Whether a layer can be called with an argument of this name; a user's class may have ``forward(signal)`` only."""
-    return name in _parameters(type(layer).forward)
+    return name in _parameters(getattr(layer.forward, "__func__", layer.forward))
 
 
 def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
@@ -54,14 +54,13 @@ def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
     return psc, handed.after
 
 
-def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...]) -> Tensor | None:
-    """A layer's state, or None for rest. Raises UserError for one of another shape."""
-    if state is not None and (not isinstance(state, Tensor) or state.shape != shape):
+def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless a layer's state is a tensor of this shape."""
+    if not isinstance(state, Tensor) or state.shape != shape:
         given = f"has shape {list(state.shape)}" if isinstance(state, Tensor) else f"is of type {type(state).__name__}"
         raise UserError(
             f"{type(layer).__name__}: the state {given}; it must be {list(shape)}, as its part() returned it, or None for rest"
         )
-    return state
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:

@@ -127,11 +127,12 @@ class MaxPool(Pooling, Tells):
         """``handed``: the state, ``[1, B, features]``, of a part of a sequence."""
         check_signal(signal)
         signal = signal.expand() if isinstance(signal, Constant) else signal
-        inputs, after = math.prod(signal.shape[2:]), (*signal.shape[1:3], *(size // self.size for size in signal.shape[3:]))
-        shape = (1, signal.shape[1], inputs + math.prod(after[1:]))
-        state = None if handed is None else check_state(self, handed.before, shape)
-        before = None if state is None else state[0, :, :inputs].view(signal.shape[1:])
-        pooled = None if state is None else state[0, :, inputs:].view(after)
+        before = pooled = None
+        if handed is not None and handed.before is not None:
+            inputs, shape = math.prod(signal.shape[2:]), (*signal.shape[1:3], *(n // self.size for n in signal.shape[3:]))
+            check_state(self, handed.before, (1, signal.shape[1], inputs + math.prod(shape[1:])))
+            before, pooled = handed.before[0].tensor_split([inputs], 1)
+            before, pooled = before.view(signal.shape[1:]), pooled.view(shape)
         trains = self.tau_s * signal - (self.tau_s - 1) * delayed(signal, before)
         psc = synapse(self._largest(trains.flatten(0, 1)).unflatten(0, signal.shape[:2]), self.tau_s, pooled)
         if handed is not None:

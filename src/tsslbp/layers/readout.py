@@ -6,7 +6,6 @@ from torch import Tensor
 
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers.called import Handed, check_state
 from tsslbp.layers.linear import Linear
 from tsslbp.neuron import LIF, synapse
 from tsslbp.signal import Constant, Signal
@@ -31,12 +30,13 @@ class Readout(Linear):
         if not isinstance(neuron.tau_m, Tensor) and math.inf == neuron.tau_m:
             raise UserError("tau_m is infinite; it must be finite for an output that is read from its voltage")
 
-    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
-        """The voltage v. The state is ``[1, B, out]``."""
+    @property
+    def state_rows(self) -> int:
+        """The voltage."""
+        return 1
+
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
         current = current.expand() if isinstance(current, Constant) else current
-        state = None if handed is None else check_state(self, handed.before, (1, *current.shape[1:]))
         before = None if state is None else state[0]
         voltage = synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)
-        if handed is not None:
-            handed.after = voltage[-1:]
-        return voltage
+        return voltage, voltage[-1:]

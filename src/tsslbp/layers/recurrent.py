@@ -40,7 +40,6 @@ from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Spiking
-from tsslbp.layers.called import Handed, check_state
 from tsslbp.layers.linear import check_features, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
@@ -91,6 +90,14 @@ class Recurrent(Spiking):
     """
 
     own_weights = ("weight", "lateral")
+
+    @property
+    def state_rows(self) -> int:
+        """The neurons' two rows, then a; with adaptation b and s follow.
+
+        The neurons' rows also hold a, but what flows back through them is what the rule carries, not a gradient.
+        """
+        return 3 if self.adaptation is None else 5
 
     def __init__(
         self,
@@ -145,21 +152,12 @@ class Recurrent(Spiking):
     def sparse_map(self) -> SparseMap:
         return SparseMap()
 
-    def crossed(self, current: Signal, handed: Handed | None, pool: Pool | None, half: bool) -> Tensor:
-        """As for every layer. The state is the neurons' two rows, then a, ``[3, B, out]``; with adaptation b and s follow.
-
-        The neurons' rows also hold a, but what flows back through them is what the rule carries, not a gradient.
-        """
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
         assert pool is None  # the output is flat
         drive = current.expand() if isinstance(current, Constant) else current
         adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
-        rows = 3 if adaptation is None else 5
-        state = None if handed is None else check_state(self, handed.before, (rows, *drive.shape[1:]))
         made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, adaptation, half)
-        psc, after = self.step_by_step(drive, state, half) if made is None else made
-        if handed is not None:
-            handed.after = after
-        return psc
+        return self.step_by_step(drive, state, half) if made is None else made
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
         """Output and state from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""

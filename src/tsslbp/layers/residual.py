@@ -43,8 +43,10 @@ class Residual(nn.Module):
     def __init__(self, *layers: nn.Module | dict[str, nn.Module], shortcut: Spiking | None = None) -> None:
         super().__init__()
         named = layers[0] if len(layers) == 1 and isinstance(layers[0], dict) else {str(i): x for i, x in enumerate(layers)}
-        if not named or not isinstance(list(named.values())[-1], Spiking) or "shortcut" in named:
-            raise UserError("a residual block must end with a layer that has neurons, such as Conv2d; none is named shortcut")
+        if not named or not isinstance(list(named.values())[-1], Spiking):
+            raise UserError("a residual block must end with a layer that has neurons, such as Conv2d or Linear")
+        if "shortcut" in named:
+            raise UserError("a layer of a residual block is named shortcut; give it as shortcut=, or another name")
         if not isinstance(shortcut, Spiking | None):
             raise UserError(
                 f"the shortcut is {type(shortcut).__name__}; it must be a layer such as Conv2d, which is applied without its "

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from tsslbp.errors import shown
 _TORCH = inspect.getfile(nn.Module)
 
 
-class Tells(nn.Module):
+class Tells(nn.Module, ABC):
     """A layer or network whose state_dict also holds its constants, and which warns when it loads weights that had others."""
 
     tells_constants: bool = True
@@ -20,9 +21,9 @@ class Tells(nn.Module):
     told_as = "layer"
     """What it is called in the warning."""
 
+    @abstractmethod
     def _constants(self) -> dict[str, Any]:
         """The constants that are numbers; those that are tensors are stored beside the weights."""
-        raise NotImplementedError
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

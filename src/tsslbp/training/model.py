@@ -126,7 +126,7 @@ class Model:
         """
         if not isinstance(samples, Split):
             raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
-        if type(batch_size) is not int or batch_size < 1:
+        if not hasattr(batch_size, "__index__") or batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be a whole number from 1")
         was_training = self.network.training
         self.network.eval()
@@ -266,8 +266,8 @@ class Model:
 
     def _at_once(self, samples: Split) -> int:
         """Samples of a batch in evaluation; fewer for large pictures in files."""
-        large = isinstance(samples, Split) and samples.streamed
-        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if large else 500
+        streamed = getattr(samples, "streamed", False)  # evaluating() tells what is no Split
+        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if streamed else 500
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
