@@ -182,7 +182,7 @@ def test_an_unknown_format_is_told(trained, tmp_path, arguments, said, capsys, m
 
 
 def test_an_option_that_a_format_does_not_take_is_told(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(FORMATS, "bare", Format(".bare", "nothing", lambda options: iter(())))
+    monkeypatch.setitem(FORMATS, "bare", Format(".bare", "nothing", lambda options, model: iter(())))
     assert cli.main(["export", str(trained), str(tmp_path / "a.bare")]) == 0
     assert cli.main(["export", str(trained), str(tmp_path / "a.bare"), "--half"]) == 2
     assert "--half has no effect with format bare" in capsys.readouterr().err
