@@ -7,6 +7,7 @@ python benchmarks/changes.py parts [DATA_ROOT]      what each of these networks'
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,14 @@ from tsslbp.tables import markdown
 ROOT = Path(__file__).parent.parent
 MODELS = {"fashion-mnist-fc-best": 100, "mnist-cnn-best": 50, "fashion-mnist-cnn-best": 50}
 """Networks with their batch sizes."""
+WAYS = tuple(itertools.product((False, True), repeat=2))
+"""Of a step: whether maps are bfloat16, and whether they may go by changes."""
 
 
 def steps(data_root: Path, seconds: float) -> str:
-    head = ["network", "weights", "changes", "maps alone, ms", "dense, ms", "by changes, ms", "by changes / dense"]
+    head = ["network", "weights", "changes", "maps alone, ms"]
+    for half in ("", "bf16 "):
+        head += [f"{half}dense, ms", f"{half}by changes, ms", f"{half}by changes / dense"]
     return markdown(head, [row for each in measured(data_root) for row in compared(*each, seconds)])
 
 
@@ -59,34 +64,39 @@ def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tens
     architecture = next(iter(nets.values())).architecture
     subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(Case(name, architecture, len(y)), torch.float32).step}
     for weights, net in nets.items():
-        for how in ("by changes", "dense"):
-            subjects[f"{weights}, {how}"] = training_step(net, x, y, how == "by changes").step
+        for half, by_changes in WAYS:
+            subjects[f"{weights} {half} {by_changes}"] = training_step(net, x, y, by_changes, half).step
     ms, rows = interleaved(subjects, seconds), []
     for weights, net in nets.items():
-        fast, dense = ms[f"{weights}, by changes"], ms[f"{weights}, dense"]
-        times = [f"{value:.2f}" for value in (ms["maps alone"], dense, fast)]
-        rows.append([name, weights, changes(net.train(), x), *times, f"{fast / dense:.2f}"])
+        times = [ms["maps alone"]]
+        for half in (False, True):
+            dense, fast = (ms[f"{weights} {half} {by_changes}"] for by_changes in (False, True))
+            times += [dense, fast, fast / dense]
+        rows.append([name, weights, changes(net.train(), x), *(f"{value:.2f}" for value in times)])
     return rows
 
 
 def changes(net: Network, x: torch.Tensor) -> str:
     """How much of what enters each layer changes, and whether the layer then goes by its changes."""
-    shares = changing(net, x)
-    net(x)
-    taken = {name: layer.multiplied < 1 for name, layer in net.named_layers() if isinstance(layer, Spiking)}
-    found = (f"{name} {100 * share:.1f} %{' (taken)' * taken[name]}" for name, share in shares.items() if share < 1)
-    return ", ".join(found)
+    shares, taken = changing(net, x), []
+    for half in (False, True):
+        with bfloat16(half):
+            net(x)
+        taken.append([name for name, layer in net.named_layers() if isinstance(layer, Spiking) and layer.multiplied < 1])
+    both = {name: (name in taken[0]) + (name in taken[1]) for name in shares}
+    said = ("", " (taken)", " (taken, in bf16 too)")
+    return ", ".join(f"{name} {100 * share:.1f} %{said[both[name]]}" for name, share in shares.items() if share < 1)
 
 
 @contextmanager
 def always() -> Iterator[None]:
     """Every map goes by its changes that can."""
-    limits = sparse.FLAT, sparse.CONVOLVED
-    sparse.FLAT = sparse.CONVOLVED = sparse.Most(math.inf, 0)
+    limits = sparse.FLAT, sparse.CONVOLVED, sparse.HALF
+    sparse.FLAT = sparse.CONVOLVED = sparse.HALF = sparse.Most(math.inf, 0)
     try:
         yield
     finally:
-        sparse.FLAT, sparse.CONVOLVED = limits
+        sparse.FLAT, sparse.CONVOLVED, sparse.HALF = limits
 
 
 def changing(net: Network, x: torch.Tensor) -> dict[str, float]:
@@ -130,13 +140,22 @@ def parts_of(layer: Spiking, signal: torch.Tensor) -> dict[str, Callable[[], Any
     return made
 
 
-def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool) -> Subject:
+def bfloat16(half: bool) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
+
+
+def training_step(net: Network, x: torch.Tensor, y: torch.Tensor, by_changes: bool, half: bool) -> Subject:
     """Of a copy, or the one that comes second would find its weights in the cache."""
     net, loss = copy.deepcopy(net).train(), KernelLoss(time_steps=net.time_steps, tau_s=net.neuron.tau_s)
     for layer in net.modules():
         if isinstance(layer, Spiking):
             layer.by_changes = by_changes
-    return trainer(net, lambda: net(x), lambda psc: loss(psc, y))
+
+    def forward() -> torch.Tensor:
+        with bfloat16(half):
+            return cast(torch.Tensor, net(x))
+
+    return trainer(net, forward, lambda psc: loss(psc, y))
 
 
 def break_even() -> str:
@@ -148,19 +167,23 @@ def break_even() -> str:
         "32 to 64 channels, 5×5": (Conv2d(32, 64, 5, padding=2, neuron=neuron), (50, 32, 14, 14)),
         "15 to 40 channels, 5×5": (Conv2d(15, 40, 5, neuron=neuron), (50, 15, 12, 12)),
     }
+    sizes["32 to 64 channels, 5×5, bf16"] = sizes["32 to 64 channels, 5×5"]
     rows = [[f"{100 * share:g} %"] for share in shares]
-    for layer, shape in sizes.values():
+    for name, (layer, shape) in sizes.items():
         for row, share in zip(rows, shares, strict=True):
             starts_or_ends = torch.rand(5, *shape) < share
             signal = synapse((starts_or_ends.cumsum(0) % 2).float(), neuron.tau_s)
             signal = signal if signal.dim() < 5 else signal.movedim(2, 4).contiguous().movedim(4, 2)  # as pooling leaves it
 
-            def call(by_changes: bool, layer: Any = layer, signal: torch.Tensor = signal) -> None:
+            half = "bf16" in name
+
+            def call(by_changes: bool, signal: torch.Tensor, layer: Any = layer) -> None:
                 layer.by_changes = by_changes
                 layer.current(signal).sum().backward()
 
-            with always():
-                ms = interleaved({"by changes": partial(call, True), "dense": partial(call, False)}, 2.0)
+            dense = signal.bfloat16() if half else signal  # as neurons make it for each
+            with always(), bfloat16(half):
+                ms = interleaved({"by changes": partial(call, True, signal), "dense": partial(call, False, dense)}, 2.0)
             row.append(f"{ms['by changes'] / ms['dense']:.2f}")
     return markdown(["changes", *sizes], rows)
 

@@ -64,32 +64,39 @@ def work(recipe: str, data_root: str) -> None:
         ways: list[tuple[Callable[[], Any], training.Loop, torch.Tensor]] = [(nullcontext, loop(), samples)]
         with processes.alone():
             ways.append((processes.alone, loop(), samples[: len(samples) // group.count]))
-        times = torch.zeros(2, 2, group.count, TURNS, STEPS, dtype=torch.float64)  # wall and processor; together and alone
+        # wall clock, processor of the main thread and of all others; together and alone
+        times = torch.zeros(3, 2, group.count, TURNS, STEPS, dtype=torch.float64)
         for turn in range(-1, TURNS):  # the first one warms up
             if turn == 0:
                 processes.Group.adding = timed  # type: ignore[method-assign]
             for way, (context, trained, part) in enumerate(ways):
                 adding(group, torch.zeros(()))()  # both begin at the same time
                 for step in range(STEPS):
-                    began, computing = time.perf_counter(), time.thread_time()
+                    before = clocks()
                     with context():
                         trained.step(part)
-                    spent = time.perf_counter() - began, time.thread_time() - computing
-                    times[:, way, group.number, turn, step] = torch.tensor(spent, dtype=torch.float64)
+                    times[:, way, group.number, turn, step] = clocks() - before
         processes.Group.adding = adding  # type: ignore[method-assign]
-        (together, alone), cpu = 1000 * group.add_(times)
+        (together, alone), main, others = 1000 * group.add_(times)
         if group.leads:
             whole, apart = together.mean(0).sum(-1), 1 / (1 / alone.sum(-1)).mean(0)  # for as many samples
             found = {
                 "ratio": apart / whole,
                 "ratio if only the slower one were waited for": apart / alone.amax(0).sum(-1),
                 "a step, ms": whole / STEPS,
-                "of it computing, ms of the main thread": cpu[0].mean((0, 2)),
-                "the same side by side, ms": cpu[1].mean((0, 2)),
+                "of it computing, ms of the main thread": main[0].mean((0, 2)),
+                "the same side by side, ms": main[1].mean((0, 2)),
+                "computing of all other threads, ms": others[0].mean((0, 2)),
             }
             each = {name: values.median().item() for name, values in found.items()}
             each["of it waiting for sums, ms"] = 1000 * waited / TURNS / STEPS
             print(json.dumps(each | {"added up in a step, kB": added / 1000 / TURNS / STEPS}))
+
+
+def clocks() -> torch.Tensor:
+    """Seconds by the wall clock, of the processor for this thread, and for all other threads of this process."""
+    own = time.thread_time()
+    return torch.tensor([time.perf_counter(), own, time.process_time() - own], dtype=torch.float64)
 
 
 def work_early(data_root: str) -> None:

@@ -21,6 +21,7 @@ from tsslbp.settings import TrainConfig
 from tsslbp.study.fidelity import grid_gradient
 
 ROOT = Path(__file__).parent.parent
+LIMITS = ("FLAT", "CONVOLVED", "HALF")
 
 
 @pytest.fixture
@@ -322,10 +323,10 @@ def test_every_stepper_answers(words):
 def test_what_changes_and_what_silence_gains(script, monkeypatch):
     net = tsslbp.build("20-40-10", input_shape=(8,), time_steps=5, tau_m=5, tau_s=3).eval()
     monkeypatch.setattr(tsslbp.sparse, "WORK", 0)
-    once, limits = script("changes").changing(net, torch.zeros(30, 8)), (tsslbp.sparse.FLAT, tsslbp.sparse.CONVOLVED)
+    once, limits = script("changes").changing(net, torch.zeros(30, 8)), [getattr(tsslbp.sparse, name) for name in LIMITS]
     assert once["linear2"] == 0  # nothing enters, so nothing changes
     assert script("changes").changing(net, 3 * torch.rand(30, 8))["linear2"] > 0.01
-    assert limits == (tsslbp.sparse.FLAT, tsslbp.sparse.CONVOLVED)
+    assert limits == [getattr(tsslbp.sparse, name) for name in LIMITS]
     ((name, weights, changes, *times),) = script("changes").compared(
         "small", {"first": net}, torch.rand(30, 8), torch.arange(30) % 10, 0.0
     )

@@ -24,8 +24,10 @@ NEURON = LIF(5.0, 3.0)
 def always(monkeypatch):
     """Every map goes by changes that can."""
     anything = sparse.Most(math.inf, 0)
-    for name, value in {"WORK": 0, "OUTPUTS": 0, "FLAT": anything, "CONVOLVED": anything}.items():
-        monkeypatch.setattr(sparse, name, value)
+    for name in ("WORK", "OUTPUTS", "HALF_OUTPUTS"):
+        monkeypatch.setattr(sparse, name, 0)
+    for name in ("FLAT", "CONVOLVED", "HALF"):
+        monkeypatch.setattr(sparse, name, anything)
 
 
 def trains(*shape, rate=0.1, seed=0):
@@ -183,6 +185,52 @@ def test_groups_and_dilation_stay_dense():
         layer = Conv2d(4, 6, 3, neuron=NEURON, **options)
         layer.current(synapse(trains(5, 3, 4, 8, 8), NEURON.tau_s).float())
         assert layer.multiplied == 1
+
+
+@pytest.mark.usefixtures("always")
+def test_beside_bfloat16_maps_only_the_gradient_by_the_signal_is_bfloat16():
+    layer, signal = Conv2d(5, 9, 3, padding=1, neuron=NEURON), synapse(trains(6, 7, 5, 8, 8), NEURON.tau_s).float()
+    gradient = torch.randn(6, 7, 9, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = computed(layer, signal, gradient)
+    with torch.autocast("cpu", torch.bfloat16):
+        current, by_signal, by_weight = computed(layer, signal, gradient)
+        assert 0 < layer.multiplied < 1
+    assert torch.equal(current, expected[0])
+    assert torch.equal(by_weight, expected[2])
+    folded = torch.nn.functional.conv_transpose2d(gradient.flatten(0, 1).bfloat16(), layer.weight.bfloat16(), padding=1)
+    torch.testing.assert_close(by_signal, folded.float().view_as(signal), rtol=0.01, atol=0.01)
+    assert not torch.allclose(by_signal, expected[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("always")
+def test_beside_bfloat16_maps_products_and_coarse_signals_stay_dense():
+    flat, convolution = Linear(20, 8, neuron=NEURON), Conv2d(5, 9, 3, neuron=NEURON)
+    trains_of = {flat: trains(5, 3, 20), convolution: trains(6, 7, 5, 8, 8)}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert flat.current(synapse(trains_of[flat], NEURON.tau_s).float()).dtype == torch.bfloat16
+        assert convolution.current(synapse(trains_of[convolution], NEURON.tau_s).bfloat16()).dtype == torch.bfloat16
+        double = synapse(trains_of[convolution], NEURON.tau_s)
+        assert convolution.double().current(double).dtype == torch.float64
+    assert [flat.multiplied, convolution.multiplied] == [1, 1]
+
+
+@pytest.mark.parametrize("amd", [True, False])
+def test_currents_that_a_map_may_take_by_changes_stay_in_full(monkeypatch, amd):
+    monkeypatch.setattr(sparse, "HALF", sparse.Most(float(amd), 0))
+    net = build("32C3-64C3-P2-40C3-70-6", input_shape=(2, 14, 14), time_steps=5, tau_m=5, tau_s=3)
+    entering = {name: torch.empty(0) for name, _ in net.named_layers()}
+    for name, layer in net.named_layers():
+        if isinstance(layer, Spiking):
+            layer.register_forward_pre_hook(lambda _, given, name=name: entering.update({name: given[0]}))
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.rand(5, 3, 2, 14, 14))
+    full, half = torch.float32, torch.bfloat16
+    assert entering["conv2"].dtype == (full if amd else half)  # the only convolution of currents with 64 channels or more
+    assert [entering[name].dtype for name in ("conv3", "linear4", "output")] == [half] * 3
+    net.layers.conv2.by_changes = False
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.rand(5, 3, 2, 14, 14))
+    assert entering["conv2"].dtype == half
 
 
 def sequence(layer_sizes, batch=50, rate=0.03):

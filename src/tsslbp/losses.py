@@ -138,7 +138,7 @@ class KernelLoss(_TrainLoss):
         return 2 if self.target == "double" else 1
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        squares = (psc - self.wanted(psc, label)).square()
+        squares = F.mse_loss(psc, self.wanted(psc, label), reduction="none")
         if self.label_weight != 1:
             squares = torch.where(_one_hot(psc, label), self.label_weight * squares, squares)
         return 0.5 * _masked(squares, mask).sum()
@@ -150,7 +150,8 @@ class SpikeLoss(_TrainLoss):
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         wanted = self.wanted(psc, label)
-        return 0.5 * _masked((spikes_from_psc(psc, self.tau_s) - wanted).square(), mask).sum()
+        squares = F.mse_loss(spikes_from_psc(psc, self.tau_s), wanted, reduction="none")
+        return 0.5 * _masked(squares, mask).sum()
 
 
 @dataclass(frozen=True)
@@ -392,6 +393,7 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
         found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"
         raise UserError(f"this loss, or an option of it, takes output [T, B, C] and integer labels [B]; got {found}")
     classes = psc.shape[2]
-    if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:
-        raise UserError(f"labels run from {int(label.min())} to {int(label.max())}; the network has {classes} classes")
-    return F.one_hot(label.long(), classes).bool()
+    least, most = map(int, label.aminmax()) if label.numel() else (0, 0)
+    if not 0 <= least <= most < classes:
+        raise UserError(f"labels run from {least} to {most}; the network has {classes} classes")
+    return label.unsqueeze(1) == torch.arange(classes, device=label.device)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, imports, machine, quantisation, rules, stored
+from tsslbp import ann, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored
+from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
 from tsslbp.layers.called import hooked, in_order, takes
 from tsslbp.layers.noted import check_rule, check_same, is_known
 from tsslbp.layers.residual import refuse_inner
@@ -228,17 +228,17 @@ class Network(Tells):
             signal: input of the first layer (:meth:`encode`).
             cross: how the signal crosses a spiking layer, to look inside or to change it; by default, it calls the layer.
             keys: as in the network's own call.
-            fused: for speed, ``cross`` also does the pooling that comes next and, under a bfloat16 autocast, returns bfloat16.
+            fused: for speed, ``cross`` also does the pooling that comes next and may return bfloat16, as its arguments say.
         """
         cross, pools = cross or self._cross, self._fused() if fused else {}
         pooled = {name for name, _ in pools.values()}
-        half = fused and machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type)
+        half = halved(self.named_layers(), signal) if fused else ()
         after: list[tuple[str, nn.Module, Signal]] = []
 
         def through(name: str, layer: nn.Module, signal: Any) -> Signal:
             if isinstance(layer, Spiking):
                 pool = pools[name][1].pool if name in pools else None
-                signal = cross(name, layer, signal, pool, half and name != "output")
+                signal = cross(name, layer, signal, pool, name in half)
             elif isinstance(layer, MaxPool):
                 signal = cross(name, layer, signal, None, False)
             elif name not in pooled:

@@ -28,8 +28,8 @@ from tsslbp.neuron import has_modes, transformed
 
 WORK = 12_000_000
 """Multiplications of the dense map below which looking for changes may cost more than it saves."""
-OUTPUTS = 32
-"""Outputs, or channels, below which it does."""
+OUTPUTS, HALF_OUTPUTS = 32, 64
+"""Outputs, or channels, below which it does; those of maps whose dense product would be bfloat16."""
 
 
 class Most(NamedTuple):
@@ -47,10 +47,13 @@ class Most(NamedTuple):
 
 
 # Measured by benchmarks/changes.py on Zen 4 and, for all others, on a Xeon with AMX.
-FLAT, CONVOLVED = (
-    (Most(0.44, 240), Most(0.46, 12)) if machine.processor().startswith("AMD") else (Most(0.135, 60), Most(0.2, 0))
+FLAT, CONVOLVED, HALF = (
+    (Most(0.44, 240), Most(0.46, 12), Most(0.2, 8))
+    if machine.processor().startswith("AMD")
+    else (Most(0.135, 60), Most(0.2, 0), Most(0, 0))
 )
-"""Of matrix products and of convolutions. A processor's name decides, since a measurement would make runs differ."""
+"""Of matrix products, of convolutions, and of convolutions whose dense products would be bfloat16. A processor's name decides,
+since a measurement would make runs differ."""
 
 
 class SparseMap(NamedTuple):
@@ -72,7 +75,18 @@ class SparseMap(NamedTuple):
         return [*map(float, itertools.chain(*sizes)), tau_s]
 
 
-def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> list[Tensor]:
+def most(map_: SparseMap, outputs: int, half: bool) -> float:
+    """The largest share of changes at which a map with so many outputs gains; 0 if nobody is to look.
+
+    Args:
+        half: the dense product would be bfloat16. Then only convolutions gain.
+    """
+    if cpp.NOT_LOADED is not None or outputs < (HALF_OUTPUTS if half else OUTPUTS) or (half and not map_.kernel):
+        return 0.0
+    return (HALF if half else CONVOLVED if map_.kernel else FLAT).of(outputs)
+
+
+def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, half: bool = False) -> list[Tensor]:
     """Where a signal changes, at which sample and step, and by how much; empty where the dense map is better.
 
     Args:
@@ -80,24 +94,28 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
         weight: ``[out, in]``, ``[out, C, k]`` or ``[out, C, k, k]``; only its shape and type matter.
         map_: the kind of map.
         tau_s: of the synapse that made the signal; a wrong one costs time, not accuracy.
+        half: see :func:`most`.
     """
+    if not (share := most(map_, len(weight), half)):
+        return []
     pixels = signal.shape[3:]
     if signal.dim() != weight.dim() + 1 or signal.shape[2] != weight.shape[1] or min(map_.sizes(pixels), default=1) < 1:
         return []  # the dense map says what is wrong
     work = signal.numel() * weight.numel() // (weight.shape[1] * math.prod(map_.stride))
     fits = signal.shape[2] < 2**16 and pixels.numel() < 2**15 and signal.device.type == "cpu"
     typed = signal.dtype == weight.dtype and signal.dtype in (torch.float32, torch.float64)
-    out = len(weight)
-    if cpp.NOT_LOADED is not None or work < WORK or out < OUTPUTS or not (fits and typed) or transformed() or has_modes():
+    if work < WORK or not (fits and typed) or transformed() or has_modes():
         return []
-    most = CONVOLVED if map_.kernel else FLAT
-    found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, most.of(out))
+    found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, share)
     return found
 
 
-def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor]) -> Tensor:
-    """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by signal and weight."""
-    made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), *changes)
+def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor], half: bool = False) -> Tensor:
+    """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by signal and weight.
+
+    With ``half``, the gradient by the signal is a product in bfloat16.
+    """
+    made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), half, *changes)
     return made
 
 
@@ -105,8 +123,10 @@ class _Mapped(torch.autograd.Function):
     """Equation (1), and the weight's gradient by equation (2)."""
 
     @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], *changes: Tensor) -> Tensor:
-        ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
+    def forward(
+        ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], half: bool, *changes: Tensor
+    ) -> Tensor:
+        ctx.shape, ctx.map, ctx.numbers, ctx.half = signal.shape, map_, numbers, half
         ctx.save_for_backward(weight, *changes)
         made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
         return _channels_first(made, signal.dim() - 3).detach()  # not a view, which could not be changed in place
@@ -118,12 +138,13 @@ class _Mapped(torch.autograd.Function):
         axes = len(ctx.shape) - 3
         by_signal = by_weight = None
         if ctx.needs_input_grad[0]:
-            by_signal = _by_signal(delta.flatten(0, 1), weight, ctx.map, ctx.shape)
+            dtype = torch.bfloat16 if ctx.half else delta.dtype
+            by_signal = _by_signal(delta.flatten(0, 1).to(dtype), weight.to(dtype), ctx.map, ctx.shape).to(delta.dtype)
         if ctx.needs_input_grad[1]:
             like = _channels_last(delta.new_empty(1).expand(ctx.shape), 2)
             by_weight = torch.ops.tsslbp.map_changes_backward(like, _channels_last(delta, 2), *changes, ctx.numbers)
             by_weight = _channels_first(by_weight, axes, axis=1)
-        return by_signal, by_weight, None, None, *[None] * len(changes)
+        return by_signal, by_weight, *[None] * (3 + len(changes))
 
 
 def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size) -> Tensor:

@@ -2,15 +2,16 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import quantisation, rules
+from tsslbp import machine, quantisation, rules
 from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool
@@ -21,7 +22,7 @@ from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
-from tsslbp.sparse import SparseMap, changes, mapped
+from tsslbp.sparse import SparseMap, changes, mapped, most
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
@@ -170,14 +171,21 @@ class Spiking(Tells):
         if torch.compiler.is_compiling():
             return linear_map(self._checked_map, signal)
         self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
-        if map_ is None or isinstance(signal, Constant) or torch.is_autocast_enabled("cpu"):
+        half = self.weight.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
+        if map_ is None or isinstance(signal, Constant) or (torch.is_autocast_enabled("cpu") and not half):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
         tau_s = self._numbers.tau_s
-        if "tau_s" in self._named or not (found := changes(signal, self.weight, map_, tau_s)):
+        if "tau_s" in self._named or not (found := changes(signal, self.weight, map_, tau_s, half)):
             return linear_map(self._checked_map, signal)
         self.multiplied = len(found[0]) / signal.numel()
-        return mapped(signal, self.effective_weight(), map_, tau_s, found)
+        return mapped(signal, self.effective_weight(), map_, tau_s, found, half)
+
+    @property
+    def takes_full(self) -> bool:
+        """Whether the map may go by changes where others are bfloat16, and wants its signal in full precision for that."""
+        map_ = self.sparse_map() if self.by_changes and "tau_s" not in self._named else None
+        return map_ is not None and most(map_, len(self.weight), half=True) > 0
 
     def sparse_map(self) -> SparseMap | None:
         """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
@@ -334,6 +342,15 @@ class Spiking(Tells):
             each = "" if not value.dim() else " of each channel" if self.weight.dim() > 2 else " of each neuron"
             said += f", {name}{each}{' learned' if isinstance(value, nn.Parameter) else ''}"
         return said + (f", bits={self.bits}" if self.bits != "float" else "")
+
+
+def halved(layers: Iterable[tuple[str, nn.Module]], signal: Signal) -> set[str]:
+    """Names of the neurons whose currents are bfloat16 now that a network's signal goes through its layers: where maps are
+    bfloat16, all but the output's and those that a map may take by changes."""
+    if not machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type):
+        return set()
+    spiking = ((name, layer) for name, layer in layers if isinstance(layer, Spiking))
+    return {name for (name, _), (_, after) in pairwise(spiking) if not after.takes_full}
 
 
 def _tensors_of(neuron: LIF) -> dict[ConstantName, Tensor]:

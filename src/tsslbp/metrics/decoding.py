@@ -28,9 +28,10 @@ def decode(psc: Tensor) -> Tensor:
 
 
 def _answers(total: Tensor) -> Tensor:
-    if not torch.compiler.is_compiling() and bool(total.isnan().any()):  # a look at values would break the graph
+    most = total.amax(-1)
+    if not torch.compiler.is_compiling() and bool(most.isnan().any()):  # a look at values would break the graph
         raise UserError("the network's output holds NaN, which is no answer; look for it in the input and the weights")
-    return torch.where((total > 0).any(-1), largest(total), NO_ANSWER)
+    return torch.where(most > 0, largest(total), NO_ANSWER)
 
 
 def largest(total: Tensor) -> Tensor:
