@@ -18,6 +18,7 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError
 
 # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
 ROUNDING = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+DEBUG = bool(os.environ.get("TSSLBP_DEBUG"))  # keep what a profiler needs (benchmarks/inference_profile.py)
 
 
 def extension() -> Extension:
@@ -34,8 +35,8 @@ def extension() -> Extension:
         library_dirs=[str(torch / "lib")],
         libraries=["torch_cpu"],
         define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000ULL")],  # the stable ABI of torch 2.10 and all later
-        extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *ROUNDING],
-        extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
+        extra_compile_args=["-std=c++17", "-O3", "-g1" if DEBUG else "-g0", "-fvisibility=hidden", *ROUNDING],
+        extra_link_args=["-Wl,-s"] if sys.platform == "linux" and not DEBUG else [],
         language="c++",
         py_limited_api=True,
         optional=True,

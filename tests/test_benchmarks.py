@@ -319,6 +319,21 @@ def test_every_stepper_answers(words):
     assert words.latency_table(result).count("\n") == 2 + 5
 
 
+def test_a_profile_tells_what_the_functions_of_the_kernels_do(script):
+    module = script("inference_profile")
+    source = "".join(path.read_text() for path in (ROOT / "src/tsslbp/csrc").glob("*.h"))
+    assert all(f"{name}(" in source or f"struct {name} " in source for own in module.PARTS.values() for name in own)
+    functions = [
+        "tsslbp::events::Vectors<float, 64> load<64, float>(float const*)",
+        "void tsslbp::events::add_units<float, 64, 3, true>(float*, float const*, long)",
+        "void tsslbp::events::add_up<float>(tsslbp::events::Stage const&)",
+    ]
+    assert module.part_of(functions) == "products"
+    assert module.part_of(functions[2:]) == "finding events and weights"
+    assert module.part_of(["bool tsslbp::events::Neurons<float, 64>::go<1>(long, long) const"]) == "neurons"
+    assert module.part_of(["tsslbp::infer(torch::stable::Tensor)"]) == module.KERNELS
+
+
 @pytest.mark.slow
 def test_what_changes_and_what_silence_gains(script, monkeypatch):
     net = tsslbp.build("20-40-10", input_shape=(8,), time_steps=5, tau_m=5, tau_s=3).eval()
@@ -613,6 +628,7 @@ def started(monkeypatch, tmp_path, capsys):
         ("few_bits", ("tabel", ".", "runs", "mnist-cnn-best"), "unknown command 'tabel'; did you mean 'table'?"),
         ("few_bits", ("train", ".", "runs", "mnist-cnn"), "unknown recipe 'mnist-cnn'; did you mean 'mnist-cnn-best'?"),
         ("imagenet", ("0",), "TFLOPS is 0; it must be a positive number"),
+        ("inference_profile", (".",), "no fashion-mnist in"),
         ("inference", ("--old", "."), "there is no tsslbp in .; give the folder src of another version"),
         ("overhead", ("mnist-cnn", "."), "no mnist in"),
         ("paper_fallback", (".",), "no mnist in"),

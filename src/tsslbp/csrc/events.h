@@ -58,9 +58,9 @@ constexpr int64_t LANES_OF = bytes / sizeof(T);
 // before. As `powers` the amounts are powers of two or their negatives: a sum may differ by several.
 template <class T>
 struct Events {
-  uint32_t *start, *channel;
+  uint32_t *start, *busy, *channel;  // busy are the pixels that have events
   T* amount;
-  int64_t size, pixels, steps = 0;
+  int64_t size, busy_pixels = 0, steps = 0;
   bool differences = false, powers = true;
   uint32_t counts[STEPS] = {};  // so far, while they are listed
 
@@ -75,6 +75,15 @@ struct Events {
   }
   TSSLBP_INLINE void begin_pixel(int64_t p) {
     for (int64_t t = 0; t < steps; ++t) start[p * steps + t] = counts[t];
+  }
+  TSSLBP_INLINE void end(int64_t pixels) {
+    begin_pixel(pixels);
+    busy_pixels = 0;
+    for (int64_t p = 0; p < pixels; ++p) {
+      uint32_t any = 0;
+      for (int64_t t = p * steps; t < (p + 1) * steps; ++t) any |= start[t] ^ start[t + steps];
+      busy[busy_pixels] = uint32_t(p), busy_pixels += any != 0;
+    }
   }
   TSSLBP_INLINE void add(int64_t t, int64_t c, T x) {
     const int64_t at = t * size + counts[t]++;
@@ -142,7 +151,7 @@ TSSLBP_INLINE void list_trains(const View& v, const uint8_t* trains, int64_t ste
       }
     }
   }
-  e.begin_pixel(v.pixels());
+  e.end(v.pixels());
 }
 
 // Events of pooled trains. `sums` is scratch, [pixels, groups of eight channels, steps]: a byte for each channel.
@@ -189,7 +198,7 @@ TSSLBP_INLINE void list_pooled(const View& v, const Stage& from, const uint8_t* 
       }
     }
   }
-  e.begin_pixel(v.pixels());
+  e.end(v.pixels());
 }
 
 // Events of `steps` steps of the network's input, each [c, h, w] and `stride` numbers after the one before. Returns whether all
@@ -208,7 +217,7 @@ TSSLBP_INLINE bool list_input(const View& v, const T* x, int64_t stride, int64_t
         e.add(t, c, amount);
       }
     }
-  e.begin_pixel(v.pixels());
+  e.end(v.pixels());
   return finite;
 }
 
@@ -342,38 +351,38 @@ TSSLBP_INLINE void add_up(const Stage& s, const Map& m, const View& v, const Eve
   const int64_t units = (reached + UNIT<T> - 1) / UNIT<T>;
   for (int64_t ky = 0; ky < m.kh; ++ky) {
     const T* rows = weights + m.weights + ky * v.c * columns * m.row;  // a kernel row at a time, which stays in the cache
-    for (int64_t y = 0; y < v.h; ++y) {
-      const int64_t down = y + m.ph - ky * m.dh, line = down / m.sh;
+    for (int64_t k = 0, y = 0; k < e.busy_pixels; ++k) {
+      const int64_t p = e.busy[k];
+      while (p >= (y + 1) * v.w) ++y;
+      const int64_t x = p - y * v.w, down = y + m.ph - ky * m.dh, line = down / m.sh;
       if (down < 0 || down % m.sh || line >= s.h) continue;
-      for (int64_t x = 0; x < v.w; ++x) {
-        const uint32_t* start = e.start + (y * v.w + x) * e.steps;
-        // where merged columns of the kernel begin and end
-        const int64_t all = x + m.pw - m.kw + 1, left = std::max<int64_t>(0, all), right = std::min(s.w, x + m.pw + 1);
-        const int64_t merged_units = ((right - left) * s.c + UNIT<T> - 1) / UNIT<T>;
-        if (m.merged && right <= left) continue;
-        for (int64_t t = 0; t < e.steps; ++t) {
-          const int64_t count = start[e.steps + t] - start[t], first = t * e.size + start[t];
-          if (!count) continue;
-          const uint32_t* channel = e.channel + first;
-          const T* amount = e.amount + first;
-          T* to = sums + t * m.step + line * m.line;
-          if (m.weights < 0) {
-            for (int64_t i = 0; i < count; ++i) to[x * s.c + channel[i]] += T(m.scale) * amount[i];
-            continue;
-          }
-          if (m.merged) {
-            add(to + left * s.c, rows + (left - all) * s.c, m.row, merged_units, channel, amount, count);
-            continue;
-          }
-          for (int64_t kx = 0; kx < m.kw; ++kx) {
-            const int64_t across = x + m.pw - kx * m.dw, column = across / m.sw;
-            if (across < 0 || across % m.sw || column >= s.w) continue;
-            for (int64_t i = 0, next; i < count; i = next) {  // the events of a group
-              const int64_t group = channel[i] / heard;
-              for (next = i + 1; next < count && channel[next] / heard == group;) ++next;
-              T* at = to + column * s.c + group * reached;
-              add(at, rows + kx * m.row, m.kw * m.row, units, channel + i, amount + i, next - i);
-            }
+      const uint32_t* start = e.start + p * e.steps;
+      // where merged columns of the kernel begin and end
+      const int64_t all = x + m.pw - m.kw + 1, left = std::max<int64_t>(0, all), right = std::min(s.w, x + m.pw + 1);
+      const int64_t merged_units = ((right - left) * s.c + UNIT<T> - 1) / UNIT<T>;
+      if (m.merged && right <= left) continue;
+      for (int64_t t = 0; t < e.steps; ++t) {
+        const int64_t count = start[e.steps + t] - start[t], first = t * e.size + start[t];
+        if (!count) continue;
+        const uint32_t* channel = e.channel + first;
+        const T* amount = e.amount + first;
+        T* to = sums + t * m.step + line * m.line;
+        if (m.weights < 0) {
+          for (int64_t i = 0; i < count; ++i) to[x * s.c + channel[i]] += T(m.scale) * amount[i];
+          continue;
+        }
+        if (m.merged) {
+          add(to + left * s.c, rows + (left - all) * s.c, m.row, merged_units, channel, amount, count);
+          continue;
+        }
+        for (int64_t kx = 0; kx < m.kw; ++kx) {
+          const int64_t across = x + m.pw - kx * m.dw, column = across / m.sw;
+          if (across < 0 || across % m.sw || column >= s.w) continue;
+          for (int64_t i = 0, next; i < count; i = next) {  // the events of a group
+            const int64_t group = channel[i] / heard;
+            for (next = i + 1; next < count && channel[next] / heard == group;) ++next;
+            T* at = to + column * s.c + group * reached;
+            add(at, rows + kx * m.row, m.kw * m.row, units, channel + i, amount + i, next - i);
           }
         }
       }

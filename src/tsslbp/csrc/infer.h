@@ -71,6 +71,7 @@ class Worker {
         const int64_t steps = v.source < 0 && job.response ? 1 : job.chunk();
         auto& e = events_.emplace_back(new Events<T>{});
         e->start = memory_.template take<uint32_t>(steps * (v.pixels() + 1));
+        e->busy = memory_.template take<uint32_t>(v.pixels());
         e->size = v.size() * v.most();
         e->channel = memory_.template take<uint32_t>(steps * e->size);
         e->amount = memory_.template take<T>(steps * e->size);
