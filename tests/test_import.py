@@ -447,6 +447,10 @@ def test_functions_of_packages_are_no_files_of_a_users_own(monkeypatch):
         (lambda d: d.train, "dataset is a Split; it must be a tsslbp.data.Dataset"),
         (lambda d: replace(d, train=d.train.select(torch.arange(0))), "dataset has no training samples"),
         (
+            lambda d: replace(d, train=replace(d.train, lengths=torch.ones(len(d.train), dtype=torch.int64))),
+            "its train samples have lengths outside 1 to the steps of x",
+        ),
+        (
             lambda d: replace(d, train=replace(d.train, y=d.train.y[:3])),
             r"its train samples have \d+ x and 3 y; they must be as many",
         ),
@@ -467,6 +471,16 @@ def test_a_data_set_made_in_python_that_does_not_fit(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         training.train(TrainConfig(runs_dir=tmp_path), dataset=change(whole))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 7])
+def test_a_data_set_with_lengths_outside_its_steps(length):
+    whole = data.of_arrays(np.zeros((8, 6, 2), np.float32), [0, 1] * 4)
+    lengths = torch.full((len(whole.train),), 6)
+    assert data.check(replace(whole, train=replace(whole.train, lengths=lengths)), "it") is not None
+    lengths[0] = length
+    with pytest.raises(UserError, match="its train samples have lengths outside 1 to the steps of x"):
+        data.check(replace(whole, train=replace(whole.train, lengths=lengths)), "it")
 
 
 @pytest.mark.parametrize("through_reset", [False, True])

@@ -411,6 +411,13 @@ def test_step_loss_is_cross_entropy_at_every_step():
         losses.StepLoss()(psc, label, mask.T)
 
 
+def test_a_sequence_of_which_nothing_counts_has_a_finite_loss():
+    psc, nothing = rand_psc(5, 3, 4), torch.zeros(5, 3)
+    assert losses.StepLoss()(psc, torch.zeros(5, 3, dtype=torch.int64), nothing).item() == 0
+    (gradient,) = torch.autograd.grad(losses.CountLoss()(psc, torch.zeros(3, dtype=torch.int64), nothing), psc)
+    assert not gradient.any()
+
+
 def test_rate_bounds_push_from_both_sides():
     train = torch.zeros(10, 2, 3)
     train[:, :, 0], train[::2, 0, 1] = 1, 1  # rates 1, 0.25, 0

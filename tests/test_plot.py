@@ -31,6 +31,8 @@ def test_raster_has_a_mark_for_every_spike(run):
     assert figure._suptitle.get_text().removeprefix("answer: ") in (*model.classes, "no answer")
     with pytest.raises(UserError, match=r"^x has shape \[1, 1, 8, 8\]; one sample of this model has \[1, 8, 8\]$"):
         plot.raster(model, x[None])
+    with pytest.raises(UserError, match=r"^raster draws a model, as tsslbp.load returns it, not a PosixPath$"):
+        plot.raster(run, x)
 
 
 def test_curves_are_those_of_the_records(run):

@@ -180,7 +180,7 @@ class CountLoss:
         labelled = _one_hot(psc, label)
         wanted = torch.where(labelled, psc.new_tensor(self.desired), psc.new_tensor(self.undesired))
         beyond = _masked(psc, mask).sum(0) - wanted
-        steps = psc.shape[0] if mask is None else mask.sum(0).to(psc).unsqueeze(1)
+        steps = psc.shape[0] if mask is None else mask.sum(0).clamp(min=1).to(psc).unsqueeze(1)
         excess = beyond / steps
         enough = torch.where(labelled, excess > 0, excess < 0)
         return 0.5 * (steps * excess.masked_fill(enough, 0).square()).sum()
@@ -217,7 +217,7 @@ class StepLoss:
             raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
         each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none").view(*label.shape, 1)
-        return each.mean() if mask is None else _masked(each, mask).sum() / mask.sum()
+        return each.mean() if mask is None else _masked(each, mask).sum() / mask.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)

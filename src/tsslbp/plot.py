@@ -39,8 +39,10 @@ def raster(model: training.Model, x: Any) -> Figure:
         x: a stored sample, before any normalisation, of ``model.sample_shape``: an array or a tensor.
 
     Raises:
-        UserError: a sample of another shape, a network of units that do not spike.
+        UserError: no model, a sample of another shape, a network of units that do not spike.
     """
+    if not isinstance(model, training.Model):
+        raise UserError(f"raster draws a model, as tsslbp.load returns it, not a {type(model).__name__}")
     stored = torch.as_tensor(np.asarray(x))
     stored = stored if stored.dtype == torch.uint8 else stored.float()
     if stored.shape != model.sample_shape:
