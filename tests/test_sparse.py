@@ -231,6 +231,9 @@ def test_currents_that_a_map_may_take_by_changes_stay_in_full(monkeypatch, amd):
     with torch.autocast("cpu", torch.bfloat16):
         net(torch.rand(5, 3, 2, 14, 14))
     assert entering["conv2"].dtype == half
+    net.layers.conv2.by_changes = True
+    assert net.layers.conv2.takes_full == amd
+    assert not net.to("meta").layers.conv2.takes_full  # only on the CPU
 
 
 def sequence(layer_sizes, batch=50, rate=0.03):

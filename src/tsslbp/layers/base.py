@@ -184,8 +184,8 @@ class Spiking(Tells):
     @property
     def takes_full(self) -> bool:
         """Whether the map may go by changes where others are bfloat16, and wants its signal in full precision for that."""
-        map_ = self.sparse_map() if self.by_changes and "tau_s" not in self._named else None
-        return map_ is not None and most(map_, len(self.weight), half=True) > 0
+        looks = self.by_changes and "tau_s" not in self._named and self.weight.device.type == "cpu"
+        return looks and (map_ := self.sparse_map()) is not None and most(map_, len(self.weight), half=True) > 0
 
     def sparse_map(self) -> SparseMap | None:
         """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
