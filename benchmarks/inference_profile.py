@@ -20,12 +20,13 @@ from pathlib import Path
 
 import command
 import torch
-from changes import MODELS, measured
+from changes import measured
 from inference import IMAGES
 from torch import Tensor
 
 from tsslbp import machine
 from tsslbp.errors import UserError
+from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.networks import Network
 from tsslbp.tables import markdown
 
@@ -41,11 +42,13 @@ KERNELS, LIBRARIES, PYTHON = "rest of the kernels", "PyTorch and C", "Python"
 
 
 def main(data_root: str = "data") -> None:
+    if NOT_LOADED is not None:
+        raise UserError(NOT_LOADED)
     torch.set_num_threads(1)
     machine.keep_memory()
     columns: dict[str, tuple[float, Counter[str]]] = {}
     for name, nets, x, _ in measured(Path(data_root)):
-        if name in MODELS or "100" in name:
+        if "T = 30" not in name:
             net = nets.get("trained", nets["first"]).eval()
             for batch in (1, IMAGES):
                 columns[f"{name}, {'alone' if batch == 1 else f'in {batch}'}"] = profile(net, x, batch)
@@ -80,9 +83,11 @@ def watched(record: Path) -> Iterator[None]:
     """Inside, perf looks at this thread and writes to a file."""
     words = ["perf", "record", "-q", "-F", "2000", "-t", str(os.getpid()), "-o", str(record)]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as perf:
-        time.sleep(1)
-        yield
-        perf.send_signal(signal.SIGINT)
+        try:
+            time.sleep(1)
+            yield
+        finally:
+            perf.send_signal(signal.SIGINT)
     if not record.exists():
         raise UserError("perf may not look at this process; see /proc/sys/kernel/perf_event_paranoid")
 

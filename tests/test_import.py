@@ -448,7 +448,7 @@ def test_functions_of_packages_are_no_files_of_a_users_own(monkeypatch):
         (lambda d: replace(d, train=d.train.select(torch.arange(0))), "dataset has no training samples"),
         (
             lambda d: replace(d, train=replace(d.train, lengths=torch.ones(len(d.train), dtype=torch.int64))),
-            "its train samples have lengths outside 1 to the steps of x",
+            "they are for sequences",
         ),
         (
             lambda d: replace(d, train=replace(d.train, y=d.train.y[:3])),
@@ -479,7 +479,7 @@ def test_a_data_set_with_lengths_outside_its_steps(length):
     lengths = torch.full((len(whole.train),), 6)
     assert data.check(replace(whole, train=replace(whole.train, lengths=lengths)), "it") is not None
     lengths[0] = length
-    with pytest.raises(UserError, match="its train samples have lengths outside 1 to the steps of x"):
+    with pytest.raises(UserError, match=r"lengths run from . to .; they must be from 1 to T = 6"):
         data.check(replace(whole, train=replace(whole.train, lengths=lengths)), "it")
 
 

@@ -203,6 +203,21 @@ def test_beside_bfloat16_maps_only_the_gradient_by_the_signal_is_bfloat16():
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    "settings", [{}, {"standardise": True}, {"bits": "4"}, {"network": "[8C3n-8C3n]-[12C3s2n-12C3n]-6"}], ids=str
+)
+def test_beside_bfloat16_maps_convolutions_have_the_spikes_of_float32(settings):
+    torch.manual_seed(0)
+    settings = {"network": "8C3-12C3-6", **settings}
+    net = build(settings.pop("network"), input_shape=(2, 10, 10), time_steps=5, tau_m=5, tau_s=3, padding=1, **settings).train()
+    x = 6 * trains(5, 6, 2, 10, 10).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        beside = net.activity(x)
+    for (name, psc), alone in zip(beside.items(), net.activity(x).values(), strict=True):
+        assert name == "output" or (psc.any() and torch.equal(psc, alone)), name
+
+
+@pytest.mark.usefixtures("always")
 def test_beside_bfloat16_maps_products_and_coarse_signals_stay_dense():
     flat, convolution = Linear(20, 8, neuron=NEURON), Conv2d(5, 9, 3, neuron=NEURON)
     trains_of = {flat: trains(5, 3, 20), convolution: trains(6, 7, 5, 8, 8)}

@@ -75,18 +75,25 @@ class SparseMap(NamedTuple):
         return [*map(float, itertools.chain(*sizes)), tau_s]
 
 
+def is_half(weight: Tensor) -> bool:
+    """Whether the dense map would be a bfloat16 product."""
+    return weight.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
+
+
 def most(map_: SparseMap, outputs: int, half: bool) -> float:
     """The largest share of changes at which a map with so many outputs gains; 0 if nobody is to look.
 
     Args:
-        half: the dense product would be bfloat16. Then only convolutions gain.
+        map_: the kind of map.
+        outputs: how many, or how many channels.
+        half: see :func:`is_half`. Then only convolutions gain.
     """
     if cpp.NOT_LOADED is not None or outputs < (HALF_OUTPUTS if half else OUTPUTS) or (half and not map_.kernel):
         return 0.0
     return (HALF if half else CONVOLVED if map_.kernel else FLAT).of(outputs)
 
 
-def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, half: bool = False) -> list[Tensor]:
+def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> list[Tensor]:
     """Where a signal changes, at which sample and step, and by how much; empty where the dense map is better.
 
     Args:
@@ -94,9 +101,9 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, half:
         weight: ``[out, in]``, ``[out, C, k]`` or ``[out, C, k, k]``; only its shape and type matter.
         map_: the kind of map.
         tau_s: of the synapse that made the signal; a wrong one costs time, not accuracy.
-        half: see :func:`most`.
     """
-    if not (share := most(map_, len(weight), half)):
+    half = is_half(weight)
+    if (torch.is_autocast_enabled("cpu") and not half) or not (share := most(map_, len(weight), half)):
         return []
     pixels = signal.shape[3:]
     if signal.dim() != weight.dim() + 1 or signal.shape[2] != weight.shape[1] or min(map_.sizes(pixels), default=1) < 1:
@@ -110,12 +117,12 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, half:
     return found
 
 
-def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor], half: bool = False) -> Tensor:
+def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor]) -> Tensor:
     """The map of a signal, ``[T, B, out, ...]``, from its :func:`changes`; differentiable by signal and weight.
 
-    With ``half``, the gradient by the signal is a product in bfloat16.
+    Where the dense map would be a bfloat16 product, the gradient by the signal is one.
     """
-    made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), half, *changes)
+    made: Tensor = _Mapped.apply(signal, weight, map_, map_.numbers(tau_s), *changes)
     return made
 
 
@@ -123,10 +130,9 @@ class _Mapped(torch.autograd.Function):
     """Equation (1), and the weight's gradient by equation (2)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], half: bool, *changes: Tensor
-    ) -> Tensor:
-        ctx.shape, ctx.map, ctx.numbers, ctx.half = signal.shape, map_, numbers, half
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], *changes: Tensor) -> Tensor:
+        ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
+        ctx.product = torch.bfloat16 if is_half(weight) else weight.dtype
         ctx.save_for_backward(weight, *changes)
         made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
         return _channels_first(made, signal.dim() - 3).detach()  # not a view, which could not be changed in place
@@ -138,13 +144,13 @@ class _Mapped(torch.autograd.Function):
         axes = len(ctx.shape) - 3
         by_signal = by_weight = None
         if ctx.needs_input_grad[0]:
-            dtype = torch.bfloat16 if ctx.half else delta.dtype
-            by_signal = _by_signal(delta.flatten(0, 1).to(dtype), weight.to(dtype), ctx.map, ctx.shape).to(delta.dtype)
+            factors = delta.flatten(0, 1).to(ctx.product), weight.to(ctx.product)
+            by_signal = _by_signal(*factors, ctx.map, ctx.shape).to(delta.dtype)
         if ctx.needs_input_grad[1]:
             like = _channels_last(delta.new_empty(1).expand(ctx.shape), 2)
             by_weight = torch.ops.tsslbp.map_changes_backward(like, _channels_last(delta, 2), *changes, ctx.numbers)
             by_weight = _channels_first(by_weight, axes, axis=1)
-        return by_signal, by_weight, *[None] * (3 + len(changes))
+        return by_signal, by_weight, *[None] * (2 + len(changes))
 
 
 def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
+from tsslbp.signal import check_lengths
 
 SPLIT_SEED = 0
 TEST_SET, FIFTH = "the test set", "a held-out fifth"
@@ -199,10 +200,8 @@ def check(dataset: object, what: str) -> Dataset:
         x, where = part.select(torch.arange(1)).x, f"{what}: its {name} samples"
         if len(part.x) != len(part.y) or (part.lengths is not None and len(part.lengths) != len(part.y)):
             raise UserError(f"{where} have {len(part.x)} x and {len(part.y)} y; they must be as many, and lengths too")
-        if part.lengths is not None and not (
-            x.dim() > 2 and 1 <= int(part.lengths.min()) <= int(part.lengths.max()) <= x.shape[1]
-        ):
-            raise UserError(f"{where} have lengths outside 1 to the steps of x, [N, T, ...]")
+        if part.lengths is not None:
+            check_lengths(part.lengths, part.x.transpose(0, 1), x.dim() < 3)
         if x.dtype not in (torch.uint8, torch.float32) or x.shape[1:] != sample:
             raise UserError(f"{where} are {x.dtype} {list(x.shape[1:])}; they must be uint8 or float32 {list(sample)}")
         wanted = torch.uint8 if part.trains else torch.int64

@@ -170,22 +170,24 @@ class Spiking(Tells):
         """The linear map of a signal: by its changes where that pays, else dense."""
         if torch.compiler.is_compiling():
             return linear_map(self._checked_map, signal)
-        self.multiplied, map_ = 1.0, self.sparse_map() if self.by_changes else None
-        half = self.weight.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
-        if map_ is None or isinstance(signal, Constant) or (torch.is_autocast_enabled("cpu") and not half):
+        self.multiplied, map_ = 1.0, self._looked_at()
+        if map_ is None or isinstance(signal, Constant):
             return linear_map(self._checked_map, signal)
         check_signal(signal)
-        tau_s = self._numbers.tau_s
-        if "tau_s" in self._named or not (found := changes(signal, self.weight, map_, tau_s, half)):
+        if not (found := changes(signal, self.weight, map_, self._numbers.tau_s)):
             return linear_map(self._checked_map, signal)
         self.multiplied = len(found[0]) / signal.numel()
-        return mapped(signal, self.effective_weight(), map_, tau_s, found, half)
+        return mapped(signal, self.effective_weight(), map_, self._numbers.tau_s, found)
+
+    def _looked_at(self) -> SparseMap | None:
+        """The map, if it may go by changes."""
+        return self.sparse_map() if self.by_changes and "tau_s" not in self._named else None
 
     @property
     def takes_full(self) -> bool:
         """Whether the map may go by changes where others are bfloat16, and wants its signal in full precision for that."""
-        looks = self.by_changes and "tau_s" not in self._named and self.weight.device.type == "cpu"
-        return looks and (map_ := self.sparse_map()) is not None and most(map_, len(self.weight), half=True) > 0
+        map_ = self._looked_at() if self.weight.device.type == "cpu" else None
+        return map_ is not None and most(map_, len(self.weight), half=True) > 0
 
     def sparse_map(self) -> SparseMap | None:
         """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
