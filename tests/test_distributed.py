@@ -221,7 +221,7 @@ def train(_):
             os.kill(os.getpid(), signal.SIGKILL)
         {waits}
 
-processes.ANSWER = 1.0
+processes.ANSWER, processes.END = 0.5, 1.0
 cli.COMMANDS["train"] = train
 sys.exit(cli.main(["train"]))
 """)
@@ -230,13 +230,40 @@ sys.exit(cli.main(["train"]))
     assert ("did not stop in 1 s; go on with --resume" in line) == ("store" in waits)
 
 
+def test_a_process_that_does_not_answer_costs_no_step(tmp_path):
+    """Its connections stay open, so the other one only knows that it was asked to stop."""
+    (tmp_path / "impatient.py").write_text("""
+import runpy
+from tsslbp import processes
+
+processes.ANSWER = 1.0
+runpy.run_module("tsslbp", run_name="__main__", alter_sys=True)
+""")
+    process = torchrun(2, tmp_path / "impatient.py", *LONG, "--name", "cut", cwd=tmp_path)
+    checkpoint = tmp_path / "runs/cut/checkpoint.pt"
+    while not checkpoint.exists():
+        time.sleep(0.02)
+    leading, silent = workers(process)
+    os.kill(silent, signal.SIGSTOP)
+    time.sleep(0.5)
+    before = checkpoint.stat().st_mtime_ns
+    os.kill(leading, signal.SIGTERM)
+    while leading in workers(process):
+        time.sleep(0.02)
+    os.kill(silent, signal.SIGKILL)
+    (line,) = [text for text in ended(process) if not text.startswith("epoch ")]
+    assert line.startswith("tsslbp: this process was asked to stop (SIGTERM)")
+    assert line.endswith("go on with: torchrun --nproc-per-node 2 -m tsslbp train --config runs/cut/config.toml --resume")
+    assert checkpoint.stat().st_mtime_ns > before
+
+
 def test_a_signal_to_a_child_is_not_for_its_parent():
     """Workers that read pictures are forked, and get a SIGTERM of their own when they end."""
     program = """
 import os, signal, time
 from tsslbp import processes
 
-processes.ANSWER = 0.1
+processes.ANSWER = processes.END = 0.1
 with processes._answering(processes.ALONE):
     ready, told = os.pipe()
     if not (child := os.fork()):

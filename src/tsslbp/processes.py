@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,9 +32,10 @@ from tsslbp.errors import UserError
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. The end of one is noticed at once."""
 
-
-ANSWER = 25.0
-"""Seconds in which a process ends after torchrun's SIGTERM. After 30 torchrun kills it."""
+ANSWER, END = 15.0, 25.0
+"""Seconds after torchrun's SIGTERM in which a process waits for others, and in which it ends. After 30 torchrun kills it."""
+GLANCE = timedelta(seconds=1)
+"""How long it waits at a time."""
 
 ASKED = "this process was asked to stop (SIGTERM), as happens when another process of its job has ended"
 
@@ -44,6 +45,7 @@ class Lost(UserError):
 
 
 _NOTICED = threading.Event()  # whether this process knows that the job ends
+_LATE = threading.Event()  # whether it is to wait no longer
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ class Group:
             work = dist.all_reduce(x, async_op=True)
 
         def added() -> Tensor:
-            with _noticing():
-                work.wait()
+            _wait(work, x)
             return x
 
         return added
@@ -94,7 +95,8 @@ class Group:
         """Replace ``x`` by that of the leading process. Raises Lost."""
         if self.count > 1:
             with _noticing():
-                dist.broadcast(x, 0)
+                work = dist.broadcast(x, 0, async_op=True)
+            _wait(work, x)
         return x
 
     def total(self, x: Tensor) -> Tensor:
@@ -223,6 +225,11 @@ def device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def stuck() -> bool:
+    """Whether the end of Python would wait for a process that does not answer."""
+    return _LATE.is_set()
+
+
 def command() -> str:
     """How this job's command begins."""
     each = os.environ.get("LOCAL_WORLD_SIZE", "1")
@@ -264,7 +271,8 @@ def _together(store: Any, number: int, count: int) -> Iterator[Group]:
         raise
     finally:
         _GROUP.reset(token)
-        dist.destroy_process_group()
+        if not stuck():
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -278,6 +286,7 @@ def _answering(group: Group) -> Iterator[None]:
         yield
         return
     _NOTICED.clear()
+    _LATE.clear()
     left, (signals, wakeup) = threading.Event(), socket.socketpair()
 
     def asked(*_: Any) -> None:
@@ -288,8 +297,11 @@ def _answering(group: Group) -> Iterator[None]:
     def listen() -> None:
         for number in iter(lambda: signals.recv(1), b""):  # until the other end is closed
             if number == bytes([signal.SIGTERM]) and not left.wait(ANSWER):
+                _LATE.set()
+                if left.wait(END - ANSWER):
+                    continue
                 if group.speaks():
-                    told = f"{ASKED}, and did not stop in {ANSWER:g} s; go on with --resume"
+                    told = f"{ASKED}, and did not stop in {END:g} s; go on with --resume"
                     os.write(sys.stderr.fileno(), f"tsslbp: {told}\n".encode())
                 os._exit(2)
 
@@ -305,6 +317,17 @@ def _answering(group: Group) -> Iterator[None]:
         signal.set_wakeup_fd(before[1])
         wakeup.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if _NOTICED.is_set() else before[0])
+
+
+def _wait(work: Any, x: Tensor) -> None:
+    """Wait for the other processes to send ``x``, over gloo at most ``ANSWER`` seconds after a SIGTERM. Raises Lost."""
+    while x.device.type == "cpu" and not work.is_completed():  # NCCL would take a timeout for the end of its connections
+        if _LATE.is_set():
+            raise Lost(ASKED)
+        with suppress(RuntimeError):  # of the time, or of the work, which says it again
+            work.wait(GLANCE)
+    with _noticing():
+        work.wait()
 
 
 @contextmanager
