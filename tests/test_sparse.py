@@ -180,6 +180,30 @@ def test_changes_of_the_largest_numbers_count():
 
 
 @pytest.mark.usefixtures("always")
+class Twice(Linear):
+    def map(self, x):
+        return 2 * super().map(x)
+
+
+class Thrice(Conv2d):
+    def convolve(self, x, weight):
+        return 3 * super().convolve(x, weight)
+
+
+@pytest.mark.parametrize(("kind", "sizes", "pixels"), [(Twice, (40, 35), ()), (Thrice, (3, 35, 2), (6, 6))])
+def test_a_map_of_ones_own_is_not_replaced(always, kind, sizes, pixels):
+    layer, plain = kind(*sizes, neuron=NEURON), kind.__base__(*sizes, neuron=NEURON)
+    plain.load_state_dict(layer.state_dict())
+    signal = synapse(trains(5, 4, sizes[0], *pixels).float(), 3.0)
+    mapped = layer.current(signal)
+    torch.testing.assert_close(mapped, (2 if kind is Twice else 3) * plain.current(signal))
+    assert plain.multiplied < 1 == layer.multiplied
+    name = "map" if kind is Twice else "convolve"
+    setattr(plain, name, getattr(layer, name))
+    torch.testing.assert_close(mapped, plain.current(signal))
+    assert plain.multiplied == 1
+
+
 def test_groups_and_dilation_stay_dense():
     for options in ({"groups": 2}, {"dilation": 2}):
         layer = Conv2d(4, 6, 3, neuron=NEURON, **options)

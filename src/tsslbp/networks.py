@@ -20,8 +20,8 @@ from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
-from tsslbp.layers.called import hooked, in_order, takes
-from tsslbp.layers.noted import check_rule, check_same, is_known
+from tsslbp.layers.called import hooked, in_order, is_known, takes
+from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import refuse_inner
 from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse

@@ -15,7 +15,7 @@ from tsslbp import machine, quantisation, rules
 from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool
-from tsslbp.layers.called import Handed, check_state, handed_on, hooked, refuse_part, takes
+from tsslbp.layers.called import Handed, check_state, handed_on, hooked, is_known, refuse_part, takes
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import Tells
@@ -180,8 +180,9 @@ class Spiking(Tells):
         return mapped(signal, self.effective_weight(), map_, self._numbers.tau_s, found)
 
     def _looked_at(self) -> SparseMap | None:
-        """The map, if it may go by changes."""
-        return self.sparse_map() if self.by_changes and "tau_s" not in self._named else None
+        """The map, if it may go by changes. A class of one's own, or a method set on the layer, may map otherwise."""
+        own = not is_known(self) or not vars(self).keys().isdisjoint(("map", "convolve"))
+        return self.sparse_map() if self.by_changes and "tau_s" not in self._named and not own else None
 
     @property
     def takes_full(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.errors import UserError
 from tsslbp.layers.normalisation import BatchNorm
@@ -30,6 +31,16 @@ def hooked(module: nn.Module) -> bool:
     """Whether a module has forward or backward hooks, or there are global ones."""
     forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
     return any((*forward, *backward)) or hooks._has_any_global_hook()
+
+
+def kind_of(module: nn.Module) -> type:
+    """The class of a module, without the subclass that PyTorch makes for parametrised weights."""
+    return type(module).__mro__[1] if is_parametrized(module) else type(module)
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module's class is one of tsslbp's or PyTorch's, so that nothing is overridden."""
+    return kind_of(module).__module__.startswith(("tsslbp.", "torch."))
 
 
 @lru_cache

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import Spiking
+from tsslbp.layers.called import is_known, kind_of
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 
@@ -51,11 +51,6 @@ def check_kinds(network: nn.Module) -> None:
             raise UserError(f"{name or 'the network'} is {_called(module)}, a class of your own; only tsslbp's are written")
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether a module's class is one of tsslbp's or PyTorch's, so that nothing is overridden."""
-    return _kind(module).__module__.startswith(("tsslbp.", "torch."))
-
-
 def _modules(network: nn.Module) -> dict[str, str]:
     described = {}
     for name, module in network.named_modules():
@@ -70,11 +65,6 @@ def _weights(network: nn.Module) -> dict[str, str]:
     return {name: str(list(weight.shape)) for name, weight in network.state_dict().items()}
 
 
-def _kind(module: nn.Module) -> type:
-    """The class of a module, without the subclass that PyTorch makes for parametrised weights."""
-    return type(module).__mro__[1] if is_parametrized(module) else type(module)
-
-
 def _called(module: nn.Module) -> str:
-    kind = _kind(module)
+    kind = kind_of(module)
     return kind.__name__ if is_known(module) else f"{kind.__module__}.{kind.__name__}"
