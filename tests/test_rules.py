@@ -317,6 +317,27 @@ def test_what_of_the_papers_rule_takes_parts(options, parts):
     assert replace(rules.get("tssl-paper"), **options).takes_parts == parts
 
 
+class Whole:
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return torch.zeros_like(membrane)
+
+
+class InParts:
+    def part_gradient(self, psc_gradient, membrane, neuron, state, carry):
+        return torch.zeros_like(membrane), carry
+
+
+@pytest.mark.parametrize(
+    ("bases", "parts"),
+    [((Whole, TSSL), False), ((InParts, TSSL), True), ((Whole, InParts, TSSL), False), ((InParts, Whole, TSSL), True)],
+)
+def test_a_class_that_overrides_the_gradient_of_whole_sequences_takes_no_parts(bases, parts):
+    """Parts of a sequence would have the gradient of the class before."""
+    assert type("Mine", bases, {})().takes_parts == parts
+    derived = type("Derived", (type("Mine", bases, {}),), {"summary": ""})
+    assert derived().takes_parts == parts
+
+
 def test_rules_by_name():
     assert rules.get(None) == rules.get("tssl") == rules.get(" tssl ( ) ") == TSSL()
     assert rules.get("tssl( fallback = no-spike,leak=False , clip=1)") == TSSL(fallback="no-spike", leak=False, clip=1)

@@ -29,6 +29,7 @@ from tsslbp.layers import (
     SumPool2d,
     Vote,
 )
+from tsslbp.layers.called import is_known
 from tsslbp.neuron import LIF
 
 VECTOR = 64
@@ -101,8 +102,8 @@ class Planner:
     def _walk(self) -> None:
         block, entered = None, self.heard
         for name, layer, within in self.net.unpacked():
-            _need(self.vote is None and not layer.training and _as_its_class(layer))
-            _need(within is None or (type(within) is Residual and _as_its_class(within)))
+            _need(self.vote is None and not layer.training and is_known(layer))
+            _need(within is None or (type(within) is Residual and is_known(within)))
             if within is not block:
                 block, entered = within, self.heard
             if isinstance(layer, Spiking):
@@ -122,7 +123,7 @@ class Planner:
 
     def spiking(self, name: str, layer: Spiking, entered: _Heard | None, shortcut: Spiking | None) -> None:
         _need(type(layer) in (Linear, Conv1d, Conv2d, Recurrent) and layer.backend == "auto" and layer.by_changes)
-        _need(shortcut is None or _as_its_class(shortcut))
+        _need(shortcut is None or is_known(shortcut))
         heard, neuron = self.heard, layer.neuron
         _need(_plain(neuron))
         weight, bias = _affine(layer)
@@ -271,11 +272,6 @@ def _plain(neuron: Any) -> bool:
     """Whether the kernel knows these neurons, with plain numbers as constants and a reset."""
     numbers = all(type(x) in (int, float) for x in (neuron.tau_m, neuron.tau_s, neuron.threshold))
     return type(neuron) is LIF and numbers and neuron.reset
-
-
-def _as_its_class(layer: nn.Module) -> bool:
-    """Whether no method of a layer was replaced on the instance."""
-    return not any(callable(getattr(type(layer), name, None)) for name in vars(layer))
 
 
 def _need(fits: bool) -> None:

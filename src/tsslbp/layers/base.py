@@ -180,9 +180,8 @@ class Spiking(Tells):
         return mapped(signal, self.effective_weight(), map_, self._numbers.tau_s, found)
 
     def _looked_at(self) -> SparseMap | None:
-        """The map, if it may go by changes. A class of one's own, or a method set on the layer, may map otherwise."""
-        own = not is_known(self) or not vars(self).keys().isdisjoint(("map", "convolve"))
-        return self.sparse_map() if self.by_changes and "tau_s" not in self._named and not own else None
+        """The map, if it may go by changes; a class of one's own may map otherwise."""
+        return self.sparse_map() if self.by_changes and "tau_s" not in self._named and is_known(self) else None
 
     @property
     def takes_full(self) -> bool:
@@ -365,7 +364,7 @@ def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
     beside, shortcut = joined.entering, joined.shortcut
     if shortcut is not None:  # called where that makes a difference
-        called = hooked(shortcut) and takes(shortcut, "alone")
+        called = (hooked(shortcut) or not is_known(shortcut)) and takes(shortcut, "alone")
         beside = shortcut(beside, inside=inside, alone=True) if called else shortcut.current(beside, inside)
     whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
     if whole.shape != more.shape:

@@ -39,8 +39,14 @@ def kind_of(module: nn.Module) -> type:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a module's class is one of tsslbp's or PyTorch's, so that nothing is overridden."""
-    return kind_of(module).__module__.startswith(("tsslbp.", "torch."))
+    """Whether nothing is overridden: its class is one of tsslbp's or PyTorch's, and has all its methods."""
+    kind = kind_of(module)
+    return kind.__module__.startswith(("tsslbp.", "torch.")) and vars(module).keys().isdisjoint(_methods(kind))
+
+
+@lru_cache
+def _methods(kind: type) -> frozenset[str]:
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
 
 
 @lru_cache

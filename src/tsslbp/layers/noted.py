@@ -39,8 +39,8 @@ def check_rule(network: nn.Module, rule: Rule) -> Rule:
 
 
 def check_kinds(network: nn.Module) -> None:
-    """Raises UserError for a module whose class derives from one of tsslbp's, since it may override anything, and for forward
-    hooks, which may change a module's input or output."""
+    """Raises UserError for a module whose class derives from one of tsslbp's, or that has methods of its own, since these may
+    do anything, and for forward hooks, which may change a module's input or output."""
     for name, module in network.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise UserError(
@@ -48,7 +48,7 @@ def check_kinds(network: nn.Module) -> None:
                 "makes pruning last)"
             )
         if not is_known(module) and any(base.__module__.startswith("tsslbp.") for base in type(module).__mro__):
-            raise UserError(f"{name or 'the network'} is {_called(module)}, a class of your own; only tsslbp's are written")
+            raise UserError(f"{name or 'the network'} is {_called(module)}; only tsslbp's own classes are written")
 
 
 def _modules(network: nn.Module) -> dict[str, str]:
@@ -67,4 +67,7 @@ def _weights(network: nn.Module) -> dict[str, str]:
 
 def _called(module: nn.Module) -> str:
     kind = kind_of(module)
-    return kind.__name__ if is_known(module) else f"{kind.__module__}.{kind.__name__}"
+    if is_known(module):
+        return kind.__name__
+    ours = kind.__module__.startswith(("tsslbp.", "torch."))
+    return f"{kind.__name__} with a method of its own" if ours else f"{kind.__module__}.{kind.__name__}"

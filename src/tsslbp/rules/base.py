@@ -42,6 +42,7 @@ class Rule(ABC):
     """Keys of its papers in ``papers.bib``, for ``tsslbp cite``."""
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer."""
+    _in_parts: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -49,6 +50,9 @@ class Rule(ABC):
         equations = (name for name in dir(told) if not name.startswith("__") and name not in ("options", "code"))
         if any(callable(getattr(told, name)) and getattr(cls, name) is not getattr(told, name) for name in equations):
             cls.numbers = None  # type: ignore[assignment]
+        methods = {"current_gradient", "part_gradient"}
+        last = next(base for base in cls.__mro__ if methods & vars(base).keys())
+        cls._in_parts = last is not Rule and "part_gradient" in vars(last)
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
@@ -116,8 +120,9 @@ class Rule(ABC):
 
     @property
     def takes_parts(self) -> bool:
-        """Whether a sequence may come in parts that hand a state to each other."""
-        return type(self).part_gradient is not Rule.part_gradient and self.carries <= HANDED and self.statistic is None
+        """Whether a sequence may come in parts that hand a state to each other. It may not if a class overrides
+        :meth:`current_gradient` alone."""
+        return self._in_parts and self.carries <= HANDED and self.statistic is None
 
     def code(self) -> tuple[object, ...]:
         """The classes and functions that compute it; a run records the user's files they come from."""
