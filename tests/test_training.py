@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import tsslbp
 from tsslbp import UserError, data, files, losses, machine, metrics, report, study, training
 from tsslbp.declared import FLOAT32_MAX
+from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.study import runs
 from tsslbp.training import firing, loop
@@ -738,3 +739,31 @@ def test_convolutions_may_begin_as_fully_connected_layers_do(quick):
     assert float(weight.abs().max()) > 3 * float(weight.std())  # no bound, unlike those of a uniform one
     with pytest.raises(UserError, match="conv_init is round; it must be one of uniform, kaiming"):
         tsslbp.build("5C5-10", input_shape=(8, 9, 9), time_steps=2, tau_m=5, tau_s=3, conv_init="round")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"network": "4C3-P2-8R-10", "precision": "bfloat16"}, {"learn": ("threshold",), "bits": "4"}]
+)
+def test_runs_and_models_are_float32_whatever_pytorchs_default_is(quick, settings):
+    torch.set_default_dtype(torch.float64)
+    try:
+        folder, final = training.train(quick(epochs=1, **settings))
+        model, test = tsslbp.load(folder), data.load("digits", Path()).test
+        assert {weight.dtype for weight in model.network.parameters()} == {torch.float32}
+        assert model.accuracy(test) == final["test_accuracy"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert tsslbp.load(folder).accuracy(test) == final["test_accuracy"]
+
+
+def test_filters_are_float32_whatever_pytorchs_default_is():
+    x = torch.randn(6, 40, 2)
+    expected = Filters.fitted(x, None, 90)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = Filters.fitted(x, None, 90)
+        rates = found(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+    assert torch.equal(rates, expected(x))

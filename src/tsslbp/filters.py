@@ -122,7 +122,7 @@ class Filters:
 
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
-        mean, std = (torch.tensor(numbers) for numbers in (self.mean, self.std))
+        mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
         points = (self.size - len(self.thresholds)) // self.channels
         values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), points)
         return (torch.cat([self.rates(x, lengths), values.flatten(1)], 1) - mean) / std
@@ -135,7 +135,7 @@ class Filters:
 
     def _rates(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         inside = _inside(x, lengths)
-        weight = (inside / inside.sum(1, keepdim=True)).unsqueeze(2)  # of a step in the mean
+        weight = (inside.float() / inside.sum(1, keepdim=True)).unsqueeze(2)  # of a step in the mean
         made = []
         for sums, thresholds in zip(_sums(x, lengths), self._thresholds, strict=True):
             fired = [(sums > some.unsqueeze(1)).float() for some in thresholds.unbind(1)]
@@ -144,7 +144,7 @@ class Filters:
 
     @cached_property
     def _thresholds(self) -> Tensor:
-        return torch.tensor(self.thresholds).view(VIEWS * len(dilations(self.steps)), len(ORDERS), -1)
+        return torch.tensor(self.thresholds, dtype=torch.float32).view(VIEWS * len(dilations(self.steps)), len(ORDERS), -1)
 
 
 def dilations(steps: int) -> list[int]:
@@ -155,7 +155,7 @@ def dilations(steps: int) -> list[int]:
 def _sums(x: Tensor, lengths: Tensor | None) -> "itertools.chain[Tensor]":
     """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; series are padded with 0."""
     x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2)
-    weight = torch.full((len(ORDERS), TAPS), -1.0)
+    weight = x.new_full((len(ORDERS), TAPS), -1.0)
     for row, order in zip(weight, ORDERS, strict=True):
         row[list(order)] = 2.0
     views = (x, F.pad(x.diff(dim=2), (1, 0)))

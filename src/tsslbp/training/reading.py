@@ -75,7 +75,7 @@ def as_stored(path: str | Path) -> Model:
         check_stored(weights)
     except UserError as error:
         raise UserError(f"{path} is damaged: {error}") from None
-    network = model.network.to_empty(device="cpu")
+    network = model.network.float().to_empty(device="cpu")
     network.load_state_dict(weights)
     network.eval()
     return model

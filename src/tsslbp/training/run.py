@@ -245,7 +245,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         lengths = None if train.lengths is None else inputs.lengths(train.lengths)
         filters = Filters.fitted(inputs.series(train.x, train.lengths), lengths, config.filters)
         inputs = replace(inputs, filters=filters, time_steps=config.time_steps)
-    network = Network(config.architecture(inputs.network_shape(dataset.sample_shape)))
+    network = Network(config.architecture(inputs.network_shape(dataset.sample_shape))).float()  # whatever is PyTorch's default
     network.time_block = config.time_block
     if config.init is not None:
         start.take(network, config.init)
