@@ -118,6 +118,26 @@ def test_a_bias_is_a_current_at_every_step_from_the_first(kind):
     torch.testing.assert_close(layer.current(constant.expand()), expected)
 
 
+def test_max_pooling_beside_bfloat16_maps_makes_spikes():
+    """From currents rounded to bfloat16 it would take spikes of 0.02 where there are none."""
+    net = build("6C3-M2-[6C3-M2-6C3]-4", **{**SETTINGS, "tau_s": 20.0, "conv_scale": 3.0})
+    seen = {}
+
+    def cross(name, layer, signal, pool, half):
+        seen[name] = net._cross(name, layer, signal, pool, half)
+        return seen[name]
+
+    x = 9 * rand(5, 3, *SETTINGS["input_shape"]).abs().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in net.walk(net.encode(x), cross, fused=True):
+            pass
+    assert seen["block1.conv3"].dtype == torch.bfloat16
+    for name in ("pool1", "block1.pool2"):
+        trains = spikes_from_psc(seen[name], 20.0)
+        assert 0.01 < trains.mean() < 0.9
+        torch.testing.assert_close(trains, trains.round(), atol=1e-4, rtol=0)
+
+
 def test_the_bias_of_a_bfloat16_map():
     layer = Conv2d(2, 3, 3, neuron=NEURON, bias=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -348,11 +348,11 @@ class Spiking(Tells):
 
 def halved(layers: Iterable[tuple[str, nn.Module]], signal: Signal) -> set[str]:
     """Names of the neurons whose currents are bfloat16 now that a network's signal goes through its layers: where maps are
-    bfloat16, all but the output's and those that a map may take by changes."""
+    bfloat16, all but the output's and those that the next layer with neurons, or max pooling, takes in full."""
     if not machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type):
         return set()
-    spiking = ((name, layer) for name, layer in layers if isinstance(layer, Spiking))
-    return {name for (name, _), (_, after) in pairwise(spiking) if not after.takes_full}
+    taking: Iterator[tuple[str, Any]] = ((name, layer) for name, layer in layers if hasattr(type(layer), "takes_full"))
+    return {name for (name, before), (_, after) in pairwise(taking) if isinstance(before, Spiking) and not after.takes_full}
 
 
 def _tensors_of(neuron: LIF) -> dict[ConstantName, Tensor]:

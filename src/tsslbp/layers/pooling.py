@@ -4,7 +4,7 @@ A last row or column that fills no window is left out, as in PyTorch's own pooli
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +112,9 @@ class MaxPool(Pooling, Tells):
         size: of the windows.
         tau_s: synaptic time constant in steps, that of the neurons before and after it.
     """
+
+    takes_full: ClassVar[bool] = True
+    """Whether it wants its signal in full precision: from rounded currents, spikes would not be 0 and 1."""
 
     def __init__(self, size: int = 2, *, tau_s: float) -> None:
         super().__init__(size)
