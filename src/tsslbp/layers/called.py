@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import is_parametrized
@@ -38,6 +39,7 @@ def kind_of(module: nn.Module) -> type:
     return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
+@torch.compiler.assume_constant_result  # the compiler cannot trace it
 def is_known(module: nn.Module) -> bool:
     """Whether nothing is overridden: its class is one of tsslbp's or PyTorch's, and has all its methods."""
     kind = kind_of(module)
