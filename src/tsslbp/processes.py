@@ -321,7 +321,7 @@ def _answering(group: Group) -> Iterator[None]:
 
 def _wait(work: Any, x: Tensor) -> None:
     """Wait for the other processes to send ``x``, over gloo at most ``ANSWER`` seconds after a SIGTERM. Raises Lost."""
-    while x.device.type == "cpu" and not work.is_completed():  # NCCL would take a timeout for the end of its connections
+    while x.device.type == "cpu" and not work.is_completed():  # after a timeout NCCL would close its connections
         if _LATE.is_set():
             raise Lost(ASKED)
         with suppress(RuntimeError):  # of the time, or of the work, which says it again

@@ -67,7 +67,4 @@ def _weights(network: nn.Module) -> dict[str, str]:
 
 def _called(module: nn.Module) -> str:
     kind = kind_of(module)
-    if is_known(module):
-        return kind.__name__
-    ours = kind.__module__.startswith(("tsslbp.", "torch."))
-    return f"{kind.__name__} with a method of its own" if ours else f"{kind.__module__}.{kind.__name__}"
+    return kind.__name__ if is_known(module) else f"{kind.__module__}.{kind.__name__} with methods of its own"
