@@ -94,7 +94,7 @@ def spikes_of(net, x):
     return {name: net.fired(psc) for name, psc in net.activity(x).items()}
 
 
-@pytest.mark.parametrize("bits", ["8", "2"])
+@pytest.mark.parametrize("bits", ["8", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_whole_numbers_do_what_the_network_does(case, bits):
     notation, shape, settings = CASES[case]

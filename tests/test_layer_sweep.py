@@ -134,7 +134,7 @@ def test_alone_and_in_other_modules(name):
     assert {f"0.{key}" for key in layer.state_dict()} == set(sequential.state_dict())
 
 
-@every
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if "-" in name else []) for name in ALL])
 def test_compiled(name):
     layer, x = made(name)
     torch.compiler.reset()
