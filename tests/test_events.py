@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tsslbp
-from tsslbp import cli, events
+from tsslbp import UserError, cli, events
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Conv1d, Conv2d
 from tsslbp.state import State
@@ -447,6 +447,8 @@ def test_a_trace_holds_the_network_and_not_its_numbers():
     net = made(("20-15-6", FLAT))
     x = inputs(net, "static", 3, 0, torch.float64)
     net(x)
+    with torch.enable_grad(), pytest.raises(UserError, match=r"trace in torch.no_grad\(\), and write ONNX by tsslbp export"):
+        torch.jit.trace(net, x)
     traced = torch.jit.trace(net, x, check_trace=False)
     with torch.no_grad():
         net.layers.linear1.weight.mul_(3)

@@ -122,7 +122,8 @@ def train(
             raise Interrupted(folder) from None
         except processes.Lost as lost:
             again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
-            raise processes.Lost(f"{lost}; nothing is lost, go on with: {again}") from None
+            kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
+            raise processes.Lost(f"{lost}; {kept}, go on with: {again}") from None
         finally:
             progress.close()
         if group.leads:
