@@ -49,7 +49,7 @@ def neurons(
     neuron = _in(kernels.computed_in(x.dtype), neuron)
     operands = (x, response, state, *neuron.tensors)
     learning = torch.is_grad_enabled() and any(operand is not None and operand.requires_grad for operand in operands)
-    if learning and torch._C._is_tracing():
+    if learning and not torch.compiler.is_compiling() and torch._C._is_tracing():
         raise UserError("torch.jit.trace cannot follow a rule; trace in torch.no_grad(), and write ONNX by tsslbp export")
     if state is not None and learning and not rule.takes_parts:
         raise UserError(f"{rule!r} needs the whole sequence at once; it takes no state and no blocks of time")
