@@ -257,6 +257,32 @@ runpy.run_module("tsslbp", run_name="__main__", alter_sys=True)
     assert checkpoint.stat().st_mtime_ns > before
 
 
+def test_sigterm_ends_a_sum_before_the_training_too(tmp_path):
+    (tmp_path / "sums.py").write_text("""
+import os, signal, sys, time
+import torch
+from tsslbp import cli, processes
+
+def train(_):
+    with processes.joined() as group:
+        first = int(group.all_say(str(os.getpid()))[0])
+        if group.number:
+            time.sleep(0.5)
+            os.kill(first, signal.SIGTERM)
+            time.sleep(6)
+            os._exit(0)
+        group.add_(torch.zeros(1))
+
+processes.ANSWER, processes.END = 3.0, 4.0
+cli.COMMANDS["train"] = train
+code = cli.main(["train"])
+os._exit(code) if processes.stuck() else sys.exit(code)
+""")
+    (line,) = ended(torchrun(2, tmp_path / "sums.py"))
+    assert line.startswith("tsslbp: this process was asked to stop (SIGTERM)")
+    assert "did not stop" not in line
+
+
 def test_a_signal_to_a_child_is_not_for_its_parent():
     """Workers that read pictures are forked, and get a SIGTERM of their own when they end."""
     program = """

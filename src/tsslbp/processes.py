@@ -46,6 +46,7 @@ class Lost(UserError):
 
 _NOTICED = threading.Event()  # whether this process knows that the job ends
 _LATE = threading.Event()  # whether it is to wait no longer
+_STUCK = threading.Event()  # whether it has left a sum that others have not finished
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def device(name: str) -> torch.device:
 
 def stuck() -> bool:
     """Whether the end of Python would wait for a process that does not answer."""
-    return _LATE.is_set()
+    return _STUCK.is_set()
 
 
 def command() -> str:
@@ -285,8 +286,8 @@ def _answering(group: Group) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _NOTICED.clear()
-    _LATE.clear()
+    for event in (_NOTICED, _LATE, _STUCK):
+        event.clear()
     left, (signals, wakeup) = threading.Event(), socket.socketpair()
 
     def asked(*_: Any) -> None:
@@ -321,11 +322,15 @@ def _answering(group: Group) -> Iterator[None]:
 
 def _wait(work: Any, x: Tensor) -> None:
     """Wait for the other processes to send ``x``, over gloo at most ``ANSWER`` seconds after a SIGTERM. Raises Lost."""
-    while x.device.type == "cpu" and not work.is_completed():  # after a timeout NCCL would close its connections
-        if _LATE.is_set():
-            raise Lost(ASKED)
-        with suppress(RuntimeError):  # of the time, or of the work, which says it again
-            work.wait(GLANCE)
+    try:
+        while x.device.type == "cpu" and not work.is_completed():  # after a timeout NCCL would close its connections
+            if _LATE.is_set():
+                raise Lost(ASKED)
+            with suppress(RuntimeError):  # of the time, or of the work, which says it again
+                work.wait(GLANCE)
+    except BaseException:  # or that of a signal
+        _STUCK.set()
+        raise
     with _noticing():
         work.wait()
 
