@@ -179,7 +179,6 @@ def test_changes_of_the_largest_numbers_count():
     torch.testing.assert_close(current, signal / 2)
 
 
-@pytest.mark.usefixtures("always")
 class Twice(Linear):
     def map(self, x):
         return 2 * super().map(x)
@@ -204,6 +203,7 @@ def test_a_map_of_ones_own_is_not_replaced(always, kind, sizes, pixels):
     assert plain.multiplied == 1
 
 
+@pytest.mark.usefixtures("always")
 def test_groups_and_dilation_stay_dense():
     for options in ({"groups": 2}, {"dilation": 2}):
         layer = Conv2d(4, 6, 3, neuron=NEURON, **options)

@@ -46,7 +46,7 @@ class Lost(UserError):
 
 _NOTICED = threading.Event()  # whether this process knows that the job ends
 _LATE = threading.Event()  # whether it is to wait no longer
-_STUCK = threading.Event()  # whether it has left a sum that others have not finished
+_SUMS: list[Any] = []  # what it has begun with others, and not seen the end of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Group:
         if self.count == 1:
             return lambda: x
         with _noticing():
-            work = dist.all_reduce(x, async_op=True)
+            _SUMS.append(work := dist.all_reduce(x, async_op=True))
 
         def added() -> Tensor:
             _wait(work, x)
@@ -96,7 +96,7 @@ class Group:
         """Replace ``x`` by that of the leading process. Raises Lost."""
         if self.count > 1:
             with _noticing():
-                work = dist.broadcast(x, 0, async_op=True)
+                _SUMS.append(work := dist.broadcast(x, 0, async_op=True))
             _wait(work, x)
         return x
 
@@ -228,7 +228,7 @@ def device(name: str) -> torch.device:
 
 def stuck() -> bool:
     """Whether the end of Python would wait for a process that does not answer."""
-    return _STUCK.is_set()
+    return not all(work.is_completed() for work in _SUMS)
 
 
 def command() -> str:
@@ -286,8 +286,9 @@ def _answering(group: Group) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for event in (_NOTICED, _LATE, _STUCK):
-        event.clear()
+    _NOTICED.clear()
+    _LATE.clear()
+    _SUMS.clear()
     left, (signals, wakeup) = threading.Event(), socket.socketpair()
 
     def asked(*_: Any) -> None:
@@ -322,17 +323,14 @@ def _answering(group: Group) -> Iterator[None]:
 
 def _wait(work: Any, x: Tensor) -> None:
     """Wait for the other processes to send ``x``, over gloo at most ``ANSWER`` seconds after a SIGTERM. Raises Lost."""
-    try:
-        while x.device.type == "cpu" and not work.is_completed():  # after a timeout NCCL would close its connections
-            if _LATE.is_set():
-                raise Lost(ASKED)
-            with suppress(RuntimeError):  # of the time, or of the work, which says it again
-                work.wait(GLANCE)
-    except BaseException:  # or that of a signal
-        _STUCK.set()
-        raise
+    while x.device.type == "cpu" and not work.is_completed():  # after a timeout NCCL would close its connections
+        if _LATE.is_set():
+            raise Lost(ASKED)
+        with suppress(RuntimeError):  # of the time, or of the work, which says it again
+            work.wait(GLANCE)
     with _noticing():
         work.wait()
+    _SUMS.remove(work)
 
 
 @contextmanager
