@@ -347,6 +347,7 @@ def _process(rank, port, folder):
             copy_(half).square().sum().backward()
         for one, other in zip(layer.parameters(), copy_.parameters(), strict=True):
             torch.testing.assert_close(2 * one.grad, other.grad, rtol=1e-4, atol=1e-5)
+        del parallel  # if it outlived the process group, it could wait for ever for the group's thread
     dist.destroy_process_group()
     (folder / str(rank)).touch()
 
