@@ -16,7 +16,7 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import machine, recipes, training
+from tsslbp import machine, recipes, small, training
 from tsslbp.bench.measure import interleaved
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -26,7 +26,8 @@ EPOCHS, SECONDS = 3, 20.0
 
 
 def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
-    """Median milliseconds of a step of the small network, of its forward and backward pass, and of its linear maps alone."""
+    """Median milliseconds of a step of the small network, of the same as larger networks do it, of its forward and backward
+    pass, and of its linear maps alone."""
     config, dataset = training.with_data(SMALL)
     model, optimizer = training.prepare(config, dataset)
     loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
@@ -46,8 +47,14 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
             signal = torch.nn.functional.linear(signal, weight)
         torch.autograd.grad(signal.sum(), maps)
 
+    def by_layers() -> None:
+        whole, small.whole = small.whole, lambda *_: None
+        loop.step(samples)
+        small.whole = whole
+
     calls: dict[str, Callable[[], Any]] = {
         "whole step": partial(loop.step, samples),
+        "whole step, layer by layer": by_layers,
         "forward pass, loss and backward pass": passes,
         "linear maps alone": maps_alone,
     }

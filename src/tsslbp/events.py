@@ -9,9 +9,7 @@ are added in another order. For a sample the kernel's order does not depend on b
 
 import functools
 import math
-import operator
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Vote
 from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
+from tsslbp.seen import Modules
 from tsslbp.signal import constant_current
 
 
@@ -71,49 +70,26 @@ class Plan:
         return made
 
 
-class _Seen:
+class _Seen(Modules):
     """Modules and tensors that a plan was made from."""
 
-    def __init__(self, net: Any) -> None:
-        modules = list(net.modules())  # the network itself and the container of its layers come first
-        self.attributes = [(vars(module), *_attributes(module)) for module in modules]
-        dicts = [d for module in modules for d in (module._parameters, module._buffers, module._modules)]
-        self.contents = [(d, tuple(d.values())) for d in dicts if d]
-        self.empty = [d for d in dicts if not d]
-        self.hooks = [d for module in modules[2:] for d in (module._forward_hooks, module._forward_pre_hooks)]
-        tensors = (tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values()))
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        tensors = (tensor for module in net.modules() for tensor in (*module._parameters.values(), *module._buffers.values()))
         # an alias keeps the memory, so that no other tensor can get it
         self.tensors = [(x, x.detach(), x.data_ptr(), _version(x)) for x in tensors if x is not None]
         _count_fused_steps()
         self.fused_steps = _FUSED_STEPS[0]
 
     def still(self) -> bool:
-        """Whether nothing has changed by PyTorch's version counters."""
-        if self.fused_steps != _FUSED_STEPS[0] or any(self.hooks) or any(self.empty):
-            return False
-        for now, before in self.contents:
-            if len(now) != len(before) or not all(map(operator.is_, now.values(), before)):
-                return False
-        try:
-            for now, count, get, before in self.attributes:  # tuples compare by identity first, then by value
-                if len(now) - (MEASURED in now) != count or get(now) != before:
-                    return False
-        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
+        """Whether nothing has changed, the numbers in tensors included, by PyTorch's version counters."""
+        if self.fused_steps != _FUSED_STEPS[0] or not self.same():
             return False
         return all(_version(x) == version and x.data_ptr() == pointer for x, _, pointer, version in self.tensors)
 
 
 LONG = 8
 """Samples or steps of a long call. For a single image in a small network the comparison would cost too much."""
-MEASURED = "multiplied"
-"""The attribute of a layer that computing changes, without effect on results."""
-
-
-def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[Any, ...]]:
-    """Number of a module's attributes, a function that gets them from a dict, and their values."""
-    names = [name for name in tuple(vars(module)) if name != MEASURED]
-    get = operator.itemgetter(*names)
-    return len(names), get, get(vars(module))
 
 
 def _version(x: Tensor) -> int:
@@ -139,7 +115,7 @@ def plan(net: Any, x: Tensor) -> Plan | None:
     """The plan of a network for an input that fits it; None if the kernel declines."""
     if torch.is_grad_enabled() or net.training or NOT_LOADED is not None or not net.is_spiking:
         return None
-    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling() or _watched():
+    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling() or watched():
         return None
     known = _PLANS.get(net)
     if known is None or not (known.still(x) if isinstance(known, Plan) else known.still()):
@@ -147,7 +123,7 @@ def plan(net: Any, x: Tensor) -> Plan | None:
     return known if isinstance(known, Plan) and known.weights.dtype == x.dtype else None
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether autocast, a transform or a mode sees or changes every operation."""
     return bool(
         torch.is_autocast_enabled("cpu")

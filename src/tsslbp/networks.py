@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, imports, quantisation, rules, stored
+from tsslbp import ann, draws, events, imports, quantisation, rules, small, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
@@ -89,9 +89,8 @@ class Network(Tells):
 
     told_as = "network"
     time_block: int = 0
-    """Steps in a block of time; 0 turns blocks off. With blocks, training keeps only the state between blocks and computes each
-    block again for its gradient. The result is the same. It costs one more forward pass, and with √T steps in a block, memory
-    grows with √T instead of T."""
+    """Steps in a block of time; 0 turns blocks off. Training keeps only the state between blocks and computes each block again
+    for its gradient. This costs one more forward pass; with √T steps in a block, memory grows with √T instead of T."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -221,8 +220,7 @@ class Network(Tells):
     def walk(
         self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
     ) -> Iterator[tuple[str, nn.Module, Signal]]:
-        """Every layer in order, with its name and the signal after it; those of a residual block follow when it is finished. No
-        other code runs the layers.
+        """Every layer in order, with its name and the signal after it; those of a residual block follow when it is finished.
 
         Args:
             signal: input of the first layer (:meth:`encode`).
@@ -293,6 +291,8 @@ class Network(Tells):
             self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
             if (psc := events.whole(self, quantisation.entering(x, self.architecture.bits))) is not None:
                 return psc
+        if type(self) is Network and lengths is None and (psc := small.whole(self, x)) is not None:
+            return psc
         signal = self.encode(x)
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
 

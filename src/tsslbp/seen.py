@@ -1,0 +1,51 @@
+"""What a network's modules were like, to notice that they have changed, in a few microseconds."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+MEASURED = "multiplied"
+"""The attribute of a layer that computing changes, without effect on results."""
+
+
+class Modules:
+    """A network's modules, with their attributes, their parameters and buffers, and whether they had hooks.
+
+    What is in a tensor is not looked at.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        modules = list(net.modules())  # the network itself and the container of its layers come first
+        self.attributes = [(vars(module), *_attributes(module)) for module in modules]
+        dicts = [d for module in modules for d in (module._parameters, module._buffers, module._modules)]
+        self.contents = [(d, tuple(d.values())) for d in dicts if d]
+        self.empty = [d for d in dicts if not d]
+        self.hooks = [hooks for module in modules[2:] for hooks in _hooks(module)]
+
+    def same(self) -> bool:
+        """Whether nothing has changed, and there are no hooks."""
+        if any(self.hooks) or any(self.empty):
+            return False
+        for now, before in self.contents:
+            if len(now) != len(before) or not all(map(operator.is_, now.values(), before)):
+                return False
+        try:
+            for now, count, get, before in self.attributes:  # tuples compare by identity first, then by value
+                if len(now) - (MEASURED in now) != count or get(now) != before:
+                    return False
+        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
+            return False
+        return True
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+
+
+def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[Any, ...]]:
+    """Number of a module's attributes, a function that gets them from a dict, and their values."""
+    names = [name for name in tuple(vars(module)) if name != MEASURED]
+    get = operator.itemgetter(*names)
+    return len(names), get, get(vars(module))

@@ -1,0 +1,217 @@
+"""Small networks as one operation: the same bits as layer by layer, and left to the layers where these do anything else."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import tsslbp
+from tsslbp import UserError, rules, small
+from tsslbp.layers import Linear
+from tsslbp.networks import Network
+from tsslbp.neuron import LIF
+
+SETTINGS = {"input_shape": (6,), "time_steps": 5, "tau_m": 5, "tau_s": 3}
+RULES = ["tssl", "tssl+", "tssl-paper", "stbp", "slayer", "superspike", "eventprop", "tssl(clip=0.1,fallback=no-spike)"]
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """How often a network ran as one operation."""
+    calls, apply = [], small._Small.apply
+    monkeypatch.setattr(small._Small, "apply", lambda *given: calls.append(given) or apply(*given))
+    return calls
+
+
+def results(net, x):
+    """Output and gradients."""
+    net.zero_grad(set_to_none=True)
+    output = net(x)
+    (output * torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
+    return [output.detach(), *(weight.grad for weight in net.parameters())]
+
+
+def by_layers(net, x):
+    net.layers.register_forward_hook(lambda *_: None)  # nobody calls it, but it is there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "whole", lambda *_: None)
+        return results(net, x)
+
+
+def assert_same_bits(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (torch.equal(one, other) and one.stride() == other.stride())
+
+
+@given(st.data())
+def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(data):
+    draw = data.draw
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    voters = draw(st.sampled_from([0, 2]))
+    names = [f"{n}{'b' * draw(st.booleans())}" for n in sizes] + [f"{4}{'b' * draw(st.booleans())}"]
+    shape = draw(st.sampled_from([(3,), (2, 3), (2, 3, 1)]))
+    steps, batch = draw(st.integers(1, 6)), draw(st.integers(0, 4))
+    net = tsslbp.build(
+        "-".join(names) + (f"-V{voters}" if voters else ""),
+        input_shape=shape,
+        time_steps=steps,
+        tau_m=draw(st.sampled_from([1.0, 4.0, 1e9])),
+        tau_s=draw(st.sampled_from([1.0, 3.0])),
+        rule=draw(st.sampled_from(RULES)),
+    )
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            weight.copy_(torch.randn(weight.shape) * (0.3 if name.endswith("bias") else 1.5))
+            weight.requires_grad_(draw(st.sampled_from([True, True, False])))
+    if not any(weight.requires_grad for weight in net.parameters()):
+        next(net.parameters()).requires_grad_()
+    x = torch.randn(*draw(st.sampled_from([(), (steps,)])), batch, *shape)
+    if draw(st.booleans()):
+        net, x = net.double(), x.double()
+    if draw(st.booleans()):
+        x = x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    with pytest.MonkeyPatch.context() as patch:
+        calls, apply = [], small._Small.apply
+        patch.setattr(small._Small, "apply", lambda *given: calls.append(given) or apply(*given))
+        found = results(net, x)
+    assert calls
+    assert_same_bits(found, by_layers(net, x))
+
+
+def test_every_step_runs_so(quick, ran):
+    config = quick(epochs=1)
+    tsslbp.training.train(config)
+    assert len(ran) > 5
+
+
+class Own(Network):
+    pass
+
+
+class Doubled(Linear):
+    def forward(self, *given, **named):
+        return 2 * super().forward(*given, **named)
+
+
+class Mine(rules.TSSL):
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        return 2 * super().current_gradient(psc_gradient, membrane, neuron)
+
+
+LEARNED = LIF(nn.Parameter(torch.tensor(5.0)), 3.0)
+OTHERWISE = {
+    "a hook": lambda net: net.layers.linear1.register_forward_hook(lambda *_: None) and None,
+    "a backward hook": lambda net: net.layers.output.register_full_backward_hook(lambda *_: None) and None,
+    "a class of one's own": lambda net: net.layers.add_module("linear1", Doubled(6, 5, neuron=net.neuron)),
+    "a method that a tool replaced": lambda net: setattr(net.layers.linear1, "map", lambda x: 2 * x[:, :5]),
+    "a weight from others": lambda net: parametrizations.weight_norm(net.layers.linear1) and None,
+    "pruning": lambda net: prune.identity(net.layers.linear1, "weight") and None,
+    "bits": lambda net: net.layers.linear1.quantise(4),
+    "an engine": lambda net: setattr(net.layers.linear1, "backend", "reference"),
+    "a learned constant": lambda net: setattr(net.layers.linear1, "neuron", LEARNED),
+    "a rule of one's own": lambda net: setattr(net.layers.linear1, "rule", Mine()),
+    "neurons without reset": lambda net: setattr(net.layers.linear1, "neuron", replace(net.neuron, reset=False)),
+    "blocks of time": lambda net: setattr(net, "time_block", 2),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_what_layers_do_otherwise_is_left_to_them(what, ran):
+    """Also where it is done to a network that has run as one."""
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
+    before = results(net, x)
+    assert len(ran) == 1
+    OTHERWISE[what](net)
+    results(net, x)
+    assert len(ran) == 1
+    assert len(before) == 3
+
+
+@pytest.mark.parametrize(
+    ("notation", "settings"),
+    [
+        ("5R-4", {}),
+        ("5n-4", {}),
+        ("5-4", {"dropout": 0.5}),
+        ("5-4", {"standardise": True}),
+        ("5-4", {"readout": "voltage"}),
+        ("5-4", {"bits": "4"}),
+        ("5-4", {"neuron": "relu"}),
+        ("5-4", {"learn": ("threshold",)}),
+        ("[5-6]-4", {}),
+        ("2C2-4", {"input_shape": (1, 3, 3)}),
+    ],
+)
+def test_other_networks_run_layer_by_layer(notation, settings, ran):
+    net = tsslbp.build(notation, **{**SETTINGS, **settings})
+    results(net, torch.rand(3, *net.architecture.input_shape))
+    assert not ran
+
+
+def test_other_ways_to_call_it(ran):
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
+    net(x, lengths=torch.tensor([2, 3, 5]))
+    net(x.clone().requires_grad_()).sum().backward()
+    net.part(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net(x)
+    with torch.no_grad():
+        net(x)
+    list(net.walk(net.encode(x)))
+    assert not ran
+    own = copy.deepcopy(net)
+    own.__class__ = Own
+    own(x)
+    large = tsslbp.build("2000-4", **SETTINGS | {"input_shape": (700,)})
+    large(torch.rand(40, 700))
+    assert not ran
+    net(x)
+    net.eval()(x)
+    assert len(ran) == 2
+    with pytest.raises(UserError, match="network input has shape"):
+        net(x[..., :4])
+    with pytest.raises(UserError, match=r"signal|weights"):
+        net(x.double())
+    assert len(ran) == 2
+
+
+def test_what_changes_between_two_steps_counts(ran):
+    net, x = tsslbp.build("5-4", **SETTINGS), 4 * torch.rand(5, 3, 6)
+    for change in (
+        lambda: setattr(net.layers.linear1, "rule", rules.get("stbp")),
+        lambda: net.layers.linear1.weight.data.mul_(3),
+        lambda: setattr(net.layers.linear1, "weight", nn.Parameter(torch.rand(5, 6))),
+        lambda: setattr(net.layers.output, "neuron", replace(net.neuron, threshold=0.5)),
+        lambda: net.layers.output.weight.requires_grad_(False),
+        lambda: net.layers.add_module("output", Linear(5, 2, neuron=net.neuron, bias=True)),
+    ):
+        before = results(net, x)
+        change()
+        found = results(net, x)
+        assert_same_bits(found, by_layers(copy.deepcopy(net), x))
+        with pytest.raises(AssertionError):
+            assert_same_bits(found, before)
+    assert len(ran) == 12
+
+
+def test_a_second_derivative_is_refused():
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
+    with pytest.raises(UserError, match="has no derivative of its own; leave out create_graph=True"):
+        torch.autograd.grad(net(x).square().sum(), list(net.parameters()), create_graph=True)
+
+
+def test_outputs_may_be_changed_in_place(ran):
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
+    net(x).mul_(2).sum().backward()
+    twice = net.layers.output.weight.grad.clone()
+    net.zero_grad()
+    net(x).sum().mul(2).backward()
+    assert len(ran) == 2
+    torch.testing.assert_close(net.layers.output.weight.grad, twice)
