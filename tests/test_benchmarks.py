@@ -231,6 +231,7 @@ def test_overhead_is_told_apart(script, quick, capsys, monkeypatch):
     assert "| after every epoch | 10.0 | 2.0 | 20.0 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_table_without_flags(script, tmp_path, capsys, monkeypatch):
     automatic = script("automatic")
     monkeypatch.setattr(automatic, "SEEDS", (0,))
@@ -311,6 +312,7 @@ def test_an_answer_is_judged_by_hand(words):
     assert (summary["median"], summary["before the end"]) == pytest.approx((0.06, 200 / 3))
 
 
+@pytest.mark.slow
 def test_every_stepper_answers(words):
     result = words.latency(0.2)
     assert result["microseconds"].keys() == result["weights"].keys()
@@ -399,6 +401,7 @@ def test_imagenet_is_reckoned_from_steps_and_operations(script, monkeypatch):
     assert "| 90 epochs at 10 TFLOP/s, hours |" in module.table({"float32": found}, 10)
 
 
+@pytest.mark.slow
 def test_few_bits_from_trained_networks(script, tmp_path, monkeypatch, capsys):
     module = script("few_bits")
     small = replace(recipes.get("quickstart"), network="12-10", padding=(0,), batch_size=100, recipe="small")

@@ -195,6 +195,7 @@ def test_what_is_not_finite_or_not_there_is_told():
     assert section.rows[0][-1] == "–"
 
 
+@pytest.mark.slow
 def test_fidelity_by_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["study", "fidelity", "tssl", "tssl(clip=1)", "--seeds", "1"]) == 0

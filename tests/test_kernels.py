@@ -555,7 +555,7 @@ def digest(dtype):
 
 
 @built
-@pytest.mark.parametrize("name", ["baseline", "avx2"])
+@pytest.mark.parametrize("name", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 def test_the_instruction_set_changes_no_bit(name):
     if name == "avx2" and cpp.capability() == "baseline":
         pytest.skip("this processor has no AVX2")

@@ -322,7 +322,7 @@ def digest(dtype):
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["baseline", "avx2"])
+@pytest.mark.parametrize("name", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 def test_the_instruction_set_changes_no_bit(name):
     if name == "avx2" and cpp.capability() == "baseline":
         pytest.skip("this processor has no AVX2")

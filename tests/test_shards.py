@@ -147,6 +147,7 @@ def test_training_is_that_on_the_same_pictures_in_folders(config):
     assert left == right
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_mid_epoch_with_any_workers(config):
     whole, _ = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted):

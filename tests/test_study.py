@@ -435,6 +435,7 @@ def test_a_study_is_one_file(trained, tmp_path, capsys, monkeypatch):
     assert study.section(result).answer in out
 
 
+@pytest.mark.slow
 def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     few = {
