@@ -536,7 +536,7 @@ def test_whatever_needs_no_gradient_takes_events(monkeypatch, tmp_path, capsys):
     for command in (["evaluate", "--all"], ["predict"]):
         assert cli.main([command[0], str(tmp_path / "model.safetensors"), *command[1:], str(tmp_path / "x.npz")]) == 0
     with pytest.raises(AssertionError, match="a layer computes"), torch.enable_grad():
-        net(x)
+        net(x.requires_grad_())
 
 
 def infer(net, sample, **changed):

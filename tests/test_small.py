@@ -1,6 +1,8 @@
 """Small networks as one operation: the same bits as layer by layer, and left to the layers where these do anything else."""
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -110,6 +112,7 @@ OTHERWISE = {
     "a hook": lambda net: net.layers.linear1.register_forward_hook(lambda *_: None) and None,
     "a backward hook": lambda net: net.layers.output.register_full_backward_hook(lambda *_: None) and None,
     "a class of one's own": lambda net: net.layers.add_module("linear1", Doubled(6, 5, neuron=net.neuron)),
+    "another class": lambda net: setattr(net.layers.linear1, "__class__", Doubled),
     "a method that a tool replaced": lambda net: setattr(net.layers.linear1, "map", lambda x: 2 * x[:, :5]),
     "a weight from others": lambda net: parametrizations.weight_norm(net.layers.linear1) and None,
     "pruning": lambda net: prune.identity(net.layers.linear1, "weight") and None,
@@ -215,3 +218,14 @@ def test_outputs_may_be_changed_in_place(ran):
     net(x).sum().mul(2).backward()
     assert len(ran) == 2
     torch.testing.assert_close(net.layers.output.weight.grad, twice)
+
+
+def test_a_network_is_freed():
+    net = tsslbp.build("5-4", **SETTINGS)
+    net(torch.rand(3, 6)).sum().backward()
+    with torch.no_grad():
+        net.eval()(torch.rand(3, 6))
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None

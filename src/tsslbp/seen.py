@@ -18,6 +18,7 @@ class Modules:
 
     def __init__(self, net: nn.Module) -> None:
         modules = list(net.modules())  # the network itself and the container of its layers come first
+        self.kinds = [(module, type(module)) for module in modules[1:]]  # not the network, or it would never be freed
         self.attributes = [(vars(module), *_attributes(module)) for module in modules]
         dicts = [d for module in modules for d in (module._parameters, module._buffers, module._modules)]
         self.contents = [(d, tuple(d.values())) for d in dicts if d]
@@ -26,7 +27,7 @@ class Modules:
 
     def same(self) -> bool:
         """Whether nothing has changed, and there are no hooks."""
-        if any(self.hooks) or any(self.empty):
+        if any(self.hooks) or any(self.empty) or any(type(module) is not kind for module, kind in self.kinds):
             return False
         for now, before in self.contents:
             if len(now) != len(before) or not all(map(operator.is_, now.values(), before)):
