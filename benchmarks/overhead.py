@@ -16,7 +16,7 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import machine, recipes, small, training
+from tsslbp import fully_connected, machine, recipes, training
 from tsslbp.bench.measure import interleaved
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -48,9 +48,9 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
         torch.autograd.grad(signal.sum(), maps)
 
     def by_layers() -> None:
-        whole, small.whole = small.whole, lambda *_: None
+        output, fully_connected.output = fully_connected.output, lambda *_: None
         loop.step(samples)
-        small.whole = whole
+        fully_connected.output = output
 
     calls: dict[str, Callable[[], Any]] = {
         "whole step": partial(loop.step, samples),

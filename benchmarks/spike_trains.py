@@ -51,7 +51,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ALL = (
     *("tssl", "tssl-paper", "tssl-submission", "tssl(fallback=always)", "tssl(fallback=no-spike, leak=False, clip=1)", "tssl+"),
     *(TIMING, BEST_SURROGATE, "surrogate(name=atan, through_reset=True)", "surrogate(name=sigmoid)", "superspike", "stbp"),
-    "eventprop(clip=8)",
+    "eventprop(clip=8, wake=1e-5)",
 )
 
 

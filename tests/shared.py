@@ -1,11 +1,14 @@
 """What several files of tests do the same way."""
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tsslbp import cli
+import pytest
+
+from tsslbp import cli, sparse
 
 
 def run(capsys, *arguments):
@@ -27,3 +30,11 @@ print(tests.cpp.capability(), tests.digest(torch.float32), tests.digest(torch.fl
     environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+def map_by_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every map go by changes that can."""
+    for name in ("WORK", "OUTPUTS", "HALF_OUTPUTS"):
+        monkeypatch.setattr(sparse, name, 0)
+    for name in ("FLAT", "CONVOLVED", "HALF"):
+        monkeypatch.setattr(sparse, name, sparse.Most(math.inf, 0))

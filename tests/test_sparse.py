@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import map_by_changes
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsslbp import UserError, build, report, sparse, training
@@ -23,11 +24,7 @@ NEURON = LIF(5.0, 3.0)
 @pytest.fixture
 def always(monkeypatch):
     """Every map goes by changes that can."""
-    anything = sparse.Most(math.inf, 0)
-    for name in ("WORK", "OUTPUTS", "HALF_OUTPUTS"):
-        monkeypatch.setattr(sparse, name, 0)
-    for name in ("FLAT", "CONVOLVED", "HALF"):
-        monkeypatch.setattr(sparse, name, anything)
+    map_by_changes(monkeypatch)
 
 
 def trains(*shape, rate=0.1, seed=0):

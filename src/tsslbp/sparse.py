@@ -16,6 +16,7 @@ The arithmetic is in ``csrc/sparse.h``.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -134,23 +135,32 @@ class _Mapped(torch.autograd.Function):
         ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
         ctx.product = torch.bfloat16 if is_half(weight) else weight.dtype
         ctx.save_for_backward(weight, *changes)
-        made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
-        return _channels_first(made, signal.dim() - 3).detach()  # not a view, which could not be changed in place
+        return product(signal, weight, numbers, changes).detach()  # not a view, which could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a sparse linear map")
         weight, *changes = ctx.saved_tensors
-        axes = len(ctx.shape) - 3
         by_signal = by_weight = None
         if ctx.needs_input_grad[0]:
             factors = delta.flatten(0, 1).to(ctx.product), weight.to(ctx.product)
             by_signal = _by_signal(*factors, ctx.map, ctx.shape).to(delta.dtype)
         if ctx.needs_input_grad[1]:
-            like = _channels_last(delta.new_empty(1).expand(ctx.shape), 2)
-            by_weight = torch.ops.tsslbp.map_changes_backward(like, _channels_last(delta, 2), *changes, ctx.numbers)
-            by_weight = _channels_first(by_weight, axes, axis=1)
+            by_weight = weight_gradient(delta, ctx.shape, ctx.numbers, changes)
         return by_signal, by_weight, *[None] * (2 + len(changes))
+
+
+def product(signal: Tensor, weight: Tensor, numbers: list[float], changes: Sequence[Tensor]) -> Tensor:
+    """Equation (1), with the :meth:`SparseMap.numbers` of the map."""
+    made = torch.ops.tsslbp.map_changes(_channels_last(signal, 2), _channels_last(weight, 1), *changes, numbers)
+    return _channels_first(made, signal.dim() - 3)
+
+
+def weight_gradient(delta: Tensor, shape: Sequence[int], numbers: list[float], changes: Sequence[Tensor]) -> Tensor:
+    """Equation (2), for a signal of a shape."""
+    like = _channels_last(delta.new_empty(1).expand(shape), 2)  # only its shape matters
+    made = torch.ops.tsslbp.map_changes_backward(like, _channels_last(delta, 2), *changes, numbers)
+    return _channels_first(made, len(shape) - 3, axis=1)
 
 
 def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size) -> Tensor:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import map_by_changes
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tsslbp
-from tsslbp import UserError, rules, small
-from tsslbp.layers import Linear
+from tsslbp import UserError, fully_connected, rules
+from tsslbp.layers import Linear, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
 
@@ -25,23 +26,23 @@ RULES = ["tssl", "tssl+", "tssl-paper", "stbp", "slayer", "superspike", "eventpr
 @pytest.fixture
 def ran(monkeypatch):
     """How often a network ran as one operation."""
-    calls, apply = [], small._Small.apply
-    monkeypatch.setattr(small._Small, "apply", lambda *given: calls.append(given) or apply(*given))
+    calls, apply = [], fully_connected._Layers.apply
+    monkeypatch.setattr(fully_connected._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
     return calls
 
 
 def results(net, x):
-    """Output and gradients."""
+    """Output, gradients, and how much each layer multiplied."""
     net.zero_grad(set_to_none=True)
     output = net(x)
     (output * torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
-    return [output.detach(), *(weight.grad for weight in net.parameters())]
+    multiplied = torch.tensor([layer.multiplied for layer in net.layers if isinstance(layer, Spiking)])
+    return [output.detach(), multiplied, *(weight.grad for weight in net.parameters())]
 
 
 def by_layers(net, x):
-    net.layers.register_forward_hook(lambda *_: None)  # nobody calls it, but it is there
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small, "whole", lambda *_: None)
+        patch.setattr(fully_connected, "output", lambda *_: None)
         return results(net, x)
 
 
@@ -52,14 +53,15 @@ def assert_same_bits(found, expected):
         assert one is None or (torch.equal(one, other) and one.stride() == other.stride())
 
 
-@given(st.data())
-def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(data):
+@pytest.mark.parametrize("by_changes", [False, True])
+@given(data=st.data())
+def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, data):
     draw = data.draw
     sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     voters = draw(st.sampled_from([0, 2]))
     names = [f"{n}{'b' * draw(st.booleans())}" for n in sizes] + [f"{4}{'b' * draw(st.booleans())}"]
     shape = draw(st.sampled_from([(3,), (2, 3), (2, 3, 1)]))
-    steps, batch = draw(st.integers(1, 6)), draw(st.integers(0, 4))
+    steps, batch = draw(st.integers(1, 6)), draw(st.integers(int(by_changes), 4))
     net = tsslbp.build(
         "-".join(names) + (f"-V{voters}" if voters else ""),
         input_shape=shape,
@@ -80,11 +82,26 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(data):
     if draw(st.booleans()):
         x = x.transpose(-1, -2).contiguous().transpose(-1, -2)
     with pytest.MonkeyPatch.context() as patch:
-        calls, apply = [], small._Small.apply
-        patch.setattr(small._Small, "apply", lambda *given: calls.append(given) or apply(*given))
+        if by_changes:
+            map_by_changes(patch)
+        calls, apply = [], fully_connected._Layers.apply
+        patch.setattr(fully_connected._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
         found = results(net, x)
-    assert calls
-    assert_same_bits(found, by_layers(net, x))
+        assert calls
+        assert_same_bits(found, by_layers(net, x))
+
+
+def test_maps_go_by_changes(ran, monkeypatch):
+    map_by_changes(monkeypatch)
+    net = tsslbp.build("40b-35-4", **SETTINGS)
+    found = results(net, torch.rand(20, 6))
+    assert len(ran) == 1
+    assert found[1][0] == 1 > found[1][1] > 0
+    for layer in net.layers:
+        layer.by_changes = False
+    dense = results(net, torch.rand(20, 6))
+    assert dense[1].tolist() == [1, 1, 1]
+    assert len(ran) == 2
 
 
 def test_every_step_runs_so(quick, ran):
@@ -134,7 +151,7 @@ def test_what_layers_do_otherwise_is_left_to_them(what, ran):
     OTHERWISE[what](net)
     results(net, x)
     assert len(ran) == 1
-    assert len(before) == 3
+    assert len(before) == 4
 
 
 @pytest.mark.parametrize(
@@ -172,8 +189,6 @@ def test_other_ways_to_call_it(ran):
     own = copy.deepcopy(net)
     own.__class__ = Own
     own(x)
-    large = tsslbp.build("2000-4", **SETTINGS | {"input_shape": (700,)})
-    large(torch.rand(40, 700))
     assert not ran
     net(x)
     net.eval()(x)
