@@ -31,19 +31,20 @@ def ran(monkeypatch):
     return calls
 
 
-def results(net, x):
+def results(net, x, half=False):
     """Output, gradients, and how much each layer multiplied."""
     net.zero_grad(set_to_none=True)
-    output = net(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        output = net(x)
     (output * torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view(output.shape)).sum().backward()
     multiplied = torch.tensor([layer.multiplied for layer in net.layers if isinstance(layer, Spiking)])
     return [output.detach(), multiplied, *(weight.grad for weight in net.parameters())]
 
 
-def by_layers(net, x):
+def by_layers(net, x, half=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fully_connected, "output", lambda *_: None)
-        return results(net, x)
+        return results(net, x, half)
 
 
 def assert_same_bits(found, expected):
@@ -77,7 +78,8 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
     if not any(weight.requires_grad for weight in net.parameters()):
         next(net.parameters()).requires_grad_()
     x = torch.randn(*draw(st.sampled_from([(), (steps,)])), batch, *shape)
-    if draw(st.booleans()):
+    half = draw(st.booleans())
+    if not half and draw(st.booleans()):
         net, x = net.double(), x.double()
     if draw(st.booleans()):
         x = x.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -86,9 +88,9 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
             map_by_changes(patch)
         calls, apply = [], fully_connected._Layers.apply
         patch.setattr(fully_connected._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
-        found = results(net, x)
+        found = results(net, x, half)
         assert calls
-        assert_same_bits(found, by_layers(net, x))
+        assert_same_bits(found, by_layers(net, x, half))
 
 
 def test_maps_go_by_changes(ran, monkeypatch):
@@ -180,7 +182,7 @@ def test_other_ways_to_call_it(ran):
     net(x, lengths=torch.tensor([2, 3, 5]))
     net(x.clone().requires_grad_()).sum().backward()
     net.part(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.float16):
         net(x)
     with torch.no_grad():
         net(x)

@@ -115,7 +115,9 @@ def plan(net: Any, x: Tensor) -> Plan | None:
     """The plan of a network for an input that fits it; None if the kernel declines."""
     if torch.is_grad_enabled() or net.training or NOT_LOADED is not None or not net.is_spiking:
         return None
-    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling() or watched():
+    if type(x) is not Tensor or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    if torch.is_autocast_enabled("cpu") or watched():
         return None
     known = _PLANS.get(net)
     if known is None or not (known.still(x) if isinstance(known, Plan) else known.still()):
@@ -124,14 +126,8 @@ def plan(net: Any, x: Tensor) -> Plan | None:
 
 
 def watched() -> bool:
-    """Whether autocast, a transform or a mode sees or changes every operation."""
-    return bool(
-        torch.is_autocast_enabled("cpu")
-        or transformed()
-        or has_modes()
-        or torch._C._is_tracing()
-        or hooks._has_any_global_hook()
-    )
+    """Whether a transform or a mode sees or changes every operation."""
+    return bool(transformed() or has_modes() or torch._C._is_tracing() or hooks._has_any_global_hook())
 
 
 def whole(net: Any, x: Tensor) -> Tensor | None:

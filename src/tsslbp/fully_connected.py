@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import processes
+from tsslbp import machine, processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.events import watched
 from tsslbp.kernels import choose
@@ -64,7 +64,8 @@ def output(net: Any, x: Tensor) -> Tensor | None:
         known = _PLANS[net] = _plan(net)
     if not isinstance(known, Plan) or x.requires_grad or x.device.type != "cpu":
         return None
-    if any(weight is not None and weight.dtype != x.dtype for weight in known.weights):
+    half = torch.is_autocast_enabled("cpu")
+    if any(weight is not None and weight.dtype != x.dtype for weight in known.weights) or (half and not _halves(x)):
         return None
     steps, tau_s = net.time_steps, net.neuron.tau_s
     if net.is_static(x):
@@ -73,8 +74,13 @@ def output(net: Any, x: Tensor) -> Tensor | None:
         signal, response = x.flatten(1), known.responses[steps, x.dtype]
     else:
         signal, response = synapse(x, tau_s).flatten(2), None
-    psc: Tensor = _Layers.apply(signal, response, steps, known.parts, *known.weights)
+    psc: Tensor = _Layers.apply(signal, response, steps, half, known.parts, *known.weights)
     return psc if known.vote is None else known.vote(psc)
+
+
+def _halves(x: Tensor) -> bool:
+    """Whether maps are bfloat16 under autocast."""
+    return x.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
 
 
 def _plan(net: Any) -> Plan | Modules:
@@ -88,7 +94,8 @@ def _plan(net: Any) -> Plan | Modules:
             layers.append(layer)
         else:
             fits &= type(layer) is Flatten and place == 0
-    if not fits or not all(map(_plain, layers)):
+    weights = [x for layer in layers for x in (layer.weight, layer.bias)] if fits and all(map(_plain, layers)) else []
+    if not weights or len({*map(id, weights)} - {id(None)}) < sum(x is not None for x in weights):  # or shared ones
         return modules
     parts = []
     for layer in layers:
@@ -99,7 +106,7 @@ def _plan(net: Any) -> Plan | Modules:
         constants = [layer.neuron.tau_m, layer.neuron.tau_s, layer.neuron.threshold]
         backward = getattr(torch.ops.tsslbp, f"{formula[0]}_backward").default
         parts.append(_Part(layer, layer.sparse_map() if layer.by_changes else None, constants, backward, formula[1]))
-    return Plan(modules, parts, [x for layer in layers for x in (layer.weight, layer.bias)], vote, {})
+    return Plan(modules, parts, weights, vote, {})
 
 
 def _plain(layer: Linear) -> bool:
@@ -110,14 +117,17 @@ def _plain(layer: Linear) -> bool:
 
 
 class _Layers(torch.autograd.Function):
-    """The layers one after the other. Of each are kept the membrane potential, and its input or how that changes."""
+    """The layers one after the other. Of each are kept the membrane potential, and its input or how that changes.
+
+    With ``half``, maps and the currents between layers are bfloat16, as under autocast.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, signal: Tensor, response: Tensor | None, steps: int, parts: list[_Part], *weights: Tensor | None
+        ctx: Any, signal: Tensor, response: Tensor | None, steps: int, half: bool, parts: list[_Part], *weights: Tensor | None
     ) -> Tensor:
         batch, held, lif = signal.shape[-2], response, torch.ops.tsslbp.lif.default
-        kept, ends = [response, *weights], list[int]()
+        kept, ends = [response], list[int]()
         for place, by in enumerate(parts):
             weight, bias = weights[2 * place : 2 * place + 2]
             assert weight is not None
@@ -127,14 +137,16 @@ class _Layers(torch.autograd.Function):
             if found and by.map is not None:
                 current = product(signal, weight, by.map.numbers(tau_s), found)
             else:
-                found = [signal.flatten(0, -2)]
-                current = F.linear(found[0], weight)
+                x = signal.flatten(0, -2)
+                x, weight = (x.bfloat16(), weight.bfloat16()) if half else (x, weight)
+                current, found = F.linear(x, weight), [x]
             if bias is not None:
                 current = current.view(steps if held is None else 1, batch, outputs)
-                current, held = (current if held is None else held.view(-1, 1, 1) * current) + bias, None
+                current, held = current if held is None else held.view(-1, 1, 1) * current, None
+                current = current + bias.to(current.dtype)
             current = current.view(steps if held is None else 1, batch * outputs)
-            psc, membrane = lif(current, held, None, None, by.constants, [], False, True)
-            kept += membrane, *found
+            psc, membrane = lif(current, held, None, None, by.constants, [], half and by is not parts[-1], True)
+            kept += weight, bias, membrane, *found
             ends.append(len(kept))
             signal, held = psc.view(steps, batch, outputs), None
         ctx.save_for_backward(*kept)
@@ -144,26 +156,25 @@ class _Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        (steps, batch), parts, saved = ctx.shape, ctx.parts, ctx.saved_tensors
-        response, weights, begin = saved[0], saved[1 : 2 * len(parts) + 1], 2 * len(parts) + 1
-        kept = [saved[start:end] for start, end in zip([begin, *ctx.ends], ctx.ends, strict=False)]
-        needed, made = ctx.needs_input_grad[4:], list[Tensor | None]([None] * len(weights))
+        (steps, batch), parts, (response, *saved) = ctx.shape, ctx.parts, ctx.saved_tensors
+        kept = [saved[start - 1 : end - 1] for start, end in zip([1, *ctx.ends], ctx.ends, strict=False)]
+        needed, made = ctx.needs_input_grad[5:], list[Tensor | None]([None] * (2 * len(parts)))
         lowest = min(place for place, needs in enumerate(needed) if needs) // 2
         for place in reversed(range(lowest, len(parts))):
-            own, by, (membrane, *found) = 2 * place, parts[place], kept[place]
-            (weight, bias), factor = weights[own : own + 2], response if place == 0 else None
-            outputs, held = weight.shape[0], factor if bias is None else None
+            own, by, (weight, bias, membrane, *found) = 2 * place, parts[place], kept[place]
+            factor, outputs, half = response if place == 0 else None, weight.shape[0], weight.dtype == torch.bfloat16
+            held, plain = (factor, True) if bias is None else (None, factor is None)
             error = error.reshape(steps, batch * outputs)
-            delta = by.backward(error, membrane, held, None, None, None, by.constants, by.numbers, [], False)[0]
+            delta = by.backward(error, membrane, held, None, None, None, by.constants, by.numbers, [], half and plain)[0]
             if bias is not None:
                 delta = delta.view(steps, batch, outputs)
-                made[own + 1] = delta.sum((0, 1)) if needed[own + 1] else None
+                made[own + 1] = delta.sum((0, 1)).to(bias.dtype) if needed[own + 1] else None
                 delta = delta if factor is None else (delta * factor.view(-1, 1, 1)).sum(0)
-            flat = delta.view(batch if factor is not None else steps * batch, outputs)
+            flat = delta.view(batch if factor is not None else steps * batch, outputs).to(weight.dtype)
             if needed[own] and len(found) > 1:
                 shape, numbers = (steps, batch, weight.shape[1]), by.map.numbers(by.constants[1])
                 made[own] = weight_gradient(flat.view(steps, batch, outputs), shape, numbers, found)
             elif needed[own]:
-                made[own] = flat.t() @ found[0]
+                made[own] = (flat.t() @ found[0]).to(membrane.dtype)
             error = flat @ weight if place > lowest else error
-        return None, None, None, None, *made
+        return None, None, None, None, None, *made
