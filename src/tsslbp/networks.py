@@ -291,7 +291,7 @@ class Network(Tells):
             self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
             if (psc := events.whole(self, quantisation.entering(x, self.architecture.bits))) is not None:
                 return psc
-        if type(self) is Network and lengths is None and (psc := fully_connected.output(self, x)) is not None:
+        if type(self) is Network and lengths is None and (psc := fully_connected.output(self, x, keys)) is not None:
             return psc
         signal = self.encode(x)
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)

@@ -47,10 +47,11 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return signal
         if isinstance(signal, Constant):
-            return Constant(signal.value * self._mask(signal.value, keys), signal.response)
-        return signal * self._mask(signal[0], keys)
+            return Constant(signal.value * self.mask(signal.value, keys), signal.response)
+        return signal * self.mask(signal[0], keys)
 
-    def _mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
+    def mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """What one step ``[B, ...]`` of a signal is multiplied by. ``keys`` and errors: see :meth:`forward`."""
         keys = draws.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
         check_tensor("keys", keys)
         if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
