@@ -247,3 +247,17 @@ def test_a_network_is_freed():
     del net
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_one_replaced_method_after_another(learning):
+    """As many attributes as before, with other names."""
+    net, x = tsslbp.build("5-4", **SETTINGS).train(learning), 4 * torch.rand(5, 3, 6)
+    with torch.set_grad_enabled(learning):
+        plain, layer = net(x), net.layers.output
+        layer.map = lambda x: 0 * x[:, :4]
+        assert not net(x).any()
+        forward = type(layer).forward
+        del layer.map
+        layer.forward = lambda *given: 2 * forward(layer, *given)
+        torch.testing.assert_close(net(x), 2 * plain)

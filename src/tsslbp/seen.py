@@ -36,7 +36,7 @@ class Modules:
             for now, count, get, before in self.attributes:  # tuples compare by identity first, then by value
                 if len(now) - (MEASURED in now) != count or get(now) != before:
                     return False
-        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
+        except (KeyError, RuntimeError, ValueError):  # an attribute has gone, or tensors and arrays, which have no truth value
             return False
         return True
 
