@@ -150,12 +150,11 @@ OTHERWISE = {
 def test_what_layers_do_otherwise_is_left_to_them(what, ran):
     """Also where it is done to a network that has run as one."""
     net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
-    before = results(net, x)
+    results(net, x)
     assert len(ran) == 1
     OTHERWISE[what](net)
     results(net, x)
     assert len(ran) == 1
-    assert len(before) == 4
 
 
 @pytest.mark.parametrize(

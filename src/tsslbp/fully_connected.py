@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import machine, processes
+from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.events import watched
 from tsslbp.kernels import choose
@@ -24,7 +24,7 @@ from tsslbp.layers.called import is_known
 from tsslbp.neuron import LIF, synapse
 from tsslbp.seen import MEASURED, Modules
 from tsslbp.signal import constant_current
-from tsslbp.sparse import SparseMap, changes, product, weight_gradient
+from tsslbp.sparse import SparseMap, changes, is_half, product, weight_gradient
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
         known = _PLANS[net] = _plan(net)
     if not isinstance(known, Plan) or x.requires_grad or x.device.type != "cpu":
         return None
-    half = torch.is_autocast_enabled("cpu")
-    if any(weight is not None and weight.dtype != x.dtype for weight in known.weights) or (half and not _halves(x)):
+    half = is_half(x)
+    if half != torch.is_autocast_enabled("cpu") or any(w is not None and w.dtype != x.dtype for w in known.weights):
         return None
     steps, tau_s = net.time_steps, net.neuron.tau_s
     if net.is_static(x):
@@ -82,11 +82,6 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
     keys = net._keys(x) if keys is None else keys
     psc: Tensor = _Layers.apply(signal, response, keys, steps, half, known.parts, *known.weights)
     return psc if known.vote is None else known.vote(psc)
-
-
-def _halves(x: Tensor) -> bool:
-    """Whether maps are bfloat16 under autocast."""
-    return x.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
 
 
 def _plan(net: Any) -> Plan | Modules:
