@@ -14,10 +14,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tsslbp
-from tsslbp import UserError, fully_connected, rules
+from tsslbp import UserError, fully_connected, kernels, rules
 from tsslbp.layers import Linear, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
+
+pytestmark = pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
 
 SETTINGS = {"input_shape": (6,), "time_steps": 5, "tau_m": 5, "tau_s": 3}
 RULES = ["tssl", "tssl+", "tssl-paper", "stbp", "slayer", "superspike", "eventprop", "tssl(clip=0.1,fallback=no-spike)"]
