@@ -27,7 +27,6 @@ import torch
 from tsslbp import machine, processes, recipes, training
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
-from tsslbp.training import reduction
 
 COUNT, WIDE, TURNS, STEPS = 2, "2000-2000-10", 14, 15
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
@@ -108,8 +107,8 @@ def work_early(data_root: str) -> None:
         model, optimizer = training.prepare(config, dataset)
         found: dict[str, list[float]] = {"after": [], "during": []}
         loops = {}
-        for name, large in (("after", 2**40), ("during", reduction.LARGE)):
-            reduction.LARGE = large
+        for name, large in (("after", 2**40), ("during", processes.LARGE)):
+            processes.LARGE = large
             loops[name] = training.Loop(
                 config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None
             )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import tsslbp
 from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
-from tsslbp.layers import Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
+from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
 from tsslbp.neuron import LIF
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
@@ -136,6 +136,23 @@ def test_a_convolution_of_float32_equals_one_of_float64(size, channels, stride):
     layer, x = Conv2d(channels, 3, 3, neuron=NEURON, stride=stride), torch.randn(3, channels, *size)
     expected = F.conv2d(x.double(), layer.weight.double(), stride=stride)
     torch.testing.assert_close(layer.map(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "kernel", "padding"), [(2, 3, 1), (1, 5, 2), (1, 3, 2)])
+@pytest.mark.parametrize("kind", [Conv1d, Conv2d])
+def test_weights_that_meet_no_pixel_have_no_gradient_in_bfloat16(kind, size, kernel, padding):
+    """PyTorch 2.13 leaves their gradient unwritten; so memory is filled with NaN before."""
+    layer = kind(3, 16, kernel, padding=padding, stride=2, neuron=NEURON)
+    x = torch.randn(10, 3, *[size] * (layer.weight.dim() - 2))
+
+    def gradient(dtype):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            made = layer.to(dtype).map(x.to(dtype))
+        for full in (torch.float32, torch.bfloat16):
+            [torch.full(layer.weight.shape, math.nan, dtype=full) for _ in range(20)]
+        return torch.autograd.grad(made.float().sum(), layer.weight)[0].double()
+
+    torch.testing.assert_close(gradient(torch.float32), gradient(torch.float64), rtol=0.05, atol=0.05)
 
 
 def test_conv2d_is_initialised_as_pytorch_does_times_the_scale():

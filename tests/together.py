@@ -13,7 +13,6 @@ import torch
 import tsslbp
 from tsslbp import processes, training
 from tsslbp.settings import TrainConfig
-from tsslbp.training import reduction
 from tsslbp.training.inputs import Inputs
 
 CASES: dict[str, dict[str, Any]] = {
@@ -96,7 +95,7 @@ def config(name: str) -> TrainConfig:
 
 def main(out: str, steps: str) -> None:
     tsslbp.rules.RULES["doubled"] = Doubled
-    reduction.LARGE = 300  # some gradients of these small networks are added up by themselves, others together
+    processes.LARGE = 300  # some gradients of these small networks are added up by themselves, others together
     with processes.joined() as group:
         for name in CASES:
             made = trained(config(name), int(steps))

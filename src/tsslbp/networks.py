@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, fully_connected, imports, quantisation, rules, stored
+from tsslbp import ann, draws, events, feed_forward, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
@@ -291,7 +291,7 @@ class Network(Tells):
             self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
             if (psc := events.whole(self, quantisation.entering(x, self.architecture.bits))) is not None:
                 return psc
-        if type(self) is Network and lengths is None and (psc := fully_connected.output(self, x, keys)) is not None:
+        if type(self) is Network and lengths is None and (psc := feed_forward.output(self, x, keys)) is not None:
             return psc
         signal = self.encode(x)
         return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)

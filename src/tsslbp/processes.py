@@ -37,6 +37,9 @@ ANSWER, END = 15.0, 25.0
 GLANCE = timedelta(seconds=1)
 """How long it waits at a time."""
 
+LARGE = 2**20
+"""Bytes of a gradient that is added up by itself. Smaller ones are added up together, as a separate sum would not pay."""
+
 ASKED = "this process was asked to stop (SIGTERM), as happens when another process of its job has ended"
 
 

@@ -141,13 +141,13 @@ class _Mapped(torch.autograd.Function):
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a sparse linear map")
         weight, *changes = ctx.saved_tensors
-        by_signal = by_weight = None
+        gradient = by_weight = None
         if ctx.needs_input_grad[0]:
             factors = delta.flatten(0, 1).to(ctx.product), weight.to(ctx.product)
-            by_signal = _by_signal(*factors, ctx.map, ctx.shape).to(delta.dtype)
+            gradient = by_signal(*factors, ctx.map, ctx.shape).to(delta.dtype)
         if ctx.needs_input_grad[1]:
             by_weight = weight_gradient(delta, ctx.shape, ctx.numbers, changes)
-        return by_signal, by_weight, *[None] * (2 + len(changes))
+        return gradient, by_weight, *[None] * (2 + len(changes))
 
 
 def product(signal: Tensor, weight: Tensor, numbers: list[float], changes: Sequence[Tensor]) -> Tensor:
@@ -163,15 +163,25 @@ def weight_gradient(delta: Tensor, shape: Sequence[int], numbers: list[float], c
     return _channels_first(made, len(shape) - 3, axis=1)
 
 
-def _by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: torch.Size) -> Tensor:
-    """Wᵀδ, dense, in the shape of the signal."""
+def by_signal(delta: Tensor, weight: Tensor, map_: SparseMap, shape: Sequence[int]) -> Tensor:
+    """Wᵀδ, dense, in the shape of the signal, from δ ``[T·B, out, ...]``."""
+    like = delta.new_empty(1).expand(len(delta), *shape[2:])  # only its shape matters
+    gradient, _ = dense_gradients(delta, like, weight, map_, (True, False))
+    assert gradient is not None
+    return gradient.unflatten(0, tuple(shape[:2]))
+
+
+def dense_gradients(
+    delta: Tensor, x: Tensor, weight: Tensor, map_: SparseMap, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of a dense map of ``x``, ``[N, in, ...] -> [N, out, ...]``, by ``x`` and by the weight, as of PyTorch's own."""
     if not map_.kernel:
-        return (delta @ weight).view(shape)
-    axes, like = len(shape) - 3, delta.new_empty(1).expand(len(delta), *shape[2:])  # only its shape matters
+        return delta @ weight if needed[0] else None, delta.t() @ x if needed[1] else None
+    axes = len(map_.kernel)
     found = torch.ops.aten.convolution_backward(
-        delta, like, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [True, False, False]
+        delta, x, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [*needed, False]
     )
-    return found[0].unflatten(0, shape[:2])
+    return found[0], found[1]
 
 
 def _channels_last(x: Tensor, axis: int) -> Tensor:

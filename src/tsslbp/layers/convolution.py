@@ -83,19 +83,37 @@ class Convolution(Spiking):
         self._beside_the_weight(bias, normalise, standardise, scale * math.sqrt(variance / weight[0].numel()))
 
     def map(self, x: Tensor) -> Tensor:
-        channels, *kernel = self.weight.shape[1:]
-        channels *= self.groups
+        channels = self.weight.shape[1] * self.groups
         fits = x.dim() == self.weight.dim() and x.shape[1] == channels
         if not fits or min(*x.shape[2:], *self.sizes(tuple(x.shape[2:]))) < 1:
             raise UserError(
                 f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
                 f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
-        if channels == 1 and len(kernel) == 2 and len({*_each(self.stride, 2)}) == 1:
+        x, weight = self.laid(x), self.effective_weight()
+        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and not self.meets(tuple(x.shape[2:])):
+            with torch.autocast("cpu", enabled=False):
+                return self.convolve(x.to(weight.dtype), weight)
+        return self.convolve(x, weight)
+
+    def meets(self, sizes: tuple[int, ...]) -> bool:
+        """Whether each weight meets a pixel of such images, at any place of the kernel. PyTorch 2.13 leaves the gradient of
+        those that never do unwritten in bfloat16, on CPUs: whatever was in the memory."""
+        strides, paddings, dilations = (_each(x, len(sizes)) for x in (self.stride, self.padding, self.dilation))
+        each = zip(sizes, self.sizes(sizes), self.weight.shape[2:], strides, paddings, dilations, strict=True)
+        return all(
+            any(0 <= place * stride + tap * dilation - padding < size for place in range(places))
+            for size, places, kernel, stride, padding, dilation in each
+            for tap in range(kernel)
+        )
+
+    def laid(self, x: Tensor) -> Tensor:
+        """Images of one channel, in the layout of all others; other input unchanged."""
+        if x.dim() == 4 and x.shape[1] == 1 and len({*_each(self.stride, 2)}) == 1:
             # such an image has both layouts; by default PyTorch answers in the other one
             # (told this one, PyTorch 2.13 is wrong where a stride is wider than it is high)
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
-        return self.convolve(x, self.effective_weight())
+        return x
 
     def sparse_map(self) -> SparseMap | None:
         if self.groups != 1 or max(_each(self.dilation, 1)) != 1:

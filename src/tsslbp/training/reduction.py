@@ -7,10 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from tsslbp import processes
 from tsslbp.processes import Group
-
-LARGE = 2**20
-"""Bytes of a gradient that is added up by itself. Smaller ones are added up together, as a separate sum would not pay."""
 
 
 class Reduction:
@@ -26,7 +24,7 @@ class Reduction:
 
     def __init__(self, learned: Sequence[nn.Parameter], group: Group) -> None:
         self._group, self._learned = group, learned
-        self._large = [x for x in reversed(learned) if x.numel() * x.element_size() >= LARGE]
+        self._large = [x for x in reversed(learned) if x.numel() * x.element_size() >= processes.LARGE]
         self._there: set[int] = set()
         self._begun: list[tuple[nn.Parameter, Callable[[], Tensor]]] = []
 

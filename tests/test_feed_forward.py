@@ -1,21 +1,23 @@
-"""Small networks as one operation: the same bits as layer by layer, and left to the layers where these do anything else."""
+"""Networks as one operation: the same bits as layer by layer, and left to the layers where these do anything else."""
 
 import copy
 import gc
+import math
 import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from shared import map_by_changes
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tsslbp
-from tsslbp import UserError, fully_connected, kernels, rules
-from tsslbp.layers import Linear, Spiking
+from tsslbp import UserError, feed_forward, kernels, processes, rules
+from tsslbp.layers import Conv1d, Linear, Spiking
+from tsslbp.layers.convolution import convolved
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
 
@@ -28,8 +30,8 @@ RULES = ["tssl", "tssl+", "tssl-paper", "stbp", "slayer", "superspike", "eventpr
 @pytest.fixture
 def ran(monkeypatch):
     """How often a network ran as one operation."""
-    calls, apply = [], fully_connected._Layers.apply
-    monkeypatch.setattr(fully_connected._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
+    calls, apply = [], feed_forward._Layers.apply
+    monkeypatch.setattr(feed_forward._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
     return calls
 
 
@@ -46,7 +48,7 @@ def results(net, x, half=False):
 
 def by_layers(net, x, half=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fully_connected, "output", lambda *_: None)
+        patch.setattr(feed_forward, "output", lambda *_: None)
         return results(net, x, half)
 
 
@@ -57,18 +59,38 @@ def assert_same_bits(found, expected):
         assert one is None or (torch.equal(one, other) and one.stride() == other.stride())
 
 
+@st.composite
+def networks(draw):
+    """A network of small layers, and its input shape."""
+    axes = draw(st.integers(0, 2))
+    shape = (draw(st.integers(1, 3)), *(draw(st.integers(3, 6)) for _ in range(axes)))
+    names, pixels, paddings = list[str](), shape[1:], list[int]()
+    for _ in range(draw(st.integers(0, 2)) if axes else 0):
+        kernel, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
+        met = Conv1d(1, 1, kernel, stride=stride, padding=padding, neuron=LIF(5, 3))
+        after = convolved(pixels, kernel, stride, padding)
+        if min(after) < 1 or not all(met.meets((size,)) for size in pixels):
+            break
+        names.append(f"{draw(st.integers(1, 4))}C{kernel}s{stride}{'b' * draw(st.booleans())}")
+        pixels, _ = after, paddings.append(padding)
+        if axes == 2 and min(pixels) > 1 and draw(st.booleans()):
+            names.append(draw(st.sampled_from(["P2", "A2"])))
+            pixels = tuple(size // 2 for size in pixels)
+    names += [f"{draw(st.integers(1, 9))}{'b' * draw(st.booleans())}" for _ in range(draw(st.integers(0, 2)))]
+    names += [f"4{'b' * draw(st.booleans())}", *(["V2"] if draw(st.booleans()) else [])]
+    return "-".join(names), {"input_shape": shape, "padding": tuple(paddings)}
+
+
 @pytest.mark.parametrize("by_changes", [False, True])
 @given(data=st.data())
 def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, data):
     draw = data.draw
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
-    voters = draw(st.sampled_from([0, 2]))
-    names = [f"{n}{'b' * draw(st.booleans())}" for n in sizes] + [f"{4}{'b' * draw(st.booleans())}"]
-    shape = draw(st.sampled_from([(3,), (2, 3), (2, 3, 1)]))
+    notation, shaped = draw(networks())
+    shape = shaped["input_shape"]
     steps, batch = draw(st.integers(1, 6)), draw(st.integers(int(by_changes), 4))
     net = tsslbp.build(
-        "-".join(names) + (f"-V{voters}" if voters else ""),
-        input_shape=shape,
+        notation,
+        **shaped,
         time_steps=steps,
         tau_m=draw(st.sampled_from([1.0, 4.0, 1e9])),
         tau_s=draw(st.sampled_from([1.0, 3.0])),
@@ -82,6 +104,7 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
     if not any(weight.requires_grad for weight in net.parameters()):
         next(net.parameters()).requires_grad_()
     x = torch.randn(*draw(st.sampled_from([(), (steps,)])), batch, *shape)
+    assume("C" not in notation or x[..., 0].numel() * shape[-1] > math.prod(shape))
     half = draw(st.booleans())
     if not half and draw(st.booleans()):
         net, x = net.double(), x.double()
@@ -90,8 +113,8 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
     with pytest.MonkeyPatch.context() as patch:
         if by_changes:
             map_by_changes(patch)
-        calls, apply = [], fully_connected._Layers.apply
-        patch.setattr(fully_connected._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
+        calls, apply = [], feed_forward._Layers.apply
+        patch.setattr(feed_forward._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
         found = results(net, x, half)
         assert calls
         assert_same_bits(found, by_layers(net, x, half))
@@ -170,7 +193,15 @@ def test_what_layers_do_otherwise_is_left_to_them(what, ran):
         ("5-4", {"neuron": "relu"}),
         ("5-4", {"learn": ("threshold",)}),
         ("[5-6]-4", {}),
-        ("2C2-4", {"input_shape": (1, 3, 3)}),
+        ("[2C1-2C1]-4", {"input_shape": (1, 3, 3)}),
+        ("2C1n-4", {"input_shape": (1, 3, 3)}),
+        ("2C3s2-4", {"input_shape": (1, 2, 2), "padding": (1,)}),
+        ("2C2d2-4", {"input_shape": (1, 3, 3)}),
+        ("2C2g2-4", {"input_shape": (2, 3, 3)}),
+        ("2C2-M2-4", {"input_shape": (1, 3, 3)}),
+        ("P2-4", {"input_shape": (1, 3, 3)}),
+        ("2C2-P2-P1-4", {"input_shape": (1, 3, 3)}),
+        ("2C2-P2-4", {"input_shape": (1, 3)}),
     ],
 )
 def test_other_networks_run_layer_by_layer(notation, settings, ran):
@@ -221,6 +252,31 @@ def test_what_changes_between_two_steps_counts(ran):
         with pytest.raises(AssertionError):
             assert_same_bits(found, before)
     assert len(ran) == 12
+
+
+@pytest.mark.parametrize(
+    ("notation", "rule", "runs"), [("5-4", "tssl-paper", False), ("5-4", "tssl", True), ("512-512-4", "tssl", False)]
+)
+def test_in_a_job_of_several_processes(notation, rule, runs, ran, monkeypatch):
+    """Layers ask for the firing of all, and begin to add up large gradients while the backward pass goes on."""
+    net, x = tsslbp.build(notation, rule=rule, **SETTINGS), torch.rand(5, 3, 6)
+    results(net, x)
+    assert len(ran) == 1
+    monkeypatch.setattr(processes, "group", lambda: processes.Group(2))
+    assert (feed_forward.output(net, x) is not None) == runs
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_what_the_backward_pass_needs_is_kept_if_wanted(retain):
+    net = tsslbp.build("5-4", **SETTINGS)
+    made = net(4 * torch.rand(5, 3, 6)).sum()
+    made.backward(retain_graph=retain)
+    once = net.layers.output.weight.grad.clone()
+    if retain:
+        made.backward()
+        assert torch.equal(net.layers.output.weight.grad, 2 * once)
+    with pytest.raises(RuntimeError, match="a second time"):
+        made.backward()
 
 
 def test_a_second_derivative_is_refused():

@@ -1,0 +1,251 @@
+"""Feed-forward networks in training: all layers as one operation of autograd.
+
+Beside small layers, modules, checks and autograd take long: most of a step if the layers are tiny. A
+:class:`~tsslbp.networks.Network` asks here first when gradients are on. If all its layers are plain fully connected and
+convolutional ones and pooling, it runs here, with an output and gradients that are bit for bit those of its layers; else the
+result is None, and it runs its layers.
+"""
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsslbp import processes
+from tsslbp.crossing import refuse_second_derivative
+from tsslbp.events import watched
+from tsslbp.kernels import Form, Pool, choose
+from tsslbp.kernels.cpp import ENGINE
+from tsslbp.layers import AvgPool2d, Conv1d, Conv2d, Dropout, Flatten, Linear, SumPool2d, Vote
+from tsslbp.layers.called import is_known
+from tsslbp.neuron import LIF, synapse
+from tsslbp.seen import MEASURED, Modules
+from tsslbp.signal import Constant, constant_current
+from tsslbp.sparse import SparseMap, by_signal, changes, dense_gradients, is_half, product, weight_gradient
+
+
+@dataclass
+class _Part:
+    """A layer, what comes between it and the layer before (flattening, then dropout), and the pooling after its neurons."""
+
+    layer: Linear | Conv1d | Conv2d
+    map: SparseMap
+    flat: bool
+    dropout: Dropout | None
+    pool: Pool | None = None
+    formula: Any = None
+    """The engine's, of the rule."""
+    narrow: bool = False
+    """Whether its currents are bfloat16 under autocast."""
+
+    def forward(
+        self, x: Tensor, response: Tensor | None, weight: Tensor, bias: Tensor | None, keys: Tensor | None, half: bool
+    ) -> tuple[Tensor, Form, list[Tensor | None]]:
+        """The current ``[T, B, ...]`` after the layer, the form of its neurons, and what the way back needs: the weight, the
+        bias, dropout's mask, the membrane potential, and the map's input or how that changes."""
+        layer, neuron, mask = self.layer, self.layer.neuron, None
+        if self.flat:
+            x = x.flatten(2 if response is None else 1)
+        if self.dropout is not None:
+            mask = self.dropout.mask(x[0] if response is None else x, keys)
+            x = x * mask
+        found = changes(x, weight, self.map, neuron.tau_s) if response is None and layer.by_changes else []
+        vars(layer)[MEASURED] = len(found[0]) / x.numel() if found else 1.0
+        if found:
+            current = product(x, weight, self.map.numbers(neuron.tau_s), found)
+        else:
+            before, x = x.shape[:2], x.flatten(0, 1) if response is None else x
+            x = x if isinstance(layer, Linear) else layer.laid(x)
+            x, weight = (x.bfloat16(), weight.bfloat16()) if half else (x, weight)
+            current = F.linear(x, weight) if isinstance(layer, Linear) else layer.convolve(x, weight)
+            current, found = current.unflatten(0, before) if response is None else current, [x]
+        if bias is not None:
+            current, response = current if response is None else Constant(current, response).expand(), None
+            current = current + bias.to(current.dtype).view(-1, *[1] * len(self.map.kernel))
+        form = Form(response, self.pool, current.dtype == torch.bfloat16, half and self.narrow)
+        membrane, psc, _ = ENGINE.forward(current, neuron, None, form)
+        return psc, form, [weight, bias, mask, membrane, *found]
+
+    def backward(
+        self,
+        error: Tensor,
+        form: Form,
+        kept: Sequence[Any],
+        entered: torch.Size,
+        response: Tensor | None,
+        half: bool,
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradients by signal, weight and bias, those that are ``needed``, from that by the current after the layer.
+
+        ``entered`` is the shape of the signal; ``response`` is given if that was constant.
+        """
+        (weight, bias, mask, membrane, *found), neuron = kept, self.layer.neuron
+        delta, *_ = ENGINE.backward(self.formula, error, membrane, neuron, None, None, form)
+        by_x = by_weight = by_bias = None
+        if bias is not None:
+            by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype) if needed[2] else None
+            if response is not None:
+                delta = (delta * response.view(-1, *[1] * (delta.dim() - 1))).sum(0)
+        full, steps = membrane.dtype, tuple(entered[:2])
+        shape = (*steps, weight.shape[1]) if self.flat else entered
+        flat, weight = (
+            x.to(torch.bfloat16 if half else full) for x in (delta.flatten(0, 1) if response is None else delta, weight)
+        )
+        if len(found) > 1:
+            by_weight = weight_gradient(delta, shape, self.map.numbers(neuron.tau_s), found) if needed[1] else None
+            by_x = by_signal(flat, weight, self.map, shape).to(delta.dtype) if needed[0] else None
+        else:
+            by_x, by_weight = dense_gradients(flat, found[0], weight, self.map, (needed[0], needed[1]))
+            by_x = by_x if by_x is None else by_x.unflatten(0, steps)
+            by_weight = None if by_weight is None else by_weight.to(full)
+        if by_x is not None:
+            by_x = by_x if mask is None else by_x.to(mask.dtype) * mask
+            by_x = by_x.view(entered) if self.flat else by_x
+        return [by_x, by_weight, by_bias]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network in the form of :class:`_Layers`."""
+
+    modules: Modules
+    parts: list[_Part]
+    weights: Sequence[Tensor | None]
+    """The weight and the bias of each layer."""
+    vote: Vote | None
+    alone: bool
+    """Whether the layers are to run if several processes train together: where a rule asks the others, or sums of gradients
+    begin during the backward pass."""
+    responses: dict[tuple[int, torch.dtype], Tensor]
+    """Responses of a constant current: a cache."""
+
+
+_PLANS: "weakref.WeakKeyDictionary[Any, Plan | Modules]" = weakref.WeakKeyDictionary()  # a cache; Modules means declined
+
+
+def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
+    """The output of a network for samples that fit it, ``[T, B, classes]``; None if its layers are to compute it.
+
+    ``keys`` are those of its own call; if there are none, they are drawn as there.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or watched():
+        return None
+    net._check(x)
+    known = _PLANS.get(net)
+    if known is None or not (known.modules if isinstance(known, Plan) else known).same():
+        known = _PLANS[net] = _plan(net)
+    if not isinstance(known, Plan) or x.requires_grad or x.device.type != "cpu":
+        return None
+    if known.alone and processes.group().count > 1:
+        return None
+    half, steps, tau_s, static = is_half(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
+    if half != torch.is_autocast_enabled("cpu") or any(w is not None and w.dtype != x.dtype for w in known.weights):
+        return None
+    if known.parts[0].map.kernel and x.numel() == math.prod(net.architecture.input_shape):
+        return None  # layers copy a single picture (signal.plainly_laid)
+    if static:
+        if (steps, x.dtype) not in known.responses:
+            known.responses[steps, x.dtype] = constant_current(x[:0], steps, tau_s).response
+        response = known.responses[steps, x.dtype]
+    else:
+        x, response = synapse(x, tau_s), None
+    keys = net._keys(x) if keys is None else keys
+    psc: Tensor = _Layers.apply(x, response, keys, half, known.parts, *known.weights)
+    return psc if known.vote is None else known.vote(psc)
+
+
+def _plan(net: Any) -> Plan | Modules:
+    modules = Modules(net)
+    fits = net.is_spiking and net.architecture.bits == "float" and not any(modules.hooks) and is_known(net)
+    parts = (_parts(net) if fits else None) or []
+    weights = [x for by in parts for x in (by.layer.weight, by.layer.bias)]
+    shared = len({*map(id, weights)} - {id(None)}) < sum(x is not None for x in weights)
+    alone = any(x is not None and x.nbytes >= processes.LARGE for x in weights)
+    for by in parts:
+        alone |= by.layer.rule.statistic is not None
+        if choose("auto", by.layer.weight, by.layer.neuron, by.layer.rule, False) is ENGINE:
+            by.formula = ENGINE.formula(by.layer.rule)
+    for by, after in pairwise(parts):
+        by.narrow = not after.layer.takes_full
+    if not parts or shared or any(by.formula is None for by in parts):
+        return modules
+    vote = net.layers[-1]
+    return Plan(modules, parts, weights, vote if isinstance(vote, Vote) else None, alone, {})
+
+
+def _parts(net: Any) -> list[_Part] | None:
+    """The layers of a network, if they are no others than these and each fits the one before."""
+    parts, shape, flat, dropout = list[_Part](), net.architecture.input_shape, False, None
+    before: nn.Module | None = None
+    for _, layer, block in net.unpacked():
+        kind = type(layer)
+        if block is not None or not is_known(layer) or isinstance(before, Vote):
+            return None
+        if kind is Flatten and dropout is None:
+            flat, shape = True, (math.prod(shape),)
+        elif kind is Dropout and dropout is None:
+            dropout = layer
+        elif kind in (SumPool2d, AvgPool2d) and isinstance(before, Conv2d):
+            parts[-1].pool, shape = layer.pool, (shape[0], *(size // layer.pool.size for size in shape[1:]))
+        elif kind in (Linear, Conv1d, Conv2d) and _plain(layer) and (map_ := layer.sparse_map()) is not None:
+            weight = layer.weight
+            if len(shape) != weight.dim() - 1 or shape[0] != weight.shape[1] or (shape[1:] and not layer.meets(shape[1:])):
+                return None
+            shape = (len(weight), *map_.sizes(shape[1:]))
+            parts.append(_Part(layer, map_, flat, dropout if dropout and dropout.training and dropout.p > 0 else None))
+            flat, dropout = False, None
+        elif kind is not Vote:
+            return None
+        if min(shape) < 1:
+            return None
+        before = layer
+    return None if flat or dropout else parts
+
+
+def _plain(layer: Linear | Conv1d | Conv2d) -> bool:
+    """Whether a layer is a map with its weight, perhaps a bias, and neurons with numbers as constants."""
+    own = all(x is None for x in (layer.gain, layer.limit, layer.norm)) and layer.backend == "auto"
+    tensors = [layer._parameters.get("weight"), *([] if layer.bias is None else [layer.bias])]
+    return own and type(layer.neuron) is LIF and not layer.neuron.varies and all(type(x) is nn.Parameter for x in tensors)
+
+
+class _Layers(torch.autograd.Function):
+    """The layers one after the other. With ``half``, maps and the currents between layers are bfloat16, as under autocast."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, response: Tensor | None, keys: Tensor | None, half: bool, parts: list[_Part], *weights: Any
+    ) -> Tensor:
+        forms, shapes, kept, ends = list[Form](), list[torch.Size](), [response], [1]
+        for by, weight, bias in zip(parts, weights[::2], weights[1::2], strict=True):
+            shapes.append(x.shape)
+            x, form, needed = by.forward(x, None if forms else response, weight, bias, keys, half)
+            forms.append(form)
+            kept += needed
+            ends.append(len(kept))
+        ctx.save_for_backward(*kept)
+        ctx.half, ctx.parts, ctx.forms, ctx.shapes, ctx.ends = half, parts, forms, shapes, ends
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, error: Any) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the gradient of a learning rule")
+        response, *_ = saved = ctx.saved_tensors
+        ctx.maybe_clear_saved_tensors()  # unless the graph is to be retained, so that each layer's are freed after its turn
+        kept = [saved[start:end] for start, end in pairwise(ctx.ends)]
+        del saved
+        needed, made = ctx.needs_input_grad[5:], list[Tensor | None]()
+        lowest = min(place for place, needs in enumerate(needed) if needs) // 2
+        for place in reversed(range(lowest, len(ctx.parts))):
+            wanted = place > lowest, *needed[2 * place : 2 * place + 2]
+            of_input, shape = response if place == 0 else None, ctx.shapes[place]
+            error, *by = ctx.parts[place].backward(error, ctx.forms[place], kept.pop(), shape, of_input, ctx.half, wanted)
+            made = by + made
+        return *[None] * (5 + 2 * lowest), *made
