@@ -196,7 +196,11 @@ def _parts(net: Any) -> list[_Part] | None:
             parts[-1].pool, shape = layer.pool, (shape[0], *(size // layer.pool.size for size in shape[1:]))
         elif kind in (Linear, Conv1d, Conv2d) and _plain(layer) and (map_ := layer.sparse_map()) is not None:
             weight = layer.weight
-            if len(shape) != weight.dim() - 1 or shape[0] != weight.shape[1] or (shape[1:] and not layer.meets(shape[1:])):
+            if (
+                len(shape) != weight.dim() - 1
+                or shape[0] != weight.shape[1]
+                or (shape[1:] and not layer.can_be_half(shape[1:]))
+            ):
                 return None
             shape = (len(weight), *map_.sizes(shape[1:]))
             parts.append(_Part(layer, map_, flat, dropout if dropout and dropout.training and dropout.p > 0 else None))

@@ -91,15 +91,20 @@ class Convolution(Spiking):
                 f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
         x, weight = self.laid(x), self.effective_weight()
-        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and not self.meets(tuple(x.shape[2:])):
+        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and not self.can_be_half(tuple(x.shape[2:])):
             with torch.autocast("cpu", enabled=False):
                 return self.convolve(x.to(weight.dtype), weight)
         return self.convolve(x, weight)
 
-    def meets(self, sizes: tuple[int, ...]) -> bool:
-        """Whether each weight meets a pixel of such images, at any place of the kernel. PyTorch 2.13 leaves the gradient of
-        those that never do unwritten in bfloat16, on CPUs: whatever was in the memory."""
+    def can_be_half(self, sizes: tuple[int, ...]) -> bool:
+        """Whether PyTorch's convolution of images of these sizes is right in bfloat16, on CPUs.
+
+        With a stride, PyTorch 2.13 does not write the gradient of weights that meet no pixel, wherever the kernel lies, and may
+        crash if there are groups. Where each channel is a group, it is wrong if strides differ.
+        """
         strides, paddings, dilations = (_each(x, len(sizes)) for x in (self.stride, self.padding, self.dilation))
+        if self.groups > 1 and self.weight.shape[1] == 1 and len({*strides}) > 1:
+            return False
         each = zip(sizes, self.sizes(sizes), self.weight.shape[2:], strides, paddings, dilations, strict=True)
         return all(
             any(0 <= place * stride + tap * dilation - padding < size for place in range(places))

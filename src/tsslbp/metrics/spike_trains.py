@@ -92,7 +92,8 @@ def spike_distance(a: Tensor, b: Tensor) -> Tensor:
 
     t_P and t_F are the spikes before and after t; Δt_P and Δt_F are their distances from the nearest spike of the other train.
     The edges are PySpike's: beyond its first and last spike a train continues with the nearest interval, at least to the edge;
-    a silent train has a spike at 0 and at T, a train whose only spike is at 0 also has one at T (so these two are the same).
+    a silent train has a spike at 0 and at T, a train whose only spike is at 0 also has one at T. So a spike at 0 makes no
+    difference to a train that is completed to one there.
 
     Args:
         a: spikes 0 and 1, ``[T, ...]``.
