@@ -16,7 +16,7 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import feed_forward, machine, recipes, training
+from tsslbp import as_one, machine, recipes, training
 from tsslbp.bench.measure import interleaved
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -48,9 +48,9 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
         torch.autograd.grad(signal.sum(), maps)
 
     def by_layers() -> None:
-        output, feed_forward.output = feed_forward.output, lambda *_: None
+        output, as_one.output = as_one.output, lambda *_: None
         loop.step(samples)
-        feed_forward.output = output
+        as_one.output = output
 
     calls: dict[str, Callable[[], Any]] = {
         "whole step": partial(loop.step, samples),

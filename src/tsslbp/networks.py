@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tsslbp import ann, draws, events, feed_forward, imports, quantisation, rules, stored
+from tsslbp import ann, as_one, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
@@ -283,18 +283,16 @@ class Network(Tells):
         return cast(Tensor, signal)  # it has gone through neurons
 
     def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        if self.is_spiking and self.time_block and torch.is_grad_enabled():
-            self._inside(x, lengths)  # refuses wrong ones
-            return self._in_blocks(x, keys)
-        if type(self) is Network and not self.training:
+        if type(self) is Network:
             self._check(x)
-            self._inside(x, lengths)  # refuses wrong ones; right ones change nothing here
-            if (psc := events.whole(self, quantisation.entering(x, self.architecture.bits))) is not None:
+        inside = self._inside(x, lengths)
+        if self.is_spiking and self.time_block and torch.is_grad_enabled():
+            return self._in_blocks(x, keys)
+        if type(self) is Network:
+            psc = None if self.training else events.whole(self, quantisation.entering(x, self.architecture.bits))
+            if psc is not None or (psc := as_one.output(self, x, keys)) is not None:
                 return psc
-        if type(self) is Network and lengths is None and (psc := feed_forward.output(self, x, keys)) is not None:
-            return psc
-        signal = self.encode(x)
-        return self._run(signal, self._inside(x, lengths), self._keys(x) if keys is None else keys)
+        return self._run(self.encode(x), inside, self._keys(x) if keys is None else keys)
 
     def _inside(self, x: Tensor, lengths: Tensor | None) -> Cross | None:
         """How a signal crosses layers that know where sequences end; None if no layer needs to."""

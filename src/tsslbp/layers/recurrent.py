@@ -139,6 +139,11 @@ class Recurrent(Spiking):
     def _to_quantise(self) -> Tensor:
         return torch.cat([self.weight, self.lateral], 1)
 
+    @property
+    def adapting(self) -> tuple[float, float] | None:
+        """τa and β, None for fixed thresholds."""
+        return None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
+
     def effective_lateral(self) -> Tensor:
         """V, rounded if it has few bits, ``[out, out]``."""
         return self._quantised(self.lateral)
@@ -155,8 +160,7 @@ class Recurrent(Spiking):
     def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
         assert pool is None  # the output is flat
         drive = current.expand() if isinstance(current, Constant) else current
-        adaptation = None if self.adaptation is None else (self.adaptation.tau_a, self.adaptation.beta)
-        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, adaptation, half)
+        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, self.adapting, half)
         return self.step_by_step(drive, state, half) if made is None else made
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:

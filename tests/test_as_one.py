@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import re
 import weakref
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tsslbp
-from tsslbp import UserError, feed_forward, kernels, processes, rules
+from tsslbp import UserError, as_one, kernels, processes, rules
 from tsslbp.layers import Conv1d, Linear, Spiking
 from tsslbp.layers.convolution import convolved
 from tsslbp.networks import Network
@@ -30,8 +31,8 @@ RULES = ["tssl", "tssl+", "tssl-paper", "stbp", "slayer", "superspike", "eventpr
 @pytest.fixture
 def ran(monkeypatch):
     """How often a network ran as one operation."""
-    calls, apply = [], feed_forward._Layers.apply
-    monkeypatch.setattr(feed_forward._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
+    calls, apply = [], as_one._Layers.apply
+    monkeypatch.setattr(as_one._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
     return calls
 
 
@@ -48,7 +49,7 @@ def results(net, x, half=False):
 
 def by_layers(net, x, half=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed_forward, "output", lambda *_: None)
+        patch.setattr(as_one, "output", lambda *_: None)
         return results(net, x, half)
 
 
@@ -76,7 +77,8 @@ def networks(draw):
         if axes == 2 and min(pixels) > 1 and draw(st.booleans()):
             names.append(draw(st.sampled_from(["P2", "A2"])))
             pixels = tuple(size // 2 for size in pixels)
-    names += [f"{draw(st.integers(1, 9))}{'b' * draw(st.booleans())}" for _ in range(draw(st.integers(0, 2)))]
+    kinds = st.sampled_from(["", "", "R", "A"])
+    names += [f"{draw(st.integers(1, 9))}{draw(kinds)}{'b' * draw(st.booleans())}" for _ in range(draw(st.integers(0, 2)))]
     names += [f"4{'b' * draw(st.booleans())}", *(["V2"] if draw(st.booleans()) else [])]
     return "-".join(names), {"input_shape": shape, "padding": tuple(paddings)}
 
@@ -94,7 +96,9 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
         time_steps=steps,
         tau_m=draw(st.sampled_from([1.0, 4.0, 1e9])),
         tau_s=draw(st.sampled_from([1.0, 3.0])),
-        rule=draw(st.sampled_from(RULES)),
+        tau_a=draw(st.sampled_from([1.0, 9.0])),
+        beta=draw(st.sampled_from([0.0, 0.5])),
+        rule=draw(st.sampled_from([x for x in RULES if rules.get(x).takes_parts or not re.search("[RA]", notation)])),
         dropout=draw(st.sampled_from([0.0, 0.4])),
     )
     with torch.no_grad():
@@ -113,8 +117,8 @@ def test_output_and_gradients_are_bit_for_bit_those_of_the_layers(by_changes, da
     with pytest.MonkeyPatch.context() as patch:
         if by_changes:
             map_by_changes(patch)
-        calls, apply = [], feed_forward._Layers.apply
-        patch.setattr(feed_forward._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
+        calls, apply = [], as_one._Layers.apply
+        patch.setattr(as_one._Layers, "apply", lambda *given: calls.append(given) or apply(*given))
         found = results(net, x, half)
         assert calls
         assert_same_bits(found, by_layers(net, x, half))
@@ -185,7 +189,7 @@ def test_what_layers_do_otherwise_is_left_to_them(what, ran):
 @pytest.mark.parametrize(
     ("notation", "settings"),
     [
-        ("5R-4", {}),
+        ("5Rn-4", {}),
         ("5n-4", {}),
         ("5-4", {"standardise": True}),
         ("5-4", {"readout": "voltage"}),
@@ -212,7 +216,6 @@ def test_other_networks_run_layer_by_layer(notation, settings, ran):
 
 def test_other_ways_to_call_it(ran):
     net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(5, 3, 6)
-    net(x, lengths=torch.tensor([2, 3, 5]))
     net(x.clone().requires_grad_()).sum().backward()
     net.part(x)
     with torch.autocast("cpu", dtype=torch.float16):
@@ -226,13 +229,16 @@ def test_other_ways_to_call_it(ran):
     own(x)
     assert not ran
     net(x)
+    net(x, lengths=torch.tensor([2, 3, 5]))
     net.eval()(x)
-    assert len(ran) == 2
+    assert len(ran) == 3
     with pytest.raises(UserError, match="network input has shape"):
         net(x[..., :4])
     with pytest.raises(UserError, match=r"signal|weights"):
         net(x.double())
-    assert len(ran) == 2
+    with pytest.raises(UserError, match="lengths run from"):
+        net(x, lengths=torch.tensor([2, 3, 6]))
+    assert len(ran) == 3
 
 
 def test_what_changes_between_two_steps_counts(ran):
@@ -263,7 +269,7 @@ def test_in_a_job_of_several_processes(notation, rule, runs, ran, monkeypatch):
     results(net, x)
     assert len(ran) == 1
     monkeypatch.setattr(processes, "group", lambda: processes.Group(2))
-    assert (feed_forward.output(net, x) is not None) == runs
+    assert (as_one.output(net, x) is not None) == runs
 
 
 @pytest.mark.parametrize("retain", [False, True])
