@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.events import watched
-from tsslbp.kernels import Form, Pool, choose
-from tsslbp.kernels.cpp import ENGINE
+from tsslbp.kernels import Pool, choose
+from tsslbp.kernels.cpp import ENGINE, pooling
+from tsslbp.kernels.layout import Layout, flatten
 from tsslbp.layers import AvgPool2d, Conv1d, Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
 from tsslbp.layers.called import is_known
 from tsslbp.neuron import LIF, synapse
@@ -30,11 +31,29 @@ from tsslbp.signal import Constant, constant_current
 from tsslbp.sparse import SparseMap, by_signal, changes, dense_gradients, is_half, product, weight_gradient
 
 
+class _How(NamedTuple):
+    """How a signal went through a layer, beside the tensors that are kept for the way back."""
+
+    entered: torch.Size
+    """The signal's shape."""
+    constant: bool
+    """Whether the current was constant when it came to the neurons."""
+    half: bool
+    """Whether it was bfloat16."""
+    layout: Layout | None
+    """Memory layout of a convolution's neurons."""
+
+
 @dataclass
 class _Part:
-    """A layer, what comes between it and the layer before (flattening, then dropout), and the pooling after its neurons."""
+    """A layer, what comes between it and the layer before (flattening, then dropout), and the pooling after its neurons.
 
-    layer: Linear | Recurrent | Conv1d | Conv2d
+    Its methods call the kernels without :class:`~tsslbp.kernels.cpp.Cpp` in between, which would take a tenth of a step of tiny
+    layers.
+    """
+
+    layer: Any
+    """Linear, Recurrent, Conv1d or Conv2d."""
     map: SparseMap
     flat: bool
     dropout: Dropout | None
@@ -44,88 +63,99 @@ class _Part:
     narrow: bool = False
     """Whether its currents are bfloat16 under autocast."""
 
+    def __post_init__(self) -> None:
+        neuron = self.layer.neuron
+        self.constants = [neuron.tau_m, neuron.tau_s, neuron.threshold]
+        self.numbers, self.convolves = self.map.numbers(neuron.tau_s), bool(self.map.kernel)
+
     @property
     def weights(self) -> list[Tensor | None]:
         """The weight, the bias and the lateral weight."""
-        return [self.layer.weight, self.layer.bias, self.layer.lateral if isinstance(self.layer, Recurrent) else None]
+        return [self.layer.weight, self.layer.bias, self.layer.lateral if type(self.layer) is Recurrent else None]
 
     def forward(
         self, x: Tensor, response: Tensor | None, weights: Sequence[Any], keys: Tensor | None, half: bool
-    ) -> tuple[Tensor, Form, list[Tensor | None]]:
-        """The current ``[T, B, ...]`` after the layer, the form of its neurons, and what the way back needs: the weights,
-        dropout's mask, the membrane potential, and the map's input or how that changes."""
-        weight, bias, lateral = weights
-        layer, neuron, mask = self.layer, self.layer.neuron, None
+    ) -> tuple[Tensor, _How, list[Tensor | None]]:
+        """The current ``[T, B, ...]`` after the layer, and what the way back needs: how it was made, the weights, dropout's
+        mask, the membrane potential, and the map's input or how that changes."""
+        layer, (weight, bias, lateral), mask, layout, entered = self.layer, weights, None, None, x.shape
+        steps, batch = entered[:2] if response is None else (1, len(x))
         if self.flat:
             x = x.flatten(2 if response is None else 1)
         if self.dropout is not None:
             mask = self.dropout.mask(x[0] if response is None else x, keys)
             x = x * mask
-        found = changes(x, weight, self.map, neuron.tau_s) if response is None and layer.by_changes else []
+        found = changes(x, weight, self.map, self.constants[1]) if response is None and layer.by_changes else []
         vars(layer)[MEASURED] = len(found[0]) / x.numel() if found else 1.0
         if found:
-            current = product(x, weight, self.map.numbers(neuron.tau_s), found)
+            current = product(x, weight, self.numbers, found)
         else:
-            before, x = x.shape[:2], x.flatten(0, 1) if response is None else x
-            x = layer.laid(x) if isinstance(layer, Conv1d | Conv2d) else x
+            x = x.flatten(0, 1) if response is None else x
+            x = layer.laid(x) if self.convolves else x
             x, weight = (x.bfloat16(), weight.bfloat16()) if half else (x, weight)
-            current = layer.convolve(x, weight) if isinstance(layer, Conv1d | Conv2d) else F.linear(x, weight)
-            current, found = current.unflatten(0, before) if response is None else current, [x]
+            current = layer.convolve(x, weight) if self.convolves else F.linear(x, weight)
+            current, found = current.view(steps, batch, *current.shape[1:]), [x]
         if response is not None and (bias is not None or lateral is not None):
-            current, response = Constant(current, response).expand(), None
+            current, response = Constant(current[0], response).expand(), None
         if bias is not None:
             current = current + bias.to(current.dtype).view(-1, *[1] * len(self.map.kernel))
-        form = Form(response, self.pool, current.dtype == torch.bfloat16, half and self.narrow)
-        if isinstance(layer, Recurrent):
-            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, neuron, layer.adapting, form.half_psc)
+        narrow = half and self.narrow
+        if lateral is not None:
+            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, layer.neuron, layer.adapting, narrow)
         else:
-            membrane, psc, _ = ENGINE.forward(current, neuron, None, form)
-        return psc, form, [weight, bias, lateral, mask, membrane, *found]
+            lif, pool = torch.ops.tsslbp.lif.default, list[float]()
+            if self.convolves:
+                layout, flat = flatten(current, self.pool)
+                pool = pooling(layout, self.pool)
+            else:
+                flat = current.view(len(current), batch * current.shape[2])
+            psc, membrane = lif(flat, response, None, None, self.constants, pool, narrow, True)
+            psc = psc.view(len(psc), *current.shape[1:]) if layout is None else layout.pooled(self.pool).restore(psc)
+        how = _How(entered, response is not None, current.dtype == torch.bfloat16, layout)
+        return psc, how, [weight, bias, lateral, mask, membrane, *found]
 
     def backward(
-        self,
-        error: Tensor,
-        form: Form,
-        kept: Sequence[Any],
-        entered: torch.Size,
-        response: Tensor | None,
-        half: bool,
-        needed: Sequence[bool],
+        self, error: Tensor, how: _How, kept: Sequence[Any], response: Tensor | None, half: bool, needed: Sequence[bool]
     ) -> list[Tensor | None]:
         """Gradients by signal and weights, those that are ``needed``, from that by the current after the layer.
 
-        ``entered`` is the shape of the signal; ``response`` is given if that was constant.
+        ``response`` is given if the signal was constant.
         """
-        (weight, bias, lateral, mask, membrane, *found), layer, neuron = kept, self.layer, self.layer.neuron
+        (weight, bias, lateral, mask, membrane, *found), layer, (entered, constant, narrow, layout) = kept, self.layer, how
         by_x = by_weight = by_bias = by_lateral = None
-        if isinstance(layer, Recurrent):
-            states = error, None, membrane, lateral, None, neuron, layer.adapting, form.half_current
+        if lateral is not None:
+            states = error, None, membrane, lateral, None, layer.neuron, layer.adapting, narrow
             through = layer.rule.through_lateral
             delta, _, by_lateral, _ = ENGINE.recurrent_backward(
                 self.formula, *states, through_lateral=through, learns=needed[3]
             )
         else:
-            delta, *_ = ENGINE.backward(self.formula, error, membrane, neuron, None, None, form)
+            (family, numbers), pool = self.formula, list[float]()
+            if layout is not None:
+                flat, pool = layout.pooled(self.pool).flatten(error), pooling(layout, self.pool)
+            else:
+                flat = error.reshape(membrane.shape)
+            back = getattr(torch.ops.tsslbp, f"{family}_backward").default
+            held = response if constant else None
+            delta = back(flat, membrane, held, None, None, None, self.constants, numbers, pool, narrow)[0]
+            delta = delta.view(len(delta), *error.shape[1:]) if layout is None else layout.restore(delta)
         if bias is not None and needed[2]:
             by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype)
-        if response is not None and form.response is None:
-            delta = (delta * response.view(-1, *[1] * (delta.dim() - 1))).sum(0)
-        full, steps = membrane.dtype, tuple(entered[:2])
-        shape = (*steps, weight.shape[1]) if self.flat else entered
-        flat, weight = (
-            x.to(torch.bfloat16 if half else full) for x in (delta.flatten(0, 1) if response is None else delta, weight)
-        )
+        if response is None:
+            flat = delta.flatten(0, 1)
+        else:
+            flat = delta[0] if constant else (delta * response.view(-1, *[1] * (delta.dim() - 1))).sum(0)
+        flat, weight = (flat.bfloat16(), weight.bfloat16()) if half else (flat, weight)
         if len(found) > 1:
-            by_weight = weight_gradient(delta, shape, self.map.numbers(neuron.tau_s), found) if needed[1] else None
+            shape = (*entered[:2], weight.shape[1]) if self.flat else entered
+            by_weight = weight_gradient(delta, shape, self.numbers, found) if needed[1] else None
             by_x = by_signal(flat, weight, self.map, shape).to(delta.dtype) if needed[0] else None
         else:
             by_x, by_weight = dense_gradients(flat, found[0], weight, self.map, (needed[0], needed[1]))
-            by_x = by_x if by_x is None else by_x.unflatten(0, steps)
-            by_weight = None if by_weight is None else by_weight.to(full)
-        if by_x is not None:
-            by_x = by_x if mask is None else by_x.to(mask.dtype) * mask
-            by_x = by_x.view(entered) if self.flat else by_x
-        return [by_x, by_weight, by_bias, by_lateral]
+            by_weight = by_weight.to(membrane.dtype) if half and by_weight is not None else by_weight
+        if by_x is not None and mask is not None:
+            by_x = by_x.view(*entered[:2], *mask.shape[1:]).to(mask.dtype) * mask
+        return [None if by_x is None else by_x.view(entered), by_weight, by_bias, by_lateral]
 
 
 @dataclass(frozen=True)
@@ -245,29 +275,27 @@ class _Layers(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, response: Tensor | None, keys: Tensor | None, half: bool, parts: list[_Part], *weights: Any
     ) -> Tensor:
-        forms, shapes, kept, ends = list[Form](), list[torch.Size](), [response], [1]
+        hows, kept, ends = list[_How](), [response], [1]
         for place, by in enumerate(parts):
-            shapes.append(x.shape)
-            x, form, needed = by.forward(x, None if place else response, weights[3 * place : 3 * place + 3], keys, half)
-            forms.append(form)
+            x, how, needed = by.forward(x, None if place else response, weights[3 * place : 3 * place + 3], keys, half)
+            hows.append(how)
             kept += needed
             ends.append(len(kept))
         ctx.save_for_backward(*kept)
-        ctx.half, ctx.parts, ctx.forms, ctx.shapes, ctx.ends = half, parts, forms, shapes, ends
+        ctx.made = half, parts, hows, ends
         return x.detach()
 
     @staticmethod
     def backward(ctx: Any, error: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        response, *_ = saved = ctx.saved_tensors
+        (half, parts, hows, ends), saved = ctx.made, ctx.saved_tensors
         ctx.maybe_clear_saved_tensors()  # unless the graph is to be retained, so that each layer's are freed after its turn
-        kept = [saved[start:end] for start, end in pairwise(ctx.ends)]
+        response, kept = saved[0], [saved[start:end] for start, end in pairwise(ends)]
         del saved
         needed, made = ctx.needs_input_grad[5:], list[Tensor | None]()
         lowest = min(place for place, needs in enumerate(needed) if needs) // 3
-        for place in reversed(range(lowest, len(ctx.parts))):
+        for place in reversed(range(lowest, len(parts))):
             wanted = place > lowest, *needed[3 * place : 3 * place + 3]
-            of_input, shape = response if place == 0 else None, ctx.shapes[place]
-            error, *by = ctx.parts[place].backward(error, ctx.forms[place], kept.pop(), shape, of_input, ctx.half, wanted)
+            error, *by = parts[place].backward(error, hows[place], kept.pop(), None if place else response, half, wanted)
             made = by + made
         return *[None] * (5 + 3 * lowest), *made

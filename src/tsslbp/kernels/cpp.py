@@ -84,7 +84,7 @@ class Cpp(Engine):
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         layout, flat = flatten(current if form.response is None else current[None], form.pool)
         before = None if state is None else layout.flatten(state)
-        pool = _pool(layout, form.pool)
+        pool = pooling(layout, form.pool)
         made = torch.ops.tsslbp.lif(
             flat, form.response, before, *_constants(neuron, layout.repeating), pool, form.half_psc, keep
         )
@@ -98,7 +98,7 @@ class Cpp(Engine):
         layout, u = flatten(membrane, form.pool)
         e = layout.pooled(form.pool).flatten(error)
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
-        constants, pool = _constants(neuron, layout.repeating), _pool(layout, form.pool)
+        constants, pool = _constants(neuron, layout.repeating), pooling(layout, form.pool)
         made = getattr(torch.ops.tsslbp, f"{family}_backward")(
             e, u, form.response, before, after, *constants, numbers, pool, form.half_current
         )
@@ -173,7 +173,7 @@ def _shape(neuron: LIF) -> Sequence[int]:
     return shapes[0] if len({*shapes}) == 1 else torch.broadcast_shapes(*shapes)
 
 
-def _pool(layout: Layout, pool: Pool | None) -> list[float]:
+def pooling(layout: Layout, pool: Pool | None) -> list[float]:
     """Pooling for the operators: size, height, width, channels, factor; empty for none."""
     if pool is None:
         return []
