@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 
 import tsslbp
 from tsslbp import UserError, as_one, kernels, processes, rules
-from tsslbp.layers import Conv1d, Linear, Spiking
+from tsslbp.layers import Linear, Spiking
 from tsslbp.layers.convolution import convolved
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
@@ -68,9 +68,8 @@ def networks(draw):
     names, pixels, paddings = list[str](), shape[1:], list[int]()
     for _ in range(draw(st.integers(0, 2)) if axes else 0):
         kernel, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
-        met = Conv1d(1, 1, kernel, stride=stride, padding=padding, neuron=LIF(5, 3))
         after = convolved(pixels, kernel, stride, padding)
-        if min(after) < 1 or not all(met.can_be_half((size,)) for size in pixels):
+        if min(after) < 1 or min(pixels) < stride:  # left to the layers
             break
         names.append(f"{draw(st.integers(1, 4))}C{kernel}s{stride}{'b' * draw(st.booleans())}")
         pixels, _ = after, paddings.append(padding)
@@ -199,7 +198,7 @@ def test_what_layers_do_otherwise_is_left_to_them(what, ran):
         ("[5-6]-4", {}),
         ("[2C1-2C1]-4", {"input_shape": (1, 3, 3)}),
         ("2C1n-4", {"input_shape": (1, 3, 3)}),
-        ("2C3s2-4", {"input_shape": (1, 2, 2), "padding": (1,)}),
+        ("2C3s2-4", {"input_shape": (1, 1, 1), "padding": (1,)}),
         ("2C2d2-4", {"input_shape": (1, 3, 3)}),
         ("2C2g2-4", {"input_shape": (2, 3, 3)}),
         ("2C2-M2-4", {"input_shape": (1, 3, 3)}),

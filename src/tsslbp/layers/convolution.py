@@ -99,18 +99,12 @@ class Convolution(Spiking):
     def can_be_half(self, sizes: tuple[int, ...]) -> bool:
         """Whether PyTorch's convolution of images of these sizes is right in bfloat16, on CPUs.
 
-        With a stride, PyTorch 2.13 does not write the gradient of weights that meet no pixel, wherever the kernel lies, and may
-        crash if there are groups. Where each channel is a group, it is wrong if strides differ.
+        With a stride above the size, PyTorch 2.13 may leave the gradient of weights that meet no pixel as it was in memory,
+        and may crash if there are groups. Where each channel is a group, it is wrong if strides differ.
         """
-        strides, paddings, dilations = (_each(x, len(sizes)) for x in (self.stride, self.padding, self.dilation))
-        if self.groups > 1 and self.weight.shape[1] == 1 and len({*strides}) > 1:
-            return False
-        each = zip(sizes, self.sizes(sizes), self.weight.shape[2:], strides, paddings, dilations, strict=True)
-        return all(
-            any(0 <= place * stride + tap * dilation - padding < size for place in range(places))
-            for size, places, kernel, stride, padding, dilation in each
-            for tap in range(kernel)
-        )
+        strides = _each(self.stride, len(sizes))
+        apart = self.groups > 1 and self.weight.shape[1] == 1 and len({*strides}) > 1
+        return not apart and all(stride <= size for stride, size in zip(strides, sizes, strict=True))
 
     def laid(self, x: Tensor) -> Tensor:
         """Images of one channel, in the layout of all others; other input unchanged."""
