@@ -355,6 +355,7 @@ def test_what_changes_and_what_silence_gains(script, monkeypatch):
     head, _, linear2 = module.parts(Path(), 0.0).strip().splitlines()
     assert head.count("by changes") == head.count("dense") == 2
     assert linear2.startswith("| small | linear2 |")
+    assert all(ratio > 0 for ratio in script("products").ratios(20, 30, 40, 0.0))
     module = script("silence")
     monkeypatch.setattr(module, "SECONDS", 0.0)
     config = TrainConfig(network="20-40-10", epochs=2, rate_penalty=1.0, rate_upper=0.0)
@@ -635,6 +636,7 @@ def started(monkeypatch, tmp_path, capsys):
         ("inference", ("--old", "."), "there is no tsslbp in .; give the folder src of another version"),
         ("overhead", ("mnist-cnn", "."), "no mnist in"),
         ("paper_fallback", (".",), "no mnist in"),
+        ("products", ("soon",), "SECONDS is soon; it must be a positive number"),
         ("scaling", ("mnist-cnn", "."), "no mnist in"),
         ("spike_trains", ("easy", "--seeds", "0"), "--seeds is 0; it must be positive"),
         ("spike_trains", ("easy", "--rules", "tssl", "--seeds", "3"), "holds other rules with the seeds [10, 11,"),

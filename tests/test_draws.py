@@ -70,10 +70,10 @@ def test_a_mask_tells_nothing_of_another(other):
 )
 def test_the_kernel_draws_the_same_masks(dtype, p, samples, count, seed):
     drawn = draws.mix(seed, torch.arange(samples)), (draws.DROPOUT, seed), count, p, dtype
-    made = dropout.kept(*drawn)
+    made = dropout.mask_of(*drawn)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpp, "NOT_LOADED", "not built")
-        expected = dropout.kept(*drawn)
+        expected = dropout.mask_of(*drawn)
     assert made.shape == (samples, count)
     assert torch.equal(made, expected)
 

@@ -170,15 +170,15 @@ class Architecture(NetworkSettings):
         return Architecture(**stored)
 
 
-_autumn: dict[str, Any] = {"rule": "tssl-paper", "conv_init": "kaiming"}
-_image: dict[str, Any] = {"time_steps": 5, "tau_m": 5, "tau_s": 2, **_autumn}
+_october: dict[str, Any] = {"rule": "tssl-paper", "conv_init": "kaiming"}
+_image: dict[str, Any] = {"time_steps": 5, "tau_m": 5, "tau_s": 2, **_october}
 _grey: dict[str, Any] = {**_image, "input_shape": (1, 28, 28)}
 _cifar: dict[str, Any] = {**_image, "input_shape": (3, 32, 32), "padding": (1,), "dropout": 0.2}
 _nmnist: dict[str, Any] = {"input_shape": (2, 34, 34), "time_steps": 30, "tau_m": 8, "tau_s": 4, "padding": (1, 0)}
 
 PAPER: dict[str, Architecture] = {
     "mnist-cnn": Architecture(network="15C5-P2-40C5-P2-300-10", **_grey),
-    "nmnist-cnn": Architecture(network="12C5-P2-64C5-P2-10", **_nmnist, **_autumn),
+    "nmnist-cnn": Architecture(network="12C5-P2-64C5-P2-10", **_nmnist, **_october),
     "fashion-mnist-fc": Architecture(network="400-400-10", **_grey),
     "fashion-mnist-cnn": Architecture(network="32C5-P2-64C5-P2-1024-10", padding=(2,), **{**_grey, "tau_m": 4}),
     "cifar10-cnn1": Architecture(network="96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024-10", **_cifar),

@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import processes
+from tsslbp import processes, products
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.events import watched
 from tsslbp.kernels import Pool, choose
@@ -93,7 +92,7 @@ class _Part:
             x = x.flatten(0, 1) if response is None else x
             x = layer.laid(x) if self.convolves else x
             x, weight = (x.bfloat16(), weight.bfloat16()) if half else (x, weight)
-            current = layer.convolve(x, weight) if self.convolves else F.linear(x, weight)
+            current = layer.convolve(x, weight) if self.convolves else products.product(x, weight)
             current, found = current.view(steps, batch, *current.shape[1:]), [x]
         if response is not None and (bias is not None or lateral is not None):
             current, response = Constant(current[0], response).expand(), None
@@ -121,11 +120,9 @@ class _Part:
 
         ``response`` is given if the signal was constant.
         """
-        (weight, bias, lateral, mask, membrane, *found), layer, (entered, constant, half_current, layout) = (
-            kept,
-            self.layer,
-            how,
-        )
+        weight, bias, lateral, mask, membrane, *found = kept
+        entered, constant, half_current, layout = how
+        layer = self.layer
         by_x = by_weight = by_bias = by_lateral = None
         if lateral is not None:
             states = error, None, membrane, lateral, None, layer.neuron, layer.adapting, half_current

@@ -62,7 +62,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         history_: a record for every epoch: loss, accuracy on the training samples, firing rates by layer.
         class_prior_: share of each class in the training samples, ``[C]``.
 
-    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, for the learning rules ``tssl`` and ``tssl+``.
+    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, for the learning rule ``tssl``, of which ``tssl+`` is a variant.
     """
 
     def __init__(

@@ -17,6 +17,11 @@ class UserError(ValueError):
     """Bad input. The message is one line; the command line prints it and exits with code 2."""
 
 
+def one_line(error: Exception) -> str:
+    """What another program's error says, in one line."""
+    return " ".join(str(error).split())
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest names that do."""
     names = sorted(known)

@@ -144,7 +144,7 @@ def whole(net: Any, x: Tensor) -> Tensor | None:
     return None if made is None else made[0]
 
 
-class Handed(NamedTuple):
+class Part(NamedTuple):
     """Output of a part of a sequence, and the state after it."""
 
     output: Tensor
@@ -157,7 +157,7 @@ class Handed(NamedTuple):
     """Post-synaptic current of the input, ``[B, ...]``."""
 
 
-def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> Handed | None:
+def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> Part | None:
     """A part of a sequence, as in :meth:`tsslbp.networks.Network.part`; None if the kernel does not compute it.
 
     Args:
@@ -175,7 +175,7 @@ def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> 
         return None
     output, after = made
     shape = net.architecture.input_shape
-    return Handed(output, after, by.layers(after), after[:, : math.prod(shape)].unflatten(1, shape))
+    return Part(output, after, by.layers(after), after[:, : math.prod(shape)].unflatten(1, shape))
 
 
 def _make(net: Any) -> "Plan | _Seen":

@@ -61,10 +61,8 @@ class _TrainLoss(ABC):
     undesired: Sequence[float] | str | None = None
 
     def __post_init__(self) -> None:
-        check_number("tau_s", self.tau_s)
+        _check_tau_s(self.tau_s)
         check_steps(self.time_steps)
-        if not 1 <= self.tau_s < math.inf:
-            raise UserError(f"tau_s is {self.tau_s}; it must be finite and at least 1")
         for name in ("desired", "undesired"):
             if (train := getattr(self, name)) is None:
                 continue
@@ -238,9 +236,7 @@ class FirstSpikeLoss:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("tau_s", self.tau_s)
-        if not 1 <= self.tau_s < math.inf:
-            raise UserError(f"tau_s is {self.tau_s}; it must be finite and at least 1")
+        _check_tau_s(self.tau_s)
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -378,6 +374,12 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask.shape != x.shape[:2]:
         raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(x.shape[:2])}")
     return x * mask.unsqueeze(2)
+
+
+def _check_tau_s(tau_s: float) -> None:
+    check_number("tau_s", tau_s)
+    if not 1 <= tau_s < math.inf:
+        raise UserError(f"tau_s is {tau_s}; it must be finite and at least 1")
 
 
 def _positive(name: str, value: float) -> None:

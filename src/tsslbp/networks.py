@@ -45,9 +45,9 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         input_shape: shape of one sample at one step, ``(C, H, W)`` or ``(features,)``. Required with a notation.
         settings: those of :class:`~tsslbp.architecture.NetworkSettings`, which describes them: ``time_steps``, ``tau_m`` and
             ``tau_s``, in steps and required with a notation; ``threshold``, ``reset``, ``padding``, ``rule`` (a name or a
-            :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta`` and
-            ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None means the default, and a
-            single name stands for a tuple of one.
+            :class:`~tsslbp.rules.Rule`), ``dropout``, ``conv_init``, ``conv_scale``, ``standardise``, ``tau_a``, ``beta``,
+            ``readout`` and ``neuron``; ``bits``, which may be a number; ``learn``, ``per_neuron`` and ``spread``. None means
+            the default, and a single name stands for a tuple of one.
 
     Returns:
         A :class:`Network`: ``net(x)`` with ``x`` ``[B, *input_shape]`` or ``[T, B, *input_shape]`` gives ``[T, B, classes]``.
@@ -78,9 +78,9 @@ class Network(Tells):
     """A spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
-    ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current ``[T, B, classes]``. Both kinds of
-    input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``. :meth:`part` takes a part of a
-    sequence.
+    ``[T, B, *input_shape]``, time first, and returns the output's post-synaptic current (or the voltage, if that is read),
+    ``[T, B, classes]``. Both kinds of input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``.
+    :meth:`part` takes a part of a sequence.
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Without keys, they are drawn from
     PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before its
@@ -324,7 +324,7 @@ class Network(Tells):
 
         Raises:
             UserError: a shape or state that does not fit, fewer than one step, a rule that takes no parts, layers with neurons
-                in a container that knows nothing of parts.
+                in a container that knows nothing of parts, an ANN, normalised layers in training mode.
         """
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")

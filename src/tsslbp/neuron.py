@@ -141,9 +141,9 @@ def membrane_potential(current: Tensor, neuron: LIF, before: Tensor | float = 0.
 
     ``before`` is the membrane potential of the step before the first, ``[...]``; without it the neuron starts at rest.
     """
-    steps = []
+    steps, decay = [], neuron.membrane_decay
     for current_t in current:
-        u = current_t + neuron.membrane_decay * before * (before <= neuron.threshold if neuron.reset else 1)
+        u = current_t + decay * before * (before <= neuron.threshold if neuron.reset else 1)
         steps.append(u)
         before = u
     return torch.stack(steps)
@@ -243,9 +243,9 @@ def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> 
 
     ``after`` is E of the step after the last, ``[...]``. This is the adjoint of :func:`synapse`.
     """
-    steps = []
+    steps, decay = [], neuron.synapse_decay
     for error_t in reversed(error.unbind()):
-        after = error_t / neuron.tau_s + neuron.synapse_decay * after
+        after = error_t / neuron.tau_s + decay * after
         steps.append(after)
     return torch.stack(steps[::-1])
 
@@ -276,10 +276,9 @@ def constants_gradient(
     return ByConstant(tau_m, tau_s, -by_spike.sum(0))  # (15)
 
 
-def spikes_from_psc(psc: Tensor, tau_s: float | Tensor) -> Tensor:
+def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = None) -> Tensor:
     """The spike train that made a post-synaptic current: ``s[t] = τs·a[t] - (τs - 1)·a[t-1]``, ``[T, ...] -> [T, ...]``.
 
-    The inverse of :func:`synapse`, up to rounding. Differentiable.
+    The inverse of :func:`synapse`, up to rounding, with the same ``before``. Differentiable.
     """
-    before = torch.cat([torch.zeros_like(psc[:1]), psc[:-1]])
-    return tau_s * psc - (tau_s - 1) * before
+    return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -50,8 +50,8 @@ class DataSettings(Group):
 
     data: str = "digits"
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
-    japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .txt, or a folder of pictures, sounds or event
-    recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are;
+    japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .tsv, .txt, or a folder of pictures, sounds or
+    event recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are;
     webdataset:SHARDS leaves them in tar files, of a folder or a pattern such as train-{000..127}.tar. Both may lie in the data
     root."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None

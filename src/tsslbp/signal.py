@@ -27,6 +27,11 @@ Signal = Tensor | Constant
 """Post-synaptic currents ``[T, B, ...]``, time first, or a :class:`Constant` that stands for them."""
 
 
+def expanded(signal: Signal) -> Tensor:
+    """A signal in full, ``[T, B, ...]``."""
+    return signal.expand() if isinstance(signal, Constant) else signal
+
+
 def check_signal(signal: Signal, name: str = "signal") -> None:
     """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``response[t] · value``, with at least one step."""
     x, response = signal if isinstance(signal, Constant) else (signal, None)

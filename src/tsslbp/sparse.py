@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp import machine
+from tsslbp import machine, products
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.kernels import cpp
 from tsslbp.neuron import has_modes, transformed
@@ -176,7 +176,8 @@ def dense_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of a dense map of ``x``, ``[N, in, ...] -> [N, out, ...]``, by ``x`` and by the weight, as of PyTorch's own."""
     if not map_.kernel:
-        return delta @ weight if needed[0] else None, delta.t() @ x if needed[1] else None
+        by_x = products.product(delta, weight.t()) if needed[0] else None
+        return by_x, products.product(delta.t(), x.t()) if needed[1] else None
     axes = len(map_.kernel)
     found = torch.ops.aten.convolution_backward(
         delta, x, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [*needed, False]

@@ -40,7 +40,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: i
 
 GROUPS = {
     "linear maps": (
-        *("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
+        *("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"),
+        *("aten::mkldnn_convolution", "aten::convolution_backward", "aten::convolution"),
         *("tsslbp::changes", "tsslbp::map_changes", "tsslbp::map_changes_backward"),
     ),
     "neurons, forward": ("tsslbp::lif", "tsslbp::recurrent"),

@@ -128,6 +128,10 @@ class Normalisation:
         return x.to(torch.float32, copy=True).div_(self.scale)
 
 
+AS_STORED = Normalisation(1.0, (0.0,), (1.0,))
+"""The normalisation that changes nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A labelled data set; ``validation`` was held out of the training samples, ``test`` is apart.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, one_line
 
 VALIDATION = 5000
 """Samples held out of sets of 50,000 images and more; of smaller ones it is a tenth."""
@@ -89,11 +89,7 @@ def _fetch(name: str, torchvision_name: str, root: Path) -> None:
     try:
         getattr(datasets, torchvision_name)(str(root), download=True)
     except Exception as error:  # network, disk and archive have different exceptions
-        raise UserError(f"{name} could not be fetched into {root}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"{name} could not be fetched into {root}: {one_line(error)}") from error
 
 
 # MNIST's files
@@ -154,7 +150,7 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
             machine.need_memory(size, str(path))
             content = file.read(size + 1)  # to the end, where gzip verifies its checksum
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {_one_line(error)}; fetch it again") from error
+        raise UserError(f"cannot read {path}: {one_line(error)}; fetch it again") from error
     if len(content) != size:
         amount = f"only {len(content)}" if len(content) < size else "more"
         raise UserError(f"{path} holds {amount} bytes of data, its header says {size}; fetch it again")
@@ -177,10 +173,10 @@ def _cifar_batch(path: Path) -> Split:
         fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
         x, y = _array(fields["data"]), fields["labels"]
     except UserError as error:
-        raise UserError(f"{path} {_one_line(error)}") from None
+        raise UserError(f"{path} {one_line(error)}") from None
     except Exception as error:  # damaged pickles may raise anything
         raise UserError(
-            f"{path} is not a CIFAR-10 batch ({type(error).__name__}: {_one_line(error)}); fetch it again"
+            f"{path} is not a CIFAR-10 batch ({type(error).__name__}: {one_line(error)}); fetch it again"
         ) from error
     if x.shape != (len(x), 3072) or not len(x):
         raise UserError(f"{path} holds data of shape {list(x.shape)}; CIFAR-10 has [n, 3072]; fetch it again")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
 from tsslbp.errors import UserError
 
 MOST_EVENTS = 15
@@ -100,7 +100,7 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     """
     x = train.x
     if sequence and (x.dtype == torch.uint8 or counts_events(x)):
-        return Normalisation(1.0, (0.0,), (1.0,))
+        return AS_STORED
     axes: tuple[int, ...]
     if sequence:
         inside = x.flatten(0, 1) if train.lengths is None else x[torch.arange(x.shape[1]) < train.lengths[:, None]]

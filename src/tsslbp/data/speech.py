@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsslbp import files, machine
 from tsslbp.data.audio import log_mel, send_on_delta
-from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_validation
 from tsslbp.errors import UserError
 
 TIME_STEPS = 50
@@ -85,9 +85,9 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None) 
     def spikes(part: Split) -> Split:
         return Split(send_on_delta((part.x - mean) / torch.where(std > 0, std, 1.0), DELTA), part.y)
 
-    classes, untouched = tuple("0123456789"), Normalisation(1.0, (0.0,), (1.0,))
+    classes = tuple("0123456789")
     train, held, test = map(spikes, (train, held, test))
-    return Dataset(name, train, held, test, classes, untouched, sequence=True, computed=True, kind="speech", cut=True)
+    return Dataset(name, train, held, test, classes, AS_STORED, sequence=True, computed=True, kind="speech", cut=True)
 
 
 def _parts(path: str) -> tuple[int, str, int]:

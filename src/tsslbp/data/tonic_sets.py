@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from tsslbp.data import cache
-from tsslbp.data.dataset import FIFTH, TEST_SET, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, Dataset, Split, a_tenth, hold_out, hold_out_validation
 from tsslbp.data.events import Events, by_time, frames
 from tsslbp.data.images import VALIDATION
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, one_line, unknown
 
 TIME_STEPS = 30
 """Default number of steps."""
@@ -54,7 +54,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
                 events = _events(parts[number][index][0], polarities)
                 made = frames(events, by_time(events, steps), steps, (polarities, height, width), spikes=True)
             except Exception as error:  # each set has its own code
-                raise UserError(f"cannot read recording {index} of {name} in {root}: {_one_line(error)}") from error
+                raise UserError(f"cannot read recording {index} of {name} in {root}: {one_line(error)}") from error
             return made.reshape(shape)
 
         settings = [VERSION, str(root.resolve()), number, [str(label) for label in labels[number]]]
@@ -70,7 +70,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
         held,
         stored(len(parts) - 1, test),
         tuple(map(str, classes)),
-        Normalisation(1.0, (0.0,), (1.0,)),
+        AS_STORED,
         sequence=True,
         cut=True,
         tested_on=TEST_SET if len(parts) == 2 else FIFTH,
@@ -99,11 +99,7 @@ def _parts(name: str, root: Path, download: bool) -> list[Any]:
     try:
         return [kind(save_to=str(root), **choice) for choice in choices]
     except Exception as error:  # network, disk and archive have different exceptions
-        raise UserError(f"tonic could not open {name} in {root}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"tonic could not open {name} in {root}: {one_line(error)}") from error
 
 
 def _tonic() -> ModuleType:

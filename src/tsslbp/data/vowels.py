@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsslbp.data.dataset import Dataset, Normalisation, Split, a_tenth, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_validation
 from tsslbp.data.series import padded, read_ts
 from tsslbp.errors import UserError
 
@@ -44,8 +44,7 @@ def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
     train, held = hold_out_validation(samples, count, len(classes))
     std, mean = torch.std_mean(train.x[_inside(train)], 0, correction=0)
     train, held, test = (_standardised(part, mean, std) for part in (train, held, test))
-    untouched = Normalisation(1.0, (0.0,), (1.0,))
-    return Dataset("japanese-vowels", train, held, test, classes, untouched, sequence=True, computed=True)
+    return Dataset("japanese-vowels", train, held, test, classes, AS_STORED, sequence=True, computed=True)
 
 
 def _inside(part: Split) -> Tensor:

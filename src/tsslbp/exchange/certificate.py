@@ -30,7 +30,7 @@ from tsslbp.errors import UserError
 from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
-from tsslbp.signal import Constant, Signal
+from tsslbp.signal import Constant, Signal, expanded
 
 C = 8
 """Roundings of a number in a step of a synapse or a membrane, including those of the constants."""
@@ -89,7 +89,7 @@ class _Proof:
             for dtype in self.dtypes:
                 self.safe.setdefault(dtype, torch.ones(a.shape[1], dtype=torch.bool))
             return a
-        current, size = _expanded(layer.current(signal)), _expanded(self.sizes[layer].current(self._absolute(signal)))
+        current, size = expanded(layer.current(signal)), expanded(self.sizes[layer].current(self._absolute(signal)))
         terms = layer.weight[0].numel() + self.terms
         if isinstance(layer, Recurrent):
             before = delayed(a)
@@ -128,10 +128,6 @@ class _Proof:
 
 def _positive(signal: Signal) -> Signal:
     return Constant(signal.value.abs(), signal.response) if isinstance(signal, Constant) else signal.abs()
-
-
-def _expanded(signal: Signal) -> Tensor:
-    return signal.expand() if isinstance(signal, Constant) else signal
 
 
 def _gamma(roundings: int, dtype: torch.dtype) -> float:

@@ -21,7 +21,7 @@ from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_signal, plainly_laid
+from tsslbp.signal import Constant, Signal, check_signal, expanded, plainly_laid
 from tsslbp.sparse import SparseMap, changes, mapped, most
 
 
@@ -160,7 +160,7 @@ class Spiking(Tells):
         current = self._mapped(signal)
         if self.bias is None and self.norm is None:
             return current
-        current = current.expand() if isinstance(current, Constant) else current
+        current = expanded(current)
         if self.norm is not None:
             return self.norm(current, inside)
         assert self.bias is not None
@@ -366,7 +366,7 @@ def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     if shortcut is not None:  # called where that makes a difference
         called = (hooked(shortcut) or not is_known(shortcut)) and takes(shortcut, "alone")
         beside = shortcut(beside, inside=inside, alone=True) if called else shortcut.current(beside, inside)
-    whole, more = (x.expand() if isinstance(x, Constant) else x for x in (current, beside))
+    whole, more = expanded(current), expanded(beside)
     if whole.shape != more.shape:
         made = "what enters it is" if joined.shortcut is None else "its shortcut makes"
         raise UserError(

@@ -9,7 +9,7 @@ from tsslbp.kernels import cpp
 from tsslbp.signal import Constant, Signal, check_signal
 
 
-def kept(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype: torch.dtype) -> Tensor:
+def mask_of(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype: torch.dtype) -> Tensor:
     """0 with probability ``p``, else ``1/(1 - p)``, drawn from keys mixed with a purpose: ``[B] -> [B, count]``."""
     bound, value = min(round(p * 2**32), 2**32 - 1) - 2**31, 1 / (1 - p)
     if cpp.NOT_LOADED is None and keys.device.type == "cpu" and dtype in (torch.float32, torch.float64):
@@ -57,7 +57,7 @@ class Dropout(nn.Module):
         if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
             given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
             raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
-        mask = kept(keys.to(x.device), (draws.DROPOUT, self.number), x.shape[1:].numel(), self.p, x.dtype)
+        mask = mask_of(keys.to(x.device), (draws.DROPOUT, self.number), x.shape[1:].numel(), self.p, x.dtype)
         # Channels last, as in memory after convolutions: in another order the product takes longer.
         return mask.view(len(x), *x.shape[2:], *x.shape[1:2]).movedim(-1, min(1, x.dim() - 1))
 

@@ -3,12 +3,12 @@
 from typing import SupportsIndex
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import Spiking, kaiming_size, per_sample
 from tsslbp.neuron import LIF
+from tsslbp.products import product
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
 
@@ -23,7 +23,7 @@ def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
     """The map of fully connected layers, ``[N, in] -> [N, out]``. Raises UserError for another shape."""
     if x.dim() != 2 or x.shape[1] != layer.weight.shape[1]:
         raise UserError(f"{type(layer).__name__} wants [T, B, {layer.weight.shape[1]}]; got {per_sample(x, 2)}")
-    return F.linear(x, layer.effective_weight())
+    return product(x, layer.effective_weight())
 
 
 class Linear(Spiking):
@@ -37,7 +37,8 @@ class Linear(Spiking):
         standardise: standardise the weight.
 
     Raises:
-        UserError: sizes that are no whole numbers from 1; an unknown rule; bias or standardise with normalise.
+        UserError: sizes that are no whole numbers from 1; an unknown rule; bias or standardise with normalise; standardise with
+            one weight for each neuron.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.layers.called import Handed, check_state, handed_on
 from tsslbp.layers.state_dicts import Tells
-from tsslbp.neuron import delayed, synapse
-from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.signal import Signal, check_signal, expanded
 
 POOL_FACTOR = 1.1
 """Factor on the 2×2 sum, in all versions of the published code."""
@@ -129,14 +129,14 @@ class MaxPool(Pooling, Tells):
     def forward(self, signal: Signal, handed: Handed | None = None) -> Tensor:
         """``handed``: the state, ``[1, B, features]``, of a part of a sequence."""
         check_signal(signal)
-        signal = signal.expand() if isinstance(signal, Constant) else signal
+        signal = expanded(signal)
         before = pooled = None
         if handed is not None and handed.before is not None:
             inputs, shape = math.prod(signal.shape[2:]), (*signal.shape[1:3], *(n // self.size for n in signal.shape[3:]))
             check_state(self, handed.before, (1, signal.shape[1], inputs + math.prod(shape[1:])))
             before, pooled = handed.before[0].tensor_split([inputs], 1)
             before, pooled = before.view(signal.shape[1:]), pooled.view(shape)
-        trains = self.tau_s * signal - (self.tau_s - 1) * delayed(signal, before)
+        trains = spikes_from_psc(signal, self.tau_s, before)
         psc = synapse(self._largest(trains.flatten(0, 1)).unflatten(0, signal.shape[:2]), self.tau_s, pooled)
         if handed is not None:
             handed.after = torch.cat([signal[-1].flatten(1), psc[-1].flatten(1)], 1)[None]

@@ -8,7 +8,7 @@ from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers.linear import Linear
 from tsslbp.neuron import LIF, synapse
-from tsslbp.signal import Constant, Signal
+from tsslbp.signal import Signal, expanded
 
 
 class Readout(Linear):
@@ -36,7 +36,7 @@ class Readout(Linear):
         return 1
 
     def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
-        current = current.expand() if isinstance(current, Constant) else current
+        current = expanded(current)
         before = None if state is None else state[0]
         voltage = synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)
         return voltage, voltage[-1:]

@@ -43,7 +43,7 @@ from tsslbp.layers.base import Spiking
 from tsslbp.layers.linear import check_features, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal
+from tsslbp.signal import Signal, expanded
 from tsslbp.sparse import SparseMap
 
 LATERAL_GAIN = 0.5
@@ -86,7 +86,8 @@ class Recurrent(Spiking):
         adaptation: of the threshold; None keeps it fixed.
 
     Raises:
-        UserError: an unknown rule, or one that takes no parts; bias with normalise.
+        UserError: sizes that are no whole numbers from 1; an unknown rule, or one that takes no parts; an adaptation of another
+            type; bias with normalise.
     """
 
     own_weights = ("weight", "lateral")
@@ -159,7 +160,7 @@ class Recurrent(Spiking):
 
     def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
         assert pool is None  # the output is flat
-        drive = current.expand() if isinstance(current, Constant) else current
+        drive = expanded(current)
         made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, self.adapting, half)
         return self.step_by_step(drive, state, half) if made is None else made
 

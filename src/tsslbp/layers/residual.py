@@ -35,7 +35,7 @@ class Residual(nn.Module):
             ``Conv2d(channels, out_channels, 1, stride=2, ...)`` where shapes differ. None adds the input unchanged.
 
     Raises:
-        UserError: no layer, a last one without neurons, or a shortcut that is no such layer.
+        UserError: no layer, a last one without neurons, one named ``shortcut``, or a shortcut that is no such layer.
     """
 
     shortcut: Spiking | None

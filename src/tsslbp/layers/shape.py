@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import linear_map
-from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.signal import Signal, check_signal, expanded
 
 
 class Flatten(nn.Module):
@@ -32,7 +32,7 @@ class Vote(nn.Module):
     def forward(self, signal: Signal) -> Tensor:
         """Raises UserError unless ``voters`` divides the number of neurons."""
         check_signal(signal)
-        signal = signal.expand() if isinstance(signal, Constant) else signal
+        signal = expanded(signal)
         if signal.dim() != 3 or not signal.shape[2] or signal.shape[2] % self.voters:
             raise UserError(f"Vote wants [T, B, classes × {self.voters}]; got {list(signal.shape[1:])} per step")
         return signal.unflatten(-1, (-1, self.voters)).mean(-1)

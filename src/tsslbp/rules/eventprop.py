@@ -9,7 +9,7 @@ with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned, which is also the 
     c[t] = (1 - 1/τm)·δ[t+1]                                          carried back by the membrane              (4)
     δ[t] = p[t]·(m[t] + I[t]·c[t]) at a spike, else c[t]                                                        (5)
 
-(2) is half the difference between the loss with the spike one step later and one step earlier, to first order in a: later
+(2) is half the difference between the loss with the spike one step earlier and one step later, to first order in a: later
 lowers a by 1/τs at t and adds ε[k-1]/τs at t+k, earlier adds 1/τs at t-1 and subtracts ε[k]/τs from t on. Both sides are
 needed, because the error e of a loss on a jumps at the neuron's own spike. The value after the jump alone would be wrong by
 half the jump, however fine the steps. In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
@@ -78,7 +78,8 @@ class EventProp(Rule):
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         u, s = membrane, spikes(membrane, neuron)
         left = kept(delayed(u), neuron)
-        du, current = u - left, u - neuron.membrane_decay * left
+        decay = neuron.membrane_decay
+        du, current = u - left, u - decay * left
         p = torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (3); only without a reset can a spike be on the way down
         moved = self.time_gradient(psc_gradient, neuron)
 
@@ -86,5 +87,5 @@ class EventProp(Rule):
         for t in reversed(range(len(u))):
             fired = p[t] * (moved[t] + current[t] * carried) if neuron.reset else p[t] * moved[t] + carried
             delta[t] = torch.where(s[t] > 0, fired, carried)  # (5)
-            carried = neuron.membrane_decay * delta[t]  # (4)
+            carried = decay * delta[t]  # (4)
         return torch.where(s.any(0), delta, -self.wake) if self.wake else delta

@@ -139,14 +139,14 @@ class TSSL(Rule):
         du = rise(u, neuron, state[0])
         p = s * torch.where(du > 0, 1 / du, 0).clamp(max=self.clip)  # (5)
 
-        delta = torch.empty_like(u)
+        delta, decay = torch.empty_like(u), neuron.membrane_decay
         for t in reversed(range(len(u))):
             g = p[t] * moved[t] if self.inter else torch.zeros_like(reach)  # (6)
             if self.reset and neuron.reset:
                 g = g + reach * u[t] / tau_m * p[t]  # (7)
             if self.leak:
-                g = g + reach * neuron.membrane_decay * left[t]  # (8)
-            reach = torch.where(s[t] > 0, g, reach * neuron.membrane_decay)  # (9)
+                g = g + reach * decay * left[t]  # (8)
+            reach = torch.where(s[t] > 0, g, reach * decay)  # (9)
             delta[t] = g
         if self.error_reset:
             reach = spike_error
@@ -166,10 +166,10 @@ class TSSL(Rule):
         """The error after the reset, e' of (11), ``[T, ...]``, and Q of (12) for the step before, ``[...]``."""
         if not neuron.reset:
             return error, spike_error
-        s, e = spikes(membrane, neuron), torch.empty_like(membrane)
+        s, e, decay = spikes(membrane, neuron), torch.empty_like(membrane), neuron.membrane_decay
         for t in reversed(range(len(error))):
             e[t] = error[t] + s[t] * membrane[t] / neuron.tau_m * spike_error  # (11)
-            spike_error = torch.where(s[t] > 0, error[t], neuron.membrane_decay * spike_error)  # (12)
+            spike_error = torch.where(s[t] > 0, error[t], decay * spike_error)  # (12)
         return e, spike_error
 
     def carried_error(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF, carry: Tensor) -> Tensor:
@@ -183,11 +183,12 @@ class TSSL(Rule):
         """All but the leak term (8), which alone comes through the membrane."""
         if not self.leak or self.fallback == "always":
             return gradient
-        s, through = spikes(membrane, neuron), neuron.membrane_decay * passed(membrane, neuron)
+        s, decay = spikes(membrane, neuron), neuron.membrane_decay
+        through = decay * passed(membrane, neuron)
         reach, leaked = torch.zeros_like(carry[0]) if self.error_reset else carry[0], torch.empty_like(gradient)
         for t in reversed(range(len(gradient))):
             leaked[t] = reach * through[t]  # (8)
-            reach = torch.where(s[t] > 0, gradient[t], reach * neuron.membrane_decay)  # (9); no spike takes the fallback
+            reach = torch.where(s[t] > 0, gradient[t], reach * decay)  # (9); no spike takes the fallback
         if self.fallback != "no-spike":
             leaked = torch.where(self.falls_back(s, synapse(s, neuron.tau_s, state[1]), neuron), 0, leaked)
         return gradient - leaked

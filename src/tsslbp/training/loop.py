@@ -33,6 +33,8 @@ from tsslbp.training.score import score
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
+WARM_UP = 0.2
+"""Share of a one-cycle run in which the learning rate rises."""
 
 
 Ahead = Iterator[tuple[Tensor, Tensor | None, Split]]
@@ -338,10 +340,10 @@ class Loop:
         done = ((self.state.epoch - 1) * self.steps + step) / (self.config.epochs * self.steps)
         if self.config.schedule == "constant":
             return 1.0
-        if self.config.schedule == "one-cycle" and done < (warm_up := 0.2):
-            return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
+        if self.config.schedule == "one-cycle" and done < WARM_UP:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * done / WARM_UP)) / 2
         if self.config.schedule == "one-cycle":
-            done = (done - warm_up) / (1 - warm_up)
+            done = (done - WARM_UP) / (1 - WARM_UP)
         return (1 + math.cos(math.pi * done)) / 2
 
     def _culprit(self) -> str:

@@ -13,7 +13,8 @@ from safetensors.torch import load as load_weights
 from torch import Tensor
 
 from tsslbp import encoding, imports, processes
-from tsslbp.data import Dataset, Facts, Normalisation, Split
+from tsslbp.data import Dataset, Facts, Split
+from tsslbp.data.dataset import AS_STORED
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.files import read_bytes
 from tsslbp.metrics import decode, settled
@@ -150,9 +151,8 @@ class Model:
         if not self.inputs.filters:
             return self, dataset
         train, held, test = (Split(self.inputs(part.x, 0, part.lengths), part.y) for part in dataset.parts.values())
-        plain = Normalisation(1.0, (0.0,), (1.0,))
-        inputs = Inputs(encoding.CONSTANT, plain, self.inputs.time_steps, sequence=False)
-        seen = replace(dataset, train=train, validation=held, test=test, normalisation=plain, sequence=False)
+        inputs = Inputs(encoding.CONSTANT, AS_STORED, self.inputs.time_steps, sequence=False)
+        seen = replace(dataset, train=train, validation=held, test=test, normalisation=AS_STORED, sequence=False)
         return replace(self, inputs=inputs), seen
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
@@ -292,6 +292,6 @@ def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
 
     ``needed``: names of files to import before it is loaded again, by default the present ones.
     """
-    inputs = Inputs(encoding.CONSTANT, Normalisation(1.0, (0.0,), (1.0,)), network.time_steps, sequence=False)
+    inputs = Inputs(encoding.CONSTANT, AS_STORED, network.time_steps, sequence=False)
     numbers = tuple(map(str, range(classes(network.architecture.network))))
     return Model(network, inputs, numbers, "", imports=imports.names() if needed is None else needed)

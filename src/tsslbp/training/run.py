@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tsslbp import automatic, data, files, imports, machine, processes, quantisation
+from tsslbp.data.dataset import AS_STORED
 from tsslbp.data.own import fitted
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
@@ -196,7 +197,7 @@ def _binned(dataset: data.Dataset, size: int) -> data.Dataset:
         raise UserError(f"--bin is for series that have steps of their own; {dataset.name} holds {dataset.kind}: {instead}")
     if size > (dataset.time_steps or 0):
         raise UserError(f"--bin is {size}; the sequences of {dataset.name} have {dataset.time_steps} steps")
-    if dataset.normalisation == data.Normalisation(1.0, (0.0,), (1.0,)):  # as they are
+    if dataset.normalisation == AS_STORED:
         return dataset
     train = dataset.train
     lengths = None if train.lengths is None else (train.lengths + size - 1) // size
