@@ -323,3 +323,32 @@ def test_one_replaced_method_after_another(learning):
         del layer.map
         layer.forward = lambda *given: 2 * forward(layer, *given)
         torch.testing.assert_close(net(x), 2 * plain)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: setattr(layer, "neuron", LIF(2.0, 1.5, 0.7)),
+        lambda layer: setattr(layer, "rule", rules.get("e-prop")),
+        lambda layer: setattr(layer, "adaptation", None),
+    ],
+)
+def test_a_backward_pass_belongs_to_its_forward_pass(change, ran):
+    settings = SETTINGS | {"rule": "surrogate", "tau_a": 9.0}
+    net, x = tsslbp.build("9A-4", **settings), 4 * torch.rand(5, 3, 6)
+    other = copy.deepcopy(net)
+    other.layers.recurrent1.register_forward_hook(lambda *_: None)  # layer by layer
+    for each in (net, other):
+        output = each(x)
+        change(each.layers.recurrent1)
+        (output - 0.5).square().sum().backward()
+    assert len(ran) == 1
+    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("notation", ["4", "4b", "8R-4"])
+def test_half_precision_is_refused(notation, dtype):
+    with pytest.raises(UserError, match="both must be float32 or both float64"):
+        tsslbp.build(notation, **SETTINGS).to(dtype)(torch.rand(3, 6).to(dtype))

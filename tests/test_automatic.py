@@ -275,3 +275,11 @@ def test_what_a_user_sets_beside_automatic_settings_works(tmp_path, monkeypatch,
         capsys.readouterr()
     assert cli.main(["train", "--data", "vectors.npz", "--epochs", "1", "--standardise"]) == 2
     assert "Linear: standardise needs two weights or more for each neuron; this layer has one" in capsys.readouterr().err
+
+
+def test_rates_of_a_series_do_not_depend_on_the_others():
+    """Thresholds are sums of training samples, so sums that are rounded differently would fall on either side."""
+    x = torch.randn(64, 60, 2, generator=torch.Generator().manual_seed(0))
+    found = Filters.fitted(x, None, 3000)
+    alone = torch.cat([found.rates(series[None]) for series in x[:8]])
+    torch.testing.assert_close(alone, found.rates(x)[:8], rtol=0, atol=1e-6)

@@ -591,3 +591,17 @@ def test_the_operator_refuses_what_does_not_fit():
     for changed in wrong:
         with pytest.raises(RuntimeError, match="tsslbp: "):
             infer(net, x, **changed)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_tensors_in_place_of_parameters_are_read_anew(name):
+    """As a network makes them that computes the weights of another."""
+    net = made(("20b-6", FLAT))
+    x = inputs(net, "static", 8, 0, torch.float64)
+    plain = getattr(net.layers.linear1, name).detach().clone()
+    delattr(net.layers.linear1, name)
+    setattr(net.layers.linear1, name, plain)
+    before = net(x)
+    plain.mul_(-1)
+    assert not torch.equal(net(x), before)
+    torch.testing.assert_close(net(x), dense(net, x), rtol=0, atol=1e-9)

@@ -67,6 +67,33 @@ def test_an_onset_spikes_at_the_first_step_alone():
             assert not onset[1:].any()
 
 
+def test_an_onset_leaves_biases_of_maps():
+    """Those behind a synapse of τs = 1, while others have leaks."""
+    net = tsslbp.build("12b-6b", input_shape=(7,), time_steps=5, tau_m=5, tau_s=1, learn="tau_s")
+    with torch.no_grad():
+        for name, x in net.named_parameters():
+            x.fill_(2.0) if name.endswith("tau_s") else x.fill_(0.3) if name.endswith("bias") else None
+    found = differing(net.eval(), to_nir(net, "onset"), samples(net))
+    assert all(fired and not wrong for fired, wrong in found.values()), found
+    x = samples(net)
+    assert torch.equal(from_nir(to_nir(net, "onset"))(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda net: setattr(net.layers.output, "neuron", LIF(5, 2)), r"\(tau_m, tau_s, reset\) of output is \(5, 2, True\)"),
+        (lambda net: setattr(net.layers[-1], "voters", 3), r"the votes for a class is \[3\]"),
+        (lambda net: setattr(net, "time_steps", 9), "time_steps is 9, where the network's settings say 6"),
+    ],
+)
+def test_what_a_file_would_give_back_otherwise_is_refused(change, said):
+    net = tsslbp.build("9-6-V2", input_shape=(7,), time_steps=6, tau_m=5, tau_s=3)
+    change(net)
+    with pytest.raises(UserError, match=said):
+        to_nir(net)
+
+
 def test_an_onset_that_was_changed_is_refused():
     graph = to_nir(network_of("biased"), "onset")
     graph.nodes["linear1_weights"].weight[0, -1] += 1
@@ -211,7 +238,7 @@ def swapped(name, layer):
             lambda: tsslbp.build("9-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3, neuron="relu"),
             "relu units has no spikes",
         ),
-        (lambda: swapped("linear1", layers.Conv2d(1, 1, (2, 3), neuron=LIF(5, 3))), "2×3 kernel"),
+        (lambda: swapped("linear1", layers.Conv2d(1, 1, (2, 3), neuron=LIF(4.5, 2.5))), "2×3 kernel"),
         (lambda: swapped("linear1", nn.ReLU()), "'linear1' is ReLU"),
     ],
 )

@@ -381,3 +381,10 @@ def test_vote_is_the_mean_over_neurons_in_a_row():
 def test_empty_batch(layer):
     x = torch.empty(4, 0, 12) if isinstance(layer, Linear) else torch.empty(4, 0, 3, 5, 7)
     assert layer(x).shape[:2] == (4, 0)
+
+
+def test_a_convolution_keeps_no_list_of_the_callers():
+    stride = [1, 1]
+    layer = Conv2d(1, 2, 3, neuron=NEURON, stride=stride)
+    stride[0] = 2
+    assert layer.stride == (1, 1)

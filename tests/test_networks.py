@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -411,6 +412,7 @@ EXPORTED = {
     "feed-forward": ("6-V2", (8,), {}),
     "recurrent": ("6R-3b", (8,), {}),
     "adaptive": ("6A-3", (8,), {"tau_a": 30.0}),
+    "one axis": ("8C3-P2-6", (2, 9), {}),
     "residual": ("4C3n-M2-[4C3n-4C3n]-3", (2, 6, 6), {"padding": 1}),
 }
 
@@ -424,9 +426,18 @@ def test_torch_export_takes_any_batch(kind, static, backend):
         if isinstance(layer, Spiking):
             layer.backend, layer.weight.data = backend, 3 * layer.weight.data
     few, many = (rand(*(() if static else (3,)), size, *shape) for size in (2, 5))
-    dynamic = {0 if static else 1: torch.export.Dim("batch")}
+    dynamic = {0 if static else 1: torch.export.Dim.DYNAMIC}
     exported = torch.export.export(net, (few,), dynamic_shapes=(dynamic,)).module()
     with torch.no_grad():
         for x in (few, many):
             assert torch.equal(exported(x), net(x))
         assert net(many).count_nonzero() > 0, "or nothing was compared"
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    one = {"padding": np.int64(1), "bits": np.int64(4), "tau_m": np.float32(5), "tau_s": np.int32(3), "time_steps": np.int64(6)}
+    net = build("8C3-6", input_shape=tuple(np.array([1, 6, 6])), **one)
+    net.save(tmp_path / "a.safetensors")
+    x = rand(2, 1, 6, 6)
+    assert torch.equal(tsslbp.load(tmp_path / "a.safetensors").network(x), net.eval()(x))
+    assert torch.equal(net.part(x, steps=np.int64(2))[0], net(x)[:2])

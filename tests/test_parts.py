@@ -1,6 +1,7 @@
 """A sequence in parts: the state from part to part, blocks of time, truncated backpropagation."""
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
+from tsslbp.layers import Dropout
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.state import State
 
@@ -206,6 +208,29 @@ def test_blocks_of_time_change_nothing(name, static, block):
     torch.testing.assert_close(blocks, whole)
     for ours, theirs in zip(gradients(net, blocks), gradients(net, whole), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("added", [lambda x: x + 0.3 * torch.randn_like(x), Dropout(0.5), torch.nn.Dropout(0.5)])
+def test_what_a_module_draws_in_a_block_is_drawn_once(added):
+    net, x = network("fully connected", static=True)
+    net.layers.linear1.register_forward_hook(lambda module, signal, output: added(output))
+    found = []
+    for net.time_block in (0, 50):  # one block, or each would draw its own
+        torch.manual_seed(1)
+        found.append(gradients(net, net(x)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dropout_that_was_put_into_a_network_has_the_same_masks_in_all_parts():
+    net, x = network("fully connected", static=False)
+    net.layers = torch.nn.Sequential(OrderedDict(dropout=Dropout(0.5), **dict(net.layers.named_children())))
+    torch.manual_seed(1)
+    whole = net(x)
+    torch.manual_seed(1)
+    first, state = net.part(x[:3])
+    rest, _ = net.part(x[3:], state)
+    torch.testing.assert_close(torch.cat([first, rest]), whole)
 
 
 def test_blocks_of_time_keep_less():

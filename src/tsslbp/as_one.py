@@ -59,11 +59,14 @@ class _Part:
     pool: Pool | None = None
     formula: Any = None
     """The engine's, of the rule."""
+    through_lateral: bool = True
+    """The rule's."""
     half_psc: bool = False
     """Whether the current after it is bfloat16 under autocast."""
 
     def __post_init__(self) -> None:
-        neuron = self.layer.neuron
+        neuron = self.neuron = self.layer.neuron  # kept, for a layer may change before the backward pass
+        self.adapting = self.layer.adapting if type(self.layer) is Recurrent else None
         self.constants = [neuron.tau_m, neuron.tau_s, neuron.threshold]
         self.numbers, self.convolves = self.map.numbers(neuron.tau_s), bool(self.map.kernel)
 
@@ -100,7 +103,7 @@ class _Part:
             current = current + bias.to(current.dtype).view(-1, *[1] * len(self.map.kernel))
         half_psc = half and self.half_psc
         if lateral is not None:
-            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, layer.neuron, layer.adapting, half_psc)
+            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, self.neuron, self.adapting, half_psc)
         else:
             lif, pool = torch.ops.tsslbp.lif.default, list[float]()
             if self.convolves:
@@ -122,13 +125,11 @@ class _Part:
         """
         weight, bias, lateral, mask, membrane, *found = kept
         entered, constant, half_current, layout = how
-        layer = self.layer
         by_x = by_weight = by_bias = by_lateral = None
         if lateral is not None:
-            states = error, None, membrane, lateral, None, layer.neuron, layer.adapting, half_current
-            through = layer.rule.through_lateral
+            states = error, None, membrane, lateral, None, self.neuron, self.adapting, half_current
             delta, _, by_lateral, _ = ENGINE.recurrent_backward(
-                self.formula, *states, through_lateral=through, learns=needed[3]
+                self.formula, *states, through_lateral=self.through_lateral, learns=needed[3]
             )
         else:
             (family, numbers), pool = self.formula, list[float]()
@@ -193,7 +194,9 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
     if known.alone and processes.group().count > 1:
         return None
     half, steps, tau_s, static = is_half(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
-    if half != torch.is_autocast_enabled("cpu") or any(w is not None and w.dtype != x.dtype for w in known.weights):
+    if x.dtype not in (torch.float32, torch.float64) or half != torch.is_autocast_enabled("cpu"):
+        return None
+    if any(w is not None and w.dtype != x.dtype for w in known.weights):
         return None
     if known.parts[0].map.kernel and x.numel() == math.prod(net.architecture.input_shape):
         return None  # layers copy a single picture (signal.plainly_laid)
@@ -203,7 +206,8 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
         response = known.responses[steps, x.dtype]
     else:
         x, response = synapse(x, tau_s), None
-    keys = net._keys(x) if keys is None else keys
+    if keys is None and any(by.dropout for by in known.parts):
+        keys = net._keys(x)
     psc: Tensor = _Layers.apply(x, response, keys, half, known.parts, *known.weights)
     return psc if known.vote is None else known.vote(psc)
 
@@ -220,7 +224,7 @@ def _plan(net: Any) -> Plan | Modules:
         alone |= rule.statistic is not None
         takes = rule.takes_parts or not isinstance(layer, Recurrent)
         if takes and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
-            by.formula = ENGINE.formula(rule)
+            by.formula, by.through_lateral = ENGINE.formula(rule), rule.through_lateral
     for by, after in pairwise(parts):
         by.half_psc = not after.layer.takes_full
     if not parts or shared or any(by.formula is None for by in parts):
@@ -252,7 +256,7 @@ def _parts(net: Any) -> list[_Part]:
             ):
                 return []
             shape = (len(weight), *map_.sizes(shape[1:]))
-            parts.append(_Part(layer, map_, flat, dropout if dropout and dropout.training and dropout.p > 0 else None))
+            parts.append(_Part(layer, map_, flat, dropout if dropout and dropout.drops else None))
             flat, dropout = False, None
         elif kind is not Vote:
             return []

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from tsslbp.errors import LARGEST, UserError, shown
 
 
@@ -30,6 +32,13 @@ class Means:
     """The reader of a setting's text, which raises UserError for an invalid one."""
 
     read: Callable[[Any], object]
+
+
+def plain(value: Any) -> Any:
+    """A setting with Python's numbers in place of NumPy's."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 FLOAT32_MAX = 3.4028234663852886e38

@@ -26,7 +26,7 @@ def mix(*numbers: int | Tensor) -> Tensor:
 
 def wrapped(number: int) -> int:
     """A whole number of any size as an int64."""
-    return (number + 2**63) % 2**64 - 2**63
+    return (int(number) + 2**63) % 2**64 - 2**63
 
 
 def bits(keys: Tensor, count: int) -> Tensor:

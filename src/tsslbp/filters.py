@@ -20,6 +20,7 @@ is the rate (2) of the neuron (1).
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -144,7 +145,7 @@ class Filters:
 
     @cached_property
     def _thresholds(self) -> Tensor:
-        return torch.tensor(self.thresholds, dtype=torch.float32).view(VIEWS * len(dilations(self.steps)), len(ORDERS), -1)
+        return torch.tensor(self.thresholds, dtype=torch.float64).view(VIEWS * len(dilations(self.steps)), len(ORDERS), -1)
 
 
 def dilations(steps: int) -> list[int]:
@@ -152,22 +153,21 @@ def dilations(steps: int) -> list[int]:
     return [2**n for n in range(max(1, int(math.log2(max(1, (steps - 1) / (TAPS - 1)))) + 1))]
 
 
-def _sums(x: Tensor, lengths: Tensor | None) -> "itertools.chain[Tensor]":
-    """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; series are padded with 0."""
-    x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2)
-    weight = x.new_full((len(ORDERS), TAPS), -1.0)
+def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
+    """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; series are padded with 0.
+
+    They are float64, in which sums of so few float32 numbers are exact. Rounded ones would depend on the number of series in
+    the batch, and a rate jumps where a sum crosses its threshold.
+    """
+    x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2).double()
+    steps, weight = x.shape[2], x.new_full((len(ORDERS), TAPS), -1.0)
     for row, order in zip(weight, ORDERS, strict=True):
         row[list(order)] = 2.0
-    views = (x, F.pad(x.diff(dim=2), (1, 0)))
-
-    def each(view: int) -> "map[Tensor]":
-        def at(d: int) -> Tensor:
-            mixed = weight.unsqueeze(1) * _channels(x.shape[1], view, d).unsqueeze(2)
-            return F.conv1d(views[view], mixed, padding=d * (TAPS // 2), dilation=d)
-
-        return map(at, dilations(x.shape[2]))
-
-    return itertools.chain.from_iterable(map(each, range(VIEWS)))
+    for view, signal in enumerate((x, F.pad(x.diff(dim=2), (1, 0)))):
+        for d in dilations(steps):
+            mixed = weight.unsqueeze(2) * _channels(x.shape[1], view, d).unsqueeze(1)
+            padded = F.pad(signal, (d * (TAPS // 2), d * (TAPS // 2)))
+            yield mixed.flatten(1) @ torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
 
 
 def _channels(channels: int, view: int, dilation: int) -> Tensor:

@@ -9,14 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tsslbp import ann, as_one, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
-from tsslbp.declared import kinds_of
+from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
@@ -61,9 +60,9 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     for name in given:
         if name not in kinds_of(Architecture) or name == "network":
             raise unknown("setting", name, kinds_of(Architecture))
+    given = {name: plain(value) for name, value in given.items()}
     one = {name: (given[name],) for name in ("padding", "learn", "per_neuron") if isinstance(given.get(name), int | str)}
     given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
-    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
     missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
@@ -305,7 +304,7 @@ class Network(Tells):
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys for the samples, if they are needed."""
-        drops = self.training and self.architecture.dropout
+        drops = any(isinstance(layer, Dropout) and layer.drops for layer in self.modules())
         return draws.fresh(x.shape[0 if self.is_static(x) else 1], x.device) if drops else None
 
     def part(self, x: Tensor, state: State | None = None, steps: int = 1) -> tuple[Tensor, State]:
@@ -334,7 +333,7 @@ class Network(Tells):
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
-        if static and (not isinstance(steps, int) or steps < 1):
+        if static and (not hasattr(steps, "__index__") or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
         state.check(x.shape[0 if static else 1], static)
@@ -367,7 +366,7 @@ class Network(Tells):
         for start in range(0, self.time_steps, self.time_block):
             steps = min(self.time_block, self.time_steps - start)
             block = x if static else x[start : start + steps]
-            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False, preserve_rng_state=False)
+            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False)
             made.append(psc)
         return torch.cat(made)
 

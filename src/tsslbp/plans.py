@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.layers import (
     AvgPool1d,
@@ -254,6 +255,8 @@ class Planner:
 
 def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in evaluation."""
+    own = (*layer.own_weights, *(["bias"] if layer.bias is not None else []))
+    _need(is_parametrized(layer) or {*own} <= layer._parameters.keys())  # nobody would notice changes of other tensors
     weight, bias = layer.effective_weight().detach(), layer.bias
     if layer.norm is None:
         return weight, None if bias is None else bias.detach()

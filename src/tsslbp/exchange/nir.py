@@ -31,6 +31,7 @@ from tsslbp.exchange import graph as graphs
 from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
+from tsslbp.layers import Spiking, Vote
 from tsslbp.networks import Network
 from tsslbp.quantisation import INPUT_UNIT
 from tsslbp.stored import LONGEST
@@ -61,11 +62,13 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
 
     Raises:
         UserError: features that NIR lacks, with the layer named: adaptive thresholds, neurons without reset or leak, max
-            pooling, pooling over one axis, kernels of even and odd sides; filters of series. nir is not installed.
+            pooling, pooling over one axis, kernels of even and odd sides; filters of series. Steps, votes or time constants
+            that are not what the network's settings say, which would come back. nir is not installed.
     """
     model = network if isinstance(network, Model) else alone(network)
     if model.inputs.filters:
         raise UserError("the network hears filters of a whole series, which NIR cannot say; train one without --filters")
+    _check_noted(model.network)
     network = plain(model.network)
     nodes, edges = nodes_and_edges(network)
     a, version = model.network.architecture, importlib.metadata.version("tsslbp")
@@ -86,6 +89,25 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
     if bias == "onset" and not a.spikes_last:
         raise UserError("an onset channel does not reach an output that is read from its voltage; export with --bias leak")
     return with_onset(graph) if bias == "onset" else graph
+
+
+def _check_noted(network: Network) -> None:
+    """Raises UserError where :func:`read` would take from the settings what the network has otherwise."""
+
+    def told(net: Network) -> dict[str, object]:
+        layers = {name: layer for name, layer in net.named_layers() if isinstance(layer, Spiking) and not layer.neuron.varies}
+        taus = {
+            f"(tau_m, tau_s, reset) of {name}": (layer.neuron.tau_m, layer.neuron.tau_s, layer.neuron.reset)
+            for name, layer in layers.items()
+        }
+        votes = [layer.voters for _, layer in net.named_layers() if isinstance(layer, Vote)]
+        return {"time_steps": net.time_steps, "the votes for a class": votes, **taus}
+
+    with torch.device("meta"):
+        noted = told(Network(network.architecture))
+    for name, found in told(network).items():
+        if noted.get(name, found) != found:
+            raise UserError(f"{name} is {found}, where the network's settings say {noted[name]}; build it with these settings")
 
 
 def write(graph: Any, path: str | Path) -> None:

@@ -73,7 +73,8 @@ def with_onset(graph: Any) -> Any:
     for place in places:
         rows, q = place.rows, 1 - 1 / place.tau_s
         leak = (array(place.neurons, "v_leak") / array(place.neurons, "r")).reshape(rows, -1)[:, 0]
-        weight, bias, onset = array(place.map, "weight"), leak / place.tau_s, q * leak / place.windows
+        weight, onset = array(place.map, "weight"), q * leak / place.windows
+        bias = leak / place.tau_s + (array(place.map, "bias") if hasattr(place.map.node, "bias") else 0)  # the map's if τs is 1
         if place.hidden:
             strong = 2 * place.tau_s * place.constant("v_threshold")
             weight = np.concatenate([weight, np.zeros((1, *weight.shape[1:]))])

@@ -70,7 +70,9 @@ class Convolution(Spiking):
             if len(each) != dims or any(type(size) is not int or size < least for size in each):
                 more = " or two of them" if dims == 2 else ""
                 raise UserError(f"{name}: {what} is {sizes}; it must be a whole number from {least}{more}")
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.stride, self.padding, self.dilation = (
+            sizes if isinstance(sizes, int) else tuple(sizes) for sizes in (stride, padding, dilation)
+        )
         if type(groups) is not int or groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(f"{name}: groups is {groups}; it must divide {in_channels} and {out_channels} channels")
         self.groups = groups

@@ -44,11 +44,16 @@ class Dropout(nn.Module):
         Raises UserError for anything but a signal, and for keys of a wrong number or type.
         """
         check_signal(signal)
-        if not self.training or self.p == 0:
+        if not self.drops:
             return signal
         if isinstance(signal, Constant):
             return Constant(signal.value * self.mask(signal.value, keys), signal.response)
         return signal * self.mask(signal[0], keys)
+
+    @property
+    def drops(self) -> bool:
+        """Whether it drops anything now."""
+        return self.training and self.p > 0
 
     def mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """What one step ``[B, ...]`` of a signal is multiplied by. ``keys`` and errors: see :meth:`forward`."""
