@@ -162,8 +162,7 @@ class Conv2d(Convolution):
 
 def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:
     """Output sizes of a convolution whose kernel spans ``reach`` pixels; below 1 if it does not fit."""
-    each = zip(sizes, *(_each(x, len(sizes)) for x in (reach, stride, padding)), strict=True)
-    return tuple((size + 2 * padding - reach) // stride + 1 for size, reach, stride, padding in each)
+    return SparseMap(*(_each(x, len(sizes)) for x in (reach, stride, padding))).sizes(sizes)
 
 
 def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:

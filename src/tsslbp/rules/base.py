@@ -46,9 +46,12 @@ class Rule(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        told = next(base for base in cls.__mro__ if "numbers" in vars(base))  # the numbers are for its equations
-        equations = (name for name in dir(told) if not name.startswith("__") and name not in ("options", "code"))
-        if any(callable(getattr(told, name)) and getattr(cls, name) is not getattr(told, name) for name in equations):
+        owner = next(base for base in cls.__mro__ if "numbers" in vars(base))  # the numbers are for its equations
+        descriptions = {"options", "code"}  # of which a class may have its own with the same equations
+        equations = (
+            name for name in {*dir(owner)} - descriptions if not name.startswith("__") and callable(getattr(owner, name))
+        )
+        if any(getattr(cls, name) is not getattr(owner, name) for name in equations):
             cls.numbers = None  # type: ignore[assignment]
         methods = {"current_gradient", "part_gradient"}
         last = next(base for base in cls.__mro__ if methods & vars(base).keys())
