@@ -21,7 +21,8 @@ from torch import nn
 import tsslbp
 from tsslbp import UserError, cli, layers, training
 from tsslbp.exchange import layers as same
-from tsslbp.neuron import LIF
+from tsslbp.neuron import LIF, delayed, membrane_potential
+from tsslbp.signal import expanded
 from tsslbp.training.model import alone
 
 nir = pytest.importorskip("nir", reason="NIR files need the package nir")
@@ -339,6 +340,61 @@ def test_what_is_guaranteed_holds_in_another_order_of_summation(name):
     exact, single = spikes(net, x, torch.float64), equations(to_nir(net), x)
     for layer, train in exact.items():
         assert not (train ^ single[f"{layer}_neurons"])[:, safe].any()
+
+
+FEW = {"bits": "4", "per_neuron": ("threshold",), "spread": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("notation", "shape", "more"),
+    [
+        ("60-10", (30,), FEW),
+        ("40C3-10", (2, 6, 6), FEW),
+        ("60R-10", (30,), FEW),
+        ("60-10", (30,), {**FEW, "standardise": True}),
+        ("[9-30]-10", (9,), FEW),
+        ("60n-10", (30,), {"per_neuron": ("threshold",), "spread": 0.1}),
+        ("60-10", (30,), {"per_neuron": ("threshold",), "spread": 0.1, "standardise": True}),
+    ],
+)
+def test_no_guaranteed_sample_differs(notation, shape, more):
+    torch.manual_seed(0)
+    net = lively(tsslbp.build(notation, input_shape=shape, time_steps=7, tau_m=4, tau_s=4, **more))
+    x = samples(net, 60)
+    on_edge(net, x)
+    graph = to_nir(net)
+    safe = guaranteed(net, x, (torch.float64,))[torch.float64]
+    assert safe.sum() > 50
+    ours, theirs = spikes(net, x, torch.float64), spikes_by_layer(graph, x.double())
+    assert all(train.any() and not (train ^ theirs[name])[:, safe].any() for name, train in ours.items())
+
+
+def on_edge(net, x):
+    """Put thresholds so close to a potential that the last digit of a weight in float32 decides whether a neuron spikes.
+
+    Half of a recurrent layer hears the other half alone, and so has its potential at the second step.
+    """
+    for layer in net.modules():
+        if isinstance(layer, layers.Recurrent):
+            layer.weight.data[len(layer.weight) // 2 :] = 0
+    whole = copy.deepcopy(net).double()
+    whole.fold()
+
+    def cross(name, layer, signal, *_):
+        current, step, first = expanded(layer.current(signal)), 0, 0
+        if isinstance(layer, layers.Recurrent):
+            current = current + F.linear(delayed(layer(signal)), layer.effective_lateral())
+            step, first = 1, len(layer.weight) // 2
+        u = membrane_potential(current, layer.neuron)[step].unsqueeze(-1).flatten(2)[..., 0]
+        near = u[torch.arange(u.shape[1]) % len(u), torch.arange(u.shape[1])].float()
+        near = torch.where((near > 0.1) & (torch.arange(len(near)) >= first), near, layer.threshold.float())
+        for each in (layer, net.layers.get_submodule(name)):
+            each.threshold.data.copy_(near)
+        return layer(signal)
+
+    with torch.no_grad():
+        for _ in whole.walk(whole.encode(x.double()), cross):
+            pass
 
 
 def varied(node, seed=3):

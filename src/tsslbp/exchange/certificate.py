@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
+from tsslbp.exchange.outgoing import as_written
 from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
@@ -47,8 +48,7 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
     Returns:
         ``[B]`` of bool for each type.
     """
-    whole = copy.deepcopy(network).double().eval()
-    whole.fold()
+    whole = as_written(network, torch.float64)
     proof = _Proof(whole, dtypes)
     signal = whole.encode(x.double())
     with torch.no_grad():

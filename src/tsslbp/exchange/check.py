@@ -1,6 +1,5 @@
 """Runs a written NIR graph in other simulators and counts spikes and answers that differ from the network's own."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from tsslbp import quantisation
 from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
-from tsslbp.exchange.outgoing import UNIT, neurons_of_layer
+from tsslbp.exchange.outgoing import UNIT, as_written, neurons_of_layer
 from tsslbp.networks import Network
 
 DTYPES = (torch.float32, torch.float64)
@@ -87,7 +86,7 @@ def check(
 def _compare(
     network: Network, graph: Any, parts: tuple[Tensor, ...], name: str, simulator: simulators.Simulator, dtype: torch.dtype
 ) -> Comparison:
-    made, own = Comparison(name, simulator.version, dtype, {}, {}), _folded(network, dtype)
+    made, own = Comparison(name, simulator.version, dtype, {}, {}), as_written(network, dtype)
     for part in parts:
         currents = own.activity(part.to(dtype))
         steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
@@ -126,18 +125,12 @@ def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
 @torch.no_grad()
 def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
-    own = _folded(network, dtype)
+    own = as_written(network, dtype)
     return _trains(own, own.activity(x.to(dtype)))
 
 
 def _trains(network: Network, currents: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: train.flatten(2) for name, train in network.trains(currents).items()}
-
-
-def _folded(network: Network, dtype: torch.dtype) -> Network:
-    network = copy.deepcopy(network).to(dtype).eval()
-    network.fold()
-    return network
 
 
 def lines(checked: Checked) -> Iterator[str]:

@@ -65,6 +65,19 @@ def plain(network: Network) -> Network:
     return network
 
 
+def as_written(network: Network, dtype: torch.dtype) -> Network:
+    """A network that is :func:`plain`, with the very numbers that its graph holds as its weights, in another type.
+
+    Folding and rounding happen in the network's own type, as for the graph, and weights of few bits stay what they are then: in
+    another type, step times whole number would be another number.
+    """
+    network = plain(network)
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            layer.quantise("float")
+    return network.to(dtype)
+
+
 class _Writer:
     """Appends nodes, and keeps the last one, its output shape, and the factor of pools that the nodes leave out."""
 
