@@ -105,6 +105,37 @@ def test_a_tie_differs_in_spikingjelly_alone(simulator):
     assert differing(net, simulator, x)["linear1"] == (2 if simulator == "SpikingJelly" else 0)  # it resets, and we go on
 
 
+def read_from_its_voltage():
+    torch.manual_seed(0)
+    return tsslbp.build("12-4", input_shape=(7,), time_steps=7, tau_m=4, tau_s=2, readout="voltage").eval()
+
+
+@pytest.mark.xfail(reason="no importer has a neuron for CubaLI", strict=True)
+def test_a_simulator_reads_an_output_that_is_a_voltage(simulator):
+    net = read_from_its_voltage()
+    graph, x = to_nir(net), samples(net).double()
+    torch.testing.assert_close(SIMULATORS[simulator].run(graph, x)["output_neurons"], net.double()(x))
+
+
+def test_norse_leaves_out_a_node_that_it_does_not_know():
+    pytest.importorskip("norse")
+    net = read_from_its_voltage()
+    graph, x = to_nir(net), samples(net).double()
+    theirs, hidden = SIMULATORS["Norse"].run(graph, x), spikes(net, x, torch.float64)["linear1"]
+    current = hidden.double() @ torch.from_numpy(graph.nodes["output_weights"].weight).double().T
+    torch.testing.assert_close(theirs["output_neurons"], current)
+
+
+@pytest.mark.xfail(reason="snnTorch makes its thresholds float32", strict=True, raises=AssertionError)
+def test_snntorch_keeps_thresholds_in_float64():
+    pytest.importorskip("snntorch")
+    from snntorch.import_nir import import_from_nir
+
+    graph = to_nir(tsslbp.build("5", input_shape=(7,), time_steps=7, tau_m=4, tau_s=2, threshold=1.1))
+    module = quiet(lambda: import_from_nir(graph)).double()
+    assert module.get_submodule("output_neurons").threshold.item() == graph.nodes["output_neurons"].v_threshold[0]
+
+
 def test_norse_needs_the_step():
     pytest.importorskip("norse")
     from norse.torch import from_nir as by_norse
