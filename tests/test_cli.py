@@ -1,6 +1,7 @@
 """The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -228,6 +229,20 @@ def test_console_script_is_installed(tmp_path):
     done = subprocess.run([program, "train", "quickstartt"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "tsslbp: unknown recipe 'quickstartt'; did you mean 'quickstart'?\n"
+
+
+@pytest.mark.parametrize("started", ["script", "module", "library"])
+def test_ctrl_c_while_torch_is_imported_ends_the_command_without_a_traceback(started, tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    (tmp_path / "tsslbp").write_text("import sys\nfrom tsslbp.cli import main\nsys.exit(main())\n")  # as pip writes it
+    how = {"script": [tmp_path / "tsslbp"], "module": ["-m", "tsslbp"], "library": ["-c", "import tsslbp"]}[started]
+    path = os.pathsep.join([str(tmp_path), str(Path(tsslbp.__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, *how], capture_output=True, text=True, env=environment, timeout=50)
+    if started == "library":
+        assert done.stderr.endswith("KeyboardInterrupt\n")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_complaint_drawn_in_ascii_is_one_line_too():

@@ -690,6 +690,19 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_runs_says_how_to_go_on(number, tmp_path, capsys, monkeypatch):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # else a failure would end the tests
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(comparing, "finished", lambda *_: os.kill(os.getpid(), number))
+        assert cli.main(command(tmp_path)) == 130
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
+
+
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
     monkeypatch.undo()

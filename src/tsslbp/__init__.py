@@ -1,5 +1,7 @@
 """Train deep spiking neural networks by spike timing (TSSL-BP)."""
 
+from tsslbp import starting  # noqa: F401, I001 (first, as the others take seconds)
+
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tsslbp import __version__, imports, processes
+from tsslbp import __version__, imports, processes, starting
 from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS, overview
 from tsslbp.cli.parse import taken
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     streams.prepare()
     try:
+        starting.started()
         try:
             with processes.joined():
                 _run(sys.argv[1:] if argv is None else argv)
