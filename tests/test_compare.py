@@ -22,6 +22,7 @@ from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, comparison, search, step, tuning
+from tsslbp.training import folder as run_folder
 from tsslbp.training.inputs import Inputs
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
@@ -302,6 +303,29 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     test = training.with_data(small)[1].test
     assert result["rules"]["tssl"]["runs"][0]["spikes"] == study.measure(model, test).spikes
     json.dumps(result["rules"])
+
+
+def test_a_folder_that_another_comparison_has_begun_is_told(small, monkeypatch):
+    started = run_folder._started
+
+    def late(config):
+        run_folder._take(config.runs_dir / config.name, config)  # by the other comparison, which is a little ahead
+        return started(config)
+
+    monkeypatch.setattr(run_folder, "_started", late)
+    folder = small.runs_dir / "compare-small/tssl-seed1"
+    with pytest.raises(UserError) as caught:
+        study.compare(small, ["tssl"], seeds=1)
+    assert str(caught.value) == f"another process is at work in {folder}; when it has ended, give the same command again"
+
+
+def test_a_run_without_its_settings_is_told(small):
+    study.compare(small, ["tssl"], seeds=1)
+    folder = small.runs_dir / "compare-small/tssl-seed1"
+    (folder / "config.toml").unlink()
+    with pytest.raises(UserError) as caught:
+        study.compare(small, ["tssl"], seeds=1)
+    assert str(caught.value) == f"{folder} exists without a config.toml; remove that folder and give the same command again"
 
 
 def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, tmp_path):

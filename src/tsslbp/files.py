@@ -24,6 +24,10 @@ TEMPORARY = ".*.tmp"
 """Names of unfinished files, which a killed process leaves behind."""
 
 
+class Taken(UserError):
+    """A folder that another process is at work in, or that is there and must not be."""
+
+
 def cache_folder() -> Path:
     """Folder that may be deleted at any time: ``$TSSLBP_CACHE``, else ``tsslbp`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
 
@@ -143,7 +147,7 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
     Nothing is checked if the system or the file system has no locks.
 
     Raises:
-        UserError: another process has locked it; ``fix`` says what to do.
+        Taken: another process has locked it; ``fix`` says what to do.
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as kept:
@@ -155,7 +159,7 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                raise UserError(f"another process is at work in {folder}; {fix}") from None
+                raise Taken(f"another process is at work in {folder}; {fix}") from None
             except OSError:  # this file system has no locks
                 pass
             with contextlib.suppress(FileNotFoundError):  # its last user may have deleted it

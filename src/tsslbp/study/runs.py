@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import machine, training
+from tsslbp import files, machine, training
 from tsslbp.data import Split
 from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
@@ -18,6 +18,8 @@ from tsslbp.notation import has_hidden
 from tsslbp.settings import Place, TrainConfig
 
 Watch = Callable[[str], training.Progress]
+AGAIN = "give the same command again"
+"""What goes on with the runs of a study or a comparison."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +168,28 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     """Train a run and return its folder; a finished run is not repeated, an interrupted one is continued.
 
     ``adapt``: see :func:`tsslbp.training.train`.
+
+    Raises UserError for what :func:`tsslbp.training.train` refuses, and if another process trains this run.
     """
     folder = config.runs_dir / str(config.name)
     began = (folder / "config.toml").is_file()
-    ended = (folder / training.METRICS).is_file() and training.read_metrics(folder)[1] is not None
-    progress = training.Progress() if ended else watch(str(config.name))
+    progress = training.Progress() if _ended(folder) else watch(str(config.name))
     try:
         trained, final = training.train(replace(config, resume=began), progress, adapt)
     except training.Diverged as error:
         raise training.Diverged(f"{config.name}: {error}") from None
+    except files.Taken:
+        if (folder / "config.toml").is_file():
+            raise UserError(f"another process is at work in {folder}; when it has ended, {AGAIN}") from None
+        raise UserError(f"{folder} exists without a config.toml; remove that folder and {AGAIN}") from None
     if config.test_every == 1 and final["best_test_accuracy"] is None:
         raise UserError(f"{folder} began without --test-every 1, so its best test epoch is unknown; remove or rename it")
     return trained
+
+
+def _ended(folder: Path) -> bool:
+    """Whether a run has begun and ended. Raises UserError for a damaged record."""
+    return (folder / training.METRICS).is_file() and training.read_metrics(folder)[1] is not None
 
 
 def accuracy(folder: Path) -> float:

@@ -29,7 +29,7 @@ def files_of(path: Path) -> list[Path]:
 def opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
     """The folder of a run that starts or goes on, and its checkpoint, empty if there is none.
 
-    The folder is locked for this process until ``held`` is closed. Raises UserError if another process has it.
+    The folder is locked for this process until ``held`` is closed. Raises files.Taken if another process has it.
     """
     folder = _resumed(config) if config.resume else _started(config)
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
@@ -51,7 +51,8 @@ def _started(config: TrainConfig) -> Path:
     """The folder of a new run, with its ``config.toml``. Without a name it has the recipe's, numbered if that is taken.
 
     Raises:
-        UserError: the name is taken, or the folder cannot be made or written to; then none is left behind.
+        files.Taken: another run or anything else has the name.
+        UserError: the folder cannot be made or written to; then none is left behind.
     """
     first = config.runs_dir / (config.name or config.recipe)
     for number in itertools.count(1):
@@ -60,7 +61,7 @@ def _started(config: TrainConfig) -> Path:
             _take(folder, replace(config, name=folder.name))
         except FileExistsError:
             if config.name is not None:
-                raise UserError(f"{folder} exists; add --resume to go on with it or choose another --name") from None
+                raise files.Taken(f"{folder} exists; add --resume to go on with it or choose another --name") from None
         else:
             return folder
     raise AssertionError  # there are more numbers than folders
