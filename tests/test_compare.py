@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import sys
@@ -303,6 +304,30 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     test = training.with_data(small)[1].test
     assert result["rules"]["tssl"]["runs"][0]["spikes"] == study.measure(model, test).spikes
     json.dumps(result["rules"])
+
+
+@pytest.mark.parametrize("spoilt", ["cut", "gone"])
+def test_a_damaged_model_of_a_finished_run_is_found_before_anything_is_trained(small, spoilt):
+    study.compare(small, ["tssl"], seeds=1)
+    path = small.runs_dir / "compare-small/tssl-seed1/model.safetensors"
+    if spoilt == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.unlink()
+    begun = []
+
+    def watch(run):
+        begun.append(run)
+        return training.Progress()
+
+    with pytest.raises(UserError) as caught:
+        study.compare(small, ["relu", "tssl"], seeds=2, watch=watch)
+    assert str(caught.value).startswith(f"{path} is ")
+    assert str(caught.value).endswith("; remove that run's folder and give the same command again")
+    assert not begun
+    shutil.rmtree(path.parent)
+    study.compare(small, ["relu", "tssl"], seeds=2, watch=watch)
+    assert begun == ["relu-seed1", "tssl-seed1", "relu-seed2", "tssl-seed2"]
 
 
 def test_a_folder_that_another_comparison_has_begun_is_told(small, monkeypatch):

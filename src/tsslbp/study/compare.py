@@ -20,7 +20,7 @@ from tsslbp.settings import Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, finished, folder_name, need_validation, plain, seeds_from, settled
+from tsslbp.study.runs import Watch, check_models, finished, folder_name, need_validation, plain, seeds_from, settled
 from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
@@ -203,6 +203,7 @@ def compare(
             f"{folder} holds trials that began with seed {first}, here {trial_seeds[0]}, which is --seed and --seeds added up; "
             "give these as before, or choose another --name"
         )
+    check_models(folder / _run_name(label, seed) for label in settings for seed in numbers)
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
@@ -217,7 +218,7 @@ def compare(
     diverged: dict[str, str] = {}
     for seed in numbers:  # rules in turns, so that other load on the machine affects all alike
         for label in list(runs):
-            s = replace(settings[label], seed=seed, name=f"{folder_name(label)}-seed{seed}")
+            s = replace(settings[label], seed=seed, name=_run_name(label, seed))
             try:
                 runs[label].append(finished(s, watch))
             except training.Diverged as error:
@@ -261,6 +262,10 @@ def compare(
         "diverged": diverged,
         "differences": None if base is None else _differences(made, base, favourite),
     }
+
+
+def _run_name(label: str, seed: int) -> str:
+    return f"{folder_name(label)}-seed{seed}"
 
 
 def _shared(settings: list[TrainConfig]) -> dict[str, Any]:

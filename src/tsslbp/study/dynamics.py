@@ -29,7 +29,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.study.base import Study, folder_of, measured
-from tsslbp.study.runs import Watch, about, accuracy, finished, need_validation, seeds_from, settled
+from tsslbp.study.runs import Watch, about, accuracy, check_models, finished, need_validation, seeds_from, settled
 
 S = TypeVar("S", TrainConfig, Architecture)
 STEPS = (1, 2, 3, 5, 10, 20)
@@ -79,6 +79,7 @@ def dynamics(
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
     binary = None if dataset.trains else _binary(config)
+    check_models(config.runs_dir / f"base-seed{seed}" for seed in numbers)
 
     base: list[float] = []
     ann: list[float] = []

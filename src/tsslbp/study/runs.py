@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,17 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     if config.test_every == 1 and final["best_test_accuracy"] is None:
         raise UserError(f"{folder} began without --test-every 1, so its best test epoch is unknown; remove or rename it")
     return trained
+
+
+def check_models(folders: Iterable[Path]) -> None:
+    """Raises UserError if one of these runs has ended and its model is damaged or gone, so that nothing is trained before."""
+    for folder in filter(_ended, folders):
+        if not (folder / training.MODEL).is_file():
+            raise UserError(f"{folder / training.MODEL} is gone; remove that run's folder and {AGAIN}")
+        try:
+            training.load(folder)
+        except UserError as error:
+            raise UserError(f"{error}; remove that run's folder and {AGAIN}") from None
 
 
 def _ended(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.evaluation import Samples, dataset_of, dataset_of_run, samples_of_file, samples_to_predict, samples_to_test
-from tsslbp.training.folder import CHECKPOINT, files_of
+from tsslbp.training.folder import CHECKPOINT, MODEL, files_of
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
@@ -17,6 +17,7 @@ __all__ = [
     "BASELINES",
     "CHECKPOINT",
     "METRICS",
+    "MODEL",
     "Diverged",
     "Interrupted",
     "Loop",
