@@ -353,6 +353,14 @@ def test_a_run_without_its_settings_is_told(small):
     assert str(caught.value) == f"{folder} exists without a config.toml; remove that folder and give the same command again"
 
 
+@pytest.mark.parametrize("name", ["a" * 248, "ä" * 127])
+def test_a_name_that_is_too_long_for_the_folder_of_a_comparison_is_refused(name, tmp_path, capsys):
+    assert cli.main(command(tmp_path, "--name", name)) == 2
+    said = f"compare-NAME, a folder, is {8 + len(name.encode())} bytes long, and 255 is the most; choose a shorter --name"
+    assert capsys.readouterr().err == f"tsslbp: {said}\n"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, tmp_path):
     whole = study.compare(replace(small, runs_dir=tmp_path / "whole"), RULES, seeds=1)
 

@@ -38,9 +38,11 @@ from tsslbp.losses import Loss, RateBounds
 from tsslbp.notation import RecurrentSpec, contains, has_hidden, normalised
 from tsslbp.spec import parse_spec, write_spec
 
+LONGEST_NAME = 255
+"""Bytes of the longest name of a folder."""
 FOLDER = Must(
-    "be a plain folder name: printable, without a separator, of at most 255 bytes",
-    lambda x: Path(x).name == x and x not in ("", "..") and x.isprintable() and len(x.encode()) <= 255,
+    f"be a plain folder name: printable, without a separator, of at most {LONGEST_NAME} bytes",
+    lambda x: Path(x).name == x and x not in ("", "..") and x.isprintable() and len(x.encode()) <= LONGEST_NAME,
 )
 
 

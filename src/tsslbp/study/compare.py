@@ -16,7 +16,7 @@ from tsslbp.bench.measure import interleaved
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
 from tsslbp.report.page import Result
-from tsslbp.settings import Place, TrainConfig
+from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
@@ -27,6 +27,8 @@ from tsslbp.study.tuning import best_rate, tuned
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
+PREFIX = "compare-"
+"""Begins the name of a comparison's folder."""
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
 
@@ -176,7 +178,11 @@ def compare(
     if target is not None and not 0 < target <= 100:
         raise UserError(f"--to is {target}; it must be a percentage above 0, at most 100")
     need_validation(config)
-    folder = config.runs_dir / f"compare-{config.name or config.recipe}"
+    folder = config.runs_dir / f"{PREFIX}{config.name or config.recipe}"
+    if (length := len(folder.name.encode())) > LONGEST_NAME:
+        raise UserError(
+            f"{PREFIX}NAME, a folder, is {length} bytes long, and {LONGEST_NAME} is the most; choose a shorter --name"
+        )
     settings = contestants(settled(replace(config, runs_dir=folder, test_every=1), folder), entries)
     base = None if against is None else _named("--against", against, settings)
     if base is not None and len(settings) == 1:
