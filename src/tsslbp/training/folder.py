@@ -61,7 +61,8 @@ def _started(config: TrainConfig) -> Path:
             _take(folder, replace(config, name=folder.name))
         except FileExistsError:
             if config.name is not None:
-                raise files.Taken(f"{folder} exists; add --resume to go on with it or choose another --name") from None
+                more = "add --resume to go on with it or " if (folder / "config.toml").is_file() else ""
+                raise files.Taken(f"{folder} exists; {more}choose another --name") from None
         else:
             return folder
     raise AssertionError  # there are more numbers than folders
