@@ -723,7 +723,7 @@ def test_classes_may_be_whole_numbers_of_any_type(tmp_path, kind):
 
 def test_labels_that_are_no_classes_do_not_keep_from_predicting(tmp_path):
     path = Path(save(tmp_path / "own.npz", x=X, y=Y + 0.5))
-    split, _ = readers.samples(path, ("0", "1"), (5,), labelled=False)
+    split, *_ = readers.samples(path, ("0", "1"), (5,), labelled=False)
     assert split.y.tolist() == 12 * [-1]
 
 

@@ -168,7 +168,7 @@ def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, na
     model = training.load(run)
     assert {row["class"] for row in rows} <= {*model.classes, ""}
     if name in ("csv", "wav", "events"):  # as they are in memory
-        split, names = readers.samples(Path(path), model.classes, model.sample_shape, model.inputs.rate)
+        split, names, _ = readers.samples(Path(path), model.classes, model.sample_shape, model.inputs.rate)
         answers = metrics.decode(model.outputs(split.x, split.lengths)).tolist()
         assert [row["class"] for row in rows] == [model.classes[n] if n >= 0 else "" for n in answers]
         assert [row["sample"] for row in rows] == names
@@ -250,7 +250,7 @@ def test_folders_of_parts_are_respected(tmp_path):
 
 def test_features_of_a_model_may_be_named_like_classes(tmp_path):
     (tmp_path / "t.csv").write_text("y,Y\n1,2\n3,4\n")
-    split, _ = readers.samples(tmp_path / "t.csv", ("a", "b"), (2,), labelled=False, columns=("y", "Y"))
+    split, *_ = readers.samples(tmp_path / "t.csv", ("a", "b"), (2,), labelled=False, columns=("y", "Y"))
     assert split.x.tolist() == [[1, 2], [3, 4]]
 
 
@@ -275,7 +275,7 @@ def test_folders_of_parts_that_leave_one_out_are_refused(tmp_path, prefix):
 def test_pictures_to_predict_may_be_in_any_folders(tmp_path):
     for part in ("val", "test"):
         digit_pictures(tmp_path / part)
-    split, _ = readers.samples(tmp_path, ("a", "b"), (1, 8, 8), labelled=False)
+    split, *_ = readers.samples(tmp_path, ("a", "b"), (1, 8, 8), labelled=False)
     assert split.y.tolist() == [-1] * 60
 
 
@@ -587,6 +587,69 @@ def test_tables_as_programs_write_them(tmp_path, text, classes):
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 6
 
 
+NUMBERED = [
+    ("0,1,2\n", "0,1", "1,0"),
+    (",0,1,2\n", ",0,1", ",1,0"),
+    ("0,1,label\n", "0,1", "1,0"),
+    ("400.5,401,species\n", "400.5,401", "401,400.5"),
+]
+
+
+@pytest.mark.parametrize(("head", "same", "turned"), NUMBERED, ids=["counted", "index", "label", "wavelengths"])
+def test_names_of_columns_may_be_numbers(tmp_path, head, same, turned):
+    path, index = tmp_path / "t.csv", head.startswith(",")
+    rows = [(n / 4, n % 3, n % 2) for n in range(12)]
+
+    def write(name, first, *order):
+        lines = (",".join([*[str(n)] * index, *(str(row[column]) for column in order)]) for n, row in enumerate(rows))
+        (tmp_path / name).write_text("\n".join([first.strip(), *lines]))
+        return tmp_path / name
+
+    found = readers.found(write("t.csv", head, 0, 1, 2), Wanted())
+    x, columns = found.all()[0].x, found.facts["columns"]
+    assert x.tolist() == [list(row[:2]) for row in rows]
+    assert any("names of the columns" in note for note in found.facts["notes"]) == ("label" not in head)
+    wanted = {"classes": ("0", "1"), "shape": (2,), "columns": columns}
+    for name, first, *order in (("same.csv", same, 0, 1), ("turned.csv", turned, 1, 0)):
+        split, _, notes = readers.samples(write(name, first, *order), **wanted, labelled=False)
+        assert torch.equal(split.x, x)
+        assert "names of the columns" in notes[0]
+    assert torch.equal(readers.samples(path, **wanted)[0].x, x)
+    write("p_TRAIN.csv", head, 0, 1, 2)
+    write("p_TEST.csv", head, 0, 1, 2)
+    dataset = data.load(str(tmp_path / "p_TRAIN.csv"), Path())
+    assert (dataset.classes, len(dataset.test)) == (("0", "1"), 12)
+
+
+def test_a_first_row_of_numbers_may_be_a_sample(tmp_path):
+    def found(text, **wanted):
+        (tmp_path / "t.csv").write_text(text)
+        return readers.found(tmp_path / "t.csv", Wanted(**wanted))
+
+    again = found("0,1\n1,0\n" * 4)
+    assert (len(again.all()[0]), *again.doubts) == (
+        8,
+        "the first row of t.csv, 0, 1, is taken as a sample, as it occurs again; name the columns by words if it is none",
+    )
+    model = {"classes": ("a", "b"), "shape": (2,), "labelled": False}
+    for text in ("5.1,3.5,a\n6,2.2,b\n", "0,1,a\n1,3,b\n", "5.1,3.5,?\n6,2.2,?\n"):
+        for columns in ((), ("0", "1")):
+            table = found(text, **model, columns=columns)
+            assert (len(table.all()[0]), table.doubts) == (2, [])
+    assert found("0,1\n", **model).all()[0].x.tolist() == [[0, 1]]
+    assert len(found("5.1,3.5,y\n6,2.2,n\n", **{**model, "classes": ("n", "y")}).all()[0]) == 2
+    by_place = found("0,1\n5.5,6\n", **model, columns=("u", "v"))
+    assert by_place.all()[0].x.tolist() == [[5.5, 6]]
+    (tmp_path / "s_TRAIN.csv").write_text("5.1,3.5,a\n6,2.2,b\n" * 4)
+    (tmp_path / "s_TEST.csv").write_text("5.1,3.5,a\n6,2.2,b\n")
+    assert len(data.load(str(tmp_path / "s_TRAIN.csv"), Path()).test) == 2
+
+
+def test_names_in_quotes_may_hold_other_separators(tmp_path):
+    (tmp_path / "t.csv").write_text('"a; cm; x","b; mm",label\n' + "1,2,u\n3,4,v\n" * 3)
+    assert readers.found(tmp_path / "t.csv", Wanted()).facts["columns"] == ("a; cm; x", "b; mm")
+
+
 @pytest.mark.parametrize("values", [("0", "1"), ("u", "v"), ("0.5", "3.25")], ids=["index", "names", "features"])
 def test_a_first_column_without_a_name(tmp_path, values):
     (tmp_path / "t.csv").write_text(",u,v,y\n" + "".join(f"{values[n % 2]},{n},{n % 3},{'ab'[n % 2]}\n" for n in range(12)))
@@ -603,7 +666,7 @@ def test_a_table_of_pandas_is_read_for_its_own_model(tmp_path, first, names):
     found = readers.found(path, Wanted())
     columns = found.facts["columns"]
     assert len(columns) == (2 if first == 0 else 3)
-    split, _ = readers.samples(path, ("a", "b"), (len(columns),), columns=columns)
+    split, *_ = readers.samples(path, ("a", "b"), (len(columns),), columns=columns)
     assert torch.equal(split.x, found.all()[0].x)
 
 
@@ -670,7 +733,7 @@ def test_whole_numbers_are_names_for_a_model_whose_classes_are_other_numbers(tmp
 
 def test_a_table_of_one_column_has_its_first_row(tmp_path):
     (tmp_path / "t.csv").write_text("3\n1\n2\n")
-    samples, _ = readers.samples(tmp_path / "t.csv", ("0", "1"), (1,), labelled=False)
+    samples, *_ = readers.samples(tmp_path / "t.csv", ("0", "1"), (1,), labelled=False)
     assert samples.x.flatten().tolist() == [3, 1, 2]
 
 
@@ -747,7 +810,7 @@ def test_series_may_begin_with_a_byte_order_mark(tmp_path):
 )
 def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
     (tmp_path / "s.txt").write_text(text)
-    split, _ = readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)
+    split, *_ = readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)
     assert split.x[:2, 0, 0].tolist() == [first, 8]  # a class is no value
     (tmp_path / "s.txt").write_text("0.5 6\n0.8 9\n")
     with fails("no line begins with a class .1, 2. or .; fewer than 3 values need one"):

@@ -13,6 +13,9 @@ from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names
 from tsslbp.errors import UserError, each_of
 
+LABELS = ("label", "class", "target", "y")
+"""Names of the column of classes."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -52,6 +55,7 @@ class Found:
         scale: stored value of full intensity, for static samples.
         tested_on: description of the test samples.
         facts: further fields of :class:`tsslbp.data.Dataset`.
+        doubts: those of its notes that a user of a trained model must know too.
     """
 
     parts: Mapping[str, Split]
@@ -61,6 +65,7 @@ class Found:
     tested_on: str = FIFTH
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    doubts: Sequence[str] = ()
 
     def dataset(self, name: str, where: str, validation: int | None) -> Dataset:
         """The data set; raises UserError as :func:`tsslbp.data.own.complete` does."""
@@ -146,6 +151,11 @@ def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str,
         those = f"{', '.join(odd[:5])}{' and others' if odd[5:] else ''}"
         raise UserError(f"{where} has class {those}; {whose} are {', '.join(classes)}; give samples of these only")
     return torch.tensor([known.get(label, -1) for label in labels], dtype=torch.int64)
+
+
+def counted(names: Sequence[str]) -> bool:
+    """Whether names of two columns or more count from 0 or 1, as programs name columns that have no names."""
+    return len(names) > 1 and any(list(names) == [str(n + first) for n in range(len(names))] for first in (0, 1))
 
 
 def partner(path: Path) -> Path | None:

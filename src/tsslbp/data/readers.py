@@ -106,12 +106,13 @@ def samples(
     rate: int = 0,
     columns: tuple[str, ...] = (),
     labelled: bool = True,
-) -> tuple[Split, list[str]]:
-    """Every sample at a path, for a model of these classes and this sample shape, and their names.
+) -> tuple[Split, list[str], list[str]]:
+    """Every sample at a path, for a model of these classes and this sample shape; their names; notes for the reader.
 
     ``rate`` and ``columns``: see :class:`~tsslbp.data.found.Wanted`.
 
     Raises:
         UserError: as :func:`found`; classes that the model does not have. A class may be missing.
     """
-    return found(path, Wanted(classes=classes, shape=shape, rate=rate, columns=columns, labelled=labelled)).all()
+    made = found(path, Wanted(classes=classes, shape=shape, rate=rate, columns=columns, labelled=labelled))
+    return *made.all(), [*made.doubts, *notes(path)]

@@ -1,8 +1,8 @@
 """Tables in ``.csv`` files: a row for each sample, a column of classes, all other columns numbers.
 
-The column of classes is named label, class, target or y, or is the last one. The first row may name the columns. Commas,
-semicolons and tabs separate columns; with the last two, a comma may be the decimal separator. ``NAME_TRAIN.csv`` finds its
-``NAME_TEST.csv``.
+The column of classes is named label, class, target or y, or is the last one. The first row
+may name the columns. Commas, semicolons and tabs separate columns; with the last two, a comma may be the decimal separator.
+``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
 """
 
 import csv
@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from tsslbp import machine
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
+from tsslbp.data.found import LABELS, Found, Wanted, classes_of, counted, kind_fact, numbered, partner, plain
 from tsslbp.data.series import MISSING, NO_LABEL, is_number
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import UserError, all_of, few
 
-LABELS = ("label", "class", "target", "y")
-"""Names of the column of classes."""
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""
 MANY = 20
@@ -32,7 +30,7 @@ MANY = 20
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, and notes."""
+    """Numbers ``[N, F]``, the label of each row, the column of labels, the others, notes, and doubts about the first row."""
 
     x: NDArray[np.float32]
     labels: list[str | None]
@@ -40,6 +38,7 @@ class Table:
     columns: tuple[str, ...]
     """Empty if they have no names."""
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -49,7 +48,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: files that cannot be read, text or an empty cell where a number should be, other columns in a test file.
     """
     train, other = _table(path, wanted), None if wanted.whole else partner(path)
-    tables = {"train": train, **({"test": _table(other, replace(wanted, columns=train.columns))} if other else {})}
+    like = replace(wanted, columns=train.columns, classes=tuple({str(label) for label in train.labels}))
+    tables = {"train": train, **({"test": _table(other, like)} if other else {})}
     if other and tables["test"].x.shape[1] != train.x.shape[1]:
         raise UserError(f"{other} has {tables['test'].x.shape[1]} features; {path} has {train.x.shape[1]}: make them alike")
     classes = wanted.classes or classes_of((str(label) for label in train.labels), str(path))
@@ -66,14 +66,15 @@ def read(path: Path, wanted: Wanted) -> Found:
         "vectors",
         f"classes are in column {train.label}; name another one label to take that",
         *train.notes,
+        *(doubts := [doubt for table in tables.values() for doubt in table.doubts]),
         columns=train.columns,
     )
-    return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts)
+    return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts, doubts=doubts)
 
 
 def _table(path: Path, wanted: Wanted) -> Table:
     rows, first = _rows(path)
-    header = _names([cells for _, cells in rows])
+    header, doubts = _names([cells for _, cells in rows], path.name, wanted)
     width = len(rows[0][1])
     columns = [name.strip() or str(n) for n, name in enumerate(header or [""] * width, 1)]
     body = rows[1:] if header else rows
@@ -82,7 +83,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     unnamed = bool(header) and width > 2 and not header[0].strip()  # as of the index that pandas writes
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
     skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
-    label, chosen = _chosen(path, columns[skipped:], wanted if header else replace(wanted, columns=()))
+    by_name = bool(header) and ({*wanted.columns} <= {*columns} or not counted(header[unnamed:]))
+    label, chosen = _chosen(path, columns[skipped:], wanted if by_name else replace(wanted, columns=()))
     label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
     x, faults, missing = np.empty((len(body), len(chosen))), [], []
     labels: list[str | None] = []
@@ -107,6 +109,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
             elif not is_number(cell):
                 line_, text, count = texts.get(columns[n], (line, cell.strip(), 0))
                 texts[columns[n]] = line_, text, count + 1
+    name = "" if label is None else columns[label]
     faults += [
         f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
         f"in line {line} first; write numbers, or leave it out"
@@ -116,7 +119,6 @@ def _table(path: Path, wanted: Wanted) -> Table:
         faults.append(f"{path}: {len(missing)} missing values, the first in {missing[0]}; fill them or remove their rows")
     if faults:
         raise all_of(faults)
-    name = "" if label is None else columns[label]
     names = [columns[n] for n in chosen]
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes = [
@@ -124,7 +126,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
         *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
         *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
     ]
-    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), tuple(notes))
+    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), tuple(notes), tuple(doubts))
 
 
 def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:
@@ -168,7 +170,8 @@ def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list
 def _label(columns: list[str]) -> int:
     """The column of classes: one of these names, or the last."""
     lower = [name.lower() for name in columns]
-    return next((lower.index(name) for name in LABELS if name in lower), len(columns) - 1)
+    named = (lower.index(name) for name in LABELS if name in lower)
+    return next(named, len(columns) - 1)
 
 
 def _numbers_rows(column: NDArray[np.floating]) -> bool:
@@ -190,7 +193,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             start = file.readline().rstrip()
             file.seek(0)
-            whole = re.sub(r"(?<=\d),(?=\d)", "", start)  # without the commas that may part decimals
+            whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
             delimiter = max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter)
             rows = [(reader.line_num, cells) for cells in reader if "".join(cells).strip() or cells[1:]]
@@ -209,21 +212,37 @@ def _with_point(cell: str) -> str:
     return point if cell.count(",") == 1 and is_number(point) else cell
 
 
-def _names(rows: list[list[str]]) -> list[str]:
-    """The names of the columns if the first row has them, else empty.
+def _names(rows: list[list[str]], file: str, wanted: Wanted) -> tuple[list[str], list[str]]:
+    """The names of the columns if the first row has them, else empty; and a note if it may be read in either way.
 
-    It has them if it holds text before its last column, or a name of the column of classes that is not a class itself, or
-    consecutive numbers before such a name, as pandas writes columns without names.
+    It has them if it holds text before its last column, or a name of the column of classes that is not a class itself. Numbers
+    are names if they are those that a model has, if they count from 0 or 1, as pandas writes columns without names, and in
+    training if a text that is no other row's class is behind them.
     """
     cells = [cell.strip() for cell in rows[0]]
-    at = next((n for n, cell in enumerate(cells) if cell.lower() in LABELS), len(cells) - 1)
-    is_class = any(cells[at] == row[at].strip() for row in rows[1:] if at < len(row))
-    before = cells[:-1] or cells
+    inside = cells[1:] if cells[2:] and not cells[0] else cells  # behind the index that pandas writes
+    *before, last = inside
+    if any(map(_is_text, before or inside)) and not any(map(is_number, before)):
+        return cells, []
+    at, classes = _label(cells), wanted.classes or ()
+    repeated = any(cells[at] == row[at].strip() for row in rows[1:] if at < len(row))
     if cells[at].lower() in LABELS:
-        return [] if is_class else cells
-    counted = before in ([str(n + first) for n in range(len(before))] for first in (0, 1))
-    named = counted and _is_text(cells[-1]) and not is_class
-    return cells if named or (any(map(_is_text, before)) and not any(map(is_number, before))) else []
+        return ([] if repeated or (cells[at] in classes and not counted(before)) else cells), []
+    is_name = _is_text(last) and last not in classes and not repeated
+    if is_name and counted(before):
+        return cells, []
+    first = f"the first row of {file}, {few(inside)}, is taken as"
+    more = [cell for cell in inside if cell not in wanted.columns]
+    of_class = [cell for cell in more if cell.lower() in MISSING or (_is_text(cell) and cell in classes)]
+    if wanted.columns and {*wanted.columns} <= {*inside} and len(more) < 2 and not of_class:
+        return cells, [f"{first} the names of the columns"]
+    if counted(inside) and rows[1:]:
+        if any([cell.strip() for cell in row] == cells for row in rows[1:]):
+            return [], [f"{first} a sample, as it occurs again; name the columns by words if it is none"]
+        return cells, [f"{first} the names of the columns"]
+    if is_name and before and all(map(is_number, before)) and not wanted.whole:
+        return cells, [f"{first} the names of the columns, as no other row has {last}"]
+    return [], []
 
 
 def _is_text(cell: str) -> bool:

@@ -138,8 +138,8 @@ def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | Non
         found, names, notes = in_files.samples(path, model.classes, labelled, _as_seen(model, streaming))
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
     columns = model.facts.columns if model.facts else ()
-    split, names = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, columns, labelled)
-    return Samples(split, f"all of {path}, {len(split):,} samples", list(readers.notes(path)), names)
+    split, names, notes = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, columns, labelled)
+    return Samples(split, f"all of {path}, {len(split):,} samples", notes, names)
 
 
 def _named(classes: tuple[str, ...]) -> bool:
