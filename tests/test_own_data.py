@@ -650,6 +650,31 @@ def test_names_in_quotes_may_hold_other_separators(tmp_path):
     assert readers.found(tmp_path / "t.csv", Wanted()).facts["columns"] == ("a; cm; x", "b; mm")
 
 
+@pytest.mark.parametrize(
+    ("head", "label", "also"),
+    [
+        ("x,y,species", "species", None),
+        ("x,z,y", "y", None),
+        ("u,y,v", "y", None),
+        ("x,y,label", "label", None),
+        ("u,target,label", "label", "target"),
+        ("u,y,Class", "Class", "y"),
+    ],
+)
+def test_the_column_of_classes_is_told_from_coordinates_and_other_classes(tmp_path, head, label, also):
+    (tmp_path / "t.csv").write_text(f"{head}\n" + "1,2,1\n2,1,2\n" * 4)
+    notes = data.load(str(tmp_path / "t.csv"), Path()).notes
+    assert f"classes are in column {label}; name another one label to take that" in notes
+    said = [f"column {also} is taken as a feature; remove it if it is the class"] if also else []
+    assert [note for note in notes if "if it is the class" in note] == said
+
+
+def test_text_beside_a_column_that_seems_to_hold_classes_names_both(tmp_path):
+    (tmp_path / "t.csv").write_text("u,y,species\n" + "1,2,a\n2,1,b\n" * 4)
+    with fails("column species has text .*or leave it out .classes are in column y; name another one label."):
+        data.load(str(tmp_path / "t.csv"), Path())
+
+
 @pytest.mark.parametrize("values", [("0", "1"), ("u", "v"), ("0.5", "3.25")], ids=["index", "names", "features"])
 def test_a_first_column_without_a_name(tmp_path, values):
     (tmp_path / "t.csv").write_text(",u,v,y\n" + "".join(f"{values[n % 2]},{n},{n % 3},{'ab'[n % 2]}\n" for n in range(12)))

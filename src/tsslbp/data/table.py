@@ -1,6 +1,6 @@
 """Tables in ``.csv`` files: a row for each sample, a column of classes, all other columns numbers.
 
-The column of classes is named label, class, target or y, or is the last one. The first row
+The column of classes is named label, class, target or y, or is the last one; beside x or z, y is a coordinate. The first row
 may name the columns. Commas, semicolons and tabs separate columns; with the last two, a comma may be the decimal separator.
 ``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
 """
@@ -110,9 +110,10 @@ def _table(path: Path, wanted: Wanted) -> Table:
                 line_, text, count = texts.get(columns[n], (line, cell.strip(), 0))
                 texts[columns[n]] = line_, text, count + 1
     name = "" if label is None else columns[label]
+    taken = "" if wanted.whole or name.lower() == LABELS[0] else f" (classes are in column {name}; name another one label)"
     faults += [
         f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
-        f"in line {line} first; write numbers, or leave it out"
+        f"in line {line} first; write numbers, or leave it out{taken}"
         for column, (line, text, count) in texts.items()
     ]
     if missing:
@@ -123,6 +124,11 @@ def _table(path: Path, wanted: Wanted) -> Table:
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes = [
         *["the first column has no name and is left out, as if it numbered the rows; name it to use it"] * skipped,
+        *(
+            f"column {other} is taken as a feature; remove it if it is the class"
+            for other in names
+            if other.lower() in LABELS and not wanted.columns and not _is_coordinate(other, columns)
+        ),
         *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
         *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
     ]
@@ -170,8 +176,14 @@ def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list
 def _label(columns: list[str]) -> int:
     """The column of classes: one of these names, or the last."""
     lower = [name.lower() for name in columns]
-    named = (lower.index(name) for name in LABELS if name in lower)
+    named = (lower.index(name) for name in LABELS if name in lower and not _is_coordinate(name, columns))
     return next(named, len(columns) - 1)
+
+
+def _is_coordinate(name: str, columns: list[str]) -> bool:
+    """Whether a column is y beside x or z, and neither of them is the last."""
+    *lower, last = (column.lower() for column in columns)
+    return name.lower() == "y" and last not in ("x", "y", "z") and not {"x", "z"}.isdisjoint(lower)
 
 
 def _numbers_rows(column: NDArray[np.floating]) -> bool:
