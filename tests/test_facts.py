@@ -317,6 +317,25 @@ def test_an_image_is_brought_to_the_range_of_the_training_samples(trained, capsy
     assert run(capsys, "predict", trained / "bytes", tmp_path / "picture.png")[2] == ""
 
 
+@pytest.mark.parametrize(("dtype", "greatest"), [(np.uint8, 1), (np.uint8, 16), (bool, 1)])
+def test_white_is_the_largest_value_of_bytes_with_few_shades(tmp_path, dtype, greatest):
+    x, y = pictures(30, 0)
+    few = (x > 127).astype(dtype) * dtype(greatest)
+    config = TrainConfig(epochs=1, runs_dir=tmp_path, data=str(save(tmp_path / "few.npz", x=few, y=y)), name="run")
+    model = training.load(training.train(config)[0])
+    Image.fromarray((255 * (few[0, 0] > 0)).astype(np.uint8)).save(tmp_path / "picture.png")
+    sample, said = cli.picture.read(tmp_path / "picture.png", model, invert=False)
+    assert torch.equal(sample, torch.from_numpy(few[:1]).float())
+    assert said == [f"black became 0 and white {greatest}, as in the training samples"]
+    encoded = replace(config, encoding="poisson", name="spikes")
+    if greatest == 1:
+        inputs = training.prepare(*training.with_data(encoded))[0].inputs
+        assert inputs(torch.from_numpy(few)).float().mean() == pytest.approx(few.mean())
+    else:
+        with pytest.raises(UserError, match="--encoding poisson takes values from 0 to 1; those of few run from 0 to 16"):
+            training.with_data(encoded)
+
+
 def old(path, to, **changes):
     """A model as version 0.1.0 wrote it: without facts and checksum."""
     with safe_open(path, framework="pt") as file:

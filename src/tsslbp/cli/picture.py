@@ -60,7 +60,7 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
             )
     pixels = torch.from_numpy(_fitted(image, ground, shape[1], shape[2])).reshape(shape[1], shape[2], shape[0]).permute(2, 0, 1)
     pixels = (255 - pixels if invert else pixels) / 255
-    if model.facts and model.facts.dtype == "float32":
+    if model.facts and (model.facts.dtype == "float32" or model.inputs.normalisation.scale == 1):
         said.append(f"black became {float(black.min()):g} and white {float(white.max()):g}, as in the training samples")
     return (black + (white - black) * pixels).unsqueeze(0), said
 
