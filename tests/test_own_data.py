@@ -272,6 +272,24 @@ def test_folders_of_parts_that_leave_one_out_are_refused(tmp_path, prefix):
         data.load(f"{prefix}{tmp_path}", Path())
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+@pytest.mark.parametrize("inside", ["", "/again"])
+@pytest.mark.parametrize(("train", "test"), [("training_set", "test_set"), ("seg_train", "seg_test"), ("MyTrain", "myval")])
+def test_folders_whose_names_have_the_words_of_parts_are_no_classes(tmp_path, train, test, inside, prefix):
+    for part in (train, test):
+        digit_pictures(tmp_path / f"{part}{inside}")
+    first, second = sorted((train, test))
+    with fails(f"{first} and {second}, which look like parts; name them train, val or test"):
+        data.load(f"{prefix}{tmp_path}", Path())
+
+
+def test_classes_may_have_the_words_of_parts_in_their_names(tmp_path):
+    digit_pictures(tmp_path)
+    for number, name in enumerate(("bullet train", "test tube", "oval")):
+        (tmp_path / f"digit {number}").rename(tmp_path / name)
+    assert data.load(str(tmp_path), Path()).classes == ("bullet train", "oval", "test tube")
+
+
 def test_pictures_to_predict_may_be_in_any_folders(tmp_path):
     for part in ("val", "test"):
         digit_pictures(tmp_path / part)

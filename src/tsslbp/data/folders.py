@@ -127,14 +127,19 @@ def unwrapped(path: Path, suffixes: Sequence[str], classes: Sequence[str] = (), 
 def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     """The folder of each part by its name in ``PARTS``; the whole folder is for training if it has no such part.
 
-    Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone and for another folder
-    with the same classes.
+    Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone, for another folder
+    with the same classes, and for folders of folders such as ``training_set`` and ``test_set``.
     """
     tops = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
     found = {part: [child for child in tops if child.name.lower() in names] for part, names in PARTS.items()}
     if not found["train"]:
         if training and len(tops) > 1 and sum(map(len, found.values())) == len(tops):
             raise UserError(f"{path} has no folder train beside {' and '.join(top.name for top in tops)}; add it")
+        inside = {top.name: [child for child in top.iterdir() if child.is_dir()] for top in tops}
+        around = [name for name, folders in inside.items() if any(not folder.name.startswith(".") for folder in folders)]
+        like = {part: name for name in around for part, (word, *_) in PARTS.items() if word in name.lower()}
+        if training and "train" in like and len(names := sorted({*like.values()})) > 1:
+            raise UserError(f"{path} has {' and '.join(names)}, which look like parts; name them train, val or test")
         return {"train": path}
     if several := next((folders for folders in found.values() if len(folders) > 1), None):
         raise UserError(f"{path} has {' and '.join(top.name for top in several)}, which mean the same; make them one folder")
