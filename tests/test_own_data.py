@@ -862,6 +862,28 @@ def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
     assert readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)[0].y.tolist() == [-1, -1]
 
 
+LABELS = {
+    "quotes": (["5'", '5"', "'6'", '"7"'], ("6", "7", '5"', "5'")),
+    "texts": (["12e4", "t'", "t", "1.0"], ("1.0", "12e4", "t", "t'")),
+    "numbers": (["1e1", "2.0", "2", "2.5"], ("2", "2.5", "10")),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_stay_as_they_are_unless_all_are_numbers(tmp_path, case):
+    given, classes = LABELS[case]
+    given = [given[n % 4] for n in range(24)]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["u", "label"], *([n, label] for n, label in enumerate(given))])
+    (tmp_path / "s.tsv").write_text("".join(f"{label}\t{n}\t1\n" for n, label in enumerate(given)))
+    np.savez(tmp_path / "x.npz", x=np.ones((24, 2)), y=np.array(given))
+    for name in ("t.csv", "s.tsv", "x.npz"):
+        found = readers.found(tmp_path / name, Wanted())
+        assert found.classes == classes
+        again, *_ = readers.samples(tmp_path / name, classes, found.parts["train"].shape)
+        assert torch.equal(again.y, found.all()[0].y)
+
+
 BAD_SERIES = {
     "nan-class": ("1 2 3\nnan 4 5\n", "line 2 is no series: write the class, then the values"),
     "underscore": ("1 2 3\n2 4 1_0\n", "line 2 is not a series of float32 numbers: it has '1_0'"),

@@ -309,6 +309,14 @@ def test_members_that_are_no_samples_are_passed_over(tmp_path):
     ]
     members += [("y.meta.json", b"{"), ("y.json", b"[]"), (f"{long}.jpg", FIRST), (f"{long}.cls", b"2.0")]
     found = list(tar.samples(written(tmp_path / "a.tar", members)))
-    assert [(sample.name, sample.label) for sample in found] == [("x/a.jpg", "one"), (f"{long}.jpg", "2")]
+    assert [(sample.name, sample.label) for sample in found] == [("x/a.jpg", "one"), (f"{long}.jpg", "2.0")]
     content = (tmp_path / "a.tar").read_bytes()
     assert all(content[sample.start : sample.start + sample.size] == FIRST for sample in found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"), [(("2.0", "2", "3"), ("2", "3")), (("12e4", "12f4", "3"), ("3", "12e4", "12f4"))]
+)
+def test_labels_are_whole_numbers_if_all_are_numbers(tmp_path, labels, classes):
+    pairs = ([(f"{n}.jpg", FIRST), (f"{n}.cls", labels[n % 3].encode())] for n in range(12))
+    assert loaded(written(tmp_path / "a.tar", chain(*pairs))).classes == classes

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, plain, whole_numbers
+from tsslbp.data.found import Found, Wanted, alike, classes_of, kind_fact, numbered, plain, whole_numbers
 from tsslbp.errors import LARGEST, UserError, all_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -143,7 +143,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
             x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled, by_name)
             if y is not None and y.ndim == 1 and (y.dtype.kind == "U" or by_name):
                 texts = [plain(str(label)) for label in y]
-                classes = classes or classes_of(texts, where)
+                classes = classes or classes_of(alike(texts), where)
                 y = numbered(texts, classes, f"{where}: y{end}", wanted).numpy()
             if y is not None and y.ndim == 1 and not wanted.labelled and classes is not None:
                 y = np.where((y >= 0) & (y < len(classes)), y, -1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,8 +115,13 @@ def each(make: Callable[[int], Tensor], shape: tuple[int, ...]) -> Callable[[Ten
 
 
 def plain(label: str) -> str:
-    """A label without blanks around it; a whole number without the decimals that some programs write."""
-    label = label.strip().strip("\"'").strip()
+    """A label without blanks around it, and without quotes if they are around it."""
+    label = label.strip()
+    return label[1:-1].strip() if label[1:] and label[0] == label[-1] and label[0] in "\"'" else label
+
+
+def whole(label: str) -> str:
+    """A whole number without the decimals that some programs write; any other label as it is."""
     if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]{1,3})?", label) and re.search("[.eE]", label):
         try:
             if (value := float(label)).is_integer() and abs(value) < 2**53:
@@ -123,6 +129,21 @@ def plain(label: str) -> str:
         except ValueError:
             pass
     return label
+
+
+def alike(labels: Iterable[str]) -> list[str]:
+    """The labels of a file, as :func:`whole` makes them if all are numbers: ``12e4`` beside ``12f4`` is a text."""
+    labels = list(labels)
+    return [*map(whole, labels)] if all(map(is_number, {*labels})) else labels
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number that float32 holds."""
+    try:
+        with np.errstate(over="ignore"):
+            return "_" not in cell and bool(np.isfinite(np.float32(cell)))  # Python reads 1_2 as 12
+    except ValueError:
+        return False
 
 
 def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
@@ -143,6 +164,7 @@ def whole_numbers(classes: Iterable[str]) -> bool:
 def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str, wanted: Wanted) -> Tensor:
     """Numbers of the classes ``[N]``; -1 where there is no label. Raises UserError for labels that are no class."""
     known: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    known |= {label: known[whole(label)] for label in {*labels} - {None, *known} if label and whole(label) in known}
     if not wanted.labelled:
         known[None] = -1
     odd = sorted({str(label) for label in labels if label not in known})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import Found, Wanted, classes_of, kind_fact, numbered, partner, plain
+from tsslbp.data.found import Found, Wanted, alike, classes_of, is_number, kind_fact, numbered, partner, plain, whole
 from tsslbp.errors import UserError, each_of, few
 
 Series = tuple[NDArray[np.float32], str | None]
@@ -106,7 +106,7 @@ def read(path: Path, wanted: Wanted) -> Found:
             return read_ts(path, wanted.labelled)
         steps = wanted.shape[0] if wanted.shape else 0
         found = read_txt(path, wanted.labelled, steps)
-        labels, classes = {label for _, label in found}, wanted.classes or ()
+        labels, classes = {label and whole(label) for _, label in found}, wanted.classes or ()
         shorter = not wanted.labelled and max(len(values) for values, _ in found) < steps
         if shorter and not labels & {None, *classes, *NO_LABEL}:  # which may be the first values
             raise UserError(f"{path}: no line begins with a class ({few(classes)}) or ?; fewer than {steps} values need one")
@@ -123,7 +123,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         if odd is not None:
             has = f"{parts[part][odd][0].shape[1]} channels"
             raise UserError(f"{file}: series {odd} has {has}, the first of {path} has {channels}; they must be alike")
-    classes = wanted.classes or classes_of((str(label) for _, label in parts["train"]), str(path))
+    classes = wanted.classes or classes_of(alike(str(label) for _, label in parts["train"]), str(path))
     longest = max(len(values) for part in parts.values() for values, _ in part)
     if wanted.shape is not None and len(wanted.shape) == 2:
         if longest > wanted.shape[0]:
@@ -186,12 +186,3 @@ def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
 
 def _missing(cells: Sequence[str]) -> Iterator[int]:
     return (step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING)
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell is a number that float32 holds."""
-    try:
-        with np.errstate(over="ignore"):
-            return "_" not in cell and bool(np.isfinite(np.float32(cell)))  # Python reads 1_2 as 12
-    except ValueError:
-        return False

@@ -26,6 +26,7 @@ from tsslbp import files
 from tsslbp.data import listed, tar
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.folders import PARTS
+from tsslbp.data.found import alike
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import Member
 from tsslbp.data.streamed import Files, Streaming
@@ -36,7 +37,7 @@ PREFIX = "webdataset:"
 BRACES = r"\{([^{}]*)\}"
 MOST = 100_000
 """Files that a pattern may name."""
-VERSION = 1
+VERSION = 2
 """Version of the cached arrays; part of the cache's key."""
 ARRAYS = ("names", "ends", "sizes", "y", "labels", "numbers", "starts")
 """Cached arrays over pictures; ``labels`` is JSON."""
@@ -188,10 +189,12 @@ def _listing(paths: Sequence[Path], around: str, folder: str) -> Listed:
         files.make_folder(place.parent, "set TSSLBP_CACHE to another folder")
         with files.replacing(place, "set TSSLBP_CACHE to another folder") as file:
             np.savez(file, **found)  # type: ignore[arg-type]
-    labels, y = tuple(json.loads(found["labels"].tobytes())), torch.from_numpy(found["y"])
+    names = alike(json.loads(found["labels"].tobytes()))
+    labels = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    y = torch.tensor([*(labels[name] for name in names), -1])[torch.from_numpy(found["y"])]  # -1 stays, as the last
     of_files = found["names"].tobytes(), found["ends"], found["sizes"]
     shards = Shards(folder, *of_files, tuple(map(str, paths)), around, found["numbers"], found["starts"])
-    return Listed(shards, labels, y, changed, LOOSE)
+    return Listed(shards, tuple(labels), y, changed, LOOSE)
 
 
 def _kept(place: Path) -> dict[str, NDArray[Any]] | None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tsslbp import machine
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import LABELS, Found, Wanted, classes_of, counted, kind_fact, numbered, partner, plain
-from tsslbp.data.series import MISSING, NO_LABEL, is_number
+from tsslbp.data.found import LABELS, Found, Wanted, alike, classes_of, counted, is_number, kind_fact, numbered, partner, plain
+from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import UserError, all_of, few
 
@@ -52,7 +52,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     tables = {"train": train, **({"test": _table(other, like)} if other else {})}
     if other and tables["test"].x.shape[1] != train.x.shape[1]:
         raise UserError(f"{other} has {tables['test'].x.shape[1]} features; {path} has {train.x.shape[1]}: make them alike")
-    classes = wanted.classes or classes_of((str(label) for label in train.labels), str(path))
+    classes = wanted.classes or classes_of(alike(str(label) for label in train.labels), str(path))
     if not wanted.whole and len(classes) > max(2, len(train.labels) // SEVERAL):
         raise UserError(
             f"{path}: column {train.label} has {len(classes)} different values in {len(train.labels)} rows, too many to be "
