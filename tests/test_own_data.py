@@ -862,6 +862,42 @@ def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
     assert readers.samples(tmp_path / "s.txt", ("1", "2"), (3, 1), labelled=False)[0].y.tolist() == [-1, -1]
 
 
+EITHER = "every line begins with a number that may be a class or a value, as the longest has 3 with it; put . in place of the"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1 5 6\n2 8\n", [5, 8]),
+        ("1.0 5 6\n2.0 8 nan\n", [5, 8]),
+        ("? 5 6\n? 8 9\n", [5, 8]),
+        ("1 5 6\n? 8 9\n", [5, 8]),
+        ("new 5 6\n1 8 9\n", [5, 8]),
+        ("1 5 6\n3 8 9\n", [1, 3]),
+        ("1 5 6\n2 8 9\n", EITHER),
+        ("1 5 6\n1 8\n", EITHER),
+    ],
+)
+def test_series_to_predict_that_are_a_step_shorter_than_the_models_keep_their_values(tmp_path, text, found):
+    (tmp_path / "s.txt").write_text(text)
+    asked = tmp_path / "s.txt", ("1", "2"), (3, 1)
+    if isinstance(found, str):
+        with fails(found):
+            readers.samples(*asked, labelled=False)
+    else:
+        assert readers.samples(*asked, labelled=False)[0].x[:, 0, 0].tolist() == found
+    if text.startswith("1 5 6\n2"):
+        assert readers.samples(*asked)[0].x[:, 0, 0].tolist() == [5, 8]
+
+
+@pytest.mark.parametrize("head", ["label\t0\t1\t2\t3", "0\t1\t2\t3\t4", "y\t1\t2\t3\t4"])
+def test_names_of_columns_are_no_series(tmp_path, head):
+    rows = "1\t0.5\t0.6\t0.7\t0.8\n2\t0.5\t0.6\t0.7\t0.8\n" * 3
+    (tmp_path / "s.tsv").write_text(f"{head}\n{rows}")
+    with fails("s.tsv: line 1 counts from (0 to 3|0 to 4|1 to 4), as names of columns do; remove it, or write [01].0 if"):
+        data.load(str(tmp_path / "s.tsv"), Path())
+
+
 LABELS = {
     "quotes": (["5'", '5"', "'6'", '"7"'], ("6", "7", '5"', "5'")),
     "texts": (["12e4", "t'", "t", "1.0"], ("1.0", "12e4", "t", "t'")),

@@ -13,7 +13,20 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import Found, Wanted, alike, classes_of, is_number, kind_fact, numbered, partner, plain, whole
+from tsslbp.data.found import (
+    LABELS,
+    Found,
+    Wanted,
+    alike,
+    classes_of,
+    counted,
+    is_number,
+    kind_fact,
+    numbered,
+    partner,
+    plain,
+    whole,
+)
 from tsslbp.errors import UserError, each_of, few
 
 Series = tuple[NDArray[np.float32], str | None]
@@ -22,6 +35,8 @@ MISSING = ("", "?", "nan", "na", "null", "none")
 """How files write a missing value."""
 NO_LABEL = ("", "?", "nan")
 """How they write a missing class; none and na may be names of classes."""
+SHORT = 3
+"""A line of so few cells that counts from 0 or 1 may be a series."""
 
 
 def read_ts(path: Path, labelled: bool = True) -> list[Series]:
@@ -64,34 +79,65 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
     return series
 
 
-def read_txt(path: Path, labelled: bool = True, steps: int | None = None) -> list[Series]:
+def read_txt(path: Path, wanted: Wanted) -> list[Series]:
     """The series in a ``.txt`` or ``.tsv`` file: one a line, class first, then values separated by blanks, tabs or commas.
 
     Missing values at the end of a line are padding, as in the UCR archive.
 
     Args:
         path: the file.
-        labelled: whether every line must begin with its class.
-        steps: of a model's series. If the longest line has exactly as many values, no line has a class.
+        wanted: what they are read for. Every line must begin with its class, or :func:`_have_classes` decides.
 
     Raises:
-        UserError: damaged lines, missing values inside a series.
+        UserError: damaged lines, missing values inside a series, a first line of names, lines that may have classes or not.
     """
     rows = [(number, _cells(line, f"{path}: line {number}")) for number, line in enumerate(_lines(path), 1) if line.strip()]
     if not rows:
         raise UserError(f"{path} holds no series; write one a line, the class first")
-    unlabelled = not labelled and max(len(cells) for _, cells in rows) == steps
+    number, first = rows[0]
+    names = first[first[0].lower() in LABELS :]
+    if len(names) > SHORT and counted(names) and not any(cells == first for _, cells in rows[1:]):
+        raise UserError(
+            f"{path}: line {number} counts from {names[0]} to {names[-1]}, as names of columns do; remove it, or write "
+            f"{names[0]}.0 if it is a series"
+        )
+    labelled = wanted.labelled or _have_classes(path, [cells for _, cells in rows], wanted)
 
     def one(row: tuple[int, list[str]]) -> Series:
         number, cells = row
-        label, values = (None, cells) if unlabelled else (plain(cells[0]), cells[1:])
-        while values and values[-1].lower() in MISSING:
-            values = values[:-1]
-        if not values or label == "" or (labelled and str(label).lower() in NO_LABEL):
+        label, values = (plain(cells[0]), _without_padding(cells[1:])) if labelled else (None, _without_padding(cells))
+        if not values or label == "" or (wanted.labelled and str(label).lower() in NO_LABEL):
             raise UserError(f"{path}: line {number} is no series: write the class, then the values")
         return _values(values, f"{path}: line {number}")[:, None], label
 
     return each_of(one, rows)
+
+
+def _have_classes(path: Path, rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
+    """Whether lines to predict begin with a class: they have more cells than the model takes, or are as long and cannot be
+    values alone. Raises UserError for shorter lines without a class, and for lines that can be read in either way."""
+    steps, classes = wanted.shape[0] if wanted.shape else 0, wanted.classes or ()
+    longest, first = max(map(len, rows)), {plain(cells[0]) for cells in rows}
+    known = {label for label in first if label in classes or whole(label) in classes or label.lower() in NO_LABEL}
+    if longest < steps and not known:
+        raise UserError(f"{path}: no line begins with a class ({few(classes)}) or ?; fewer than {steps} values need one")
+    if longest != steps or not all(is_number(label) or label.lower() in MISSING for label in first):
+        return True
+    if first != known:
+        return False
+    several = len(first) > 1 and len({len(_without_padding(cells)) for cells in rows}) > 1  # classes, and lengths
+    if several or any(label.lower() in NO_LABEL for label in first):
+        return True
+    raise UserError(
+        f"{path}: every line begins with a number that may be a class or a value, as the longest has {steps} with it; put ? in "
+        "place of the classes, or before the values, or evaluate the file if it has classes"
+    )
+
+
+def _without_padding(cells: Sequence[str]) -> Sequence[str]:
+    """The cells of a line without missing values at its end."""
+    end = next((n for n in range(len(cells), 0, -1) if cells[n - 1].lower() not in MISSING), 0)
+    return cells[:end]
 
 
 def read(path: Path, wanted: Wanted) -> Found:
@@ -100,23 +146,14 @@ def read(path: Path, wanted: Wanted) -> Found:
     Raises:
         UserError: damaged files, other channels or classes in a test file, series longer than the model takes.
     """
-
-    def series(path: Path) -> list[Series]:
-        if path.suffix.lower() == ".ts":
-            return read_ts(path, wanted.labelled)
-        steps = wanted.shape[0] if wanted.shape else 0
-        found = read_txt(path, wanted.labelled, steps)
-        labels, classes = {label and whole(label) for _, label in found}, wanted.classes or ()
-        shorter = not wanted.labelled and max(len(values) for values, _ in found) < steps
-        if shorter and not labels & {None, *classes, *NO_LABEL}:  # which may be the first values
-            raise UserError(f"{path}: no line begins with a class ({few(classes)}) or ?; fewer than {steps} values need one")
-        return found
-
     if not wanted.whole and re.search("_test$", path.stem, re.IGNORECASE):
         raise UserError(f"{path} is a test file; give the training file, whose name ends in _TRAIN, and it will be found")
     other = None if wanted.whole else partner(path)
     files = {"train": path, **({"test": other} if other else {})}
-    parts = {part: series(file) for part, file in files.items()}
+    parts = {
+        part: read_ts(file, wanted.labelled) if file.suffix.lower() == ".ts" else read_txt(file, wanted)
+        for part, file in files.items()
+    }
     channels = parts["train"][0][0].shape[1]
     for part, file in files.items():
         odd = next((n for n, (values, _) in enumerate(parts[part]) if values.shape[1] != channels), None)
