@@ -1,7 +1,8 @@
 """A user's own samples as arrays: checked, recognised by shape and type, turned into tensors.
 
-``x`` holds static samples ``[N, F]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``.
-``[N, H, W]`` are pictures if they hold bytes, are square and use more values than events do; else they are ``[N, T, F]``.
+``x`` holds static samples ``[N, F]`` or ``[N, C, H, W]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; up to four channels,
+or fewer than a square has pixels a side, may be last. ``[N, H, W]`` are pictures if they hold bytes, are square and use more
+values than events do; else they are ``[N, T, F]``.
 ``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts (numbers are names if a model's classes are other
 numbers). Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and
 ``y_test`` (else a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output
@@ -26,8 +27,8 @@ Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}
 """What the names of a part's arrays end with."""
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
-CHANNELS = (1, 3, 4)
-"""Possible sizes of the last axis of pictures with channels last."""
+CHANNELS = (1, 2, 3, 4)
+"""Sizes of the last axis of pictures that need not be square to have the channels last."""
 SHADES = 16
 """Bytes up to this are masks or have few shades, as the digits do: their white is not 255, but the largest of them."""
 AXES = {
@@ -56,7 +57,7 @@ def of_arrays(
     """A data set of the user's own arrays or tensors, for :func:`tsslbp.training.train`.
 
     Args:
-        x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, H, W, C]``, ``[N, T, F]`` or ``[N, T, C, H, W]``.
+        x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, T, F]`` or ``[N, T, C, H, W]``; the channels may be last.
         y: classes ``[N]``, whole numbers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
         x_test: test samples; a fifth is held out if left out.
         y_test: their classes or target trains.
@@ -152,7 +153,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
                 notes += [note] if note else []
                 lost = own.lost_in_float32(x) if layout in ("F", "TF") and not wanted.whole else []
                 notes += [own.LOST.format(f"feature {number} of x") for number in lost]
-            sequence = layout in ("TF", "TCHW")
+            sequence = layout.startswith("T")
             if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
                 raise UserError(
                     f"{where}: y{end} has {y.shape[1]} steps and x{end} {x.shape[1]}; target spike trains [N, T, C] must have "
@@ -181,7 +182,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
             raise UserError(f"{where}: one of y and {key} holds classes, the other spike trains; write both alike")
         if not split.trains and int(split.y.max()) >= len(classes):
             raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
-    sequence = layout in ("TF", "TCHW")
+    sequence = layout is not None and layout.startswith("T")
     scale = 255.0 if arrays["x"].dtype == np.uint8 and int(arrays["x"].max()) > SHADES else 1.0
     kind = kind_of(parts["train"].x, sequence)
     if kind == "series" and own.counts_events(parts["train"].x):
@@ -196,26 +197,32 @@ def _recognised(
     x: NDArray[Any], key: str, lengths: bool, shape: tuple[int, ...] | None, layout: str | None
 ) -> tuple[NDArray[Any], str, str]:
     """``x`` with channels first, the axes of a sample, and a note if the axes are ambiguous."""
-    views = {"F": x, "CHW": x} if x.ndim in STATIC_DIMS else {"TF": x, "TCHW": x}
-    views = {name: view for name, view in views.items() if len(name) == x.ndim - 1}
+    views = {("F", "TF", "CHW", "TCHW")[x.ndim - 2]: x}
     if x.ndim == 3:
         views["HW"] = x[:, None]
-    if x.ndim == 4:
-        views["HWC"] = np.moveaxis(x, -1, 1)
+    if x.ndim > 3:
+        views["HWC" if x.ndim == 4 else "THWC"] = np.moveaxis(x, -1, -3)
     if layout is None and shape is not None:  # as the model takes them
         layout = next((name for name, view in views.items() if view.shape[1:] == shape), None)
     if layout in views:
         return views[layout], layout, ""
     first, size = next(iter(views)), " × ".join(map(str, x.shape[1:]))
-    if x.ndim == 4 and x.shape[-1] in CHANNELS and x.shape[1] > max(CHANNELS):
-        return views["HWC"], "HWC", f"{key} has the channels last, [N, H, W, C]; they were put first"
+    if x.ndim > 3:
+        first, last = views
+        rows, columns, channels = x.shape[-3:]
+        axes = ", ".join(["N", *last])
+        unclear = rows > channels != columns  # channels first would be more than the pixels of a side, which differ
+        if unclear and (rows == columns or (channels in CHANNELS and rows > max(CHANNELS))):
+            return views[last], last, f"{key} has the channels last, [{axes}]; they were put first"
+        note = f"{key} was taken as {size} with the channels first; if they are last, give numpy.moveaxis({key}, -1, -3)"
+        return x, first, note if unclear else ""
     if x.ndim == 3 and not lengths and x.dtype == np.uint8:
         if x.shape[1] == x.shape[2] and int(x.max()) > own.MOST_EVENTS and len(np.unique(x[:100])) > 2:
             return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
         return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
     if x.ndim == 3 and x.shape[1] == x.shape[2]:
         return views[first], first, f"{key} was taken as {size} steps × channels; pictures are [N, 1, H, W]"
-    return views[first], first, ""
+    return x, first, ""
 
 
 def _samples(
