@@ -218,6 +218,8 @@ HOSTILE = {
     "JSON of none": ([("a.jpg", FIRST), ("a.json", b'{"width": 3}')], "a.json names no class; .* cls, label, class, target"),
     "JSON of a list": ([("a.jpg", FIRST), ("a.json", b'{"label": [0]}')], "a.json names no class"),
     "long label": ([("a.jpg", FIRST), ("a.cls", b"1" * (tar.LONGEST + 1))], "a.cls has 1,048,577 bytes"),
+    "a dot in the key": ([("v1.003.png", FIRST), ("v1.003.cls", b"0")], "the key of v1.003.png ends at its first dot, as v1;"),
+    "a dot beside a key": ([("v1.png", FIRST), ("v1.cls", b"0"), ("v1.3.png", FIRST), ("v1.3.cls", b"0")], "of v1.3.cls ends"),
     "a class on two lines": ([("a.jpg", FIRST), ("a.cls", b"a\nb")], "class name 'a.nb' cannot be printed"),
 }
 
@@ -305,6 +307,7 @@ def test_members_that_are_no_samples_are_passed_over(tmp_path):
         ("x/._a.jpg", b"mac"),
         ("x/a.jpg", FIRST),
         ("x/a.txt", b"a"),
+        ("x/a.mask.png", FIRST),
         ("x/a.cls", b"one"),
     ]
     members += [("y.meta.json", b"{"), ("y.json", b"[]"), (f"{long}.jpg", FIRST), (f"{long}.cls", b"2.0")]

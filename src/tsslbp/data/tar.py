@@ -39,7 +39,7 @@ def samples(path: Path) -> Iterator[Sample]:
 
     Raises:
         UserError: no tar file, a truncated, damaged or compressed one, a member that is no plain file within the archive, two
-            pictures or no picture under a key, and labels that cannot be read.
+            pictures or no picture under a key, keys with dots, and labels that cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -62,9 +62,12 @@ def _sample(path: Path, file: BinaryIO, key: str, members: list[tarfile.TarInfo]
     if len(found) < len(members) or len(pictures) > 1:
         raise UserError(f"{path}: {key} has two files of a kind; a sample is one picture and one label")
     label = next((suffix for suffix in ("cls", "json") if suffix in found), None)
+    if label == "cls" and not pictures:
+        raise UserError(f"{path}: {found[label].name} has no picture beside it ({', '.join(SUFFIXES)})")
+    endings = ("cls",) if pictures else ("cls", *SUFFIXES)  # KEY.mask.png may stand beside KEY.png
+    if dotted := next((found[suffix].name for suffix in found if suffix.rpartition(".")[2] in endings and "." in suffix), None):
+        raise UserError(f"{path}: the key of {dotted} ends at its first dot, as {key}; rename it without other dots")
     if not pictures:
-        if label == "cls":
-            raise UserError(f"{path}: {found[label].name} has no picture beside it ({', '.join(SUFFIXES)})")
         return
     (picture,) = pictures
     if picture.size > LARGEST:
