@@ -292,13 +292,21 @@ def test_a_narrow_range_is_told(trained, capsys, tmp_path):
 def test_classes_of_other_names_are_refused(trained, capsys, tmp_path):
     x, y = pictures(60, 1)
     named = save(tmp_path / "named.npz", x=x, y=y, x_test=x, y_test=y, classes=np.array(["a", "b", "c"]))
-    assert run(capsys, "evaluate", trained / "bytes", "--data", named)[0] == 0  # the model's are only numbers
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--data", named)  # the model's are only numbers
+    said = "warning: classes are taken by their order: {}; give the samples classes with names to be sure\n"
+    assert (code, said.format("a as 0, b as 1, c as 2") in err) == (0, True)
     model = replace(training.load(trained / "bytes"), classes=("b", "a", "c"))
     model.save(tmp_path / "model.safetensors")
     for option in ("--data", "--all"):
         code, _, err = run(capsys, "evaluate", tmp_path / "model.safetensors", option, named)
         assert code == 2
         assert "a, b, c; the model's are b, a, c" in err
+        numbers = save(tmp_path / "numbers.npz", x=x, y=y, x_test=x, y_test=y)
+        code, _, err = run(capsys, "evaluate", tmp_path / "model.safetensors", option, numbers)
+        assert (code, said.format("0 as b, 1 as a, 2 as c") in err) == (0, True)
+    assert run(capsys, "predict", tmp_path / "model.safetensors", numbers)[2] == ""
+    text = save(tmp_path / "text.npz", x=x, y=np.array(["a", "b", "c"])[y])
+    assert "by their order" not in run(capsys, "evaluate", tmp_path / "model.safetensors", "--all", text)[2]
     code, _, err = run(capsys, "evaluate", trained / "bytes", "--data", "digits")
     assert (code, err) == (2, "tsslbp: digits has 10 classes; the model has 3\n")
 

@@ -1,8 +1,8 @@
 """A user's own samples as arrays: checked, recognised by shape and type, turned into tensors.
 
-``x`` holds static samples ``[N, F]`` or ``[N, C, H, W]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; up to four channels,
-or fewer than a square has pixels a side, may be last. ``[N, H, W]`` are pictures if they hold bytes, are square and use more
-values than events do; else they are ``[N, T, F]``.
+``x`` holds static samples ``[N, F]`` or ``[N, C, H, W]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; up to four
+channels, or fewer than a square has pixels a side, may be last. ``[N, H, W]`` are pictures if they hold bytes, are square and
+use more values than events do; else they are ``[N, T, F]``.
 ``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts (numbers are names if a model's classes are other
 numbers). Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and
 ``y_test`` (else a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, alike, classes_of, kind_fact, numbered, plain, whole_numbers
+from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, whole_numbers
 from tsslbp.errors import LARGEST, UserError, all_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -190,7 +190,10 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     labels = {part: [f"x{ENDS[part]} {n}" for n in range(len(split))] for part, split in parts.items()}
     labels["train"] = [str(n) for n in range(len(parts["train"]))]
     tested_on = "your x_test" if "test" in parts else FIFTH
-    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes))
+    unnamed = wanted.whole and names is None and not by_name and not parts["train"].trains
+    numbers = unnamed and wanted.labelled and arrays["y"].dtype.kind != "U"
+    doubts = [by_place([*map(str, range(len(classes)))], classes)] if numbers else []
+    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes), doubts)
 
 
 def _recognised(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names
-from tsslbp.errors import UserError, each_of
+from tsslbp.errors import UserError, each_of, few
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
@@ -159,6 +159,12 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
 def whole_numbers(classes: Iterable[str]) -> bool:
     """Whether all classes are whole numbers."""
     return all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in classes)
+
+
+def by_place(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """What to say of classes that are known by their order alone."""
+    pairs = few([f"{their} as {our}" for their, our in zip(theirs, ours, strict=True)])
+    return f"classes are taken by their order: {pairs}; give the samples classes with names to be sure"
 
 
 def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str, wanted: Wanted) -> Tensor:

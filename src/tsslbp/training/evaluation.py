@@ -6,7 +6,7 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import whole_numbers
+from tsslbp.data.found import by_place, whole_numbers
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
@@ -91,6 +91,8 @@ def samples_to_test(
     if model.facts and dataset.columns and model.facts.columns:
         test = replace(test, x=test.x[:, table.order_of(dataset.columns, model.facts.columns, name)])
     samples = Samples(test, f"{dataset.tested_on}, {len(test):,} samples")
+    if dataset.classes != model.classes and not model.trains:
+        samples.warnings.append(by_place(dataset.classes, model.classes))
     _check_targets(model, test, name)
     _check(model, samples, name)
     if model.facts is None:
