@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tsslbp import UserError, cli, data, training
+from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.settings import TrainConfig
 from tsslbp.stored import METADATA_KEY
@@ -318,7 +319,7 @@ def test_an_image_is_brought_to_the_range_of_the_training_samples(trained, capsy
     model = training.load(trained / "floats")
     for n in range(6):
         Image.fromarray(x[n, 0]).save(tmp_path / "picture.png")
-        sample, said = cli.picture.read(tmp_path / "picture.png", model)
+        sample, said = picture.read(tmp_path / "picture.png", model)
         np.testing.assert_allclose(sample.numpy(), floats[n : n + 1], atol=4.5 / 255)
         assert said == ["black became -1.5 and white 3, as in the training samples"]
     assert "black became" in run(capsys, "predict", trained / "floats", tmp_path / "picture.png")[2]
@@ -332,7 +333,7 @@ def test_white_is_the_largest_value_of_bytes_with_few_shades(tmp_path, dtype, gr
     config = TrainConfig(epochs=1, runs_dir=tmp_path, data=str(save(tmp_path / "few.npz", x=few, y=y)), name="run")
     model = training.load(training.train(config)[0])
     Image.fromarray((255 * (few[0, 0] > 0)).astype(np.uint8)).save(tmp_path / "picture.png")
-    sample, said = cli.picture.read(tmp_path / "picture.png", model, invert=False)
+    sample, said = picture.read(tmp_path / "picture.png", model, invert=False)
     assert torch.equal(sample, torch.from_numpy(few[:1]).float())
     assert said == [f"black became 0 and white {greatest}, as in the training samples"]
     encoded = replace(config, encoding="poisson", name="spikes")

@@ -290,6 +290,14 @@ def test_classes_may_have_the_words_of_parts_in_their_names(tmp_path):
     assert data.load(str(tmp_path), Path()).classes == ("bullet train", "oval", "test tube")
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_encoders_refuse_pictures_that_are_nearly_black(tmp_path, prefix):
+    for path in sorted(Path(digit_pictures(tmp_path / "p")).rglob("*.png")):
+        Image.fromarray((np.asarray(Image.open(path)) > 100).astype(np.uint8)).save(path)
+    with fails("--encoding poisson takes values from 0 to 255; those of p run from 0 to 1: scale them to this range"):
+        training.with_data(TrainConfig(data=f"{prefix}{tmp_path / 'p'}", encoding="poisson"))
+
+
 def test_pictures_to_predict_may_be_in_any_folders(tmp_path):
     for part in ("val", "test"):
         digit_pictures(tmp_path / part)

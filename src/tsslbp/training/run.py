@@ -34,6 +34,8 @@ STATIC_STEPS = 5
 """Default T of static samples."""
 HIDDEN = 100
 """Default number of hidden neurons."""
+FAINT = 15
+"""Encoders get no bytes whose white is this many times as large as the largest of them, such as masks of 0 and 1."""
 
 
 def train(
@@ -317,9 +319,9 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         low, high = torch.stack(
             [torch.stack(part.looked_at().x.aminmax()) for part in dataset.parts.values() if len(part)]
         ).aminmax()
-        if low < 0 or high > scale:
+        if low < 0 or high > scale or (scale > 1 and high * FAINT < scale):
             found = f"those of {dataset.name} run from {low:g} to {high:g}"
-            raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}")
+            raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}: scale them to this range")
     changes = [flag for flag in ("shift", "flip", "cutout") if getattr(config, flag)]
     if changes and (dataset.sequence or len(dataset.sample_shape) != 3):
         what = "sequences" if dataset.sequence else f"samples of shape {list(dataset.sample_shape)}"
