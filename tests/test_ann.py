@@ -139,6 +139,8 @@ def test_the_loss_of_an_ann_is_softmax_unless_told():
             TrainConfig(neuron="binary", loss=loss)
     with pytest.raises(UserError, match="--rate-penalty is 1; it must be 0 for an ANN"):
         TrainConfig(neuron="binary", rate_penalty=1)
+    with pytest.raises(UserError, match="--encoding is latency; it must be constant for an ANN"):
+        TrainConfig(neuron="relu", encoding="latency")
 
 
 def test_same_order_and_first_weights_in_a_run(quick):

@@ -722,3 +722,11 @@ def test_nothing_about_them_depends_on_the_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*made, strict=True))
+
+
+def test_gains_of_normalised_layers_start_at_the_threshold_of_each_neuron():
+    net = tsslbp.build(
+        "12n-3", input_shape=(8,), time_steps=5, tau_m=5, tau_s=3, threshold=2.0, per_neuron="threshold", spread=0.5
+    )
+    assert torch.equal(net.layers.linear1.norm.gain, net.layers.linear1.threshold)
+    assert net.layers.linear1.threshold.std() > 0

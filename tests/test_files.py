@@ -150,7 +150,7 @@ def test_a_folder_with_anything_else_is_not_free(quick):
     config = quick(name="run")
     (config.runs_dir / "run").mkdir(parents=True)
     (config.runs_dir / "run/thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="exists; add --resume"):
+    with pytest.raises(UserError, match="exists; choose another --name"):
         training.train(config)
     assert [path.name for path in (config.runs_dir / "run").iterdir()] == ["thesis.txt"]
 

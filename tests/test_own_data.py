@@ -65,7 +65,25 @@ def test_normalise_none_without_effect_is_refused(tmp_path):
     np.savez(path, x=np.zeros((20, 6, 3), np.uint8), y=np.arange(20) % 2)
     with fails("--normalise none has no effect: spikes is not normalised"):
         training.train(TrainConfig(data=str(path), normalise="none", runs_dir=tmp_path / "runs"))
+    np.savez(path, x=np.random.default_rng(0).random((20, 3)), y=np.arange(20) % 2)
+    with fails("--normalise none has no effect: what --encoding poisson takes is never normalised"):
+        training.train(TrainConfig(data=str(path), normalise="none", encoding="poisson", runs_dir=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--encoding", "poisson"], "values as they are stored"),
+        (["--normalise", "none"], "values as they are stored (--normalise)"),
+        ([], "normalised by feature (--normalise none turns it off)"),
+    ],
+)
+def test_the_summary_says_how_values_enter(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("rates.npz", x=np.random.default_rng(0).random((20, 3)), y=np.arange(20) % 2)
+    assert cli.main(["train", "--data", "rates.npz", "--epochs", "1", *arguments]) == 0
+    assert f"input     {said}\n" in capsys.readouterr().err
 
 
 # The readers, each on a small real set

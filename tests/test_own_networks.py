@@ -764,9 +764,11 @@ def test_first_rates_leave_what_is_normalised(quick):
     changed = [name for (name, before), after in pairs if not torch.equal(before, after)]
     assert set(changed) <= {"layers.block1.conv2.weight", "layers.conv4.weight"}
     assert "layers.conv4.weight" in changed
+    for before, after in zip(plain.network.buffers(), scaled.network.buffers(), strict=True):
+        assert torch.equal(before, after)
 
 
-def test_hidden_scale_reaches_shortcuts_and_lateral_weights(quick):
+def test_hidden_scale_reaches_shortcuts_and_leaves_lateral_weights(quick):
     for network, padding in (("4C3-[6C3s2-6C3]-20-10", (1,)), ("20R-10", (0,))):
         config, dataset = training.with_data(quick(network=network, padding=padding))
         plain, _ = training.prepare(config, dataset)

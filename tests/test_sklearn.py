@@ -35,12 +35,20 @@ def test_weights_are_repetitions_under_every_kind_of_loss(loss):
     estimator_checks.check_sample_weight_equivalence_on_dense_data("SpikingClassifier", clone(TINY).set_params(loss=loss))
 
 
-def test_class_weights_are_sample_weights():
+def test_class_weights_count_in_the_loss_alone():
     x, y = make_classification(60, weights=[0.7], random_state=0)
-    by_class = clone(TINY).set_params(class_weight={0: 1, 1: 3}).fit(x, y)
-    by_sample = clone(TINY).fit(x, y, 1 + 2 * y)
-    np.testing.assert_array_equal(by_class.predict_proba(x), by_sample.predict_proba(x))
-    assert by_class.class_prior_ == pytest.approx([1 - by_class.class_prior_[1], 3 * y.sum() / (1 + 2 * y).sum()])
+    plain, weighted = (clone(TINY).set_params(class_weight=weight).fit(x, y) for weight in (None, {0: 1, 1: 3}))
+    assert weighted.class_prior_ == pytest.approx(plain.class_prior_)
+    means = [each.model_.inputs.normalisation.mean for each in (plain, weighted)]
+    assert means[1] == pytest.approx(means[0])
+    assert weighted.predict_proba(x)[:, 1].mean() > plain.predict_proba(x)[:, 1].mean()
+
+
+def test_samples_count_in_everything():
+    x, y = make_classification(60, weights=[0.7], random_state=0)
+    weighted = clone(TINY).fit(x, y, 1 + 2 * y)
+    assert weighted.class_prior_[1] == pytest.approx(3 * y.sum() / (1 + 2 * y).sum())
+    assert weighted.model_.inputs.normalisation.mean == pytest.approx(np.average(x, 0, 1 + 2 * y))
 
 
 @pytest.fixture(scope="module")

@@ -714,6 +714,7 @@ def test_the_surrogate_warms_up(quick):
     losses_ = {run.name: [record["train_loss"] for record in training.read_metrics(run)[0]] for run in (warm, always, never)}
     assert losses_["warm"][0] == losses_["always"][0] != losses_["never"][0]
     assert losses_["warm"][1] not in (losses_["always"][1], losses_["never"][1])
+    assert [{*record["fallback"].values()} for record in training.read_metrics(warm)[0]] == [{1.0}, {0.0}]
     assert training.load(warm).network.architecture.rule == "tssl-paper(fallback=never)"
 
 

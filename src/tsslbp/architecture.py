@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from tsslbp import ann, quantisation, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, faults, kinds_of
@@ -236,6 +236,8 @@ def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.
         learn, per_neuron = ([name for name in names if name not in without] for names in (a.learn, a.per_neuron))
         spread = 0.0 if without and not per_neuron else a.spread
         layer.neuron = varied(neuron, len(layer.weight), learn, per_neuron, spread)
+        if layer.norm is not None and isinstance(threshold := layer.neuron.threshold, Tensor):
+            layer.norm.gain.data.copy_(threshold.detach().flatten())  # where it starts
 
 
 POOLS = {PoolSpec: (SumPool1d, SumPool2d), AvgPoolSpec: (AvgPool1d, AvgPool2d), MaxPoolSpec: (MaxPool1d, MaxPool2d)}

@@ -116,18 +116,18 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
             warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=2)
         check_classification_targets(labelled)
-        weights: Array | None = None
+        weights = in_loss = None
         if sample_weight is not None or self.class_weight is not None:
             weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
             x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
-            weights = weights if self.class_weight is None else weights * compute_sample_weight(self.class_weight, labelled)
-            if weights.size and not (np.isfinite(weights).all() and weights.min() >= 0 < weights.max()):
+            in_loss = weights * compute_sample_weight(self.class_weight, labelled)
+            if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
                 raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
         self.classes_, labels = np.unique(labelled, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(f"y has only 1 class, {self.classes_[0]}; give samples of at least two classes")
         self.class_prior_ = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
-        counts = None if weights is None else torch.from_numpy(weights)
+        counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
         dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(map(str, self.classes_), "y"), counts)
         with _parameters_named():
             config = resolved(self._config(dataset), dataset)
@@ -138,7 +138,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
         try:
             with _parameters_named():
-                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, counts).run(_save_nothing)
+                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
         except Interrupted:
             raise KeyboardInterrupt from None
         finally:

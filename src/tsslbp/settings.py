@@ -135,7 +135,7 @@ class TrainingSettings(Group):
     """Compute each step's samples in this many parts, one after the other, and add their gradients, which takes less memory.
     Normalisation, --rate-penalty and fallback=rate then see one part at a time."""
     learning_rate: Annotated[float, POSITIVE, FINITE] = 5e-4
-    """Learning rate of AdamW (its peak, under a schedule). Learned constants take steps in proportion to where they start."""
+    """Learning rate of AdamW (its peak, under a schedule). Learned constants take steps in proportion to their setting."""
     weight_decay: Annotated[float, NOT_NEGATIVE, FINITE] = 0.01
     """Weight decay of AdamW."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
@@ -147,7 +147,7 @@ class TrainingSettings(Group):
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers depend only on what was learned."""
     hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
-    """Factor on the initial weights of the hidden layers, including shortcuts."""
+    """Factor on the initial weights of the hidden layers, including shortcuts, but not on lateral weights."""
     first_rates: bool = False
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""
@@ -231,6 +231,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
                 check()
             except UserError as error:
                 yield f"{flag(name)}: {error}"
+        if ann_ and self.encoding == "latency":
+            yield "--encoding is latency; it must be constant for an ANN, which takes a sample's mean over time: one spike each"
         if ann_ and self.rate_penalty:
             yield f"--rate-penalty is {self.rate_penalty}; it must be 0 for an ANN, which has no rates"
         if ann_ and self.network and contains(self.network, RecurrentSpec):

@@ -121,10 +121,13 @@ def write_run_markdown(folder: Path, report: RunReport) -> Path:
 
 
 FIRING = {
-    "rates": ("spikes per neuron and step", "How often the neurons of each layer fire, on a part of the validation set."),
+    "rates": (
+        "spikes per neuron and step",
+        "How often the neurons of each layer fire, on part of the validation set, or of the training set if none is held out.",
+    ),
     "fallback": (
         "share of gradient entries",
-        "How much of each layer's gradient comes from the rule's fallback, a surrogate, on the same samples.",
+        "At how many neurons and steps of each layer the gradient is the rule's fallback, a surrogate, on the same samples.",
     ),
     "multiplied": (
         "share of inputs",

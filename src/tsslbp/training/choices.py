@@ -1,6 +1,7 @@
 """Summary of a user's own data and the settings chosen for them, with the flags that change these."""
 
 from tsslbp.data import Dataset
+from tsslbp.encoding import CONSTANT
 from tsslbp.settings import TrainConfig
 
 
@@ -55,11 +56,12 @@ def _size(dataset: Dataset) -> str:
 
 def _input(config: TrainConfig, dataset: Dataset) -> str:
     norm = dataset.normalisation
-    if norm.mean == (0.0,) and norm.std == (1.0,):
-        return "values as they are stored" + ("" if config.normalise == "auto" else " (--normalise)")
+    spikes = f", then a spike for each change of {dataset.delta:g}" if dataset.delta else ""
+    if config.encoding != CONSTANT or (norm.mean == (0.0,) and norm.std == (1.0,)):
+        stored = "values as they are stored" if norm.scale == 1 else f"values divided by {norm.scale:g}"
+        return stored + ("" if config.normalise == "auto" else " (--normalise)") + spikes
     shared = len(norm.mean) == 1 < dataset.sample_shape[0]
     by = "with one mean and deviation" if shared else f"by {'feature' if dataset.kind == 'vectors' else 'channel'}"
-    spikes = f", then a spike for each change of {dataset.delta:g}" if dataset.delta else ""
     return f"normalised {by} (--normalise none turns it off){spikes}"
 
 
@@ -69,7 +71,8 @@ def _steps(config: TrainConfig, dataset: Dataset) -> str:
         return f"{config.time_steps}, those of the target trains{encoded}"
     ann = config.neuron != "spiking"
     if not dataset.sequence and ann:
-        return "none: one pass for every sample"
+        drawn = "" if config.encoding == CONSTANT else f" over the mean of {config.time_steps}, encoding {config.encoding}"
+        return f"none: one pass for every sample{drawn}"
     if not dataset.sequence:
         return f"{config.time_steps} steps for every sample (--time-steps), encoding {config.encoding} (--encoding)"
     if config.filters:

@@ -44,8 +44,9 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
                 psc, train = currents[name], fired.to(currents[name].dtype)
                 whole = train.new_ones(train.shape[:2])
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
+                now = layers[name].rule  # another than the network's under surrogate_epochs
                 neuron = network.neuron_of(name)
-                fallen = rule.falls_back(train, psc, neuron) if isinstance(rule, TSSL) else torch.zeros_like(train)
+                fallen = now.falls_back(train, psc, neuron) if isinstance(now, TSSL) else torch.zeros_like(train)
                 # Means over neurons come first, so that the mask is applied to far fewer numbers.
                 made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
                 made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]

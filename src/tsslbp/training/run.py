@@ -169,7 +169,7 @@ def with_data(
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
-        dataset = _unnormalised(dataset)
+        dataset = _unnormalised(dataset, config.encoding)
     if given is not None:
         config = replace(config, **automatic.choose(dataset, {name: getattr(config, name) for name in given}))
     config = resolved(config, dataset)
@@ -183,11 +183,12 @@ def _load(config: TrainConfig) -> data.Dataset:
     return data.load(config.data, config.data_root, time_steps=steps, **how)
 
 
-def _unnormalised(dataset: data.Dataset) -> data.Dataset:
+def _unnormalised(dataset: data.Dataset, encoder: str) -> data.Dataset:
     """The data set without mean and standard deviation. Raises UserError if it has none, so that this has no effect."""
     plain = data.Normalisation(dataset.normalisation.scale, (0.0,), (1.0,))
-    if dataset.normalisation == plain:
-        raise UserError(f"--normalise none has no effect: {dataset.name} is not normalised; leave it out")
+    if dataset.normalisation == plain or encoder != CONSTANT:
+        why = f"{dataset.name} is not" if encoder == CONSTANT else f"what --encoding {encoder} takes is never"
+        raise UserError(f"--normalise none has no effect: {why} normalised; leave it out")
     return replace(dataset, normalisation=plain)
 
 
@@ -266,7 +267,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
 
 def _groups(network: Network) -> list[dict[str, Any]]:
     """Groups of weights and of learned constants, which do not decay. ``scale`` is a factor on the learning rate: steps of
-    constants are in proportion to their start values."""
+    constants are in proportion to the setting that they start from."""
     learned = network.constants()
     weights = [parameter for name, parameter in network.named_parameters() if name not in learned]
     groups: list[dict[str, Any]] = [{"params": weights, "scale": 1.0}]
@@ -316,9 +317,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
-        low, high = torch.stack(
-            [torch.stack(part.looked_at().x.aminmax()) for part in dataset.parts.values() if len(part)]
-        ).aminmax()
+        ends = torch.stack([torch.stack(part.looked_at().x.aminmax()) for part in dataset.parts.values() if len(part)])
+        low, high = map(float, ends.aminmax())  # bytes would overflow
         if low < 0 or high > scale or (scale > 1 and high * FAINT < scale):
             found = f"those of {dataset.name} run from {low:g} to {high:g}"
             raise UserError(f"--encoding {config.encoding} takes values from 0 to {scale:g}; {found}: scale them to this range")

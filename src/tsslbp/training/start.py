@@ -87,6 +87,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
                 _multiply(layer, factor)
         if config.first_rates and network.is_spiking:
             few = train.few(LOOKED_AT)
+            running = [buffer.clone() for buffer in network.buffers()]
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet
@@ -94,6 +95,8 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             inside = None if steps is None else length_mask(steps, inputs.time_steps)
             _into_range(network, inputs(few.x, 0, few.lengths), inside)
             network.train()
+            for buffer, before in zip(network.buffers(), running, strict=True):
+                buffer.copy_(before)
 
 
 def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) -> None:
