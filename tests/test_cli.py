@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -238,7 +239,8 @@ def test_ctrl_c_while_torch_is_imported_ends_the_command_without_a_traceback(sta
     how = {"script": [tmp_path / "tsslbp"], "module": ["-m", "tsslbp"], "library": ["-c", "import tsslbp"]}[started]
     path = os.pathsep.join([str(tmp_path), str(Path(tsslbp.__file__).parent.parent)])
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, *how], capture_output=True, text=True, env=environment, timeout=50)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # the tests may run where Ctrl-C is ignored
+    done = subprocess.run([sys.executable, *how], capture_output=True, text=True, env=environment, timeout=50, **heard)
     if started == "library":
         assert done.stderr.endswith("KeyboardInterrupt\n")
     else:

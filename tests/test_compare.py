@@ -750,6 +750,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_between_two_runs_says_how_to_go_on(number, tmp_path, capsys, monkeypatch):
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # else a failure would end the tests
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
     try:
         mine = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(comparing, "finished", lambda *_: os.kill(os.getpid(), number))
@@ -757,6 +758,7 @@ def test_a_signal_between_two_runs_says_how_to_go_on(number, tmp_path, capsys, m
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ctrl_c)
     assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
 
 
