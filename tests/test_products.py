@@ -95,3 +95,17 @@ def test_everything_else_is_left_to_pytorch(always, case):
         with torch.backends.mkldnn.flags(enabled=False):
             product(x, weight)
     assert not always
+
+
+def test_only_large_products_on_amd_processors_are_taken(always, monkeypatch):
+    monkeypatch.undo()
+    taken, x, weight = [], torch.ones(250, 200), torch.ones(150, 200)
+    monkeypatch.setattr(products, "_by_onednn", lambda *factors: taken.append(1) or F.linear(*factors))
+    for prefers, count in ((False, 0), (True, 2)):
+        monkeypatch.setattr(products, "PREFERS_ONEDNN", prefers)
+        product(x, weight)
+        product(x[:249], weight)
+        product(x, weight[:149])
+        product(torch.ones(9, 1000).t(), torch.ones(4000, 9))  # a gradient by a weight
+        product(torch.ones(9, 249).t(), torch.ones(4000, 9))
+        assert len(taken) == count

@@ -59,14 +59,13 @@ class _Part:
     pool: Pool | None = None
     formula: Any = None
     """The engine's, of the rule."""
-    through_lateral: bool = True
-    """The rule's."""
     half_psc: bool = False
     """Whether the current after it is bfloat16 under autocast."""
 
     def __post_init__(self) -> None:
-        neuron = self.neuron = self.layer.neuron  # kept, for a layer may change before the backward pass
+        neuron = self.neuron = self.layer.neuron  # all is kept, for a layer may change before the backward pass
         self.adapting = self.layer.adapting if type(self.layer) is Recurrent else None
+        self.through_lateral = self.layer.rule.through_lateral
         self.constants = [neuron.tau_m, neuron.tau_s, neuron.threshold]
         self.numbers, self.convolves = self.map.numbers(neuron.tau_s), bool(self.map.kernel)
 
@@ -224,7 +223,7 @@ def _plan(net: Any) -> Plan | Modules:
         alone |= rule.statistic is not None
         takes = rule.takes_parts or not isinstance(layer, Recurrent)
         if takes and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
-            by.formula, by.through_lateral = ENGINE.formula(rule), rule.through_lateral
+            by.formula = ENGINE.formula(rule)
     for by, after in pairwise(parts):
         by.half_psc = not after.layer.takes_full
     if not parts or shared or any(by.formula is None for by in parts):

@@ -201,7 +201,7 @@ def _stored(x: Array) -> Tensor:
 
 def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None) -> Dataset:
     train, none = Split(x, labels), Split(x[:0], labels[:0])
-    normalisation = own.fitted(train, x.dim() == 3, 255.0 if x.dtype == torch.uint8 else 1.0, weights)
+    normalisation = own.fitted(train, x.dim() == 3, own.white(x), weights)
     return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3)
 
 

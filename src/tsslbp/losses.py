@@ -61,7 +61,7 @@ class _TrainLoss(ABC):
     undesired: Sequence[float] | str | None = None
 
     def __post_init__(self) -> None:
-        _check_tau_s(self.tau_s)
+        _positive("tau_s", self.tau_s, least=1)
         check_steps(self.time_steps)
         for name in ("desired", "undesired"):
             if (train := getattr(self, name)) is None:
@@ -236,7 +236,7 @@ class FirstSpikeLoss:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_tau_s(self.tau_s)
+        _positive("tau_s", self.tau_s, least=1)
         _positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -376,16 +376,10 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x * mask.unsqueeze(2)
 
 
-def _check_tau_s(tau_s: float) -> None:
-    check_number("tau_s", tau_s)
-    if not 1 <= tau_s < math.inf:
-        raise UserError(f"tau_s is {tau_s}; it must be finite and at least 1")
-
-
-def _positive(name: str, value: float) -> None:
+def _positive(name: str, value: float, least: float = 0) -> None:
     check_number(name, value)
-    if not 0 < value < math.inf:
-        raise UserError(f"{name} is {value}; it must be positive and finite")
+    if not max(least, math.ulp(0)) <= value < math.inf:
+        raise UserError(f"{name} is {value}; it must be {f'finite and at least {least}' if least else 'positive and finite'}")
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:

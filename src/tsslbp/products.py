@@ -1,8 +1,8 @@
 """Products of matrices, by whichever of PyTorch's two libraries is faster.
 
-PyTorch multiplies float32 matrices by MKL. On AMD processors, MKL leaves the wide vectors (AVX-512) unused, and oneDNN, which
-PyTorch has for its convolutions, takes 0.6 to 0.95 of its time where matrices are large. The processor's name and the shapes
-decide and no measurement does, so that runs repeat bit for bit.
+PyTorch multiplies float32 matrices by MKL. On AMD processors with AVX-512, oneDNN, which PyTorch has for its convolutions,
+takes 0.6 to 0.95 of MKL's time where matrices are large. The processor's name and the shapes decide and no measurement does, so
+that runs repeat bit for bit.
 """
 
 from typing import Any

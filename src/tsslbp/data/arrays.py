@@ -29,8 +29,6 @@ ENDS = {"train": "", "validation": "_val", "test": "_test"}
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 CHANNELS = (1, 2, 3, 4)
 """Sizes of the last axis of pictures that need not be square to have the channels last."""
-SHADES = 16
-"""Bytes up to this are masks or have few shades, as the digits do: their white is not 255, but the largest of them."""
 AXES = {
     (2, False): ("sample", "feature"),
     (4, False): ("sample", "channel", "row", "column"),
@@ -183,7 +181,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
         if not split.trains and int(split.y.max()) >= len(classes):
             raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
     sequence = layout is not None and layout.startswith("T")
-    scale = 255.0 if arrays["x"].dtype == np.uint8 and int(arrays["x"].max()) > SHADES else 1.0
+    scale = own.white(parts["train"].x)
     kind = kind_of(parts["train"].x, sequence)
     if kind == "series" and own.counts_events(parts["train"].x):
         kind = "events"

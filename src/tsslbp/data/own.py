@@ -14,6 +14,8 @@ MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
 NOTHING_VARIES = 1e-6
 """Share of the mean below which a channel's standard deviation may be float32's rounding alone."""
+SHADES = 16
+"""Bytes up to this are masks or have few shades, as the digits do: their white is not 255, but the largest of them."""
 LOST = "{} varies so little that float32, in which it is stored, rounds it away; subtract its mean and scale it"
 """Message about numbers that :func:`lost_in_float32` finds."""
 LOOKED_AT = 2**20
@@ -86,6 +88,11 @@ def complete(
     test = test.select(torch.arange(len(test)))
     normalisation = fitted(train.looked_at() if train.streamed else train, sequence, scale)
     return Dataset(name, train, held, test, classes, normalisation, sequence, tested_on=tested_on, **facts)
+
+
+def white(x: Tensor) -> float:
+    """The stored value of full intensity: 255 of bytes, but for few shades, else 1."""
+    return 255.0 if x.dtype == torch.uint8 and int(x.max()) > SHADES else 1.0
 
 
 def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | None = None) -> Normalisation:
