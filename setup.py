@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError
 
 # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
 ROUNDING = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no stable ABI
 DEBUG = bool(os.environ.get("TSSLBP_DEBUG"))  # keep what a profiler needs (benchmarks/inference_profile.py)
 
 
@@ -38,7 +40,7 @@ def extension() -> Extension:
         extra_compile_args=["-std=c++17", "-O3", "-g1" if DEBUG else "-g0", "-fvisibility=hidden", *ROUNDING],
         extra_link_args=["-Wl,-s"] if sys.platform == "linux" and not DEBUG else [],
         language="c++",
-        py_limited_api=True,
+        py_limited_api=LIMITED,
         optional=True,
     )
 
@@ -68,5 +70,5 @@ class BuildKernels(build_ext):
 setup(
     ext_modules=[extension()],
     cmdclass={"build_ext": BuildKernels},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )

@@ -33,14 +33,15 @@ from tsslbp.tables import markdown
 ROOT = Path(__file__).parent.parent
 MODELS = {"fashion-mnist-fc-best": 100, "mnist-cnn-best": 50, "fashion-mnist-cnn-best": 50}
 """Networks with their batch sizes."""
-WAYS = tuple(itertools.product((False, True), repeat=2))
+HALVES = (False, True) if machine.multiplies_bfloat16() else (False,)
+WAYS = tuple(itertools.product(HALVES, (False, True)))
 """Of a step: whether maps are bfloat16, and whether they may go by changes."""
 
 
 def steps(data_root: Path, seconds: float) -> str:
     head = ["network", "weights", "changes", "maps alone, ms"]
-    for half in ("", "bf16 "):
-        head += [f"{half}dense, ms", f"{half}by changes, ms", f"{half}by changes / dense"]
+    for kind in ("", "bf16 ")[: len(HALVES)]:
+        head += [f"{kind}dense, ms", f"{kind}by changes, ms", f"{kind}by changes / dense"]
     return markdown(head, [row for each in measured(data_root) for row in compared(*each, seconds)])
 
 
@@ -69,7 +70,7 @@ def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tens
     ms, rows = interleaved(subjects, seconds), []
     for weights, net in nets.items():
         times = [ms["maps alone"]]
-        for half in (False, True):
+        for half in HALVES:
             dense, fast = (ms[f"{weights} {half} {by_changes}"] for by_changes in (False, True))
             times += [dense, fast, fast / dense]
         rows.append([name, weights, changes(net.train(), x), *(f"{value:.2f}" for value in times)])
@@ -79,11 +80,11 @@ def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tens
 def changes(net: Network, x: torch.Tensor) -> str:
     """How much of what enters each layer changes, and whether the layer then goes by its changes."""
     shares, taken = changing(net, x), []
-    for half in (False, True):
+    for half in HALVES:
         with bfloat16(half):
             net(x)
         taken.append([name for name, layer in net.named_layers() if isinstance(layer, Spiking) and layer.multiplied < 1])
-    both = {name: (name in taken[0]) + (name in taken[1]) for name in shares}
+    both = {name: sum(name in each for each in taken) for name in shares}
     said = ("", " (taken)", " (taken, in bf16 too)")
     return ", ".join(f"{name} {100 * share:.1f} %{said[both[name]]}" for name, share in shares.items() if share < 1)
 
@@ -167,7 +168,8 @@ def break_even() -> str:
         "32 to 64 channels, 5×5": (Conv2d(32, 64, 5, padding=2, neuron=neuron), (50, 32, 14, 14)),
         "15 to 40 channels, 5×5": (Conv2d(15, 40, 5, neuron=neuron), (50, 15, 12, 12)),
     }
-    sizes["32 to 64 channels, 5×5, bf16"] = sizes["32 to 64 channels, 5×5"]
+    if HALVES[-1]:
+        sizes["32 to 64 channels, 5×5, bf16"] = sizes["32 to 64 channels, 5×5"]
     rows = [[f"{100 * share:g} %"] for share in shares]
     for name, (layer, shape) in sizes.items():
         for row, share in zip(rows, shares, strict=True):

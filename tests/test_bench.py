@@ -123,6 +123,7 @@ def test_growth_has_every_axis(monkeypatch):
 def test_doctor_measures_bfloat16_and_keeps_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path))
     monkeypatch.setattr(bench, "interleaved", lambda calls, seconds: dict(zip(calls, (3.0, 2.0), strict=True)))
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: True)
     assert cli.main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "1.50 times as fast on fashion-mnist-fc, 1.50 times as fast on mnist-cnn" in said
@@ -135,10 +136,22 @@ def test_doctor_measures_nothing_that_it_cannot_keep(tmp_path, capsys, monkeypat
     (tmp_path / "file").touch()
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(bench, "bfloat16_gains", None)
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: True)
     assert cli.main(["doctor"]) == 2
     assert "set TSSLBP_CACHE to another folder, or give --no-measure" in capsys.readouterr().err
     assert cli.main(["doctor", "--no-measure"]) == 0
     assert "takes float32" in capsys.readouterr().out
+
+
+def test_bfloat16_is_not_measured_where_the_processor_has_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path))
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(bench, "bfloat16_gains", None)
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "this processor has no fast products in bfloat16" in said
+    assert "takes float32" in said
+    assert not [who for who in bench.subjects(bench.cases()["fashion-mnist-fc"]) if "bf16" in who]
 
 
 def test_doctor_does_not_ignore_seconds(capsys):

@@ -592,6 +592,29 @@ def test_sequences_are_normalised_by_channel_and_padding_does_not_count(lengths,
         torch.testing.assert_close(got.std(1, correction=0), torch.tensor([1.0, 0.0, 1.0]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "padded"),
+    [
+        ((20, 6), torch.float32, False),
+        ((20, 6), torch.uint8, False),
+        ((20, 3, 4, 5), torch.uint8, False),
+        ((20, 4, 3), torch.float32, True),
+        ((20, 4, 3, 2, 2), torch.float32, False),
+    ],
+    ids=["vectors", "bytes", "pictures", "series", "picture-sequences"],
+)
+def test_large_sets_are_summed_up_in_parts(shape, dtype, padded, monkeypatch):
+    x = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    samples = Split(x, torch.zeros(20, dtype=torch.int64), torch.arange(20) % 4 + 1 if padded else None)
+    whole = fitted(samples, len(shape) in (3, 5), 255)
+    monkeypatch.setattr("tsslbp.data.own.MANY", 40)
+    monkeypatch.setattr(torch, "std_mean", None)
+    parts = fitted(samples, len(shape) in (3, 5), 255)
+    assert parts.scale == whole.scale
+    assert parts.mean == pytest.approx(whole.mean)
+    assert parts.std == pytest.approx(whole.std)
+
+
 @pytest.mark.parametrize("most", [1, 15])
 def test_sequences_of_spikes_and_counts_stay_as_they_are(most):
     x = torch.randint(0, most + 1, (20, 6, 4), generator=torch.Generator().manual_seed(0))
@@ -775,6 +798,13 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path, mnis
     (mnist / f"{IMAGES}.gz").write_bytes(gzip.compress(big))
     with fails(r"train-images-idx3-ubyte.gz needs 3,136.0 GiB of memory"):
         data.load("mnist", mnist.parents[1])
+
+
+def test_files_that_were_read_are_free_memory(monkeypatch, tmp_path):
+    said = {"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "anon 200\ninactive_file 600\nfile 700\n"}
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: said.get(path.name) or real(path, **how))
+    assert machine._free_memory() == 700
 
 
 def test_free_memory_is_what_the_system_says():

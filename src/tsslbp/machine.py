@@ -38,6 +38,11 @@ def describe() -> dict[str, str]:
     }
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether PyTorch has fast products in bfloat16 here. Others take several times as long as float32."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def record_bfloat16(gains: Mapping[str, float]) -> None:
     """Store the speed-up of networks by bfloat16 on this processor, for :func:`bfloat16_pays`.
 
@@ -80,8 +85,10 @@ def _free_memory() -> int | None:
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found += [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
-        limit, used = (Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        found.append(int(limit) - int(used))  # int("max") where there is no limit
+        names = "memory.max", "memory.current", "memory.stat"
+        limit, used, stat = (Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in names)
+        files_read = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file "))
+        found.append(int(limit) - int(used) + files_read)  # int("max") where there is no limit
     except (OSError, ValueError, IndexError):
         pass
     return min(found, default=None)
@@ -98,7 +105,8 @@ def keep_memory() -> None:
     trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1  # names and sign as in malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, largest)
-    libc.mallopt(mmap_threshold, largest)
+    if not libc.mallopt(mmap_threshold, largest):
+        libc.mallopt(mmap_threshold, 2**25)  # the most that old versions take
 
 
 def autocasts_to_bfloat16(device: str) -> bool:

@@ -33,6 +33,12 @@ OUTPUTS, HALF_OUTPUTS = 32, 64
 """Outputs, or channels, below which it does; those of maps whose dense product would be bfloat16."""
 
 
+BLOCK = 16
+"""Channels that oneDNN takes at a time, at most."""
+GLITCH = 1e3
+"""A change of float32 currents that is larger leaves rounding errors in S until the end of the sequence."""
+
+
 class Most(NamedTuple):
     """The largest share of changes at which a map gains."""
 
@@ -47,14 +53,16 @@ class Most(NamedTuple):
         return min(self.many * filled * (outputs / (outputs + self.quarter)) ** 2, 1.0)
 
 
-# Measured by benchmarks/changes.py on Zen 4 and, for all others, on a Xeon with AMX.
+# Measured by benchmarks/changes.py on Zen 4, on Zen 3 and, for all others, on a Xeon with AMX.
 FLAT, CONVOLVED, HALF = (
-    (Most(0.44, 240), Most(0.46, 12), Most(0.2, 8))
-    if machine.processor().startswith("AMD")
-    else (Most(0.135, 60), Most(0.2, 0), Most(0, 0))
+    (Most(0.135, 60), Most(0.2, 0), Most(0, 0))
+    if not machine.processor().startswith("AMD ")
+    else (Most(0.44, 240), Most(0.46, 12), Most(0.2, 8))
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    else (Most(0.35, 220), Most(0.38, 2), Most(0.2, 8))
 )
-"""Of matrix products, of convolutions, and of convolutions whose dense products would be bfloat16. A processor's name decides,
-since a measurement would make runs differ."""
+"""Of matrix products, of convolutions, and of convolutions whose dense products would be bfloat16. A processor's name and
+instructions decide, since a measurement would make runs differ."""
 
 
 class SparseMap(NamedTuple):
@@ -63,6 +71,17 @@ class SparseMap(NamedTuple):
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
+
+    def picks(self, channels: int) -> bool:
+        """Whether it takes single pixels, apart from each other, of so many channels that PyTorch 2.13 may write its gradient
+        by the weight past the end of its memory (oneDNN's issue 6035)."""
+        return channels < BLOCK and {*self.kernel} == {1} and max(self.stride) > 1 and not any(self.padding)
+
+    def picked(self, x: Tensor) -> Tensor:
+        """The pixels that such a map takes."""
+        for axis, step in enumerate(self.stride, x.dim() - len(self.stride)):
+            x = x[(slice(None),) * axis + (slice(None, None, step),)]
+        return x
 
     def sizes(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
         """Output sizes from input sizes."""
@@ -101,7 +120,7 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
         signal: post-synaptic currents ``[T, B, in]``, ``[T, B, C, L]`` or ``[T, B, C, H, W]``.
         weight: ``[out, in]``, ``[out, C, k]`` or ``[out, C, k, k]``; only its shape and type matter.
         map_: the kind of map.
-        tau_s: of the synapse that made the signal; a wrong one costs time, not accuracy.
+        tau_s: of the synapse that made the signal. A wrong one costs time, and a larger one rounds in proportion to it.
     """
     half = is_half(weight)
     if (torch.is_autocast_enabled("cpu") and not half) or not (share := most(map_, len(weight), half)):
@@ -115,7 +134,8 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
     if work < WORK or not (fits and typed) or transformed() or has_modes():
         return []
     found: list[Tensor] = torch.ops.tsslbp.changes(_channels_last(signal.detach(), 2), tau_s, share)
-    return found
+    rounds = bool(found) and signal.dtype == torch.float32 and len(found[1]) > 0
+    return [] if rounds and torch.linalg.vector_norm(found[1], math.inf) > GLITCH else found
 
 
 def mapped(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float, changes: list[Tensor]) -> Tensor:
@@ -178,6 +198,12 @@ def dense_gradients(
     if not map_.kernel:
         by_x = products.product(delta, weight.t()) if needed[0] else None
         return by_x, products.product(delta.t(), x.t()) if needed[1] else None
+    if map_.picks(weight.shape[1]):
+        of, by_weight = dense_gradients(delta, map_.picked(x), weight, map_._replace(stride=map_.kernel), needed)
+        if of is None:
+            return None, by_weight
+        map_.picked(by_x := x.new_zeros(x.shape)).copy_(of)
+        return by_x, by_weight
     axes = len(map_.kernel)
     found = torch.ops.aten.convolution_backward(
         delta, x, weight, None, map_.stride, map_.padding, [1] * axes, False, [0] * axes, 1, [*needed, False]

@@ -34,22 +34,23 @@ __all__ = [
 ]
 
 OURS = "tsslbp"
-BLOCKS = f"{OURS}, blocks of time"
+HALF, BLOCKS = f"{OURS}, bf16", f"{OURS}, blocks of time"
 
 
 def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
     """Everything that can run a case here: functions that make a subject, by name."""
-    made: dict[str, Callable[[], Subject]] = {
-        OURS: partial(ours, case, "auto"),
-        f"{OURS}, bf16": partial(ours, case, "auto", autocast=True),
-        f"{OURS}, reference": partial(ours, case, "reference"),
-    }
+    half = machine.multiplies_bfloat16()
+    made: dict[str, Callable[[], Subject]] = {OURS: partial(ours, case, "auto")}
+    if half:
+        made[HALF] = partial(ours, case, "auto", autocast=True)
+    made[f"{OURS}, reference"] = partial(ours, case, "reference")
     if case.name.startswith("T = "):
         made[BLOCKS] = partial(ours, case, "auto", blocks=True)
     if case.recurrent:
         return made | {name: partial(build, case) for name, build in recurrent.contestants().items()}
     made["linear maps alone"] = partial(floor, case, torch.float32)
-    made["linear maps alone, bf16"] = partial(floor, case, torch.bfloat16)
+    if half:
+        made["linear maps alone, bf16"] = partial(floor, case, torch.bfloat16)
     made["ReLU ANN, one pass"] = partial(ann, case)
     return made | {name: partial(build, case) for name, build in peers.installed().items()}
 
@@ -74,7 +75,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         say(f"{name}: inference")
         infer = interleaved({who: subject.infer for who, subject in made.items()}, seconds / 3)
         rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who], "inference_ms": infer[who]} for who in made}
-        for who in (OURS, f"{OURS}, bf16"):
+        for who in rows.keys() & {OURS, HALF}:
             rows[who]["spent_ms"] = where_time_goes(made[who].step, times=min(50, 1 + int(10 * seconds)))
         del made
         for who in rows if memory else ():
@@ -158,7 +159,8 @@ def spent_table(result: dict[str, Any]) -> str:
     columns = [
         (f"{name}{', bf16' if who != OURS else ''}", row["subjects"][who]["spent_ms"])
         for name, row in result["cases"].items()
-        for who in (OURS, f"{OURS}, bf16")
+        for who in (OURS, HALF)
+        if who in row["subjects"]
     ]
     rows = [
         [what, *(f"{spent[what]:.2f} ({100 * spent[what] / sum(spent.values()):.0f} %)" for _, spent in columns)]

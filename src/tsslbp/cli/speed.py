@@ -74,7 +74,7 @@ def doctor(arguments: list[str]) -> None:
     options = parse(Doctor, "doctor", arguments)
     if not options.measure and any(argument.split("=")[0] == "--seconds" for argument in arguments):
         raise UserError("--seconds has no effect with --no-measure; leave one of them out")
-    measured = options.measure and kernels.backends()["cpp"].usable
+    measured = options.measure and kernels.backends()["cpp"].usable and machine.multiplies_bfloat16()
     if measured:
         files.check_folder(files.cache_folder(), "set TSSLBP_CACHE to another folder, or give --no-measure")
     rows = machine.describe()
@@ -90,6 +90,8 @@ def doctor(arguments: list[str]) -> None:
         gains = bench.bfloat16_gains(options.seconds)
         machine.record_bfloat16(gains)
         rows["bfloat16"] = ", ".join(f"{gain:.2f} times as fast on {name}" for name, gain in gains.items())
+    elif not machine.multiplies_bfloat16():
+        rows["bfloat16"] = "not measured: this processor has no fast products in bfloat16"
     rows["--precision auto"] = f"takes {'bfloat16' if machine.bfloat16_pays() else 'float32'}"
     width = max(map(len, rows))
     for what, here in rows.items():

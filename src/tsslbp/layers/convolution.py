@@ -117,16 +117,20 @@ class Convolution(Spiking):
         return x
 
     def sparse_map(self) -> SparseMap | None:
-        if self.groups != 1 or max(_each(self.dilation, 1)) != 1:
-            return None
+        return self._plain_map() if self.groups == 1 and max(_each(self.dilation, 1)) == 1 else None
+
+    def _plain_map(self) -> SparseMap:
+        """The map without dilation and groups."""
         dims = self.weight.dim() - 2
-        kernel, stride, padding = (_each(x, dims) for x in (tuple(self.weight.shape[2:]), self.stride, self.padding))
-        return SparseMap(kernel, stride, padding)
+        return SparseMap(*(_each(x, dims) for x in (tuple(self.weight.shape[2:]), self.stride, self.padding)))
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with a given weight."""
+        stride, map_ = self.stride, self._plain_map()
+        if map_.picks(weight.shape[1]):
+            x, stride = map_.picked(x), 1
         return type(self)._convolution(
-            x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+            x, weight, stride=stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
 
     def sizes(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
