@@ -44,6 +44,7 @@ CASES = {
     "a residual block of the input": ("[4C3-6C3]-A2-[6C3-6C3]-12-[12-12]-5", (2, 9, 8), {"padding": 1, "conv_scale": 4.0}),
     "residual, pooled inside": ("6C3-M2-[6C3-A2-6C3]-[30-20]-5", (1, 16, 16), {"padding": 1, "conv_scale": 4.0}),
     "adaptive thresholds": ("30A-20A-4", (9,), {"rule": "surrogate", "tau_a": 20.0, "beta": 0.3}),
+    "thresholds that stay raised": ("30A-4", (9,), {"rule": "surrogate", "tau_a": math.inf, "beta": 0.3}),
     "pooled input": ("P2-6C3-8-4", (2, 11, 13), {"conv_scale": 4.0}),
     "long memory": ("20-15-5", (9,), {"tau_m": 50.0, "tau_s": 20.0, "threshold": 0.3}),
 }
@@ -181,6 +182,34 @@ def compare(case, bits, sequence, byte, folder, options):
     done = subprocess.run([built], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done
     assert done.stdout.startswith("0 of 10 samples differ")
+
+
+@needs_compiler
+def test_no_conversion_loses_a_sign(tmp_path):
+    compare("max pooling", "8", True, True, tmp_path, ("-Wconversion",))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("notation", "times", "bias"), [("20b-4", 0, 0.5), ("20b-4", 1e-6, 0.0), ("20Ab-4", 1e-6, 0.0), ("20-[20b]-4", 0, 0.5)]
+)
+def test_a_neuron_that_hears_next_to_nothing_costs_the_others_no_bits(notation, times, bias, tmp_path):
+    net = network(notation, (9,), bits="8")
+    before = [population.shift for population in integers.integer(chain(net), 0, 64, STEPS).populations]
+    layer = next(layer for layer in net.modules() if getattr(layer, "bias", None) is not None)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight[3] *= times
+        layer.bias[3] = bias
+    layer.quantise("8")
+    of, samples = model(net, sequence=True)
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    found = compiled.compare(compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED), program, samples)
+    assert found.spikes > 20
+    assert (found.differing, found.answers) == (0, 0)
+    after = [population.shift for population in integers.integer(chain(net), 0, 64, STEPS).populations]
+    assert all(now >= then for now, then in zip(after, before, strict=True))
 
 
 @needs_compiler
@@ -406,6 +435,55 @@ int main(void) {
     steps = list(program.whole.steps(whole_input(of.inputs(samples.x[:1]))))
     assert printed == [*(int(step.answers) for step in steps), *steps[-1].evidence[0].tolist()]
     assert sum(printed[STEPS:]) > 0
+
+
+def test_it_is_told_when_an_event_enters_and_how_often(tmp_path):
+    recorded, _ = model(network("8A-4", (7,), bits="8", rule="surrogate", tau_a=math.inf), sequence=True, byte=True)
+    counted = replace(recorded, facts=replace(recorded.facts, high=(3.0,)))
+    latency = replace(recorded.inputs, encoding="latency", sequence=False)
+    once, often = "once for each input that has events in this step", "for every event of this step"
+    cases = {
+        "recorded": (recorded, once, 31),
+        "counted": (counted, often, 31),
+        "coded": (replace(recorded, inputs=latency), once, 1),
+    }
+    for name, (of, when, most) in cases.items():
+        c.write(Program.of(of), tmp_path / name, tmp_path)
+        header, page = ((tmp_path / name / file).read_text() for file in ("network.h", "README.md"))
+        assert f"given its number: {when}. More than {most} in a step may leave 32 bits. */" in header
+        assert f"network_event(&state, input);          /* {when}; or" in page
+        assert f"nothing can overflow within {STEPS} steps with at most {most} events of an input in a step" in page
+        assert f"a stream: reset it after {STEPS} steps at most" in page
+
+
+@needs_compiler
+@pytest.mark.parametrize(("coded", "least", "most", "cut"), [(False, -32768, 32767, INPUT_LARGEST), (True, 255, 255, 1)])
+def test_input_that_is_too_large_is_cut(coded, least, most, cut, tmp_path):
+    of, _ = model(network("20-4", (9,), bits="8"), sequence=True)
+    latency = replace(of.inputs, encoding="latency", sequence=False)
+    program = Program.of(replace(of, inputs=latency) if coded else of)
+    c.write(program, tmp_path / "c", tmp_path)
+    (tmp_path / "c/test.c").write_text(
+        f"""#include "network.h"
+#include <stdio.h>
+static const network_input large[] = {{{least}, {most}, {most}}}, cut[] = {{{cut if coded else -cut}, {cut}, {cut}}};
+"""
+        """static network_state a;
+static network_input x[NETWORK_STEPS * NETWORK_INPUTS];
+static void print(const network_input *three) {
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; ++i)
+        x[i] = three[i % 3];
+    printf("%d", network_run(&a, x, NETWORK_STEPS));
+    for (size_t i = 0; i < NETWORK_CLASSES; ++i)
+        printf(" %ld", (long)network_evidence(&a, i));
+    printf("\\n");
+}
+int main(void) { print(large); print(cut); return 0; }
+"""
+    )
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED)
+    large, within = subprocess.run([built], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert large == within
 
 
 @needs_compiler

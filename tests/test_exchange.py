@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from torch import nn
 import tsslbp
 from tsslbp import UserError, cli, layers, training
 from tsslbp.exchange import layers as same
+from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.neuron import LIF, delayed, membrane_potential
 from tsslbp.signal import expanded
 from tsslbp.training.model import alone
@@ -342,6 +344,36 @@ def test_what_is_guaranteed_holds_in_another_order_of_summation(name):
         assert not (train ^ single[f"{layer}_neurons"])[:, safe].any()
 
 
+@pytest.mark.parametrize(
+    ("notation", "shape"),
+    [
+        ("1-2", (2000,)),
+        ("[2-1]-2", (2000,)),
+        ("P40-1C1-2", (1, 40, 40)),
+        ("[P40-1C1]-2", (1, 40, 40)),
+        ("P40-[1C1]-2", (1, 40, 40)),
+    ],
+)
+def test_a_sum_that_float32_may_lose_is_not_guaranteed(notation, shape):
+    """Numbers that are each lost if they are added to 1; the neuron spikes by half of their sum."""
+    rest = math.prod(shape) - 1
+    net = tsslbp.build(notation, input_shape=shape, time_steps=1, tau_m=5, tau_s=1, threshold=1 + rest * 2.0**-26).eval()
+    first, *_ = (layer for layer in net.layers if isinstance(layer, layers.Spiking | layers.Residual))
+    block = first if isinstance(first, layers.Residual) else None
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(0)
+        ones = first if block is None else block.last if len(shape) > 1 else block.shortcut
+        ones.weight.fill_("P40-[" not in notation)
+    x = torch.full((1, *shape), 2.0**-25)
+    x.view(-1)[0] = 1
+    x /= POOL_FACTOR if "P" in notation else 1
+    *_, hidden, _ = spikes(net, x, torch.float64).values()
+    assert hidden.all()
+    proof = guaranteed(net, x, (torch.float32, torch.float64))
+    assert (proof[torch.float32].tolist(), proof[torch.float64].tolist()) == ([False], [True])
+
+
 FEW = {"bits": "4", "per_neuron": ("threshold",), "spread": 0.1}
 
 
@@ -463,6 +495,17 @@ FOREIGN = {
             *[("n1", "n5"), ("n5", "n10"), ("n10", "n7")],
         ],
     ),
+    "a shortcut through a scale": lambda: around(nir.Scale(full(7, 0.5)), 7),
+    "a scale beside a straight shortcut": lambda: foreign(
+        nir.Linear(weights(6, 7)),
+        lif(6),
+        nir.Scale(full(6, 2.0)),
+        nir.Linear(weights(6, 6, 1)),
+        lif(6),
+        nir.Linear(weights(5, 6, 2)),
+        lif(),
+        edges=[*pairwise(["in", *(f"n{i}" for i in range(7)), "out"]), ("n1", "n4")],
+    ),
     "a shortcut of kernels": lambda: foreign(
         nir.Conv2d((8, 9), weights(3, 18).reshape(3, 2, 3, 3), (2, 2), (1, 1), (1, 1), 1, full(3, 0.1)),
         lif((3, 4, 5)),
@@ -560,6 +603,17 @@ def nested_free(graph):
     return nir.NIRGraph(nodes, sorted(edges), type_check=False)
 
 
+@pytest.mark.parametrize("biased", ["n2", "n7"])
+def test_a_map_with_a_bias_is_no_shortcut_whatever_its_name(biased):
+    maps = {"n2": nir.Linear(weights(5, 9, 1)), "n7": nir.Linear(weights(5, 9, 2))}
+    maps[biased] = nir.Affine(maps[biased].weight, full(5, 0.2))
+    nodes = (nir.Linear(weights(9, 7)), lif(9), maps["n2"], lif(), nir.Linear(weights(5, 5, 3)), lif(), lif(), maps["n7"])
+    edges = [*pairwise(["in", "n0", "n1", "n2", "n3", "n4", "n5", "out"]), ("n1", "n7"), ("n7", "n3")]
+    graph = foreign(*nodes, edges=edges)
+    del graph.nodes["n6"]
+    assert from_nir(graph).architecture.network == "9-[5b]-5"
+
+
 def test_plain_constants_leave_weights_as_they_are():
     net = from_nir(foreign(nir.Linear(weights(9, 7)), lif(9), nir.Linear(weights(5, 9, 1)), lif(r=1.0)))
     assert net.architecture.threshold == pytest.approx(1.2)  # 0.4·τm/r
@@ -636,7 +690,16 @@ REFUSED = {
         edges=[*pairwise(["in", "n0", "n1", "n2", "n3", "n5", "n6", "out"]), ("in", "n4"), ("n4", "n3")],
     ),
     "'n4' .Scale. differs from neuron to neuron": lambda: around(nir.Scale(np.arange(7.0)), 7),
-    "gets 0.5 times what enters its block": lambda: around(nir.Scale(full(7, 0.5)), 7, threshold=0.4),
+    "gets 0.5 times what enters its block": lambda: foreign(
+        nir.Linear(weights(7, 7)),
+        lif(7),
+        nir.Linear(weights(7, 7, 1)),
+        lif(7),
+        nir.Linear(weights(5, 7, 2)),
+        lif(),
+        nir.Scale(full(7, 0.5)),
+        edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("in", "n6"), ("n6", "n1"), ("n1", "n3")],
+    ),
     "'n1' .LIF. gets a shortcut from .7. to .7.; here it has weights": lambda: around(nir.Linear(weights(7, 7)), 7),
     "differs between the axes": lambda: foreign(
         nir.Conv2d((9, 9), weights(3, 9).reshape(3, 1, 3, 3), (1, 2), (0, 0), (1, 1), 1, full(3, 0)), shape=(1, 9, 9)
@@ -730,6 +793,34 @@ def test_metadata_of_another_network_are_noticed():
     graph.metadata = {"tsslbp": "{"}
     with pytest.raises(UserError, match="metadata 'tsslbp' are damaged"):
         from_nir(graph)
+
+
+@pytest.mark.parametrize(
+    ("notation", "outputs", "said"), [("8-9", 3, "9 output neurons, 1 for"), ("8-12-V3", 10, "12 output neurons, 3 for")]
+)
+def test_another_output_than_the_metadata_say_is_noticed(notation, outputs, said):
+    graph, cut = (
+        to_nir(tsslbp.build(some, input_shape=(4,), time_steps=5, tau_m=5, tau_s=3)) for some in (notation, f"8-{outputs}")
+    )
+    cut.metadata = graph.metadata
+    with pytest.raises(UserError, match=rf"its metadata describe {said} each class, here are {outputs}; remove the metadata"):
+        read(cut)
+
+
+def test_metadata_do_not_make_a_sum_a_maximum():
+    net = lively(tsslbp.build("4C3-P2-3", input_shape=(1, 8, 8), time_steps=5, tau_m=5, tau_s=3))
+    graph = to_nir(net)
+    graph.metadata["tsslbp"] = graph.metadata["tsslbp"].replace("4C3-P2-3", "4C3-M2-3")
+    back, x = from_nir(graph), samples(net)
+    assert back.architecture.network == "4C3-A2-3"
+    torch.testing.assert_close(back(x), net(x))
+
+
+def test_grids_that_are_not_finite_are_noticed():
+    graph = to_nir(network_of("few bits"))
+    graph.metadata["limits"] = re.sub(r"\[[^]]*\]", "[Infinity]", graph.metadata["limits"])
+    with pytest.raises(UserError, match=r"metadata 'limits' are damaged .*numbers that are not positive and finite"):
+        read(graph)
 
 
 def test_without_nir_the_line_says_what_to_install(monkeypatch):

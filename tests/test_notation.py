@@ -7,6 +7,7 @@ from tsslbp import UserError, build
 from tsslbp.architecture import PAPER
 from tsslbp.errors import LARGEST
 from tsslbp.notation import (
+    LONGEST,
     AdaptiveSpec,
     AvgPoolSpec,
     ConvSpec,
@@ -74,6 +75,16 @@ def test_notation_by_hand():
     assert written(folded(parse("8C3s2n-[8C3b-8C3n]-20An-10"))) == "8C3s2b-[8C3b-8C3b]-20Ab-10"
     assert contains("20A-10", RecurrentSpec)
     assert not contains("20R-10", AdaptiveSpec)
+
+
+def test_a_notation_that_is_too_long_is_refused_at_once():
+    longest = "-".join(["7"] * (LONGEST // 2))
+    assert len(parse(longest)) == LONGEST // 2
+    message = refused(lambda: parse(f"{longest}-10"))
+    assert message.endswith("has 10,002 characters; it must have at most 10,000")
+    assert len(message) < 200
+    assert refused(lambda: parse("8-[8-x]-10")).startswith("'x' in layer 2 ('[8-x]') of '8-[8-x]-10' is not a layer")
+    assert refused(lambda: parse("8-x-10")).startswith("layer 2 ('x') of '8-x-10' is not a layer")
 
 
 def refused(call):

@@ -198,6 +198,15 @@ def test_what_does_not_go_with_few_bits_is_told():
         tsslbp.build("9-3", input_shape=(4,), time_steps=6, tau_m=5, tau_s=3, bits=5)
     with pytest.raises(UserError, match="one fixed leak for all neurons; leave tau_m out of --learn and --per-neuron"):
         tsslbp.build("9-3", input_shape=(4,), time_steps=6, tau_m=5, tau_s=3, bits=4, learn=("tau_m",))
+    odd = {
+        0: "is 0; a time constant is in",
+        math.nan: "is nan; a time",
+        "5": "is '5'; it",
+        torch.tensor(5.0): "is of type Tensor; it",
+    }
+    for tau_m, said in odd.items():
+        with pytest.raises(UserError, match=f"tau_m {said}"):
+            tsslbp.build("9-3", input_shape=(4,), time_steps=6, tau_m=tau_m, tau_s=3, bits=4)
     weight = torch.randn(2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(quantised(weight, torch.ones(2), "4").square().sum(), weight, create_graph=False)
     assert gradient.shape == (2, 3)

@@ -88,6 +88,12 @@ def test_bad_rows_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert not list(tmp_path.rglob("*"))
 
 
+def test_notes_that_cannot_be_read_are_told_before_anything_is_trained(tmp_path):
+    (tmp_path / "README.md").write_bytes("# Zürich\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"cannot read .*README.md, whose notes are to be kept; save it as text in UTF-8"):
+        publish.results.check_room(tmp_path, 1)
+
+
 def test_a_page_is_made_again_from_its_logs(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/seed0.jsonl").write_text(log(3, f1=0.9))

@@ -118,6 +118,8 @@ class ResidualSpec(Spec):
         return f"[{written(self.layers)}]"
 
 
+LONGEST = 10_000
+"""Characters of a notation."""
 SPECS = (ConvSpec, PoolSpec, AvgPoolSpec, MaxPoolSpec, LinearSpec, RecurrentSpec, AdaptiveSpec, VoteSpec)
 
 
@@ -131,8 +133,11 @@ def parse(notation: str) -> tuple[Spec, ...]:
     """The layers of a network, the output layer last or before its vote. :func:`written` writes them again.
 
     Raises:
-        UserError: an unknown layer, a size that is too large, no output layer, one whose neurons do not divide into classes.
+        UserError: an unknown layer, a size that is too large, no output layer, one whose neurons do not divide into classes, a
+            notation that is too long.
     """
+    if len(notation) > LONGEST:
+        raise UserError(f"network {shown(notation)!r} has {len(notation):,} characters; it must have at most {LONGEST:,}")
     tokens = re.findall(r"((?:\[[^\[\]]*\]|[^-])*)-", notation + "-")  # split at dashes outside brackets
     vote = _read(tokens[-1])
     if isinstance(vote, VoteSpec):
@@ -143,7 +148,7 @@ def parse(notation: str) -> tuple[Spec, ...]:
         )
     if re.search(r"\[[^\]]*\[", notation):
         raise UserError(f"network {notation!r} has a residual block inside another; blocks follow one another: [8-8]-[8-8]-10")
-    specs = tuple(_layer(token, f"layer {n} ({token!r}) of {notation!r}") for n, token in enumerate(tokens, 1))
+    specs = tuple(_layer(token, n, notation) for n, token in enumerate(tokens, 1))
     if not isinstance(vote, VoteSpec):
         return specs
     output = specs[-1]
@@ -155,22 +160,29 @@ def parse(notation: str) -> tuple[Spec, ...]:
     return (*specs, vote)
 
 
-def _layer(token: str, where: str) -> Spec:
-    """A layer or a block. Raises UserError for anything else."""
-    if token.startswith("[") and token.endswith("]"):
-        inner = tuple(_layer(part, f"{part!r} in {where}") for part in token[1:-1].split("-"))
+def _layer(token: str, number: int, notation: str, block: str = "") -> Spec:
+    """A layer, one of a block, or a block. Raises UserError for anything else."""
+    if token.startswith("[") and token.endswith("]") and not block:
+        inner = tuple(_layer(part, number, notation, token) for part in token[1:-1].split("-"))
         if not isinstance(inner[-1], NeuronSpec):
+            where = _where(token, number, notation, block)
             raise UserError(f"{where} must end with a layer that has neurons, such as 64C3 or 300")
         return ResidualSpec(inner)
     spec = _read(token)
     if spec is None or isinstance(spec, VoteSpec):
         raise UserError(
-            f"{where} is not a layer; write 15C5 (convolution), P2, A2 or M2 (sum, average or max pooling), 300 (fully "
-            "connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind these s2, d2, g4 "
-            "(stride, dilation, groups of a convolution, in this order), then b (bias) or n (normalised); [64C3-64C3] is a "
-            "residual block"
+            f"{_where(token, number, notation, block)} is not a layer; write 15C5 (convolution), P2, A2 or M2 (sum, average or "
+            "max pooling), 300 (fully connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind "
+            "these s2, d2, g4 (stride, dilation, groups of a convolution, in this order), then b (bias) or n (normalised); "
+            "[64C3-64C3] is a residual block"
         )
     return spec
+
+
+def _where(token: str, number: int, notation: str, block: str) -> str:
+    """The place of a layer, for an error."""
+    outer = f"layer {number} ({block or token!r}) of {notation!r}"
+    return f"{token!r} in {outer}" if block else outer
 
 
 def _read(token: str) -> Spec | None:

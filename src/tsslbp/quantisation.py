@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from tsslbp.crossing import refuse_second_derivative
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
+from tsslbp.neuron import LIF
 
 Bits = Literal["float", "8", "4", "3", "2", "ternary"]
 """How weights are stored: in floating point, or in this many bits."""
@@ -156,7 +157,8 @@ def with_small_leaks(settings: T) -> T:
     Settings of floating-point networks and of ANNs stay as they are.
 
     Raises:
-        UserError: time constants that are learned or differ from neuron to neuron, whose leaks would not be small fractions.
+        UserError: time constants out of range, and those that are learned or differ from neuron to neuron, whose leaks would
+            not be small fractions.
     """
     if settings.bits == "float" or settings.neuron != "spiking":  # type: ignore[attr-defined]
         return settings
@@ -164,6 +166,9 @@ def with_small_leaks(settings: T) -> T:
         raise UserError(
             f"few bits need one fixed leak for all neurons; leave {', '.join(sorted(varied))} out of --learn and --per-neuron"
         )
-    fractions = {name: leak(getattr(settings, name)) for name in ("tau_m", "tau_s")}
+    for name in ("tau_m", "tau_s"):
+        check_number(name, getattr(settings, name), "a plain number, as few bits need one fixed leak")
+    neuron = LIF(settings.tau_m, settings.tau_s)  # type: ignore[attr-defined]  # refuses what is no time constant
+    fractions = {"tau_m": leak(neuron.tau_m), "tau_s": leak(neuron.tau_s)}
     taus = {name: 2**k / j if j else math.inf for name, (j, k) in fractions.items()}
     return replace(settings, **taus)  # type: ignore[type-var]

@@ -170,8 +170,9 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         },
         "input_means": _means(entry, whole is not None),
         "events": entry.spikes or entry.meaning is not None,
-        "endless": whole is None or math.isfinite(links.tau_m),
-        "event_means": f"the number of an input that {'has a spike' if entry.meaning is None else 'is 1'}",
+        "endless": whole is None or math.isfinite(max(links.tau_m, adapting.tau_a if adapting else 1)),
+        "event_when": "once for each input that has events in this step" if entry.once else "for every event of this step",
+        "most_events": entry.range[1] // INPUT_UNIT,
         "one": one,
         "spikes": entry.spikes,
         "prepares": kind in ("int16_t", "float"),
@@ -202,7 +203,8 @@ def _means(entry: Entry, whole: bool) -> str:
         return "numbers from 0 to 255 as they are stored"
     if entry.spikes:
         return "spikes, 0 or 1"
-    return f"numbers as the network takes them{f', in whole numbers of 1/{INPUT_UNIT}' if whole else ''}"
+    unit = f", in whole numbers of 1/{INPUT_UNIT}, cut at -{INPUT_LARGEST} and {INPUT_LARGEST}" if whole else ""
+    return f"numbers as the network takes them{unit}"
 
 
 class _Parts:

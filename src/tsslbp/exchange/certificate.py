@@ -19,6 +19,7 @@ Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd editio
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.exchange.outgoing import as_written
-from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
+from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Residual, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
 from tsslbp.signal import Constant, Signal, expanded
@@ -52,8 +53,8 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
     proof = _Proof(whole, dtypes)
     signal = whole.encode(x.double())
     with torch.no_grad():
-        for _, layer, _ in whole.walk(signal, proof.cross):
-            proof.passed(layer)
+        for _ in whole.walk(signal, proof.cross):
+            pass
     return proof.safe
 
 
@@ -64,8 +65,6 @@ class _Proof:
     network: Network
     dtypes: tuple[torch.dtype, ...]
     safe: dict[torch.dtype, Tensor] = field(default_factory=dict)
-    terms: int = 0
-    """Numbers that pooling added up since the last neurons."""
 
     def __post_init__(self) -> None:
         self.synapse_decay = self.network.neuron.synapse_decay
@@ -75,10 +74,7 @@ class _Proof:
             weight.data.abs_()
         self.sizes: dict[nn.Module, Any] = dict(zip(self.network.modules(), sizes.modules(), strict=True))
         """The same layers with absolute weights."""
-
-    def passed(self, layer: Any) -> None:
-        """Account for a layer without neurons, or the last one with neurons."""
-        self.terms = 0 if isinstance(layer, Spiking) else self.terms + (layer.size**2 if isinstance(layer, Pooling) else 0)
+        self.terms = dict(_terms(self.network))
 
     def cross(self, name: str, layer: Any, signal: Any, *form: object) -> Tensor:
         """A signal crosses neurons as usual, and every margin is compared with the bound of rounding."""
@@ -90,7 +86,7 @@ class _Proof:
                 self.safe.setdefault(dtype, torch.ones(a.shape[1], dtype=torch.bool))
             return a
         current, size = expanded(layer.current(signal)), expanded(self.sizes[layer].current(self._absolute(signal)))
-        terms = layer.weight[0].numel() + self.terms
+        terms = self.terms[name]
         if isinstance(layer, Recurrent):
             before = delayed(a)
             current = current + F.linear(before, layer.lateral)
@@ -124,6 +120,22 @@ class _Proof:
             shortcut = None if signal.shortcut is None else self.sizes[signal.shortcut]
             return Joined(_positive(signal.signal), _positive(signal.entering), shortcut)
         return _positive(signal)
+
+
+def _terms(network: Network) -> Iterator[tuple[str, int]]:
+    """Numbers that pooling and maps add up in the input of a neuron, by layer, those of its shortcut included."""
+    pooled = before = 0  # numbers of pooling since the last neurons, now and where the block began
+    inside: Residual | None = None
+    for name, layer, block in network.unpacked():
+        if block is not inside:
+            inside, before = block, pooled
+        if isinstance(layer, Pooling):
+            pooled += layer.size**2
+        elif isinstance(layer, Spiking):
+            terms, pooled = pooled + layer.weight[0].numel(), 0
+            if block is not None and layer is block.last:
+                terms += before + (1 if block.shortcut is None else block.shortcut.weight[0].numel())
+            yield name, terms
 
 
 def _positive(signal: Signal) -> Signal:

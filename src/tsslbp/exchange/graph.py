@@ -248,12 +248,14 @@ def _shortcut(
     for short, first in (after, after[::-1]):
         following = {b for a, b in edges if a == short}
         if kinds[short] in NEURONS:
-            ways.append((0, short, "", first))
+            ways.append((False, 0, short, "", first))
         elif kinds[short] in SHORTCUTS and len(following) == 1 and kinds[goal := following.pop()] in NEURONS:
             heard = {a for a, b in edges if b == goal} - set(laterals(goal, edges))
             if len(heard) == 2:
-                ways.append((1 + np.size(getattr(nodes[short], "weight", 0)), goal, short, first))
-    return min(ways)[1:] if ways else None
+                node = nodes[short]
+                biased = bool(np.any(getattr(node, "bias", False)))  # as no shortcut here is
+                ways.append((biased, 1 + np.size(getattr(node, "weight", 0)), goal, short, first))
+    return min(ways)[2:] if ways else None
 
 
 def _at(name: str, nodes: dict[str, Any]) -> Link:

@@ -49,6 +49,7 @@ from tsslbp.notation import (
     Beside,
     ConvSpec,
     LinearSpec,
+    MaxPoolSpec,
     NeuronSpec,
     PoolSpec,
     RecurrentSpec,
@@ -109,7 +110,7 @@ class _Reader:
         self.opened: tuple[int, int, tuple[int, ...], float] | None = None
         """For a shortcut: parts of the notation and layers before it, shape and ``carry`` of its input."""
         specs = list(unpacked(parse(like.network))) if like else []
-        self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec)])
+        self.pools = iter([spec for spec in specs if isinstance(spec, PoolSpec) and not isinstance(spec, MaxPoolSpec)])
         self.convolutions = iter([spec for spec in specs if isinstance(spec, ConvSpec)])
 
     def take(self, link: Link, follower: str) -> None:
@@ -276,7 +277,9 @@ class _Reader:
         needed = [c.threshold / (c.gain * layer.carry) for layer, c in spiking]  # of neurons that keep their weights
         if "threshold" not in varied:
             plain_ones = [
-                each for each, (layer, _) in zip(needed, spiking, strict=True) if layer.around and layer.around.weight is None
+                c.threshold / (c.gain * layer.around.factor)
+                for layer, c in spiking
+                if layer.around and layer.around.weight is None
             ]  # a shortcut without weights leaves no choice
             whole["threshold"] = self.like.threshold if self.like else commonest(plain_ones or needed or [np.ones(1)])
             needed = [np.full(len(each), whole["threshold"]) for each in needed]

@@ -17,7 +17,8 @@ upwards, ``floor(z + 1/2)``. The answer is the class with the largest sum of a o
 
     a[t] = a[t-1] - leak_s(a[t-1]) + 4096·s[t]                                                                     (7)
 
-``shift`` is the largest for which nothing overflows 32 bits for any input; without a leak of the membrane, in T steps.
+``shift`` is the largest for which nothing overflows 32 bits for any input; without a leak, in T steps. A threshold that its
+neuron can never reach is cut to 32 bits.
 """
 
 import math
@@ -196,7 +197,8 @@ def integer(chain: Chain, low: int, high: int, steps: int) -> IntegerNetwork:
     Args:
         chain: the network.
         low, high: smallest and largest whole number of its input.
-        steps: how many steps must not overflow 32 bits if the membrane does not leak. If it does, none ever does.
+        steps: how many steps must not overflow 32 bits if membranes or adaptive thresholds do not leak. If they do, none ever
+            does.
 
     Raises:
         UserError: weights in floating point, lateral weights after pooling, a layer too wide for 32 bits.
@@ -218,20 +220,26 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
     if plain.lateral is not None:
         lateral = _int8(np.rint(plain.lateral / by.step[:, None]))
         reached = reached + one * _magnitude(lateral)
+    step = np.where(reached > 0, by.step, by.step.max())  # without weights, any would do
     most = ratio = np.zeros(1)  # of a shortcut: its largest sums, and their unit in that of the others
     if around is not None and around.step is not None:
         shortcut, most = _whole_numbers(around, largest)
-        ratio = around.step * one / (by.step * _one(around))
-    threshold, bias = (x * one / by.step for x in (plain.threshold, plain.bias))
+        ratio = around.step * one / (step * _one(around))
+    threshold, bias = (x * one / step for x in (plain.threshold, plain.bias))
     rise, adapting = np.zeros(1), Leak(1, 0)
     if plain.rise is not None:
-        rise, adapting = plain.rise.by * one / by.step, Leak(*quantisation.leak(plain.rise.tau_a, NEAR))
+        rise, adapting = plain.rise.by * one / step, Leak(*quantisation.leak(plain.rise.tau_a, NEAR))
     bounds = _Bounds(reached + 1.01 * most * ratio, np.abs(bias), threshold, rise, adapting)
     shift = bounds.shift(membrane, synapse, steps)
     scale = 2.0**shift
     beside = None if shortcut is None else Beside(shortcut, *_fractions(ratio * scale, most))
-    if 3 * reached.max() > MOST or threshold.min() * scale < COARSEST or (beside is not None and beside.k < 0):
+    if 3 * reached.max() > MOST:
         raise UserError(f"layer {plain.name!r} needs more than 32 bits for its sums; give it fewer inputs or fewer bits")
+    if threshold.min() * scale < COARSEST or (beside is not None and beside.k < 0):
+        raise UserError(
+            f"layer {plain.name!r} needs more than 32 bits, as its smallest threshold is too small beside its largest sums; "
+            "give it fewer inputs, shorter time constants, or weights that are not tiny beside a bias or a shortcut"
+        )
     rising = None if plain.rise is None else Rising(adapting, _int32(rise * scale))
     return Whole(plain, weight, lateral, _int32(bias * scale), _int32(threshold * scale), one, shift, beside, rising)
 
@@ -247,17 +255,23 @@ class _Bounds(NamedTuple):
     adapting: Leak
 
     def shift(self, membrane: Leak, synapse: Leak, steps: int) -> int:
-        """The largest shift for which equations (1) to (6) do not overflow 32 bits, in ``steps`` steps without a leak."""
+        """The largest shift for which equations (1) to (6) do not overflow 32 bits, in ``steps`` steps where nothing leaks."""
         for shift in range(FINEST, -32, -1):
             scale = 2.0**shift
-            current = (self.reached * scale + 1.5) * 2**synapse.k / synapse.j  # half a unit is lost by every rounding
-            kept = 2**membrane.k / membrane.j if membrane.j else steps
-            raised = (self.rise * scale + 1) * 2**self.adapting.k / self.adapting.j
-            potential = (current + self.bias * scale + 1.5) * kept + self.threshold * scale + raised
+            current = (self.reached * scale + 1.5) * _kept(synapse, steps)  # half a unit is lost by every rounding
+            potential = (current + self.bias * scale + 1.5) * _kept(membrane, steps)
+            fires = self.threshold * scale <= potential + 1  # one that never does needs no room for its threshold
+            raised = fires * (self.rise * scale + 1) * _kept(self.adapting, steps)
+            potential = potential + fires * self.threshold * scale + raised
             leaking = ((current, synapse), (potential, membrane), (raised, self.adapting))
             if max((x * max(leak.j, 1)).max() + 2**leak.k for x, leak in leaking) <= MOST:
                 return shift
         return -32
+
+
+def _kept(leak: Leak, steps: int) -> float:
+    """The most that a 1 in every step adds up to, in ``steps`` steps if nothing leaks."""
+    return 2**leak.k / leak.j if leak.j else steps
 
 
 def _one(by: Map) -> int:

@@ -33,6 +33,7 @@ from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.layers import Spiking, Vote
 from tsslbp.networks import Network
+from tsslbp.notation import classes, voters
 from tsslbp.quantisation import INPUT_UNIT
 from tsslbp.stored import LONGEST
 from tsslbp.training import Model
@@ -182,6 +183,12 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
             f"its metadata describe a model of {architecture.time_steps} steps of {list(architecture.input_shape)}, here are "
             f"{network.time_steps} of {list(network.architecture.input_shape)}; leave --time-steps out, or remove the metadata"
         )
+    made, each = network.architecture.network, voters(architecture.network)
+    if (classes(made), voters(made)) != (len(like.classes), each):
+        raise UserError(
+            f"its metadata describe {len(like.classes) * each} output neurons, {each} for each class, here are "
+            f"{classes(made) * voters(made)}; remove the metadata"
+        )
     if network.architecture.bits != "float":
         _take_limits(network, metadata.get(LIMITS))
     return Found(replace(like, network=network, trained={}), tuple(assumed))
@@ -197,8 +204,8 @@ def _take_limits(network: Network, text: object) -> None:
     own = {name: value for name, value in network.state_dict().items() if name.endswith(".limit")}
     try:
         given = {name: torch.tensor(numbers) for name, numbers in json.loads(str(text)).items()}
-        if given.keys() != own.keys() or any(not bool((value > 0).all()) for value in given.values()):
-            raise ValueError("other layers, or numbers that are not positive")
+        if given.keys() != own.keys() or any(not bool(((value > 0) & value.isfinite()).all()) for value in given.values()):
+            raise ValueError("other layers, or numbers that are not positive and finite")
         for name, value in given.items():
             own[name].copy_(value)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -53,6 +53,12 @@ class Entry:
         """Whether the input changes from step to step."""
         return self.model.inputs.sequence or self.spikes
 
+    @property
+    def once(self) -> bool:
+        """Whether an input is 1 for any number of events in a step, as in recordings; else it may be their number."""
+        facts = self.model.facts  # files of version 0.1.0 have none
+        return self.spikes or facts is None or max(facts.high) <= 1
+
     def network_input(self, samples: data.Split) -> Tensor:
         """Samples as network input, ``[N, ...]`` or ``[T, N, ...]``."""
         return self.model.inputs(samples.x, 0, samples.lengths)

@@ -73,8 +73,10 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
 
 
 def check_room(folder: Path, seeds: int) -> None:
-    """Raises UserError for a folder of results that cannot be made or written to, or holds runs of more seeds."""
+    """Raises UserError for a folder of results that cannot be made or written to, or holds runs of more seeds or a page that
+    cannot be read."""
     files.check_folder(folder, "choose another --out")
+    _paragraphs(folder)
     if beyond := [seed for seed in _logs(folder) if seed >= seeds]:
         raise UserError(f"{folder} has results of seed {max(beyond)}; give --seeds {max(beyond) + 1}, or choose another --out")
 
@@ -96,9 +98,12 @@ def draw_results(folder: Path) -> Path:
 
 
 def _paragraphs(folder: Path) -> list[str]:
-    """Those of a folder's page; none if there is no page."""
+    """Those of a folder's page; none if there is no page. Raises UserError if it cannot be read."""
     page = folder / "README.md"
-    return page.read_text(encoding="utf-8").rstrip().split("\n\n") if page.is_file() else []
+    try:
+        return page.read_text(encoding="utf-8").rstrip().split("\n\n") if page.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"cannot read {page}, whose notes are to be kept; save it as text in UTF-8, or move it") from None
 
 
 def _notes(paragraphs: list[str]) -> list[str]:

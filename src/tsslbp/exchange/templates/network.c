@@ -518,7 +518,7 @@ static int is_first(network_state *n, const map *m, int *row, int *column, int c
     *column = divided(*column, m->largest.columns);
     if (*row >= rows || *column >= columns)
         return 0;
-    uint8_t *seen = n->seen + (size_t)(*row * columns + *column) * m->entering_channels + channel;
+    uint8_t *seen = n->seen + (size_t)(*row * columns + *column) * (size_t)m->entering_channels + (size_t)channel;
     const int first = !*seen;
     *seen = 1;
     return first;
@@ -725,6 +725,14 @@ void network_reset(network_state *n)
     memset(n, 0, sizeof *n);
 }
 
+{% if integer and not table and not spikes -%}
+/* An input within the range for which nothing overflows. */
+static int16_t cut(int16_t x)
+{
+    return (int16_t)(x > {{ largest }} ? {{ largest }} : x < -{{ largest }} ? -{{ largest }} : x);
+}
+
+{% endif -%}
 /* What comes from outside through a map. */
 static void enter(network_state *n, const map *m, const network_input *x)
 {
@@ -757,7 +765,7 @@ static void enter(network_state *n, const map *m, const network_input *x)
             const {{ types.entering }} rest = m->rest != 0 ? table[{{ channel }}][0] : 0;
 {%- endif %}
             for (int i = first; i < end; ++i) {
-                const {{ types.entering }} value = {{ types.cast ~ '(table[' ~ channel ~ '][x[i]] - rest)' if table else '(int16_t)(x[i] * ' ~ one ~ ')' if spikes and one > 1 else 'x[i]' }};
+                const {{ types.entering }} value = {{ types.cast ~ '(table[' ~ channel ~ '][x[i]] - rest)' if table else 'x[i]' if not integer else '(int16_t)(x[i] != 0 ? ' ~ one ~ ' : 0)' if spikes else 'cut(x[i])' }};
                 at[count] = i;
                 values[count] = value;
                 count += value != 0;

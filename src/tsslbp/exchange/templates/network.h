@@ -65,7 +65,8 @@ void network_show(network_state *n, const network_input *x);
 /* Hand over what enters in the next step, [channel][row][column]. Zeros take no time. */
 void network_show(network_state *n, const network_input *x);
 
-/* Or hand over one event at a time: {{ event_means }} */
+/* Or add 1 to one input, given its number{{ ': ' ~ event_when if events }}.
+{%- if integer %} More than {{ most_events }} in a step may leave 32 bits.{% endif %} */
 void network_event(network_state *n, size_t input);
 {% endif %}
 {%- if prepares %}
