@@ -215,12 +215,14 @@ def test_a_sequence_enters_as_spikes_or_as_numbers():
     assert found == activity.Operations(4 * 8 * 4 * 6.0, float(counts["linear1"].sum()) * 5, *rest)
 
 
-def test_an_ann_takes_a_sequence_once():
+@pytest.mark.parametrize("offset", [0, 0.5])
+def test_an_ann_takes_a_sequence_once_and_zeros_of_its_mean_cost_nothing(offset):
     model = network("6-5", static=False, neuron="relu", input_shape=(4,), padding=0)
-    x = torch.randint(0, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float()
+    x = torch.randint(1, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float() + offset
+    x[:, :3, 0] = 0
     counts = activity.spike_counts(model.network, x)
     found = activity.operations(model.network, x, counts)
-    assert found == activity.Operations(8 * 4 * 6.0 + float(counts["linear1"].sum()) * 5, 0.0, 0, 8 * (4 * 6 + 6 * 5))
+    assert found == activity.Operations((8 * 4 - 3) * 6.0 + float(counts["linear1"].sum()) * 5, 0.0, 0, 8 * (4 * 6 + 6 * 5))
 
 
 @pytest.mark.parametrize("offset", [0, 0.5])
@@ -246,6 +248,16 @@ def test_lateral_connections_and_adaptation_count(layer, own):
     assert found.acs == 8 * 4 * 8 * 6 + float(counts["recurrent1"].sum()) * (5 + 6)
     assert found.own_macs == 4 * 8 * (6 * own + 5 * 2)
     assert found.dense_macs == 4 * 8 * (4 * 6 + 6 * 6 + 6 * 5)
+
+
+def test_without_hidden_units_an_ann_has_none_that_spike_or_are_silent(compared):
+    found = study.measure(network("5", neuron="relu", input_shape=(4,), padding=0), stored(torch.ones(3, 4)))
+    assert (found.spikes, found.silent, found.macs) == (None, None, 4 * 5)
+    result = copy.deepcopy(compared[1])
+    result["rules"]["relu"]["mean"] |= {"spikes": None, "silent": None}
+    heads, rows = comparison.tables(result)[0]
+    cells = dict(zip(heads, rows[RULES.index("relu")], strict=True))
+    assert (cells["spikes"], cells["silent, %"]) == ("–", "–")
 
 
 # Runs.
@@ -490,6 +502,20 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     assert [rule["tried"] for rule in again["rules"].values()] == [rule["tried"] for rule in result["rules"].values()]
     folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
     assert "7 trials of 2" in comparison.draw_comparison(folder, markdown=True).read_text()
+
+
+@pytest.mark.parametrize("tau_m", [5.0, math.inf])
+def test_trials_without_a_leak_stay_without_and_read_no_voltages(small, tau_m):
+    optuna = pytest.importorskip("optuna")
+    _, dataset = training.with_data(small)
+    base = training.resolved(replace(small, tau_m=tau_m, rule="eventprop(clip=8)"), dataset)
+    assert (search.VOLTAGE in search._losses(base, dataset)) == math.isfinite(tau_m)
+    numbers = {"learning_rate": 1e-3, "hidden_scale": 1.0, "clip": 8.0, "wake": 1e-5, "output_scale": 1.0}
+    made = search.drawn(
+        optuna.trial.FixedTrial({**numbers, "loss": "kernel", "steps": 2, "encoding": "latency"}), base, dataset
+    )
+    assert replace(base, **json.loads(json.dumps(made, allow_nan=False))).tau_m == 2 * tau_m
+    assert (made["time_steps"], made["tau_s"]) == (10, 6)
 
 
 def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):

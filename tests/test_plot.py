@@ -45,6 +45,9 @@ def test_curves_are_those_of_the_records(run):
         assert drawn["test"] == [record["test_accuracy"] for record in history]
     without = [{**record, "validation_accuracy": None, "test_accuracy": None} for record in history]
     assert [line.get_label() for line in plot.curves(without).axes[1].lines] == ["training"]
+    every_other = [{**history[0], "epoch": epoch, "test_accuracy": 90.0 if epoch % 2 else None} for epoch in range(1, 6)]
+    test = plot.curves(every_other).axes[1].lines[-1]
+    assert (test.get_label(), list(test.get_xdata()), list(test.get_ydata())) == ("test", [1, 3, 5], [90.0] * 3)
     with pytest.raises(UserError, match="no run at"):
         plot.curves(run / "nowhere")
     with pytest.raises(UserError, match="no epoch is finished"):

@@ -226,6 +226,15 @@ def test_chosen_epoch_is_marked_at_its_place():
     assert line(9) - line(1) == pytest.approx(8 * (line(2) - line(1)), abs=0.1)
 
 
+def test_the_test_curve_joins_the_epochs_that_were_tested():
+    history = synthetic(epochs=40).history
+    for record in history[::2]:
+        record["test_accuracy"] = None
+    (test,) = re.findall(r'd="(M [^"]*)"[^>]*stroke: var\(--right\)', figures.accuracy("a", history, 1))[:1]
+    assert test.count("L") == 19
+    assert test.count("M") == 1
+
+
 def test_a_command_breaks_between_its_words():
     report = replace(synthetic(), command="tsslbp train --name 'a <b>'  x")
     page = rendered(report)
@@ -400,6 +409,23 @@ def test_true_class_is_marked_and_a_wrong_answer_too():
     assert re.search(r"var\(--right\)[^>]*>true\s+cat<", svg)
     assert re.search(r"var\(--wrong\)[^>]*>answer\s+ant<", svg)
     assert re.search(r"var\(--ink\)[^>]*>dog<", svg)
+
+
+def test_the_neurons_that_vote_for_a_class_are_drawn_in_its_row():
+    def drawn(output, color):
+        svg = figures.raster("r", {"output": output}, classes, 2, 0)
+        return sum(moves(path) for path in re.findall(rf'<path d="[^"]*"[^>]*stroke: var\(--{color}\)', svg))
+
+    for classes in ("abcd", [f"class {i}" for i in range(60)]):  # all neurons are drawn, or some of them
+        output = np.ones((5, 3 * len(classes)), dtype=bool)
+        quiet, of_class = np.zeros_like(output), np.arange(output.shape[1]) // 3
+        for color, number in (("right", 2), ("wrong", 0)):
+            assert drawn(output, color) - drawn(quiet, color) == drawn(output * (of_class == number), color) == 15
+        assert drawn(output * (of_class == 1), "right") == 0
+    svg = figures.raster("r", {"output": np.eye(5, 12, 6, dtype=bool)}, "abcd", 2, 0)
+    assert ">output, 3 a class: 5 of 12 neurons fire, activity 8.33 %<" in svg
+    place = {name[-1]: float(y) for y, name in re.findall(r'<text [^>]*y="([\d.]+)"[^>]*>((?:true  |answer  )?[abcd])<', svg)}
+    assert [place[name] - place["a"] for name in "bcd"] == pytest.approx([11.5, 23, 34.5], abs=0.5)
 
 
 @given(st.integers(1, 400), st.floats(0, 1), st.integers(0, 2**32 - 1))

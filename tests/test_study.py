@@ -8,8 +8,10 @@ import re
 import signal
 import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_report import Page
@@ -238,6 +240,28 @@ def test_dropped_and_jittered_spikes():
     assert 50 < edge.sum() < 150
 
 
+def test_padding_is_not_disturbed_and_does_not_count():
+    random, lengths = torch.Generator().manual_seed(0), torch.tensor([6, 3])
+    moved = robustness.jitter(torch.ones(6, 2, 500), 5, random, lengths)
+    assert moved[:, 0].any(1).all()
+    assert moved[:3, 1].any(1).all()
+    assert not moved[3:, 1].any()
+    padding = torch.ones(6, 2, 500)
+    padding[:3, 1] = 0
+    assert not robustness.jitter(padding, 5, random, lengths)[:, 1].any()
+    x = torch.randn(6, 2, 5000, generator=random)
+    x[3:, 1] = 0
+    noise = robustness.add_noise(x, 1.0, random, lengths) - x
+    assert not noise[3:, 1].any()
+    assert noise[:, 0].std() == pytest.approx(1, rel=0.05)
+    run, seen = hand_made(HIDDEN, SILENT, lengths=[4, 1], batch=2), []
+    for where in ("input", "spikes"):
+        see = robustness.Trouble(where, lambda x, level, random, lengths: seen.append(lengths) or x, "", ())
+        robustness.disturbed(run, see, 0, 0)
+    assert len(seen) == 3  # the input, and the spikes of two layers
+    assert all(lengths.tolist() == [4, 1] for lengths in seen)
+
+
 def test_robustness_counts_its_draws(run, monkeypatch):
     monkeypatch.setattr(
         robustness, "TROUBLES", {name: robustness.TROUBLES[name] for name in ("weight noise", "dropped spikes")}
@@ -273,6 +297,25 @@ def test_energy_is_that_of_the_activity_and_averages_seeds(run):
     assert found["seeds"] == [0, 1]
     assert all(value == pytest.approx(getattr(total, key)) for key, value in found["total"].items())
     assert sum(layer["energy_nj"] for layer in found["layers"].values()) == pytest.approx(total.energy_nj)
+
+
+def test_what_lies_behind_filters_is_told(run, monkeypatch):
+    monkeypatch.setattr(robustness, "TROUBLES", {"input noise": robustness.TROUBLES["input noise"]})
+    found = study.energy([run], "run") | {"sequence": True}, study.robustness(run, draws=1)
+
+    def told(filters):
+        energy, robust = (study.section(one | {"settings": run.settings | {"filters": filters}}) for one in found)
+        return " ".join(energy.notes), robust.drawings[0][1]
+
+    notes, caption = told(0)
+    assert "except the real numbers of a sequence that enter a spiking network's first layer" in notes
+    assert "The ReLU network sees a sequence once, as its mean over time." in notes
+    assert caption == "Gaussian noise added to the input."
+    notes, caption = told(2000)
+    assert "except the rates of the filters that enter the first layer" in notes
+    assert "The filters before the network are not counted." in notes
+    assert "mean over time" not in notes
+    assert caption.startswith("Gaussian noise added to the rates behind the filters")
 
 
 # Studies that train.
@@ -350,6 +393,55 @@ def test_shuffled_steps_are_the_spikes_in_another_order_before_the_synapse():
     assert torch.equal(net(x), plain)
 
 
+def padded(folder):
+    """The file of sequences of 9 and of 4 steps, in two classes."""
+    x, lengths = np.random.default_rng(0).random((60, 9, 3)).astype("f4") + 0.5, np.tile([9, 4], 30)
+    x[1::2, 4:] = 0
+    np.savez(folder / "padded.npz", x=x, y=np.repeat([0, 1], 30), lengths=lengths)
+    return str(folder / "padded.npz")
+
+
+def test_padded_sequences_are_shuffled_up_to_their_end(quick, tmp_path):
+    config, dataset = training.with_data(
+        quick(
+            data=padded(tmp_path), network="20R-2", rule="tssl+", normalise="none", rate_penalty=0.1, epochs=1, name="shuffled"
+        )
+    )
+    network = training.prepare(config, dataset)[0].network.eval()
+    x = torch.rand(9, 2, 3, generator=torch.Generator().manual_seed(0)) + 0.5
+    x[4:, 1] = 0
+
+    def spikes():
+        return spikes_from_psc(network.activity(x)["recurrent1"], 3.0).round()
+
+    train, order = spikes(), torch.randperm(9, generator=torch.Generator().manual_seed(3))
+    dynamics.shuffle(network, 3, padded=True)
+    assert train[:4].sum() > 9
+    assert torch.equal(spikes()[:, 0], train[order, 0])
+    assert torch.equal(spikes()[:4, 1], train[order[order < 4], 1])
+    assert torch.equal(spikes()[4:, 1], train[4:, 1])
+    folder = runs.finished(config, lambda name: training.Progress(), partial(dynamics.shuffle, seed=3, padded=True))
+    assert runs.accuracy(folder) == pytest.approx(dynamics.shuffled(training.load(folder), 3, dataset.test))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda config: study.compare(config, ["tssl"], seeds=1),
+        lambda config: study.ablation(config, seeds=2),
+        lambda config: study.dynamics(config, seeds=1),
+    ],
+)
+def test_data_too_small_to_hold_any_out_are_refused(train, quick, tmp_path):
+    x, y = np.random.default_rng(0).random((6, 4)).astype("f4"), np.arange(6)
+    np.savez(tmp_path / "one.npz", x_train=x, y_train=y, x_test=x + 1, y_test=y)  # one training sample of each class
+    said = (
+        r"^one has no validation samples, on which comparisons and studies choose the epoch; hold some out with --validation N"
+    )
+    with pytest.raises(UserError, match=said):
+        train(quick(data=str(tmp_path / "one.npz"), network="9-6"))
+
+
 def test_interrupted_study_goes_on(tiny, tmp_path):
     whole = study.ablation(replace(tiny, runs_dir=tmp_path / "whole"), seeds=2, groups=["terms"])
 
@@ -373,7 +465,7 @@ def test_interrupted_study_goes_on(tiny, tmp_path):
 
 
 def test_variants_differ_from_the_base_in_one_thing(quick):
-    base = quick(rule="tssl(clip=2.0)", loss="kernel")
+    base = quick(rule="tssl(clip=2.0)", loss="kernel", time_steps=5)
     made = ablation.variants(base, ablation.GROUPS, trains=False)
     assert list(made)[:3] == ["inter=False", "reset=False", "leak=False"]
     assert "clip=2.0" not in made
@@ -383,7 +475,24 @@ def test_variants_differ_from_the_base_in_one_thing(quick):
     assert "target=double" not in ablation.variants(replace(base, loss="count"), ablation.GROUPS, trains=False)
     assert list(ablation.variants(base, ["loss", "desired"], trains=True)) == ["loss=spike"]
     assert list(ablation.variants(replace(base, loss="count"), ["desired"], trains=False)) == []
-    assert "fallback=rate" not in ablation.variants(replace(base, network="20R-10"), ["fallback"], trains=False)
+    for whole in ({"network": "20R-10"}, {"time_block": 2}):  # rate needs a look at all steps first
+        made = ablation.variants(replace(base, **whole), ["fallback"], trains=False)
+        assert list(made) == ["fallback=no-spike", "fallback=never", "fallback=always"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "desired", "others"),
+    [
+        (10, "", ["1", "00001", "10000"]),  # the base's is 01 from ten steps on
+        (10, "(desired=0101010101)", ["1", "00001", "10000"]),
+        (3, "", ["1", "01", "10000"]),  # three steps of 00001 would be silence
+        (2, "", ["1", "10000"]),
+        (1, "", []),
+    ],
+)
+def test_desired_trains_that_are_the_bases_or_silent_are_no_variants(steps, desired, others, quick):
+    base = quick(loss=f"kernel{desired}", time_steps=steps)
+    assert list(ablation.variants(base, ["desired"], trains=False)) == [f"desired={train}" for train in others]
 
 
 def test_intervals_and_p_values():
@@ -499,6 +608,17 @@ def test_several_runs_are_told_by_their_mean(tiny, capsys):
     ):
         assert cli.main(["study", "energy", *map(str, named)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_comparison_with_a_run_that_diverged_says_to_name_the_others(tiny):
+    ended, diverged = (training.train(replace(tiny, name=f"{rule}-seed1", rule=rule))[0] for rule in ("tssl", "tssl+"))
+    metrics = diverged / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(diverged))} has not ended; .*; if it diverged, name the runs that ended"
+    ):
+        runs.load_all(tiny.runs_dir)
+    assert runs.load_all(ended)[0].name == "tssl-seed1"
 
 
 def test_a_run_that_has_not_ended_is_refused(tiny, tmp_path, capsys, monkeypatch):

@@ -80,13 +80,13 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         raise UserError("there is nothing to draw: no epoch is finished")
     figure = _Shown(figsize=(8, 3), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    epoch = [record["epoch"] for record in history]
-    loss.plot(epoch, [record["train_loss"] for record in history], color="black")
+    loss.plot([record["epoch"] for record in history], [record["train_loss"] for record in history], color="black")
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     for part in ("train", "validation", "test"):
-        values = [record[f"{part}_accuracy"] for record in history]
-        if None not in values:
-            accuracy.plot(epoch, values, label=part.replace("train", "training"))
+        known = [record for record in history if record[f"{part}_accuracy"] is not None]  # --test-every leaves epochs out
+        if known:
+            values = [record[f"{part}_accuracy"] for record in known]
+            accuracy.plot([record["epoch"] for record in known], values, label=part.replace("train", "training"))
     accuracy.set(xlabel="epoch", ylabel="right answers, %")
     accuracy.legend()
     for axes in (loss, accuracy):

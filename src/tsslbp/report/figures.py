@@ -173,14 +173,14 @@ def accuracy(history: Records, chosen: int) -> tuple[Figure, str]:
     epoch = column(history, "epoch")
     for key, color, style, marker in (("train", MUTED, ":", "s"), ("validation", WRONG, "--", "^"), ("test", RIGHT, "-", "o")):
         value = column(history, f"{key}_accuracy")
-        if np.isfinite(value).any():
+        if (known := np.isfinite(value)).any():  # --test-every leaves epochs out
             look: dict[str, Any] = {
                 "color": color,
                 "linestyle": style,
                 "marker": marker,
                 "markersize": 3 if len(epoch) <= 30 else 0,
             }
-            axes.plot(epoch, value, label=key.replace("train", "training"), **look)
+            axes.plot(epoch[known], value[known], label=key.replace("train", "training"), **look)
     axes.axvline(chosen, color=INK, linewidth=0.8, zorder=1, label=f"chosen epoch ({chosen})")
     axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
     figure.legend(loc="outside upper left", ncols=4, columnspacing=1.1, handlelength=1.8, handletextpad=0.5)
@@ -238,7 +238,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
 
     Args:
         spikes: ``[T, neurons]`` of bool by layer, at least one; ``output`` only if that spikes.
-        classes: names of the output's neurons.
+        classes: names of the classes. The output has equally many neurons for each, side by side, which vote for it.
         true: number of the true class.
         answer: number of the class answered, if any.
     """
@@ -246,9 +246,12 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
     n, marks = len(classes), {true: RIGHT} if answer in (None, true) else {true: RIGHT, answer: WRONG}
     rows = {name: drawn_neurons(layer) for name, layer in spikes.items()}
     heights = {name: float(np.clip(0.8 * len(drawn), 22, 96)) for name, drawn in rows.items()}
+    voters = spikes[last].shape[1] // n if last == "output" else 1
     if last == "output":
-        rows[last] = np.arange(n) if n <= MOST_DRAWN else drawn_neurons(spikes[last], *marks)
-        heights[last] = 11.5 * n if n <= MOST_NUMBERED else 110.0
+        neurons = np.arange(n * voters)
+        all_drawn = n <= MOST_NUMBERED or len(neurons) <= MOST_DRAWN
+        rows[last] = neurons if all_drawn else drawn_neurons(spikes[last], *neurons[np.isin(neurons // voters, list(marks))])
+        heights[last] = max(11.5 * n, min(3.0 * n * voters, 96.0)) if n <= MOST_NUMBERED else 110.0
     names = {number: _short(classes[number]) for number in (range(n) if n <= MOST_NUMBERED else sorted(marks))}
     for number, color in marks.items():
         names[number] = f"{'true' if color == RIGHT else 'answer'}  {names[number]}"
@@ -269,24 +272,25 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
             axes.set_xlabel("time step")
         firing = int(layer.any(0).sum())
         part = f" ({len(drawn)} drawn)" if len(drawn) < firing else ""
-        title = f"{name}: {firing} of {layer.shape[1]} neurons fire{part}, activity {100 * layer.mean():.3g} %"
+        vote = f", {voters} a class" if name == last and voters > 1 else ""
+        title = f"{name}{vote}: {firing} of {layer.shape[1]} neurons fire{part}, activity {100 * layer.mean():.3g} %"
         figure.text(0, (top + band + 3) / height, title, fontsize=8.5)
         shown, thickness = layer[:, drawn], 0.75 * band / max(len(drawn), 1)
         if name != "output":
             _dashes(axes, shown, INK, thickness)
             continue
-        _dashes(axes, shown & ~np.isin(drawn, list(marks)), INK, thickness)
+        of_class = drawn // voters
+        _dashes(axes, shown & ~np.isin(of_class, list(marks)), INK, thickness)
         for number, color in marks.items():
-            row = int(np.searchsorted(drawn, number))
-            axes.axhspan(row, row + 1, facecolor=color, alpha=0.18, linewidth=0)
-            _dashes(axes, shown & (drawn == number), color, thickness)
+            axes.axhspan(*np.searchsorted(of_class, (number, number + 1)), facecolor=color, alpha=0.18, linewidth=0)
+            _dashes(axes, shown & (of_class == number), color, thickness)
         for number, text in names.items():
-            row = int(np.searchsorted(drawn, number))
+            middle = np.searchsorted(of_class, (number, number + 1)).mean()
             apart = n > MOST_NUMBERED and len(marks) == 2  # rows may be thinner than text: labels above and below
             look: dict[str, Any] = {"va": "center_baseline" if not apart else "bottom" if number == min(marks) else "top"}
             look |= {"fontweight": "bold", "color": marks[number]} if number in marks else {"color": INK}
             x = -4 / (WIDTH - left)
-            axes.text(x, row + 0.5, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8.5, **look)
+            axes.text(x, middle, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8.5, **look)
     return figure, f"Spikes of {len(spikes)} layers over {len(spikes[last])} time steps, true class {classes[true]}"
 
 

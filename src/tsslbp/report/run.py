@@ -30,7 +30,8 @@ class SampleRaster:
         label: true class, one of the report's.
         answer: class answered; any other text if the output was silent.
         confidence: the answer's share of the output current, in [0, 1].
-        spikes: ``[T, neurons]`` of bool for every spiking layer by name, the output last with one neuron a class.
+        spikes: ``[T, neurons]`` of bool for every spiking layer by name, the output last with equally many
+            neurons for each class.
     """
 
     image: NDArray[Any] | None

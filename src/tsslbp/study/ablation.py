@@ -20,7 +20,17 @@ from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.study.base import Study, folder_of, measured
 from tsslbp.study.paired import differences, interval
-from tsslbp.study.runs import Watch, about, accuracy, finished, folder_name, need_validation, seeds_from, settled
+from tsslbp.study.runs import (
+    Watch,
+    about,
+    accuracy,
+    finished,
+    folder_name,
+    need_validation,
+    seeds_from,
+    settled,
+    with_validation,
+)
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "terms": (("inter", "reset", "leak"), (True, False)),
@@ -42,7 +52,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     """Group and settings of every variant by its name; all differ from ``config`` in one thing.
 
     Args:
-        config: the base, with a rule of the tssl family and a definite loss.
+        config: the base, with a rule of the tssl family, a definite loss and a number of steps.
         groups: of ``GROUPS``.
         trains: whether the targets are spike trains, for which not every loss works.
 
@@ -51,6 +61,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     """
     rule = rules.get(config.rule)
     made: dict[str, tuple[str, TrainConfig]] = {}
+    in_parts = config.time_block or contains(config.network, RecurrentSpec)  # which fallback=rate cannot learn
     if not isinstance(rule, TSSL):
         raise UserError(
             f"ablation changes parts of a rule of the tssl family, and {config.rule} is not one; choose tssl, for example"
@@ -62,7 +73,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             names, values = OPTIONS[group]
             for name in names:
                 for value in values:
-                    if value != getattr(rule, name) and (value != "rate" or not contains(config.network, RecurrentSpec)):
+                    if value != getattr(rule, name) and not (value == "rate" and in_parts):
                         made[f"{name}={value}"] = group, replace(config, rule=rules.spec(replace(rule, **{name: value})))
             continue
         name, options = parse_spec(config.loss, "loss")
@@ -70,12 +81,23 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             fits = {
                 "loss": choice != name and config.spikes_last and (not trains or choice in ("kernel", "spike")),
                 "target": name == "kernel" and choice != options.get("target", "single"),
-                "desired": name in ("kernel", "spike") and not trains and choice != options.get("desired"),
+                "desired": name in ("kernel", "spike") and not trains,
             }
-            if fits[group]:
-                loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
-                made[f"{group}={choice}"] = group, replace(config, loss=loss)
+            if not fits[group]:
+                continue
+            loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
+            changed = replace(config, loss=loss)
+            if group == "desired" and ((train := _desired(changed)) == _desired(config) or not any(train)):
+                continue  # in T steps, different texts may mean the same, or silence
+            made[f"{group}={choice}"] = group, changed
     return made
+
+
+def _desired(config: TrainConfig) -> list[float]:
+    """The desired train of the kernel or the spike loss, over all T steps."""
+    loss = config.make_loss()
+    assert isinstance(loss, losses.KernelLoss | losses.SpikeLoss)
+    return losses.desired_train(loss.time_steps).tolist() if loss.desired is None else list(map(float, loss.desired))
 
 
 def ablation(
@@ -109,7 +131,7 @@ def ablation(
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = training.with_data(settled(replace(config, neuron="spiking"), config.runs_dir))
+    config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")

@@ -6,8 +6,8 @@ Where zeros are skipped:
 - A real number costs one multiplication with addition (MAC) per connection. A ReLU unit that is 0 costs none.
 - The first layer on a picture costs a MAC per connection in every network, also where a pixel is 0. It is computed once per
   sample, because a constant current does not change.
-- A spiking network computes the first layer on a sequence of real numbers at every step, and takes a sequence of whole numbers
-  as spikes. An ANN takes the mean of a sequence.
+- A spiking network takes a sequence of whole numbers as spikes. It computes the first layer on a sequence of real numbers at
+  every step, also where they are 0. An ANN takes the mean of a sequence, in which zeros cost nothing.
 
 Where nothing is skipped, every connection is a MAC: in an ANN and in the first layer on a picture once per sample, elsewhere at
 every step.
@@ -79,10 +79,10 @@ def total(parts: Iterable[Operations], samples: int = 1) -> Operations:
 class Activity(Operations):
     """Activity of neurons per sample. Units of an ANN count as spiking once if they are not 0."""
 
-    spikes: float
-    """Per neuron and sample."""
-    silent: float
-    """Share of neurons that spiked for no sample, from 0 to 1."""
+    spikes: float | None
+    """Per neuron and sample; None if there are no neurons to count, as in an ANN of a single layer."""
+    silent: float | None
+    """Share of neurons that spiked for no sample, from 0 to 1; None likewise."""
 
 
 def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
@@ -96,9 +96,11 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
                 if isinstance(network.layers.get_submodule(name), Spiking):
                     fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
             made.append(operations(network, inputs, counts, part.lengths))
-    neurons = torch.cat([count.flatten() for count in fired.values()]) if fired else torch.zeros(1)
-    n = len(samples)
-    return Activity(**asdict(total(made, n)), spikes=float(neurons.mean()) / n, silent=float((neurons == 0).double().mean()))
+    n, spikes, silent = len(samples), None, None
+    if fired:
+        neurons = torch.cat([count.flatten() for count in fired.values()])
+        spikes, silent = float(neurons.mean()) / n, float((neurons == 0).double().mean())
+    return Activity(**asdict(total(made, n)), spikes=spikes, silent=silent)
 
 
 def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
@@ -132,7 +134,8 @@ def layer_operations(
     # The signal is how often each input acts; a real number acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
     trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
-    kinds = _kinds(network, _Kind(trains, samples if static else passes, dense=not trains), passes)
+    dense = static or (spiking and not trains)
+    kinds = _kinds(network, _Kind(trains, samples if static else passes, dense), passes)
 
     def cross(name: str, layer: Spiking | MaxPool, signal: Tensor | Joined, *_: Any) -> Tensor:
         if isinstance(layer, MaxPool):
@@ -173,7 +176,7 @@ class _Kind:
     passes: int
     """How often its map is computed where nothing is skipped."""
     dense: bool = False
-    """Whether it acts in every pass even where it is 0, as a picture does."""
+    """Whether it acts in every pass even where it is 0, as a picture does, and real numbers in a sequence."""
     factor: float = 1.0
     """Factor of pooling."""
 

@@ -20,7 +20,17 @@ from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
-from tsslbp.study.runs import Watch, check_models, finished, folder_name, need_validation, plain, seeds_from, settled
+from tsslbp.study.runs import (
+    Watch,
+    check_models,
+    finished,
+    folder_name,
+    need_validation,
+    plain,
+    seeds_from,
+    settled,
+    with_validation,
+)
 from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
@@ -198,7 +208,7 @@ def compare(
         raise UserError(f"--tune-epochs is {tuning_epochs}; it must be positive")
     if not (rates or trials) and (tuning_seeds > 1 or tuning_epochs is not None):
         raise UserError("--tune-epochs and --tune-seeds are about trials; add --tune with a number of them, such as 30")
-    _, dataset = training.with_data(next(iter(settings.values())))
+    _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)

@@ -46,7 +46,7 @@ def _outcome(result: Result) -> tuple[list[str], list[list[str]]]:
                 _number(rule["step_ms"], 2),
                 _number(rule["peak_mib"], 0),
                 _number(mean["spikes"], 2),
-                _number(100 * mean["silent"], 1),
+                _number(None if mean["silent"] is None else 100 * mean["silent"], 1),
                 *(significant(mean[key] / unit) for key, unit in costs.values()),
             ]
         )

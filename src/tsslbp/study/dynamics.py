@@ -2,7 +2,8 @@
 
 Shuffled steps: the spikes of every hidden layer are put into another order of steps, the same for all its neurons and samples,
 before they go through the synapse. So the next layer keeps its dynamics, and only the timing of spikes is lost. In training the
-gradient flows back through this order.
+gradient flows back through this order. A padded sequence is shuffled up to its last input, as spikes that were moved into the
+padding would not count. (In evaluation a network is not told the lengths.)
 """
 
 import math
@@ -28,12 +29,25 @@ from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
+from tsslbp.signal import Constant
 from tsslbp.study.base import Study, folder_of, measured
-from tsslbp.study.runs import Watch, about, accuracy, check_models, finished, need_validation, seeds_from, settled
+from tsslbp.study.runs import (
+    Watch,
+    about,
+    accuracy,
+    check_models,
+    finished,
+    need_validation,
+    seeds_from,
+    settled,
+    with_validation,
+)
 
 S = TypeVar("S", TrainConfig, Architecture)
 STEPS = (1, 2, 3, 5, 10, 20)
 SHUFFLED = "shuffled steps"
+ROUNDING = 1e-4
+"""Inputs that are smaller than this share of the largest one are taken for 0."""
 
 
 def variants(steps: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -74,7 +88,7 @@ def dynamics(
     if config.readout == "voltage":
         raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = training.with_data(settled(replace(config, neuron="spiking"), config.runs_dir))
+    config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
@@ -95,7 +109,8 @@ def dynamics(
                 kept[name].append(shuffled(model, seed, dataset.test))
                 # Blocks of time would be shuffled one by one.
                 run = replace(settings, time_block=0, name=f"shuffled-seed{seed}")
-                retrained[name].append(accuracy(finished(run, watch, partial(shuffle, seed=seed))))
+                adapt = partial(shuffle, seed=seed, padded=dataset.test.lengths is not None)
+                retrained[name].append(accuracy(finished(run, watch, adapt)))
                 continue
             kept[name].append(changed(model, changes, dataset.test))
             same = settings == replace(config, seed=seed)
@@ -137,24 +152,40 @@ def _with(settings: S, changes: dict[str, Any]) -> S:
 
 def shuffled(model: training.Model, seed: int, samples: Split) -> float:
     """Accuracy of a model with shuffled steps in its hidden layers, in percent."""
-    hooks = shuffle(model.network, seed)
+    hooks = shuffle(model.network, seed, samples.lengths is not None)
     found = model.accuracy(samples)
     for hook in hooks:
         hook.remove()
     return found
 
 
-def shuffle(network: Network, seed: int) -> list[RemovableHandle]:
-    """Shuffle the steps of each hidden layer's spikes, in an order drawn once, before the synapse."""
+def shuffle(network: Network, seed: int, padded: bool = False) -> list[RemovableHandle]:
+    """Shuffle the steps of each hidden layer's spikes, in an order drawn once, before the synapse; those of ``padded``
+    sequences up to the last input."""
     random = torch.Generator().manual_seed(seed)
     *hidden, _ = (layer for _, layer in network.named_layers() if isinstance(layer, Spiking))
+    number = torch.arange(network.time_steps).unsqueeze(1)
+    inside = torch.ones_like(number, dtype=torch.bool)
+
+    def listen(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal inside
+        signal, *_ = arguments
+        if not isinstance(signal, Constant):
+            size = spikes_from_psc(signal.detach(), network.neuron.tau_s).abs().flatten(2).amax(2)
+            inside = (size > ROUNDING * size.amax()).cpu().flip(0).cumsum(0).flip(0) > 0
 
     def hook(tau_s: float | Tensor, order: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        # Currents may come pooled, which does not matter, and in half precision, which does for differences.
-        return lambda layer, _, psc: synapse(spikes_from_psc(psc.float(), tau_s)[order], tau_s).to(psc.dtype)
+        def shuffled(layer: nn.Module, _: Any, psc: Tensor) -> Tensor:
+            # Currents may come pooled, which does not matter, and in half precision, which does for differences.
+            train = spikes_from_psc(psc.float(), tau_s)
+            steps = torch.where(inside, order.argsort().unsqueeze(1), len(order) + number).argsort(0).to(psc.device)
+            return synapse(train.take_along_dim(steps.view(*steps.shape, *[1] * (train.dim() - 2)), 0), tau_s).to(psc.dtype)
+
+        return shuffled
 
     orders = [torch.randperm(network.time_steps, generator=random) for _ in hidden]
-    return [layer.register_forward_hook(hook(layer.neuron.tau_s, order)) for layer, order in zip(hidden, orders, strict=True)]
+    hooks = [layer.register_forward_hook(hook(layer.neuron.tau_s, order)) for layer, order in zip(hidden, orders, strict=True)]
+    return [*hooks, network.layers[0].register_forward_pre_hook(listen)] if padded else hooks
 
 
 def _binary(config: TrainConfig) -> TrainConfig | None:

@@ -95,6 +95,11 @@ def _run(options: OfRuns, watch: Watch) -> tuple[Path, Result]:
 
 def section(result: Result) -> Section:
     rules, dense_relu, picojoules = result["rules"], result["dense_relu"], result["picojoules"]
+    filtered = result["settings"].get("filters")
+    series = result["sequence"] and not filtered  # filters make static samples
+    charged = f"{'the rates of the filters' if filtered else 'the pixels of a picture'} that enter the first layer"
+    if series:
+        charged = "the real numbers of a sequence that enter a spiking network's first layer"
     nj = {label: rule["total"]["energy_nj"] for label, rule in rules.items()}
     thriftiest = min(nj, key=lambda label: nj[label])
     skipping, dense = f"the network takes {significant(nj[thriftiest])} nJ", rules[thriftiest]["total"]["dense_nj"]
@@ -136,10 +141,11 @@ def section(result: Result) -> Section:
         [
             f"{picojoules['mac']} pJ for a multiplication and addition (MAC), {picojoules['ac']} pJ for an addition (AC), "
             "32-bit floating point at 45 nm (Horowitz, ISSCC 2014). Memory traffic is left out.",
-            "Energy: zeros cost nothing in any network, except the pixels of a picture that enter the first layer. Dense: "
+            f"Energy: zeros cost nothing in any network, except {charged}. Dense: "
             "every connection costs a MAC, once in an ANN and at every step in a spiking network. Both include the neurons' "
             "own arithmetic (own MAC).",
-            *(["The ReLU network sees a sequence once, as its mean over time."] if result["sequence"] and dense_relu else []),
+            *(["The filters before the network are not counted."] if filtered else []),
+            *(["The ReLU network sees a sequence once, as its mean over time."] if series and dense_relu else []),
             f"{measured(result)}: {accuracies}.",
         ],
     )

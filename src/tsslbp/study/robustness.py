@@ -4,6 +4,7 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +17,45 @@ from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
-from tsslbp.signal import Signal
+from tsslbp.signal import Signal, length_mask, within
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, over_seeds, seeds_from
 from tsslbp.training.score import score
 
-Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
+Disturb = Callable[[Tensor, float, torch.Generator, Tensor | None], Tensor]
+"""A disturbance of weights, or of a signal whose sequences may have lengths ``[B]``."""
 
 
-def add_noise(x: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Add Gaussian noise of ``level`` times the standard deviation of ``x``; a single number gets none."""
-    return x + level * x.std(correction=min(1, x.numel() - 1)) * torch.randn(x.shape, generator=random)
+def add_noise(x: Tensor, level: float, random: torch.Generator, lengths: Tensor | None = None) -> Tensor:
+    """Add Gaussian noise of ``level`` times the standard deviation of ``x``; a single number gets none, nor does padding."""
+    own = x if lengths is None else x[length_mask(lengths, len(x))]
+    noise = level * own.std(correction=min(1, own.numel() - 1)) * torch.randn(x.shape, generator=random)
+    return x + within(noise, lengths)
 
 
-def quantise(weight: Tensor, bits: float, _: torch.Generator) -> Tensor:
+def quantise(weight: Tensor, bits: float, *_: object) -> Tensor:
     """Round to ``2^bits - 1`` values, evenly spaced from ``-max |weight|`` to ``max |weight|``."""
     top = 2 ** (bits - 1) - 1
     step = weight.double().abs().amax().clamp(min=torch.finfo(weight.dtype).tiny) / top
     return ((weight.double() / step).round() * step).to(weight.dtype)
 
 
-def drop(train: Tensor, level: float, random: torch.Generator) -> Tensor:
+def drop(train: Tensor, level: float, random: torch.Generator, *_: object) -> Tensor:
     """Drop every spike with probability ``level``: ``[T, ...]``."""
     return train * (torch.rand(train.shape, generator=random) >= level)
 
 
-def jitter(train: Tensor, level: float, random: torch.Generator) -> Tensor:
+def jitter(train: Tensor, level: float, random: torch.Generator, lengths: Tensor | None = None) -> Tensor:
     """Move every spike by a whole number of steps, drawn evenly from ``-level`` to ``level``: ``[T, ...]``.
 
-    Spikes stay within the T steps, and two that meet become one.
+    Spikes stay within the steps of their sequence, and two that meet become one. Those in the padding are left out, as they
+    could move into the sequence.
     """
     reach, steps = int(level), torch.arange(len(train)).view(-1, *[1] * (train.dim() - 1))
     shift = torch.randint(-reach, reach + 1, train.shape, generator=random)
-    return torch.zeros_like(train).scatter_reduce_(0, (steps + shift).clamp(0, len(train) - 1), train, "amax")
+    ends = torch.tensor(len(train)) if lengths is None else lengths.view(-1, *[1] * (train.dim() - 2))
+    moved = (steps + shift).clamp(min=0).minimum(ends - 1)
+    return torch.zeros_like(train).scatter_reduce_(0, moved, within(train, lengths), "amax")
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,8 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
     """Accuracy under one disturbance, in percent."""
     random = torch.Generator().manual_seed(seed)
 
-    def apply(x: Tensor) -> Tensor:
-        return trouble.disturb(x, level, random)
+    def apply(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return trouble.disturb(x, level, random, lengths)
 
     if trouble.where == "weights":
         network = copy.deepcopy(run.model.network)
@@ -126,7 +133,8 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
     network, scores = run.model.network, []
     with run.model.evaluating(run.test) as batches:
         for part, x in batches:
-            output = network(apply(x)) if trouble.where == "input" else through(network, x, apply)
+            harm = partial(apply, lengths=part.lengths)
+            output = network(harm(x)) if trouble.where == "input" else through(network, x, harm)
             scores.append(score(network.evidence(output, part.lengths), part.y, network.neuron_of().tau_s))
     return 100 * float(torch.cat(scores).mean())
 
@@ -172,6 +180,7 @@ WHERE = {
     "weights": "Every layer's weights are disturbed, once for all samples.",
     "spikes": "The spikes that leave each layer are disturbed.",
 }
+BEHIND_FILTERS = "Gaussian noise added to the rates behind the filters, which are what the network takes."
 
 
 def section(result: Result) -> Section:
@@ -181,6 +190,7 @@ def section(result: Result) -> Section:
         for name, (level, words) in TOLD.items()
         if name in troubles
     )
+    where = WHERE | ({"input": BEHIND_FILTERS} if result["settings"].get("filters") else {})
     drawings: list[tuple[Markup, str]] = []
     for name, trouble in troubles.items():
         bits = trouble["unit"].startswith("bits")
@@ -189,7 +199,7 @@ def section(result: Result) -> Section:
         look: dict[str, Any] = {"falling": bits, "whole": all(isinstance(level, int) for level in trouble["levels"])}
         number = len(drawings)
         chart = charts.lines(f"robustness-{number}", {name: line}, trouble["unit"], right, level=("undisturbed", base), **look)
-        drawings.append((chart, WHERE[trouble["where"]]))
+        drawings.append((chart, where[trouble["where"]]))
     return Section(
         "How robust is the network to disturbances?",
         f"Undisturbed, it reaches {base:.1f}{'' if result['trains'] else ' %'}; disturbed, it reaches {told}.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import files, machine, training
-from tsslbp.data import Split
+from tsslbp.data import Dataset, Split
 from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.networks import Network
@@ -63,12 +63,20 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
 
 
 def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
-    """The run in a folder, or the runs of a comparison's folder. Raises UserError if there are none, or one is damaged."""
+    """The run in a folder, or the runs of a comparison's folder.
+
+    Raises UserError if there are none, or one is damaged or has not ended, as after it diverged.
+    """
     if (folder / "model.safetensors").is_file():
         return [load(folder, data_root)]
     found = sorted(path.parent for path in folder.glob("*-seed*/model.safetensors"))
     if not found:
         raise UserError(f"no run at {folder}; give a run's folder, or that of a comparison, such as runs/compare-quickstart")
+    for path in found:
+        try:
+            training.final_of(path)
+        except UserError as error:
+            raise UserError(f"{error}; if it diverged, name the runs that ended instead of {folder}") from None
     return [load(path, data_root) for path in found]
 
 
@@ -208,8 +216,22 @@ def accuracy(folder: Path) -> float:
     return float(training.final_of(folder)["test_accuracy"])
 
 
+def with_validation(config: TrainConfig) -> tuple[TrainConfig, Dataset]:
+    """The completed settings and their data (:func:`tsslbp.training.with_data`).
+
+    Raises UserError for data without validation samples: some sets are too small to hold any out by default.
+    """
+    config, dataset = training.with_data(config)
+    if not len(dataset.validation):
+        raise UserError(
+            f"{dataset.name} has no validation samples, on which comparisons and studies choose the epoch; hold some out with "
+            "--validation N, or add samples"
+        )
+    return config, dataset
+
+
 def need_validation(config: TrainConfig) -> None:
-    """Raises UserError unless the epoch of every run is chosen on validation."""
+    """Raises UserError unless the settings choose the epoch of every run on validation."""
     if config.test_every > 1:
         raise UserError(f"--test-every is {config.test_every}; comparisons and studies measure the test set after every epoch")
     if config.choose != "validation":

@@ -11,6 +11,7 @@ Source: T. Akiba et al., Optuna, KDD 2019, arXiv 1907.10902.
 """
 
 import contextlib
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -136,7 +137,8 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
         made["output_scale"] = trial.suggest_float("output_scale", base.output_scale / 2, base.output_scale * 8, log=True)
         if base.time_steps is not None and dataset.time_steps is None:
             longer = trial.suggest_categorical("steps", (1, 2, 4))
-            made |= {name: longer * getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
+            lasting = {name: getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
+            made |= {name: longer * value for name, value in lasting.items() if math.isfinite(value)}
             made["encoding"] = trial.suggest_categorical("encoding", (CONSTANT, "latency"))
     return made
 
@@ -150,7 +152,8 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
         except UserError:
             continue
         found.append(name)
-    if base.spikes_last and not dataset.trains and isinstance(rules.get(base.rule), OF_VOLTAGES):
+    leaks = math.isfinite(base.tau_m)  # a voltage without leak would stay 0
+    if base.spikes_last and leaks and not dataset.trains and isinstance(rules.get(base.rule), OF_VOLTAGES):
         found.append(VOLTAGE)
     return list(dict.fromkeys(found))
 
