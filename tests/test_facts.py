@@ -147,6 +147,17 @@ def test_evaluate_says_what_the_accuracy_is_of(trained, capsys):
         assert f") on {which}\n" in out
 
 
+def test_a_data_set_without_test_samples_is_told(trained, capsys, monkeypatch):
+    def untested(validation):
+        dataset = data.load(str(trained / "bytes.npz"), Path(), validation=validation)
+        return replace(dataset, test=dataset.test.select(torch.arange(0)))
+
+    monkeypatch.setitem(data.SETS, "untested", untested)
+    code, _, err = run(capsys, "evaluate", trained / "bytes", "--data", "untested")
+    said = "untested has no test samples; give it some, or evaluate all samples of a file with --all"
+    assert (code, err) == (2, f"tsslbp: {said}\n")
+
+
 def test_a_pure_test_file_is_evaluated_whole(trained, capsys, tmp_path):
     """Version 0.1.0 cut a fifth out of it, without a word."""
     x, y = pictures(90, 7)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import wavfile
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
 from tsslbp.data import readers
@@ -192,9 +192,42 @@ def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, na
         assert [row["sample"] for row in rows] == names
 
 
+def test_a_classifier_may_learn_a_file_that_is_named_like_the_spike_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = iris(Path("spike-pattern-features.csv"))
+    folder, final = training.train(TrainConfig(data=path, epochs=1))
+    model = training.load(folder)
+    assert not model.trains
+    assert model.accuracy(data.load(path, Path()).test) == final["test_accuracy"]
+
+
 def test_a_folder_stands_for_the_training_file_in_it():
     folder, file = (data.load(str(SAMPLES / name), Path()) for name in ("TimeSeries", "TimeSeries/JapaneseVowels_TRAIN.ts"))
     assert torch.equal(folder.train.x, file.train.x)
+
+
+def test_what_macos_leaves_beside_a_training_file_is_passed_over(tmp_path):
+    for part in ("TRAIN", "TEST"):
+        shutil.copy(SAMPLES / f"TimeSeries/JapaneseVowels_{part}.ts", tmp_path / f"V_{part}.ts")
+        (tmp_path / f"._V_{part}.ts").write_bytes(b"\0\5\26\7")
+    assert data.load(str(tmp_path), Path()).tested_on == "V_TEST.ts"
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16])
+def _another_default(request):
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_another_default")
+def test_samples_are_float32_whatever_pytorchs_default_is(tmp_path):
+    for path in (str(SAMPLES / "TimeSeries"), spoken(tmp_path)):
+        dataset = data.load(path, Path(), validation=0)
+        assert {part.x.dtype for part in dataset.parts.values()} == {torch.float32}
+        assert dataset.normalisation.normalise(dataset.test.x).dtype == torch.float32
+    x = torch.tensor([[1001.0], [1004.0]], dtype=torch.float32)
+    assert data.Normalisation(1, (1001.0,), (3.0,)).normalise(x).flatten().tolist() == pytest.approx([0, 1], abs=1e-3)
 
 
 def test_series_of_the_archive_end_where_their_values_do(tmp_path):
@@ -391,6 +424,19 @@ def test_pictures_larger_than_memory_are_mapped(tmp_path, monkeypatch):
     assert torch.equal(data.load(path, Path()).train.x, held.train.x)
 
 
+def test_folders_of_the_same_name_do_not_share_what_is_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr("tsslbp.data.storage.LARGE", 100)
+    for number, project in enumerate(("one", "other")):
+        for name in ("data/a", "data/b"):
+            (tmp_path / project / name).mkdir(parents=True)
+            for n in range(3):
+                path = tmp_path / project / name / f"{n}.bmp"
+                Image.new("L", (6, 6), 100 * number + n).save(path)
+                os.utime(path, (0, 0))
+        monkeypatch.chdir(tmp_path / project)
+        assert int(data.load("data", Path(), validation=0).train.x.min()) // 100 == number
+
+
 def wav(path: Path, signal: np.ndarray, rate: int, width: int = 2, channels: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = (signal * (2 ** (8 * width - 1) - 1)).astype(np.int64)
@@ -465,6 +511,36 @@ def test_arrays_are_read_as_a_file_is(tmp_path):
     with fails("python:mine was made in Python"):
         report.write(folder)
     assert report.write(folder, dataset=data.of_arrays(x, y)).is_file()
+
+
+class Numbered(torch.utils.data.Dataset):
+    """Samples that are their numbers, of as many classes as ``classes`` says, as data sets of torchvision may."""
+
+    classes = 2
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, number):
+        return torch.tensor([float(number)]), number % 2
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __len__(self):
+        return 40
+
+    def __iter__(self):
+        return map(Numbered().__getitem__, range(40))
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+def test_data_sets_of_every_kind_are_read(batches):
+    by_sampler = DataLoader(Numbered(), batch_sampler=BatchSampler(range(40), batches, drop_last=False))
+    expected = data.of_arrays(torch.arange(40.0)[:, None], np.arange(40) % 2)
+    for given in (Numbered(), Streamed(), by_sampler, DataLoader(Streamed(), batches)):
+        found = data.of_torch(given)
+        assert torch.equal(found.train.x, expected.train.x)
+        assert found.classes == ("0", "1")
 
 
 @pytest.mark.parametrize(
@@ -606,6 +682,11 @@ BAD_TABLES = {
     "underscore": (csv_text("1,1_2,0"), "column b has text in 1 rows, '1_2' in line 10"),
     "empty-row": (csv_text(",,", "1,2,1"), "line 10 has no class in column label; .*2 missing values, the first in line 10"),
     "nan-class": (csv_text("1,2,NaN"), "line 10 has no class in column label"),
+    "thousands": (
+        "a\tb\tlabel\n1,000\t0.25\tx\n900\t1.25\ty\n",
+        "has 0.25 with a decimal point and 1,000 with a comma; leave out commas that part thousands, and write all decimals",
+    ),
+    "thousands-semicolons": ("a;b;label\n0.25;12,500;x\n1;2;y\n", "has 0.25 with a decimal point and 12,500 with a comma"),
 }
 
 
@@ -806,6 +887,7 @@ def test_whole_numbers_are_names_for_a_model_whose_classes_are_other_numbers(tmp
         samples([0, 1], ("1", "2"))
     for classes in (("0", "1"), ("cat", "dog")):
         assert samples([1, 5, -1], classes, labelled=False) == [1, -1, -1]
+        assert samples(np.uint8([1, 5]), classes, labelled=False) == [1, -1]
 
 
 def test_a_table_of_one_column_has_its_first_row(tmp_path):
@@ -910,6 +992,7 @@ EITHER = "every line begins with a number that may be a class or a value, as the
         ("1 5 6\n3 8 9\n", [1, 3]),
         ("1 5 6\n2 8 9\n", EITHER),
         ("1 5 6\n1 8\n", EITHER),
+        ("\t5\t6\n7\t8\t9\n", "line 1 has 1 missing values, the first in step 0; fill or remove them"),
     ],
 )
 def test_series_to_predict_that_are_a_step_shorter_than_the_models_keep_their_values(tmp_path, text, found):
@@ -961,6 +1044,7 @@ BAD_SERIES = {
     "missing": ("1 2 3\n2 NaN 5 ? 7\n", "line 2 has 2 missing values, the first in step 0; fill or remove them"),
     "decimal-commas": ("1\t0,5\t1,5\n", "line 1 has tabs and commas; separate the values by one of them, and write decimals"),
     "empty": ("\n\n", "holds no series"),
+    "no-class": ("1\t2\t3\n\t4\t5\n", "line 2 is no series: write the class, then the values"),
     "label-only": ("1\n2\n", "line 1 is no series: write the class, then the values; .*line 2 is no series"),
 }
 

@@ -390,6 +390,15 @@ def test_events_are_read_bit_by_bit():
         assert [int(field[0]) for field in got] == [x, y, p, t]
 
 
+def test_marks_of_an_overflow_move_the_clock():
+    mark, event = bytes([0, 240, 0, 0, 0]), bytes([3, 5, 128, 0, 9])
+    events = read_bin(event + mark + event + mark + mark + event)
+    assert events.t.tolist() == [9, 2**13 + 9, 3 * 2**13 + 9]
+    assert [set(field.tolist()) for field in events[:3]] == [{3}, {5}, {1}]
+    with fails("there are no events"):
+        read_bin(mark)
+
+
 def test_a_real_recording_is_read():
     events = read_bin((SAMPLES / "NMNIST/Train/5/00001.bin").read_bytes())
     assert len(events.t) > 3000

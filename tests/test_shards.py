@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import tarfile
 from contextlib import suppress
 from dataclasses import replace
@@ -13,9 +15,10 @@ import torch
 from shared import run
 from test_checkpoint import StopAt
 from test_image_folder import PICTURES, drawing, fails, load, same_run, spoil
+from torch.utils.data import DataLoader
 
 from tsslbp import UserError, data, training
-from tsslbp.data import shards, tar
+from tsslbp.data import shards, streamed, tar
 
 CLASSES = ("blue", "green", "red")
 FIRST = (PICTURES / "train/red/0.jpg").read_bytes()
@@ -110,6 +113,25 @@ def test_ways_to_name_shards(there, pattern, monkeypatch):
 def test_a_folder_may_have_brackets_in_its_name(there, tmp_path):
     copied = shutil.copytree(there, tmp_path / "take [1]")
     assert torch.equal(loaded(f"{copied}/some-train-{{000..002}}.tar").train.x, loaded(f"{there}/some-train-*.tar").train.x)
+
+
+def test_linked_folders_are_followed_and_hidden_files_passed_over(there, tmp_path):
+    (tmp_path / "all/.Trash").mkdir(parents=True)
+    (tmp_path / "all/more").symlink_to(there)
+    shutil.copy(there / "some-val-000.tar", tmp_path / "all/.Trash/some-train-003.tar")
+    (tmp_path / "all/._some-train-000.tar").write_bytes(b"as macOS leaves them")
+    assert shards.are_at(tmp_path / "all")
+    assert torch.equal(loaded(tmp_path / "all").train.x, loaded(there).train.x)
+
+
+def test_shards_are_read_where_there_are_no_calls_of_unix(there, monkeypatch):
+    whole = loaded(there)
+    monkeypatch.delattr(os, "pread")
+    monkeypatch.delattr(signal, "SIGCHLD")
+    assert [sample.label for sample in tar.samples(there / "some-val-000.tar")] == [
+        str(label) for label in whole.test.y.tolist()
+    ]
+    assert list(streamed._noticed_in_turn(DataLoader([1, 2]))) == [1, 2]
 
 
 def test_parts_without_one_for_training_are_refused(there, tmp_path):

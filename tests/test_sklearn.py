@@ -6,6 +6,9 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils import estimator_checks
 
-from tsslbp import SpikingClassifier, Surrogate, UserError, cli, load, metrics, training
+from tsslbp import SpikingClassifier, Surrogate, UserError, classifier, cli, load, metrics, training
 
 ROOT = Path(__file__).parent.parent
 TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)
@@ -148,6 +151,40 @@ def test_an_interrupted_fit_is_interrupted(monkeypatch, iris):
     monkeypatch.setattr(training.Loop, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
         SpikingClassifier(epochs=1).fit(*iris[:2])
+
+
+def test_an_interrupted_fit_leaves_the_one_before(monkeypatch, iris):
+    def stopped(*_):
+        raise training.Interrupted
+
+    x, y, _ = iris
+    fitted = clone(TINY).fit(x, y)
+    before = fitted.predict(x)
+    monkeypatch.setattr(training.Loop, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.fit(x[:100], np.array(["a", "b"])[y[:100]])
+    np.testing.assert_array_equal(fitted.predict(x), before)
+    assert fitted.class_prior_ == pytest.approx([1 / 3] * 3)
+
+
+def test_fits_in_several_threads_are_those_of_one(monkeypatch, iris):
+    """The threads share PyTorch's generator, so none draws from it while another does."""
+    meeting, met, prepare = threading.Barrier(2), [], classifier.prepare
+
+    def meet(*given):
+        with suppress(threading.BrokenBarrierError):
+            met.append(meeting.wait(0.1))
+        return prepare(*given)
+
+    x, y, _ = iris
+    alone, before = clone(TINY).fit(x, y).predict_proba(x), torch.get_rng_state()
+    monkeypatch.setattr(classifier, "prepare", meet)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: clone(TINY).fit(x, y).predict_proba(x), range(2)))
+    assert not met
+    assert torch.equal(torch.get_rng_state(), before)
+    for one in found:
+        np.testing.assert_array_equal(one, alone)
 
 
 def test_a_diverging_fit_names_its_own_parameters(monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, pre
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
 """Types of stored samples; any other becomes the first."""
+_DRAWING = threading.Lock()
+"""For the thread that draws from PyTorch's generator, which all share."""
 
 
 class SpikingClassifier(ClassifierMixin, BaseEstimator):
@@ -123,15 +126,15 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             in_loss = weights * compute_sample_weight(self.class_weight, labelled)
             if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
                 raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
-        self.classes_, labels = np.unique(labelled, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise UserError(f"y has only 1 class, {self.classes_[0]}; give samples of at least two classes")
-        self.class_prior_ = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
+        classes, labels = np.unique(labelled, return_inverse=True)
+        if len(classes) < 2:
+            raise UserError(f"y has only 1 class, {classes[0]}; give samples of at least two classes")
+        prior = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
         counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
-        dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(map(str, self.classes_), "y"), counts)
+        dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(map(str, classes), "y"), counts)
         with _parameters_named():
             config = resolved(self._config(dataset), dataset)
-            with torch.random.fork_rng(devices=[]):
+            with _DRAWING, torch.random.fork_rng(devices=[]):
                 model, optimizer = prepare(config, dataset)
                 seen, samples = model.filtered(dataset)
         state = RunState()
@@ -144,6 +147,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         finally:
             progress.close()
         model.network.eval()
+        self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history
         return self
 

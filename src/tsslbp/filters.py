@@ -184,7 +184,7 @@ def _stretched(x: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return x
     steps = x.shape[1]
-    place = (lengths - 1).unsqueeze(1) * torch.linspace(0, 1, steps)
+    place = (lengths - 1).unsqueeze(1) * torch.linspace(0, 1, steps, dtype=torch.float32)
     before = place.long().clamp(max=steps - 1)
     after = torch.minimum(before + 1, (lengths - 1).unsqueeze(1))
     low, high = (x.gather(1, step.unsqueeze(2).expand_as(x)) for step in (before, after))

@@ -91,14 +91,16 @@ def of_torch(
     """
     x, y = _collected(samples, name)
     more = _collected(test, f"{name}, test") if test is not None else (None, None)
-    names = getattr(samples, "classes", None) or getattr(getattr(samples, "dataset", None), "classes", None)
+    named = (getattr(each, "classes", None) for each in (samples, getattr(samples, "dataset", None)))
+    names = next((names for names in named if names and isinstance(names, Iterable)), None)  # some have their number
     return of_arrays(x, y, *more, classes=names, validation=validation, name=name)
 
 
 def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_size is not None
+    batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_sampler is not None
     pairs: Iterable[Any] = samples
-    if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__"):
+    streams = isinstance(samples, torch.utils.data.IterableDataset)
+    if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__") and not streams:
         pairs = (samples[number] for number in range(len(samples)))  # a Dataset need not stop an iteration
     xs, ys = [], []
     for number, pair in enumerate(pairs):
@@ -145,6 +147,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
                 classes = classes or classes_of(alike(texts), where)
                 y = numbered(texts, classes, f"{where}: y{end}", wanted).numpy()
             if y is not None and y.ndim == 1 and not wanted.labelled and classes is not None:
+                y = y.astype(np.int64) if y.dtype.kind == "u" else y  # which has no -1
                 y = np.where((y >= 0) & (y < len(classes)), y, -1)
             x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
             if not end:

@@ -274,5 +274,5 @@ def a_tenth(samples: Split, classes: int) -> int:
 
 def _per_channel(values: Iterable[float], x: Tensor) -> Tensor:
     """Constants ``[C]`` in a shape that broadcasts along the channels of ``x``."""
-    constants = torch.tensor(list(values), device=x.device)
+    constants = torch.tensor(list(values), dtype=torch.float32, device=x.device)
     return constants.view(-1, 1, 1) if x.dim() >= 4 else constants

@@ -77,8 +77,15 @@ def frames(events: Events, steps: Integers, time_steps: int, size: tuple[int, in
     return counts.astype(np.uint8).reshape(shape)
 
 
+OVERFLOW = 240
+"""Row of the marks of an overflow."""
+
+
 def read_bin(content: bytes) -> Events:
     """Events in N-MNIST's format: 5 bytes each, x, y, then polarity (1 bit) and time (23 bits, big-endian).
+
+    One in row 240 is no event. It marks an overflow of the clock, which adds 2¹³ to all times behind it, as G. Orchard's own
+    script reads it.
 
     Raises:
         UserError: no events, an incomplete one, or decreasing times.
@@ -86,7 +93,11 @@ def read_bin(content: bytes) -> Events:
     if not content or len(content) % 5:
         raise UserError(f"{len(content)} bytes are no recording of events, which take 5 bytes each")
     x, y, high, middle, low = np.frombuffer(content, np.uint8).reshape(-1, 5).astype(np.int64).T
-    events = Events(x, y, high >> 7, (high & 127) << 16 | middle << 8 | low)
+    overflow = y == OVERFLOW
+    t = ((high & 127) << 16 | middle << 8 | low) + 2**13 * np.cumsum(overflow)
+    events = Events(*(values[~overflow] for values in (x, y, high >> 7, t)))
+    if not len(events.t):
+        raise UserError("there are no events")
     if (np.diff(events.t) < 0).any():
         raise UserError("times of events fall")
     return events

@@ -18,7 +18,7 @@ TIME_STEPS = 30
 """Default number of steps, of about 10 ms each."""
 SIZE = (2, 34, 34)
 """Polarities, rows, columns."""
-VERSION = 1
+VERSION = 2
 """Version of the conversion; part of the cache's key."""
 
 

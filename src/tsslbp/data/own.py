@@ -12,6 +12,8 @@ from tsslbp.errors import UserError
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
+MANY = 2**27
+"""Numbers in samples from which their mean is taken in parts, as they may not fit into memory in floating point."""
 NOTHING_VARIES = 1e-6
 """Share of the mean below which a channel's standard deviation may be float32's rounding alone."""
 SHADES = 16
@@ -115,7 +117,9 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     else:
         inside, shared = x, x.dim() == 2 and x.dtype == torch.uint8
         axes = (0, 1) if shared else (0, 2, 3) if x.dim() == 4 else (0,)
-    if weights is None:
+    if weights is None and inside.numel() > MANY:
+        std, mean = _std_mean_in_parts(inside, axes, scale)
+    elif weights is None:
         std, mean = torch.std_mean(inside.float() / scale, axes, correction=0)
     else:
         steps = len(inside) // len(weights) if train.lengths is None else train.lengths
@@ -124,6 +128,16 @@ def fitted(train: Split, sequence: bool, scale: float = 1.0, weights: Tensor | N
     varies = (std > least) & (std >= torch.finfo(torch.float32).tiny)
     std = torch.where(varies, std, std.clamp(min=1.0))
     return Normalisation(scale, tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
+
+
+def _std_mean_in_parts(x: Tensor, axes: tuple[int, ...], scale: float) -> tuple[Tensor, Tensor]:
+    """Of samples that may not fit into memory as floating-point numbers."""
+    sums = torch.zeros((), dtype=torch.float64)
+    for part in x.split(max(1, MANY // 8 // x[0].numel())):
+        part = part.double() / scale
+        sums = sums + torch.stack([part.sum(axes), part.square().sum(axes)])
+    mean, squares = sums / (x.numel() // sums[0].numel())
+    return (squares - mean.square()).clamp(min=0).sqrt().float(), mean.float()
 
 
 def _weighted_std_mean(x: Tensor, axes: tuple[int, ...], weights: Tensor) -> tuple[Tensor, Tensor]:

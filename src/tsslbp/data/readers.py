@@ -46,7 +46,7 @@ def at(path: Path) -> tuple[Reader, Path] | None:
     """
     if path.is_dir():
         for suffix in (".ts", ".tsv", ".txt", ".csv"):
-            if len(inside := sorted(path.glob(f"*_TRAIN{suffix}"))) == 1:
+            if len(inside := [file for file in path.glob(f"*_TRAIN{suffix}") if not file.name.startswith(".")]) == 1:
                 return at(inside[0])
         firsts = {reader: next(files_in(path, reader.suffixes), None) for reader in READERS if reader.folder}
         if found := {reader: first for reader, first in firsts.items() if first}:

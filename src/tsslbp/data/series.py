@@ -183,7 +183,7 @@ def padded(
     """Series as one tensor ``[N, T, F]``, padded at the end with zeros, and their lengths."""
     machine.need_memory(4 * len(series) * time_steps * series[0][0].shape[1], where)
     lengths = torch.tensor([len(values) for values, _ in series])
-    x = torch.zeros(len(series), time_steps, series[0][0].shape[1])
+    x = torch.zeros(len(series), time_steps, series[0][0].shape[1], dtype=torch.float32)
     for row, (values, _) in zip(x, series, strict=True):
         row[: len(values)] = torch.from_numpy(np.ascontiguousarray(values))
     return Split(x, numbered([label for _, label in series], classes, where, wanted or Wanted()), lengths)
@@ -191,7 +191,7 @@ def padded(
 
 def _cells(line: str, where: str) -> list[str]:
     """The cells of a line. Raises UserError for tabs beside commas, which may be decimal ones."""
-    line = re.sub(r"\s*,\s*", ",", line.strip())
+    line = re.sub(r"\s*,\s*", ",", line.lstrip(" ").rstrip())  # a first cell may be empty
     if "," in line and "\t" in line:
         raise UserError(f"{where} has tabs and commas; separate the values by one of them, and write decimals with a point")
     return re.split("[,\t]" if "," in line or "\t" in line else r"\s+", line)

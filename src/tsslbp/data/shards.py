@@ -23,9 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import files
-from tsslbp.data import listed, tar
+from tsslbp.data import folders, listed, tar
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.folders import PARTS
 from tsslbp.data.found import alike
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import Member
@@ -37,6 +36,7 @@ PREFIX = "webdataset:"
 BRACES = r"\{([^{}]*)\}"
 MOST = 100_000
 """Files that a pattern may name."""
+SUFFIXES = (".tar",)
 VERSION = 2
 """Version of the cached arrays; part of the cache's key."""
 ARRAYS = ("names", "ends", "sizes", "y", "labels", "numbers", "starts")
@@ -101,7 +101,7 @@ def samples(path: Path, classes: tuple[str, ...], labelled: bool, streaming: Str
 
 def are_at(path: Path) -> bool:
     """Whether a path has shards or is a pattern of them."""
-    return any(any(path.glob(each)) for each in ("*.tar", "*/*.tar")) if path.is_dir() else path.suffix == ".tar"
+    return next(folders.files_in(path, SUFFIXES), None) is not None if path.is_dir() else path.suffix.lower() in SUFFIXES
 
 
 def _paths(given: str, root: Path | None = None) -> list[Path]:
@@ -111,7 +111,7 @@ def _paths(given: str, root: Path | None = None) -> list[Path]:
     for start in [Path(), *([root] if root else [])]:
         path = start / given
         if given and path.is_dir():
-            if found := sorted(path.rglob("*.tar")):
+            if found := sorted(folders.files_in(path, SUFFIXES)):
                 return found
             raise UserError(f"{path} has no .tar files")
         if given and path.is_file():
@@ -176,7 +176,7 @@ def _parts(paths: Sequence[Path], around: str) -> dict[str, list[Path]]:
 def _part(name: str) -> str:
     """The part given by the last word that names one; empty if none does."""
     words = reversed(re.split("[^a-z]+", name.lower()))
-    return next((part for word in words for part, names in PARTS.items() if word in names), "")
+    return next((part for word in words for part, names in folders.PARTS.items() if word in names), "")
 
 
 def _listing(paths: Sequence[Path], around: str, folder: str) -> Listed:

@@ -14,7 +14,7 @@ from tsslbp.data.found import each
 
 LARGE = 2**29
 """Bytes of samples that are mapped from the cache rather than held in memory."""
-VERSION = 1
+VERSION = 2
 """Version of the conversion; part of the cache's key."""
 
 
@@ -37,7 +37,7 @@ def stored(
         if size <= LARGE:
             machine.need_memory(size, str(path))
             return each(lambda number: make(files[number]), shape)(numbers)
-        known = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         samples = Split(numbers, torch.zeros(len(numbers), dtype=torch.int64))
         return cache.mapped(what, [VERSION, part, known], samples, shape, lambda n: make(files[n]).numpy()).x
 

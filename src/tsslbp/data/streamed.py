@@ -187,10 +187,11 @@ def _outlive_signals(_: int) -> None:
 def _noticed_in_turn(loader: DataLoader[Decoded]) -> Iterator[Decoded]:
     """The batches of a loader. When a worker ends, PyTorch raises an error at any point of the main process; here it is raised
     where the worker's batch is missing."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, before)
+    signal.signal(signal.SIGCHLD, before)
     return iterator
 
 

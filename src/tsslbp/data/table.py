@@ -210,6 +210,14 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             reader = csv.reader(file, delimiter=delimiter)
             rows = [(reader.line_num, cells) for cells in reader if "".join(cells).strip() or cells[1:]]
         if delimiter != ",":
+            whole_cells = [cell for _, cells in rows for cell in cells]
+            comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
+            point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
+            if comma and point:
+                raise UserError(
+                    f"{path} has {point} with a decimal point and {comma} with a comma; leave out commas that part thousands, "
+                    "and write all decimals with a point"
+                )
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())

@@ -80,7 +80,7 @@ def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo) -> str:
     where = f"{path}: {member.name}"
     if member.size > LONGEST:
         raise UserError(f"{where} has {member.size:,} bytes; a label may have {LONGEST:,}")
-    content = os.pread(file.fileno(), member.size, member.offset_data)
+    content = _read(file, member.offset_data, member.size)
     try:
         text = content.decode()
         value = text.strip() if member.name.lower().endswith(".cls") else json.loads(text)
@@ -91,6 +91,15 @@ def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not (made := plain(str(value))):
         raise UserError(f"{where} names no class; it must be a number or a name, in JSON as one of {', '.join(FIELDS)}")
     return made
+
+
+def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    """Bytes at a place. The file keeps its position, on which ``tarfile`` relies."""
+    here = file.tell()
+    file.seek(start)
+    content = file.read(size)
+    file.seek(here)
+    return content
 
 
 class _Headers:
@@ -121,10 +130,10 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        packed = os.pread(file.fileno(), 4, 0).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
+        packed = _read(file, 0, 4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
         why = "is compressed; decompress it first" if packed else f"is no whole tar file ({error}); fetch it again"
         raise UserError(f"{path} {why}") from None
-    if os.pread(file.fileno(), BLOCK, end) != bytes(BLOCK):  # tarfile just stops at an unknown header
+    if _read(file, end, BLOCK) != bytes(BLOCK):  # tarfile just stops at an unknown header
         raise UserError(f"{path} is cut off or damaged after {end:,} of {length:,} bytes; fetch it again")
 
 

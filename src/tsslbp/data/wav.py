@@ -50,7 +50,7 @@ def read(path: Path, wanted: Wanted) -> Found:
 
     def made(numbers: Tensor, files: Sequence[Path]) -> Tensor:
         if not len(numbers):
-            return torch.zeros(0, steps, BANDS)
+            return torch.zeros(0, steps, BANDS, dtype=torch.float32)
         chunks = (each_of(lambda number: _signal(files[number], rate), chunk.tolist()) for chunk in numbers.split(AT_ONCE))
         return torch.cat([log_mel(signals, rate, steps, BANDS) for signals in chunks])
 
