@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tsslbp import UserError, training
+from tsslbp import UserError, processes, training
 from tsslbp.training import checkpoint
 
 NAN, INF = math.nan, math.inf
@@ -223,6 +223,20 @@ def test_fewer_epochs_than_were_run_are_refused(stopped):
         "--epochs is 1; the run at .* has already had 2, so give as many or more, or another --name",
     )
     training.train(replace(config, epochs=2))
+
+
+def test_a_run_with_an_average_goes_on_if_its_first_step_was_lost(quick, monkeypatch):
+    def lost(*_):
+        raise processes.Lost("gone")
+
+    config = quick(name="run", epochs=1, average=0.9, network="3-10")
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Loop, "step", lost)
+        with pytest.raises(processes.Lost):
+            training.train(config)
+    state = checkpoint.unpack((config.runs_dir / "run/checkpoint.pt").read_bytes())["state"]
+    assert (state["epoch"], state["step"], state["average"]) == (1, 0, [])
+    assert training.train(replace(config, resume=True))[1]["epochs"] == 1
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])

@@ -18,7 +18,7 @@ from shared import run
 from sklearn.datasets import load_digits
 
 import tsslbp
-from tsslbp import cli, data, metrics, recipes, training
+from tsslbp import cli, data, imports, metrics, recipes, training
 from tsslbp.cli import parse
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
@@ -375,6 +375,23 @@ def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
     (tmp_path / "moved/checkpoint.pt").unlink()
     error = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume")[2]
     assert "has no checkpoint.pt to go on from; restore that file, or choose another --name" in error
+
+
+def test_a_run_goes_on_from_a_folder_inside_its_own(trained, capsys, tmp_path, monkeypatch):
+    inside = shutil.copytree(trained, tmp_path / "moved") / "notes"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    code, out, err = run(capsys, "train", "--config", "../config.toml", "--resume", "--epochs", "4")
+    assert (code, "4/4" in err) == (0, True), err
+    assert f"report: {tmp_path / 'moved/report.html'}" in out
+
+
+def test_the_command_that_goes_on_imports_files_from_where_they_are(tmp_path):
+    path = tmp_path / "own rule.py"
+    path.touch()
+    with imports.given([path]):
+        assert imports.again() == f" --import '{path}'"
+    assert imports.again() == ""
 
 
 def test_broken_config_and_image(trained, capsys, tmp_path):

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import torch
 import tsslbp
 from tsslbp import UserError, processes, training
 from tsslbp.layers import BatchNorm
+from tsslbp.training import run
+from tsslbp.training.reduction import Reduction
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 HANG = 500
@@ -103,8 +106,8 @@ def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
 class Twin(processes.Group):
     """A group of this process and one that has no samples."""
 
-    def add_(self, x):
-        return x
+    def adding(self, x):
+        return lambda: x
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 2, 5, 2, 3), (3, 2, 5, 7), (1, 1, 5, 2, 3)])
@@ -149,6 +152,29 @@ def test_normalisation_in_every_layout(pictures, group, monkeypatch):
     x, weight = (x.movedim(1, 0).flatten(1) for x in plain)  # by hand
     z = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(found[0][1], (weight * z).sum(1))
+
+
+def test_every_process_adds_up_the_accuracy_of_few_samples(quick, monkeypatch):
+    class Watched(Twin):
+        def adding(self, x):
+            summed.append(x)
+            return super().adding(x)
+
+    summed, (config, dataset) = [], training.with_data(quick())
+    model, _ = training.prepare(config, dataset)
+    monkeypatch.setattr(processes, "group", lambda: Watched(count=2))
+    model.accuracy(dataset.test.select(torch.arange(1)))  # all of it is this process's share, and none the other's
+    assert len(summed) == 1
+
+
+def test_frozen_weights_are_not_added_up(monkeypatch):
+    monkeypatch.setattr(processes, "LARGE", 1)
+    frozen, learned = torch.nn.Parameter(torch.ones(2), requires_grad=False), torch.nn.Parameter(torch.ones(2))
+    added = Reduction([frozen, learned], Twin(count=2))
+    with added.early():
+        (frozen * learned).sum().backward()
+    assert added.end([1.0]) == [1.0]
+    assert (frozen.grad, learned.grad.tolist()) == (None, [1, 1])
 
 
 def test_a_process_alone_is_a_group_of_one():
@@ -344,6 +370,49 @@ def test_torchrun_starts_the_job_again_where_it_was(tmp_path):
     assert said[-1].startswith("report: ")
     ended(torchrun(2, "-m", "tsslbp", *LONG, "--name", "whole", cwd=tmp_path))
     assert_same_run(tmp_path / "runs/whole", tmp_path / "runs/custom")
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_each_run_of_a_script_that_is_started_again_goes_on(skips, quick, monkeypatch):
+    """Also if the script leaves out what it has trained."""
+
+    class Stop(training.Progress):
+        def finished_epoch(self, record):
+            if not processes.restarts():
+                raise RuntimeError
+
+    def script():
+        monkeypatch.setattr(run, "_CALLS", Counter())
+        for seed, name in enumerate("ab"):
+            if not (skips and processes.restarts() and name == "a"):
+                training.train(quick(name=name, seed=seed), Stop() if name == "b" else None)
+
+    group = processes.Group(store=torch.distributed.HashStore())
+    monkeypatch.setattr(processes, "joined", lambda: nullcontext(group))
+    with pytest.raises(RuntimeError):
+        script()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    script()
+    assert [training.read_metrics(quick().runs_dir / name)[1]["epochs"] for name in "ab"] == [2, 2]
+
+
+def test_a_single_process_of_torchrun_has_its_store(monkeypatch):
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    with processes.joined() as group:
+        assert (group.count, group.leads, processes.group()) == (1, True, processes.ALONE)
+        assert (group.remembered("run"), group.remembered("run", "a"), group.remembered("run")) == (None, "a", "a")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_single_process_again_where_it_was(tmp_path):
+    process = torchrun(1, "--max-restarts", "1", "-m", "tsslbp", *LONG, cwd=tmp_path)
+    until((tmp_path / "runs/custom/checkpoint.pt").exists, process)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    assert ended(process)[-1].startswith("report: ")
+    assert process.returncode == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["custom"]
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
     assert code == 0, err
     assert "mine" in out
     result = json.loads(next(Path("runs").glob("compare-*/compare.json")).read_text())
-    assert result["command"].endswith("--import 'my rule.py'")
+    assert result["command"].endswith("--import 'code/my rule.py'")
 
 
 def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):

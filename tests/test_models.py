@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import tsslbp
 from tsslbp import UserError, cli, events, publish, training
 from tsslbp.cli.exchange import FORMATS, Format
+from tsslbp.training.model import alone
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,17 @@ def test_standardised_weights_are_loaded_and_exported_plain(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["evaluate", str(path)]) == 0
     assert f"test accuracy {model.trained['final']['test_accuracy']:.2f} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "stored"), [(torch.nan, "float32"), (1e5, "float16")])
+def test_a_model_that_is_not_finite_as_stored_replaces_no_file(value, stored, tmp_path):
+    model = alone(tsslbp.build("4-3", input_shape=(5,), time_steps=2, tau_m=5, tau_s=3))
+    model.save(tmp_path / "a.safetensors")
+    before = (tmp_path / "a.safetensors").read_bytes()
+    model.network.layers.output.weight.data[0, 0] = value
+    with pytest.raises(UserError, match=r"weights 'layers.output.weight' hold NaN or infinity; a model file holds finite"):
+        replace(model, trained={"stored": stored}).save(tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == before
 
 
 def test_half_precision_needs_the_data(trained, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from dataclasses import replace
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tsslbp
-from tsslbp import UserError, data, files, losses, machine, metrics, report, study, training
+from tsslbp import UserError, data, files, losses, machine, metrics, report, stored, study, training
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
@@ -213,6 +214,36 @@ def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
     records, final = training.read_metrics(killed)
     assert [record["epoch"] for record in records] == list(range(1, epochs + 1))
     assert final is not None
+
+
+def test_a_run_that_goes_on_before_its_first_checkpoint_begins_with_the_given_weights_again(quick):
+    class Break(training.Progress):
+        def started(self, *_: int) -> None:
+            raise RuntimeError
+
+    first, _ = training.train(quick(name="first"))
+    config = quick(name="cut", init=first, epochs=1, seed=1)
+    whole, _ = training.train(replace(config, name="whole"))
+    with pytest.raises(RuntimeError):
+        training.train(config, Break())
+    assert [path.name for path in (config.runs_dir / "cut").iterdir()] == ["config.toml"]
+    training.train(replace(config, resume=True))
+    assert_same_weights(whole, config.runs_dir / "cut")
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, told):
+    """Slurm and torchrun both send the latter."""
+    heard, stop = [], threading.Event()
+    before = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        with loop._stop_request(stop):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    assert stop.is_set()
+    assert len(heard) == told
 
 
 def test_constant_schedule_can_be_continued_for_more_epochs(quick):
@@ -434,7 +465,7 @@ def test_checkpoint_is_never_unpickled(quick, tmp_path):
 
 
 def test_model_of_another_kind_or_with_nan_is_refused(quick, tmp_path):
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     folder, _ = training.train(quick(epochs=1))
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
@@ -442,10 +473,9 @@ def test_model_of_another_kind_or_with_nan_is_refused(quick, tmp_path):
         training.load(tmp_path / "foreign.safetensors")
     model = training.load(folder)
     model.network.layers.output.weight.data[0, 0] = float("nan")
-    model.save(tmp_path / "nan.safetensors")
+    stored.write(tmp_path / "nan.safetensors", model.about(), model.network.state_dict())
     with pytest.raises(UserError, match=r"layers\.output\.weight.* NaN"):
         training.load(tmp_path / "nan.safetensors")
-    assert "layers.output.weight" in load_file(tmp_path / "nan.safetensors")
 
 
 def test_tensorboard_option_writes_events(quick):
@@ -648,6 +678,15 @@ def test_a_dead_layer_is_told_once(quick):
     assert len(progress.warnings) == 1
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_slow_products_in_bfloat16_are_told(quick, monkeypatch, fast):
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: fast)
+    progress = Listens()
+    training.train(quick(name="half", precision="bfloat16"), progress)
+    told = "this processor has no fast products in bfloat16; --precision float32 may be many times faster"
+    assert progress.warnings == [told] * (not fast)
+
+
 def test_a_layer_is_told_when_it_gets_ill_and_a_healthy_one_is_not(quick):
     config = quick(network="4C3-20-10", conv_scale=5.0)
     rates = [{"conv1": 0.2, "linear2": 0.1}, {"conv1": 0.97, "linear2": 0.1}, {"conv1": 0.98, "linear2": 5e-5}]
@@ -757,14 +796,15 @@ def test_runs_and_models_are_float32_whatever_pytorchs_default_is(quick, setting
     assert tsslbp.load(folder).accuracy(test) == final["test_accuracy"]
 
 
-def test_filters_are_float32_whatever_pytorchs_default_is():
+@pytest.mark.parametrize("lengths", [None, torch.tensor([40, 30, 35, 40, 33, 20])])
+def test_filters_are_float32_whatever_pytorchs_default_is(lengths):
     x = torch.randn(6, 40, 2)
-    expected = Filters.fitted(x, None, 90)
+    expected = Filters.fitted(x, lengths, 90)
     torch.set_default_dtype(torch.float64)
     try:
-        found = Filters.fitted(x, None, 90)
-        rates = found(x)
+        found = Filters.fitted(x, lengths, 90)
+        rates = found(x, lengths)
     finally:
         torch.set_default_dtype(torch.float32)
     assert found == expected
-    assert torch.equal(rates, expected(x))
+    assert torch.equal(rates, expected(x, lengths))

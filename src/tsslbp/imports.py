@@ -96,7 +96,7 @@ def defining(*things: object) -> tuple[str, ...]:
 
 def again(remembered: Iterable[str] | None = None) -> str:
     """Arguments that give the files again on a command line, by default the present ones; empty if there are none."""
-    return "".join(f" --import {shlex.quote(name)}" for name in (names() if remembered is None else remembered))
+    return "".join(f" --import {shlex.quote(str(file))}" for file in (paths() if remembered is None else remembered))
 
 
 def need(remembered: object) -> None:

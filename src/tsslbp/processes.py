@@ -194,7 +194,11 @@ def alone() -> Iterator[None]:
 
 def started() -> int:
     """How many processes torchrun has started for this job; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if dist.is_available() and dist.is_torchelastic_launched() else 1
+    return int(os.environ.get("WORLD_SIZE", "1")) if _launched() else 1
+
+
+def _launched() -> bool:
+    return dist.is_available() and dist.is_torchelastic_launched()
 
 
 def restarts() -> int:
@@ -247,8 +251,11 @@ def joined() -> Iterator[Group]:
     A UserError or OSError that leaves the block is raised in the process that has it first. The others end silently with exit
     code 2. SIGTERM, which torchrun sends to all when one has ended, raises Lost.
     """
-    if started() == 1 or group().count > 1:
+    if not _launched() or group().count > 1:
         yield group()
+        return
+    if started() == 1:
+        yield Group(store=next(iter(rendezvous("env://", timeout=PATIENCE)))[0])
         return
     # Optimizers import this. If imported while the group exists, it keeps the group's threads until the interpreter ends, where
     # they aborted 2 of 21 short jobs.

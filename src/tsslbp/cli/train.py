@@ -25,7 +25,7 @@ def train(arguments: list[str]) -> None:
         config = TrainConfig.from_toml(files[0], config)
         if recipe not in (None, config.recipe):
             raise UserError(f"{files[0]} is of recipe {config.recipe}; leave {recipe} out, or --config")
-        folder = files[0].parent if files[0].parent.name else files[0].parent.resolve()
+        folder = files[0].parent if files[0].parent.name not in ("", "..") else files[0].parent.resolve()
         begun = (folder / CHECKPOINT).exists() or (folder / METRICS).exists()  # in its first epoch it has no records yet
         if "--resume" in arguments and begun:  # a run may have moved
             config = replace(config, runs_dir=folder.parent, name=folder.name)

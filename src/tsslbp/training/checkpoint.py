@@ -149,12 +149,13 @@ def _check(
     wrong = fault(state, {**STATE, "step": whole(0, steps)}) or history_fault(state["history"], state["epoch"] - 1)
     require(not wrong, f"state ({wrong})")
     require(state.keys() == vars(RunState()).keys() and type(content["data"]) is str, "set of fields")
+    total = (state["epoch"] - 1) * steps + state["step"]
     require(state["right"] <= state["seen"] == min(state["step"] * config.batch_size, samples), "count of samples")
-    require(len(state["average"]) == (len(own) if config.average else 0), "average of the weights")
+    require(len(state["average"]) == (len(own) if config.average and total else 0), "average of the weights")
     require(all(map(_like, state["average"], own.values())), "average of the weights")
     require(content["network"].keys() == own.keys(), "names of the weights")
     require(all(_like(content["network"][name], weight) for name, weight in own.items()), "weights")
-    moments, total = content["optimizer"], (state["epoch"] - 1) * steps + state["step"]
+    moments = content["optimizer"]
     require(moments.keys() <= set(range(len(weights))), "optimiser's state")
     for index, kept in moments.items():
         like = {"step": torch.zeros(()), "exp_avg": weights[index], "exp_avg_sq": weights[index]}

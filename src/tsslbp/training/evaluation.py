@@ -88,6 +88,8 @@ def samples_to_test(
     if dataset.classes != model.classes and (all(map(_named, pair)) or all(map(whole_numbers, pair))):
         raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
     test = dataset.test
+    if not len(test):
+        raise UserError(f"{name} has no test samples; give it some, or evaluate all samples of a file with --all")
     if model.facts and dataset.columns and model.facts.columns:
         test = replace(test, x=test.x[:, table.order_of(dataset.columns, model.facts.columns, name)])
     samples = Samples(test, f"{dataset.tested_on}, {len(test):,} samples")

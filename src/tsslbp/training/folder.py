@@ -41,6 +41,11 @@ def opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes
     return folder, b""
 
 
+def goes_on(config: TrainConfig) -> bool:
+    """Whether a run goes on from a checkpoint."""
+    return config.resume and (config.runs_dir / (config.name or config.recipe) / CHECKPOINT).exists()
+
+
 def begun(folder: Path) -> TrainConfig:
     """The settings that a run began with. Settings that are newer had their defaults, and arithmetic was float32."""
     config = TrainConfig.from_toml(folder / "config.toml").with_loss()

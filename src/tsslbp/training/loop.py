@@ -386,7 +386,8 @@ def _stop_request(stop: threading.Event) -> Iterator[None]:
 
     def ask(number: int, _frame: Any) -> None:
         stop.set()
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

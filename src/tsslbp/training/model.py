@@ -22,7 +22,7 @@ from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.signal import check_lengths
-from tsslbp.stored import write
+from tsslbp.stored import check, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
@@ -76,7 +76,9 @@ class Model:
         """
         self.network.check_as_noted()
         dtype = STORED[self.trained.get("stored", "float32")]
-        write(Path(path), self.about(), {name: weight.to(dtype) for name, weight in self.network.state_dict().items()})
+        weights = {name: weight.to(dtype) for name, weight in self.network.state_dict().items()}
+        check({name: weight.float() for name, weight in weights.items()})  # float16 makes large weights infinite
+        write(Path(path), self.about(), weights)
 
     def take_weights(self, path: Path) -> None:
         """Load the weights of a file that :meth:`save` wrote; one process reads it for all.
@@ -281,7 +283,7 @@ class Model:
         """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the work."""
         group = processes.group()
         mine = group.share(torch.arange(len(samples)))
-        if len(mine) == len(samples):
+        if group.count == 1:
             return 100 * float(self.scores(samples).mean())
         total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
         return 100 * float(group.add_(total)) / len(samples)

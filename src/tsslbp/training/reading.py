@@ -109,7 +109,7 @@ def described(about: dict[str, Any]) -> Model:
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts, source = Facts.read(about["facts"]) if "facts" in about else None, str(about["data"])
-    trains = about.get("trains", source.startswith("spike-pattern"))  # version 0.1.0 says only the name
+    trains = about.get("trains", not facts and source.startswith("spike-pattern"))  # 0.1.0 says only the name
     if type(trains) is not bool or (trains and voters(architecture.network) > 1):
         raise UserError("what it says of its targets is damaged")
     return Model(network, inputs, names, source, facts, trained, tuple(about.get("imports", ())), trains)

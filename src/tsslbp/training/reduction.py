@@ -24,7 +24,7 @@ class Reduction:
 
     def __init__(self, learned: Sequence[nn.Parameter], group: Group) -> None:
         self._group, self._learned = group, learned
-        self._large = [x for x in reversed(learned) if x.numel() * x.element_size() >= processes.LARGE]
+        self._large = [x for x in reversed(learned) if x.requires_grad and x.numel() * x.element_size() >= processes.LARGE]
         self._there: set[int] = set()
         self._begun: list[tuple[nn.Parameter, Callable[[], Tensor]]] = []
 

@@ -1,6 +1,7 @@
 """A training run: its settings are completed for the data, then it is prepared, trained and kept in its folder."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
-from tsslbp.training.folder import CHECKPOINT, MODEL, begun, opened
+from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
@@ -36,6 +37,8 @@ HIDDEN = 100
 """Default number of hidden neurons."""
 FAINT = 15
 """Encoders get no bytes whose white is this many times as large as the largest of them, such as masks of 0 and 1."""
+_CALLS: Counter[str] = Counter()
+"""How many runs of each name a program has begun, which torchrun may start again."""
 
 
 def train(
@@ -68,7 +71,10 @@ def train(
         what = f"not a {type(wrong[0]).__name__}; data are given as dataset="
         raise UserError(f"train takes a TrainConfig and a Progress, {what}")
     with processes.joined() as group, contextlib.ExitStack() as held:
-        asked, config = config, _gone_on_with(config, group)
+        called = config.name or config.recipe
+        _CALLS[called] += 1
+        call = f"run {_CALLS[called]} of {called}"
+        asked, config = config, _gone_on_with(config, group, call)
         with group.agreed():
             config, dataset = with_data(config, dataset, given)
             if not len(dataset.test):
@@ -76,8 +82,9 @@ def train(
             log_to = tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
+        restored = group.told(b"so" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone():
-            model, optimizer = prepare(replace(config, init=None) if config.resume else config, dataset)  # else restored
+            model, optimizer = prepare(replace(config, init=None) if restored else config, dataset)
         network, (seen, samples) = model.network, model.filtered(dataset)
         adapt(network)
         for weight in network.state_dict().values():
@@ -89,7 +96,7 @@ def train(
         with group.agreed():
             folder, stored = opened(config, held) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
-        group.remembered("run", folder.name)
+        group.remembered(call, folder.name)
         if stored:
             state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, config, len(dataset.train), fingerprint)
         if config.resume and group.leads:
@@ -100,6 +107,8 @@ def train(
         own = data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))
+        if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
+            progress.warned("this processor has no fast products in bfloat16; --precision float32 may be many times faster")
 
         def save() -> None:
             if group.leads:
@@ -136,9 +145,9 @@ def train(
         return folder, final
 
 
-def _gone_on_with(config: TrainConfig, group: processes.Group) -> TrainConfig:
-    """The settings of a job; if torchrun has started it again, it resumes its run."""
-    name = group.remembered("run") if processes.restarts() else None
+def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> TrainConfig:
+    """The settings of a job; if torchrun has started it again, it resumes the run of this call."""
+    name = group.remembered(call) if processes.restarts() else None
     return replace(config, name=name, resume=True) if name else config
 
 
