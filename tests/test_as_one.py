@@ -1,8 +1,10 @@
 """Networks as one operation: the same bits as layer by layer, and left to the layers where these do anything else."""
 
+import contextlib
 import copy
 import gc
 import math
+import pickle
 import re
 import weakref
 from dataclasses import replace
@@ -300,8 +302,28 @@ def test_outputs_may_be_changed_in_place(ran):
     torch.testing.assert_close(net.layers.output.weight.grad, twice)
 
 
-def test_a_network_is_freed():
+def test_a_call_in_inference_mode_spoils_no_training():
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(3, 6)
+    with torch.inference_mode(), torch.enable_grad(), contextlib.suppress(RuntimeError):
+        net(x)
+    net(x).sum().backward()
+    assert net.layers.linear1.weight.grad is not None
+
+
+def test_copies_make_their_own_plans():
+    net, x = tsslbp.build("5-4", **SETTINGS), torch.rand(3, 6)
+    net(x)
+    for twin in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        twin.time_steps = 7
+        assert twin(x).shape[0] == 7
+    assert net(x).shape[0] == 5
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_network_is_freed(probe):
     net = tsslbp.build("5-4", **SETTINGS)
+    if probe:
+        net.layers.linear1.register_forward_hook(lambda *_, net=net: None)
     net(torch.rand(3, 6)).sum().backward()
     with torch.no_grad():
         net.eval()(torch.rand(3, 6))

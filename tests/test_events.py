@@ -347,6 +347,42 @@ def test_every_change_is_noticed(change):
     assert (change in ("folded", "precision and back")) == torch.equal(net(x), before)
 
 
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_weight_that_is_cut_is_noticed(batch):
+    net = made(("20-15-6", FLAT))
+    x = inputs(net, "static", batch, 0, torch.float64)
+    by_events(net, x)
+    last = net.layers.output.weight
+    last.data = last.data[:5]
+    assert by_events(net, x).shape[2] == 5
+
+
+def test_a_batch_that_moves_statistics_is_noticed():
+    net = made(("20n-6", FLAT))
+    x = inputs(net, "static", 1, 0, torch.float64)
+    before = by_events(net, x)
+    net.train()
+    net(inputs(net, "static", 50, 1, torch.float64))
+    net.eval()
+    assert not torch.equal(by_events(net, x), before)
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+
+
+def test_a_sequence_of_many_samples_is_a_long_call():
+    net = made(("20-6", FLAT), steps=5)
+    x = inputs(net, "spikes", 100, 0, torch.float64)
+    by_events(net, x)
+    net.layers.linear1.weight.data.neg_()
+    torch.testing.assert_close(by_events(net, x), dense(net, x), rtol=0, atol=1e-9)
+
+
+def test_a_state_of_another_network_is_refused_in_one_line():
+    net, other = made(("20-6", FLAT)), made(("30-6", FLAT))
+    x = inputs(net, "spikes", 4, 0, torch.float64)
+    with pytest.raises(UserError, match=r"the state has shape \[2, 4, 20\]; it must be \[2, 4, 30\]"):
+        other.part(x, net.part(x)[1])
+
+
 @given(
     shape=st.sampled_from([(), (0,), (1,), (63,), (64,), (65,), (300,), (17, 33), (3, 4, 5, 6)]),
     transposed=st.booleans(),
@@ -404,6 +440,8 @@ DECLINED = {
     "a layer of one's own": doubled,
     "a method put in its place": replaced,
     "a weight that is no number": lambda net: net.layers.linear1.weight[0, 0].fill_(math.nan),
+    "a method put in the network's": lambda net: setattr(net, "encode", lambda x: type(net).encode(net, 0 * x)),
+    "memory that processes share": lambda net: net.share_memory(),
     "an infinite weight": lambda net: net.layers.linear1.weight[0, 0].fill_(math.inf),
     "a parametrisation": lambda net: nn.utils.parametrizations.spectral_norm(net.layers.linear1),
 }

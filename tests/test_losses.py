@@ -238,7 +238,7 @@ def test_single_precision_stays_single(loss):
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_labels_of_any_integer_type(loss):
     psc, label = rand_psc(), torch.tensor([2, 0, 1, 2])
-    for dtype in (torch.uint8, torch.int16, torch.int32):
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64):
         assert loss(psc, label.to(dtype)).item() == loss(psc, label).item()
 
 
@@ -402,7 +402,8 @@ def test_step_loss_is_cross_entropy_at_every_step():
     each = torch.nn.functional.cross_entropy(10 * psc.flatten(0, 1), label.flatten(), reduction="none").view(5, 3)
     assert losses.StepLoss()(psc, label).item() == pytest.approx(each.mean().item())
     mask = losses.length_mask(torch.tensor([5, 2, 1]), 5)
-    assert losses.StepLoss()(psc, label, mask).item() == pytest.approx(each[mask].mean().item())
+    for padding in (label, label.masked_fill(~mask, -100)):
+        assert losses.StepLoss()(psc, padding, mask).item() == pytest.approx(each[mask].mean().item())
     with pytest.raises(UserError, match=r"a label for every step, \[5, 3\]; got \[3\]"):
         losses.StepLoss()(psc, label[0])
     with pytest.raises(UserError, match="the network has 4 classes"):

@@ -1,6 +1,7 @@
 """Networks: the paper's six, the notation and its errors, activity, what is saved and read back."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
 from tsslbp.architecture import PAPER, Architecture
-from tsslbp.layers import Conv2d, Dropout, Linear, Spiking, SumPool2d
+from tsslbp.layers import Adaptation, Conv2d, Dropout, Linear, MaxPool2d, Recurrent, Spiking, SumPool2d
 from tsslbp.networks import Network, build
+from tsslbp.neuron import LIF
 from tsslbp.notation import classes
 from tsslbp.rules import TSSLPaper
 
@@ -414,6 +416,7 @@ EXPORTED = {
     "adaptive": ("6A-3", (8,), {"tau_a": 30.0}),
     "one axis": ("8C3-P2-6", (2, 9), {}),
     "residual": ("4C3n-M2-[4C3n-4C3n]-3", (2, 6, 6), {"padding": 1}),
+    "learned": ("6-3", (8,), {"learn": ("tau_m",)}),
 }
 
 
@@ -432,6 +435,29 @@ def test_torch_export_takes_any_batch(kind, static, backend):
         for x in (few, many):
             assert torch.equal(exported(x), net(x))
         assert net(many).count_nonzero() > 0, "or nothing was compared"
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, Fraction])
+def test_constants_of_other_types_become_plain_numbers(kind, tmp_path):
+    neuron = LIF(kind(5), kind(3), kind(1))
+    layers = [
+        Linear(4, 3, neuron=neuron),
+        Recurrent(4, 3, neuron=neuron, adaptation=Adaptation(kind(9), kind(1))),
+        MaxPool2d(2, tau_s=kind(3)),
+    ]
+    for layer in layers:
+        torch.save(layer.state_dict(), tmp_path / "layer.pt")
+        layer.load_state_dict(torch.load(tmp_path / "layer.pt"))
+    assert {type(x) for x in (neuron.tau_m, neuron.tau_s, neuron.threshold)} == {float}
+
+
+def test_the_rule_of_a_layer_may_be_named():
+    layer = Linear(4, 3, neuron=LIF(5, 3))
+    layer.rule = "surrogate"
+    layer(torch.rand(5, 2, 4)).sum().backward()
+    assert layer.rule == Surrogate()
+    with pytest.raises(UserError, match="unknown rule 'surogate'"):
+        layer.rule = "surogate"
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):

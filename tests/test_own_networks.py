@@ -2,6 +2,9 @@
 
 import copy
 import functools
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +100,33 @@ def test_convolutions_are_pytorchs(options):
     assert layer.sizes((9, 8)) == layer.current(x).shape[3:]
 
 
+PICKS = """
+import torch
+from tsslbp.layers import Conv1d, Conv2d
+from tsslbp.neuron import LIF
+for kind, sizes in ((Conv2d, (8, 8)), (Conv2d, (9, 8)), (Conv1d, (9,))):
+    layer, x = kind(6, 8, 1, stride=2, neuron=LIF(5, 3)), torch.rand(5, 50, *sizes, 6).movedim(-1, 2)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        given = x.detach().to(dtype).requires_grad_()
+        layer.to(dtype).zero_grad()
+        for _ in range(4):
+            layer.current(given).square().sum().backward()
+        found.append((given.grad.double(), layer.weight.grad.double()))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+print("right")
+"""
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "DEFAULT"])
+def test_convolutions_of_single_pixels_keep_to_their_memory(instructions):
+    """PyTorch 2.13 writes the weight's gradient past its end on processors without AVX-512, which spoils the heap."""
+    checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3"}  # where there is glibc
+    environment = {**os.environ, **checked, "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run([sys.executable, "-c", PICKS], env=environment, capture_output=True, text=True)
+    assert done.stdout == "right\n", done.stderr
+
+
 def test_a_row_is_convolved_as_an_image_of_one_row():
     layer = Conv1d(4, 6, 3, neuron=NEURON, stride=2, padding=1, dilation=2, groups=2, bias=True).double()
     same = Conv2d(4, 6, (1, 3), neuron=NEURON, stride=(1, 2), padding=(0, 1), dilation=(1, 2), groups=2, bias=True).double()
@@ -161,6 +191,11 @@ def test_normalisation_by_hand():
     expected = 0.5 * (current - norm.mean.view(view)) / (norm.variance.view(view) + 1e-5).sqrt() + norm.shift.view(view)
     torch.testing.assert_close(norm(current), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+
+
+def test_a_constant_current_is_normalised_as_if_it_were_repeated():
+    norm, constant = BatchNorm(4).eval(), constant_current(torch.rand(3, 4), 5, 3.0)
+    assert torch.equal(norm(constant), norm(constant.expand()))
 
 
 def test_normalisation_keeps_a_deep_network_spiking():
@@ -805,6 +840,48 @@ def test_blocks_in_blocks_are_folded():
     block.fold()
     assert not [module for module in block.modules() if isinstance(module, BatchNorm)]
     torch.testing.assert_close(block(x), before)
+
+
+@pytest.mark.parametrize("shared", ["last", "shortcut"])
+def test_blocks_that_share_a_layer_are_folded(shared):
+    def layer():
+        return Linear(5, 5, neuron=LIF(4, 3), normalise=True)
+
+    both, last = layer(), shared == "last"
+    blocks = [Residual(both if last else layer(), shortcut=layer() if last else both) for _ in range(2)]
+    net, x = nn.Sequential(*blocks), rand(6, 9, 5).float()
+    net(x)
+    before = net.eval()(x)
+    for block in blocks:
+        block.fold()
+    torch.testing.assert_close(net(x), before)
+
+
+def test_frozen_layers_stay_frozen_when_folded_or_quantised():
+    net = build("5n-[5n-5n]-4", **FLAT).requires_grad_(False)
+    net(torch.rand(5, 3, 5))
+    net.fold()
+    for layer in net.layers.children():
+        if isinstance(layer, Spiking):
+            layer.quantise(4)
+    assert not any(weight.requires_grad for weight in net.parameters())
+
+
+def test_normalisation_has_a_mode_of_its_own():
+    net = build("5n-4", **FLAT).double()
+    lengths, x = torch.tensor([5, 2]), torch.rand(5, 2, 5, dtype=torch.float64)
+    padded = x.clone()
+    padded[2:, 1] = 50
+    net.eval()
+    net.layers.linear1.norm.train()
+    outputs = [copy.deepcopy(net)(given, lengths=lengths)[:2] for given in (x, padded)]
+    assert torch.equal(*outputs)
+    with pytest.raises(UserError, match="statistics of whole sequences"):
+        net.part(x)
+    net.train()
+    net.layers.linear1.norm.eval()
+    first, state = net.part(x[:2])
+    torch.testing.assert_close(torch.cat([first, net.part(x[2:], state)[0]]), net(x))
 
 
 def test_averages_go_with_their_statistics(quick):

@@ -343,3 +343,14 @@ def test_a_leaky_integrator_of_another_program():
         from_nir(nir.NIRGraph(middle, list(itertools.pairwise(nodes))), time_steps=T)
     with pytest.raises(UserError, match="export with --bias leak"):
         to_nir(made("12-3b"), bias="onset")
+
+
+def test_a_part_may_be_changed_in_place():
+    net, x = made(), rand(T, 2, 6)
+    parts = []
+    for change in (False, True):
+        first, state = net.part(x[:3])
+        if change:
+            first.zero_()
+        parts.append(net.part(x[3:], state)[0])
+    assert torch.equal(*parts)

@@ -424,6 +424,58 @@ def test_a_class_with_the_same_equations_keeps_the_kernels():
 
 
 @dataclass(frozen=True)
+class Weighted(StraightThrough):
+    weights: tuple[float, ...] | None = None
+    mode: str = "a"
+
+
+@pytest.mark.parametrize("options", [{"weights": (0.5, 1.0)}, {"mode": "a,b"}, {"mode": " a"}])
+def test_options_that_no_text_gives_again_are_not_saved(monkeypatch, options):
+    monkeypatch.setitem(rules.RULES, "weighted", Weighted)
+    assert rules.spec(Weighted(mode="b")) == "weighted(mode=b)"
+    with pytest.raises(
+        UserError, match=r"options of Weighted\(.*\) cannot be saved by name; make them numbers, None, or words"
+    ):
+        rules.spec(Weighted(**options))
+
+
+class InPlace(StraightThrough):
+    def current_gradient(self, psc_gradient, membrane, neuron):
+        found = super().current_gradient(psc_gradient, membrane, neuron)
+        psc_gradient *= 2
+        membrane -= neuron.threshold
+        return found
+
+
+def test_a_rule_may_change_what_it_gets():
+    current, error = random_case(seed=3)
+    found = []
+    for rule in (StraightThrough(), InPlace()):
+        tau_m, x, given_ = (
+            torch.tensor(4.0, dtype=torch.float64, requires_grad=True),
+            current.clone().requires_grad_(),
+            error.clone(),
+        )
+        psc = tsslbp.lif(x, tau_m=tau_m, tau_s=3, rule=rule) + tsslbp.lif(x, tau_m=4, tau_s=3, rule="tssl")
+        psc.backward(given_)
+        assert torch.equal(given_, error)
+        found.append((x.grad, tau_m.grad))
+    assert all(map(torch.equal, *found))
+
+
+@every_backend
+def test_a_surrogate_named_like_a_fallback_is_what_it_says(monkeypatch, backend):
+    monkeypatch.setitem(DERIVATIVES, "rate", (lambda x: torch.zeros_like(x) + 1, 1.0))
+    monkeypatch.setitem(DERIVATIVES, "flat", lambda x: torch.zeros_like(x) + 1)
+    constants = {"tau_m": 5.0, "tau_s": 3.0}
+    expected = gradient(*random_case(seed=4), Surrogate("flat"), backend="reference", **constants)
+    found = gradient(
+        *random_case(seed=4), Surrogate("rate"), backend="reference" if backend == "reference" else "auto", **constants
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@dataclass(frozen=True)
 class Returns(Rule):
     """A rule that returns what it is told to, from either method."""
 

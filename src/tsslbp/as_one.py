@@ -7,7 +7,6 @@ the result is None, and it runs its layers.
 """
 
 import math
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ from tsslbp.kernels.layout import Layout, flatten
 from tsslbp.layers import AvgPool2d, Conv1d, Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
 from tsslbp.layers.called import is_known
 from tsslbp.neuron import LIF, synapse
-from tsslbp.seen import MEASURED, Modules
+from tsslbp.seen import MEASURED, Modules, plans_of
 from tsslbp.signal import Constant, constant_current
 from tsslbp.sparse import SparseMap, by_signal, changes, dense_gradients, is_half, product, weight_gradient
 
@@ -175,9 +174,6 @@ class Plan:
     """Responses of a constant current: a cache."""
 
 
-_PLANS: "weakref.WeakKeyDictionary[Any, Plan | Modules]" = weakref.WeakKeyDictionary()  # a cache; Modules means declined
-
-
 def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
     """The output of a network for samples that fit it, ``[T, B, classes]``; None if its layers are to compute it.
 
@@ -185,9 +181,12 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or watched():
         return None
-    known = _PLANS.get(net)
+    if torch.is_inference_mode_enabled():  # what is kept would be unfit for training
+        return None
+    plans = plans_of(net)
+    known: Plan | Modules | None = plans.as_one  # Modules means declined
     if known is None or not (known.modules if isinstance(known, Plan) else known).same():
-        known = _PLANS[net] = _plan(net)
+        known = plans.as_one = _plan(net)
     if not isinstance(known, Plan) or x.requires_grad or x.device.type != "cpu":
         return None
     if known.alone and processes.group().count > 1:

@@ -76,6 +76,11 @@ def check_number(name: str, x: object, be: str = "a plain number, as constants a
         raise UserError(f"{name} is {given}; it must be {be}")
 
 
+def as_plain(x: float) -> float:
+    """A number of Python's own. NumPy's are refused by ``torch.load`` and ``torch.compile``, and those of few bits round."""
+    return x if type(x) in (float, int) else float(x)
+
+
 def shown(value: object) -> str:
     """A bad value in a message: printable, on one line, not too long."""
     try:

@@ -9,7 +9,6 @@ are added in another order. For a sample the kernel's order does not depend on b
 
 import functools
 import math
-import weakref
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,10 +18,11 @@ from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tsslbp.kernels.cpp import NOT_LOADED
-from tsslbp.layers import Vote
+from tsslbp.layers import BatchNorm, Vote
+from tsslbp.layers.called import is_known
 from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
-from tsslbp.seen import Modules
+from tsslbp.seen import Modules, plans_of
 from tsslbp.signal import constant_current
 
 
@@ -42,13 +42,21 @@ class Plan:
     """The network's tensors."""
     glance: int
     """Sampled values of these."""
+    moving: list[Tensor]
+    """Statistics of normalisation, which training moves without version counters."""
+    moved: int
+    """Sampled values of these."""
+    features: int
+    """Numbers in a step of a sample."""
     responses: dict[int, Tensor] = field(default_factory=dict)
     """Responses of a constant current by number of steps: a cache."""
 
     def still(self, x: Tensor) -> bool:
         """Whether nothing has changed. Writing through ``.data`` or NumPy changes no version counter, so long calls also
         compare some of the weights."""
-        return self.seen.still() and (len(x) < LONG or torch.ops.tsslbp.glance.default(self.held) == self.glance)
+        if not self.seen.still() or _glance(self.moving) != self.moved:
+            return False
+        return x.numel() < LONG * self.features or _glance(self.held) == self.glance
 
     def run(self, x: Tensor, response: Tensor | None, before: Tensor | None, keep: bool) -> list[Tensor] | None:
         """Output currents ``[T, B, classes]`` and, with ``keep``, the state after; None if a number is not finite, or the batch
@@ -85,11 +93,19 @@ class _Seen(Modules):
         """Whether nothing has changed, the numbers in tensors included, by PyTorch's version counters."""
         if self.fused_steps != _FUSED_STEPS[0] or not self.same():
             return False
-        return all(_version(x) == version and x.data_ptr() == pointer for x, _, pointer, version in self.tensors)
+        return all(
+            _version(x) == version and x.data_ptr() == pointer and x.is_set_to(alias)
+            for x, alias, pointer, version in self.tensors
+        )
 
 
 LONG = 8
-"""Samples or steps of a long call. For a single image in a small network the comparison would cost too much."""
+"""Steps of samples in a long call. For a single image in a small network the comparison would cost too much."""
+
+
+def _glance(tensors: list[Tensor]) -> int:
+    """A number that depends on some of the values in tensors."""
+    return int(torch.ops.tsslbp.glance.default(tensors)) if tensors else 0
 
 
 def _version(x: Tensor) -> int:
@@ -108,9 +124,6 @@ def _count_fused_steps() -> None:
     register_optimizer_step_post_hook(count)
 
 
-_PLANS: "weakref.WeakKeyDictionary[Any, Plan | _Seen]" = weakref.WeakKeyDictionary()  # a cache; _Seen means declined
-
-
 def plan(net: Any, x: Tensor) -> Plan | None:
     """The plan of a network for an input that fits it; None if the kernel declines."""
     if torch.is_grad_enabled() or net.training or NOT_LOADED is not None or not net.is_spiking:
@@ -119,9 +132,10 @@ def plan(net: Any, x: Tensor) -> Plan | None:
         return None
     if torch.is_autocast_enabled("cpu") or watched():
         return None
-    known = _PLANS.get(net)
+    plans = plans_of(net)
+    known: Plan | _Seen | None = plans.events  # _Seen means declined
     if known is None or not (known.still(x) if isinstance(known, Plan) else known.still()):
-        known = _PLANS[net] = _make(net)
+        known = plans.events = _make(net)
     return known if isinstance(known, Plan) and known.weights.dtype == x.dtype else None
 
 
@@ -168,7 +182,7 @@ def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> 
     if (by := plan(net, x)) is None or not by.state_size:
         return None
     static = net.is_static(x)
-    if before is not None and (before.shape[0] != x.shape[0 if static else 1] or before.dtype != x.dtype):
+    if before is not None and (before.shape != (x.shape[0 if static else 1], by.state_size) or before.dtype != x.dtype):
         return None
     response = constant_current(x, first + steps, net.neuron.tau_s).response[first:] if static else None
     if (made := by.run(x, response, before, True)) is None:
@@ -180,12 +194,14 @@ def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> 
 
 def _make(net: Any) -> "Plan | _Seen":
     seen = _Seen(net)
-    if any(seen.hooks):
+    if any(seen.hooks) or not is_known(net):
         return seen
     held = [alias for _, alias, *_ in seen.tensors]
+    moving = [x for layer in net.modules() if isinstance(layer, BatchNorm) for x in (layer.mean, layer.variance)]
     try:
         made = Planner(net, [tensor for tensor, *_ in seen.tensors])
     except Declined:
         return seen
-    state_size, glance = made.state_size if made.parts else 0, torch.ops.tsslbp.glance.default(held)
-    return Plan(torch.cat(made.weights), made.plan(), made.states, state_size, made.vote, seen, held, glance)
+    state_size, features = made.state_size if made.parts else 0, math.prod(net.architecture.input_shape)
+    of = torch.cat(made.weights), made.plan(), made.states, state_size, made.vote, seen
+    return Plan(*of, held, _glance(held), moving, _glance(moving), features)

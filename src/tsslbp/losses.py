@@ -213,6 +213,8 @@ class StepLoss:
         check_tensors(output=psc, label=label)
         if label.shape != psc.shape[:2]:
             raise UserError(f"StepLoss takes a label for every step, {list(psc.shape[:2])}; got {list(label.shape)}")
+        if mask is not None and mask.shape == label.shape:
+            label = label.masked_fill(mask == 0, 0)  # padding may be labelled in any way
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
         each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none").view(*label.shape, 1)
         return each.mean() if mask is None else _masked(each, mask).sum() / mask.sum().clamp(min=1)
@@ -388,7 +390,7 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
     if psc.dim() != 3 or label.shape != psc.shape[1:2] or label.is_floating_point():
         found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"
         raise UserError(f"this loss, or an option of it, takes output [T, B, C] and integer labels [B]; got {found}")
-    classes = psc.shape[2]
+    label, classes = label.long(), psc.shape[2]  # PyTorch knows little of unsigned numbers
     least, most = map(int, label.aminmax()) if label.numel() else (0, 0)
     if not 0 <= least <= most < classes:
         raise UserError(f"labels run from {least} to {most}; the network has {classes} classes")

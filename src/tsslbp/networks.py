@@ -18,8 +18,8 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import BatchNorm, Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
-from tsslbp.layers.called import hooked, in_order, is_known, takes
+from tsslbp.layers import Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
+from tsslbp.layers.called import hooked, in_order, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import refuse_inner
 from tsslbp.layers.state_dicts import Tells
@@ -164,6 +164,8 @@ class Network(Tells):
         for layer in self.layers:
             if isinstance(layer, Spiking | Residual):
                 layer.fold()
+            if isinstance(layer, Residual):
+                layer.join_biases()  # the notation has one for the neurons
         notation = written(folded(parse(self.architecture.network)))
         self.architecture = replace(self.architecture, network=notation, standardise=False)
 
@@ -298,9 +300,10 @@ class Network(Tells):
         if lengths is None or not self.is_spiking:
             return None
         check_lengths(lengths, x, self.is_static(x))
-        if self.training:
-            refuse_inner((name, layer) for name, layer, _ in self.unpacked())
-        return partial(self._cross, inside=length_mask(lengths, len(x))) if self.training else None
+        if not (self.training or normalises(self)):
+            return None
+        refuse_inner((name, layer) for name, layer, _ in self.unpacked())
+        return partial(self._cross, inside=length_mask(lengths, len(x)))
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys for the samples, if they are needed."""
@@ -327,9 +330,7 @@ class Network(Tells):
         """
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
-        if self.training and any(isinstance(layer, BatchNorm) for layer in self.modules()):
-            raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call net.eval()")
-        state = State.of(state)
+        refuse_part(self, state := State.of(state))
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)

@@ -31,7 +31,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number
+from tsslbp.errors import UserError, as_plain, check_number
 
 Value = float | Any
 """A constant: a number or a tensor. ``Any`` lets type checkers use numbers as numbers."""
@@ -83,6 +83,8 @@ class LIF:
                     raise UserError("tau_s is infinite; such a synapse would pass no current")
                 if name == "threshold" and not 0 < value < math.inf:
                     raise UserError(f"threshold is {value}; it must be positive and finite")
+            if not isinstance(getattr(self, name), Tensor):
+                object.__setattr__(self, name, as_plain(getattr(self, name)))
         if not isinstance(self.reset, bool):
             raise UserError(f"reset is {self.reset!r}; it must be True or False")
 

@@ -80,6 +80,7 @@ class Planner:
         dtypes = {tensor.dtype for tensor in tensors}
         _need(_plain(net.neuron) and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64})
         _need(all(type(x) in (Tensor, nn.Parameter) and not x.is_inference() and x.device.type == "cpu" for x in tensors))
+        _need(not any(x.is_shared() for x in tensors))  # other processes may change them
         _need(all(bool(x.isfinite().all()) for x in tensors))
         shape = net.architecture.input_shape
         self.net, self.axes, self.dtype = net, len(shape) - 1, dtypes.pop()

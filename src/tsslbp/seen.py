@@ -1,6 +1,7 @@
 """What a network's modules were like, to notice that they have changed, in a few microseconds."""
 
 import operator
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,27 @@ from torch import nn
 
 MEASURED = "multiplied"
 """The attribute of a layer that computing changes, without effect on results."""
+
+
+class Plans:
+    """What was made of a network to compute it faster. The network keeps it, so that both are freed together; copies of the
+    network and pickles begin with an empty one."""
+
+    def __init__(self, net: nn.Module | None = None) -> None:
+        self.net = None if net is None else weakref.ref(net)
+        self.events: Any = None
+        self.as_one: Any = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Plans, ()
+
+
+def plans_of(net: nn.Module) -> Plans:
+    """The plans of a network."""
+    known: Plans | None = vars(net).get("_plans")
+    if known is None or known.net is None or known.net() is not net:  # a shallow copy has those of its original
+        known = vars(net)["_plans"] = Plans(net)
+    return known
 
 
 class Modules:

@@ -46,7 +46,8 @@ NOT_LOADED = _load()
 
 # The instruction set, and the names of fallbacks and surrogate shapes in the order of their numbers in C++.
 _CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
-_NUMBER = {name: float(number) for table in _TABLES for number, name in enumerate(table.split())}
+_NUMBERED = [{name: float(number) for number, name in enumerate(table.split())} for table in _TABLES]
+_NUMBER = dict(zip((TSSLNumbers, SurrogateNumbers), _NUMBERED, strict=False))
 _FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
 _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
 
@@ -74,8 +75,9 @@ class Cpp(Engine):
         numbers = rule.numbers
         key = type(numbers), numbers  # named tuples of two types may be equal
         if key not in _FORMULAS:
-            known = type(numbers) in _FAMILY and all(x in _NUMBER for x in numbers or () if isinstance(x, str))
-            packed = [_NUMBER[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
+            names = _NUMBER.get(type(numbers), {})
+            known = type(numbers) in _FAMILY and all(x in names for x in numbers or () if isinstance(x, str))
+            packed = [names[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
             _FORMULAS[key] = (_FAMILY[type(numbers)], packed) if known else None
         return _FORMULAS[key]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from tsslbp.kernels.engine import Pool
@@ -35,7 +36,7 @@ class Layout:
         """Rows that broadcast over one step, ``[K, ...]``, as the shortest ``[K, P]`` that repeats to a step in memory."""
         if not math.prod(self.shape):
             return table.new_ones(len(table), 1)
-        sizes, plain = _repeated(self, table.shape[1:])
+        sizes, plain = _repetition(self, table.shape[1:])
         if plain:
             return table.reshape(len(table), -1)
         table = table.view(len(table), *[1] * (len(self.shape) - table.dim() + 1), *table.shape[1:])
@@ -46,7 +47,7 @@ class Layout:
         ``sum_to_size`` makes rows of ``shape``."""
         if not math.prod(self.shape):
             return x.new_zeros(len(x), *shape)
-        sizes, _ = _repeated(self, tuple(shape))
+        sizes, _ = _repetition(self, tuple(shape))
         sums = x.view(len(x), -1, math.prod(sizes)).sum(1)
         return replace(self, shape=tuple(sizes[self.order.index(axis)] for axis in range(1, len(sizes) + 1))).restore(sums)
 
@@ -56,6 +57,11 @@ class Layout:
             return self
         images, channels, height, width = self.shape
         return Layout((images, channels, height // pool.size, width // pool.size), self.order)
+
+
+def _repetition(layout: Layout, shape: tuple[int, ...]) -> tuple[list[int], bool]:
+    """:func:`_repeated`, also of sizes that ``torch.export`` leaves open, which no cache takes."""
+    return (_repeated.__wrapped__ if torch.compiler.is_compiling() else _repeated)(layout, shape)
 
 
 @lru_cache(1024)

@@ -1,5 +1,7 @@
 """The reference: ``neuron.py`` and ``rules/`` in plain PyTorch, on every device and in every type."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,23 +44,28 @@ class Reference(Engine):
         carry: Tensor | None,
         form: Form,
     ) -> tuple[Tensor, Tensor | None, ByConstant]:
-        back = None
+        back, given = None, _given_to(formula)
         if state is None:
-            whole = (formula.current_gradient(error, membrane, neuron),)
+            whole = (formula.current_gradient(given(error), given(membrane), neuron),)
             (gradient,) = promised(formula, "current_gradient", whole, (error, membrane), (membrane,))
         else:
             assert carry is not None
-            part = formula.part_gradient(error, membrane, neuron, state, carry)
+            part = formula.part_gradient(given(error), given(membrane), neuron, given(state), given(carry))
             gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
         if not neuron.varies:
             return gradient, back, ByConstant()
         rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
         before, after = (rest, rest) if state is None or carry is None else (state, carry)
-        by_spike = formula.spike_gradient(gradient, error, membrane, neuron, before, after)
+        by_spike = formula.spike_gradient(given(gradient), given(error), given(membrane), neuron, before, after)
         (by_spike,) = promised(formula, "spike_gradient", (by_spike,), (gradient, error, membrane), (membrane,))
-        carried = formula.carried_error(error, membrane, neuron, after)
+        carried = formula.carried_error(given(error), given(membrane), neuron, after)
         (carried,) = promised(formula, "carried_error", (carried,), (error, membrane), (membrane,))
         return gradient, back, constants_gradient(gradient, by_spike, carried, membrane, neuron, state)
+
+
+def _given_to(rule: Rule) -> Callable[[Tensor], Tensor]:
+    """What makes the arguments of a rule's methods: a user's rule gets copies, as it may change them."""
+    return Tensor.detach if type(rule).__module__.startswith("tsslbp.") else Tensor.clone
 
 
 ENGINE = Reference()

@@ -104,7 +104,7 @@ class Spiking(Tells):
         self.bits = "float"
         self._told: set[str] = set()
         self.neuron = neuron
-        self.rule = rules.get(rule)
+        self.rule = rule
 
     @property
     def neuron(self) -> LIF:
@@ -143,6 +143,15 @@ class Spiking(Tells):
             if (shape := list(value.shape)) not in ([], [len(self.weight)]):
                 fit = f"[], one for all, or [{len(self.weight)}], one for each neuron or channel"
                 raise UserError(f"{type(self).__name__}: {name} has shape {shape}; it must be {fit}")
+
+    @property
+    def rule(self) -> Rule:
+        """How the gradient crosses the neurons; a name or None may be set too, as in :func:`tsslbp.lif`."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: str | Rule | None) -> None:
+        self._rule = rules.get(rule)
 
     @abstractmethod
     def map(self, x: Tensor) -> Tensor:
@@ -233,7 +242,8 @@ class Spiking(Tells):
         self.bits = bits
         self.limit = None
         if bits != "float":
-            self.limit = nn.Parameter(quantisation.fitted_limit(self._to_quantise().detach(), bits))
+            limit = quantisation.fitted_limit(self._to_quantise().detach(), bits)
+            self.limit = nn.Parameter(limit, self.weight.requires_grad)
 
     def _to_quantise(self) -> Tensor:
         """The weights that share a limit, ``[out, ...]``."""
@@ -288,7 +298,7 @@ class Spiking(Tells):
             if self.limit is not None:
                 self.limit.mul_(factor.abs())
             del self.norm  # else the name would stay that of a module
-            self.norm, self.bias = None, nn.Parameter(bias)
+            self.norm, self.bias = None, nn.Parameter(bias, self.weight.requires_grad)
         self._replace("weight", weight)
 
     def forward(

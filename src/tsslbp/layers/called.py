@@ -84,5 +84,10 @@ def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...]) -> None:
 
 def refuse_part(layer: nn.Module, state: object) -> None:
     """Raises UserError if a part follows another in a layer that must see whole sequences."""
-    if state is not None and layer.training and any(isinstance(part, BatchNorm) for part in layer.modules()):
+    if state is not None and normalises(layer):
         raise UserError("normalisation takes the statistics of whole sequences in training, not of parts; call eval() first")
+
+
+def normalises(module: nn.Module) -> bool:
+    """Whether a normalisation in it takes statistics, as in training."""
+    return any(isinstance(part, BatchNorm) and part.training for part in module.modules())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError
+from tsslbp.signal import Signal, expanded
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a new batch in the running statistics, and what keeps the divisor above 0; as in PyTorch."""
@@ -46,12 +47,13 @@ class BatchNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
-    def forward(self, current: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, current: Signal, inside: Tensor | None = None) -> Tensor:
         """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In
         training, other steps do not count and come out as 0.
 
         Raises UserError for a wrong number of channels, and in training for a single value per channel, which has no variance.
         """
+        current = expanded(current)
         if current.dim() < 3 or current.shape[2] != len(self.gain):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
         masked = inside is not None and self.training

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.crossing import sum_pool
-from tsslbp.errors import UserError, check_number
+from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.layers.called import Handed, check_state, handed_on
@@ -121,7 +121,7 @@ class MaxPool(Pooling, Tells):
         check_number("tau_s", tau_s)
         if not 1 <= tau_s < math.inf:
             raise UserError(f"tau_s is {tau_s}; a synaptic time constant is in steps, at least 1 and finite")
-        self.tau_s = tau_s
+        self.tau_s = as_plain(tau_s)
 
     def _constants(self) -> dict[str, Any]:
         return {"tau_s": self.tau_s}

@@ -39,4 +39,4 @@ class Readout(Linear):
         current = expanded(current)
         before = None if state is None else state[0]
         voltage = synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)
-        return voltage, voltage[-1:]
+        return voltage, voltage[-1:].clone()  # as the output may be changed

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.crossing import neurons, recurrent
-from tsslbp.errors import UserError, check_number
+from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Spiking
 from tsslbp.layers.linear import check_features, matrix_product
@@ -72,6 +72,8 @@ class Adaptation:
             raise UserError(f"tau_a is {self.tau_a}; a time constant is in steps and at least 1")
         if not 0 <= self.beta < math.inf:
             raise UserError(f"beta is {self.beta}; it must be finite and 0 or more")
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, as_plain(value))
 
 
 class Recurrent(Spiking):

@@ -110,10 +110,13 @@ class Residual(nn.Module):
         for layer in self.children():
             if isinstance(layer, Spiking | Residual):
                 layer.fold()
+
+    def join_biases(self) -> None:
+        """Add the shortcut's bias, if it has one, to that of the last layer. Neither may be part of another block."""
         last, shortcut = self.last, self.shortcut
-        if shortcut is not None and shortcut.bias is not None:  # one bias is enough for neurons that get two
+        if shortcut is not None and shortcut.bias is not None:
             bias = shortcut.bias.detach() + (0 if last.bias is None else last.bias.detach())
-            last.bias, shortcut.bias = nn.Parameter(bias), None
+            last.bias, shortcut.bias = nn.Parameter(bias, shortcut.bias.requires_grad), None
 
 
 def refuse_inner(layers: Iterable[tuple[str, nn.Module]]) -> None:

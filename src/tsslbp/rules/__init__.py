@@ -63,8 +63,19 @@ def get(rule: str | Rule | None) -> Rule:
 
 
 def spec(rule: Rule) -> str:
-    """The string from which :func:`get` makes this rule again."""
+    """The string from which :func:`get` makes this rule again.
+
+    Raises UserError for a rule without a name, and for options that text cannot hold.
+    """
     names = {cls: name for name, cls in RULES.items()}
     if type(rule) not in names:
         raise UserError(f"rule {rule!r} has no name; add its class to tsslbp.rules.RULES to save it by name")
-    return write_spec(names[type(rule)], rule.options())
+    options = rule.options()
+    text = write_spec(names[type(rule)], options)
+    try:
+        same = get(text).options() == options
+    except (UserError, RuntimeError, ValueError):  # no text that can be read, or options that cannot be compared
+        same = False
+    if not same:
+        raise UserError(f"options of {rule!r} cannot be saved by name; make them numbers, None, or words without commas")
+    return text

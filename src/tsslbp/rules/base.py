@@ -114,11 +114,12 @@ class Rule(ABC):
 
     @property
     def statistic(self) -> Literal["rate"] | None:
-        """What the rule must know about the whole sequence and batch before it starts; ``"rate"`` is a layer's mean firing."""
+        """What the equations compute from the whole sequence and batch; ``"rate"`` is a layer's mean firing. Where several
+        processes share a batch, each sees a part of it, and :meth:`knowing` tells the rule."""
         return None
 
     def knowing(self, statistic: float) -> "Rule":
-        """The rule for a known statistic, as when several processes share a batch."""
+        """The rule for a known statistic; only called where several processes share a batch."""
         raise UserError(f"{type(self).__name__} needs a method knowing(statistic) to learn in several processes")
 
     @property
