@@ -807,6 +807,12 @@ def test_files_that_were_read_are_free_memory(monkeypatch, tmp_path):
     assert machine._free_memory() == 700
 
 
+@pytest.mark.parametrize(("name", "amd"), [("AMD EPYC", True), ("AMD64", False), ("Intel(R) Xeon(R) Processor", False)])
+def test_a_processor_that_windows_calls_amd64_may_be_anyones(monkeypatch, name, amd):
+    monkeypatch.setattr(machine, "processor", lambda: name)
+    assert machine.is_amd() == amd
+
+
 def test_free_memory_is_what_the_system_says():
     free = machine._free_memory()
     assert free is None or 0 < free < 2**50

@@ -683,7 +683,7 @@ def test_slow_products_in_bfloat16_are_told(quick, monkeypatch, fast):
     monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: fast)
     progress = Listens()
     training.train(quick(name="half", precision="bfloat16"), progress)
-    told = "this processor has no fast products in bfloat16; --precision float32 may be many times faster"
+    told = "this processor has no fast products in bfloat16; --precision float32 may be several times faster"
     assert progress.warnings == [told] * (not fast)
 
 

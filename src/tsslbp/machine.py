@@ -24,6 +24,16 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def is_amd() -> bool:
+    """Whether the processor is one of AMD's; on Windows, every one of 64 bits is called AMD64."""
+    return processor().startswith("AMD ")
+
+
+def has_avx512() -> bool:
+    """Whether PyTorch uses AVX-512 here."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def describe() -> dict[str, str]:
     """Versions, processor, threads and load of this machine, as text."""
     return {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tsslbp import machine
 from tsslbp.neuron import has_modes, transformed
 
-PREFERS_ONEDNN = machine.processor().startswith("AMD ") and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+PREFERS_ONEDNN = machine.is_amd() and machine.has_avx512()
 ROWS, WEIGHTS = 250, 30_000
 """Rows, and numbers in the right factor, from which oneDNN is faster (``benchmarks/products.py``, on Zen 4)."""
 TRANSPOSED = 1_000_000

@@ -56,9 +56,9 @@ class Most(NamedTuple):
 # Measured by benchmarks/changes.py on Zen 4, on Zen 3 and, for all others, on a Xeon with AMX.
 FLAT, CONVOLVED, HALF = (
     (Most(0.135, 60), Most(0.2, 0), Most(0, 0))
-    if not machine.processor().startswith("AMD ")
+    if not machine.is_amd()
     else (Most(0.44, 240), Most(0.46, 12), Most(0.2, 8))
-    if torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if machine.has_avx512()
     else (Most(0.35, 220), Most(0.38, 2), Most(0.2, 8))
 )
 """Of matrix products, of convolutions, and of convolutions whose dense products would be bfloat16. A processor's name and

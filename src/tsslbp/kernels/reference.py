@@ -65,7 +65,7 @@ class Reference(Engine):
 
 def _given_to(rule: Rule) -> Callable[[Tensor], Tensor]:
     """What makes the arguments of a rule's methods: a user's rule gets copies, as it may change them."""
-    return Tensor.detach if type(rule).__module__.startswith("tsslbp.") else Tensor.clone
+    return (lambda x: x) if type(rule).__module__.startswith("tsslbp.") else Tensor.clone
 
 
 ENGINE = Reference()

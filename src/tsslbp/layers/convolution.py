@@ -126,8 +126,8 @@ class Convolution(Spiking):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with a given weight."""
-        stride, map_ = self.stride, self._plain_map()
-        if map_.picks(weight.shape[1]):
+        stride = self.stride
+        if stride != 1 and (map_ := self._plain_map()).picks(weight.shape[1]):
             x, stride = map_.picked(x), 1
         return type(self)._convolution(
             x, weight, stride=stride, padding=self.padding, dilation=self.dilation, groups=self.groups

@@ -41,9 +41,14 @@ def opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes
     return folder, b""
 
 
+def named(config: TrainConfig) -> Path:
+    """The folder that the settings of a run name."""
+    return config.runs_dir / (config.name or config.recipe)
+
+
 def goes_on(config: TrainConfig) -> bool:
     """Whether a run goes on from a checkpoint."""
-    return config.resume and (config.runs_dir / (config.name or config.recipe) / CHECKPOINT).exists()
+    return config.resume and (named(config) / CHECKPOINT).exists()
 
 
 def begun(folder: Path) -> TrainConfig:
@@ -59,7 +64,7 @@ def _started(config: TrainConfig) -> Path:
         files.Taken: another run or anything else has the name.
         UserError: the folder cannot be made or written to; then none is left behind.
     """
-    first = config.runs_dir / (config.name or config.recipe)
+    first = named(config)
     for number in itertools.count(1):
         folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
         try:
@@ -92,7 +97,7 @@ def _take(folder: Path, config: TrainConfig) -> None:
 
 def _resumed(config: TrainConfig) -> Path:
     """The folder of a resumed run. Raises UserError if there is none, or it began with other settings."""
-    folder = config.runs_dir / (config.name or config.recipe)
+    folder = named(config)
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")

@@ -22,7 +22,7 @@ from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start
 from tsslbp.training.baselines import baselines
-from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, opened
+from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, named, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
@@ -82,7 +82,7 @@ def train(
             log_to = tensorboard() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
-        restored = group.told(b"so" if goes_on(config) else b"")  # else --init still has to be obeyed
+        restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone():
             model, optimizer = prepare(replace(config, init=None) if restored else config, dataset)
         network, (seen, samples) = model.network, model.filtered(dataset)
@@ -108,7 +108,7 @@ def train(
         if own:
             progress.prepared(choices.described(asked, config, dataset))
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
-            progress.warned("this processor has no fast products in bfloat16; --precision float32 may be many times faster")
+            progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
 
         def save() -> None:
             if group.leads:
@@ -289,7 +289,7 @@ def _groups(network: Network) -> list[dict[str, Any]]:
 def _with_precision(config: TrainConfig) -> TrainConfig:
     if config.precision != "auto":
         return config
-    folder = config.runs_dir / (config.name or config.recipe)
+    folder = named(config)
     if config.resume and (folder / "config.toml").is_file():
         return replace(config, precision=begun(folder).precision)
     return replace(config, precision="bfloat16" if machine.bfloat16_pays() else "float32")
