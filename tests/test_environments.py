@@ -80,6 +80,13 @@ def test_what_ascii_lacks_is_replaced_and_no_home_folder_is_needed(environment, 
     assert out.isascii()
 
 
+def test_only_training_waits_until_pytorch_has_imported_its_compiler(samples, tmp_path):
+    models = [Path(__file__).parent.parent / f"models/{name}.safetensors" for name in ("mnist-cnn-best", "spoken-digits")]
+    commands = [f"evaluate {model} --data-root {samples}" for model in models]
+    *_, codes = start(tmp_path, ["recipes", *commands, "rules"], before="assert 'torch._dynamo' not in sys.modules")
+    assert codes == "[0, 0, 0, 0] 3"
+
+
 def test_a_cache_that_has_no_place_says_so(monkeypatch):
     for name in ("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -389,3 +389,9 @@ def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
 def kaiming_size(inputs: int) -> float:
     """Standard deviation of Kaiming normal weights."""
     return math.sqrt(2 / inputs)
+
+
+def draw(weight: Tensor, fill: Callable[[Tensor], Tensor]) -> None:
+    """Draw initial weights in place. On the meta device there is nothing to draw, and PyTorch would import its whole compiler."""
+    if not weight.is_meta:
+        fill(weight)

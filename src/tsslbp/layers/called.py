@@ -39,11 +39,15 @@ def kind_of(module: nn.Module) -> type:
     return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
-@torch.compiler.assume_constant_result  # the compiler cannot trace it
 def is_known(module: nn.Module) -> bool:
     """Whether nothing is overridden: its class is one of tsslbp's or PyTorch's, and has all its methods."""
     kind = kind_of(module)
     return kind.__module__.startswith(("tsslbp.", "torch.")) and vars(module).keys().isdisjoint(_methods(kind))
+
+
+# The compiler cannot trace it. torch.compiler.assume_constant_result sets this too, and imports the compiler, which took 40 % of
+# the time of importing tsslbp.
+is_known._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache

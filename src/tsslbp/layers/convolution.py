@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError, unknown
-from tsslbp.layers.base import Spiking, per_sample
+from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
@@ -79,8 +79,9 @@ class Convolution(Spiking):
         plain = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
         weight, variance = plain.weight, 1 / 3
         if init == "kaiming":
-            weight, variance = nn.init.kaiming_normal_(weight), 2.0
-        weight = weight.detach() * scale
+            variance = 2.0
+            draw(weight, nn.init.kaiming_normal_)
+        weight = weight.detach().mul_(scale)  # not a new tensor: see draw
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if dims == 2 else weight)
         self._beside_the_weight(bias, normalise, standardise, scale * math.sqrt(variance / weight[0].numel()))
 

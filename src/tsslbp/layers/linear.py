@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers.base import Spiking, kaiming_size, per_sample
+from tsslbp.layers.base import Spiking, draw, kaiming_size, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.products import product
 from tsslbp.rules.base import Rule
@@ -55,7 +55,7 @@ class Linear(Spiking):
         super().__init__(neuron, rule)
         check_features(in_features, out_features)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.kaiming_normal_(self.weight)
+        draw(self.weight, nn.init.kaiming_normal_)
         self._beside_the_weight(bias, normalise, standardise, kaiming_size(in_features))
 
     def map(self, x: Tensor) -> Tensor:

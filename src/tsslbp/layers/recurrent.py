@@ -30,6 +30,7 @@ al., Nature Communications 11, 3625 (2020).
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
-from tsslbp.layers.base import Spiking
+from tsslbp.layers.base import Spiking, draw
 from tsslbp.layers.linear import check_features, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
@@ -121,8 +122,8 @@ class Recurrent(Spiking):
             raise UserError(f"{self.rule!r} needs the whole sequence at once; recurrent layers need a rule that takes parts")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.lateral = nn.Parameter(torch.empty(out_features, out_features))
-        nn.init.kaiming_normal_(self.weight)
-        nn.init.normal_(self.lateral, std=LATERAL_GAIN / math.sqrt(out_features))
+        draw(self.weight, nn.init.kaiming_normal_)
+        draw(self.lateral, partial(nn.init.normal_, std=LATERAL_GAIN / math.sqrt(out_features)))
         self.adaptation = adaptation
         self._beside_the_weight(bias, normalise, False, 0.0)
 
