@@ -245,6 +245,25 @@ def test_samples_in_other_units_or_shapes_are_refused(trained, capsys, tmp_path,
     assert err.count("\n") == 1
 
 
+def test_a_few_samples_far_out_are_a_warning(trained, capsys, tmp_path):
+    x, y = pictures(60, 1, dtype="float32", low=-1.5, high=3.0)
+    x[0, 0, 0, 0] = 1e4
+    code, out, err = run(capsys, "evaluate", trained / "floats", "--all", save(tmp_path / "far.npz", x=x, y=y))
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("warning: values of ")
+    assert "run from -1.5 to 10000" in err
+
+
+def test_test_samples_that_are_training_samples_too_are_told(capsys, tmp_path):
+    x, y = pictures(60, 0)
+    for name, copies, said in (("once", 1, ""), ("five", 5, "% of the training samples are test samples, too, so the test")):
+        path = save(tmp_path / f"{name}.npz", x=np.concatenate([x] * copies), y=np.concatenate([y] * copies))
+        code, _, err = run(capsys, "train", "--data", path, *TINY, "--runs-dir", tmp_path, "--name", name)
+        assert code == 0
+        assert said in err
+        assert ("test samples, too" in err) == (copies > 1)
+
+
 def test_the_same_numbers_in_another_type_are_the_same(trained, capsys, tmp_path):
     x, y = pictures(60, 1)
     stored = [save(tmp_path / f"{dtype}.npz", x=x.astype(dtype), y=y) for dtype in ("uint8", "float64")]

@@ -179,6 +179,8 @@ def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, na
     assert 0 <= last["test_accuracy"] <= 100
     assert cli.main(["evaluate", str(run)]) == 0
     assert f" on {tested_on}, {sizes[2]} samples" in capsys.readouterr().out
+    if steps == 26:  # padded, but not behind the filters
+        assert cli.main(["evaluate", str(run), "--early-exit"]) == 0
     assert cli.main(["predict", str(run), path, "--out", str(out)]) == 0
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["sample", "class", "confidence", "step"]
@@ -686,6 +688,10 @@ BAD_TABLES = {
         "a\tb\tlabel\n1,000\t0.25\tx\n900\t1.25\ty\n",
         "has 0.25 with a decimal point and 1,000 with a comma; leave out commas that part thousands, and write all decimals",
     ),
+    "thousands-and-less": (
+        "a;b;label\n1,097;40;x\n565;30;y\n",
+        "has whole numbers below 1,000 and 1,097 with a comma; leave out commas that part thousands",
+    ),
     "thousands-semicolons": ("a;b;label\n0.25;12,500;x\n1;2;y\n", "has 0.25 with a decimal point and 12,500 with a comma"),
 }
 
@@ -706,12 +712,13 @@ def test_wrong_tables(tmp_path, case):
         ("class\tu\tv\n10\t1\t2\n9\t3\t4\n" + "10\t1\t2\n9\t3\t4\n" * 2, ("9", "10")),
         (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
         ("1,5\t3,25\ta\n3,5\t1\tb\n" * 3, ("a", "b")),
+        ("1,500;0,250;a\n3;1000;b\n4,25;1,125;a\n" * 2, ("a", "b")),
         ("0,1,species\n" + "1,2,a\n3,4,b\n" * 3, ("a", "b")),
         ("0,1,label\n" + "1,2,a\n3,4,b\n" * 3, ("a", "b")),
         ("1,2,y\n3,4,n\n" * 3, ("n", "y")),
         ("1,2,none\n3,4,na\n\n" * 3, ("na", "none")),
     ],
-    ids=["semicolons", "label-first", "index", "tabs", "numbered", "numbered-label", "class-y", "class-none"],
+    ids=["semicolons", "label-first", "index", "tabs", "three-decimals", "numbered", "numbered-label", "class-y", "class-none"],
 )
 def test_tables_as_programs_write_them(tmp_path, text, classes):
     (tmp_path / "t.csv").write_text(text)
@@ -771,6 +778,9 @@ def test_a_first_row_of_numbers_may_be_a_sample(tmp_path):
             assert (len(table.all()[0]), table.doubts) == (2, [])
     assert found("0,1\n", **model).all()[0].x.tolist() == [[0, 1]]
     assert len(found("5.1,3.5,y\n6,2.2,n\n", **{**model, "classes": ("n", "y")}).all()[0]) == 2
+    assert found("1,2,a\n3,4,b\n", **model, columns=("u", "v")).doubts == [
+        "columns of t.csv have no names: the last is taken as the class, the others as u, v"
+    ]
     by_place = found("0,1\n5.5,6\n", **model, columns=("u", "v"))
     assert by_place.all()[0].x.tolist() == [[5.5, 6]]
     (tmp_path / "s_TRAIN.csv").write_text("5.1,3.5,a\n6,2.2,b\n" * 4)

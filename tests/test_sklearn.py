@@ -19,7 +19,7 @@ from sklearn.datasets import load_iris, make_classification
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
-from sklearn.utils import estimator_checks
+from sklearn.utils import estimator_checks, validation
 
 from tsslbp import SpikingClassifier, Surrogate, UserError, classifier, cli, load, metrics, training
 
@@ -165,6 +165,58 @@ def test_an_interrupted_fit_leaves_the_one_before(monkeypatch, iris):
         fitted.fit(x[:100], np.array(["a", "b"])[y[:100]])
     np.testing.assert_array_equal(fitted.predict(x), before)
     assert fitted.class_prior_ == pytest.approx([1 / 3] * 3)
+
+
+def test_a_fit_that_fails_leaves_the_features_of_the_one_before(iris):
+    x, y, _ = iris
+    fitted = clone(TINY).set_params(epochs=1).fit(x, y)
+    before = fitted.predict(x)
+    with pytest.raises(UserError, match="y has only 1 class"):
+        fitted.fit(x[:, :3], np.zeros(len(x)))
+    np.testing.assert_array_equal(fitted.predict(x), before)
+    with pytest.raises(UserError, match="y has only 1 class"):
+        (new := clone(TINY)).fit(x, np.zeros(len(x)))
+    assert not hasattr(new, "n_features_in_")
+
+
+def test_columns_of_a_frame_are_found_by_name_in_files(monkeypatch, iris, tmp_path, capsys):
+    x, y, _ = iris
+    names = np.array(["sl", "sw", "pl", "pw"], dtype=object)
+    with monkeypatch.context() as framed:  # as of a DataFrame, without pandas
+        framed.setattr(validation, "_get_feature_names", lambda _: names)
+        fitted = clone(TINY).fit(x, y)
+    fitted.model_.save(tmp_path / "m.safetensors")
+    said = []
+    for n, order in enumerate(([0, 1, 2, 3], [3, 1, 0, 2])):
+        rows = np.column_stack([x[1::2][:, order], y[1::2]])
+        np.savetxt(tmp_path / f"{n}.csv", rows, "%g", ",", header=",".join([*names[order], "label"]), comments="")
+        assert cli.main(["evaluate", str(tmp_path / "m.safetensors"), "--all", str(tmp_path / f"{n}.csv")]) == 0
+        said.append(capsys.readouterr().out.split(" on all")[0])
+    assert said[0] == said[1]
+    assert fitted.fit(x, y).model_.facts.columns == ()
+
+
+def test_classes_that_are_floats_are_those_of_files(iris):
+    x, y, _ = iris
+    model = clone(TINY).set_params(epochs=1).fit(x, y + 1.0).model_
+    assert model.classes == ("1", "2", "3")
+    assert clone(TINY).set_params(epochs=1).fit(x, np.array(["1", "1.0", "2"])[y]).model_.classes == ("1", "1.0", "2")
+
+
+def test_what_overflows_is_no_answer(iris):
+    with pytest.raises(UserError, match="too large for this network, as its output is NaN"):
+        iris[2].predict_proba(np.full((1, 4), -3.4e38))
+
+
+def test_what_pytorch_and_numpy_disagree_on_is_taken(iris, recwarn):
+    x, y, _ = iris
+    fixed = x.astype(np.float32)
+    fixed.flags.writeable = False
+    with torch.no_grad():
+        fitted = clone(TINY).set_params(epochs=1).fit(fixed, y)
+    assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+    halves = torch.from_numpy(x).bfloat16()
+    np.testing.assert_array_equal(fitted.predict(halves), fitted.predict(halves.float().numpy()))
 
 
 def test_fits_in_several_threads_are_those_of_one(monkeypatch, iris):

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from tsslbp import automatic
 from tsslbp.data import Dataset, Split, own
 from tsslbp.data.dataset import class_names
+from tsslbp.data.found import alike
 from tsslbp.errors import LARGEST, UserError
 from tsslbp.metrics.decoding import largest
 from tsslbp.settings import TrainConfig
@@ -113,43 +115,47 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             UserError: a parameter out of range, fewer than two classes, a training that diverged.
             ValueError: samples, classes or weights that do not fit, as scikit-learn words it.
         """
-        given = self._features_second(X)
-        checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
-        x, labelled = checked
-        for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
-            warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=2)
-        check_classification_targets(labelled)
-        weights = in_loss = None
-        if sample_weight is not None or self.class_weight is not None:
-            weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
-            x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
-            in_loss = weights * compute_sample_weight(self.class_weight, labelled)
-            if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
-                raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
-        classes, labels = np.unique(labelled, return_inverse=True)
-        if len(classes) < 2:
-            raise UserError(f"y has only 1 class, {classes[0]}; give samples of at least two classes")
-        prior = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
-        counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
-        dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(map(str, classes), "y"), counts)
-        with _parameters_named():
-            config = resolved(self._config(dataset), dataset)
-            with _DRAWING, torch.random.fork_rng(devices=[]):
-                model, optimizer = prepare(config, dataset)
-                seen, samples = model.filtered(dataset)
-        state = RunState()
-        progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
-        try:
+        with _all_or_nothing(self):
+            given = self._features_second(X)
+            checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
+            x, labelled = checked
+            for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
+                warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=2)
+            check_classification_targets(labelled)
+            weights = in_loss = None
+            if sample_weight is not None or self.class_weight is not None:
+                weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+                x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
+                in_loss = weights * compute_sample_weight(self.class_weight, labelled)
+                if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
+                    raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
+            classes, labels = np.unique(labelled, return_inverse=True)
+            names = alike(map(str, classes)) if classes.dtype.kind == "f" else map(str, classes)  # 1.0 is class 1 in files
+            if len(classes) < 2:
+                raise UserError(f"y has only 1 class, {classes[0]}; give samples of at least two classes")
+            prior = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
+            counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
+            dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(names, "y"), counts)
+            if x.ndim == 2:
+                dataset = replace(dataset, columns=tuple(getattr(self, "feature_names_in_", ())))
             with _parameters_named():
-                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
-        except Interrupted:
-            raise KeyboardInterrupt from None
-        finally:
-            progress.close()
-        model.network.eval()
-        self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
-        self.model_, self.config_, self.history_ = model, config, state.history
-        return self
+                config = resolved(self._config(dataset), dataset)
+                with _DRAWING, torch.random.fork_rng(devices=[]):
+                    model, optimizer = prepare(config, dataset)
+                    seen, samples = model.filtered(dataset)
+            state = RunState()
+            progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
+            try:
+                with _parameters_named():
+                    Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
+            except Interrupted:
+                raise KeyboardInterrupt from None
+            finally:
+                progress.close()
+            model.network.eval()
+            self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
+            self.model_, self.config_, self.history_ = model, config, state.history
+            return self
 
     def predict_proba(self, X: ArrayLike) -> Array:  # noqa: N803
         """Each class's share of the output current, ``[N, C]``, which is the confidence of ``tsslbp predict``.
@@ -165,6 +171,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         network = copy.deepcopy(self.model_.network).double()
         with self.model_.evaluating(Split(x, torch.zeros(len(x)))) as batches:
             total = torch.cat([network(inputs.double()).sum(0) for _, inputs in batches]).numpy()
+        if np.isnan(total).any():
+            raise UserError("X holds values that are too large for this network, as its output is NaN; remove or scale them")
         total = np.where(total.any(axis=1, keepdims=True), total, self.class_prior_)
         return total / total.sum(1, keepdims=True)
 
@@ -186,7 +194,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
     def _features_second(self, x: Any) -> Any:
         """Sequences as ``[N, F, T]``, so that scikit-learn finds features on the second axis."""
         if isinstance(x, Tensor):
-            x = x.numpy(force=True)
+            x = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)  # NumPy has no bfloat16
         if isinstance(x, np.ndarray) and x.dtype.hasobject and x.ndim == 1 and len(x):  # of arrays, one for each sample
             x = list(x)
         try:
@@ -200,13 +208,27 @@ def _stored(x: Array) -> Tensor:
     """Samples ``[N, F]`` or ``[N, F, T]`` in a data set's layout, ``[N, F]`` or ``[N, T, F]``."""
     if x.ndim > 3:
         raise UserError(f"X has shape {list(x.shape)}; it must be [N, features] or [N, steps, features]")
-    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(x, 1, -1)))
+    return torch.from_numpy(np.require(np.swapaxes(x, 1, -1), requirements=["C", "W"]))  # PyTorch warns of what is read-only
 
 
 def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None) -> Dataset:
     train, none = Split(x, labels), Split(x[:0], labels[:0])
     normalisation = own.fitted(train, x.dim() == 3, own.white(x), weights)
     return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3)
+
+
+@contextmanager
+def _all_or_nothing(estimator: SpikingClassifier) -> Iterator[None]:
+    """A fit that fails inside leaves the features of the one before, which scikit-learn notes before anything else."""
+    noted = ("n_features_in_", "feature_names_in_")
+    before = {name: value for name, value in vars(estimator).items() if name in noted}
+    try:
+        yield
+    except BaseException:
+        for name in noted:
+            vars(estimator).pop(name, None)
+        vars(estimator).update(before)
+        raise
 
 
 def _save_nothing(*_: object) -> None:

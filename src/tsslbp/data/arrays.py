@@ -321,14 +321,14 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
 def _split(
     where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
 ) -> Split:
-    """Bytes stay bytes (bools become bytes), all other numbers become float32; padding becomes 0, also that of targets."""
+    """Bytes stay bytes (bools become bytes, but for tables), all other numbers become float32; padding becomes 0, also that of targets."""
     if lengths is not None:
         if not sequence:
             raise UserError(f"{where}: x holds samples without steps, {list(x.shape)}; leave lengths out")
         steps = x.shape[1]
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
             raise UserError(f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences")
-    if x.dtype == np.bool_:
+    if x.dtype == np.bool_ and x.ndim > 2:  # in a table, each feature has a mean of its own
         x = x.view(np.uint8)
     elif x.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what overflows is reported below

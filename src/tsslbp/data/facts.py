@@ -110,16 +110,20 @@ class Facts:
         return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))
 
     def unlike(self, x: Tensor) -> tuple[str, bool] | None:
-        """How the range of stored samples differs from that of the training samples, and whether they are in other units."""
+        """How the range of stored samples differs from that of the training samples, and whether they are in other units.
+
+        In other units, most samples have values far outside; a few such samples may be outliers.
+        """
         low, high, was_low, was_high = float(x.min()), float(x.max()), min(self.low), max(self.high)
         span, was_span = high - low, was_high - was_low
         dtype = str(x.dtype).removeprefix("torch.")
         wider, narrower = span > UNLIKE * was_span, was_span > UNLIKE * span
-        outside = low < was_low - was_span or high > was_high + was_span
-        if not (wider or narrower or outside):
+        least, most = was_low - was_span, was_high + was_span
+        if not (wider or narrower or low < least or high > most):
             return None
+        outside = ((x < least) | (x > most)).flatten(1).any(1).double().mean().item()
         ranges = f"{low:g} to {high:g} ({dtype}); the training samples run from {was_low:g} to {was_high:g} ({self.dtype})"
-        return ranges, wider or dtype != self.dtype
+        return ranges, (wider and outside > 0.5) or dtype != self.dtype
 
 
 def _hashes(part: Split) -> Iterator[str]:

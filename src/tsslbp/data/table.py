@@ -6,6 +6,7 @@ may name the columns. Commas, semicolons and tabs separate columns; with the las
 """
 
 import csv
+import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     body = rows[1:] if header else rows
     if not body:
         raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
+    if wanted.columns and not (header or counted([*wanted.columns])) and width == len(wanted.columns) + 1:
+        doubts.append(f"columns of {path.name} have no names: the last is taken as the class, the others as {few(wanted.columns)}")
     unnamed = bool(header) and width > 2 and not header[0].strip()  # as of the index that pandas writes
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
     skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
@@ -213,10 +216,12 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             whole_cells = [cell for _, cells in rows for cell in cells]
             comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
             point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
-            if comma and point:
+            thousands = map(_parts_thousands, itertools.zip_longest(*(cells for _, cells in rows), fillvalue=""))
+            if comma and (point or any(thousands)):
+                other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
                 raise UserError(
-                    f"{path} has {point} with a decimal point and {comma} with a comma; leave out commas that part thousands, "
-                    "and write all decimals with a point"
+                    f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all decimals "
+                    "with a point"
                 )
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -225,6 +230,14 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
     return rows, rows[0][0]
+
+
+def _parts_thousands(column: tuple[str, ...]) -> bool:
+    """Whether commas of a column may part thousands: three digits follow each, and all other numbers are below 1,000."""
+    commas = [cell for cell in column if _with_point(cell) != cell]
+    others = [cell for cell in column if is_number(cell)]
+    parted = all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell.strip()) for cell in commas)
+    return bool(commas and others) and parted and all(re.fullmatch(r"[+-]?\d{1,3}", cell.strip()) for cell in others)
 
 
 def _with_point(cell: str) -> str:

@@ -93,7 +93,7 @@ class Loop:
         """
         state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
         self.progress.started(state.epoch, self.config.epochs, self.steps)
-        with _stop_request(self._stop), self._nothing_lost():
+        with torch.enable_grad(), _stop_request(self._stop), self._nothing_lost():
             while state.epoch <= self.config.epochs:
                 self._take_rule()
                 self._waited, self._began = 0.0, time.perf_counter()

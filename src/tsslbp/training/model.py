@@ -224,7 +224,7 @@ class Model:
         Raises:
             UserError: an output that does not spike, and so has no bound, or sequences of different lengths.
         """
-        if isinstance(x, Split) and x.lengths is not None:
+        if isinstance(x, Split) and x.lengths is not None and not self.inputs.filters:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")

@@ -35,6 +35,8 @@ STATIC_STEPS = 5
 """Default T of static samples."""
 HIDDEN = 100
 """Default number of hidden neurons."""
+COPIES = 0.01
+"""Share of the training samples among the test samples above which this is said."""
 FAINT = 15
 """Encoders get no bytes whose white is this many times as large as the largest of them, such as masks of 0 and 1."""
 _CALLS: Counter[str] = Counter()
@@ -107,6 +109,10 @@ def train(
         own = data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))
+            share, repeated = model.facts.seen(dataset.test) if model.facts else (0.0, False)
+            if share > COPIES and not repeated:
+                copies = f"about {100 * share:.0f} % of the training samples are test samples, too"
+                progress.warned(f"{copies}, so the test accuracy is too high; keep all copies of a sample in one part")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
 
