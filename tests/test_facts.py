@@ -248,7 +248,7 @@ def test_samples_in_other_units_or_shapes_are_refused(trained, capsys, tmp_path,
 def test_a_few_samples_far_out_are_a_warning(trained, capsys, tmp_path):
     x, y = pictures(60, 1, dtype="float32", low=-1.5, high=3.0)
     x[0, 0, 0, 0] = 1e4
-    code, out, err = run(capsys, "evaluate", trained / "floats", "--all", save(tmp_path / "far.npz", x=x, y=y))
+    code, _, err = run(capsys, "evaluate", trained / "floats", "--all", save(tmp_path / "far.npz", x=x, y=y))
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith("warning: values of ")
     assert "run from -1.5 to 10000" in err

@@ -225,9 +225,7 @@ def _all_or_nothing(estimator: SpikingClassifier) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in noted:
-            vars(estimator).pop(name, None)
-        vars(estimator).update(before)
+        estimator.__dict__ = {**{name: x for name, x in vars(estimator).items() if name not in noted}, **before}
         raise
 
 

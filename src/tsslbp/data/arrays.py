@@ -321,7 +321,7 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
 def _split(
     where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
 ) -> Split:
-    """Bytes stay bytes (bools become bytes, but for tables), all other numbers become float32; padding becomes 0, also that of targets."""
+    """Bytes stay bytes (bools become bytes, but for tables), all others become float32; padding becomes 0, also of targets."""
     if lengths is not None:
         if not sequence:
             raise UserError(f"{where}: x holds samples without steps, {list(x.shape)}; leave lengths out")

@@ -82,7 +82,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     if not body:
         raise UserError(f"{path} has no rows below the names of its columns; add a row for each sample")
     if wanted.columns and not (header or counted([*wanted.columns])) and width == len(wanted.columns) + 1:
-        doubts.append(f"columns of {path.name} have no names: the last is taken as the class, the others as {few(wanted.columns)}")
+        taken = f"the last is taken as the class, the others as {few(wanted.columns)}"
+        doubts.append(f"columns of {path.name} have no names: {taken}")
     unnamed = bool(header) and width > 2 and not header[0].strip()  # as of the index that pandas writes
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
     skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
@@ -220,8 +221,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             if comma and (point or any(thousands)):
                 other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
                 raise UserError(
-                    f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all decimals "
-                    "with a point"
+                    f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all "
+                    "decimals with a point"
                 )
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -392,6 +392,6 @@ def kaiming_size(inputs: int) -> float:
 
 
 def draw(weight: Tensor, fill: Callable[[Tensor], Tensor]) -> None:
-    """Draw initial weights in place. On the meta device there is nothing to draw, and PyTorch would import its whole compiler."""
+    """Draw initial weights in place; on the meta device nothing, as PyTorch would only import its whole compiler."""
     if not weight.is_meta:
         fill(weight)

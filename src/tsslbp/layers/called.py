@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import is_parametrized
@@ -45,8 +44,8 @@ def is_known(module: nn.Module) -> bool:
     return kind.__module__.startswith(("tsslbp.", "torch.")) and vars(module).keys().isdisjoint(_methods(kind))
 
 
-# The compiler cannot trace it. torch.compiler.assume_constant_result sets this too, and imports the compiler, which took 40 % of
-# the time of importing tsslbp.
+# The compiler cannot trace it. torch.compiler.assume_constant_result sets this too, but imports the compiler, which took 40 %
+# of the time of importing tsslbp.
 is_known._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
