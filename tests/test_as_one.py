@@ -369,6 +369,21 @@ def test_a_backward_pass_belongs_to_its_forward_pass(change, ran):
         assert torch.equal(ours.grad, theirs.grad)
 
 
+def test_numbers_of_a_rule_of_ones_own_may_change(ran):
+    class Annealed(rules.Surrogate):
+        now = 1.0
+
+        @property
+        def numbers(self):
+            return super().numbers._replace(slope=self.now)
+
+    rule = Annealed("fast_sigmoid")
+    net, x = tsslbp.build("9-4", rule=rule, **SETTINGS), 4 * torch.rand(5, 3, 6)
+    for Annealed.now in (1.0, 25.0):
+        assert_same_bits(results(net, x), by_layers(net, x))
+    assert not ran
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("notation", ["4", "4b", "8R-4"])
 def test_half_precision_is_refused(notation, dtype):

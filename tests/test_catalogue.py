@@ -187,9 +187,9 @@ def test_rules_lists_everything(capsys):
 def test_check_keeps_what_came_out(capsys, tmp_path):
     code, out, _ = run(capsys, "check", "eventprop-exact", "--quick", "--seeds", "2", "--out", str(tmp_path / "checks"))
     assert code == 0
-    assert f"result: {tmp_path}/checks/eventprop-exact.json\n" in out
+    assert f"result: {tmp_path}/checks/eventprop-exact-quick.json\n" in out
     assert re.search(r"^passed +True +True$", out, re.MULTILINE)
-    kept = json.loads((tmp_path / "checks/eventprop-exact.json").read_text())
+    kept = json.loads((tmp_path / "checks/eventprop-exact-quick.json").read_text())
     assert kept["passed"]
     assert kept["quick"]
     assert "torch" in kept["machine"]

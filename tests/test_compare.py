@@ -496,6 +496,8 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     assert all(
         set(trial["settings"]) <= {"learning_rate", "hidden_scale", "loss"} for trial in result["rules"]["relu"]["tried"]
     )
+    with pytest.raises(UserError, match="trials follow from --tune, so give the same number as before"):
+        study.compare(config, ["tssl"], **options | {"trials": 30})
     monkeypatch.setattr(comparing, "step", lambda config, dataset: lambda: None)
     monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again
     again = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
@@ -725,6 +727,21 @@ def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):
     assert heads[-3:] == [new[0], new[1], new[3]]
     assert row[-3:] == [cells[0], cells[1], cells[3]]
     assert len(heads) == len(row) == 12
+
+
+@pytest.mark.parametrize(
+    ("network", "entries"),
+    [("20-10", ["tssl", "surrogate", "binary", "relu"]), ("20R-10", ["tssl", "surrogate"])],
+)
+def test_a_recurrent_network_is_compared_without_anns(network, entries, monkeypatch, tmp_path):
+    def compared(config, given, **_):
+        assert given == entries
+        raise UserError("as wanted")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(comparing, "compare", compared)
+    with pytest.raises(UserError, match="as wanted"):
+        comparing.Compare(network=network, data="digits").run(lambda name: training.Progress())
 
 
 @pytest.mark.parametrize(

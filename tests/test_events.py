@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -209,6 +210,44 @@ def test_parts_hand_on_what_the_layers_do(case, lengths, kind, seed):
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
         start += steps
     torch.testing.assert_close(torch.cat(whole), net(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["returned", "taken", "copied", "replaced"])
+def test_a_state_that_is_changed_in_place_is_what_it_then_holds(how):
+    net = made(("20R-7", FLAT), steps=12)
+    x = inputs(net, "spikes", 3, 0, torch.float64)
+    _, state = net.part(x[:5])
+    if how == "taken":
+        state = state.take(torch.arange(3))
+    elif how == "copied":
+        state = copy.deepcopy(state)
+    elif how == "replaced":
+        state = replace(state, layers={name: layer.clone() for name, layer in state.layers.items()})
+    state.synapse[1] = 0
+    for layer in state.layers.values():
+        layer[:, 1] = 0
+    found, _ = net.part(x[5:], state)
+    again, _ = net.part(x[5:, 1:2])
+    torch.testing.assert_close(found[:, 1:2], again, rtol=0, atol=1e-9)
+    assert not torch.equal(dense(net, x)[5:, 1:2], again)
+
+
+def test_weights_may_change_between_parts():
+    net = made(("20-7", FLAT), steps=12)
+    x = inputs(net, "real", 3, 0, torch.float64)
+
+    def through():
+        own, state, outputs = copy.deepcopy(net), None, []
+        for step, factor in zip(x, [0.5, 1.8] * 6, strict=True):
+            for weight in own.parameters():
+                weight.mul_(factor)
+            output, state = own.part(step[None], state)
+            outputs.append(output)
+        return torch.cat(outputs)
+
+    with mock.patch.object(events, "plan", return_value=None):
+        expected = through()
+    torch.testing.assert_close(through(), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("switch", ["layers", "events"])

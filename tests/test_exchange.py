@@ -374,6 +374,26 @@ def test_a_sum_that_float32_may_lose_is_not_guaranteed(notation, shape):
     assert (proof[torch.float32].tolist(), proof[torch.float64].tolist()) == ([False], [True])
 
 
+@pytest.mark.parametrize(("notation", "shape"), [("P8-1C1-2", (1, 8, 8)), ("[P8-1C1]-2", (1, 8, 8)), ("2", (2000,))])
+def test_a_sum_that_cancels_before_a_map_is_not_guaranteed(notation, shape):
+    """Large numbers cancel in a window of pooling, or in the synapse; the neuron spikes by half of what is left."""
+    small, images = 2.0**-25, len(shape) > 1
+    net = tsslbp.build(notation, input_shape=shape, time_steps=2, tau_m=5, tau_s=1 if images else 3).eval()
+    x = torch.full((2, 1, *shape), small)
+    x[:, 0].view(2, -1)[:, 0] = torch.tensor([1.0, 1.0] if images else [3.0, -2.0])
+    x[:, 0].view(2, -1)[:, -1] = -1 if images else small
+    x[0, :, 1:] *= images
+    left = POOL_FACTOR * float(x[0].double().sum()) if images else (math.prod(shape) - 1) * small / 3
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(0)
+        next(layer for layer in net.modules() if isinstance(layer, layers.Conv2d if images else layers.Linear)).weight.fill_(
+            2 / left
+        )
+    proof = guaranteed(net, x, (torch.float32, torch.float64))
+    assert (proof[torch.float32].tolist(), proof[torch.float64].tolist()) == ([False], [True])
+
+
 FEW = {"bits": "4", "per_neuron": ("threshold",), "spread": 0.1}
 
 

@@ -1,5 +1,6 @@
 """Studies: what they say of networks whose firing is known, of disturbances that change nothing, and of runs they train."""
 
+import copy
 import importlib
 import json
 import math
@@ -172,6 +173,19 @@ def trouble(name, level, run, seed=0):
     return robustness.disturbed(run, robustness.TROUBLES[name], level, seed)
 
 
+def test_weights_of_few_bits_are_disturbed_as_they_are(run):
+    model = replace(run.model, network=copy.deepcopy(run.model.network))
+    layers = [layer for layer in model.network.layers if isinstance(layer, Linear)]
+    for layer in layers:
+        layer.quantise(2)
+    seen = []
+    same = robustness.Trouble("weights", lambda x, *_: seen.append(x.clone()) or x, "", (0,))
+    accuracy = robustness.disturbed(replace(run, model=model), same, 0, 0)
+    assert accuracy == pytest.approx(model.accuracy(run.test), abs=1)
+    for weight, layer in zip(seen, layers, strict=True):  # and no step sizes
+        assert torch.equal(weight, layer.effective_weight())
+
+
 @pytest.mark.parametrize(
     ("name", "level"),
     [("input noise", 0), ("weight noise", 0), ("weight quantisation", 24), ("dropped spikes", 0), ("jittered spikes", 0)],
@@ -330,6 +344,15 @@ def test_the_binary_network_beside_dynamics_learns_no_constants(tiny):
     binary = dynamics._binary(replace(tiny, learn=("threshold",), per_neuron=("threshold",), spread=0.3))
     config, dataset = training.with_data(binary)
     assert not training.prepare(config, dataset)[0].network.constants()
+
+
+def test_dynamics_leaves_out_steps_in_which_the_loss_asks_for_silence(tiny, monkeypatch):
+    tried = []
+    monkeypatch.setattr(dynamics, "variants", lambda steps: tried.append(list(steps)) or {})
+    short = replace(tiny, loss="kernel(desired=001)")
+    for steps in (dynamics.STEPS, (3, 4)):
+        study.dynamics(short, seeds=1, steps=steps)
+    assert tried == [[3, 5, 10, 20], [3, 4]]
 
 
 def test_dynamics_keeps_weights_and_trains_again(tiny):

@@ -184,7 +184,7 @@ PAPER: dict[str, Architecture] = {
     "cifar10-cnn1": Architecture(network="96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024-10", **_cifar),
     "cifar10-cnn2": Architecture(network="128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512-10", **_cifar),
 }
-"""The networks of the paper's six experiments with the constants of 1 October 2020, the code behind its table."""
+"""The networks of the paper's six experiments with the constants of the code behind its table, published on 1 October 2020."""
 
 _december: dict[str, Any] = {"rule": "tssl", "conv_init": "uniform", "tau_m": 5, "tau_s": 3}
 

@@ -221,7 +221,8 @@ def _plan(net: Any) -> Plan | Modules:
         layer, rule = by.layer, by.layer.rule
         alone |= rule.statistic is not None
         takes = rule.takes_parts or not isinstance(layer, Recurrent)
-        if takes and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
+        own = not type(rule).__module__.startswith("tsslbp.")  # a user's numbers may change with the epoch
+        if takes and not own and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
             by.formula = ENGINE.formula(rule)
     for by, after in pairwise(parts):
         by.half_psc = not after.layer.takes_full

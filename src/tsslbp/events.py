@@ -10,7 +10,7 @@ are added in another order. For a sample the kernel's order does not depend on b
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
 from tsslbp.seen import Modules, plans_of
 from tsslbp.signal import constant_current
+from tsslbp.state import State, version
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _Seen(Modules):
         super().__init__(net)
         tensors = (tensor for module in net.modules() for tensor in (*module._parameters.values(), *module._buffers.values()))
         # an alias keeps the memory, so that no other tensor can get it
-        self.tensors = [(x, x.detach(), x.data_ptr(), _version(x)) for x in tensors if x is not None]
+        self.tensors = [(x, x.detach(), x.data_ptr(), version(x)) for x in tensors if x is not None]
         _count_fused_steps()
         self.fused_steps = _FUSED_STEPS[0]
 
@@ -94,8 +95,8 @@ class _Seen(Modules):
         if self.fused_steps != _FUSED_STEPS[0] or not self.same():
             return False
         return all(
-            _version(x) == version and x.data_ptr() == pointer and x.is_set_to(alias)
-            for x, alias, pointer, version in self.tensors
+            version(x) == before and x.data_ptr() == pointer and x.is_set_to(alias)
+            for x, alias, pointer, before in self.tensors
         )
 
 
@@ -106,10 +107,6 @@ LONG = 8
 def _glance(tensors: list[Tensor]) -> int:
     """A number that depends on some of the values in tensors."""
     return int(torch.ops.tsslbp.glance.default(tensors)) if tensors else 0
-
-
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
 
 
 _FUSED_STEPS = [0]
@@ -158,38 +155,26 @@ def whole(net: Any, x: Tensor) -> Tensor | None:
     return None if made is None else made[0]
 
 
-class Part(NamedTuple):
-    """Output of a part of a sequence, and the state after it."""
-
-    output: Tensor
-    """``[t, B, classes]``."""
-    events: Tensor
-    """State for the next part, ``[B, state_size]``."""
-    layers: dict[str, Tensor]
-    """The layers' states, as in :meth:`tsslbp.networks.Network.part`."""
-    synapse: Tensor
-    """Post-synaptic current of the input, ``[B, ...]``."""
-
-
-def part(net: Any, x: Tensor, before: Tensor | None, first: int, steps: int) -> Part | None:
+def part(net: Any, x: Tensor, state: State, steps: int) -> tuple[Tensor, State] | None:
     """A part of a sequence, as in :meth:`tsslbp.networks.Network.part`; None if the kernel does not compute it.
 
-    Args:
-        net, x, steps: as there.
-        before: ``events`` of the part before; None is rest.
-        first: steps before this part.
+    It does not if the state is neither rest nor its own, or if weights have changed since: input currents, which it keeps, are
+    those of the weights before.
     """
     if (by := plan(net, x)) is None or not by.state_size:
         return None
-    static = net.is_static(x)
+    before, static = state.events_of(by), net.is_static(x)
+    if before is None and (state.steps or state.layers or state.synapse is not None):
+        return None
     if before is not None and (before.shape != (x.shape[0 if static else 1], by.state_size) or before.dtype != x.dtype):
         return None
-    response = constant_current(x, first + steps, net.neuron.tau_s).response[first:] if static else None
+    response = constant_current(x, state.steps + steps, net.neuron.tau_s).response[state.steps :] if static else None
     if (made := by.run(x, response, before, True)) is None:
         return None
     output, after = made
     shape = net.architecture.input_shape
-    return Part(output, after, by.layers(after), after[:, : math.prod(shape)].unflatten(1, shape))
+    synapse = None if static else after[:, : math.prod(shape)].unflatten(1, shape)
+    return output, State(state.steps + steps, synapse, by.layers(after), state.keys, after).made_by(by)
 
 
 def _make(net: Any) -> "Plan | _Seen":

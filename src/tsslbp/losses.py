@@ -8,7 +8,7 @@ the batch, as in the published code, except those with a softmax, which are mean
 Padded sequences of different lengths come with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`). Steps
 where it is 0 do not count.
 
-Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3.1 and the published code.
+Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code.
 """
 
 import math
@@ -51,7 +51,7 @@ class _TrainLoss(ABC):
         undesired: spike train of every other class, likewise; silence if left out.
 
     Raises:
-        UserError: a train of another length than T, or text of other characters.
+        UserError: a train of another length than T, text of other characters, or one without a desired spike.
     """
 
     is_mean: ClassVar[bool] = False
@@ -71,6 +71,8 @@ class _TrainLoss(ABC):
             if isinstance(train, str):
                 train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))
                 object.__setattr__(self, name, train)
+                if name == "desired" and not any(train):
+                    raise UserError(f"desired asks for silence in {self.time_steps} steps; begin with a spike, as desired=1")
             if len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 
@@ -223,10 +225,10 @@ class StepLoss:
 @dataclass(frozen=True)
 class FirstSpikeLoss:
     """Cross-entropy of ``-t/scale``, the mean over the batch, with ``t`` the step of an output neuron's first spike, T if none:
-    the labelled class is to spike first.
+    the labelled class, or more than half of its voters, is to spike first. Answers are still those of the whole currents.
 
     ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. The derivative by ``s[k]`` is
-    exact, as ``t`` is linear in it: the effect of adding a spike before the first one, or of removing the first one.
+    that of adding a spike before the first one, or of removing that. That of moving it is another, unlike what EventProp takes.
 
     Args:
         tau_s: synaptic time constant of the output neurons, in steps.

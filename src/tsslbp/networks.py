@@ -338,11 +338,8 @@ class Network(Tells):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
         state.check(x.shape[0 if static else 1], static)
-        at_rest = not (state.steps or state.layers or state.synapse is not None)
-        known = type(self) is Network and (state.events is not None or at_rest)
-        if known and (made := events.part(self, x, state.events, state.steps, steps)) is not None:
-            before = None if static else made.synapse
-            return made.output, State(state.steps + steps, before, made.layers, state.keys, made.events)
+        if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
+            return made
         signal: Signal
         if static:
             signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None

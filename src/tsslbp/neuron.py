@@ -20,7 +20,7 @@ A NaN membrane potential stays NaN, and the post-synaptic current is NaN from th
 tensor, and one step is the unit of time. Layers pass the post-synaptic current ``a`` to each other, never the spikes ``s``.
 A *rule* defines how a gradient crosses equation (2) (``rules/base.py``).
 
-Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 2.1.
+Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085.
 """
 
 import math

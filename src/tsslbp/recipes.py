@@ -1,7 +1,7 @@
 """Named settings: the quick start, the paper's experiments by two versions of its code and trained better, and sequences.
 
-Source of the paper's experiments: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code as it stood on
-2020-10-01 and in December 2020.
+Source of the paper's experiments: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code behind the paper's
+table, before the changes of its last days (docs/gradient.md), and of December 2020.
 """
 
 from dataclasses import dataclass, replace

@@ -95,7 +95,7 @@ class DataSettings(Group):
 
 def _read_loss(loss: str) -> None:
     if loss != "auto":
-        losses.get(loss, time_steps=1, tau_s=1)
+        losses.get(loss, time_steps=len(loss), tau_s=1)  # which is longer than a desired train in it
 
 
 Choice = Literal["validation", "last", "test"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,10 @@ class State:
     """Keys of the samples' dropout masks, ``[B]``, so that masks are the same in all parts; None if none are drawn."""
     events: Tensor | None = None
     """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
-    not compute. Leave it out of a state whose other tensors you set."""
+    not compute. It no longer counts if another tensor of the state is replaced or changed in place, which PyTorch does not
+    notice under ``torch.inference_mode()``."""
+    _made: tuple[Any, tuple[int, ...]] | None = field(default=None, init=False, repr=False, compare=False)
+    """What made ``events``, and what :func:`version` said of all tensors then; not kept by ``dataclasses.replace``."""
 
     @staticmethod
     def of(state: "State | None") -> "State":
@@ -40,10 +44,30 @@ class State:
         if held := {x.shape[axis] for x, axis in tensors if x is not None} - {samples}:
             raise UserError(f"the state is that of {held.pop()} samples, and the input has {samples}; see State.take")
 
+    def made_by(self, plan: Any) -> "State":
+        """This state, whose ``events`` that plan has made."""
+        object.__setattr__(self, "_made", (plan, self._versions()))
+        return self
+
+    def events_of(self, plan: Any) -> Tensor | None:
+        """``events`` if that plan made them and nothing has changed since."""
+        return self.events if self._made is not None and self._made[0] is plan and self._unchanged() else None
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(version(x) for x in (self.synapse, self.events, *self.layers.values()) if x is not None)
+
+    def _unchanged(self) -> bool:
+        return self._made is not None and self._made[1] == self._versions()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_made"}  # a copy has versions of its own
+
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
-        synapse, keys, events = (None if x is None else f(x, 0) for x in (self.synapse, self.keys, self.events))
-        return State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
+        events = self.events if self._unchanged() else None
+        synapse, keys, events = (None if x is None else f(x, 0) for x in (self.synapse, self.keys, events))
+        made = State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
+        return made if self._made is None else made.made_by(self._made[0])
 
     def detach(self) -> "State":
         """The same state without gradients, for truncated backpropagation through time."""
@@ -52,3 +76,8 @@ class State:
     def take(self, samples: Tensor) -> "State":
         """The state of some samples of the batch, by index or as a mask."""
         return self.map(lambda x, axis: x[samples] if axis == 0 else x[:, samples])
+
+
+def version(x: Tensor) -> int:
+    """PyTorch's count of the changes of a tensor in place; 0 under ``torch.inference_mode()``, where it does not count."""
+    return 0 if x.is_inference() else x._version

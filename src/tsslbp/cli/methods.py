@@ -65,7 +65,7 @@ class Check:
     quick: bool = False
     """Run a smaller experiment that takes seconds."""
     out: Path = Path("results/checks")
-    """Folder for the result, NAME.json."""
+    """Folder for the result, NAME.json or NAME-quick.json."""
 
 
 def check_(arguments: list[str]) -> None:

@@ -5,10 +5,8 @@ Source: M. Kudo, J. Toyama and M. Shimbo, Pattern Recognition Letters 20:1103, 1
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_validation
+from tsslbp.data import own
+from tsslbp.data.dataset import Dataset, a_tenth, hold_out_validation
 from tsslbp.data.series import padded, read_ts
 from tsslbp.errors import UserError
 
@@ -16,8 +14,8 @@ from tsslbp.errors import UserError
 def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
     """The vowels from ``root/TimeSeries``; the class is the speaker.
 
-    Each coefficient is normalised to mean 0 and std 1 over the training part, then sequences are padded at the end with zeros
-    to the longest of all parts, or to ``time_steps``. ``lengths`` of each part tells padding from data.
+    Sequences are padded at the end with zeros to the longest of all parts, or to ``time_steps``. ``lengths`` of each part tells
+    padding from data.
 
     Raises:
         UserError: files missing or damaged, ``time_steps`` below the longest utterance, a validation size that does not fit.
@@ -42,17 +40,5 @@ def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
     samples, test = (padded(part, classes, time_steps or longest, str(folder)) for part in series)
     count = a_tenth(samples, len(classes)) if validation is None else validation
     train, held = hold_out_validation(samples, count, len(classes))
-    std, mean = torch.std_mean(train.x[_inside(train)], 0, correction=0)
-    train, held, test = (_standardised(part, mean, std) for part in (train, held, test))
-    return Dataset("japanese-vowels", train, held, test, classes, AS_STORED, sequence=True, computed=True)
-
-
-def _inside(part: Split) -> Tensor:
-    """Whether a step is data, not padding, ``[N, T]``."""
-    assert part.lengths is not None
-    return torch.arange(part.x.shape[1]) < part.lengths[:, None]
-
-
-def _standardised(part: Split, mean: Tensor, std: Tensor) -> Split:
-    x = (part.x - mean) / torch.where(std > 0, std, 1.0)
-    return Split(x * _inside(part)[:, :, None], part.y, part.lengths)
+    normalisation = own.fitted(train, sequence=True)
+    return Dataset("japanese-vowels", train, held, test, classes, normalisation, sequence=True)

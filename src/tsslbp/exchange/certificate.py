@@ -4,7 +4,8 @@ A sum of products of absolute sum S is off by at most γ_n·S, where γ_n = n·�
 of relative error η, in any order of addition. So the error of a membrane potential stays below the bound E, which follows the
 neuron's own equations. With q = 1 - 1/τs, p = 1 - 1/τm and N terms in a neuron's sum,
 
-    S[t] = |W|·|a[t]| + |b|                                                      size of the input current
+    S[t] = |W|·|a[t]| + |b|                                                      size of the input current, with |a[t]| that of
+                                                                                 absolute values where pooling adds it up
     M[t] = p·M[t-1]·(1 - s[t-1]) + S[t]                                          size of the potential
     F[t] = q·F[t-1] + γ_C·S[t-1]                                                 synapse computed as i + (x - i)/τs
     E[t] = p·E[t-1]·(1 - s[t-1]) + γ_(N + C·(t+1))·S[t] + F[t] + γ_C·(M[t] + M[t-1]·(1 - s[t-1]))
@@ -50,8 +51,8 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
         ``[B]`` of bool for each type.
     """
     whole = as_written(network, torch.float64)
-    proof = _Proof(whole, dtypes)
-    signal = whole.encode(x.double())
+    proof, x = _Proof(whole, dtypes), x.double()
+    signal = whole.encode(torch.cat([x, x.abs()], 0 if whole.is_static(x) else 1))
     with torch.no_grad():
         for _ in whole.walk(signal, proof.cross):
             pass
@@ -60,7 +61,10 @@ def guaranteed(network: Network, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> 
 
 @dataclass
 class _Proof:
-    """Follows a network through its layers and keeps which samples are safe so far."""
+    """Follows a network through its layers and keeps which samples are safe so far.
+
+    The second half of the batch has the absolute values of the input, which pooling and the first synapse may otherwise cancel.
+    """
 
     network: Network
     dtypes: tuple[torch.dtype, ...]
@@ -80,12 +84,13 @@ class _Proof:
         """A signal crosses neurons as usual, and every margin is compared with the bound of rounding."""
         if isinstance(layer, MaxPool):
             raise UserError(f"layer {name!r} is max pooling, for which there is no bound")
+        signal, sizes = _halves(signal)
         a = layer(signal)
         if isinstance(layer, Readout):  # nothing spikes there
             for dtype in self.dtypes:
                 self.safe.setdefault(dtype, torch.ones(a.shape[1], dtype=torch.bool))
-            return a
-        current, size = expanded(layer.current(signal)), expanded(self.sizes[layer].current(self._absolute(signal)))
+            return torch.cat([a, a], 1)
+        current, size = expanded(layer.current(signal)), expanded(self.sizes[layer].current(self._absolute(sizes)))
         terms = self.terms[name]
         if isinstance(layer, Recurrent):
             before = delayed(a)
@@ -95,7 +100,7 @@ class _Proof:
         u = membrane_potential(current, layer.neuron)
         self._compare(u, size, layer.neuron, terms)
         self.synapse_decay = torch.as_tensor(layer.neuron.synapse_decay).flatten()[0].item()  # outgoing.py demands one
-        return a
+        return torch.cat([a, a], 1)
 
     def _compare(self, u: Tensor, size: Tensor, neuron: LIF, terms: int) -> None:
         """Compare margins with the bounds; ``u`` and ``size`` (S) are ``[T, B, ...]``."""
@@ -136,6 +141,16 @@ def _terms(network: Network) -> Iterator[tuple[str, int]]:
             if block is not None and layer is block.last:
                 terms += before + (1 if block.shortcut is None else block.shortcut.weight[0].numel())
             yield name, terms
+
+
+def _halves(signal: Any) -> list[Any]:
+    """A signal of half of the batch each."""
+    if isinstance(signal, Joined):
+        parts = zip(_halves(signal.signal), _halves(signal.entering), strict=True)
+        return [Joined(inner, entering, signal.shortcut) for inner, entering in parts]
+    if isinstance(signal, Constant):
+        return [Constant(value, signal.response) for value in signal.value.chunk(2)]
+    return list(signal.chunk(2, 1))
 
 
 def _positive(signal: Signal) -> Signal:

@@ -34,9 +34,9 @@ def check(name: str, seeds: int = 1, quick: bool = False) -> dict[str, Any]:
 
 
 def save(result: dict[str, Any], folder: Path) -> Path:
-    """Write a result of :func:`check` to ``folder/NAME.json``. Raises UserError if it cannot be written."""
+    """Write a result of :func:`check` to ``folder/NAME.json``, or NAME-quick.json. Raises UserError if it cannot be written."""
     files.make_folder(folder, "choose another --out")
-    path = folder / f"{result['name']}.json"
+    path = folder / f"{result['name']}{'-quick' * result['quick']}.json"
     files.write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return path
 

@@ -12,7 +12,8 @@ with ``e = ∂L/∂a`` given and ``δ = ∂L/∂I`` returned, which is also the 
 (2) is half the difference between the loss with the spike one step earlier and one step later, to first order in a: later
 lowers a by 1/τs at t and adds ε[k-1]/τs at t+k, earlier adds 1/τs at t-1 and subtracts ε[k]/τs from t on. Both sides are
 needed, because the error e of a loss on a jumps at the neuron's own spike. The value after the jump alone would be wrong by
-half the jump, however fine the steps. In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
+half the jump, however fine the steps. A loss that is not smooth in a, such as that of first spikes, has another time gradient.
+In (5) the reset is u̇⁺/u̇⁻ = I/Δu times the membrane's adjoint after the spike.
 """
 
 import math
@@ -36,7 +37,8 @@ class EventPropNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class EventProp(Rule):
-    """The exact gradient of spike times on a grid; the error is proportional to the step. Silent neurons get no gradient.
+    """The exact gradient of spike times on a grid, for losses that are smooth in the output's current (not
+    :class:`~tsslbp.losses.FirstSpikeLoss`); the error is proportional to the step. Silent neurons get no gradient.
 
     Args:
         clip: bound on 1/Δu, positive. Without a bound, as in the paper, the rule converges to the exact gradient. A bound helps

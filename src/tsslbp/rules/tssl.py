@@ -79,7 +79,7 @@ class TSSL(Rule):
     Raises:
         UserError: an unknown choice, ``clip`` or ``width`` not a positive number.
 
-    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, section 3 and the published code of December 2020, whose O(T²)
+    Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code of December 2020, whose O(T²)
     sums equations (4) to (9) carry in O(T).
     """
 

@@ -18,7 +18,7 @@ from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.study.base import Study, folder_of, measured
+from tsslbp.study.base import Study, asks_for_spikes, folder_of, measured
 from tsslbp.study.paired import differences, interval
 from tsslbp.study.runs import (
     Watch,
@@ -87,7 +87,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
                 continue
             loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
             changed = replace(config, loss=loss)
-            if group == "desired" and ((train := _desired(changed)) == _desired(config) or not any(train)):
+            if group == "desired" and (not asks_for_spikes(changed) or _desired(changed) == _desired(config)):
                 continue  # in T steps, different texts may mean the same, or silence
             made[f"{group}={choice}"] = group, changed
     return made

@@ -48,6 +48,15 @@ def studies() -> dict[str, Study[Any]]:
     return dict(sorted(found.items(), key=lambda named: named[1].place))
 
 
+def asks_for_spikes(config: TrainConfig) -> bool:
+    """Whether the loss of settings wants a spike in their T steps. ``desired=01011`` wants none in one step."""
+    try:
+        config.make_loss()
+    except UserError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class OfRuns:
     """A study of trained runs, drawn in OUT/report.html with the other studies that are there.

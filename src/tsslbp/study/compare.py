@@ -15,6 +15,7 @@ from tsslbp.architecture import NO_ANN
 from tsslbp.bench.measure import interleaved
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, unknown
+from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report.page import Result
 from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
@@ -47,8 +48,9 @@ SECONDS = 3.0
 class Compare(TrainConfig):
     """Train the same network under several rules: same data, initial weights, order of samples and budget."""
 
-    rules: str = "tssl,surrogate,binary,relu"
-    """Rules to compare, with commas between them. binary and relu train the same network as an ANN."""
+    rules: str = ""
+    """Rules to compare, with commas between them. binary and relu train the same network as an ANN. Default:
+    tssl,surrogate,binary,relu; for a recurrent network, which no ANN has, tssl,surrogate."""
     seeds: int = 3
     """Number of runs of every rule, with consecutive seeds that begin with --seed."""
     to: float | None = None
@@ -74,9 +76,11 @@ class Compare(TrainConfig):
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""
         trials = int(self.tune) if self.tune.strip().isdecimal() else 0
+        settings = training_settings(self)
+        recurrent = settings.network is not None and contains(settings.network, RecurrentSpec)
         result = compare(
-            training_settings(self),
-            split(self.rules),
+            settings,
+            split(self.rules) if self.rules else ["tssl", "surrogate", *(() if recurrent else ANNS)],
             seeds=self.seeds,
             target=self.to,
             rates=() if trials else _rates(self.tune),

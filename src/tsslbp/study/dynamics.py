@@ -30,7 +30,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Constant
-from tsslbp.study.base import Study, folder_of, measured
+from tsslbp.study.base import Study, asks_for_spikes, folder_of, measured
 from tsslbp.study.runs import (
     Watch,
     about,
@@ -89,6 +89,8 @@ def dynamics(
         raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
     config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
+    if steps == STEPS:  # nobody asked for these
+        steps = [count for count in steps if asks_for_spikes(replace(config, time_steps=count))]
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training

@@ -96,6 +96,10 @@ def searched(
             search.tell(trial, state=optuna.trial.TrialState.PRUNED)
         except training.Diverged:
             search.tell(trial, 0.0)
+        except UserError as error:
+            if (base.runs_dir / f"{folder_name(label)}-trial{number}").is_dir():
+                raise UserError(f"{error}; trials follow from --tune, so give the same number as before") from None
+            raise
         found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached, "in_full": None})
     for number in _leaders(found) if epochs > base.epochs or len(bases) > 1 else ():
         settings, name = found[number]["settings"], f"{folder_name(label)}-trial{number}"

@@ -138,6 +138,10 @@ def samples_to_predict(model: Model, path: Path, streaming: Streaming | None = N
 
 
 def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | None) -> Samples:
+    if model.data == "nmnist-stabilised" and path.suffix.lower() != ".npz":
+        raise UserError(
+            f"{path} is not stabilised, as the recordings of the training were; train on your own recordings with --data {path}"
+        )
     if in_files.is_one(model.data):
         found, names, notes = in_files.samples(path, model.classes, labelled, _as_seen(model, streaming))
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
@@ -163,7 +167,9 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
-        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}")
+        sounds = model.data.startswith("spoken-digits") and 2 * shape[-1] == wanted[-1]
+        way = " of spikes; to predict sounds, train on a folder of them with --data FOLDER" if sounds else ""
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{way}")
     if samples.split.streamed:  # bytes, as the model has it
         return
     x = samples.split.x
