@@ -207,7 +207,9 @@ def test_a_command_waits_for_nothing_that_it_does_not_use():
 
 def test_doctor_names_the_extra_that_is_missing(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "missing; downloads needs it: pip install 'tsslbp[vision]'" in run(capsys, "doctor", "--no-measure")[1]
+    out = run(capsys, "doctor", "--no-measure")[1]
+    assert "missing; downloads, image-folder and webdataset need it: pip install 'tsslbp[vision]'" in out
+    assert "missing; --tensorboard needs it: pip install 'tsslbp[tensorboard]'" in out
 
 
 class Terminal(io.StringIO):
@@ -258,7 +260,16 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
     [
         ("trian", "unknown command 'trian'; did you mean 'train'"),
         ("train mnist-cn", "unknown recipe 'mnist-cn'; did you mean 'mnist-cnn'"),
+        ("train iris.csv", "'iris.csv' is data, not a recipe; write: tsslbp train --data iris.csv"),
+        ("train digits", "'digits' is data, not a recipe; write: tsslbp train --data digits"),
+        ("compare delayed-xor(samples=99)", "is data, not a recipe; write: tsslbp compare --data 'delayed-xor(samples=99)'"),
         ("train quickstart --epoch 3", "unknown option '--epoch'; did you mean '--epochs'"),
+        ("train --lr 1e-3", "unknown option '--lr'; did you mean '--learning-rate'"),
+        ("compare quickstart --batch=3", "unknown option '--batch'; did you mean '--batch-size'"),
+        (
+            "evaluate nowhere --batchsize 3",
+            "known: --all, --data, --data-root, --download, --early-exit, --import, --skip-broken,",
+        ),
         ("train quickstart --epochs abc", "--epochs"),
         ("train quickstart --epochs 1 --seed 1 --epochs=2", "--epochs is given 2 times; give it once"),
         ("train quickstart --flip --no-flip", "--flip is given 2 times"),
@@ -269,6 +280,8 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
         ("train quickstart --runs-dir=", "the value after --runs-dir= is empty; give one, or leave it out"),
         ("train quickstart --epochs 0", "--epochs is 0"),
         ("train quickstart --loss kernl", "kernl"),
+        ("train quickstart --loss mse", "unknown loss 'mse'; known: count, first-spike, kernel, softmax, spike"),
+        ("train quickstart --encoding rate", "unknown encoding 'rate'; known: constant, latency, poisson"),
         ("train quickstart --rule tsl", "unknown rule 'tsl'; did you mean 'tssl'"),
         ("train quickstart --rule tssl(rest=False)", "did you mean 'reset'"),
         ("train quickstart --rule tssl(fallback=quite)", "did you mean 'quiet'"),
@@ -281,6 +294,9 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
         ("train quickstart --dropout 1", "dropout is 1"),
         ("train quickstart --learning-rate nan", "--learning-rate is nan"),
         ("train quickstart --padding 0 --network 16C3-Q2-10", "layer 2 ('Q2') of '16C3-Q2-10'"),
+        ("train quickstart --network '32C3 - 10'", "layers are joined by - without blanks"),
+        ("train quickstart --network 32C3,10", "layers are joined by - without blanks"),
+        ("train quickstart --network '32C3 -20-10'", "layers are joined by - without blanks"),
         ("train quickstart --network 16C9-10 --padding 0", "layer 1 ('16C9')"),
         ("train quickstart --network 16C3-12", "must end with 10"),
         ("train spike-pattern --network 20-100-V10", "votes (V) are for classes"),
@@ -336,9 +352,12 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
         ("train --config missing.toml", "cannot read missing.toml"),
         ("train quickstart --config", "--config needs a file"),
         ("evaluate nowhere", "no model at nowhere"),
-        ("predict", "PATH"),
+        ("predict", "MODEL and PATH are missing; write: tsslbp predict MODEL PATH; see tsslbp predict --help"),
+        ("predict runs/quickstart", "PATH is missing; write: tsslbp predict MODEL PATH; see"),
+        ("export a.safetensors", "FILE is missing; write: tsslbp export RUN_OR_MODEL FILE; see"),
         ("predict nowhere image.png", "no model at"),
         ("report nowhere", "no run at nowhere"),
+        ("report .", "it has no metrics.jsonl; give the folder of a run, a comparison or studies, such as runs/quickstart"),
         ("recipes extra", "extra"),
     ],
 )
@@ -360,7 +379,8 @@ def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
     assert len((tmp_path / "moved/metrics.jsonl").read_text().splitlines()) == 5
     assert (trained / "report.html").stat().st_mtime_ns == before
     other = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume", "--seed", "1", "--tau-m", "9")[2]
-    assert "moved was started with another seed and another tau_m; go on with" in other
+    again = f"go on with: tsslbp train --config {tmp_path / 'moved/config.toml'} --resume, or take another folder"
+    assert f"moved was started with other settings (seed, tau_m); {again}" in other
     nowhere = tmp_path / "no/where.onnx"
     assert (
         f"cannot write {nowhere}: there is no folder {nowhere.parent}; make it"

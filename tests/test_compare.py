@@ -393,7 +393,7 @@ def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, 
     cut = "tssl-leak-False-clip-2-seed1"
     assert begun == ["tssl-seed1", cut, cut, "relu-seed1"]
     assert without_times(result) == without_times(whole)
-    with pytest.raises(UserError, match="another learning_rate"):
+    with pytest.raises(UserError, match=r"other settings \(learning_rate\); go on with: tsslbp train --config"):
         study.compare(replace(small, learning_rate=1e-3), RULES, seeds=1)
 
 

@@ -217,6 +217,17 @@ def test_every_rule_option_is_explained():
             assert f"`{option.name}`" in PAGES["docs/how-to-choose-a-rule.md"], (name, option.name)
 
 
+def test_every_surrogate_and_every_loss_has_its_row():
+    rows = [line for line in PAGES["docs/how-to-choose-a-rule.md"].splitlines() if line.startswith("| `")]
+    for name, (_, slope) in surrogate.DERIVATIVES.items():
+        assert any(re.match(rf"\| `{name}` .*\| {slope:g} \|$", row) for row in rows), name
+    for name, loss in losses.LOSSES.items():
+        (row,) = [row for row in rows if row.startswith(f"| `{name}` ")]
+        for option in dataclasses.fields(loss):
+            default = option.name if option.default is None else f"{option.name}={option.default}".removesuffix(".0")
+            assert option.name in ("time_steps", "tau_s") or f"`{default}`" in row, (name, option.name)
+
+
 def test_flags_that_are_named_exist():
     modules = [
         importlib.import_module(f"{package.__name__}.{path.stem}")

@@ -292,7 +292,9 @@ def test_answers_are_compared_where_the_output_is_a_voltage(notation):
     torch.manual_seed(0)
     net = lively(tsslbp.build(notation, input_shape=(7,), time_steps=7, tau_m=4.5, tau_s=2.5, readout="voltage"))
     graph, here = to_nir(net), {"here": Simulator("", equations)}
-    assert all("spikes and 0 of 20 answers differ" in line for line in list(lines(check(net, graph, samples(net), here)))[:2])
+    assert all(
+        "neuron steps and 0 of 20 answers differ" in line for line in list(lines(check(net, graph, samples(net), here)))[:2]
+    )
     graph.nodes["output_neurons"].tau_mem *= 4
     graph.nodes["output_neurons"].r[1] *= 9
     _, double = check(net, graph, samples(net), here).comparisons

@@ -272,6 +272,12 @@ def test_text_is_no_path(setting):
         TrainConfig(**{setting: "a/b"})
 
 
+@pytest.mark.parametrize(("value", "write"), [(1, r"\(1,\)"), ([1, 0], r"\(1, 0\)")])
+def test_a_number_or_a_list_is_no_tuple(value, write):
+    with pytest.raises(UserError, match=f"it must be a tuple: write {write}$"):
+        TrainConfig(padding=value)
+
+
 HUGE = "10000000000000000000000"
 
 

@@ -179,11 +179,20 @@ def test_what_cannot_be_exported_is_told(trained, tmp_path):
     assert not (tmp_path / "a.safetensors").exists()
 
 
+def test_a_model_is_not_exported_as_a_model_again(trained, tmp_path, capsys):
+    assert cli.main(["export", str(trained / "model.safetensors"), str(tmp_path / "copy.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert ".safetensors is written from a run's folder, and" in said
+    assert "model.safetensors is a model already; copy it" in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["a.pt"], "names no format; known endings: .safetensors"),
         (["a"], "names no format"),
+        (["a.c"], "known endings: .safetensors, .nir, .onnx; for C: --format c FOLDER"),
         (["a.safetensors", "--format", "safetensor"], "unknown format 'safetensor'; did you mean 'safetensors'?"),
     ],
 )

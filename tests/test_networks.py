@@ -279,6 +279,11 @@ def test_missing_settings_are_named():
         build("7-10", input_shape=(3,), time_steps=4, tau_s=3)
 
 
+def test_lists_are_taken_for_tuples():
+    net = build("2C3-3C3-10", input_shape=[1, 8, 8], padding=[1, 0], learn=["tau_m"], time_steps=4, tau_m=5, tau_s=3)
+    assert (net.architecture.input_shape, net.architecture.padding, net.architecture.learn) == ((1, 8, 8), (1, 0), ("tau_m",))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

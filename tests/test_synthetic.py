@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsslbp import UserError, data
+from tsslbp import UserError, data, training
+from tsslbp.settings import TrainConfig
 
 
 def load(name, time_steps=None):
@@ -96,6 +97,17 @@ def test_the_parts_of_a_task_are_different_samples(name):
     made = load(name)
     assert (len(made.train), len(made.validation), len(made.test)) == (1000, 250, 250)
     assert not torch.equal(made.validation.x, made.test.x)
+
+
+@pytest.mark.parametrize("name", ["spike-pattern", "delayed-xor(samples=100)", "evidence(samples=100)"])
+def test_a_small_task_keeps_its_validation_samples_under_automatic_settings(name):
+    config, dataset = training.with_data(TrainConfig(data=name), given={"data"})
+    assert config.choose == "validation"
+    assert config.validation == len(dataset.validation) == (1 if name == "spike-pattern" else 25)
+    with pytest.raises(
+        UserError, match=f"{'1 validation sample' if name == 'spike-pattern' else '25 validation samples'} of its"
+    ):
+        data.load(name, Path("nowhere"), validation=0)
 
 
 @pytest.mark.parametrize(

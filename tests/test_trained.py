@@ -34,7 +34,7 @@ def test_it_has_learned(trained, capsys):
 def test_every_simulator_has_its_spikes_and_that_is_proved(trained, tmp_path, capsys):
     pytest.importorskip("nir", reason="NIR files need the package nir")
     out = exported(trained, capsys, str(tmp_path / "net.nir"), "--check", "60")
-    assert re.search(r"NIR's equations, float64: 0 of [\d,]+ spikes differ", out)
+    assert re.search(r"NIR's equations, float64: 0 of [\d,]+ neuron steps differ", out)
     assert "guaranteed by margin in float64: 100.0 % of 60 samples" in out
 
 

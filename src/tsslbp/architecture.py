@@ -66,7 +66,7 @@ class NetworkSettings(Group):
 
     network: Annotated[str | None, Means(parse)] = None
     """Network in the field's notation, such as 15C5-P2-40C5-P2-300-10 or 8C3n-[8C3n-8C3n]-10. Default: 100 hidden neurons and
-    as many output neurons as the data have classes."""
+    as many output neurons as the data have classes; tsslbp train without a recipe chooses a network that suits the data."""
     padding: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0,)
     """Zeros around the input of the convolutions: one number for all, or one for each."""
     dropout: Annotated[float, BELOW_1] = 0.0

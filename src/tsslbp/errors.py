@@ -25,7 +25,7 @@ def one_line(error: Exception) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest names that do."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     comma = "; " if any("," in each for each in names) else ", "
     hint = f"did you mean {near[0]!r}?" if near else f"known: {comma.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -60,7 +60,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     for name in given:
         if name not in kinds_of(Architecture) or name == "network":
             raise unknown("setting", name, kinds_of(Architecture))
-    given = {name: plain(value) for name, value in given.items()}
+    given = {name: plain(tuple(value) if isinstance(value, list) else value) for name, value in given.items()}
     one = {name: (given[name],) for name in ("padding", "learn", "per_neuron") if isinstance(given.get(name), int | str)}
     given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
     if notation in PAPER:

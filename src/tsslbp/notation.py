@@ -144,7 +144,8 @@ def parse(notation: str) -> tuple[Spec, ...]:
         tokens.pop()
     if not tokens or not re.fullmatch("[0-9]+[bn]?", tokens[-1]):
         raise UserError(
-            f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote: 100-V10"
+            f"network {notation!r} must end with the number of output neurons, such as 10, or with that and a vote: 100-V10; "
+            "layers are joined by - without blanks"
         )
     if re.search(r"\[[^\]]*\[", notation):
         raise UserError(f"network {notation!r} has a residual block inside another; blocks follow one another: [8-8]-[8-8]-10")
@@ -174,7 +175,7 @@ def _layer(token: str, number: int, notation: str, block: str = "") -> Spec:
             f"{_where(token, number, notation, block)} is not a layer; write 15C5 (convolution), P2, A2 or M2 (sum, average or "
             "max pooling), 300 (fully connected), 100R (recurrent) or 100A (with adaptive thresholds), sizes from 1; behind "
             "these s2, d2, g4 (stride, dilation, groups of a convolution, in this order), then b (bias) or n (normalised); "
-            "[64C3-64C3] is a residual block"
+            "[64C3-64C3] is a residual block; layers are joined by - without blanks"
         )
     return spec
 

@@ -52,7 +52,8 @@ class DataSettings(Group):
 
     data: str = "digits"
     """digits, mnist, fashion-mnist, cifar10, nmnist, nmnist-stabilised, spoken-digits, spoken-digits-by-speaker,
-    japanese-vowels, tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .tsv, .txt, or a folder of pictures, sounds or
+    japanese-vowels, spike-pattern, delayed-xor, evidence (these three also with options, as "delayed-xor(delay=50)"),
+    tonic:NAME, or a path of your own: FILE.npz, .csv, .ts, .tsv, .txt, or a folder of pictures, sounds or
     event recordings with a folder for each class. image-folder:DIR leaves pictures in their files, however many there are;
     webdataset:SHARDS leaves them in tar files, of a folder or a pattern such as train-{000..127}.tar. Both may lie in the data
     root."""
@@ -182,7 +183,8 @@ class Place(Group):
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
     download: bool = False
-    """Fetch a missing data set into the data root (through torchvision)."""
+    """Fetch a missing data set into the data root: images through torchvision, N-MNIST and tonic:NAME through tonic. Speech and
+    vowels are never fetched."""
     workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read pictures in files ahead of the training; 0 reads them in the training process.
     Default: one less than the cores of each process, at most 8."""

@@ -140,6 +140,8 @@ def export(arguments: list[str]) -> None:
     if options.data and not options.check:
         raise UserError("--data has no effect without --check")
     model = training.load(options.model)
+    if name == "safetensors" and options.model.is_file():
+        raise UserError(f"{form.ending} is written from a run's folder, and {options.model} is a model already; copy it")
     if form.ending:
         options = replace(options, file=files.output(options.file, Path(model.data), *training.files_of(options.model)))
     for line in form.write(options, model):
@@ -160,7 +162,7 @@ def _format(options: Export) -> tuple[str, Format]:
         if form.ending and options.file.suffix == form.ending:
             return name, form
     endings = ", ".join(form.ending for form in FORMATS.values() if form.ending)
-    raise UserError(f"the ending of {options.file} names no format; known endings: {endings}; or choose with --format")
+    raise UserError(f"the ending of {options.file} names no format; known endings: {endings}; for C: --format c FOLDER")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import sys
 from dataclasses import field, fields, make_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
-from tsslbp import recipes
+from tsslbp import data, recipes
 from tsslbp.cli import own
 from tsslbp.declared import docstrings, faults, flag, kinds_of
 from tsslbp.errors import UserError, unknown
@@ -29,6 +29,23 @@ NOW_OF_LOSS = {
     "--undesired-count": "count(undesired=1)",
 }
 """Flags of version 0.1.0, with an example of how to write them now."""
+SYNONYMS = {
+    "--arch": "--network",
+    "--batch": "--batch-size",
+    "--bs": "--batch-size",
+    "--cuda": "--device",
+    "--dataset": "--data",
+    "--gpu": "--device",
+    "--grad-clip": "--gradient-clip",
+    "--lr": "--learning-rate",
+    "--model": "--network",
+    "--num-workers": "--workers",
+    "--steps": "--time-steps",
+    "--val": "--validation",
+    "--wd": "--weight-decay",
+    "--weights": "--init",
+}
+"""What other programs call our options, where the spelling does not lead there."""
 
 
 def parse(settings: type[T], command: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
@@ -37,7 +54,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
     Raises:
         UserError: an unknown option (the nearest is named), or a value of the wrong kind or too large.
     """
-    known = set(map(flag, kinds_of(settings)))
+    places = _places(settings)
+    known = {flag(name) for name in kinds_of(settings) if name not in places}
     description = description or inspect.cleandoc(settings.__doc__ or "")
     if command.split()[0] in own.IMPORTING:  # removed from the arguments before
         known |= {"--import"}
@@ -46,6 +64,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         if "--loss" in known and given in NOW_OF_LOSS:
             raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
         if given != "--help" and given.replace("--no-", "--", 1) not in known:
+            if (meant := SYNONYMS.get(given)) in known:
+                raise UserError(f"unknown option {given!r}; did you mean {meant!r}?")
             raise unknown("option", given, known)
     _refuse_ignored(command, arguments)
     helping, names = _helping(settings), [each.name for each in fields(settings)]  # type: ignore[arg-type]
@@ -60,12 +80,26 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
             sys.exit(0)
         if isinstance(stop.__context__, UserError):  # from checks of the settings, before tyro draws a box around it
             raise stop.__context__ from None
-        raise UserError(f"{_one_line(complaint.getvalue())}; see tsslbp {command} --help") from None
+        said = _one_line(complaint.getvalue())
+        if missing := [place for place in places.values() if re.search(rf"(^Missing .*?: |\(required\) ){place} ", said)]:
+            are = f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing"
+            said = f"{are}; write: tsslbp {command} {' '.join(places.values())}"
+        raise UserError(f"{said}; see tsslbp {command} --help") from None
     if empty := [flag(name) for name in names if getattr(options, name) == () and flag(name) in arguments]:
         raise UserError(f"{empty[0]} has no value; give one, or leave it out")
     if wrong := list(faults(options)):
         raise UserError("; ".join(wrong))
     return options
+
+
+def _places(settings: type[T]) -> dict[str, str]:
+    """The settings that have a place and no flag, with what the help calls them."""
+    marks = {name: get_args(kind)[1:] for name, kind in kinds_of(settings).items()}
+    return {
+        name: next((str(mark.metavar) for mark in given if getattr(mark, "metavar", None)), name.upper())
+        for name, given in marks.items()
+        if tyro.conf.Positional in given
+    }
 
 
 def _options(arguments: list[str]) -> list[str]:
@@ -107,10 +141,13 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
     """The settings of the recipe, if one comes first; the command with its name; the other arguments.
 
     Raises:
-        UserError: an unknown recipe.
+        UserError: an unknown recipe, or data in its place.
     """
     if not arguments or arguments[0].startswith("-"):
         return TrainConfig(), command, arguments
+    if arguments[0] not in recipes.RECIPES and data.named(arguments[0]):
+        instead = f"tsslbp {command} --data {shlex.quote(arguments[0])}"
+        raise UserError(f"{arguments[0]!r} is data, not a recipe; write: {instead}")
     return recipes.get(arguments[0]), f"{command} {arguments[0]}", arguments[1:]
 
 

@@ -80,10 +80,15 @@ def doctor(arguments: list[str]) -> None:
     rows = machine.describe()
     for name, backend in kernels.backends().items():
         rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
-    for package, purpose in (("torchvision", "downloads"), ("PIL", "predict"), ("tensorboard", "--tensorboard")):
+    need = {
+        "torchvision": "downloads, image-folder and webdataset need",
+        "PIL": "predict needs",
+        "tensorboard": "--tensorboard needs",
+    }
+    for package, purpose in need.items():
         found = importlib.util.find_spec(package) is not None
         extra = "tensorboard" if package == "tensorboard" else "vision"
-        missing = f"missing; {purpose} needs it: pip install 'tsslbp[{extra}]'"
+        missing = f"missing; {purpose} it: pip install 'tsslbp[{extra}]'"
         rows[f"package {package}"] = "installed" if found else missing
     if measured:
         machine.keep_memory()

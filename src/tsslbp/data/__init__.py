@@ -1,5 +1,6 @@
 """Data sets by name or from a user's own file, in memory or, if large, mapped from a file."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ __all__ = [
     "events",
     "in_files",
     "is_own",
+    "is_task",
     "load",
+    "named",
     "of_arrays",
     "of_torch",
 ]
@@ -86,8 +89,19 @@ def load(
 
 def is_own(name: str) -> bool:
     """Whether a name is the path of a user's own file or folder, not a data set's."""
-    known = name in NAMES or name in SETS or _task(name) in synthetic.TASKS
+    known = name in NAMES or name in SETS or is_task(name)
     return bool(name) and not known and not name.startswith(("tonic:", MADE))
+
+
+def named(name: str) -> bool:
+    """Whether a name is a data set's, or the path of a file or folder that exists or that a reader would take."""
+    own = in_files.is_one(name) or os.path.exists(name) or bool(readers.at(Path(name)))  # no error for a long name
+    return own if is_own(name) else bool(name) and not name.startswith(MADE)
+
+
+def is_task(name: str) -> bool:
+    """Whether a name, with its options, is that of a synthetic task, which has validation samples of its own."""
+    return name not in SETS and _task(name) in synthetic.TASKS
 
 
 def bare(name: str) -> str:
@@ -107,10 +121,11 @@ def _read(name: str, root: Path, validation: int | None, download: bool, time_st
         return readers.read(name, validation, time_steps)
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
-    if _task(name) in synthetic.TASKS:
+    if is_task(name):
         made = synthetic.read(name, time_steps)
         if validation not in (None, held := len(made.validation)):
-            raise UserError(f"validation is {validation}; {name} has {held} validation samples of its own, so leave it out")
+            own = f"{held} validation sample{'s' * (held != 1)} of its own"
+            raise UserError(f"validation is {validation}; {name} has {own}, so leave it out")
         return made
     match name:
         case "digits":

@@ -79,7 +79,8 @@ def complete(
     if held is not None and validation in (None, len(held)):
         kept, held = numbers, held.select(torch.arange(len(held)))
     elif held is not None and validation:
-        raise UserError(f"--validation is {validation}; {where} has {len(held)} validation samples of its own: leave it out")
+        own = f"{len(held)} validation sample{'s' * (len(held) != 1)} of its own"
+        raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
     else:
         count = a_tenth(numbers, len(names)) if validation is None else validation
         kept, left = hold_out_validation(numbers, count, len(names))

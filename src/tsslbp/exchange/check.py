@@ -29,7 +29,7 @@ class Comparison:
     differ: dict[str, int]
     """By layer, neurons and steps of all samples at which one spikes and the other does not."""
     of: dict[str, int]
-    """By layer, neurons times steps of all samples."""
+    """By layer, neurons times steps of all samples: its neuron steps."""
     refused: str = ""
     """Error of a simulator that did not run the graph."""
     answers: int = 0
@@ -142,7 +142,8 @@ def lines(checked: Checked) -> Iterator[str]:
             continue
         where = ", ".join(f"{layer} {count:,}" for layer, count in each.differ.items() if count)
         answers = f" and {each.answers:,} of {checked.samples:,} answers" if checked.voltage else ""
-        yield f"{who}: {each.total:,} of {sum(each.of.values()):,} spikes{answers} differ" + (f" ({where})" if where else "")
+        counts = f"{each.total:,} of {sum(each.of.values()):,} neuron steps{answers}"
+        yield f"{who}: {counts} differ" + (f" ({where})" if where else "")
     for dtype, count in checked.guaranteed.items():
         share = 100 * count / checked.samples
         yield f"guaranteed by margin in {_called(dtype)}: {share:.1f} % of {checked.samples:,} samples"

@@ -7,6 +7,7 @@ from tsslbp.errors import UserError
 from tsslbp.publish.results import draw_results
 from tsslbp.study.comparison import draw_comparison
 from tsslbp.study.page import found_in
+from tsslbp.training import METRICS
 
 
 def write_page(folder: Path, markdown: bool = False, data_root: Path | None = None) -> Path:
@@ -22,6 +23,9 @@ def write_page(folder: Path, markdown: bool = False, data_root: Path | None = No
     """
     compared, reproduced = (folder / "compare.json").is_file(), any(folder.glob("seed*.jsonl"))
     if not (compared or reproduced or found_in(folder)):
+        if not (folder / METRICS).is_file():
+            kinds = "a run, a comparison or studies, such as runs/quickstart"
+            raise UserError(f"no run at {folder}: it has no {METRICS}; give the folder of {kinds}")
         return report.write(folder, data_root, markdown=markdown)
     if data_root is not None:
         raise UserError(f"--data-root has no effect: {folder} holds results, which need no data; leave it out")

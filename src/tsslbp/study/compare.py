@@ -57,7 +57,7 @@ class Compare(TrainConfig):
     """Validation accuracy in percent; the table says how long each rule takes to reach it. Default: the mean best accuracy of
     the worst rule."""
     tune: str = ""
-    """How many trials of learning rate, loss, first weights and the rule's options every rule gets, such as 30; or learning
+    """How many trials of learning rate, loss, initial weights and the rule's options every rule gets, such as 30; or learning
     rates to try, with commas between them. The best on validation is used. If the best learning rate lies at an end, up to four
     more are tried beyond it."""
     tune_epochs: int | None = None

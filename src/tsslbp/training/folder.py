@@ -106,6 +106,6 @@ def _resumed(config: TrainConfig) -> Path:
     if before["validation"] is None:  # runs of this version always have it
         raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     if others := [setting for setting in sorted(wanted.keys() - free) if before[setting] != wanted[setting]]:
-        way = f"go on with the settings in {path}, or take another folder (--name; --out of a study)"
-        raise UserError(f"{folder} was started with another {' and another '.join(others)}; {way}")
+        way = f"go on with: tsslbp {records.resuming(folder)}, or take another folder (--name; --out of a study)"
+        raise UserError(f"{folder} was started with other settings ({', '.join(others)}); {way}")
     return folder

@@ -176,7 +176,8 @@ def with_data(
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
         dataset = _load(config)
-        if given is not None and not {"validation", "choose"} & set(given) and not automatic.holds_out(dataset):
+        left_out = given is not None and not {"validation", "choose"} & set(given)
+        if left_out and not data.is_task(config.data) and not automatic.holds_out(dataset):
             unchosen = replace(config, validation=0, choose="last")
             whole = _load(unchosen)
             if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no own validation part
