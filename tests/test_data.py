@@ -544,7 +544,8 @@ def test_own_file(tmp_path, kind, dtype, compressed):
     assert dataset.classes == ("0", "1")
     assert (dataset.sequence, dataset.sample_shape, dataset.time_steps) == (sequence, sample_shape, time_steps)
     assert [len(s) for s in (dataset.train, dataset.validation, dataset.test)] == [29, 3, 8]
-    assert dataset.train.x.dtype == (torch.uint8 if dtype in (np.uint8, np.bool_) else torch.float32)
+    whole = dtype is np.uint8 or (dtype is np.bool_ and kind != "vectors")
+    assert dataset.train.x.dtype == (torch.uint8 if whole else torch.float32)
     stored = Split(torch.tensor(x.astype(np.float32)).to(dataset.train.x.dtype), torch.tensor(own(x)["y"]))
     assert rows(dataset.train, dataset.validation, dataset.test) == rows(stored)
 
