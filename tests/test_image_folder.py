@@ -1,5 +1,6 @@
 """Pictures that stay in their files: layouts, worker processes, broken pictures, and training that goes on in mid-epoch."""
 
+import errno
 import json
 import os
 import shutil
@@ -295,6 +296,33 @@ def test_broken_pictures_are_left_out(config, capsys, monkeypatch):
         load(folder, skip_broken=True)
 
 
+def test_what_the_system_does_not_let_be_read_is_not_broken(folder, monkeypatch):
+    monkeypatch.setenv("TSSLBP_CACHE", str(folder.parent / "cache"))
+    spoil(folder / "train/green/5.jpg")
+    really = Image.open
+
+    def denied(file, *arguments, **options):
+        if str(file).endswith("red/2.jpg"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return really(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", denied)
+        for skip in (True, False):
+            with fails("cannot read .*train/red/2.jpg: Permission denied; make it readable, and try again"):
+                load(folder, skip_broken=skip)
+    dataset = load(folder, skip_broken=True)
+    assert len(dataset.train) + len(dataset.validation) == 23
+
+
+def test_a_picture_that_is_too_thin_is_broken(tmp_path):
+    Image.new("RGB", (1, 60000)).save(tmp_path / "thin.png")
+    for least, keys in ((0.0, None), (0.5, [1])):
+        _, faults = Decoder(224, least)[[str(tmp_path / "thin.png")], keys]
+        said = f"{tmp_path}/thin.png is 1 × 60000 pixels, too thin to be brought to 224 × 224"
+        assert [fault.text for fault in faults] == [said]
+
+
 def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     """Whatever is wrong with a file, the decoder says so and goes on."""
     whole, decoder = (PICTURES / "train/red/0.jpg").read_bytes(), Decoder(8, 0.5)
@@ -307,7 +335,7 @@ def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     x, faults = decoder[[str(tmp_path / f"{number}.jpg") for number in range(150)], list(range(150))]
     assert x.shape == (150, 3, 8, 8)
     assert 0 < len(faults) < 150
-    assert not any("\n" in text for _, text in faults)
+    assert not any("\n" in fault.text for fault in faults)
 
 
 @pytest.mark.slow
@@ -329,6 +357,20 @@ def test_workers_end_with_the_data():
     workers = train.pool._loaders[0]._iterator._workers
     del train
     assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.slow
+def test_workers_need_neither_sockets_nor_shared_memory(tmp_path):
+    """A name of more than 107 bytes is none for a socket."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    program = f"""
+from tsslbp import data
+print(len(data.load("image-folder:{PICTURES}", "", streaming=data.Streaming(workers=1)).train.x))
+"""
+    here = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "21\n"), done.stderr
 
 
 @pytest.mark.slow

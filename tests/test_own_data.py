@@ -387,6 +387,23 @@ def test_pictures_whose_white_is_unknown_are_refused(tmp_path, kind, what):
         data.load(str(path), Path())
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_a_picture_is_read_by_no_other_program_whatever_is_in_it(tmp_path, monkeypatch, capsys, prefix):
+    """Pillow knows EPS by its content, and has Ghostscript draw it."""
+    for number in range(12):
+        path = tmp_path / f"pictures/{'ab'[number % 2]}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    Image.new("RGB", (4, 4)).save(path, format="EPS")
+    drawn = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: drawn.append(arguments))
+    given = ["--network", "2", "--epochs", "1", "--runs-dir", str(tmp_path), *["--workers", "0"][: 2 * bool(prefix)]]
+    code = cli.main(["train", "--data", f"{prefix}{tmp_path / 'pictures'}", *given])
+    assert (code, drawn) == (2, [])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"tsslbp: cannot read {path} as an image (cannot identify image file")
+
+
 def test_pictures_of_several_frames_are_counted(tmp_path):
     path = Path(digit_pictures(tmp_path / "p"))
     frames = [Image.new("L", (8, 8), grey) for grey in (0, 255)]
