@@ -54,6 +54,25 @@ def test_the_model_carries_the_normalisation_of_its_training_samples(tmp_path):
     torch.testing.assert_close(x.mean((0, 1)), torch.zeros(3), atol=1e-4, rtol=0)
 
 
+def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
+    config = tiny(tmp_path, name="run")
+    folder, _ = training.train(config)
+    moved = shutil.move(config.data, tmp_path / "elsewhere.npz")
+    config = replace(config, resume=True, epochs=2)
+    assert training.train(replace(config, data=str(moved)))[1]["epochs"] == 2
+    assert training.load(folder).data == TrainConfig.from_toml(folder / "config.toml").data == str(moved)
+    for name, message in (
+        ("digits", "with another data"),
+        (f"image-folder:{tmp_path}", "no folders|with another data|no pictures"),
+    ):
+        with fails(message):
+            training.train(replace(config, data=name, network="5-2" if name != "digits" else "5-10"))
+    stored = dict(np.load(moved))
+    np.savez(tmp_path / "other.npz", **{**stored, "x": stored["x"] + 1})
+    with fails("checkpoint .* is of other samples than .*other.npz has now; give it those it began with"):
+        training.train(replace(config, data=str(tmp_path / "other.npz")))
+
+
 def test_normalise_none_leaves_values_as_stored(tmp_path):
     folder, _ = training.train(tiny(tmp_path, normalise="none"))
     dataset = data.load(str(tmp_path / "sensor.npz"), Path())
