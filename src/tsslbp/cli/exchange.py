@@ -141,7 +141,8 @@ def export(arguments: list[str]) -> None:
         raise UserError("--data has no effect without --check")
     model = training.load(options.model)
     if form.ending:
-        options = replace(options, file=files.output(options.file, Path(model.data), *training.files_of(options.model)))
+        needed = Path(model.data), *training.files_of(options.model)
+        options = replace(options, file=files.output(options.file, *needed, makes=form.ending == ".safetensors"))
     for line in form.write(options, model):
         console.print(line)
 
