@@ -212,7 +212,7 @@ def test_what_the_optimiser_is_told_comes_from_the_settings(stopped):
     assert optimizer.state_dict()["param_groups"] == fresh
     assert optimizer.state_dict()["state"].keys() == {0, 1}
     with pytest.raises(UserError, match="is of other samples than digits has now"):
-        checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples, data + "?")
+        checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples, "?" + data)
 
 
 def test_fewer_epochs_than_were_run_are_refused(stopped):

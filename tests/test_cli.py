@@ -1,5 +1,7 @@
 """The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
 
+import contextlib
+import errno
 import io
 import os
 import re
@@ -8,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import tsslbp
 from tsslbp import cli, data, imports, metrics, recipes, training
-from tsslbp.cli import parse
+from tsslbp.cli import parse, predictions
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
 
@@ -134,6 +137,42 @@ def test_predict_finds_its_way_with_any_image(blocks, capsys, tmp_path):
     assert predicted("blank")[0] == "no answer: no output neuron spiked\n"
 
 
+def test_predictions_keep_the_outputs_of_one_batch(trained, monkeypatch):
+    model, whole, kept = training.load(trained), training.Model._outputs, []
+    dataset = data.load("digits", "")
+    samples = training.Samples(dataset.train, "", names=[str(number) for number in range(len(dataset.train))])
+
+    @contextlib.contextmanager
+    def watched(model, samples, batch_size, first=0):
+        with whole(model, samples, 100, first) as outputs:
+
+            def each():
+                for part, output in outputs:
+                    kept.append(weakref.ref(output))
+                    yield part, output
+                    del part, output
+                    assert sum(one() is not None for one in kept) <= 1
+
+            yield each()
+
+    monkeypatch.setattr(training.Model, "_outputs", watched)
+    made = predictions.of(model, samples)
+    assert len(kept) == 12
+    monkeypatch.undo()
+    output = model.outputs(dataset.train.x)
+    parts = [of(output).tolist() for of in (metrics.decode, metrics.confidence, metrics.settled_step)]
+    rows = [(model.classes[n], f"{share:.4f}", step + 1) for n, share, step in zip(*parts, strict=True) if n >= 0]
+    assert [row[1:] for row in made.rows if row[1]] == rows
+
+
+def test_predict_looks_for_the_folder_of_its_file_first(trained, tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "digits.npz", x=np.zeros((3, 1, 8, 8), np.uint8))
+    monkeypatch.setattr(predictions, "of", None)
+    code, out, err = run(capsys, "predict", str(trained), str(tmp_path / "digits.npz"), "--out", str(tmp_path / "no/p.csv"))
+    assert (code, out) == (2, "")
+    assert f"cannot write {tmp_path}/no/p.csv: there is no folder {tmp_path}/no; make it first" in err
+
+
 def test_report_is_rebuilt(trained, capsys):
     before = (trained / "report.html").read_text()
     (trained / "report.html").unlink()
@@ -225,6 +264,18 @@ def test_a_terminal_gets_a_live_bar(tmp_path, monkeypatch):
     assert "epoch 1/1" in terminal.getvalue()
     assert re.search(r"loss [\d.]+  train [\d.]+ %  [\d.]+ steps/s  left", terminal.getvalue())
     assert "validation" in terminal.getvalue()
+
+
+def test_a_training_goes_on_when_nobody_reads_its_progress(tmp_path, monkeypatch, capsys):
+    """As in tsslbp train ... 2>&1 | head."""
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["train", "quickstart", *TINY, "--runs-dir", str(tmp_path)]) == 0
+    assert "test accuracy" in capsys.readouterr().out
 
 
 def test_console_script_is_installed(tmp_path):

@@ -77,6 +77,12 @@ def test_an_output_file_is_where_its_link_leads_and_nothing_that_is_needed(tmp_p
     for name, why in said.items():
         with pytest.raises(UserError, match=f"{name} is a {why}.*; choose"):
             files.output(tmp_path / name, *needed)
+    assert files.output(tmp_path / "none/new", *needed, makes=True) == tmp_path / "none/new"
+    with pytest.raises(UserError, match=r"cannot write .*/none/new: there is no folder .*/none; make it first"):
+        files.output(tmp_path / "none/new", *needed)
+    with pytest.raises(UserError, match=r"cannot write to .*/real: .*; choose another folder"):
+        files.output(tmp_path / "real/new", *needed)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "real", "needed", "link", "to-needed", "pipe"}
     with pytest.raises(UserError, match="/dev/stdout is a pipe or device"):
         files.output(Path("/dev/stdout"))
     with pytest.raises(UserError, match=r"cannot write '\.': it is not the name of a file; choose"):
@@ -125,6 +131,22 @@ def test_folders_that_cannot_be_made_are_told(tmp_path, write):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot make .*/file/folder: .*; choose another"):
         write(tmp_path / "file/folder")
+
+
+def test_a_folder_is_checked_without_making_it(tmp_path, monkeypatch):
+    """Of two commands that start at once, each would find the other's."""
+    monkeypatch.setattr(Path, "mkdir", failing(errno.EEXIST))
+    monkeypatch.setattr(Path, "rmdir", failing(errno.ENOENT))
+    files.check_folder(tmp_path / "a/b", "choose another --out")
+    files.check_folder(tmp_path, "choose another --out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make .*/file/folder: Not a directory; choose another --out"):
+        files.check_folder(tmp_path / "file/folder", "choose another --out")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", failing(errno.EACCES))
+    for path, done in ((tmp_path, "write to"), (tmp_path / "a", "make")):
+        with pytest.raises(UserError, match=f"cannot {done} {path}: Permission denied; choose another --out"):
+            files.check_folder(path, "choose another --out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # A run's folder.
@@ -371,6 +393,11 @@ def test_a_file_changes_what_it_names_and_flags_change_the_file(tmp_path):
     base = TrainConfig(batch_size=7, epochs=9)
     expected = replace(base, epochs=3, tau_m=7.0, padding=(1,), runs_dir=Path("elsewhere"), validation=5)
     assert TrainConfig.from_toml(path, base) == expected
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "config.toml").write_text("\ufeffepochs = 3", encoding="utf-8")
+    assert TrainConfig.from_toml(tmp_path / "config.toml").epochs == 3
 
 
 @pytest.mark.parametrize("command", ["report", "export", "study firing", "train --resume"])

@@ -54,6 +54,25 @@ def test_the_model_carries_the_normalisation_of_its_training_samples(tmp_path):
     torch.testing.assert_close(x.mean((0, 1)), torch.zeros(3), atol=1e-4, rtol=0)
 
 
+def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
+    config = tiny(tmp_path, name="run")
+    folder, _ = training.train(config)
+    moved = shutil.move(config.data, tmp_path / "elsewhere.npz")
+    config = replace(config, resume=True, epochs=2)
+    assert training.train(replace(config, data=str(moved)))[1]["epochs"] == 2
+    assert training.load(folder).data == TrainConfig.from_toml(folder / "config.toml").data == str(moved)
+    for name, message in (
+        ("digits", "with another data"),
+        (f"image-folder:{tmp_path}", "no folders|with another data|no pictures"),
+    ):
+        with fails(message):
+            training.train(replace(config, data=name, network="5-2" if name != "digits" else "5-10"))
+    stored = dict(np.load(moved))
+    np.savez(tmp_path / "other.npz", **{**stored, "x": stored["x"] + 1})
+    with fails("checkpoint .* is of other samples than .*other.npz has now; give it those it began with"):
+        training.train(replace(config, data=str(tmp_path / "other.npz")))
+
+
 def test_normalise_none_leaves_values_as_stored(tmp_path):
     folder, _ = training.train(tiny(tmp_path, normalise="none"))
     dataset = data.load(str(tmp_path / "sensor.npz"), Path())
@@ -389,6 +408,23 @@ def test_pictures_whose_white_is_unknown_are_refused(tmp_path, kind, what):
     Image.fromarray(np.ones((8, 8), kind)).save(path / "digit 1/0.tif")
     with fails(f"digit 1/0.tif holds {what}, whose white is unknown; save it with 8 or 16 bits a pixel"):
         data.load(str(path), Path())
+
+
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_a_picture_is_read_by_no_other_program_whatever_is_in_it(tmp_path, monkeypatch, capsys, prefix):
+    """Pillow knows EPS by its content, and has Ghostscript draw it."""
+    for number in range(12):
+        path = tmp_path / f"pictures/{'ab'[number % 2]}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    Image.new("RGB", (4, 4)).save(path, format="EPS")
+    drawn = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: drawn.append(arguments))
+    given = ["--network", "2", "--epochs", "1", "--runs-dir", str(tmp_path), *["--workers", "0"][: 2 * bool(prefix)]]
+    code = cli.main(["train", "--data", f"{prefix}{tmp_path / 'pictures'}", *given])
+    assert (code, drawn) == (2, [])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"tsslbp: cannot read {path} as an image (cannot identify image file")
 
 
 def test_pictures_of_several_frames_are_counted(tmp_path):

@@ -22,6 +22,8 @@ LONGEST_ZIP_END = 22 + 2**16
 """Bytes of the last record of a zip file with the longest comment."""
 TEMPORARY = ".*.tmp"
 """Names of unfinished files, which a killed process leaves behind."""
+NO_FOLDER = "there is no folder {}; make it first"
+"""What is wrong where a file is to be written, and how to fix it."""
 
 
 class Taken(UserError):
@@ -45,16 +47,14 @@ def cache_folder() -> Path:
 
 
 def check_folder(path: Path, fix: str) -> None:
-    """Raises UserError if a folder cannot be made or written to; leaves nothing behind."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
-    make_folder(path, fix)
+    """Raises UserError if a folder cannot be made or written to. Nothing is made, so that commands may check it at once."""
+    wanted = "make"
     try:
-        tempfile.TemporaryFile(dir=path).close()
+        there = next(one for one in (path, *path.parents) if one.exists())
+        wanted = "write to" if there == path else wanted
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; {fix}") from None
-    finally:
-        for one in missing:
-            one.rmdir()
+        raise UserError(f"cannot {wanted} {path}: {error.strerror}; {fix}") from None
 
 
 def make_folder(path: Path, fix: str) -> None:
@@ -98,24 +98,33 @@ def replacing(path: Path, fix: str = "choose another folder", new: bool = False)
         if new and isinstance(error, FileExistsError):
             raise
         if isinstance(error, FileNotFoundError):
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first") from None
+            raise UserError(f"cannot write {path}: {NO_FOLDER.format(path.parent)}") from None
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or {fix}") from error
     finally:
         _delete(temporary)
 
 
-def output(path: Path, *needed: Path) -> Path:
+def output(path: Path, *needed: Path, makes: bool = False) -> Path:
     """Where a command is to write the file that its user names: a link leads to what it points at.
 
+    Args:
+        path: the name.
+        needed: files that it must not be.
+        makes: whether the command makes the folder that the file lies in.
+
     Raises:
-        UserError: it is one of the ``needed`` files, or a folder, pipe or device.
+        UserError: it is one of the ``needed`` files, or a folder, pipe or device; its folder is not there, or not writable.
     """
     special = Path("/dev") in path.absolute().parents  # /dev/stdout leads to any file
     if path.exists() and (special or not path.is_file()):
         raise UserError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; choose the name of a file")
     if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in needed):
         raise UserError(f"{path} is a file that is still needed; choose another name")
-    return path.resolve() if path.is_symlink() else path
+    path = path.resolve() if path.is_symlink() else path
+    if not makes and not path.parent.exists():
+        raise UserError(f"cannot write {path}: {NO_FOLDER.format(path.parent)}")
+    check_folder(path.parent, "choose another folder")
+    return path
 
 
 @contextlib.contextmanager

@@ -325,7 +325,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             UserError: the file cannot be read, is no TOML, needs an import, or has unknown or bad settings; all are named.
         """
         try:
-            stored = tomllib.loads(path.read_text(encoding="utf-8"))
+            stored = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # also for invalid UTF-8 and numbers of thousands of digits

@@ -143,7 +143,8 @@ def export(arguments: list[str]) -> None:
     if name == "safetensors" and options.model.is_file():
         raise UserError(f"{form.ending} is written from a run's folder, and {options.model} is a model already; copy it")
     if form.ending:
-        options = replace(options, file=files.output(options.file, Path(model.data), *training.files_of(options.model)))
+        needed = Path(model.data), *training.files_of(options.model)
+        options = replace(options, file=files.output(options.file, *needed, makes=form.ending == ".safetensors"))
     for line in form.write(options, model):
         console.print(line)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.errors import UserError
 
+PARTS = ("train", "validation", "test")
 REMEMBERED = 64
 """Training samples remembered: those with the smallest digests, so that their order does not matter."""
 OFTEN = 2
@@ -96,7 +97,7 @@ class Facts:
     @property
     def fingerprint(self) -> str:
         """One text for the data set and its split."""
-        return "-".join(self.digests[part] for part in ("train", "validation", "test"))
+        return "-".join(self.digests[part] for part in PARTS)
 
     def is_test_set(self, samples: Split) -> bool:
         """Whether these are the test samples that the data set had."""

@@ -1,5 +1,6 @@
 """Folders of pictures by class, as bytes ``[N, C, H, W]``: grey ones with one channel, others with three."""
 
+import errno
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
+"""Pillow's names of their formats, whatever a file's name. Its reader of others may start programs: Ghostscript for EPS."""
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 """Pillow's modes without colour."""
 WIDE = "I"
@@ -66,6 +69,10 @@ def read(path: Path, wanted: Wanted) -> Found:
     return Found(parts, listing.classes, False, 255.0, listing.tested_on, listing.names, facts)
 
 
+class Unread(UserError):
+    """The system did not let a file be read. This says nothing about the picture in it, and may be over soon."""
+
+
 class Member(NamedTuple):
     """A picture that is a part of a file, as in a tar file."""
 
@@ -107,7 +114,7 @@ def header(path: Picture) -> Header:
     from PIL import Image
 
     try:
-        with Image.open(_source(path)) as file:
+        with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
             width, height = file.size
             turned = file.getexif().get(0x0112, 1) >= 5  # on its side, as a camera was held
@@ -124,12 +131,13 @@ def opened(path: Picture, mode: str) -> "Image":
     """An image file as grey ("L") or "RGB", turned as its camera says, on white where it is transparent.
 
     Raises:
-        UserError: no such file, one that cannot be read as an image, or pixels of other than 8 or 16 bits.
+        Unread: no such file, or one that the system does not let be read.
+        UserError: a file that cannot be read as an image, or pixels of other than 8 or 16 bits.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(_source(path)) as file:
+        with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith(WIDE):  # 16 bits a pixel, which Pillow would cut off at 255
@@ -139,8 +147,10 @@ def opened(path: Picture, mode: str) -> "Image":
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert(mode)
     except FileNotFoundError:
-        raise UserError(f"no image at {path}") from None
+        raise Unread(f"no image at {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # Pillow's own, and wrong places in a file
+            raise Unread(f"cannot read {path}: {error.strerror}; make it readable, and try again") from None
         raise UserError(f"cannot read {path} as an image ({error})") from None
 
 
@@ -154,5 +164,5 @@ def _refuse_numbers(file: "Image", path: Picture) -> None:
 def _largest(path: Path) -> int:
     from PIL import Image
 
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         return int(np.asarray(file).max())

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tsslbp import draws, machine
 from tsslbp.data.dataset import Request, Split
-from tsslbp.data.pictures import Member, opened
+from tsslbp.data.pictures import Member, Unread, opened
 from tsslbp.errors import UserError, all_of
 
 AT_ONCE = 64
@@ -31,10 +31,22 @@ AHEAD = 2
 PATIENCE = 30
 """Seconds that a worker lives on after SIGTERM, which a scheduler sends to all processes: the main one first ends its step."""
 MOST_WORKERS = 8
+MOST_PIXELS = 2**26
+"""Pixels that a picture may have once its shorter side is scaled, before the middle is cut out."""
 
 Pictures = list[str | Member]
-Decoded = tuple[Tensor, list[tuple[int, str]]]
-"""Pictures ``[B, 3, size, size]``, and index in the batch and reason for each that cannot be read."""
+
+
+class Fault(NamedTuple):
+    """Index in its batch of a picture that was not read, why, and whether the picture is broken, not the way to it."""
+
+    place: int
+    text: str
+    broken: bool = True
+
+
+Decoded = tuple[Tensor, list[Fault]]
+"""Pictures ``[B, 3, size, size]``, and what is wrong with those that were not read."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,20 @@ class Decoder(Dataset[Decoded]):
             try:
                 x[place] = self._read(path, None if keys is None else keys[place])
             except UserError as error:
-                faults.append((place, str(error)))
+                faults.append(Fault(place, str(error), not isinstance(error, Unread)))
             except MemoryError:
                 raise
             except Exception as error:  # every format fails in its own ways
                 reason = " ".join(str(error).split()) or type(error).__name__
-                faults.append((place, f"cannot read {path} as an image ({reason})"))
+                faults.append(Fault(place, f"cannot read {path} as an image ({reason})"))
         return x, faults
 
     def _read(self, path: str | Member, key: int | None) -> Tensor:
         image = opened(path, "RGB")
+        if max(image.size) * self.size**2 > MOST_PIXELS * min(image.size):
+            raise UserError(
+                f"{path} is {image.width} × {image.height} pixels, too thin to be brought to {self.size} × {self.size}"
+            )
         if key is None or self._piece is None:
             made = self._middle(image)
         else:
@@ -109,7 +125,7 @@ class Pool:
     def __init__(self, decoder: Decoder, workers: int) -> None:
         self.decoder, self.workers = decoder, workers
         self._requests, self._busy = _Requests(), False
-        self._loaders: list[DataLoader[Decoded]] = []
+        self._loaders: list[DataLoader[Any]] = []
 
     def decoded(self, requests: Iterable[tuple[Pictures, list[int] | None]]) -> Iterator[Decoded]:
         """The decoded pictures of each request, in order.
@@ -124,15 +140,15 @@ class Pool:
         try:
             if not self._loaders:
                 self._loaders.append(self._made())
-            yield from _noticed_in_turn(self._loaders[0])
+            for x, faults in _noticed_in_turn(self._loaders[0]):
+                yield torch.from_numpy(x), faults
         except (RuntimeError, EOFError, OSError) as error:  # the last two if it ends while handing over a batch
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             self._loaders.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"a process that reads pictures has ended ({reason}); memory, or shared memory in /dev/shm, may be short: give "
-                "fewer --workers, or --workers 0"
+                f"a process that reads pictures has ended ({reason}); memory may be short: give fewer --workers, or --workers 0"
             ) from None
         finally:
             self._busy = False
@@ -144,14 +160,14 @@ class Pool:
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
         self._loaders.clear()
 
-    def _made(self) -> DataLoader[Decoded]:
+    def _made(self) -> DataLoader[Any]:
         atexit.register(_end, weakref.ref(self))
         return DataLoader(
             self.decoder,
             batch_size=None,
             sampler=self._requests,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=_with_array,
             worker_init_fn=_outlive_signals,
             prefetch_factor=AHEAD,
             persistent_workers=True,
@@ -174,8 +190,10 @@ def _end(pool: "weakref.ref[Pool]") -> None:
         left.end()
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _with_array(batch: Any) -> tuple[NDArray[np.uint8], list[Fault]]:
+    """A batch as a worker hands it over. A tensor would need shared memory and a socket; where these fail, PyTorch loses the
+    error and the main process waits for ever."""
+    return batch[0].numpy(), batch[1]
 
 
 def _outlive_signals(_: int) -> None:
@@ -184,7 +202,7 @@ def _outlive_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE) and None)
 
 
-def _noticed_in_turn(loader: DataLoader[Decoded]) -> Iterator[Decoded]:
+def _noticed_in_turn(loader: DataLoader[Any]) -> Iterator[tuple[NDArray[np.uint8], list[Fault]]]:
     """The batches of a loader. When a worker ends, PyTorch raises an error at any point of the main process; here it is raised
     where the worker's batch is missing."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
@@ -193,6 +211,12 @@ def _noticed_in_turn(loader: DataLoader[Decoded]) -> Iterator[Decoded]:
     iterator = iter(loader)
     signal.signal(signal.SIGCHLD, before)
     return iterator
+
+
+def _check_way(faults: list[Fault]) -> None:
+    """Raises UserError for pictures that are not broken but could not be read."""
+    if unread := [fault.text for fault in faults if not fault.broken]:
+        raise all_of(unread)
 
 
 @dataclass(frozen=True)
@@ -283,17 +307,22 @@ class Streamed(Split):
 
         for x, faults in self.pool.decoded(asked()):
             if faults:
-                said = str(all_of([text for _, text in faults]))
+                _check_way(faults)
+                said = str(all_of([fault.text for fault in faults]))
                 raise UserError(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
             yield Split(x, labels.pop(0))
 
     def broken(self) -> list[tuple[int, str]]:
-        """Indices of pictures that cannot be read, and why; this reads every picture."""
+        """Indices of broken pictures, and why they cannot be read; this reads every picture.
+
+        Raises UserError if the system does not let some be read.
+        """
         found, start = [], 0
         chosen = self.numbers.split(AT_ONCE)
         requests = (([self.files.at(number) for number in part.tolist()], None) for part in chosen)
         for part, (_, faults) in zip(chosen, self.pool.decoded(requests), strict=True):
-            found += [(start + place, text) for place, text in faults]
+            _check_way(faults)
+            found += [(start + fault.place, fault.text) for fault in faults]
             start += len(part)
         return found
 

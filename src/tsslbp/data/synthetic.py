@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import Dataset, Normalisation, Split
+from tsslbp.data.pictures import FORMATS
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.spec import construct, parse_spec
 
@@ -88,7 +89,7 @@ def _picture(path: Path, time_steps: int, rows: int) -> NDArray[np.bool_]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             image = file.convert("L").resize((time_steps, rows))
     except FileNotFoundError:
         raise UserError(f"spike-pattern: no picture at {path}; target is random, regular, or an image file") from None

@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.architecture import Architecture
+from tsslbp.data.facts import PARTS
 from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
@@ -94,6 +95,7 @@ def restore(
     config: TrainConfig,
     samples: int,
     data: str,
+    warned: Callable[[str], object] = lambda text: None,
 ) -> RunState:
     """Load a checkpoint into a network and an optimiser. Neither is changed if anything is wrong.
 
@@ -104,7 +106,8 @@ def restore(
         optimizer: likewise.
         config: the run's settings.
         samples: size of the training set.
-        data: fingerprint of the samples trained on.
+        data: fingerprint of the samples: a digest of each of ``PARTS``.
+        warned: is told if the samples are others now that no epoch has measured, such as those of a test at the end.
 
     Raises:
         UserError: a damaged file, or one of another architecture, of other data or of more epochs.
@@ -123,8 +126,16 @@ def restore(
     if not same:
         other = shown(content["architecture"])
         raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
-    if content["data"] != data:
+    used = {
+        PARTS[0],
+        *(part for part in PARTS for record in content["state"]["history"] if record[f"{part}_accuracy"] is not None),
+    }
+    digests = zip(PARTS, content["data"].split("-"), data.split("-"), strict=False)
+    others = [part for part, before, now in digests if before != now]
+    if used & {*others}:
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
+    if others:
+        warned(f"the {' and '.join(others)} samples are not those that the run began with")
     state = RunState(**content["state"])
     if state.epoch > config.epochs + 1:
         had = f"has already had {state.epoch - 1}, so give as many or more, or another --name"

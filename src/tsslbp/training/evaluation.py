@@ -189,6 +189,11 @@ def _warn_of_seen(model: Model, samples: Samples, name: str) -> None:
         samples.warnings.append(f"this model does not remember its training samples; {name} must not hold any of them")
         return
     seen, repeated = model.facts.seen(samples.split)
+    if samples.split.streamed:  # recognised by names and sizes, which other pictures may have too
+        if seen:
+            alike = f"about {100 * seen:.0f} % of the training samples have the names and sizes of samples in {name}"
+            samples.warnings.append(f"{alike}; they must not be the same pictures")
+        return
     if seen >= SEEN and not repeated:
         raise UserError(f"{name} holds the samples that the model was trained on; evaluate it on others")
     if seen:

@@ -11,7 +11,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp import files
+from tsslbp import data, files
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
 from tsslbp.settings import Place, TrainConfig
@@ -26,12 +26,13 @@ def files_of(path: Path) -> list[Path]:
     return [path / name for name in ("config.toml", METRICS, MODEL, CHECKPOINT)] if path.is_dir() else [path]
 
 
-def opened(config: TrainConfig, held: contextlib.ExitStack) -> tuple[Path, bytes]:
+def opened(config: TrainConfig, held: contextlib.ExitStack, exact: bool) -> tuple[Path, bytes]:
     """The folder of a run that starts or goes on, and its checkpoint, empty if there is none.
 
-    The folder is locked for this process until ``held`` is closed. Raises files.Taken if another process has it.
+    The folder is locked for this process until ``held`` is closed. Raises files.Taken if another process has it. ``exact``: see
+    :class:`tsslbp.data.Facts`.
     """
-    folder = _resumed(config) if config.resume else _started(config)
+    folder = _resumed(config, exact) if config.resume else _started(config)
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
     if config.resume and (folder / CHECKPOINT).exists():
         return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
@@ -95,17 +96,29 @@ def _take(folder: Path, config: TrainConfig) -> None:
     files.remove_leftovers(folder)
 
 
-def _resumed(config: TrainConfig) -> Path:
-    """The folder of a resumed run. Raises UserError if there is none, or it began with other settings."""
+def _resumed(config: TrainConfig, exact: bool) -> Path:
+    """The folder of a resumed run. Raises UserError if there is none, or it began with other settings.
+
+    Broken pictures may be left out, and if the fingerprint of its samples is ``exact``, a user's own data may have moved: the
+    checkpoint is refused if the samples are others.
+    """
     folder = named(config)
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
-    free = {*kinds_of(Place), *(["epochs"] if config.schedule == "constant" else [])}
+    free = {*kinds_of(Place), "skip_broken", *(["epochs"] if config.schedule == "constant" else [])}
     before, wanted = vars(begun(folder)), vars(config)
+    if exact and _moved(before["data"], config.data):
+        free.add("data")
     if before["validation"] is None:  # runs of this version always have it
         raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     if others := [setting for setting in sorted(wanted.keys() - free) if before[setting] != wanted[setting]]:
         way = f"go on with: tsslbp {records.resuming(folder)}, or take another folder (--name; --out of a study)"
         raise UserError(f"{folder} was started with other settings ({', '.join(others)}); {way}")
     return folder
+
+
+def _moved(before: str, now: str) -> bool:
+    """Whether both are paths of a user's own data of one kind."""
+    kinds = [(data.in_files.prefix(name), Path(name).suffix.lower()) for name in (before, now)]
+    return data.is_own(before) and data.is_own(now) and kinds[0] == kinds[1]

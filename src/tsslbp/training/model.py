@@ -17,7 +17,7 @@ from tsslbp.data import Dataset, Facts, Split
 from tsslbp.data.dataset import AS_STORED
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.files import read_bytes
-from tsslbp.metrics import decode, settled
+from tsslbp.metrics import confidence, decode, settled, settled_step
 from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
@@ -183,10 +183,15 @@ class Model:
         with self.evaluating(samples, batch_size, first) as batches:
             yield ((part, self.network.evidence(self.network(x), part.lengths).cpu()) for part, x in batches)
 
-    def output_of(self, samples: Split) -> Tensor:
-        """:meth:`outputs` for a part of a data set, in memory or in files."""
+    def decoded(self, samples: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers to samples, the confidence of each, and the step (from 0) from which it no longer changed, ``[N]`` each.
+
+        See :func:`tsslbp.metrics.decode`, :func:`tsslbp.metrics.confidence` and :func:`tsslbp.metrics.settled_step`.
+        """
         with self._outputs(samples, self._at_once(samples)) as outputs:
-            return torch.cat([output for _, output in outputs], dim=1)
+            parts = [(decode(output), confidence(output), settled_step(output)) for _, output in outputs]
+        answers, shares, steps = map(torch.cat, zip(*parts, strict=True))
+        return answers, shares, steps
 
     def answers(self, samples: Split) -> Tensor:
         """Answers to samples, class numbers or ``NO_ANSWER``, ``[N]``; see :func:`tsslbp.metrics.decode`."""

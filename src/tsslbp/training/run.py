@@ -96,23 +96,30 @@ def train(
         group.same("other settings or samples", f"{told} {fingerprint}")
 
         with group.agreed():
-            folder, stored = opened(config, held) if group.leads else (Path(), b"")
+            exact = model.facts is not None and model.facts.exact
+            folder, stored = opened(config, held, exact) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered(call, folder.name)
+        progress = (progress if group.leads else None) or Progress()
         if stored:
-            state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, config, len(dataset.train), fingerprint)
+            of = config, len(dataset.train), fingerprint, progress.warned
+            state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, *of)
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-        progress = (progress if group.leads else None) or Progress()
         log = log_to(folder) if log_to and group.leads else None
         own = data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))
             share, repeated = model.facts.seen(dataset.test) if model.facts else (0.0, False)
             if share > COPIES and not repeated:
-                copies = f"about {100 * share:.0f} % of the training samples are test samples, too"
-                progress.warned(f"{copies}, so the test accuracy is too high; keep all copies of a sample in one part")
+                what = f"about {100 * share:.0f} % of the training samples"
+                copies = f"{what} are test samples, too, so the test accuracy is too high"
+                if dataset.test.streamed:  # recognised by names and sizes
+                    copies = (
+                        f"{what} have the names and sizes of test samples; if they are the same, the test accuracy is too high"
+                    )
+                progress.warned(f"{copies}; keep all copies of a sample in one part")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
 
@@ -129,9 +136,19 @@ def train(
             if log:
                 log(record)
 
+        again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
+
         def measure() -> float:
             model.take_weights(folder / MODEL)
-            return seen.accuracy(samples.test)
+            try:
+                accuracy = seen.accuracy(samples.test)
+            except processes.Lost:
+                raise
+            except UserError as error:
+                raise UserError(f"{error}; the network is trained, so then measure it with: {again}") from None
+            if stored and group.leads:
+                model.save(folder / MODEL)  # with the name and the facts of the test samples, which may be others since
+            return accuracy
 
         try:
             Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
@@ -139,7 +156,6 @@ def train(
         except Interrupted:
             raise Interrupted(folder) from None
         except processes.Lost as lost:
-            again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
             raise processes.Lost(f"{lost}; {kept}, go on with: {again}") from None
         finally:

@@ -1,5 +1,6 @@
 """Progress of a training run on the screen: a live bar in a terminal, plain lines in notebooks, files and pipes."""
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -53,8 +54,9 @@ class _Screen(Progress):
         self._print(f"warning: {message}")
 
     def _print(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(BrokenPipeError):  # its reader has gone, as in train ... 2>&1 | head; the training goes on
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
 
 class Lines(_Screen):
