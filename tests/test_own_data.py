@@ -62,8 +62,8 @@ def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
     assert training.train(replace(config, data=str(moved)))[1]["epochs"] == 2
     assert training.load(folder).data == TrainConfig.from_toml(folder / "config.toml").data == str(moved)
     for name, message in (
-        ("digits", "with another data"),
-        (f"image-folder:{tmp_path}", "no folders|with another data|no pictures"),
+        ("digits", "with other settings .data"),
+        (f"image-folder:{tmp_path}", "no folders|with other settings .data|no pictures"),
     ):
         with fails(message):
             training.train(replace(config, data=name, network="5-2" if name != "digits" else "5-10"))
