@@ -157,6 +157,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-intra-images-paper", "docs/answers.md"),
         ("compare-intra-speech", "docs/answers.md"),
         ("compare-tuned-mnist-cnn", "docs/results.md"),
+        ("compare-tuned-fashion-mnist-cnn", "docs/results.md"),
         ("compare-eventprop-mnist-cnn", "docs/results.md"),
         ("compare-tuned-quickstart", "docs/results.md"),
         ("compare-tuned-spike-pattern", "docs/spike-trains.md"),
