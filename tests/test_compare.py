@@ -496,7 +496,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     assert all(
         set(trial["settings"]) <= {"learning_rate", "hidden_scale", "loss"} for trial in result["rules"]["relu"]["tried"]
     )
-    with pytest.raises(UserError, match="trials follow from --tune, so give the same number as before"):
+    with pytest.raises(UserError, match=r"trial[4-6] holds another trial; give the same --tune as before"):
         study.compare(config, ["tssl"], **options | {"trials": 30})
     monkeypatch.setattr(comparing, "step", lambda config, dataset: lambda: None)
     monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again

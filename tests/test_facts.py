@@ -256,7 +256,10 @@ def test_a_few_samples_far_out_are_a_warning(trained, capsys, tmp_path):
 
 def test_test_samples_that_are_training_samples_too_are_told(capsys, tmp_path):
     x, y = pictures(60, 0)
-    for name, copies, said in (("once", 1, ""), ("five", 5, "% of the training samples are test samples, too, so the test")):
+    for name, copies, said in (
+        ("once", 1, ""),
+        ("five", 5, "% of the training samples are test samples, too; if these are copies, the test accuracy is too high"),
+    ):
         path = save(tmp_path / f"{name}.npz", x=np.concatenate([x] * copies), y=np.concatenate([y] * copies))
         code, _, err = run(capsys, "train", "--data", path, *TINY, "--runs-dir", tmp_path, "--name", name)
         assert code == 0

@@ -375,7 +375,7 @@ def test_other_pictures_of_the_same_names_and_sizes_are_evaluated(tmp_path, conf
     config = replace(config, data=f"image-folder:{tmp_path / 'bmp'}", network="2", epochs=1, name="bmp")
     folder, _ = training.train(config, progress := Warned())
     alike = "about 100 % of the training samples have the names and sizes of"
-    assert progress.said[0].startswith(f"{alike} test samples; if they are the same, the test accuracy is too high;")
+    assert progress.said[0].startswith(f"{alike} test samples; if these are copies, the test accuracy is too high:")
     samples = training.samples_of_file(training.load(folder), tmp_path / "new", data.Streaming(workers=0))
     assert samples.warnings[-1] == f"{alike} samples in {tmp_path / 'new'}; they must not be the same pictures"
 

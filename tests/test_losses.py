@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from tsslbp import UserError, losses
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.settings import TrainConfig
 
 LABEL = torch.tensor([0])
 
@@ -290,7 +292,7 @@ def test_output_of_another_length(loss):
         (lambda: KernelLoss(5, math.inf), "tau_s"),
         (lambda: losses.FirstSpikeLoss(0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: KernelLoss(5, 3, desired=[0, 1, 5, 1, 1]), "desired is .*; it must be of 0 and 1"),
-        (lambda: KernelLoss(1, 3, desired="01011"), "desired asks for silence in 1 steps; begin with a spike, as desired=1"),
+        (lambda: KernelLoss(1, 3, desired="01011"), "desired has no spike in 1 steps; begin it with one, as in desired=1"),
         (lambda: CountLoss(desired=math.inf), "counts must be finite"),
         (lambda: KernelLoss(5, 3, desired=[0, 1]), "desired train has 2 steps, time_steps is 5"),
         (lambda: SpikeLoss(5, 3, undesired=[0] * 6), "undesired train has 6 steps"),
@@ -478,3 +480,9 @@ def test_target_trains_of_another_shape_name_both_shapes(name):
     loss = losses.get(name, time_steps=4, tau_s=3)
     with pytest.raises(UserError, match=r"target trains are \[2, 4, 3\]; they must be as the output, .* \[4, 2, 3\]"):
         loss(torch.zeros(4, 2, 3), torch.zeros(2, 4, 3))
+
+
+def test_a_run_that_would_learn_silence_is_refused_before_it_has_a_folder():
+    settings = TrainConfig(loss="kernel(desired=01011)", time_steps=2)
+    with pytest.raises(UserError, match="--loss: desired has no spike in 1 steps"):
+        replace(settings, time_steps=1)

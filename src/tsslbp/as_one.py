@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tsslbp import processes, products
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.events import watched
+from tsslbp.imports import is_ours
 from tsslbp.kernels import Pool, choose
 from tsslbp.kernels.cpp import ENGINE, pooling
 from tsslbp.kernels.layout import Layout, flatten
@@ -221,8 +222,8 @@ def _plan(net: Any) -> Plan | Modules:
         layer, rule = by.layer, by.layer.rule
         alone |= rule.statistic is not None
         takes = rule.takes_parts or not isinstance(layer, Recurrent)
-        own = not type(rule).__module__.startswith("tsslbp.")  # a user's numbers may change with the epoch
-        if takes and not own and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
+        fixed = is_ours(rule)  # the numbers of a user's rule may change with the epoch
+        if takes and fixed and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
             by.formula = ENGINE.formula(rule)
     for by, after in pairwise(parts):
         by.half_psc = not after.layer.takes_full

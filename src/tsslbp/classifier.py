@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -116,46 +115,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             ValueError: samples, classes or weights that do not fit, as scikit-learn words it.
         """
         with _all_or_nothing(self):
-            given = self._features_second(X)
-            checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
-            x, labelled = checked
-            for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
-                warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=2)
-            check_classification_targets(labelled)
-            weights = in_loss = None
-            if sample_weight is not None or self.class_weight is not None:
-                weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
-                x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
-                in_loss = weights * compute_sample_weight(self.class_weight, labelled)
-                if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
-                    raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
-            classes, labels = np.unique(labelled, return_inverse=True)
-            names = alike(map(str, classes)) if classes.dtype.kind == "f" else map(str, classes)  # 1.0 is class 1 in files
-            if len(classes) < 2:
-                raise UserError(f"y has only 1 class, {classes[0]}; give samples of at least two classes")
-            prior = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
-            counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
-            dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(names, "y"), counts)
-            if x.ndim == 2:
-                dataset = replace(dataset, columns=tuple(getattr(self, "feature_names_in_", ())))
-            with _parameters_named():
-                config = resolved(self._config(dataset), dataset)
-                with _DRAWING, torch.random.fork_rng(devices=[]):
-                    model, optimizer = prepare(config, dataset)
-                    seen, samples = model.filtered(dataset)
-            state = RunState()
-            progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
-            try:
-                with _parameters_named():
-                    Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
-            except Interrupted:
-                raise KeyboardInterrupt from None
-            finally:
-                progress.close()
-            model.network.eval()
-            self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
-            self.model_, self.config_, self.history_ = model, config, state.history
-            return self
+            self._fit(X, y, sample_weight)
+        return self
 
     def predict_proba(self, X: ArrayLike) -> Array:  # noqa: N803
         """Each class's share of the output current, ``[N, C]``, which is the confidence of ``tsslbp predict``.
@@ -180,6 +141,46 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         """The class of every sample, ``[N]``."""
         shares = torch.from_numpy(self.predict_proba(X))
         return self.classes_[largest(shares).numpy()]
+
+    def _fit(self, data: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+        given = self._features_second(data)
+        checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
+        x, labelled = checked
+        for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
+            warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=3)
+        check_classification_targets(labelled)
+        weights = in_loss = None
+        if sample_weight is not None or self.class_weight is not None:
+            weights = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+            x, labelled, weights = x[weights > 0], labelled[weights > 0], weights[weights > 0]
+            in_loss = weights * compute_sample_weight(self.class_weight, labelled)
+            if in_loss.size and not (np.isfinite(in_loss).all() and in_loss.min() >= 0 < in_loss.max()):
+                raise UserError("weights of samples and class_weight must be finite, 0 or more, and not all 0")
+        classes, labels = np.unique(labelled, return_inverse=True)
+        names = alike(map(str, classes)) if classes.dtype.kind == "f" else map(str, classes)  # 1.0 is class 1 in files
+        if len(classes) < 2:
+            raise UserError(f"y has only 1 class, {classes[0]}; give samples of at least two classes")
+        prior = np.bincount(labels, weights) / (len(labels) if weights is None else weights.sum())
+        counts, terms = (None if each is None else torch.from_numpy(each) for each in (weights, in_loss))
+        columns = tuple(getattr(self, "feature_names_in_", ())) if x.ndim == 2 else ()
+        dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(names, "y"), counts, columns)
+        with _parameters_named():
+            config = resolved(self._config(dataset), dataset)
+            with _DRAWING, torch.random.fork_rng(devices=[]):
+                model, optimizer = prepare(config, dataset)
+                seen, samples = model.filtered(dataset)
+        state = RunState()
+        progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
+        try:
+            with _parameters_named():
+                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        finally:
+            progress.close()
+        model.network.eval()
+        self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
+        self.model_, self.config_, self.history_ = model, config, state.history
 
     def _config(self, dataset: Dataset) -> TrainConfig:
         names = ("rule", "loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
@@ -211,10 +212,10 @@ def _stored(x: Array) -> Tensor:
     return torch.from_numpy(np.require(np.swapaxes(x, 1, -1), requirements=["C", "W"]))  # PyTorch warns of what is read-only
 
 
-def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None) -> Dataset:
+def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None, columns: tuple[str, ...]) -> Dataset:
     train, none = Split(x, labels), Split(x[:0], labels[:0])
     normalisation = own.fitted(train, x.dim() == 3, own.white(x), weights)
-    return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3)
+    return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3, columns=columns)
 
 
 @contextmanager

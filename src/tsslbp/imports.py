@@ -21,6 +21,11 @@ _INSTALLED = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "plat
 _given: ContextVar[tuple[Path, ...]] = ContextVar("given", default=())
 
 
+def is_ours(x: object) -> bool:
+    """Whether an object's class is this library's, not one of the user's."""
+    return type(x).__module__.startswith("tsslbp.")
+
+
 @contextlib.contextmanager
 def given(paths: Iterable[Path]) -> Iterator[None]:
     """Import the files in this order; inside, an exception from their code is a UserError.

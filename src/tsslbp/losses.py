@@ -5,8 +5,7 @@ and returns a scalar. :class:`KernelLoss` and :class:`SpikeLoss` also take the d
 ``[T, B, C]`` of 0 and 1, in place of labels; :class:`StepLoss` takes a class for every step, ``[T, B]``. Losses are sums over
 the batch, as in the published code, except those with a softmax, which are means (``is_mean``).
 
-Padded sequences of different lengths come with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`). Steps
-where it is 0 do not count.
+Padded sequences come with a third argument ``mask``, ``[T, B]`` of 0 and 1 (:func:`length_mask`). Steps of 0 do not count.
 
 Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published code.
 """
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensor, check_tensors, shown, unknown
+from tsslbp.imports import is_ours
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import check_steps, within
 from tsslbp.signal import length_mask as length_mask
@@ -72,7 +72,7 @@ class _TrainLoss(ABC):
                 train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))
                 object.__setattr__(self, name, train)
                 if name == "desired" and not any(train):
-                    raise UserError(f"desired asks for silence in {self.time_steps} steps; begin with a spike, as desired=1")
+                    raise UserError(f"desired has no spike in {self.time_steps} steps; begin it with one, as in desired=1")
             if len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 
@@ -227,8 +227,8 @@ class FirstSpikeLoss:
     """Cross-entropy of ``-t/scale``, the mean over the batch, with ``t`` the step of an output neuron's first spike, T if none:
     the labelled class, or more than half of its voters, is to spike first. Answers are still those of the whole currents.
 
-    ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. The derivative by ``s[k]`` is
-    that of adding a spike before the first one, or of removing that. That of moving it is another, unlike what EventProp takes.
+    ``t = Σ_k Π_{j<=k} (1 - s[j])``, k from 0 to T - 1, counts the steps before the first spike. Its derivative is the effect
+    of adding a spike before the first one, or of removing the first one. EventProp wants that of moving it, which is another.
 
     Args:
         tau_s: synaptic time constant of the output neurons, in steps.
@@ -296,7 +296,7 @@ def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
     if not found.is_floating_point() or found.device != output.device:
         there = f"{output.dtype} on {output.device}, as its output is"
         raise UserError(f"{name} returned {found.dtype} on {found.device}; it must return {there}")
-    if not type(loss).__module__.startswith("tsslbp."):
+    if not is_ours(loss):
         if not bool(found.isfinite()) and bool(output.isfinite().all()):
             raise UserError(f"{name} returned {float(found.detach())} for a finite output; it must be finite there")
         output.register_hook(partial(_finite_gradient, name))

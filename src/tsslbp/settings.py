@@ -96,7 +96,7 @@ class DataSettings(Group):
 
 def _read_loss(loss: str) -> None:
     if loss != "auto":
-        losses.get(loss, time_steps=len(loss), tau_s=1)  # which is longer than a desired train in it
+        losses.get(loss, time_steps=len(loss), tau_s=1)  # enough steps for every desired train
 
 
 Choice = Literal["validation", "last", "test"]
@@ -225,7 +225,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         """Settings that are right by themselves but conflict with each other."""
         ann_ = self.neuron != "spiking"
         checks: dict[str, Callable[[], object]] = {
-            "loss": lambda: losses.of_ann(self._loss) if ann_ else None,
+            "loss": lambda: self.make_loss() if ann_ or self.time_steps else None,
             "rate_lower": lambda: RateBounds(self.tau_s, self.rate_lower, self.rate_upper),
         }
         for name, check in checks.items():

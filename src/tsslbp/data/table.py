@@ -6,9 +6,9 @@ may name the columns. Commas, semicolons and tabs separate columns; with the las
 """
 
 import csv
-import itertools
 import re
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +217,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             whole_cells = [cell for _, cells in rows for cell in cells]
             comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
             point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
-            thousands = map(_parts_thousands, itertools.zip_longest(*(cells for _, cells in rows), fillvalue=""))
-            if comma and (point or any(thousands)):
+            if comma and (point or any(map(_parts_thousands, zip_longest(*(cells for _, cells in rows), fillvalue="")))):
                 other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
                 raise UserError(
                     f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all "

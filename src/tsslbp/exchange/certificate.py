@@ -4,11 +4,12 @@ A sum of products of absolute sum S is off by at most γ_n·S, where γ_n = n·�
 of relative error η, in any order of addition. So the error of a membrane potential stays below the bound E, which follows the
 neuron's own equations. With q = 1 - 1/τs, p = 1 - 1/τm and N terms in a neuron's sum,
 
-    S[t] = |W|·|a[t]| + |b|                                                      size of the input current, with |a[t]| that of
-                                                                                 absolute values where pooling adds it up
+    S[t] = |W|·|a[t]| + |b|                                                      size of the input current
     M[t] = p·M[t-1]·(1 - s[t-1]) + S[t]                                          size of the potential
     F[t] = q·F[t-1] + γ_C·S[t-1]                                                 synapse computed as i + (x - i)/τs
     E[t] = p·E[t-1]·(1 - s[t-1]) + γ_(N + C·(t+1))·S[t] + F[t] + γ_C·(M[t] + M[t-1]·(1 - s[t-1]))
+
+For the first map, |a[t]| is made from the absolute values of the input, as pooling and the synapse may cancel numbers.
 
 If |u - θ| is above E at every neuron and step, every program makes the same spikes, by induction over steps and layers. Here u
 is computed in float64, whose own bound is added.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tsslbp.imports import is_ours
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable
 from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
 from tsslbp.rules.base import HANDED, Rule, promised
@@ -65,7 +66,7 @@ class Reference(Engine):
 
 def _given_to(rule: Rule) -> Callable[[Tensor], Tensor]:
     """What makes the arguments of a rule's methods: a user's rule gets copies, as it may change them."""
-    return (lambda x: x) if type(rule).__module__.startswith("tsslbp.") else Tensor.clone
+    return (lambda x: x) if is_ours(rule) else Tensor.clone
 
 
 ENGINE = Reference()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
+from tsslbp.imports import is_ours
 from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
 
 Numbers = tuple[Any, ...]
@@ -145,7 +146,7 @@ def promised(rule: Rule, method: str, made: Any, given: tuple[Tensor, ...], want
     """
     who = f"{type(rule).__name__}.{method}"
     found = as_promised(who, made, *wanted)
-    if type(rule).__module__.startswith("tsslbp.") or torch.compiler.is_compiling():  # a look at values would break the graph
+    if is_ours(rule) or torch.compiler.is_compiling():  # a look at values would break the graph
         return found
     if not all(bool(x.isfinite().all()) for x in found) and all(bool(x.isfinite().all()) for x in given):
         raise UserError(f"{who} returned NaN or infinity; it must be finite where what it gets is")

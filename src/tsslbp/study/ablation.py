@@ -18,7 +18,7 @@ from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.study.base import Study, asks_for_spikes, folder_of, measured
+from tsslbp.study.base import Study, fits, folder_of, measured
 from tsslbp.study.paired import differences, interval
 from tsslbp.study.runs import (
     Watch,
@@ -78,17 +78,19 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             continue
         name, options = parse_spec(config.loss, "loss")
         for choice in LOSS[group]:
-            fits = {
+            applies = {
                 "loss": choice != name and config.spikes_last and (not trains or choice in ("kernel", "spike")),
                 "target": name == "kernel" and choice != options.get("target", "single"),
                 "desired": name in ("kernel", "spike") and not trains,
             }
-            if not fits[group]:
+            if not applies[group]:
                 continue
             loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
+            if group == "desired" and not fits(config, loss=loss):
+                continue
             changed = replace(config, loss=loss)
-            if group == "desired" and (not asks_for_spikes(changed) or _desired(changed) == _desired(config)):
-                continue  # in T steps, different texts may mean the same, or silence
+            if group == "desired" and _desired(changed) == _desired(config):
+                continue  # in T steps, different texts may mean the same
             made[f"{group}={choice}"] = group, changed
     return made
 

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -48,10 +48,10 @@ def studies() -> dict[str, Study[Any]]:
     return dict(sorted(found.items(), key=lambda named: named[1].place))
 
 
-def asks_for_spikes(config: TrainConfig) -> bool:
-    """Whether the loss of settings wants a spike in their T steps. ``desired=01011`` wants none in one step."""
+def fits(config: TrainConfig, **changes: Any) -> bool:
+    """Whether settings may have these changes. With ``time_steps=1``, ``desired=01011`` would ask for silence."""
     try:
-        config.make_loss()
+        replace(config, **changes)
     except UserError:
         return False
     return True

@@ -30,7 +30,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Constant
-from tsslbp.study.base import Study, asks_for_spikes, folder_of, measured
+from tsslbp.study.base import Study, fits, folder_of, measured
 from tsslbp.study.runs import (
     Watch,
     about,
@@ -90,7 +90,7 @@ def dynamics(
     numbers = seeds_from(config.seed, seeds)
     config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
     if steps == STEPS:  # nobody asked for these
-        steps = [count for count in steps if asks_for_spikes(replace(config, time_steps=count))]
+        steps = [count for count in steps if fits(config, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training

@@ -127,10 +127,8 @@ def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
     if trouble.where == "weights":
         network = copy.deepcopy(run.model.network)
         for layer in network.modules():
-            if (
-                isinstance(layer, Spiking) and layer.limit is not None
-            ):  # the rounded weights are disturbed, and not rounded again
-                layer.fold()
+            if isinstance(layer, Spiking):
+                layer.fold()  # weights of few bits are disturbed as rounded, and not rounded again
                 layer.quantise("float")
         constants = network.constants()
         for weight in (parameter for name, parameter in network.named_parameters() if name not in constants):

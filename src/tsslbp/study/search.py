@@ -65,7 +65,7 @@ def searched(
         None if it was not trained in full.
 
     Raises:
-        UserError: Optuna is not installed.
+        UserError: Optuna is not installed, or trials were begun with another ``count``.
     """
     try:
         import optuna
@@ -88,18 +88,15 @@ def searched(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        reached = None
+        reached, config = None, replace(base, **settings, name=f"{folder_name(label)}-trial{number}")
+        _check_same(config, settings)
         try:
-            reached = _run(replace(base, **settings, name=f"{folder_name(label)}-trial{number}"), report, watch)
+            reached = _run(config, report, watch)
             search.tell(trial, reached)
         except optuna.TrialPruned:
             search.tell(trial, state=optuna.trial.TrialState.PRUNED)
         except training.Diverged:
             search.tell(trial, 0.0)
-        except UserError as error:
-            if (base.runs_dir / f"{folder_name(label)}-trial{number}").is_dir():
-                raise UserError(f"{error}; trials follow from --tune, so give the same number as before") from None
-            raise
         found.append({"settings": settings, "epochs": len(seen), "validation_accuracy": reached, "in_full": None})
     for number in _leaders(found) if epochs > base.epochs or len(bases) > 1 else ():
         settings, name = found[number]["settings"], f"{folder_name(label)}-trial{number}"
@@ -108,6 +105,13 @@ def searched(
         with contextlib.suppress(training.Diverged):
             found[number]["in_full"] = statistics.fmean(_run(config, lambda record: None, watch) for config in full)
     return found
+
+
+def _check_same(config: TrainConfig, settings: dict[str, Any]) -> None:
+    """Raises UserError if the folder of a trial holds one of other settings, as they follow from the number of trials too."""
+    path = config.runs_dir / str(config.name) / "config.toml"
+    if path.is_file() and any(getattr(TrainConfig.from_toml(path), name) != value for name, value in settings.items()):
+        raise UserError(f"{path.parent} holds another trial; give the same --tune as before, or another --name")
 
 
 def _leaders(found: list[dict[str, Any]]) -> list[int]:

@@ -113,13 +113,9 @@ def train(
             progress.prepared(choices.described(asked, config, dataset))
             share, repeated = model.facts.seen(dataset.test) if model.facts else (0.0, False)
             if share > COPIES and not repeated:
-                what = f"about {100 * share:.0f} % of the training samples"
-                copies = f"{what} are test samples, too, so the test accuracy is too high"
-                if dataset.test.streamed:  # recognised by names and sizes
-                    copies = (
-                        f"{what} have the names and sizes of test samples; if they are the same, the test accuracy is too high"
-                    )
-                progress.warned(f"{copies}; keep all copies of a sample in one part")
+                alike = "have the names and sizes of test samples" if dataset.test.streamed else "are test samples, too"
+                copies = f"about {100 * share:.0f} % of the training samples {alike}"
+                progress.warned(f"{copies}; if these are copies, the test accuracy is too high: keep them in one part")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
 
