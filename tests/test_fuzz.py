@@ -147,7 +147,7 @@ def own_arrays(path: Path, compressed: bool) -> None:
 def own_files(root: Path) -> Path:
     """A small table, series, and folders of pictures, sounds and events, two classes each."""
     random = np.random.default_rng(0)
-    for name in (f"{kind}/{label}" for kind in "pwe" for label in "ab"):
+    for name in (f"{kind}/{label}" for kind in "pwen" for label in "ab"):
         (root / name).mkdir(parents=True)
     values = random.random((12, 5)).round(3)
     (root / "t.csv").write_text(
@@ -163,6 +163,8 @@ def own_files(root: Path) -> Path:
             file.writeframes(random.integers(-9999, 9999, 600, dtype=np.int16).tobytes())
         events = [bytes([*random.integers(0, 8, 2), 128 * (t % 2), t, 0]) for t in range(40)]
         (root / f"e/{label}/{n}.bin").write_bytes(b"".join(events))
+        packed = [(*map(int, random.integers(0, 8, 2)), t % 2, t) for t in range(40)]
+        np.save(root / f"n/{label}/{n}.npy", np.array(packed, dtype=[("x", "<u2"), ("y", "<u2"), ("p", "?"), ("t", "<i8")]))
     return root
 
 
@@ -251,6 +253,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
         "own picture": Kind(own / "p/b/3.png", lambda: load(str(own / "p")), well_formed((1, 6, 6), 2, 0, 255), 60),
         "own sound": Kind(own / "w/b/3.wav", lambda: load(str(own / "w")), well_formed((50, 40), 2, -FINITE, FINITE), 40),
         "own events": Kind(own / "e/b/3.bin", lambda: load(str(own / "e")), well_formed((30, 2, -1, -1), 2, 0, 1), 40),
+        "own event arrays": Kind(own / "n/b/3.npy", lambda: load(str(own / "n")), well_formed((30, 2, -1, -1), 2, 0, 1), 40),
         "png": Kind(image, lambda: command("predict", str(run), str(image)), lambda out: bool(answer.fullmatch(out))),
     }
 
@@ -277,7 +280,7 @@ KINDS = [
     *("checkpoint", "model", "model by evaluate", "metrics", "metrics by report", "config", "config by report"),
     *("config by resume", "study", "npz", "npz, compressed", "idx.gz", "idx.gz, labels", "idx", "idx, labels", "cifar"),
     *("recordings.zip", "wav", "nmnist", "series"),
-    *("own table", "own series", "own picture", "own sound", "own events", "png"),
+    *("own table", "own series", "own picture", "own sound", "own events", "own event arrays", "png"),
 ]
 
 

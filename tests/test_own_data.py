@@ -1,6 +1,7 @@
 """A user's own data: the readers, preparation that belongs to the model, predictions, and what every mistake says."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 from tsslbp import cli, data, metrics, report, training
 from tsslbp.data import readers
 from tsslbp.data.audio import send_on_delta
+from tsslbp.data.events import Events, read_bin
 from tsslbp.data.found import Wanted
 from tsslbp.data.series import read_ts
 from tsslbp.errors import UserError
@@ -1179,6 +1181,97 @@ def test_wrong_recordings(tmp_path):
     first.write_bytes(b"")
     second.write_bytes(b"1234567")
     with fails(f"recording {first}: 0 bytes .*; recording {second}: 7 bytes"):
+        data.load(str(tmp_path / "e"), Path())
+
+
+def event_array(events, names="xypt", dtypes=("<u2", "<u2", "?", "<i8")):
+    """Events as a structured array, in no order."""
+    record = np.zeros(len(events.t), dtype=[*zip(names, dtypes, strict=True)])
+    for name, values in zip(names, (events.x, events.y, events.p, events.t), strict=True):
+        record[name] = values
+    return record[np.random.default_rng(0).permutation(len(record))]
+
+
+def test_arrays_of_events_are_read_as_the_same_events_in_other_files(tmp_path):
+    forms = [
+        ("xypt", ("<u2", "<u2", "?", "<i8")),  # of tonic and Metavision
+        (("x", "y", "polarity", "timestamp"), ("<i2", "<i2", "i1", ">u8")),  # of dv-processing, and big-endian
+        ("xypt", ("<f4", "<f4", "<f4", "<f8")),
+    ]
+    for number, path in enumerate(sorted((SAMPLES / "NMNIST").glob("*/[01]/*.bin"))):
+        events = read_bin(path.read_bytes())
+        names, dtypes = forms[number % 3]
+        seconds = events._replace(t=events.t / 1e6) if dtypes[3] == "<f8" else events
+        signed = seconds._replace(p=2 * events.p - 1) if dtypes[2] != "?" else seconds
+        for folder in ("plain", "arrays"):
+            (tmp_path / folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "plain" / path.parent.name / f"{number}.bin")
+        np.save(tmp_path / "arrays" / path.parent.name / f"{number}.npy", event_array(signed, names, dtypes))
+    plain, arrays = (data.load(str(tmp_path / folder), Path()) for folder in ("plain", "arrays"))
+    assert arrays.kind == "events"
+    assert arrays.sample_shape == plain.sample_shape
+    for part, other in zip(plain.parts.values(), arrays.parts.values(), strict=True):
+        assert torch.equal(part.x, other.x)
+        assert torch.equal(part.y, other.y)
+    one, _, _ = readers.samples(tmp_path / "arrays/1", ("0", "1"), (30, 2, 34, 34), labelled=False)
+    assert one.shape == (30, 2, 34, 34)
+
+
+def test_arrays_of_events_without_rows_or_polarity(tmp_path):
+    at = {"row": tmp_path / "row", "one polarity": tmp_path / "grey"}
+    for label, number in itertools.product("ab", range(3)):
+        for folder in at.values():
+            (folder / label).mkdir(parents=True, exist_ok=True)
+        t = np.arange(0, 60, 2)
+        record = np.zeros(30, dtype=[("t", "<i4"), ("x", "<i2"), ("p", "i1"), ("y", "u1")])
+        record["t"], record["x"], record["p"], record["y"] = t, t // 4, 1, number + 2
+        np.save(at["row"] / label / f"{number}.npy", record[["t", "x", "p"]])
+        np.save(at["one polarity"] / label / f"{number}.npy", record[["t", "x", "y"]])
+    row = data.load(str(at["row"]), Path(), time_steps=30)
+    assert row.sample_shape == (15,)
+    assert torch.equal(row.test.x[0], torch.eye(15, dtype=torch.uint8).repeat_interleave(2, 0))
+    grey = data.load(str(at["one polarity"]), Path(), time_steps=30)
+    assert grey.sample_shape == (1, 5, 15)
+    assert torch.equal(grey.train.x.sum((2, 3)), row.train.x)
+    np.save(at["row"] / "a/0.npy", record)
+    with fails("row: some recordings have a field y and others have none"):
+        data.load(str(at["row"]), Path())
+
+
+@pytest.mark.parametrize(
+    ("names", "dtypes", "change", "said"),
+    [
+        ("xypt", ("<i2", "<i2", "?", "<i8"), {"x": -1}, "values of x are not all whole numbers from 0 to 16,383"),
+        ("xypt", ("<i2", "<f4", "?", "<i8"), {"y": 0.5}, "values of y are not all whole numbers from 0 to 16,383"),
+        ("xypt", ("<i2", "<u4", "?", "<i8"), {"y": 2**31}, "values of y are not all whole numbers from 0 to 16,383"),
+        ("xypt", ("<i2", "<i2", "?", "<f8"), {"t": np.nan}, "times are not finite, or years apart"),
+        ("xypt", ("<i2", "<i2", "?", "<i8"), {"t": -(2**62)}, "times are not finite, or years apart"),
+        ("xypt", ("<i2", "<i2", "<M8[us]", "<i8"), {}, "this is no structured array"),
+        ("xyps", ("<i2", "<i2", "?", "<i8"), {}, "this is no structured array"),
+        ("xqpt", ("<i2", "<i2", "?", "<i8"), {}, "events of two polarities need a field y"),
+    ],
+)
+def test_wrong_arrays_of_events(tmp_path, names, dtypes, change, said):
+    places = np.arange(6)
+    record = event_array(Events(places, places, places % 2, places), names, dtypes)
+    for name, value in change.items():
+        record[name][3] = value
+    (tmp_path / "e/a").mkdir(parents=True)
+    np.save(tmp_path / "e/a/1.npy", record)
+    with fails(f"recording .*1.npy: {said}.*; it must be .* array of events with fields x, y, p and t"):
+        data.load(str(tmp_path / "e"), Path())
+
+
+def test_an_array_of_events_that_says_it_is_larger_than_its_file_is_refused(tmp_path):
+    (tmp_path / "e/a").mkdir(parents=True)
+    with (tmp_path / "e/a/1.npy").open("wb") as file:
+        head = {"descr": [("x", "<i8"), ("t", "<i8")], "fortran_order": False, "shape": (2**50,)}
+        np.lib.format.write_array_header_1_0(file, head)
+        file.write(bytes(1600))
+    with fails("recording .*1.npy: mmap length is greater than file size"):
+        data.load(str(tmp_path / "e"), Path())
+    np.save(tmp_path / "e/a/1.npy", event_array(Events(*[np.array([16_000])] * 4), "xypt"))
+    with fails("e: recordings of 16001 × 16001 pixels are too large"):
         data.load(str(tmp_path / "e"), Path())
 
 

@@ -4,7 +4,7 @@ An event is one spike of one pixel: place, polarity, time in microseconds. Event
 :func:`by_width` or :func:`by_count`) and then counted (:func:`frames`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +69,11 @@ def frames(events: Events, steps: Integers, time_steps: int, size: tuple[int, in
         flat = np.ravel_multi_index(place, shape)
     except ValueError:
         raise UserError(f"events lie outside {' × '.join(map(str, shape))} steps, polarities, rows and columns") from None
-    counts = np.bincount(flat, minlength=int(np.prod(shape)))
     if spikes:
-        counts = np.minimum(counts, 1)
+        made = np.zeros(shape, np.uint8)
+        made.reshape(-1)[flat] = 1
+        return made
+    counts = np.bincount(flat, minlength=int(np.prod(shape)))
     if counts.max() > 255:
         raise UserError(f"{counts.max()} events at one pixel in one step, a byte counts to 255; take more steps")
     return counts.astype(np.uint8).reshape(shape)
@@ -101,6 +103,47 @@ def read_bin(content: bytes) -> Events:
     if (np.diff(events.t) < 0).any():
         raise UserError("times of events fall")
     return events
+
+
+FIELDS = {"x": ("x",), "y": ("y",), "p": ("p", "polarity"), "t": ("t", "timestamp")}
+"""Names of the fields of a structured array: those of tonic and Metavision, then those of dv-processing."""
+LARGEST = 2**14
+"""Columns or rows of a sensor, at most."""
+LONGEST = 2.0**50
+"""Microseconds of a recording, at most, so that products with a number of steps are exact."""
+
+
+def of_fields(record: NDArray[Any]) -> Events:
+    """Events from a structured array ``[E]`` with fields ``x``, ``t`` and, where the sensor has them, ``y`` and ``p``.
+
+    They come out in the order of their times, which begin at 0. Times are microseconds, or seconds if their type is a
+    floating-point one. A polarity above 0 is 1. Missing fields are 0.
+
+    Raises:
+        UserError: an array of another form, no events, places that are not whole numbers from 0 to ``LARGEST - 1``, times that
+            are not finite or too far apart.
+    """
+    x, y, p, t = (field(record, name) for name in "xypt")
+    if x is None or t is None or any(values is not None and values.dtype.kind not in "biuf" for values in (x, y, p, t)):
+        raise UserError("this is no structured array [E] with fields x, y, p and t")
+    if not len(record):
+        raise UserError("there are no events")
+    for name, places in (("x", x), ("y", y)):
+        if places is not None and not bool(((places >= 0) & (places < LARGEST) & (places % 1 == 0)).all()):
+            raise UserError(f"values of {name} are not all whole numbers from 0 to {LARGEST - 1:,}")
+    order, micro = np.argsort(t, kind="stable"), 1e6 if t.dtype.kind == "f" else 1
+    t = t[order]
+    if not micro * (float(t[-1]) - float(t[0])) < LONGEST:
+        raise UserError("times are not finite, or years apart")
+    since = np.rint((t - t[0]) * micro).astype(np.int64)
+    y, p = (np.zeros_like(since) if values is None else values[order] for values in (y, p))
+    return Events(x[order].astype(np.int64), y.astype(np.int64), (p > 0).astype(np.int64), since)
+
+
+def field(record: NDArray[Any], name: str) -> NDArray[Any] | None:
+    """A field of a structured array ``[E]`` under any of its ``FIELDS``; None if there is none."""
+    own = [each for each in record.dtype.names or () if each in FIELDS[name]] if record.ndim == 1 else []
+    return record[own[0]] if own else None
 
 
 SACCADE = 105_000

@@ -34,7 +34,7 @@ READERS = (
     Reader("a .ts, .txt or .tsv file of series (UCR, UEA)", (".ts", ".txt", ".tsv"), False, series.read),
     Reader("a folder of pictures, a folder a class", pictures.SUFFIXES, True, pictures.read),
     Reader("a folder of WAV files, a folder a class", wav.SUFFIXES, True, wav.read),
-    Reader("a folder of event recordings (.bin), a folder a class", recordings.SUFFIXES, True, recordings.read),
+    Reader("a folder of event recordings (.bin, .npy), a folder a class", recordings.SUFFIXES, True, recordings.read),
 )
 ACCEPTED = "; ".join(reader.accepts for reader in READERS)
 

@@ -1,59 +1,94 @@
-"""Folders by class of event-camera recordings in N-MNIST's ``.bin`` format, as spikes ``[N, T, 2, H, W]``."""
+"""Folders by class of event recordings, as spikes ``[N, T, P, H, W]``, or ``[N, T, W]`` from sensors of one row."""
 
+import math
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp.data.events import Events, by_time, frames, read_bin
+from tsslbp.data.events import Events, by_time, field, frames, of_fields, read_bin
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.nmnist import TIME_STEPS
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, each_of
+from tsslbp.errors import UserError, each_of, one_line
 
-SUFFIXES = (".bin",)
+SUFFIXES = (".bin", ".npy")
+LARGEST = 2**30
+"""Bytes of a recording in steps, at most."""
 
 
 def read(path: Path, wanted: Wanted) -> Found:
     """The recordings below a folder: 1 where a pixel has events in one of T equal parts of the recording.
 
-    The size of the sensor follows from the places of the events.
+    A file is in N-MNIST's format (``.bin``) or a structured array (``.npy``, :func:`tsslbp.data.events.of_fields`). An array
+    without ``y`` is of a sensor of one row, which must have one polarity. The size of the sensor follows from the events.
 
     Raises:
-        UserError: no recordings, no folders for classes, damaged files, events beyond the pixels of the model.
+        UserError: no recordings, no folders for classes, damaged files, recordings of sensors with and without rows, events
+            beyond the pixels of the model.
     """
     listing = listed(path, SUFFIXES, wanted, "recordings")
-    shape = wanted.shape
-    if shape is None or len(shape) != 4:
-        height, width = map(max, zip(*each_of(_size, listing.paths), strict=True))
-        shape = (wanted.time_steps or TIME_STEPS, 2, height, width)
-    steps, size = shape[0], (shape[1], shape[2], shape[3])
+    sensors = each_of(_sensor, listing.paths)
+    if len({sensor.height > 0 for sensor in sensors}) > 1:
+        raise UserError(f"{path}: some recordings have a field y and others have none; give all of them one or none")
+    found = _Sensor(*map(max, zip(*sensors, strict=True)))
+    steps = wanted.time_steps or TIME_STEPS
+    shape: tuple[int, ...] = (steps, *found) if found.height else (steps, found.width)
+    if wanted.shape is not None and len(wanted.shape) == len(shape):
+        shape = wanted.shape
+    steps, height, width = shape[0], shape[2] if found.height else 1, shape[-1]
+    size = (shape[1] if found.height else 1, height, width)
+    if math.prod(shape) > LARGEST:
+        raise UserError(f"{path}: recordings of {width} × {height} pixels are too large; divide the places of events")
 
     def spikes(file: Path) -> Tensor:
         events = _events(file)
         try:
-            return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True))
+            return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True)).view(shape)
         except UserError as error:
-            raise UserError(f"recording {file}: {error}; the model takes {size[2]} × {size[1]} pixels") from None
+            raise UserError(f"recording {file}: {error}; the model takes {width} × {height} pixels") from None
 
     parts = {
         part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, spikes, "recordings"))
         for part, files in listing.files.items()
     }
-    note = f"recordings of {size[2]} × {size[1]} pixels were cut into {steps} steps (--time-steps)"
+    note = f"recordings of {width} × {height} pixels were cut into {steps} steps (--time-steps)"
     facts = kind_fact("events", note, cut=True)
     return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Rows and columns that hold all events."""
-    events = _events(path)
-    return int(events.y.max()) + 1, int(events.x.max()) + 1
+class _Sensor(NamedTuple):
+    polarities: int
+    height: int
+    """Rows that hold all events; 0 for a sensor of one row."""
+    width: int
+    """Columns that hold all events."""
+
+
+def _sensor(path: Path) -> _Sensor:
+    events, polarities, has_rows = _opened(path)
+    return _Sensor(polarities, int(events.y.max()) + 1 if has_rows else 0, int(events.x.max()) + 1)
 
 
 def _events(path: Path) -> Events:
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[Events, int, bool]:
+    """A recording's events, the number of its sensor's polarities, and whether that has rows."""
     try:
-        return read_bin(path.read_bytes())
-    except (OSError, UserError) as error:
-        raise UserError(f"recording {path}: {error}; it must be in N-MNIST's format; remove it or fetch it again") from None
+        if path.suffix.lower() == ".bin":
+            return read_bin(path.read_bytes()), 2, True
+        record = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, as a header may promise any size
+        events, has_rows = of_fields(record), field(record, "y") is not None
+        if has_rows:
+            return events, 1 if field(record, "p") is None else 2, True
+        if events.p.any() and not events.p.all():
+            raise UserError("events of two polarities need a field y; give each polarity places x of its own")
+        return events._replace(p=np.zeros_like(events.p)), 1, False
+    except Exception as error:  # a damaged header may raise anything
+        kinds = "N-MNIST's format (.bin) or an array of events with fields x, y, p and t (.npy)"
+        raise UserError(f"recording {path}: {one_line(error)}; it must be {kinds}; remove it or fetch it again") from None

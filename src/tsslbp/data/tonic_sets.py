@@ -11,7 +11,7 @@ import torch
 
 from tsslbp.data import cache
 from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, Dataset, Split, a_tenth, hold_out, hold_out_validation
-from tsslbp.data.events import Events, by_time, frames
+from tsslbp.data.events import by_time, frames, of_fields
 from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError, one_line, unknown
 
@@ -51,7 +51,8 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
     def stored(number: int, samples: Split) -> Split:
         def spikes(index: int) -> cache.Frames:
             try:
-                events = _events(parts[number][index][0], polarities)
+                events = of_fields(parts[number][index][0])
+                events = events if polarities > 1 else events._replace(p=np.zeros_like(events.p))
                 made = frames(events, by_time(events, steps), steps, (polarities, height, width), spikes=True)
             except Exception as error:  # each set has its own code
                 raise UserError(f"cannot read recording {index} of {name} in {root}: {one_line(error)}") from error
@@ -117,12 +118,3 @@ def _labels(name: str, part: Any) -> list[int | str]:
     if not labels or not all(isinstance(label, (int, str)) for label in labels):
         raise UserError(f"{name} has no class label for each recording; write samples into an .npz file of your own")
     return labels
-
-
-def _events(record: Any, polarities: int) -> Events:
-    """A structured array with fields ``x``, ``t`` and, where the sensor has them, ``y`` and ``p``."""
-    t = record["t"].astype(np.int64)
-    order = np.argsort(t, kind="stable")
-    y = record["y"] if "y" in record.dtype.names else np.zeros_like(t)
-    p = record["p"] > 0 if polarities > 1 else np.zeros_like(t)
-    return Events(*(field.astype(np.int64)[order] for field in (record["x"], y, p, t)))
