@@ -231,6 +231,8 @@ def test_help_breaks_lines_where_the_terminal_ends(capsys, monkeypatch):
     for name, text in docstrings(TrainConfig).items():
         assert f" {text} (default: " in out, name
     assert TrainConfig.__dataclass_fields__.keys() == docstrings(TrainConfig).keys()
+    assert "give the same command again to go on." in run(capsys, "reproduce", "--help")[1]
+    assert "List the recipes" in run(capsys, "recipes", "--help")[1]
 
 
 def test_a_command_waits_for_nothing_that_it_does_not_use():

@@ -68,14 +68,14 @@ class DataSettings(Group):
     """Replace a square of this many pixels each way, anywhere in each training image, by the mean colour, or by 0
     with --normalise none."""
     size: Annotated[int | None, POSITIVE] = None
-    """Bring pictures in files to this many pixels each way: the shorter side is scaled, and the middle is cut out.
-    Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""
+    """Bring pictures of image-folder:DIR or webdataset:SHARDS to this many pixels each way: the shorter side is scaled, and the
+    middle is cut out. Default: the pictures' own shorter side if it is the same for all, and 224 otherwise."""
     random_crop: Annotated[float, SHARE] = 0.0
-    """In training, cut a random piece out of each picture in files instead, and bring it to --size. The piece has at
-    least this share of the picture's area (0.08 is usual for ImageNet), and proportions from 3:4 to 4:3. 0 turns it off."""
+    """In training, cut a random piece out of each of these pictures instead, and bring it to --size. The piece has at least
+    this share of the picture's area (0.08 is usual for ImageNet), and proportions from 3:4 to 4:3. 0 turns it off."""
     skip_broken: bool = False
-    """Leave out pictures in files that cannot be read, and name them. All pictures are read once to find them,
-    before the first training on these files."""
+    """Leave out pictures of image-folder:DIR or webdataset:SHARDS that cannot be read, and name them. All pictures are read
+    once to find them, before the first training on these files."""
     encoding: Annotated[str, Means(encoders.get)] = encoders.CONSTANT
     """How a static sample enters: as a constant current, as poisson spikes ("poisson(rate=0.2)" draws fewer of them), or by the
     latency of one spike."""
@@ -120,9 +120,9 @@ class TrainingSettings(Group):
     rate_penalty: Annotated[float, NOT_NEGATIVE, FINITE] = 0.0
     """Weight of the penalty on hidden neurons whose mean rate, in spikes per step, is out of bounds; 0 turns it off."""
     rate_lower: Annotated[float, SHARE] = 0.0
-    """Lower bound on that rate."""
+    """Lower bound on the rate, for --rate-penalty."""
     rate_upper: Annotated[float, SHARE] = 1.0
-    """Upper bound on that rate."""
+    """Upper bound on the rate, for --rate-penalty."""
     epochs: Annotated[int, POSITIVE] = 20
     """Passes over the training set."""
     surrogate_epochs: Annotated[int, NOT_NEGATIVE] = 0
@@ -144,7 +144,7 @@ class TrainingSettings(Group):
     gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
     """Bound on the norm of the whole gradient of the weights, and on that of the learned constants; 0 turns both off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
-    """Bound on every weight, constants and the gains of normalised layers apart, applied after each step; 0 turns it off."""
+    """Bound on every weight after each step, except for constants and the gains of normalised layers; 0 turns it off."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers depend only on what was learned."""
     hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
@@ -153,7 +153,8 @@ class TrainingSettings(Group):
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
     steps of some training samples, so that no layer starts silent or saturated."""
     average: Annotated[float, BELOW_1] = 0.0
-    """Evaluate and keep a moving average of the weights with this decay per step, less at first, such as 0.998; 0 for none."""
+    """Decay per step of a moving average of the weights, such as 0.998. The average is what is evaluated and kept. It has a
+    shorter memory at the start. 0 turns it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
     doctor` has measured that it is faster on this machine, and float32 otherwise."""
@@ -184,10 +185,10 @@ class Place(Group):
     """Folder that holds the data sets."""
     download: bool = False
     """Fetch a missing data set into the data root: images through torchvision, N-MNIST and tonic:NAME through tonic. Speech and
-    vowels are never fetched."""
+    japanese-vowels are never fetched."""
     workers: Annotated[int | None, NOT_NEGATIVE] = None
-    """Processes that read pictures in files ahead of the training; 0 reads them in the training process.
-    Default: one less than the cores of each process, at most 8."""
+    """Processes that read pictures of image-folder:DIR or webdataset:SHARDS ahead of the training; 0 reads them in the training
+    process. Default: one less than the cores of each process, at most 8."""
     device: Annotated[str, Means(processes.check_device)] = "cpu"
     """Device: cpu, cuda or cuda:N. Under torchrun, cuda means the GPU of each process's own number."""
     tensorboard: bool = False

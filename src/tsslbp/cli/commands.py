@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train.train", "train a network: tsslbp train RECIPE [--field value ...]"),
+    "train": Command("train.train", "train a network: tsslbp train RECIPE, or tsslbp train --data PATH"),
     "evaluate": Command("use.evaluate", "measure the accuracy of a trained model on its test set"),
     "predict": Command(
         "use.predict", "classify an image, or every sample of a file or folder: class, confidence, time of decision"

@@ -26,7 +26,7 @@ class Export:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """What to write, such as models/NAME.safetensors."""
     format: str | None = None
-    """The format, if the ending of FILE does not say it."""
+    """The format, if the ending of FILE does not say it: safetensors, nir, onnx or c."""
     half: bool = False
     """Store the weights in float16, in half the space. The card then gives the test accuracy of the rounded weights, which
     needs the data."""

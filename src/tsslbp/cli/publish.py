@@ -32,7 +32,7 @@ def report_(arguments: list[str]) -> None:
 
 def reproduce(arguments: list[str]) -> None:
     """``tsslbp reproduce``."""
-    about = f"{publish.Reproduce.__doc__} ROW is one of: {', '.join(publish.ROWS)}."
+    about = f"{' '.join(str(publish.Reproduce.__doc__).split())} ROW is one of: {', '.join(publish.ROWS)}."
     options = parse(publish.Reproduce, "reproduce", arguments, description=about)
     machine.keep_memory()
     with same_command_goes_on():

@@ -15,10 +15,9 @@ from tsslbp.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Bench:
-    """Speed and memory of a training step, and how it grows, against the linear maps alone, a ReLU network and other libraries.
+    """Measure speed and memory of a training step against the linear maps alone, a ReLU network and other libraries.
 
-    All are timed in turns in one run, so that other work on the machine affects them alike. Read the ratios and not the
-    milliseconds.
+    All take turns in one run, so that other work on the machine affects them alike. Read the ratios and not the milliseconds.
     """
 
     cases: tuple[str, ...] = tuple(name for name, case in bench.cases().items() if not case.large)

@@ -62,13 +62,13 @@ def train(arguments: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """No options."""
+class Recipes:
+    """List the recipes: settings for tsslbp train that suit a data set."""
 
 
 def recipes_(arguments: list[str]) -> None:
     """``tsslbp recipes``."""
-    parse(Nothing, "recipes", arguments)
+    parse(Recipes, "recipes", arguments)
     for name, recipe in recipes.RECIPES.items():
         config = recipe.config
         console.print(f"{name}: {recipe.summary}")
