@@ -137,6 +137,25 @@ def test_predict_finds_its_way_with_any_image(blocks, capsys, tmp_path):
     assert predicted("blank")[0] == "no answer: no output neuron spiked\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names of files there hold no control characters")
+def test_a_terminal_gets_no_commands_from_the_names_of_files(trained, capsys, tmp_path):
+    evil = "x\x1b]0;title\x07\x9b31m\n0"
+    for name in (f"{evil}.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    code, out, err = run(capsys, "predict", str(trained), str(tmp_path))
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert r"x\x1b]0;title\x07\x9b31m\n0.png: " in out
+    (tmp_path / f"{evil}.png").write_text("not an image")
+    code, _, complaint = run(capsys, "predict", str(trained), str(tmp_path))
+    assert code == 2
+    assert r"\x1b]0;title" in complaint
+    (tmp_path / "t.csv").write_text(f"u,v,class{evil.rstrip('0').strip()}\n" + "1,2,a\n3,4,b\n" * 8)
+    code, _, notes = run(capsys, "train", "--data", str(tmp_path / "t.csv"), "--runs-dir", str(tmp_path / "r"), "--epochs", "1")
+    assert code == 0
+    assert r"column classx\x1b]0;title" in notes
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out + err + complaint + notes)
+
+
 def test_predictions_keep_the_outputs_of_one_batch(trained, monkeypatch):
     model, whole, kept = training.load(trained), training.Model._outputs, []
     dataset = data.load("digits", "")

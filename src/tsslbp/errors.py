@@ -1,6 +1,7 @@
 """The exception for users, whose message is one line that names the fix, and checks that every part needs."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import TypeVar
@@ -89,3 +90,9 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def visible(text: str) -> str:
+    """Text with its control characters escaped, except for line ends and tabs. The name of a stranger's file or column may hold
+    some, which a terminal would obey."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)

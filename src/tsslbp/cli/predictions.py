@@ -99,7 +99,8 @@ def _trains(model: training.Model, given: training.Samples) -> Predictions:
 
 
 def _named(said: list[str], given: training.Samples) -> list[str]:
-    return said if len(said) == 1 else [f"{sample}: {line}" for sample, line in zip(given.names, said, strict=True)]
+    names = (name.replace("\n", "\\n") for name in given.names)
+    return said if len(said) == 1 else [f"{name}: {line}" for name, line in zip(names, said, strict=True)]
 
 
 def write(out: Path, made: Predictions) -> None:

@@ -1,12 +1,23 @@
 """Printing of answers and of progress."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 
-console = Console(highlight=False, markup=False, soft_wrap=True)
+from tsslbp.errors import visible
+
+
+class _Console(Console):
+    """Sends no control characters of the text to the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+console = _Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A line of progress, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)

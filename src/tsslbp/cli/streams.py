@@ -5,6 +5,8 @@ import io
 import os
 import sys
 
+from tsslbp.errors import visible
+
 
 def prepare() -> None:
     """Make closed streams discard text, and let standard output replace characters that its encoding lacks by ``?``."""
@@ -34,4 +36,4 @@ def discard_rest() -> None:
 def complain(text: str) -> None:
     """Write a line to standard error, if possible."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)

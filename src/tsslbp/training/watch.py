@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBar
 
+from tsslbp.errors import visible
 from tsslbp.training.progress import Progress
 
 PLAIN_EVERY = 30.0
@@ -41,7 +42,7 @@ class _Screen(Progress):
         self.every = every
 
     def prepared(self, lines: list[str]) -> None:
-        self._print("\n".join(lines))
+        self._print(visible("\n".join(lines)))
 
     def started(self, first_epoch: int, epochs: int, steps: int) -> None:
         self.epochs, self.steps = epochs, steps
@@ -51,7 +52,7 @@ class _Screen(Progress):
             self._print(_line(record, self.epochs))
 
     def warned(self, message: str) -> None:
-        self._print(f"warning: {message}")
+        self._print(visible(f"warning: {message}"))
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # its reader has gone, as in train ... 2>&1 | head; the training goes on
