@@ -31,6 +31,37 @@ def failing(number: int):
     return fail
 
 
+# Reading.
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoint.pt"])
+@pytest.mark.parametrize("lead", [None, "/dev/zero"], ids=["pipe", "device"])
+def test_a_pipe_or_device_in_the_folder_of_a_run_is_refused(name, lead, tmp_path):
+    """Reading a pipe would wait for ever, and ``/dev/zero`` fills the memory."""
+    path = tmp_path / name
+    os.mkfifo(path) if lead is None else path.symlink_to(lead)
+    read = {"config.toml": TrainConfig.from_toml, "metrics.jsonl": lambda path: training.read_metrics(path.parent)}
+    with pytest.raises(UserError, match=r"cannot read .* pipe or device"):
+        read.get(name, files.read_bytes)(path)
+
+
+def test_settings_may_come_from_another_command(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, b"epochs = 7")
+    os.close(writer)
+    assert TrainConfig.from_toml(Path(f"/dev/fd/{reader}")).epochs == 7
+    os.close(reader)
+
+
+def test_a_lock_follows_no_link_and_waits_for_no_pipe(tmp_path):
+    for number, make in enumerate((lambda path: path.symlink_to(tmp_path / "elsewhere"), os.mkfifo)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder / ".lock")
+        with files.alone(folder, "wait"):
+            assert not (tmp_path / "elsewhere").exists()
+
+
 # Writing.
 
 

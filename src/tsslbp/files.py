@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -162,8 +163,8 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
     with contextlib.ExitStack() as kept:
         for _ in range(10 if fcntl else 0):
             try:
-                file = kept.enter_context(path.open("a"))
-            except OSError:  # writing there will raise the error
+                file = kept.enter_context(open(path, "a", opener=_itself))
+            except OSError:  # writing there will raise the error, and a link or a pipe is no lock
                 break
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,6 +177,11 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
                     kept.callback(_delete, path)
                     break
         yield
+
+
+def _itself(path: str, flags: int) -> int:
+    """Open a file but no link, which may lead anywhere, and without waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _place(temporary: Path, path: Path) -> None:
@@ -201,10 +207,22 @@ def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return entries
 
 
+def refuse_special(path: Path) -> None:
+    """Raises OSError for a pipe or device in place of a file: reading it might not end. A user may name one in ``/dev``."""
+    if path.exists() and not (path.is_file() or path.is_dir() or Path("/dev") in path.absolute().parents):
+        raise OSError(errno.EINVAL, "it is a pipe or device")
+
+
+def content(path: Path) -> bytes:
+    """A whole file. Raises OSError, also as :func:`refuse_special` does."""
+    refuse_special(path)
+    return path.read_bytes()
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file. Raises UserError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return content(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; restore it, or train again under another --name") from None
 

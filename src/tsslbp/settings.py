@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 
-from tsslbp import data, imports, losses, processes, rules
+from tsslbp import data, files, imports, losses, processes, rules
 from tsslbp import encoding as encoders
 from tsslbp.architecture import Architecture, NetworkSettings
 from tsslbp.declared import (
@@ -326,6 +326,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             UserError: the file cannot be read, is no TOML, needs an import, or has unknown or bad settings; all are named.
         """
         try:
+            files.refuse_special(path)
             stored = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None

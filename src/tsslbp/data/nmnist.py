@@ -13,6 +13,7 @@ from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_val
 from tsslbp.data.events import by_time, frames, read_bin, stabilise
 from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError
+from tsslbp.files import content
 
 TIME_STEPS = 30
 """Default number of steps, of about 10 ms each."""
@@ -51,7 +52,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
 
     def spikes(path: Path) -> cache.Frames:
         try:
-            events = read_bin(path.read_bytes())
+            events = read_bin(content(path))
             events = stabilise(events, *SIZE[1:]) if name == "nmnist-stabilised" else events
             return frames(events, by_time(events, steps), steps, SIZE, spikes=True)
         except (OSError, UserError) as error:

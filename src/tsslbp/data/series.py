@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import machine
+from tsslbp import files, machine
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import (
     LABELS,
@@ -199,6 +199,7 @@ def _cells(line: str, where: str) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
+        files.refuse_special(path)
         machine.need_memory(4 * path.stat().st_size, str(path))
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

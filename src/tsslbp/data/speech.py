@@ -104,7 +104,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     try:
         if paths := sorted(unpacked.glob("*.wav")):
             for path in paths:
-                yield str(path), path.read_bytes()
+                yield str(path), files.content(path)
         elif packed.is_file():
             with zipfile.ZipFile(packed) as archive:
                 every = [entry.filename for entry in files.zip_entries(archive)]

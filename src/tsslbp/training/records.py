@@ -114,7 +114,7 @@ def read(path: Path) -> tuple[list[Record], Record | None]:
         OSError: it cannot be read.
         UserError: a record is not what a run writes.
     """
-    found = [_parsed(line) for line in path.read_bytes().splitlines()]
+    found = [_parsed(line) for line in files.content(path).splitlines()]
     final = found.pop() if found and isinstance(found[-1], dict) and found[-1].get("event") == "final" else None
     wrong, count = history_fault(found), len(found)
     if final is not None and not wrong:
