@@ -281,6 +281,15 @@ def test_names_are_text_wherever_they_appear(page):
     assert "<i>" not in made.html
 
 
+@pytest.mark.parametrize("name", ['a style="#fe00a', 'a style="}*{}"', 'a d="1.2345"'])
+def test_names_are_text_and_no_attributes_of_a_figure(name):
+    drawn = figures.confusion("confusion", np.array([[1, 0, 0], [0, 1, 0]]), (name, "b"))
+    for svg in (drawn, figures.standalone(drawn)):
+        root = ElementTree.fromstring(svg)
+        assert name in [text for each in root.iter() if each.tag.endswith("text") for text in each.itertext()]
+        assert not any("}*{}" in str(each.text) for each in root.iter() if each.tag.endswith("style"))
+
+
 def test_letters_that_matplotlib_lacks(page, recwarn):
     assert "犬" in page(synthetic(("犬", "cat\nfish", "", "z" * 80))).text
     assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]

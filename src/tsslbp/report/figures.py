@@ -86,6 +86,7 @@ def _for_page(svg: str, figure: Figure, description: str) -> Markup:
     """An SVG file as a part of a page: no prolog, metadata, font or indentation, only ids in use, lengths to 1/100 point."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r">[^<]+", lambda text: text[0].replace('"', "&quot;"), body)  # what follows looks for attributes
     referred = set(re.findall(r"#([\w.-]+)", body))
     body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", body)
     body = re.sub(r' style="[^"]*"', lambda found: re.sub("#fe00a.", lambda c: f"var(--{VARIABLES[c[0]]})", found[0]), body)
