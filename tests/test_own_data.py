@@ -1291,6 +1291,19 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
         data.load(str(tmp_path / "s.npz"), Path())
 
 
+@pytest.mark.parametrize("name", ["y", "classes"])
+def test_texts_that_are_none_are_refused(name, tmp_path):
+    """A number beyond the last character, which NumPy reads, and a trillion texts without room for one."""
+    given = {"x": np.zeros((12, 5)), "y": np.arange(12) % 2}
+    np.savez(tmp_path / "s.npz", **{**given, name: np.full(12, 0x110000, np.uint32).view("U1")})
+    np.savez(tmp_path / "t.npz", **{key: given[key] for key in given.keys() - {name}})
+    with zipfile.ZipFile(tmp_path / "t.npz", "a") as archive, archive.open(f"{name}.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<U0", "fortran_order": False, "shape": (2**40,)})
+    for path in ("s.npz", "t.npz"):
+        with fails(f"cannot read .*{path}: .*; write plain arrays"):
+            data.load(str(tmp_path / path), Path())
+
+
 def test_several_mistakes_of_arrays_are_named_at_once():
     x, bad = np.zeros((12, 5)), np.full((12, 5), np.nan)
     with fails("the first in sample 0, feature 0.*y_test has shape .*"):

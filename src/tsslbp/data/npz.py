@@ -46,7 +46,11 @@ def _open(path: Path) -> arrays.Arrays:
             raise UserError(f"{path}: arrays {' and '.join(same)} mean the same; keep one of them")
         machine.need_memory(COPIES * sum(sizes.values()), str(path))
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[key] for key, name in named.items()}
+            found = {name: file[key] for key, name in named.items()}
+        for array in found.values():
+            if array.dtype.kind == "U":
+                array.tolist()  # raises SystemError for a number that is no character, which NumPy does not check
+        return found
     except UserError:
         raise
     except Exception as error:  # damaged archives and headers may raise anything
@@ -71,6 +75,6 @@ def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
         if dtype.hasobject:
             raise ValueError(f"{info.filename} holds Python objects")
         size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or size != info.file_size - file.tell():
+        if min(shape, default=0) < 0 or not dtype.itemsize or size != info.file_size - file.tell():
             raise ValueError(f"{info.filename} says it is {dtype} {list(shape)} and has {info.file_size - file.tell()} bytes")
     return size
