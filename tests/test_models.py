@@ -15,6 +15,8 @@ from safetensors import safe_open
 import tsslbp
 from tsslbp import UserError, cli, events, publish, training
 from tsslbp.cli.exchange import FORMATS, Format
+from tsslbp.exchange import c
+from tsslbp.exchange.program import Program
 from tsslbp.training.model import alone
 
 
@@ -118,6 +120,24 @@ def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"c\.safetensors is damaged"):
         publish.model_card(tmp_path)
+
+
+def test_pages_take_the_words_of_a_strangers_model_as_text(trained, tmp_path):
+    """As data, settings and classes; a line of its own would begin a heading, a table or HTML."""
+    publish.export(trained, tmp_path / "a.safetensors")
+    model, lines = training.load(tmp_path / "a.safetensors"), []
+    for words in ("plain", "a\n\n<b>x` |"):
+        settings = {**model.trained["settings"], "rule": words, words: words}
+        told = {"settings": settings, "final": {**model.trained["final"], "choose": words}}
+        names = tuple(f"<b>{name}" for name in model.classes)
+        hostile = replace(model, data=words, trained=told, classes=names)
+        hostile.save(tmp_path / "a.safetensors")
+        card = publish.model_card(tmp_path)
+        lines.append(len(card.splitlines()))
+        assert "<b>" not in re.sub(r"(?<!\\)`[^`\n]*`|^    .*", "", card, flags=re.MULTILINE)
+    assert lines[0] == lines[1]
+    c.write(Program.of(hostile, None), tmp_path / "c", tmp_path)
+    assert "<b>" not in (tmp_path / "c/README.md").read_text()
 
 
 def test_the_card_says_how_the_epoch_was_chosen(tmp_path):

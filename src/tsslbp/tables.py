@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, which ends with a line feed. Cells may hold Markdown of one line; a bar in them is escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in line) + " |\n" for line in lines)
 
 
 def literal(text: object) -> str:

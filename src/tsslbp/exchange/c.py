@@ -22,6 +22,7 @@ from tsslbp.exchange.program import Entry, Program
 from tsslbp.metrics import decode
 from tsslbp.metrics.decoding import NEAR
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
+from tsslbp.tables import literal
 from tsslbp.training import samples_to_test
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -150,8 +151,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "steps": model.network.time_steps,
         "bin": model.inputs.bin,
         "classes": model.classes,
-        "class_list": ", ".join(model.classes),
-        "columns": few([" ".join(name.split()) for name in (model.facts.columns if model.facts else ())], 100),
+        "class_list": ", ".join(map(literal, model.classes)),
+        "columns": few([literal(name) for name in (model.facts.columns if model.facts else ())], 100),
         "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
         "voters": links.voters,
         "nearly": "most" if whole else f"{1 - NEAR} * most",

@@ -10,7 +10,7 @@ from tsslbp import data, files, imports, training
 from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
 from tsslbp.settings import Place, TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.tables import literal, markdown
 
 HEAD = ("model", "data", "network", "T", "rule", "weights", "stored as", "epochs", "seed", "validation, %", "test, %")
 MARK = "<!-- tsslbp export writes this page; changes to it are lost. -->"
@@ -92,31 +92,36 @@ def model_card(folder: Path) -> str:
         if len(model.sample_shape) == 3
     ]
     settings = [
-        f"`{name}`: {', '.join(f'{key} {value}' for key, value in model.trained['settings'].items() if value != '')}."
+        f"`{name}`: {', '.join(f'{literal(key)} {_told(of)}' for key, of in model.trained['settings'].items() if of != '')}."
         for name, model in models.items()
     ]
     parts = [MARK, "# Models", markdown(HEAD, rows).rstrip(), "\n".join(commands), USE, "## Settings", *settings]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _told(value: object) -> str:
+    """A setting that may be a stranger's, in the card of a folder with their model."""
+    return literal(value) if isinstance(value, str | dict) else str(value)
+
+
 def _data_of(model: training.Model) -> str:
-    return f"--data {shlex.quote(model.data)}" if data.is_own(model.data) else "--data-root DIR"
+    return f"--data {shlex.quote(' '.join(model.data.split()))}" if data.is_own(model.data) else "--data-root DIR"
 
 
 def _row(model: training.Model) -> list[str]:
     settings: dict[str, Any] = model.trained["settings"]
     final: dict[str, Any] = model.trained["final"]
     return [
-        model.data or str(settings["data"]),
+        literal(model.data or settings["data"]),
         f"`{model.network.architecture.network}`",
         str(model.network.time_steps),
-        f"`{settings['rule']}`",
+        f"`{' '.join(settings['rule'].replace('`', '').split())}`",
         f"{sum(weight.numel() for weight in model.network.parameters()):,}",
         model.trained.get("stored", "float32"),
         str(final["epochs"]),
         str(settings["seed"]),
         "–" if final["validation_accuracy"] is None else _measured(model, final["validation_accuracy"]),
-        _measured(model, final["test_accuracy"]) + (f" ({final['choose']} epoch)" if "choose" in final else ""),
+        _measured(model, final["test_accuracy"]) + (f" ({literal(final['choose'])} epoch)" if "choose" in final else ""),
     ]
 
 
