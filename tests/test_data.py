@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -799,6 +800,19 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path, mnis
     (mnist / f"{IMAGES}.gz").write_bytes(gzip.compress(big))
     with fails(r"train-images-idx3-ubyte.gz needs 3,136.0 GiB of memory"):
         data.load("mnist", mnist.parents[1])
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_header_takes_no_more_memory_than_its_file_can_fill(mnist, ending):
+    small = struct.pack(">II", 0x801, 2**28) + bytes(100)
+    (mnist / f"{LABELS}.gz").unlink()
+    (mnist / f"{LABELS}{ending}").write_bytes(gzip.compress(small) if ending else small)
+    tracemalloc.start()
+    with fails(f"{LABELS}{ending} holds only 100 bytes of data, its header says {2**28}"):
+        data.load("mnist", mnist.parents[1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
 
 
 def test_files_that_were_read_are_free_memory(monkeypatch, tmp_path):

@@ -23,6 +23,9 @@ from tsslbp.errors import UserError, one_line
 VALIDATION = 5000
 """Samples held out of sets of 50,000 images and more; of smaller ones it is a tenth."""
 
+DEFLATED = 1032
+"""Bytes that a byte of a ``.gz`` file unpacks to at most."""
+
 _DIGITS = tuple("0123456789")
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -146,9 +149,9 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
             if header[:4] != bytes((0, 0, 8, axes)) or sizes[1:] != item_shape or sizes[:1] in ((), (0,)):
                 expected = "×".join(map(str, ("N", *item_shape)))
                 raise UserError(f"{path} is not an idx file of {expected} bytes (header {header.hex()}); fetch it again")
-            size = math.prod(sizes)
+            size, most = math.prod(sizes), path.stat().st_size * (DEFLATED if path.suffix == ".gz" else 1)
             machine.need_memory(size, str(path))
-            content = file.read(size + 1)  # to the end, where gzip verifies its checksum
+            content = file.read(min(size, most) + 1)  # memory for all is taken at once; gzip verifies its checksum at the end
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}; fetch it again") from error
     if len(content) != size:
