@@ -808,6 +808,7 @@ def test_models_of_built_in_sets_take_files_prepared_as_these(tmp_path, capsys):
         out, err = capsys.readouterr()
         return code, out.split(" on ")[0], err
 
+    assert {*data.PREPARED} <= {*data.NAMES}
     for name in ("japanese-vowels", "nmnist-stabilised"):
         settings_ = ("--network", "9" if name[0] == "j" else "10", "--epochs", 1, "--runs-dir", tmp_path, "--name", name)
         assert run("train", "--data", name, "--data-root", SAMPLES, *settings_)[0] == 0
@@ -815,9 +816,21 @@ def test_models_of_built_in_sets_take_files_prepared_as_these(tmp_path, capsys):
     assert run("evaluate", tmp_path / "japanese-vowels", "--all", vowels_) == run(
         "evaluate", tmp_path / "japanese-vowels", "--data-root", SAMPLES
     )
-    code, out, err = run("predict", tmp_path / "nmnist-stabilised", SAMPLES / "NMNIST/Test")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "is not stabilised, as the recordings of the training were" in err
+    (tmp_path / "sounds/1").mkdir(parents=True)
+    (tmp_path / "sounds/1/one.wav").touch()
+    digits = Path(__file__).parent.parent / "models/spoken-digits.safetensors"
+    for model, how, folder in (
+        (tmp_path / "nmnist-stabilised", "stabilised", SAMPLES / "NMNIST/Test"),
+        (digits, "turned into spikes", tmp_path / "sounds"),
+    ):
+        for command in (
+            ("predict", model, folder),
+            ("evaluate", model, "--all", folder),
+            ("evaluate", model, "--data", folder),
+        ):
+            code, out, err = run(*command)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert f"{folder} is not {how}, as the recordings of the training were" in err
 
 
 def test_time_steps_below_the_longest_vowel():

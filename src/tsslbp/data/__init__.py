@@ -15,6 +15,7 @@ from tsslbp.errors import UserError, unknown
 
 __all__ = [
     "NAMES",
+    "PREPARED",
     "SETS",
     "Dataset",
     "Facts",
@@ -40,6 +41,11 @@ NAMES = (
     *("nmnist", "nmnist-stabilised", "spoken-digits", "spoken-digits-by-speaker", "japanese-vowels"),
     *("spike-pattern", "delayed-xor", "evidence"),
 )
+PREPARED = {
+    "nmnist-stabilised": "stabilised",
+    **dict.fromkeys(("spoken-digits", "spoken-digits-by-speaker"), "turned into spikes"),
+}
+"""What the readers of named sets make of recordings, where their models do not: these models take no other recordings."""
 SETS: dict[str, Callable[[int | None], Dataset]] = {}
 """A user's own data sets by name: functions of how many samples to hold out for validation, None for their default."""
 MADE = "python:"

@@ -81,6 +81,8 @@ def samples_to_test(
     if not name and _gone(model.data):
         raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
     name = name or model.data
+    if data.is_own(name):
+        _refuse_recordings(model, Path(name))
     dataset = dataset_of(model, root, name, download=download, streaming=streaming)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
@@ -138,16 +140,22 @@ def samples_to_predict(model: Model, path: Path, streaming: Streaming | None = N
 
 
 def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | None) -> Samples:
-    if model.data == "nmnist-stabilised" and path.suffix.lower() != ".npz":
-        raise UserError(
-            f"{path} is not stabilised, as the recordings of the training were; train on your own recordings with --data {path}"
-        )
+    _refuse_recordings(model, path)
     if in_files.is_one(model.data):
         found, names, notes = in_files.samples(path, model.classes, labelled, _as_seen(model, streaming))
         return Samples(found, f"all of {path}, {len(found):,} samples", notes, names)
     columns = model.facts.columns if model.facts else ()
     split, names, notes = readers.samples(path, model.classes, model.sample_shape, model.inputs.rate, columns, labelled)
     return Samples(split, f"all of {path}, {len(split):,} samples", notes, names)
+
+
+def _refuse_recordings(model: Model, path: Path) -> None:
+    """Raises UserError for a folder of recordings, if those of the training were prepared before the model got them."""
+    how, found = data.PREPARED.get(model.data), readers.at(path) if path.is_dir() else None
+    if how and found and found[0].folder:
+        raise UserError(
+            f"{path} is not {how}, as the recordings of the training were; train on your own recordings with --data {path}"
+        )
 
 
 def _named(classes: tuple[str, ...]) -> bool:
@@ -167,9 +175,7 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
-        sounds = model.data.startswith("spoken-digits") and 2 * shape[-1] == wanted[-1]
-        way = " of spikes; to predict sounds, train on a folder of them with --data FOLDER" if sounds else ""
-        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{way}")
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}")
     if samples.split.streamed:  # bytes, as the model has it
         return
     x = samples.split.x
