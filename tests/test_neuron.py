@@ -245,6 +245,19 @@ def test_second_derivatives_are_refused_and_not_wrong(backend):
             torch.autograd.grad(loss(psc), current, create_graph=True)
 
 
+@every_backend
+def test_a_batch_of_errors_is_refused_with_the_way_out(backend):
+    current = rand(6, 5).requires_grad_()
+    psc = tsslbp.lif(current, **CONSTANTS, backend=backend)
+    errors = rand(2, 6, 5)
+    for batched in (
+        lambda: torch.autograd.grad(psc, current, errors, is_grads_batched=True),
+        lambda: torch.func.vmap(lambda error: torch.autograd.grad(psc, current, error, retain_graph=True))(errors),
+    ):
+        with pytest.raises(UserError, match="take one error at a time; leave out is_grads_batched=True and vmap"):
+            batched()
+
+
 # Constant currents.
 
 

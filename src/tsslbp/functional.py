@@ -44,7 +44,7 @@ def lif(
     Raises:
         UserError: wrong shape or type of ``current``, a constant out of range or of a shape that does not fit, an unknown rule,
             a named backend that cannot run, a transform of ``torch.func``, forward-mode differentiation, a
-            derivative of the gradient.
+            derivative of the gradient, a batch of errors (``is_grads_batched=True``).
 
     This computes equations (1) to (3) of ``neuron.py``; the gradient is the rule's, by reverse-mode autograd (``backward()``
     or ``torch.autograd.grad``) only.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in
+from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in, refuse_batch
 from tsslbp.kernels.layout import Layout, flatten
 from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Numbers, Rule
@@ -231,7 +231,18 @@ def _register_fakes() -> None:
         return keys.new_empty(len(keys), count, dtype=torch.float64 if double else torch.float32)
 
 
+def _refusing_batches() -> torch.library.Library:
+    """Registers :func:`refuse_batch`, since PyTorch's own errors say no way out; holds for as long as the result is kept."""
+    library = torch.library.Library("tsslbp", "IMPL")
+    recurrent = (f"{family}_recurrent" for family in ("tssl", "surrogate"))
+    for name in (*_FAMILY.values(), *recurrent, "map_changes"):
+        for key in ("Batched", "FuncTorchBatched"):
+            library.impl(f"{name}_backward", refuse_batch, key)
+    return library
+
+
 if NOT_LOADED is None:
     _register_fakes()
+    _LIBRARY = _refusing_batches()
 
 ENGINE = Cpp()

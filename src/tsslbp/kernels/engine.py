@@ -10,7 +10,7 @@ import importlib
 import logging
 import pkgutil
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -205,6 +205,13 @@ class Engine(ABC):
             as in :meth:`backward`.
         """
         raise NotImplementedError
+
+
+def refuse_batch(*_: object) -> NoReturn:
+    """What is called in place of a backward pass if autograd hands it a batch of errors. Raises UserError."""
+    raise UserError(
+        "spiking neurons take one error at a time; leave out is_grads_batched=True and vmap, and loop over the errors"
+    )
 
 
 def _needs_reference(neuron: LIF) -> str | None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
 from tsslbp.imports import is_ours
-from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable
+from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable, refuse_batch
 from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
 from tsslbp.rules.base import HANDED, Rule, promised
 
@@ -45,6 +46,8 @@ class Reference(Engine):
         carry: Tensor | None,
         form: Form,
     ) -> tuple[Tensor, Tensor | None, ByConstant]:
+        if not torch.compiler.is_compiling() and (is_batchedtensor(error) or is_legacy_batchedtensor(error)):
+            refuse_batch()
         back, given = None, _given_to(formula)
         if state is None:
             whole = (formula.current_gradient(given(error), given(membrane), neuron),)
