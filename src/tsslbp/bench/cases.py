@@ -155,7 +155,9 @@ def ours(case: Case, backend: Backend, autocast: bool = False, blocks: bool = Fa
 
 def ann(case: Case) -> Subject:
     """The same network with ReLU in place of spiking neurons, one pass over ``[B, ...]``."""
-    net = nn.Sequential(*(module for layer in _plain(case) for module in (layer, *([nn.ReLU()] if weighted(layer) else []))))
+    net = nn.Sequential(
+        *(module for layer in plain_layers(case) for module in (layer, *([nn.ReLU()] if weighted(layer) else [])))
+    )
     for parameter in net.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -198,12 +200,8 @@ def floor(case: Case, dtype: torch.dtype) -> Subject:
     return Subject(step, infer)
 
 
-def plain_layers(case: Case) -> list[nn.Module]:
+def plain_layers(case: Case) -> Iterator[nn.Module]:
     """The case's layers as PyTorch layers without neurons, for other libraries to insert theirs."""
-    return list(_plain(case))
-
-
-def _plain(case: Case) -> Iterator[nn.Module]:
     for layer in case.network().layers:
         if isinstance(layer, Conv2d):
             out_channels, channels, kernel, _ = layer.weight.shape

@@ -5,7 +5,6 @@ layer of the other libraries is a linear map of all steps at once, then a loop o
 packages are imported only here and in ``peers.py``.
 """
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsslbp.bench import peers
 from tsslbp.bench.cases import Case, Subject, trainer
 from tsslbp.layers import Recurrent
 
@@ -22,8 +22,8 @@ Loop = Callable[[Tensor], Tensor]
 
 def contestants() -> dict[str, Callable[[Case], Subject]]:
     """The installed ones, by name."""
-    spiking = {"SpikingJelly": (spikingjelly, "spikingjelly"), "snnTorch": (snntorch, "snntorch"), "Norse": (norse, "norse")}
-    made = {name: partial(_spiking, make) for name, (make, package) in spiking.items() if importlib.util.find_spec(package)}
+    spiking = {"SpikingJelly": spikingjelly, "snnTorch": snntorch, "Norse": norse}
+    made = {name: partial(_spiking, spiking[name]) for name in peers.installed()}
     return {"nn.RNN": partial(_torch, nn.RNN), "nn.LSTM": partial(_torch, nn.LSTM), **made}
 
 
