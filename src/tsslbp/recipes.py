@@ -25,14 +25,15 @@ class Recipe:
 
 Settings = dict[str, Any]
 
+_october: Settings = {"learning_rate": 2e-4, "loss": "kernel(desired=01011)"}
+_december: Settings = {"learning_rate": 5e-4, "loss": "kernel(target=double)"}
+
 
 def _published(
-    name: str, summary: str, accuracy: str, shared: Settings, october: Settings | None = None, december: Settings | None = None
+    name: str, summary: str, accuracy: str, shared: Settings, october: Settings = _october, december: Settings = _december
 ) -> dict[str, Recipe]:
     """One of the paper's experiments twice: by the code behind the table, and by the last version of the code."""
     shared = {"epochs": 100, **shared}
-    october = {"learning_rate": 2e-4, "loss": "kernel(desired=01011)"} if october is None else october
-    december = {"learning_rate": 5e-4, "loss": "kernel(target=double)"} if december is None else december
     paper = f"{accuracy} after {shared['epochs']} epochs"
     return {
         name: Recipe(
@@ -62,7 +63,7 @@ def _better(name: str, **settings: Any) -> Recipe:
 
 
 _cifar10: Settings = {"data": "cifar10", "shift": 4, "flip": True, "epochs": 150}
-_cifar10_december: Settings = {"learning_rate": 2e-4, "loss": "kernel(target=double)"}
+_cifar10_december: Settings = {**_december, "learning_rate": 2e-4}
 _deep = TrainConfig(
     padding=(1,),
     time_steps=3,
@@ -74,7 +75,7 @@ _deep = TrainConfig(
     schedule="one-cycle",
     average=0.998,
 )
-"""Common settings of residual networks for pictures."""
+"""Common settings of our own networks for coloured pictures."""
 _memory: Settings = {
     "tau_m": 20.0,
     "tau_s": 5.0,
@@ -82,6 +83,14 @@ _memory: Settings = {
     "loss": "softmax",
     "epochs": 15,
     "learning_rate": 5e-3,
+    "schedule": "one-cycle",
+}
+_spoken: Settings = {
+    "tau_m": 10.0,
+    "dropout": 0.2,
+    "rule": "surrogate",
+    "loss": "softmax",
+    "epochs": 40,
     "schedule": "one-cycle",
 }
 
@@ -104,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
         "MNIST, convolutional",
         "99.50 ± 0.02",
         {"data": "mnist"},
-        october={"learning_rate": 2e-4, "loss": "kernel(desired=01011)", "batch_size": 100},
+        october={**_october, "batch_size": 100},
     ),
     **_published(
         "nmnist-cnn",
@@ -131,24 +140,16 @@ RECIPES: dict[str, Recipe] = {
     **_published("cifar10-cnn2", "CIFAR-10, second network", "91.41", _cifar10, december=_cifar10_december),
     "cifar10-small": Recipe(
         "CIFAR-10 on two cores: a smaller network than the paper's, three steps, ten output neurons per class",
-        TrainConfig(
+        replace(
+            _deep,
             recipe="cifar10-small",
             data="cifar10",
             network="64C3-P2-128C3-P2-256C3-256C3-P2-512-100-V10",
-            padding=(1,),
             conv_scale=3.0,
             standardise=True,
             dropout=0.1,
-            time_steps=3,
-            tau_s=1.5,
-            rule="tssl+",
-            loss="kernel(label_weight=6)",
             shift=4,
-            flip=True,
             epochs=30,
-            learning_rate=2e-3,
-            schedule="one-cycle",
-            average=0.998,
         ),
         "88.98 ± 0.27 and 91.41 after 150 epochs, larger networks",
     ),
@@ -213,15 +214,10 @@ RECIPES: dict[str, Recipe] = {
             data="spoken-digits",
             network="200R-10",
             time_steps=50,
-            tau_m=10.0,
             tau_s=5.0,
-            dropout=0.2,
-            rule="surrogate",
-            loss="softmax",
-            epochs=40,
             learning_rate=2e-3,
-            schedule="one-cycle",
             precision="float32",
+            **_spoken,
         ),
     ),
     "japanese-vowels": Recipe(
@@ -231,15 +227,10 @@ RECIPES: dict[str, Recipe] = {
             data="japanese-vowels",
             network="100R-9",
             time_steps=29,
-            tau_m=10.0,
             tau_s=4.0,
-            dropout=0.2,
-            rule="surrogate",
-            loss="softmax",
-            epochs=40,
             batch_size=30,
             learning_rate=3e-3,
-            schedule="one-cycle",
+            **_spoken,
         ),
     ),
     "delayed-xor": Recipe(
