@@ -4,7 +4,6 @@ A spike-time gradient exists only where there is a spike. Elsewhere the rule fal
 ``rules/tssl.py``).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,19 +77,12 @@ def fallback(rule: Rule, train: Tensor, neuron: LIF) -> Tensor:
     return rule.falls_back(train, synapse(train, neuron.tau_s), neuron).to(train.dtype)
 
 
-@dataclass
 class _Tally:
     """Counts of one layer over the batches, from 0."""
 
-    steps: int
-    neurons: int
-    samples: int = 0
-    entries: int = 0
-    spikes: float = 0.0
-    fallbacks: float = 0.0
-    most: Tensor | int = 0
-    often: Tensor | int = 0
-    first: Tensor | int = 0
+    def __init__(self, steps: int, neurons: int) -> None:
+        self.neurons, self.samples, self.entries, self.spikes, self.fallbacks = neurons, 0, 0, 0, 0
+        self.most, self.often, self.first = (torch.zeros(size, dtype=torch.long) for size in (neurons, 3, steps))
 
     def add(self, train: Tensor, fallen: Tensor, lengths: Tensor | None) -> None:
         """Add a batch's spikes and fallbacks, ``[T, B, neurons]`` each, up to the end of each sequence."""
@@ -98,20 +90,20 @@ class _Tally:
         counts = train.sum(0).long()
         self.samples += len(counts)
         self.entries += self.neurons * (train.shape[:2].numel() if lengths is None else int(lengths.sum()))
-        self.spikes += float(counts.sum())
-        self.fallbacks += float(fallen.sum(dtype=torch.float64))
-        self.most = torch.maximum(counts.amax(0), torch.as_tensor(self.most))
-        self.often = self.often + _how_often(counts)
-        self.first = self.first + torch.bincount(train.argmax(0)[counts > 0], minlength=self.steps)
+        self.spikes += int(counts.sum())
+        self.fallbacks += int(fallen.sum(dtype=torch.float64))
+        self.most = torch.maximum(counts.amax(0), self.most)
+        self.often += _how_often(counts)
+        self.first += torch.bincount(train.argmax(0)[counts > 0], minlength=len(self.first))
 
     def shares(self) -> dict[str, Any]:
         pairs = self.samples * self.neurons
         return {
             "neurons": self.neurons,
             "per_sample": _named(self.often, pairs),
-            "over_set": _named(_how_often(torch.as_tensor(self.most)), self.neurons),
+            "over_set": _named(_how_often(self.most), self.neurons),
             "rate": self.spikes / self.entries,
-            "first": torch.as_tensor(self.first).double().div(pairs).tolist(),
+            "first": self.first.double().div(pairs).tolist(),
             "fallback": self.fallbacks / self.entries,
         }
 
@@ -120,8 +112,8 @@ def _how_often(counts: Tensor) -> Tensor:
     return counts.clamp(max=2).flatten().bincount(minlength=3)
 
 
-def _named(often: Tensor | int, of: int) -> dict[str, float]:
-    return dict(zip(("silent", "once", "more"), torch.as_tensor(often).double().div(of).tolist(), strict=True))
+def _named(often: Tensor, of: int) -> dict[str, float]:
+    return dict(zip(("silent", "once", "more"), often.double().div(of).tolist(), strict=True))
 
 
 def _together(layers: list[dict[str, Any]]) -> dict[str, Any]:
