@@ -30,14 +30,9 @@ class Pooling(nn.Module):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        self.check_size(size)
-        self.size = size
-
-    @classmethod
-    def check_size(cls, size: int) -> None:
-        """Raises UserError for anything but a whole number from 1."""
         if type(size) is not int or size < 1:
-            raise UserError(f"{cls.__name__}: size is {size}; it must be a whole number from 1")
+            raise UserError(f"{type(self).__name__}: size is {size}; it must be a whole number from 1")
+        self.size = size
 
     def check(self, x: Tensor) -> None:
         """Raises UserError unless ``x`` is ``[N, C, ...]`` with at least one window."""
@@ -86,16 +81,16 @@ class AvgPool1d(SumPool1d):
     """Mean over windows of ``size``: ``[T, B, C, L]``."""
 
     def __init__(self, size: int = 2) -> None:
-        self.check_size(size)
-        super().__init__(size, 1 / size)
+        super().__init__(size)
+        self.pool = Pool(size, 1 / size)
 
 
 class AvgPool2d(SumPool2d):
     """Mean over ``size × size`` windows: ``[T, B, C, H, W]``."""
 
     def __init__(self, size: int = 2) -> None:
-        self.check_size(size)
-        super().__init__(size, 1 / size**2)
+        super().__init__(size)
+        self.pool = Pool(size, 1 / size**2)
 
 
 class MaxPool(Pooling, Tells):
