@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsslbp import UserError
 from tsslbp.rivals import superspike
-from tsslbp.rivals.superspike import DoubleExponential, Layer, SuperSpike, episode, feedback_weights, matched_spikes, rmaxprop
+from tsslbp.rivals.superspike import DoubleExponential, Layer, SuperSpike, episode, feedback_weights, rmaxprop
 
 FEEDBACK = ["symmetric", "random", "uniform"]
 
@@ -172,25 +172,6 @@ def test_rmaxprop_divides_by_the_leaky_maximum():
     step, peak = rmaxprop(torch.tensor([1.0, 9.0, 1.0], dtype=torch.float64), peak, 0.1, 0.5)
     torch.testing.assert_close(peak, torch.tensor([2.0, 81.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(step, torch.tensor([0.1 / 2**0.5, 0.1, 0.1], dtype=torch.float64))
-
-
-def brute_matches(ours, theirs, within):
-    if not ours:
-        return 0
-    rest = (1 + brute_matches(ours[1:], [*theirs[:i], *theirs[i + 1 :]], within) for i, t in enumerate(theirs)
-            if abs(t - ours[0]) <= within)  # fmt: skip
-    return max(brute_matches(ours[1:], theirs, within), *rest, 0)
-
-
-@given(
-    ours=st.sets(st.integers(0, 19), max_size=6),
-    theirs=st.sets(st.integers(0, 19), max_size=6),
-    within=st.integers(0, 5),
-)
-def test_matched_spikes_are_as_many_as_any_matching_has(ours, theirs, within):
-    first, second = torch.zeros(20), torch.zeros(20)
-    first[list(ours)], second[list(theirs)] = 1, 1
-    assert matched_spikes(first, second, within) == brute_matches(sorted(ours), sorted(theirs), within)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -32,8 +32,11 @@ import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError, unknown
+from tsslbp.metrics.spike_trains import agreement
 
 Feedback = Literal["symmetric", "random", "uniform"]
+
+NEAR = 3  # steps by which a right spike may miss the target's
 
 
 @dataclass(frozen=True)
@@ -188,25 +191,12 @@ def rmaxprop(ascent: Tensor, peak: Tensor | float, rate: float, gamma: float) ->
     return rate * ascent / (peak.sqrt() + 1e-12), peak
 
 
-def matched_spikes(first: Tensor, second: Tensor, within: int) -> int:
-    """The most pairs of spikes, one of each train ``[T]``, at most ``within`` steps apart, with no spike in two pairs."""
-    ours, theirs = first.nonzero().flatten().tolist(), second.nonzero().flatten().tolist()
-    matched = i = j = 0
-    while i < len(ours) and j < len(theirs):
-        apart = ours[i] - theirs[j]
-        matched += abs(apart) <= within
-        i, j = i + (apart <= within), j + (apart >= -within)
-    return matched
-
-
-def five_spikes(
-    sizes: Sequence[int], feedback: Feedback, steps: int, epochs: int, rate: float, seed: int, within: int = 3
-) -> dict[str, float]:
+def five_spikes(sizes: Sequence[int], feedback: Feedback, steps: int, epochs: int, rate: float, seed: int) -> dict[str, float]:
     """Train a network of these layers, input first, to answer frozen Poisson noise (0.01 spikes a step) with five spikes.
 
     All outputs have the same target and differ in their first weights. The distance is the van Rossum distance ``2L`` over the
     energy of α, averaged over outputs: one extra or missing spike, far from others, counts 1. A spike is right at most
-    ``within`` steps from the target's; precision is the share of right spikes among all, recall among the target's.
+    ``NEAR`` steps from the target's; precision is the share of right spikes among all, recall among the target's.
     """
     rule, generator = SuperSpike(), torch.Generator().manual_seed(seed)
     inputs = (torch.rand(steps, 1, sizes[0], generator=generator) < 0.01).float()
@@ -221,8 +211,7 @@ def five_spikes(
             step, peaks[k] = rmaxprop(trial.ascent[k], peaks[k], rate * (1 - epoch / epochs), math.exp(-1 / 60))
             weight += step
         trial = episode(inputs, target, weights, rule, fed_back)
-    pairs = zip(trial.spikes[:, 0].T, target[:, 0].T, strict=True)
-    right = sum(matched_spikes(ours, wanted, within) for ours, wanted in pairs)
+    right = float((agreement(trial.spikes, target, NEAR).recall * target.sum(0)).sum())
     alpha = rule.filter()
     energy = sizes[-1] * sum(alpha(x).item() ** 2 for x in torch.eye(20 * int(rule.tau_mem))[0])
     return {
