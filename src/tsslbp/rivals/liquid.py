@@ -177,11 +177,11 @@ def simulate(trains: Tensor, liquid: Liquid, generator: torch.Generator) -> Tens
     return fired[past:].transpose(1, 2)
 
 
-def state(trains: Tensor, step: float, tau: float = READOUT) -> Tensor:
+def state(trains: Tensor, step: float) -> Tensor:
     """Spike trains low-passed up to their last step, equation (6): ``[T, B, N] -> [B, N]``."""
     trains = trains if trains.is_floating_point() else trains.float()
     age = step * torch.arange(len(trains) - 1, -1, -1, dtype=trains.dtype)
-    return torch.einsum("t,tbn->bn", torch.exp(-age / tau), trains)
+    return torch.einsum("t,tbn->bn", torch.exp(-age / READOUT), trains)
 
 
 def poisson(time_steps: int, trials: int, rate: float, step: float, generator: torch.Generator) -> Tensor:

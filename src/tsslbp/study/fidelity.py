@@ -338,7 +338,7 @@ def _lines(made: dict[str, tuple[Iterable[float], list[Spread]]]) -> dict[str, c
 def _chart(
     key: str, named: dict[str, charts.Line], xlabel: str, ylabel: str, caption: str, log: str, same: str, whole: bool = False
 ) -> list[tuple[Markup, str]]:
-    """A chart with a line at 1; None if there is nothing to draw."""
+    """A chart with a line at 1; none if there is nothing to draw."""
     if not named:
         return []
     return [(charts.lines(f"fidelity-{key}", named, xlabel, ylabel, level=(same, 1.0), whole=whole, log=log), caption)]
