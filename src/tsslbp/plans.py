@@ -149,29 +149,24 @@ class Planner:
                 more, beside = _affine(shortcut)
                 second = self.map(shortcut, more, entered, shape)
                 bias = bias if beside is None else beside if bias is None else bias + beside
-        adaptation = layer.adaptation if isinstance(layer, Recurrent) else None
-        lateral, rows = -1, 2
+        lateral, adapting = -1, None
         if isinstance(layer, Recurrent):
             _need(heard.tau_s == neuron.tau_s)
-            lateral, rows = self.rows(layer.effective_lateral().detach().t()), 3
-        tau_a, beta = 1.0, 0.0
-        if adaptation is not None:
-            _need(all(isinstance(x, (int, float)) for x in (adaptation.tau_a, adaptation.beta)))
-            tau_a, beta, rows = adaptation.tau_a, adaptation.beta, 5
+            lateral, adapting = self.rows(layer.effective_lateral().detach().t()), layer.adapting
         self.numbers += [
             *shape,
             -1,
             *(neuron.tau_m, neuron.tau_s, neuron.threshold, heard.tau_s),
             -1 if bias is None else self.add(bias.repeat(shape[2])),
             lateral,
-            adaptation is not None,
-            *(tau_a, beta),
+            adapting is not None,
+            *(adapting or (1.0, 0.0)),
             *first,
             *second,
         ]
         own = shape if isinstance(layer, Conv2d) else (shape[0], shape[2]) if isinstance(layer, Conv1d) else shape[:1]
-        self.states[name] = (self.state_size, rows, own)
-        self.state_size += (rows + 1) * math.prod(shape)
+        self.states[name] = (self.state_size, layer.state_rows, own)
+        self.state_size += (layer.state_rows + 1) * math.prod(shape)
         self.heard = _Heard(self.stages, shape, neuron.tau_s, flat=not isinstance(layer, (Conv1d, Conv2d)))
         self.stages += 1
 
