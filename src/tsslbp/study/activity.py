@@ -134,8 +134,8 @@ def layer_operations(
     # The signal is how often each input acts; a real number acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
     trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
-    dense = static or (spiking and not trains)
-    kinds = _kinds(network, _Kind(trains, samples if static else passes, dense), passes)
+    kind = _Kind(trains, samples if static else passes, dense=static or (spiking and not trains))
+    kinds = _kinds(network, kind, passes)
 
     def cross(name: str, layer: Spiking | MaxPool, signal: Tensor | Joined, *_: Any) -> Tensor:
         if isinstance(layer, MaxPool):
