@@ -23,11 +23,11 @@ from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import (
     Watch,
+    as_json,
     check_models,
     finished,
     folder_name,
     need_validation,
-    plain,
     seeds_from,
     settled,
     with_validation,
@@ -198,14 +198,7 @@ def compare(
             f"{PREFIX}NAME, a folder, is {length} bytes long, and {LONGEST_NAME} is the most; choose a shorter --name"
         )
     settings = contestants(settled(replace(config, runs_dir=folder, test_every=1), folder), entries)
-    base = None if against is None else _named("--against", against, settings)
-    if base is not None and len(settings) == 1:
-        raise UserError("--against compares other rules with one of them; add a second one to --rules")
-    favourite = None if planned is None else _named("--planned", planned, settings)
-    if base is not None and seeds < 2:
-        raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")
-    if favourite is not None and base in (None, favourite):
-        raise UserError("--planned needs --against, another rule to compare with")
+    base, favourite = _tested(against, planned, settings, seeds)
     if tuning_seeds < 1:
         raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
     if tuning_epochs is not None and tuning_epochs < 1:
@@ -214,16 +207,11 @@ def compare(
         raise UserError("--tune-epochs and --tune-seeds are about trials; add --tune with a number of them, such as 30")
     _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
-    tried: dict[str, list[dict[str, Any]]] = {}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
-    begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
-    first = min((TrainConfig.from_toml(path).seed for path in begun), default=trial_seeds[0])
-    if (rates or trials) and first != trial_seeds[0]:
-        raise UserError(
-            f"{folder} holds trials that began with seed {first}, here {trial_seeds[0]}, which is --seed and --seeds added up; "
-            "give these as before, or choose another --name"
-        )
+    if rates or trials:
+        _check_trials(folder, trial_seeds[0])
     check_models(folder / _run_name(label, seed) for label in settings for seed in numbers)
+    tried: dict[str, list[dict[str, Any]]] = {}
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
@@ -233,19 +221,7 @@ def compare(
         else:
             tried[label] = tuned(label, bases, rates, watch)
             settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
-
-    runs: dict[str, list[Path]] = {label: [] for label in settings}
-    diverged: dict[str, str] = {}
-    for seed in numbers:  # rules in turns, so that other load on the machine affects all alike
-        for label in list(runs):
-            s = replace(settings[label], seed=seed, name=_run_name(label, seed))
-            try:
-                runs[label].append(finished(s, watch))
-            except training.Diverged as error:
-                diverged[label] = str(error)
-                del runs[label]
-                if not runs or label in (base, favourite):
-                    raise
+    runs, diverged = _trained(settings, numbers, (base, favourite), watch)
     settings = {label: settings[label] for label in runs}
 
     made = {label: [_record(path, dataset) for path in paths] for label, paths in runs.items()}
@@ -284,6 +260,50 @@ def compare(
     }
 
 
+def _tested(
+    against: str | None, planned: str | None, settings: dict[str, TrainConfig], seeds: int
+) -> tuple[str | None, str | None]:
+    """Labels of the entries that the others are compared with, and that was planned. Raises UserError if they cannot be."""
+    base = None if against is None else _named("--against", against, settings)
+    if base is not None and len(settings) == 1:
+        raise UserError("--against compares other rules with one of them; add a second one to --rules")
+    favourite = None if planned is None else _named("--planned", planned, settings)
+    if base is not None and seeds < 2:
+        raise UserError(f"--seeds is {seeds}; the differences of --against need at least 2, better 10")
+    if favourite is not None and base in (None, favourite):
+        raise UserError("--planned needs --against, another rule to compare with")
+    return base, favourite
+
+
+def _check_trials(folder: Path, seed: int) -> None:
+    """Raises UserError if a comparison's folder holds trials that began with another seed."""
+    begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
+    first = min((TrainConfig.from_toml(path).seed for path in begun), default=seed)
+    if first != seed:
+        raise UserError(
+            f"{folder} holds trials that began with seed {first}, here {seed}, which is --seed and --seeds added up; "
+            "give these as before, or choose another --name"
+        )
+
+
+def _trained(
+    settings: dict[str, TrainConfig], seeds: Sequence[int], needed: tuple[str | None, str | None], watch: Watch
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Folders of the runs by entry, and messages by entry that diverged. Raises Diverged for all, or one that is ``needed``."""
+    runs: dict[str, list[Path]] = {label: [] for label in settings}
+    diverged: dict[str, str] = {}
+    for seed in seeds:  # rules in turns, so that other load on the machine affects all alike
+        for label in list(runs):
+            try:
+                runs[label].append(finished(replace(settings[label], seed=seed, name=_run_name(label, seed)), watch))
+            except training.Diverged as error:
+                diverged[label] = str(error)
+                del runs[label]
+                if not runs or label in needed:
+                    raise
+    return runs, diverged
+
+
 def _run_name(label: str, seed: int) -> str:
     return f"{folder_name(label)}-seed{seed}"
 
@@ -292,7 +312,7 @@ def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
     """The settings that all entries have in common, except places and the seed."""
     first, *others = (one.to_dict() for one in settings)
     kept = {name: value for name, value in first.items() if name not in ("seed", *kinds_of(Place))}
-    return {name: plain(value) for name, value in kept.items() if all(other.get(name) == value for other in others)}
+    return {name: as_json(value) for name, value in kept.items() if all(other.get(name) == value for other in others)}
 
 
 def _named(flag: str, entry: str, settings: dict[str, TrainConfig]) -> str:

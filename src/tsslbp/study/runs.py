@@ -140,11 +140,11 @@ def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
         "subject": subject,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
-        "settings": {key: plain(value) for key, value in kept.items()},
+        "settings": {key: as_json(value) for key, value in kept.items()},
     }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A setting as a JSON value; JSON has no infinity."""
     finite = not isinstance(value, float) or math.isfinite(value)
     return value if isinstance(value, (bool, int, float, str, list)) and finite else str(value)
