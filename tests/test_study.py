@@ -347,10 +347,11 @@ def test_the_binary_network_beside_dynamics_learns_no_constants(tiny):
 
 
 def test_dynamics_leaves_out_steps_in_which_the_loss_asks_for_silence(tiny, monkeypatch):
-    tried = []
+    tried, short = [], replace(tiny, loss="kernel(desired=001)")
+    with pytest.raises(UserError, match="desired has no spike in 1 steps"):
+        study.dynamics(short, seeds=1, steps=dynamics.STEPS)  # these were asked for
     monkeypatch.setattr(dynamics, "variants", lambda steps: tried.append(list(steps)) or {})
-    short = replace(tiny, loss="kernel(desired=001)")
-    for steps in (dynamics.STEPS, (3, 4)):
+    for steps in (None, (3, 4)):
         study.dynamics(short, seeds=1, steps=steps)
     assert tried == [[3, 5, 10, 20], [3, 4]]
 

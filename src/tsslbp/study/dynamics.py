@@ -61,7 +61,7 @@ def dynamics(
     config: TrainConfig,
     *,
     seeds: int,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] | None = None,
     watch: Watch = lambda run: training.Progress(),
 ) -> dict[str, Any]:
     """Train a recipe, every variant of it, and a binary ANN; and try the variants on the recipe's trained weights.
@@ -71,7 +71,8 @@ def dynamics(
     Args:
         config: settings; ``seed`` is the first seed.
         seeds: how many seeds, from 1.
-        steps: numbers of time steps; not used for sequences, which have their own.
+        steps: numbers of time steps, by default those of ``STEPS`` that the loss takes; not used for sequences, which have
+            their own.
         watch: makes the progress display of a run from its name.
 
     Returns:
@@ -89,8 +90,8 @@ def dynamics(
         raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
     config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
-    if steps == STEPS:  # nobody asked for these
-        steps = [count for count in steps if fits(config, time_steps=count)]
+    if steps is None:
+        steps = [count for count in STEPS if fits(config, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
@@ -211,8 +212,8 @@ class Options(TrainConfig):
 
     seeds: int = 3
     """Number of runs of every variant, with consecutive seeds that begin with --seed."""
-    steps: tuple[int, ...] = STEPS
-    """Values of T to try. Not for data that are sequences."""
+    steps: tuple[int, ...] | None = None
+    """Values of T to try. Not for data that are sequences. Default: 1 2 3 5 10 20, or those that suit --loss."""
     out: Path | None = None
     """Folder for dynamics.json, report.html and the runs. Default: studies/RECIPE."""
 
