@@ -181,7 +181,7 @@ def test_a_process_alone_is_a_group_of_one():
     alone = processes.group()
     assert (alone.count, alone.number, alone.leads, processes.started(), processes.leads()) == (1, 0, True, 1, True)
     x = torch.arange(5.0)
-    assert alone.share(x) is x is alone.add_(x) is alone.adding(x)() is alone.total(x) is alone.first_(x)
+    assert alone.share(x) is x is alone.add_(x) is alone.adding(x)() is alone.first_(x)
     assert (alone.told(b"a"), alone.all_say("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
     with alone.agreed():
         alone.same("other data", "c")

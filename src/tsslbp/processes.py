@@ -103,15 +103,11 @@ class Group:
             _wait(work, x)
         return x
 
-    def total(self, x: Tensor) -> Tensor:
-        """The sum over all processes, through which gradients flow back to all of them. Raises Lost."""
-        return x if self.count == 1 else _Total.apply(x, self)
-
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the samples of all processes, ``[B, ...] -> [...]``, through which gradients flow. Raises Lost."""
         if self.count == 1:
             return x.mean(0)
-        return self.total(x.sum(0)) / self.add_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
+        return _Total.apply(x.sum(0), self) / self.add_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
 
     def told(self, message: bytes | None) -> bytes:
         """The message of the leading process; those of others are ignored. Raises Lost."""
@@ -354,7 +350,7 @@ def _noticing() -> Iterator[None]:
 
 
 class _Total(torch.autograd.Function):
-    """Each process's loss may depend on the sum, so their gradients are added up too."""
+    """The sum over all processes. Each process's loss may depend on it, so their gradients are added up too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:

@@ -46,11 +46,9 @@ class Reduction:
     def _noticed(self, number: int, _: Tensor) -> None:
         self._there.add(number)
         while (turn := len(self._begun)) in self._there:
-            self._begin(self._large[turn])
-
-    def _begin(self, learned: nn.Parameter) -> None:
-        assert learned.grad is not None
-        self._begun.append((learned, self._group.adding(learned.grad.flatten())))
+            learned = self._large[turn]
+            assert learned.grad is not None
+            self._begun.append((learned, self._group.adding(learned.grad.flatten())))
 
     def end(self, numbers: Sequence[float]) -> list[float]:
         """Wait for all gradients, and add up the small ones and some ``numbers``, which are returned. Raises Lost."""
