@@ -72,8 +72,9 @@ def settled(total: Tensor, psc: Tensor, remaining: int, tau_s: float | Tensor) -
     low, high = map(float, tau_s.detach().aminmax()) if isinstance(tau_s, Tensor) else (tau_s, tau_s)
     steps = torch.arange(1, remaining + 1, dtype=total.dtype, device=total.device)
     least, most = ((1 - 1 / tau) ** steps for tau in (low, high))
-    first = (total + psc * least.sum()).argmax(-1, keepdim=True)
-    ahead = (total + psc * least.sum()).gather(-1, first)[:, 0]
+    rested = total + psc * least.sum()
+    first = rested.argmax(-1, keepdim=True)
+    ahead = rested.gather(-1, first)[:, 0]
     others = (total + psc * most.sum()).scatter(-1, first, -math.inf).amax(-1)
     lead = ahead - others.where(others > -math.inf, 0)
     rounding = 1e-4 * (1 + remaining) + NEAR * (ahead + remaining)
