@@ -105,8 +105,12 @@ class Inputs:
         return (2 * shape[0],) if self.delta else shape
 
     def lengths(self, lengths: Tensor) -> Tensor:
-        """How many bins stored sequences of these lengths fill, ``[B]``; without filters, the steps that the network takes."""
+        """How many bins stored sequences of these lengths fill, ``[B]``."""
         return (lengths + self.bin - 1) // self.bin
+
+    def steps(self, lengths: Tensor | None) -> Tensor | None:
+        """How many steps the network takes of stored sequences of these lengths, ``[B]``; None if as many of all."""
+        return None if lengths is None or self.filters else self.lengths(lengths)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; ``filters`` is left out if it is None."""

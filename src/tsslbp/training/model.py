@@ -142,11 +142,7 @@ class Model:
 
     def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
         part = part.to(self.device)
-        return replace(part, lengths=self._steps_of(part.lengths)), self.inputs(part.x, seed, part.lengths)
-
-    def _steps_of(self, lengths: Tensor | None) -> Tensor | None:
-        """Steps of the network for stored sequences of these lengths; None if all have the same."""
-        return None if lengths is None or self.inputs.filters else self.inputs.lengths(lengths)
+        return replace(part, lengths=self.inputs.steps(part.lengths)), self.inputs(part.x, seed, part.lengths)
 
     def filtered(self, dataset: Dataset) -> "tuple[Model, Dataset]":
         """The model without its filters and the filtered data, so that filters are computed once; unchanged without filters."""
@@ -166,15 +162,15 @@ class Model:
             return None
         return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
-    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500, first: int = 0) -> Tensor:
+    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; for an output without spikes, class
-        probabilities with T = 1. ``first``: see :meth:`evaluating`.
+        probabilities with T = 1.
 
         Raises UserError for samples of another shape, and for lengths that cannot be theirs.
         """
-        with self._outputs(self._samples(x, lengths), batch_size, first) as outputs:
+        with self._outputs(self._samples(x, lengths), batch_size) as outputs:
             return torch.cat([output for _, output in outputs], dim=1)
 
     @contextmanager

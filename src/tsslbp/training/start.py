@@ -91,7 +91,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
                     layer.train()  # there are no running statistics yet
-            steps = None if few.lengths is None or inputs.filters else inputs.lengths(few.lengths)
+            steps = inputs.steps(few.lengths)
             inside = None if steps is None else length_mask(steps, inputs.time_steps)
             _into_range(network, inputs(few.x, 0, few.lengths), inside)
             network.train()
