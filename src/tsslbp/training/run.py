@@ -87,17 +87,17 @@ def train(
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone():
             model, optimizer = prepare(replace(config, init=None) if restored else config, dataset)
-        network, (seen, samples) = model.network, model.filtered(dataset)
+        network, facts, (seen, samples) = model.network, model.facts, model.filtered(dataset)
+        assert facts is not None  # prepare() noted them
         adapt(network)
         for weight in network.state_dict().values():
             group.first_(weight)
-        fingerprint, state = model.facts.fingerprint if model.facts else "", checkpoint.RunState()
+        fingerprint, state = facts.fingerprint, checkpoint.RunState()
         told = [config.to_dict(of) for of in GROUPS.values() if of is not Place]
         group.same("other settings or samples", f"{told} {fingerprint}")
 
         with group.agreed():
-            exact = model.facts is not None and model.facts.exact
-            folder, stored = opened(config, held, exact) if group.leads else (Path(), b"")
+            folder, stored = opened(config, held, facts.exact) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered(call, folder.name)
         progress = (progress if group.leads else None) or Progress()
@@ -111,11 +111,7 @@ def train(
         own = data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))
-            share, repeated = model.facts.seen(dataset.test) if model.facts else (0.0, False)
-            if share > COPIES and not repeated:
-                alike = "have the names and sizes of test samples" if dataset.test.streamed else "are test samples, too"
-                copies = f"about {100 * share:.0f} % of the training samples {alike}"
-                progress.warned(f"{copies}; if these are copies, the test accuracy is too high: keep them in one part")
+            _warn_of_copies(facts, dataset.test, progress)
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
 
@@ -167,6 +163,15 @@ def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> Tra
     """The settings of a job; if torchrun has started it again, it resumes the run of this call."""
     name = group.remembered(call) if processes.restarts() else None
     return replace(config, name=name, resume=True) if name else config
+
+
+def _warn_of_copies(facts: data.Facts, test: data.Split, progress: Progress) -> None:
+    """Warn if training samples are among the test samples."""
+    share, repeated = facts.seen(test)
+    if share > COPIES and not repeated:
+        alike = "have the names and sizes of test samples" if test.streamed else "are test samples, too"
+        copies = f"about {100 * share:.0f} % of the training samples {alike}"
+        progress.warned(f"{copies}; if these are copies, the test accuracy is too high: keep them in one part")
 
 
 def with_data(
