@@ -20,7 +20,7 @@ from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.training import checkpoint, choices, records, start
+from tsslbp.training import checkpoint, choices, records, start, tensorboard
 from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, named, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
@@ -29,7 +29,6 @@ from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import load
 from tsslbp.training.records import METRICS
-from tsslbp.training.tensorboard import tensorboard
 
 STATIC_STEPS = 5
 """Default T of static samples."""
@@ -81,7 +80,7 @@ def train(
             config, dataset = with_data(config, dataset, given)
             if not len(dataset.test):
                 raise UserError(f"{dataset.name} has no test samples, on which the result of a run is measured; give it some")
-            log_to = tensorboard() if config.tensorboard else None
+            board_of = tensorboard.writer_class() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
@@ -107,7 +106,7 @@ def train(
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-        log = log_to(folder) if log_to and group.leads else None
+        board = board_of(str(folder)) if board_of and group.leads else None
         own = data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))
@@ -125,8 +124,8 @@ def train(
             records.write(folder / METRICS, state.history)
             if records.chosen(state.history, config.choose) is record:
                 model.save(folder / MODEL)
-            if log:
-                log(record)
+            if board:
+                tensorboard.write(board, record)
 
         again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
 
