@@ -228,11 +228,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file in place of ``path``, see :func:`replacing`.
-
-    Raises:
-        UserError: it cannot be written (full disk, no permission); an existing ``path`` is kept.
-    """
+    """Write a whole file in place of ``path``. Raises UserError as :func:`replacing`."""
     with replacing(path) as file:
         file.write(content)
 
