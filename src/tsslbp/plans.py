@@ -66,14 +66,9 @@ class _Heard:
 
 
 class Planner:
-    """Goes through a network's layers and writes the kernel's numbers (``csrc/plan.h``).
+    """Goes through the layers of a :class:`~tsslbp.networks.Network` and writes the kernel's numbers (``csrc/plan.h``).
 
-    Args:
-        net: a :class:`~tsslbp.networks.Network`.
-        tensors: its parameters and buffers.
-
-    Raises:
-        Declined: the kernel cannot compute it.
+    ``tensors`` are its parameters and buffers. Raises Declined if the kernel cannot compute it.
     """
 
     def __init__(self, net: Any, tensors: list[Tensor]) -> None:

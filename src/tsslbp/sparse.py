@@ -101,12 +101,9 @@ def is_half(weight: Tensor) -> bool:
 
 
 def most(map_: SparseMap, outputs: int, half: bool) -> float:
-    """The largest share of changes at which a map with so many outputs gains; 0 if nobody is to look.
+    """The largest share of changes at which a map with so many outputs, or channels, gains; 0 if nobody is to look.
 
-    Args:
-        map_: the kind of map.
-        outputs: how many, or how many channels.
-        half: see :func:`is_half`. Then only convolutions gain.
+    With ``half`` (:func:`is_half`) only convolutions gain.
     """
     if cpp.NOT_LOADED is not None or outputs < (HALF_OUTPUTS if half else OUTPUTS) or (half and not map_.kernel):
         return 0.0

@@ -47,14 +47,9 @@ class Run:
 
 
 def load(folder: Path, data_root: Path | None = None) -> Run:
-    """A run from its folder.
+    """A run from its folder; ``data_root`` holds its data set, if that has moved.
 
-    Args:
-        folder: the run's.
-        data_root: folder of its data set, if it has moved.
-
-    Raises:
-        UserError: no model there, a run that has not ended, a damaged file, missing data.
+    Raises UserError if there is no model, and for a run that has not ended, a damaged file and missing data.
     """
     model = training.load(folder)
     training.final_of(folder)

@@ -6,13 +6,7 @@ from tsslbp.settings import TrainConfig
 
 
 def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list[str]:
-    """Lines for a reader.
-
-    Args:
-        given: the settings as the user gave them.
-        config: the complete settings.
-        dataset: the data set.
-    """
+    """Lines for a reader, from the settings as the user gave them, the complete ones, and the data set."""
     parts = {name: f"{len(part):,} {name}" for name, part in dataset.parts.items()}
     total = sum(map(len, dataset.parts.values()))
     seen = dataset.train.looked_at().x if dataset.train.streamed else dataset.train.x

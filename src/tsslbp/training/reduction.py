@@ -12,14 +12,10 @@ from tsslbp.processes import Group
 
 
 class Reduction:
-    """Adds up gradients over the processes of a group.
+    """Adds up the gradients of parameters, ``learned`` from the input on, over the processes of a group.
 
     Large ones begin in a fixed order, from the output back, so that all processes begin the same sums in the same order. A
     gradient that is there before its turn waits for those before it.
-
-    Args:
-        learned: the parameters, from the input on.
-        group: the processes.
     """
 
     def __init__(self, learned: Sequence[nn.Parameter], group: Group) -> None:
