@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import LARGEST, UserError
 from tsslbp.signal import check_lengths
 
 SPLIT_SEED = 0
+VALIDATION = 5000
+"""Most samples held out of a named set for validation by default."""
 TEST_SET, FIFTH = "the test set", "a held-out fifth"
 """Descriptions of a data set's test samples."""
 Kind = Literal["vectors", "pictures", "series", "speech", "events"]
@@ -254,8 +256,13 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
     return samples.select((~held).nonzero()[:, 0]), samples.select(held.nonzero()[:, 0])
 
 
-def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split, Split]:
-    """:func:`hold_out`, with 0 for none. Raises UserError if a part would be too small."""
+def hold_out_validation(samples: Split, count: int | None, classes: int, most: int = LARGEST) -> tuple[Split, Split]:
+    """:func:`hold_out`, with 0 for none. By default a tenth is held out, but at most ``most`` and at least one per class.
+
+    Raises UserError if a part would be too small.
+    """
+    if count is None:
+        count = min(most, max(classes, len(samples) // 10))
     if isinstance(count, bool) or not hasattr(count, "__index__"):
         raise UserError(f"validation is {count!r}; it must be a whole number")
     if count != 0 and not classes <= count < len(samples):
@@ -265,11 +272,6 @@ def hold_out_validation(samples: Split, count: int, classes: int) -> tuple[Split
             f"least {classes} and leave at least 1"
         )
     return hold_out(samples, count)
-
-
-def a_tenth(samples: Split, classes: int) -> int:
-    """Default validation size: a tenth, but at least one per class."""
-    return max(classes, len(samples) // 10)
 
 
 def _per_channel(values: Iterable[float], x: Tensor) -> Tensor:

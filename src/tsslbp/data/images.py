@@ -17,11 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
-from tsslbp.data.dataset import FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import FIFTH, VALIDATION, Dataset, Normalisation, Split, hold_out, hold_out_validation
 from tsslbp.errors import UserError, one_line
-
-VALIDATION = 5000
-"""Samples held out of sets of 50,000 images and more; of smaller ones it is a tenth."""
 
 DEFLATED = 1032
 """Bytes that a byte of a ``.gz`` file unpacks to at most."""
@@ -77,9 +74,7 @@ def cifar10(root: Path, validation: int | None, download: bool) -> Dataset:
 def _dataset(
     name: str, samples: Split, test: Split, classes: tuple[str, ...], normalisation: Normalisation, validation: int | None
 ) -> Dataset:
-    if validation is None:
-        validation = min(VALIDATION, a_tenth(samples, len(classes)))
-    train, held = hold_out_validation(samples, validation, len(classes))
+    train, held = hold_out_validation(samples, validation, len(classes), VALIDATION)
     return Dataset(name, train, held, test, classes, normalisation)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from tsslbp.data import cache, tonic_sets
-from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, VALIDATION, Dataset, Split, hold_out_validation
 from tsslbp.data.events import by_time, frames, read_bin, stabilise
-from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError
 from tsslbp.files import content
 
@@ -65,8 +64,8 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
 
     train_paths, test_paths = (_recordings(folder / part) for part in ("Train", "Test"))
     samples, test = (_numbered(paths) for paths in (train_paths, test_paths))
-    count = min(VALIDATION, a_tenth(samples, 10)) if validation is None else validation
-    train, held = (stored("Train", train_paths, part) for part in hold_out_validation(samples, count, 10))
+    parts = hold_out_validation(samples, validation, 10, VALIDATION)
+    train, held = (stored("Train", train_paths, part) for part in parts)
     classes = tuple("0123456789")
     return Dataset(name, train, held, stored("Test", test_paths, test), classes, AS_STORED, sequence=True, cut=True)
 

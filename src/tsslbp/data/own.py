@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, hold_out, hold_out_validation
 from tsslbp.errors import UserError
 
 MOST_EVENTS = 15
@@ -82,8 +82,7 @@ def complete(
         own = f"{len(held)} validation sample{'s' * (len(held) != 1)} of its own"
         raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
     else:
-        count = a_tenth(numbers, len(names)) if validation is None else validation
-        kept, left = hold_out_validation(numbers, count, len(names))
+        kept, left = hold_out_validation(numbers, validation, len(names))
         held = samples.select(left.x)
     train = samples.select(kept.x)
     test = samples.select(tested.x) if tested is not None else test

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsslbp import files, machine
 from tsslbp.data.audio import log_mel, send_on_delta
-from tsslbp.data.dataset import AS_STORED, Dataset, Split, a_tenth, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, Dataset, Split, hold_out_validation
 from tsslbp.errors import UserError
 
 TIME_STEPS = 50
@@ -79,7 +79,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None) 
         )
     features = Split(log_mel(signals, RATE, time_steps or TIME_STEPS, BANDS), torch.tensor(y))
     samples, test = (features.select(chosen.nonzero()[:, 0]) for chosen in (~is_test, is_test))
-    train, held = hold_out_validation(samples, a_tenth(samples, 10) if validation is None else validation, 10)
+    train, held = hold_out_validation(samples, validation, 10)
     std, mean = torch.std_mean(train.x, (0, 1), correction=0)
 
     def spikes(part: Split) -> Split:

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from tsslbp.data import cache
-from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, Dataset, Split, a_tenth, hold_out, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, VALIDATION, Dataset, Split, hold_out, hold_out_validation
 from tsslbp.data.events import by_time, frames, of_fields
-from tsslbp.data.images import VALIDATION
 from tsslbp.errors import UserError, one_line, unknown
 
 TIME_STEPS = 30
@@ -63,8 +62,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
 
     numbered = [Split(torch.arange(len(y)), torch.tensor([classes.index(label) for label in y])) for y in labels]
     samples, test = numbered if len(parts) == 2 else hold_out(numbered[0], max(len(classes), len(numbered[0]) // 5))
-    count = min(VALIDATION, a_tenth(samples, len(classes))) if validation is None else validation
-    train, held = (stored(0, part) for part in hold_out_validation(samples, count, len(classes)))
+    train, held = (stored(0, part) for part in hold_out_validation(samples, validation, len(classes), VALIDATION))
     return Dataset(
         name,
         train,
