@@ -1,6 +1,7 @@
 """What users bring along: surrogates, rules, losses and data sets of their own, and networks that are kept."""
 
 import copy
+import importlib
 import json
 import math
 import pickle
@@ -233,7 +234,7 @@ def test_a_run_with_everything_of_ones_own(place, capsys):
 
 
 def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["tsslbp.study.compare"], "SECONDS", 0.01)
+    monkeypatch.setattr(importlib.import_module("tsslbp.study.compare"), "SECONDS", 0.01)
     arguments = ["compare", *IMPORT, "--data", "four-lines", "--network", "8-4", "--epochs", "1", "--time-steps", "2"]
     code, out, err = command(capsys, *arguments, "--rules", "mine,surrogate", "--seeds", "1")
     assert code == 0, err
