@@ -19,8 +19,8 @@ class UserError(ValueError):
 
 
 def one_line(error: Exception) -> str:
-    """What another program's error says, in one line."""
-    return " ".join(str(error).split())
+    """What another program's error says, in one line; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
 from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, whole_numbers
-from tsslbp.errors import LARGEST, UserError, all_of
+from tsslbp.errors import LARGEST, UserError, all_of, one_line
 
 Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}
@@ -121,7 +121,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     try:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths
-        raise UserError(f"{name} is no array: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name} is no array: {one_line(error)}") from None
     if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):
         array = array.astype(str)
     return array

@@ -9,7 +9,7 @@ import numpy as np
 from tsslbp import files, machine
 from tsslbp.data import arrays
 from tsslbp.data.found import Found, Wanted
-from tsslbp.errors import UserError, all_of, unknown
+from tsslbp.errors import UserError, all_of, one_line, unknown
 
 KEYS = (*(f"{kind}{end}" for end in arrays.ENDS.values() for kind in ("x", "y", "lengths")), "classes")
 WORDS = {"images": "x", "labels": "y", "train": "", "valid": "val", "validation": "val"}
@@ -54,8 +54,9 @@ def _open(path: Path) -> arrays.Arrays:
     except UserError:
         raise
     except Exception as error:  # damaged archives and headers may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}; write plain arrays with numpy.savez(path, x=..., y=...)") from error
+        raise UserError(
+            f"cannot read {path}: {one_line(error)}; write plain arrays with numpy.savez(path, x=..., y=...)"
+        ) from error
 
 
 def _name(key: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, each_of
+from tsslbp.errors import UserError, each_of, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,9 +122,7 @@ def header(path: Picture) -> Header:
     except UserError:
         raise
     except Exception as error:  # every format fails in its own ways
-        raise UserError(
-            f"cannot read {path} as an image ({' '.join(str(error).split())}); remove it or save it again"
-        ) from None
+        raise UserError(f"cannot read {path} as an image ({one_line(error)}); remove it or save it again") from None
 
 
 def opened(path: Picture, mode: str) -> "Image":

@@ -20,7 +20,7 @@ from torch import Tensor
 from tsslbp import files, machine
 from tsslbp.data.audio import log_mel, send_on_delta
 from tsslbp.data.dataset import AS_STORED, Dataset, Split, hold_out_validation
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, one_line
 
 TIME_STEPS = 50
 """Default number of steps; a digit takes 0.4 s, so a step is about 8 ms."""
@@ -122,7 +122,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
                 "give the folder that holds FSDD as --data-root DIR"
             )
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"cannot read the recordings in {folder}: {' '.join(str(error).split())}; fetch them again") from error
+        raise UserError(f"cannot read the recordings in {folder}: {one_line(error)}; fetch them again") from error
 
 
 def _signal(path: str, content: bytes) -> Tensor:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tsslbp import draws, machine
 from tsslbp.data.dataset import Request, Split
 from tsslbp.data.pictures import Member, Unread, opened
-from tsslbp.errors import UserError, all_of
+from tsslbp.errors import UserError, all_of, one_line
 
 AT_ONCE = 64
 """Default batch size."""
@@ -100,8 +100,7 @@ class Decoder(Dataset[Decoded]):
             except MemoryError:
                 raise
             except Exception as error:  # every format fails in its own ways
-                reason = " ".join(str(error).split()) or type(error).__name__
-                faults.append(Fault(place, f"cannot read {path} as an image ({reason})"))
+                faults.append(Fault(place, f"cannot read {path} as an image ({one_line(error)})"))
         return x, faults
 
     def _read(self, path: str | Member, key: int | None) -> Tensor:

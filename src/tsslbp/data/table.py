@@ -21,7 +21,7 @@ from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import LABELS, Found, Wanted, alike, classes_of, counted, is_number, kind_fact, numbered, partner, plain
 from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX
-from tsslbp.errors import UserError, all_of, few
+from tsslbp.errors import UserError, all_of, few, one_line
 
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""
@@ -225,7 +225,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
                 )
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
+        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
