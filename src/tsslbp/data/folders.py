@@ -106,8 +106,7 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
         raise UserError(
             f"{loose[0]} is in no folder of a class ({len(loose)} such {what}); move each into a folder named by class"
         )
-    inside = [child for child in sorted(folders["train"].iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    empty = [child.name for child in inside if not any(files_in(child, suffixes))]
+    empty = [child.name for child in _folders_in(folders["train"]) if not any(files_in(child, suffixes))]
     if empty and not wanted.whole:
         raise UserError(f"{folders['train']}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
     classes = wanted.classes or classes_of((str(label) for label in labels["train"]), str(path))
@@ -130,13 +129,12 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone, for another folder
     with the same classes, and for folders of folders such as ``training_set`` and ``test_set``.
     """
-    tops = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    tops = _folders_in(path)
     found = {part: [child for child in tops if child.name.lower() in names] for part, names in PARTS.items()}
     if not found["train"]:
         if training and len(tops) > 1 and sum(map(len, found.values())) == len(tops):
             raise UserError(f"{path} has no folder train beside {' and '.join(top.name for top in tops)}; add it")
-        inside = {top.name: [child for child in top.iterdir() if child.is_dir()] for top in tops}
-        around = [name for name, folders in inside.items() if any(not folder.name.startswith(".") for folder in folders)]
+        around = [top.name for top in tops if _folders_in(top)]
         like = {part: name for name in around for part, (word, *_) in PARTS.items() if word in name.lower()}
         if training and "train" in like and len(names := sorted({*like.values()})) > 1:
             raise UserError(f"{path} has {' and '.join(names)}, which look like parts; name them train, val or test")
@@ -149,6 +147,11 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     if training and (other := next((top for top in others if any((top / name).is_dir() for name in classes)), None)):
         raise UserError(f"{other} has the classes of {parts['train'].name}; name it val or test, or move it away")
     return parts
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, except hidden ones, by name."""
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:
