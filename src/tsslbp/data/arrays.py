@@ -21,7 +21,7 @@ from torch import Tensor
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
 from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, whole_numbers
-from tsslbp.errors import LARGEST, UserError, all_of, one_line
+from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
 
 Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}
@@ -312,7 +312,7 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
         raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}")
     if len(present) < classes:
         absent = list(itertools.islice((str(number) for number in range(classes) if number not in set(present)), 6))
-        which = f"class {absent[0]}" if absent[1:] == [] else f"classes {', '.join(absent[:5])}{' ...' if absent[5:] else ''}"
+        which = f"class{'es' * (len(absent) > 1)} {few(absent, 5)}"
         fix = "take its name out of classes" if names else "number the classes 0, 1, 2, ... without gaps"
         raise UserError(f"{where}: no sample of {which}; {fix}")
     return names or tuple(map(str, range(classes)))

@@ -17,7 +17,7 @@ from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
 from tsslbp.data.found import classes_of, kind_fact
 from tsslbp.data.pictures import header
 from tsslbp.data.streamed import Decoder, Files, Pool, Streamed, Streaming, default_workers
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 
 SIZE = 224
 """Default pixels of a side if pictures differ in size."""
@@ -140,8 +140,7 @@ def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
         raise UserError(f"{listed.files.at(loose[0])} {wrong} ({len(loose):,} such pictures); {fix}")
     places = {name: number for number, name in enumerate(classes)}
     if odd := sorted({*listed.labels} - {*classes}):
-        those = f"{', '.join(odd[:5])}{' and others' if odd[5:] else ''}"
-        raise UserError(f"{listed.files.folder} has class {those}; the classes are {', '.join(classes)}; give these only")
+        raise UserError(f"{listed.files.folder} has class {few(odd, 5)}; the classes are {', '.join(classes)}; give these only")
     return torch.tensor([places[label] for label in listed.labels], dtype=torch.int64)[listed.y]
 
 

@@ -8,7 +8,7 @@ from tsslbp.data import npz, pictures, recordings, series, table, wav
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.folders import files_in, left_out
 from tsslbp.data.found import Found, Wanted
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def found(path: Path, wanted: Wanted) -> Found:
     """
     chosen = at(path)
     if chosen is None and (inside := _files_of_readers(path)):
-        several = f"{', '.join(inside[:4])}{' and others' if inside[4:] else ''}"
-        raise UserError(f"{path} is a folder with {several}; give one file, such as {path / inside[0]}")
+        raise UserError(f"{path} is a folder with {few(inside, 4)}; give one file, such as {path / inside[0]}")
     if chosen is None:
         what = "has no files of" if path.is_dir() else "is no file of" if path.exists() else "is not there; these are"
         raise UserError(f"{path} {what} the kinds that are read: {ACCEPTED}")
