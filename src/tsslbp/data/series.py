@@ -46,13 +46,13 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
         UserError: not such a file, damaged lines, time stamps or missing values.
     """
     lines = _lines(path)
-    header = [line.split() for line in lines if line.startswith("@")]
-    declared = next((words[2:] for words in header if [w.lower() for w in words[:2]] == ["@classlabel", "true"]), None)
-    if any([word.lower() for word in words[:2]] == ["@timestamps", "true"] for words in header):
+    header = {" ".join(words[:2]).lower(): words[2:] for line in lines if line.startswith("@") and (words := line.split())}
+    declared = header.get("@classlabel true")
+    if "@timestamps true" in header:
         raise UserError(f"{path} has time stamps, which are not read; write it with values only and @timeStamps false")
-    if labelled and any([word.lower() for word in words[:2]] == ["@targetlabel", "true"] for words in header):
+    if labelled and "@targetlabel true" in header:
         raise UserError(f"{path} has numbers to predict (@targetLabel true); only classes are learned, so give it @classLabel")
-    has_labels = ["@classlabel", "false"] not in [[word.lower() for word in words[:2]] for words in header]
+    has_labels = "@classlabel false" not in header
     if labelled and not has_labels:
         raise UserError(f"{path} has no class labels (@classLabel false); add the class at the end of every line")
     start = next((number for number, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
