@@ -16,7 +16,7 @@ from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
 from tsslbp.data.found import classes_of, kind_fact
 from tsslbp.data.pictures import header
-from tsslbp.data.streamed import Decoder, Files, Pool, Streamed, Streaming, default_workers
+from tsslbp.data.streamed import Files, Streamed, Streaming
 from tsslbp.errors import UserError, few
 
 SIZE = 224
@@ -95,15 +95,14 @@ def dataset(
         said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
     y = {part: _numbered(listed, classes) for part, listed in parts.items()}
     size = _size(parts["train"].files, streaming.size)
-    workers = default_workers() if streaming.workers is None else streaming.workers
-    pool = Pool(Decoder(size, streaming.random_crop), workers)
+    pool = streaming.pool(size, streaming.random_crop)
     splits = {part: Streamed(parts[part].files, torch.arange(len(y[part])), y[part], pool) for part in parts}
     if streaming.skip_broken:
         splits = {part: _readable(split, parts[part].changed, said) for part, split in splits.items()}
     tested = "test" if "test" in splits else "validation"
     if tested in splits:
         splits["test"] = splits.pop(tested)
-    by = f"{workers} worker process{'es' * (workers != 1)}" if workers else "this process"
+    by = f"{pool.workers} worker process{'es' * (pool.workers != 1)}" if pool.workers else "this process"
     said.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
     return own.complete(
         name,
@@ -128,8 +127,7 @@ def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming:
     notes = list[str]()
     y = _numbered(listed, classes) if labelled else torch.full_like(listed.y, -1)
     assert streaming.size is not None
-    workers = default_workers() if streaming.workers is None else streaming.workers
-    split = Streamed(listed.files, torch.arange(len(y)), y, Pool(Decoder(streaming.size, 0.0), workers))
+    split = Streamed(listed.files, torch.arange(len(y)), y, streaming.pool(streaming.size, 0.0))
     return (_readable(split, listed.changed, notes) if streaming.skip_broken else split), notes
 
 

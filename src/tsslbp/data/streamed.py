@@ -65,6 +65,10 @@ class Streaming:
     skip_broken: bool = False
     workers: int | None = None
 
+    def pool(self, size: int, least: float) -> "Pool":
+        """Processes that bring pictures to ``size``; see :class:`Decoder` for ``least``."""
+        return Pool(Decoder(size, least), default_workers() if self.workers is None else self.workers)
+
 
 def default_workers() -> int:
     """One less than the cores that each process of a job has on its machine, and at most ``MOST_WORKERS``."""
