@@ -56,8 +56,9 @@ class SpikePattern:
     def __post_init__(self) -> None:
         _check(self, "spike-pattern")
 
-    def make(self, time_steps: int) -> Dataset:
-        """The task over T steps: ``x`` ``[patterns, T, inputs]`` and ``y`` ``[patterns, T, outputs]``, 0 and 1."""
+    def make(self, time_steps: int | None) -> Dataset:
+        """The task over T steps, by default 100: ``x`` ``[patterns, T, inputs]``, ``y`` ``[patterns, T, outputs]``, 0 and 1."""
+        time_steps = 100 if time_steps is None else time_steps
         machine.need_memory((9 + self.repeats) * self.patterns * time_steps * (self.inputs + self.outputs), "spike-pattern")
         random = np.random.default_rng(self.seed)
         x = random.random((self.patterns, time_steps, self.inputs)) < self.rate
@@ -245,7 +246,4 @@ TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {
 def read(text: str, time_steps: int | None) -> Dataset:
     """A task from its name and options. Raises UserError for unknown ones and for a T that does not fit."""
     name, options = parse_spec(text, "data set")
-    task = construct(TASKS[name], name, options)
-    if isinstance(task, SpikePattern):
-        return task.make(100 if time_steps is None else time_steps)
-    return task.make(time_steps)
+    return construct(TASKS[name], name, options).make(time_steps)
