@@ -110,8 +110,8 @@ def test_whole_numbers_do_what_the_network_does(case, bits):
         total += int(wanted.sum())
     assert total > 50
     assert differing <= 0.01 * total, "states have bits behind the point, so only what is near a threshold may differ"
-    static = whole.run(whole_input(x[0]), STEPS)
-    repeated = whole.run(whole_input(x[:1].expand(STEPS, *x.shape[1:])))
+    *_, static = whole.steps(whole_input(x[0]), STEPS)
+    *_, repeated = whole.steps(whole_input(x[:1].expand(STEPS, *x.shape[1:])))
     assert all(torch.equal(static.spikes[name], repeated.spikes[name]) for name in static.spikes)
 
 
@@ -231,7 +231,7 @@ def test_c_ends_where_a_sequence_does(bits, tmp_path):
         torch.testing.assert_close(evidence.float(), of.outputs(samples.x, samples.lengths).sum(0))
     assert not spikes["output"][1:, 0].any()
     c.write(program, tmp_path / "c", tmp_path)
-    found = compiled.compare(compiled.compiled(tmp_path / "c", tmp_path / "test"), program, samples)
+    found = compiled.compare(compiled.compiled(tmp_path / "c", tmp_path / "test", ("-O1",)), program, samples)
     assert found.spikes > 20
     assert (found.differing, found.answers) == (0, 0)
 
@@ -430,10 +430,10 @@ int main(void) {
 }
 """
     )
-    built = compiled.compiled(tmp_path / "c", tmp_path / "test", SANITIZED)
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", (*SANITIZED, "-O1"))
     printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
     steps = list(program.whole.steps(whole_input(of.inputs(samples.x[:1]))))
-    assert printed == [*(int(step.answers) for step in steps), *steps[-1].evidence[0].tolist()]
+    assert printed == [*(int(decode(step.evidence[None])) for step in steps), *steps[-1].evidence[0].tolist()]
     assert sum(printed[STEPS:]) > 0
 
 
@@ -541,7 +541,7 @@ def test_spikes_of_an_encoder_enter_as_such(notation, bits, tmp_path):
     inputs = replace(of.inputs, encoding="latency", normalisation=Normalisation(1.0, (0.0,), (1.0,)))
     program = Program.of(replace(of, inputs=inputs))
     c.write(program, tmp_path / "c", tmp_path)
-    built = compiled.compiled(tmp_path / "c", tmp_path / "test")
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-O1",))
     found = compiled.compare(built, program, replace(samples, x=torch.rand(samples.x.shape)))
     assert found.spikes > 5
     assert found.differing <= (0 if bits == "8" else 0.01 * found.spikes)
@@ -671,10 +671,11 @@ def test_a_compiler_that_refuses_is_told(tmp_path):
 def test_whole_numbers_decode_as_the_network_does():
     net = network("12-12-V3", (5,), bits="8")
     x = 2 * torch.randn(50, 5)
-    response = integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, STEPS).run(whole_input(x), STEPS)
-    assert (response.answers == decode(net(x))).float().mean() > 0.9
-    silent = integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, STEPS).run(whole_input(0 * x), STEPS)
-    assert (silent.answers == -1).all()
+    whole = integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, STEPS)
+    *_, response = whole.steps(whole_input(x), STEPS)
+    assert (decode(response.evidence[None]) == decode(net(x))).float().mean() > 0.9
+    *_, silent = whole.steps(whole_input(0 * x), STEPS)
+    assert (decode(silent.evidence[None]) == -1).all()
 
 
 @needs_compiler
