@@ -92,19 +92,32 @@ def test_normalise_none_without_effect_is_refused(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+class Summary(training.Progress):
+    """Stops a training before its first step, and keeps the lines about it."""
+
+    def prepared(self, lines: list[str]) -> None:
+        self.lines = lines
+        raise training.Interrupted
+
+
+def summary(folder: Path, **settings) -> list[str]:
+    """What a training says of itself before it begins."""
+    with pytest.raises(training.Interrupted):
+        training.train(TrainConfig(runs_dir=folder / "runs", **settings), progress := Summary(), given=set(settings))
+    return progress.lines
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("settings", "said"),
     [
-        (["--encoding", "poisson"], "values as they are stored"),
-        (["--normalise", "none"], "values as they are stored (--normalise)"),
-        ([], "normalised by feature (--normalise none turns it off)"),
+        ({"encoding": "poisson"}, "values as they are stored"),
+        ({"normalise": "none"}, "values as they are stored (--normalise)"),
+        ({}, "normalised by feature (--normalise none turns it off)"),
     ],
 )
-def test_the_summary_says_how_values_enter(arguments, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    np.savez("rates.npz", x=np.random.default_rng(0).random((20, 3)), y=np.arange(20) % 2)
-    assert cli.main(["train", "--data", "rates.npz", "--epochs", "1", *arguments]) == 0
-    assert f"input     {said}\n" in capsys.readouterr().err
+def test_the_summary_says_how_values_enter(settings, said, tmp_path):
+    np.savez(tmp_path / "rates.npz", x=np.random.default_rng(0).random((20, 3)), y=np.arange(20) % 2)
+    assert f"input     {said}" in summary(tmp_path, data=str(tmp_path / "rates.npz"), **settings)
 
 
 # The readers, each on a small real set
@@ -293,11 +306,9 @@ def test_samples_to_predict_need_no_labels(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("made", "steps"), [(iris, "none: one pass for every sample"), (series_npz, "none: one pass for the rates of")]
 )
-def test_an_ann_is_said_to_take_one_pass_and_no_rule(made, steps, tmp_path, capsys):
+def test_an_ann_is_said_to_take_one_pass_and_no_rule(made, steps, tmp_path):
     path = made(tmp_path / ("data.csv" if made is iris else "data.npz"))
-    arguments = ["--data", str(path), "--neuron", "relu", "--epochs", "1", "--runs-dir", str(tmp_path / "runs")]
-    assert cli.main(["train", *arguments]) == 0
-    said = capsys.readouterr().err
+    said = "\n".join(summary(tmp_path, data=str(path), neuron="relu", epochs=1))
     assert f"steps     {steps}" in said
     assert "relu units (--neuron)" in said
     assert "rule" not in said
@@ -993,12 +1004,13 @@ def test_a_table_of_many_features_is_trained_and_predicted(tmp_path, monkeypatch
     count = 24_000  # as of genes, whose names alone take half a megabyte
     rows = [",".join([f"{(n * (f % 7 + 1)) % 11 / 3:.2f}" for f in range(count)] + [str(n % 2)]) for n in range(12)]
     Path("genes.csv").write_text("\n".join([",".join([*(f"ENSG{f:011d}" for f in range(count)), "y"]), *rows]) + "\n")
-    arguments = ["train", "--data", "genes.csv", "--network", "2-2", "--epochs", "1"]
-    assert cli.main([*arguments, "--name", "genes"]) == 0
-    assert cli.main(["predict", "runs/genes", "genes.csv", "--out", "found.csv"]) == 0
+    folder, _ = training.train(TrainConfig(data="genes.csv", network="2-2", epochs=1))
+    assert cli.main(["predict", str(folder), "genes.csv", "--out", "found.csv"]) == 0
+    model = training.load(folder)
     monkeypatch.setattr("tsslbp.stored.LONGEST", 2**20)
-    assert cli.main([*arguments, "--name", "more"]) == 2
-    assert not Path("runs/more/model.safetensors").exists()
+    with fails("characters of metadata, more than 1,048,576; take fewer features"):
+        model.save(Path("more.safetensors"))
+    assert not Path("more.safetensors").exists()
 
 
 @pytest.mark.parametrize("rows", [19, 20])
