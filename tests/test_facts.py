@@ -52,19 +52,9 @@ def trained(tmp_path_factory):
     save(folder / "fifth.npz", x=x, y=y)
     z, _ = pictures(150, 0, dtype="float32", low=-1.5, high=3.0)
     save(folder / "floats.npz", x=z, y=y)
-    for name, held in (("bytes", "15"), ("fifth", "12"), ("floats", "12")):
-        arguments = [
-            "--validation",
-            held,
-            "--data",
-            str(folder / f"{name}.npz"),
-            "--name",
-            name,
-            "--runs-dir",
-            str(folder),
-            *TINY,
-        ]
-        assert cli.main(["train", *arguments]) == 0
+    for name, held in (("bytes", 15), ("fifth", 12), ("floats", 12)):
+        place = {"data": str(folder / f"{name}.npz"), "validation": held, "name": name, "runs_dir": folder}
+        training.train(TrainConfig(**place, network="8-3", epochs=1, batch_size=30, precision="float32"))
     return folder
 
 

@@ -13,19 +13,21 @@ import torch
 from safetensors import safe_open
 
 import tsslbp
-from tsslbp import UserError, cli, events, publish, training
+from tsslbp import UserError, cli, events, publish, recipes, training
 from tsslbp.cli.exchange import FORMATS, Format
 from tsslbp.exchange import c
 from tsslbp.exchange.program import Program
 from tsslbp.training.model import alone
 
 
+def train(runs, **settings):
+    """A run of the quick start with another network."""
+    return training.train(replace(recipes.get("quickstart"), padding=(0,), runs_dir=runs, **settings))[0]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("secret") / "runs"
-    arguments = ["--network", "20-10", "--padding", "0", "--epochs", "3", "--seed", "7", "--runs-dir", str(runs)]
-    assert cli.main(["train", "quickstart", *arguments]) == 0
-    return runs / "quickstart"
+    return train(tmp_path_factory.mktemp("secret") / "runs", network="20-10", epochs=3, seed=7)
 
 
 def test_an_exported_model_works_alone_and_its_card_tells_of_it(trained, tmp_path, capsys):
@@ -78,12 +80,11 @@ def test_half_precision_is_half_the_size_and_measured_again(trained, tmp_path, c
 
 
 def test_standardised_weights_are_loaded_and_exported_plain(tmp_path, capsys):
-    arguments = ["--network", "4C3-20-10", "--padding", "0", "--epochs", "2", "--standardise", "--runs-dir", str(tmp_path)]
-    assert cli.main(["train", "quickstart", *arguments]) == 0
-    with safe_open(tmp_path / "quickstart/model.safetensors", framework="pt") as learned:
+    run = train(tmp_path, network="4C3-20-10", epochs=2, standardise=True)
+    with safe_open(run / "model.safetensors", framework="pt") as learned:
         assert "layers.conv1.gain" in learned.keys()  # noqa: SIM118 (not a dict)
     path = tmp_path / "plain.safetensors"
-    assert cli.main(["export", str(tmp_path / "quickstart"), str(path)]) == 0
+    assert cli.main(["export", str(run), str(path)]) == 0
     with safe_open(path, framework="pt") as plain:
         assert sorted(plain.keys()) == [f"layers.{name}.weight" for name in ("conv1", "linear2", "output")]
     model = training.load(path)
@@ -141,10 +142,9 @@ def test_pages_take_the_words_of_a_strangers_model_as_text(trained, tmp_path):
 
 
 def test_the_card_says_how_the_epoch_was_chosen(tmp_path):
-    arguments = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--validation", "0", "--runs-dir", str(tmp_path)]
     for choose in ("last", "test"):
-        assert cli.main(["train", "quickstart", *arguments, "--choose", choose, "--name", choose]) == 0
-        assert cli.main(["export", str(tmp_path / choose), str(tmp_path / f"given/{choose}.safetensors")]) == 0
+        run = train(tmp_path, network="20-10", epochs=1, validation=0, choose=choose)
+        assert cli.main(["export", str(run), str(tmp_path / f"given/{choose}.safetensors")]) == 0
         assert training.load(tmp_path / f"given/{choose}.safetensors").trained["final"]["choose"] == choose
         assert re.search(rf"\| – \| [\d.]+ \({choose} epoch\) \|", (tmp_path / "given/README.md").read_text())
 
