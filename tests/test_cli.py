@@ -238,10 +238,6 @@ def test_lists_and_help(capsys):
     assert code == 0
     for field in TrainConfig.__dataclass_fields__:
         assert f"--{field.replace('_', '-')}" in out
-    for command in cli.COMMANDS:
-        code, out, _ = run(capsys, command, "--help")
-        assert code == 0, command
-        assert f"tsslbp {command}" in out
 
 
 def test_help_breaks_lines_where_the_terminal_ends(capsys, monkeypatch):

@@ -534,11 +534,10 @@ SHAPES = {
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int64, np.float16, np.float32, np.float64, ">f8"])
-@pytest.mark.parametrize("compressed", [False, True])
-def test_own_file(tmp_path, kind, dtype, compressed):
+def test_own_file(tmp_path, kind, dtype):
     shape, sequence, sample_shape, time_steps = SHAPES[kind]
     x = np.random.default_rng(0).integers(0, 2 if dtype is np.bool_ else 200, shape).astype(dtype)
-    (np.savez_compressed if compressed else np.savez)(tmp_path / "mine.npz", **own(x))
+    (np.savez_compressed if dtype is np.uint8 else np.savez)(tmp_path / "mine.npz", **own(x))
     dataset = data.load(str(tmp_path / "mine.npz"), Path("nowhere"))
     assert_sound(dataset)
     assert dataset.name == "mine"
