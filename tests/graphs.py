@@ -6,6 +6,7 @@ from torch import nn
 
 import tsslbp
 from tsslbp import layers
+from tsslbp.exchange.outgoing import as_written
 
 NETWORKS = {
     "linear": ("12-10", (7,), {}),
@@ -30,6 +31,13 @@ NETWORKS = {
     "pooled input": ("P2-12-5", (1, 9, 8), {}),
 }
 """Notation, shape of a sample, settings."""
+
+
+@torch.no_grad()
+def spikes(network, x, dtype):
+    """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
+    own = as_written(network, dtype)
+    return {name: train.flatten(2) for name, train in own.trains(own.activity(x.to(dtype))).items()}
 
 
 def network_of(name, seed=0):

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
-from graphs import NETWORKS, cuba, foreign, full, lif, lively, network_of, samples, weights
+from graphs import NETWORKS, cuba, foreign, full, lif, lively, network_of, samples, spikes, weights
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -31,7 +31,7 @@ nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 h5py = pytest.importorskip("h5py")
 
 from tsslbp.exchange.certificate import guaranteed  # noqa: E402
-from tsslbp.exchange.check import check, driven, lines, spikes  # noqa: E402
+from tsslbp.exchange.check import check, driven, lines  # noqa: E402
 from tsslbp.exchange.graph import write as content  # noqa: E402
 from tsslbp.exchange.nir import from_nir, read, to_nir, write  # noqa: E402
 from tsslbp.exchange.simulators import Simulator, equations  # noqa: E402

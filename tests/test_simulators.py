@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import NETWORKS, foreign, full, lif, network_of, samples, weights
+from graphs import NETWORKS, foreign, full, lif, network_of, samples, spikes, weights
 from torch import nn
 
 import tsslbp
@@ -21,7 +21,7 @@ from tsslbp.neuron import LIF
 nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 nirtorch = pytest.importorskip("nirtorch", reason="simulators read NIR by nirtorch")
 
-from tsslbp.exchange.check import check, driven, spikes  # noqa: E402
+from tsslbp.exchange.check import check, driven  # noqa: E402
 from tsslbp.exchange.nir import from_nir, to_nir  # noqa: E402
 from tsslbp.exchange.outgoing import neurons_of_layer  # noqa: E402
 from tsslbp.exchange.simulators import SIMULATORS  # noqa: E402

@@ -95,7 +95,8 @@ def _compare(
         except Exception as error:  # each library has its own errors
             made.refused = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return made
-        for layer, train in _trains(own, currents).items():
+        for layer, train in own.trains(currents).items():
+            train = train.flatten(2)
             other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
             made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
             made.of[layer] = made.of.get(layer, 0) + train.numel()
@@ -120,17 +121,6 @@ def driven(graph: Any, x: Tensor, time_steps: int | None = None) -> Tensor:
     onset = torch.zeros_like(steps[:, :, :1])
     onset[0] = 1
     return torch.cat([steps, onset], 2)
-
-
-@torch.no_grad()
-def spikes(network: Network, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The network's own spikes by layer, ``[T, B, neurons]`` of bool, computed in ``dtype``."""
-    own = as_written(network, dtype)
-    return _trains(own, own.activity(x.to(dtype)))
-
-
-def _trains(network: Network, currents: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: train.flatten(2) for name, train in network.trains(currents).items()}
 
 
 def lines(checked: Checked) -> Iterator[str]:

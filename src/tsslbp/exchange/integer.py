@@ -34,7 +34,6 @@ from torch import Tensor
 from tsslbp import quantisation
 from tsslbp.errors import UserError
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
-from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_UNIT
 
 SPIKE = 4096
@@ -112,17 +111,12 @@ class IntegerNetwork:
     membrane: Leak
     synapse: Leak
 
-    def run(self, x: Tensor, steps: int | None = None) -> "Response":
-        """The response to samples.
+    def steps(self, x: Tensor, steps: int | None = None) -> Iterator["Response"]:
+        """The response to samples after each step.
 
         Args:
             x: input in whole numbers of 1/64: ``[T, N, C, ...]``, or ``[N, C, ...]`` for ``steps`` steps.
         """
-        *_, response = self.steps(x, steps)
-        return response
-
-    def steps(self, x: Tensor, steps: int | None = None) -> Iterator["Response"]:
-        """:meth:`run` step by step: the response so far, with the spikes of the last step."""
         samples = x.shape[0 if steps else 1]
         state = [_State.rest(whole, samples) for whole in self.populations]
         sums = _Sums(constant=steps is not None)
@@ -143,17 +137,12 @@ class IntegerNetwork:
 
 
 class Response(NamedTuple):
-    """Response to samples."""
+    """Response to samples up to a step."""
 
     spikes: dict[str, Tensor]
-    """Of every population in the last step, ``[N, channels, rows, columns]`` of int64."""
+    """Of every population in this step, ``[N, channels, rows, columns]`` of int64."""
     evidence: Tensor
     """Sum of the output current for each class, ``[N, classes]``."""
-
-    @property
-    def answers(self) -> Tensor:
-        """The class with most evidence, ``NO_ANSWER`` if there is none, ``[N]``."""
-        return decode(self.evidence[None])
 
 
 @dataclass
