@@ -36,8 +36,6 @@ Shape = tuple[int, int, int]
 """Channels, rows, columns."""
 Pair = tuple[int, int]
 """Along rows, along columns."""
-
-
 INPUT = -1
 """Number of the network's input, in place of a population."""
 

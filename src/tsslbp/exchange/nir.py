@@ -75,16 +75,16 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
     a, version = model.network.architecture, importlib.metadata.version("tsslbp")
     metadata = {
         "producer": f"tsslbp {version}",
-        **{
-            "dt": DT,
-            "time_steps": a.time_steps,
-            "tau_m": float(a.tau_m),
-            "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
-            "threshold": float(a.threshold),
-        },
-        **{"classes": "\n".join(model.classes), "decode": DECODE if a.spikes_last else DECODE_VOLTAGE},
+        "dt": DT,
+        "time_steps": a.time_steps,
+        "tau_m": float(a.tau_m),
+        "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
+        "threshold": float(a.threshold),
+        "classes": "\n".join(model.classes),
+        "decode": DECODE if a.spikes_last else DECODE_VOLTAGE,
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
-        **{OURS: json.dumps(model.about()), LIMITS: json.dumps(_limits(network))},
+        OURS: json.dumps(model.about()),
+        LIMITS: json.dumps(_limits(network)),
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
     if bias == "onset" and not a.spikes_last:
