@@ -185,8 +185,10 @@ def compare(case, bits, sequence, byte, folder, options):
 
 
 @needs_compiler
-def test_no_conversion_loses_a_sign(tmp_path):
-    compare("max pooling", "8", True, True, tmp_path, ("-Wconversion",))
+@pytest.mark.parametrize("bits", ["8", "float"])
+def test_stricter_warnings_find_nothing(bits, tmp_path):
+    """No conversion loses a sign, no name hides another, and no processor without ``double`` computes in it unasked."""
+    compare("max pooling", bits, True, True, tmp_path, ("-Wconversion", "-Wshadow", "-Wdouble-promotion"))
 
 
 @needs_compiler

@@ -434,9 +434,9 @@ static void arrive(rows *w)
         const size_t to = (size_t)(r * m->shape.columns * m->channels + w->group * width);
         if (m->run > width) { /* what is seen from neighbours lies side by side, as their neurons do */
             const int skip = m->kernel.columns - 1 - (w->column + m->padding.columns - start), seen = last_column - start + 1;
-            const int n = seen == m->kernel.columns ? m->filled : seen * width;
+            const int some = seen == m->kernel.columns ? m->filled : seen * width;
             if (seen > 0)
-                add_waiting(w, to + (size_t)(start * width), (size_t)down * row_bytes, skip * width, n{{ ', m->filled' if packed }});
+                add_waiting(w, to + (size_t)(start * width), (size_t)down * row_bytes, skip * width, some{{ ', m->filled' if packed }});
             continue;
         }
         for (int c = start; c <= last_column; ++c) {
@@ -513,12 +513,12 @@ static void take(rows *w, int row, int column, int channel, {{ types.entering }}
 /* Whether a spike is the first of its step in a window of max pooling; row and column become the window's. */
 static int is_first(network_state *n, const map *m, int *row, int *column, int channel)
 {
-    const int rows = m->sent.rows / m->largest.rows, columns = m->sent.columns / m->largest.columns;
+    const pair windows = {m->sent.rows / m->largest.rows, m->sent.columns / m->largest.columns};
     *row = divided(*row, m->largest.rows);
     *column = divided(*column, m->largest.columns);
-    if (*row >= rows || *column >= columns)
+    if (*row >= windows.rows || *column >= windows.columns)
         return 0;
-    uint8_t *seen = n->seen + (size_t)(*row * columns + *column) * (size_t)m->entering_channels + (size_t)channel;
+    uint8_t *seen = n->seen + (size_t)(*row * windows.columns + *column) * (size_t)m->entering_channels + (size_t)channel;
     const int first = !*seen;
     *seen = 1;
     return first;
@@ -858,7 +858,7 @@ void network_step(network_state *n)
     for (size_t i = 0; i < n->count[NETWORK_POPULATIONS - 1]; ++i)
         n->output[n->spiked[last->first + i]] += {{ spike }};
     for (size_t i = 0; i < last->neurons; ++i)
-        n->total[i] += n->output[i];
+        n->total[i] += (network_sum)n->output[i];
 }
 
 int network_run(network_state *n, const network_input *x, size_t steps)
