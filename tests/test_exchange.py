@@ -722,6 +722,15 @@ REFUSED = {
         nir.Scale(full(7, 0.5)),
         edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("in", "n6"), ("n6", "n1"), ("n1", "n3")],
     ),
+    "'n3' .LIF. gets 0.5 times what enters its block": lambda: foreign(  # the first of its neurons gets that as it is
+        nir.Linear(weights(7, 7)),
+        lif(7),
+        nir.Linear(weights(7, 7, 1)),
+        lif(7, threshold=np.linspace(0.4, 0.8, 7)),
+        nir.Linear(weights(5, 7, 2)),
+        lif(),
+        edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("n1", "n3")],
+    ),
     "'n1' .LIF. gets a shortcut from .7. to .7.; here it has weights": lambda: around(nir.Linear(weights(7, 7)), 7),
     "differs between the axes": lambda: foreign(
         nir.Conv2d((9, 9), weights(3, 9).reshape(3, 1, 3, 3), (1, 2), (0, 0), (1, 1), 1, full(3, 0)), shape=(1, 9, 9)

@@ -392,8 +392,7 @@ def _fill(
 def _fill_shortcut(own: Spiking | None, layer: Layer, factor: np.ndarray) -> None:
     """Give a shortcut its weights times a factor for each row. Raises UserError for factors other than 1 without weights."""
     assert layer.around is not None
-    if layer.around.weight is None or own is None:
-        if (abs(factor - 1) > ROUNDING).any():
-            layer.neurons.refuse(f"gets {factor[0]:g} times what enters its block by the shortcut; here it gets that as it is")
-        return
-    own.weight.copy_(torch.from_numpy(times(layer.around.weight, factor)))
+    if layer.around.weight is not None and own is not None:
+        own.weight.copy_(torch.from_numpy(times(layer.around.weight, factor)))
+    elif abs((worst := factor[abs(factor - 1).argmax()]) - 1) > ROUNDING:
+        layer.neurons.refuse(f"gets {worst:g} times what enters its block by the shortcut; here it gets that as it is")
