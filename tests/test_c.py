@@ -549,6 +549,25 @@ def test_spikes_of_an_encoder_enter_as_such(notation, bits, tmp_path):
     assert found.differing <= (0 if bits == "8" else 0.01 * found.spikes)
 
 
+@needs_compiler
+def test_two_networks_share_a_program_once_renamed(tmp_path):
+    """By the line in docs/to-c.md."""
+    (rename,) = re.findall(r"^    (sed -i .*) digits-c/", (ROOT / "docs/to-c.md").read_text(), re.MULTILINE)
+    calls = ""
+    for folder, name, bits in (("a", "digits", "8"), ("b", "others", "float")):
+        of, _ = model(network("6-4" if bits == "8" else "9-3", (5,), bits=bits))
+        c.write(Program.of(of), tmp_path / folder, tmp_path)
+        line = rename.replace("digits", name).replace("DIGITS", name.upper())
+        subprocess.run(f"{line} {folder}/*.[ch]", shell=True, check=True, cwd=tmp_path)
+        calls += f"    {name}_input x_{name}[{name.upper()}_INPUTS] = {{0}};\n    static {name}_state {name};\n"
+        calls += f"    if ({name}_run(&{name}, x_{name}, {name.upper()}_STEPS) != -1)\n        return 1;\n"
+    both = f'#include "a/network.h"\n#include "b/network.h"\n\nint main(void)\n{{\n{calls}    return 0;\n}}\n'
+    (tmp_path / "both.c").write_text(both)
+    options = [*compiled.compiler(), *compiled.STRICT, "both.c", "a/network.c", "b/network.c", "-o", "both"]
+    subprocess.run(options, check=True, cwd=tmp_path)
+    assert subprocess.run([tmp_path / "both"], check=False).returncode == 0
+
+
 def test_classes_are_named_safely(tmp_path):
     of, _ = model(network("5-3", (4,)))
     c.write(Program.of(replace(of, classes=('a "b" \\', "grün", "*/ ??/"))), tmp_path / "c", tmp_path)
