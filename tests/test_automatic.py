@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
 from tsslbp import automatic, cli, training
 from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.errors import UserError
-from tsslbp.filters import ORDERS, SHARE, Filters, dilations
+from tsslbp.filters import ORDERS, SHARE, Filters, _channels, dilations
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.training import start
@@ -136,15 +137,17 @@ def test_filters_spike_at_some_steps_of_training_series():
     assert float(variance[len(filters.thresholds) :].sum()) == pytest.approx(SHARE * len(filters.thresholds), rel=0.02)
 
 
-def test_a_filter_is_the_neuron_of_its_equation():
-    x, _ = waves(7, 30, 1)
+@pytest.mark.parametrize("channels", [1, 5, 40])
+def test_a_filter_is_the_neuron_of_its_equation(channels):
+    x, _ = waves(7, 30, channels)
     filters = Filters.fitted(x, None, 500)
     each = len(filters.thresholds) // (2 * len(dilations(30)) * len(ORDERS))
     order, dilation, place = 5, 1, (1 * len(ORDERS) + 5) * each  # of the values, at the second dilation
     weight = np.full(9, -1.0)
     weight[list(ORDERS[order])] = 2
     d = dilations(30)[dilation]
-    padded = np.pad(x[3, :, 0].double().numpy(), 4 * d)
+    summed = _channels(channels, 0, d)[order]
+    padded = np.pad((x[3].double() @ summed.double()).numpy(), 4 * d)
     sums = [sum(weight[k] * padded[t + d * k] for k in range(9)) for t in range(30)]
     rate = np.mean(np.array(sums) > filters.thresholds[place])
     assert float(filters.rates(x)[3, place]) == pytest.approx(rate, abs=0.04)  # one step may round to the other side
@@ -156,6 +159,22 @@ def test_padding_changes_no_rate():
     filters = Filters.fitted(x, lengths, 500)
     other = torch.cat([x[:, :25], torch.full((12, 15, 2), 1e3)], 1)
     assert torch.equal(filters(x, lengths), filters(other, lengths))
+
+
+def test_filters_of_many_channels_need_no_copies_of_them():
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            made = op(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor):
+                self.numbers = max(self.numbers, made.numel())
+            return made
+
+    x = torch.rand(10, 30, 100)
+    with Largest() as largest:
+        Filters.fitted(x, None, 500)
+    assert largest.numbers <= 2 * x.numel()
 
 
 def test_short_series_and_many_channels():

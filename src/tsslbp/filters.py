@@ -165,9 +165,24 @@ def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
         row[list(order)] = 2.0
     for view, signal in enumerate((x, F.pad(x.diff(dim=2), (1, 0)))):
         for d in dilations(steps):
-            mixed = weight.unsqueeze(2) * _channels(x.shape[1], view, d).unsqueeze(1)
-            padded = F.pad(signal, (d * (TAPS // 2), d * (TAPS // 2)))
-            yield mixed.flatten(1) @ torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
+            reach = d * (TAPS // 2)
+            padded, summed = F.pad(signal, (reach, reach)), _channels(x.shape[1], view, d).double()
+            if x.shape[1] > MOST_CHANNELS:  # every filter's channels first, as most of the products would be with 0
+                yield _tapped(padded, weight, summed, d)
+            else:
+                mixed = weight.unsqueeze(2) * summed.unsqueeze(1)
+                yield mixed.flatten(1) @ torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
+
+
+def _tapped(padded: Tensor, weight: Tensor, summed: Tensor, d: int) -> Tensor:
+    """The sums of (1) from a padded signal ``[N, C, T + 8d]``, each filter's channels added up before they are weighted."""
+    steps = padded.shape[2] - d * (TAPS - 1)
+    sums = padded.new_zeros(len(padded), len(ORDERS), steps)
+    for made, series in zip(sums, padded, strict=True):  # what belongs to one series stays in the cache
+        mixed = summed @ series
+        for tap in range(TAPS):
+            made.addcmul_(weight[:, tap : tap + 1], mixed[:, d * tap : d * tap + steps])
+    return sums
 
 
 def _channels(channels: int, view: int, dilation: int) -> Tensor:
