@@ -271,3 +271,16 @@ def test_a_rule_that_takes_no_parts_streams_too():
     net = tsslbp.build("20-6", input_shape=(8,), time_steps=T, tau_m=6, tau_s=3, rule="tssl-paper").eval()
     stream = tsslbp.stream(net)
     assert stream(torch.rand(1, 8)).spikes.shape == (1, 6)
+
+
+def test_the_total_still_grows_after_days():
+    net = tsslbp.build("2", input_shape=(2,), time_steps=5, tau_m=5, tau_s=5)
+    with torch.no_grad():
+        net.layers.output.weight.copy_(torch.diag(torch.tensor([10.0, 0.0])))
+    stream = tsslbp.stream(net)
+    stream(torch.ones(1, 2))
+    stream._total = stream._total + 2.0**24  # spikes, as after some days
+    for _ in range(100):
+        step = stream(torch.ones(1, 2))
+    assert step.total[0].tolist() == pytest.approx([2**24 + 101, 2**24], abs=5)
+    assert float(step.lead) == pytest.approx(101, abs=5)

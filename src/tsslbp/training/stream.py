@@ -22,7 +22,8 @@ class Step:
     def __init__(self, network: Network, before: State, after: State, current: Tensor, total: Tensor, steps: Tensor) -> None:
         self._network, self._before, self._after, self._current, self._steps = network, before, after, current, steps
         self.total = total
-        """Summed output current or voltage of every class, ``[B, classes]``. A spike adds 1 in the end; with k voters, 1/k."""
+        """Summed output current or voltage of every class, ``[B, classes]``, float64. A spike adds 1 in the end; with k voters,
+        1/k."""
 
     @cached_property
     def spikes(self) -> Tensor:
@@ -128,7 +129,8 @@ class Stream:
             with torch.inference_mode():
                 psc, self._state = self.network.part(self._rest)
             which = torch.arange(self.streams)
-            self._total, self._steps = torch.zeros_like(psc[0]), torch.zeros(self.streams, dtype=torch.long, device=device)
+            self._total = torch.zeros_like(psc[0], dtype=torch.float64)  # in float32, sums of days would stop growing
+            self._steps = torch.zeros(self.streams, dtype=torch.long, device=device)
         fresh = torch.zeros(self.streams, dtype=torch.bool, device=device)
         try:
             fresh[which] = True
