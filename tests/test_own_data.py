@@ -620,6 +620,7 @@ def test_wrong_arrays(make, message):
         ((30, 9, 8), np.uint8, "events", (8,), "taken as 9 × 8 steps × channels of events"),
         ((30, 8, 8), np.float32, "series", (8,), "taken as 8 × 8 steps × channels; pictures are"),
         ((30, 9, 8), np.float32, "series", (8,), None),
+        ((30, 8, 9), np.int16, "series", (9,), "taken as 8 × 9 steps × channels; if the channels come first, give x.swapaxes"),
         ((30, 9, 8, 3), np.float32, "pictures", (3, 9, 8), "the channels last"),
         ((30, 3, 9, 8), np.uint8, "pictures", (3, 9, 8), None),
         ((30, 9, 8, 2), np.uint8, "pictures", (2, 9, 8), "the channels last, [N, H, W, C]"),
@@ -639,6 +640,16 @@ def test_shapes_are_recognised_and_said(shape, dtype, kind, sample, note):
     dataset = data.of_arrays(x, np.arange(30) % 2)
     assert (dataset.kind, dataset.sample_shape) == (kind, sample)
     assert [note in one for one in dataset.notes] == ([True] if note else [])
+
+
+def test_spikes_may_have_more_channels_than_steps():
+    spikes = np.random.default_rng(0).integers(0, 2, (30, 8, 20)).astype(np.float32)
+    assert data.of_arrays(spikes, np.arange(30) % 2).notes == ()
+
+
+def test_lengths_of_channels_first_name_the_way_out():
+    with fails(r"lengths must be 3 integers from 1 to 2, .*; if the channels of x come first, give x.swapaxes\(1, 2\)"):
+        data.of_arrays(np.random.rand(3, 2, 50), [0, 1, 1], lengths=[50, 40, 30])
 
 
 # Bins and padding

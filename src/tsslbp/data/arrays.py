@@ -224,9 +224,17 @@ def _recognised(
         if x.shape[1] == x.shape[2] and int(x.max()) > own.MOST_EVENTS and len(np.unique(x[:100])) > 2:
             return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
         return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
+    if x.ndim == 3 and x.shape[1] < x.shape[2] and x.dtype.kind in "iuf" and not _counts(x[:100]):
+        note = f"{key} was taken as {size} steps × channels; if the channels come first, give {key}.swapaxes(1, 2)"
+        return views[first], first, note
     if x.ndim == 3 and x.shape[1] == x.shape[2]:
         return views[first], first, f"{key} was taken as {size} steps × channels; pictures are [N, 1, H, W]"
     return x, first, ""
+
+
+def _counts(x: NDArray[Any]) -> bool:
+    """Whether numbers count spikes or events, which often have more channels than steps."""
+    return x.dtype == np.uint8 or bool(((x >= 0) & (x <= own.MOST_EVENTS) & (x == np.rint(x))).all())
 
 
 def _samples(
@@ -327,7 +335,11 @@ def _split(
             raise UserError(f"{where}: x holds samples without steps, {list(x.shape)}; leave lengths out")
         steps = x.shape[1]
         if lengths.shape != (len(x),) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > steps:
-            raise UserError(f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences")
+            swapped = x.ndim == 3 and lengths.shape == (len(x),) and steps < lengths.max() <= x.shape[2]
+            raise UserError(
+                f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences"
+                f"{f'; if the channels of {key} come first, give {key}.swapaxes(1, 2)' if swapped else ''}"
+            )
     if x.dtype == np.bool_ and x.ndim > 2:  # in a table, each feature has a mean of its own
         x = x.view(np.uint8)
     elif x.dtype != np.uint8:
