@@ -75,6 +75,23 @@ def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
         training.train(replace(config, data=str(tmp_path / "other.npz")))
 
 
+@pytest.mark.parametrize(("rare", "said"), [(1, "mean of the accuracies of the classes, which have 1 to 3 samples: "), (2, "")])
+def test_unequal_classes_are_also_averaged(rare, said, tmp_path, capsys):
+    x, y = np.random.default_rng(0).random((23, 4)), np.arange(23) % 2
+    x_test, y_test = x[: 3 + rare], np.array([0] * 3 + [1] * rare)
+    path = tmp_path / "x.npz"
+    np.savez(path, x=x, y=y, x_test=x_test + 0.01, y_test=y_test)
+    run, _ = training.train(replace(tiny(tmp_path), data=str(path), network="5-2"))
+    model = training.load(run)
+    right = (model.answers(training.samples_to_test(model, None, tmp_path).split).numpy() == y_test).astype(float)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run)]) in (0, None)
+    out = capsys.readouterr().out
+    assert out.count("mean of the accuracies") == bool(said)
+    if said:
+        assert f"{said}{50 * (right[:3].mean() + right[3:].mean()):.2f} %" in out
+
+
 def test_normalise_none_leaves_values_as_stored(tmp_path):
     folder, _ = training.train(tiny(tmp_path, normalise="none"))
     dataset = data.load(str(tmp_path / "sensor.npz"), Path())
@@ -649,7 +666,7 @@ def test_spikes_may_have_more_channels_than_steps():
 
 def test_lengths_of_channels_first_name_the_way_out():
     with fails(r"lengths must be 3 integers from 1 to 2, .*; if the channels of x come first, give x.swapaxes\(1, 2\)"):
-        data.of_arrays(np.random.rand(3, 2, 50), [0, 1, 1], lengths=[50, 40, 30])
+        data.of_arrays(np.zeros((3, 2, 50)) + 0.5, [0, 1, 1], lengths=[50, 40, 30])
 
 
 # Bins and padding
