@@ -10,9 +10,11 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import wavfile
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
@@ -1197,6 +1199,48 @@ def test_wrong_folders(tmp_path):
     (tmp_path / "words.doc").write_text("hello")
     with fails("words.doc is no file of the kinds that are read"):
         data.load(str(tmp_path / "words.doc"), Path())
+
+
+@hypothesis.given(st.integers(0, 2**32), st.integers(6, 30), st.integers(2, 4))
+def test_no_group_is_in_two_parts(seed, groups, classes):
+    random = np.random.default_rng(seed)
+    owner = np.concatenate([np.arange(groups).repeat(classes), random.integers(0, groups, 150)])
+    y = np.concatenate([np.tile(np.arange(classes), groups), random.integers(0, classes, 150)])
+    x = np.stack([owner, random.random(len(owner))], 1)
+    patients = np.array([f"patient {n}" for n in owner])
+    made = data.of_arrays(x, y, groups=patients)
+    parts = [{*part.x[:, 0].tolist()} for part in made.parts.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == groups
+    assert sum(map(len, made.parts.values())) == len(x)
+    assert abs(len(made.test) / len(x) - 1 / 5) <= 2 / groups
+    assert f"{len(parts[0])} groups are trained on, {groups - len(parts[0])} are held out" in made.notes[-1]
+    again = data.of_arrays(x, y, groups=patients, validation=len(made.validation))  # as a run remembers it
+    assert torch.equal(again.test.x, made.test.x)
+    assert torch.equal(again.validation.x, made.validation.x)
+    untested = data.of_arrays(x, y, x[:5], y[:5], groups=owner)
+    assert not {*untested.train.x[:, 0].tolist()} & {*untested.validation.x[:, 0].tolist()}
+
+
+@pytest.mark.parametrize(
+    ("groups", "more", "said"),
+    [
+        (np.arange(39), {}, "groups is int64 of shape .39.; it must be 40 integers or texts, one for a sample"),
+        (np.arange(40) / 2, {}, "groups is float64 of shape .40.; it must be 40 integers"),
+        (np.zeros(40, int), {}, "its groups are too large to hold out a fifth of the samples; bring x_test and y_test"),
+        (
+            np.arange(40) % 10,
+            {"validation": 3},
+            "--validation is 3; arrays has 4 validation samples in whole groups: leave it out",
+        ),
+        (np.arange(40), {"x_test": 1, "x_val": 1}, "groups is for parts that are held out, and x_val and x_test are given"),
+    ],
+)
+def test_wrong_groups(groups, more, said):
+    x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) // 10 % 2
+    more = {key: value if key == "validation" else x for key, value in more.items()}
+    more |= {f"y{key[1:]}": y for key in more if key.startswith("x_")}
+    with fails(said):
+        data.of_arrays(x, y, groups=groups, **more)
 
 
 def test_wrong_sounds(tmp_path):

@@ -6,7 +6,8 @@ use more values than events do; else they are ``[N, T, F]``.
 ``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts (numbers are names if a model's classes are other
 numbers). Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and
 ``y_test`` (else a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output
-neurons), and ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``).
+neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``), and
+``groups`` (numbers or texts ``[N]``, such as patients: samples of one group are held out together).
 """
 
 import itertools
@@ -48,6 +49,7 @@ def of_arrays(
     lengths: ArrayLike | Tensor | None = None,
     lengths_test: ArrayLike | Tensor | None = None,
     lengths_val: ArrayLike | Tensor | None = None,
+    groups: ArrayLike | Tensor | None = None,
     classes: Iterable[str] | None = None,
     validation: int | None = None,
     name: str = "arrays",
@@ -64,6 +66,7 @@ def of_arrays(
         lengths: steps of each sequence before it was padded, ``[N]``.
         lengths_test: those of the test samples.
         lengths_val: those of the validation samples.
+        groups: numbers or texts ``[N]``, such as patients or speakers. Samples of one group are held out together.
         classes: names of the classes, or of the output neurons that have target trains.
         validation: samples to hold out; a tenth if left out.
         name: of the data set.
@@ -72,7 +75,7 @@ def of_arrays(
         UserError: arrays that do not go together, missing values, classes without samples.
     """
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "x_val": x_val, "y_val": y_val}
-    given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val}
+    given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val, "groups": groups}
     arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
     if classes is not None:
         arrays["classes"] = np.array([str(one) for one in classes])
@@ -194,7 +197,20 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     unnamed = wanted.whole and names is None and not by_name and not parts["train"].trains
     numbers = unnamed and wanted.labelled and arrays["y"].dtype.kind != "U"
     doubts = [by_place([*map(str, range(len(classes)))], classes)] if numbers else []
-    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes), doubts)
+    groups = None if wanted.whole else _groups(where, arrays, parts)
+    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes), doubts, groups)
+
+
+def _groups(where: str, arrays: Arrays, parts: dict[str, Split]) -> Tensor | None:
+    """Numbers of the training samples' groups ``[N]``. Raises UserError for anything but a number or text for each."""
+    if (given := arrays.get("groups")) is None:
+        return None
+    if given.shape != (len(parts["train"]),) or given.dtype.kind not in "iuU":
+        described = f"{given.dtype} of shape {list(given.shape)}"
+        raise UserError(f"{where}: groups is {described}; it must be {len(parts['train'])} integers or texts, one for a sample")
+    if {"validation", "test"} <= parts.keys():
+        raise UserError(f"{where}: groups is for parts that are held out, and x_val and x_test are given; leave groups out")
+    return torch.from_numpy(np.unique(given, return_inverse=True)[1])
 
 
 def _recognised(

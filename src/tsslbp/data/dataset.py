@@ -256,6 +256,24 @@ def hold_out(samples: Split, count: int) -> tuple[Split, Split]:
     return samples.select((~held).nonzero()[:, 0]), samples.select(held.nonzero()[:, 0])
 
 
+def hold_out_groups(samples: Split, groups: Tensor, count: int) -> tuple[Split, Split]:
+    """As :func:`hold_out`, but whole groups: each in turn is held out if that brings the classes nearer to their shares.
+
+    Args:
+        samples: with classes.
+        groups: number of each sample's group, ``[N]``.
+        count: about how many samples to hold out.
+    """
+    sizes = torch.zeros(int(groups.max()) + 1, int(samples.y.max()) + 1, dtype=torch.float64)
+    sizes.index_put_((groups, samples.y), torch.ones(len(samples), dtype=torch.float64), accumulate=True)
+    lacking, held = count / len(samples) * sizes.sum(0), torch.zeros(len(sizes), dtype=torch.bool)
+    for group in np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(len(sizes))):
+        left = lacking - sizes[group]
+        if left.square().sum() < lacking.square().sum():
+            lacking, held[group] = left, True
+    return samples.select((~held[groups]).nonzero()[:, 0]), samples.select(held[groups].nonzero()[:, 0])
+
+
 def hold_out_validation(samples: Split, count: int | None, classes: int, most: int = LARGEST) -> tuple[Split, Split]:
     """:func:`hold_out`, with 0 for none. By default a tenth is held out, but at most ``most`` and at least one per class.
 

@@ -57,6 +57,7 @@ class Found:
         tested_on: description of the test samples.
         facts: further fields of :class:`tsslbp.data.Dataset`.
         doubts: those of its notes that a user of a trained model must know too.
+        groups: number of the group of each training sample, ``[N]``, if parts that are held out are to have whole groups.
     """
 
     parts: Mapping[str, Split]
@@ -67,6 +68,7 @@ class Found:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     doubts: Sequence[str] = ()
+    groups: Tensor | None = None
 
     def dataset(self, name: str, where: str, validation: int | None) -> Dataset:
         """The data set; raises UserError as :func:`tsslbp.data.own.complete` does."""
@@ -81,6 +83,7 @@ class Found:
             scale=self.scale,
             tested_on=self.tested_on,
             held=self.parts.get("validation"),
+            groups=self.groups,
             **self.facts,
         )
 

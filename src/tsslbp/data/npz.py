@@ -11,7 +11,7 @@ from tsslbp.data import arrays
 from tsslbp.data.found import Found, Wanted
 from tsslbp.errors import UserError, all_of, one_line, unknown
 
-KEYS = (*(f"{kind}{end}" for end in arrays.ENDS.values() for kind in ("x", "y", "lengths")), "classes")
+KEYS = (*(f"{kind}{end}" for end in arrays.ENDS.values() for kind in ("x", "y", "lengths")), "classes", "groups")
 WORDS = {"images": "x", "labels": "y", "train": "", "valid": "val", "validation": "val"}
 """Other words in the names of arrays, as in ``x_train`` of Keras and ``val_images`` of MedMNIST."""
 COPIES = 3

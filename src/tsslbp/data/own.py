@@ -1,5 +1,6 @@
 """The last step of every reader of a user's own data: hold out parts, and fit the normalisation to training samples."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, hold_out, hold_out_validation
+from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, hold_out, hold_out_groups, hold_out_validation
 from tsslbp.errors import UserError
 
 MOST_EVENTS = 15
@@ -36,6 +37,8 @@ def complete(
     scale: float = 1.0,
     tested_on: str = FIFTH,
     held: Split | None = None,
+    groups: Tensor | None = None,
+    notes: Sequence[str] = (),
     **facts: Any,
 ) -> Dataset:
     """A data set from a user's samples.
@@ -51,10 +54,13 @@ def complete(
         scale: stored value of full intensity, for static samples.
         tested_on: description of the test samples.
         held: the user's own validation samples; if there are none, a part of ``samples``.
+        groups: number of the group of each of ``samples``, ``[N]``, if no group is to be in two parts.
+        notes: of the data set.
         facts: further fields of the data set.
 
     Raises:
-        UserError: one class, a class with too few samples for the parts, or a validation size that does not fit.
+        UserError: one class, a class with too few samples for the parts, groups of which none can be held out, or a validation
+            size that does not fit.
     """
     if len(classes) < 2 and not samples.trains:
         raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
@@ -75,21 +81,34 @@ def complete(
         raise UserError(f"{where}: class {scarce} has {has}; {needs} of each class; add samples of it or leave the class out")
     numbers, tested = Split(torch.arange(len(samples)), labels), None
     if test is None:
-        numbers, tested = hold_out(numbers, max(len(names), len(samples) // 5))
+        fifth = max(len(names), len(samples) // 5)
+        numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
+    whose = "of its own"
+    if groups is not None and held is None and validation != 0:
+        numbers, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
+        held, whose = samples.select(left.x), "in whole groups"
     if held is not None and validation in (None, len(held)):
         kept, held = numbers, held.select(torch.arange(len(held)))
     elif held is not None and validation:
-        own = f"{len(held)} validation sample{'s' * (len(held) != 1)} of its own"
+        own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
         raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
     else:
         kept, left = hold_out_validation(numbers, validation, len(names))
         held = samples.select(left.x)
+    if groups is not None:
+        if tested is not None and not len(tested):
+            raise UserError(f"{where}: its groups are too large to hold out a fifth of the samples; bring x_test and y_test")
+        rest = torch.bincount(kept.y, minlength=len(names))
+        if not bool(rest.all()):
+            raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; bring x_test and y_test")
+        many, trained = len(groups.unique()), len(groups[kept.x].unique())
+        notes = (*notes, f"no group is in two parts: {trained} groups are trained on, {many - trained} are held out")
     train = samples.select(kept.x)
     test = samples.select(tested.x) if tested is not None else test
     assert test is not None
     test = test.select(torch.arange(len(test)))
     normalisation = fitted(train.looked_at() if train.streamed else train, sequence, scale)
-    return Dataset(name, train, held, test, classes, normalisation, sequence, tested_on=tested_on, **facts)
+    return Dataset(name, train, held, test, classes, normalisation, sequence, tested_on=tested_on, notes=tuple(notes), **facts)
 
 
 def white(x: Tensor) -> float:
