@@ -1402,6 +1402,14 @@ def test_files_from_strangers_are_checked_before_they_are_read(tmp_path, monkeyp
             data.load(path, Path())
 
 
+def test_a_sound_needs_the_memory_of_the_rate_that_it_is_brought_to(tmp_path, monkeypatch):
+    wavfile.write(tmp_path / "a.wav", 2000, np.zeros(2000, np.int16))
+    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 1_000_000)
+    assert len(readers.samples(tmp_path / "a.wav", ("a", "b"), (50, 40), 2000, labelled=False)[0]) == 1
+    with fails("a.wav .*GiB of memory, and 0.0 GiB are free"):
+        readers.samples(tmp_path / "a.wav", ("a", "b"), (50, 40), 192_000, labelled=False)
+
+
 @pytest.mark.parametrize(("rate", "said"), [(500, "at least 2000 are needed"), (2_000_000_000, "at most 192000 are read")])
 def test_a_sound_of_an_impossible_rate_is_refused(tmp_path, rate, said):
     for label in ("a", "b"):

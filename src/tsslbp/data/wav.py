@@ -111,7 +111,7 @@ def _header(path: Path) -> _Header:
 def _signal(path: Path, rate: int) -> Tensor:
     """The mean of a file's channels, whole numbers within ±1, resampled to ``rate``, float32, ``[n]``."""
     header = _header(path)
-    machine.need_memory(12 * header.size, str(path))
+    machine.need_memory(12 * header.size * max(1, rate // header.rate), str(path))
     stored = np.fromfile(path, np.uint8, header.size, offset=header.start)
     if header.kind == "<i3":
         stored = np.pad(stored.reshape(-1, 3), ((0, 0), (1, 0)))

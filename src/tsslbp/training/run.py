@@ -322,7 +322,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     """Raises UserError for settings that do not go with the data."""
     assert config.network is not None
     if config.validation != len(dataset.validation):
-        raise UserError(f"--validation is {config.validation}; {dataset.name} has {len(dataset.validation)} samples for it")
+        has = f"{dataset.name} has {len(dataset.validation)} samples for it"
+        raise UserError(f"--validation is {config.validation}; {has}, so leave it out, or give it where the data set is made")
     if config.filters and (not dataset.sequence or len(dataset.sample_shape) != 1 or dataset.trains or dataset.delta):
         raise UserError(f"--filters is for series with classes; {dataset.name} holds other samples; leave it out")
     if dataset.sequence and config.encoding != CONSTANT:
