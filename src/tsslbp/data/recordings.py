@@ -45,7 +45,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         raise UserError(f"{path}: recordings of {width} × {height} pixels are too large; divide the places of events")
 
     def spikes(file: Path) -> Tensor:
-        events = _events(file)
+        events, *_ = _opened(file)
         try:
             return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True)).view(shape)
         except UserError as error:
@@ -71,10 +71,6 @@ class _Sensor(NamedTuple):
 def _sensor(path: Path) -> _Sensor:
     events, polarities, has_rows = _opened(path)
     return _Sensor(polarities, int(events.y.max()) + 1 if has_rows else 0, int(events.x.max()) + 1)
-
-
-def _events(path: Path) -> Events:
-    return _opened(path)[0]
 
 
 def _opened(path: Path) -> tuple[Events, int, bool]:
