@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import shlex
@@ -461,8 +462,14 @@ def test_a_run_that_was_moved_goes_on_where_it_is(trained, capsys, tmp_path):
     assert (tmp_path / "first-epoch/metrics.jsonl").exists()
     assert (trained / "report.html").stat().st_mtime_ns == before
     (tmp_path / "moved/checkpoint.pt").unlink()
-    error = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume")[2]
-    assert "has no checkpoint.pt to go on from; restore that file, or choose another --name" in error
+    first, second, *_, final = map(json.loads, (tmp_path / "moved/metrics.jsonl").read_text().splitlines())
+    for records in (
+        [first, {**final, "best_epoch": 1, "epochs": 1}],
+        [first, second],
+    ):  # ended after one epoch, or not ended
+        (tmp_path / "moved/metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+        error = run(capsys, "train", "--config", str(tmp_path / "moved/config.toml"), "--resume")[2]
+        assert "has no checkpoint.pt to go on from; restore that file, or choose another --name" in error
 
 
 def test_a_run_goes_on_from_a_folder_inside_its_own(trained, capsys, tmp_path, monkeypatch):

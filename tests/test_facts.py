@@ -380,6 +380,10 @@ def old(path, to, **changes):
 def test_models_of_version_0_1_0_still_work_and_say_what_they_do_not_know(trained, capsys, tmp_path):
     path = old(trained / "bytes/model.safetensors", tmp_path / "old.safetensors")
     assert training.load(path).facts is None
+    with pytest.raises(
+        UserError, match=r"of version 0\.1\.0, where this set was normalised outside its models; train it again"
+    ):
+        training.load(old(trained / "bytes/model.safetensors", tmp_path / "vowels.safetensors", data="japanese-vowels"))
     assert run(capsys, "evaluate", path)[::2] == (0, "")
     x, y = pictures(60, 1, dtype="float32", high=1.0)
     code, _, err = run(capsys, "evaluate", path, "--all", save(tmp_path / "floats.npz", x=x, y=y))

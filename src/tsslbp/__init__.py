@@ -46,8 +46,8 @@ __all__ = [
 
 
 _LATER = {
-    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "sklearn"),
-    "plot": ("tsslbp.plot", "Matplotlib", "plot"),
+    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "tsslbp[sklearn]"),
+    "plot": ("tsslbp.plot", "Matplotlib", "matplotlib"),
 }
 
 
@@ -55,9 +55,9 @@ def __getattr__(name: str) -> Any:
     """Import names that need scikit-learn or Matplotlib on first use, as these load slowly and may be missing."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, package, extra = _LATER[name]
+    module, package, wanted = _LATER[name]
     try:
         found = import_module(module)
     except ImportError as error:
-        raise UserError(f"{name} needs {package} ({error}): pip install 'tsslbp[{extra}]'") from None
+        raise UserError(f"{name} needs {package} ({error}): pip install '{wanted}'") from None
     return found if name == "plot" else getattr(found, name)

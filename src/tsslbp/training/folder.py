@@ -36,8 +36,8 @@ def opened(config: TrainConfig, held: contextlib.ExitStack, exact: bool) -> tupl
     held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
     if config.resume and (folder / CHECKPOINT).exists():
         return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
-    # The record of the first epoch is written before the first checkpoint.
-    if config.resume and (folder / METRICS).exists() and len(records.history(folder)) > 1:
+    history, final = records.read_metrics(folder) if config.resume and (folder / METRICS).exists() else ([], None)
+    if final or len(history) > 1:  # the record of the first epoch is written before the first checkpoint
         raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
     return folder, b""
 
