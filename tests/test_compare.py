@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from test_report import Page
 
-from tsslbp import UserError, build, cli, layers, study, training
+from tsslbp import UserError, build, cli, layers, losses, study, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
@@ -511,7 +511,7 @@ def test_trials_without_a_leak_stay_without_and_read_no_voltages(small, tau_m):
     optuna = pytest.importorskip("optuna")
     _, dataset = training.with_data(small)
     base = training.resolved(replace(small, tau_m=tau_m, rule="eventprop(clip=8)"), dataset)
-    assert (search.VOLTAGE in search._losses(base, dataset)) == math.isfinite(tau_m)
+    assert set(search._losses(base, dataset)) == {*losses.LOSSES, *([search.VOLTAGE] if math.isfinite(tau_m) else ())}
     numbers = {"learning_rate": 1e-3, "hidden_scale": 1.0, "clip": 8.0, "wake": 1e-5, "output_scale": 1.0}
     made = search.drawn(
         optuna.trial.FixedTrial({**numbers, "loss": "kernel", "steps": 2, "encoding": "latency"}), base, dataset
@@ -521,6 +521,9 @@ def test_trials_without_a_leak_stay_without_and_read_no_voltages(small, tau_m):
 
 
 def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    create, studies = optuna.create_study, []
+    monkeypatch.setattr(optuna, "create_study", lambda **how: studies.append(create(**how)) or studies[0])
     levels = iter(range(100, 0, -5))  # each trial is worse than all before it
 
     def trial(config, report, watch):
@@ -535,6 +538,7 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
     found = search.searched("tssl", [base], dataset, 9, base.epochs, None)
     assert [one["epochs"] for one in found[: search.SURE]] == [4] * search.SURE
     assert {(one["epochs"], one["validation_accuracy"]) for one in found[search.SURE :]} == {(2, None)}
+    assert {trial.state.name for trial in studies[0].trials[search.SURE :]} == {"PRUNED"}  # so the draws still learn from it
     assert search.best("tssl", found) is found[0]
     with pytest.raises(UserError, match="diverged in every trial"):
         search.best("tssl", [{"settings": {}, "epochs": 1, "validation_accuracy": None, "in_full": None}])
@@ -708,6 +712,22 @@ def test_rows_count_who_reached_the_target(compared):
     runs = result["rules"]["tssl"]["runs"]
     runs[0]["epochs_to_target"], runs[1]["epochs_to_target"] = 2, None
     assert "(1 of 2)" in comparison.tables(result)[0][1][0][3]
+
+
+def test_the_answer_is_the_most_accurate_and_the_thriftiest(compared):
+    result = copy.deepcopy(compared[1])
+    for number, rule in enumerate(result["rules"].values()):
+        rule["mean"] |= {"test_accuracy": 90.0 + number, "energy_nj": 1.5 + number}
+    answer = "Highest test accuracy: relu, 92.00\u00a0%. Lowest energy: tssl, 1.5\u00a0nJ a sample."
+    assert comparison._contents(result)["answer"] == answer
+
+
+def test_means_are_of_all_seeds_and_of_those_that_reached_the_target():
+    def ended(*accuracies):
+        return {"test_accuracy": accuracies[-1], "curves": {"validation_accuracy": accuracies, "seconds": (3.0, 5.0)}}
+
+    made = comparing._summary([ended(1.0, 2.0), ended(3.0, 3.0), ended(1.0, 7.0)], 2.5)
+    assert made["mean"] == {"test_accuracy": 4, "epochs_to_target": 1.5, "seconds_to_target": 4}
 
 
 def test_energy_is_told_both_ways_and_that_of_older_results_as_it_was(compared):

@@ -520,14 +520,25 @@ def test_desired_trains_that_are_the_bases_or_silent_are_no_variants(steps, desi
 
 
 def test_intervals_and_p_values():
-    found = paired.paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert found["differences"] == [1, 2, 3]
-    half = 4.302653 / math.sqrt(3)
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-5)
-    assert found["p"] == pytest.approx(0.0741799, rel=1e-5)
+    found = paired.paired([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    assert found["differences"] == [1, 2, 6]
+    error = math.sqrt(7 / 3)
+    half, power = 4.302653 * error, 1.060660 * error
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((3, 3 - half, 3 + half), rel=1e-5)
+    assert found["detectable"] == pytest.approx(half + power, rel=1e-5)
+    assert found["p"] == pytest.approx(1 - 3 / math.sqrt(2 * error**2 + 9), rel=1e-9)  # Student's t for n = 3
     same = paired.paired([2.0, 3.0], [1.0, 2.0])  # a difference without a spread
     assert (same["mean"], same["low"], same["high"], same["detectable"], same["p"]) == (1, None, None, None, 1)
-    assert (paired.interval(same), paired.interval(found)) == ("–", "-0.48 to +4.48")
+    assert (paired.interval(same), paired.interval(found)) == ("–", "-3.57 to +9.57")
+
+
+def test_what_was_planned_is_not_corrected():
+    values = {name: [1.0, 2.0, 3.0, 4.0] for name in ("planned", "one", "other")}
+    found = paired.differences(values, [0.0] * 4, "planned")
+    assert found["planned"]["p"] == pytest.approx(0.0304663, rel=1e-5)
+    assert [one["holm"] / one["p"] for one in found.values()] == pytest.approx([1, 2, 2])
+    assert [one["real"] for one in found.values()] == [True, False, False]
+    assert not any(one["real"] for one in paired.differences(values, [0.0] * 4).values())
 
 
 def test_holm():
