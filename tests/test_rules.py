@@ -545,6 +545,14 @@ def test_a_rule_that_carries_nothing_on_is_named(made, message, backend):
         tsslbp.lif(torch.ones(4, 3, requires_grad=True), rule=ReturnsPart(made), **arguments).sum().backward()
 
 
+def test_what_a_rule_of_ones_own_carries_on_is_finite():
+    psc, _ = tsslbp.lif_part(
+        torch.ones(4, 3, requires_grad=True), None, tau_m=5, tau_s=3, rule=ReturnsPart((GRADIENT, CARRY / 0))
+    )
+    with pytest.raises(UserError, match=r"ReturnsPart\.part_gradient returned NaN or infinity"):
+        psc.sum().backward()
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda x: TSSL(clip=x), lambda x: TSSL(width=x), lambda x: Surrogate(slope=x), lambda x: Surrogate(scale=x), EventProp],

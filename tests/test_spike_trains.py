@@ -141,6 +141,7 @@ def test_coincidence_factor_is_undefined_where_chance_alone_would_do():
     dense = train(10, *range(0, 10, 3))
     assert float(metrics.coincidence_factor(dense, dense, 0)) == pytest.approx(1)
     assert math.isnan(float(metrics.coincidence_factor(dense, dense, 1)))
+    assert math.isnan(float(metrics.coincidence_factor(train(9, 0, 3, 6), train(9, 0, 1), 1)))  # chance is exactly 1
 
 
 # Against other libraries
