@@ -14,6 +14,7 @@ from tsslbp import UserError, cli, data, report, training
 from tsslbp.data import Split
 from tsslbp.metrics.spike_trains import agreement, van_rossum
 from tsslbp.settings import TrainConfig
+from tsslbp.training.model import alone
 
 N, T, F, C = 40, 12, 6, 3
 
@@ -115,6 +116,13 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     page = report.write(Path("runs/mine")).read_text()
     assert f"van Rossum distance</dt><dd>{final['van_rossum']:.3f}" in page
     assert "Training and test patterns are the same" not in page
+
+
+@pytest.mark.parametrize(("network", "readout"), [("6-V3", "spikes"), ("3", "voltage")])
+def test_spikes_are_those_of_single_neurons(network, readout):
+    model = alone(tsslbp.build(network, input_shape=(F,), time_steps=T, tau_m=5, tau_s=3, readout=readout))
+    with pytest.raises(UserError, match=r"the outputs are no spikes of single neurons here; take network\.trains"):
+        model.spikes(torch.zeros(1, F))
 
 
 def test_a_spike_after_the_end_of_a_sequence_does_not_count(place):

@@ -282,17 +282,25 @@ def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(quick):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0]), ("one-cycle", [0.04, 0.691, 0])]
+    ("schedule", "expected"),
+    [("constant", [1] * 5), ("cosine", [1, 0.976, 0.905, 0.5, 0]), ("one-cycle", [0.04, 0.52, 1, 0.691, 0])],
 )
-def test_schedules_start_middle_end(quick, schedule, expected):
+def test_schedules_on_their_way(quick, schedule, expected):
     config, dataset = training.with_data(quick(schedule=schedule, epochs=100))
     run = loop.Loop(config, dataset, None, None, training.checkpoint.RunState(), training.Progress(), lambda: None)
     factors = []
-    for run.state.epoch in (1, 51, 101):
+    for run.state.epoch in (1, 11, 21, 51, 101):
         factors.append(run._rate_factor(0))
     assert factors == pytest.approx(expected, abs=1e-3)
-    run.state.epoch = 21
-    assert run._rate_factor(0) == pytest.approx({"constant": 1, "cosine": 0.905, "one-cycle": 1}[schedule], abs=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "share"), [("softmax", 1), ("count", 3)])
+def test_weights_of_samples_make_a_mean_a_weighted_mean(quick, loss, share):
+    config, dataset = training.with_data(quick(loss=loss))
+    weights = torch.rand(len(dataset.train))
+    weights *= 3 / weights.mean()
+    run = loop.Loop(config, dataset, None, None, training.checkpoint.RunState(), training.Progress(), lambda: None, weights)
+    torch.testing.assert_close(run.weights, weights * share / 3)
 
 
 @pytest.mark.parametrize("loss", ["spike", "count", "softmax", "kernel(target=double)"])
