@@ -255,8 +255,9 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
     assert step.spikes.any()
     with pytest.raises(UserError, match=r"a stream takes a model or a network of tsslbp\.build, not Linear"):
         tsslbp.stream(torch.nn.Linear(8, 6))
-    with pytest.raises(UserError, match="streams is 0; it must be a whole number from 1"):
-        tsslbp.stream(net, streams=0)
+    for streams in (0, 2.5):
+        with pytest.raises(UserError, match=f"streams is {streams}; it must be a whole number from 1"):
+            tsslbp.stream(net, streams=streams)
     whole = Model(
         net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), T, True, bin=2, stored_steps=2 * T), tuple("abcdef"), ""
     )
