@@ -65,7 +65,7 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
         if not rows or len({len(row) for row in rows}) > 1:
             raise UserError(f"{where} is not a series of numbers of equal length in every channel; fetch it again")
         label = label.strip()
-        if not has_labels or (label.lower() in NO_LABEL and not labelled):
+        if label.lower() in NO_LABEL and not labelled:
             return np.stack(rows, 1), None
         if label.lower() in NO_LABEL:
             raise UserError(f"{where} has no class; write it after the last colon")
