@@ -1,5 +1,6 @@
 """Settings by kind of data, filters that stand for series, first rates, and baselines beside a result."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -151,6 +152,16 @@ def test_a_filter_is_the_neuron_of_its_equation(channels):
     sums = [sum(weight[k] * padded[t + d * k] for k in range(9)) for t in range(30)]
     rate = np.mean(np.array(sums) > filters.thresholds[place])
     assert float(filters.rates(x)[3, place]) == pytest.approx(rate, abs=0.04)  # one step may round to the other side
+    count = 2 * len(ORDERS)
+    level = Filters(9, 1, (0.0,) * count, (0.0,) * (count + 1), (1.0,) * (count + 1))
+    assert not level.rates(torch.zeros(1, 9, 1)).any()  # at the threshold is not above it
+
+
+def test_a_filter_sums_one_channel_as_often_as_two_or_three():
+    counts = torch.cat([_channels(12, view, dilation).sum(1) for view in (0, 1) for dilation in (1, 2, 4, 8)])
+    for few in ([1], [2, 3], [4, 5, 6, 7]):
+        assert float(torch.isin(counts, torch.tensor(few)).float().mean()) == pytest.approx(1 / math.log2(10), abs=0.06)
+    assert int(counts.max()) == 9
 
 
 def test_padding_changes_no_rate():

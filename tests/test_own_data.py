@@ -1059,7 +1059,8 @@ def test_series_may_begin_with_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "first"), [("1 5 6 7\n2 8 9\n", 5), ("5 6 7\n8 9\n", 5), ("1 5 6\n2 8 9\n1 8 8 9", 5), ("1 5\n2 8\n", 5)]
+    ("text", "first"),
+    [("1 5 6 7\n2 8 9\n", 5), ("1,5,6,7\n2, 8,9\n", 5), ("5 6 7\n8 9\n", 5), ("1 5 6\n2 8 9\n1 8 8 9", 5), ("1 5\n2 8\n", 5)],
 )
 def test_series_to_predict_all_have_a_class_or_none_has(tmp_path, text, first):
     (tmp_path / "s.txt").write_text(text)
