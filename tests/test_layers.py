@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import tsslbp
 from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
-from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote
+from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Recurrent, SumPool2d, Vote
 from tsslbp.neuron import LIF
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
@@ -216,7 +216,12 @@ LAYERS = {
     "Recurrent": (lambda: Recurrent(6, 5, neuron=NEURON), (6,)),
     "Conv2d": (lambda: Conv2d(2, 3, 3, neuron=NEURON), (2, 5, 5)),
 }
-MAPS = {"SumPool2d": (SumPool2d, (2, 5, 5)), "Flatten": (Flatten, (2, 5, 5)), "Dropout": (lambda: Dropout(0.5), (6,))}
+MAPS = {
+    "SumPool2d": (SumPool2d, (2, 5, 5)),
+    "MaxPool2d": (lambda: MaxPool2d(tau_s=3), (2, 5, 5)),
+    "Flatten": (Flatten, (2, 5, 5)),
+    "Dropout": (lambda: Dropout(0.5), (6,)),
+}
 
 
 @pytest.mark.parametrize("name", LAYERS | MAPS)

@@ -251,6 +251,11 @@ def test_a_convolution_cannot_follow_flat_input():
         build("4C3-10", **{**SETTINGS, "input_shape": (5,)})
 
 
+def test_every_convolution_has_its_padding():
+    net = build("2C3-3C3-2C3-10", padding=(2, 1, 0), **SETTINGS)
+    assert [layer.padding for layer in net.modules() if isinstance(layer, Conv2d)] == [2, 1, 0]
+
+
 @pytest.mark.parametrize("padding", [(), (1, 1, 1), -1, (-1,), (1, -1), 1.5, (1, 0.5)])
 def test_padding_errors(padding):
     with pytest.raises(UserError, match=r"padding .* must be one number >= 0, or one for each of the 2 convolutions"):
