@@ -126,8 +126,9 @@ def test_same_seed_same_weights_other_seed_others(quick):
     assert not torch.equal(*(final_weights(runs[name])["layers.linear1.weight"] for name in "ac"))
 
 
-def test_the_average_of_the_weights_is_judged_and_kept(quick):
-    config, seen = quick(epochs=1, average=0.5), []
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_the_average_of_the_weights_is_judged_and_kept(quick, share):
+    config, seen = quick(epochs=1, average=share), []
 
     class Watch(training.Progress):
         def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
@@ -139,7 +140,7 @@ def test_the_average_of_the_weights_is_judged_and_kept(quick):
     expected = seen[0]
     assert len(seen) == 12
     for done, weights in enumerate(seen[1:], 1):
-        decay = min(0.5, (1 + done) / (10 + done))  # 0.5 from the ninth step on
+        decay = min(share, (1 + done) / (10 + done))  # 0.3 from the fourth step on, never 0.9
         expected = [decay * average + (1 - decay) * weight for average, weight in zip(expected, weights, strict=True)]
 
     averaged, final = training.train(replace(config, name="averaged"))
@@ -352,6 +353,13 @@ def test_augmented_images_train(quick, samples):
     plain, _ = training.train(replace(config, shift=0, flip=False, name="plain"))
     folder, _ = training.train(config)
     assert not torch.equal(*(final_weights(run)["layers.conv1.weight"] for run in (plain, folder)))
+
+
+def test_what_is_cut_out_is_0_for_the_network(quick, samples):
+    config, dataset = training.with_data(quick(data="cifar10", data_root=samples, network="4C3-P2-10", cutout=4, batch_size=20))
+    model, optimizer = training.prepare(config, dataset)
+    run = loop.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    assert float(dataset.normalisation.normalise(run._colour.view(1, 3, 1, 1)).abs().max()) < 1e-6
 
 
 def test_diverged_run_stops_with_epoch_and_layer_and_keeps_the_checkpoint(quick, monkeypatch):
