@@ -875,7 +875,7 @@ def test_own_file_never_unpickles(tmp_path):
     ("name", "hint"),
     [
         ("mnits", "did you mean 'mnist'"),
-        ("file.npy", "known: cifar10, delayed"),
+        ("file.npx", "known: cifar10, delayed"),
         ("", "known: "),
         ("MNIST", "known: "),
     ],

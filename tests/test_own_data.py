@@ -1355,6 +1355,10 @@ def test_an_array_of_events_that_says_it_is_larger_than_its_file_is_refused(tmp_
         file.write(bytes(1600))
     with fails("recording .*1.npy: mmap length is greater than file size"):
         data.load(str(tmp_path / "e"), Path())
+    with fails(
+        r"1.npy is one file; put arrays of samples and classes into one file by numpy.savez\(path, x=..., y=...\), or rec"
+    ):
+        data.load(str(tmp_path / "e/a/1.npy"), Path())
     np.save(tmp_path / "e/a/1.npy", event_array(Events(*[np.array([16_000])] * 4), "xypt"))
     with fails("e: recordings of 16001 × 16001 pixels are too large"):
         data.load(str(tmp_path / "e"), Path())

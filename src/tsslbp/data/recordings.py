@@ -30,6 +30,9 @@ def read(path: Path, wanted: Wanted) -> Found:
         UserError: no recordings, no folders for classes, damaged files, recordings of sensors with and without rows, events
             beyond the pixels of the model.
     """
+    if path.is_file() and path.suffix.lower() == ".npy" and wanted.labelled:
+        arrays = "put arrays of samples and classes into one file by numpy.savez(path, x=..., y=...)"
+        raise UserError(f"{path} is one file; {arrays}, or recordings of events into a folder for each class")
     listing = listed(path, SUFFIXES, wanted, "recordings")
     sensors = each_of(_sensor, listing.paths)
     if len({sensor.height > 0 for sensor in sensors}) > 1:
