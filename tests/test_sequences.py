@@ -825,12 +825,13 @@ def test_models_of_built_in_sets_take_files_prepared_as_these(tmp_path, capsys):
     ):
         for command in (
             ("predict", model, folder),
+            ("predict", model, next(folder.glob("*/*.*"))),
             ("evaluate", model, "--all", folder),
             ("evaluate", model, "--data", folder),
         ):
             code, out, err = run(*command)
             assert (code, out, err.count("\n")) == (2, "", 1)
-            assert f"{folder} is not {how}, as the recordings of the training were" in err
+            assert f"{command[-1]} is not {how}, as the recordings of the training were" in err
 
 
 def test_time_steps_below_the_longest_vowel():

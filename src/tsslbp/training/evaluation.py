@@ -150,9 +150,9 @@ def _all_of(model: Model, path: Path, labelled: bool, streaming: Streaming | Non
 
 
 def _refuse_recordings(model: Model, path: Path) -> None:
-    """Raises UserError for a folder of recordings, if those of the training were prepared before the model got them."""
-    how, found = data.PREPARED.get(model.data), readers.at(path) if path.is_dir() else None
-    if how and found and found[0].folder:
+    """Raises UserError for recordings, one or a folder, if those of the training were prepared before the model got them."""
+    how = data.PREPARED.get(model.data)
+    if how and (found := readers.at(path)) and found[0].folder:
         raise UserError(
             f"{path} is not {how}, as the recordings of the training were; train on your own recordings with --data {path}"
         )
