@@ -16,7 +16,7 @@ from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
 from tsslbp.data.found import classes_of, kind_fact
 from tsslbp.data.pictures import header
-from tsslbp.data.streamed import Files, Streamed, Streaming
+from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
 
 SIZE = 224
@@ -95,7 +95,7 @@ def dataset(
         said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
     y = {part: _numbered(listed, classes) for part, listed in parts.items()}
     size = _size(parts["train"].files, streaming.size)
-    pool = streaming.pool(size, streaming.random_crop)
+    pool = Pool.of(streaming, size, streaming.random_crop)
     splits = {part: Streamed(parts[part].files, torch.arange(len(y[part])), y[part], pool) for part in parts}
     if streaming.skip_broken:
         splits = {part: _readable(split, parts[part].changed, said) for part, split in splits.items()}
@@ -127,7 +127,7 @@ def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming:
     notes = list[str]()
     y = _numbered(listed, classes) if labelled else torch.full_like(listed.y, -1)
     assert streaming.size is not None
-    split = Streamed(listed.files, torch.arange(len(y)), y, streaming.pool(streaming.size, 0.0))
+    split = Streamed(listed.files, torch.arange(len(y)), y, Pool.of(streaming, streaming.size, 0.0))
     return (_readable(split, listed.changed, notes) if streaming.skip_broken else split), notes
 
 

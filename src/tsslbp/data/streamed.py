@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -64,10 +64,6 @@ class Streaming:
     random_crop: float = 0.0
     skip_broken: bool = False
     workers: int | None = None
-
-    def pool(self, size: int, least: float) -> "Pool":
-        """Processes that bring pictures to ``size``; see :class:`Decoder` for ``least``."""
-        return Pool(Decoder(size, least), default_workers() if self.workers is None else self.workers)
 
 
 def default_workers() -> int:
@@ -129,6 +125,11 @@ class Pool:
         self.decoder, self.workers = decoder, workers
         self._requests, self._busy = _Requests(), False
         self._loaders: list[DataLoader[Any]] = []
+
+    @classmethod
+    def of(cls, how: Streaming, size: int, least: float) -> Self:
+        """Processes that bring pictures to ``size``; see :class:`Decoder` for ``least``."""
+        return cls(Decoder(size, least), default_workers() if how.workers is None else how.workers)
 
     def decoded(self, requests: Iterable[tuple[Pictures, list[int] | None]]) -> Iterator[Decoded]:
         """The decoded pictures of each request, in order.
