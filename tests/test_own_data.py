@@ -1214,12 +1214,19 @@ def test_no_group_is_in_two_parts(seed, groups, classes):
     assert sum(map(len, parts)) == len(set.union(*parts)) == groups
     assert sum(map(len, made.parts.values())) == len(x)
     assert abs(len(made.test) / len(x) - 1 / 5) <= 2 / groups
-    assert f"{len(parts[0])} groups are trained on, {groups - len(parts[0])} are held out" in made.notes[-1]
+    assert f"{len(parts[0])} of {groups} groups are trained on; the others are held out whole" in made.notes
     again = data.of_arrays(x, y, groups=patients, validation=len(made.validation))  # as a run remembers it
     assert torch.equal(again.test.x, made.test.x)
     assert torch.equal(again.validation.x, made.validation.x)
     untested = data.of_arrays(x, y, x[:5], y[:5], groups=owner)
     assert not {*untested.train.x[:, 0].tolist()} & {*untested.validation.x[:, 0].tolist()}
+
+
+def test_a_class_that_no_held_out_group_has_is_named():
+    groups, y = np.repeat(np.arange(10), 6), np.repeat([0, 1, 0, 1, 0, 1, 0, 1, 0, 2], 6)  # class 2 is of one patient
+    made = data.of_arrays(np.random.default_rng(0).random((60, 3)), y, groups=groups)
+    assert 2 not in made.test.y
+    assert "no group with class 2 is held out, so it is not tested" in made.notes
 
 
 @pytest.mark.parametrize(
@@ -1319,7 +1326,7 @@ def test_arrays_of_events_without_rows_or_polarity(tmp_path):
     assert grey.sample_shape == (1, 5, 15)
     assert torch.equal(grey.train.x.sum((2, 3)), row.train.x)
     np.save(at["row"] / "a/0.npy", record)
-    with fails("row: some recordings have a field y and others have none"):
+    with fails("recording .*row/./..npy has no field y, and others have one; give all of them one or none"):
         data.load(str(at["row"]), Path())
 
 

@@ -71,12 +71,11 @@ def evaluate(arguments: list[str]) -> None:
         f"test accuracy {100 * right / len(test):.2f} % "
         f"({right} of {len(test)}; 95 % interval {100 * low:.2f} to {100 * high:.2f}) on {samples.which}"
     )
-    counts = test.y.bincount()
-    counts = counts[counts > 0]
+    labels, counts = test.y.unique(return_counts=True)
     if counts.max() > UNEQUAL * counts.min():
-        shares = [float((answers == test.y)[test.y == label].double().mean()) for label in test.y.unique()]
+        mean = sum(float((answers[test.y == label] == label).double().mean()) for label in labels) / len(labels)
         sizes = f"which have {int(counts.min()):,} to {int(counts.max()):,} samples"
-        console.print(f"mean of the accuracies of the classes, {sizes}: {100 * sum(shares) / len(shares):.2f} %")
+        console.print(f"mean of the accuracies of the classes, {sizes}: {100 * mean:.2f} %")
     if silent := int((answers == metrics.NO_ANSWER).sum()):
         console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
 

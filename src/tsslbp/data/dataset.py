@@ -264,14 +264,13 @@ def hold_out_groups(samples: Split, groups: Tensor, count: int) -> tuple[Split, 
         groups: number of each sample's group, ``[N]``.
         count: about how many samples to hold out.
     """
-    sizes = torch.zeros(int(groups.max()) + 1, int(samples.y.max()) + 1, dtype=torch.float64)
-    sizes.index_put_((groups, samples.y), torch.ones(len(samples), dtype=torch.float64), accumulate=True)
-    lacking, held = count / len(samples) * sizes.sum(0), torch.zeros(len(sizes), dtype=torch.bool)
-    for group in np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(len(sizes))):
-        left = lacking - sizes[group]
+    members = groups.argsort(stable=True).split(groups.bincount().tolist())
+    lacking, held = count / len(samples) * samples.y.bincount().double(), torch.zeros(len(samples), dtype=torch.bool)
+    for group in np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(len(members))):
+        left = lacking - samples.y[members[group]].bincount(minlength=len(lacking))
         if left.square().sum() < lacking.square().sum():
-            lacking, held[group] = left, True
-    return samples.select((~held[groups]).nonzero()[:, 0]), samples.select(held[groups].nonzero()[:, 0])
+            lacking, held[members[group]] = left, True
+    return samples.select((~held).nonzero()[:, 0]), samples.select(held.nonzero()[:, 0])
 
 
 def hold_out_validation(samples: Split, count: int | None, classes: int, most: int = LARGEST) -> tuple[Split, Split]:

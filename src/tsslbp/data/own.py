@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, hold_out, hold_out_groups, hold_out_validation
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
@@ -102,7 +102,9 @@ def complete(
         if not bool(rest.all()):
             raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; bring x_test and y_test")
         many, trained = len(groups.unique()), len(groups[kept.x].unique())
-        notes = (*notes, f"no group is in two parts: {trained} groups are trained on, {many - trained} are held out")
+        notes = (*notes, f"{trained} of {many} groups are trained on; the others are held out whole")
+        if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
+            notes += (f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested",)
     train = samples.select(kept.x)
     test = samples.select(tested.x) if tested is not None else test
     assert test is not None

@@ -27,38 +27,38 @@ def read(path: Path, wanted: Wanted) -> Found:
     without ``y`` is of a sensor of one row, which must have one polarity. The size of the sensor follows from the events.
 
     Raises:
-        UserError: no recordings, no folders for classes, damaged files, recordings of sensors with and without rows, events
-            beyond the pixels of the model.
+        UserError: no recordings, no folders for classes, damaged files, recordings with and without rows, events beyond the
+            pixels of the model.
     """
     if path.is_file() and path.suffix.lower() == ".npy" and wanted.labelled:
         arrays = "put arrays of samples and classes into one file by numpy.savez(path, x=..., y=...)"
         raise UserError(f"{path} is one file; {arrays}, or recordings of events into a folder for each class")
     listing = listed(path, SUFFIXES, wanted, "recordings")
-    sensors = each_of(_sensor, listing.paths)
-    if len({sensor.height > 0 for sensor in sensors}) > 1:
-        raise UserError(f"{path}: some recordings have a field y and others have none; give all of them one or none")
-    found = _Sensor(*map(max, zip(*sensors, strict=True)))
-    steps = wanted.time_steps or TIME_STEPS
-    shape: tuple[int, ...] = (steps, *found) if found.height else (steps, found.width)
-    if wanted.shape is not None and len(wanted.shape) == len(shape):
-        shape = wanted.shape
-    steps, height, width = shape[0], shape[2] if found.height else 1, shape[-1]
-    size = (shape[1] if found.height else 1, height, width)
+    shape = wanted.shape
+    if shape is None or len(shape) not in (2, 4):
+        sensors = each_of(lambda file: _opened(file)[1], listing.paths)
+        found, steps = _Sensor(*map(max, zip(*sensors, strict=True))), wanted.time_steps or TIME_STEPS
+        shape = (steps, *found) if found.height else (steps, found.width)
+    steps, (polarities, height, width) = shape[0], (1, 1, *shape[1:])[-3:]
+    size, pixels = (polarities, height, width), f"{width} × {height} pixels"
     if math.prod(shape) > LARGEST:
-        raise UserError(f"{path}: recordings of {width} × {height} pixels are too large; divide the places of events")
+        raise UserError(f"{path}: recordings of {pixels} are too large; divide the places of events")
 
     def spikes(file: Path) -> Tensor:
-        events, *_ = _opened(file)
+        events, sensor = _opened(file)
+        if (sensor.height > 0) != (len(shape) == 4):
+            has, have = ("a", "none") if sensor.height else ("no", "one")
+            raise UserError(f"recording {file} has {has} field y, and others have {have}; give all of them one or none")
         try:
             return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True)).view(shape)
         except UserError as error:
-            raise UserError(f"recording {file}: {error}; the model takes {width} × {height} pixels") from None
+            raise UserError(f"recording {file}: {error}; the model takes {pixels}") from None
 
     parts = {
         part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, spikes, "recordings"))
         for part, files in listing.files.items()
     }
-    note = f"recordings of {width} × {height} pixels were cut into {steps} steps (--time-steps)"
+    note = f"recordings of {pixels} were cut into {steps} steps (--time-steps)"
     facts = kind_fact("events", note, cut=True)
     return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)
 
@@ -71,23 +71,19 @@ class _Sensor(NamedTuple):
     """Columns that hold all events."""
 
 
-def _sensor(path: Path) -> _Sensor:
-    events, polarities, has_rows = _opened(path)
-    return _Sensor(polarities, int(events.y.max()) + 1 if has_rows else 0, int(events.x.max()) + 1)
-
-
-def _opened(path: Path) -> tuple[Events, int, bool]:
-    """A recording's events, the number of its sensor's polarities, and whether that has rows."""
+def _opened(path: Path) -> tuple[Events, _Sensor]:
     try:
         if path.suffix.lower() == ".bin":
-            return read_bin(path.read_bytes()), 2, True
-        record = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, as a header may promise any size
-        events, has_rows = of_fields(record), field(record, "y") is not None
-        if has_rows:
-            return events, 1 if field(record, "p") is None else 2, True
-        if events.p.any() and not events.p.all():
-            raise UserError("events of two polarities need a field y; give each polarity places x of its own")
-        return events._replace(p=np.zeros_like(events.p)), 1, False
+            events, fields = read_bin(path.read_bytes()), "yp"
+        else:
+            record = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, as a header may promise any size
+            events, fields = of_fields(record), "".join(name for name in "yp" if field(record, name) is not None)
+        if "y" not in fields and events.p.any():
+            if not events.p.all():
+                raise UserError("events of two polarities need a field y; give each polarity places x of its own")
+            events = events._replace(p=np.zeros_like(events.p))
     except Exception as error:  # a damaged header may raise anything
         kinds = "N-MNIST's format (.bin) or an array of events with fields x, y, p and t (.npy)"
         raise UserError(f"recording {path}: {one_line(error)}; it must be {kinds}; remove it or fetch it again") from None
+    height = int(events.y.max()) + 1 if "y" in fields else 0
+    return events, _Sensor(2 if fields == "yp" else 1, height, int(events.x.max()) + 1)

@@ -105,7 +105,7 @@ def _told(value: object) -> str:
 
 
 def _data_of(model: training.Model) -> str:
-    return f"--data {shlex.quote(' '.join(model.data.split()))}" if data.is_own(model.data) else "--data-root DIR"
+    return f"--data {shlex.quote(' '.join(model.data.splitlines()))}" if data.is_own(model.data) else "--data-root DIR"
 
 
 def _row(model: training.Model) -> list[str]:
