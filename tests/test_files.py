@@ -17,6 +17,7 @@ import pytest
 
 from tsslbp import UserError, bench, cli, files, machine, training
 from tsslbp.data import cache
+from tsslbp.data.pictures import opened
 from tsslbp.rivals import check
 from tsslbp.settings import TrainConfig
 from tsslbp.training import folder as run_folder
@@ -34,13 +35,17 @@ def failing(number: int):
 # Reading.
 
 
-@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoint.pt"])
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoint.pt", "7.png"])
 @pytest.mark.parametrize("lead", [None, "/dev/zero"], ids=["pipe", "device"])
-def test_a_pipe_or_device_in_the_folder_of_a_run_is_refused(name, lead, tmp_path):
+def test_a_pipe_or_device_in_place_of_a_file_is_refused(name, lead, tmp_path):
     """Reading a pipe would wait for ever, and ``/dev/zero`` fills the memory."""
     path = tmp_path / name
     os.mkfifo(path) if lead is None else path.symlink_to(lead)
-    read = {"config.toml": TrainConfig.from_toml, "metrics.jsonl": lambda path: training.read_metrics(path.parent)}
+    read = {
+        "config.toml": TrainConfig.from_toml,
+        "metrics.jsonl": lambda path: training.read_metrics(path.parent),
+        "7.png": lambda path: opened(path, "L"),
+    }
     with pytest.raises(UserError, match=r"cannot read .* pipe or device"):
         read.get(name, files.read_bytes)(path)
 

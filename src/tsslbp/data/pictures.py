@@ -14,6 +14,7 @@ from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Made, Wanted, kind_fact
 from tsslbp.data.storage import stored
 from tsslbp.errors import UserError, each_of, one_line
+from tsslbp.files import refuse_special
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,7 +99,10 @@ Picture = str | Path | Member
 
 
 def _source(picture: Picture) -> str | Path | BytesIO:
-    return picture.content() if isinstance(picture, Member) else picture
+    if isinstance(picture, Member):
+        return picture.content()
+    refuse_special(Path(picture))
+    return picture
 
 
 class Header(NamedTuple):
