@@ -586,9 +586,10 @@ def test_streams_and_decisions_know_every_synapse():
         assert torch.equal(stream(x[t]).spikes.bool(), net.fired(activity["output"])[t])
 
 
-def test_the_membrane_of_the_kernels_is_the_references_bit_for_bit():
+@pytest.mark.parametrize("numbers", [{}, {"tau_m": 8.9}, {"tau_m": 1.7, "tau_s": 3.3}, {"tau_s": 3.7, "threshold": 0.7}])
+def test_the_membrane_of_the_kernels_is_the_references_bit_for_bit(numbers):
     current, constants = current_of(40, 30, 7, dtype=torch.float32), spread_constants(7, dtype=torch.float32)
-    neuron = LIF(**{name: x.detach() for name, x in constants.items()})
+    neuron = LIF(**{name: x.detach() for name, x in constants.items()} | numbers)
     made = [kernels.find(backend).forward(current, neuron) for backend in BACKENDS]
     for membrane, psc, _ in made:
         assert torch.equal(membrane, membrane_potential(current, neuron))

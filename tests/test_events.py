@@ -519,6 +519,39 @@ def test_a_state_that_was_set_is_gone_on_from():
     torch.testing.assert_close(net.part(x, given)[0], expected.detach())
 
 
+def test_a_state_whose_tensor_was_replaced_is_gone_on_from():
+    net = made(("20-15-6", FLAT))
+    x = inputs(net, "real", 3, 0, torch.float64)
+    _, state = net.part(x)
+    state.layers["output"] = torch.full_like(state.layers["output"], 0.9)
+    expected = net.part(x, State(synapse=state.synapse, layers=state.layers))[0]
+    torch.testing.assert_close(net.part(x, state)[0], expected)
+
+
+def test_a_block_and_a_layer_may_be_there_twice():
+    for twice in ("a block", "the last layer"):
+        net = made(("8C3-[8C3-8C3]-[8C3-8C3]-10", (2, 8, 8)), gain=4.0)
+        block = net.layers.block1
+        if twice == "a block":
+            net.layers.block2 = block
+        else:
+            block.conv2 = block.conv3
+            assert [name for name, _ in block.named_layers()] == ["conv2", "conv3"]
+        x = inputs(net, "static", 4, 0, torch.float64)
+        with torch.enable_grad():
+            expected = net(x).detach()
+        assert expected.any()
+        torch.testing.assert_close(by_events(net, x), expected)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (9, 2)])
+def test_a_shortcut_that_does_not_fit_is_refused(channels, stride):
+    net = made(("8C3-[16C3s2-16C3]-10", (2, 8, 8)))
+    net.layers.block1.shortcut = Conv2d(8, channels, 1, stride=stride, neuron=net.neuron).double().eval()
+    with pytest.raises(UserError, match="its shortcut makes"):
+        net(inputs(net, "static", 2, 0, torch.float64))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_a_trace_holds_the_network_and_not_its_numbers():
     net = made(("20-15-6", FLAT))

@@ -419,6 +419,25 @@ def test_autocast_hands_on_bfloat16_and_ends_in_float32():
     assert all(weight.grad.dtype == torch.float32 and bool(weight.grad.any()) for weight in net.parameters())
 
 
+@built
+@pytest.mark.parametrize("gradients", [True, False])
+def test_autocast_leaves_float64_alone(gradients):
+    torch.manual_seed(0)
+    net, x = tsslbp.build("20-20-10", input_shape=(7,), time_steps=4, tau_m=5, tau_s=3).double(), torch.rand(3, 7).double() * 4
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", dtype=torch.bfloat16):
+        under = net(x)
+    assert under.any()
+    assert torch.equal(under, net(x))
+
+
+@built
+def test_formulas_of_a_slope_that_changes_are_forgotten():
+    engine = kernels.find("cpp")
+    for slope in range(1, cpp.MOST_FORMULAS + 50):
+        engine.formula(tsslbp.Surrogate(slope=float(slope)))
+    assert len(cpp._FORMULAS) <= cpp.MOST_FORMULAS
+
+
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2]),
@@ -792,11 +811,11 @@ def test_the_numbers_above_are_right():
     """Or the test before this one could find fault with something else."""
     x = torch.ones(3, 6)
     assert [len(made) for made in torch.ops.tsslbp.lif(x, None, None, None, NEURON, POOL, False, True)] == [3, 3]
-    assert len(torch.ops.tsslbp.lif(x, None, None, torch.ones(3, 2), [], POOL, False, True)) == 2
+    assert len(torch.ops.tsslbp.lif(x, None, None, torch.ones(3, 2).double(), [], POOL, False, True)) == 2
     for name, numbers in (("tssl", TSSL_NUMBERS), ("surrogate", SURROGATE_NUMBERS), ("eventprop", EVENTPROP_NUMBERS)):
         backward = getattr(torch.ops.tsslbp, f"{name}_backward")
         assert backward(x, x, None, None, None, None, NEURON, numbers, [], False)[0].shape == (3, 6)
-        assert backward(x, x, None, None, None, torch.ones(3, 2), [], numbers, [], False)[1].shape == (3, 6)
+        assert backward(x, x, None, None, None, torch.ones(3, 2).double(), [], numbers, [], False)[1].shape == (3, 6)
     assert CPP.formula(TSSL()) == ("tssl", TSSL_NUMBERS)
     assert CPP.formula(Surrogate()) == ("surrogate", SURROGATE_NUMBERS)
     assert CPP.formula(EventProp(clip=8, wake=0.01)) == ("eventprop", EVENTPROP_NUMBERS)
@@ -871,7 +890,7 @@ def call(name):
     neuron = [None, group(number(5.0, math.inf), number(3.0, 1.0), number(1.0))]
     if on():
         period = draw.choice([1, 1, 7, n or 1])
-        neuron = [tensor(2, [3, period], dtype), group(integer(draw.choice([1, max(1, n // period)])))]
+        neuron = [tensor(2, [3, period], torch.float64), []]
     handed = lambda: tensor(2, [2, n], dtype)
     if name == "lif":
         current = tensor(2, [1 if constant else steps, n], draw.choice([dtype, torch.bfloat16]))

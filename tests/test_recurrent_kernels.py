@@ -460,7 +460,7 @@ RATE = [*TSSL_NUMBERS[:5], 4.0, *TSSL_NUMBERS[6:]]
         ("tssl", {"error": torch.ones(4, 2, 3, dtype=torch.float64)}, "psc_gradient is neither"),
         ("tssl", {"after": torch.ones(3, 2, 4)}, r"state is not \[3, B, N\]"),
         ("tssl", {"learns": 3}, "learns is 3; it must be from 0 to 2"),
-        ("tssl", {"constants": torch.arange(1.0, 10).view(3, 3), "neuron": []}, "tau_s differs from neuron to neuron"),
+        ("tssl", {"constants": torch.arange(1.0, 10).double().view(3, 3), "neuron": []}, "tau_s differs from neuron to neuron"),
     ],
     ids=str,
 )
@@ -482,7 +482,7 @@ def call(name):
     steps, batch, n = draw.choice([0, 1, 1, 2, 5, 33]), draw.choice([0, 1, 3, 17]), draw.choice([0, 1, 7, 40])
     dtype, half = draw.choice(FULL), draw.random() < 0.2
     adaptation = group(number(7.0, math.inf), number(0.4)) if on() else []
-    constants = tensor(2, [3, n], dtype) if draw.random() < 0.3 else None
+    constants = tensor(2, [3, n], torch.float64) if draw.random() < 0.3 else None
     neuron = group(number(5.0, math.inf), number(3.0, 1.0), number(1.0)) if constants is None else []
     handed = lambda: tensor(3, [5 if adaptation else 3, batch, n], dtype)
     lateral, state = tensor(2, [n, n], dtype), maybe(handed)

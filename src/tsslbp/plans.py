@@ -97,15 +97,15 @@ class Planner:
         return torch.tensor(numbers, dtype=torch.float64)
 
     def _walk(self) -> None:
-        block, entered = None, self.heard
+        block, entered = "", self.heard
         for name, layer, within in self.net.unpacked():
             _need(self.vote is None and not layer.training and is_known(layer))
             _need(within is None or (type(within) is Residual and is_known(within)))
-            if within is not block:
-                block, entered = within, self.heard
+            if name.rpartition(".")[0] != block:  # by names, as a block or a layer may be there twice
+                block, entered = name.rpartition(".")[0], self.heard
             if isinstance(layer, Spiking):
-                joined = entered if block is not None and layer is block.last else None
-                self.spiking(name, layer, joined, block.shortcut if block is not None else None)
+                last = within is not None and name == f"{block}.{within.last_name}"
+                self.spiking(name, layer, entered if last else None, within.shortcut if within is not None else None)
             elif type(layer) in (MaxPool1d, MaxPool2d):
                 self.max_pool(layer)
             elif type(layer) in (SumPool1d, SumPool2d, AvgPool1d, AvgPool2d):
@@ -142,6 +142,8 @@ class Planner:
             else:
                 _need(type(shortcut) in (Linear, Conv1d, Conv2d))
                 more, beside = _affine(shortcut)
+                made = shortcut.sizes(entered.shape[-self.axes :]) if isinstance(shortcut, (Conv1d, Conv2d)) else ()
+                _need(_three(len(more), made) == shape)
                 second = self.map(shortcut, more, entered, shape)
                 bias = bias if beside is None else beside if bias is None else bias + beside
         lateral, adapting = -1, None

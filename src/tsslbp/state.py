@@ -26,8 +26,8 @@ class State:
     """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
     not compute. It no longer counts if another tensor of the state is replaced or changed in place, which PyTorch does not
     notice under ``torch.inference_mode()``."""
-    _made: tuple[Any, tuple[int, ...]] | None = field(default=None, init=False, repr=False, compare=False)
-    """What made ``events``, and what :func:`version` said of all tensors then; not kept by ``dataclasses.replace``."""
+    _made: tuple[Any, list[tuple[Tensor, int]]] | None = field(default=None, init=False, repr=False, compare=False)
+    """What made ``events``, and all tensors then with their :func:`version`; not kept by ``dataclasses.replace``."""
 
     @staticmethod
     def of(state: "State | None") -> "State":
@@ -53,11 +53,12 @@ class State:
         """``events`` if that plan made them and nothing has changed since."""
         return self.events if self._made is not None and self._made[0] is plan and self._unchanged() else None
 
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(version(x) for x in (self.synapse, self.events, *self.layers.values()) if x is not None)
+    def _versions(self) -> list[tuple[Tensor, int]]:
+        return [(x, version(x)) for x in (self.synapse, self.events, *self.layers.values()) if x is not None]
 
     def _unchanged(self) -> bool:
-        return self._made is not None and self._made[1] == self._versions()
+        now, then = self._versions(), self._made[1] if self._made is not None else []
+        return len(now) == len(then) > 0 and all(x is y and m == n for (x, m), (y, n) in zip(now, then, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_made"}  # a copy has versions of its own

@@ -67,7 +67,7 @@ struct Alike {
 template <class T>
 struct Varied {
   static constexpr bool VARY = true;
-  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, TAU_S, THRESHOLD, KINDS };
+  enum { MEMBRANE_DECAY, SYNAPSE_DECAY, PER_TAU_M, PER_TAU_S, TAU_S, THRESHOLD, QUIET, KINDS };
   const T* table;  // [KINDS, period + a block]
   int64_t period;
 
@@ -79,20 +79,20 @@ struct Varied {
     TSSLBP_INLINE T per_tau_s(int64_t j) const { return x[PER_TAU_S][j]; }
     TSSLBP_INLINE T tau_s(int64_t j) const { return x[TAU_S][j]; }
     TSSLBP_INLINE T threshold(int64_t j) const { return x[THRESHOLD][j]; }
-    TSSLBP_INLINE T quiet(int64_t j) const { return T(0.25) * x[PER_TAU_S][j]; }
+    TSSLBP_INLINE T quiet(int64_t j) const { return x[QUIET][j]; }
   };
 
   static constexpr int64_t entries(int64_t period) { return period + LANES<T, true>; }
 
-  static std::vector<T> make_table(const T* tau_m, const T* tau_s, const T* threshold, int64_t period) {
+  static std::vector<T> make_table(const double* tau_m, const double* tau_s, const double* theta, int64_t period) {
     std::vector<T> table(KINDS * entries(period));
     for (int64_t i = 0; i < entries(period); ++i) {
       T* out = &table[i];
       if (i >= period)
         for (int64_t kind = 0; kind < KINDS; ++kind) out[kind * entries(period)] = out[kind * entries(period) - period];
       else {
-        const Neuron<T> c(tau_m[i], tau_s[i], threshold[i]);
-        const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.tau_s, c.threshold};
+        const Neuron<T> c(tau_m[i], tau_s[i], theta[i]);
+        const T kinds[] = {c.membrane_decay, c.synapse_decay, c.per_tau_m, c.per_tau_s, c.tau_s, c.threshold, c.quiet};
         for (int64_t kind = 0; kind < KINDS; ++kind) out[kind * entries(period)] = kinds[kind];
       }
     }

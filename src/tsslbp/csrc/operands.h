@@ -77,14 +77,13 @@ void with_constants(const std::optional<Tensor>& table, const std::vector<double
     return f(Alike<T>{Neuron<T>(c)});
   }
   Fields("neuron beside constants", neuron).end();
-  constexpr auto type = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(table->is_cpu() && table->dim() == 2 && table->size(0) == 3 && table->size(1) >= 1 &&
-                      table->scalar_type() == type,
-                  "tsslbp: constants are not [3, P] of the membrane's type on the CPU with P at least 1");
+                      table->scalar_type() == ScalarType::Double,
+                  "tsslbp: constants are not [3, P] of float64 on the CPU with P at least 1");
   const int64_t period = table->size(1);
   STD_TORCH_CHECK(n % period == 0, "tsslbp: neurons are not a multiple of constants");
   const Tensor rows = torch::stable::contiguous(*table);
-  const T* x = rows.const_data_ptr<T>();
+  const double* x = rows.const_data_ptr<double>();
   const std::vector<T> made = Varied<T>::make_table(x, x + period, x + 2 * period, period);
   f(Varied<T>{made.data(), period});
 }

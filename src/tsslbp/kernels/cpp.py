@@ -50,6 +50,7 @@ _NUMBERED = [{name: float(number) for number, name in enumerate(table.split())} 
 _NUMBER = dict(zip((TSSLNumbers, SurrogateNumbers), _NUMBERED, strict=False))
 _FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
 _FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
+MOST_FORMULAS = 1000
 
 
 def capability() -> str:
@@ -75,6 +76,8 @@ class Cpp(Engine):
         numbers = rule.numbers
         key = type(numbers), numbers  # named tuples of two types may be equal
         if key not in _FORMULAS:
+            if len(_FORMULAS) >= MOST_FORMULAS:  # a slope may change in every step
+                _FORMULAS.clear()
             names = _NUMBER.get(type(numbers), {})
             known = type(numbers) in _FAMILY and all(x in names for x in numbers or () if isinstance(x, str))
             packed = [names[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
@@ -159,8 +162,8 @@ def _constants(neuron: LIF, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor 
     values = [neuron.tau_m, neuron.tau_s, neuron.threshold]
     if not neuron.varies:
         return None, values
-    like, shape = next(value for value in neuron.tensors if value is not None), _shape(neuron)
-    tensors = (x if isinstance(x, Tensor) else like.new_full((), x) for x in values)
+    shape = _shape(neuron)
+    tensors = (torch.as_tensor(x, dtype=torch.float64) for x in values)  # a number is rounded once, as it is without tensors
     return spread(torch.stack([x if x.shape == shape else x.expand(shape) for x in tensors])), []
 
 

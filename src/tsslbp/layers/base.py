@@ -359,7 +359,8 @@ class Spiking(Tells):
 def halved(layers: Iterable[tuple[str, nn.Module]], signal: Signal) -> set[str]:
     """Names of the neurons whose currents are bfloat16 now that a network's signal goes through its layers: where maps are
     bfloat16, all but the output's and those that the next layer with neurons, or max pooling, takes in full."""
-    if not machine.autocasts_to_bfloat16((signal.value if isinstance(signal, Constant) else signal).device.type):
+    x = signal.value if isinstance(signal, Constant) else signal
+    if x.dtype == torch.float64 or not machine.autocasts_to_bfloat16(x.device.type):  # autocast leaves float64 alone
         return set()
     taking: Iterator[tuple[str, Any]] = ((name, layer) for name, layer in layers if hasattr(type(layer), "takes_full"))
     return {name for (name, before), (_, after) in pairwise(taking) if isinstance(before, Spiking) and not after.takes_full}

@@ -63,8 +63,13 @@ class Residual(nn.Module):
     @property
     def last(self) -> Spiking:
         """The layer whose neurons the shortcut reaches."""
-        *_, (_, layer) = self.named_layers()
-        return cast(Spiking, layer)
+        return cast(Spiking, getattr(self, self.last_name))
+
+    @property
+    def last_name(self) -> str:
+        """Its name."""
+        *_, (name, _) = self.named_layers()
+        return name
 
     def forward(self, signal: Signal, inside: Tensor | None = None, *, through: Through | None = None) -> Tensor:
         """``inside``: see its layers; ``through`` says how a signal goes through a layer of the block, given its name."""
