@@ -13,6 +13,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from tsslbp import cli, data, imports, metrics, recipes, training
 from tsslbp.cli import parse, predictions
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
+from tsslbp.training import watch
 
+VOWELS = Path(__file__).parent / "samples/TimeSeries/JapaneseVowels_TRAIN.ts"
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]
 
 
@@ -284,6 +287,23 @@ def test_a_terminal_gets_a_live_bar(tmp_path, monkeypatch):
     assert "validation" in terminal.getvalue()
 
 
+def test_the_speed_of_a_run_resumed_in_mid_epoch_counts_its_own_steps(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(watch.time, "monotonic", iter([10.0, 10.0, 11.0, 12.0]).__next__)
+    bar = watch.Bar()
+    bar.bar = mock.Mock()
+    monkeypatch.setattr(watch, "RichBar", lambda *_, **__: bar.bar)
+    bar.started(1, 2, 5000)
+    for step in (4001, 4003, 4005):
+        bar.stepped(1, step, 0.5, 50.0)
+    assert [call.kwargs["speed"] for call in bar.bar.update.call_args_list] == [0, 2, 2]
+
+
+def test_a_display_without_a_standard_error_is_silent(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    watch.watcher().warned("unheard")
+
+
 def test_a_training_goes_on_when_nobody_reads_its_progress(tmp_path, monkeypatch, capsys):
     """As in tsslbp train ... 2>&1 | head."""
 
@@ -428,6 +448,8 @@ def test_a_complaint_drawn_in_ascii_is_one_line_too():
         ("report nowhere", "no run at nowhere"),
         ("report .", "it has no metrics.jsonl; give the folder of a run, a comparison or studies, such as runs/quickstart"),
         ("recipes extra", "extra"),
+        (f"train --data {VOWELS} --download", "--download has no effect without a data set that has a name"),
+        ("bench --against python --no-memory", "--no-memory and --no-growth have no effect with --against"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):

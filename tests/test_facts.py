@@ -349,6 +349,18 @@ def test_an_image_is_brought_to_the_range_of_the_training_samples(trained, capsy
     assert run(capsys, "predict", trained / "bytes", tmp_path / "picture.png")[2] == ""
 
 
+@pytest.mark.parametrize("normalise", ["auto", "none"])
+def test_light_pictures_stay_light_for_a_model_of_light_pictures(tmp_path, normalise):
+    x, y = pictures(30, 0)
+    light = save(tmp_path / "light.npz", x=np.maximum(230, x), y=y)
+    config = TrainConfig(epochs=1, runs_dir=tmp_path, data=str(light), name="run", normalise=normalise)
+    model = training.load(training.train(config)[0])
+    Image.new("L", (4 * x.shape[3], 4 * x.shape[2]), 230).save(tmp_path / "picture.png")
+    sample, said = picture.read(tmp_path / "picture.png", model)
+    assert (sample > 200).all()
+    assert any("nothing was exchanged" in line for line in said) == (normalise == "none")
+
+
 @pytest.mark.parametrize(("dtype", "greatest"), [(np.uint8, 1), (np.uint8, 16), (bool, 1)])
 def test_white_is_the_largest_value_of_bytes_with_few_shades(tmp_path, dtype, greatest):
     x, y = pictures(30, 0)

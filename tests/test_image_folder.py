@@ -364,6 +364,14 @@ def test_a_picture_that_is_too_thin_is_broken(tmp_path):
         assert [fault.text for fault in faults] == [said]
 
 
+def test_which_pictures_are_too_thin_depends_on_the_size(folder):
+    Image.new("RGB", (1, 3000)).save(
+        folder / "train" / sorted(path.name for path in (folder / "train").iterdir())[0] / "thin.png"
+    )
+    sizes = [len(load(folder, 0, skip_broken=True, size=size).train) for size in (32, 512, 32)]
+    assert sizes == [25, 24, 25]
+
+
 def test_other_pictures_of_the_same_names_and_sizes_are_evaluated(tmp_path, config):
     """As those of cameras that count from 1 and do not compress."""
     rng = np.random.default_rng(0)

@@ -58,13 +58,16 @@ def test_the_model_carries_the_normalisation_of_its_training_samples(tmp_path):
     torch.testing.assert_close(x.mean((0, 1)), torch.zeros(3), atol=1e-4, rtol=0)
 
 
-def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
-    config = tiny(tmp_path, name="run")
+@pytest.mark.parametrize("more", [{}, {"test_every": 1, "choose": "test"}])
+def test_a_run_goes_on_where_its_data_have_moved_to(more, tmp_path):
+    config = tiny(tmp_path, name="run", **more)
     folder, _ = training.train(config)
     moved = shutil.move(config.data, tmp_path / "elsewhere.npz")
     config = replace(config, resume=True, epochs=2)
     assert training.train(replace(config, data=str(moved)))[1]["epochs"] == 2
-    assert training.load(folder).data == TrainConfig.from_toml(folder / "config.toml").data == str(moved)
+    assert TrainConfig.from_toml(folder / "config.toml").data == str(moved)
+    report.write(folder)
+    assert more or training.load(folder).data == str(moved)
     for name, message in (
         ("digits", "with other settings .data"),
         (f"image-folder:{tmp_path}", "no folders|with other settings .data|no pictures"),
@@ -259,6 +262,9 @@ def test_a_classifier_may_learn_a_file_that_is_named_like_the_spike_patterns(tmp
 def test_a_folder_stands_for_the_training_file_in_it():
     folder, file = (data.load(str(SAMPLES / name), Path()) for name in ("TimeSeries", "TimeSeries/JapaneseVowels_TRAIN.ts"))
     assert torch.equal(folder.train.x, file.train.x)
+    for label in (True, False):
+        with fails("TimeSeries holds JapaneseVowels_TRAIN.ts and JapaneseVowels_TEST.ts; give one of these files"):
+            readers.samples(SAMPLES / "TimeSeries", file.classes, file.train.shape, labelled=label)
 
 
 def test_what_macos_leaves_beside_a_training_file_is_passed_over(tmp_path):
@@ -558,6 +564,20 @@ def test_a_model_of_sounds_takes_changes_of_its_bands_as_spikes(tmp_path):
     assert torch.equal(model.inputs(dataset.test.x), spikes.float().transpose(0, 1))
 
 
+def test_sounds_of_another_rate_are_evaluated_at_the_models(tmp_path, capsys):
+    folder, _ = training.train(TrainConfig(data=spoken(tmp_path / "w"), epochs=1, runs_dir=tmp_path, name="own"))
+    model, rng = training.load(folder), np.random.default_rng(0)
+    rate, (one, other) = model.inputs.rate, model.classes[:2]
+    for part, label, number in itertools.product(("train", "test"), model.classes, range(2)):
+        wav(tmp_path / f"fast/{part}/{label}/{number}.wav", 0.3 * rng.uniform(-1, 1, 3 * rate), 2 * rate)
+    samples = training.samples_to_test(model, str(tmp_path / "fast"), tmp_path).split
+    assert torch.equal(samples.x, training.samples_of_file(model, tmp_path / "fast/test").split.x)
+    for label in (one, other):
+        wav(tmp_path / f"slow/{label}/1.wav", 0.3 * rng.uniform(-1, 1, 2 * rate), rate // 2)
+    said = training.samples_of_file(model, tmp_path / "slow").warnings
+    assert f"sounds of {rate // 2:,} samples per second lack the upper bands of the model's {rate:,}" in said
+
+
 # Arrays and data sets of PyTorch
 
 
@@ -615,6 +635,39 @@ def test_data_sets_of_every_kind_are_read(batches):
         found = data.of_torch(given)
         assert torch.equal(found.train.x, expected.train.x)
         assert found.classes == ("0", "1")
+
+
+class Folders(list):
+    """Pairs, with the names of their classes, as torchvision's ImageFolder has them."""
+
+    def __init__(self, classes, values):
+        self.classes = classes
+        super().__init__((torch.full((2,), float(ord(name[0]))), classes.index(name)) for name in values)
+
+
+@pytest.mark.parametrize("classes", [["cat", "owl"], ["owl", "dog", "cat"]])
+def test_classes_of_a_test_set_go_by_their_names(classes):
+    made = data.of_torch(Folders(["cat", "dog", "owl"], ["cat", "dog", "owl"] * 4), Folders(classes, ["owl", "cat"]))
+    assert made.classes == ("cat", "dog", "owl")
+    assert [made.classes[label] for label in made.test.y] == ["owl", "cat"]
+    odd = Folders(["cat", "dog"], ["cat"])
+    odd[0] = (odd[0][0], 7)
+    with fails("some classes are no places in its list of classes"):
+        data.of_torch(Folders(["cat", "dog", "owl"], ["cat", "dog", "owl"] * 4), odd)
+
+
+class Frame(np.ndarray):
+    """Numbers with names of their columns, as pandas has them."""
+
+    columns = ("a", "b")
+
+
+def test_columns_of_test_samples_are_those_of_the_others():
+    x, test = (np.random.default_rng(0).random((n, 2)).view(Frame) for n in (20, 4))
+    data.of_arrays(x, np.arange(20) % 2, test, np.arange(4) % 2)
+    test.columns = ("b", "a")
+    with fails("x_test has other columns than x, or in another order"):
+        data.of_arrays(x, np.arange(20) % 2, test, np.arange(4) % 2)
 
 
 @pytest.mark.parametrize(
@@ -1328,6 +1381,9 @@ def test_arrays_of_events_without_rows_or_polarity(tmp_path):
     np.save(at["row"] / "a/0.npy", record)
     with fails("recording .*row/./..npy has no field y, and others have one; give all of them one or none"):
         data.load(str(at["row"]), Path())
+    np.save(at["one polarity"] / "a/0.npy", record)
+    with fails("recording .*grey/./..npy has no field p, and others have one; give all of them one or none"):
+        data.load(str(at["one polarity"]), Path())
 
 
 @pytest.mark.parametrize(

@@ -728,6 +728,17 @@ def test_sets_of_tonic(tonic, name, sizes, shape):
         assert np.array_equal(dataset.test.x[0].numpy(), expected[:, 0, 0])
 
 
+def test_a_set_of_tonic_that_was_fetched_again_is_read_again(tonic):
+    (tonic / "Recordings/file").write_text("1")
+    data.load("tonic:Recordings", tonic, time_steps=6)
+    made = {path.name for path in files.cache_folder().glob("recordings-*.npy")}
+    data.load("tonic:Recordings", tonic, time_steps=6)
+    assert {path.name for path in files.cache_folder().glob("recordings-*.npy")} == made
+    (tonic / "Recordings/file").write_text("12")
+    data.load("tonic:Recordings", tonic, time_steps=6)
+    assert {path.name for path in files.cache_folder().glob("recordings-*.npy")} > made
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -83,13 +83,17 @@ def test_how_often_the_test_set_is_measured_may_change_on_the_way(quick):
     assert "best test epoch" not in report.write(folder).read_text()
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"weights", b"A" * 100, None, "of another network"])
+@pytest.mark.parametrize("spoilt", [b"", b"weights", b"A" * 100, None, "of another network", "by a flipped bit"])
 def test_an_ended_run_without_its_weights_cannot_be_measured(quick, spoilt):
     config = quick(name="run", epochs=1)
     folder, _ = training.train(config)
     if spoilt == "of another network":
         other, _ = training.train(replace(config, name="other", network="20-10"))
         spoilt = (other / "model.safetensors").read_bytes()
+    if spoilt == "by a flipped bit":
+        whole = bytearray((folder / "model.safetensors").read_bytes())
+        whole[-1] ^= 128  # the sign of a weight
+        spoilt = bytes(whole)
     (folder / "model.safetensors").write_bytes(spoilt) if spoilt is not None else (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model.safetensors.*train again under another --name") as error:
         training.train(replace(config, resume=True))
@@ -463,9 +467,11 @@ def test_broken_files_are_explained(quick, tmp_path):
         training.train(replace(config, resume=True))
     with pytest.raises(UserError, match="no model at"):
         training.load(tmp_path / "nothing")
-    (folder / "metrics.jsonl").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        training.read_metrics(folder)
+    history, final = training.read_metrics(folder)
+    for spoilt in ("{", *(json.dumps({**final, "majority_accuracy": value}) for value in (None, 12345.0, "50"))):
+        (folder / "metrics.jsonl").write_text(f"{json.dumps(history[0])}\n{spoilt}\n")
+        with pytest.raises(UserError, match="damaged"):
+            training.read_metrics(folder)
 
 
 def test_checkpoint_is_never_unpickled(quick, tmp_path):

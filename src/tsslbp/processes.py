@@ -7,6 +7,7 @@ which all of this does nothing.
 (:meth:`Group.add_`).
 """
 
+import functools
 import os
 import re
 import signal
@@ -87,8 +88,9 @@ class Group:
         if self.count == 1:
             return lambda: x
         with _noticing():
-            _SUMS.append(work := dist.all_reduce(x, async_op=True))
+            work = _begun(dist.all_reduce(x, async_op=True))
 
+        @functools.cache
         def added() -> Tensor:
             _wait(work, x)
             return x
@@ -99,7 +101,7 @@ class Group:
         """Replace ``x`` by that of the leading process. Raises Lost."""
         if self.count > 1:
             with _noticing():
-                _SUMS.append(work := dist.broadcast(x, 0, async_op=True))
+                work = _begun(dist.broadcast(x, 0, async_op=True))
             _wait(work, x)
         return x
 
@@ -336,7 +338,14 @@ def _wait(work: Any, x: Tensor) -> None:
             work.wait(GLANCE)
     with _noticing():
         work.wait()
-    _SUMS.remove(work)
+    with suppress(ValueError):
+        _SUMS.remove(work)
+
+
+def _begun(work: Any) -> Any:
+    """Remember what has begun, and forget what has ended and nobody has waited for."""
+    _SUMS[:] = [*(before for before in _SUMS if not before.is_completed()), work]
+    return work
 
 
 @contextmanager

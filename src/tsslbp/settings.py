@@ -268,6 +268,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
         idle = {name: wanted for group in GROUPS.values() for name, wanted in group.idle(self).items()}
         if not data.in_files.is_one(self.data):
             idle["workers"] = f"--data {data.in_files.FORMS}"
+            if data.is_own(self.data):
+                idle |= dict.fromkeys(("data_root", "download"), "a data set that has a name")
         if self.network and not has_hidden(self.network):
             idle |= dict.fromkeys(("dropout", "hidden_scale", "first_rates", "rate_penalty"), "a hidden layer in --network")
         if self.neuron != "spiking":

@@ -139,6 +139,9 @@ def export(arguments: list[str]) -> None:
             raise UserError(f"{flag(field.name)} has no effect with format {name}")
     if options.data and not options.check:
         raise UserError("--data has no effect without --check")
+    measuring = {"safetensors": "half", "nir": "check", "onnx": "check"}.get(name)
+    if measuring and options.data_root != Export.data_root and not getattr(options, measuring):
+        raise UserError(f"--data-root has no effect without --{measuring}")
     model = training.load(options.model)
     if name == "safetensors" and options.model.is_file():
         raise UserError(f"{form.ending} is written from a run's folder, and {options.model} is a model already; copy it")

@@ -47,8 +47,18 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     ground, said = _ground(image), []
     if invert is None and data.is_own(model.data) and image.size == (shape[2], shape[1]):
         invert = False  # like the user's own pictures
+    normalisation = model.inputs.normalisation
+    if (
+        invert is None
+        and shape[0] == 1
+        and data.is_own(model.data)
+        and (normalisation.mean, normalisation.std) == ((0.0,), (1.0,))
+    ):
+        invert = False
+        said.append(
+            "it is not known whether training images were light or dark, so nothing was exchanged (--invert yes does it)"
+        )
     if invert is None:
-        normalisation = model.inputs.normalisation
         mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly background
         dark = mean < float(black[0] + white[0]) / 2
         invert = shape[0] == 1 and (ground[0] < 128) != dark

@@ -41,6 +41,8 @@ def bench_(arguments: list[str]) -> None:
     for name in options.cases:
         if name not in bench.cases():
             raise unknown("case", name, bench.cases())
+    if options.against and not (options.memory and options.growth):
+        raise UserError("--no-memory and --no-growth have no effect with --against; leave them out")
     files.check_folder(options.results, "choose another --results")
     machine.keep_memory()  # for all subjects
     if options.against:

@@ -45,6 +45,11 @@ def evaluate(arguments: list[str]) -> None:
     if options.all and options.data:
         raise UserError("--all and --data both name samples; give one of them")
     streaming = _streaming(options, model.data if options.all else options.data or model.data)
+    name = options.data or model.data
+    if options.all or (data.is_own(name) and not data.in_files.is_one(name)):
+        given = {"--data-root": options.data_root != Evaluate.data_root, "--download": options.download}
+        if idle := [flag for flag, said in given.items() if said]:
+            raise UserError(f"{' and '.join(idle)} has no effect on a file or folder of your own; leave it out")
     if options.all:
         samples = training.samples_of_file(model, data.in_files.bare(options.all), streaming)
     else:

@@ -60,6 +60,7 @@ def load(
     download: bool = False,
     time_steps: int | None = None,
     streaming: Streaming | None = None,
+    rate: int = 0,
 ) -> Dataset:
     """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
@@ -76,6 +77,7 @@ def load(
         time_steps: T of recordings, which can be cut into any number of steps. Default: 30 for events, 50 for speech, the
             longest of the vowels. Static samples and your own series do not need it.
         streaming: how pictures that stay in their files are read.
+        rate: samples per second that your own sounds are brought to. Default: the lowest of theirs.
 
     Returns:
         The three parts with the constants to normalise them.
@@ -90,7 +92,7 @@ def load(
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
     if in_files.is_one(name):
         return replace(in_files.read(name, Path(root), validation, streaming or Streaming()), source=name)
-    return replace(_read(name, Path(root), validation, download, time_steps), source=name)
+    return replace(_read(name, Path(root), validation, download, time_steps, rate), source=name)
 
 
 def is_own(name: str) -> bool:
@@ -120,11 +122,11 @@ def _task(name: str) -> str:
     return name.split("(")[0].strip()
 
 
-def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None) -> Dataset:
+def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None, rate: int) -> Dataset:
     if name in SETS:
         return check(SETS[name](validation), f"data set {name}")
     if is_own(name) and (Path(name).exists() or readers.at(Path(name))):
-        return readers.read(name, validation, time_steps)
+        return readers.read(name, validation, time_steps, rate)
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
     if is_task(name):

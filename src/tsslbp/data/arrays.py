@@ -75,6 +75,9 @@ def of_arrays(
         UserError: arrays that do not go together, missing values, classes without samples.
     """
     given = {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "x_val": x_val, "y_val": y_val}
+    columns = {key: [*map(str, getattr(given[key], "columns", ()))] for key in ("x", "x_test", "x_val")}  # of a DataFrame
+    if odd := [key for key, own in columns.items() if own and columns["x"] and own != columns["x"]]:
+        raise UserError(f"{odd[0]} has other columns than x, or in another order; give {odd[0]}[x.columns]")
     given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val, "groups": groups}
     arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
     if classes is not None:
@@ -93,10 +96,20 @@ def of_torch(
         UserError: items that are not pairs, samples that differ in shape, and what :func:`of_arrays` refuses.
     """
     x, y = _collected(samples, name)
-    more = _collected(test, f"{name}, test") if test is not None else (None, None)
+    x_test, y_test = _collected(test, f"{name}, test") if test is not None else (None, None)
+    names, others = map(_names, (samples, test))
+    if names and others and names != others:  # as where a folder of the test pictures is missing
+        try:
+            y, y_test = np.array(names)[y], np.array(others)[y_test]
+        except IndexError:
+            raise UserError(f"{name}: some classes are no places in its list of classes") from None
+    return of_arrays(x, y, x_test, y_test, classes=names, validation=validation, name=name)
+
+
+def _names(samples: Any) -> list[str] | None:
+    """Names of the classes that a Dataset, or that of a DataLoader, has. Some have their number instead."""
     named = (getattr(each, "classes", None) for each in (samples, getattr(samples, "dataset", None)))
-    names = next((names for names in named if names and isinstance(names, Iterable)), None)  # some have their number
-    return of_arrays(x, y, *more, classes=names, validation=validation, name=name)
+    return next(([*map(str, names)] for names in named if names and isinstance(names, Iterable)), None)
 
 
 def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -156,7 +156,8 @@ def _size(pictures: Files, wanted: int | None) -> int:
 
 def _readable(split: Streamed, changed: str, notes: list[str]) -> Streamed:
     """The readable pictures. The unreadable ones are cached, since finding them takes reading all."""
-    path = files.cache_folder() / f"broken-{changed[:20]}.json"
+    size = split.pool.decoder.size  # may be too large for a thin picture
+    path = files.cache_folder() / f"broken-{changed[:20]}-{size}.json"
     try:
         broken = [int(place) for place in json.loads(path.read_text(encoding="utf-8"))]
         known = all(0 <= place < len(split) for place in broken)

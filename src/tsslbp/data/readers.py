@@ -7,7 +7,7 @@ from pathlib import Path
 from tsslbp.data import npz, pictures, recordings, series, table, wav
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.folders import files_in, left_out
-from tsslbp.data.found import Found, Wanted
+from tsslbp.data.found import Found, Wanted, partner
 from tsslbp.errors import UserError, few
 
 
@@ -85,10 +85,11 @@ def _files_of_readers(folder: Path) -> list[str]:
     ]
 
 
-def read(name: str, validation: int | None, time_steps: int | None) -> Dataset:
+def read(name: str, validation: int | None, time_steps: int | None, rate: int = 0) -> Dataset:
     """The data set at a path. Raises UserError as :func:`found`, and for parts that are too small."""
     path = Path(name)
-    dataset = found(path, Wanted(time_steps)).dataset(path.stem if path.is_file() else path.resolve().name, name, validation)
+    own_name = path.stem if path.is_file() else path.resolve().name
+    dataset = found(path, Wanted(time_steps, rate=rate)).dataset(own_name, name, validation)
     return replace(dataset, source=name, notes=(*dataset.notes, *notes(path)))
 
 
@@ -111,7 +112,11 @@ def samples(
     ``rate`` and ``columns``: see :class:`~tsslbp.data.found.Wanted`.
 
     Raises:
-        UserError: as :func:`found`; classes that the model does not have. A class may be missing.
+        UserError: as :func:`found`; classes that the model does not have (a class may be missing); a folder of training and
+            test series.
     """
+    chosen = at(path)
+    if chosen and path.is_dir() and not chosen[0].folder and (test := partner(chosen[1])):
+        raise UserError(f"{path} holds {chosen[1].name} and {test.name}; give one of these files")
     made = found(path, Wanted(classes=classes, shape=shape, rate=rate, columns=columns, labelled=labelled))
     return *made.all(), [*made.doubts, *notes(path)]

@@ -27,8 +27,8 @@ def read(path: Path, wanted: Wanted) -> Found:
     without ``y`` is of a sensor of one row, which must have one polarity. The size of the sensor follows from the events.
 
     Raises:
-        UserError: no recordings, no folders for classes, damaged files, recordings with and without rows, events beyond the
-            pixels of the model.
+        UserError: no recordings, no folders for classes, damaged files, recordings with and without rows or polarity,
+            events beyond the pixels of the model.
     """
     if path.is_file() and path.suffix.lower() == ".npy" and wanted.labelled:
         arrays = "put arrays of samples and classes into one file by numpy.savez(path, x=..., y=...)"
@@ -46,9 +46,12 @@ def read(path: Path, wanted: Wanted) -> Found:
 
     def spikes(file: Path) -> Tensor:
         events, sensor = _opened(file)
-        if (sensor.height > 0) != (len(shape) == 4):
-            has, have = ("a", "none") if sensor.height else ("no", "one")
-            raise UserError(f"recording {file} has {has} field y, and others have {have}; give all of them one or none")
+        for name, there, wanted in (("y", sensor.height > 0, len(shape) == 4), ("p", sensor.polarities > 1, polarities > 1)):
+            if there != wanted:
+                has, have = ("a", "none") if there else ("no", "one")
+                raise UserError(
+                    f"recording {file} has {has} field {name}, and others have {have}; give all of them one or none"
+                )
         try:
             return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True)).view(shape)
         except UserError as error:

@@ -47,6 +47,9 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
     steps = time_steps or TIME_STEPS
     shape = (steps, polarities * width) if height == 1 else (steps, polarities, height, width)
 
+    stats = [(path, path.stat()) for path in sorted((root / own_name).rglob("*")) if path.is_file()]
+    known = [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
     def stored(number: int, samples: Split) -> Split:
         def spikes(index: int) -> cache.Frames:
             try:
@@ -57,7 +60,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
                 raise UserError(f"cannot read recording {index} of {name} in {root}: {one_line(error)}") from error
             return made.reshape(shape)
 
-        settings = [VERSION, str(root.resolve()), number, [str(label) for label in labels[number]]]
+        settings = [VERSION, str(root.resolve()), number, [str(label) for label in labels[number]], known]
         return cache.mapped(own_name.lower(), settings, samples, shape, spikes)
 
     numbered = [Split(torch.arange(len(y)), torch.tensor([classes.index(label) for label in y])) for y in labels]

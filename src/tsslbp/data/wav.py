@@ -61,8 +61,11 @@ def read(path: Path, wanted: Wanted) -> Found:
     notes = [f"sounds became the energies of {BANDS} mel bands in {steps} frames (--time-steps)"]
     if max(rates) > rate:
         notes.append(f"sounds of up to {max(rates):,} samples per second were brought to {rate:,}")
-    facts = kind_fact("speech", *notes, cut=True, rate=rate, delta=DELTA, computed=True)
-    return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)
+    doubts = []
+    if min(rates) < rate:
+        doubts.append(f"sounds of {min(rates):,} samples per second lack the upper bands of the model's {rate:,}")
+    facts = kind_fact("speech", *notes, *doubts, cut=True, rate=rate, delta=DELTA, computed=True)
+    return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts, doubts=doubts)
 
 
 class _Header(NamedTuple):

@@ -38,9 +38,11 @@ def dataset_of(
     streaming: Streaming | None = None,
 ) -> Dataset:
     """The named data set, by default the model's own, in the form that the model takes (:func:`tsslbp.data.load`)."""
-    steps = model.inputs.raw_steps
-    streaming = _as_seen(model, streaming)
-    return data.load(name or model.data, root, validation=validation, download=download, time_steps=steps, streaming=streaming)
+    inputs, name = model.inputs, name or model.data
+    how = _as_seen(model, streaming)
+    return data.load(
+        name, root, validation=validation, download=download, time_steps=inputs.raw_steps, streaming=how, rate=inputs.rate
+    )
 
 
 def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None) -> Dataset:
@@ -48,7 +50,7 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
 
     Raises UserError if they are not there, or its test samples are no longer those that the run was measured on.
     """
-    root, name = root or settings.data_root, model.data or settings.data
+    root, name = root or settings.data_root, settings.data  # where they lay when the run was last resumed
     if _gone(name):
         raise UserError(f"there is no {name} here, on which the run was trained; put it back, or work in the folder it is in")
     dataset = dataset_of(model, root, name, validation=settings.validation, streaming=settings.streaming)

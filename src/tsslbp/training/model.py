@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from torch import Tensor
 
 from tsslbp import encoding, imports, processes
-from tsslbp.data import Dataset, Facts, Split
+from tsslbp.data import Dataset, Facts, Split, bare, is_own
 from tsslbp.data.dataset import AS_STORED
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.files import read_bytes
@@ -69,6 +68,10 @@ class Model:
             **({"trains": True} if self.trains else {}),
         }
 
+    def given_away(self) -> "Model":
+        """This model without the folders in which the user's own data lie, which are private."""
+        return replace(self, data=bare(self.data)) if is_own(self.data) else self
+
     def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all.
 
@@ -81,18 +84,18 @@ class Model:
         write(Path(path), self.about(), weights)
 
     def take_weights(self, path: Path) -> None:
-        """Load the weights of a file that :meth:`save` wrote; one process reads it for all.
+        """Load the weights of a whole file that :meth:`save` wrote; one process reads it for all.
 
-        Raises UserError if they cannot be read or do not fit.
+        Raises UserError if it cannot be read or is of another network.
         """
         group = processes.group()
         with group.agreed():
             stored = read_bytes(path) if group.leads else None
         try:
             self.network.load_state_dict(load_weights(group.told(stored)))
-        except (RuntimeError, SafetensorError) as error:
+        except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is damaged or of another network ({reason}); train again under another --name") from None
+            raise UserError(f"{path} is of another network ({reason}); train again under another --name") from None
 
     @property
     def device(self) -> torch.device:
@@ -287,7 +290,7 @@ class Model:
         if group.count == 1:
             return 100 * float(self.scores(samples).mean())
         total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
-        return 100 * float(group.add_(total)) / len(samples)
+        return 100 * (float(group.add_(total)) / len(samples))  # the last bit of the mean above, as ties must stay ties
 
 
 def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:

@@ -11,6 +11,7 @@ from tsslbp import files
 from tsslbp.data import Dataset
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.settings import Choice
+from tsslbp.training.baselines import BASELINES
 
 METRICS = "metrics.jsonl"
 Record = dict[str, Any]
@@ -73,6 +74,7 @@ SAMPLES: dict[str, Check] = {
     "van_rossum": number(0),
     "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
+    **dict.fromkeys(BASELINES, PERCENT),
 }
 """Its optional fields."""
 

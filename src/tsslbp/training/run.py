@@ -27,7 +27,7 @@ from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
-from tsslbp.training.reading import load
+from tsslbp.training.reading import as_stored, load
 from tsslbp.training.records import METRICS
 
 STATIC_STEPS = 5
@@ -130,6 +130,9 @@ def train(
         again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
 
         def measure() -> float:
+            with group.agreed():
+                if group.leads:
+                    _check(folder / MODEL)
             model.take_weights(folder / MODEL)
             try:
                 accuracy = seen.accuracy(samples.test)
@@ -156,6 +159,14 @@ def train(
                 final["van_rossum"] = load(folder).distance(dataset.test)
             records.write(folder / METRICS, [*state.history, final])
         return folder, final
+
+
+def _check(path: Path) -> None:
+    """Raises UserError for a damaged model, which would be measured and then saved as a whole one."""
+    try:
+        as_stored(path)
+    except UserError as error:
+        raise UserError(f"{error}, or train again under another --name") from None
 
 
 def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> TrainConfig:

@@ -56,8 +56,9 @@ class _Screen(Progress):
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # its reader has gone, as in train ... 2>&1 | head; the training goes on
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            if sys.stderr is not None:  # as under pythonw
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()
 
 
 class Lines(_Screen):
@@ -90,14 +91,16 @@ class Bar(_Screen):
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self.began, self.before = time.monotonic(), (first_epoch - 1) * steps
         fields: dict[str, Any] = {"epoch": first_epoch, "loss": 0.0, "accuracy": 0.0, "speed": 0.0}
-        self.task = self.bar.add_task("", total=epochs * steps, completed=self.before, **fields)
+        self.task = self.bar.add_task("", total=epochs * steps, completed=(first_epoch - 1) * steps, **fields)
         self.bar.start()
+        self.first: tuple[float, int] | None = None
 
     def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
         done = (epoch - 1) * self.steps + step
-        speed = (done - self.before) / max(time.monotonic() - self.began, 1e-9)
+        self.first = self.first or (time.monotonic(), done)  # a resumed run begins in the middle of an epoch
+        began, before = self.first
+        speed = (done - before) / max(time.monotonic() - began, 1e-9)
         fields: dict[str, Any] = {"epoch": f"{epoch}/{self.epochs}", "loss": loss, "accuracy": accuracy, "speed": speed}
         self.bar.update(self.task, completed=done, **fields)
 
