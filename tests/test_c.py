@@ -596,8 +596,9 @@ def test_whole_numbers_refuse_what_they_cannot_hold():
     with pytest.raises(UserError, match="layer 'linear1' has weights in floating point; train it with --bits"):
         integers.integer(chain(plain), 0, 1, 4)
     net = network("4C3-P2-5R-3", (1, 8, 8), bits="4", rule="surrogate", conv_scale=4.0)
-    with pytest.raises(UserError, match="layer 'recurrent2' is recurrent and behind pooling"):
-        integers.integer(chain(net), 0, 1, 4)
+    for recurrent in (net, network("3C3-P1-8R-4", (1, 8, 8), bits="4", rule="surrogate", conv_scale=4.0)):  # P1 has a factor
+        with pytest.raises(UserError, match="layer 'recurrent2' is recurrent and behind pooling"):
+            integers.integer(chain(recurrent), 0, 1, 4)
     wide = tsslbp.build("3", input_shape=(2**16,), time_steps=4, tau_m=2**20, tau_s=2**10, bits=8)
     with pytest.raises(
         UserError, match="layer 'output' needs more than 32 bits for its sums; give it fewer inputs or fewer bits"

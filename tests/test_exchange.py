@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import math
 import re
 import sys
@@ -852,6 +853,54 @@ def test_grids_that_are_not_finite_are_noticed():
     graph.metadata["limits"] = re.sub(r"\[[^]]*\]", "[Infinity]", graph.metadata["limits"])
     with pytest.raises(UserError, match=r"metadata 'limits' are damaged .*numbers that are not positive and finite"):
         read(graph)
+
+
+def test_weights_beside_their_grid_are_noticed():
+    graph = to_nir(network_of("few bits"))
+    node = next(node for node in graph.nodes.values() if type(node).__name__ == "Conv2d")
+    node.weight = 0.4 * node.weight
+    with pytest.raises(UserError, match="its weights are not those of few bits that its metadata tell of; remove the metadata"):
+        read(graph)
+    graph = to_nir(network_of("few bits"))
+    limits = {name: value[:1] for name, value in json.loads(graph.metadata["limits"]).items()}
+    graph.metadata["limits"] = json.dumps(limits)
+    with pytest.raises(UserError, match=r"metadata 'limits' are damaged .*has 1 numbers for"):
+        read(graph)
+
+
+def test_a_limit_may_be_negative(tmp_path):
+    net = network_of("few bits")
+    net.layers.output.limit.data[0] *= -1
+    x = samples(net, sequence=False)
+    assert torch.equal(from_nir(to_nir(net))(x), net(x))
+
+
+def test_a_learned_synapse_comes_back_bit_for_bit():
+    net = tsslbp.build("6-5-4", input_shape=(7,), time_steps=7, tau_m=5, tau_s=4, learn=("tau_s",))
+    for number, layer in enumerate(net.layers):
+        layer.tau_s.data *= 1.2345678 + 0.01 * number
+    back = from_nir(to_nir(net))
+    assert all(torch.equal(weight, back.state_dict()[key]) for key, weight in net.state_dict().items())
+
+
+@pytest.mark.parametrize("twice", ["a layer", "the last of a block"])
+def test_a_layer_that_is_there_twice_is_written_twice(twice):
+    torch.manual_seed(0)
+    net = lively(tsslbp.build("8-8-[8-8]-4", input_shape=(8,), time_steps=6, tau_m=5, tau_s=3))
+    if twice == "a layer":
+        net.layers.linear2 = net.layers.linear1
+    else:
+        (first, _), (_, last) = net.layers.block1.named_layers()
+        setattr(net.layers.block1, first, last)
+    x = samples(net, sequence=False)
+    with torch.no_grad():
+        torch.testing.assert_close(from_nir(to_nir(net))(x), net(x))
+
+
+def test_a_graph_says_nothing_of_where_data_lie():
+    graph = to_nir(replace(alone(network_of("linear")), data="/home/ann/clinic/patients.csv"))
+    assert "clinic" not in graph.metadata["tsslbp"]
+    assert "patients.csv" in graph.metadata["tsslbp"]
 
 
 def test_without_nir_the_line_says_what_to_install(monkeypatch):

@@ -17,6 +17,7 @@ from tsslbp import UserError, cli, events, publish, recipes, training
 from tsslbp.cli.exchange import FORMATS, Format
 from tsslbp.exchange import c
 from tsslbp.exchange.program import Program
+from tsslbp.settings import TrainConfig
 from tsslbp.training.model import alone
 
 
@@ -105,11 +106,20 @@ def test_a_model_that_is_not_finite_as_stored_replaces_no_file(value, stored, tm
 
 
 def test_half_precision_needs_the_data(trained, tmp_path, monkeypatch):
-    model = replace(training.load(trained), data="mnist")
-    monkeypatch.setattr(publish.models.training, "load", lambda path: model)
+    config = TrainConfig.from_toml(trained / "config.toml")
+    monkeypatch.setattr(TrainConfig, "from_toml", lambda path: replace(config, data="mnist"))
     with pytest.raises(UserError, match="no mnist in"):
         publish.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_measured_on_the_test_samples_of_the_run(tmp_path):
+    x, y = np.random.default_rng(0).random((60, 4), np.float32), np.arange(60) % 2
+    np.savez(tmp_path / "x.npz", x=x[:50], y=y[:50])
+    run, _ = training.train(TrainConfig(data=str(tmp_path / "x.npz"), network="2", epochs=1, runs_dir=tmp_path))
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    with pytest.raises(UserError, match="has other test samples than those that the run was measured on"):
+        publish.export(run, tmp_path / "half/half.safetensors", half=True)
 
 
 def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):

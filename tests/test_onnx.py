@@ -52,6 +52,15 @@ def samples_for(model, count=5):
     return Split(x, torch.zeros(count, dtype=torch.int64), lengths)
 
 
+def twice(model):
+    """The model, two equal layers of which are one: those before the output, or the last two of its block."""
+    layers = model.network.layers
+    inside = getattr(layers, "block1", layers)
+    first, second = [name for name, _ in inside.named_children() if name.startswith("linear")][-2:]
+    setattr(inside, first, getattr(inside, second))
+    return model
+
+
 CASES = {
     "fully connected": lambda: model_of("8-4", (5,)),
     "average pooling, normalised, votes": lambda: model_of("4C3n-A2-6n-V2", (1, 9, 9)),
@@ -70,6 +79,8 @@ CASES = {
     "voltages of sequences": lambda: of_series(network="6R-4", readout="voltage"),
     "voltages": lambda: model_of("6-4", (5,), readout="voltage"),
     "relu": lambda: model_of("6-4", (5,), neuron="relu"),
+    "a layer twice": lambda: twice(model_of("8-8-8-4", (5,))),
+    "the last of a block twice": lambda: twice(model_of("8-[8-8-8]-4", (5,))),
     "bins and changes": lambda: of_series(delta=0.4),
     "bins": lambda: of_series(),
     "latency": lambda: replace(
@@ -107,8 +118,8 @@ def test_onnxruntime_computes_the_shipped_models(name, samples):
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(tmp_path):
     import onnx
 
-    model = CASES["bins and changes"]()
-    proto = to_onnx(model)
+    model = replace(CASES["bins and changes"](), data="net.csv")
+    proto = to_onnx(replace(model, data="/home/ann/clinic/net.csv"))
     write(proto, tmp_path / "net.onnx")
     proto = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(proto, full_check=True)
@@ -120,6 +131,7 @@ def test_a_graph_says_what_it_is_and_nothing_of_the_machine(tmp_path):
     content = proto.SerializeToString()
     assert b"site-packages" not in content
     assert b".py" not in content
+    assert b"clinic" not in content
 
 
 @needs_onnx

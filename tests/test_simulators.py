@@ -22,7 +22,7 @@ nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 nirtorch = pytest.importorskip("nirtorch", reason="simulators read NIR by nirtorch")
 
 from tsslbp.exchange.check import check, driven  # noqa: E402
-from tsslbp.exchange.nir import from_nir, to_nir  # noqa: E402
+from tsslbp.exchange.nir import from_nir, read, to_nir  # noqa: E402
 from tsslbp.exchange.outgoing import neurons_of_layer  # noqa: E402
 from tsslbp.exchange.simulators import SIMULATORS  # noqa: E402
 
@@ -253,6 +253,16 @@ def test_what_norse_writes_has_its_spikes_with_the_step_that_the_error_names():
     with pytest.raises(UserError, match="--dt 1e-6"):
         from_nir(graph)
     assert torch.equal(ours(graph, dt=1e-6), spikes_of(module))
+
+
+def test_what_norse_starts_from_is_said():
+    pytest.importorskip("norse")
+    from norse.torch import LIFBoxCell, LIFBoxParameters, SequentialState, to_nir
+
+    parameters = LIFBoxParameters(tau_mem_inv=torch.tensor(250.0), v_th=torch.tensor(0.801), v_leak=torch.tensor(0.3))
+    graph = quiet(lambda: to_nir(SequentialState(linear(), LIFBoxCell(parameters, dt=1e-3)), X[0, 0]))
+    assert "that membrane potentials start at 0 (those of Norse start at v_leak)" in read(graph, dt=1e-6).assumed
+    assert "v_leak" not in " ".join(read(of_norse()[1], dt=1e-6).assumed)
 
 
 @pytest.mark.xfail(reason="Norse multiplies time constants by its step when it writes them", strict=True, raises=UserError)

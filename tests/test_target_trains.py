@@ -113,7 +113,13 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     assert len(out.splitlines()) == 8
     assert command(capsys, "export", "runs/mine", "given/mine.safetensors")[0] == 0
     assert f"| F1 {final['f1']:.4f} (last epoch) |" in Path("given/README.md").read_text()
+    assert command(capsys, "export", "runs/mine", "half/mine.safetensors", "--half")[0] == 0
+    half = training.load("half/mine.safetensors")
+    told, test = half.trained["final"], training.samples_to_test(half, None, Path()).split
+    assert (100 * told["f1"], told["van_rossum"]) == (pytest.approx(half.accuracy(test)), half.distance(test))
     page = report.write(Path("runs/mine")).read_text()
+    assert "F1 × 100" in page
+    assert "right answers" not in page
     assert f"van Rossum distance</dt><dd>{final['van_rossum']:.3f}" in page
     assert "Training and test patterns are the same" not in page
 

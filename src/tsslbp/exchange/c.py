@@ -63,7 +63,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str
 
 def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
     """Samples for test.c and their description: from the model's test set if it is there, else random."""
-    model = program.entry.model
+    model, name = program.entry.model, program.entry.model.given_away().data
     try:
         found = samples_to_test(model, None, data_root).split
     except UserError:
@@ -71,13 +71,13 @@ def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
     if found.lengths is not None:  # test.c goes through all steps
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):
-        return _drawn(program), f"{VECTORS} random samples, as no test sample of {model.data} has all steps"
+        return _drawn(program), f"{VECTORS} random samples, as no test sample of {name} has all steps"
     few = found.select(torch.linspace(0, len(found) - 1, min(len(found), 10 * VECTORS)).long())
     if program.whole is None:  # clear answers, which rounding cannot change
         best = program.response(few)[1].topk(min(2, len(model.classes))).values
         few = few.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
     few = few.select(torch.arange(min(len(few), VECTORS)))
-    return few, f"{len(few)} samples of the test set of {model.data}"
+    return few, f"{len(few)} samples of the test set of {name}"
 
 
 def _drawn(program: Program) -> data.Split:

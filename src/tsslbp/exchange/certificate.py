@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.exchange.outgoing import as_written
-from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Residual, Spiking
+from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
 from tsslbp.signal import Constant, Signal, expanded
@@ -131,15 +131,15 @@ class _Proof:
 def _terms(network: Network) -> Iterator[tuple[str, int]]:
     """Numbers that pooling and maps add up in the input of a neuron, by layer, those of its shortcut included."""
     pooled = before = 0  # numbers of pooling since the last neurons, now and where the block began
-    inside: Residual | None = None
+    inside = ""
     for name, layer, block in network.unpacked():
-        if block is not inside:
-            inside, before = block, pooled
+        if name.rpartition(".")[0] != inside:
+            inside, before = name.rpartition(".")[0], pooled
         if isinstance(layer, Pooling):
             pooled += layer.size**2
         elif isinstance(layer, Spiking):
             terms, pooled = pooled + layer.weight[0].numel(), 0
-            if block is not None and layer is block.last:
+            if block is not None and name == f"{inside}.{block.last_name}":
                 terms += before + (1 if block.shortcut is None else block.shortcut.weight[0].numel())
             yield name, terms
 

@@ -198,7 +198,7 @@ class _Builder:
             case Residual():
                 around = self.sent, layer.shortcut
                 for inner, part in layer.named_layers():
-                    self.add(f"{name}.{inner}", part, around if part is layer.last else None)
+                    self.add(f"{name}.{inner}", part, around if inner == layer.last_name else None)
             case Spiking():
                 population = self._population(name, layer, around)
                 self.sent = _Sent(len(self.made), population.shape, population.shape)

@@ -86,8 +86,8 @@ class Layer:
                 if not alike(synapses):
                     said = f"has tau_syn from {synapses.min():g} to {synapses.max():g} steps"
                     self.neurons.refuse(f"{said}; what enters a layer here goes through one synapse")
-                tau_s = plain(float(synapses[0]))
-                if tau_s > 1 and (self.bias.any() or self.lateral_bias.any()):
+                tau_s = float(synapses[0])
+                if plain(tau_s) > 1 and (self.bias.any() or self.lateral_bias.any()):
                     self.map.refuse(
                         f"has a bias that goes through the synapse of {self.neurons}; ours does not go through it. Write it as "
                         "v_leak, or leave it out"

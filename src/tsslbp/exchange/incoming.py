@@ -35,6 +35,7 @@ from tsslbp.exchange.foreign import (
     commonest,
     each,
     padding_of,
+    plain,
     scale_of,
     shortcut,
     times,
@@ -314,7 +315,7 @@ class _Reader:
         """
         each = {"tau_m": np.concatenate([c.tau_m for c in constants]), "tau_s": np.array([c.tau_s for c in constants])}
         whole, varied = dict[str, Any](), set[str]()
-        first = each["tau_s"][0]  # by which the network hears its input
+        first = plain(each["tau_s"][0])  # by which the network hears its input
         if self.like:
             varied = {*self.like.learn, *self.like.per_neuron}
             whole |= {"tau_s": first} if "tau_s" in varied else {}

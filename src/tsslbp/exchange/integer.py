@@ -202,12 +202,13 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
     by, around = plain.map, plain.shortcut
     if by.step is None:
         raise UserError(f"layer {plain.name!r} has weights in floating point; train it with --bits, or round them with --bits")
-    if plain.lateral is not None and by.summed != (1, 1):
-        raise UserError(f"layer {plain.name!r} is recurrent and behind pooling; there its two maps have different steps")
     one, lateral, shortcut = _one(by), None, None
     weight, reached = _whole_numbers(by, largest)
     if plain.lateral is not None:
-        lateral = _int8(np.rint(plain.lateral / by.step[:, None]))
+        back = plain.lateral / by.step[:, None]
+        if by.summed != (1, 1) or np.abs(back - np.rint(back)).max() > 1e-3:
+            raise UserError(f"layer {plain.name!r} is recurrent and behind pooling; there its two maps have different steps")
+        lateral = _int8(np.rint(back))
         reached = reached + one * _magnitude(lateral)
     step = np.where(reached > 0, by.step, by.step.max())  # without weights, any would do
     most = ratio = np.zeros(1)  # of a shortcut: its largest sums, and their unit in that of the others

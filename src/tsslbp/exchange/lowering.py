@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tsslbp import encoding
 from tsslbp.errors import UserError
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
+from tsslbp.layers.called import in_order
 from tsslbp.metrics.decoding import NEAR
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
@@ -154,7 +155,7 @@ def _inside(w: Writer, lengths: str, steps: int, batch: int, features: int) -> s
 def evidence(w: Writer, network: Network, x: str, static: bool, lengths: str | None) -> str:
     """The input of decoding, ``[T, N, classes]`` (T = 1 if the output does not spike), from network input."""
     signal = _entering(w, network, x, static)
-    for _, layer in network.layers.named_children():
+    for _, layer in in_order(network.layers):
         signal = _layer(w, network, layer, signal)
     output = _expanded(w, signal)
     if lengths is not None and network.is_spiking:
@@ -212,10 +213,10 @@ def _layer(w: Writer, network: Network, layer: nn.Module, signal: Signal) -> Sig
             return Signal(w.op("ReduceMean", voters, [-1], keepdims=0), (classes,))
         case Residual():
             before = signal
-            for _, part in layer.named_layers():
+            for name, part in layer.named_layers():
                 signal = (
                     _spiking(w, network, layer.last, signal, (before, layer.shortcut))
-                    if part is layer.last
+                    if name == layer.last_name
                     else _layer(w, network, part, signal)
                 )
             return signal

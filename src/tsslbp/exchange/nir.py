@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from tsslbp import files
@@ -31,10 +32,10 @@ from tsslbp.exchange import graph as graphs
 from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
-from tsslbp.layers import Spiking, Vote
+from tsslbp.layers import Recurrent, Spiking, Vote
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
-from tsslbp.quantisation import INPUT_UNIT
+from tsslbp.quantisation import INPUT_UNIT, SMALLEST_LIMIT
 from tsslbp.stored import LONGEST
 from tsslbp.training import Model
 from tsslbp.training.model import alone
@@ -83,7 +84,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
         "classes": "\n".join(model.classes),
         "decode": DECODE if a.spikes_last else DECODE_VOLTAGE,
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
-        OURS: json.dumps(model.about()),
+        OURS: json.dumps(model.given_away().about()),
         LIMITS: json.dumps(_limits(network)),
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
@@ -172,6 +173,8 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
     network = network_of(graph, dt=dt, time_steps=time_steps, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
         assumed.append("that spikes reset to 0, as NIR says (snnTorch also writes its subtractive reset so)")
+        if any(np.any(np.asarray(getattr(node, "v_leak", 0))) for node in graph.nodes.values()):
+            assumed.append("that membrane potentials start at 0 (those of Norse start at v_leak)")
         tau = torch.as_tensor(network.neuron_of().tau_s).flatten()[0].item()
         if not network.architecture.spikes_last:
             assumed.append("that the answer is the class with the largest sum")
@@ -196,20 +199,29 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
 
 def _limits(network: Network) -> dict[str, list[float]]:
     """The grids of weights of few bits, by name."""
-    return {name: value.tolist() for name, value in network.state_dict().items() if name.endswith(".limit")}
+    state = network.state_dict()
+    return {name: value.abs().clamp(min=SMALLEST_LIMIT).tolist() for name, value in state.items() if name.endswith(".limit")}
 
 
 def _take_limits(network: Network, text: object) -> None:
-    """Give a network the grids of its weights. Raises UserError if they are damaged."""
+    """Give a network the grids of its weights. Raises UserError if they are damaged, or weights are elsewhere."""
     own = {name: value for name, value in network.state_dict().items() if name.endswith(".limit")}
     try:
         given = {name: torch.tensor(numbers) for name, numbers in json.loads(str(text)).items()}
         if given.keys() != own.keys() or any(not bool(((value > 0) & value.isfinite()).all()) for value in given.values()):
             raise ValueError("other layers, or numbers that are not positive and finite")
         for name, value in given.items():
+            if value.shape != own[name].shape:
+                raise ValueError(f"{name} has {len(value)} numbers for {len(own[name])} rows")
             own[name].copy_(value)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"its metadata {LIMITS!r} are damaged ({type(error).__name__}: {shown(error)})") from None
+    for layer in network.modules():
+        if isinstance(layer, Spiking):
+            pairs = [(layer.effective_weight(), layer.weight)]
+            pairs += [(layer.effective_lateral(), layer.lateral)] if isinstance(layer, Recurrent) else []
+            if not all(torch.allclose(rounded, weight, rtol=1e-4, atol=1e-6) for rounded, weight in pairs):
+                raise UserError("its weights are not those of few bits that its metadata tell of; remove the metadata")
 
 
 def _described(metadata: dict[str, Any]) -> Model | None:

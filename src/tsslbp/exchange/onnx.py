@@ -115,7 +115,7 @@ def _describe(proto: Any, model: Model) -> None:
     told = {
         "time_steps": str(model.network.time_steps),
         "classes": "\n".join(model.classes),
-        "tsslbp": json.dumps(model.about()),
+        "tsslbp": json.dumps(model.given_away().about()),
     }
     for key, value in told.items():
         proto.metadata_props.add(key=key, value=value)

@@ -29,6 +29,7 @@ from tsslbp.errors import UserError
 from tsslbp.exchange.graph import library
 from tsslbp.exchange.layers import squared, ungrouped
 from tsslbp.layers import Conv1d, Convolution, Dropout, Flatten, Linear, Readout, Recurrent, Residual, Spiking, SumPool2d, Vote
+from tsslbp.layers.called import in_order
 from tsslbp.layers.noted import check_kinds
 from tsslbp.networks import Network
 
@@ -51,7 +52,7 @@ def nodes_and_edges(network: Network) -> tuple[dict[str, Any], list[tuple[str, s
     if not network.is_spiking:
         raise UserError(f"a network of {network.architecture.neuron} units has no spikes; NIR takes spiking networks")
     writer = _Writer(network)
-    for name, layer in writer.network.layers.named_children():
+    for name, layer in in_order(writer.network.layers):
         writer.layer(name, layer)
     writer.append("output", writer.nir.Output(np.array(writer.shape)))
     return writer.nodes, writer.edges
@@ -119,7 +120,7 @@ class _Writer:
             case Residual():
                 before = _Before(self.last, self.gain, self.tau_s, self.signal, layer.shortcut)
                 for inner, part in layer.named_layers():
-                    if part is layer.last:
+                    if inner == layer.last_name:
                         self._spiking(f"{name}_{inner}", layer.last, before)
                     else:
                         self.layer(f"{name}_{inner}", part)

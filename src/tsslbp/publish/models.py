@@ -61,11 +61,13 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
     model = training.load(run)
     if half:
         model.network.half().float()
-        test = training.dataset_of(model, data_root, streaming=config.streaming).test
+        test = training.dataset_of_run(model, config, data_root).test
         final = final | {"test_accuracy": model.accuracy(test)}
+        if model.trains:
+            final |= {"f1": final["test_accuracy"] / 100, "van_rossum": model.distance(test)}
     stored = "float16" if half else "float32"
-    if data.is_own(model.data):  # its place is private
-        model = replace(model, data=data.bare(model.data))
+    if data.is_own(model.data):
+        model = model.given_away()
         settings["data"] = model.data
     if "init" in settings:
         settings["init"] = Path(settings["init"]).name
