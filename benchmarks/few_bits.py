@@ -23,7 +23,7 @@ from tsslbp.data import Split
 from tsslbp.errors import UserError, unknown
 from tsslbp.exchange.program import Program
 from tsslbp.settings import TrainConfig
-from tsslbp.study.paired import paired
+from tsslbp.study.paired import interval, paired
 from tsslbp.study.runs import finished
 from tsslbp.tables import markdown
 
@@ -117,10 +117,9 @@ def rows(recipe: str, results: dict[str, Any]) -> list[list[str]]:
         if seeds := results[bits]:
             reached = "whole" if bits != "float" else "accuracy"
             found = [seeds[seed][reached] - results["plain"][seed]["accuracy"] for seed in seeds]
-            spread = paired(found, [0.0] * len(found)) if len(found) > 1 else None
-            interval = "–" if spread is None else f"{spread['low']:+.2f} to {spread['high']:+.2f}"
+            spread = interval(paired(found, [0.0] * len(found))) if len(found) > 1 else "–"
             what = f"{bits}{' bits' if bits.isdigit() else ', trained on'}"
-            made.append([f"`{recipe}`", what, _mean(seeds, reached), f"{statistics.fmean(found):+.2f}", interval])
+            made.append([f"`{recipe}`", what, _mean(seeds, reached), f"{statistics.fmean(found):+.2f}", spread])
     return made
 
 

@@ -1,12 +1,13 @@
 """How long inference takes, event by event and densely: python benchmarks/inference.py --data-root DIR
 
-Networks with trained weights (models/) and with their first weights, one thread, single samples and batches of 50. All
-contestants of a network see the same test samples and take turns; the times are medians. Writes
+Networks with trained weights (models/) and with their first weights, one thread, single samples and batches of 50. They and
+their ReLU twins see the same test samples and take turns; the times are medians. Writes
 benchmarks/results/inference-PROCESSOR-DATE.json and prints the tables of docs/speed.md.
 
-The other libraries start from first weights of their own. ReLU twins are dense maps of the same sizes in one pass;
-those of onnxruntime need the packages onnx and onnxruntime. The one of int8 is quantised by
-onnxruntime.quantization with 100 training images. Event streams (N-MNIST) have no such twin, and no trained model here.
+The other libraries and the linear maps take turns among themselves, with random inputs and first weights of their own. ReLU
+twins are dense maps of the same sizes in one pass; those of onnxruntime need the packages onnx and onnxruntime. The one of
+int8 is quantised by onnxruntime.quantization with 100 training images. Event streams (N-MNIST) have no such twin, and no
+trained model here.
 
 --old DIR also compares with another version of this library, the folder src of which lies there with its kernels built. It runs
 in a process of its own, with the same weights and samples, and the two take turns.
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import bench, data, events, machine
 from tsslbp.bench import peers
-from tsslbp.bench.against import PAIRS, ratio
+from tsslbp.bench.against import in_turns, ratio
 from tsslbp.bench.cases import Case, plain_layers, weighted
 from tsslbp.bench.measure import interleaved
 from tsslbp.layers import Spiking
@@ -161,8 +162,7 @@ class Old:
 
     def against(self, net: Network, x: Tensor, size: int, seconds: float) -> dict[str, Any]:
         """Its time over ours, in turns (``tsslbp.bench.against.ratio``)."""
-        axis, pairs = 0 if net.is_static(x) else 1, []
-        turn = itertools.cycle([part.clone() for part in x.split(size, axis)])
+        turn = itertools.cycle([part.clone() for part in x.split(size, 0 if net.is_static(x) else 1)])
 
         def ours(calls: int) -> float:
             start = time.perf_counter()
@@ -170,12 +170,7 @@ class Old:
                 net(next(turn))
             return time.perf_counter() - start
 
-        calls = {which: max(1, round(TURN / (which(3) / 3))) for which in (ours, lambda n: self.seconds(size, n))}
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(pairs) < PAIRS:
-            taken = [which(n) / n for which, n in calls.items()]
-            pairs.append((taken[1], taken[0]))
-        return ratio(pairs)
+        return ratio(in_turns(partial(self.seconds, size), ours, seconds, TURN), ("old_ms", "tsslbp_ms"))
 
 
 def density(net: Network, x: Tensor) -> float:

@@ -220,6 +220,17 @@ def test_another_installation_that_is_none(python, message, tmp_path, capsys):
     assert (out, list(tmp_path.iterdir())) == ("", [])
 
 
+def test_turns_alternate_and_take_about_as_long():
+    said = []
+
+    def contestant(name, each):
+        return lambda calls: said.append((name, calls)) or calls * each
+
+    found = comparing.ratio(comparing.in_turns(contestant("a", 0.5), contestant("b", 2.0), 0.0, 4.0))
+    assert (found["ratio"], found["ours_ms"], found["theirs_ms"]) == (0.25, 500, 2000)
+    assert said[4:8] == [("b", 2), ("a", 8), ("a", 8), ("b", 2)]
+
+
 def test_a_ratio_has_the_interval_of_a_median():
     """Of ten values the second and the ninth enclose the median with 97.9 %, the third and the eighth with 89.1 %."""
     found = comparing.ratio([(float(n), 1.0) for n in (7, 1, 9, 3, 5, 2, 8, 4, 1000, 6)])

@@ -506,9 +506,13 @@ def test_another_version_makes_the_same_spikes_and_takes_turns(script):
     with torch.inference_mode():
         other = script("inference").Old(ROOT / "src", net, x)
         found = other.against(net, x, 4, 0.0)
-    other.process.kill()
+        other.process.kill()
+        other.seconds = lambda size, calls: 3.0 * calls
+        slow = other.against(net, x, 4, 0.0)
     assert 0.1 < found["ratio"] < 10
     assert found["pairs"] >= 10
+    assert slow["old_ms"] == 3000 > 10 * slow["tsslbp_ms"]
+    assert slow["ratio"] > 10
 
 
 def test_inference_layer_by_layer_is_that(script):
@@ -581,6 +585,13 @@ def test_spikes_of_no_model_leave_what_is_there(script, tmp_path, monkeypatch):
     with pytest.raises(tsslbp.UserError, match="unknown model 'mnist-cnn'"):
         module.main(str(tmp_path), "mnist-cnn")
     assert not (tmp_path / "results").exists()
+
+
+def test_few_bits_that_differ_alike_have_no_interval(script):
+    one = {seed: {"accuracy": 90.0 + seed, "whole": 89.0 + seed} for seed in (0, 2)}
+    module = script("few_bits")
+    *_, last = module.rows("small", {"plain": one, **{bits: {} for bits in module.BITS}, "4": one})
+    assert last == ["`small`", "4 bits", "90.00 (2)", "-1.00", "–"]
 
 
 def test_few_bits_that_nobody_trained_leave_what_is_there(script, tmp_path, monkeypatch):

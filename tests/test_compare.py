@@ -13,13 +13,15 @@ import statistics
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from test_report import Page
 
-from tsslbp import UserError, build, cli, layers, losses, study, training
+from tsslbp import UserError, build, cli, data, layers, losses, study, training
 from tsslbp.data import Normalisation, Split
+from tsslbp.filters import Filters
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, comparison, search, step, tuning
@@ -34,6 +36,18 @@ RULES = ["tssl", "tssl(leak=False, clip=2)", "relu"]
 def fast(monkeypatch):
     monkeypatch.setattr(comparing, "SECONDS", 0.0)
     monkeypatch.setattr(comparing, "peak_memory", lambda config: 1.5)
+
+
+# The cost of a step.
+
+
+def test_filters_are_no_part_of_a_step(monkeypatch):
+    x = np.random.default_rng(0).random((40, 12, 2), np.float32)
+    dataset = data.of_arrays(x, np.arange(40) % 2)
+    config = TrainConfig(network="5-2", filters=84, loss="softmax", time_steps=4)
+    one = step.step(config, dataset)
+    monkeypatch.setattr(Filters, "__call__", None)
+    one()
 
 
 # Entries.

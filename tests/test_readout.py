@@ -13,7 +13,7 @@ from shared import run
 from sklearn.datasets import load_digits
 
 import tsslbp
-from tsslbp import UserError, automatic, cli, training
+from tsslbp import UserError, automatic, cli, report, training
 from tsslbp.data import Split, of_arrays
 from tsslbp.exchange.check import check
 from tsslbp.exchange.nir import from_nir, to_nir, write
@@ -170,6 +170,13 @@ def test_a_run_from_training_to_answers(trained, capsys):
     assert "read from the output's voltage" in model.network.describe()
     evidence = model.outputs(training.dataset_of(model, Path()).test.x)
     torch.testing.assert_close(evidence.sum(-1), torch.ones(1, evidence.shape[1]))
+
+
+def test_a_report_has_probabilities_and_no_currents(trained):
+    text = report.write(trained).read_text()
+    assert "% is its probability" in text.replace("&nbsp;", " ").replace("\u00a0", " ")
+    assert "(top) to the last that spikes (bottom)" in text
+    assert "output's current" not in text
 
 
 def test_operations_leave_the_output_out(trained):

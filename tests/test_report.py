@@ -352,6 +352,17 @@ def test_no_validation_split(page):
     assert "training test chosen epoch (4)" in text
 
 
+def test_a_test_set_that_was_measured_now_and_then_was_not_measured_once(page):
+    report = synthetic(samples=0)
+    final = {**report.final, "best_test_accuracy": None, "best_test_epoch": None}
+    for record in report.history[::2]:
+        record["test_accuracy"] = None
+    assert "measured with those weights only" not in page(replace(report, final=final)).text
+    for record in report.history:
+        record["test_accuracy"] = None
+    assert "measured with those weights only" in page(replace(report, final=final)).text
+
+
 def test_names_of_classes_are_no_markdown(tmp_path):
     report = synthetic(classes=("a|b", "<b>", "[c](d)"), image=False, samples=3)
     text = run.write_run_markdown(tmp_path, report).read_text()

@@ -119,6 +119,19 @@ def test_steps_after_the_end_do_not_count():
     assert found["per_sample"] == {"silent": 4 / 8, "once": 2 / 8, "more": 2 / 8}
 
 
+def test_fallback_where_each_channel_has_its_synapse(quick):
+    config = quick(network="3C3-10", rule="tssl", learn=("tau_s",), per_neuron=("tau_s",), spread=0.5)
+    config, dataset = training.with_data(config)
+    model, _ = training.prepare(config, dataset)
+    test = dataset.test.select(torch.arange(7))
+    found = study.firing(Run("run", model, test, {"batch_size": 7, "rule": "tssl", "seed": 0}))["layers"]["conv1"]
+    network = model.network.eval()
+    train = network.trains(network.activity(model.inputs(test.x)))["conv1"].float()
+    quiet = rules.get("tssl").falls_back(train, synapse(train, network.neuron_of("conv1").tau_s), network.neuron_of("conv1"))
+    assert found["fallback"] == pytest.approx(quiet.double().mean().item())
+    assert 0.1 < found["fallback"] < 0.99
+
+
 # Latency.
 
 
@@ -502,6 +515,27 @@ def test_variants_differ_from_the_base_in_one_thing(quick):
     for whole in ({"network": "20R-10"}, {"time_block": 2}):  # rate needs a look at all steps first
         made = ablation.variants(replace(base, **whole), ["fallback"], trains=False)
         assert list(made) == ["fallback=no-spike", "fallback=never", "fallback=always"]
+
+
+def test_losses_that_do_not_go_with_a_learned_synapse_are_no_variants(quick):
+    made = ablation.variants(quick(learn=("tau_s",)), ["loss"], trains=False)
+    assert set(made) & {"loss=count", "loss=spike"} == {"loss=count"}
+
+
+@pytest.mark.parametrize(
+    ("choose", "said"), [("validation", "nothing was chosen by them"), ("test", "a run's epoch was chosen by")]
+)
+def test_a_page_says_whether_accuracies_chose_the_epoch(choose, said, tmp_path):
+    run = hand_made(HIDDEN, SILENT)
+    chosen = replace(run, settings={**run.settings, "choose": choose})
+    for name in ("energy", "firing"):
+        result = (
+            study.energy([hand_made(HIDDEN, SILENT, rule="surrogate"), chosen], "x")
+            if name == "energy"
+            else study.firing(chosen)
+        )
+        study.write(tmp_path / name, {**result, "command": "tsslbp study"})
+        assert said in Page(tmp_path / name / "report.html").text
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         if known:
             values = [record[f"{part}_accuracy"] for record in known]
             accuracy.plot([record["epoch"] for record in known], values, label=part.replace("train", "training"))
-    accuracy.set(xlabel="epoch", ylabel="right answers, %")
+    accuracy.set(xlabel="epoch", ylabel="right answers (or F1), %")
     accuracy.legend()
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -41,6 +41,8 @@ for line in sys.stdin:
     sys.stdout.flush()
 """
 """Program of each process. It only uses names that exist in every release."""
+Timed = Callable[[int], float]
+"""Seconds of so many calls."""
 OURS = str(Path(__file__).parents[2])
 """Folder of this installation."""
 
@@ -108,40 +110,39 @@ def against(python: Path, names: Sequence[str], seconds: float, say: Callable[[s
         runners: list[Runner] = []
         try:
             runners += [Runner(sys.executable, name, OURS), Runner(str(python), name)]
-            found[name] = _in_turns(runners[0], runners[1], seconds)
+            found[name] = ratio(in_turns(runners[0].seconds, runners[1].seconds, seconds, TURN))
         finally:
             for runner in runners:
                 runner.close()
     return found
 
 
-def _in_turns(ours: Runner, theirs: Runner, seconds: float) -> dict[str, Any]:
-    for runner in (ours, theirs):
-        runner.seconds(3)  # warms up
-    steps = max(1, round(TURN / (ours.seconds(3) / 3)))
+def in_turns(one: Timed, other: Timed, seconds: float, turn: float) -> list[tuple[float, float]]:
+    """Seconds of one call of both, in turns that take about ``turn`` seconds each."""
+    for timed in (one, other):
+        timed(3)  # warms up
+    calls = {timed: max(1, round(turn / (timed(3) / 3))) for timed in (one, other)}
     end = time.perf_counter() + seconds
     pairs: list[tuple[float, float]] = []
     while time.perf_counter() < end or len(pairs) < PAIRS:
-        order = (ours, theirs) if len(pairs) % 2 else (theirs, ours)
-        taken = {runner: runner.seconds(steps) / steps for runner in order}
-        pairs.append((taken[ours], taken[theirs]))
-    return ratio(pairs)
+        order = (one, other) if len(pairs) % 2 else (other, one)
+        taken = {timed: timed(calls[timed]) / calls[timed] for timed in order}
+        pairs.append((taken[one], taken[other]))
+    return pairs
 
 
-def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The median of ratios of seconds, with its interval (1), of at least six pairs."""
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
+def ratio(pairs: Sequence[tuple[float, float]], names: tuple[str, str] = ("ours_ms", "theirs_ms")) -> dict[str, Any]:
+    """The median of ratios of seconds, with its interval (1), of at least six pairs; and both medians, by name."""
+    ratios = sorted(one / other for one, other in pairs)
     n = len(ratios)
     below = itertools.accumulate(math.comb(n, i) for i in range(n + 1))  # of 2^n outcomes
     k = next(i for i, outcomes in enumerate(below) if 40 * outcomes >= 2**n)  # the 2.5 % quantile of a binomial distribution
-    ours_ms, theirs_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
     return {
         "ratio": statistics.median(ratios),
         "low": ratios[k - 1],
         "high": ratios[-k],
         "pairs": len(ratios),
-        "ours_ms": ours_ms,
-        "theirs_ms": theirs_ms,
+        **{name: 1000 * statistics.median(side) for name, side in zip(names, zip(*pairs, strict=True), strict=True)},
     }
 
 

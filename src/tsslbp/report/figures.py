@@ -168,9 +168,9 @@ def by_layer(history: Records, key: str, ylabel: str) -> tuple[Figure, str]:
 
 
 @inline
-def accuracy(history: Records, chosen: int) -> tuple[Figure, str]:
+def accuracy(history: Records, chosen: int, ylabel: str = "right answers, %") -> tuple[Figure, str]:
     """Training, validation and test accuracy by epoch, the chosen epoch marked."""
-    figure, axes = over_epochs(history, "right answers, %")
+    figure, axes = over_epochs(history, ylabel)
     epoch = column(history, "epoch")
     for key, color, style, marker in (("train", MUTED, ":", "s"), ("validation", WRONG, "--", "^"), ("test", RIGHT, "-", "o")):
         value = column(history, f"{key}_accuracy")

@@ -194,6 +194,7 @@ def _contents(report: RunReport) -> Contents:
             (sample, _png(sample.image), _raster(i, sample, report.classes)) for i, sample in enumerate(report.samples)
         ],
         "most_drawn": figures.MOST_DRAWN,
+        "voltage": report.settings.get("readout") == "voltage",
     }
     return "run", {"percent": percent}, context
 
@@ -203,7 +204,7 @@ def _contents_of_trains(report: RunReport) -> Contents:
         "run": report,
         "final": {"choose": "validation", **report.final},
         "loss": figures.loss("loss", report.history),
-        "accuracy": figures.accuracy("f1", report.history, report.final["best_epoch"]),
+        "accuracy": figures.accuracy("f1", report.history, report.final["best_epoch"], "F1 × 100"),
         "firing": _firing(report.history),
         "trains": [figures.trains(f"trains-{i}", one.output, one.target, one.f1) for i, one in enumerate(report.trains)],
     }

@@ -86,7 +86,7 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             if not applies[group]:
                 continue
             loss = choice if group == "loss" else losses.changed(config.loss, **{group: choice})
-            if group == "desired" and not fits(config, loss=loss):
+            if not fits(config, loss=loss):
                 continue
             changed = replace(config, loss=loss)
             if group == "desired" and _desired(changed) == _desired(config):

@@ -40,7 +40,8 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     for same in by_label.values():
         check_seeds(same)
     first = trained[0]
-    return about("energy", subject, first.settings) | {
+    by_test = (run for run in trained if run.settings.get("choose") == "test")  # which the page has to say
+    return about("energy", subject, next(by_test, first).settings) | {
         "samples": len(first.test),
         "trains": first.test.trains,
         "sequence": first.model.inputs.sequence,

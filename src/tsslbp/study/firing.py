@@ -42,9 +42,10 @@ def firing(run: Run) -> dict[str, Any]:
         for part, inputs in batches:
             currents = network.activity(inputs)
             for name, fired in network.trains(currents).items():
-                train = fired.to(currents[name].dtype).flatten(2)
+                train = fired.to(currents[name].dtype)
+                fallen, train = fallback(rule, train, network.neuron_of(name)).flatten(2), train.flatten(2)
                 tally = tallies.setdefault(name, _Tally(*train.shape[::2]))
-                tally.add(train, fallback(rule, train, network.neuron_of(name)), part.lengths)
+                tally.add(train, fallen, part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}
     return about("firing", run.name, run.settings) | {
         "samples": len(samples),

@@ -49,7 +49,12 @@ def draw(folder: Path, markdown: bool = False) -> Path:
         UserError: a file cannot be written, or a study's file is damaged.
     """
     drawn = [_read(path) for path in found_in(folder)]
-    context = {"subjects": list(dict.fromkeys(one["subject"] for one, _ in drawn)), "studies": drawn}
+    by_test = any(one["settings"].get("choose") == "test" for one, _ in drawn)
+    context = {
+        "subjects": list(dict.fromkeys(one["subject"] for one, _ in drawn)),
+        "studies": drawn,
+        "chosen": "a run's epoch was chosen by them, which flatters it" if by_test else "nothing was chosen by them",
+    }
     if markdown:
         return write_markdown(folder, "study.md", context)
     files.write_text(folder / "report.html", template("study.html").render(context))

@@ -17,6 +17,7 @@ from tsslbp.settings import TrainConfig
 def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
     """A training step, ready to be called again and again."""
     model, optimizer = training.prepare(config, dataset)
+    model, dataset = model.filtered(dataset)  # as a run does, once before its first step
     loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
     return partial(loop.step, torch.arange(min(config.batch_size, len(dataset.train))))
 
