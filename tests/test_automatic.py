@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
-from tsslbp import automatic, cli, training
+from tsslbp import automatic, cli, data, study, training
 from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.errors import UserError
 from tsslbp.filters import ORDERS, SHARE, Filters, _channels, dilations
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
+from tsslbp.study.runs import Run
 from tsslbp.training import start
 
 KINDS = {
@@ -270,6 +271,16 @@ def test_small_output_weights():
     )
     for (name, weight), other in zip(plain.named_parameters(), small.parameters(), strict=True):
         torch.testing.assert_close(other, weight * (0.1 if "output" in name else 1.0))
+
+
+def test_latency_of_a_network_behind_filters_takes_padded_series(tmp_path):
+    x, y = waves(90)
+    dataset = data.of_arrays(x, y, lengths=torch.randint(x.shape[1] // 2, x.shape[1] + 1, (len(x),)))
+    config = TrainConfig(network="8-3", filters=84, loss="softmax", time_steps=4, epochs=1)
+    run, _ = training.train(replace(config, runs_dir=tmp_path), dataset=dataset)
+    model = training.load(run)
+    found = study.latency(Run("run", model, dataset.test, {"batch_size": 50, "seed": 0}))
+    assert found["accuracy"][-1] == found["exit"]["accuracy"] == model.accuracy(dataset.test)
 
 
 def test_baselines_and_their_verdict():

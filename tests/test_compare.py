@@ -598,6 +598,14 @@ def test_what_is_best_with_all_seeds_is_taken(small, monkeypatch, epochs):
     assert names[6:8] == [(first, 5, epochs), ("tssl-trial0-6", 6, epochs)]
 
 
+@pytest.mark.parametrize(("low", "normalise", "some"), [(0.0, "auto", True), (-1.0, "auto", False), (0.0, "none", False)])
+def test_trials_draw_first_spikes_where_the_values_allow_them(low, normalise, some):
+    x = low + np.random.default_rng(0).random((40, 3), np.float32)
+    dataset = data.of_arrays(x, np.arange(40) % 2)
+    found = search._encodings(TrainConfig(network="2", time_steps=4, normalise=normalise), dataset)
+    assert found == ("constant", "latency")[: 1 + some]
+
+
 def test_what_a_comparison_began_with_stays(small, monkeypatch):
     """The seeds of trials follow those of the comparison, and auto means what it meant."""
     pays = [False]

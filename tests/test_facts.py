@@ -349,12 +349,13 @@ def test_an_image_is_brought_to_the_range_of_the_training_samples(trained, capsy
     assert run(capsys, "predict", trained / "bytes", tmp_path / "picture.png")[2] == ""
 
 
-@pytest.mark.parametrize("normalise", ["auto", "none"])
-def test_light_pictures_stay_light_for_a_model_of_light_pictures(tmp_path, normalise):
+@pytest.mark.parametrize(("normalise", "name"), [("auto", None), ("none", None), ("none", ""), ("none", "mine")])
+def test_light_pictures_stay_light_for_a_model_of_light_pictures(tmp_path, normalise, name):
     x, y = pictures(30, 0)
     light = save(tmp_path / "light.npz", x=np.maximum(230, x), y=y)
     config = TrainConfig(epochs=1, runs_dir=tmp_path, data=str(light), name="run", normalise=normalise)
     model = training.load(training.train(config)[0])
+    model = model if name is None else replace(model, data=name)
     Image.new("L", (4 * x.shape[3], 4 * x.shape[2]), 230).save(tmp_path / "picture.png")
     sample, said = picture.read(tmp_path / "picture.png", model)
     assert (sample > 200).all()
@@ -420,7 +421,7 @@ def test_a_model_made_in_python_does_not_say_it_learned_the_digits(trained, caps
     assert training.load(tmp_path / "own.safetensors").data == ""
     code, _, err = run(capsys, "evaluate", tmp_path / "own.safetensors")
     assert code == 2
-    assert "the model was trained on data made in Python; name what to evaluate it on with --data or --all" in err
+    assert "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all" in err
 
 
 def damaged(changes):

@@ -372,6 +372,40 @@ def test_which_pictures_are_too_thin_depends_on_the_size(folder):
     assert sizes == [25, 24, 25]
 
 
+def test_baselines_read_no_pictures_that_they_do_not_need(folder, monkeypatch):
+    shutil.copytree(folder / "val", folder / "test")
+    dataset = load(folder)
+    assert [len(part) for part in dataset.parts.values()] == [24, 9, 9]
+    monkeypatch.setattr(training.baselines, "MOST", 0)
+    whole = streamed.Streamed.x
+    one = property(lambda part: whole.fget(part) if len(part) == 1 else pytest.fail("all were read"))
+    monkeypatch.setattr(streamed.Streamed, "x", one)
+    assert training.baselines.baselines(dataset).keys() == {"majority_accuracy"}
+    data.check(dataset, "it")
+
+
+def test_pictures_in_files_are_no_samples_of_a_model_of_fractions(tmp_path):
+    x, y = np.random.default_rng(0).random((30, 3, 8, 8), np.float32), np.array(["blob", "cross", "ring"] * 10)
+    y = np.array(sorted(path.name for path in (PICTURES / "train").iterdir()))[np.arange(30) % 3]
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    run, _ = training.train(TrainConfig(data=str(tmp_path / "x.npz"), network="3", epochs=1, runs_dir=tmp_path))
+    with fails("values of image-folder:.* run from 0 to 2.. .uint8.; .* bring them to the same units"):
+        training.samples_to_test(training.load(run), f"image-folder:{PICTURES}", tmp_path)
+
+
+def test_early_exit_takes_as_few_at_once_as_evaluation(config, monkeypatch):
+    run, _ = training.train(replace(config, epochs=1, name="run"))
+    model, taken = training.load(run), []
+    samples, whole = training.samples_to_test(model, None, Path()).split, training.Model.evaluating
+    monkeypatch.setattr(training.Model, "_at_once", lambda self, samples: 4)
+    monkeypatch.setattr(
+        training.Model, "evaluating", lambda self, x, size, first=0: (taken.append(size), whole(self, x, size))[1]
+    )
+    model.decide(samples)
+    model.answers(samples)
+    assert taken == [4, 4]
+
+
 def test_other_pictures_of_the_same_names_and_sizes_are_evaluated(tmp_path, config):
     """As those of cameras that count from 1 and do not compress."""
     rng = np.random.default_rng(0)

@@ -350,7 +350,9 @@ def test_folders_of_parts_are_respected(tmp_path):
     dataset = data.load(str(tmp_path / "parts"), Path())
     assert [len(part) for part in dataset.parts.values()] == [18, 6, 6]
     assert (dataset.classes, dataset.tested_on) == (("digit 0", "digit 1", "digit 2"), "the folder test")
-    assert len(data.load(str(tmp_path / "parts"), Path(), validation=0).validation) == 0
+    left_out = data.load(str(tmp_path / "parts"), Path(), validation=0)
+    assert len(left_out.validation) == 0
+    assert "its 6 validation samples are left out (--validation 0)" in left_out.notes
     with fails("--validation is 4; .* has 6 validation samples of its own: leave it out"):
         data.load(str(tmp_path / "parts"), Path(), validation=4)
     x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
@@ -1280,6 +1282,26 @@ def test_a_class_that_no_held_out_group_has_is_named():
     made = data.of_arrays(np.random.default_rng(0).random((60, 3)), y, groups=groups)
     assert 2 not in made.test.y
     assert "no group with class 2 is held out, so it is not tested" in made.notes
+
+
+def test_groups_that_leave_no_class_for_validation_leave_it_out():
+    groups, without = np.repeat(np.arange(10), 10), 0
+    for seed in range(40):
+        x, y = np.random.default_rng(seed).random((100, 3)), np.zeros(100, int)
+        y[np.random.default_rng(seed).permutation(10)[:3] * 10] = 1
+        try:
+            data.of_arrays(x, y, groups=groups, validation=0)
+        except UserError:  # too few groups for a test set
+            continue
+        without += not len(data.of_arrays(x, y, groups=groups).validation)
+    assert 0 < without < 40
+
+
+def test_a_set_with_its_own_validation_part_keeps_it(monkeypatch):
+    x, y = np.random.default_rng(0).random((60, 3)), np.arange(60) % 2
+    monkeypatch.setitem(data.SETS, "mine", lambda held: data.of_arrays(x, y, x_val=x[:20] + 1, y_val=y[:20]))
+    config, dataset = training.with_data(TrainConfig(data="mine"), given=set())
+    assert (len(dataset.validation), config.choose) == (20, "validation")
 
 
 @pytest.mark.parametrize(

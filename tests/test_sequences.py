@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tsslbp import UserError, cli, data, files
+from tsslbp import UserError, cli, data, files, training
 from tsslbp.data import audio, cache, speech, vowels
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 from tsslbp.data.events import Events, by_count, by_time, by_width, frames, read_bin, stabilise
+from tsslbp.settings import TrainConfig
 
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"
@@ -726,6 +727,17 @@ def test_sets_of_tonic(tonic, name, sizes, shape):
         events = random_events(100, 30, (1, 1, 7))
         expected = frames(events, by_time(events, 6), 6, (1, 1, 7), spikes=True)
         assert np.array_equal(dataset.test.x[0].numpy(), expected[:, 0, 0])
+
+
+def test_spoken_digits_are_evaluated_as_they_were_prepared(samples, tmp_path):
+    config = TrainConfig(
+        data="spoken-digits", network="5-10", validation=0, choose="last", epochs=1, data_root=samples, runs_dir=tmp_path
+    )
+    run, _ = training.train(config)
+    model = training.load(run)
+    test = training.samples_to_test(model, None, samples).split
+    assert torch.equal(test.x, training.dataset_of_run(model, config).test.x)
+    assert not torch.equal(test.x, data.load("spoken-digits", samples).test.x)
 
 
 def test_a_set_of_tonic_that_was_fetched_again_is_read_again(tonic):

@@ -120,6 +120,9 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     page = report.write(Path("runs/mine")).read_text()
     assert "F1 × 100" in page
     assert "right answers" not in page
+    assert "of 3\n(the last). Training took" in report.write(Path("runs/mine"), markdown=True).read_text().replace(
+        " of 15", " of 3"
+    )
     assert f"van Rossum distance</dt><dd>{final['van_rossum']:.3f}" in page
     assert "Training and test patterns are the same" not in page
 

@@ -58,8 +58,8 @@ class DataSettings(Group):
     webdataset:SHARDS leaves them in tar files, of a folder or a pattern such as train-{000..127}.tar. Both may lie in the data
     root."""
     validation: Annotated[int | None, NOT_NEGATIVE] = None
-    """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 trains on all samples;
-    --choose must then be last or test."""
+    """Samples held out of the training set to choose the epoch. Default: the data set's own number. 0 holds none
+    out, and leaves out validation samples of the data's own; --choose must then be last or test."""
     shift: Annotated[int, NOT_NEGATIVE] = 0
     """Shift each training image at random by up to this many pixels each way, and fill with zeros."""
     flip: bool = False

@@ -45,13 +45,13 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     black, white = shades
     image = opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
-    if invert is None and data.is_own(model.data) and image.size == (shape[2], shape[1]):
+    if invert is None and model.data not in data.NAMES and image.size == (shape[2], shape[1]):
         invert = False  # like the user's own pictures
     normalisation = model.inputs.normalisation
     if (
         invert is None
         and shape[0] == 1
-        and data.is_own(model.data)
+        and model.data not in data.NAMES
         and (normalisation.mean, normalisation.std) == ((0.0,), (1.0,))
     ):
         invert = False

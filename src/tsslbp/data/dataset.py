@@ -204,7 +204,9 @@ def check(dataset: object, what: str) -> Dataset:
         if not len(part):
             continue
         x, where = part.select(torch.arange(1)).x, f"{what}: its {name} samples"
-        if len(part.x) != len(part.y) or (part.lengths is not None and len(part.lengths) != len(part.y)):
+        if (not part.streamed and len(part.x) != len(part.y)) or (
+            part.lengths is not None and len(part.lengths) != len(part.y)
+        ):
             raise UserError(f"{where} have {len(part.x)} x and {len(part.y)} y; they must be as many, and lengths too")
         if part.lengths is not None:
             check_lengths(part.lengths, part.x.transpose(0, 1), x.dim() < 3)

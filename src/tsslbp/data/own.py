@@ -85,14 +85,19 @@ def complete(
         numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
     whose = "of its own"
     if groups is not None and held is None and validation != 0:
-        numbers, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
-        held, whose = samples.select(left.x), "in whole groups"
+        fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
+        if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
+            validation = 0
+        else:
+            numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
     if held is not None and validation in (None, len(held)):
         kept, held = numbers, held.select(torch.arange(len(held)))
     elif held is not None and validation:
         own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
         raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
     else:
+        if held is not None:
+            notes = (*notes, f"its {len(held):,} validation samples are left out (--validation 0)")
         kept, left = hold_out_validation(numbers, validation, len(names))
         held = samples.select(left.x)
     if groups is not None:

@@ -21,10 +21,11 @@ In Python, `tsslbp.load("NAME.safetensors")` gives the network, its `inputs` (no
 A file holds the weights in the format named above; computations use float32. The metadata hold everything else: how to use the
 weights, the settings of the training and its result. Loading a file runs no code.
 
-`predict` takes an image of any size. Transparent parts become white. The image is converted to grey or RGB, padded to the
-network's shape with the colour of its border, and scaled. The grey data sets are light on dark, so `predict` exchanges light
-and dark in an image with a light border, such as a dark digit on paper (`--invert no` prevents it). Cut a photographed digit
-out, with a margin as in the data set.
+For a model of pictures, `predict` takes an image of any size. Transparent parts become white. The image is converted to grey or
+RGB, padded to the network's shape with the colour of its border, and scaled. The grey data sets are light on dark, so `predict`
+exchanges light and dark in an image with a light border, such as a dark digit on paper (`--invert no` prevents it). Cut a
+photographed digit out, with a margin as in the data set. For a model of `image-folder:` or `webdataset:`, the image is scaled
+and cut as in training.
 
 Test accuracy is that of the weights as stored, in the epoch chosen on validation samples, which were not trained on. "last
 epoch" marks weights that nothing chose, and "test epoch" marks weights chosen on the test set, which flatters the accuracy. How

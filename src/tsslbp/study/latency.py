@@ -27,10 +27,10 @@ def latency(run: Run) -> dict[str, Any]:
     samples, network = run.test, run.model.network
     if samples.trains:
         raise UserError(f"latency is for classes; the targets of {run.model.data} are spike trains")
-    if samples.lengths is not None:
+    if samples.lengths is not None and not run.model.inputs.filters:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")
 
-    decided, steps = run.model.decide(samples.x)
+    decided, steps = run.model.decide(samples)
     spent, answers = [], []
     with run.model.evaluating(samples) as batches:
         for _, x in batches:

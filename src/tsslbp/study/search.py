@@ -147,8 +147,17 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
             longer = trial.suggest_categorical("steps", (1, 2, 4))
             lasting = {name: getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
             made |= {name: longer * value for name, value in lasting.items() if math.isfinite(value)}
-            made["encoding"] = trial.suggest_categorical("encoding", (CONSTANT, "latency"))
+            made["encoding"] = trial.suggest_categorical("encoding", _encodings(base, dataset))
     return made
+
+
+def _encodings(base: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
+    """A constant current, and first spikes if the values of the data and the settings allow them."""
+    try:
+        training.resolved(replace(base, encoding="latency"), dataset)
+    except UserError:
+        return (CONSTANT,)
+    return (CONSTANT, "latency") if base.normalise == "auto" else (CONSTANT,)
 
 
 def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:

@@ -24,18 +24,18 @@ def baselines(dataset: Dataset) -> dict[str, float]:
     """Test accuracies in percent on flattened normalised samples, by field of ``BASELINES``; empty if targets are trains."""
     if dataset.trains:
         return {}
-    train, test = dataset.train + dataset.validation, dataset.test
-    frequent = int(torch.bincount(train.y).argmax())
+    y, test = torch.cat([dataset.train.y, dataset.validation.y]), dataset.test
+    frequent = int(torch.bincount(y).argmax())
     found = [100 * float((test.y == frequent).double().mean())]
-    if len(train) * math.prod(train.shape) <= MOST and len(test) <= len(train) * 100:
-        x, u = (flat(part, dataset.normalisation) for part in (train, test))
+    if len(y) * math.prod(dataset.train.shape) <= MOST and len(test) <= len(y) * 100:
+        x, u = (flat(part, dataset.normalisation) for part in (dataset.train + dataset.validation, test))
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
 
         methods: tuple[Any, ...] = (KNeighborsClassifier(1), LogisticRegression(max_iter=200))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 200 iterations are enough for a baseline
-            found += [100 * float(method.fit(x, train.y.numpy()).score(u, test.y.numpy())) for method in methods]
+            found += [100 * float(method.fit(x, y.numpy()).score(u, test.y.numpy())) for method in methods]
     return dict(zip(BASELINES, found, strict=False))
 
 

@@ -79,13 +79,17 @@ def samples_to_test(
             without its own test samples that the model was not trained on.
     """
     if not name and not model.data:
-        raise UserError("the model was trained on data made in Python; name what to evaluate it on with --data or --all")
+        raise UserError(
+            "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all"
+        )
     if not name and _gone(model.data):
         raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
     name = name or model.data
     if data.is_own(name):
         _refuse_recordings(model, Path(name))
-    dataset = dataset_of(model, root, name, download=download, streaming=streaming)
+    prepared = model.facts and name == model.data and not data.is_own(name)  # by its training part, as spoken digits are
+    validation = model.facts.samples["validation"] if model.facts and prepared else None
+    dataset = dataset_of(model, root, name, validation=validation, download=download, streaming=streaming)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     pair = (dataset.classes, model.classes)
@@ -178,10 +182,10 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
         raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}")
-    if samples.split.streamed:  # bytes, as the model has it
-        return
-    x = samples.split.x
     scale = model.inputs.normalisation.scale
+    if samples.split.streamed and scale == 255:  # bytes, as the model has it
+        return
+    x = samples.split.looked_at().x if samples.split.streamed else samples.split.x
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")
     unlike = model.facts.unlike(x) if model.facts else None

@@ -212,7 +212,7 @@ class Model:
             evidence = self.network.evidence(self.network.vote(output), part.lengths)
             return {name: train.flatten(1) for name, train in self.network.trains(currents).items()}, evidence
 
-    def decide(self, x: Tensor | Split, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    def decide(self, x: Tensor | Split, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
 
         A sample is computed only up to this step. The answers are those of :func:`tsslbp.metrics.decode` for the whole
@@ -220,7 +220,7 @@ class Model:
 
         Args:
             x: stored samples, ``[N, ...]``, or a part of a data set.
-            batch_size: samples at a time.
+            batch_size: samples at a time. Default: 500, or fewer of large pictures in files.
 
         Returns:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
@@ -232,7 +232,8 @@ class Model:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
-        with self.evaluating(x if isinstance(x, Split) else self._samples(x), batch_size) as batches:
+        samples = x if isinstance(x, Split) else self._samples(x)
+        with self.evaluating(samples, batch_size or self._at_once(samples)) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
             return torch.cat(answers), torch.cat(steps)
 

@@ -207,7 +207,8 @@ def with_data(
         if left_out and not data.is_task(config.data) and not automatic.holds_out(dataset):
             unchosen = replace(config, validation=0, choose="last")
             whole = _load(unchosen)
-            if sum(map(len, whole.parts.values())) == sum(map(len, dataset.parts.values())):  # it has no own validation part
+            total, before = (sum(map(len, each.parts.values())) for each in (whole, dataset))
+            if total == before and not len(whole.validation):  # it has no own validation part
                 config, dataset = unchosen, whole
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
