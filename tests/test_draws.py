@@ -293,15 +293,17 @@ def test_evaluating_gives_the_network_back_as_it_was(quick):
     config, dataset = training.with_data(quick(network="5-10", dropout=0.5))
     model, _ = training.prepare(config, dataset)
     network = model.network
+    dropout = next(layer for layer in network.layers if isinstance(layer, Dropout))
     for was_training in (True, False):
         network.train(was_training)
+        dropout.train(not was_training)
         with model.evaluating(dataset.test, 100) as batches:
             assert torch.is_inference_mode_enabled()
             assert not network.training
             parts = [part for part, inputs in batches if inputs.shape == (len(part), 1, 8, 8)]
         assert [len(part) for part in parts] == [100, 100, 100, 60]
         assert torch.equal(torch.cat([part.y for part in parts]), dataset.test.y)
-        assert network.training == was_training
+        assert network.training == was_training != dropout.training
         assert not torch.is_inference_mode_enabled()
         with pytest.raises(ZeroDivisionError), model.evaluating(dataset.test) as batches:
             _ = [1 / 0 for _ in batches]

@@ -381,6 +381,18 @@ def test_first_spike_loss_counts_whole_steps():
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("tau_s", [1.0, 1.5, 3.0, 4.0])
+def test_half_of_the_voters_are_not_more_than_half(tau_s):
+    votes = torch.randint(0, 7, (10, 300, 3, 10), generator=torch.Generator().manual_seed(0)) < 2  # 10 voters of 3 classes
+    counts, label = votes.sum(-1), torch.arange(300) % 3
+    assert (counts == 5).sum() > 500
+    fired = counts > 5
+    first = torch.where(fired.any(0), fired.int().argmax(0), 10)
+    psc = synapse(votes.float(), tau_s).mean(-1)
+    expected = torch.nn.functional.cross_entropy(-first.float(), label)
+    torch.testing.assert_close(losses.FirstSpikeLoss(tau_s=tau_s)(psc, label), expected)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_first_spike_time_is_linear_in_each_spike(place):
     train, _ = output(4, 1, 2, seed=3)

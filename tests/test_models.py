@@ -122,6 +122,27 @@ def test_half_precision_is_measured_on_the_test_samples_of_the_run(tmp_path):
         publish.export(run, tmp_path / "half/half.safetensors", half=True)
 
 
+def test_other_weights_are_saved_without_the_record_of_the_old(trained, tmp_path):
+    publish.export(trained, tmp_path / "a.safetensors", half=True)
+    model = training.load(tmp_path / "a.safetensors")
+    model.save(tmp_path / "same.safetensors")
+    assert training.load(tmp_path / "same.safetensors").trained == model.trained
+    with torch.no_grad():
+        model.network.layers.output.weight[0, 0] += 1e-5
+    model.save(tmp_path / "other.safetensors")
+    other = training.load(tmp_path / "other.safetensors")
+    assert other.trained == {}
+    assert torch.equal(other.network.layers.output.weight, model.network.layers.output.weight)
+
+
+def test_learned_constants_are_saved_in_their_range(tmp_path):
+    model = alone(tsslbp.build("5-3", input_shape=(4,), time_steps=4, tau_m=5, tau_s=3, learn=("tau_m",)))
+    with torch.no_grad():
+        model.network.layers.output.tau_m.fill_(0.9)
+    model.save(tmp_path / "a.safetensors")
+    assert float(training.load(tmp_path / "a.safetensors").network.layers.output.tau_m) == 1
+
+
 def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
     publish.export(trained, tmp_path / "b.safetensors")
     card = publish.export(trained, tmp_path / "a.safetensors").read_text()

@@ -645,7 +645,7 @@ def test_padding_does_not_count_in_networks():
         )
     assert all(map(torch.equal, *gradients))
     assert not torch.equal(copy.deepcopy(net)(x)[~beyond], gradients[0][0])
-    for wrong in (lengths[:3], lengths.double()):
+    for wrong in (lengths[:3], lengths.double(), lengths.to(torch.uint8), lengths.int()):
         with pytest.raises(UserError, match=r"lengths are \[\d\] .*; they are for sequences"):
             net(x, lengths=wrong)
     with pytest.raises(UserError, match="lengths run from 0 to"):

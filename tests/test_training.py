@@ -73,6 +73,14 @@ def test_the_test_set_is_measured_once_with_the_weights_that_are_kept(quick, mon
     assert second == [None, training.read_metrics(always)[0][1]["test_accuracy"], None]
 
 
+def test_a_run_leaves_the_global_generator_and_foreign_handlers_alone(quick, monkeypatch):
+    before = torch.get_rng_state()
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # as where Python is part of another program
+    monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail("a handler was replaced"))
+    training.train(quick(epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_how_often_the_test_set_is_measured_may_change_on_the_way(quick):
     config = quick(name="run", epochs=1)
     training.train(config)
@@ -724,6 +732,8 @@ def test_a_layer_is_told_when_it_gets_ill_and_a_healthy_one_is_not(quick):
     (dead,) = firing.warnings(history, config)
     assert "'linear2' is dead after epoch 3 (5e-05 spikes" in dead
     assert "raise --conv-scale (now 5), lower --threshold" in dead
+    behind = {"epoch": 2, "rates": {"conv1": 0.0, "conv2": 0.99, "linear3": 0.0}}  # of a block, or with a bias
+    assert [line.split("'")[1] for line in firing.warnings([behind], config)] == ["conv1", "conv2"]
     assert firing.warnings([{"epoch": 1}, {"epoch": 2}], config) == []  # an ANN, or a run from before rates were kept
     progress = Listens()
     training.train(quick(name="healthy"), progress)

@@ -129,7 +129,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             shapes = [list(shape) for shape in (x.shape[1:], self.model_.sample_shape)]
             raise UserError(f"X has samples of shape {shapes[0]}; those of the training had {shapes[1]}")
         # In float32 the rounding of products, and so a sample's spikes, may depend on the batch.
-        network = copy.deepcopy(self.model_.network).double()
+        network = copy.deepcopy(self.model_.network).double().eval()
         with self.model_.evaluating(Split(x, torch.zeros(len(x)))) as batches:
             total = torch.cat([network(inputs.double()).sum(0) for _, inputs in batches]).numpy()
         if np.isnan(total).any():

@@ -15,7 +15,8 @@ stretched to the length of the others, and neighbouring steps are averaged where
 standardised over the training samples, the values to SHARE of the rates' variance, and forms a static sample.
 
 Source: A. Dempster, D. F. Schmidt and G. I. Webb, MiniRocket, KDD 2021, arXiv 2012.08791. Its "proportion of positive values"
-is the rate (2) of the neuron (1).
+is the rate (2) of the neuron (1). Differences: C. W. Tan, A. Dempster, C. Bergmeir and G. I. Webb, MultiRocket,
+Data Mining and Knowledge Discovery 36, 2022, arXiv 2102.00457.
 """
 
 import itertools

@@ -120,8 +120,8 @@ class KernelLoss(_TrainLoss):
     moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 it asks for silence
     if τs is above 2.
 
-    ``label_weight`` multiplies the labelled class's part. At 1, as in the published code, an output neuron less than half sure
-    of its class does best to stay silent. At C - 1, the labelled class weighs as much as all others together.
+    ``label_weight`` multiplies the labelled class's part. At 1, as published, silence is best for an output neuron less sure of
+    its class than 1/2 (T or τs = 1) or 1/5 (T = 5, τs = 3). At C - 1, that class weighs as much as all others together.
     """
 
     target: Literal["single", "double"] = "single"
@@ -246,7 +246,7 @@ class FirstSpikeLoss:
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         _one_hot(psc, label)
         s = _masked(spikes_from_psc(psc, self.tau_s), mask)
-        silent = 1 - (s + (s.round() - s).detach())  # exactly 0 or 1: cumprod's derivative divides by anything else
+        silent = 1 - (s + ((s > 0.501).to(s) - s).detach())  # 0 or 1, as cumprod's derivative divides by else; half is 0
         return F.cross_entropy(-_masked(silent.cumprod(0), mask).sum(0) / self.scale, label.long())
 
 

@@ -182,6 +182,8 @@ class Network(Tells):
 
     def check_as_noted(self) -> None:
         """Raises UserError if its layers or constants are not what notation and settings say."""
+        for layer in self.modules():
+            getattr(layer, "neuron", None)  # brings learned constants back into their range
         check_same(self, lambda: Network(self.architecture))
 
     def save(self, path: str | Path) -> None:
@@ -196,8 +198,6 @@ class Network(Tells):
             UserError: a rule that has no name, weights that are not float32 or not finite, constants out of range, layers or
                 constants that are not what notation and settings say, a file that cannot be written.
         """
-        for layer in self.modules():
-            getattr(layer, "neuron", None)  # brings learned constants back into their range
         self.check_as_noted()
         rule = check_rule(self, rules.get(self.architecture.rule))
         weights = self.state_dict()

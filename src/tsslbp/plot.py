@@ -62,7 +62,8 @@ def raster(model: training.Model, x: Any) -> Figure:
     bands[-1].set_xlabel("time step")
     answer = int(metrics.decode(output))
     said = "no answer" if answer == metrics.NO_ANSWER else f"answer: {model.classes[answer]}"
-    figure.suptitle(said, parse_math=False)
+    if not model.trains:
+        figure.suptitle(said, parse_math=False)
     return figure
 
 

@@ -13,7 +13,7 @@ The gradient goes straight through the rounding, but not to weights beyond the l
 
     ∂L/∂w = g where |w| <= L, else 0        ∂L/∂limit = Σ g·r/Q / sqrt(n·Q),  r = q - w/step, or q beyond the limit      (2)
 
-for an error g at the n effective weights of a channel.
+for an error g at the n effective weights of a channel. In a recurrent layer W and V count apart, each with its own n.
 
 A leak is the share of a membrane potential, or of a synaptic current, that is lost in a step, 1/τ. A chip computes it as a few
 shifts and additions if it is a small fraction ``j/2^k`` (:func:`leak`). The network's input is rounded to ``1/64``

@@ -98,9 +98,9 @@ def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
 
 
 def check_lengths(lengths: Tensor, x: Tensor, static: bool) -> None:
-    """Raises UserError unless lengths are ``[B]``, whole numbers from 1 to T, and ``x`` is a sequence ``[T, B, ...]``."""
+    """Raises UserError unless lengths are ``[B]`` of int64 from 1 to T, and ``x`` is a sequence ``[T, B, ...]``."""
     check_tensor("lengths", lengths)
-    if static or lengths.shape != x.shape[1:2] or lengths.is_floating_point():
+    if static or lengths.shape != x.shape[1:2] or lengths.dtype != torch.int64:
         raise UserError(
             f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
             "[T, B, ...], and must be [B] of int64"

@@ -34,7 +34,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # there Python takes no signals
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
+        # elsewhere Python takes no signals, and a handler of a program around Python could not be put back
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)

@@ -71,14 +71,10 @@ def warnings(history: list[dict[str, Any]], config: TrainConfig) -> list[str]:
 
 
 def _ill(record: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Saturated (True) and dead (False) layers of a record, up to the first dead one, as those after it must be dead too."""
-    found = []
-    for layer, rate in record.get("rates", {}).items():
-        if rate > SATURATED or rate < DEAD:
-            found.append((layer, rate > SATURATED))
-        if rate < DEAD:
-            break
-    return found
+    """Saturated (True) layers of a record and the first dead one (False), as those after it are mostly dead because of it."""
+    rates = record.get("rates", {})
+    first = next((layer for layer, rate in rates.items() if rate < DEAD), None)
+    return [(layer, rate > SATURATED) for layer, rate in rates.items() if rate > SATURATED or layer == first]
 
 
 def _warning(layer: str, saturated: bool, record: dict[str, Any], config: TrainConfig) -> str:

@@ -390,8 +390,8 @@ def _stop_request(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, before[signal.SIGINT])
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not None]
+        before.update({number: signal.signal(number, ask) for number in numbers})  # None, as in R, could not be put back
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from tsslbp.metrics.spike_trains import van_rossum
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.signal import check_lengths
-from tsslbp.stored import check, write
+from tsslbp.stored import check, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 
@@ -49,6 +49,8 @@ class Model:
     """Names of the files that must be imported (``--import``) before it is loaded again."""
     trains: bool = False
     """Whether it was trained on target spike trains; ``classes`` are then the names of the output neurons."""
+    trained_weights: str = ""
+    """Checksum of the weights that ``trained`` tells of, if they were loaded; other weights are saved without it."""
 
     def __repr__(self) -> str:
         what = "sequences" if self.inputs.sequence else "samples"
@@ -75,13 +77,17 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all.
 
-        Raises UserError as :meth:`tsslbp.Network.save` does.
+        Raises UserError as :meth:`tsslbp.Network.save` does, except for the rule.
         """
         self.network.check_as_noted()
-        dtype = STORED[self.trained.get("stored", "float32")]
-        weights = {name: weight.to(dtype) for name, weight in self.network.state_dict().items()}
+        weights = self.network.state_dict()
+        about = self.about()
+        if self.trained_weights not in ("", sha256({}, weights)):
+            about.pop("trained")
+        dtype = STORED[about.get("trained", {}).get("stored", "float32")]
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
         check({name: weight.float() for name, weight in weights.items()})  # float16 makes large weights infinite
-        write(Path(path), self.about(), weights)
+        write(Path(path), about, weights)
 
     def take_weights(self, path: Path) -> None:
         """Load the weights of a whole file that :meth:`save` wrote; one process reads it for all.
@@ -115,6 +121,8 @@ class Model:
         """Stored samples without answers. Raises UserError for what is no tensor or of another shape, and for lengths that
         cannot be theirs."""
         check_tensor("x", x)
+        if x.device.type != "cpu":
+            raise UserError(f"x is on {x.device}; give samples on the CPU, from where the model takes them")
         if x.shape[1:] != self.sample_shape:
             wanted = ", ".join(map(str, self.sample_shape))
             raise UserError(f"x has shape {list(x.shape)}; the model takes samples [N, {wanted}]")
@@ -127,21 +135,22 @@ class Model:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
 
         Lengths of the batches are in steps of the network, not of the stored sequences; after filters there are none. Inside,
-        the network is in evaluation mode and gradients are off; afterwards its mode is restored. A Poisson encoder draws sample
-        number n with seed n, whatever the batch size; ``first`` is the first sample's number.
+        the network is in evaluation mode and gradients are off; afterwards the mode of each layer is restored. A Poisson
+        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number.
         """
         if not isinstance(samples, Split):
             raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
         if not hasattr(batch_size, "__index__") or batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be a whole number from 1")
-        was_training = self.network.training
+        modes = [(module, module.training) for module in self.network.modules()]
         self.network.eval()
         parts = samples.batches((index, None) for index in torch.arange(len(samples)).split(batch_size))
         try:
             with torch.inference_mode():
                 yield (self._entering(part, first + n * batch_size) for n, part in enumerate(parts))
         finally:
-            self.network.train(was_training)
+            for module, mode in modes:
+                module.training = mode
 
     def _entering(self, part: Split, seed: int) -> tuple[Split, Tensor]:
         part = part.to(self.device)
@@ -235,12 +244,12 @@ class Model:
         samples = x if isinstance(x, Split) else self._samples(x)
         with self.evaluating(samples, batch_size or self._at_once(samples)) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
-            return torch.cat(answers), torch.cat(steps)
+            return torch.cat(answers).cpu(), torch.cat(steps).cpu()
 
     def _decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         net = self.network
         static = net.is_static(x)
-        undecided = torch.arange(x.shape[0 if static else 1])
+        undecided = torch.arange(x.shape[0 if static else 1], device=x.device)
         answers, steps = torch.empty_like(undecided), torch.empty_like(undecided)
         state, total = None, None
         for t in range(net.time_steps):

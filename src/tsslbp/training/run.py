@@ -84,7 +84,7 @@ def train(
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
-        with group.agreed(), processes.alone():
+        with group.agreed(), processes.alone(), torch.random.fork_rng(devices=[]):
             model, optimizer = prepare(replace(config, init=None) if restored else config, dataset)
         network, facts, (seen, samples) = model.network, model.facts, model.filtered(dataset)
         assert facts is not None  # prepare() noted them
