@@ -1,12 +1,13 @@
 """Networks without spikes: the same maps and weights as the spiking network, other units, one pass."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tsslbp import UserError, build, cli, losses, metrics, training
+from tsslbp import UserError, build, cli, data, losses, metrics, training
 from tsslbp.ann import Binary
 from tsslbp.settings import TrainConfig
 
@@ -74,6 +75,24 @@ def test_relu_gradient_is_that_of_the_function():
     net = made("relu", "3C3-P2-4-3", padding=0).double()
     x = rand(2, 2, 9, 8).double().requires_grad_()
     assert torch.autograd.gradcheck(net, x)
+
+
+def test_an_ann_starts_from_a_network_with_learned_constants(quick):
+    folder, _ = training.train(quick(learn=("tau_m",), epochs=1))
+    config, dataset = training.with_data(quick(neuron="relu", init=folder))
+    network = training.prepare(config, dataset)[0].network
+    given = training.load(folder).network
+    assert torch.equal(network.layers.output.weight, given.layers.output.weight)
+
+
+@pytest.mark.parametrize("one_pass", [{"neuron": "relu"}, {"time_steps": 1, "loss": "softmax"}])
+def test_a_last_batch_of_one_that_cannot_be_normalised_is_told_before_training(one_pass, quick):
+    x, y = torch.rand(61, 4), torch.arange(61) % 2
+    dataset = data.of_arrays(x, y, x[:4], y[:4], x_val=x[:4] + 1, y_val=y[:4])
+    config = quick(network="6n-2", batch_size=20, **one_pass)
+    with pytest.raises(UserError, match=r"the last batch has one sample, .* cannot normalise; change --batch-size"):
+        training.with_data(config, dataset)
+    training.with_data(replace(config, batch_size=19), dataset)
 
 
 def test_dropout_and_autocast():

@@ -236,7 +236,8 @@ def test_first_rates_do_not_depend_on_padding():
     for padding in (0, 30):
         padded = torch.cat([3e-2 * x, torch.zeros(40, padding, 5)], 1)
         dataset = made(padded, True, torch.full((40,), 12))
-        config = training.resolved(TrainConfig(network="30-20-3", first_rates=True, validation=0, choose="last"), dataset)
+        config = TrainConfig(network="30-20-3", first_rates=True, validation=0, choose="last", weight_clamp=0)
+        config = training.resolved(config, dataset)
         weights.append(list(training.prepare(config, dataset)[0].network.parameters()))
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other)
@@ -254,7 +255,11 @@ def test_what_has_no_test_samples_is_refused(tmp_path):
 @pytest.mark.parametrize("network", ["30-20-3", "20R-3"])
 def test_first_rates_are_brought_into_range(size, network):
     dataset = made(size * torch.rand(40, 12, 5), sequence=True)
-    config = training.resolved(TrainConfig(network=network, first_rates=True, validation=0, choose="last"), dataset)
+    config = TrainConfig(network=network, first_rates=True, validation=0, choose="last", weight_clamp=0)
+    config = training.resolved(config, dataset)
+    if size < 1:
+        with pytest.raises(UserError, match=r"first weights reach .*, which --weight-clamp 0.5 would cut in the first step"):
+            training.prepare(replace(config, weight_clamp=0.5), dataset)
     model, _ = training.prepare(config, dataset)
     assert isinstance(model.network, Network)
     *hidden, _ = model.network.activity(model.inputs(dataset.train.x)).values()

@@ -517,6 +517,18 @@ def test_variants_differ_from_the_base_in_one_thing(quick):
         assert list(made) == ["fallback=no-spike", "fallback=never", "fallback=always"]
 
 
+@pytest.mark.parametrize("more", [{"network": "8R-10"}, {"time_block": 2}])
+def test_rules_that_need_whole_sequences_are_no_variants_of_one_in_parts(more, quick):
+    made = ablation.variants(quick(rule="tssl-paper(fallback=quiet)", **more), ["terms"], trains=False)
+    assert "inter=False" in made
+    assert not {"reset=True", "leak=True"} & set(made)
+
+
+def test_no_binary_network_stands_beside_first_spikes(tiny):
+    assert dynamics._binary(tiny) is not None
+    assert dynamics._binary(replace(tiny, encoding="latency")) is None
+
+
 def test_losses_that_do_not_go_with_a_learned_synapse_are_no_variants(quick):
     made = ablation.variants(quick(learn=("tau_s",)), ["loss"], trains=False)
     assert set(made) & {"loss=count", "loss=spike"} == {"loss=count"}

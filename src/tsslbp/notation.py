@@ -227,6 +227,11 @@ def contains(notation: str | None, kind: type[Spec]) -> bool:
     return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
 
 
+def normalises_neurons(notation: str) -> bool:
+    """Whether a network has a normalised layer that is fully connected. Raises UserError as :func:`parse`."""
+    return any(isinstance(spec, LinearSpec) and spec.beside == "n" for spec in unpacked(parse(notation)))
+
+
 def has_hidden(notation: str) -> bool:
     """Whether a network has neurons before its output layer. Raises UserError as :func:`parse`."""
     return sum(isinstance(spec, NeuronSpec) for spec in unpacked(parse(notation))) > 1

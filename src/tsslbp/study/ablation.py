@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 from tsslbp import losses, rules, training
 from tsslbp.errors import UserError, unknown
-from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL
@@ -61,7 +60,6 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
     """
     rule = rules.get(config.rule)
     made: dict[str, tuple[str, TrainConfig]] = {}
-    in_parts = config.time_block or contains(config.network, RecurrentSpec)  # which fallback=rate cannot learn
     if not isinstance(rule, TSSL):
         raise UserError(
             f"ablation changes parts of a rule of the tssl family, and {config.rule} is not one; choose tssl, for example"
@@ -73,8 +71,9 @@ def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[s
             names, values = OPTIONS[group]
             for name in names:
                 for value in values:
-                    if value != getattr(rule, name) and not (value == "rate" and in_parts):
-                        made[f"{name}={value}"] = group, replace(config, rule=rules.spec(replace(rule, **{name: value})))
+                    text = rules.spec(replace(rule, **{name: value}))
+                    if value != getattr(rule, name) and fits(config, rule=text):  # not all learn in parts
+                        made[f"{name}={value}"] = group, replace(config, rule=text)
             continue
         name, options = parse_spec(config.loss, "loss")
         for choice in LOSS[group]:

@@ -25,7 +25,6 @@ from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
@@ -192,9 +191,9 @@ def shuffle(network: Network, seed: int, padded: bool = False) -> list[Removable
 
 
 def _binary(config: TrainConfig) -> TrainConfig | None:
-    if contains(config.network, RecurrentSpec):
-        return None
-    return replace(config, neuron="binary", loss="softmax", rate_penalty=0.0, **NO_ANN)
+    """Settings of the network of binary units; None for networks and encodings that need spiking neurons."""
+    changes: dict[str, Any] = {"neuron": "binary", "loss": "softmax", "rate_penalty": 0.0, **NO_ANN}
+    return replace(config, **changes) if fits(config, **changes) else None
 
 
 def _summary(accuracies: list[float]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from tsslbp import losses, rules, training
 from tsslbp.data import Dataset
-from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
@@ -152,12 +151,12 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
 
 
 def _encodings(base: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
-    """A constant current, and first spikes if the values of the data and the settings allow them."""
+    """The given encoding, and first spikes if the values of the data and the settings allow them."""
     try:
         training.resolved(replace(base, encoding="latency"), dataset)
     except UserError:
-        return (CONSTANT,)
-    return (CONSTANT, "latency") if base.normalise == "auto" else (CONSTANT,)
+        return (base.encoding,)
+    return tuple(dict.fromkeys((base.encoding, *(["latency"] if base.normalise == "auto" else []))))
 
 
 def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:

@@ -19,7 +19,7 @@ from tsslbp.data import Dataset, Split
 from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
-from tsslbp.layers import BatchNorm, Dropout, Spiking
+from tsslbp.layers import Dropout, Spiking
 from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
@@ -30,6 +30,7 @@ from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 from tsslbp.training.reduction import Reduction
 from tsslbp.training.score import score
+from tsslbp.training.start import clamped
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
@@ -293,9 +294,7 @@ class Loop:
 
     @cached_property
     def _clamped(self) -> list[nn.Parameter]:
-        """The weights without the gains of normalisation, whose size follows from the threshold."""
-        gains = {id(layer.gain) for layer in self.model.network.modules() if isinstance(layer, BatchNorm)}
-        return [weight for weight in self._weights if id(weight) not in gains]
+        return clamped(self.model.network)
 
     @cached_property
     def _constants(self) -> list[nn.Parameter]:

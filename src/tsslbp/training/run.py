@@ -17,7 +17,7 @@ from tsslbp.errors import UserError
 from tsslbp.filters import Filters
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
-from tsslbp.notation import classes, voters
+from tsslbp.notation import classes, normalises_neurons, voters
 from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start, tensorboard
@@ -354,6 +354,11 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--readout voltage makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
+    one_pass = config.neuron != "spiking" or config.time_steps == 1
+    if one_pass and len(dataset.train) % config.batch_size == 1 and normalises_neurons(config.network):
+        raise UserError(
+            f"the last batch has one sample, which --network {config.network} cannot normalise; change --batch-size"
+        )
     name, options = parse_spec(config.loss, "loss")
     if dataset.trains and (name not in ("kernel", "spike") or options.keys() - {"target"}):
         raise UserError(

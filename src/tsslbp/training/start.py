@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tsslbp.data import Split
 from tsslbp.errors import UserError
@@ -41,9 +42,9 @@ def take(network: Network, path: Path) -> None:
     if (a.network, a.standardise) != (b.network, b.standardise):
         given.fold()
     own, theirs = network.state_dict(), given.state_dict()
-    weights = {name: weight for name, weight in theirs.items() if not name.endswith(".limit")}
-    drawn_here = [".limit", *(f".{name}" for name in CONSTANTS if not given.is_spiking)]  # an ANN has no constants
-    wanted = {name: weight for name, weight in own.items() if not name.endswith(tuple(drawn_here))}
+    ann = not (given.is_spiking and network.is_spiking)  # which has no constants
+    drawn_here = (".limit", *(f".{name}" for name in CONSTANTS if ann))
+    weights, wanted = ({name: x for name, x in each.items() if not name.endswith(drawn_here)} for each in (theirs, own))
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
         if a.network == b.network and a.input_shape == b.input_shape:
@@ -56,7 +57,7 @@ def take(network: Network, path: Path) -> None:
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     # Fixed constants of neurons need a spread, also where they were learned without one.
     spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
-    for name in (*b.learn, *b.per_neuron, *spread) if given.is_spiking else ():
+    for name in () if ann else (*b.learn, *b.per_neuron, *spread):
         there, here = getattr(a, name), getattr(b, name)
         if here != there:
             raise UserError(
@@ -65,7 +66,7 @@ def take(network: Network, path: Path) -> None:
     for layer, drawn in zip(_standardised(given), _standardised(network), strict=True):
         layer.gain.data.mul_(layer.size / drawn.size)  # for the same effective weight
     same = a.bits == b.bits
-    network.load_state_dict({**own, **(theirs if same else weights)})
+    network.load_state_dict({**own, **(theirs if same and not ann else weights)})
     if not same:
         for layer in network.modules():
             if isinstance(layer, Spiking):
@@ -78,7 +79,10 @@ def _standardised(network: Network) -> list[Any]:
 
 
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
-    """Scale a network's initial weights in place by ``first_rates``, ``hidden_scale`` and ``output_scale``."""
+    """Scale a network's initial weights in place by ``first_rates``, ``hidden_scale`` and ``output_scale``.
+
+    Raises UserError if some are then beyond ``weight_clamp``.
+    """
     with torch.no_grad():
         shortcuts = [(name, layer) for name, layer in network.named_modules() if name.endswith("shortcut")]
         for name, layer in (*network.named_layers(), *shortcuts):
@@ -97,6 +101,17 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             network.train()
             for buffer, before in zip(network.buffers(), running, strict=True):
                 buffer.copy_(before)
+    largest = max((float(weight.detach().abs().max()) for weight in clamped(network) if weight.numel()), default=0.0)
+    if 0 < config.weight_clamp < largest:
+        cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
+        raise UserError(f"first weights reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
+
+
+def clamped(network: Network) -> list[nn.Parameter]:
+    """The weights that ``weight_clamp`` bounds: not the gains of normalisation, whose size follows from the threshold."""
+    gains = {id(layer.gain) for layer in network.modules() if isinstance(layer, BatchNorm)}
+    constants = network.constants()
+    return [weight for name, weight in network.named_parameters() if name not in constants and id(weight) not in gains]
 
 
 def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) -> None:
@@ -105,12 +120,15 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
             return layer(signal)
         if name == "output" or layer.norm is not None:  # normalisation sets the size
             return layer(signal, pool, half, inside)
+        drawn = {name: weight.clone() for name, weight in layer.state_dict().items()}
         for _ in range(MOST):
             fired = network.fired(layer(signal), name)
             rate = float((fired if inside is None else fired[inside]).float().mean())
             if LOW <= rate <= HIGH:
                 break
             _multiply(layer, STEP if rate < LOW else 1 / STEP)
+        else:  # the layer's weights are not what its rate depends on
+            layer.load_state_dict(drawn)
         return layer(signal, pool, half)
 
     for _ in network.walk(network.encode(x), cross):
