@@ -139,17 +139,21 @@ def test_filters_spike_at_some_steps_of_training_series():
     assert float(variance[len(filters.thresholds) :].sum()) == pytest.approx(SHARE * len(filters.thresholds), rel=0.02)
 
 
+@pytest.mark.parametrize("view", [0, 1], ids=["values", "differences"])
+@pytest.mark.parametrize("dilation", [0, 1])
 @pytest.mark.parametrize("channels", [1, 5, 40])
-def test_a_filter_is_the_neuron_of_its_equation(channels):
+def test_a_filter_is_the_neuron_of_its_equation(channels, dilation, view):
     x, _ = waves(7, 30, channels)
     filters = Filters.fitted(x, None, 500)
     each = len(filters.thresholds) // (2 * len(dilations(30)) * len(ORDERS))
-    order, dilation, place = 5, 1, (1 * len(ORDERS) + 5) * each  # of the values, at the second dilation
+    order = 5
+    place = ((view * len(dilations(30)) + dilation) * len(ORDERS) + order) * each
     weight = np.full(9, -1.0)
     weight[list(ORDERS[order])] = 2
     d = dilations(30)[dilation]
-    summed = _channels(channels, 0, d)[order]
-    padded = np.pad((x[3].double() @ summed.double()).numpy(), 4 * d)
+    series = x[3].double()
+    series = torch.cat([0 * series[:1], series.diff(dim=0)]) if view else series
+    padded = np.pad((series @ _channels(channels, view, d)[order].double()).numpy(), 4 * d)
     sums = [sum(weight[k] * padded[t + d * k] for k in range(9)) for t in range(30)]
     rate = np.mean(np.array(sums) > filters.thresholds[place])
     assert float(filters.rates(x)[3, place]) == pytest.approx(rate, abs=0.04)  # one step may round to the other side

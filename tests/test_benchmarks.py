@@ -513,6 +513,9 @@ def test_another_version_makes_the_same_spikes_and_takes_turns(script):
     assert found["pairs"] >= 10
     assert slow["old_ms"] == 3000 > 10 * slow["tsslbp_ms"]
     assert slow["ratio"] > 10
+    net.layers.linear1.neuron = LIF(5, 3, 0.1)  # of which the other version hears nothing
+    with torch.inference_mode(), pytest.raises(SystemExit, match="makes other spikes of these weights"):
+        script("inference").Old(ROOT / "src", net, x)
 
 
 def test_inference_layer_by_layer_is_that(script):

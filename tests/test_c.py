@@ -421,14 +421,16 @@ int main(void) {
     }
     for (size_t i = 0; i < NETWORK_CLASSES; ++i)
         printf("%ld ", (long)network_evidence(&a, i));
-    for (long t = 0; t < 1000000; ++t) {
+    for (size_t i = 0; i < NETWORK_CLASSES; ++i)
+        a.total[i] = INT32_MAX; /* a stream may be long */
+    for (long t = 0; t < 10000; ++t) {
         network_event(&a, t % NETWORK_INPUTS);
         network_step(&a);
     }
     int64_t most = 0;
     for (size_t i = 0; i < NETWORK_CLASSES; ++i)
         most = network_evidence(&a, i) > most ? network_evidence(&a, i) : most;
-    return most <= INT32_MAX; /* a stream may be long */
+    return most <= INT32_MAX;
 }
 """
     )

@@ -12,6 +12,7 @@ import signal
 import statistics
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -852,4 +853,4 @@ def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
     monkeypatch.undo()
     (config,) = study.contestants(TrainConfig(), ["tssl"]).values()
     peak = step.peak_memory(config)
-    assert peak is None or 0 < peak < 500
+    assert 0 < peak < 500 if Path("/proc/self/clear_refs").exists() else peak is None

@@ -107,7 +107,7 @@ def test_an_onset_that_was_changed_is_refused():
 
 def test_an_onset_around_a_block_is_refused():
     net = lively(tsslbp.build("[7b-7b]-5", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3))
-    assert any(fired and not wrong for fired, wrong in differing(net, to_nir(net), samples(net)).values())
+    assert all(fired and not wrong for fired, wrong in differing(net, to_nir(net), samples(net)).values())
     with pytest.raises(UserError, match=r"an onset channel does not go around a residual block; export with --bias leak"):
         to_nir(net, "onset")
 

@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -270,10 +271,13 @@ def test_without_locks_runs_are_trained_all_the_same(quick, monkeypatch, missing
     elif missing == "file system":
         monkeypatch.setattr(files.fcntl, "lockf", failing(errno.ENOLCK))
     else:
-        opened, denied = Path.open, failing(errno.EACCES)
-        monkeypatch.setattr(Path, "open", lambda path, *a, **k: (denied if path.name == ".lock" else opened)(path, *a, **k))
+        opened, denied = os.open, mock.Mock(side_effect=failing(errno.EACCES))
+        monkeypatch.setattr(
+            os, "open", lambda path, *a, **k: (denied if str(path).endswith(".lock") else opened)(path, *a, **k)
+        )
     folder, _ = training.train(quick(name="run", epochs=1))
     assert not (folder / ".lock").exists()
+    assert missing != "permission" or denied.called
 
 
 def test_a_start_that_fails_leaves_no_folder(quick, monkeypatch):
