@@ -70,7 +70,7 @@ def test_a_run_goes_on_where_its_data_have_moved_to(more, tmp_path):
     assert more or training.load(folder).data == str(moved)
     for name, message in (
         ("digits", "with other settings .data"),
-        (f"image-folder:{tmp_path}", "no folders|with other settings .data|no pictures"),
+        (f"image-folder:{tmp_path}", "(?:no folders|with other settings .data|no pictures)"),
     ):
         with fails(message):
             training.train(replace(config, data=name, network="5-2" if name != "digits" else "5-10"))
@@ -1062,7 +1062,7 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
     found = predicted(given)
     for other in (("v,u", 1, 0), ("kind,v,u", 2, 1, 0), ("v,label,u", 1, 2, 0), (",v,u,kind", 0, 1, 0, 2)):
         assert predicted(table("other.csv", *other)) == found
-    assert predicted(table("places.csv", "0,1", 0, 1)).splitlines()[0] == found.splitlines()[0]
+    assert predicted(table("places.csv", "0,1", 0, 1)) == found
     capsys.readouterr()
     for head, *order, message in (
         ("u,w,kind", 0, 1, 2, "other.csv has columns u, w; the training samples have u, v: make them alike"),

@@ -153,7 +153,7 @@ def test_parameters_come_in_the_order_that_is_promised():
 
 @pytest.mark.parametrize("notation", ["4C3n-P2-6C3n-5", "[4C3n-4C3n]-5", "4C3-M2-5b"])
 def test_folded_weights_of_few_bits_do_the_same_and_stay_on_their_grid(notation):
-    net = tsslbp.build(notation, input_shape=(2, 9, 9), time_steps=4, tau_m=5, tau_s=3, bits=3, padding=1)
+    net = tsslbp.build(notation, input_shape=(2, 9, 9), time_steps=4, tau_m=5, tau_s=3, threshold=0.3, bits=3, padding=1)
     x = 2 * torch.randn(8, 2, 9, 9)
     for _ in range(3):  # running statistics
         net(x)
@@ -162,6 +162,7 @@ def test_folded_weights_of_few_bits_do_the_same_and_stay_on_their_grid(notation)
             layer.gain.data *= torch.where(torch.arange(len(layer.gain)) % 2 == 0, -1.3, 0.7)
     net.eval()
     before = net(x)
+    assert before.count_nonzero() > 10
     net.fold()
     torch.testing.assert_close(net(x), before, atol=1e-4, rtol=1e-4)
     for layer in net.modules():
@@ -170,9 +171,10 @@ def test_folded_weights_of_few_bits_do_the_same_and_stay_on_their_grid(notation)
 
 
 def test_standardised_weights_of_few_bits_fold():
-    net = tsslbp.build("12-9-5", input_shape=(6,), time_steps=4, tau_m=5, tau_s=3, bits=2, standardise=True)
+    net = tsslbp.build("12-9-5", input_shape=(6,), time_steps=4, tau_m=5, tau_s=3, threshold=0.3, bits=2, standardise=True)
     x = 2 * torch.randn(8, 6)
     before = net(x)
+    assert before.count_nonzero() > 10
     net.fold()
     torch.testing.assert_close(net(x), before)
     assert net.layers.linear1.gain is None

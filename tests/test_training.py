@@ -199,6 +199,15 @@ def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
     assert all(record["rates"].keys() == record["fallback"].keys() == {"linear1", "output"} for record in records)
 
 
+def changed(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def has_ended(folder):
+    log = folder / "metrics.jsonl"
+    return log.exists() and '"event": "final"' in log.read_text()
+
+
 @pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
     epochs = 8 * times // 3
@@ -212,13 +221,17 @@ def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
     moments = random.Random(0)
     for _ in range(times):
         resume = ["--resume"] if (killed / "config.toml").exists() else []
+        before = changed(killed / "checkpoint.pt")
         # A run that ends before its moment has come is killed all the same: no machine is too fast or too slow for this.
         command = [sys.executable, "-c", f"{train}; time.sleep(1e6)", config_file, *resume]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while not (killed / "config.toml").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, duration / times) + (2.0 if resume else 0.0))
+        while resume and changed(killed / "checkpoint.pt") == before and not has_ended(killed):  # it has not begun to train
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, duration / times))
         assert process.poll() is None
         process.kill()
         process.wait()
