@@ -17,6 +17,8 @@ import tsslbp
 from tsslbp import UserError, cli, layers, quantisation, training
 from tsslbp.neuron import LIF
 from tsslbp.quantisation import LARGEST, leak, quantised
+from tsslbp.training import start
+from tsslbp.training.model import alone
 
 BITS = list(LARGEST)
 NUMBERS = {"8": range(-127, 128), "4": range(-7, 8), "3": range(-3, 4), "2": (-3, -1, 1, 3), "ternary": (-1, 0, 1)}
@@ -260,6 +262,17 @@ def test_bits_and_init_are_separate(plain, tmp_path):
     layer = started["8"].network.layers.linear1
     rounding = layer.effective_weight() - given.layers.linear1.weight
     assert (rounding.abs() <= 2 * layer.limit[:, None] / 127).all()
+
+
+@pytest.mark.parametrize("neurons", [("relu", "relu"), ("relu", "spiking"), ("spiking", "relu")])
+def test_an_ann_of_few_bits_goes_on_with_its_grid(neurons, tmp_path):
+    given, own = (
+        tsslbp.build("6-3", input_shape=(5,), time_steps=4, tau_m=5, tau_s=3, bits=4, neuron=neuron) for neuron in neurons
+    )
+    given.layers.linear1.limit.data *= 0.7
+    alone(given).save(tmp_path / "given.safetensors")
+    start.take(own, tmp_path / "given.safetensors")
+    assert all(torch.equal(weight, given.state_dict()[name]) for name, weight in own.state_dict().items())
 
 
 def test_a_run_goes_on_without_the_weights_that_it_began_with(plain, tmp_path):

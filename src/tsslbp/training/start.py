@@ -42,8 +42,10 @@ def take(network: Network, path: Path) -> None:
     if (a.network, a.standardise) != (b.network, b.standardise):
         given.fold()
     own, theirs = network.state_dict(), given.state_dict()
-    ann = not (given.is_spiking and network.is_spiking)  # which has no constants
-    drawn_here = (".limit", *(f".{name}" for name in CONSTANTS if ann))
+    spiking = given.is_spiking and network.is_spiking
+    constants = () if spiking else tuple(f".{name}" for name in CONSTANTS)  # which an ANN has not
+    theirs = {name: x for name, x in theirs.items() if not name.endswith(constants)}
+    drawn_here = (".limit", *constants)
     weights, wanted = ({name: x for name, x in each.items() if not name.endswith(drawn_here)} for each in (theirs, own))
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
         found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
@@ -57,7 +59,7 @@ def take(network: Network, path: Path) -> None:
         raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
     # Fixed constants of neurons need a spread, also where they were learned without one.
     spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
-    for name in () if ann else (*b.learn, *b.per_neuron, *spread):
+    for name in (*b.learn, *b.per_neuron, *spread) if spiking else ():
         there, here = getattr(a, name), getattr(b, name)
         if here != there:
             raise UserError(
@@ -66,7 +68,7 @@ def take(network: Network, path: Path) -> None:
     for layer, drawn in zip(_standardised(given), _standardised(network), strict=True):
         layer.gain.data.mul_(layer.size / drawn.size)  # for the same effective weight
     same = a.bits == b.bits
-    network.load_state_dict({**own, **(theirs if same and not ann else weights)})
+    network.load_state_dict({**own, **(theirs if same else weights)})
     if not same:
         for layer in network.modules():
             if isinstance(layer, Spiking):
