@@ -63,7 +63,8 @@ def measured(data_root: Path) -> Iterator[tuple[str, dict[str, Network], torch.T
 def compared(name: str, nets: dict[str, Network], x: torch.Tensor, y: torch.Tensor, seconds: float) -> list[list[str]]:
     """A row for each of the weights."""
     architecture = next(iter(nets.values())).architecture
-    subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(Case(name, architecture, len(y)), torch.float32).step}
+    case = Case(name, architecture, len(y), sequence=not next(iter(nets.values())).is_static(x))
+    subjects: dict[str, Callable[[], Any]] = {"maps alone": floor(case, torch.float32).step}
     for weights, net in nets.items():
         for half, by_changes in WAYS:
             subjects[f"{weights} {half} {by_changes}"] = training_step(net, x, y, by_changes, half).step

@@ -104,11 +104,11 @@ def work_early(data_root: str) -> None:
     with processes.joined() as group:
         config = TrainConfig(data="mnist", data_root=Path(data_root), network=WIDE, batch_size=100, precision="float32")
         config, dataset = training.with_data(config)
-        model, optimizer = training.prepare(config, dataset)
         found: dict[str, list[float]] = {"after": [], "during": []}
         loops = {}
         for name, large in (("after", 2**40), ("during", processes.LARGE)):
             processes.LARGE = large
+            model, optimizer = training.prepare(config, dataset)  # of its own, as a network keeps how it is computed
             loops[name] = training.Loop(
                 config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None
             )

@@ -85,13 +85,25 @@ def test_an_ann_starts_from_a_network_with_learned_constants(quick):
     assert torch.equal(network.layers.output.weight, given.layers.output.weight)
 
 
+def test_weights_to_start_from_are_not_cut(quick):
+    folder, _ = training.train(quick(epochs=1))
+    with pytest.raises(UserError, match=r"weights of --init reach .*, which --weight-clamp 0.01 would cut in the first step"):
+        training.train(quick(init=folder, weight_clamp=0.01))
+    resumed, _ = training.train(quick(name="on", init=folder, epochs=1))
+    training.train(quick(name="on", init=folder, epochs=2, resume=True))
+    assert training.read_metrics(resumed)[1]["epochs"] == 2
+
+
 @pytest.mark.parametrize("one_pass", [{"neuron": "relu"}, {"time_steps": 1, "loss": "softmax"}])
 def test_a_last_batch_of_one_that_cannot_be_normalised_is_told_before_training(one_pass, quick):
     x, y = torch.rand(61, 4), torch.arange(61) % 2
     dataset = data.of_arrays(x, y, x[:4], y[:4], x_val=x[:4] + 1, y_val=y[:4])
     config = quick(network="6n-2", batch_size=20, **one_pass)
-    with pytest.raises(UserError, match=r"the last batch has one sample, .* cannot normalise; change --batch-size"):
-        training.with_data(config, dataset)
+    for wrong in (config, replace(config, batch_size=19, accumulate=4), replace(config, batch_size=6, accumulate=6)):
+        with pytest.raises(
+            UserError, match=r"a batch, or a part of one, has one sample, .* change --batch-size or --accumulate"
+        ):
+            training.with_data(wrong, dataset)
     training.with_data(replace(config, batch_size=19), dataset)
 
 

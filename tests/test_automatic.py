@@ -261,9 +261,12 @@ def test_first_rates_are_brought_into_range(size, network):
     dataset = made(size * torch.rand(40, 12, 5), sequence=True)
     config = TrainConfig(network=network, first_rates=True, validation=0, choose="last", weight_clamp=0)
     config = training.resolved(config, dataset)
-    if size < 1:
-        with pytest.raises(UserError, match=r"first weights reach .*, which --weight-clamp 0.5 would cut in the first step"):
-            training.prepare(replace(config, weight_clamp=0.5), dataset)
+    drawn, bounded = (
+        training.prepare(replace(config, weight_clamp=2.0, first_rates=scaled), dataset)[0].network for scaled in (False, True)
+    )
+    with torch.no_grad():
+        for before, after in zip(drawn.parameters(), bounded.parameters(), strict=True):
+            assert after.abs().max() <= max(2, before.abs().max())
     model, _ = training.prepare(config, dataset)
     assert isinstance(model.network, Network)
     *hidden, _ = model.network.activity(model.inputs(dataset.train.x)).values()

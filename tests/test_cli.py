@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 import tsslbp
 from tsslbp import cli, data, imports, metrics, recipes, training
-from tsslbp.cli import parse, predictions
+from tsslbp.cli import parse, predictions, show
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
 from tsslbp.training import watch
@@ -297,6 +297,11 @@ def test_the_speed_of_a_run_resumed_in_mid_epoch_counts_its_own_steps(monkeypatc
     for step in (4001, 4003, 4005):
         bar.stepped(1, step, 0.5, 50.0)
     assert [call.kwargs["speed"] for call in bar.bar.update.call_args_list] == [0, 2, 2]
+
+
+def test_names_are_no_emoji(capsys):
+    show.console.print("class a:x:b")
+    assert capsys.readouterr().out == "class a:x:b\n"
 
 
 def test_a_display_without_a_standard_error_is_silent(monkeypatch):

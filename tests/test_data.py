@@ -819,6 +819,9 @@ def test_files_that_were_read_are_free_memory(monkeypatch, tmp_path):
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path, **how: said.get(path.name) or real(path, **how))
     assert machine._free_memory() == 700
+    older = {"memory.max": None, "memory.limit_in_bytes": "1000\n", "memory.usage_in_bytes": "900\n"}
+    said |= older | {"memory.stat": "inactive_file 1\ntotal_inactive_file 500\n"}
+    assert machine._free_memory() == 600
 
 
 @pytest.mark.parametrize(("name", "amd"), [("AMD EPYC", True), ("AMD64", False), ("Intel(R) Xeon(R) Processor", False)])

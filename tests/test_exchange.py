@@ -1038,7 +1038,7 @@ def test_the_command_line_exports_checks_and_imports(tmp_path, capsys, monkeypat
     for wrong, said in (
         (["export", "a.safetensors", "c.nir", "--half"], "--half has no effect with format nir"),
         (["export", "a.safetensors", "c.nir", "--check", "-1"], "--check"),
-        (["export", "a.safetensors", "c.nir", "--check", "3"], "on data made in Python"),
+        (["export", "a.safetensors", "c.nir", "--check", "3"], "made or trained in Python, or imported"),
         (["import", "a.nir", "c.pt"], "must end in .safetensors"),
         (["import", "a.nir", "c.safetensors", "--dt", "0"], "--dt"),
         (["import", "a.nir", "c.safetensors", "--time-steps", "9"], "leave --time-steps out"),

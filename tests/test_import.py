@@ -245,6 +245,16 @@ def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
     assert 0 < peak < 500 if Path("/proc/self/clear_refs").exists() else peak is None
 
 
+def test_a_module_of_a_package_that_python_imported_is_given(place, monkeypatch):
+    Path("mine").mkdir()
+    Path("mine/__init__.py").touch()
+    Path("mine/rule_in_a_package.py").write_text(Path("code/my rule.py").read_text())
+    monkeypatch.syspath_prepend(place)
+    importlib.import_module("mine.rule_in_a_package")
+    tsslbp.build("5-4", input_shape=(3,), time_steps=2, tau_m=5, tau_s=3, rule="mine").save("net.safetensors")
+    assert tsslbp.load("net.safetensors").imports == ("rule_in_a_package.py",)
+
+
 def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):
     assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
     module = ModuleType("my rule")

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tsslbp import UserError, data, training
+from tsslbp.data import synthetic
 from tsslbp.settings import TrainConfig
 
 
@@ -47,6 +50,21 @@ def test_a_pattern_is_frozen_and_its_seed_draws_another():
     assert 0.04 < rate < 0.06
 
 
+def test_transparent_and_deep_pictures_become_what_is_seen(tmp_path):
+    line = np.full((10, 20), 255, np.uint8)
+    line[4:6] = 0
+    plain, clear = Image.fromarray(line), Image.new("RGBA", (20, 10), (0, 0, 0, 0))
+    clear.paste((0, 0, 0, 255), (0, 4, 20, 6))
+    pictures = {"plain": plain, "clear": clear, "deep": Image.fromarray(line.astype(np.uint16) * 257)}
+    found = []
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        found.append(synthetic._picture(tmp_path / f"{name}.png", 20, 10))
+    assert 0.1 < found[0].mean() < 0.4
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
 def test_a_picture_becomes_target_trains(tmp_path):
     from PIL import Image
 
@@ -58,7 +76,7 @@ def test_a_picture_becomes_target_trains(tmp_path):
     assert y.sum() == 10
     Image.new("L", (5, 5), 255).save(tmp_path / "white.png")
     (tmp_path / "no.png").write_text("no picture")
-    for name, message in (("white", "no dark pixel"), ("missing", "no picture at"), ("no", "cannot read")):
+    for name, message in (("white", "no dark pixel"), ("missing", "no image at"), ("no", "cannot read")):
         with pytest.raises(UserError, match=message):
             load(f"spike-pattern(target={tmp_path}/{name}.png)", 50)
 
@@ -123,7 +141,7 @@ def test_a_small_task_keeps_its_validation_samples_under_automatic_settings(name
         ("spike-pattern(inputs=1e999)", 100, "inputs is inf; it must be a whole number"),
         ("spike-pattern(repeats=2.5)", 100, "repeats is 2.5; it must be a whole number"),
         ("spike-pattern(seed=None)", 100, "seed is None; it must be a whole number from 0"),
-        ("spike-pattern(target=None)", 100, "no picture at None"),
+        ("spike-pattern(target=None)", 100, "no image at None"),
         ("spike-pattern(inputs=100000000)", 100000, "GiB of memory"),
         ("delayed-xor(samples=100000000)", None, "delayed-xor needs .* GiB of memory"),
         ("delayed-xor(pulse=True)", None, "pulse is True; it must be a whole number"),

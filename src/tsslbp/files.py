@@ -51,7 +51,7 @@ def check_folder(path: Path, fix: str) -> None:
     """Raises UserError if a folder cannot be made or written to. Nothing is made, so that commands may check it at once."""
     wanted = "make"
     try:
-        there = next(one for one in (path, *path.parents) if one.exists())
+        there = next((one for one in (path, *path.parents) if one.exists()), path)  # a drive may not be there
         wanted = "write to" if there == path else wanted
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:

@@ -1,5 +1,6 @@
 """The machine: its description, whether bfloat16 pays on it, and its memory."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import json
@@ -82,6 +83,13 @@ def _measured_on() -> list[str]:
     return [about["processor"], about["torch"], about["threads"]]
 
 
+CGROUPS = {
+    ("memory.max", "memory.current", "memory.stat"): "inactive_file",
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"): "total_inactive_file",
+}
+"""Where a container's limit, use and statistics are, and the name of files there that were read: of version 2, and of 1."""
+
+
 def need_memory(size: int, what: str) -> None:
     """Raises UserError if ``size`` bytes are more than this process can still allocate."""
     free = _free_memory()
@@ -92,15 +100,14 @@ def need_memory(size: int, what: str) -> None:
 def _free_memory() -> int | None:
     """Free bytes of the system, or within a container's limit; None if unknown."""
     found = []
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found += [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
-        names = "memory.max", "memory.current", "memory.stat"
-        limit, used, stat = (Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in names)
-        files_read = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file "))
-        found.append(int(limit) - int(used) + files_read)  # int("max") where there is no limit
-    except (OSError, ValueError, IndexError):
-        pass
+    for names, files_read in CGROUPS.items():
+        with contextlib.suppress(OSError, ValueError, IndexError):  # ValueError: int("max") where there is no limit
+            limit, used, stat = (Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in names)
+            freed = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith(f"{files_read} "))
+            found.append(int(limit) - int(used) + freed)
     return min(found, default=None)
 
 

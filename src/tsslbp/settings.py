@@ -87,7 +87,7 @@ class DataSettings(Group):
     normalise: Literal["auto", "none"] = "auto"
     """auto brings the channels of your own samples to mean 0 and standard deviation 1 over the training samples, and leaves
     spikes and events as they are. Data sets known by name have their own constants. none leaves all values as stored, except
-    that bytes of images are scaled to run from 0 to 1."""
+    that images of bytes, and the digits with values from 0 to 16, are scaled to run from 0 to 1."""
 
     def idle(self) -> dict[str, str]:
         needs = f"--data {data.in_files.FORMS}"
@@ -111,7 +111,8 @@ class TrainingSettings(Group):
     """Seed of initial weights, order of samples, dropout, augmentation and spike encoders."""
     init: Path | None = None
     """Run's folder or model file whose weights training starts from, in place of random ones. Its network must have the same
-    layers; it may have other neurons, other constants, another rule and other bits."""
+    layers; it may have other neurons, another rule, other bits and other fixed constants. Learned constants, and those of each
+    neuron's own, must be the same ones with the same settings, unless one of the two is an ANN."""
     loss: Annotated[str, Means(_read_loss)] = "auto"
     """Loss on the output, with options in brackets to change the defaults: kernel, spike, count, softmax, first-spike,
     "kernel(target=double, label_weight=6, desired=01011)", "count(desired=15, undesired=3)". auto means kernel for an output
@@ -144,14 +145,16 @@ class TrainingSettings(Group):
     gradient_clip: Annotated[float, NOT_NEGATIVE, FINITE] = 1.0
     """Bound on the norm of the whole gradient of the weights, and on that of the learned constants; 0 turns both off."""
     weight_clamp: Annotated[float, NOT_NEGATIVE, FINITE] = 4.0
-    """Bound on every weight after each step, except for constants and the gains of normalised layers; 0 turns it off."""
+    """Bound on every weight after each step, except for constants and the gains of normalised layers; 0 turns it off.
+    Weights of --init beyond it are refused."""
     output_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the output layer. A small one makes answers depend only on what was learned."""
     hidden_scale: Annotated[float, POSITIVE, FINITE] = 1.0
     """Factor on the initial weights of the hidden layers, including shortcuts, but not on lateral weights."""
     first_rates: bool = False
     """Scale the initial weights of every hidden layer whose neurons would spike in fewer than 2 % or in more than 50 % of the
-    steps of some training samples, so that no layer starts silent or saturated."""
+    steps of some training samples, as far as --weight-clamp allows, so that it does not start silent or saturated. Normalised
+    layers stay as they are."""
     average: Annotated[float, BELOW_1] = 0.0
     """Decay per step of a moving average of the weights, such as 0.998. The average is what is evaluated and kept. It has a
     shorter memory at the start. 0 turns it off."""

@@ -19,7 +19,8 @@ class Report:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder of a run, of tsslbp compare, of tsslbp study or of tsslbp reproduce. The page is written into it."""
     markdown: bool = False
-    """Write README.md, a short page, with SVG figures, which any repository viewer shows. Default: one HTML file."""
+    """Write README.md, a short page, with SVG figures, which any repository viewer shows. Default: one HTML file. The folder
+    of tsslbp reproduce has only the short page and needs this option."""
     data_root: Path | None = None
     """Folder that holds the data sets, for a run. Default: the run's own."""
 

@@ -15,7 +15,7 @@ class _Console(Console):
         super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
 
 
-console = _Console(highlight=False, markup=False, soft_wrap=True)
+console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -115,8 +115,9 @@ class Predict:
     """Processes that read pictures, for models of image-folder:DIR or webdataset:SHARDS. Default: one less than the cores, at
     most 8."""
     invert: Literal["auto", "yes", "no"] = "auto"
-    """Exchange light and dark. The grey data sets are light on dark, so auto inverts a grey image with a light border, such as
-    a dark digit on paper, and says so."""
+    """Exchange light and dark. auto does so if a grey image has a light border and the training images a dark background, or
+    the other way round, and says so. It leaves an image alone that has the size of your own training pictures, and all images
+    if these were not normalised."""
 
 
 def predict(arguments: list[str]) -> None:

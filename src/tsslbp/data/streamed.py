@@ -7,6 +7,7 @@ Memory holds only their names, sizes and labels, and a bounded number of batches
 import atexit
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -175,6 +176,7 @@ class Pool:
             worker_init_fn=_outlive_signals,
             prefetch_factor=AHEAD,
             persistent_workers=True,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # a fork server would end at a SIGTERM
             generator=torch.Generator(),  # so that the global one is not advanced
         )
 

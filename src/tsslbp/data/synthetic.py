@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import Dataset, Normalisation, Split
-from tsslbp.data.pictures import FORMATS
+from tsslbp.data.pictures import opened
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.spec import construct, parse_spec
 
@@ -87,15 +87,10 @@ class SpikePattern:
 
 
 def _picture(path: Path, time_steps: int, rows: int) -> NDArray[np.bool_]:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            image = file.convert("L").resize((time_steps, rows))
-    except FileNotFoundError:
-        raise UserError(f"spike-pattern: no picture at {path}; target is random, regular, or an image file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"spike-pattern: cannot read {path} as an image ({error})") from None
+        image = opened(path, "L").resize((time_steps, rows))
+    except UserError as error:
+        raise UserError(f"spike-pattern: {error}; target is random, regular, or an image file") from None
     dark = np.asarray(image).T < 128
     if not dark.any():
         raise UserError(f"spike-pattern: {path} has no dark pixel; nothing would have to be learned")
@@ -106,14 +101,15 @@ def _picture(path: Path, time_steps: int, rows: int) -> NDArray[np.bool_]:
 class DelayedXor:
     """Two pulses with a silent gap between them; was exactly one of them on the second channel?
 
-    Each pulse is a burst of Poisson spikes on one of two groups of inputs. The answer is read after the second, when the input
-    says nothing about it, so the first pulse must be remembered. The classes are balanced.
+    Each pulse is a burst of Poisson spikes on one of two groups of inputs. After the second the input says nothing about the
+    answer. The output counts over all steps, but no sum over single pulses is their XOR, so the first one must be remembered.
+    The classes are balanced.
 
     Args:
         pulse: steps of a pulse.
         delay: silent steps between the pulses.
-        answer: steps in which the answer is read.
-        group: inputs of a group; a third group spikes while the answer is read.
+        answer: steps after the second pulse.
+        group: inputs of a group; a third group spikes in these last steps.
         rate: spikes per input and step within a pulse.
         samples: training samples; validation and test sets are a quarter of it each.
         seed: draws the samples.
@@ -160,14 +156,15 @@ class DelayedXor:
 class EvidenceAccumulation:
     """Cues on the left or on the right, then silence, then the question which side had more (Bellec et al. 2020, figure 4).
 
-    Four groups of inputs: cues left, cues right, the recall signal, and background noise in every step.
+    Four groups of inputs: cues left, cues right, the recall signal, and background noise in every step. The output counts over
+    all steps, unlike in that paper, so a network without memory solves it by votes at each cue.
 
     Args:
         cues: number of cues, odd.
         cue: steps of a cue.
         gap: silent steps after each cue.
         delay: silent steps before the recall.
-        recall: steps in which the answer is read.
+        recall: steps of the recall signal, at the end.
         group: inputs of a group.
         rate: spikes per input and step while its group is active.
         noise: the same for the background.

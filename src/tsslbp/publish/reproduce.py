@@ -75,6 +75,8 @@ def reproduce(options: Reproduce, watch: Watch) -> Path:
     config = options.settings()
     seeds = seeds_from(0, options.seeds)
     check_room(options.out / str(config.name), options.seeds)
-    runs = [finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch) for seed in seeds]
-    precision = TrainConfig.from_toml(runs[0] / "config.toml").precision
-    return write_results(options.out / str(config.name), options.command(precision), runs)
+    runs = list[Path]()
+    for seed in seeds:
+        runs.append(finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch))
+        config = replace(config, precision=TrainConfig.from_toml(runs[0] / "config.toml").precision)  # what auto meant
+    return write_results(options.out / str(config.name), options.command(config.precision), runs)

@@ -87,9 +87,12 @@ def samples_to_test(
     name = name or model.data
     if data.is_own(name):
         _refuse_recordings(model, Path(name))
-    prepared = model.facts and name == model.data and not data.is_own(name)  # by its training part, as spoken digits are
-    validation = model.facts.samples["validation"] if model.facts and prepared else None
-    dataset = dataset_of(model, root, name, validation=validation, download=download, streaming=streaming)
+    dataset = dataset_of(model, root, name, download=download, streaming=streaming)
+    if dataset.computed and name == model.data and model.facts and not data.is_own(name):
+        held = model.facts.samples["validation"]  # spoken digits are normalised by the rest
+        whole = model.facts.samples["train"] + held == len(dataset.train) + len(dataset.validation)
+        if whole and held != len(dataset.validation):
+            dataset = dataset_of(model, root, name, validation=held, download=download, streaming=streaming)
     if len(dataset.classes) != len(model.classes):
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     pair = (dataset.classes, model.classes)

@@ -85,7 +85,7 @@ def train(
         config = replace(config, precision="float32" if precise else "bfloat16")
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone(), torch.random.fork_rng(devices=[]):
-            model, optimizer = prepare(replace(config, init=None) if restored else config, dataset)
+            model, optimizer = prepare(replace(config, init=None, first_rates=False) if restored else config, dataset)
         network, facts, (seen, samples) = model.network, model.facts, model.filtered(dataset)
         assert facts is not None  # prepare() noted them
         adapt(network)
@@ -355,10 +355,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
     one_pass = config.neuron != "spiking" or config.time_steps == 1
-    if one_pass and len(dataset.train) % config.batch_size == 1 and normalises_neurons(config.network):
-        raise UserError(
-            f"the last batch has one sample, which --network {config.network} cannot normalise; change --batch-size"
-        )
+    batches = {min(config.batch_size, len(dataset.train)), len(dataset.train) % config.batch_size} - {0}
+    if one_pass and normalises_neurons(config.network) and any(size // config.accumulate <= 1 for size in batches):
+        said = "a batch, or a part of one, has one sample"
+        raise UserError(f"{said}, which --network {config.network} cannot normalise; change --batch-size or --accumulate")
     name, options = parse_spec(config.loss, "loss")
     if dataset.trains and (name not in ("kernel", "spike") or options.keys() - {"target"}):
         raise UserError(

@@ -1,5 +1,6 @@
 """First weights of a training: those of a trained network, or random ones whose size is fitted to the data."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,13 @@ def _standardised(network: Network) -> list[Any]:
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
     """Scale a network's initial weights in place by ``first_rates``, ``hidden_scale`` and ``output_scale``.
 
-    Raises UserError if some are then beyond ``weight_clamp``.
+    Raises UserError if weights of ``init`` are beyond ``weight_clamp``, which would cut them in the first step.
     """
     with torch.no_grad():
+        largest = max((float(weight.abs().max()) for weight in clamped(network) if weight.numel()), default=0.0)
+        if config.init is not None and 0 < config.weight_clamp < largest:
+            cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
+            raise UserError(f"weights of --init reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
         shortcuts = [(name, layer) for name, layer in network.named_modules() if name.endswith("shortcut")]
         for name, layer in (*network.named_layers(), *shortcuts):
             factor = config.output_scale if name == "output" else config.hidden_scale
@@ -99,14 +104,10 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
                     layer.train()  # there are no running statistics yet
             steps = inputs.steps(few.lengths)
             inside = None if steps is None else length_mask(steps, inputs.time_steps)
-            _into_range(network, inputs(few.x, 0, few.lengths), inside)
+            _into_range(network, inputs(few.x, 0, few.lengths), inside, config.weight_clamp or math.inf)
             network.train()
             for buffer, before in zip(network.buffers(), running, strict=True):
                 buffer.copy_(before)
-    largest = max((float(weight.detach().abs().max()) for weight in clamped(network) if weight.numel()), default=0.0)
-    if 0 < config.weight_clamp < largest:
-        cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
-        raise UserError(f"first weights reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
 
 
 def clamped(network: Network) -> list[nn.Parameter]:
@@ -116,7 +117,9 @@ def clamped(network: Network) -> list[nn.Parameter]:
     return [weight for name, weight in network.named_parameters() if name not in constants and id(weight) not in gains]
 
 
-def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) -> None:
+def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None, most: float) -> None:
+    """Bring every layer's rate between LOW and HIGH, as far as weights up to ``most`` can."""
+
     def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
         if isinstance(layer, MaxPool):
             return layer(signal)
@@ -126,7 +129,7 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
         for _ in range(MOST):
             fired = network.fired(layer(signal), name)
             rate = float((fired if inside is None else fired[inside]).float().mean())
-            if LOW <= rate <= HIGH:
+            if LOW <= rate <= HIGH or (rate < LOW and STEP * float(_sized(layer).abs().max()) > most):
                 break
             _multiply(layer, STEP if rate < LOW else 1 / STEP)
         else:  # the layer's weights are not what its rate depends on
@@ -137,7 +140,12 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None) 
         pass
 
 
+def _sized(layer: Spiking) -> torch.Tensor:
+    """What the size of a layer's effective weights follows from."""
+    return layer.weight if layer.gain is None else layer.gain
+
+
 def _multiply(layer: Spiking, factor: float) -> None:
     """Multiply a layer's effective weights."""
-    (layer.weight if layer.gain is None else layer.gain).mul_(factor)
+    _sized(layer).mul_(factor)
     layer.quantise(layer.bits)

@@ -106,7 +106,7 @@ class Bar(_Screen):
 
     def _print(self, text: str) -> None:
         if hasattr(self, "bar"):
-            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.bar.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
         else:
             super()._print(text)
 
