@@ -7,6 +7,7 @@ the same, says so, and computes with its slower reference implementation: ``tssl
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError, PlatformError
 
 # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
@@ -66,9 +68,17 @@ class BuildKernels(build_ext):
             raise
 
 
+class BuildModules(build_py):
+    """Leaves no module of an older version in the folder that pip builds in and keeps."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib, "tsslbp"), ignore_errors=True)
+        super().run()
+
+
 # The kernels do not use Python's API at all: one wheel serves every Python from 3.11 on.
 setup(
     ext_modules=[extension()],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_py": BuildModules, "build_ext": BuildKernels},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )

@@ -59,7 +59,7 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def folds(dataset: Dataset) -> Iterator[Dataset]:
-    """The training samples cut into training and test parts; classes of one sample are always trained on."""
+    """The training samples cut into training and test parts."""
     samples = dataset.train
     smallest = int(torch.bincount(samples.y).sort().values[0])
     repeats = REPEATS if len(samples) < FEW else 1

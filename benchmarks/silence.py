@@ -66,7 +66,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         epochs.append(found | {"test_accuracy": model.accuracy(dataset.test)})
 
     training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None).run(measure)
-    chosen = max(epochs, key=lambda epoch: epoch["validation_accuracy"])
+    chosen = max(reversed(epochs), key=lambda epoch: epoch["validation_accuracy"])
     best = max(epoch["test_accuracy"] for epoch in epochs)
     return {"epochs": epochs, "test_accuracy": chosen["test_accuracy"], "best_test_accuracy": best}
 

@@ -164,13 +164,15 @@ def _adamw(weights: list[Tensor], gradients: Any, moments: list[tuple[Tensor, Te
 
 def table(result: dict[str, Any]) -> str:
     """Markdown; p is of a two-sided paired t-test against the best surrogate, not corrected for the number of rules."""
-    best = result["rules"][BEST_SURROGATE]["f1"]
+    best = result["rules"].get(BEST_SURROGATE, {}).get("f1")
     heads = ("rule (learning rate)", "F1", "worst", "exact steps", "loss", "hidden firing", "against the best surrogate")
     rows = []
     for name, rule in sorted(result["rules"].items(), key=lambda item: -statistics.fmean(item[1]["f1"])):
-        difference = statistics.fmean(rule["f1"]) - statistics.fmean(best)
-        p = stats.ttest_rel(rule["f1"], best).pvalue
-        against = "" if name == BEST_SURROGATE else f"{difference:+.4f}" + ("" if math.isnan(p) else f", p = {p:.2g}")
+        against = ""
+        if best is not None and name != BEST_SURROGATE:
+            p = stats.ttest_rel(rule["f1"], best).pvalue
+            difference = statistics.fmean(rule["f1"]) - statistics.fmean(best)
+            against = f"{difference:+.4f}" + ("" if math.isnan(p) else f", p = {p:.2g}")
         scores = (f"{statistics.fmean(rule['f1']):.4f}", f"{min(rule['f1']):.3f}", f"{statistics.fmean(rule['f1_exact']):.3f}")
         others = (f"{statistics.fmean(rule['loss']):.3f}", f"{100 * statistics.fmean(rule['hidden_rate']):.1f} %", against)
         rows.append([f"`{name}` ({rule['rate']:g})", *scores, *others])
@@ -242,7 +244,8 @@ def main() -> None:
     result = json.loads(path.read_text(encoding="utf-8"))
     print(capacity_table(result) if options.task == "capacity" else table(result))
     if options.task == "capacity":
-        draw_capacity(result, ROOT / "docs/capacity.svg")
+        place = ROOT / "docs" if options.out == parser.get_default("out") else options.out
+        draw_capacity(result, place / "capacity.svg")
 
 
 if __name__ == "__main__":

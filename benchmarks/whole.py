@@ -44,7 +44,7 @@ print(json.dumps(times))
 
 
 def run(source: Path, data_root: str, recipe: str, epochs: int, seed: int, folder: str) -> dict[str, Any]:
-    """One training: its seconds, those of them between steps, and the validation accuracy of its last epoch in percent."""
+    """One training: its seconds, those of them between steps, and the validation accuracy of its chosen epoch in percent."""
     options = {"epochs": epochs, "seed": seed, "precision": "float32", "data-root": data_root, "runs-dir": folder}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-c", PROGRAM, "train", recipe, "--name", "run", *flags]
