@@ -124,6 +124,7 @@ FIRST = sorted(page for page in QUICK if re.search("^tsslbp train quickstart$", 
 )
 def test_a_page_prints_what_it_shows(pages, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)  # as a Python that is started there has it
     for page in pages:
         with monkeypatch.context() as registered:
             for module, name in ((rules, "RULES"), (surrogate, "DERIVATIVES"), (losses, "LOSSES"), (data, "SETS")):
