@@ -528,20 +528,22 @@ def test_a_state_whose_tensor_was_replaced_is_gone_on_from():
     torch.testing.assert_close(net.part(x, state)[0], expected)
 
 
-def test_a_block_and_a_layer_may_be_there_twice():
-    for twice in ("a block", "the last layer"):
-        net = made(("8C3-[8C3-8C3]-[8C3-8C3]-10", (2, 8, 8)), gain=4.0)
-        block = net.layers.block1
-        if twice == "a block":
-            net.layers.block2 = block
-        else:
-            block.conv2 = block.conv3
-            assert [name for name, _ in block.named_layers()] == ["conv2", "conv3"]
-        x = inputs(net, "static", 4, 0, torch.float64)
-        with torch.enable_grad():
-            expected = net(x).detach()
-        assert expected.any()
-        torch.testing.assert_close(by_events(net, x), expected)
+@pytest.mark.parametrize("twice", ["a block", "a block that begins with pooling", "the last layer"])
+def test_a_block_and_a_layer_may_be_there_twice(twice):
+    inner = "P1-8C3-8C3" if "pooling" in twice else "8C3-8C3"
+    net = made((f"8C3-[{inner}]-[{inner}]-10", (2, 8, 8)), gain=4.0)
+    block = net.layers.block1
+    if twice == "the last layer":
+        block.conv2 = block.conv3
+        assert [name for name, _ in block.named_layers()] == ["conv2", "conv3"]
+    else:
+        net.layers.block2 = block
+    x = inputs(net, "static", 4, 0, torch.float64)
+    expected = nn.Sequential(*net.layers)(net.encode(x))
+    assert expected.any()
+    torch.testing.assert_close(by_events(net, x), expected)
+    with torch.enable_grad():
+        torch.testing.assert_close(net(x).detach(), expected)
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(16, 1), (9, 2)])

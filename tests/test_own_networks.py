@@ -732,6 +732,17 @@ def test_anns_have_blocks_too(unit):
     torch.testing.assert_close(net(x)[0], current(layers.output, y.flatten(1)))
 
 
+def test_a_block_that_is_there_twice_costs_what_two_equal_ones_do():
+    net = build("[2C3-2C3]-[2C3-2C3]-4", **SETTINGS).double().eval()
+    net.layers.block2 = copy.deepcopy(net.layers.block1)
+    x, found = 4 * rand(3, 2, 8, 8), []
+    for _ in range(2):
+        counts = {name: count.double() for name, count in spike_counts(net, x).items()}
+        found.append(layer_operations(net, x, counts))
+        net.layers.block2 = net.layers.block1
+    assert found[0] == found[1]
+
+
 def test_operations_of_blocks_by_hand():
     """Counted connection by connection: a map of ones on ones has as many as its outputs sum up to."""
     net, x = network("6C3b-M2-[6C3-6C3n]-[8C3s2-8C3]-4b")

@@ -108,8 +108,10 @@ def need(remembered: object) -> None:
     """Raises UserError unless these are names of files that were given, or of modules that were imported in Python."""
     if not isinstance(remembered, list) or not all(isinstance(name, str) and Path(name).name == name for name in remembered):
         raise UserError(f"imports are {shown(remembered)}; they must be names of files")
-    modules = [module for name, module in list(sys.modules.items()) if not name.startswith(_PREFIX)]
-    files = [Path(getattr(module, "__file__", None) or "") for module in modules]
-    known = {*names(), *(file.name for file in files if not any(map(file.is_relative_to, _INSTALLED)))}
-    if missing := [name for name in remembered if name not in known]:
-        raise UserError(f"it was trained with {shown(again(missing).strip())}; give it again, or import it in Python")
+    missing = set(remembered) - {*names()}
+    modules = [module for name, module in list(sys.modules.items()) if missing and not name.startswith(_PREFIX)]
+    files = (Path(getattr(module, "__file__", None) or "") for module in modules)
+    missing -= {file.name for file in files if file.name in missing and not any(map(file.is_relative_to, _INSTALLED))}
+    if missing:
+        lacking = again(name for name in remembered if name in missing).strip()
+        raise UserError(f"it was trained with {shown(lacking)}; give it again, or import it in Python")

@@ -18,7 +18,7 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Dropout, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
+from tsslbp.layers import Dropout, Inside, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
 from tsslbp.layers.called import hooked, in_order, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import refuse_inner
@@ -115,11 +115,11 @@ class Network(Tells):
         """Every layer with its name, those of residual blocks as ``block1.conv2``; shortcuts are left out."""
         return ((name, layer) for name, layer, _ in self.unpacked())
 
-    def unpacked(self) -> Iterator[tuple[str, nn.Module, Residual | None]]:
-        """Every layer with its name and the residual block it is in, if any."""
+    def unpacked(self) -> Iterator[tuple[str, nn.Module, Inside | None]]:
+        """Every layer with its name and its place in a residual block, if it is in one."""
         for name, layer in in_order(self.layers):
             if isinstance(layer, Residual):
-                yield from ((f"{name}.{inner}", part, layer) for inner, part in layer.named_layers())
+                yield from layer.unpacked(name)
             else:
                 yield name, layer, None
 
@@ -258,11 +258,11 @@ class Network(Tells):
         prevent it."""
         return {
             name: (after, follower)
-            for (name, layer, block), (after, follower, around) in pairwise(self.unpacked())
+            for (name, layer, inside), (after, follower, around) in pairwise(self.unpacked())
             if isinstance(layer, Spiking)
             and isinstance(follower, SumPool2d)
-            and around in (None, block)
-            and all(is_known(x) and not hooked(x) for x in (layer, follower, block) if x is not None)
+            and (around is None or (inside is not None and around.name == inside.name))
+            and all(is_known(x) and not hooked(x) for x in (layer, follower, *([inside.block] if inside else [])))
         }
 
     def _cross(

@@ -97,15 +97,14 @@ class Planner:
         return torch.tensor(numbers, dtype=torch.float64)
 
     def _walk(self) -> None:
-        block, entered = "", self.heard
-        for name, layer, within in self.net.unpacked():
+        block, entered = None, self.heard
+        for name, layer, inside in self.net.unpacked():
             _need(self.vote is None and not layer.training and is_known(layer))
-            _need(within is None or (type(within) is Residual and is_known(within)))
-            if name.rpartition(".")[0] != block:  # by names, as a block or a layer may be there twice
-                block, entered = name.rpartition(".")[0], self.heard
+            _need(inside is None or (type(inside.block) is Residual and is_known(inside.block)))
+            if (inside and inside.name) != block:
+                block, entered = inside and inside.name, self.heard
             if isinstance(layer, Spiking):
-                last = within is not None and name == f"{block}.{within.last_name}"
-                self.spiking(name, layer, entered if last else None, within.shortcut if within is not None else None)
+                self.spiking(name, layer, entered if inside and inside.last else None, inside and inside.block.shortcut)
             elif type(layer) in (MaxPool1d, MaxPool2d):
                 self.max_pool(layer)
             elif type(layer) in (SumPool1d, SumPool2d, AvgPool1d, AvgPool2d):

@@ -45,19 +45,13 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
     black, white = shades
     image = opened(path, "L" if shape[0] == 1 else "RGB")
     ground, said = _ground(image), []
-    if invert is None and model.data not in data.NAMES and image.size == (shape[2], shape[1]):
-        invert = False  # like the user's own pictures
     normalisation = model.inputs.normalisation
-    if (
-        invert is None
-        and shape[0] == 1
-        and model.data not in data.NAMES
-        and (normalisation.mean, normalisation.std) == ((0.0,), (1.0,))
-    ):
-        invert = False
-        said.append(
-            "it is not known whether training images were light or dark, so nothing was exchanged (--invert yes does it)"
-        )
+    if invert is None and shape[0] == 1 and model.data not in data.NAMES:
+        if image.size == (shape[2], shape[1]):
+            invert = False  # like the user's own pictures
+        elif (normalisation.mean, normalisation.std) == ((0.0,), (1.0,)):
+            invert, unknown = False, "it is not known whether training images were light or dark"
+            said.append(f"{unknown}, so nothing was exchanged (--invert yes does it)")
     if invert is None:
         mean = normalisation.scale * normalisation.mean[0]  # of the training samples; grey images are mostly background
         dark = mean < float(black[0] + white[0]) / 2

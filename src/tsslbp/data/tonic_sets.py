@@ -46,7 +46,6 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
     classes = sorted({label for part in labels for label in part}, key=lambda label: (str(type(label)), label))
     steps = time_steps or TIME_STEPS
     shape = (steps, polarities * width) if height == 1 else (steps, polarities, height, width)
-
     stats = [(path, path.stat()) for path in sorted((root / own_name).rglob("*")) if path.is_file()]
     known = [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 

@@ -131,16 +131,16 @@ class _Proof:
 def _terms(network: Network) -> Iterator[tuple[str, int]]:
     """Numbers that pooling and maps add up in the input of a neuron, by layer, those of its shortcut included."""
     pooled = before = 0  # numbers of pooling since the last neurons, now and where the block began
-    inside = ""
-    for name, layer, block in network.unpacked():
-        if name.rpartition(".")[0] != inside:
-            inside, before = name.rpartition(".")[0], pooled
+    block = None
+    for name, layer, inside in network.unpacked():
+        if (inside and inside.name) != block:
+            block, before = inside and inside.name, pooled
         if isinstance(layer, Pooling):
             pooled += layer.size**2
         elif isinstance(layer, Spiking):
             terms, pooled = pooled + layer.weight[0].numel(), 0
-            if block is not None and name == f"{inside}.{block.last_name}":
-                terms += before + (1 if block.shortcut is None else block.shortcut.weight[0].numel())
+            if inside and inside.last:
+                terms += before + (1 if inside.block.shortcut is None else inside.block.shortcut.weight[0].numel())
             yield name, terms
 
 

@@ -13,7 +13,7 @@ from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.pooling import AvgPool1d, AvgPool2d, MaxPool, MaxPool1d, MaxPool2d, Pooling, SumPool, SumPool1d, SumPool2d
 from tsslbp.layers.readout import Readout
 from tsslbp.layers.recurrent import Adaptation, Recurrent
-from tsslbp.layers.residual import Residual
+from tsslbp.layers.residual import Inside, Residual
 from tsslbp.layers.shape import Flatten, Vote
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Convolution",
     "Dropout",
     "Flatten",
+    "Inside",
     "Joined",
     "Linear",
     "MaxPool",

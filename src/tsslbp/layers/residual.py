@@ -1,7 +1,7 @@
 """Residual blocks."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -13,6 +13,16 @@ from tsslbp.signal import Signal
 
 Through = Callable[[str, nn.Module, Any], Signal]
 """How a signal goes through a layer of a block, given the layer's name (:class:`Joined` enters the last one)."""
+
+
+class Inside(NamedTuple):
+    """A place in a residual block."""
+
+    name: str
+    """The block's in the network. It tells the places of a block that is there twice apart."""
+    block: "Residual"
+    last: bool
+    """Whether the shortcut reaches this layer's neurons."""
 
 
 class Residual(nn.Module):
@@ -70,6 +80,11 @@ class Residual(nn.Module):
         """Its name."""
         *_, (name, _) = self.named_layers()
         return name
+
+    def unpacked(self, name: str) -> Iterator[tuple[str, nn.Module, "Inside"]]:
+        """Its layers by their names in a network that calls the block ``name``."""
+        last = self.last_name
+        return ((f"{name}.{inner}", layer, Inside(name, self, inner == last)) for inner, layer in self.named_layers())
 
     def forward(self, signal: Signal, inside: Tensor | None = None, *, through: Through | None = None) -> Tensor:
         """``inside``: see its layers; ``through`` says how a signal goes through a layer of the block, given its name."""

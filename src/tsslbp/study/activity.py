@@ -183,10 +183,10 @@ class _Kind:
 
 def _kinds(network: Network, kind: _Kind, passes: int) -> dict[str, tuple[_Kind, _Kind]]:
     """Kinds of the inputs of each layer, by name, and of the residual block it is in, given that of the network's input."""
-    kinds, within_, entering = {}, None, kind
-    for name, layer, block in network.unpacked():
-        if block is not within_:
-            within_, entering = block, kind
+    kinds, block, entering = {}, None, kind
+    for name, layer, inside in network.unpacked():
+        if (inside and inside.name) != block:
+            block, entering = inside and inside.name, kind
         kinds[name] = kind, entering
         if isinstance(layer, Spiking):
             kind = _Kind(network.architecture.neuron != "relu", passes)

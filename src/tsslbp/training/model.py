@@ -80,9 +80,9 @@ class Model:
         Raises UserError as :meth:`tsslbp.Network.save` does, except for the rule.
         """
         self.network.check_as_noted()
-        weights = self.network.state_dict()
+        weights = {name: weight.cpu() for name, weight in self.network.state_dict().items()}
         about = self.about()
-        if self.trained_weights not in ("", sha256({}, weights)):
+        if self.trained_weights and self.trained_weights != sha256({}, weights):
             about.pop("trained")
         dtype = STORED[about.get("trained", {}).get("stored", "float32")]
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
