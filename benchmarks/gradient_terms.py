@@ -26,7 +26,7 @@ from tsslbp import Rule, files, machine, training
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.losses import KernelLoss
-from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, synapse
+from tsslbp.neuron import LIF, delayed, kept, membrane_potential, postsynaptic_current, rise, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Constant, Signal
@@ -61,7 +61,7 @@ class PassedOn(Rule):
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         e, u, s = psc_gradient, membrane, spikes(membrane, neuron)
-        p = torch.where(s > 0, 1 / (u - _before(u, neuron)), 0)  # (5), without a bound
+        p = torch.where(s > 0, 1 / rise(u, neuron), 0)  # (5), without a bound
         delta = torch.empty_like(u)
         error = reach = torch.zeros_like(u[0])
         for t in reversed(range(len(u))):
@@ -94,7 +94,7 @@ def shares(membrane: Tensor, neuron: LIF) -> Tensor:
     """
     s = spikes(membrane, neuron)
     followed = (s > 0) & (s.flip(0).cumsum(0).flip(0) > 1)
-    current = membrane - neuron.membrane_decay * _before(membrane, neuron)
+    current = membrane - neuron.membrane_decay * kept(delayed(membrane), neuron)
     return (membrane / (neuron.tau_m * current))[followed]
 
 
@@ -128,11 +128,6 @@ def model_shares(model: training.Model, samples: Split) -> Tensor:
         for _, inputs in batches:
             list(model.network.walk(model.network.encode(inputs), cross))
     return torch.cat(found)
-
-
-def _before(membrane: Tensor, neuron: LIF) -> Tensor:
-    """What the reset of the step before left of the membrane potential."""
-    return torch.cat([torch.zeros_like(membrane[:1]), kept(membrane, neuron)[:-1]])
 
 
 def described(values: Tensor) -> dict[str, float]:

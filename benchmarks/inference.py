@@ -17,8 +17,6 @@ import argparse
 import copy
 import importlib.util
 import itertools
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +33,7 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import bench, data, events, machine
 from tsslbp.bench import peers
-from tsslbp.bench.against import in_turns, ratio
+from tsslbp.bench.against import Runner, in_turns, ratio
 from tsslbp.bench.cases import Case, plain_layers, weighted
 from tsslbp.bench.measure import interleaved
 from tsslbp.layers import Spiking
@@ -125,7 +123,7 @@ def contestants(net: Network, case: Case, training: Tensor | None) -> dict[str, 
     return made
 
 
-class Old:
+class Old(Runner):
     """Another version in a process of its own, with the weights and samples of a network."""
 
     def __init__(self, source: Path, net: Network, x: Tensor) -> None:
@@ -137,28 +135,12 @@ class Old:
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / name for name in ("given.pt", "made.pt")]
             torch.save(given, paths[0])
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", "-c", OLD, *map(str, paths)],
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(source)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
+            super().__init__(sys.executable, a.network, str(source), [OLD, *map(str, paths)])
             self.seconds(1, 1)
             made = torch.load(paths[1])
         same = (net.fired(made) == net.fired(net(x))).all(0).all(-1)
         if same.float().mean() < 0.9:
             raise SystemExit(f"{source} makes other spikes of these weights; no speed is measured")
-
-    def seconds(self, size: int, calls: int) -> float:
-        """Seconds of so many calls with batches of this size."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{size} {calls}\n")
-        self.process.stdin.flush()
-        if not (line := self.process.stdout.readline()):
-            raise SystemExit("the other version ended; it says why above")
-        return float(line)
 
     def against(self, net: Network, x: Tensor, size: int, seconds: float) -> dict[str, Any]:
         """Its time over ours, in turns (``tsslbp.bench.against.ratio``)."""
@@ -252,8 +234,7 @@ def measure(names: list[str], root: Path, seconds: float, old: Path | None = Non
             if old is not None:
                 other = Old(old, net, x)
                 rows[weights]["old"] = {str(b): other.against(net, x, b, seconds) for b in (1, x.shape[axis])}
-                other.process.kill()
-                other.process.communicate()
+                other.close()
     return result
 
 

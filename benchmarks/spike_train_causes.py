@@ -16,7 +16,7 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import TSSL, Rule, files, machine
-from tsslbp.neuron import LIF, membrane_potential, spikes
+from tsslbp.neuron import LIF, membrane_potential, rise, spikes
 from tsslbp.tables import markdown
 
 TASK = TASKS["easy"]
@@ -137,8 +137,7 @@ def crossings() -> dict[str, float]:
         neuron = LIF(TAU_M, TAU_S)
         membrane = membrane_potential(current, neuron)
         train = spikes(membrane, neuron)
-        kept = torch.cat([torch.zeros_like(membrane[:1]), (membrane * (1 - train))[:-1]])
-        slowness = 1 / (membrane - kept)[train > 0]
+        slowness = 1 / rise(membrane, neuron)[train > 0]
         return {
             "median of 1/Δu at a spike": slowness.median().item(),
             "share of spikes with 1/Δu above 1": (slowness > 1).float().mean().item(),

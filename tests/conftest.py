@@ -1,10 +1,13 @@
 """Shared by all tests: a small data root, a quick configuration, bounded property tests."""
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sklearn.datasets
 import torch
 from hypothesis import settings
 
@@ -24,6 +27,15 @@ SAMPLES = Path(__file__).parent / "samples"
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever is cached goes to a folder of the session; programs that tests start inherit it."""
     os.environ["TSSLBP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def undelayed() -> Iterator[None]:
+    """No test waits for a disk, which matters only where power may fail, and the digits are read once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(sklearn.datasets, "load_digits", functools.cache(sklearn.datasets.load_digits))
+        yield
 
 
 @pytest.fixture(autouse=True)

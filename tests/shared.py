@@ -2,13 +2,15 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tsslbp import cli, sparse
+from tsslbp import UserError, cli, sparse, training
 
 
 def run(capsys, *arguments):
@@ -18,6 +20,47 @@ def run(capsys, *arguments):
     except SystemExit as stop:
         code = int(stop.code or 0)
     return code, *capsys.readouterr()
+
+
+def fails(message):
+    """Expects a UserError whose message is one line that contains this."""
+    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
+
+
+def save(path, **arrays):
+    """The name of an .npz file with these arrays."""
+    np.savez(path, **arrays)
+    return str(path)
+
+
+class StopAt(training.Progress):
+    """Ctrl-C after a step."""
+
+    def __init__(self, epoch, step):
+        self.at = (epoch, step)
+
+    def stepped(self, epoch, step, loss, accuracy):
+        if (epoch, step) == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Listens(training.Progress):
+    """Keeps warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warned(self, message):
+        self.warnings.append(message)
+
+
+def assert_calls_return_or_raise(program, calls, least):
+    """A program of hostile calls ends by itself, and under each of its two seeds some calls return and some raise."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.returncode} {done.stdout} {done.stderr[-2000:]}"
+    counts = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert [sum(pair) for pair in counts] == [calls, calls]
+    assert min(map(min, counts)) > least, counts
 
 
 def digests_under(capability, module):

@@ -177,7 +177,7 @@ def test_padding_changes_no_rate():
     assert torch.equal(filters(x, lengths), filters(other, lengths))
 
 
-def test_filters_of_many_channels_need_no_copies_of_them():
+def test_filters_of_many_channels_need_no_copies_of_them(monkeypatch):
     class Largest(TorchDispatchMode):
         numbers = 0
 
@@ -191,6 +191,13 @@ def test_filters_of_many_channels_need_no_copies_of_them():
     with Largest() as largest:
         Filters.fitted(x, None, 500)
     assert largest.numbers <= 2 * x.numel()
+    x, largest.numbers = torch.rand(50, 10, 400), 0
+    filters = Filters.fitted(x, None, 300)
+    monkeypatch.setattr("tsslbp.filters.AT_ONCE", 8 * 400 * 10)
+    with largest:
+        rates = filters.rates(x)
+    assert largest.numbers <= max(rates.numel(), 3 * 8 * 400 * 10)  # padded for the largest dilation
+    assert torch.equal(rates[:8], filters.rates(x[:8]))
 
 
 def test_short_series_and_many_channels():

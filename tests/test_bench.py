@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shared import fails
 
 from tsslbp import UserError, bench, cli, kernels, machine
 from tsslbp.architecture import PAPER
@@ -17,22 +18,15 @@ from tsslbp.cli import speed
 
 comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
 SMALL = Case("small", replace(PAPER["mnist-cnn-head"], network="3C5-P2-7-10"), batch=2)
-
-
+SMALL_IN_STEPS = replace(SMALL, sequence=True)
 RECURRENT = Case("small, recurrent", replace(SMALL.architecture, network="7R-10", input_shape=(6,)), batch=2, sequence=True)
 
 
-@pytest.mark.parametrize("who", bench.subjects(RECURRENT))
-def test_every_subject_with_a_recurrent_layer_trains_and_infers(who):
-    subject = bench.subjects(RECURRENT)[who]()
-    subject.step()
-    subject.infer()
-
-
-@pytest.mark.parametrize("who", bench.subjects(SMALL))
-@pytest.mark.parametrize("sequence", [False, True])
-def test_every_subject_trains_and_infers(who, sequence):
-    subject = bench.subjects(replace(SMALL, sequence=sequence))[who]()
+@pytest.mark.parametrize(
+    ("case", "who"), [(case, who) for case in (SMALL, SMALL_IN_STEPS, RECURRENT) for who in bench.subjects(case)]
+)
+def test_every_subject_trains_and_infers(case, who):
+    subject = bench.subjects(case)[who]()
     subject.step()
     subject.infer()
 
@@ -208,16 +202,19 @@ def test_another_installation_is_measured_in_turns(tmp_path, capsys, monkeypatch
     assert f"{row['ratio']:.3f} | {row['low']:.3f} to {row['high']:.3f}" in out
 
 
-@pytest.mark.parametrize(
-    ("python", "message"),
-    [("nowhere/python", "which cannot be run (No such file"), ("true", "cannot run the case 'fashion-mnist-fc': it ended")],
-)
-def test_another_installation_that_is_none(python, message, tmp_path, capsys):
-    python = shutil.which(python) or str(tmp_path / python)
-    assert cli.main(["bench", "--against", python, "--cases", "fashion-mnist-fc", "--results", str(tmp_path)]) == 2
+def test_another_installation_that_is_none(tmp_path, capsys):
+    arguments = ["--cases", "fashion-mnist-fc", "--results", str(tmp_path)]
+    assert cli.main(["bench", "--against", str(tmp_path / "nowhere/python"), *arguments]) == 2
     out, err = capsys.readouterr()
-    assert message in err
+    assert "which cannot be run (No such file" in err
     assert (out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_another_installation_that_ends():
+    runner = comparing.Runner(shutil.which("true"), "fashion-mnist-fc")
+    with fails("cannot run the case 'fashion-mnist-fc': it ended"):
+        runner.seconds(3)
+    runner.close()
 
 
 def test_turns_alternate_and_take_about_as_long():

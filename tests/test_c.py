@@ -528,7 +528,7 @@ def test_encoders_and_bins_enter_as_what_they_make(tmp_path):
     poisson = replace(of, inputs=replace(of.inputs, encoding="poisson(rate=0.5)", normalisation=plain))
     program = Program.of(poisson)
     text = c.write(program, tmp_path / "poisson", tmp_path)
-    assert "10 random samples, as there is no test set of the model in" in text
+    assert "10 random samples, as no test set of the model can be read in" in text
     assert "uint8_t network_input;" in (tmp_path / "poisson/network.h").read_text()
     assert "spikes, 0 or 1, in the order step, channel, row, column: 6 × 7" in (tmp_path / "poisson/README.md").read_text()
     binned, _ = model(network("12-4", (7,), bits="4"), sequence=True)

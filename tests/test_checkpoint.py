@@ -4,37 +4,38 @@ import copy
 import hashlib
 import io
 import math
-import os
-import signal
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from shared import StopAt
 
-from tsslbp import UserError, processes, training
+from tsslbp import UserError, machine, processes, publish, report, training
+from tsslbp.settings import TrainConfig
+from tsslbp.study import runs
 from tsslbp.training import checkpoint
 
 NAN, INF = math.nan, math.inf
 
 
-class StopAt(training.Progress):
-    def __init__(self, epoch, step):
-        self.at = (epoch, step)
-
-    def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        if (epoch, step) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Settings of a run that was stopped in its third epoch, with an average of its weights."""
+    sizes = {"epochs": 4, "batch_size": 100, "network": "3-10"}
+    config = TrainConfig(runs_dir=tmp_path_factory.mktemp("runs"), name="run", average=0.9, **sizes)
+    with pytest.raises(training.Interrupted):
+        training.train(config, StopAt(3, 5))
+    return config
 
 
 @pytest.fixture
-def stopped(quick):
-    """A run that was stopped in its third epoch, with an average of its weights: its settings and its folder."""
-    config = quick(name="run", epochs=4, average=0.9, network="3-10")
-    with pytest.raises(training.Interrupted):
-        training.train(config, StopAt(3, 5))
-    return replace(config, resume=True), config.runs_dir / "run"
+def stopped(interrupted, tmp_path):
+    """Settings that go on with a copy of it, and the folder of this copy."""
+    runs = shutil.copytree(interrupted.runs_dir, tmp_path / "runs")
+    return replace(interrupted, runs_dir=runs, resume=True), runs / "run"
 
 
 def refused(config, folder, match):
@@ -213,6 +214,8 @@ def test_what_the_optimiser_is_told_comes_from_the_settings(stopped):
     assert optimizer.state_dict()["state"].keys() == {0, 1}
     with pytest.raises(UserError, match="is of other samples than digits has now"):
         checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples, "?" + data)
+    with pytest.raises(UserError, match="is of other samples than digits has now"):
+        checkpoint.restore(path.read_bytes(), path, model.network, optimizer, config, samples - 500, "?" + data)
 
 
 def test_fewer_epochs_than_were_run_are_refused(stopped):
@@ -223,6 +226,57 @@ def test_fewer_epochs_than_were_run_are_refused(stopped):
         "--epochs is 1; the run at .* has already had 2, so give as many or more, or another --name",
     )
     training.train(replace(config, epochs=2))
+
+
+def test_a_model_of_a_later_epoch_than_the_checkpoint_is_measured_as_no_other(quick, monkeypatch):
+    """A disk may be full when the model of an epoch is there and its checkpoint is not."""
+    config = quick(name="run", epochs=4, network="3-10")
+    save = checkpoint.save
+
+    def full(path, state, *others):
+        if state.epoch == 5:
+            raise UserError("the disk is full")
+        save(path, state, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            training.train(config)
+    folder = config.runs_dir / "run"
+    assert len(training.read_metrics(folder)[0]) == 4
+    refused(replace(config, epochs=3, resume=True), folder, "--epochs is 3; the run at .* has already had 4")
+    assert training.train(replace(config, resume=True))[1]["epochs"] == 4
+
+
+def test_a_finished_run_that_goes_on_has_not_ended(stopped):
+    config, folder = stopped
+    training.train(config)
+    with pytest.raises(training.Interrupted):
+        training.train(replace(config, epochs=6), StopAt(5, 1))
+    history, final = training.read_metrics(folder)
+    assert (len(history), final) == (4, None)
+    said = []
+    runs.finished(replace(config, epochs=5), lambda run: said.append(run) or training.Progress())
+    runs.finished(replace(config, epochs=6), lambda run: said.append(run) or training.Progress())
+    runs.finished(replace(config, epochs=6), lambda run: said.append(run) or training.Progress())
+    assert said == ["run", "run"]
+    assert training.final_of(folder)["epochs"] == 6
+
+
+def test_a_run_says_where_it_was_trained(stopped, monkeypatch, tmp_path):
+    config, folder = stopped
+    here = training.train(config)[1]["machine"]
+    assert here.keys() >= {"processor", "tsslbp", "torch"}
+    assert "load" not in here
+    monkeypatch.setattr(machine, "describe", lambda: {"processor": "elsewhere", "load": "1.0"})
+    assert training.train(config)[1]["machine"] == here  # nothing was trained
+    page = report.write(folder).read_text()
+    assert here["processor"] in page
+    assert "elsewhere" not in page
+    written = publish.results.write_results(tmp_path / "results", "tsslbp train", [folder]).read_text()
+    assert here["processor"] in written
+    assert "elsewhere" not in written
+    assert training.train(replace(config, epochs=5))[1]["machine"] == {"processor": "elsewhere"}
 
 
 def test_a_run_with_an_average_goes_on_if_its_first_step_was_lost(quick, monkeypatch):

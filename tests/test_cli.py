@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -52,16 +53,14 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     A block drives its neuron with about five times the threshold, and every other neuron away from it: no rounding matters.
     """
-    runs = tmp_path_factory.mktemp("blocks")
-    arguments = ["--network", "10", "--padding", "0", "--epochs", "1", "--batch-size", "500", "--runs-dir", str(runs)]
-    assert cli.main(["train", "quickstart", *arguments]) == 0
-    model = training.load(runs / "quickstart")
+    model, _ = training.prepare(*training.with_data(replace(recipes.get("quickstart"), network="10", padding=(0,))))
     (weight,) = model.network.parameters()
     with torch.no_grad():
         for k, row in enumerate(weight):
             row.copy_(torch.from_numpy(block(k)).flatten().float())
-    model.save(runs / "blocks.safetensors")
-    return runs / "blocks.safetensors"
+    path = tmp_path_factory.mktemp("blocks") / "blocks.safetensors"
+    model.save(path)
+    return path
 
 
 def block(k: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from shared import StopAt
 from test_report import Page
 
 from tsslbp import UserError, build, cli, data, layers, losses, study, training
@@ -25,7 +26,7 @@ from tsslbp.data import Normalisation, Split
 from tsslbp.filters import Filters
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
-from tsslbp.study import activity, comparison, search, step, tuning
+from tsslbp.study import activity, comparison, runs, search, step, tuning
 from tsslbp.training import folder as run_folder
 from tsslbp.training.inputs import Inputs
 
@@ -391,16 +392,11 @@ def test_a_name_that_is_too_long_for_the_folder_of_a_comparison_is_refused(name,
 def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, tmp_path):
     whole = study.compare(replace(small, runs_dir=tmp_path / "whole"), RULES, seeds=1)
 
-    class PressCtrlC(training.Progress):
-        def stepped(self, epoch, step, loss, accuracy):
-            if (epoch, step) == (2, 3):
-                os.kill(os.getpid(), signal.SIGINT)
-
     begun = []
 
     def watch(run):
         begun.append(run)
-        return PressCtrlC() if len(begun) == 2 else training.Progress()
+        return StopAt(2, 3) if len(begun) == 2 else training.Progress()
 
     with pytest.raises(training.Interrupted):
         study.compare(small, RULES, seeds=1, watch=watch)
@@ -618,6 +614,14 @@ def test_what_a_comparison_began_with_stays(small, monkeypatch):
         study.compare(config, rules, seeds=2, rates=[1e-3])
     pays[0] = True
     assert study.compare(config, rules, seeds=1, rates=[1e-3])["settings"]["precision"] == "float32"
+
+
+def test_trials_of_other_epochs_are_left_as_they_are(small):
+    path = Path(small.runs_dir) / f"compare-{small.name or small.recipe}/tssl-trial0/config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(replace(small, seed=small.seed + 1, epochs=7).to_toml())
+    with pytest.raises(UserError, match="holds trials of 7 epochs, here 2; give --tune-epochs 7, or another --name"):
+        study.compare(small, ["tssl"], seeds=1, trials=3, tuning_epochs=2)
 
 
 def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
@@ -839,7 +843,7 @@ def test_a_signal_between_two_runs_says_how_to_go_on(number, tmp_path, capsys, m
     ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
     try:
         mine = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(comparing, "finished", lambda *_: os.kill(os.getpid(), number))
+        monkeypatch.setattr(runs, "finished", lambda *_: os.kill(os.getpid(), number))
         assert cli.main(command(tmp_path)) == 130
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import fails, save
 
 from tsslbp import UserError, data, draws, machine
 from tsslbp.data import images, readers
@@ -28,11 +29,6 @@ from tsslbp.data.own import fitted
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"
 needs_full = pytest.mark.skipif(not (FULL / "MNIST").is_dir(), reason=f"the full sets are not in {FULL}")
-
-
-def fails(match: str):
-    """Expect a UserError whose message is one line that contains ``match``."""
-    return pytest.raises(UserError, match=rf"\A[^\n]*{match}[^\n]*\Z")
 
 
 def rows(*splits: Split) -> list[bytes]:
@@ -330,6 +326,17 @@ def test_download_goes_through_torchvision(tmp_path, monkeypatch, name, torchvis
     assert rows(first.train) == rows(second.train) == rows(data.load(name, SAMPLES).train)
 
 
+def test_a_batch_that_was_cut_off_is_fetched_again(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("torchvision.datasets")
+    whole, mine = SAMPLES / "cifar-10-batches-py", tmp_path / "cifar-10-batches-py"
+    monkeypatch.setattr(datasets, "CIFAR10", lambda root, download: shutil.copytree(whole, mine, dirs_exist_ok=True))
+    shutil.copytree(whole, mine)
+    (mine / "test_batch").write_bytes((whole / "test_batch").read_bytes()[:-9])
+    with fails("test_batch is not a CIFAR-10 batch .*; fetch it again"):
+        data.load("cifar10", tmp_path)
+    assert rows(data.load("cifar10", tmp_path, download=True).test) == rows(data.load("cifar10", SAMPLES).test)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Error downloading:\nTried a\nTried b"), OSError("no route"), EOFError("cut")])
 def test_failed_download_is_one_line(tmp_path, monkeypatch, error):
     datasets = pytest.importorskip("torchvision.datasets")
@@ -359,24 +366,10 @@ def original_pickle(x: np.ndarray, labels: list[int]) -> bytes:
 
     raw = x.tobytes()
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
-    dtype = (
-        b"cnumpy\ndtype\n"
-        + text(b"u1")
-        + b"K\x00K\x01\x87R(K\x03"
-        + text(b"|")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    )
-    array += (
-        b"(K\x01"
-        + b"M"
-        + struct.pack("<H", len(x))
-        + b"M\x00\x0c\x86"
-        + dtype
-        + b"\x89T"
-        + struct.pack("<I", len(raw))
-        + raw
-        + b"tb"
-    )
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|")
+    dtype += b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array += b"(K\x01M" + struct.pack("<H", len(x)) + b"M\x00\x0c\x86" + dtype
+    array += b"\x89T" + struct.pack("<I", len(raw)) + raw + b"tb"
     entries = text(b"data") + array + text(b"labels") + b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"
     entries += text(b"batch_label") + text(b"training batch 1 of 5") + text(b"filenames") + b"](" + text(b"a.png") + b"e"
     return b"\x80\x02}(" + entries + b"u."
@@ -513,11 +506,6 @@ def test_no_damage_escapes_as_another_error(tmp_path_factory, batch, cut, byte):
 
 
 # Own files
-
-
-def save(path: Path, **arrays) -> str:
-    np.savez(path, **arrays)
-    return str(path)
 
 
 def own(x: np.ndarray, classes: int = 2) -> dict[str, np.ndarray]:
@@ -736,6 +724,13 @@ def test_validation_samples_in_python():
     dataset = data.of_arrays(X, Y, x_val=X[:4] + 1, y_val=Y[:4])
     assert dataset.validation.y.tolist() == Y[:4].tolist()
     assert len(dataset.train) + len(dataset.test) == 12
+
+
+def test_masked_arrays_are_refused_unless_nothing_is_masked():
+    hidden = np.ma.array(X, mask=X[0, 0] == X)
+    with fails(r"x is a masked array; fill what is masked, as with x.filled\(0\), or leave it out"):
+        data.of_arrays(hidden, Y)
+    assert torch.equal(data.of_arrays(np.ma.array(X), Y).train.x, data.of_arrays(X, Y).train.x)
 
 
 @pytest.mark.parametrize("kind", [bool, np.float16, np.float64])
@@ -971,15 +966,6 @@ def test_crop_and_flip_depends_on_the_keys_alone():
     assert torch.equal(torch.cat(in_parts), first)
 
 
-def test_crop_and_flip_refuses_what_is_no_batch_of_images():
-    with fails(r"crop_and_flip takes images \[B, channels, height, width\]; got shape \[3, 8, 8\]"):
-        data.crop_and_flip(torch.zeros(3, 8, 8), keys(3))
-    with fails(r"crop_and_flip takes a key for each of 2 images; got shape \[3\]"):
-        data.crop_and_flip(torch.zeros(2, 3, 8, 8), keys(3))
-    with fails("padding is -1"):
-        data.crop_and_flip(torch.zeros(1, 3, 8, 8), keys(1), -1)
-
-
 @pytest.mark.parametrize("shape", [(3, 5, 4), (1, 3, 7), (2, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 9])
@@ -1012,13 +998,14 @@ def test_cutout_lies_evenly_and_apart_from_shifts():
     assert (together * 35 - 1).abs().max() < 0.8  # 63 expected for each pixel and shift
 
 
-def test_cutout_refuses_what_is_no_batch_of_images():
-    with fails(r"cutout takes images \[B, channels, height, width\]; got shape \[3, 8, 8\]"):
-        data.cutout(torch.zeros(3, 8, 8), keys(3), 1)
-    with fails(r"cutout takes a key for each of 2 images; got shape \[3\]"):
-        data.cutout(torch.zeros(2, 3, 8, 8), keys(3), 1)
-    with fails("size is -1"):
-        data.cutout(torch.zeros(1, 3, 8, 8), keys(1), -1)
+@pytest.mark.parametrize(("change", "setting"), [(data.crop_and_flip, "padding"), (data.cutout, "size")])
+def test_what_is_no_batch_of_images_is_refused(change, setting):
+    with fails(rf"{change.__name__} takes images \[B, channels, height, width\]; got shape \[3, 8, 8\]"):
+        change(torch.zeros(3, 8, 8), keys(3), 1)
+    with fails(rf"{change.__name__} takes a key for each of 2 images; got shape \[3\]"):
+        change(torch.zeros(2, 3, 8, 8), keys(3), 1)
+    with fails(f"{setting} is -1"):
+        change(torch.zeros(1, 3, 8, 8), keys(1), -1)
 
 
 # The full sets

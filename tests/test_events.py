@@ -376,6 +376,16 @@ def inferred(net):
     net.layers.linear1.weight.mul_(2)
 
 
+def test_a_default_device_changes_nothing():
+    """Notebooks set it to the CPU where there is no GPU."""
+    net = made(("20-15-6", FLAT), dtype=torch.float32)
+    x = inputs(net, "static", 8, 0, torch.float32)
+    with torch.no_grad(), torch.device("cpu"):
+        assert events.plan(net, x) is not None
+    with torch.no_grad(), torch.device("meta"):
+        assert events.plan(net, x) is None
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_change_is_noticed(change):
     net = made(("20-15b-12n-6", FLAT))

@@ -469,6 +469,13 @@ def around(shortcut, n=6, **constants):
     return foreign(*nodes, edges=edges)
 
 
+def three(*more, second=None, edges=()):
+    """Three layers and more nodes, with these edges beside those from layer to layer."""
+    first = nir.Linear(weights(7, 7)), lif(7), nir.Linear(weights(7, 7, 1)), second or lif(7)
+    row = pairwise(["in", *(f"n{i}" for i in range(6)), "out"])
+    return foreign(*first, nir.Linear(weights(5, 7, 2)), lif(), *more, edges=[*row, *edges])
+
+
 def hearing_itself(through):
     """Neurons that hear themselves through a node, and others behind them."""
     edges = [("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")]
@@ -713,24 +720,11 @@ REFUSED = {
         edges=[*pairwise(["in", "n0", "n1", "n2", "n3", "n5", "n6", "out"]), ("in", "n4"), ("n4", "n3")],
     ),
     "'n4' .Scale. differs from neuron to neuron": lambda: around(nir.Scale(np.arange(7.0)), 7),
-    "gets 0.5 times what enters its block": lambda: foreign(
-        nir.Linear(weights(7, 7)),
-        lif(7),
-        nir.Linear(weights(7, 7, 1)),
-        lif(7),
-        nir.Linear(weights(5, 7, 2)),
-        lif(),
-        nir.Scale(full(7, 0.5)),
-        edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("in", "n6"), ("n6", "n1"), ("n1", "n3")],
+    "gets 0.5 times what enters its block": lambda: three(
+        nir.Scale(full(7, 0.5)), edges=[("in", "n6"), ("n6", "n1"), ("n1", "n3")]
     ),
-    "'n3' .LIF. gets 0.5 times what enters its block": lambda: foreign(  # the first of its neurons gets that as it is
-        nir.Linear(weights(7, 7)),
-        lif(7),
-        nir.Linear(weights(7, 7, 1)),
-        lif(7, threshold=np.linspace(0.4, 0.8, 7)),
-        nir.Linear(weights(5, 7, 2)),
-        lif(),
-        edges=[*pairwise(["in", *(f"n{i}" for i in range(6)), "out"]), ("n1", "n3")],
+    "'n3' .LIF. gets 0.5 times what enters its block": lambda: three(  # the first of its neurons gets that as it is
+        second=lif(7, threshold=np.linspace(0.4, 0.8, 7)), edges=[("n1", "n3")]
     ),
     "'n1' .LIF. gets a shortcut from .7. to .7.; here it has weights": lambda: around(nir.Linear(weights(7, 7)), 7),
     "differs between the axes": lambda: foreign(

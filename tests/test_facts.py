@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import save
 
 from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
@@ -30,11 +31,6 @@ def pictures(count, seed, *, dtype="uint8", low=0.0, high=255.0):
         x[n, 0, 2 * label : 2 * label + 2] += 0.8
     x[:, :, 0, 0], x[:, :, 5, 5] = 0, 1  # the whole range, whatever the seed
     return (low + x * (high - low)).astype(dtype), y
-
-
-def save(path, **arrays):
-    np.savez(path, **arrays)
-    return path
 
 
 def run(capsys, *arguments):

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from shared import run
 from torch import Tensor
 
 import tsslbp
@@ -175,12 +176,6 @@ def place(tmp_path, monkeypatch, registers):
     return tmp_path
 
 
-def command(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = cli.main(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def forget() -> None:
     """As in a new process."""
     for register, name in ((rules.RULES, "mine"), (losses.LOSSES, "total"), (data.SETS, "four-lines")):
@@ -194,7 +189,7 @@ TRAIN = ["train", *IMPORT, "--data", "four-lines", "--network", "20-4", "--epoch
 
 def test_a_run_with_everything_of_ones_own(place, capsys):
     own = ["--rule", "mine(name=bump, gain=2)", "--loss", "total(pull=3)"]
-    code, _, err = command(capsys, *TRAIN, *own, "--name", "a")
+    code, _, err = run(capsys, *TRAIN, *own, "--name", "a")
     assert code == 0, err
     forget()
     settings = tomllib.loads(Path("runs/a/config.toml").read_text())
@@ -213,14 +208,14 @@ def test_a_run_with_everything_of_ones_own(place, capsys):
         ("study", "energy", "runs/a"),
     ]
     for arguments in again:
-        code, _, err = command(capsys, *arguments)
+        code, _, err = run(capsys, *arguments)
         assert (code, err.count("\n")) == (2, 1), err
         assert wanted in err, err
     with pytest.raises(UserError, match="give it again"):
         tsslbp.load("runs/a")
     for arguments in again:
         forget()
-        code, _, err = command(capsys, *arguments, *IMPORT)
+        code, _, err = run(capsys, *arguments, *IMPORT)
         assert code == 0, (arguments, err)
     assert (
         Path("runs/a/metrics.jsonl").read_text().split('"seconds"')[0]
@@ -228,7 +223,7 @@ def test_a_run_with_everything_of_ones_own(place, capsys):
     )
     assert "--import 'my rule.py'" in Path("given/README.md").read_text()
     forget()
-    code, _, err = command(capsys, "evaluate", "given/a.safetensors")
+    code, _, err = run(capsys, "evaluate", "given/a.safetensors")
     assert code == 2
     assert wanted in err
 
@@ -236,7 +231,7 @@ def test_a_run_with_everything_of_ones_own(place, capsys):
 def test_a_comparison_measures_rules_of_ones_own(place, capsys, monkeypatch):
     monkeypatch.setattr(importlib.import_module("tsslbp.study.compare"), "SECONDS", 0.01)
     arguments = ["compare", *IMPORT, "--data", "four-lines", "--network", "8-4", "--epochs", "1", "--time-steps", "2"]
-    code, out, err = command(capsys, *arguments, "--rules", "mine", "--seeds", "1")
+    code, out, err = run(capsys, *arguments, "--rules", "mine", "--seeds", "1")
     assert code == 0, err
     assert "mine" in out
     result = json.loads(next(Path("runs").glob("compare-*/compare.json")).read_text())
@@ -256,7 +251,7 @@ def test_a_module_of_a_package_that_python_imported_is_given(place, monkeypatch)
 
 
 def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):
-    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    assert run(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
     module = ModuleType("my rule")
     module.__file__ = str(place / "elsewhere/my rule.py")
     monkeypatch.setitem(sys.modules, "my rule", module)
@@ -267,15 +262,15 @@ def test_a_module_that_python_imported_is_given(place, monkeypatch, capsys):
 
 def test_what_is_not_given_is_not_imported(place, capsys):
     Path("code/other.py").write_text("from pathlib import Path\nPath('touched').touch()\n")
-    assert command(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
+    assert run(capsys, *TRAIN, "--rule", "mine", "--name", "a")[0] == 0
     config = Path("runs/a/config.toml")
     config.write_text(config.read_text().replace("my rule.py", "other.py"))
     Path("other.py").write_text(Path("code/other.py").read_text())
-    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    code, _, err = run(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
     assert code == 2
     assert "--import other.py; give it again" in err
     config.write_text(config.read_text().replace("other.py", "code/other.py"))
-    code, _, err = command(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
+    code, _, err = run(capsys, "train", *IMPORT, "--config", str(config), "--name", "b")
     assert code == 2
     assert "must be names of files" in err
     assert not Path("touched").exists()
@@ -298,7 +293,7 @@ def test_what_is_not_given_is_not_imported(place, capsys):
 )
 def test_a_file_that_cannot_be_imported(place, capsys, text, message):
     Path("code/bad.py").write_text(text)
-    code, out, err = command(capsys, "train", "--import=code/bad.py", "quickstart")
+    code, out, err = run(capsys, "train", "--import=code/bad.py", "quickstart")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
     assert not Path("runs").exists()
@@ -317,7 +312,7 @@ def test_a_file_that_cannot_be_imported(place, capsys, text, message):
     ],
 )
 def test_wrong_imports(place, capsys, arguments, message):
-    code, _, err = command(capsys, *arguments)
+    code, _, err = run(capsys, *arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
 
@@ -374,7 +369,7 @@ SET = "data.SETS['bad'] = lambda n: {}\n"
 def test_what_goes_wrong_in_ones_own_code_is_one_line(place, capsys, more, flag, message):
     Path("code/my rule.py").write_text(RULE + more)
     others = TRAIN if not flag.startswith("--data") else [given for given in TRAIN if given not in ("--data", "four-lines")]
-    code, _, err = command(capsys, *others, "--batch-size", "50", flag)
+    code, _, err = run(capsys, *others, "--batch-size", "50", flag)
     assert code == 2, err
     last = re.sub(r"line (\d+):", lambda line: f"line {int(line[1]) - RULE.count(chr(10))} of it:", err.splitlines()[-1])
     assert last.startswith("tsslbp: ")
@@ -439,9 +434,9 @@ def test_a_run_in_python_remembers_the_files_of_what_it_used(place, capsys):
                 tsslbp.load(f"runs/{name}")
         else:
             tsslbp.load(f"runs/{name}")
-    code, _, err = command(capsys, "evaluate", "runs/b", "--import", "mine.py")
+    code, _, err = run(capsys, "evaluate", "runs/b", "--import", "mine.py")
     assert code == 0, err
-    code, _, err = command(capsys, "predict", "runs/c", "new.npz", "--import", "script.py")
+    code, _, err = run(capsys, "predict", "runs/c", "new.npz", "--import", "script.py")
     assert code == 2
     assert "new.npz" in err  # the rule is known
 

@@ -17,12 +17,13 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import wavfile
+from shared import fails
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
 from tsslbp.data import readers
 from tsslbp.data.audio import send_on_delta
-from tsslbp.data.events import Events, read_bin
+from tsslbp.data.events import Events, of_fields, read_bin
 from tsslbp.data.found import Wanted
 from tsslbp.data.series import read_ts
 from tsslbp.errors import UserError
@@ -30,10 +31,6 @@ from tsslbp.settings import TrainConfig
 from tsslbp.training.inputs import mean_of_bins
 
 SAMPLES = Path(__file__).parent / "samples"
-
-
-def fails(message: str):
-    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 def series_npz(path: Path) -> str:
@@ -465,6 +462,35 @@ def test_a_picture_is_read_by_no_other_program_whatever_is_in_it(tmp_path, monke
     assert (code, drawn) == (2, [])
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"tsslbp: cannot read {path} as an image (cannot identify image file")
+
+
+TURNED = {
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
+"""What Exif's orientation asks for."""
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"})])
+@pytest.mark.parametrize("colours", [(), (3,)])
+def test_pictures_are_turned_as_their_camera_was(orientation, suffix, options, colours, tmp_path):
+    camera = Image.Exif()
+    camera[0x0112] = orientation
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 6, 9, *colours), dtype=np.uint8)
+    for number, picture in enumerate(drawn):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "ab"[number % 2] / f"{number}.{suffix}", exif=camera, **options)
+    split, names, _ = readers.samples(tmp_path, ("a", "b"), ())
+    order = [int(Path(name).stem) for name in names]
+    turned = np.stack([TURNED[orientation](picture) for picture in drawn[order]])
+    assert np.array_equal(split.x.permute(0, 2, 3, 1).numpy(), turned if colours else turned[..., None])
 
 
 def test_pictures_of_several_frames_are_counted(tmp_path):
@@ -1357,6 +1383,12 @@ def event_array(events, names="xypt", dtypes=("<u2", "<u2", "?", "<i8")):
     for name, values in zip(names, (events.x, events.y, events.p, events.t), strict=True):
         record[name] = values
     return record[np.random.default_rng(0).permutation(len(record))]
+
+
+def test_times_of_events_may_take_the_whole_range_of_their_type():
+    record = np.zeros(3, dtype=[("x", "<i2"), ("t", "<i4")])
+    record["t"] = [2 * 10**9, -(2 * 10**9), 0]
+    assert of_fields(record).t.tolist() == [0, 2 * 10**9, 4 * 10**9]
 
 
 def test_arrays_of_events_are_read_as_the_same_events_in_other_files(tmp_path):

@@ -2,8 +2,10 @@
 
 import io
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import wave
@@ -17,8 +19,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from shared import fails, save
 
-from tsslbp import UserError, cli, data, files, training
+from tsslbp import cli, data, files, training
 from tsslbp.data import audio, cache, speech, vowels
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 from tsslbp.data.events import Events, by_count, by_time, by_width, frames, read_bin, stabilise
@@ -38,11 +41,6 @@ every_name = pytest.mark.parametrize("name", SIZES)
 
 def needs_full(folder):
     return pytest.mark.skipif(not (FULL / folder).is_dir(), reason=f"the full set is not in {FULL / folder}")
-
-
-def fails(match: str):
-    """Expect a UserError whose message is one line that contains ``match``."""
-    return pytest.raises(UserError, match=rf"\A[^\n]*{match}[^\n]*\Z")
 
 
 @pytest.fixture(autouse=True)
@@ -129,11 +127,6 @@ def test_lengths_stay_with_their_samples():
     for part in hold_out(split, 8):
         assert torch.equal(part.lengths, part.x + 100)
         assert torch.equal(part.y, part.x % 4)
-
-
-def save(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
 
 
 def test_lengths_of_own_files(tmp_path):
@@ -594,6 +587,29 @@ def test_an_interrupted_cache_leaves_nothing_behind(own_cache):
     assert list(own_cache.iterdir()) == []
 
 
+def test_a_cache_is_made_by_one_process_and_without_what_killed_ones_left(own_cache):
+    left, new = own_cache / ".tsslbp-0.tmp", own_cache / ".tsslbp-1.tmp"
+    own_cache.mkdir(exist_ok=True)
+    left.touch()
+    new.touch()
+    os.utime(left, (0, 0))
+    program = f"""
+import os, time, numpy as np, torch
+from tsslbp.data import Split, cache
+os.environ["TSSLBP_CACHE"] = {str(own_cache)!r}
+def make(number):
+    print("made", flush=True)
+    time.sleep(0.2)
+    return np.zeros(3, np.uint8)
+cache.mapped("set", {{}}, Split(torch.arange(5), torch.arange(5)), (3,), make)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert "".join(one.communicate()[0] for one in both).split() == ["made"] * 5
+    assert [one.returncode for one in both] == [0, 0]
+    assert len([*own_cache.glob("set-*.npy")]) == 1
+    assert (left.exists(), new.exists()) == (False, True)
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "file"))
@@ -779,7 +795,7 @@ def test_nmnist_is_fetched_through_tonic(tonic, tmp_path, monkeypatch):
         def __init__(self, save_to, train=True):
             fetched.append(train)
             if train:
-                shutil.copytree(SAMPLES / "NMNIST", Path(save_to) / "NMNIST")
+                shutil.copytree(SAMPLES / "NMNIST", Path(save_to) / "NMNIST", dirs_exist_ok=True)
 
     module = sys.modules["tonic.datasets"]
     module.__all__ = ["NMNIST"]
@@ -787,6 +803,16 @@ def test_nmnist_is_fetched_through_tonic(tonic, tmp_path, monkeypatch):
     for _ in range(2):
         assert len(data.load("nmnist", tmp_path / "new", download=True).test) == 10
     assert fetched == [True, False], "what is there is not fetched again"
+    (tmp_path / "new/NMNIST/test.zip").touch()  # as of a fetch that was stopped
+    with fails("holds an archive of N-MNIST and a part of its recordings; fetch the rest with --download"):
+        data.load("nmnist", tmp_path / "new")
+    monkeypatch.setattr("tsslbp.data.nmnist.SIZES", {"Train": 60_000, "Test": 11})
+    shutil.rmtree(tmp_path / "new/NMNIST/Train")
+    with fails("fetch the rest"):
+        data.load("nmnist", tmp_path / "new", download=True)
+    assert fetched == [True, False] * 2
+    monkeypatch.setattr("tsslbp.data.nmnist.SIZES", {"Train": 20, "Test": 10})
+    assert len(data.load("nmnist", tmp_path / "new").test) == 10
 
 
 def test_tonic_missing(monkeypatch, tmp_path):

@@ -12,9 +12,8 @@ from itertools import chain
 
 import pytest
 import torch
-from shared import run
-from test_checkpoint import StopAt
-from test_image_folder import PICTURES, drawing, fails, load, same_run, spoil
+from shared import StopAt, fails, run
+from test_image_folder import PICTURES, drawing, load, same_run, spoil
 from torch.utils.data import DataLoader
 
 from tsslbp import UserError, data, training

@@ -214,6 +214,8 @@ def test_what_pytorch_and_numpy_disagree_on_is_taken(iris, recwarn):
     fixed.flags.writeable = False
     with torch.no_grad():
         fitted = clone(TINY).set_params(epochs=1).fit(fixed, y)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(clone(TINY).set_params(epochs=1).fit(fixed, y).predict(x), fitted.predict(x))
     assert not [warning for warning in recwarn if "writable" in str(warning.message)]
     halves = torch.from_numpy(x).bfloat16()
     np.testing.assert_array_equal(fitted.predict(halves), fitted.predict(halves.float().numpy()))

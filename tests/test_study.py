@@ -4,9 +4,7 @@ import copy
 import importlib
 import json
 import math
-import os
 import re
-import signal
 import statistics
 from dataclasses import replace
 from functools import partial
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import StopAt
 from test_report import Page
 
 from tsslbp import UserError, build, cli, metrics, rules, study, training
@@ -167,8 +166,8 @@ def run(trained):
 
 
 @pytest.mark.parametrize(("network", "neurons"), [("40-30-10", 80), ("40-50-V5", 90)])
-def test_latency_at_the_last_step_is_accuracy(network, neurons, tmp_path):
-    run = runs.load(small(tmp_path, network))
+def test_latency_at_the_last_step_is_accuracy(network, neurons, run, tmp_path):
+    run = run if network == "40-30-10" else runs.load(small(tmp_path, network))
     found, accuracy = study.latency(run), run.model.accuracy(run.test)
     assert accuracy > 50
     # Batches of other sizes may round otherwise, and so may decide a sample or two of 360.
@@ -482,16 +481,11 @@ def test_data_too_small_to_hold_any_out_are_refused(train, quick, tmp_path):
 def test_interrupted_study_goes_on(tiny, tmp_path):
     whole = study.ablation(replace(tiny, runs_dir=tmp_path / "whole"), seeds=2, groups=["terms"])
 
-    class PressCtrlC(training.Progress):
-        def stepped(self, epoch, step, loss, accuracy):
-            if step == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-
     begun = []
 
     def watch(name):
         begun.append(name)
-        return PressCtrlC() if len(begun) == 3 else training.Progress()
+        return StopAt(1, 3) if len(begun) == 3 else training.Progress()
 
     with pytest.raises(training.Interrupted):
         study.ablation(tiny, seeds=2, groups=["terms"], watch=watch)

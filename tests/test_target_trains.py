@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import run
 
 import tsslbp
-from tsslbp import UserError, cli, data, report, training
+from tsslbp import UserError, data, report, training
 from tsslbp.data import Split
 from tsslbp.metrics.spike_trains import agreement, van_rossum
 from tsslbp.settings import TrainConfig
@@ -37,16 +38,6 @@ def arrays(static: bool = False, **more):
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def command(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = cli.main(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def fails(message: str):
-    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float64])
@@ -82,14 +73,14 @@ def test_targets_after_the_end_of_a_sequence_are_no_targets():
 def test_trained_evaluated_and_predicted(place, capsys, static):
     np.savez("mine.npz", **arrays(static), classes=["a", "b", "c"])
     settings = ["--epochs", "3", "--network", "30-3", "--batch-size", "4", "--name", "mine"]
-    code, out, err = command(capsys, "train", "--data", "mine.npz", *settings)
+    code, out, err = run(capsys, "train", "--data", "mine.npz", *settings)
     assert code == 0, err
     assert f"with target spike trains of {T} steps for 3 neurons (a, b, c)" in err
     assert "loss kernel" in err
     final = json.loads(Path("runs/mine/metrics.jsonl").read_text().splitlines()[-1])
     measured = f"F1 {final['f1']:.4f} (spikes within one step), van Rossum distance {final['van_rossum']:.3f}"
     assert out.startswith(f"{measured} (8 test samples; epoch 3, the last)")
-    assert f"{measured}, on a held-out fifth, 8 samples\n" == command(capsys, "evaluate", "runs/mine")[1]
+    assert f"{measured}, on a held-out fifth, 8 samples\n" == run(capsys, "evaluate", "runs/mine")[1]
 
     model, test = tsslbp.load("runs/mine"), data.load("mine.npz", ".").test
     assert repr(model).startswith(f"Model({'samples' if static else 'sequences'}")
@@ -100,7 +91,7 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     assert final["van_rossum"] == pytest.approx(float(van_rossum(spikes, wanted, tau).mean()))
 
     np.savez("new.npz", x=test.x.numpy())
-    assert "spikes of 8 samples" in command(capsys, "predict", "runs/mine", "new.npz", "--out", "out.csv")[1]
+    assert "spikes of 8 samples" in run(capsys, "predict", "runs/mine", "new.npz", "--out", "out.csv")[1]
     with open("out.csv") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["sample", "neuron", "step"]
@@ -108,12 +99,12 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
     for row in rows:
         predicted[int(row["sample"]), int(row["step"]), "abc".index(row["neuron"])] = 1
     assert np.array_equal(predicted, spikes.transpose(0, 1).numpy())
-    code, out, _ = command(capsys, "predict", "runs/mine", "new.npz")
+    code, out, _ = run(capsys, "predict", "runs/mine", "new.npz")
     assert re.match(r"0: (\d+ output spikes: [abc] at step \d+|no output spike)", out)
     assert len(out.splitlines()) == 8
-    assert command(capsys, "export", "runs/mine", "given/mine.safetensors")[0] == 0
+    assert run(capsys, "export", "runs/mine", "given/mine.safetensors")[0] == 0
     assert f"| F1 {final['f1']:.4f} (last epoch) |" in Path("given/README.md").read_text()
-    assert command(capsys, "export", "runs/mine", "half/mine.safetensors", "--half")[0] == 0
+    assert run(capsys, "export", "runs/mine", "half/mine.safetensors", "--half")[0] == 0
     half = training.load("half/mine.safetensors")
     told, test = half.trained["final"], training.samples_to_test(half, None, Path()).split
     assert (100 * told["f1"], told["van_rossum"]) == (pytest.approx(half.accuracy(test)), half.distance(test))
@@ -195,7 +186,7 @@ MODEL = ["--network", "3", "--epochs", "1"]
 )
 def test_targets_that_do_not_fit(place, capsys, change, message):
     np.savez("mine.npz", **{**arrays(), **change})
-    code, _, err = command(capsys, "train", "--data", "mine.npz", *MODEL)
+    code, _, err = run(capsys, "train", "--data", "mine.npz", *MODEL)
     if message is None:
         assert code == 0, err
         return
@@ -217,7 +208,7 @@ def test_targets_that_do_not_fit(place, capsys, change, message):
 )
 def test_settings_that_do_not_go_with_target_trains(place, capsys, flags, message):
     np.savez("mine.npz", **arrays())
-    code, _, err = command(capsys, "train", "--data", "mine.npz", *(flags if "--network" in flags else [*MODEL, *flags]))
+    code, _, err = run(capsys, "train", "--data", "mine.npz", *(flags if "--network" in flags else [*MODEL, *flags]))
     assert (code, err.count("\n")) == (2, 1), err
     assert re.search(message, err), err
 
@@ -225,7 +216,7 @@ def test_settings_that_do_not_go_with_target_trains(place, capsys, flags, messag
 def test_one_pattern_is_learned_and_tested_on_itself(place, capsys):
     one = {"x": arrays()["x"][:1], "y": arrays()["y"][:1]}
     np.savez("one.npz", **one, x_test=one["x"], y_test=one["y"])
-    code, out, err = command(capsys, "train", "--data", "one.npz", *MODEL, "--name", "a")
+    code, out, err = run(capsys, "train", "--data", "one.npz", *MODEL, "--name", "a")
     assert code == 0, err
     assert "(1 test samples" in out
 
@@ -238,18 +229,18 @@ def test_models_of_classes_and_of_trains_are_not_mixed_up(place, capsys):
     np.savez("labelled.npz", x=1 - given["x"], y=np.arange(N) % 3)
     np.savez("two.npz", x=1 - given["x"], y=given["y"][:, :, :2])
     for name in ("trains", "classes"):
-        assert command(capsys, "train", "--data", f"{name}.npz", *MODEL, "--name", name)[0] == 0
+        assert run(capsys, "train", "--data", f"{name}.npz", *MODEL, "--name", name)[0] == 0
     wrong = {
         ("trains", "--all", "labelled.npz"): "the targets of labelled.npz are classes; the model was trained on spike trains",
         ("classes", "--all", "more.npz"): "the targets of more.npz are spike trains; the model was trained on classes",
         ("trains", "--all", "two.npz"): "y has trains of 2 neurons; the model has 3",
         ("trains", "--early-exit"): "--early-exit is for classes; this model answers with spike trains",
     }
-    for (run, *flags), message in wrong.items():
-        code, _, err = command(capsys, "evaluate", f"runs/{run}", *flags)
+    for (name, *flags), message in wrong.items():
+        code, _, err = run(capsys, "evaluate", f"runs/{name}", *flags)
         assert (code, err.count("\n")) == (2, 1), err
         assert message in err, err
-    code, out, err = command(capsys, "evaluate", "runs/trains", "--all", "more.npz")
+    code, out, err = run(capsys, "evaluate", "runs/trains", "--all", "more.npz")
     assert code == 0, err
     assert "on all of more.npz, 40 samples" in out
 

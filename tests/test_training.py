@@ -21,9 +21,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import Listens, StopAt
 
 import tsslbp
-from tsslbp import UserError, data, files, losses, machine, metrics, report, stored, study, training
+from tsslbp import UserError, cli, data, files, losses, machine, metrics, report, stored, study, training
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
@@ -180,15 +181,10 @@ def test_ctrl_c_after_the_last_step_is_heard(quick):
 
 @pytest.mark.parametrize("at_step", [1, 7, 12])
 def test_interrupted_run_resumes_to_the_same_weights(quick, at_step):
-    class PressCtrlC(training.Progress):
-        def stepped(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-            if epoch == 2 and step == at_step:
-                os.kill(os.getpid(), signal.SIGINT)
-
     config = quick(name="cut", dropout=0.3, shift=1, flip=True, encoding="poisson", schedule="cosine", average=0.9)
     whole, expected = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted) as stop:
-        training.train(config, PressCtrlC())
+        training.train(config, StopAt(2, at_step))
     cut = config.runs_dir / "cut"
     assert stop.value.args == (cut,)
     _, final = training.train(replace(config, resume=True))
@@ -235,7 +231,7 @@ def test_kill_9_at_random_moments_and_resume_equals_the_whole_run(quick, times):
         assert process.poll() is None
         process.kill()
         process.wait()
-    subprocess.run([sys.executable, "-c", train, config_file, "--resume"], check=True, capture_output=True)
+    assert cli.main(["train", "--name", "killed", "--config", config_file, "--resume"]) == 0
     assert_same_weights(whole, killed)
     records, final = training.read_metrics(killed)
     assert [record["epoch"] for record in records] == list(range(1, epochs + 1))
@@ -649,6 +645,12 @@ def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, t
     for content in ("", "[]", '{"gains": {}}', "\0"):
         (tmp_path / "cache/bfloat16.json").write_text(content)
         assert not machine.bfloat16_pays()
+    machine.record_bfloat16({"a": 1.5})
+    with monkeypatch.context() as another:
+        another.setattr(machine.torch.backends.cpu, "get_cpu_capability", lambda: "another generation")
+        assert not machine.bfloat16_pays()
+        machine.record_bfloat16({"a": 0.5})
+    assert machine.bfloat16_pays()
     monkeypatch.setenv("TSSLBP_CACHE", "/dev/null/cache")
     assert not machine.bfloat16_pays()
     with pytest.raises(UserError, match="set TSSLBP_CACHE"):
@@ -700,14 +702,6 @@ def test_steps_after_the_end_of_a_sequence_do_not_count(quick, tmp_path):
     found = firing.firing(training.Model(net, inputs, ("a",), "hand"), samples, 10**6, 1)
     assert found == {"rates": {"output": 5 / 6}, "fallback": {"output": 1 / 6}}
     assert net.training
-
-
-class Listens(training.Progress):
-    def __init__(self):
-        self.warnings = []
-
-    def warned(self, message):
-        self.warnings.append(message)
 
 
 def test_a_dead_layer_is_told_once(quick):

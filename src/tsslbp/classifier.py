@@ -166,13 +166,13 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(names, "y"), counts, columns)
         with _parameters_named():
             config = resolved(self._config(dataset), dataset)
-            with _DRAWING, torch.random.fork_rng(devices=[]):
+            with _DRAWING, torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                 model, optimizer = prepare(config, dataset)
                 seen, samples = model.filtered(dataset)
         state = RunState()
         progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
         try:
-            with _parameters_named():
+            with _parameters_named(), torch.inference_mode(False):
                 Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
         except Interrupted:
             raise KeyboardInterrupt from None

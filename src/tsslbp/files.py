@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import math
 import os
 import secrets
 import shutil
 import struct
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +181,20 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path, fix: str) -> Iterator[None]:
+    """:func:`alone` in a folder, which is made if it is missing; waits while another process has locked it."""
+    make_folder(folder, fix)
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(alone(folder, fix))
+                break
+            except Taken:
+                time.sleep(1)
+        yield
+
+
 def _itself(path: str, flags: int) -> int:
     """Open a file but no link, which may lead anywhere, and without waiting for the other end of a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
@@ -238,10 +254,13 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete unfinished files of a killed process in a folder that no other process writes to."""
+def remove_leftovers(folder: Path, older: float = -math.inf) -> None:
+    """Delete unfinished files of a killed process in a folder where no other process writes files that are ``older``, in
+    seconds."""
     for path in folder.glob(TEMPORARY):
-        _delete(path)
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > older:
+                path.unlink()
 
 
 def _delete(path: Path) -> None:

@@ -131,7 +131,7 @@ class Filters:
 
     def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The rates (2), ``[N, thresholds]``."""
-        batch = max(1, AT_ONCE // (len(ORDERS) * x.shape[1]))
+        batch = max(1, AT_ONCE // (max(len(ORDERS), x.shape[2]) * x.shape[1]))
         parts = zip(x.split(batch), itertools.repeat(None) if lengths is None else lengths.split(batch), strict=False)
         return torch.cat([self._rates(part, ends) for part, ends in parts])
 

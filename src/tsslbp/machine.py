@@ -49,38 +49,49 @@ def describe() -> dict[str, str]:
     }
 
 
+def lasting() -> dict[str, str]:
+    """:func:`describe` without the load, which passes."""
+    return {what: text for what, text in describe().items() if what != "load"}
+
+
 def multiplies_bfloat16() -> bool:
     """Whether PyTorch has fast products in bfloat16 here. Others take several times as long as float32."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def record_bfloat16(gains: Mapping[str, float]) -> None:
-    """Store the speed-up of networks by bfloat16 on this processor, for :func:`bfloat16_pays`.
+    """Store the speed-up of networks by bfloat16 in this environment, for :func:`bfloat16_pays`.
 
     Raises:
         UserError: the file cannot be written.
     """
     path = _bfloat16_record()
     files.make_folder(path.parent, "set TSSLBP_CACHE to another folder")
-    files.write_text(path, json.dumps({"measured on": _measured_on(), "gains": dict(gains)}) + "\n")
+    files.write_text(path, json.dumps(_recorded() | {_environment(): float(min(gains.values()))}, indent=1) + "\n")
 
 
 def bfloat16_pays() -> bool:
     """Whether bfloat16 was measured to be faster on this processor with this PyTorch and number of threads."""
+    return _recorded().get(_environment(), 0.0) >= WORTH_IT
+
+
+def _recorded() -> dict[str, float]:
+    """The least speed-up by bfloat16 in each environment; several may share a home folder."""
     try:
         record = json.loads(_bfloat16_record().read_text(encoding="utf-8"))
-        return bool(record["measured on"] == _measured_on() and min(record["gains"].values()) >= WORTH_IT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # ValueError: also no cache folder
-        return False  # not measured, or unreadable
+        return {key: gain for key, gain in record.items() if isinstance(gain, float)}
+    except (OSError, ValueError, AttributeError, RecursionError):  # ValueError: also no cache folder
+        return {}  # not measured, or unreadable
 
 
 def _bfloat16_record() -> Path:
     return files.cache_folder() / "bfloat16.json"
 
 
-def _measured_on() -> list[str]:
+def _environment() -> str:
+    """What a measurement of speed depends on; generations of a processor may share its name, so also its instructions."""
     about = describe()
-    return [about["processor"], about["torch"], about["threads"]]
+    return ", ".join(about[what] for what in ("processor", "vector instructions", "torch", "threads"))
 
 
 CGROUPS = {

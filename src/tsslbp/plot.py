@@ -105,7 +105,7 @@ def confusion(run: str | Path) -> Figure:
         UserError: no run at the folder, missing data, targets that are no classes.
     """
     model, settings = training.load(run), TrainConfig.from_toml(Path(run) / "config.toml")
-    test = training.samples_to_test(model, None, settings.data_root).split
+    test = training.dataset_of_run(model, settings).test
     if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
     names = [*model.classes, "no answer"]

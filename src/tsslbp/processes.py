@@ -55,6 +55,19 @@ _LATE = threading.Event()  # whether it is to wait no longer
 _SUMS: list[Any] = []  # what it has begun with others, and not seen the end of
 
 
+@contextmanager
+def handling(handler: Callable[[int, Any], object], *numbers: signal.Signals) -> Iterator[dict[signal.Signals, Any]]:
+    """Inside, ``handler`` gets these signals where Python takes them, in the main thread; yields the handlers before."""
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main and signal.getsignal(number) is not None]  # None, as in R, cannot be put back
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number in taken}
+    try:
+        yield before
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 @dataclass(frozen=True)
 class Group:
     """The processes of a job, seen from one of them.

@@ -56,7 +56,7 @@ def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
 
 
 def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure cases; returns milliseconds per step and inference, and MiB, by case and subject, with the machine.
+    """Measure cases; returns milliseconds per step, and MiB, by case and subject, with the machine.
 
     Raises:
         UserError: the kernels disagree with the reference.
@@ -72,9 +72,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         made = {who: make() for who, make in subjects(case).items()}
         say(f"{name}: training step")
         step = interleaved({who: subject.step for who, subject in made.items()}, seconds)
-        say(f"{name}: inference")
-        infer = interleaved({who: subject.infer for who, subject in made.items()}, seconds / 3)
-        rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who], "inference_ms": infer[who]} for who in made}
+        rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who]} for who in made}
         for who in rows.keys() & {OURS, HALF}:
             rows[who]["spent_ms"] = where_time_goes(made[who].step, times=min(50, 1 + int(10 * seconds)))
         del made

@@ -54,15 +54,17 @@ class Runner:
         python: its interpreter.
         case: the case's name.
         path: its folder, if its interpreter does not find it. It must not find our files by our ``PYTHONPATH``.
+        program: another program that answers a line of numbers with seconds, and its arguments.
 
     Raises:
         UserError: it cannot be run, or has no such case.
     """
 
-    def __init__(self, python: str, case: str, path: str = "") -> None:
+    def __init__(self, python: str, case: str, path: str = "", program: Sequence[str] = ()) -> None:
         self.python, self.case = python, case
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command, environment = [python, "-P", "-W", "ignore", "-c", PROGRAM, case], {**os.environ, "PYTHONPATH": path}
+        command = [python, "-P", "-W", "ignore", "-c", *(program or (PROGRAM, case))]
+        environment = {**os.environ, "PYTHONPATH": path}
         try:
             self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         except OSError as error:
@@ -70,12 +72,12 @@ class Runner:
                 f"--against is {python}, which cannot be run ({error.strerror}); give a Python interpreter"
             ) from None
 
-    def seconds(self, steps: int) -> float:
-        """Seconds of this many steps."""
+    def seconds(self, *asked: int) -> float:
+        """Seconds of this many steps, or of what another program is asked for."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.write(f"{' '.join(map(str, asked))}\n")
             self.process.stdin.flush()
             return float(self.process.stdout.readline())
         except (OSError, ValueError):

@@ -15,6 +15,7 @@ from tsslbp.declared import FINITE, POSITIVE, Means, flag
 from tsslbp.errors import UserError, unknown
 from tsslbp.exchange import c, check, compiled, nir, onnx
 from tsslbp.exchange.program import Program
+from tsslbp.settings import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
         raise UserError(f"--check is {options.check}; it must be a number of samples")
     if not options.check:
         return None
-    test = training.samples_to_test(model, options.data, options.data_root).split
+    settings = options.model / "config.toml"
+    streaming = TrainConfig.from_toml(settings).streaming if settings.is_file() else None
+    test = training.samples_to_test(model, options.data, options.data_root, streaming=streaming).split
     return test.select(torch.arange(min(options.check, len(test))))
 
 

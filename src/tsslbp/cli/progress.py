@@ -2,11 +2,10 @@
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tsslbp import training
+from tsslbp import processes, training
 from tsslbp.cli.show import say
 
 
@@ -19,27 +18,13 @@ def watch(run: str) -> training.Progress:
 @contextlib.contextmanager
 def same_command_goes_on() -> Iterator[None]:
     """Around a command of many runs: when interrupted, also between two of them, say that the same command continues."""
-    with _sigterm_as_ctrl_c():
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with processes.handling(stop, signal.SIGTERM):  # a run that trains takes the signal for itself (training/loop.py)
         try:
             yield
         except (training.Interrupted, KeyboardInterrupt):
             say("stopped; give the same command again to go on")
             raise KeyboardInterrupt from None
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt; a run that trains takes the signal for itself (``training/loop.py``)."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
-        # elsewhere Python takes no signals, and a handler of a program around Python could not be put back
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -57,7 +57,7 @@ Tensor mask(const Tensor& keys, std::vector<int64_t> numbers, int64_t count, int
   const Tensor made = torch::stable::new_empty(keys, {keys.size(0), count}, full ? ScalarType::Double : ScalarType::Float);
   const auto draw = [&](auto* out) {
     using T = std::remove_pointer_t<decltype(out)>;
-    each(Mask<T>{key.const_data_ptr<int64_t>(), numbers, count, bound, T(value), out}, keys.size(0), 1 + int64_t((1 << 14) / (1.0 + count)));
+    in_parallel(Mask<T>{key.const_data_ptr<int64_t>(), numbers, count, bound, T(value), out}, keys.size(0), 1 + int64_t((1 << 14) / (1.0 + count)));
   };
   if (full) draw(made.mutable_data_ptr<double>());
   else draw(made.mutable_data_ptr<float>());

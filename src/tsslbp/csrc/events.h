@@ -31,21 +31,11 @@ constexpr int64_t UNIT = 64 / sizeof(T);
 
 // Vectors of so many bytes, which an instruction set has.
 template <class T, int bytes>
-struct Vectors;
-#define TSSLBP_VECTORS(T, Signed, bytes)                                                  \
-  template <>                                                                             \
-  struct Vectors<T, bytes> {                                                              \
-    typedef T Numbers __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias)); \
-    typedef Signed Words __attribute__((vector_size(bytes)));                             \
-    typedef uint8_t Trains __attribute__((vector_size(bytes / sizeof(T))));               \
-  };
-TSSLBP_VECTORS(float, int32_t, 16)
-TSSLBP_VECTORS(float, int32_t, 32)
-TSSLBP_VECTORS(float, int32_t, 64)
-TSSLBP_VECTORS(double, int64_t, 16)
-TSSLBP_VECTORS(double, int64_t, 32)
-TSSLBP_VECTORS(double, int64_t, 64)
-#undef TSSLBP_VECTORS
+struct Vectors {
+  typedef T Numbers __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Words __attribute__((vector_size(bytes)));
+  typedef uint8_t Trains __attribute__((vector_size(bytes / sizeof(T))));
+};
 template <class T, int bytes>
 using Numbers = typename Vectors<T, bytes>::Numbers;
 template <class T, int bytes>

@@ -1,4 +1,4 @@
-// Sums of rows that are chosen one by one, in vector registers, and how such an operation runs over items.
+// Sums of rows that are chosen one by one, in vector registers.
 #pragma once
 
 #include "sweep.h"
@@ -81,37 +81,6 @@ TSSLBP_INLINE void transpose(const T* x, int64_t rows, int64_t stride, int64_t c
     for (int64_t column = 0; column < columns; column += SIDE)
       for (int64_t j = column; j < std::min(column + SIDE, columns); ++j)
         for (int64_t i = row; i < std::min(row + SIDE, rows); ++i) made[j * wide + i] = x[i * stride + j];
-}
-
-template <class Op>
-void items_baseline(const Op& op, int64_t begin, int64_t end) {
-  op.template operator()<16>(begin, end);
-}
-
-#ifdef TSSLBP_X86
-template <class Op>
-TSSLBP_AVX2 void items_avx2(const Op& op, int64_t begin, int64_t end) {
-  op.template operator()<32>(begin, end);
-}
-
-template <class Op>
-TSSLBP_AVX512 void items_avx512(const Op& op, int64_t begin, int64_t end) {
-  op.template operator()<64>(begin, end);
-}
-#endif
-
-// Runs an operation over independent items, such as the samples of a batch; a thread gets `grain` or more.
-template <class Op>
-void each(const Op& op, int64_t count, int64_t grain = 1) {
-  auto* run = &items_baseline<Op>;
-#ifdef TSSLBP_X86
-  if (capability() == Capability::avx2) run = &items_avx2<Op>;
-  if (capability() == Capability::avx512) run = &items_avx512<Op>;
-#endif
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
-    const FlushTinyNumbers flush;
-    run(op, begin, end);
-  });
 }
 
 }  // namespace tsslbp

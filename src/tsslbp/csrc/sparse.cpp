@@ -61,7 +61,7 @@ std::vector<Tensor> changes(const Tensor& current, double tau_s, double most) {
     const auto share = [&](int64_t every, bool alone) {  // share of changes in every so many samples
       found.assign((s.N + every - 1) / every, {});
       const int64_t samples = found.size();
-      each(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, alone ? samples : 1);
+      in_parallel(Find<T>{a.const_data_ptr<T>(), s, difference, every, found}, samples, alone ? samples : 1);
       int64_t total = 0;
       for (const Found<T>& sample : found) total += sample.until.back();
       return double(total) / std::max(1.0, double(samples * s.T * s.pixels() * s.C));
@@ -131,13 +131,13 @@ Tensor map_changes(const Tensor& current, const Tensor& weight, const Tensor& wh
     T* current = made.mutable_data_ptr<T>();
     if (s.flat()) {
       const int64_t chunk = at_once<T>(s);
-      each(FlatForward<T>{changes, weights, s, decay, per_tau, chunk, current}, (s.out + chunk - 1) / chunk);
+      in_parallel(FlatForward<T>{changes, weights, s, decay, per_tau, chunk, current}, (s.out + chunk - 1) / chunk);
       return;
     }
     const int64_t inputs = s.high * s.wide * s.C, wide = padded<T>(s.out);
     const Lines<T> by_input = lines<T>(inputs * wide);
     transpose(weights, s.out, inputs, inputs, by_input.get(), wide);
-    each(SparseForward<T>{changes, by_input.get(), s, decay, per_tau, current}, s.N);
+    in_parallel(SparseForward<T>{changes, by_input.get(), s, decay, per_tau, current}, s.N);
   });
   return made;
 }
@@ -170,14 +170,14 @@ Tensor map_changes_backward(const Tensor& current, const Tensor& delta, const Te
         return row;
       });
       const FlatGradient<T> gradient{d.const_data_ptr<T>(), sorted, s, decay, per_tau, chunk, made.mutable_data_ptr<T>()};
-      each(gradient, (s.out + chunk - 1) / chunk);
+      in_parallel(gradient, (s.out + chunk - 1) / chunk);
       return;
     }
     const int64_t bytes = s.C * s.high * s.wide * padded<T>(s.out) * int64_t(sizeof(T));
     const int64_t groups = std::clamp<int64_t>(PARTS_BYTES / bytes, 1, std::clamp<int64_t>(s.N, 1, GROUPS));
     std::vector<Part<T>> parts;
     for (int64_t group = 0; group < groups; ++group) parts.emplace_back(s);
-    each(SparseGradient<T>{changes, d.const_data_ptr<T>(), s, decay, per_tau, groups, parts}, groups);
+    in_parallel(SparseGradient<T>{changes, d.const_data_ptr<T>(), s, decay, per_tau, groups, parts}, groups);
     for (int64_t group = 1; group < groups; ++group)
       for (int64_t i = 0; i < parts[0].size; ++i) parts[0].data[i] += parts[group].data[i];
     parts[0].write(s, made.mutable_data_ptr<T>());

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #define TSSLBP_INLINE inline __attribute__((always_inline))
@@ -126,25 +127,34 @@ struct Blocks {
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const { blocks(op, begin, end, plan); }
 };
 
-// f(begin, end), compiled for an instruction set.
+// f(begin, end), or f<BYTES>(begin, end) of a functor that is written for vectors of so many bytes.
+template <int BYTES, class F>
+TSSLBP_INLINE void call(const F& f, int64_t begin, int64_t end) {
+  if constexpr (std::is_invocable_v<const F&, int64_t, int64_t>)
+    f(begin, end);
+  else
+    f.template operator()<BYTES>(begin, end);
+}
+
+// The same, compiled for an instruction set.
 template <class F>
 void in_baseline(const F& f, int64_t begin, int64_t end) {
-  f(begin, end);
+  call<16>(f, begin, end);
 }
 
 #ifdef TSSLBP_X86
 template <class F>
 TSSLBP_AVX2 void in_avx2(const F& f, int64_t begin, int64_t end) {
-  f(begin, end);
+  call<32>(f, begin, end);
 }
 
 template <class F>
 TSSLBP_AVX512 void in_avx512(const F& f, int64_t begin, int64_t end) {
-  f(begin, end);
+  call<64>(f, begin, end);
 }
 #endif
 
-// f(begin, end) with the widest vectors, on this thread.
+// The same with the widest vectors, on this thread.
 template <class F>
 void vectorised(const F& f, int64_t begin, int64_t end) {
 #ifdef TSSLBP_X86
@@ -156,7 +166,7 @@ void vectorised(const F& f, int64_t begin, int64_t end) {
 
 // f over [0, count) on PyTorch's threads, each of which gets `grain` or more.
 template <class F>
-void in_parallel(const F& f, int64_t count, int64_t grain) {
+void in_parallel(const F& f, int64_t count, int64_t grain = 1) {
   torch::stable::parallel_for(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
     const FlushTinyNumbers flush;
     vectorised(f, begin, end);

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from tsslbp import files
 from tsslbp.data import events, images, in_files, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip, cutout
@@ -92,7 +94,9 @@ def load(
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
     if in_files.is_one(name):
         return replace(in_files.read(name, Path(root), validation, streaming or Streaming()), source=name)
-    return replace(_read(name, Path(root), validation, download, time_steps, rate), source=name)
+    fetches = download and not is_own(name)
+    with files.in_turn(Path(root), "choose another --data-root") if fetches else nullcontext():  # only one process fetches
+        return replace(_read(name, Path(root), validation, download, time_steps, rate), source=name)
 
 
 def is_own(name: str) -> bool:
@@ -138,10 +142,8 @@ def _read(name: str, root: Path, validation: int | None, download: bool, time_st
     match name:
         case "digits":
             return images.digits(validation)
-        case "mnist":
-            return images.mnist(root, validation, download)
-        case "fashion-mnist":
-            return images.fashion_mnist(root, validation, download)
+        case "mnist" | "fashion-mnist":
+            return images.mnist(name, root, validation, download)
         case "cifar10":
             return images.cifar10(root, validation, download)
         case "nmnist" | "nmnist-stabilised":

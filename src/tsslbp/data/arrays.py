@@ -134,6 +134,8 @@ def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
     try:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths

@@ -18,6 +18,7 @@ from tsslbp.data.dataset import Split
 from tsslbp.errors import UserError
 
 Frames = NDArray[np.uint8]
+FIX = "set TSSLBP_CACHE to another folder"
 
 
 def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], make: Callable[[int], Frames]) -> Split:
@@ -41,7 +42,10 @@ def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], 
     path = files.cache_folder() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.npy"
     stored = _map(path, (len(numbers), *shape))
     if stored is None:
-        _write(path, (len(numbers), *shape), map(make, numbers))
+        with files.in_turn(path.parent, FIX):
+            files.remove_leftovers(path.parent, older=60)  # small files are written there without a lock
+            if _map(path, (len(numbers), *shape)) is None:  # no other process has made it meanwhile
+                _write(path, (len(numbers), *shape), map(make, numbers))
         stored = _map(path, (len(numbers), *shape))
     if stored is None:
         raise UserError(f"{path} was changed while it was written; run it again")
@@ -58,9 +62,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> Frames | None:
 
 
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[Frames]) -> None:
-    fix = "set TSSLBP_CACHE to another folder"
-    files.make_folder(path.parent, fix)
-    with files.replacing(path, fix) as file:
+    with files.replacing(path, FIX) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for row in rows:
             file.write(row.tobytes())

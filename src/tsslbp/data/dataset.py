@@ -81,6 +81,9 @@ class Split:
         """The samples of each request in turn, in memory."""
         return (self.select(index) for index, _ in requests)
 
+    def close(self) -> None:
+        """End the processes that read samples, if there are any; new ones start when they are needed."""
+
     def few(self, most: int) -> "Split":
         """At most ``most`` samples, evenly spaced."""
         return self.select(torch.linspace(0, len(self) - 1, min(most, len(self)), dtype=torch.float64).long())

@@ -135,6 +135,7 @@ def of_fields(record: NDArray[Any]) -> Events:
     t = t[order]
     if not micro * (float(t[-1]) - float(t[0])) < LONGEST:
         raise UserError("times are not finite, or years apart")
+    t = t.astype(np.int64) if t.dtype.kind == "i" else t  # a difference may not fit the type
     since = np.rint((t - t[0]) * micro).astype(np.int64)
     y, p = (np.zeros_like(since) if values is None else values[order] for values in (y, p))
     return Events(x[order].astype(np.int64), y.astype(np.int64), (p > 0).astype(np.int64), since)

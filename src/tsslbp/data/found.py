@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp.data import own
-from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names
-from tsslbp.errors import UserError, each_of, few
+from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names, hold_out, hold_out_groups, hold_out_validation
+from tsslbp.data.own import fitted
+from tsslbp.errors import UserError, few
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
@@ -71,21 +71,76 @@ class Found:
     groups: Tensor | None = None
 
     def dataset(self, name: str, where: str, validation: int | None) -> Dataset:
-        """The data set; raises UserError as :func:`tsslbp.data.own.complete` does."""
-        return own.complete(
-            name,
-            where,
-            self.parts["train"],
-            self.parts.get("test"),
-            self.classes,
-            validation,
-            sequence=self.sequence,
-            scale=self.scale,
-            tested_on=self.tested_on,
-            held=self.parts.get("validation"),
-            groups=self.groups,
-            **self.facts,
-        )
+        """The data set, with parts held out, and normalised by its training samples.
+
+        Args:
+            name: of the data set.
+            where: the file or folder, for messages.
+            validation: samples to hold out. Default: a tenth; none if a class has too few samples for that.
+
+        Raises:
+            UserError: one class, a class with too few samples for the parts, groups of which none can be held out, or a
+                validation size that does not fit.
+        """
+        samples, test, held = self.parts["train"], self.parts.get("test"), self.parts.get("validation")
+        classes, groups, notes = self.classes, self.groups, tuple(self.facts.get("notes", ()))
+        if len(classes) < 2 and not samples.trains:
+            raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
+        # samples with target trains are held out as if all were of one class
+        labels, names = (torch.zeros(len(samples), dtype=torch.int64), ("",)) if samples.trains else (samples.y, classes)
+        counts = torch.bincount(labels, minlength=len(names))
+        fewest, scarce = int(counts.min()), names[int(counts.argmin())]
+        parts = ["training", *(["test"] if test is None else [])]
+        if validation is None and held is None and fewest <= len(parts):
+            validation = 0
+        if validation != 0 and held is None:
+            parts.insert(1, "validation")
+        if fewest < len(parts):
+            has = f"{fewest} sample{'s' * (fewest != 1)}"
+            needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)}"
+            if samples.trains:
+                raise UserError(f"{where} has {has}; {needs}; add samples, or bring test samples as x_test and y_test")
+            fix = "add samples of it or leave the class out"
+            raise UserError(f"{where}: class {scarce} has {has}; {needs} of each class; {fix}")
+        numbers, tested = Split(torch.arange(len(samples)), labels), None
+        if test is None:
+            fifth = max(len(names), len(samples) // 5)
+            numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
+        whose = "of its own"
+        if groups is not None and held is None and validation != 0:
+            fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
+            if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
+                validation = 0
+            else:
+                numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
+        if held is not None and validation in (None, len(held)):
+            kept, held = numbers, held.select(torch.arange(len(held)))
+        elif held is not None and validation:
+            own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
+            raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
+        else:
+            if held is not None:
+                notes = (*notes, f"its {len(held):,} validation samples are left out (--validation 0)")
+            kept, left = hold_out_validation(numbers, validation, len(names))
+            held = samples.select(left.x)
+        if groups is not None:
+            if tested is not None and not len(tested):
+                large = "its groups are too large to hold out a fifth of the samples"
+                raise UserError(f"{where}: {large}; bring x_test and y_test")
+            rest = torch.bincount(kept.y, minlength=len(names))
+            if not bool(rest.all()):
+                raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; bring x_test and y_test")
+            many, trained = len(groups.unique()), len(groups[kept.x].unique())
+            notes = (*notes, f"{trained} of {many} groups are trained on; the others are held out whole")
+            if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
+                notes += (f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested",)
+        train = samples.select(kept.x)
+        test = samples.select(tested.x) if tested is not None else test
+        assert test is not None
+        test = test.select(torch.arange(len(test)))
+        normalisation = fitted(train.looked_at() if train.streamed else train, self.sequence, self.scale)
+        facts = self.facts | {"notes": notes}
+        return Dataset(name, train, held, test, classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
 
     def all(self) -> tuple[Split, list[str]]:
         """Every sample and its name."""
@@ -104,17 +159,6 @@ class Made(Split):
 
     def select(self, index: Tensor) -> Split:
         return Split(self.make(self.x[index]), self.y[index])
-
-
-def each(make: Callable[[int], Tensor], shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Makes samples ``[B, *shape]`` of bytes one by one. Raises UserError that names all files that cannot be read."""
-
-    def made(numbers: Tensor) -> Tensor:
-        x = torch.zeros(len(numbers), *shape, dtype=torch.uint8)
-        each_of(lambda pair: pair[0].copy_(make(pair[1])), zip(x, numbers.tolist(), strict=True))
-        return x
-
-    return made
 
 
 def plain(label: str) -> str:

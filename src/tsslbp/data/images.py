@@ -43,16 +43,6 @@ def digits(validation: int | None) -> Dataset:
     return Dataset("digits", train, held, test, _DIGITS, _SMALL, tested_on=FIFTH)
 
 
-def mnist(root: Path, validation: int | None, download: bool) -> Dataset:
-    """MNIST: 60,000 + 10,000 handwritten digits of 28×28 pixels, from ``root/MNIST/raw``."""
-    return _mnist_layout("mnist", "MNIST", _DIGITS, root, validation, download)
-
-
-def fashion_mnist(root: Path, validation: int | None, download: bool) -> Dataset:
-    """Fashion-MNIST: 60,000 + 10,000 pieces of clothing of 28×28 pixels, from ``root/FashionMNIST/raw``."""
-    return _mnist_layout("fashion-mnist", "FashionMNIST", _FASHION, root, validation, download)
-
-
 def cifar10(root: Path, validation: int | None, download: bool) -> Dataset:
     """CIFAR-10: 50,000 + 10,000 colour photographs of 32×32 pixels, from ``root/cifar-10-batches-py``."""
     folder = "cifar-10-batches-py"
@@ -66,7 +56,13 @@ def cifar10(root: Path, validation: int | None, download: bool) -> Dataset:
             f"no cifar10 in {folders[0]} or {folders[1]} ({names[0]} to {names[-2]} and {names[-1]}): give the folder that "
             f"holds {folder} as --data-root DIR, or fetch it with --download"
         )
-    *batches, test = (_cifar_batch(found / name) for name in names)
+    try:
+        *batches, test = (_cifar_batch(found / name) for name in names)
+    except UserError:  # such as a file that was cut off while it was unpacked
+        if not download:
+            raise
+        _fetch("cifar10", "CIFAR10", root)
+        *batches, test = (_cifar_batch(folders[0] / name) for name in names)
     samples = Split(torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches]))
     return _dataset("cifar10", samples, test, _CIFAR10, _COLOUR, validation)
 
@@ -93,9 +89,12 @@ def _fetch(name: str, torchvision_name: str, root: Path) -> None:
 # MNIST's files
 
 
-def _mnist_layout(
-    name: str, folder_name: str, classes: tuple[str, ...], root: Path, validation: int | None, download: bool
-) -> Dataset:
+def mnist(name: str, root: Path, validation: int | None, download: bool) -> Dataset:
+    """MNIST or Fashion-MNIST: 60,000 + 10,000 handwritten digits or pieces of clothing of 28×28 pixels.
+
+    They are read from ``root/MNIST/raw`` or ``root/FashionMNIST/raw``.
+    """
+    folder_name, classes = {"mnist": ("MNIST", _DIGITS), "fashion-mnist": ("FashionMNIST", _FASHION)}[name]
     folder = root / folder_name / "raw"
     missing = _missing_idx(folder)
     if missing and download:

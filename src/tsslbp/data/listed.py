@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp import files
-from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
-from tsslbp.data.found import classes_of, kind_fact
+from tsslbp.data.found import Found, classes_of, kind_fact
 from tsslbp.data.pictures import header
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
@@ -81,7 +80,7 @@ def dataset(
         parts: the lists; that of ``train`` is not empty.
         name: of the data set.
         where: the folder or pattern, for messages.
-        validation: samples to hold out, see :func:`tsslbp.data.own.complete`.
+        validation: samples to hold out, see :meth:`tsslbp.data.found.Found.dataset`.
         streaming: how pictures are read.
         tested_on: description of the part ``test`` or ``validation``.
 
@@ -104,19 +103,9 @@ def dataset(
         splits["test"] = splits.pop(tested)
     by = f"{pool.workers} worker process{'es' * (pool.workers != 1)}" if pool.workers else "this process"
     said.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
-    return own.complete(
-        name,
-        where,
-        splits["train"],
-        splits.get("test"),
-        classes,
-        validation,
-        sequence=False,
-        scale=255.0,
-        tested_on=tested_on[tested] if "test" in splits else FIFTH,
-        held=splits.get("validation"),
-        **kind_fact("pictures", *said),
-    )
+    description = tested_on[tested] if "test" in splits else FIFTH
+    found = Found(splits, classes, False, 255.0, description, facts=kind_fact("pictures", *said))
+    return found.dataset(name, where, validation)
 
 
 def samples(listed: Listed, classes: tuple[str, ...], labelled: bool, streaming: Streaming) -> tuple[Streamed, list[str]]:

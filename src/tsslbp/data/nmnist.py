@@ -18,6 +18,8 @@ TIME_STEPS = 30
 """Default number of steps, of about 10 ms each."""
 SIZE = (2, 34, 34)
 """Polarities, rows, columns."""
+SIZES = {"Train": 60_000, "Test": 10_000}
+"""Recordings in the whole set."""
 VERSION = 2
 """Version of the conversion; part of the cache's key."""
 
@@ -39,7 +41,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
         UserError: files missing or damaged, a cache that cannot be written, a validation size that does not fit.
     """
     folders = [root / "NMNIST", root / "NMNIST-small", root]
-    if download and not _complete(folders):
+    if download and (not _complete(folders) or _is_cut_off(folders[0])):
         tonic_sets.fetch("NMNIST", root)
     folder = _complete(folders)
     if folder is None:
@@ -47,6 +49,8 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
             f"no nmnist in {folders[0]} or {root} (Train/0 to Train/9 and Test with .bin files): give the folder that holds "
             "NMNIST as --data-root DIR, or fetch it with --download"
         )
+    if _is_cut_off(folder):
+        raise UserError(f"{folder} holds an archive of N-MNIST and a part of its recordings; fetch the rest with --download")
     steps = time_steps or TIME_STEPS
 
     def spikes(path: Path) -> cache.Frames:
@@ -62,7 +66,7 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
         settings = [VERSION, part, files]
         return cache.mapped(name, settings, samples, (steps, *SIZE), lambda number: spikes(paths[number]))
 
-    train_paths, test_paths = (_recordings(folder / part) for part in ("Train", "Test"))
+    train_paths, test_paths = (_recordings(folder / part) for part in SIZES)
     samples, test = (_numbered(paths) for paths in (train_paths, test_paths))
     parts = hold_out_validation(samples, validation, 10, VALIDATION)
     train, held = (stored("Train", train_paths, part) for part in parts)
@@ -71,8 +75,13 @@ def read(name: str, root: Path, validation: int | None, time_steps: int | None, 
 
 
 def _complete(folders: list[Path]) -> Path | None:
-    parts = ("Train", "Test")
-    return next((folder for folder in folders if all(any((folder / part).glob("[0-9]/*.bin")) for part in parts)), None)
+    return next((folder for folder in folders if all(any((folder / part).glob("[0-9]/*.bin")) for part in SIZES)), None)
+
+
+def _is_cut_off(folder: Path) -> bool:
+    """Whether tonic was stopped while it unpacked its archives."""
+    fetched = any(path.name.lower() in ("train.zip", "test.zip") for path in folder.glob("*.zip"))
+    return fetched and any(len(_recordings(folder / part)) < size for part, size in SIZES.items())
 
 
 def _recordings(folder: Path) -> list[Path]:

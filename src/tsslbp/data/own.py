@@ -1,6 +1,5 @@
-"""The last step of every reader of a user's own data: hold out parts, and fit the normalisation to training samples."""
+"""What numbers in a user's own samples are, and the normalisation of training samples."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import AS_STORED, FIFTH, Dataset, Normalisation, Split, hold_out, hold_out_groups, hold_out_validation
-from tsslbp.errors import UserError, few
+from tsslbp.data.dataset import AS_STORED, Normalisation, Split
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
@@ -23,99 +21,6 @@ LOST = "{} varies so little that float32, in which it is stored, rounds it away;
 """Message about numbers that :func:`lost_in_float32` finds."""
 LOOKED_AT = 2**20
 """About how many numbers it looks at."""
-
-
-def complete(
-    name: str,
-    where: str,
-    samples: Split,
-    test: Split | None,
-    classes: tuple[str, ...],
-    validation: int | None,
-    *,
-    sequence: bool,
-    scale: float = 1.0,
-    tested_on: str = FIFTH,
-    held: Split | None = None,
-    groups: Tensor | None = None,
-    notes: Sequence[str] = (),
-    **facts: Any,
-) -> Dataset:
-    """A data set from a user's samples.
-
-    Args:
-        name: of the data set.
-        where: the file or folder, for messages.
-        samples: training samples, of which a part is held out.
-        test: the user's own test samples; if there are none, a fifth of ``samples``.
-        classes: names of the classes, each of which has samples; if targets are spike trains, of the output neurons.
-        validation: samples to hold out. Default: a tenth; none if a class has too few samples for that.
-        sequence: samples are ``[N, T, ...]``.
-        scale: stored value of full intensity, for static samples.
-        tested_on: description of the test samples.
-        held: the user's own validation samples; if there are none, a part of ``samples``.
-        groups: number of the group of each of ``samples``, ``[N]``, if no group is to be in two parts.
-        notes: of the data set.
-        facts: further fields of the data set.
-
-    Raises:
-        UserError: one class, a class with too few samples for the parts, groups of which none can be held out, or a validation
-            size that does not fit.
-    """
-    if len(classes) < 2 and not samples.trains:
-        raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
-    # samples with target trains are held out as if all were of one class
-    labels, names = (torch.zeros(len(samples), dtype=torch.int64), ("",)) if samples.trains else (samples.y, classes)
-    counts = torch.bincount(labels, minlength=len(names))
-    fewest, scarce = int(counts.min()), names[int(counts.argmin())]
-    parts = ["training", *(["test"] if test is None else [])]
-    if validation is None and held is None and fewest <= len(parts):
-        validation = 0
-    if validation != 0 and held is None:
-        parts.insert(1, "validation")
-    if fewest < len(parts):
-        has = f"{fewest} sample{'s' * (fewest != 1)}"
-        needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)}"
-        if samples.trains:
-            raise UserError(f"{where} has {has}; {needs}; add samples, or bring test samples as x_test and y_test")
-        raise UserError(f"{where}: class {scarce} has {has}; {needs} of each class; add samples of it or leave the class out")
-    numbers, tested = Split(torch.arange(len(samples)), labels), None
-    if test is None:
-        fifth = max(len(names), len(samples) // 5)
-        numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
-    whose = "of its own"
-    if groups is not None and held is None and validation != 0:
-        fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
-        if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
-            validation = 0
-        else:
-            numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
-    if held is not None and validation in (None, len(held)):
-        kept, held = numbers, held.select(torch.arange(len(held)))
-    elif held is not None and validation:
-        own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
-        raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
-    else:
-        if held is not None:
-            notes = (*notes, f"its {len(held):,} validation samples are left out (--validation 0)")
-        kept, left = hold_out_validation(numbers, validation, len(names))
-        held = samples.select(left.x)
-    if groups is not None:
-        if tested is not None and not len(tested):
-            raise UserError(f"{where}: its groups are too large to hold out a fifth of the samples; bring x_test and y_test")
-        rest = torch.bincount(kept.y, minlength=len(names))
-        if not bool(rest.all()):
-            raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; bring x_test and y_test")
-        many, trained = len(groups.unique()), len(groups[kept.x].unique())
-        notes = (*notes, f"{trained} of {many} groups are trained on; the others are held out whole")
-        if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
-            notes += (f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested",)
-    train = samples.select(kept.x)
-    test = samples.select(tested.x) if tested is not None else test
-    assert test is not None
-    test = test.select(torch.arange(len(test)))
-    normalisation = fitted(train.looked_at() if train.streamed else train, sequence, scale)
-    return Dataset(name, train, held, test, classes, normalisation, sequence, tested_on=tested_on, notes=tuple(notes), **facts)
 
 
 def white(x: Tensor) -> float:

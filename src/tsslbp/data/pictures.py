@@ -53,8 +53,13 @@ def read(path: Path, wanted: Wanted) -> Found:
     shape = (channels, size[1], size[0])
 
     def pixels(file: Path) -> Tensor:
-        made = np.asarray(opened(file, "L" if channels == 1 else "RGB"))
-        return torch.from_numpy(made.reshape(shape[1], shape[2], channels).copy()).permute(2, 0, 1)
+        image = opened(file, "L" if channels == 1 else "RGB")
+        if image.size != size:
+            raise UserError(
+                f"{file} has {image.width} × {image.height} pixels, and its header has other numbers; save it again"
+            )
+        made = np.asarray(image).reshape(shape[1], shape[2], channels)
+        return torch.from_numpy(made.copy()).permute(2, 0, 1)
 
     parts = {
         part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, pixels, "pictures"))
@@ -116,11 +121,14 @@ class Header(NamedTuple):
 def header(path: Picture) -> Header:
     """The header of a picture, without decoding it. Raises UserError if there is none, or one that bytes cannot hold."""
     from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     try:
         with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
             width, height = file.size
+            if isinstance(file, TiffImageFile):  # whose size may have been turned
+                width, height = file.tag_v2[256], file.tag_v2[257]
             turned = file.getexif().get(0x0112, 1) >= 5  # on its side, as a camera was held
             return Header((height, width) if turned else (width, height), file.mode, getattr(file, "n_frames", 1))
     except UserError:
@@ -141,6 +149,7 @@ def opened(path: Picture, mode: str) -> "Image":
     try:
         with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
+            file.filename = ""  # or Pillow maps a TIFF on its side into memory, with its pixels in the wrong order
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith(WIDE):  # 16 bits a pixel, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))

@@ -10,7 +10,7 @@ from torch import Tensor
 from tsslbp import machine
 from tsslbp.data import cache
 from tsslbp.data.dataset import Split
-from tsslbp.data.found import each
+from tsslbp.errors import each_of
 
 LARGE = 2**29
 """Bytes of samples that are mapped from the cache rather than held in memory."""
@@ -21,7 +21,7 @@ VERSION = 2
 def stored(
     path: Path, part: str, files: Sequence[Path], shape: tuple[int, ...], make: Callable[[Path], Tensor], what: str
 ) -> Callable[[Tensor], Tensor]:
-    """Makes samples ``[B, *shape]``, bytes, from numbers of files ``[B]``.
+    """Makes samples ``[B, *shape]``, bytes, from numbers of files ``[B]``. One UserError names all files that cannot be read.
 
     Args:
         path: the user's folder.
@@ -36,7 +36,9 @@ def stored(
         size = len(numbers) * math.prod(shape)
         if size <= LARGE:
             machine.need_memory(size, str(path))
-            return each(lambda number: make(files[number]), shape)(numbers)
+            x = torch.zeros(len(numbers), *shape, dtype=torch.uint8)
+            each_of(lambda pair: pair[0].copy_(make(files[pair[1]])), zip(x, numbers.tolist(), strict=True))
+            return x
         known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         samples = Split(numbers, torch.zeros(len(numbers), dtype=torch.int64))
         return cache.mapped(what, [VERSION, part, known], samples, shape, lambda n: make(files[n]).numpy()).x

@@ -29,8 +29,9 @@ AT_ONCE = 64
 """Default batch size."""
 AHEAD = 2
 """Most batches that a worker has ready."""
-PATIENCE = 30
-"""Seconds that a worker lives on after SIGTERM, which a scheduler sends to all processes: the main one first ends its step."""
+PATIENCE = 600
+"""Seconds that a worker lives on after SIGTERM, which a scheduler sends to all processes: the main one first ends its step or
+evaluation."""
 MOST_WORKERS = 8
 MOST_PIXELS = 2**26
 """Pixels that a picture may have once its shorter side is scaled, before the middle is cut out."""
@@ -317,6 +318,9 @@ class Streamed(Split):
                 said = str(all_of([fault.text for fault in faults]))
                 raise UserError(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
             yield Split(x, labels.pop(0))
+
+    def close(self) -> None:
+        self.pool.end()
 
     def broken(self) -> list[tuple[int, str]]:
         """Indices of broken pictures, and why they cannot be read; this reads every picture.

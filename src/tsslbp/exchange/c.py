@@ -67,7 +67,7 @@ def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
     try:
         found = samples_to_test(model, None, data_root).split
     except UserError:
-        return _drawn(program), f"{VECTORS} random samples, as there is no test set of the model in {data_root}"
+        return _drawn(program), f"{VECTORS} random samples, as no test set of the model can be read in {data_root}"
     if found.lengths is not None:  # test.c goes through all steps
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):

@@ -55,10 +55,10 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("da
         raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
     if path.parent.is_dir():
         model_card(path.parent)  # finds damaged models beside it before anything is written
-    final = training.final_of(run)
+    final = {key: value for key, value in training.final_of(run).items() if key != "machine"}
     config = TrainConfig.from_toml(run / "config.toml")
     told = config.to_dict().items()
-    settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nothing about the machine
+    settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nor of where it was trained
     model = training.load(run)
     if half:
         model.network.half().float()

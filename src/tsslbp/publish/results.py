@@ -69,7 +69,8 @@ def write_results(folder: Path, command: str, runs: Sequence[Path]) -> Path:
         records.write(folder / f"seed{seed}.jsonl", [*history, final])
     how = f"{CHOSEN[logs[0][1].get('choose', 'validation')]} `seedN.jsonl` is the run's `metrics.jsonl`."
     kept = [note for note in _notes(_paragraphs(folder)) if not note.startswith(tuple(CHOSEN.values()))]
-    return _write_page(folder, command, logs, [f"{how} {machine_in_words(machine.describe())}", *kept])
+    machines = dict.fromkeys(machine_in_words(final.get("machine") or machine.describe()) for _, final in logs.values())
+    return _write_page(folder, command, logs, [" ".join([how, *machines]), *kept])
 
 
 def check_room(folder: Path, seeds: int) -> None:

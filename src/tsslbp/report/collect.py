@@ -41,7 +41,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
         history=history,
         final=final or training.summary(history, dataset, settings.choose, lambda: model.accuracy(dataset.test)),
         classes=dataset.classes,
-        machine=machine.describe(),
+        machine=(final or {}).get("machine") or machine.describe(),
         **about,
     )
     if markdown:

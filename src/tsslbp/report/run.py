@@ -73,7 +73,7 @@ class RunReport:
         confusion: counts of test samples, ``[classes, classes + 1]``: row true class, column answer, last column no answer.
             None where the targets are spike trains; accuracies are then 100 times the mean F1.
         samples: samples to draw.
-        machine: that it ran on.
+        machine: that it ran on; of runs that do not say so, the one that makes the page.
         trains: patterns to draw, if the targets are spike trains.
 
     Raises:
@@ -146,7 +146,7 @@ IN_WORDS = (
     "seconds",
     "epochs",
     "choose",
-    *("event", "test_images", "test_samples"),
+    *("event", "test_images", "test_samples", "machine"),
     *BASELINES,
 )
 """Fields of the final record that the template puts into words, or leaves out."""

@@ -23,11 +23,10 @@ from tsslbp.study.runs import (
     Watch,
     about,
     accuracy,
-    finished,
-    folder_name,
     need_validation,
     seeds_from,
     settled,
+    trained,
     with_validation,
 )
 
@@ -136,27 +135,18 @@ def ablation(
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")
-    base: list[float] = []
-    found: dict[str, list[float] | None] = {name: [] for name in tried}
-    for seed in numbers:
-        base.append(accuracy(finished(replace(config, seed=seed, name=f"base-seed{seed}"), watch)))
-        for name, (_, settings) in tried.items():
-            reached = found[name]
-            if reached is None:
-                continue
-            try:
-                run = replace(settings, seed=seed, name=f"{folder_name(name)}-seed{seed}")
-                reached.append(accuracy(finished(run, watch)))
-            except training.Diverged:
-                found[name] = None
-
-    compared = differences({name: values for name, values in found.items() if values is not None}, base)
+    entries = {"base": config} | {name: changed for name, (_, changed) in tried.items()}
+    runs, _ = trained(entries, numbers, ("base",), watch)
+    found = {name: [accuracy(folder) for folder in folders] for name, folders in runs.items()}
+    base = found.pop("base")
+    compared = differences(found, base)
     return about("ablation", config.recipe, vars(config)) | {
         "seeds": list(numbers),
         "trains": dataset.trains,
         "base": base,
         "variants": {
-            name: {"group": group, "accuracies": found[name], **compared.get(name, {})} for name, (group, _) in tried.items()
+            name: {"group": group, "accuracies": found.get(name), **compared.get(name, {})}
+            for name, (group, _) in tried.items()
         },
     }
 

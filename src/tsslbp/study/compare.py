@@ -25,11 +25,11 @@ from tsslbp.study.runs import (
     Watch,
     as_json,
     check_models,
-    finished,
-    folder_name,
     need_validation,
+    run_name,
     seeds_from,
     settled,
+    trained,
     with_validation,
 )
 from tsslbp.study.search import best, searched
@@ -208,11 +208,11 @@ def compare(
     _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
-    if rates or trials:
-        _check_trials(folder, trial_seeds[0])
-    check_models(folder / _run_name(label, seed) for label in settings for seed in numbers)
-    tried: dict[str, list[dict[str, Any]]] = {}
     trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
+    if rates or trials:
+        _check_trials(folder, trial_seeds[0], trial_epochs)
+    check_models(folder / run_name(label, seed) for label in settings for seed in numbers)
+    tried: dict[str, list[dict[str, Any]]] = {}
     for label, s in settings.items() if rates or trials else ():
         bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
         if trials:
@@ -221,7 +221,7 @@ def compare(
         else:
             tried[label] = tuned(label, bases, rates, watch)
             settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
-    runs, diverged = _trained(settings, numbers, (base, favourite), watch)
+    runs, diverged = trained(settings, numbers, (base, favourite), watch)
     settings = {label: settings[label] for label in runs}
 
     made = {label: [_record(path, dataset) for path in paths] for label, paths in runs.items()}
@@ -275,8 +275,9 @@ def _tested(
     return base, favourite
 
 
-def _check_trials(folder: Path, seed: int) -> None:
-    """Raises UserError if a comparison's folder holds trials that began with another seed."""
+def _check_trials(folder: Path, seed: int, epochs: int) -> None:
+    """Raises UserError if a comparison's folder holds trials that began with another seed, or trials of settings of other
+    epochs, whose draws were others."""
     begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
     first = min((TrainConfig.from_toml(path).seed for path in begun), default=seed)
     if first != seed:
@@ -284,28 +285,11 @@ def _check_trials(folder: Path, seed: int) -> None:
             f"{folder} holds trials that began with seed {first}, here {seed}, which is --seed and --seeds added up; "
             "give these as before, or choose another --name"
         )
-
-
-def _trained(
-    settings: dict[str, TrainConfig], seeds: Sequence[int], needed: tuple[str | None, str | None], watch: Watch
-) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Folders of the runs by entry, and messages by entry that diverged. Raises Diverged for all, or one that is ``needed``."""
-    runs: dict[str, list[Path]] = {label: [] for label in settings}
-    diverged: dict[str, str] = {}
-    for seed in seeds:  # rules in turns, so that other load on the machine affects all alike
-        for label in list(runs):
-            try:
-                runs[label].append(finished(replace(settings[label], seed=seed, name=_run_name(label, seed)), watch))
-            except training.Diverged as error:
-                diverged[label] = str(error)
-                del runs[label]
-                if not runs or label in needed:
-                    raise
-    return runs, diverged
-
-
-def _run_name(label: str, seed: int) -> str:
-    return f"{folder_name(label)}-seed{seed}"
+    for path in folder.glob("*-trial0/config.toml"):
+        if (had := TrainConfig.from_toml(path).epochs) != epochs:
+            raise UserError(
+                f"{folder} holds trials of {had} epochs, here {epochs}; give --tune-epochs {had}, or another --name"
+            )
 
 
 def _shared(settings: list[TrainConfig]) -> dict[str, Any]:

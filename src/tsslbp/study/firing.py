@@ -18,7 +18,7 @@ from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL, Rule
 from tsslbp.signal import within
 from tsslbp.study.base import of_runs
-from tsslbp.study.runs import Run, about
+from tsslbp.study.runs import Run, about, mean_of
 
 
 def firing(run: Run) -> dict[str, Any]:
@@ -47,11 +47,12 @@ def firing(run: Run) -> dict[str, Any]:
                 tally = tallies.setdefault(name, _Tally(*train.shape[::2]))
                 tally.add(train, fallen, part.lengths)
     layers = {name: tally.shares() for name, tally in tallies.items()}
+    neurons = [tally.neurons for tally in tallies.values()]
     return about("firing", run.name, run.settings) | {
         "samples": len(samples),
         "time_steps": network.time_steps,
         "layers": {name: _plain(layer, rule) for name, layer in layers.items()},
-        "all": _plain(_together(list(layers.values())), rule),
+        "all": _plain(mean_of([*layers.values()], neurons) | {"neurons": sum(neurons)}, rule),
         "example": None if samples.trains else _example(run),
     }
 
@@ -115,20 +116,6 @@ def _how_often(counts: Tensor) -> Tensor:
 
 def _named(often: Tensor, of: int) -> dict[str, float]:
     return dict(zip(("silent", "once", "more"), often.double().div(of).tolist(), strict=True))
-
-
-def _together(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over layers, weighted by their neurons."""
-    neurons = sum(layer["neurons"] for layer in layers)
-
-    def mean(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {key: mean([value[key] for value in values]) for key in values[0]}
-        if isinstance(values[0], list):
-            return [mean(list(step)) for step in zip(*values, strict=True)]
-        return sum(value * layer["neurons"] for value, layer in zip(values, layers, strict=True)) / neurons
-
-    return {key: mean([layer[key] for layer in layers]) for key in layers[0]} | {"neurons": neurons}
 
 
 def _plain(layer: dict[str, Any], rule: Rule) -> dict[str, Any]:

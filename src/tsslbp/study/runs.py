@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[s
     shared = ("study", "date", "machine", "settings")
     each = [{key: value for key, value in result.items() if key not in shared} for result in results]
     settings = {key: value for key, value in results[0]["settings"].items() if key != "seed"}
-    return {**results[0], **_mean(each), "subject": subject, "settings": settings, "runs": len(results), "each": each}
+    return {**results[0], **mean_of(each), "subject": subject, "settings": settings, "runs": len(results), "each": each}
 
 
 def check_seeds(trained: list[Run]) -> None:
@@ -115,16 +115,39 @@ def check_same(trained: list[Run], keys: Collection[str], fix: str) -> None:
                 raise UserError(f"{run.name} and {first.name} differ in {key}; {fix}")
 
 
-def _mean(values: list[Any]) -> Any:
-    """The mean of numbers, entry by entry in dictionaries and lists; the first of equal values and of other types."""
+def mean_of(values: list[Any], weights: Sequence[float] | None = None) -> Any:
+    """The mean of numbers, perhaps weighted, entry by entry in dictionaries and lists; the first of equal values and of other
+    types."""
     first = values[0]
     if isinstance(first, dict):
-        return {key: _mean([value[key] for value in values]) for key in first}
+        return {key: mean_of([value[key] for value in values], weights) for key in first}
     if isinstance(first, list):
-        return [_mean(list(entries)) for entries in zip(*values, strict=True)]
+        return [mean_of(list(entries), weights) for entries in zip(*values, strict=True)]
     if isinstance(first, (int, float)) and any(value != first for value in values):
-        return statistics.fmean(values)
+        return statistics.fmean(values, weights)
     return first
+
+
+def trained(
+    settings: dict[str, TrainConfig], seeds: Sequence[int], needed: Collection[str | None], watch: Watch
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Folders of the runs by entry, and messages by entry that diverged. Raises Diverged for all, or one that is ``needed``."""
+    runs: dict[str, list[Path]] = {label: [] for label in settings}
+    diverged: dict[str, str] = {}
+    for seed in seeds:  # entries in turns, so that other load on the machine affects all alike
+        for label in list(runs):
+            try:
+                runs[label].append(finished(replace(settings[label], seed=seed, name=run_name(label, seed)), watch))
+            except training.Diverged as error:
+                diverged[label] = str(error)
+                del runs[label]
+                if not runs or label in needed:
+                    raise
+    return runs, diverged
+
+
+def run_name(label: str, seed: int) -> str:
+    return f"{folder_name(label)}-seed{seed}"
 
 
 def about(study: str, subject: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +199,7 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     """
     folder = config.runs_dir / str(config.name)
     began = (folder / "config.toml").is_file()
-    progress = training.Progress() if _ended(folder) else watch(str(config.name))
+    progress = training.Progress() if _ended(folder, config.epochs) else watch(str(config.name))
     try:
         trained, final = training.train(replace(config, resume=began), progress, adapt)
     except training.Diverged as error:
@@ -201,9 +224,10 @@ def check_models(folders: Iterable[Path]) -> None:
             raise UserError(f"{error}; remove that run's folder and {AGAIN}") from None
 
 
-def _ended(folder: Path) -> bool:
-    """Whether a run has begun and ended. Raises UserError for a damaged record."""
-    return (folder / training.METRICS).is_file() and training.read_metrics(folder)[1] is not None
+def _ended(folder: Path, epochs: int = 0) -> bool:
+    """Whether a run has begun, and ended after so many epochs or more. Raises UserError for a damaged record."""
+    final = training.read_metrics(folder)[1] if (folder / training.METRICS).is_file() else None
+    return final is not None and final["epochs"] >= epochs
 
 
 def accuracy(folder: Path) -> float:

@@ -22,6 +22,7 @@ from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
+from tsslbp.training.folder import need_epochs
 from tsslbp.training.records import Check, fault, history_fault, number, whole
 
 DIGEST = hashlib.sha256().digest_size
@@ -116,7 +117,11 @@ def restore(
         content = unpack(stored)
         trained = Architecture.from_json(content["architecture"])
         # The texts may differ: one may lack a field that came later, or say 5 for 5.0.
-        if same := trained == Architecture.from_json(network.architecture.to_json()):
+        same = trained == Architecture.from_json(network.architecture.to_json())
+        digests = zip(PARTS, content["data"].split("-"), data.split("-"), strict=False)
+        others = [part for part, before, now in digests if before != now]
+        trains_on_others = PARTS[0] in others
+        if same and not trains_on_others:
             _check(content, network, optimizer, config, samples)
     except MemoryError:
         raise
@@ -126,20 +131,13 @@ def restore(
     if not same:
         other = shown(content["architecture"])
         raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
-    used = {
-        PARTS[0],
-        *(part for part in PARTS for record in content["state"]["history"] if record[f"{part}_accuracy"] is not None),
-    }
-    digests = zip(PARTS, content["data"].split("-"), data.split("-"), strict=False)
-    others = [part for part, before, now in digests if before != now]
-    if used & {*others}:
+    history = [] if trains_on_others else content["state"]["history"]
+    if trains_on_others or any(record[f"{part}_accuracy"] is not None for part in others for record in history):
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
     if others:
         warned(f"the {' and '.join(others)} samples are not those that the run began with")
     state = RunState(**content["state"])
-    if state.epoch > config.epochs + 1:
-        had = f"has already had {state.epoch - 1}, so give as many or more, or another --name"
-        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} {had}")
+    need_epochs(config, path.parent, state.epoch - 1)
     state.average = [mean.to(weight.device) for mean, weight in zip(state.average, network.state_dict().values(), strict=False)]
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})

@@ -146,18 +146,15 @@ class Loop:
         """The samples of a step in the parts that are computed one after the other."""
         return samples.tensor_split(min(self.config.accumulate, len(samples)))
 
-    def _mine(self, part: Tensor) -> tuple[Tensor, Tensor | None]:
-        """This process's share of a part of a step, and the keys of these samples if anything is drawn for them."""
-        mine = self.group.share(part)
-        return mine, draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
-
     def _read(self, steps: Iterable[Tensor]) -> Ahead:
         """The samples of this process in these steps, part by part."""
         asked: deque[tuple[Tensor, Tensor | None]] = deque()
 
         def requests() -> Iterator[tuple[Tensor, Tensor | None]]:
             for part in (part for samples in steps for part in self._parts(samples)):
-                asked.append(self._mine(part))
+                mine = self.group.share(part)
+                keys = draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
+                asked.append((mine, keys))
                 yield asked[-1]
 
         for read in self.dataset.train.batches(requests()):
@@ -199,7 +196,7 @@ class Loop:
         asked = time.perf_counter()
         mine, keys, part = next(ahead)
         self._waited += time.perf_counter() - asked
-        part = part.to(self._device)
+        part = part.to(self.model.device)
         x, y, lengths = part.x, part.y, part.lengths
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)
@@ -306,14 +303,10 @@ class Loop:
         return Reduction([*self._weights, *self._constants], self.group)
 
     @cached_property
-    def _device(self) -> torch.device:
-        return self.model.device
-
-    @cached_property
     def _colour(self) -> Tensor:
         """The stored value of each channel that normalisation makes 0, ``[C]``."""
         normalisation = self.model.inputs.normalisation
-        return torch.tensor(normalisation.mean, device=self._device) * normalisation.scale
+        return torch.tensor(normalisation.mean, device=self.model.device) * normalisation.scale
 
     @cached_property
     def _draws(self) -> bool:
@@ -354,20 +347,16 @@ class Loop:
                 return f"the gradient of layer {name.split('.')[0]!r} is not finite"
         return "the loss is not finite"
 
-    def _tests(self) -> bool:
-        """Whether the test set is measured after this epoch."""
-        every = self.config.test_every
-        return bool(every) and self.state.epoch % every == 0 and len(self.dataset.test) > 0
-
     def _record(self) -> dict[str, Any]:
         state, data, config = self.state, self.dataset, self.config
         waited = self._waited / (time.perf_counter() - self._began)
+        tests = config.test_every and state.epoch % config.test_every == 0 and len(data.test)
         record: dict[str, Any] = {
             "epoch": state.epoch,
             "train_loss": state.loss_sum / state.seen,
             "train_accuracy": 100 * state.right / state.seen,
             "validation_accuracy": self.model.accuracy(data.validation) if len(data.validation) else None,
-            "test_accuracy": self.model.accuracy(data.test) if self._tests() else None,
+            "test_accuracy": self.model.accuracy(data.test) if tests else None,
             "learning_rate": config.learning_rate * self._rate_factor(state.step - 1),  # as of the last step, resumed or not
         }
         if data.train.streamed:
@@ -381,18 +370,11 @@ class Loop:
 @contextmanager
 def _stop_request(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C or SIGTERM sets the event, so that a run stops between two steps; a second Ctrl-C stops at once."""
-    before: dict[signal.Signals, Any] = {}
 
     def ask(number: int, _frame: Any) -> None:
         stop.set()
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    if threading.current_thread() is threading.main_thread():
-        numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not None]
-        before.update({number: signal.signal(number, ask) for number in numbers})  # None, as in R, could not be put back
-    try:
+    with processes.handling(ask, signal.SIGINT, signal.SIGTERM) as before:
         yield
-    finally:
-        for asked, handler in before.items():
-            signal.signal(asked, handler)

@@ -183,7 +183,8 @@ class Model:
         Raises UserError for samples of another shape, and for lengths that cannot be theirs.
         """
         with self._outputs(self._samples(x, lengths), batch_size) as outputs:
-            return torch.cat([output for _, output in outputs], dim=1)
+            parts = [output for _, output in outputs]
+        return torch.cat(parts, dim=1)  # outside, so that a loss may use it
 
     @contextmanager
     def _outputs(self, samples: Split, batch_size: int, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:

@@ -44,6 +44,11 @@ def or_none(check: Check) -> Check:
 PERCENT_OR_NONE = or_none(PERCENT)
 
 
+def texts(value: Any) -> bool:
+    """Whether a value is a dictionary of short texts without control characters."""
+    return isinstance(value, dict) and all(isinstance(x, str) and len(x) < 200 and x.isprintable() for x in value.values())
+
+
 EPOCH: dict[str, Check] = {
     "epoch": whole(1),
     "train_loss": number(),
@@ -75,6 +80,7 @@ SAMPLES: dict[str, Check] = {
     "choose": lambda value: value in get_args(Choice),
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
     **dict.fromkeys(BASELINES, PERCENT),
+    "machine": texts,
 }
 """Its optional fields."""
 

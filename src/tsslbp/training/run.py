@@ -42,6 +42,7 @@ _CALLS: Counter[str] = Counter()
 """How many runs of each name a program has begun, which torchrun may start again."""
 
 
+@torch.inference_mode(False)  # in which nothing could be trained
 def train(
     config: TrainConfig,
     progress: Progress | None = None,
@@ -78,6 +79,8 @@ def train(
         asked, config = config, _gone_on_with(config, group, call)
         with group.agreed():
             config, dataset = with_data(config, dataset, given)
+            for part in dataset.parts.values():
+                held.callback(part.close)  # if the garbage collector ended the processes, it would wait for ten seconds
             if not len(dataset.test):
                 raise UserError(f"{dataset.name} has no test samples, on which the result of a run is measured; give it some")
             board_of = tensorboard.writer_class() if config.tensorboard else None
@@ -103,9 +106,12 @@ def train(
         if stored:
             of = config, len(dataset.train), fingerprint, progress.warned
             state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, *of)
+        ended = _machine_of(folder) if stored and group.leads and state.epoch > config.epochs else None
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
+            if stored and state.epoch <= config.epochs:  # a run that goes on has not ended
+                records.write(folder / METRICS, state.history)
         board = board_of(str(folder)) if board_of and group.leads else None
         own = data.is_own(config.data) or not dataset.source
         if own:
@@ -155,10 +161,19 @@ def train(
         finally:
             progress.close()
         if group.leads:
+            final |= {"machine": machine.lasting()} if ended is None else ended
             if dataset.trains:
                 final["van_rossum"] = load(folder).distance(dataset.test)
             records.write(folder / METRICS, [*state.history, final])
         return folder, final
+
+
+def _machine_of(folder: Path) -> dict[str, Any]:
+    """The entry of a run's final record that says where it was trained; empty if there is none."""
+    with contextlib.suppress(UserError):
+        final = records.read_metrics(folder)[1] or {}
+        return {name: final[name] for name in ("machine",) if name in final}
+    return {}
 
 
 def _check(path: Path) -> None:
