@@ -115,6 +115,35 @@ def test_whole_numbers_do_what_the_network_does(case, bits):
     assert all(torch.equal(static.spikes[name], repeated.spikes[name]) for name in static.spikes)
 
 
+def test_whole_numbers_that_would_never_come_to_rest_are_refused():
+    """Half a unit that every rounding loses adds up to the product of both time constants, and may lie above a threshold."""
+    net = network("20-4", (100,), bits="8", tau_m=200, tau_s=100)
+    with pytest.raises(UserError, match=r"needs more than 32 bits, as its smallest threshold .* shorter time constants"):
+        integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, STEPS)
+    net = network("20-4", (9,), bits="8", tau_m=50, tau_s=20, threshold=0.3)
+    x = torch.zeros(400, 8, 9)
+    x[:100] = torch.randn(100, 8, 9).clamp(-30, 30)
+    found = list(integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, 400).steps(whole_input(x)))
+    assert sum(int(train.sum()) for response in found[:100] for train in response.spikes.values()) > 100
+    assert not any(train.any() for response in found[300:] for train in response.spikes.values())
+
+
+@pytest.mark.parametrize("inputs", [9, 200, 2312])
+def test_a_shortcut_is_near_its_trained_weights_or_refused(inputs):
+    net = network("[16-8]-4", (inputs,), bits="8")
+    try:
+        whole = integers.integer(chain(net), -INPUT_LARGEST, INPUT_LARGEST, STEPS)
+    except UserError as error:
+        assert "has a shortcut of too large sums for 32 bits; put a layer before its block" in str(error)  # noqa: PT017
+        assert inputs > 9
+        return
+    assert inputs < 2312
+    (own,) = [population for population in whole.populations if population.beside is not None]
+    around, by = own.plain.shortcut, own.plain.map
+    ratio = around.step / by.step * 2.0**own.shift / 64
+    assert np.abs(own.beside.m / 2.0**own.beside.k / ratio - 1).max() <= 0.02
+
+
 def test_whole_numbers_by_hand():
     net = tsslbp.build("1", input_shape=(1,), time_steps=4, tau_m=4, tau_s=2, bits=8)
     with torch.no_grad():
@@ -441,6 +470,19 @@ int main(void) {
     assert sum(printed[STEPS:]) > 0
 
 
+def test_it_is_told_how_spikes_come_of_what_is_measured(tmp_path):
+    of, _ = model(network("8-4", (6,)), sequence=True)
+    delta = {"delta": 0.5, "normalisation": Normalisation(2.0, (0.25, 0.5, 0.75), (0.5, 0.5, 0.25))}
+    ways = {
+        "for changes of δ = 0.5. Of each channel, v is raw·1 + -0.5, raw·1": delta,
+        "one for each input, in step round((1 - i)·(T - 1))": {"encoding": "latency", "sequence": False},
+        "A step is the mean of 3 measured ones; take it first. Use": {"bin": 3, "stored_steps": 3 * STEPS},
+    }
+    for number, (said, way) in enumerate(ways.items()):
+        c.write(Program.of(replace(of, inputs=replace(of.inputs, **way))), tmp_path / str(number), tmp_path)
+        assert said in (tmp_path / str(number) / "README.md").read_text()
+
+
 def test_it_is_told_when_an_event_enters_and_how_often(tmp_path):
     recorded, _ = model(network("8A-4", (7,), bits="8", rule="surrogate", tau_a=math.inf), sequence=True, byte=True)
     counted = replace(recorded, facts=replace(recorded.facts, high=(3.0,)))
@@ -534,7 +576,7 @@ def test_encoders_and_bins_enter_as_what_they_make(tmp_path):
     binned, _ = model(network("12-4", (7,), bits="4"), sequence=True)
     binned = replace(binned, inputs=replace(binned.inputs, bin=3, stored_steps=3 * STEPS))
     c.write(Program.of(binned), tmp_path / "binned", tmp_path)
-    assert "A step is the mean of 3 measured ones." in (tmp_path / "binned/README.md").read_text()
+    assert "A step is the mean of 3 measured ones; take it first." in (tmp_path / "binned/README.md").read_text()
 
 
 @needs_compiler

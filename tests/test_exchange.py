@@ -25,7 +25,7 @@ from tsslbp import UserError, cli, layers, training
 from tsslbp.exchange import layers as same
 from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.neuron import LIF, delayed, membrane_potential
-from tsslbp.signal import expanded
+from tsslbp.signal import expanded, within
 from tsslbp.training.model import alone
 
 nir = pytest.importorskip("nir", reason="NIR files need the package nir")
@@ -301,6 +301,21 @@ def test_answers_are_compared_where_the_output_is_a_voltage(notation):
     _, double = check(net, graph, samples(net), here).comparisons
     assert double.answers > 0
     assert double.total == 0
+
+
+def test_steps_after_the_end_of_a_sequence_are_not_compared():
+    net = network_of("linear")
+    x, ends = samples(net, 12), torch.arange(12) % net.time_steps + 1
+
+    def silent_afterwards(graph, x):
+        return {name: within(train, ends) for name, train in equations(graph, x).items()}
+
+    for lengths, differ in ((None, True), (ends, False)):
+        checked = check(net, to_nir(net), x, {"here": Simulator("", silent_afterwards)}, lengths=lengths)
+        assert (checked.comparisons[-1].total > 0) == differ
+    assert sum(checked.comparisons[-1].of.values()) == int(ends.sum()) * sum(
+        len(layer.weight) for _, layer in net.named_layers() if isinstance(layer, layers.Linear)
+    )
 
 
 @pytest.mark.parametrize("change", [lambda layer: layer.register_forward_hook(print), lambda layer: prune_some(layer)])

@@ -284,6 +284,23 @@ def test_mistaken_arguments_of_a_model_are_one_line(trained):
     assert len(data.load(Path("digits"), Path(), validation=np.int64(50)).validation) == 50
 
 
+def test_padding_is_no_value_and_no_end(tmp_path):
+    x, lengths = 1000 + torch.rand(40, 20, 2), torch.arange(40) % 13 + 8
+    inside = torch.arange(20) < lengths[:, None]
+    padded = x.where(inside[..., None], 0)
+    whole, shorter = data.of_arrays(x, np.arange(40) % 2), data.of_arrays(padded, np.arange(40) % 2, lengths=lengths)
+    facts = Facts.of(shorter)
+    assert min(facts.low) >= 1000
+    assert Facts.of(whole).unlike(Split(padded, torch.zeros(40), lengths).values()) is None
+    assert shorter.train.padded
+    assert not Split(x, torch.zeros(40), torch.full((40,), 20)).padded
+    model, _ = training.prepare(*training.with_data(TrainConfig(network="5-2"), dataset=whole))
+    ends = torch.full((4,), 20)
+    assert torch.equal(model.decide(Split(x[:4], torch.zeros(4), ends))[1], model.decide(Split(x[:4], torch.zeros(4)))[1])
+    spikes, _ = model.response(padded[:1], lengths=lengths[:1])
+    assert {len(train) for train in spikes.values()} == {8}
+
+
 def test_parts_with_and_without_lengths_add_up():
     padded = Split(torch.rand(2, 4, 3), torch.arange(2), torch.tensor([1, 3]))
     whole = Split(torch.rand(1, 4, 3), torch.arange(1))

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import tsslbp
-from tsslbp import UserError, cli, events, publish, recipes, training
+from tsslbp import UserError, cli, data, events, publish, recipes, training
 from tsslbp.cli.exchange import FORMATS, Format
 from tsslbp.exchange import c
 from tsslbp.exchange.program import Program
@@ -62,6 +62,10 @@ def test_a_model_loaded_in_inference_mode_is_like_any_other(trained):
 def test_outputs_of_a_model_may_be_wanted_of_another(trained):
     model = training.load(trained)
     x = torch.rand(3, 1, 8, 8)
+    samples = data.Split(x, torch.zeros(3, dtype=torch.int64))
+    spikes, output = model.response(x[:1])
+    for made in (model.answers(samples), model.scores(samples), *model.decide(x), output, *spikes.values()):
+        assert not made.is_inference()
     (model.network.train()(x) - model.outputs(x)).square().sum().backward()
     assert all(weight.grad is not None for weight in model.network.parameters())
 
@@ -166,7 +170,7 @@ def test_pages_take_the_words_of_a_strangers_model_as_text(trained, tmp_path):
     publish.export(trained, tmp_path / "a.safetensors")
     model, lines = training.load(tmp_path / "a.safetensors"), []
     for words in ("plain", "a\n\n<b>x` |"):
-        settings = {**model.trained["settings"], "rule": words, words: words}
+        settings = {**model.trained["settings"], "rule": words, words: words, "learn": [words]}
         told = {"settings": settings, "final": {**model.trained["final"], "choose": words}}
         names = tuple(f"<b>{name}" for name in model.classes)
         hostile = replace(model, data=words, trained=told, classes=names)

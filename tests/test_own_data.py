@@ -28,6 +28,7 @@ from tsslbp.data.found import Wanted
 from tsslbp.data.series import read_ts
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
+from tsslbp.spec import parse_spec
 from tsslbp.training.inputs import mean_of_bins
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -1383,6 +1384,28 @@ def event_array(events, names="xypt", dtypes=("<u2", "<u2", "?", "<i8")):
     for name, values in zip(names, (events.x, events.y, events.p, events.t), strict=True):
         record[name] = values
     return record[np.random.default_rng(0).permutation(len(record))]
+
+
+def test_links_that_multiply_are_refused(tmp_path):
+    for level in range(40):
+        (tmp_path / str(level)).mkdir()
+        for name in "ab":
+            (tmp_path / str(level) / name).symlink_to(tmp_path / str(level + 1))
+    (tmp_path / "40").mkdir()
+    with fails("is one of more than 100 ways to a folder; remove some of the links"):
+        data.load(str(tmp_path / "0"), Path())
+
+
+def test_blanks_and_wide_rows_cost_no_time(tmp_path):
+    """Each of these took minutes or hours when every pair of blanks or of rows and columns was tried."""
+    with fails("cannot read the rule|write NAME"):
+        parse_spec(f"tssl{' ' * 10**6}x", "the rule")
+    (tmp_path / "a.tsv").write_text(f"1{' ' * 10**6}2\n" * 4)
+    with fails("a.tsv"):
+        data.load(str(tmp_path / "a.tsv"), Path())
+    (tmp_path / "a.csv").write_text(";".join(["1,5"] * 10**4) + "\n1,5" * 10**4)
+    with fails("a.csv"):
+        data.load(str(tmp_path / "a.csv"), Path())
 
 
 def test_times_of_events_may_take_the_whole_range_of_their_type():

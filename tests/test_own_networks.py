@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import tsslbp
-from tsslbp import UserError, build, data, training
+from tsslbp import UserError, build, data, rules, training
 from tsslbp.architecture import Architecture
 from tsslbp.exchange.chain import chain
 from tsslbp.exchange.nir import from_nir, to_nir
@@ -632,6 +632,28 @@ def test_state_dicts_tell_of_adaptation_and_of_max_pooling(recwarn):
         with pytest.warns(UserWarning, match=message):
             other.load_state_dict(stored.state_dict())
         recwarn.clear()
+
+
+@pytest.mark.parametrize("rule", sorted({*rules.available()} - {"tssl-paper"}))  # which looks at the spikes of all steps
+def test_no_rule_learns_from_padding(rule):
+    torch.manual_seed(0)
+    rule = "eventprop(clip=8, wake=1e-5)" if rule == "eventprop" else rule
+    net = tsslbp.build("20-10-3", input_shape=(7,), time_steps=9, tau_m=5, tau_s=3, rule=rule).double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(3)
+    x = 2 * torch.randn(9, 5, 7, dtype=torch.float64)
+    made = []
+    for steps in (6, 9):
+        padded = x[:steps].clone()
+        padded[6:] = 0
+        output = Network(replace(net.architecture, time_steps=steps)).double()
+        output.load_state_dict(net.state_dict())
+        psc = output(padded, lengths=torch.full((5,), 6))
+        made.append(torch.autograd.grad(psc[:6].sum(0).log_softmax(-1)[:, 0].sum(), list(output.parameters())))
+    assert any(gradient.any() for gradient in made[0])
+    for shorter, longer in zip(*made, strict=True):
+        torch.testing.assert_close(shorter, longer, rtol=1e-12, atol=1e-12)
 
 
 def test_padding_does_not_count_in_networks():

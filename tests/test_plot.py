@@ -6,7 +6,8 @@ import torch
 
 import tsslbp
 from tsslbp import UserError, plot, training
-from tsslbp.data import load
+from tsslbp.data import load, of_arrays
+from tsslbp.data.dataset import AS_STORED
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,29 @@ def test_raster_has_a_mark_for_every_spike(run):
         plot.raster(model, x[None])
     with pytest.raises(UserError, match=r"^raster draws a model, as tsslbp.load returns it, not a PosixPath$"):
         plot.raster(run, x)
+
+
+def test_a_padded_series_is_drawn_to_its_end(tmp_path):
+    x, lengths = np.random.default_rng(0).normal(5, 1, (12, 9, 3)), np.arange(12) % 5 + 5
+    dataset = of_arrays(x, np.arange(12) % 2, lengths=lengths, x_test=x, y_test=np.arange(12) % 2, lengths_test=lengths)
+    config = tsslbp.settings.TrainConfig(runs_dir=tmp_path, network="9-2", epochs=1, choose="last")
+    folder, _ = training.train(config, dataset=dataset)
+    model = tsslbp.load(folder)
+    answers = [model.classes[n] if n >= 0 else None for n in model.answers(dataset.test).tolist()]
+    figures = [plot.raster(model, sample, length=int(end)) for sample, end in zip(dataset.test.x, lengths, strict=True)]
+    assert [figure._suptitle.get_text() for figure in figures] == [f"answer: {one}" if one else "no answer" for one in answers]
+    assert figures[0].axes[0].get_xlim() == (0.5, 5.5)
+    with pytest.raises(UserError, match="give it as the argument dataset"):
+        plot.confusion(folder)
+    (axes,) = plot.confusion(folder, dataset).axes
+    assert sum(int(text.get_text()) for text in axes.texts) == 12
+
+
+def test_a_voltage_without_layers_before_has_no_spikes():
+    net = tsslbp.build("2", input_shape=(3,), time_steps=4, tau_m=5, tau_s=3, readout="voltage")
+    inputs = training.inputs.Inputs("constant", AS_STORED, 4, sequence=False)
+    with pytest.raises(UserError, match="has one layer, read from its voltage, and so no spikes to draw"):
+        plot.raster(training.Model(net, inputs, ("a", "b"), ""), torch.zeros(3))
 
 
 def test_curves_are_those_of_the_records(run):

@@ -270,7 +270,12 @@ def test_names_are_text_wherever_they_appear(page):
     counts = np.hstack([np.full((7, 7), 2), np.zeros((7, 1), dtype=int)])
     for name in ("<b>bold", 'x" onload="y'):
         report = replace(
-            synthetic(hostile), confusion=counts, title=name, command=name, settings={name: name}, machine={name: name}
+            synthetic(hostile),
+            confusion=counts,
+            title=name,
+            command=name,
+            settings={name: name},
+            machine={"processor": name, "torch": name},
         )
         report.samples[0] = replace(report.samples[0], label=name, answer=name)
         made = page(report)

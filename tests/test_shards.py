@@ -305,6 +305,7 @@ def test_what_is_no_shard(there, tmp_path):
         (tmp_path, "has no .tar files"),
         (there / "some-train-{000..004}.tar", "there is no .*some-train-003.tar, nor 1 others of"),
         ("{0..999999}{0..999999}.tar", "stands for more than 100,000 files"),
+        ("{0..99999}{0..99999}.tar", "stands for more than 100,000 files"),
         ("{0..1}" * 40, "stands for more than 100,000 files"),
         ("x{5..2}.tar", "there are no shards"),
     ):

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils import estimator_checks, validation
 
-from tsslbp import SpikingClassifier, Surrogate, UserError, classifier, cli, load, metrics, training
+from tsslbp import SpikingClassifier, Surrogate, UserError, classifier, cli, data, load, metrics, training
 
 ROOT = Path(__file__).parent.parent
 TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)
@@ -201,6 +201,22 @@ def test_classes_that_are_floats_are_those_of_files(iris):
     model = clone(TINY).set_params(epochs=1).fit(x, y + 1.0).model_
     assert model.classes == ("1", "2", "3")
     assert clone(TINY).set_params(epochs=1).fit(x, np.array(["1", "1.0", "2"])[y]).model_.classes == ("1", "1.0", "2")
+
+
+def test_a_fit_goes_to_other_systems_and_says_what_it_was_trained_on(iris):
+    stored = pickle.dumps(iris[2])
+    assert b"PosixPath" not in stored
+    again = pickle.loads(stored)
+    assert again.config_ == iris[2].config_
+    assert again.config_.data == "python:X"
+
+
+def test_a_fit_seeds_no_gpu_and_no_generator_of_others(iris, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    before = torch.get_rng_state()
+    fitted = clone(TINY).set_params(epochs=1).fit(*iris[:2])
+    classifier.prepare(fitted.config_, data.of_arrays(*iris[:2]))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_overflows_is_no_answer(iris):

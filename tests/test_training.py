@@ -623,7 +623,7 @@ def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, changes):
     assert 1 <= steps.min() < steps.max() <= 8
     assert steps.double().mean() < 7.5
     with pytest.raises(UserError, match="early exit needs sequences of one length"):
-        model.decide(data.Split(x, torch.zeros(len(x)), torch.full((len(x),), 3)))
+        model.decide(data.Split(torch.zeros(2, 8, 5), torch.zeros(2), torch.tensor([8, 3])))
 
 
 def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tsslbp import ann, quantisation, rules
 from tsslbp.declared import AT_LEAST_1, BELOW_1, FINITE, NOT_NEGATIVE, POSITIVE, Group, Means, faults, kinds_of
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import LARGEST, UserError, shown, unknown
 from tsslbp.layers import (
     Adaptation,
     AvgPool1d,
@@ -199,8 +199,8 @@ PAPER |= {
 def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
     """Named layers of an architecture. Raises UserError for settings out of range, and for specs that do not fit its shapes or
     its kind of neuron."""
-    if not isinstance(a.time_steps, int) or a.time_steps < 1:
-        raise UserError(f"time_steps is {a.time_steps}; it must be a whole number from 1")
+    if not isinstance(a.time_steps, int) or not 1 <= a.time_steps <= LARGEST:
+        raise UserError(f"time_steps is {shown(a.time_steps)}; it must be a whole number from 1 to {LARGEST}")
     for name, known in (("neuron", get_args(ann.Unit)), ("readout", get_args(ReadBy))):
         if (value := getattr(a, name)) not in known:
             raise unknown(name, str(value), known)

@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from tsslbp import automatic
-from tsslbp.data import Dataset, Split, own
+from tsslbp.data import MADE, Dataset, Split, own
 from tsslbp.data.dataset import class_names
 from tsslbp.data.found import alike
 from tsslbp.errors import LARGEST, UserError
@@ -166,7 +166,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         dataset = _dataset(_stored(x), torch.from_numpy(labels), class_names(names, "y"), counts, columns)
         with _parameters_named():
             config = resolved(self._config(dataset), dataset)
-            with _DRAWING, torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            with _DRAWING, torch.inference_mode(False):
                 model, optimizer = prepare(config, dataset)
                 seen, samples = model.filtered(dataset)
         state = RunState()
@@ -188,6 +188,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         given = {name: value for name, value in given.items() if value is not None}
         given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         seed = int(check_random_state(self.random_state).randint(LARGEST))
+        given["data"] = MADE + dataset.name
         return TrainConfig(
             **given, **automatic.choose(dataset, given), seed=seed, validation=0, choose="last", precision="float32"
         )

@@ -55,6 +55,14 @@ SHARE = Must("be from 0 to 1", lambda x: 0 <= x <= 1)
 class Group:
     """Settings about one thing."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As texts, paths go from one kind of system to another in a pickle."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        paths = {name for name, kind in kinds_of(type(self)).items() if Path in (kind, *get_args(kind))}
+        vars(self).update({name: Path(x) if name in paths and isinstance(x, str) else x for name, x in state.items()})
+
     def idle(self) -> dict[str, str]:
         """Settings without effect beside the others, and what would give them one."""
         return {}
@@ -123,7 +131,7 @@ def typed(kind: Any, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     if get_origin(kind) is tuple:
-        if isinstance(value, str) and all(part.isdecimal() for part in value.split()):
+        if isinstance(value, str) and all(part.isdecimal() and len(part) < 10 for part in value.split()):
             return tuple(map(int, value.split()))
         if isinstance(value, str) and get_args(kind)[0] is not int:
             return tuple(value.split())

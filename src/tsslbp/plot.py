@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tsslbp import metrics, training
+from tsslbp.data import Dataset
 from tsslbp.errors import UserError
 from tsslbp.report.collect import confusion_counts
 from tsslbp.settings import TrainConfig
@@ -31,15 +32,16 @@ class _Shown(Figure):
         return buffer.getvalue()
 
 
-def raster(model: training.Model, x: Any) -> Figure:
+def raster(model: training.Model, x: Any, length: int | None = None) -> Figure:
     """The network's spikes for one sample, a band for each layer, the output last; time goes to the right.
 
     Args:
         model: a trained model, as :func:`tsslbp.load` returns it, or ``classifier.model_``.
         x: a stored sample, before any normalisation, of ``model.sample_shape``: an array or a tensor.
+        length: its steps, if it is a sequence that is padded.
 
     Raises:
-        UserError: no model, a sample of another shape, a network of units that do not spike.
+        UserError: no model, a sample of another shape or length, a network of units that do not spike.
     """
     if not isinstance(model, training.Model):
         raise UserError(f"raster draws a model, as tsslbp.load returns it, not a {type(model).__name__}")
@@ -49,7 +51,9 @@ def raster(model: training.Model, x: Any) -> Figure:
         raise UserError(f"x has shape {list(stored.shape)}; one sample of this model has {list(model.sample_shape)}")
     if not model.network.is_spiking:
         raise UserError(f"a network of {model.network.architecture.neuron} units has no spikes to draw")
-    spikes, output = model.response(stored.unsqueeze(0))
+    spikes, output = model.response(stored.unsqueeze(0), lengths=None if length is None else torch.tensor([length]))
+    if not spikes:
+        raise UserError("this network has one layer, read from its voltage, and so no spikes to draw")
     figure = _Shown(figsize=(6, 0.6 + 1.2 * len(spikes)), layout="constrained")
     bands = figure.subplots(len(spikes), squeeze=False, sharex=True)[:, 0]
     for axes, (name, fired) in zip(bands, spikes.items(), strict=True):
@@ -95,17 +99,18 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def confusion(run: str | Path) -> Figure:
+def confusion(run: str | Path, dataset: Dataset | None = None) -> Figure:
     """How a run's model answers the samples of each class in its test set; a last column counts those without an answer.
 
     Args:
         run: a run's folder. Its data set must be where the run found it.
+        dataset: that of a run whose data were made in Python.
 
     Raises:
         UserError: no run at the folder, missing data, targets that are no classes.
     """
     model, settings = training.load(run), TrainConfig.from_toml(Path(run) / "config.toml")
-    test = training.dataset_of_run(model, settings).test
+    test = (dataset or training.dataset_of_run(model, settings)).test
     if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
     names = [*model.classes, "no answer"]

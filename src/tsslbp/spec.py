@@ -22,7 +22,7 @@ def parse_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
     Raises:
         UserError: anything else, called ``what`` in the message; an option given twice.
     """
-    match = re.fullmatch(r"\s*([\w+-]+)\s*(?:\((.*)\))?\s*", text)
+    match = re.fullmatch(r"([\w+-]+)\s*(?:\((.*)\))?", text.strip())
     if not match:
         raise UserError(f"cannot read {what} {text!r}; write NAME or NAME(option=value, ...)")
     name, arguments = match.groups()

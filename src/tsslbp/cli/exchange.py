@@ -82,7 +82,8 @@ def _nir(options: Export, model: training.Model) -> Iterator[str]:
     nir.write(graph, options.file)
     yield f"wrote {options.file}: {nir.described_graph(graph)}"
     if test:
-        yield from check.lines(check.check(model.network, graph, model.inputs(test.x, 0, test.lengths), say=say))
+        x, ends = model.inputs(test.x, 0, test.lengths), model.inputs.steps(test.lengths)
+        yield from check.lines(check.check(model.network, graph, x, say=say, lengths=ends))
 
 
 def _onnx(options: Export, model: training.Model) -> Iterator[str]:

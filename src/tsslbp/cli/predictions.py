@@ -72,10 +72,12 @@ def of(model: training.Model, given: training.Samples) -> Predictions:
 def _classes(model: training.Model, given: training.Samples) -> Predictions:
     """A row for each sample; without an answer it has no class and no step, and without output spikes no step."""
     answers, shares, settled = model.decoded(given.split)
-    steps, each = model.network.time_steps, (answers.tolist(), shares.tolist(), (settled + 1).tolist())
+    ends = model.inputs.steps(given.split.lengths)
+    ends = torch.full_like(answers, model.network.time_steps) if ends is None else ends
+    each = answers.tolist(), shares.tolist(), (settled + 1).tolist(), ends.tolist()
     rows, said = list[tuple[object, ...]](), []
     spikes = model.network.architecture.spikes_last  # without them there is one answer, after the last step
-    for sample, n, share, step in zip(given.names, *each, strict=True):
+    for sample, n, share, step, steps in zip(given.names, *each, strict=True):
         answered = n != metrics.NO_ANSWER
         rows.append((sample, model.classes[n] if answered else "", f"{share:.4f}", step if answered and spikes else ""))
         certain = f"(confidence {100 * share:.1f} %{f', unchanged from step {step} of {steps} on' if spikes else ''})"

@@ -63,8 +63,8 @@ def evaluate(arguments: list[str]) -> None:
         distance = f"van Rossum distance {model.distance(test):.3f}"
         console.print(f"F1 {model.accuracy(test) / 100:.4f} (spikes within one step), {distance}, on {samples.which}")
         return
-    if options.early_exit and test.lengths is not None and not model.inputs.filters:
-        raise UserError(f"--early-exit is for sequences of one length; some of these have {int(test.lengths.min())} steps")
+    if options.early_exit and test.padded and not model.inputs.filters:
+        raise UserError("--early-exit is for sequences of one length; some of these end earlier than others")
     if options.early_exit:
         answers, taken = model.decide(test)
         console.print(f"decided after {float(taken.double().mean()):.2f} of {model.network.time_steps} steps on average")

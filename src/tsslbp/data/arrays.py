@@ -30,12 +30,6 @@ ENDS = {"train": "", "validation": "_val", "test": "_test"}
 SEQUENCE_DIMS, STATIC_DIMS = (3, 5), (2, 4)
 CHANNELS = (1, 2, 3, 4)
 """Sizes of the last axis of pictures that need not be square to have the channels last."""
-AXES = {
-    (2, False): ("sample", "feature"),
-    (4, False): ("sample", "channel", "row", "column"),
-    (3, True): ("sample", "step", "channel"),
-    (5, True): ("sample", "step", "channel", "row", "column"),
-}
 
 
 def of_arrays(
@@ -170,8 +164,6 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
             x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
             if not end:
                 notes += [note] if note else []
-                lost = own.lost_in_float32(x) if layout in ("F", "TF") and not wanted.whole else []
-                notes += [own.LOST.format(f"feature {number} of x") for number in lost]
             sequence = layout.startswith("T")
             if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
                 raise UserError(
@@ -179,6 +171,10 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
                     "as many as their samples"
                 )
             parts[part] = _split(where, f"x{end}", x, y, arrays.get(f"lengths{end}"), sequence)
+            if not end and layout in ("F", "TF") and not wanted.whole:
+                lengths = parts[part].lengths
+                inside = x if lengths is None else x[np.arange(x.shape[1]) < lengths.numpy()[:, None]]
+                notes += [own.LOST.format(f"feature {number} of x") for number in own.lost_in_float32(inside)]
         except UserError as error:
             faults.append(str(error))
     if faults:
@@ -384,18 +380,5 @@ def _split(
         stored = stored.masked_fill(beyond.view(*beyond.shape, *[1] * (stored.dim() - 2)), 0)
         if targets.dim() == 3:
             targets = targets.masked_fill(beyond.unsqueeze(2), 0)
-    refuse_missing(stored, f"{where}: ", sequence, "" if key == "x" else f"{key}, ")
+    own.refuse_missing(stored, f"{where}: ", sequence, "" if key == "x" else f"{key}, ")
     return Split(stored, targets, counted)
-
-
-def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:
-    """Raises UserError with the count and the place of values that are not finite."""
-    finite = x.isfinite()
-    if bool(finite.all()):
-        return
-    bad = (~finite).nonzero()
-    place = ", ".join(f"{axis} {at}" for axis, at in zip(AXES[x.dim(), sequence], bad[0].tolist(), strict=True))
-    raise UserError(
-        f"{where}samples hold NaN, infinity or numbers beyond float32: {len(bad):,} in all, the first in {part}{place}; remove "
-        "or replace them"
-    )

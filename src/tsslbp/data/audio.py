@@ -84,11 +84,13 @@ def energies(frames: Tensor, rate: int, bands: int) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)  # a later call may be differentiated
 def _window(width: int, dtype: torch.dtype) -> Tensor:
     return torch.hann_window(width, dtype=dtype)
 
 
 @lru_cache
+@torch.inference_mode(False)  # a later call may be differentiated
 def _weights(bands: int, rate: int, fft_size: int, dtype: torch.dtype) -> Tensor:
     return mel_bands(bands, rate, fft_size).to(dtype)
 

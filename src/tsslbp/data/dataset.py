@@ -53,6 +53,18 @@ class Split:
         """Whether the targets are spike trains rather than classes."""
         return self.y.dim() == 3
 
+    @property
+    def padded(self) -> bool:
+        """Whether a sequence ends before its last step."""
+        return self.lengths is not None and bool((self.lengths < self.x.shape[1]).any())
+
+    def values(self) -> Tensor:
+        """``x``, with the first step of each sequence in place of its padding."""
+        if self.lengths is None:
+            return self.x
+        inside = torch.arange(self.x.shape[1]) < self.lengths[:, None]
+        return self.x.where(inside.view(*inside.shape, *[1] * (self.x.dim() - 2)), self.x[:, :1])
+
     def __add__(self, more: "Split") -> "Split":
         """These samples, then more of the same kind."""
         lengths = None

@@ -70,7 +70,7 @@ class Facts:
     @staticmethod
     def of(dataset: Dataset) -> "Facts":
         """The facts of a data set."""
-        x, exact = dataset.train.looked_at().x, not dataset.computed
+        x, exact = dataset.train.looked_at().values(), not dataset.computed
         channels = x.dim() - 3 if x.dim() >= 4 else None
         rows = x.reshape(1, -1) if channels is None else x.movedim(channels, 0).reshape(x.shape[channels], -1)
         low, high = torch.aminmax(rows, dim=1)

@@ -1,6 +1,7 @@
 """Folders of files by class: ``CLASS/FILE``, or ``train/CLASS/FILE``, and the same in ``val`` and ``test``."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ PARTS = {
     "test": ("test", "testing"),
 }
 """Names of the folders of each part, in any case."""
+WAYS = 100
+"""Most names of a folder, by links. With two links from each folder to the next, their number would double each time."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,16 @@ def left_out(folder: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
 
 
 def walked(
-    folder: str | Path, suffixes: Sequence[str], inside: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    folder: str | Path,
+    suffixes: Sequence[str],
+    inside: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+    ways: Counter[tuple[int, int]] | None = None,
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The files of :func:`files_in`, each with its folder, relative to ``folder``. Links are followed.
 
     Raises:
-        UserError: a link to a folder around it, or a folder that cannot be read.
+        UserError: a link to a folder around it, a folder with more than ``WAYS`` names, or one that cannot be read.
     """
     here = os.path.join(folder, inside)
     try:
@@ -65,16 +72,20 @@ def walked(
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read {here}: {error.strerror}") from None
-    if (facts.st_dev, facts.st_ino) in above:
+    place, ways = (facts.st_dev, facts.st_ino), Counter() if ways is None else ways
+    if place in above:
         raise UserError(f"{here} is a link to a folder that it lies in; remove it")
-    above |= {(facts.st_dev, facts.st_ino)}
+    above |= {place}
+    ways[place] += 1
+    if ways[place] > WAYS:
+        raise UserError(f"{here} is one of more than {WAYS} ways to a folder; remove some of the links")
     endings = tuple(suffixes)
     for entry in entries:
         if entry.name.lower().endswith(endings) and (entry.is_file() or not os.path.exists(entry)):  # a broken link
             yield inside, entry
     for entry in entries:
         if entry.is_dir():
-            yield from walked(folder, suffixes, f"{inside}/{entry.name}" if inside else entry.name, above)
+            yield from walked(folder, suffixes, f"{inside}/{entry.name}" if inside else entry.name, above, ways)
 
 
 def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat: bool = False) -> Listing:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import AS_STORED, Normalisation, Split
+from tsslbp.errors import UserError
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
@@ -21,6 +22,12 @@ LOST = "{} varies so little that float32, in which it is stored, rounds it away;
 """Message about numbers that :func:`lost_in_float32` finds."""
 LOOKED_AT = 2**20
 """About how many numbers it looks at."""
+AXES = {
+    (2, False): ("sample", "feature"),
+    (4, False): ("sample", "channel", "row", "column"),
+    (3, True): ("sample", "step", "channel"),
+    (5, True): ("sample", "step", "channel", "row", "column"),
+}
 
 
 def white(x: Tensor) -> float:
@@ -97,3 +104,16 @@ def counts_events(x: Tensor) -> bool:
     """Whether real numbers count spikes or events: whole, from 0 to ``MOST_EVENTS``."""
     low, high = x.aminmax()
     return float(low) >= 0 and float(high) <= MOST_EVENTS and bool((x == x.round()).all())
+
+
+def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:
+    """Raises UserError with the count and the place of values that are not finite."""
+    finite = x.isfinite()
+    if bool(finite.all()):
+        return
+    bad = (~finite).nonzero()
+    place = ", ".join(f"{axis} {at}" for axis, at in zip(AXES[x.dim(), sequence], bad[0].tolist(), strict=True))
+    raise UserError(
+        f"{where}samples hold NaN, infinity or numbers beyond float32: {len(bad):,} in all, the first in {part}{place}; remove "
+        "or replace them"
+    )

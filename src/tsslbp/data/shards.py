@@ -15,6 +15,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,10 @@ def _expanded(pattern: str) -> list[str]:
     """The names that a pattern with ``{000..127}`` and ``{train,val}`` stands for. Raises UserError for more than ``MOST``."""
     made = [pattern]
     while any(re.search(BRACES, one) for one in made):
-        made = list(dict.fromkeys(one for each in made for one in _once_expanded(each)))
+        made = list(islice((one for each in made for one in _once_expanded(each)), MOST + 1))
         if len(made) > MOST:
             raise UserError(f"{shown(pattern)} stands for more than {MOST:,} files; name fewer, or give their folder")
-    return made
+    return list(dict.fromkeys(made))
 
 
 def _once_expanded(pattern: str) -> Iterator[str]:

@@ -8,7 +8,6 @@ may name the columns. Commas, semicolons and tabs separate columns; with the las
 import csv
 import re
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +89,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
     by_name = bool(header) and ({*wanted.columns} <= {*columns} or not counted(header[unnamed:]))
     label, chosen = _chosen(path, columns[skipped:], wanted if by_name else replace(wanted, columns=()))
     label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
+    machine.need_memory(8 * len(body) * len(chosen), str(path))
     x, faults, missing = np.empty((len(body), len(chosen))), [], []
     labels: list[str | None] = []
     texts: dict[str, tuple[int, str, int]] = {}
@@ -217,7 +217,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             whole_cells = [cell for _, cells in rows for cell in cells]
             comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
             point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
-            if comma and (point or any(map(_parts_thousands, zip_longest(*(cells for _, cells in rows), fillvalue="")))):
+            columns = zip(*(cells for _, cells in rows if len(cells) == len(rows[0][1])), strict=True)
+            if comma and (point or any(map(_parts_thousands, columns))):
                 other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
                 raise UserError(
                     f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all "

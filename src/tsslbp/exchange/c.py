@@ -18,7 +18,7 @@ from tsslbp import data, encoding, files
 from tsslbp.errors import UserError, few
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
-from tsslbp.exchange.program import Entry, Program
+from tsslbp.exchange.program import Entry, Program, means
 from tsslbp.metrics import decode
 from tsslbp.metrics.decoding import NEAR
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
@@ -169,7 +169,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
             "index": f"{index.name}_t",
             "cast": "(int16_t)" if whole else "",
         },
-        "input_means": _means(entry, whole is not None),
+        "input_means": means(entry, whole is not None),
         "events": entry.spikes or entry.meaning is not None,
         "endless": whole is None or math.isfinite(max(links.tau_m, adapting.tau_a if adapting else 1)),
         "event_when": "once for each input that has events in this step" if entry.once else "for every event of this step",
@@ -197,15 +197,6 @@ def _enters_in_ones(entry: Entry, links: Chain, table: Array | None) -> bool:
     """Whether all inputs are whole numbers themselves, not only in units of the integer network, and enter only one map."""
     whole = entry.spikes or (table is not None and not (table % INPUT_UNIT).any())
     return whole and all(p.shortcut is None or p.shortcut.source != INPUT for p in links.populations)
-
-
-def _means(entry: Entry, whole: bool) -> str:
-    if entry.meaning is not None:
-        return "numbers from 0 to 255 as they are stored"
-    if entry.spikes:
-        return "spikes, 0 or 1"
-    unit = f", in whole numbers of 1/{INPUT_UNIT}, cut at -{INPUT_LARGEST} and {INPUT_LARGEST}" if whole else ""
-    return f"numbers as the network takes them{unit}"
 
 
 class _Parts:

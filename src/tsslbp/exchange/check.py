@@ -1,6 +1,6 @@
 """Runs a written NIR graph in other simulators and counts spikes and answers that differ from the network's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
 from tsslbp.exchange.outgoing import UNIT, as_written, neurons_of_layer
 from tsslbp.networks import Network
+from tsslbp.signal import within
 
 DTYPES = (torch.float32, torch.float64)
 AT_ONCE = 100
@@ -58,6 +59,7 @@ def check(
     x: Tensor,
     which: dict[str, simulators.Simulator] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    lengths: Tensor | None = None,
 ) -> Checked:
     """Compare the spikes of a network with those of simulators that run its graph.
 
@@ -67,15 +69,17 @@ def check(
         x: network input, ``[B, ...]`` or ``[T, B, ...]``.
         which: simulators by name; by default all that are installed.
         say: gets a line before each simulator.
+        lengths: steps of each sequence, ``[B]``; those after its end are not compared.
     """
     found = simulators.installed() if which is None else which
     axis = 0 if network.is_static(x) else 1
     parts = x.split(AT_ONCE, axis)
+    ends = [None] * len(parts) if lengths is None else lengths.split(AT_ONCE)
     compared = []
     for name, simulator in found.items():
         for dtype in DTYPES:
             say(f"{name}, {_called(dtype)}")
-            compared.append(_compare(network, graph, parts, name, simulator, dtype))
+            compared.append(_compare(network, graph, [*zip(parts, ends, strict=True)], name, simulator, dtype))
     say("margins")
     proofs = [guaranteed(network, part, DTYPES) for part in parts]
     shares = {dtype: sum(int(proof[dtype].sum()) for proof in proofs) for dtype in DTYPES}
@@ -84,10 +88,15 @@ def check(
 
 @torch.no_grad()
 def _compare(
-    network: Network, graph: Any, parts: tuple[Tensor, ...], name: str, simulator: simulators.Simulator, dtype: torch.dtype
+    network: Network,
+    graph: Any,
+    parts: Sequence[tuple[Tensor, Tensor | None]],
+    name: str,
+    simulator: simulators.Simulator,
+    dtype: torch.dtype,
 ) -> Comparison:
     made, own = Comparison(name, simulator.version, dtype, {}, {}), as_written(network, dtype)
-    for part in parts:
+    for part, ends in parts:
         currents = own.activity(part.to(dtype))
         steps = driven(graph, part.to(dtype), network.time_steps if network.is_static(part) else None)
         try:
@@ -98,11 +107,11 @@ def _compare(
         for layer, train in own.trains(currents).items():
             train = train.flatten(2)
             other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
-            made.differ[layer] = made.differ.get(layer, 0) + int((train ^ other).sum())
-            made.of[layer] = made.of.get(layer, 0) + train.numel()
+            made.differ[layer] = made.differ.get(layer, 0) + int(within(train ^ other, ends).sum())
+            made.of[layer] = made.of.get(layer, 0) + int(within(torch.ones_like(train), ends).sum())
         if not network.architecture.spikes_last:
             voltages = currents["output"], theirs[neurons_of_layer("output")]
-            ours, others = (own.vote(voltage).sum(0).argmax(-1) for voltage in voltages)
+            ours, others = (own.vote(within(voltage, ends)).sum(0).argmax(-1) for voltage in voltages)
             made.answers += int((ours != others).sum())
     return made
 

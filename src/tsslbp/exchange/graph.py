@@ -16,6 +16,8 @@ from tsslbp.errors import UserError, shown
 
 MOST_BYTES = 2**31
 """Most bytes of all arrays of a file, unpacked."""
+TEXT = 128
+"""Bytes of an object of Python that holds a short text."""
 MOST_OBJECTS = 10_000
 DEEPEST = 12
 FILTERS = {1, 2, 3, 32000}
@@ -121,7 +123,8 @@ class _Reader:
         if text is None and entry.dtype.kind not in "fiub":
             raise UserError(f"entry {shown(name)} holds {entry.dtype}; it must be numbers or text")
         numbers = max(entry.size, math.prod(entry.chunks or ()))  # HDF5 unpacks whole chunks
-        self.bytes += numbers * (entry.dtype.itemsize if text is not None else np.dtype(np.float64).itemsize)  # as we compute
+        # in memory, a text is an object of Python, and we compute with float64
+        self.bytes += numbers * (entry.dtype.itemsize + TEXT if text is not None else np.dtype(np.float64).itemsize)
         if text is not None and text.length is None:
             self.bytes += self._of_texts(entry, name)
         if self.bytes > MOST_BYTES:

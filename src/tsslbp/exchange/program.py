@@ -88,6 +88,34 @@ class Entry:
         return int(whole.min()), int(whole.max())
 
 
+def means(entry: Entry, whole: bool) -> str:
+    """What enters a program, in words."""
+    if entry.meaning is not None:
+        return "numbers from 0 to 255 as they are stored"
+    if entry.spikes:
+        return f"spikes, 0 or 1{_coded(entry.model)}"
+    unit = f", in whole numbers of 1/{INPUT_UNIT}, cut at -{INPUT_LARGEST} and {INPUT_LARGEST}" if whole else ""
+    return f"numbers as the network takes them{unit}"
+
+
+def _coded(model: Model) -> str:
+    """How the spikes that enter come of what was measured."""
+    inputs, norm = model.inputs, model.inputs.normalisation
+    if inputs.delta:
+        ways = zip(norm.mean, norm.std, strict=True)
+        made = ", ".join(f"raw·{1 / (norm.scale * std):.9g} + {-mean / std:.9g}" for mean, std in ways)
+        return (
+            f", for changes of δ = {inputs.delta:g}. Of each channel, v is {made}, and r, which begins at 0, is what was "
+            "received. Where v - r is at least δ, the channel's up input spikes and r rises by δ; where r - v is at least δ, "
+            "its down input spikes and r falls by δ. All up inputs come first, then all down inputs. They are"
+        )
+    how = {
+        "latency": "one for each input, in step round((1 - i)·(T - 1)), and none for i = 0",
+        "poisson": "drawn for each input and step with probability i",
+    }
+    return f": {how[inputs.encoding]}, where i is raw / {norm.scale:g}" if inputs.encoding in how else ""
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A network for C.

@@ -1,6 +1,5 @@
 """Base of all layers with neurons: a linear map of post-synaptic currents, then neurons."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -315,6 +314,9 @@ class Spiking(Tells):
         current = self.current(signal, inside)
         if alone:
             return current
+        if inside is not None and self.rule.hears_padding:  # without input, no neuron spikes
+            current = expanded(current)
+            current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
             return self.crossed(current, None, pool, half)[0]
         if (state := handed.before) is None:
@@ -385,11 +387,6 @@ def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
             "give it a shortcut that makes the same, such as a 1×1 convolution of the same stride"
         )
     return whole + more.to(whole.dtype)
-
-
-def kaiming_size(inputs: int) -> float:
-    """Standard deviation of Kaiming normal weights."""
-    return math.sqrt(2 / inputs)
 
 
 def draw(weight: Tensor, fill: Callable[[Tensor], Tensor]) -> None:

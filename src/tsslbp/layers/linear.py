@@ -1,12 +1,13 @@
 """Fully connected spiking layers."""
 
+import math
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
-from tsslbp.layers.base import Spiking, draw, kaiming_size, per_sample
+from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.products import product
 from tsslbp.rules.base import Rule
@@ -56,7 +57,7 @@ class Linear(Spiking):
         check_features(in_features, out_features)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         draw(self.weight, nn.init.kaiming_normal_)
-        self._beside_the_weight(bias, normalise, standardise, kaiming_size(in_features))
+        self._beside_the_weight(bias, normalise, standardise, math.sqrt(2 / in_features))
 
     def map(self, x: Tensor) -> Tensor:
         return matrix_product(self, x)

@@ -104,7 +104,7 @@ def model_card(folder: Path) -> str:
 
 def _told(value: object) -> str:
     """A setting that may be a stranger's, in the card of a folder with their model."""
-    return literal(value) if isinstance(value, str | dict) else str(value)
+    return str(value) if isinstance(value, bool | int | float) else literal(value)
 
 
 def _data_of(model: training.Model) -> str:

@@ -72,11 +72,11 @@ def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], code: bool = Fal
 
 
 def machine_in_words(about: Mapping[str, str]) -> str:
-    """The machine of a result, as a sentence."""
+    """The machine of a result, as a sentence in Markdown."""
     known = [about[key] for key in ("processor", "threads", "vector instructions") if key in about]
     known += [f"load {about['load']} at the end"] if "load" in about else []
     versions = [f"{name} {about[name]}" for name in ("tsslbp", "torch") if name in about]
-    return f"Machine: {', '.join(known)}; {', '.join(versions)}."
+    return tables.literal(f"Machine: {', '.join(known)}; {', '.join(versions)}.")
 
 
 def _number(value: Any, digits: int = 6) -> str:

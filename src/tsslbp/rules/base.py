@@ -43,6 +43,8 @@ class Rule(ABC):
     """Keys of its papers in ``papers.bib``, for ``tsslbp cite``."""
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer."""
+    hears_padding: ClassVar[bool] = False
+    """Whether a spike after the end of a padded sequence would change the gradient; layers then let none come about."""
     _in_parts: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:

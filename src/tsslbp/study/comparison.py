@@ -90,7 +90,9 @@ def draw_comparison(folder: Path, markdown: bool = False) -> Path:
         UserError: a file cannot be written, or ``compare.json`` is damaged.
     """
     try:
-        context = _contents(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
+        result = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        json.dumps(result, allow_nan=False)
+        context = _contents(result)
     except Exception:  # drawing an altered file may raise anything
         raise UserError(f"{folder / 'compare.json'} is damaged or of an older release; run that comparison again") from None
     return write_markdown(folder, "compare.md", context) if markdown else _write_page(folder, context)

@@ -27,7 +27,7 @@ def latency(run: Run) -> dict[str, Any]:
     samples, network = run.test, run.model.network
     if samples.trains:
         raise UserError(f"latency is for classes; the targets of {run.model.data} are spike trains")
-    if samples.lengths is not None and not run.model.inputs.filters:
+    if samples.padded and not run.model.inputs.filters:
         raise UserError(f"latency is for sequences of one length; those of {run.model.data} differ in length")
 
     decided, steps = run.model.decide(samples)

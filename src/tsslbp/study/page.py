@@ -65,6 +65,7 @@ def _read(path: Path) -> tuple[Result, Section]:
     """A study's result and its part of the page."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(result, allow_nan=False)
         head = {**dict.fromkeys(("study", "subject", "date", "command"), str), "settings": dict, "machine": dict}
         if result["study"] != path.stem or not all(isinstance(result[key], kind) for key, kind in head.items()):
             raise ValueError

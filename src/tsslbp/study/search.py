@@ -70,11 +70,12 @@ def searched(
         import optuna
     except ImportError:
         raise UserError("--tune with a number of trials needs Optuna: pip install 'tsslbp[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    base = bases[0]
+    base, said = bases[0], optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # else it announces the study
     search = optuna.create_study(
         direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
     )
+    optuna.logging.set_verbosity(said)
     found: list[dict[str, Any]] = []
     for number in range(count):
         search.sampler = optuna.samplers.TPESampler(n_startup_trials=max(SURE, count // 3), seed=(base.seed + number) % 2**32)

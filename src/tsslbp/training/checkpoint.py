@@ -82,6 +82,8 @@ def unpack(stored: bytes) -> dict[str, Any]:
     payload, digest = stored[:-DIGEST], stored[-DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError("its checksum is wrong, or it is of tsslbp 0.1, which had none")
+    if not payload.startswith(b"PK\3\4"):  # torch.load reads other files too, whose sizes nobody has checked
+        raise ValueError("it is no archive of torch.save")
     unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(payload)).infolist())
     if unpacked > len(payload):
         raise ValueError(f"it unpacks to {unpacked} bytes")

@@ -9,7 +9,7 @@ def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list
     """Lines for a reader, from the settings as the user gave them, the complete ones, and the data set."""
     parts = {name: f"{len(part):,} {name}" for name, part in dataset.parts.items()}
     total = sum(map(len, dataset.parts.values()))
-    seen = dataset.train.looked_at().x if dataset.train.streamed else dataset.train.x
+    seen = (dataset.train.looked_at() if dataset.train.streamed else dataset.train).values()
     low, high = (float(x) for x in seen.aminmax())
     names = ", ".join(dataset.classes[:6]) + (", ..." if dataset.classes[6:] else "")
     held = parts["validation"] if len(dataset.validation) else "none for validation"

@@ -188,7 +188,7 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     scale = model.inputs.normalisation.scale
     if samples.split.streamed and scale == 255:  # bytes, as the model has it
         return
-    x = samples.split.looked_at().x if samples.split.streamed else samples.split.x
+    x = (samples.split.looked_at() if samples.split.streamed else samples.split).values()
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")
     unlike = model.facts.unlike(x) if model.facts else None

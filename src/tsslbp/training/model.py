@@ -205,11 +205,12 @@ class Model:
     def answers(self, samples: Split) -> Tensor:
         """Answers to samples, class numbers or ``NO_ANSWER``, ``[N]``; see :func:`tsslbp.metrics.decode`."""
         with self._outputs(samples, self._at_once(samples)) as outputs:
-            return torch.cat([decode(output) for _, output in outputs])
+            parts = [decode(output) for _, output in outputs]
+        return torch.cat(parts)
 
     def response(self, x: Tensor, seed: int = 0, lengths: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """Response to one stored sample ``[1, ...]``: spikes of every spiking layer, ``[T, neurons]`` of bool by name, and the
-        output, as in :meth:`outputs`.
+        """Response to one stored sample ``[1, ...]``: spikes of every spiking layer up to the sample's end, ``[T, neurons]`` of
+        bool by name, and the output, as in :meth:`outputs`.
 
         ``seed`` is the sample's number, with which an encoder draws spikes, and ``lengths`` ``[1]`` its steps if it is padded.
         """
@@ -220,7 +221,9 @@ class Model:
             currents = self.network.activity(inputs)
             *_, output = currents.values()
             evidence = self.network.evidence(self.network.vote(output), part.lengths)
-            return {name: train.flatten(1) for name, train in self.network.trains(currents).items()}, evidence
+            end = None if part.lengths is None else int(part.lengths)
+            spikes = {name: train[:end].flatten(1) for name, train in self.network.trains(currents).items()}
+        return {name: train.clone() for name, train in spikes.items()}, evidence.clone()  # outside, so that they may be changed
 
     def decide(self, x: Tensor | Split, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Answers, each given in the first step after which it could no longer change, and the number of steps it took.
@@ -238,14 +241,14 @@ class Model:
         Raises:
             UserError: an output that does not spike, and so has no bound, or sequences of different lengths.
         """
-        if isinstance(x, Split) and x.lengths is not None and not self.inputs.filters:
+        if isinstance(x, Split) and x.padded and not self.inputs.filters:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
         samples = x if isinstance(x, Split) else self._samples(x)
         with self.evaluating(samples, batch_size or self._at_once(samples)) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
-            return torch.cat(answers).cpu(), torch.cat(steps).cpu()
+        return torch.cat(answers).cpu(), torch.cat(steps).cpu()
 
     def _decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         net = self.network
@@ -279,7 +282,8 @@ class Model:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
         tau_s = self.network.neuron_of().tau_s
         with self._outputs(samples, self._at_once(samples), first) as outputs:
-            return torch.cat([score(output, part.y.cpu(), tau_s) for part, output in outputs])
+            parts = [score(output, part.y.cpu(), tau_s) for part, output in outputs]
+        return torch.cat(parts)
 
     def _at_once(self, samples: Split) -> int:
         """Samples of a batch in evaluation; fewer for large pictures in files."""

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from tsslbp.settings import translated
 from tsslbp.stored import LONGEST, METADATA_KEY, sha256
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import STORED, Model, alone
+from tsslbp.training.records import PERCENT, PERCENT_OR_NONE, whole
 
 
 @torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
@@ -127,9 +127,9 @@ def _filters(given: dict[str, Any] | None) -> Filters | None:
 
 def _describes_training(settings: dict[str, Any], final: dict[str, Any], stored: str = "float32") -> bool:
     """Whether these are settings and a final record with all that the card of a model tells."""
-    told = (settings["rule"], settings["seed"], final["epochs"], final["validation_accuracy"], final["test_accuracy"])
-    kinds: tuple[Any, ...] = (str, int, int, (int, float, NoneType), (int, float))
-    return stored in STORED and all(isinstance(value, kind) for value, kind in zip(told, kinds, strict=True))
+    measured = PERCENT_OR_NONE(final["validation_accuracy"]) and PERCENT(final["test_accuracy"])
+    counted = whole()(settings["seed"]) and whole(1)(final["epochs"])
+    return stored in STORED and isinstance(settings["rule"], str) and measured and counted
 
 
 def _check_shapes(file: Any, model: Model) -> None:

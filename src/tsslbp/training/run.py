@@ -87,7 +87,7 @@ def train(
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
-        with group.agreed(), processes.alone(), torch.random.fork_rng(devices=[]):
+        with group.agreed(), processes.alone():
             model, optimizer = prepare(replace(config, init=None, first_rates=False) if restored else config, dataset)
         network, facts, (seen, samples) = model.network, model.facts, model.filtered(dataset)
         assert facts is not None  # prepare() noted them
@@ -297,9 +297,10 @@ def _steps(config: TrainConfig, dataset: data.Dataset) -> int:
     return -(-(dataset.time_steps or 0) // config.bin)
 
 
+@torch.random.fork_rng(devices=[])  # the caller's generator is left as it was
 def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.optim.Optimizer]:
     """A run before its first step. Initial weights depend on seed and network, not on rule and kind of neuron."""
-    torch.manual_seed(config.seed)
+    torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed the generators of GPUs, too
     assert config.time_steps is not None
     train, stored = dataset.train, dataset.time_steps or 0 if config.bin > 1 else 0
     steps = _steps(config, dataset) if config.filters else config.time_steps
@@ -369,7 +370,9 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--readout voltage makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
-    one_pass = config.neuron != "spiking" or config.time_steps == 1
+    shortest = None if config.filters else dataset.train.lengths
+    one_step = config.time_steps == 1 or (shortest is not None and int(shortest.min()) <= config.bin)
+    one_pass = config.neuron != "spiking" or one_step
     batches = {min(config.batch_size, len(dataset.train)), len(dataset.train) % config.batch_size} - {0}
     if one_pass and normalises_neurons(config.network) and any(size // config.accumulate <= 1 for size in batches):
         said = "a batch, or a part of one, has one sample"
