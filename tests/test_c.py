@@ -475,7 +475,7 @@ def test_it_is_told_how_spikes_come_of_what_is_measured(tmp_path):
     delta = {"delta": 0.5, "normalisation": Normalisation(2.0, (0.25, 0.5, 0.75), (0.5, 0.5, 0.25))}
     ways = {
         "for changes of δ = 0.5. Of each channel, v is raw·1 + -0.5, raw·1": delta,
-        "one for each input, in step round((1 - i)·(T - 1))": {"encoding": "latency", "sequence": False},
+        "Each input spikes once, in step round((1 - i)·(T - 1))": {"encoding": "latency", "sequence": False},
         "A step is the mean of 3 measured ones; take it first. Use": {"bin": 3, "stored_steps": 3 * STEPS},
     }
     for number, (said, way) in enumerate(ways.items()):

@@ -244,6 +244,10 @@ def test_a_model_of_a_later_epoch_than_the_checkpoint_is_measured_as_no_other(qu
             training.train(config)
     folder = config.runs_dir / "run"
     assert len(training.read_metrics(folder)[0]) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Loop, "run", lambda *_: (_ for _ in ()).throw(UserError("stopped before its next checkpoint")))
+        with pytest.raises(UserError, match="stopped before"):
+            training.train(replace(config, resume=True))
     refused(replace(config, epochs=3, resume=True), folder, "--epochs is 3; the run at .* has already had 4")
     assert training.train(replace(config, resume=True))[1]["epochs"] == 4
 
@@ -268,7 +272,7 @@ def test_a_run_says_where_it_was_trained(stopped, monkeypatch, tmp_path):
     here = training.train(config)[1]["machine"]
     assert here.keys() >= {"processor", "tsslbp", "torch"}
     assert "load" not in here
-    monkeypatch.setattr(machine, "describe", lambda: {"processor": "elsewhere", "load": "1.0"})
+    monkeypatch.setattr(machine, "lasting", lambda: {"processor": "elsewhere"})
     assert training.train(config)[1]["machine"] == here  # nothing was trained
     page = report.write(folder).read_text()
     assert here["processor"] in page

@@ -135,6 +135,9 @@ def test_predict_finds_its_way_with_any_image(blocks, capsys, tmp_path):
         assert predicted("wide")[1]
     assert predicted("paper", "--invert", "yes") == (answer, False)
     assert predicted("light", "--invert", "no") == (answer, False)
+    Image.new("L", (1000, 10)).save(tmp_path / "thin.png")
+    code, _, err = run(capsys, "predict", str(blocks), str(tmp_path / "thin.png"))
+    assert (code, "thin.png is 1000 × 10 pixels, too thin for 8 × 8; cut it" in err) == (2, True)
     assert predicted("paper", "--invert", "no")[0] == predicted("light", "--invert", "yes")[0] != answer
     Image.new("L", (64, 64)).save(tmp_path / "blank.png")
     assert predicted("blank")[0] == "no answer: no output neuron spiked\n"

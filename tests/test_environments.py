@@ -87,6 +87,15 @@ def test_only_training_waits_until_pytorch_has_imported_its_compiler(samples, tm
     assert codes == "[0, 0, 0, 0] 3"
 
 
+def test_a_system_without_a_load_trains_all_the_same(monkeypatch):
+    def unknown():
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert machine.describe()["load"] == "unknown"
+    assert not machine.bfloat16_pays()
+
+
 def test_a_cache_that_has_no_place_says_so(monkeypatch):
     for name in ("HOME", "TSSLBP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

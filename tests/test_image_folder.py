@@ -197,6 +197,13 @@ def test_workers_are_free_for_the_evaluation_of_an_epoch(config, monkeypatch):
     assert not any(busy)
 
 
+def test_only_the_data_that_are_trained_on_keep_processes(config):
+    """They are read twice to find out whether so few pictures are worth a validation part."""
+    _, dataset = training.with_data(replace(config, workers=1), given={"data"})
+    assert len(multiprocessing.active_children()) <= 1
+    dataset.train.close()
+
+
 def test_training_goes_on_in_mid_epoch(config):
     whole, _ = training.train(replace(config, name="whole"))
     with pytest.raises(training.Interrupted):

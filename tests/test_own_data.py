@@ -21,7 +21,7 @@ from shared import fails
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
-from tsslbp.data import readers
+from tsslbp.data import readers, series
 from tsslbp.data.audio import send_on_delta
 from tsslbp.data.events import Events, of_fields, read_bin
 from tsslbp.data.found import Wanted
@@ -1394,6 +1394,11 @@ def test_links_that_multiply_are_refused(tmp_path):
     (tmp_path / "40").mkdir()
     with fails("is one of more than 100 ways to a folder; remove some of the links"):
         data.load(str(tmp_path / "0"), Path())
+
+
+def test_blanks_in_a_line_of_a_series_are_no_values():
+    assert series._cells("1, 0.5, , NaN", "a.txt") == ["1", "0.5", "", "NaN"]
+    assert series._cells("1,\t0.5,\t,\t0.7", "a.txt") == ["1", "0.5", "", "0.7"]
 
 
 def test_blanks_and_wide_rows_cost_no_time(tmp_path):

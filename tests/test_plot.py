@@ -36,6 +36,11 @@ def test_raster_has_a_mark_for_every_spike(run):
         plot.raster(run, x)
 
 
+def test_a_single_epoch_is_seen(run):
+    for axes in plot.curves(training.history(run)[:1]).axes:
+        assert {line.get_marker() for line in axes.lines} == {"."}
+
+
 def test_a_padded_series_is_drawn_to_its_end(tmp_path):
     x, lengths = np.random.default_rng(0).normal(5, 1, (12, 9, 3)), np.arange(12) % 5 + 5
     dataset = of_arrays(x, np.arange(12) % 2, lengths=lengths, x_test=x, y_test=np.arange(12) % 2, lengths_test=lengths)

@@ -264,6 +264,20 @@ def test_bits_and_init_are_separate(plain, tmp_path):
     assert (rounding.abs() <= 2 * layer.limit[:, None] / 127).all()
 
 
+@pytest.mark.parametrize("notation", ["6-3", "6R-3"])
+def test_from_few_bits_training_starts_with_the_numbers_of_the_network(notation, tmp_path):
+    given, own = (
+        tsslbp.build(notation, input_shape=(5,), time_steps=4, tau_m=5, tau_s=3, rule="surrogate", bits=bits)
+        for bits in ("ternary", "float")
+    )
+    alone(given).save(tmp_path / "given.safetensors")
+    start.take(own, tmp_path / "given.safetensors")
+    layer = own.layers[0]
+    assert torch.equal(layer.weight, given.layers[0].effective_weight())
+    if "R" in notation:
+        assert torch.equal(layer.lateral, given.layers[0].effective_lateral())
+
+
 @pytest.mark.parametrize("neurons", [("relu", "relu"), ("relu", "spiking"), ("spiking", "relu")])
 def test_an_ann_of_few_bits_goes_on_with_its_grid(neurons, tmp_path):
     given, own = (

@@ -389,10 +389,10 @@ def test_under_autocast_products_are_bfloat16_and_sums_float32():
     made, x = layer(adaptation=ADAPTATIONS[1]).float(), rand(12, 5, 6).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         psc, half = made(x), made(x, half=True)
-    weight, lateral, a, b, s = made.weight.bfloat16(), made.lateral.bfloat16(), *torch.zeros(3, 5, 9)
+    weight, lateral, a, b, s = made.weight.bfloat16(), made.lateral, *torch.zeros(3, 5, 9)
     u, (rho, beta) = torch.zeros(5, 9), (1 - 1 / 7, 0.4)
     for t in range(12):
-        u = 0.8 * u * (1 - s) + (x[t].bfloat16() @ weight.T).float() + (a.bfloat16() @ lateral.T).float()
+        u = 0.8 * u * (1 - s) + (x[t].bfloat16() @ weight.T).float() + a @ lateral.T
         b = rho * b + s
         s = (u > 0.5 + beta * b).float()
         a = 2 / 3 * a + s / 3

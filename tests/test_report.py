@@ -236,6 +236,17 @@ def test_the_test_curve_joins_the_epochs_that_were_tested():
     assert test.count("M") == 1
 
 
+def test_a_point_that_is_alone_is_marked():
+    history = synthetic(epochs=40).history
+    for record in history[:-1]:
+        record["test_accuracy"] = None
+    assert figures.accuracy("a", history, 1).count("var(--right)") > 2  # beside the line without length and its legend
+
+
+def test_twenty_lines_look_different():
+    assert len({tuple(map(str, look.values())) for look in figures.looks(20)}) == 20
+
+
 def test_a_command_breaks_between_its_words():
     report = replace(synthetic(samples=0), command="tsslbp train --name 'a <b>'  x")
     page = rendered(report)

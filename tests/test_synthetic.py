@@ -56,13 +56,16 @@ def test_transparent_and_deep_pictures_become_what_is_seen(tmp_path):
     plain, clear = Image.fromarray(line), Image.new("RGBA", (20, 10), (0, 0, 0, 0))
     clear.paste((0, 0, 0, 255), (0, 4, 20, 6))
     pictures = {"plain": plain, "clear": clear, "deep": Image.fromarray(line.astype(np.uint16) * 257)}
+    hole = np.where(line == 0, 0, 7).astype(np.uint16)  # 7 is what is transparent
+    pictures["deep and clear"] = Image.fromarray(hole)
     found = []
     for name, picture in pictures.items():
-        picture.save(tmp_path / f"{name}.png")
+        picture.save(tmp_path / f"{name}.png", **({"transparency": 7} if name == "deep and clear" else {}))
         found.append(synthetic._picture(tmp_path / f"{name}.png", 20, 10))
     assert 0.1 < found[0].mean() < 0.4
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[0], found[3])
 
 
 def test_a_picture_becomes_target_trains(tmp_path):

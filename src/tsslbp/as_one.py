@@ -184,11 +184,13 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
         return None
     if torch.is_inference_mode_enabled():  # what is kept would be unfit for training
         return None
+    if x.requires_grad or x.device.type != "cpu":
+        return None
     plans = plans_of(net)
     known: Plan | Modules | None = plans.as_one  # Modules means declined
     if known is None or not (known.modules if isinstance(known, Plan) else known).same():
         known = plans.as_one = _plan(net)
-    if not isinstance(known, Plan) or x.requires_grad or x.device.type != "cpu":
+    if not isinstance(known, Plan):
         return None
     if known.alone and processes.group().count > 1:
         return None

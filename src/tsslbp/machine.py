@@ -37,6 +37,14 @@ def has_avx512() -> bool:
 
 def describe() -> dict[str, str]:
     """Versions, processor, threads and load of this machine, as text."""
+    load = "unknown"
+    with contextlib.suppress(OSError, AttributeError):  # not every system tells it
+        load = f"{os.getloadavg()[0]:.1f}"
+    return lasting() | {"load": load}
+
+
+def lasting() -> dict[str, str]:
+    """:func:`describe` without the load, which passes."""
     return {
         "tsslbp": importlib.metadata.version("tsslbp"),
         "python": platform.python_version(),
@@ -45,13 +53,7 @@ def describe() -> dict[str, str]:
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
     }
-
-
-def lasting() -> dict[str, str]:
-    """:func:`describe` without the load, which passes."""
-    return {what: text for what, text in describe().items() if what != "load"}
 
 
 def multiplies_bfloat16() -> bool:
@@ -90,7 +92,7 @@ def _bfloat16_record() -> Path:
 
 def _environment() -> str:
     """What a measurement of speed depends on; generations of a processor may share its name, so also its instructions."""
-    about = describe()
+    about = lasting()
     return ", ".join(about[what] for what in ("processor", "vector instructions", "torch", "threads"))
 
 

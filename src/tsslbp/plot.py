@@ -85,18 +85,25 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         raise UserError("there is nothing to draw: no epoch is finished")
     figure = _Shown(figsize=(8, 3), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    loss.plot([record["epoch"] for record in history], [record["train_loss"] for record in history], color="black")
+    losses = [record["train_loss"] for record in history]
+    loss.plot([record["epoch"] for record in history], losses, color="black", marker=_mark(losses))
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     for part in ("train", "validation", "test"):
         known = [record for record in history if record[f"{part}_accuracy"] is not None]  # --test-every leaves epochs out
         if known:
             values = [record[f"{part}_accuracy"] for record in known]
-            accuracy.plot([record["epoch"] for record in known], values, label=part.replace("train", "training"))
+            epochs, label = [record["epoch"] for record in known], part.replace("train", "training")
+            accuracy.plot(epochs, values, label=label, marker=_mark(values))
     accuracy.set(xlabel="epoch", ylabel="right answers (or F1), %")
     accuracy.legend()
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
+
+
+def _mark(values: Sequence[float]) -> str | None:
+    """A mark for each of a few points: a single one makes no line."""
+    return "." if len(values) <= 30 else None
 
 
 def confusion(run: str | Path, dataset: Dataset | None = None) -> Figure:

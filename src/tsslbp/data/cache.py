@@ -43,7 +43,8 @@ def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], 
     stored = _map(path, (len(numbers), *shape))
     if stored is None:
         with files.in_turn(path.parent, FIX):
-            files.remove_leftovers(path.parent, older=60)  # small files are written there without a lock
+            # an hour old, as small files are written there without a lock, and all where there are no locks
+            files.remove_leftovers(path.parent, older=3600)
             if _map(path, (len(numbers), *shape)) is None:  # no other process has made it meanwhile
                 _write(path, (len(numbers), *shape), map(make, numbers))
         stored = _map(path, (len(numbers), *shape))

@@ -223,7 +223,7 @@ def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str,
     odd = sorted({str(label) for label in labels if label not in known})
     if odd and wanted.labelled:
         whose = "the model's" if wanted.classes else "those of the training samples"
-        raise UserError(f"{where} has class {few(odd, 5)}; {whose} are {', '.join(classes)}; give samples of these only")
+        raise UserError(f"{where} has class {few(odd, 5)}; {whose} are {few(classes, 20)}; give samples of these only")
     return torch.tensor([known.get(label, -1) for label in labels], dtype=torch.int64)
 
 

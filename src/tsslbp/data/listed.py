@@ -127,7 +127,7 @@ def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
         raise UserError(f"{listed.files.at(loose[0])} {wrong} ({len(loose):,} such pictures); {fix}")
     places = {name: number for number, name in enumerate(classes)}
     if odd := sorted({*listed.labels} - {*classes}):
-        raise UserError(f"{listed.files.folder} has class {few(odd, 5)}; the classes are {', '.join(classes)}; give these only")
+        raise UserError(f"{listed.files.folder} has class {few(odd, 5)}; the classes are {few(classes, 20)}; give these only")
     return torch.tensor([places[label] for label in listed.labels], dtype=torch.int64)[listed.y]
 
 

@@ -49,7 +49,8 @@ def read(path: Path, wanted: Wanted) -> Found:
             f"{sizes[odd][1]}; bring all to one size (magick mogrify -resize {size[0]}x{size[1]}! FILES), or take "
             f"--data image-folder:{path}, which scales them"
         )
-    channels = wanted.shape[0] if wanted.shape and len(wanted.shape) == 3 else 1 if modes <= set(GREY) else 3
+    own = wanted.shape[0] if wanted.shape and len(wanted.shape) == 3 else None
+    channels = own if own in (1, 3) else 1 if modes <= set(GREY) else 3
     shape = (channels, size[1], size[0])
 
     def pixels(file: Path) -> Tensor:
@@ -152,7 +153,10 @@ def opened(path: Picture, mode: str) -> "Image":
             file.filename = ""  # or Pillow maps a TIFF on its side into memory, with its pixels in the wrong order
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith(WIDE):  # 16 bits a pixel, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+                deep, clear = np.asarray(image, dtype=np.float32), image.info.get("transparency")
+                image = Image.fromarray((deep / 257).clip(0, 255).astype(np.uint8))
+                if clear is not None:
+                    image.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

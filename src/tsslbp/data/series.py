@@ -191,7 +191,8 @@ def padded(
 
 def _cells(line: str, where: str) -> list[str]:
     """The cells of a line. Raises UserError for tabs beside commas, which may be decimal ones."""
-    line = re.sub(r"(?<!\s)\s*,\s*", ",", line.lstrip(" ").rstrip())  # a first cell may be empty
+    first, *others = line.lstrip(" ").rstrip().split(",")  # a first cell before a tab may be empty
+    line = ",".join([first.rstrip(), *(cell.strip() for cell in others)]) if others else first
     if "," in line and "\t" in line:
         raise UserError(f"{where} has tabs and commas; separate the values by one of them, and write decimals with a point")
     return re.split("[,\t]" if "," in line or "\t" in line else r"\s+", line)

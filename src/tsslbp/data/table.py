@@ -154,7 +154,8 @@ def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None,
         if not chosen:
             raise UserError(f"{path} has one column only; it needs columns of numbers and one of classes, parted by commas")
         return label, chosen
-    rest = [name for name in columns if name not in wanted.columns]
+    known = {*wanted.columns}
+    rest = [name for name in columns if name not in known]
     label = columns.index(rest[_label(rest)]) if rest else None
     chosen = [n for n in range(len(columns)) if n != label]
     order = order_of(tuple(columns[n] for n in chosen), wanted.columns, str(path))

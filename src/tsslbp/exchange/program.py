@@ -14,6 +14,7 @@ from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
 from tsslbp.signal import length_mask
+from tsslbp.spec import parse_spec
 from tsslbp.training import Model
 
 
@@ -93,27 +94,29 @@ def means(entry: Entry, whole: bool) -> str:
     if entry.meaning is not None:
         return "numbers from 0 to 255 as they are stored"
     if entry.spikes:
-        return f"spikes, 0 or 1{_coded(entry.model)}"
+        return "spikes, 0 or 1"
     unit = f", in whole numbers of 1/{INPUT_UNIT}, cut at -{INPUT_LARGEST} and {INPUT_LARGEST}" if whole else ""
     return f"numbers as the network takes them{unit}"
 
 
-def _coded(model: Model) -> str:
-    """How the spikes that enter come of what was measured."""
+def coded(model: Model) -> str:
+    """How the spikes that enter a program come of what was measured, as sentences."""
     inputs, norm = model.inputs, model.inputs.normalisation
     if inputs.delta:
         ways = zip(norm.mean, norm.std, strict=True)
         made = ", ".join(f"raw·{1 / (norm.scale * std):.9g} + {-mean / std:.9g}" for mean, std in ways)
         return (
-            f", for changes of δ = {inputs.delta:g}. Of each channel, v is {made}, and r, which begins at 0, is what was "
-            "received. Where v - r is at least δ, the channel's up input spikes and r rises by δ; where r - v is at least δ, "
-            "its down input spikes and r falls by δ. All up inputs come first, then all down inputs. They are"
+            f"Spikes stand for changes of δ = {inputs.delta:g}. Of each channel, v is {made}, and r, which begins at 0, is "
+            "what was received. Where v - r is at least δ, the channel's up input spikes and r rises by δ; where r - v is at "
+            "least δ, its down input spikes and r falls by δ. All up inputs come first, then all down inputs."
         )
-    how = {
-        "latency": "one for each input, in step round((1 - i)·(T - 1)), and none for i = 0",
-        "poisson": "drawn for each input and step with probability i",
-    }
-    return f": {how[inputs.encoding]}, where i is raw / {norm.scale:g}" if inputs.encoding in how else ""
+    if inputs.encoding == encoding.CONSTANT:
+        return ""
+    name, options = parse_spec(inputs.encoding, "encoding")
+    i = f"where i is raw / {norm.scale:g}."
+    if name == "latency":
+        return f"Each input spikes once, in step round((1 - i)·(T - 1)), and never for i = 0, {i}"
+    return f"Each input spikes in each step with probability {options.get('rate', '1')}·i, {i}"
 
 
 @dataclass(frozen=True, eq=False)

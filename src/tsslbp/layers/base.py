@@ -228,7 +228,7 @@ class Spiking(Tells):
         """Begin to standardise the weight, drawn with std ``size``. Raises UserError if a neuron has a single weight."""
         if self.weight[0].numel() < 2:
             raise UserError(f"{type(self).__name__}: standardise needs two weights or more for each neuron; this layer has one")
-        self.size, self.gain = size, nn.Parameter(torch.ones(len(self.weight)))
+        self.size, self.gain = size, nn.Parameter(self.weight.new_ones(len(self.weight)))
 
     def quantise(self, bits: str | int) -> None:
         """Give the weight few bits from now on, fitted to its present values, or no longer (``"float"``).
@@ -314,7 +314,7 @@ class Spiking(Tells):
         current = self.current(signal, inside)
         if alone:
             return current
-        if inside is not None and self.rule.hears_padding:  # without input, no neuron spikes
+        if inside is not None and self.rule.hears_padding:  # without input, none crosses its threshold
             current = expanded(current)
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:

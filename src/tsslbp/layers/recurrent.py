@@ -169,6 +169,10 @@ class Recurrent(Spiking):
 
     def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
         """Output and state from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""
+        kind = drive.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # the lateral product stays as it is
+            with torch.autocast(kind, enabled=False):
+                return self.step_by_step(drive, state, half)
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
             state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])

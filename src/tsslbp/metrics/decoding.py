@@ -48,9 +48,14 @@ def confidence(psc: Tensor) -> Tensor:
     return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(psc.dtype).tiny)
 
 
+def answers_so_far(psc: Tensor) -> Tensor:
+    """What :func:`decode` would say after each step, ``[T, B, C] -> [T, B]``."""
+    return _answers(psc.cumsum(0))
+
+
 def settled_step(psc: Tensor) -> Tensor:
     """The first step (from 0) from which the answer no longer changed: ``[T, B, C] -> [B]``."""
-    answers = _answers(psc.cumsum(0))
+    answers = answers_so_far(psc)
     different = answers != answers[-1]
     steps = torch.arange(1, len(psc) + 1, device=psc.device).unsqueeze(-1)
     return (different * steps).amax(0)

@@ -52,10 +52,11 @@ def van_rossum(a: Tensor, b: Tensor, tau: float) -> Tensor:
         raise UserError(f"tau is {tau}; it must be positive")
     first, second, dtype = _trains(a, b)
     difference = first.to(dtype) - second.to(dtype)
-    steps = torch.arange(len(a), dtype=dtype, device=a.device)
-    kernel = torch.exp(-(steps[:, None] - steps).abs() / tau)
-    squared = (difference * (kernel @ difference)).sum(0) / 2
-    return squared.clamp(min=0).sqrt().view(a.shape[1:])  # rounding may leave less than 0
+    before = squared = difference.new_zeros(difference.shape[1:])
+    for d in difference:  # each pair of spikes counts twice
+        squared = squared + d * (d + 2 * before)
+        before = (before + d) * math.exp(-1 / tau)
+    return (squared / 2).clamp(min=0).sqrt().view(a.shape[1:])  # rounding may leave less than 0
 
 
 def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:

@@ -43,7 +43,7 @@ VARIABLES = dict(
 )
 LOOKS = [
     {"color": color, "linestyle": style, "marker": marker}
-    for style, marker in (("-", "o"), ("--", "^"), (":", "s"))
+    for style, marker in (("-", "o"), ("--", "^"), (":", "s"), ("-.", "D"), ((0, (1, 1, 4, 1)), "v"))
     for color in (RIGHT, WRONG, THIRD, FOURTH)
 ]
 """Ways to draw a line."""
@@ -131,8 +131,13 @@ def over_epochs(history: Records, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def looks(count: int) -> list[dict[str, Any]]:
-    """``count`` ways to draw a line, different in colour and form."""
+    """``count`` ways to draw a line, of which the first twenty differ in colour or form."""
     return [LOOKS[number % len(LOOKS)] for number in range(count)]
+
+
+def marked(points: int) -> int:
+    """Size of the marks of a line through so many points."""
+    return 3 if points <= 30 else 0
 
 
 def legend(figure: Figure, axes: Axes, entries: int) -> None:
@@ -147,9 +152,9 @@ def loss(history: Records) -> tuple[Figure, str]:
     """Training loss by epoch."""
     figure, axes = over_epochs(history, "loss")
     epoch, value = column(history, "epoch"), column(history, "train_loss")
-    axes.plot(epoch, value, color=MUTED, marker="o", markersize=3 if len(epoch) <= 30 else 0, label="training loss")
-    figure.legend(loc="outside upper left")
     finite = value[np.isfinite(value)]
+    axes.plot(epoch, value, color=MUTED, marker="o", markersize=marked(len(finite)), label="training loss")
+    figure.legend(loc="outside upper left")
     ends = f", from {finite[0]:.4g} to {finite[-1]:.4g}" if len(finite) else ""
     return figure, f"Line chart of the training loss over {len(history)} epochs{ends}"
 
@@ -161,7 +166,7 @@ def by_layer(history: Records, key: str, ylabel: str) -> tuple[Figure, str]:
     known = [record for record in history if key in record]
     for look, layer in zip(looks(len(known[-1][key])), known[-1][key], strict=True):
         value = [record[key][layer] for record in known]
-        axes.plot(column(known, "epoch"), value, label=layer, **look, markersize=3 if len(known) <= 30 else 0)
+        axes.plot(column(known, "epoch"), value, label=layer, **look, markersize=marked(len(known)))
     axes.set_ylim(bottom=0, top=max(1e-9, 1.03 * axes.get_ylim()[1]))
     legend(figure, axes, len(known[-1][key]))
     return figure, f"Line chart of {ylabel} over {len(history)} epochs: {', '.join(known[-1][key])}"
@@ -179,7 +184,7 @@ def accuracy(history: Records, chosen: int, ylabel: str = "right answers, %") ->
                 "color": color,
                 "linestyle": style,
                 "marker": marker,
-                "markersize": 3 if len(epoch) <= 30 else 0,
+                "markersize": marked(int(known.sum())),
             }
             axes.plot(epoch[known], value[known], label=key.replace("train", "training"), **look)
     axes.axvline(chosen, color=INK, linewidth=0.8, zorder=1, label=f"chosen epoch ({chosen})")
@@ -272,11 +277,12 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
         if name == last:
             axes.set_xlabel("time step")
         firing = int(layer.any(0).sum())
-        part = f" ({len(drawn)} drawn)" if len(drawn) < firing else ""
+        shown = layer[:, drawn]
+        part = f" ({len(drawn)} drawn)" if int(shown.any(0).sum()) < firing else ""
         vote = f", {voters} a class" if name == last and voters > 1 else ""
         title = f"{name}{vote}: {firing} of {layer.shape[1]} neurons fire{part}, activity {100 * layer.mean():.3g} %"
         figure.text(0, (top + band + 3) / height, title, fontsize=8.5)
-        shown, thickness = layer[:, drawn], 0.75 * band / max(len(drawn), 1)
+        thickness = 0.75 * band / max(len(drawn), 1)
         if name != "output":
             _dashes(axes, shown, INK, thickness)
             continue

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from tsslbp.errors import UserError
-from tsslbp.metrics import NO_ANSWER, decode
+from tsslbp.metrics import NO_ANSWER
+from tsslbp.metrics.decoding import answers_so_far
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.study.base import of_runs
@@ -38,8 +39,7 @@ def latency(run: Run) -> dict[str, Any]:
             trains = [network.fired(psc, name) for name, psc in currents.items()]
             spent.append(torch.stack([train.flatten(2).sum(2) for train in trains]).sum(0).cumsum(0))
             *_, last = currents.values()
-            output = network.vote(last)
-            answers.append(torch.stack([decode(output[:step]) for step in range(1, len(output) + 1)]))
+            answers.append(answers_so_far(network.vote(last)))
     spikes, answer = torch.cat(spent, 1), torch.cat(answers, 1)  # [T, N] each
     spent_by_then = spikes.gather(0, (steps - 1).unsqueeze(0))[0]
     return about("latency", run.name, run.settings) | {

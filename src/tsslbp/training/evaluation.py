@@ -7,7 +7,7 @@ from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.found import by_place, whole_numbers
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
 
@@ -97,7 +97,7 @@ def samples_to_test(
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     pair = (dataset.classes, model.classes)
     if dataset.classes != model.classes and (all(map(_named, pair)) or all(map(whole_numbers, pair))):
-        raise UserError(f"the classes of {name} are {', '.join(dataset.classes)}; the model's are {', '.join(model.classes)}")
+        raise UserError(f"the classes of {name} are {few(dataset.classes, 20)}; the model's are {few(model.classes, 20)}")
     test = dataset.test
     if not len(test):
         raise UserError(f"{name} has no test samples; give it some, or evaluate all samples of a file with --all")

@@ -274,15 +274,18 @@ class Model:
 
         See :meth:`outputs`. Raises UserError for an output that does not spike, or whose neurons vote for classes.
         """
+        self._need_spikes()
+        return self.network.fired(self.outputs(x, lengths))
+
+    def _need_spikes(self) -> None:
         if not self.network.architecture.spikes_last or voters(self.network.architecture.network) > 1:
             raise UserError("the outputs are no spikes of single neurons here; take network.trains(network.activity(x))")
-        return self.network.fired(self.outputs(x, lengths))
 
     def scores(self, samples: Split, first: int = 0) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
         tau_s = self.network.neuron_of().tau_s
         with self._outputs(samples, self._at_once(samples), first) as outputs:
-            parts = [score(output, part.y.cpu(), tau_s) for part, output in outputs]
+            parts = [score(output, part.y, tau_s) for part, output in outputs]
         return torch.cat(parts)
 
     def _at_once(self, samples: Split) -> int:
@@ -295,8 +298,13 @@ class Model:
 
         See :func:`tsslbp.metrics.spike_trains.van_rossum`.
         """
-        spikes, wanted = self.spikes(samples.x, samples.lengths), samples.y.transpose(0, 1)
-        return float(van_rossum(spikes.to(wanted), wanted, self.network.neuron.tau_s).double().mean())
+        self._need_spikes()
+        found = []
+        with self._outputs(samples, self._at_once(samples)) as outputs:
+            for part, output in outputs:
+                wanted = part.y.transpose(0, 1).cpu()
+                found.append(van_rossum(self.network.fired(output).to(wanted), wanted, self.network.neuron.tau_s).double())
+        return float(torch.cat(found).mean())
 
     def accuracy(self, samples: Split) -> float:
         """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the work."""

@@ -106,12 +106,13 @@ def train(
         if stored:
             of = config, len(dataset.train), fingerprint, progress.warned
             state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, *of)
-        ended = _machine_of(folder) if stored and group.leads and state.epoch > config.epochs else None
+        ended = _machine_of(folder) if stored and group.leads else None
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-            if stored and state.epoch <= config.epochs:  # a run that goes on has not ended
+            if ended is not None and state.epoch <= config.epochs:  # a run that goes on has not ended
                 records.write(folder / METRICS, state.history)
+                ended = None
         board = board_of(str(folder)) if board_of and group.leads else None
         own = data.is_own(config.data) or not dataset.source
         if own:
@@ -168,12 +169,12 @@ def train(
         return folder, final
 
 
-def _machine_of(folder: Path) -> dict[str, Any]:
-    """The entry of a run's final record that says where it was trained; empty if there is none."""
+def _machine_of(folder: Path) -> dict[str, Any] | None:
+    """The entry of a run's final record that says where it was trained; None if it has not ended."""
     with contextlib.suppress(UserError):
-        final = records.read_metrics(folder)[1] or {}
-        return {name: final[name] for name in ("machine",) if name in final}
-    return {}
+        final = records.read_metrics(folder)[1]
+        return None if final is None else {name: final[name] for name in ("machine",) if name in final}
+    return None
 
 
 def _check(path: Path) -> None:
@@ -224,7 +225,8 @@ def with_data(
             whole = _load(unchosen)
             total, before = (sum(map(len, each.parts.values())) for each in (whole, dataset))
             if total == before and not len(whole.validation):  # it has no own validation part
-                config, dataset = unchosen, whole
+                config, dataset, whole = unchosen, whole, dataset
+            whole.train.close()
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
@@ -343,7 +345,8 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
     folder = named(config)
     if config.resume and (folder / "config.toml").is_file():
         return replace(config, precision=begun(folder).precision)
-    return replace(config, precision="bfloat16" if machine.bfloat16_pays() else "float32")
+    pays = config.device == "cpu" and machine.bfloat16_pays()  # which nobody has measured on a GPU
+    return replace(config, precision="bfloat16" if pays else "float32")
 
 
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:

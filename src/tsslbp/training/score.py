@@ -22,7 +22,9 @@ def score(output: Tensor, y: Tensor, tau_s: float | Tensor) -> Tensor:
     Returns:
         ``[B]``, float64, from 0 to 1.
     """
+    output, y = output.cpu(), y.cpu()  # on a GPU, every small step below would wait for it
     if y.dim() == 1:
         return (decode(output) == y).double()
+    tau_s = tau_s.detach().cpu() if isinstance(tau_s, Tensor) else tau_s
     trains = (spikes_from_psc(output, tau_s) > 0.5).to(torch.uint8)
     return agreement(trains, y.transpose(0, 1), WINDOW).f1.double().mean(-1)

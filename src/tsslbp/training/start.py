@@ -10,7 +10,7 @@ from torch import nn
 from tsslbp.data import Split
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
-from tsslbp.layers import BatchNorm, MaxPool, Spiking
+from tsslbp.layers import BatchNorm, MaxPool, Recurrent, Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import CONSTANTS
 from tsslbp.settings import TrainConfig
@@ -42,6 +42,11 @@ def take(network: Network, path: Path) -> None:
     a, b = given.architecture, network.architecture
     if (a.network, a.standardise) != (b.network, b.standardise):
         given.fold()
+    if a.bits not in ("float", b.bits):  # the numbers that it computes with, not those from which they were rounded
+        for rounded in (layer for layer in given.modules() if isinstance(layer, Spiking) and layer.gain is None):
+            rounded.weight.data.copy_(rounded.effective_weight())
+            if isinstance(rounded, Recurrent):
+                rounded.lateral.data.copy_(rounded.effective_lateral())
     own, theirs = network.state_dict(), given.state_dict()
     spiking = given.is_spiking and network.is_spiking
     constants = () if spiking else tuple(f".{name}" for name in CONSTANTS)  # which an ANN has not
