@@ -726,6 +726,11 @@ def test_validation_samples_in_python():
     assert len(dataset.train) + len(dataset.test) == 12
 
 
+def test_a_class_far_beyond_the_others_costs_no_memory():
+    with fails("no sample of classes 2, 3, 4, 5, 6 ...; number the classes 0, 1, 2, ... without gaps"):
+        data.of_arrays(X, np.where(Y == 1, 2**31 - 2, Y) + (np.arange(len(Y)) == 2))
+
+
 def test_masked_arrays_are_refused_unless_nothing_is_masked():
     hidden = np.ma.array(X, mask=X[0, 0] == X)
     with fails(r"x is a masked array; fill what is masked, as with x.filled\(0\), or leave it out"):

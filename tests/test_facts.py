@@ -16,6 +16,7 @@ from shared import save
 from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
+from tsslbp.data.found import unlike
 from tsslbp.settings import TrainConfig
 from tsslbp.stored import METADATA_KEY
 
@@ -282,6 +283,12 @@ def test_mistaken_arguments_of_a_model_are_one_line(trained):
         with pytest.raises(UserError, match=re.escape(message)):
             call()
     assert len(data.load(Path("digits"), Path(), validation=np.int64(50)).validation) == 50
+
+
+def test_classes_that_differ_late_are_told_apart():
+    many = [str(n) for n in range(30)]
+    assert unlike([*many, "x"], [*many, "y"]) == "... x; the model's are ... y"
+    assert unlike(["a"], ["a", "b"]) == "... ; the model's are ... b"
 
 
 def test_padding_is_no_value_and_no_end(tmp_path):

@@ -392,4 +392,5 @@ class Network(Tells):
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
         layer = cast(Crossed, self.layers.get_submodule(name))
-        return spikes_from_psc(psc, (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s) > 0.5
+        tau_s = (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s
+        return spikes_from_psc(psc, tau_s.to(psc.device) if isinstance(tau_s, Tensor) else tau_s) > 0.5

@@ -44,7 +44,8 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         raise UserError("this model of version 0.1.0 does not say which values its training samples had for black and white")
     black, white = shades
     image = opened(path, "L" if shape[0] == 1 else "RGB")
-    if 2 * max(shape[1:]) * min(image.size) <= max(image.size):  # of its short side nothing would be left
+    # of its short side nothing would be left
+    if 2 * shape[2] * image.height <= image.width or 2 * shape[1] * image.width <= image.height:
         raise UserError(f"{path} is {image.width} × {image.height} pixels, too thin for {shape[2]} × {shape[1]}; cut it")
     ground, said = _ground(image), []
     normalisation = model.inputs.normalisation

@@ -10,6 +10,7 @@ neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each seque
 ``groups`` (numbers or texts ``[N]``, such as patients: samples of one group are held out together).
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, whole_numbers
+from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, unlike, whole_numbers
 from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
 
 Arrays = dict[str, NDArray[Any]]
@@ -144,7 +145,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     parts, notes, layout = {}, [], None
     names = _class_names(where, arrays)
     if names is not None and wanted.classes is not None and names != wanted.classes:
-        raise UserError(f"{where} names the classes {few(names, 20)}; the model's are {few(wanted.classes, 20)}")
+        raise UserError(f"{where} names the classes {unlike(names, wanted.classes)}")
     ends = {part: end for part, end in ENDS.items() if not end or {f"x{end}", f"y{end}", f"lengths{end}"} & arrays.keys()}
     odd = [f"lengths{end}" for end in ends.values() if ("lengths" in arrays) != (f"lengths{end}" in arrays)]
     faults += [f"{where} has only one of lengths and {name}; write both or neither" for name in odd]
@@ -345,7 +346,8 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
     if present[-1] >= classes:
         raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}")
     if len(present) < classes:
-        absent = [*map(str, sorted({*range(classes)} - {*present})[:6])]
+        known = {*present}  # one number may be a date, far beyond all others
+        absent = [*itertools.islice((str(number) for number in range(classes) if number not in known), 6)]
         which = f"class{'es' * (len(absent) > 1)} {few(absent, 5)}"
         fix = "take its name out of classes" if names else "number the classes 0, 1, 2, ... without gaps"
         raise UserError(f"{where}: no sample of {which}; {fix}")

@@ -227,6 +227,13 @@ def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str,
     return torch.tensor([known.get(label, -1) for label in labels], dtype=torch.int64)
 
 
+def unlike(names: Sequence[str], own: Sequence[str]) -> str:
+    """Two lists of classes that differ, from the first difference on."""
+    same = next((n for n, pair in enumerate(zip(names, own, strict=False)) if pair[0] != pair[1]), min(len(names), len(own)))
+    start = "... " if same else ""
+    return f"{start}{few(names[same:], 20)}; the model's are {start}{few(own[same:], 20)}"
+
+
 def counted(names: Sequence[str]) -> bool:
     """Whether names of two columns or more count from 0 or 1, as programs name columns that have no names."""
     return len(names) > 1 and any(list(names) == [str(n + first) for n in range(len(names))] for first in (0, 1))

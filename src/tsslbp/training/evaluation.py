@@ -6,8 +6,8 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import by_place, whole_numbers
-from tsslbp.errors import UserError, few
+from tsslbp.data.found import by_place, unlike, whole_numbers
+from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
 
@@ -97,7 +97,7 @@ def samples_to_test(
         raise UserError(f"{name} has {len(dataset.classes)} classes; the model has {len(model.classes)}")
     pair = (dataset.classes, model.classes)
     if dataset.classes != model.classes and (all(map(_named, pair)) or all(map(whole_numbers, pair))):
-        raise UserError(f"the classes of {name} are {few(dataset.classes, 20)}; the model's are {few(model.classes, 20)}")
+        raise UserError(f"the classes of {name} are {unlike(dataset.classes, model.classes)}")
     test = dataset.test
     if not len(test):
         raise UserError(f"{name} has no test samples; give it some, or evaluate all samples of a file with --all")
@@ -191,9 +191,8 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     x = (samples.split.looked_at() if samples.split.streamed else samples.split).values()
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")
-    unlike = model.facts.unlike(x) if model.facts else None
-    if unlike:
-        ranges, other_units = unlike
+    if found := model.facts.unlike(x) if model.facts else None:
+        ranges, other_units = found
         if other_units:
             raise UserError(f"values of {name} run from {ranges}; bring them to the same units")
         samples.warnings.append(f"values of {name} run from {ranges}")

@@ -29,7 +29,8 @@ LOOKED_AT = 100
 def take(network: Network, path: Path) -> None:
     """Give a network the weights of a trained one, fitted to its bits; with the same bits, also the limits.
 
-    Normalised and standardised layers go on as such in a network that has the same; in any other they are folded first.
+    Normalised and standardised layers go on as such in a network that has the same; in any other they are folded first. From
+    few bits to others, weights begin as the numbers that the network computed with, unless they stay standardised.
 
     Args:
         network: to change in place.
