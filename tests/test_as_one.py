@@ -51,7 +51,7 @@ def results(net, x, half=False):
 
 def by_layers(net, x, half=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(as_one, "output", lambda *_: None)
+        patch.setattr(as_one, "output", lambda *_, **__: None)
         return results(net, x, half)
 
 

@@ -175,10 +175,11 @@ class Plan:
     """Responses of a constant current: a cache."""
 
 
-def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
+def output(net: Any, x: Tensor, keys: Tensor | None = None, padded: bool = False) -> Tensor | None:
     """The output of a network for samples that fit it, ``[T, B, classes]``; None if its layers are to compute it.
 
-    ``keys`` are those of its own call; if there are none, they are drawn as there.
+    ``keys`` are those of its own call; if there are none, they are drawn as there. ``padded``: whether sequences end before
+    their last step, which layers of some rules must know.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor or watched():
         return None
@@ -193,6 +194,8 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None) -> Tensor | None:
     if not isinstance(known, Plan):
         return None
     if known.alone and processes.group().count > 1:
+        return None
+    if padded and any(by.layer.rule.hears_padding for by in known.parts):
         return None
     half, steps, tau_s, static = is_half(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
     if x.dtype not in (torch.float32, torch.float64) or half != torch.is_autocast_enabled("cpu"):

@@ -291,8 +291,7 @@ class Network(Tells):
             return self._in_blocks(x, keys)
         if type(self) is Network:
             psc = None if self.training else events.whole(self, quantisation.entering(x, self.architecture.bits))
-            by_layers = inside is not None and any(x.rule.hears_padding for x in self.modules() if isinstance(x, Spiking))
-            if psc is not None or (not by_layers and (psc := as_one.output(self, x, keys)) is not None):
+            if psc is not None or (psc := as_one.output(self, x, keys, padded=inside is not None)) is not None:
                 return psc
         return self._run(self.encode(x), inside, self._keys(x) if keys is None else keys)
 

@@ -159,8 +159,8 @@ class TrainingSettings(Group):
     """Decay per step of a moving average of the weights, such as 0.998. The average is what is evaluated and kept. It has a
     shorter memory at the start. 0 turns it off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if `tsslbp
-    doctor` has measured that it is faster on this machine's CPU, which then trains, and float32 otherwise."""
+    """Arithmetic of the linear maps in training; neurons, losses and evaluation stay float32. auto means bfloat16 if the
+    CPU trains and `tsslbp doctor` has measured that bfloat16 is faster on it, and float32 otherwise."""
     sparse: bool = True
     """In linear maps, multiply only what changes from one step to the next, where that is faster (docs/speed.md). Results
     differ by rounding."""

@@ -104,7 +104,7 @@ def coded(model: Model) -> str:
     inputs, norm = model.inputs, model.inputs.normalisation
     if inputs.delta:
         ways = zip(norm.mean, norm.std, strict=True)
-        made = ", ".join(f"raw·{1 / (norm.scale * std):.9g} + {-mean / std:.9g}" for mean, std in ways)
+        made = ", ".join(f"raw·{1 / (norm.scale * std):.9g} {-mean / std:+.9g}" for mean, std in ways)
         return (
             f"Spikes stand for changes of δ = {inputs.delta:g}. Of each channel, v is {made}, and r, which begins at 0, is "
             "what was received. Where v - r is at least δ, the channel's up input spikes and r rises by δ; where r - v is at "

@@ -196,7 +196,7 @@ class Loop:
         asked = time.perf_counter()
         mine, keys, part = next(ahead)
         self._waited += time.perf_counter() - asked
-        part = part.to(self.model.device)
+        part = part.to(self._weights[0].device)
         x, y, lengths = part.x, part.y, part.lengths
         if keys is not None and (config.shift or config.flip):
             x = crop_and_flip(x, keys, config.shift, config.flip)

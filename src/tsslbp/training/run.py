@@ -106,7 +106,9 @@ def train(
         if stored:
             of = config, len(dataset.train), fingerprint, progress.warned
             state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, *of)
-        ended = _machine_of(folder) if stored and group.leads else None
+        ended = None
+        with contextlib.suppress(UserError):  # damaged records are written again
+            ended = records.read_metrics(folder)[1] if stored and group.leads else None
         if config.resume and group.leads:
             files.remove_leftovers(folder)
             files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
@@ -162,19 +164,14 @@ def train(
         finally:
             progress.close()
         if group.leads:
-            final |= {"machine": machine.lasting()} if ended is None else ended
+            if ended is None:
+                final["machine"] = machine.lasting()
+            elif "machine" in ended:  # nothing was trained here
+                final["machine"] = ended["machine"]
             if dataset.trains:
                 final["van_rossum"] = load(folder).distance(dataset.test)
             records.write(folder / METRICS, [*state.history, final])
         return folder, final
-
-
-def _machine_of(folder: Path) -> dict[str, Any] | None:
-    """The entry of a run's final record that says where it was trained; None if it has not ended."""
-    with contextlib.suppress(UserError):
-        final = records.read_metrics(folder)[1]
-        return None if final is None else {name: final[name] for name in ("machine",) if name in final}
-    return None
 
 
 def _check(path: Path) -> None:
@@ -226,7 +223,7 @@ def with_data(
             total, before = (sum(map(len, each.parts.values())) for each in (whole, dataset))
             if total == before and not len(whole.validation):  # it has no own validation part
                 config, dataset, whole = unchosen, whole, dataset
-            whole.train.close()
+            whole.train.close()  # that of the two which is not kept
     if config.bin > 1:
         dataset = _binned(dataset, config.bin)
     if config.normalise == "none":
