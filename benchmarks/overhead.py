@@ -48,9 +48,11 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
         torch.autograd.grad(signal.sum(), maps)
 
     def by_layers() -> None:
-        output, as_one.output = as_one.output, lambda *_: None
-        loop.step(samples)
-        as_one.output = output
+        output, as_one.output = as_one.output, lambda *_, **__: None
+        try:
+            loop.step(samples)
+        finally:
+            as_one.output = output
 
     calls: dict[str, Callable[[], Any]] = {
         "whole step": partial(loop.step, samples),
