@@ -626,6 +626,18 @@ def test_early_exit_gives_the_answers_of_the_whole_sequence(quick, changes):
         model.decide(data.Split(torch.zeros(2, 8, 5), torch.zeros(2), torch.tensor([8, 3])))
 
 
+def test_evaluation_takes_as_many_samples_as_memory_allows(monkeypatch):
+    network = tsslbp.build("3C1-[3C1-3C1]-P2-2", input_shape=(1, 4, 4), time_steps=5, tau_m=5, tau_s=3)
+    assert network.largest == 3 * 4 * 4
+    assert tsslbp.build("2", input_shape=(7,), time_steps=5, tau_m=5, tau_s=3).largest == 7  # the input
+    model = training.Model(network, Inputs("constant", data.dataset.AS_STORED, 5, sequence=False), ("0", "1"), "")
+    samples = data.Split(torch.rand(7, 1, 4, 4), torch.zeros(7, dtype=torch.int64))
+    for memory, sizes in ((2**30, [7]), (3 * 960 + 1, [3, 3, 1]), (959, [1] * 7)):  # a sample takes 48 × 5 floats, 960 bytes
+        monkeypatch.setattr("tsslbp.training.model.MEMORY", memory)
+        with model.evaluating(samples) as batches:
+            assert [len(part) for part, _ in batches] == sizes
+
+
 def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
 

@@ -196,9 +196,11 @@ PAPER |= {
 """The same with the constants of the last version of the published code, December 2020: ``NAME-head``."""
 
 
-def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]:
-    """Named layers of an architecture. Raises UserError for settings out of range, and for specs that do not fit its shapes or
-    its kind of neuron."""
+def make_layers(a: Architecture, neuron: LIF) -> tuple[OrderedDict[str, nn.Module], int]:
+    """Layers of an architecture by name, and how many numbers the largest of them, or the input, holds for a sample and step.
+
+    Raises UserError for settings out of range, and for specs that do not fit its shapes or its kind of neuron.
+    """
     if not isinstance(a.time_steps, int) or not 1 <= a.time_steps <= LARGEST:
         raise UserError(f"time_steps is {shown(a.time_steps)}; it must be a whole number from 1 to {LARGEST}")
     for name, known in (("neuron", get_args(ann.Unit)), ("readout", get_args(ReadBy))):
@@ -211,7 +213,8 @@ def make_layers(a: Architecture, neuron: LIF) -> Iterator[tuple[str, nn.Module]]
     others = NetworkSettings(conv_init=a.conv_init, conv_scale=a.conv_scale, standardise=a.standardise, reset=a.reset)
     if wrong := list(faults(others, called=str)):
         raise UserError("; ".join(wrong))
-    return _Maker(a, neuron).layers(parse(a.network))
+    maker = _Maker(a, neuron)
+    return OrderedDict(maker.layers(parse(a.network))), maker.largest
 
 
 def vary_constants(a: Architecture, neuron: LIF, layers: Iterable[tuple[str, nn.Module]]) -> None:
@@ -260,7 +263,7 @@ class _Maker:
         shape = a.input_shape
         if not isinstance(shape, tuple) or len(shape) not in (1, 2, 3) or any(size < 1 for size in shape):
             raise UserError(f"input_shape {shape} must be (channels, height, width), (channels, length) or (features,)")
-        self.a, self.neuron, self.shape = a, neuron, shape
+        self.a, self.neuron, self.shape, self.largest = a, neuron, shape, math.prod(shape)
         self.output = specs[-2 if isinstance(specs[-1], VoteSpec) else -1]
         self.spiking: dict[str, Any] = {"neuron": neuron, "rule": rules.get(a.rule)}
         self.weighted = self.convolutions = self.pooled = self.blocks = 0
@@ -299,6 +302,7 @@ class _Maker:
                     yield f"pool{self.pooled}", self._pool(spec, specs[position - 1] if position else None, where)
                 case VoteSpec(voters) if voters > 1:
                     yield "vote", Vote(voters)
+            self.largest = max(self.largest, math.prod(self.shape))
 
     def _beside(self, beside: Beside, standardise: bool = True) -> dict[str, Any]:
         standardise = standardise and self.a.standardise and beside != "n"

@@ -1,7 +1,6 @@
 """Spiking networks: layers one after the other, over a whole sequence or part by part."""
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -97,7 +96,8 @@ class Network(Tells):
         self.architecture = architecture = quantisation.with_small_leaks(architecture)
         self.time_steps = architecture.time_steps
         self.neuron = LIF(architecture.tau_m, architecture.tau_s, architecture.threshold, architecture.reset)
-        self.layers = nn.Sequential(OrderedDict(make_layers(architecture, self.neuron)))
+        layers, self.largest = make_layers(architecture, self.neuron)
+        self.layers = nn.Sequential(layers)
         vary_constants(architecture, self.neuron, self.named_layers())
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")

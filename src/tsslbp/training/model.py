@@ -28,8 +28,10 @@ from tsslbp.training.score import score
 STORED = {"float32": torch.float32, "float16": torch.float16}
 """Formats of weights in a file, by their name in the metadata."""
 
+AT_ONCE, MEMORY = 500, 2**30
+"""Samples that are evaluated at once, and the bytes that their largest layer may take: with more, there are fewer samples."""
 LARGE = 3 * 32 * 32
-"""Values of a picture above which fewer than 500 are evaluated at once."""
+"""Values of a picture in a file above which there are fewer, too, because batches are read ahead."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,20 @@ class Model:
         return Split(x, torch.arange(len(x)), lengths)
 
     @contextmanager
-    def evaluating(self, samples: Split, batch_size: int = 500, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
+    def evaluating(
+        self, samples: Split, batch_size: int | None = None, first: int = 0
+    ) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """``with model.evaluating(samples) as batches``: samples batch by batch, each batch with its network input.
 
         Lengths of the batches are in steps of the network, not of the stored sequences; after filters there are none. Inside,
         the network is in evaluation mode and gradients are off; afterwards the mode of each layer is restored. A Poisson
-        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number.
+        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number. Batches are
+        of 500 samples by default, of fewer if their largest layer would take more than 1 GiB, and of large pictures in files.
         """
         if not isinstance(samples, Split):
             raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
+        if batch_size is None:
+            batch_size = self._at_once(samples)
         if not hasattr(batch_size, "__index__") or batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be a whole number from 1")
         modes = [(module, module.training) for module in self.network.modules()]
@@ -174,11 +181,11 @@ class Model:
             return None
         return torch.tensor(self.facts.low).view(-1, 1, 1), torch.tensor(self.facts.high).view(-1, 1, 1)
 
-    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int = 500) -> Tensor:
+    def outputs(self, x: Tensor, lengths: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         """Outputs for stored samples in evaluation mode: ``[N, ...] -> [T, N, C]``.
 
         Currents of spiking neurons, 0 after the end of a sequence of ``lengths`` ``[N]``; for an output without spikes, class
-        probabilities with T = 1.
+        probabilities with T = 1. The default of ``batch_size`` is that of :meth:`evaluating`.
 
         Raises UserError for samples of another shape, and for lengths that cannot be theirs.
         """
@@ -187,7 +194,9 @@ class Model:
         return torch.cat(parts, dim=1)  # outside, so that a loss may use it
 
     @contextmanager
-    def _outputs(self, samples: Split, batch_size: int, first: int = 0) -> Iterator[Iterator[tuple[Split, Tensor]]]:
+    def _outputs(
+        self, samples: Split, batch_size: int | None = None, first: int = 0
+    ) -> Iterator[Iterator[tuple[Split, Tensor]]]:
         """:meth:`outputs` batch by batch, each with its samples."""
         with self.evaluating(samples, batch_size, first) as batches:
             yield ((part, self.network.evidence(self.network(x), part.lengths).cpu()) for part, x in batches)
@@ -197,14 +206,14 @@ class Model:
 
         See :func:`tsslbp.metrics.decode`, :func:`tsslbp.metrics.confidence` and :func:`tsslbp.metrics.settled_step`.
         """
-        with self._outputs(samples, self._at_once(samples)) as outputs:
+        with self._outputs(samples) as outputs:
             parts = [(decode(output), confidence(output), settled_step(output)) for _, output in outputs]
         answers, shares, steps = map(torch.cat, zip(*parts, strict=True))
         return answers, shares, steps
 
     def answers(self, samples: Split) -> Tensor:
         """Answers to samples, class numbers or ``NO_ANSWER``, ``[N]``; see :func:`tsslbp.metrics.decode`."""
-        with self._outputs(samples, self._at_once(samples)) as outputs:
+        with self._outputs(samples) as outputs:
             parts = [decode(output) for _, output in outputs]
         return torch.cat(parts)
 
@@ -233,7 +242,7 @@ class Model:
 
         Args:
             x: stored samples, ``[N, ...]``, or a part of a data set.
-            batch_size: samples at a time. Default: 500, or fewer of large pictures in files.
+            batch_size: samples at a time. Default: as in :meth:`evaluating`.
 
         Returns:
             Class numbers or ``NO_ANSWER``, and steps from 1 to T; ``[N]`` each.
@@ -246,7 +255,7 @@ class Model:
         if not self.network.architecture.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
         samples = x if isinstance(x, Split) else self._samples(x)
-        with self.evaluating(samples, batch_size or self._at_once(samples)) as batches:
+        with self.evaluating(samples, batch_size) as batches:
             answers, steps = zip(*(self._decide(inputs) for _, inputs in batches), strict=True)
         return torch.cat(answers).cpu(), torch.cat(steps).cpu()
 
@@ -284,14 +293,13 @@ class Model:
     def scores(self, samples: Split, first: int = 0) -> Tensor:
         """:func:`tsslbp.training.score.score` of every sample, ``[N]``; ``first`` is the number of the first."""
         tau_s = self.network.neuron_of().tau_s
-        with self._outputs(samples, self._at_once(samples), first) as outputs:
+        with self._outputs(samples, first=first) as outputs:
             parts = [score(output, part.y, tau_s) for part, output in outputs]
         return torch.cat(parts)
 
     def _at_once(self, samples: Split) -> int:
-        """Samples of a batch in evaluation; fewer for large pictures in files."""
-        streamed = getattr(samples, "streamed", False)  # evaluating() tells what is no Split
-        return max(10, min(500, 500 * LARGE // math.prod(samples.shape))) if streamed else 500
+        most = min(AT_ONCE, max(1, MEMORY // (4 * self.network.time_steps * self.network.largest)))
+        return min(most, max(10, AT_ONCE * LARGE // math.prod(samples.shape))) if samples.streamed else most
 
     def distance(self, samples: Split) -> float:
         """Van Rossum distance of output spikes from target trains, with the time constant τs, mean over neurons and samples.
@@ -300,7 +308,7 @@ class Model:
         """
         self._need_spikes()
         found = []
-        with self._outputs(samples, self._at_once(samples)) as outputs:
+        with self._outputs(samples) as outputs:
             for part, output in outputs:
                 wanted = part.y.transpose(0, 1).cpu()
                 found.append(van_rossum(self.network.fired(output).to(wanted), wanted, self.network.neuron.tau_s).double())
