@@ -224,6 +224,18 @@ def test_config_replays_to_the_same_model(trained, capsys):
     assert (trained.parent / "again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_weights_to_start_from_are_not_scaled_as_random_ones(trained, tmp_path, monkeypatch):
+    settings = replace(TrainConfig.from_toml(trained / "config.toml"), output_scale=0.2, hidden_scale=2.0, first_rates=True)
+    (file := tmp_path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+    taken = []
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: taken.append(config) or sys.exit(0))
+    for more in ((), ("--init", str(trained)), ("--init", str(trained), "--output-scale", "0.5")):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--config", str(file), *more])
+    scales = [(config.output_scale, config.hidden_scale, config.first_rates) for config in taken]
+    assert scales == [(0.2, 2.0, True), (1.0, 1.0, False), (0.5, 1.0, False)]
+
+
 def test_settings_of_before_shift_and_flip_are_still_read(tmp_path):
     (tmp_path / "old.toml").write_text("augment = true\nepochs = 3")
     assert TrainConfig.from_toml(tmp_path / "old.toml") == TrainConfig(shift=4, flip=True, epochs=3)

@@ -539,7 +539,7 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
 
     def trial(config, report, watch):
         level = float(next(levels))
-        for epoch in (1, 2, 3, 4):
+        for epoch in range(1, config.epochs + 1):
             report({"epoch": epoch, "validation_accuracy": level})
         return level
 
@@ -551,6 +551,9 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
     assert {(one["epochs"], one["validation_accuracy"]) for one in found[search.SURE :]} == {(2, None)}
     assert {trial.state.name for trial in studies[0].trials[search.SURE :]} == {"PRUNED"}  # so the draws still learn from it
     assert search.best("tssl", found) is found[0]
+    levels = iter(range(100, 0, -5))
+    brief = search.searched("tssl", [replace(base, epochs=1)], dataset, 9, 1, None)  # ended when it is known how good it is
+    assert [one["validation_accuracy"] for one in brief] == [*range(100, 55, -5)]
     with pytest.raises(UserError, match="diverged in every trial"):
         search.best("tssl", [{"settings": {}, "epochs": 1, "validation_accuracy": None, "in_full": None}])
 

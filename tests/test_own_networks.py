@@ -312,6 +312,14 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
             lambda: build("4-3", **FLAT).part(torch.rand(2, 5), torch.zeros(2)),
             "the state is of type Tensor; it must be the State",
         ),
+        (
+            lambda: Linear(3, 2, neuron=NEURON).part(torch.rand(2, 4, 3), torch.zeros(2, 4, 2).double()),
+            "the state is torch.float64, and the neurons are computed in torch.float32",
+        ),
+        (
+            lambda: (net := build("4-3", **FLAT)).part(torch.rand(2, 1, 5), net.double().part(torch.rand(2, 1, 5).double())[1]),
+            "the state is that of a torch.float64 input, and this is torch.float32; begin again from rest",
+        ),
         (lambda: build("4-3", **FLAT, standardise="no"), "standardise is 'no'; it must be true or false"),
         (lambda: build("4-3", **FLAT, conv_scale=-1), "conv_scale is -1; it must be positive"),
         (

@@ -271,13 +271,19 @@ def test_trials_read_voltages_of_the_rules_that_the_field_trains_so(quick):
     def drawn(rule, **more):
         return search.drawn(Trial(), TrainConfig(**{**vars(config), "rule": rule, **more}), dataset)
 
-    for rule in ("eventprop(clip=8)", "e-prop", "superspike"):
+    for rule in ("eventprop(clip=8)", "e-prop", "superspike", "surrogate"):
         settings = drawn(rule)
         assert (settings["readout"], settings["loss"]) == ("voltage", "softmax")
         assert drawn(rule, readout="voltage", loss="softmax")["loss"] == "softmax"
-    for rule in ("tssl", "tssl+", "stbp"):
-        assert "readout" not in drawn(rule)
+    for rule, more in (
+        *((rule, {}) for rule in ("tssl", "tssl+", "stbp", "slayer")),
+        ("e-prop", {"learn": ("threshold",), "init": Path("run")}),  # a voltage has no threshold to start from
+        ("e-prop", {"learn": ("threshold",), "network": "10"}),  # nor one to learn
+    ):
+        assert "readout" not in drawn(rule, **more)
         assert "voltage" not in offered["loss"]
+    assert {"hidden_scale", "output_scale"} <= drawn("eventprop(clip=8)").keys()
+    assert not {"hidden_scale", "output_scale"} & drawn("eventprop(clip=8)", init=Path("run")).keys()  # trained weights
 
 
 def by_euler(graph, x):

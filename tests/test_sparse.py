@@ -168,6 +168,16 @@ def test_what_is_not_finite_shows(odd):
     assert current[:, [0, 2]].isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_does_not_go_by_the_changes_of_its_example(monkeypatch):
+    monkeypatch.setattr(sparse, "WORK", 0)
+    layer = Linear(20, 400, neuron=NEURON)
+    silent, busy = torch.zeros(5, 3, 20), torch.rand(5, 3, 20)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, silent)
+        torch.testing.assert_close(traced(busy), layer(busy))
+
+
 def test_changes_of_the_largest_numbers_count():
     """Each half of what bounds their rounding is finite, where the sum of the two numbers is not."""
     signal = torch.tensor([3e38, 1e38] * 2).view(2, 2, 1, 1, 1).transpose(0, 1)

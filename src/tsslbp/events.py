@@ -138,7 +138,7 @@ def plan(net: Any, x: Tensor) -> Plan | None:
 
 def watched() -> bool:
     """Whether a transform or a mode sees or changes every operation."""
-    return bool(transformed() or has_modes() or torch._C._is_tracing() or hooks._has_any_global_hook())
+    return bool(transformed() or has_modes() or hooks._has_any_global_hook())
 
 
 def whole(net: Any, x: Tensor) -> Tensor | None:

@@ -337,7 +337,7 @@ class Network(Tells):
         if static and (not hasattr(steps, "__index__") or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
-        state.check(x.shape[0 if static else 1], static)
+        state.check(x, static)
         if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
             return made
         signal: Signal

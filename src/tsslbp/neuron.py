@@ -237,13 +237,13 @@ def transformed() -> bool:
 
 
 def has_modes() -> bool:
-    """Whether a mode sees or changes every operation, such as an operation counter or fake tensors.
+    """Whether a trace or a mode sees or changes every operation, such as an operation counter or fake tensors.
 
     One that makes new tensors on the CPU (``torch.set_default_device("cpu")``) changes none of ours.
     """
     modes = (torch._C._get_function_stack_at(n) for n in range(torch._C._len_torch_function_stack()))
     ours = (isinstance(mode, DeviceContext) and mode.device.type == "cpu" for mode in modes)
-    return bool(torch._C._len_torch_dispatch_stack()) or not all(ours)
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._is_tracing()) or not all(ours)
 
 
 def synapse_adjoint(error: Tensor, neuron: LIF, after: Tensor | float = 0.0) -> Tensor:

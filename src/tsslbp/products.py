@@ -55,7 +55,7 @@ def _faster(x: Tensor, weight: Tensor) -> bool:
     plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.device.type == weight.device.type == "cpu"
     if not plain or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    return not (torch._C._is_tracing() or transformed() or has_modes()) and torch._C._get_mkldnn_enabled()
+    return not (transformed() or has_modes()) and torch._C._get_mkldnn_enabled()
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> Tensor:

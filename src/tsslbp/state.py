@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tsslbp.errors import UserError
@@ -36,13 +37,16 @@ class State:
             raise UserError(f"the state is of type {type(state).__name__}; it must be the State that part() returned, or None")
         return state or State()
 
-    def check(self, samples: int, static: bool) -> None:
-        """Raises UserError unless a part of this many samples, static ones or sequences, can follow."""
+    def check(self, x: Tensor, static: bool) -> None:
+        """Raises UserError unless a part ``x``, of static samples or of sequences, can follow."""
+        samples = x.shape[0 if static else 1]
         if self.steps and static == (self.synapse is not None):
             raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")
         tensors = [(x, 0) for x in (self.synapse, self.keys, self.events)] + [(x, 1) for x in self.layers.values()]
         if held := {x.shape[axis] for x, axis in tensors if x is not None} - {samples}:
             raise UserError(f"the state is that of {held.pop()} samples, and the input has {samples}; see State.take")
+        if self.synapse is not None and (self.synapse.dtype == torch.float64) != (x.dtype == torch.float64):
+            raise UserError(f"the state is that of a {self.synapse.dtype} input, and this is {x.dtype}; begin again from rest")
 
     def made_by(self, plan: Any) -> "State":
         """This state, whose ``events`` that plan has made."""

@@ -29,6 +29,8 @@ def train(arguments: list[str]) -> None:
         begun = (folder / CHECKPOINT).exists() or (folder / METRICS).exists()  # in its first epoch it has no records yet
         if "--resume" in arguments and begun:  # a run may have moved
             config = replace(config, runs_dir=folder.parent, name=folder.name)
+        if "init" in given_in(arguments):  # the file's scales were for random weights
+            config = replace(config, output_scale=1.0, hidden_scale=1.0, first_rates=False)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
         "Without one, settings that you leave out suit the data, whatever default is shown below. "

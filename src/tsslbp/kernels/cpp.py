@@ -75,14 +75,15 @@ class Cpp(Engine):
     def formula(self, rule: Rule) -> tuple[str, list[float]] | None:
         numbers = rule.numbers
         key = type(numbers), numbers  # named tuples of two types may be equal
-        if key not in _FORMULAS:
-            if len(_FORMULAS) >= MOST_FORMULAS:  # a slope may change in every step
-                _FORMULAS.clear()
-            names = _NUMBER.get(type(numbers), {})
-            known = type(numbers) in _FAMILY and all(x in names for x in numbers or () if isinstance(x, str))
-            packed = [names[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
-            _FORMULAS[key] = (_FAMILY[type(numbers)], packed) if known else None
-        return _FORMULAS[key]
+        if key in _FORMULAS:
+            return _FORMULAS[key]
+        names = _NUMBER.get(type(numbers), {})
+        known = type(numbers) in _FAMILY and all(x in names for x in numbers or () if isinstance(x, str))
+        packed = [names[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
+        made = (_FAMILY[type(numbers)], packed) if known else None
+        if len(_FORMULAS) < MOST_FORMULAS:  # a slope may change in every step; none is removed, as other threads may read it
+            _FORMULAS[key] = made
+        return made
 
     def forward(
         self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
@@ -197,7 +198,7 @@ def _register_fakes() -> None:
         outputs = n // (height * width) * (height // size) * (width // size)
         psc = current.new_empty(steps, outputs, dtype=torch.bfloat16 if half else full)
         membrane = [current.new_empty(steps, n, dtype=full)] if keep else []
-        return [psc, *membrane, *([] if state is None else [torch.empty_like(state)])]
+        return [psc, *membrane, *([] if state is None else [state.new_empty(state.shape)])]
 
     @torch.library.register_fake("tsslbp::tssl_backward")
     @torch.library.register_fake("tsslbp::surrogate_backward")
@@ -207,7 +208,7 @@ def _register_fakes() -> None:
         delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
         delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
         by_constant = [] if constants is None else [membrane.new_empty(3, membrane.shape[1])]
-        return [delta, *([] if state is None else [torch.empty_like(state)]), *by_constant]
+        return [delta, *([] if state is None else [state.new_empty(state.shape)]), *by_constant]
 
     @torch.library.register_fake("tsslbp::recurrent")
     def recurrent(drive: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any) -> list[Tensor]:

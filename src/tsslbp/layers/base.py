@@ -319,11 +319,10 @@ class Spiking(Tells):
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
             return self.crossed(current, None, pool, half)[0]
-        if (state := handed.before) is None:
-            state = rest(current, self.state_rows)
-        else:
-            step = current.value.shape if isinstance(current, Constant) else current.shape[1:]
-            check_state(self, state, (self.state_rows, *step))
+        state = rest(current, self.state_rows)
+        if handed.before is not None:
+            check_state(self, handed.before, state)
+            state = handed.before
         psc, handed.after = self.crossed(current, state, pool, half)
         return psc
 

@@ -76,12 +76,15 @@ def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
     return psc, handed.after
 
 
-def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...]) -> None:
-    """Raises UserError unless a layer's state is a tensor of this shape."""
-    if not isinstance(state, Tensor) or state.shape != shape:
+def check_state(layer: nn.Module, state: Any, rest: Tensor) -> None:
+    """Raises UserError unless a layer's state has the shape and type of its state at rest."""
+    wanted = f"it must be {list(rest.shape)}, as its part() returned it, or None for rest"
+    if not isinstance(state, Tensor) or state.shape != rest.shape:
         given = f"has shape {list(state.shape)}" if isinstance(state, Tensor) else f"is of type {type(state).__name__}"
+        raise UserError(f"{type(layer).__name__}: the state {given}; {wanted}")
+    if state.dtype != rest.dtype:
         raise UserError(
-            f"{type(layer).__name__}: the state {given}; it must be {list(shape)}, as its part() returned it, or None for rest"
+            f"{type(layer).__name__}: the state is {state.dtype}, and the neurons are computed in {rest.dtype}; {wanted}"
         )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tsslbp import losses, rules, training
 from tsslbp.data import Dataset
 from tsslbp.errors import UserError
+from tsslbp.notation import has_hidden
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, finished, folder_name
@@ -37,7 +38,7 @@ OPTIONS: dict[type[Rule], dict[str, tuple[float, float]]] = {
 """Numeric options of rules that are searched, with their ranges; not those that change the kind of rule."""
 VOLTAGE = "voltage"
 OF_VOLTAGES = (EventProp, EProp, SuperSpike)
-"""Rules that the field also trains with a voltage output; their trials may use one."""
+"""Rules that the field also trains with a voltage output, beside the plain surrogate gradient; their trials may use one."""
 SURE = 4
 """First trials, which are never stopped, as there is no median yet."""
 LEADERS = 4
@@ -85,7 +86,7 @@ def searched(
         def report(record: dict[str, Any], trial: Any = trial, seen: set[int] = seen) -> None:
             trial.report(record["validation_accuracy"], record["epoch"])
             seen.add(record["epoch"])
-            if trial.should_prune():
+            if record["epoch"] < base.epochs and trial.should_prune():  # one that has ended may be the best
                 raise optuna.TrialPruned
 
         reached, config = None, replace(base, **settings, name=f"{folder_name(label)}-trial{number}")
@@ -125,14 +126,14 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
     """The settings of a trial: learning rate, first weights, loss, and numbers among the rule's options.
 
     EventProp has no gradient without spikes, so its output needs first weights that make it fire. As in its papers, static
-    samples may be encoded as first spikes and in more steps, with time constants scaled alike.
+    samples may be encoded as first spikes and in more steps, with time constants scaled alike. Weights of ``init`` stay as
+    they are.
     """
     rate, scale = base.learning_rate, base.hidden_scale
-    made: dict[str, Any] = {
-        "learning_rate": trial.suggest_float("learning_rate", rate / RATES, rate * RATES, log=True),
-        "hidden_scale": trial.suggest_float("hidden_scale", scale / SCALES, scale * SCALES, log=True),
-        "loss": trial.suggest_categorical("loss", _losses(base, dataset)),
-    }
+    made: dict[str, Any] = {"learning_rate": trial.suggest_float("learning_rate", rate / RATES, rate * RATES, log=True)}
+    if base.init is None:
+        made["hidden_scale"] = trial.suggest_float("hidden_scale", scale / SCALES, scale * SCALES, log=True)
+    made["loss"] = trial.suggest_categorical("loss", _losses(base, dataset))
     if made["loss"] == VOLTAGE:
         made |= {"readout": "voltage", "loss": "softmax"}
     if base.neuron != "spiking":
@@ -142,7 +143,8 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
     options = {name: trial.suggest_float(name, *ends, log=True) for name, ends in ranges.items()}
     made["rule"] = rules.spec(replace(rule, **{name: float(f"{value:.3g}") for name, value in options.items()}))
     if isinstance(rule, EventProp):
-        made["output_scale"] = trial.suggest_float("output_scale", base.output_scale / 2, base.output_scale * 8, log=True)
+        if base.init is None:
+            made["output_scale"] = trial.suggest_float("output_scale", base.output_scale / 2, base.output_scale * 8, log=True)
         if base.time_steps is not None and dataset.time_steps is None:
             longer = trial.suggest_categorical("steps", (1, 2, 4))
             lasting = {name: getattr(base, name) for name in ("time_steps", "tau_m", "tau_s")}
@@ -169,8 +171,11 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
         except UserError:
             continue
         found.append(name)
-    leaks = math.isfinite(base.tau_m)  # a voltage without leak would stay 0
-    if base.spikes_last and leaks and not dataset.trains and isinstance(rules.get(base.rule), OF_VOLTAGES):
+    rule, leaks = rules.get(base.rule), math.isfinite(base.tau_m)  # a voltage without leak would stay 0
+    of_voltages = type(rule) is Surrogate or isinstance(rule, OF_VOLTAGES)
+    # constants that a voltage has not: those of init's output would be left over, and others need a hidden layer
+    has_not = {"tau_s", "threshold"} & {*base.learn, *base.per_neuron} and (base.init or not has_hidden(str(base.network)))
+    if base.spikes_last and leaks and not dataset.trains and of_voltages and not has_not:
         found.append(VOLTAGE)
     return list(dict.fromkeys(found))
 

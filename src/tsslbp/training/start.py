@@ -90,18 +90,19 @@ def _standardised(network: Network) -> list[Any]:
 def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -> None:
     """Scale a network's initial weights in place by ``first_rates``, ``hidden_scale`` and ``output_scale``.
 
-    Raises UserError if weights of ``init`` are beyond ``weight_clamp``, which would cut them in the first step.
+    Raises UserError if weights of ``init``, times their scale, are beyond ``weight_clamp``, which would cut them in the first
+    step.
     """
     with torch.no_grad():
-        largest = max((float(weight.abs().max()) for weight in clamped(network) if weight.numel()), default=0.0)
-        if config.init is not None and 0 < config.weight_clamp < largest:
-            cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
-            raise UserError(f"weights of --init reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
         shortcuts = [(name, layer) for name, layer in network.named_modules() if name.endswith("shortcut")]
         for name, layer in (*network.named_layers(), *shortcuts):
             factor = config.output_scale if name == "output" else config.hidden_scale
             if isinstance(layer, Spiking) and factor != 1:
                 _multiply(layer, factor)
+        largest = max((float(weight.abs().max()) for weight in clamped(network) if weight.numel()), default=0.0)
+        if config.init is not None and 0 < config.weight_clamp < largest:
+            cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
+            raise UserError(f"weights of --init reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
         if config.first_rates and network.is_spiking:
             few = train.few(LOOKED_AT)
             running = [buffer.clone() for buffer in network.buffers()]
