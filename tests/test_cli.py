@@ -168,8 +168,8 @@ def test_predictions_keep_the_outputs_of_one_batch(trained, monkeypatch):
     samples = training.Samples(dataset.train, "", names=[str(number) for number in range(len(dataset.train))])
 
     @contextlib.contextmanager
-    def watched(model, samples, batch_size, first=0):
-        with whole(model, samples, 100, first) as outputs:
+    def watched(model, samples):
+        with whole(model, samples, 100) as outputs:
 
             def each():
                 for part, output in outputs:

@@ -1184,6 +1184,61 @@ def test_series_to_predict_that_are_a_step_shorter_than_the_models_keep_their_va
         assert readers.samples(*asked)[0].x[:, 0, 0].tolist() == [5, 8]
 
 
+def test_other_data_is_read_as_the_model_takes_it(tmp_path, capsys):
+    def series(name, steps, count=20):
+        rows = [" ".join(map(str, [n % 2 + 1, *(n % 2 + np.arange(steps) / 7)])) for n in range(count)]
+        (tmp_path / name).write_text("\n".join(rows))
+        return str(tmp_path / name)
+
+    for part in ("TRAIN", "TEST"):
+        series(f"long_{part}.txt", 9)
+        series(f"short_{part}.txt", 8, 12)
+    settings = {"network": "4-2", "epochs": 1, "runs_dir": tmp_path}
+    run, _ = training.train(TrainConfig(data=str(tmp_path / "long_TRAIN.txt"), name="series", **settings))
+    found = training.samples_to_test(training.load(run), str(tmp_path / "short_TRAIN.txt"), Path()).split
+    assert (found.shape, found.lengths.tolist()) == ((9, 1), [8] * 12)
+
+    random = np.random.default_rng(0)
+    for folder, width in (("wide", 6), ("narrow", 5)):  # no event reaches the last column of the sensor
+        for part, label, n in itertools.product(("train", "test"), "ab", range(4)):
+            events = np.zeros(30, [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "<i2")])
+            events["t"], events["x"], events["y"] = np.arange(30), random.integers(0, width, 30), random.integers(0, 3, 30)
+            events["x"][0], events["y"][0], events["p"] = width - 1, 2, random.integers(0, 2, 30)
+            (place := tmp_path / folder / part / label).mkdir(parents=True, exist_ok=True)
+            np.save(place / f"{n}.npy", events)
+    run, _ = training.train(TrainConfig(data=str(tmp_path / "wide"), time_steps=4, name="events", **settings))
+    model = training.load(run)
+    found = training.samples_to_test(model, str(tmp_path / "narrow"), Path()).split
+    assert found.shape == model.sample_shape == (4, 2, 3, 6)
+
+    x, y = random.random((30, 4), np.float32), np.arange(30) % 2
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    np.savez(tmp_path / "new.npz", x=x[:5] / 2, y=y[:5])
+    run, _ = training.train(TrainConfig(data=str(tmp_path / "x.npz"), name="vectors", **settings))
+    output = ("export", str(run), str(tmp_path / "v.onnx"), "--check", "5", "--data", str(tmp_path / "new.npz"))
+    assert cli.main([*output]) == 0, capsys.readouterr().err
+    assert "of 5 answers differ" in capsys.readouterr().out
+
+
+def test_a_runs_data_are_looked_for_where_it_found_them(tmp_path, capsys, monkeypatch):
+    x, y = np.random.default_rng(0).random((60, 4), np.float32), np.arange(60) % 2
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    settings = {"network": "4-2", "data": str(tmp_path / "x.npz"), "runs_dir": tmp_path, "name": "own", "test_every": 1}
+    run, _ = training.train(TrainConfig(epochs=1, **settings))
+    (tmp_path / "x.npz").rename(tmp_path / "moved.npz")
+    training.train(TrainConfig(epochs=2, **settings | {"data": str(tmp_path / "moved.npz")}, resume=True))
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    named, _ = training.train(TrainConfig(data="fashion-mnist", data_root=SAMPLES, network="10", epochs=1, runs_dir=tmp_path))
+    for folder, ending in itertools.product((run, named), ("c", "onnx")):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert cli.main(["evaluate", str(folder)]) == 0, capsys.readouterr().err
+        more = ["--format", "c"] if ending == "c" else ["--check", "2"]
+        assert cli.main(["export", str(folder), f"{folder.name}.{ending}", *more]) == 0, capsys.readouterr().err
+        assert "random samples" not in capsys.readouterr().out
+    assert cli.main(["export", str(named), "models/half.safetensors", "--half"]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("head", ["label\t0\t1\t2\t3", "0\t1\t2\t3\t4", "y\t1\t2\t3\t4"])
 def test_names_of_columns_are_no_series(tmp_path, head):
     rows = "1\t0.5\t0.6\t0.7\t0.8\n2\t0.5\t0.6\t0.7\t0.8\n" * 3

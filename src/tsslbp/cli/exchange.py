@@ -38,12 +38,14 @@ class Export:
     """Run this many test samples through the written network, and count the spikes that differ: in every simulator that is
     installed, or in compiled C; in onnxruntime the output currents and answers."""
     data: str | None = None
-    """Data set, or file or folder of your own, whose test samples --check takes. Default: the one the model was trained on."""
+    """Data set whose test samples --check takes, or a file or folder of your own, of which it takes the first samples. Default:
+    the test samples of the data that the model was trained on."""
     bits: Annotated[str | None, Means(quantisation.check)] = None
     """Round weights that were trained in floating point to this many bits: 8, 4, 3, 2 or ternary. Training with them gives
     better accuracy (tsslbp train --bits)."""
-    data_root: Path = Path("data")
-    """Folder that holds the data set: for --half, for --check, and for the samples in the test of a C program."""
+    data_root: Path | None = None
+    """Folder that holds the data set: for --half, for --check, and for the samples in the test of a C program. Default: the
+    run's own; data for a model file."""
 
 
 class Format(NamedTuple):
@@ -72,8 +74,15 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
         return None
     settings = options.model / "config.toml"
     streaming = TrainConfig.from_toml(settings).streaming if settings.is_file() else None
-    test = training.samples_to_test(model, options.data, options.data_root, streaming=streaming).split
+    if options.data and data.is_own(options.data):
+        test = training.samples_to_predict(model, data.in_files.bare(Path(options.data)), streaming).split
+    else:
+        test = training.samples_to_test(model, *_place(options), streaming=streaming).split
     return test.select(torch.arange(min(options.check, len(test))))
+
+
+def _place(options: Export) -> tuple[str | None, Path]:
+    return training.data_of(options.model, options.data, options.data_root)
 
 
 def _nir(options: Export, model: training.Model) -> Iterator[str]:
@@ -99,7 +108,7 @@ def _c(options: Export, model: training.Model) -> Iterator[str]:
     test, program = _test(options, model), Program.of(model, options.bits)
     if test:
         compiled.compiler()  # before anything is written
-    yield c.write(program, options.file, options.data_root)
+    yield c.write(program, options.file, *_place(options)[::-1])
     if test:
         yield from compiled.check(options.file, program, test)
 
@@ -144,7 +153,7 @@ def export(arguments: list[str]) -> None:
     if options.data and not options.check:
         raise UserError("--data has no effect without --check")
     measuring = {"safetensors": "half", "nir": "check", "onnx": "check"}.get(name)
-    if measuring and options.data_root != Export.data_root and not getattr(options, measuring):
+    if measuring and options.data_root is not None and not getattr(options, measuring):
         raise UserError(f"--data-root has no effect without --{measuring}")
     model = training.load(options.model)
     if name == "safetensors" and options.model.is_file():

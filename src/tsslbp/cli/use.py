@@ -26,8 +26,8 @@ class Evaluate:
     """Data set, or file or folder of your own, whose test samples are used. Default: the one the model was trained on."""
     all: Path | None = None
     """File or folder whose samples are all used. The model must never have been trained on it."""
-    data_root: Path = Path("data")
-    """Folder that holds the data sets."""
+    data_root: Path | None = None
+    """Folder that holds the data sets. Default: the run's own; data for a model file."""
     download: bool = False
     """Fetch a missing data set into the data root."""
     skip_broken: bool = False
@@ -44,16 +44,17 @@ def evaluate(arguments: list[str]) -> None:
     model = training.load(options.model)
     if options.all and options.data:
         raise UserError("--all and --data both name samples; give one of them")
-    streaming = _streaming(options, model.data if options.all else options.data or model.data)
     name = options.data or model.data
+    streaming = _streaming(options, model.data if options.all else name)
     if options.all or (data.is_own(name) and not data.in_files.is_one(name)):
-        given = {"--data-root": options.data_root != Evaluate.data_root, "--download": options.download}
+        given = {"--data-root": options.data_root is not None, "--download": options.download}
         if idle := [flag for flag, said in given.items() if said]:
             raise UserError(f"{' and '.join(idle)} has no effect on a file or folder of your own; leave it out")
     if options.all:
         samples = training.samples_of_file(model, data.in_files.bare(options.all), streaming)
     else:
-        samples = training.samples_to_test(model, options.data, options.data_root, options.download, streaming)
+        place = training.data_of(options.model, options.data, options.data_root)
+        samples = training.samples_to_test(model, *place, options.download, streaming)
     for warning in samples.warnings:
         say(f"warning: {warning}")
     test = samples.split

@@ -63,6 +63,7 @@ def load(
     time_steps: int | None = None,
     streaming: Streaming | None = None,
     rate: int = 0,
+    shape: tuple[int, ...] | None = None,
 ) -> Dataset:
     """A data set by name, or from the user's own file or folder (see :mod:`tsslbp.data.readers`).
 
@@ -80,6 +81,8 @@ def load(
             longest of the vowels. Static samples and your own series do not need it.
         streaming: how pictures that stay in their files are read.
         rate: samples per second that your own sounds are brought to. Default: the lowest of theirs.
+        shape: of one sample of the model that takes your own, T first in a sequence. Series that are shorter are padded, and
+            events are of its sensor.
 
     Returns:
         The three parts with the constants to normalise them.
@@ -96,7 +99,7 @@ def load(
         return replace(in_files.read(name, Path(root), validation, streaming or Streaming()), source=name)
     fetches = download and not is_own(name)
     with files.in_turn(Path(root), "choose another --data-root") if fetches else nullcontext():  # only one process fetches
-        return replace(_read(name, Path(root), validation, download, time_steps, rate), source=name)
+        return replace(_read(name, Path(root), validation, download, time_steps, rate, shape), source=name)
 
 
 def is_own(name: str) -> bool:
@@ -126,11 +129,19 @@ def _task(name: str) -> str:
     return name.split("(")[0].strip()
 
 
-def _read(name: str, root: Path, validation: int | None, download: bool, time_steps: int | None, rate: int) -> Dataset:
+def _read(
+    name: str,
+    root: Path,
+    validation: int | None,
+    download: bool,
+    time_steps: int | None,
+    rate: int,
+    shape: tuple[int, ...] | None,
+) -> Dataset:
     if name in SETS:
         return check(SETS[name](validation), f"data set {name}")
     if is_own(name) and (Path(name).exists() or readers.at(Path(name))):
-        return readers.read(name, validation, time_steps, rate)
+        return readers.read(name, validation, time_steps, rate, shape)
     if name.startswith("tonic:"):
         return tonic_sets.read(name, root, validation, time_steps, download)
     if is_task(name):

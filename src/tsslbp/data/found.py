@@ -26,6 +26,7 @@ class Wanted:
         time_steps: T of recordings, which can be cut into any number of steps; the reader chooses if left out.
         classes: classes of the model that takes the samples; those of the files if left out.
         shape: of one sample of that model, T first in a sequence.
+        whole: whether all of this path is to be read, and no partner file.
         rate: of the sounds that it was trained on, samples per second.
         columns: names of the features that it takes from a table, in order; empty if it takes them by place.
         labelled: whether samples must have labels.
@@ -34,14 +35,10 @@ class Wanted:
     time_steps: int | None = None
     classes: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
+    whole: bool = False
     rate: int = 0
     columns: tuple[str, ...] = ()
     labelled: bool = True
-
-    @property
-    def whole(self) -> bool:
-        """Whether samples are read for a trained model: all of this path, and of no partner file."""
-        return self.shape is not None
 
 
 @dataclass(frozen=True)

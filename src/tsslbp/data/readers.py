@@ -85,11 +85,16 @@ def _files_of_readers(folder: Path) -> list[str]:
     ]
 
 
-def read(name: str, validation: int | None, time_steps: int | None, rate: int = 0) -> Dataset:
-    """The data set at a path. Raises UserError as :func:`found`, and for parts that are too small."""
+def read(
+    name: str, validation: int | None, time_steps: int | None, rate: int = 0, shape: tuple[int, ...] | None = None
+) -> Dataset:
+    """The data set at a path; ``rate`` and ``shape`` as in :class:`~tsslbp.data.found.Wanted`.
+
+    Raises UserError as :func:`found`, and for parts that are too small.
+    """
     path = Path(name)
     own_name = path.stem if path.is_file() else path.resolve().name
-    dataset = found(path, Wanted(time_steps, rate=rate)).dataset(own_name, name, validation)
+    dataset = found(path, Wanted(time_steps, rate=rate, shape=shape)).dataset(own_name, name, validation)
     return replace(dataset, source=name, notes=(*dataset.notes, *notes(path)))
 
 
@@ -118,5 +123,5 @@ def samples(
     chosen = at(path)
     if chosen and path.is_dir() and not chosen[0].folder and (test := partner(chosen[1])):
         raise UserError(f"{path} holds {chosen[1].name} and {test.name}; give one of these files")
-    made = found(path, Wanted(classes=classes, shape=shape, rate=rate, columns=columns, labelled=labelled))
+    made = found(path, Wanted(None, classes, shape, True, rate, columns, labelled))
     return *made.all(), [*made.doubts, *notes(path)]

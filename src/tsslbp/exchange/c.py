@@ -38,13 +38,14 @@ CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)
 """Factor and offset of their codes: weight = code·factor - offset."""
 
 
-def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str:
+def write(program: Program, folder: Path, data_root: Path = Path("data"), name: str | None = None) -> str:
     """Write a program into a new folder.
 
     Args:
         program: what to write.
         folder: the new folder, written whole or not at all.
         data_root: folder that may hold the model's data set; if so, test.c has samples of that.
+        name: the data set, where it is not found under the name that the model has for it.
 
     Returns:
         A line that says what was written.
@@ -52,7 +53,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str
     Raises:
         UserError: a folder that exists or cannot be written.
     """
-    samples, which = vectors(program, data_root)
+    samples, which = vectors(program, data_root, name)
     context = described(program, samples, which)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined)
     with files.replacing_folder(folder) as place:
@@ -61,23 +62,23 @@ def write(program: Program, folder: Path, data_root: Path = Path("data")) -> str
     return f"wrote {folder}: {context['constant_bytes']} bytes of constants, {context['state_bytes']} of state; {which}"
 
 
-def vectors(program: Program, data_root: Path) -> tuple[data.Split, str]:
+def vectors(program: Program, data_root: Path, name: str | None = None) -> tuple[data.Split, str]:
     """Samples for test.c and their description: from the model's test set if it is there, else random."""
-    model, name = program.entry.model, program.entry.model.given_away().data
+    model, called = program.entry.model, program.entry.model.given_away().data
     try:
-        found = samples_to_test(model, None, data_root).split
+        found = samples_to_test(model, name, data_root).split
     except UserError:
         return _drawn(program), f"{VECTORS} random samples, as no test set of the model can be read in {data_root}"
     if found.lengths is not None:  # test.c goes through all steps
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):
-        return _drawn(program), f"{VECTORS} random samples, as no test sample of {name} has all steps"
+        return _drawn(program), f"{VECTORS} random samples, as no test sample of {called} has all steps"
     few = found.select(torch.linspace(0, len(found) - 1, min(len(found), 10 * VECTORS)).long())
     if program.whole is None:  # clear answers, which rounding cannot change
         best = program.response(few)[1].topk(min(2, len(model.classes))).values
         few = few.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
     few = few.select(torch.arange(min(len(few), VECTORS)))
-    return few, f"{len(few)} samples of the test set of {name}"
+    return few, f"{len(few)} samples of the test set of {called}"
 
 
 def _drawn(program: Program) -> data.Split:

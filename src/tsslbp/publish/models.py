@@ -32,14 +32,14 @@ epoch" marks weights that nothing chose, and "test epoch" marks weights chosen o
 the networks answer samples unlike those of their data sets is untested. They have no class for "none of these"."""
 
 
-def export(run: Path, path: Path, half: bool = False, data_root: Path = Path("data")) -> Path:
+def export(run: Path, path: Path, half: bool = False, data_root: Path | None = None) -> Path:
     """Copy the model of a finished run, with its settings and result, and write the card of the target folder.
 
     Args:
         run: the run's folder.
         path: the file, ``.safetensors``; an existing one is replaced.
         half: whether to store the weights in float16, and measure their test accuracy.
-        data_root: folder that holds the data set, for ``half``.
+        data_root: folder that holds the data set, for ``half``. Default: the run's own.
 
     Returns:
         The path of the card.

@@ -2,7 +2,15 @@
 
 from tsslbp.training.baselines import BASELINES, verdict
 from tsslbp.training.checkpoint import RunState
-from tsslbp.training.evaluation import Samples, dataset_of, dataset_of_run, samples_of_file, samples_to_predict, samples_to_test
+from tsslbp.training.evaluation import (
+    Samples,
+    data_of,
+    dataset_of,
+    dataset_of_run,
+    samples_of_file,
+    samples_to_predict,
+    samples_to_test,
+)
 from tsslbp.training.folder import CHECKPOINT, MODEL, files_of
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model
@@ -27,6 +35,7 @@ __all__ = [
     "Samples",
     "Step",
     "Stream",
+    "data_of",
     "dataset_of",
     "dataset_of_run",
     "files_of",

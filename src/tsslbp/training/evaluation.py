@@ -38,10 +38,16 @@ def dataset_of(
     streaming: Streaming | None = None,
 ) -> Dataset:
     """The named data set, by default the model's own, in the form that the model takes (:func:`tsslbp.data.load`)."""
-    inputs, name = model.inputs, name or model.data
-    how = _as_seen(model, streaming)
+    inputs = model.inputs
     return data.load(
-        name, root, validation=validation, download=download, time_steps=inputs.raw_steps, streaming=how, rate=inputs.rate
+        name or model.data,
+        root,
+        validation=validation,
+        download=download,
+        time_steps=inputs.raw_steps,
+        streaming=_as_seen(model, streaming),
+        rate=inputs.rate,
+        shape=model.sample_shape,
     )
 
 
@@ -57,6 +63,14 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
     if model.facts and not model.facts.is_test_set(dataset.test):
         raise UserError(f"{name} has other test samples than those that the run was measured on; restore them, or train again")
     return dataset
+
+
+def data_of(path: Path, name: str | None, root: Path | None) -> tuple[str | None, Path]:
+    """Name and data root of samples to test the model at a path on: as given, else where its run last found its data."""
+    if not (settings := path / "config.toml").is_file():
+        return name, root or Path("data")
+    run = TrainConfig.from_toml(settings)
+    return name or (None if run.data.startswith(data.MADE) else run.data), root or run.data_root
 
 
 def _gone(name: str) -> bool:
@@ -82,7 +96,7 @@ def samples_to_test(
         raise UserError(
             "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all"
         )
-    if not name and _gone(model.data):
+    if name in (None, model.data) and _gone(model.data):
         raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
     name = name or model.data
     if data.is_own(name):
