@@ -139,6 +139,14 @@ def test_filters_spike_at_some_steps_of_training_series():
     assert float(variance[len(filters.thresholds) :].sum()) == pytest.approx(SHARE * len(filters.thresholds), rel=0.02)
 
 
+def test_filters_do_not_see_where_the_padding_begins():
+    x, _ = waves(7, 30)
+    filters = Filters.fitted(x, None, 500)
+    series, zeros = x[:, :20] + 3, torch.zeros(7, 10, x.shape[2])
+    rates = filters.rates(torch.cat([series, zeros], 1), torch.full((7,), 20))
+    torch.testing.assert_close(rates, filters.rates(series), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("view", [0, 1], ids=["values", "differences"])
 @pytest.mark.parametrize("dilation", [0, 1])
 @pytest.mark.parametrize("channels", [1, 5, 40])

@@ -62,6 +62,12 @@ def test_no_speed_of_wrong_results(monkeypatch):
         measure.require_agreement()
 
 
+def test_memory_is_refused_where_it_cannot_be_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "CLEAR", tmp_path / "clear_refs")
+    assert cli.main(["bench", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "tsslbp: peak memory is measured on Linux only; give --no-memory\n"
+
+
 def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "cases", lambda: {"small": SMALL, RECURRENT.name: RECURRENT})
     arguments = [

@@ -272,7 +272,7 @@ def test_a_run_says_where_it_was_trained(stopped, monkeypatch, tmp_path):
     here = training.train(config)[1]["machine"]
     assert here.keys() >= {"processor", "tsslbp", "torch"}
     assert "load" not in here
-    monkeypatch.setattr(machine, "lasting", lambda: {"processor": "elsewhere"})
+    monkeypatch.setattr(machine, "lasting", lambda device: {"processor": "elsewhere"})
     assert training.train(config)[1]["machine"] == here  # nothing was trained
     page = report.write(folder).read_text()
     assert here["processor"] in page

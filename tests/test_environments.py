@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import tsslbp
 from tsslbp import UserError, cli, files, machine
@@ -94,6 +95,12 @@ def test_a_system_without_a_load_trains_all_the_same(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", unknown)
     assert machine.describe()["load"] == "unknown"
     assert not machine.bfloat16_pays()
+
+
+def test_a_machine_is_described_with_the_gpu_that_trained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert machine.lasting(torch.device("cuda:1"))["gpu"] == "GPU 1"
+    assert "gpu" not in machine.lasting(torch.device("cpu"))
 
 
 def test_a_cache_that_has_no_place_says_so(monkeypatch):

@@ -1359,6 +1359,37 @@ def test_no_group_is_in_two_parts(seed, groups, classes):
     assert not {*untested.train.x[:, 0].tolist()} & {*untested.validation.x[:, 0].tolist()}
 
 
+def test_groups_of_a_table_are_held_out_whole(tmp_path, capsys):
+    random = np.random.default_rng(0)
+
+    def write(name, columns, rows=120, **changes):
+        values = {"a": random.random(rows), "b": random.random(rows), "label": np.arange(rows) % 2}
+        values |= {"groups": [f"patient {n // 6}" for n in range(rows)], **changes}
+        table = [columns, *zip(*(values[column] for column in columns), strict=True)]
+        (tmp_path / name).write_text("\n".join(",".join(map(str, row)) for row in table))
+        return str(tmp_path / name)
+
+    name = write("t.csv", ["groups", "a", "label", "b"], a=np.arange(120) / 6)
+    made = data.load(name, Path())
+    assert made.columns == ("a", "b")
+    owners = [{*part.x[:, 0].int().tolist()} for part in made.parts.values()]
+    assert sum(map(len, owners)) == len(set.union(*owners)) == 20
+    assert "column groups says which samples are held out together, and is no feature" in made.notes
+    run, _ = training.train(TrainConfig(data=name, network="2", epochs=1, runs_dir=tmp_path, name="run"))
+    model = training.load(run)
+    for columns in (["a", "b", "label"], ["label", "b", "groups", "a"]):
+        assert len(training.samples_of_file(model, Path(write("new.csv", columns))).split) == 120
+    for columns in (["groups", "a", "b"], ["a", "b", "groups"], ["b", "a"], ["a", "groups", "b", "label"]):
+        found = training.samples_to_predict(model, Path(write("new.csv", columns))).split
+        assert found.shape == (2,)
+    assert data.load(write("last.csv", ["a", "b", "groups"], groups=np.arange(120) % 3), Path()).columns == (
+        "a",
+        "b",
+    )  # classes
+    with fails("t.csv: line 3 has no group in column groups"):
+        data.load(write("t.csv", ["groups", "a", "label"], 2, groups=["p", ""]), Path())
+
+
 def test_a_class_that_no_held_out_group_has_is_named():
     groups, y = np.repeat(np.arange(10), 6), np.repeat([0, 1, 0, 1, 0, 1, 0, 1, 0, 2], 6)  # class 2 is of one patient
     made = data.of_arrays(np.random.default_rng(0).random((60, 3)), y, groups=groups)

@@ -160,11 +160,12 @@ def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
     They are float64, in which sums of so few float32 numbers are exact. Rounded ones would depend on the number of series in
     the batch, and a rate jumps where a sum crosses its threshold.
     """
-    x = (x * _inside(x, lengths).unsqueeze(2)).transpose(1, 2).double()
+    inside = _inside(x, lengths).unsqueeze(1)
+    x = x.transpose(1, 2).double() * inside
     steps, weight = x.shape[2], x.new_full((len(ORDERS), TAPS), -1.0)
     for row, order in zip(weight, ORDERS, strict=True):
         row[list(order)] = 2.0
-    for view, signal in enumerate((x, F.pad(x.diff(dim=2), (1, 0)))):
+    for view, signal in enumerate((x, F.pad(x.diff(dim=2), (1, 0)) * inside)):  # there is no step to the padding
         for d in dilations(steps):
             reach = d * (TAPS // 2)
             padded, summed = F.pad(signal, (reach, reach)), _channels(x.shape[1], view, d).double()

@@ -43,8 +43,9 @@ def describe() -> dict[str, str]:
     return lasting() | {"load": load}
 
 
-def lasting() -> dict[str, str]:
-    """:func:`describe` without the load, which passes."""
+def lasting(device: torch.device | None = None) -> dict[str, str]:
+    """:func:`describe` without the load, which passes, and with the name of the GPU if the device is one."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device is not None and device.type == "cuda" else {}
     return {
         "tsslbp": importlib.metadata.version("tsslbp"),
         "python": platform.python_version(),
@@ -53,6 +54,7 @@ def lasting() -> dict[str, str]:
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        **gpu,
     }
 
 

@@ -193,7 +193,8 @@ class Place(Group):
     """Processes that read pictures of image-folder:DIR or webdataset:SHARDS ahead of the training; 0 reads them in the training
     process. Default: one less than the cores of each process, at most 8."""
     device: Annotated[str, Means(processes.check_device)] = "cpu"
-    """Device: cpu, cuda or cuda:N. Under torchrun, cuda means the GPU of each process's own number."""
+    """Device: cpu, cuda or cuda:N. Under torchrun, cuda means the GPU of each process's own number. cuda was never tried on a
+    GPU."""
     tensorboard: bool = False
     """Also log for TensorBoard, into the run's folder."""
     test_every: Annotated[int, NOT_NEGATIVE] = 0

@@ -16,6 +16,9 @@ from tsslbp import kernels, machine, rules
 from tsslbp.errors import UserError
 from tsslbp.neuron import LIF
 
+CLEAR = Path("/proc/self/clear_refs")
+"""Where Linux takes the order to forget the peak of a process's memory."""
+
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
     """Median milliseconds of each call, taken in turns for about ``seconds`` in total, each at least ``least`` times.
@@ -84,7 +87,7 @@ def report_peak(case: str, subject: str) -> None:
 
 def peak_growth(step: Callable[[], Any]) -> float:
     """Mebibytes that three calls of ``step`` add to the resident size of this process at its peak (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    CLEAR.write_text("5")  # the peak starts here
     before = _kibibytes("VmRSS")
     for _ in range(3):
         step()

@@ -71,7 +71,7 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            raise Interrupted(f"{processes.command()} {resuming(str(stop))}{imports.again()}") from None
+            raise Interrupted(f"{processes.command()} {resuming(str(stop))}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

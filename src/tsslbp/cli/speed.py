@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tsslbp import bench, files, kernels, machine
+from tsslbp.bench import measure
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console, say
 from tsslbp.declared import FINITE, POSITIVE
@@ -43,6 +44,8 @@ def bench_(arguments: list[str]) -> None:
             raise unknown("case", name, bench.cases())
     if options.against and not (options.memory and options.growth):
         raise UserError("--no-memory and --no-growth have no effect with --against; leave them out")
+    if options.memory and not options.against and not measure.CLEAR.exists():
+        raise UserError("peak memory is measured on Linux only; give --no-memory")
     files.check_folder(options.results, "choose another --results")
     machine.keep_memory()  # for all subjects
     if options.against:

@@ -1,8 +1,9 @@
 """Tables in ``.csv`` files: a row for each sample, a column of classes, all other columns numbers.
 
 The column of classes is named label, class, target or y, or is the last one; beside x or z, y is a coordinate. The first row
-may name the columns. Commas, semicolons and tabs separate columns; with the last two, a comma may be the decimal separator.
-``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
+may name the columns. A column groups, beside a named one of classes, says which samples are held out together. Commas,
+semicolons and tabs separate columns; with the last two, a comma may be the decimal separator. ``NAME_TRAIN.csv`` finds its
+``NAME_TEST.csv``.
 """
 
 import csv
@@ -37,6 +38,8 @@ class Table:
     label: str
     columns: tuple[str, ...]
     """Empty if they have no names."""
+    groups: list[str]
+    """The group of each row; empty if there is no such column."""
     notes: tuple[str, ...]
     doubts: tuple[str, ...]
 
@@ -69,7 +72,9 @@ def read(path: Path, wanted: Wanted) -> Found:
         *(doubts := [doubt for table in tables.values() for doubt in table.doubts]),
         columns=train.columns,
     )
-    return Found(parts, classes, False, tested_on=other.name if other else FIFTH, facts=facts, doubts=doubts)
+    groups = torch.from_numpy(np.unique(train.groups, return_inverse=True)[1]) if train.groups and not wanted.whole else None
+    tested_on = other.name if other else FIFTH
+    return Found(parts, classes, False, tested_on=tested_on, facts=facts, doubts=doubts, groups=groups)
 
 
 def _table(path: Path, wanted: Wanted) -> Table:
@@ -87,11 +92,13 @@ def _table(path: Path, wanted: Wanted) -> Table:
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
     skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
     by_name = bool(header) and ({*wanted.columns} <= {*columns} or not counted(header[unnamed:]))
-    label, chosen = _chosen(path, columns[skipped:], wanted if by_name else replace(wanted, columns=()))
-    label, chosen = None if label is None else label + skipped, [n + skipped for n in chosen]
+    group = _group(columns, wanted) if header else None
+    kept = [n for n in range(skipped, width) if n != group]
+    label, chosen = _chosen(path, [columns[n] for n in kept], wanted if by_name else replace(wanted, columns=()))
+    label, chosen = None if label is None else kept[label], [kept[n] for n in chosen]
     machine.need_memory(8 * len(body) * len(chosen), str(path))
     x, faults, missing = np.empty((len(body), len(chosen))), [], []
-    labels: list[str | None] = []
+    labels, groups = list[str | None](), list[str]()
     texts: dict[str, tuple[int, str, int]] = {}
     for row, (line, cells) in zip(x, body, strict=True):
         if len(cells) != width:
@@ -100,6 +107,10 @@ def _table(path: Path, wanted: Wanted) -> Table:
         labels.append(None if label is None else plain(cells[label]))
         if str(labels[-1]).lower() in NO_LABEL and wanted.labelled:
             faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
+        if group is not None:
+            groups.append(plain(cells[group]))
+            if not groups[-1]:
+                faults.append(f"{path}: line {line} has no group in column {columns[group]}")
         given = [cells[n] for n in chosen]
         try:
             row[:] = [float(cell) for cell in given]
@@ -128,6 +139,11 @@ def _table(path: Path, wanted: Wanted) -> Table:
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes = [
         *["the first column has no name and is left out, as if it numbered the rows; name it to use it"] * skipped,
+        *[
+            f"column {columns[n]} says which samples are held out together, and is no feature"
+            for n in (group,)
+            if n is not None
+        ],
         *(
             f"column {other} is taken as a feature; remove it if it is the class"
             for other in names
@@ -136,7 +152,16 @@ def _table(path: Path, wanted: Wanted) -> Table:
         *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
         *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
     ]
-    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), tuple(notes), tuple(doubts))
+    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), groups, tuple(notes), tuple(doubts))
+
+
+def _group(columns: list[str], wanted: Wanted) -> int | None:
+    """The column of groups, beside a named one of classes if there must be one; None if there is none."""
+    lower = [name.lower() for name in columns]
+    labelled = any(name in lower and not _is_coordinate(name, columns) for name in LABELS)
+    if "groups" not in lower or not (labelled or not wanted.labelled) or columns[lower.index("groups")] in wanted.columns:
+        return None
+    return lower.index("groups")
 
 
 def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:

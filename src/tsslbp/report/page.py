@@ -73,7 +73,7 @@ def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], code: bool = Fal
 
 def machine_in_words(about: Mapping[str, str]) -> str:
     """The machine of a result, as a sentence in Markdown."""
-    known = [about[key] for key in ("processor", "threads", "vector instructions") if key in about]
+    known = [about[key] for key in ("processor", "threads", "vector instructions", "gpu") if key in about]
     known += [f"load {about['load']} at the end"] if "load" in about else []
     versions = [f"{name} {about[name]}" for name in ("tsslbp", "torch") if name in about]
     return tables.literal(f"Machine: {', '.join(known)}; {', '.join(versions)}.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tsslbp import files
+from tsslbp import files, imports
 from tsslbp.data import Dataset
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.settings import Choice
@@ -170,8 +170,8 @@ def final_of(folder: Path) -> Record:
 
 
 def resuming(folder: str | Path) -> str:
-    """Arguments of the command that goes on with a run."""
-    return f"train --config {shlex.quote(f'{folder}/config.toml')} --resume"
+    """Arguments of the command that goes on with a run, as far as this process knows them."""
+    return f"train --config {shlex.quote(f'{folder}/config.toml')} --resume{imports.again()}"
 
 
 def history(folder: str | Path) -> list[Record]:

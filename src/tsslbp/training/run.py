@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, files, imports, machine, processes, quantisation
+from tsslbp import automatic, data, files, machine, processes, quantisation
 from tsslbp.data.dataset import AS_STORED
 from tsslbp.data.own import fitted
 from tsslbp.encoding import CONSTANT
@@ -136,7 +136,7 @@ def train(
             if board:
                 tensorboard.write(board, record)
 
-        again = f"{processes.command()} {records.resuming(folder)}{imports.again()}"
+        again = f"{processes.command()} {records.resuming(folder)}"
 
         def measure() -> float:
             with group.agreed():
@@ -165,7 +165,7 @@ def train(
             progress.close()
         if group.leads:
             if ended is None:
-                final["machine"] = machine.lasting()
+                final["machine"] = machine.lasting(model.device)
             elif "machine" in ended:  # nothing was trained here
                 final["machine"] = ended["machine"]
             if dataset.trains:
