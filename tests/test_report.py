@@ -403,6 +403,15 @@ def test_odd_numbers_of_steps(steps):
     assert "nan" not in svg
 
 
+def test_long_sequences_are_drawn_in_fewer_dashes():
+    spikes = np.zeros((2500, 3), dtype=bool)
+    quiet = moves(figures.raster("r", {"output": spikes}, "abc", 0, 1))
+    spikes[[0, 2, 3, 2499], 0] = True  # three steps share a dash
+    svg = figures.raster("r", {"output": spikes}, "abc", 0, 1)
+    assert moves(svg) - quiet == 3
+    assert "a dash stands for 3 steps with a spike in them" in svg
+
+
 def test_pictures_keep_their_pixels(page):
     images = [np.linspace(0, 1, int(np.prod(shape))).reshape(shape) for shape in ((8, 8), (5, 7, 3), (1, 1))]
     report = synthetic()

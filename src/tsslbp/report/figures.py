@@ -32,6 +32,8 @@ MOST_NUMBERED = 20
 """Most classes for which the confusion matrix shows counts and the rows of the output their class."""
 MOST_DRAWN = 120
 """Most neurons of one layer that a raster draws."""
+MOST_STEPS = 1000
+"""Most dashes in a row of a raster; of more steps, several share one."""
 
 INK, MUTED, RULE, PAPER, RIGHT, WRONG, THIRD, FOURTH = (f"#fe00a{digit}" for digit in range(1, 9))
 VARIABLES = dict(
@@ -275,7 +277,8 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
         axes.tick_params(axis="x", labelbottom=name == last)
         if name == last:
-            axes.set_xlabel("time step")
+            wide = _steps_of_a_dash(len(layer))
+            axes.set_xlabel("time step" if wide == 1 else f"time step (a dash stands for {wide} steps with a spike in them)")
         firing = int(layer.any(0).sum())
         shown = layer[:, drawn]
         part = f" ({len(drawn)} drawn)" if int(shown.any(0).sum()) < firing else ""
@@ -330,9 +333,14 @@ def trains(output: Array, target: Array, f1: float) -> tuple[Figure, str]:
     return figure, f"Spikes of {neurons} output neurons over {steps} steps and the {int(target.sum())} target spikes"
 
 
+def _steps_of_a_dash(steps: int) -> int:
+    return -(-steps // MOST_STEPS)
+
+
 def _dashes(axes: Axes, spikes: Array, color: str, thickness: float) -> None:
     """One dash a spike, as one path; ``spikes`` ``[T, rows]``."""
-    step, row = np.nonzero(spikes)
-    ends = np.stack([step + 0.6, row + 0.5, step + 1.4, row + 0.5], axis=1).reshape(-1, 2)
+    wide = _steps_of_a_dash(len(spikes))
+    step, row = np.nonzero(np.logical_or.reduceat(spikes, range(0, len(spikes), wide)))
+    ends = np.stack([wide * step + 0.6, row + 0.5, wide * (step + 1) + 0.4, row + 0.5], axis=1).reshape(-1, 2)
     path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(step)))
     axes.add_patch(PathPatch(path, edgecolor=color, facecolor="none", linewidth=thickness, capstyle="butt"))
