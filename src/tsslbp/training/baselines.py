@@ -10,8 +10,10 @@ from torch import Tensor
 from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.signal import length_mask
 
-MOST = 2 * 10**7
-"""Numbers in the training samples above which only the majority is computed, so that a run does not wait for baselines."""
+MOST, PRODUCTS = 2 * 10**7, 4e11
+"""Numbers in the training samples, and products for all test samples and classes, above which only the majority is computed, so
+that a run does not wait for baselines."""
+ITERATIONS = 200
 BASELINES = {
     "majority_accuracy": "most frequent class",
     "nearest_neighbour_accuracy": "1-NN",
@@ -27,14 +29,15 @@ def baselines(dataset: Dataset) -> dict[str, float]:
     y, test = torch.cat([dataset.train.y, dataset.validation.y]), dataset.test
     frequent = int(torch.bincount(y).argmax())
     found = [100 * float((test.y == frequent).double().mean())]
-    if len(y) * math.prod(dataset.train.shape) <= MOST and len(test) <= len(y) * 100:
+    numbers = len(y) * math.prod(dataset.train.shape)
+    if numbers <= MOST and numbers * (len(test) + 2 * ITERATIONS * len(dataset.classes)) <= PRODUCTS:
         x, u = (flat(part, dataset.normalisation) for part in (dataset.train + dataset.validation, test))
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
 
-        methods: tuple[Any, ...] = (KNeighborsClassifier(1), LogisticRegression(max_iter=200))
+        methods: tuple[Any, ...] = (KNeighborsClassifier(1), LogisticRegression(max_iter=ITERATIONS))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # 200 iterations are enough for a baseline
+            warnings.simplefilter("ignore")  # so few iterations are enough for a baseline
             found += [100 * float(method.fit(x, y.numpy()).score(u, test.y.numpy())) for method in methods]
     return dict(zip(BASELINES, found, strict=False))
 

@@ -21,7 +21,7 @@ from tsslbp.notation import classes, normalises_neurons, voters
 from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start, tensorboard
-from tsslbp.training.baselines import baselines
+from tsslbp.training.baselines import BASELINES, baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, named, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
@@ -155,7 +155,10 @@ def train(
 
         try:
             Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
-            final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
+            final = records.summary(state.history, dataset, config.choose, measure)
+            if own:
+                known = {field: ended[field] for field in BASELINES if field in ended} if ended else {}
+                final |= known or baselines(dataset)
         except Interrupted:
             raise Interrupted(folder) from None
         except processes.Lost as lost:
