@@ -665,15 +665,6 @@ class Recorder(TorchDispatchMode):
 
 
 @built
-def test_formulas_of_a_slope_that_changes_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr(cpp, "_FORMULAS", {})
-    monkeypatch.setattr(cpp, "MOST_FORMULAS", 3)
-    made = [kernels.find("cpp").formula(tsslbp.Surrogate(slope=float(slope))) for slope in (1, 2, 3, 4, 5, 5, 1)]
-    assert made[4] == made[5] != made[0] == made[6]
-    assert len(cpp._FORMULAS) == 3
-
-
-@built
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_operators_pass_opcheck(dtype):
     with Recorder() as recorder:

@@ -13,21 +13,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.layers import (
-    AvgPool1d,
-    AvgPool2d,
     BatchNorm,
     Conv1d,
     Conv2d,
     Dropout,
     Flatten,
     Linear,
-    MaxPool1d,
-    MaxPool2d,
+    MaxPool,
     Recurrent,
     Residual,
     Spiking,
-    SumPool1d,
-    SumPool2d,
+    SumPool,
     Vote,
 )
 from tsslbp.layers.called import is_known
@@ -105,10 +101,8 @@ class Planner:
                 block, entered = inside and inside.name, self.heard
             if isinstance(layer, Spiking):
                 self.spiking(name, layer, entered if inside and inside.last else None, inside and inside.block.shortcut)
-            elif type(layer) in (MaxPool1d, MaxPool2d):
-                self.max_pool(layer)
-            elif type(layer) in (SumPool1d, SumPool2d, AvgPool1d, AvgPool2d):
-                self.sum_pool(layer)
+            elif isinstance(layer, MaxPool | SumPool):
+                self.pool(layer)
             elif type(layer) is Vote:
                 self.vote = layer
             elif type(layer) is Flatten:
@@ -223,22 +217,18 @@ class Planner:
         self.offset += len(numbers)
         return at
 
-    def sum_pool(self, layer: SumPool1d | SumPool2d) -> None:
-        size, heard = layer.pool.size, self.heard
-        c, h, w = heard.shape
-        pool = (heard.pool[0] * (size if self.axes == 2 else 1), heard.pool[1] * size)
-        _need(heard.stage != INPUT and math.prod(pool) <= 255 and not heard.flat)
-        _need(self.axes == (2 if isinstance(layer, SumPool2d) else 1))
-        shape = (c, h // size if self.axes == 2 else 1, w // size)
-        self.heard = _Heard(heard.stage, shape, heard.tau_s, pool, heard.factor * layer.pool.factor)
-
-    def max_pool(self, layer: MaxPool1d | MaxPool2d) -> None:
-        size, heard = layer.size, self.heard
-        _need(heard.stage != INPUT and heard.pool == (1, 1) and layer.tau_s == heard.tau_s and not heard.flat)
-        _need(self.axes == (2 if isinstance(layer, MaxPool2d) else 1))
-        c, h, w = heard.shape
+    def pool(self, layer: MaxPool | SumPool) -> None:
+        heard, (c, h, w) = self.heard, self.heard.shape
+        size = layer.pool.size if isinstance(layer, SumPool) else layer.size
         height = size if self.axes == 2 else 1
         shape = (c, h // height, w // size)
+        _need(heard.stage != INPUT and not heard.flat and self.axes == len(layer.axes.split(", ")))
+        if isinstance(layer, SumPool):  # the next map sums the spikes
+            pool = (heard.pool[0] * height, heard.pool[1] * size)
+            _need(math.prod(pool) <= 255)
+            self.heard = replace(heard, shape=shape, pool=pool, factor=heard.factor * layer.pool.factor)
+            return
+        _need(heard.pool == (1, 1) and layer.tau_s == heard.tau_s)
         self.numbers += [*shape, heard.stage, height, size]
         self.heard = _Heard(self.stages, shape, heard.tau_s)
         self.stages += 1

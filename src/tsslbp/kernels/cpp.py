@@ -18,7 +18,7 @@ from torch import Tensor
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Pool, Usable, computed_in, refuse_batch
 from tsslbp.kernels.layout import Layout, flatten
 from tsslbp.neuron import LIF, ByConstant
-from tsslbp.rules.base import Numbers, Rule
+from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventPropNumbers
 from tsslbp.rules.surrogate import SurrogateNumbers
 from tsslbp.rules.tssl import TSSLNumbers
@@ -49,8 +49,6 @@ _CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is Non
 _NUMBERED = [{name: float(number) for number, name in enumerate(table.split())} for table in _TABLES]
 _NUMBER = dict(zip((TSSLNumbers, SurrogateNumbers), _NUMBERED, strict=False))
 _FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
-_FORMULAS: dict[tuple[type, Numbers | None], tuple[str, list[float]] | None] = {}  # a cache
-MOST_FORMULAS = 1000
 
 
 def capability() -> str:
@@ -74,16 +72,10 @@ class Cpp(Engine):
 
     def formula(self, rule: Rule) -> tuple[str, list[float]] | None:
         numbers = rule.numbers
-        key = type(numbers), numbers  # named tuples of two types may be equal
-        if key in _FORMULAS:
-            return _FORMULAS[key]
         names = _NUMBER.get(type(numbers), {})
-        known = type(numbers) in _FAMILY and all(x in names for x in numbers or () if isinstance(x, str))
-        packed = [names[x] if isinstance(x, str) else float(x) for x in numbers or ()] if known else []
-        made = (_FAMILY[type(numbers)], packed) if known else None
-        if len(_FORMULAS) < MOST_FORMULAS:  # a slope may change in every step; none is removed, as other threads may read it
-            _FORMULAS[key] = made
-        return made
+        if numbers is None or type(numbers) not in _FAMILY or any(x not in names for x in numbers if isinstance(x, str)):
+            return None
+        return _FAMILY[type(numbers)], [names[x] if isinstance(x, str) else float(x) for x in numbers]
 
     def forward(
         self, current: Tensor, neuron: LIF, state: Tensor | None = None, form: Form = PLAIN, *, keep: bool = True
