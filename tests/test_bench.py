@@ -65,7 +65,7 @@ def test_no_speed_of_wrong_results(monkeypatch):
 def test_memory_is_refused_where_it_cannot_be_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "CLEAR", tmp_path / "clear_refs")
     assert cli.main(["bench", "--results", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "tsslbp: peak memory is measured on Linux only; give --no-memory\n"
+    assert capsys.readouterr().err == "tsslbp: peak memory cannot be measured on this system; give --no-memory\n"
 
 
 def test_command_writes_a_result_and_prints_its_table(tmp_path, capsys, monkeypatch):

@@ -227,13 +227,14 @@ def test_config_replays_to_the_same_model(trained, capsys):
 def test_weights_to_start_from_are_not_scaled_as_random_ones(trained, tmp_path, monkeypatch):
     settings = replace(TrainConfig.from_toml(trained / "config.toml"), output_scale=0.2, hidden_scale=2.0, first_rates=True)
     (file := tmp_path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
-    taken = []
+    (of_trained := tmp_path / "trained.toml").write_text(replace(settings, init=trained).to_toml(), encoding="utf-8")
+    taken, start = [], ("--init", str(trained))
     monkeypatch.setattr(training, "train", lambda config, *_, **__: taken.append(config) or sys.exit(0))
-    for more in ((), ("--init", str(trained)), ("--init", str(trained), "--output-scale", "0.5")):
+    for path, *more in ((file,), (file, *start), (file, *start, "--output-scale", "0.5"), (of_trained, *start)):
         with pytest.raises(SystemExit):
-            cli.main(["train", "--config", str(file), *more])
+            cli.main(["train", "--config", str(path), *more])
     scales = [(config.output_scale, config.hidden_scale, config.first_rates) for config in taken]
-    assert scales == [(0.2, 2.0, True), (1.0, 1.0, False), (0.5, 1.0, False)]
+    assert scales == [(0.2, 2.0, True), (1.0, 1.0, False), (0.5, 1.0, False), (0.2, 2.0, True)]
 
 
 def test_settings_of_before_shift_and_flip_are_still_read(tmp_path):

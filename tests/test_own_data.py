@@ -1190,13 +1190,17 @@ def test_other_data_is_read_as_the_model_takes_it(tmp_path, capsys):
         (tmp_path / name).write_text("\n".join(rows))
         return str(tmp_path / name)
 
+    (tmp_path / "folder").mkdir()
     for part in ("TRAIN", "TEST"):
+        series(f"folder/long_{part}.txt", 9)
         series(f"long_{part}.txt", 9)
         series(f"short_{part}.txt", 8, 12)
     settings = {"network": "4-2", "epochs": 1, "runs_dir": tmp_path}
     run, _ = training.train(TrainConfig(data=str(tmp_path / "long_TRAIN.txt"), name="series", **settings))
     found = training.samples_to_test(training.load(run), str(tmp_path / "short_TRAIN.txt"), Path()).split
     assert (found.shape, found.lengths.tolist()) == ((9, 1), [8] * 12)
+    checked = ("--check", "2", "--data", str(tmp_path / "folder"))
+    assert cli.main(["export", str(run), str(tmp_path / "s.onnx"), *checked]) == 0, capsys.readouterr().err
 
     random = np.random.default_rng(0)
     for folder, width in (("wide", 6), ("narrow", 5)):  # no event reaches the last column of the sensor
@@ -1210,6 +1214,8 @@ def test_other_data_is_read_as_the_model_takes_it(tmp_path, capsys):
     model = training.load(run)
     found = training.samples_to_test(model, str(tmp_path / "narrow"), Path()).split
     assert found.shape == model.sample_shape == (4, 2, 3, 6)
+    with fails("the classes of .*wide are a, b; the model's are 1, 2"):  # and not that recordings differ
+        training.samples_to_test(training.load(tmp_path / "series"), str(tmp_path / "wide"), Path())
 
     x, y = random.random((30, 4), np.float32), np.arange(30) % 2
     np.savez(tmp_path / "x.npz", x=x, y=y)
@@ -1230,12 +1236,15 @@ def test_a_runs_data_are_looked_for_where_it_found_them(tmp_path, capsys, monkey
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
     named, _ = training.train(TrainConfig(data="fashion-mnist", data_root=SAMPLES, network="10", epochs=1, runs_dir=tmp_path))
+    np.savez("other.npz", x=x / 2, y=y)
     for folder, ending in itertools.product((run, named), ("c", "onnx")):
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert cli.main(["evaluate", str(folder)]) == 0, capsys.readouterr().err
         more = ["--format", "c"] if ending == "c" else ["--check", "2"]
         assert cli.main(["export", str(folder), f"{folder.name}.{ending}", *more]) == 0, capsys.readouterr().err
         assert "random samples" not in capsys.readouterr().out
+    assert cli.main(["export", str(run), "checked", "--format", "c", "--check", "2", "--data", "other.npz"]) == 0
+    assert Path("checked/test.c").read_text() == Path("own.c/test.c").read_text()  # samples of the run's own test set
     assert cli.main(["export", str(named), "models/half.safetensors", "--half"]) == 0, capsys.readouterr().err
 
 
@@ -1386,8 +1395,22 @@ def test_groups_of_a_table_are_held_out_whole(tmp_path, capsys):
         "a",
         "b",
     )  # classes
+    nobody = [""] * 120
+    assert len(training.samples_to_predict(model, Path(write("new.csv", ["a", "b", "groups"], groups=nobody))).split) == 120
     with fails("t.csv: line 3 has no group in column groups"):
         data.load(write("t.csv", ["groups", "a", "label"], 2, groups=["p", ""]), Path())
+    with fails("t.csv has 2 columns named groups; rename all but one"):
+        data.load(write("t.csv", ["a", "Groups", "label", "groups"], Groups=nobody), Path())
+    name = write("t.csv", ["x", "y", "groups"], x=np.arange(120) / 6, y=np.arange(120) % 2)
+    assert data.load(name, Path()).columns == ("x",)  # y is a class here
+    name = write("t.csv", ["a", "label", "groups"], a=np.arange(120) / 6, groups=[n // 6 for n in range(119)] + ["19.0"])
+    assert any(" of 20 groups are trained on" in note for note in data.load(name, Path()).notes)
+    x, y = random.random((30, 3)), np.arange(30) % 2
+    run, _ = training.train(TrainConfig(network="2", epochs=1, runs_dir=tmp_path, name="3"), dataset=data.of_arrays(x, y))
+    name = write(
+        "new.csv", ["a", "b", "groups"], groups=np.arange(120) / 120
+    )  # a feature of this model, whose columns have no names
+    assert training.samples_to_predict(training.load(run), Path(name)).split.shape == (3,)
 
 
 def test_a_class_that_no_held_out_group_has_is_named():
@@ -1422,7 +1445,7 @@ def test_a_set_with_its_own_validation_part_keeps_it(monkeypatch):
     [
         (np.arange(39), {}, "groups is int64 of shape .39.; it must be 40 integers or texts, one for a sample"),
         (np.arange(40) / 2, {}, "groups is float64 of shape .40.; it must be 40 integers"),
-        (np.zeros(40, int), {}, "its groups are too large to hold out a fifth of the samples; bring x_test and y_test"),
+        (np.zeros(40, int), {}, "its groups are too large to hold out a fifth of the samples; bring test samples"),
         (
             np.arange(40) % 10,
             {"validation": 3},

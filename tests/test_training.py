@@ -636,6 +636,10 @@ def test_evaluation_takes_as_many_samples_as_memory_allows(monkeypatch):
         monkeypatch.setattr("tsslbp.training.model.MEMORY", memory)
         with model.evaluating(samples) as batches:
             assert [len(part) for part, _ in batches] == sizes
+    binned = training.Model(
+        network, Inputs("constant", data.dataset.AS_STORED, 5, True, bin=100, stored_steps=500), ("0", "1"), ""
+    )
+    assert binned._at_once(data.Split(torch.zeros(7, 500, 1, 4, 4), samples.y)) == 1  # as stored it takes more
 
 
 def test_precision_is_what_was_measured_and_stays_when_a_run_is_resumed(quick, tmp_path, monkeypatch):

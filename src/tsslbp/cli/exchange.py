@@ -74,15 +74,13 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
         return None
     settings = options.model / "config.toml"
     streaming = TrainConfig.from_toml(settings).streaming if settings.is_file() else None
-    if options.data and data.is_own(options.data):
-        test = training.samples_to_predict(model, data.in_files.bare(Path(options.data)), streaming).split
+    if options.data and data.is_own(options.data) and not data.in_files.is_one(options.data):
+        found = data.readers.at(Path(options.data))  # of a folder that stands for a file
+        test = training.samples_to_predict(model, found[1] if found else Path(options.data), streaming).split
     else:
-        test = training.samples_to_test(model, *_place(options), streaming=streaming).split
+        place = training.data_of(options.model, options.data, options.data_root)
+        test = training.samples_to_test(model, *place, streaming=streaming).split
     return test.select(torch.arange(min(options.check, len(test))))
-
-
-def _place(options: Export) -> tuple[str | None, Path]:
-    return training.data_of(options.model, options.data, options.data_root)
 
 
 def _nir(options: Export, model: training.Model) -> Iterator[str]:
@@ -108,7 +106,8 @@ def _c(options: Export, model: training.Model) -> Iterator[str]:
     test, program = _test(options, model), Program.of(model, options.bits)
     if test:
         compiled.compiler()  # before anything is written
-    yield c.write(program, options.file, *_place(options)[::-1])
+    name, root = training.data_of(options.model, None, options.data_root)
+    yield c.write(program, options.file, root, name)
     if test:
         yield from compiled.check(options.file, program, test)
 

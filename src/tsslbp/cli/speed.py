@@ -45,7 +45,7 @@ def bench_(arguments: list[str]) -> None:
     if options.against and not (options.memory and options.growth):
         raise UserError("--no-memory and --no-growth have no effect with --against; leave them out")
     if options.memory and not options.against and not measure.CLEAR.exists():
-        raise UserError("peak memory is measured on Linux only; give --no-memory")
+        raise UserError("peak memory cannot be measured on this system; give --no-memory")
     files.check_folder(options.results, "choose another --results")
     machine.keep_memory()  # for all subjects
     if options.against:

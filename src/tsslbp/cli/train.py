@@ -29,7 +29,7 @@ def train(arguments: list[str]) -> None:
         begun = (folder / CHECKPOINT).exists() or (folder / METRICS).exists()  # in its first epoch it has no records yet
         if "--resume" in arguments and begun:  # a run may have moved
             config = replace(config, runs_dir=folder.parent, name=folder.name)
-        if "init" in given_in(arguments):  # the file's scales were for random weights
+        if "init" in given_in(arguments) and config.init is None:  # the file's scales were for random weights
             config = replace(config, output_scale=1.0, hidden_scale=1.0, first_rates=False)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "

@@ -81,8 +81,8 @@ def load(
             longest of the vowels. Static samples and your own series do not need it.
         streaming: how pictures that stay in their files are read.
         rate: samples per second that your own sounds are brought to. Default: the lowest of theirs.
-        shape: of one sample of the model that takes your own, T first in a sequence. Series that are shorter are padded, and
-            events are of its sensor.
+        shape: of one sample of the model that takes your own, T first in a sequence. Series in text files are padded to it,
+            and events are of its sensor.
 
     Returns:
         The three parts with the constants to normalise them.

@@ -121,12 +121,13 @@ class Found:
             kept, left = hold_out_validation(numbers, validation, len(names))
             held = samples.select(left.x)
         if groups is not None:
+            bring = "bring test samples (x_test and y_test, or a NAME_TEST file)"
             if tested is not None and not len(tested):
                 large = "its groups are too large to hold out a fifth of the samples"
-                raise UserError(f"{where}: {large}; bring x_test and y_test")
+                raise UserError(f"{where}: {large}; {bring}")
             rest = torch.bincount(kept.y, minlength=len(names))
             if not bool(rest.all()):
-                raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; bring x_test and y_test")
+                raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; {bring}")
             many, trained = len(groups.unique()), len(groups[kept.x].unique())
             notes = (*notes, f"{trained} of {many} groups are trained on; the others are held out whole")
             if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):

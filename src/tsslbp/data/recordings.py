@@ -35,7 +35,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         raise UserError(f"{path} is one file; {arrays}, or recordings of events into a folder for each class")
     listing = listed(path, SUFFIXES, wanted, "recordings")
     shape = wanted.shape
-    if shape is None or len(shape) not in (2, 4):
+    if shape is None or len(shape) != (4 if _opened(listing.paths[0])[1].height else 2):
         sensors = each_of(lambda file: _opened(file)[1], listing.paths)
         found, steps = _Sensor(*map(max, zip(*sensors, strict=True))), wanted.time_steps or TIME_STEPS
         shape = (steps, *found) if found.height else (steps, found.width)

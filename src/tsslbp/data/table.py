@@ -72,7 +72,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         *(doubts := [doubt for table in tables.values() for doubt in table.doubts]),
         columns=train.columns,
     )
-    groups = torch.from_numpy(np.unique(train.groups, return_inverse=True)[1]) if train.groups and not wanted.whole else None
+    used = train.groups and not wanted.whole
+    groups = torch.from_numpy(np.unique(alike(train.groups), return_inverse=True)[1]) if used else None
     tested_on = other.name if other else FIFTH
     return Found(parts, classes, False, tested_on=tested_on, facts=facts, doubts=doubts, groups=groups)
 
@@ -92,7 +93,8 @@ def _table(path: Path, wanted: Wanted) -> Table:
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
     skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
     by_name = bool(header) and ({*wanted.columns} <= {*columns} or not counted(header[unnamed:]))
-    group = _group(columns, wanted) if header else None
+    group = _group(path, columns[skipped:], wanted) if header else None
+    group = None if group is None else group + skipped
     kept = [n for n in range(skipped, width) if n != group]
     label, chosen = _chosen(path, [columns[n] for n in kept], wanted if by_name else replace(wanted, columns=()))
     label, chosen = None if label is None else kept[label], [kept[n] for n in chosen]
@@ -109,7 +111,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
             faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
         if group is not None:
             groups.append(plain(cells[group]))
-            if not groups[-1]:
+            if not groups[-1] and not wanted.whole and not wanted.columns:
                 faults.append(f"{path}: line {line} has no group in column {columns[group]}")
         given = [cells[n] for n in chosen]
         try:
@@ -155,13 +157,18 @@ def _table(path: Path, wanted: Wanted) -> Table:
     return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), groups, tuple(notes), tuple(doubts))
 
 
-def _group(columns: list[str], wanted: Wanted) -> int | None:
-    """The column of groups, beside a named one of classes if there must be one; None if there is none."""
-    lower = [name.lower() for name in columns]
-    labelled = any(name in lower and not _is_coordinate(name, columns) for name in LABELS)
-    if "groups" not in lower or not (labelled or not wanted.labelled) or columns[lower.index("groups")] in wanted.columns:
+def _group(path: Path, columns: list[str], wanted: Wanted) -> int | None:
+    """The column of groups, beside a named one of classes if there must be one; None if there is none, or it is a feature of
+    the model. Raises UserError for several."""
+    found = [n for n, name in enumerate(columns) if name.lower() == "groups"]
+    rest = [name for name in columns if name.lower() != "groups"]
+    labelled = any(name.lower() in LABELS and not _is_coordinate(name, rest) for name in rest)
+    feature = any(columns[n] in wanted.columns for n in found) or wanted.shape == (len(columns) - labelled,)
+    if not found or feature or (wanted.labelled and not labelled):
         return None
-    return lower.index("groups")
+    if len(found) > 1:
+        raise UserError(f"{path} has {len(found)} columns named groups; rename all but one")
+    return found[0]
 
 
 def _chosen(path: Path, columns: list[str], wanted: Wanted) -> tuple[int | None, list[int]]:

@@ -67,7 +67,7 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
 
 def data_of(path: Path, name: str | None, root: Path | None) -> tuple[str | None, Path]:
     """Name and data root of samples to test the model at a path on: as given, else where its run last found its data."""
-    if not (settings := path / "config.toml").is_file():
+    if (name and root) or not (settings := path / "config.toml").is_file():
         return name, root or Path("data")
     run = TrainConfig.from_toml(settings)
     return name or (None if run.data.startswith(data.MADE) else run.data), root or run.data_root

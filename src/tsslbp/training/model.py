@@ -29,7 +29,7 @@ STORED = {"float32": torch.float32, "float16": torch.float16}
 """Formats of weights in a file, by their name in the metadata."""
 
 AT_ONCE, MEMORY = 500, 2**30
-"""Samples that are evaluated at once, and the bytes that their largest layer may take: with more, there are fewer samples."""
+"""Samples that are evaluated at once, and the bytes that they or their largest layer may take: with more, there are fewer."""
 LARGE = 3 * 32 * 32
 """Values of a picture in a file above which there are fewer, too, because batches are read ahead."""
 
@@ -140,8 +140,9 @@ class Model:
 
         Lengths of the batches are in steps of the network, not of the stored sequences; after filters there are none. Inside,
         the network is in evaluation mode and gradients are off; afterwards the mode of each layer is restored. A Poisson
-        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number. Batches are
-        of 500 samples by default, of fewer if their largest layer would take more than 1 GiB, and of large pictures in files.
+        encoder draws sample number n with seed n, whatever the batch size; ``first`` is the first sample's number. By
+        default 500 samples are a batch, fewer if these or their largest layer would take more than 1 GiB, and fewer large
+        pictures in files.
         """
         if not isinstance(samples, Split):
             raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
@@ -298,7 +299,8 @@ class Model:
         return torch.cat(parts)
 
     def _at_once(self, samples: Split) -> int:
-        most = min(AT_ONCE, max(1, MEMORY // (4 * self.network.time_steps * self.network.largest)))
+        numbers = max(self.network.time_steps * self.network.largest, math.prod(samples.shape))
+        most = min(AT_ONCE, max(1, MEMORY // (4 * numbers)))
         return min(most, max(10, AT_ONCE * LARGE // math.prod(samples.shape))) if samples.streamed else most
 
     def distance(self, samples: Split) -> float:
