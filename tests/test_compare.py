@@ -27,6 +27,7 @@ from tsslbp.filters import Filters
 from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, comparison, runs, search, step, tuning
+from tsslbp.study.compare import Compare
 from tsslbp.training import folder as run_folder
 from tsslbp.training.inputs import Inputs
 
@@ -529,6 +530,28 @@ def test_trials_without_a_leak_stay_without_and_read_no_voltages(small, tau_m):
     )
     assert replace(base, **json.loads(json.dumps(made, allow_nan=False))).tau_m == 2 * tau_m
     assert (made["time_steps"], made["tau_s"]) == (10, 6)
+
+
+def test_without_a_recipe_the_settings_suit_the_data_as_those_of_a_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random, y = np.random.default_rng(0), np.arange(60) % 2
+    np.savez("vectors.npz", x=random.random((60, 3)) + y[:, None], y=y)
+    np.savez("spikes.npz", x=(random.random((60, 8, 5)) < 0.2).astype(np.uint8), y=y)
+    taken = []
+    monkeypatch.setattr(Compare, "run", lambda options, watch: taken.append(options) or sys.exit(0))
+    for name, rules in (
+        ("vectors", "tssl,relu"),
+        ("spikes", "tssl+,surrogate"),
+        ("spikes", "tssl+,relu"),
+        ("spikes", "tssl+,eventprop"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["compare", "--data", f"{name}.npz", "--rules", rules, "--learning-rate", "0.5"])
+        config, _ = training.with_data(TrainConfig(data=f"{name}.npz"), given=("data",))
+        same = {key: getattr(config, key) for key in ("tau_m", "loss", "schedule", "batch_size", "epochs")}
+        assert {key: getattr(taken[-1], key) for key in same} == same
+        assert (taken[-1].learning_rate, taken[-1].validation, taken[-1].choose) == (0.5, None, "validation")
+    assert [options.network for options in taken] == ["50b-40b-V20", "200R-2", "200-2", "200-2"]  # one that all can have
 
 
 def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):

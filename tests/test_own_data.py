@@ -979,7 +979,7 @@ def test_the_column_of_classes_is_told_from_coordinates_and_other_classes(tmp_pa
 
 def test_text_beside_a_column_that_seems_to_hold_classes_names_both(tmp_path):
     (tmp_path / "t.csv").write_text("u,y,species\n" + "1,2,a\n2,1,b\n" * 4)
-    with fails("column species has text .*or leave it out .classes are in column y; name another one label."):
+    with fails("column species has text .*whose sample a row is .classes are in column y; name another one label."):
         data.load(str(tmp_path / "t.csv"), Path())
 
 
@@ -1395,6 +1395,8 @@ def test_groups_of_a_table_are_held_out_whole(tmp_path, capsys):
         "a",
         "b",
     )  # classes
+    unnamed = data.load(write("last.csv", ["groups", "a", "class_"], groups=range(120), class_=np.arange(120) % 3), Path())
+    assert any("column groups is taken as a feature; name the column of classes label" in note for note in unnamed.notes)
     nobody = [""] * 120
     assert len(training.samples_to_predict(model, Path(write("new.csv", ["a", "b", "groups"], groups=nobody))).split) == 120
     with fails("t.csv: line 3 has no group in column groups"):

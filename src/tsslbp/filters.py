@@ -22,7 +22,7 @@ Data Mining and Knowledge Discovery 36, 2022, arXiv 2102.00457.
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -72,9 +72,9 @@ class Filters:
 
     steps: int
     channels: int
-    thresholds: tuple[float, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    thresholds: tuple[float, ...] = field(repr=False)
+    mean: tuple[float, ...] = field(repr=False)
+    std: tuple[float, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         numbers = (*self.thresholds, *self.mean, *self.std)

@@ -13,6 +13,7 @@ from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
+from tsslbp.study.base import suited
 from tsslbp.study.compare import Compare
 from tsslbp.study.comparison import tables, write_comparison
 
@@ -21,7 +22,7 @@ NOT_HERE = {
         ("--neuron", "--name", "--runs-dir", "--resume"),
         "a study's runs are in OUT/runs, and it goes on with them by itself",
     ),
-    "compare": (("--rule", "--neuron", "--resume"), "compare takes --rules, and goes on with what is there by itself"),
+    "compare": (("--rule", "--neuron", "--resume", "--config"), "compare takes a recipe and --rules, and goes on by itself"),
 }
 """Training settings that these commands set for each run, and the error for giving them."""
 
@@ -81,10 +82,13 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
     for flag in flags:
         if flag in given:
             raise UserError(f"{flag} is for tsslbp train; {instead}")
-    config, command, rest = starting_from(command, arguments)
+    config, named, rest = starting_from(command, arguments)
     known = ", ".join(recipes.RECIPES)
-    about = f"{settings.__doc__} RECIPE is one of: {known}. After an interruption, give the same command again to go on."
+    about = f"{settings.__doc__} RECIPE is one of: {known}. Without one, settings that you leave out suit the data, whatever "
+    about += "default is shown below. After an interruption, give the same command again to go on."
     machine.keep_memory()
-    options = parse(settings, command, rest, settings(**vars(config)), about)
-    options.refuse_idle(given_in(arguments))
+    options, chosen = parse(settings, named, rest, settings(**vars(config)), about), given_in(arguments)
+    if named == command:
+        options = suited(options, chosen, options.entries() if isinstance(options, Compare) else [options.rule])
+    options.refuse_idle(chosen)
     return options

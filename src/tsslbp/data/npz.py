@@ -74,7 +74,7 @@ def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
         }[np.lib.format.read_magic(file)]
         shape, _, dtype = read_header(file)
         if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects")
+            raise ValueError(f"{info.filename} holds Python objects; pad sequences of different lengths, and store lengths")
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or not dtype.itemsize or size != info.file_size - file.tell():
             raise ValueError(f"{info.filename} says it is {dtype} {list(shape)} and has {info.file_size - file.tell()} bytes")

@@ -47,7 +47,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         raise UserError(
             f"{path}: {most} of {len(sizes)} pictures have {size[0]} × {size[1]} pixels, but {odd} has {sizes[odd][0]} × "
             f"{sizes[odd][1]}; bring all to one size (magick mogrify -resize {size[0]}x{size[1]}! FILES), or take "
-            f"--data image-folder:{path}, which scales them"
+            f"--data image-folder:{path} --size {min(size)}, which scales them"
         )
     own = wanted.shape[0] if wanted.shape and len(wanted.shape) == 3 else None
     channels = own if own in (1, 3) else 1 if modes <= set(GREY) else 3

@@ -130,7 +130,7 @@ def _table(path: Path, wanted: Wanted) -> Table:
     taken = "" if wanted.whole or name.lower() == LABELS[0] else f" (classes are in column {name}; name another one label)"
     faults += [
         f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
-        f"in line {line} first; write numbers, or leave it out{taken}"
+        f"in line {line} first; write numbers, leave it out, or name it groups if it tells whose sample a row is{taken}"
         for column, (line, text, count) in texts.items()
     ]
     if missing:
@@ -150,6 +150,11 @@ def _table(path: Path, wanted: Wanted) -> Table:
             f"column {other} is taken as a feature; remove it if it is the class"
             for other in names
             if other.lower() in LABELS and not wanted.columns and not _is_coordinate(other, columns)
+        ),
+        *(
+            f"column {other} is taken as a feature; name the column of classes label to hold its groups out whole"
+            for other in names
+            if other.lower() == "groups" and not wanted.columns
         ),
         *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
         *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),

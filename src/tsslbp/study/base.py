@@ -7,19 +7,23 @@ page find studies by :func:`studies`.
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from tsslbp import automatic, rules, training
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
 
 Options = TypeVar("Options")
+Trains = TypeVar("Trains", bound=TrainConfig)
+ANNS = ("binary", "relu")
+"""Entries of a comparison that are no rules: the same network without spikes (``ann.py``)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,16 @@ def of_runs(
 def training_settings(options: TrainConfig, **changes: Any) -> TrainConfig:
     """The settings of runs, from the options of the study that trains them."""
     return TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)} | changes)
+
+
+def suited(options: Trains, given: Collection[str], entries: Sequence[str]) -> Trains:
+    """The options of a study that trains ``entries``, rules or ANNs. What is not ``given`` suits its data, as ``tsslbp train``
+    chooses it, but for the rule."""
+    _, dataset = training.with_data(training_settings(options))
+    chosen = {name: getattr(options, name) for name in (*given, "rule")}
+    if any(entry in ANNS or not rules.get(entry).takes_parts for entry in entries):
+        chosen["neuron"] = "relu"  # no recurrent network, which not all of them have
+    return replace(options, **automatic.choose(dataset, chosen))
 
 
 def folder_of(options: TrainConfig, out: Path | None) -> tuple[Path, TrainConfig]:

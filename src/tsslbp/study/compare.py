@@ -19,7 +19,7 @@ from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report.page import Result
 from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
-from tsslbp.study.base import training_settings
+from tsslbp.study.base import ANNS, training_settings
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import (
     Watch,
@@ -36,8 +36,6 @@ from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
 
-ANNS = ("binary", "relu")
-"""Entries that are no rules: the same network without spikes (``ann.py``)."""
 PREFIX = "compare-"
 """Begins the name of a comparison's folder."""
 SECONDS = 3.0
@@ -73,14 +71,17 @@ class Compare(TrainConfig):
     out: Path | None = None
     """Folder for compare.json and compare.html. Default: RUNS_DIR/compare-NAME."""
 
+    def entries(self) -> list[str]:
+        """What is compared; see :func:`contestants`."""
+        recurrent = self.network is not None and contains(self.network, RecurrentSpec)
+        return split(self.rules) if self.rules else ["tssl", "surrogate", *(() if recurrent else ANNS)]
+
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""
         trials = int(self.tune) if self.tune.strip().isdecimal() else 0
-        settings = training_settings(self)
-        recurrent = settings.network is not None and contains(settings.network, RecurrentSpec)
         result = compare(
-            settings,
-            split(self.rules) if self.rules else ["tssl", "surrogate", *(() if recurrent else ANNS)],
+            training_settings(self),
+            self.entries(),
             seeds=self.seeds,
             target=self.to,
             rates=() if trials else _rates(self.tune),

@@ -1,6 +1,7 @@
 """Output of a comparison of rules: tables, file and page, in HTML or Markdown."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,19 @@ def _write_page(folder: Path, context: dict[str, Any]) -> Path:
 
 def _contents(result: Result) -> dict[str, Any]:
     """The variables of a comparison's page."""
-    means = {label: rule["mean"] for label, rule in result["rules"].items()}
-    leader = max(means, key=lambda label: means[label]["test_accuracy"])
-    thriftiest = min(means, key=lambda label: means[label]["energy_nj"])
-    good, least = means[leader]["test_accuracy"], means[thriftiest]["energy_nj"]
-    reached = f"F1: {leader}, {good / 100:.3f}" if result["trains"] else f"test accuracy: {leader}, {good:.2f}\u00a0%"
+
+    def holders(key: str, best: Callable[[Iterable[float]], float], shown: Callable[[float], str]) -> str:
+        """The entries with the best value as it is shown, and this value."""
+        values = {label: rule["mean"][key] for label, rule in result["rules"].items()}
+        text = shown(best(values.values()))
+        *others, last = (label for label, value in values.items() if shown(value) == text)
+        return f"{' and '.join([', '.join(others)] * bool(others) + [last])}, {text}"
+
+    good, shown = ("F1", lambda x: f"{x / 100:.3f}") if result["trains"] else ("test accuracy", lambda x: f"{x:.2f}\u00a0%")
     return {
         "result": result,
-        "answer": f"Highest {reached}. Lowest energy: {thriftiest}, {significant(least)}\u00a0nJ a sample.",
+        "answer": f"Highest {good}: {holders('test_accuracy', max, shown)}. "
+        f"Lowest energy: {holders('energy_nj', min, significant)}\u00a0nJ a sample.",
         "tables": tables(result),
         **({"trials": _trials(result)} if (result["tuning"] or {}).get("trials") else {"tried": _rates_tried(result)}),
         "accuracy": _accuracy(result),

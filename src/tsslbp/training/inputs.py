@@ -11,7 +11,7 @@ from torch import Tensor
 from tsslbp import encoding
 from tsslbp.data import Normalisation
 from tsslbp.data.audio import send_on_delta
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_tensor
 from tsslbp.filters import Filters
 from tsslbp.signal import length_mask, within
 
@@ -80,7 +80,10 @@ class Inputs:
             x: stored samples.
             seed: of a Poisson encoder, as in :func:`tsslbp.encoding.poisson`.
             lengths: steps of each stored sequence, ``[B]``. Later steps become 0.
+
+        Raises UserError for what is no tensor.
         """
+        check_tensor("x", x)
         if self.sequence:
             steps = self.series(x, lengths)
             if self.filters:

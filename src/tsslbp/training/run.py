@@ -86,6 +86,9 @@ def train(
             board_of = tensorboard.writer_class() if config.tensorboard else None
         precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
+        progress, own = (progress if group.leads else None) or Progress(), data.is_own(config.data) or not dataset.source
+        if own:
+            progress.prepared(choices.described(asked, config, dataset))  # before first weights, which take a while to scale
         restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone():
             model, optimizer = prepare(replace(config, init=None, first_rates=False) if restored else config, dataset)
@@ -102,7 +105,6 @@ def train(
             folder, stored = opened(config, held, facts.exact) if group.leads else (Path(), b"")
         folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
         group.remembered(call, folder.name)
-        progress = (progress if group.leads else None) or Progress()
         if stored:
             of = config, len(dataset.train), fingerprint, progress.warned
             state = checkpoint.restore(stored, folder / CHECKPOINT, network, optimizer, *of)
@@ -116,9 +118,7 @@ def train(
                 records.write(folder / METRICS, state.history)
                 ended = None
         board = board_of(str(folder)) if board_of and group.leads else None
-        own = data.is_own(config.data) or not dataset.source
         if own:
-            progress.prepared(choices.described(asked, config, dataset))
             _warn_of_copies(facts, dataset.test, progress)
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
