@@ -44,6 +44,13 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes longer than a small training, unless a test looks at them."""
+    if "painted" not in request.keywords:
+        monkeypatch.setattr("tsslbp.report.figures._painted", lambda figure: "<svg></svg>")
+
+
 @pytest.fixture
 def samples() -> Path:
     """A data root with a few real images of every set."""

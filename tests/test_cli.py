@@ -198,6 +198,7 @@ def test_predict_looks_for_the_folder_of_its_file_first(trained, tmp_path, capsy
     assert f"cannot write {tmp_path}/no/p.csv: there is no folder {tmp_path}/no; make it first" in err
 
 
+@pytest.mark.painted
 def test_report_is_rebuilt(trained, capsys):
     before = (trained / "report.html").read_text()
     (trained / "report.html").unlink()
@@ -207,6 +208,7 @@ def test_report_is_rebuilt(trained, capsys):
     assert len((trained / "report.html").read_text()) == pytest.approx(len(before), rel=0.01)
 
 
+@pytest.mark.painted
 def test_report_in_markdown_shows_its_figures(trained, tmp_path, capsys):
     folder = shutil.copytree(trained, tmp_path / "run")
     code, out, _ = run(capsys, "report", str(folder), "--markdown")

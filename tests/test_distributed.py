@@ -97,7 +97,7 @@ def assert_as_one_alone(name, made, steps):
         torch.testing.assert_close(gradient, other, atol=1e-5 * float(other.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(2, 40), *(pytest.param(count, 200, marks=pytest.mark.slow) for count in (2, 4))])
+@pytest.mark.parametrize(("count", "steps"), [(2, 12), *(pytest.param(count, 200, marks=pytest.mark.slow) for count in (2, 4))])
 def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
     monkeypatch.setitem(tsslbp.rules.RULES, "doubled", together.Doubled)
     for name, made in trained_together(count, steps, tmp_path).items():

@@ -18,6 +18,8 @@ import pytest
 from tsslbp import catalogue, cli, data, losses, publish, rules, study
 from tsslbp.rules import surrogate
 
+pytestmark = pytest.mark.painted
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^(<!-- minutes -->\n)?```(bash|python)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)

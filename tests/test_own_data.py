@@ -206,6 +206,7 @@ EACH = {
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.painted
 def test_every_kind_is_read_trained_evaluated_and_predicted(tmp_path, capsys, name):
     make, kind, shape, steps, sizes, classes, tested_on = EACH[name]
     path = make(tmp_path)

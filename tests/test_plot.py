@@ -9,6 +9,8 @@ from tsslbp import UserError, plot, training
 from tsslbp.data import load, of_arrays
 from tsslbp.data.dataset import AS_STORED
 
+pytestmark = pytest.mark.painted
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -88,6 +88,13 @@ def test_the_gradient_of_the_limit_is_the_derivative_where_all_weights_are_beyon
     assert limit.grad.item() * math.sqrt(2 * 7) == pytest.approx(4.0)
 
 
+def test_weights_without_values_have_limits_without_values():
+    limit = quantisation.fitted_limit(torch.empty(3, 4, device="meta", dtype=torch.float64), "4")
+    of_values = quantisation.fitted_limit(torch.zeros(3, 4, dtype=torch.float64), "4")
+    assert limit.is_meta
+    assert (limit.shape, limit.dtype) == (of_values.shape, of_values.dtype)
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_a_fitted_limit_is_better_than_the_largest_weight(bits):
     weight = torch.randn(5, 400)

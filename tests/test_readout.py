@@ -199,6 +199,7 @@ def test_a_voltage_alone(tmp_path, capsys):
     assert "unchanged from" not in out  # there is one answer, after the last step
 
 
+@pytest.mark.painted
 def test_drawn_neurons_of_hidden_layers_are_no_classes():
     spikes = np.arange(24).reshape(6, 4) % 3 == 0
     drawn = {name: figures.raster("r", {name: spikes}, ("cat", "dog", "emu", "fox"), 1, 2) for name in ("linear1", "output")}

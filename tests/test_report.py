@@ -21,6 +21,8 @@ from tsslbp.metrics import wilson_interval
 from tsslbp.report import RunReport, SampleRaster, figures, run, write_run_report
 from tsslbp.report import page as pages
 
+pytestmark = pytest.mark.painted
+
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 LOADS = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
 

@@ -11,6 +11,8 @@ import torch
 from tsslbp import UserError, cli, publish
 from tsslbp.training import records
 
+pytestmark = pytest.mark.painted
+
 ROOT = Path(__file__).parent.parent
 
 

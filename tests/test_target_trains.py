@@ -69,6 +69,7 @@ def test_targets_after_the_end_of_a_sequence_are_no_targets():
             assert bool(y[steps - 1].all()) == (int(steps) == T)
 
 
+@pytest.mark.painted
 @pytest.mark.parametrize("static", [False, True], ids=["sequences", "static"])
 def test_trained_evaluated_and_predicted(place, capsys, static):
     np.savez("mine.npz", **arrays(static), classes=["a", "b", "c"])

@@ -78,6 +78,9 @@ def trained(config: TrainConfig, steps: int, dtype: torch.dtype = torch.float64)
     state = training.RunState()
     loop = training.Loop(config, dataset, model, optimizer, state, training.Progress(), lambda: None)
     first = None
+    if 1 < steps < loop.steps:
+        state.step = loop.steps - steps // 2  # so that few steps reach a second epoch
+    steps += state.step
     while state.step + (state.epoch - 1) * loop.steps < steps:
         for samples in loop._batches():
             loop.step(samples)

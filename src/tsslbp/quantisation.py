@@ -73,6 +73,8 @@ def fitted_limit(weight: Tensor, bits: str) -> Tensor:
 
     The best of 60 shares of each channel's largest weight.
     """
+    if weight.is_meta:  # it has no values, and PyTorch computes the shapes of all this in Python
+        return weight.new_empty(len(weight))
     rows = weight.detach().flatten(1)
     largest = rows.abs().amax(1).clamp(min=SMALLEST_LIMIT)
     best, least = largest, torch.full_like(largest, math.inf)

@@ -78,10 +78,15 @@ def inline(draw: Callable[P, tuple[Figure, str]]) -> Callable[Concatenate[str, P
         with warnings.catch_warnings(), matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
             warnings.filterwarnings("ignore", "Glyph")  # browsers have letters that Matplotlib's font lacks
             figure, description = draw(*args, **kwargs)
-            figure.savefig(buffer := io.StringIO(), format="svg", transparent=True)
-        return _for_page(buffer.getvalue(), figure, description)
+            svg = _painted(figure)
+        return _for_page(svg, figure, description)
 
     return drawn
+
+
+def _painted(figure: Figure) -> str:
+    figure.savefig(buffer := io.StringIO(), format="svg", transparent=True)
+    return buffer.getvalue()
 
 
 def _for_page(svg: str, figure: Figure, description: str) -> Markup:
