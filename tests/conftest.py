@@ -1,24 +1,26 @@
-"""Shared by all tests: a small data root, a quick configuration, bounded property tests."""
+"""Shared by all tests: a small data root, a quick configuration, bounded property tests.
+
+It imports what takes long only in fixtures: the process that starts the others runs no tests.
+"""
 
 import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import sklearn.datasets
-import torch
 from hypothesis import settings
 
-from tsslbp.settings import TrainConfig
+if TYPE_CHECKING:
+    from tsslbp.settings import TrainConfig
 
 settings.register_profile("bounded", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("bounded")
 
-if "OMP_NUM_THREADS" not in os.environ:  # who sets it is taken at their word; the tests pass with any number
-    torch.set_num_threads(1)  # small tensors; the tests run in two processes instead
-    os.environ["OMP_NUM_THREADS"] = "1"  # programs that tests start: another number of threads may round differently
+# One thread for small tensors, as the tests run in two processes, also in programs that tests start: another number may round
+# differently. Who sets it is taken at their word; the tests pass with any number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -32,6 +34,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def undelayed() -> Iterator[None]:
     """No test waits for a disk, which matters only where power may fail, and the digits are read once."""
+    import sklearn.datasets
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(sklearn.datasets, "load_digits", functools.cache(sklearn.datasets.load_digits))
@@ -41,6 +45,8 @@ def undelayed() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """What a test draws does not depend on the tests before it."""
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -60,8 +66,9 @@ def samples() -> Path:
 @pytest.fixture
 def quick(tmp_path: Path) -> Any:
     """Makes settings that train on the digits in about a second, in a folder of their own."""
+    from tsslbp.settings import TrainConfig
 
-    def make(**changes: Any) -> TrainConfig:
+    def make(**changes: Any) -> "TrainConfig":
         defaults: dict[str, Any] = {"runs_dir": tmp_path / "runs", "network": "30-10", "epochs": 2, "batch_size": 100}
         return TrainConfig(**{**defaults, **changes})
 
