@@ -552,6 +552,11 @@ def test_without_a_recipe_the_settings_suit_the_data_as_those_of_a_training(tmp_
         assert {key: getattr(taken[-1], key) for key in same} == same
         assert (taken[-1].learning_rate, taken[-1].validation, taken[-1].choose) == (0.5, None, "validation")
     assert [options.network for options in taken] == ["50b-40b-V20", "200R-2", "200-2", "200-2"]  # one that all can have
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--data", "vectors.npz", "--loss", "kernel(desired=0000011111)"])  # for ten steps
+    monkeypatch.undo()
+    assert cli.main(["compare", "--data", str(tmp_path / "vectors.npz"), "--rules", "tssl,relus"]) == 2
+    assert "unknown rule 'relus'; did you mean 'relu'?" in capsys.readouterr().err
 
 
 def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):

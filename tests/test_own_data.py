@@ -1246,6 +1246,9 @@ def test_a_runs_data_are_looked_for_where_it_found_them(tmp_path, capsys, monkey
         assert "random samples" not in capsys.readouterr().out
     assert cli.main(["export", str(run), "checked", "--format", "c", "--check", "2", "--data", "other.npz"]) == 0
     assert Path("checked/test.c").read_text() == Path("own.c/test.c").read_text()  # samples of the run's own test set
+    model = ("export", str(run / "model.safetensors"), "of_file", "--format", "c", "--check", "2")
+    assert cli.main([*model, "--data", str(tmp_path / "moved.npz")]) == 0, capsys.readouterr().err
+    assert Path("of_file/test.c").read_text() == Path("own.c/test.c").read_text()
     assert cli.main(["export", str(named), "models/half.safetensors", "--half"]) == 0, capsys.readouterr().err
 
 
@@ -1396,6 +1399,8 @@ def test_groups_of_a_table_are_held_out_whole(tmp_path, capsys):
         "a",
         "b",
     )  # classes
+    with fails("column groups has text .*or leave it out; name the column of classes label, and it holds its samples together"):
+        data.load(write("last.csv", ["groups", "a", "class_"], class_=np.arange(120) % 3), Path())
     unnamed = data.load(write("last.csv", ["groups", "a", "class_"], groups=range(120), class_=np.arange(120) % 3), Path())
     assert any("column groups is taken as a feature; name the column of classes label" in note for note in unnamed.notes)
     nobody = [""] * 120

@@ -412,6 +412,7 @@ def test_long_sequences_are_drawn_in_fewer_dashes():
     svg = figures.raster("r", {"output": spikes}, "abc", 0, 1)
     assert moves(svg) - quiet == 3
     assert "a dash stands for 3 steps with a spike in them" in svg
+    assert "a dash stands for 3 steps with a spike in them" in figures.trains("t", spikes, spikes, 1.0)
 
 
 def test_pictures_keep_their_pixels(page):

@@ -368,6 +368,11 @@ def test_dynamics_leaves_out_steps_in_which_the_loss_asks_for_silence(tiny, monk
     assert tried == [[3, 5, 10, 20], [3, 4]]
 
 
+def test_dynamics_shuffles_no_network_without_a_hidden_layer(tiny, monkeypatch):
+    monkeypatch.setattr(dynamics, "variants", lambda steps: {dynamics.SHUFFLED: {}})
+    assert study.dynamics(replace(tiny, network="10"), seeds=1)["variants"] == {}
+
+
 def test_dynamics_keeps_weights_and_trains_again(tiny):
     found = study.dynamics(tiny, seeds=1, steps=(1, 5))
     base = training.load(tiny.runs_dir / "base-seed1")

@@ -89,6 +89,6 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
     machine.keep_memory()
     options, chosen = parse(settings, named, rest, settings(**vars(config)), about), given_in(arguments)
     if named == command:
-        options = suited(options, chosen, options.entries() if isinstance(options, Compare) else [options.rule])
+        options = suited(options, chosen, options.entries() if isinstance(options, Compare) else ())
     options.refuse_idle(chosen)
     return options

@@ -128,9 +128,13 @@ def _table(path: Path, wanted: Wanted) -> Table:
                 texts[columns[n]] = line_, text, count + 1
     name = "" if label is None else columns[label]
     taken = "" if wanted.whole or name.lower() == LABELS[0] else f" (classes are in column {name}; name another one label)"
+    fix = "write numbers, leave it out, or name it groups if it tells whose sample a row is"
+    if wanted.whole or any(column.lower() == "groups" for column in columns):
+        fix = "write numbers, or leave it out"
+    at_last = "; name the column of classes label, and it holds its samples together"
     faults += [
         f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
-        f"in line {line} first; write numbers, leave it out, or name it groups if it tells whose sample a row is{taken}"
+        f"in line {line} first; {fix}{at_last if column.lower() == 'groups' else ''}{taken}"
         for column, (line, text, count) in texts.items()
     ]
     if missing:

@@ -4,6 +4,7 @@ The C is C99 and allocates nothing. It goes from spike to spike: silent neurons 
 weights of few bits becomes an integer network, that of ``integer.py`` bit for bit; other networks use ``float``.
 """
 
+import contextlib
 import math
 import string
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), name: 
         program: what to write.
         folder: the new folder, written whole or not at all.
         data_root: folder that may hold the model's data set; if so, test.c has samples of that.
-        name: the data set, where it is not found under the name that the model has for it.
+        name: where the model's data set may be found, too; samples of another one are not taken.
 
     Returns:
         A line that says what was written.
@@ -65,9 +66,12 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), name: 
 def vectors(program: Program, data_root: Path, name: str | None = None) -> tuple[data.Split, str]:
     """Samples for test.c and their description: from the model's test set if it is there, else random."""
     model, called = program.entry.model, program.entry.model.given_away().data
-    try:
-        found = samples_to_test(model, name, data_root).split
-    except UserError:
+    for place in dict.fromkeys((name, None)):
+        with contextlib.suppress(UserError):
+            found = samples_to_test(model, place, data_root).split
+            if place in (None, model.data) or (model.facts and model.facts.is_test_set(found)):
+                break
+    else:
         return _drawn(program), f"{VECTORS} random samples, as no test set of the model can be read in {data_root}"
     if found.lengths is not None:  # test.c goes through all steps
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])

@@ -282,8 +282,7 @@ def raster(spikes: dict[str, Array], classes: Sequence[str], true: int, answer: 
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
         axes.tick_params(axis="x", labelbottom=name == last)
         if name == last:
-            wide = _steps_of_a_dash(len(layer))
-            axes.set_xlabel("time step" if wide == 1 else f"time step (a dash stands for {wide} steps with a spike in them)")
+            axes.set_xlabel(_time_axis(len(layer)))
         firing = int(layer.any(0).sum())
         shown = layer[:, drawn]
         part = f" ({len(drawn)} drawn)" if int(shown.any(0).sum()) < firing else ""
@@ -322,7 +321,7 @@ def trains(output: Array, target: Array, f1: float) -> tuple[Figure, str]:
     band = float(np.clip(9.0 * neurons, 60, 300))
     figure = Figure(figsize=(WIDTH / 72, (band + 52) / 72))
     axes = figure.add_axes((30 / WIDTH, 34 / (band + 52), 1 - 38 / WIDTH, band / (band + 52)))
-    axes.set(xlim=(0.5, steps + 0.5), ylim=(neurons, 0), xlabel="time step", ylabel="output neuron")
+    axes.set(xlim=(0.5, steps + 0.5), ylim=(neurons, 0), xlabel=_time_axis(steps), ylabel="output neuron")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     near = target.copy()
@@ -340,6 +339,11 @@ def trains(output: Array, target: Array, f1: float) -> tuple[Figure, str]:
 
 def _steps_of_a_dash(steps: int) -> int:
     return -(-steps // MOST_STEPS)
+
+
+def _time_axis(steps: int) -> str:
+    wide = _steps_of_a_dash(steps)
+    return "time step" if wide == 1 else f"time step (a dash stands for {wide} steps with a spike in them)"
 
 
 def _dashes(axes: Axes, spikes: Array, color: str, thickness: float) -> None:

@@ -14,16 +14,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from tsslbp import automatic, rules, training
+from tsslbp import automatic, rules
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
+from tsslbp.training.run import loaded
 
 Options = TypeVar("Options")
 Trains = TypeVar("Trains", bound=TrainConfig)
-ANNS = ("binary", "relu")
-"""Entries of a comparison that are no rules: the same network without spikes (``ann.py``)."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,13 @@ def training_settings(options: TrainConfig, **changes: Any) -> TrainConfig:
 
 
 def suited(options: Trains, given: Collection[str], entries: Sequence[str]) -> Trains:
-    """The options of a study that trains ``entries``, rules or ANNs. What is not ``given`` suits its data, as ``tsslbp train``
-    chooses it, but for the rule."""
-    _, dataset = training.with_data(training_settings(options))
-    chosen = {name: getattr(options, name) for name in (*given, "rule")}
-    if any(entry in ANNS or not rules.get(entry).takes_parts for entry in entries):
+    """The options of a study that trains. What is not ``given`` suits its data, as ``tsslbp train`` chooses it. The network of
+    a comparison suits all ``entries``, rules or ANNs."""
+    chosen = {name: getattr(options, name) for name in (*given, *(["rule"] if entries else []))}
+    known = [entry for entry in entries if entry.split("(")[0] in rules.available()]
+    if len(known) < len(entries) or not all(rules.get(entry).takes_parts for entry in known):
         chosen["neuron"] = "relu"  # no recurrent network, which not all of them have
-    return replace(options, **automatic.choose(dataset, chosen))
+    return replace(options, **automatic.choose(loaded(training_settings(options)), chosen))
 
 
 def folder_of(options: TrainConfig, out: Path | None) -> tuple[Path, TrainConfig]:

@@ -19,7 +19,7 @@ from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report.page import Result
 from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
-from tsslbp.study.base import ANNS, training_settings
+from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
 from tsslbp.study.runs import (
     Watch,
@@ -36,6 +36,8 @@ from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import best_rate, tuned
 
+ANNS = ("binary", "relu")
+"""Entries that are no rules: the same network without spikes (``ann.py``)."""
 PREFIX = "compare-"
 """Begins the name of a comparison's folder."""
 SECONDS = 3.0

@@ -25,6 +25,7 @@ from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
 from tsslbp.neuron import spikes_from_psc, synapse
+from tsslbp.notation import has_hidden
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
@@ -92,6 +93,8 @@ def dynamics(
     if steps is None:
         steps = [count for count in STEPS if fits(config, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)
+    if not has_hidden(str(config.network)):
+        del tried[SHUFFLED]  # of the output's steps only the sum counts
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
     binary = None if dataset.trains else _binary(config)

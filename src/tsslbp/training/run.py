@@ -21,7 +21,7 @@ from tsslbp.notation import classes, normalises_neurons, voters
 from tsslbp.settings import GROUPS, Place, TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import checkpoint, choices, records, start, tensorboard
-from tsslbp.training.baselines import BASELINES, baselines
+from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, begun, goes_on, named, opened
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.loop import Interrupted, Loop
@@ -156,9 +156,7 @@ def train(
         try:
             Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
             final = records.summary(state.history, dataset, config.choose, measure)
-            if own:
-                known = {field: ended[field] for field in BASELINES if field in ended} if ended else {}
-                final |= known or baselines(dataset)
+            final |= baselines(dataset) if own else {}
         except Interrupted:
             raise Interrupted(folder) from None
         except processes.Lost as lost:
@@ -215,22 +213,18 @@ def with_data(
         UserError: missing or damaged data, settings that do not go with them, or given ones that have no effect.
     """
     if dataset is not None:
-        data.check(dataset, "dataset")
+        dataset = _in_form(config, data.check(dataset, "dataset"))
         config = replace(config, data=dataset.source or data.MADE + dataset.name)
     else:
-        dataset = _load(config)
+        dataset = loaded(config)
         left_out = given is not None and not {"validation", "choose"} & set(given)
         if left_out and not data.is_task(config.data) and not automatic.holds_out(dataset):
             unchosen = replace(config, validation=0, choose="last")
-            whole = _load(unchosen)
+            whole = loaded(unchosen)
             total, before = (sum(map(len, each.parts.values())) for each in (whole, dataset))
             if total == before and not len(whole.validation):  # it has no own validation part
                 config, dataset, whole = unchosen, whole, dataset
             whole.train.close()  # that of the two which is not kept
-    if config.bin > 1:
-        dataset = _binned(dataset, config.bin)
-    if config.normalise == "none":
-        dataset = _unnormalised(dataset, config.encoding)
     if given is not None:
         config = replace(config, **automatic.choose(dataset, {name: getattr(config, name) for name in given}))
     config = resolved(config, dataset)
@@ -238,10 +232,16 @@ def with_data(
     return config, dataset
 
 
-def _load(config: TrainConfig) -> data.Dataset:
+def loaded(config: TrainConfig) -> data.Dataset:
+    """The data set that settings name. Raises UserError for missing or damaged data, and settings that do not go with them."""
     steps = config.time_steps if config.bin == 1 and not config.filters else None  # T counts bins, or is that of static samples
     how: dict[str, Any] = {"validation": config.validation, "download": config.download, "streaming": config.streaming}
-    return data.load(config.data, config.data_root, time_steps=steps, **how)
+    return _in_form(config, data.load(config.data, config.data_root, time_steps=steps, **how))
+
+
+def _in_form(config: TrainConfig, dataset: data.Dataset) -> data.Dataset:
+    dataset = _binned(dataset, config.bin) if config.bin > 1 else dataset
+    return _unnormalised(dataset, config.encoding) if config.normalise == "none" else dataset
 
 
 def _unnormalised(dataset: data.Dataset, encoder: str) -> data.Dataset:
