@@ -57,8 +57,8 @@ def test_interleaved_medians():
 @pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
 def test_no_speed_of_wrong_results(monkeypatch):
     measure.require_agreement()
-    monkeypatch.setattr(kernels.find("cpp"), "forward", lambda current, neuron: (current, current, None))
-    with pytest.raises(UserError, match="disagree on the membrane potential"):
+    monkeypatch.setattr(kernels.find("cpp"), "forward", lambda current, *_, **__: (current, current, None))
+    with pytest.raises(UserError, match="disagree on the post-synaptic current"):
         measure.require_agreement()
 
 

@@ -383,7 +383,7 @@ def test_a_test_set_that_was_measured_now_and_then_was_not_measured_once(page):
 
 def test_names_of_classes_are_no_markdown(tmp_path):
     report = synthetic(classes=("a|b", "<b>", "[c](d)"), image=False, samples=3)
-    text = run.write_run_markdown(tmp_path, report).read_text()
+    text = run.write_run_report(tmp_path / "report.html", report, markdown=True).read_text()
     assert r"True class \<b\>, answer \[c\](d):" in text
     assert r"True class a\|b, answer a\|b:" in text
     assert tables.markdown(["x"], [["a|b"]]).endswith("| a\\|b |\n")

@@ -3,7 +3,9 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from numbers import Real
+from types import ModuleType
 from typing import TypeVar
 
 from torch import Tensor
@@ -21,6 +23,14 @@ class UserError(ValueError):
 def one_line(error: Exception) -> str:
     """What another program's error says, in one line; its type if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def needed(module: str, need: str, extra: str) -> ModuleType:
+    """A module that an extra brings. Raises UserError, which says what has need of it, if it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UserError(f"{need}: pip install 'tsslbp[{extra}]'") from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, VALIDATION, Dataset, Normalisation, Split, hold_out, hold_out_validation
-from tsslbp.errors import UserError, one_line
+from tsslbp.errors import UserError, needed, one_line
 
 DEFLATED = 1032
 """Bytes that a byte of a ``.gz`` file unpacks to at most."""
@@ -76,10 +76,7 @@ def _dataset(
 
 def _fetch(name: str, torchvision_name: str, root: Path) -> None:
     """Let torchvision fetch a set from its usual source and check it."""
-    try:
-        from torchvision import datasets
-    except ImportError:
-        raise UserError(f"fetching {name} needs torchvision: pip install 'tsslbp[vision]'") from None
+    datasets = needed("torchvision", f"fetching {name} needs torchvision", "vision").datasets
     try:
         getattr(datasets, torchvision_name)(str(root), download=True)
     except Exception as error:  # network, disk and archive have different exceptions

@@ -1,9 +1,7 @@
 """Event sets of the package tonic, which fetches and reads them, such as ``tonic:SHD`` or ``tonic:DVSGesture``."""
 
 import inspect
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from tsslbp.data import cache
 from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, VALIDATION, Dataset, Split, hold_out, hold_out_validation
 from tsslbp.data.events import by_time, frames, of_fields
-from tsslbp.errors import UserError, one_line, unknown
+from tsslbp.errors import UserError, needed, one_line, unknown
 
 TIME_STEPS = 30
 """Default number of steps."""
@@ -85,7 +83,7 @@ def fetch(name: str, root: Path) -> None:
 
 def _parts(name: str, root: Path, download: bool) -> list[Any]:
     """The training and the test part, or the only part."""
-    sets = _tonic()
+    sets = needed("tonic.datasets", "event sets of tonic need a package", "events")
     kind = getattr(sets, name, None) if name in sets.__all__ else None
     if kind is None:
         raise unknown("data set of tonic", name, sets.__all__)
@@ -101,13 +99,6 @@ def _parts(name: str, root: Path, download: bool) -> list[Any]:
         return [kind(save_to=str(root), **choice) for choice in choices]
     except Exception as error:  # network, disk and archive have different exceptions
         raise UserError(f"tonic could not open {name} in {root}: {one_line(error)}") from error
-
-
-def _tonic() -> ModuleType:
-    try:
-        return import_module("tonic.datasets")
-    except ImportError:
-        raise UserError("event sets of tonic need a package: pip install 'tsslbp[events]'") from None
 
 
 def _labels(name: str, part: Any) -> list[int | str]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from tsslbp.errors import UserError, shown
+from tsslbp.errors import UserError, needed, shown
 
 MOST_BYTES = 2**31
 """Most bytes of all arrays of a file, unpacked."""
@@ -35,11 +35,7 @@ SHORTCUTS = ("Linear", "Affine", "Conv1d", "Conv2d", "Scale")
 
 def library() -> ModuleType:
     """The package ``nir``. Raises UserError if it is not installed."""
-    try:
-        import nir
-    except ImportError:
-        raise UserError("NIR files need the package nir: pip install 'tsslbp[nir]'") from None
-    return nir
+    return needed("nir", "NIR files need the package nir", "nir")
 
 
 def read(path: Path) -> Any:

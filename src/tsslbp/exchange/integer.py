@@ -167,7 +167,7 @@ class _State:
         """Input through lateral weights."""
         if whole.lateral is None:
             return torch.zeros_like(self.spikes)
-        return (_exact(self.spikes.flatten(1)) @ torch.from_numpy(whole.lateral).double().T).long().view(self.spikes.shape)
+        return (self.spikes.flatten(1).double() @ torch.from_numpy(whole.lateral).double().T).long().view(self.spikes.shape)
 
     def step(self, whole: Whole, drive: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
         """Equations (1) to (4); ``drive`` is added to J."""
@@ -314,7 +314,7 @@ class _Sums:
     def __call__(self, by: Map, weight: Array, sent: dict[int, Tensor]) -> Tensor:
         if id(by) in self.known:
             return self.known[id(by)]
-        x, kernel = _exact(_pooled(by, sent[by.source])), torch.from_numpy(weight).double()
+        x, kernel = _pooled(by, sent[by.source]), torch.from_numpy(weight).double()
         sums = F.conv2d(x, kernel, None, by.stride, by.padding, by.dilation, by.groups).long()
         if by.source == INPUT and self.constant:
             self.known[id(by)] = sums
@@ -325,21 +325,9 @@ def _by_channel(x: Array) -> Tensor:
     return torch.from_numpy(x).long().view(-1, 1, 1)
 
 
-def _exact(x: Tensor) -> Tensor:
-    """Whole numbers as float64, exact up to 2^53, for arithmetic that PyTorch only has for floating point."""
-    return x.double()
-
-
 def _pooled(by: Map, sent: Tensor) -> Tensor:
-    """The input of a map after its pooling."""
-    return _windows(_windows(sent, by.largest).amax((3, 5)), by.summed).sum((3, 5))
-
-
-def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[N, C, rows, columns] -> [N, C, windows, inside, windows, inside]``; incomplete windows are left out."""
-    rows, columns = (whole // inside for whole, inside in zip(x.shape[2:], size, strict=True))
-    kept = x[:, :, : rows * size[0], : columns * size[1]]
-    return kept.reshape(*x.shape[:2], rows, size[0], columns, size[1])
+    """The input of a map after its pooling, in float64, which is exact up to 2^53: PyTorch convolves no whole numbers."""
+    return F.avg_pool2d(F.max_pool2d(sent.double(), by.largest), by.summed, divisor_override=1)
 
 
 def _leak(x: Tensor, leak: Leak) -> Tensor:

@@ -16,7 +16,7 @@ The graph has these inputs and outputs, with a batch of any size N:
 import copy
 import json
 from collections.abc import Iterator
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 
 from tsslbp import encoding, files
 from tsslbp.data import Split
-from tsslbp.errors import UserError, shown
+from tsslbp.errors import UserError, needed, shown
 from tsslbp.exchange.lowering import FLOAT, INT64, Writer, answers, evidence, prepared
 from tsslbp.layers.noted import check_kinds
 from tsslbp.metrics import decode
@@ -49,10 +49,7 @@ ROUNDING = 1e-4
 
 def _library(name: str) -> ModuleType:
     """A package of the extra ``onnx``. Raises UserError if it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise UserError(f"ONNX files need the package {name}: pip install 'tsslbp[onnx]'") from None
+    return needed(name, f"ONNX files need the package {name}", "onnx")
 
 
 def to_onnx(network: Network | Model) -> Any:

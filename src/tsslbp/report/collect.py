@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsslbp import data, imports, machine, metrics, training
 from tsslbp.notation import has_hidden
-from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_markdown, write_run_report
+from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
 from tsslbp.settings import TrainConfig
 
 SAMPLES = 4
@@ -44,11 +44,7 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
         machine=(final or {}).get("machine") or machine.describe(),
         **about,
     )
-    if markdown:
-        return write_run_markdown(folder, report)
-    path = folder / "report.html"
-    write_run_report(path, report)
-    return path
+    return write_run_report(folder / "report.html", report, markdown)
 
 
 def _classes(model: training.Model, dataset: data.Dataset) -> dict[str, Any]:

@@ -44,12 +44,21 @@ def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filters: Callable[..., str]) -> Path:
-    """Write ``README.md`` from a template, and the figures it shows as SVG files beside it; returns the path of the page.
+def write_page(
+    path: Path, name: str, context: Mapping[str, Any], markdown: bool = False, **filters: Callable[..., str]
+) -> Path:
+    """Write a page as one HTML file, or in Markdown as ``README.md`` beside it; returns the path of the page.
 
-    Raises:
-        UserError: a file cannot be written.
+    Raises UserError if a file cannot be written.
     """
+    if markdown:
+        return _write_markdown(path.parent, f"{name}.md", context, **filters)
+    files.write_text(path, template(f"{name}.html", **filters).render(context))
+    return path
+
+
+def _write_markdown(folder: Path, name: str, context: Mapping[str, Any], **filters: Callable[..., str]) -> Path:
+    """Write ``README.md`` from a template, and the figures it shows as SVG files beside it."""
     drawn: dict[str, str] = {}
 
     def figure(svg: Markup, name: str) -> str:

@@ -13,11 +13,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
-from tsslbp.report.page import template, write_markdown
+from tsslbp.report.page import write_page
 from tsslbp.training.baselines import BASELINES, verdict
 
 
@@ -101,24 +100,15 @@ class RunReport:
             )
 
 
-def write_run_report(path: Path, report: RunReport) -> None:
-    """Write the report as one HTML file that needs nothing else; the same data gives the same bytes.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    name, filters, context = _contents(report)
-    files.write_text(path, template(f"{name}.html", **filters).render(context))
-
-
-def write_run_markdown(folder: Path, report: RunReport) -> Path:
-    """Write a short form of the report as ``README.md`` with its figures as SVG files; returns the path of the page.
+def write_run_report(path: Path, report: RunReport, markdown: bool = False) -> Path:
+    """Write the report as one HTML file that needs nothing else, or a short form as ``README.md`` beside it with its figures as
+    SVG files; returns the path of the page. The same data gives the same bytes.
 
     Raises:
         UserError: a file cannot be written.
     """
     name, filters, context = _contents(report)
-    return write_markdown(folder, f"{name}.md", context, **filters)
+    return write_page(path, name, context, markdown, **filters)
 
 
 FIRING = {

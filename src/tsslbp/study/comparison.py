@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tsslbp import files
 from tsslbp.errors import UserError
 from tsslbp.report import charts
-from tsslbp.report.page import Result, significant, template, with_sd, write_markdown
+from tsslbp.report.page import Result, significant, with_sd, write_page
 from tsslbp.study.paired import interval
 from tsslbp.study.search import best
 
@@ -81,7 +81,7 @@ def write_comparison(folder: Path, result: Result) -> Path:
     content = json.dumps(result, indent=1, allow_nan=False)
     context = _contents(json.loads(content))  # the page is made from the file
     files.write_text(folder / "compare.json", content + "\n")
-    return _write_page(folder, context)
+    return write_page(folder / "compare.html", "compare", context)
 
 
 def draw_comparison(folder: Path, markdown: bool = False) -> Path:
@@ -96,12 +96,7 @@ def draw_comparison(folder: Path, markdown: bool = False) -> Path:
         context = _contents(result)
     except Exception:  # drawing an altered file may raise anything
         raise UserError(f"{folder / 'compare.json'} is damaged or of an older release; run that comparison again") from None
-    return write_markdown(folder, "compare.md", context) if markdown else _write_page(folder, context)
-
-
-def _write_page(folder: Path, context: dict[str, Any]) -> Path:
-    files.write_text(folder / "compare.html", template("compare.html").render(context))
-    return folder / "compare.html"
+    return write_page(folder / "compare.html", "compare", context, markdown)
 
 
 def _contents(result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsslbp import files
 from tsslbp.errors import UserError
-from tsslbp.report.page import Result, Section, template, write_markdown
+from tsslbp.report.page import Result, Section, write_page
 from tsslbp.study.base import studies
 
 
@@ -55,10 +55,7 @@ def draw(folder: Path, markdown: bool = False) -> Path:
         "studies": drawn,
         "chosen": "a run's epoch was chosen by them, which flatters it" if by_test else "nothing was chosen by them",
     }
-    if markdown:
-        return write_markdown(folder, "study.md", context)
-    files.write_text(folder / "report.html", template("study.html").render(context))
-    return folder / "report.html"
+    return write_page(folder / "report.html", "study", context, markdown)
 
 
 def _read(path: Path) -> tuple[Result, Section]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsslbp import losses, rules, training
 from tsslbp.data import Dataset
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, needed
 from tsslbp.notation import has_hidden
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
@@ -67,10 +67,7 @@ def searched(
     Raises:
         UserError: Optuna is not installed, or trials were begun with another ``count``.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("--tune with a number of trials needs Optuna: pip install 'tsslbp[tune]'") from None
+    optuna = needed("optuna", "--tune with a number of trials needs Optuna", "tune")
     base, said = bases[0], optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # else it announces the study
     search = optuna.create_study(

@@ -2,16 +2,12 @@
 
 from typing import Any
 
-from tsslbp.errors import UserError
+from tsslbp.errors import needed
 
 
 def writer_class() -> Any:
     """TensorBoard's ``SummaryWriter``. Raises UserError without the package."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs a package: pip install 'tsslbp[tensorboard]'") from None
-    return SummaryWriter
+    return needed("torch.utils.tensorboard", "--tensorboard needs a package", "tensorboard").SummaryWriter
 
 
 def write(writer: Any, record: dict[str, Any]) -> None:
