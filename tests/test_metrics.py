@@ -193,3 +193,8 @@ def test_settled_by_hand():
     total, psc = torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 0.0]])
     assert settled(total, psc, 2, 1.0).tolist() == [True]
     assert settled(total, psc, 3, 1.0).tolist() == [False]
+
+
+def test_output_that_is_summed_already_is_refused():
+    with pytest.raises(UserError, match=r"output has shape \[3, 4\]; it must be \[T, B, C\], before any sum over time"):
+        decode(torch.rand(3, 4))

@@ -110,7 +110,7 @@ def test_without_a_gradient_the_synapse_is_the_same_bit_for_bit(shape, dtype, ta
     made = synapse(train, tau_s, None if before is None else before.detach())
     expected = synapse(train.clone().requires_grad_() if train.is_floating_point() else train, tau_s, before)
     if not goes_on and not train.is_floating_point():
-        expected = synapse(train.float().requires_grad_(), tau_s) if tau_s != 1 else train
+        expected = synapse(train.float().requires_grad_(), tau_s)
     assert made.dtype == expected.dtype
     assert torch.equal(made, expected)
     assert not made.requires_grad
@@ -578,3 +578,12 @@ def test_an_infinite_current_is_no_nan_before_the_step_after(backend):
 def test_a_state_that_is_no_tensor():
     with pytest.raises(UserError, match=r"state is of type ndarray; it must be a torch.Tensor"):
         tsslbp.lif_part(rand(6, 5), np.zeros((2, 5)), **CONSTANTS)
+
+
+@pytest.mark.parametrize("tau_s", [1, 1.0, 3, 3.0])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64], ids=str)
+def test_trains_of_whole_numbers_become_currents(dtype, tau_s):
+    train = torch.rand(5, 2, 3) < 0.3
+    current = synapse(train.to(dtype), tau_s)
+    assert current.dtype == torch.float32
+    torch.testing.assert_close(current, synapse(train.float(), tau_s))

@@ -323,3 +323,19 @@ def test_a_second_part_of_no_samples():
     empty = torch.zeros(2, 0, 1, 8, 8)
     with torch.enable_grad():
         assert net.part(empty, net.part(empty)[1])[0].shape == (2, 0, 7)
+
+
+@pytest.mark.parametrize("block", [-3, 2.5])
+def test_blocks_of_no_whole_number_of_steps_are_refused(block):
+    net = tsslbp.build("4-3", input_shape=(5,), time_steps=6, tau_m=5, tau_s=3)
+    net.time_block = block
+    with pytest.raises(UserError, match=rf"time_block is {block}; it must be a whole number of steps, or 0 for none"):
+        net(torch.rand(2, 5))
+
+
+def test_a_saved_state_is_read_by_torch(tmp_path):
+    net = tsslbp.build("4-3", input_shape=(5,), time_steps=6, tau_m=5, tau_s=3)
+    x = torch.rand(3, 2, 5)
+    torch.save(net.part(x)[1], tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(net.part(x, state)[0], net.part(x, net.part(x)[1])[0])

@@ -638,3 +638,19 @@ def test_tssl_plus_is_a_member_of_the_family(backend):
     z = math.exp(-0.3 / 0.4)
     expected = [0.5 / 4, z / (1 + z) ** 2 / 0.4 / 4]
     torch.testing.assert_close(x.grad[0], torch.tensor(expected, dtype=torch.float64))
+
+
+class Hidden(torch.autograd.Function):
+    """A surrogate as in snnTorch and SpikingJelly: spikes, whose derivative is another function."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 0).float()
+
+
+def test_a_function_that_returns_spikes_is_no_derivative():
+    for function in (Hidden.apply, lambda x: (x >= 0).float()):
+        with pytest.raises(UserError, match="the function returns spikes, as in other libraries; give their derivative ψ"):
+            tsslbp.Surrogate(function)
+    for function in (lambda x: (x.abs() < 2).float(), lambda x: 1 / (1 + x.abs()), lambda x: x.nothing):
+        tsslbp.Surrogate(function)  # the last is told in the backward pass

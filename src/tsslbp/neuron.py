@@ -198,10 +198,10 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     """Post-synaptic current of a spike train (or of any current), equation (3): ``[T, ...] -> [T, ...]``.
 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
-    first, ``[...]``, 0 if left out. Differentiable, also by ``tau_s`` if that is a tensor.
+    first, ``[...]``, 0 if left out. Whole numbers become floating point. Differentiable, also by ``tau_s`` if that is a tensor.
     """
     if not isinstance(tau_s, Tensor) and tau_s == 1:
-        return train
+        return train if train.is_floating_point() else train.to(torch.get_default_dtype())
     if len(train) and not isinstance(tau_s, Tensor) and not _differentiated(train, before):
         return _synapse_in_place(train, tau_s, before)
     steps, decay = [], _decay(tau_s)
@@ -214,7 +214,7 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
 
 def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Tensor:
     """:func:`synapse` in less than half the time: each step stays in the cache and is not copied."""
-    step = torch.empty_like(train[0], dtype=torch.result_type(train[0], tau_s if before is None else before))
+    step = torch.empty_like(train[0], dtype=torch.result_type(train[0], float(tau_s) if before is None else before))
     made = step.new_empty_strided(train.shape, (step.numel(), *step.stride()))
     for train_t, current in zip(train, made, strict=True):
         torch.div(train_t, tau_s, out=current)

@@ -86,3 +86,6 @@ class State:
 def version(x: Tensor) -> int:
     """PyTorch's count of the changes of a tensor in place; 0 under ``torch.inference_mode()``, where it does not count."""
     return 0 if x.is_inference() else x._version
+
+
+torch.serialization.add_safe_globals([State])  # so that torch.load reads a saved one

@@ -21,9 +21,11 @@ def decode(psc: Tensor) -> Tensor:
 
     Of classes that tie, it is the first (``NEAR``).
 
-    Raises UserError for output that holds NaN, as does :func:`settled_step`.
+    Raises UserError for output of another shape, as after a sum over time, or that holds NaN, as does :func:`settled_step`.
     """
     check_tensor("output", psc)
+    if psc.dim() != 3:
+        raise UserError(f"output has shape {list(psc.shape)}; it must be [T, B, C], before any sum over time")
     return _answers(psc.sum(0))
 
 

@@ -45,6 +45,14 @@ class SurrogateNumbers(NamedTuple):
     through_reset: bool
 
 
+def _is_step(function: Derivative) -> bool:
+    """Whether a function is 1 above the threshold and 0 below it, as the surrogates of other libraries, which hide ψ."""
+    try:
+        return function(torch.tensor([-4.0, -1.0, 1.0, 4.0])).tolist() == [0, 0, 1, 1]
+    except Exception:  # it is told in the backward pass
+        return False
+
+
 @dataclass(frozen=True)
 class Surrogate(Rule):
     """A surrogate gradient.
@@ -52,14 +60,14 @@ class Surrogate(Rule):
     Args:
         name: shape of ψ, one of ``DERIVATIVES``, whose peak is ``scale``, reached at the threshold; or a function of your own,
             which gets ``slope · (u - θ)``, a tensor of any shape, and returns a finite ψ of the same shape and type. Its
-            backward pass runs on the reference.
+            backward pass runs on the reference, and parameters inside it are not learned.
         slope: steepness, in 1/potential; the default depends on the shape, and is 1 for a function of your own.
         scale: factor on ψ; its height at the threshold for the shapes of ``DERIVATIVES``.
         through_reset: let the gradient flow through the reset too.
 
     Raises:
-        UserError: an unknown shape, or a slope or scale that is not a positive number; in the backward pass, a function that
-            does not return such a ψ.
+        UserError: an unknown shape, a function that returns spikes, or a slope or scale that is not a positive number; in the
+            backward pass, a function that does not return such a ψ.
     """
 
     name: str | Derivative = "fast_sigmoid"
@@ -81,6 +89,9 @@ class Surrogate(Rule):
             raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive and finite")
         if not isinstance(self.through_reset, bool):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
+        if callable(entry := self._entry) and _is_step(entry):
+            which = "surrogate(name=fast_sigmoid, slope=25)"
+            raise UserError(f"the function returns spikes, as in other libraries; give their derivative ψ, or a name: {which}")
 
     @property
     def numbers(self) -> SurrogateNumbers | None:
