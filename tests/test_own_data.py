@@ -1233,7 +1233,7 @@ def test_a_runs_data_are_looked_for_where_it_found_them(tmp_path, capsys, monkey
     settings = {"network": "4-2", "data": str(tmp_path / "x.npz"), "runs_dir": tmp_path, "name": "own", "test_every": 1}
     run, _ = training.train(TrainConfig(epochs=1, **settings))
     (tmp_path / "x.npz").rename(tmp_path / "moved.npz")
-    training.train(TrainConfig(epochs=2, **settings | {"data": str(tmp_path / "moved.npz")}, resume=True))
+    training.train(TrainConfig(epochs=1, **settings | {"data": str(tmp_path / "moved.npz")}, resume=True))
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
     named, _ = training.train(TrainConfig(data="fashion-mnist", data_root=SAMPLES, network="10", epochs=1, runs_dir=tmp_path))
@@ -1399,7 +1399,7 @@ def test_groups_of_a_table_are_held_out_whole(tmp_path, capsys):
         "a",
         "b",
     )  # classes
-    with fails("column groups has text .*or leave it out; name the column of classes label, and it holds its samples together"):
+    with fails("column groups has text .*; write numbers, or name the column of classes label to hold its samples together"):
         data.load(write("last.csv", ["groups", "a", "class_"], class_=np.arange(120) % 3), Path())
     unnamed = data.load(write("last.csv", ["groups", "a", "class_"], groups=range(120), class_=np.arange(120) % 3), Path())
     assert any("column groups is taken as a feature; name the column of classes label" in note for note in unnamed.notes)

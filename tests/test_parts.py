@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -331,6 +332,8 @@ def test_blocks_of_no_whole_number_of_steps_are_refused(block):
     net.time_block = block
     with pytest.raises(UserError, match=rf"time_block is {block}; it must be a whole number of steps, or 0 for none"):
         net(torch.rand(2, 5))
+    net.time_block = np.int64(4)
+    assert net(torch.rand(2, 5)).shape == (6, 2, 3)
 
 
 def test_a_saved_state_is_read_by_torch(tmp_path):

@@ -369,8 +369,12 @@ def test_dynamics_leaves_out_steps_in_which_the_loss_asks_for_silence(tiny, monk
 
 
 def test_dynamics_shuffles_no_network_without_a_hidden_layer(tiny, monkeypatch):
-    monkeypatch.setattr(dynamics, "variants", lambda steps: {dynamics.SHUFFLED: {}})
-    assert study.dynamics(replace(tiny, network="10"), seeds=1)["variants"] == {}
+    all_of = dynamics.variants(())
+    monkeypatch.setattr(dynamics, "variants", lambda steps: {name: all_of[name] for name in ("no leak", dynamics.SHUFFLED)})
+    for network, shuffles in (("10", False), ("5-10", True)):
+        found = study.dynamics(replace(tiny, network=network, runs_dir=tiny.runs_dir / network), seeds=1)
+        assert (dynamics.SHUFFLED in found["variants"]) == shuffles
+        assert ("order of steps" in str(dynamics.section(found))) == ("Shuffled" in str(dynamics.section(found))) == shuffles
 
 
 def test_dynamics_keeps_weights_and_trains_again(tiny):

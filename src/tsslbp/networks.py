@@ -360,7 +360,7 @@ class Network(Tells):
 
     def _in_blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
         self._check(x)
-        if type(self.time_block) is not int or self.time_block < 0:
+        if not hasattr(self.time_block, "__index__") or self.time_block < 0:
             raise UserError(f"time_block is {self.time_block}; it must be a whole number of steps, or 0 for none")
         static, state, made = self.is_static(x), State(keys=self._keys(x) if keys is None else keys), []
         for start in range(0, self.time_steps, self.time_block):

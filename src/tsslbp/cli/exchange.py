@@ -106,8 +106,8 @@ def _c(options: Export, model: training.Model) -> Iterator[str]:
     test, program = _test(options, model), Program.of(model, options.bits)
     if test:
         compiled.compiler()  # before anything is written
-    name, root = training.data_of(options.model, options.data, options.data_root)
-    yield c.write(program, options.file, root, name)
+    name, root = training.data_of(options.model, None, options.data_root)
+    yield c.write(program, options.file, root, (options.data, name))
     if test:
         yield from compiled.check(options.file, program, test)
 

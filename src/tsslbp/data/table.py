@@ -131,10 +131,10 @@ def _table(path: Path, wanted: Wanted) -> Table:
     fix = "write numbers, leave it out, or name it groups if it tells whose sample a row is"
     if wanted.whole or any(column.lower() == "groups" for column in columns):
         fix = "write numbers, or leave it out"
-    at_last = "; name the column of classes label, and it holds its samples together"
+    at_last = "write numbers, or name the column of classes label to hold its samples together"
     faults += [
         f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
-        f"in line {line} first; {fix}{at_last if column.lower() == 'groups' else ''}{taken}"
+        f"in line {line} first; {at_last if column.lower() == 'groups' and taken else fix + taken}"
         for column, (line, text, count) in texts.items()
     ]
     if missing:

@@ -7,7 +7,7 @@ weights of few bits becomes an integer network, that of ``integer.py`` bit for b
 import contextlib
 import math
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,14 @@ CODES = {"8": (1, 128), "4": (1, 8), "3": (1, 8), "2": (2, 3), "ternary": (1, 1)
 """Factor and offset of their codes: weight = code·factor - offset."""
 
 
-def write(program: Program, folder: Path, data_root: Path = Path("data"), name: str | None = None) -> str:
+def write(program: Program, folder: Path, data_root: Path = Path("data"), names: Sequence[str | None] = ()) -> str:
     """Write a program into a new folder.
 
     Args:
         program: what to write.
         folder: the new folder, written whole or not at all.
         data_root: folder that may hold the model's data set; if so, test.c has samples of that.
-        name: where the model's data set may be found, too; samples of another one are not taken.
+        names: where the model's data set may be found, too; samples of another one are not taken.
 
     Returns:
         A line that says what was written.
@@ -54,7 +54,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), name: 
     Raises:
         UserError: a folder that exists or cannot be written.
     """
-    samples, which = vectors(program, data_root, name)
+    samples, which = vectors(program, data_root, names)
     context = described(program, samples, which)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined)
     with files.replacing_folder(folder) as place:
@@ -63,10 +63,10 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), name: 
     return f"wrote {folder}: {context['constant_bytes']} bytes of constants, {context['state_bytes']} of state; {which}"
 
 
-def vectors(program: Program, data_root: Path, name: str | None = None) -> tuple[data.Split, str]:
+def vectors(program: Program, data_root: Path, names: Sequence[str | None] = ()) -> tuple[data.Split, str]:
     """Samples for test.c and their description: from the model's test set if it is there, else random."""
     model, called = program.entry.model, program.entry.model.given_away().data
-    for place in dict.fromkeys((name, None)):
+    for place in dict.fromkeys((*names, None)):
         with contextlib.suppress(UserError):
             found = samples_to_test(model, place, data_root).split
             if place in (None, model.data) or (model.facts and model.facts.is_test_set(found)):

@@ -107,7 +107,7 @@ def suited(options: Trains, given: Collection[str], entries: Sequence[str]) -> T
     """The options of a study that trains. What is not ``given`` suits its data, as ``tsslbp train`` chooses it. The network of
     a comparison suits all ``entries``, rules or ANNs."""
     chosen = {name: getattr(options, name) for name in (*given, *(["rule"] if entries else []))}
-    known = [entry for entry in entries if entry.split("(")[0] in rules.available()]
+    known = [entry for entry in entries if entry.split("(")[0].strip() in rules.available()]
     if len(known) < len(entries) or not all(rules.get(entry).takes_parts for entry in known):
         chosen["neuron"] = "relu"  # no recurrent network, which not all of them have
     return replace(options, **automatic.choose(loaded(training_settings(options)), chosen))

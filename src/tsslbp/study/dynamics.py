@@ -94,7 +94,7 @@ def dynamics(
         steps = [count for count in STEPS if fits(config, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)
     if not has_hidden(str(config.network)):
-        del tried[SHUFFLED]  # of the output's steps only the sum counts
+        del tried[SHUFFLED]  # only hidden layers are shuffled
     for changes in tried.values():
         training.prepare(_with(config, changes), dataset)  # raises errors before hours of training
     binary = None if dataset.trains else _binary(config)
@@ -239,7 +239,10 @@ def section(result: Result) -> Section:
         for kind, key, trained in (("trained again", "retrained", ann and ann["mean"]), ("same weights", "kept", 0.0))
     }
     taken_away = charts.bars("dynamics-constants", names, groups, right)
-    drawings = [(taken_away, "Accuracy without leak, memory, reset, synapse or the order of steps.")]
+    shuffles = SHUFFLED in variants
+    drawings = [
+        (taken_away, f"Accuracy without leak, memory, reset{', synapse or the order of steps' if shuffles else ' or synapse'}.")
+    ]
     if steps:
         curves = {
             kind: charts.Line(
@@ -269,8 +272,11 @@ def section(result: Result) -> Section:
             f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {seeds}.",
             "Same weights: those of the unchanged network, put into a network with the other constants.",
             "No reset: a spike does not change the membrane potential, so a neuron fires at every step above the threshold.",
-            "Shuffled steps: the steps of each hidden layer's spikes are put into a random order, drawn once for all samples, "
-            "before the synapse. The number of spikes stays the same, and their timing is lost.",
+            *[
+                "Shuffled steps: the steps of each hidden layer's spikes are put into a random order, drawn once for all "
+                "samples, before the synapse. The number of spikes stays the same, and their timing is lost."
+            ]
+            * shuffles,
         ],
     )
 
