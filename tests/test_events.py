@@ -428,7 +428,9 @@ def test_a_sequence_of_many_samples_is_a_long_call():
 def test_a_state_of_another_network_is_refused_in_one_line():
     net, other = made(("20-6", FLAT)), made(("30-6", FLAT))
     x = inputs(net, "spikes", 4, 0, torch.float64)
-    with pytest.raises(UserError, match=r"the state has shape \[2, 4, 20\]; it must be \[2, 4, 30\]"):
+    with pytest.raises(
+        UserError, match=r"the state is torch.float64 of shape \[2, 4, 20\]; it must be torch.float64 of shape \[2, 4, 30\]"
+    ):
         other.part(x, net.part(x)[1])
 
 

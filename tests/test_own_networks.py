@@ -299,7 +299,7 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         *(
             (
                 lambda layer=layer, shape=shape: layer.part(torch.rand(2, 4, 3), torch.zeros(shape)),
-                rf"must be \[{wanted}, 4, 2\]",
+                rf"must be torch.float32 of shape \[{wanted}, 4, 2\]",
             )
             for layer, shape, wanted in (
                 (Linear(3, 2, neuron=NEURON), (2, 3, 2), 2),
@@ -307,14 +307,17 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
                 (Readout(3, 2, neuron=NEURON), (2, 4, 2), 1),
             )
         ),
-        (lambda: MaxPool1d(2, tau_s=3).part(torch.rand(2, 4, 3, 4), torch.zeros(1, 4, 9)), r"must be \[1, 4, 18\]"),
+        (
+            lambda: MaxPool1d(2, tau_s=3).part(torch.rand(2, 4, 3, 4), torch.zeros(1, 4, 9)),
+            r"must be torch.float32 of shape \[1, 4, 18\]",
+        ),
         (
             lambda: build("4-3", **FLAT).part(torch.rand(2, 5), torch.zeros(2)),
             "the state is of type Tensor; it must be the State",
         ),
         (
             lambda: Linear(3, 2, neuron=NEURON).part(torch.rand(2, 4, 3), torch.zeros(2, 4, 2).double()),
-            "the state is torch.float64, and the neurons are computed in torch.float32",
+            r"the state is torch.float64 of shape \[2, 4, 2\]; it must be torch.float32 of shape \[2, 4, 2\]",
         ),
         (
             lambda: (net := build("4-3", **FLAT)).part(torch.rand(2, 1, 5), net.double().part(torch.rand(2, 1, 5).double())[1]),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tsslbp import machine, quantisation, rules
 from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError
-from tsslbp.kernels import Backend, Pool
+from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.called import Handed, check_state, handed_on, hooked, is_known, refuse_part, takes
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
@@ -319,10 +319,11 @@ class Spiking(Tells):
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
             return self.crossed(current, None, pool, half)[0]
-        state = rest(current, self.state_rows)
-        if handed.before is not None:
-            check_state(self, handed.before, state)
-            state = handed.before
+        if (state := handed.before) is None:
+            state = rest(current, self.state_rows)
+        else:
+            step = current.value if isinstance(current, Constant) else current[0]
+            check_state(self, state, (self.state_rows, *step.shape), computed_in(step.dtype))
         psc, handed.after = self.crossed(current, state, pool, half)
         return psc
 

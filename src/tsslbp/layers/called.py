@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import is_parametrized
@@ -76,16 +77,14 @@ def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
     return psc, handed.after
 
 
-def check_state(layer: nn.Module, state: Any, rest: Tensor) -> None:
-    """Raises UserError unless a layer's state has the shape and type of its state at rest."""
-    wanted = f"it must be {list(rest.shape)}, as its part() returned it, or None for rest"
-    if not isinstance(state, Tensor) or state.shape != rest.shape:
-        given = f"has shape {list(state.shape)}" if isinstance(state, Tensor) else f"is of type {type(state).__name__}"
-        raise UserError(f"{type(layer).__name__}: the state {given}; {wanted}")
-    if state.dtype != rest.dtype:
-        raise UserError(
-            f"{type(layer).__name__}: the state is {state.dtype}, and the neurons are computed in {rest.dtype}; {wanted}"
+def check_state(layer: nn.Module, state: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises UserError unless a layer's state is a tensor of this shape and type."""
+    if not isinstance(state, Tensor) or (state.shape, state.dtype) != (shape, dtype):
+        given = (
+            f"is {state.dtype} of shape {list(state.shape)}" if isinstance(state, Tensor) else f"is a {type(state).__name__}"
         )
+        wanted = f"it must be {dtype} of shape {list(shape)}, as its part() returned it, or None for rest"
+        raise UserError(f"{type(layer).__name__}: the state {given}; {wanted}")
 
 
 def refuse_part(layer: nn.Module, state: object) -> None:

@@ -128,7 +128,7 @@ class MaxPool(Pooling, Tells):
         before = pooled = None
         if handed is not None and handed.before is not None:
             inputs, shape = math.prod(signal.shape[2:]), (*signal.shape[1:3], *(n // self.size for n in signal.shape[3:]))
-            check_state(self, handed.before, signal.new_empty(1, signal.shape[1], inputs + math.prod(shape[1:])))
+            check_state(self, handed.before, (1, signal.shape[1], inputs + math.prod(shape[1:])), signal.dtype)
             before, pooled = handed.before[0].tensor_split([inputs], 1)
             before, pooled = before.view(signal.shape[1:]), pooled.view(shape)
         trains = spikes_from_psc(signal, self.tau_s, before)

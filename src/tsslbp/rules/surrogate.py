@@ -94,7 +94,7 @@ class Surrogate(Rule):
             raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive and finite")
         if not isinstance(self.through_reset, bool):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
-        if _is_step(entry if callable(entry := self._entry) else entry[0]):
+        if _is_step(self._function):
             which = "surrogate(name=fast_sigmoid, slope=25)"
             raise UserError(f"the function returns spikes, as in other libraries; give their derivative ψ, or a name: {which}")
 
@@ -109,9 +109,13 @@ class Surrogate(Rule):
     def _entry(self) -> tuple[Derivative, float] | Derivative:
         return self.name if callable(self.name) else DERIVATIVES[self.name]
 
-    def code(self) -> tuple[object, ...]:
+    @property
+    def _function(self) -> Derivative:
         entry = self._entry
-        return (*super().code(), entry if callable(entry) else entry[0])
+        return entry if callable(entry) else entry[0]
+
+    def code(self) -> tuple[object, ...]:
+        return (*super().code(), self._function)
 
     def options(self) -> dict[str, Any]:
         """The rule's options that differ from their defaults; a function is given by its name in ``DERIVATIVES``.

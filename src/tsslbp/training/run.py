@@ -155,8 +155,7 @@ def train(
 
         try:
             Loop(config, samples, seen, optimizer, state, progress, save).run(end_epoch)
-            final = records.summary(state.history, dataset, config.choose, measure)
-            final |= baselines(dataset) if own else {}
+            final = records.summary(state.history, dataset, config.choose, measure) | (baselines(dataset) if own else {})
         except Interrupted:
             raise Interrupted(folder) from None
         except processes.Lost as lost:
