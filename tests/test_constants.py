@@ -330,6 +330,16 @@ def test_parameters_become_the_layers_and_tensors_its_buffers():
     assert layer.neuron == LIF(5, 3)
 
 
+@pytest.mark.parametrize("value", [10, nn.Parameter(torch.tensor(10.0))])
+def test_a_constant_that_nothing_would_read_is_refused(value):
+    layer = Linear(4, 6, neuron=LIF(nn.Parameter(torch.tensor(5.0)), 3))
+    layer.tau_m = nn.Parameter(torch.tensor(7.0))
+    assert layer.neuron.tau_m == 7
+    with pytest.raises(UserError, match=r"tau_s is a constant of the layer's neuron; set layer.neuron = LIF"):
+        layer.tau_s = value
+    assert not hasattr(layer, "tau_s")
+
+
 def test_a_channel_has_one():
     conv = Conv2d(2, 3, 3, neuron=learned(3), scale=3.0)
     x = torch.randn(5, 2, 2, 6, 6)

@@ -136,6 +136,11 @@ class Spiking(Tells):
         placeholders: dict[str, Any] = dict.fromkeys(tensors, 1.0)
         self._numbers = replace(neuron, **placeholders)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in CONSTANTS and name not in self._named:
+            raise UserError(f"{name} is a constant of the layer's neuron; set layer.neuron = LIF(tau_m, tau_s, threshold)")
+        super().__setattr__(name, value)
+
     def _check_constants(self, neuron: LIF) -> None:
         """Raises UserError unless each constant is one for the layer or one for each neuron or channel."""
         for name, value in _tensors_of(neuron).items():
@@ -344,8 +349,7 @@ class Spiking(Tells):
         return handed_on(self, state, signal, pool, half)
 
     def _constants(self) -> dict[str, Any]:
-        found = {name: getattr(self.neuron, name) for name in ("tau_m", "tau_s", "threshold", "reset")}
-        told = {name: value for name, value in found.items() if isinstance(value, (int, float))} | {"bits": self.bits}
+        told = {name: x for name, x in vars(self.neuron).items() if isinstance(x, (int, float))} | {"bits": self.bits}
         return told if self.gain is None else told | {"standardised size": self.size}
 
     def _extras(self) -> str:
