@@ -141,16 +141,15 @@ def _array(name: str, value: Any) -> NDArray[Any]:
 
 def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     """The samples in arrays named as above. Raises UserError, with ``where``, for what does not fit the description."""
-    faults: list[str] = []
-    parts, notes, layout = {}, [], None
     names = _class_names(where, arrays)
     if names is not None and wanted.classes is not None and names != wanted.classes:
         raise UserError(f"{where} names the classes {unlike(names, wanted.classes)}")
     ends = {part: end for part, end in ENDS.items() if not end or {f"x{end}", f"y{end}", f"lengths{end}"} & arrays.keys()}
     odd = [f"lengths{end}" for end in ends.values() if ("lengths" in arrays) != (f"lengths{end}" in arrays)]
-    faults += [f"{where} has only one of lengths and {name}; write both or neither" for name in odd]
+    faults = [f"{where} has only one of lengths and {name}; write both or neither" for name in odd]
     classes = named = names or wanted.classes
     by_name = names is None and classes is not None and whole_numbers(classes)
+    parts, notes, layout = dict[str, Split](), list[str](), None
     for part, end in ends.items():
         try:
             x, y = _samples(where, arrays, f"x{end}", f"y{end}", wanted.labelled, by_name)
@@ -158,58 +157,65 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
                 texts = [plain(str(label)) for label in y]
                 classes = classes or classes_of(alike(texts), where)
                 y = numbered(texts, classes, f"{where}: y{end}", wanted).numpy()
-            if y is not None and y.ndim == 1 and not wanted.labelled and classes is not None:
-                y = y.astype(np.int64) if y.dtype.kind == "u" else y  # which has no -1
-                y = np.where((y >= 0) & (y < len(classes)), y, -1)
+            elif y is not None and y.ndim == 1 and not wanted.labelled and classes is not None:
+                y = np.where((y >= 0) & (y < len(classes)), y.astype(np.int64), -1)
             x, layout, note = _recognised(x, f"x{end}", "lengths" in arrays, wanted.shape, layout)
+            parts[part] = _split(where, end, x, y, arrays.get(f"lengths{end}"), layout.startswith("T"))
             if not end:
-                notes += [note] if note else []
-            sequence = layout.startswith("T")
-            if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
-                raise UserError(
-                    f"{where}: y{end} has {y.shape[1]} steps and x{end} {x.shape[1]}; target spike trains [N, T, C] must have "
-                    "as many as their samples"
-                )
-            parts[part] = _split(where, f"x{end}", x, y, arrays.get(f"lengths{end}"), sequence)
-            if not end and layout in ("F", "TF") and not wanted.whole:
-                lengths = parts[part].lengths
-                inside = x if lengths is None else x[np.arange(x.shape[1]) < lengths.numpy()[:, None]]
-                notes += [own.LOST.format(f"feature {number} of x") for number in own.lost_in_float32(inside)]
+                notes = [note] * bool(note) + ([] if wanted.whole else _lost(x, parts[part].lengths))
         except UserError as error:
             faults.append(str(error))
     if faults:
         raise all_of(faults)
-    for end in ends.values():
-        x, other = arrays["x"], arrays[f"x{end}"]
+    train, sequence = parts["train"], layout is not None and layout.startswith("T")
+    _check_alike(where, arrays, parts, named is not None)
+    if train.trains:
+        classes = _output_neurons(where, parts, classes, wanted)
+    elif not wanted.whole:
+        classes = _every_class(where, train.y, classes)
+    assert classes is not None
+    for part, split in parts.items():
+        if not split.trains and int(split.y.max()) >= len(classes):
+            raise UserError(f"{where}: y{ENDS[part]} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
+    kind = kind_of(train.x, sequence)
+    if kind == "series" and own.counts_events(train.x):
+        kind = "events"
+    labels = {part: [f"x{ENDS[part]} {n}" for n in range(len(split))] for part, split in parts.items()}
+    labels["train"] = [str(n) for n in range(len(train))]
+    unnamed = wanted.whole and wanted.labelled and names is None and not by_name and not train.trains
+    numbers = unnamed and arrays["y"].dtype.kind != "U"
+    return Found(
+        parts,
+        classes,
+        sequence,
+        own.white(train.x),
+        "your x_test" if "test" in parts else FIFTH,
+        labels,
+        kind_fact(kind, *notes),
+        [by_place([*map(str, range(len(classes)))], classes)] if numbers else [],
+        None if wanted.whole else _groups(where, arrays, parts),
+    )
+
+
+def _lost(x: NDArray[Any], lengths: Tensor | None) -> list[str]:
+    """Notes on features of tables and series that float32 does not hold."""
+    if x.ndim not in (2, 3):
+        return []
+    inside = x if lengths is None else x[np.arange(x.shape[1]) < lengths.numpy()[:, None]]
+    return [own.LOST.format(f"feature {number} of x") for number in own.lost_in_float32(inside)]
+
+
+def _check_alike(where: str, arrays: Arrays, parts: dict[str, Split], named: bool) -> None:
+    """Raises UserError for parts that differ in shape or type, or in the kind of their labels."""
+    for part, split in parts.items():
+        end, x, other = ENDS[part], arrays["x"], arrays[f"x{ENDS[part]}"]
         if other.shape[1:] != x.shape[1:] or (other.dtype == np.uint8) != (x.dtype == np.uint8):
             described = [f"{a.dtype} {list(a.shape[1:])}" for a in (other, x)]
             raise UserError(f"{where}: samples of x{end} are {described[0]}, those of x {described[1]}; they must be alike")
-        if named is None and len({arrays[key].dtype.kind == "U" for key in ("y", f"y{end}") if key in arrays}) > 1:
+        if not named and len({arrays[key].dtype.kind == "U" for key in ("y", f"y{end}") if key in arrays}) > 1:
             raise UserError(f"{where}: one of y and y{end} holds texts, the other numbers; write both alike, or add classes")
-    if parts["train"].trains:
-        classes = _output_neurons(where, parts, classes, wanted)
-    elif not wanted.whole:
-        classes = _every_class(where, parts["train"].y, classes)
-    assert classes is not None
-    for part, split in parts.items():
-        key = f"y{ENDS[part]}"
         if split.trains != parts["train"].trains:
-            raise UserError(f"{where}: one of y and {key} holds classes, the other spike trains; write both alike")
-        if not split.trains and int(split.y.max()) >= len(classes):
-            raise UserError(f"{where}: {key} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
-    sequence = layout is not None and layout.startswith("T")
-    scale = own.white(parts["train"].x)
-    kind = kind_of(parts["train"].x, sequence)
-    if kind == "series" and own.counts_events(parts["train"].x):
-        kind = "events"
-    labels = {part: [f"x{ENDS[part]} {n}" for n in range(len(split))] for part, split in parts.items()}
-    labels["train"] = [str(n) for n in range(len(parts["train"]))]
-    tested_on = "your x_test" if "test" in parts else FIFTH
-    unnamed = wanted.whole and names is None and not by_name and not parts["train"].trains
-    numbers = unnamed and wanted.labelled and arrays["y"].dtype.kind != "U"
-    doubts = [by_place([*map(str, range(len(classes)))], classes)] if numbers else []
-    groups = None if wanted.whole else _groups(where, arrays, parts)
-    return Found(parts, classes, sequence, scale, tested_on, labels, kind_fact(kind, *notes), doubts, groups)
+            raise UserError(f"{where}: one of y and y{end} holds classes, the other spike trains; write both alike")
 
 
 def _groups(where: str, arrays: Arrays, parts: dict[str, Split]) -> Tensor | None:
@@ -355,9 +361,14 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
 
 
 def _split(
-    where: str, key: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
+    where: str, end: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any] | None, sequence: bool
 ) -> Split:
     """Bytes stay bytes (bools become bytes, but for tables), all others become float32; padding becomes 0, also of targets."""
+    if y is not None and y.ndim == 3 and sequence and y.shape[1] != x.shape[1]:
+        raise UserError(
+            f"{where}: y{end} has {y.shape[1]} steps and x{end} {x.shape[1]}; target spike trains [N, T, C] must have as many "
+            "as their samples"
+        )
     if lengths is not None:
         if not sequence:
             raise UserError(f"{where}: x holds samples without steps, {list(x.shape)}; leave lengths out")
@@ -366,7 +377,7 @@ def _split(
             swapped = x.ndim == 3 and lengths.shape == (len(x),) and steps < lengths.max() <= x.shape[2]
             raise UserError(
                 f"{where}: lengths must be {len(x)} integers from 1 to {steps}, the steps of the sequences"
-                f"{f'; if the channels of {key} come first, give {key}.swapaxes(1, 2)' if swapped else ''}"
+                f"{f'; if the channels of x{end} come first, give x{end}.swapaxes(1, 2)' if swapped else ''}"
             )
     if x.dtype == np.bool_ and x.ndim > 2:  # in a table, each feature has a mean of its own
         x = x.view(np.uint8)
@@ -381,5 +392,5 @@ def _split(
         stored = stored.masked_fill(beyond.view(*beyond.shape, *[1] * (stored.dim() - 2)), 0)
         if targets.dim() == 3:
             targets = targets.masked_fill(beyond.unsqueeze(2), 0)
-    own.refuse_missing(stored, f"{where}: ", sequence, "" if key == "x" else f"{key}, ")
+    own.refuse_missing(stored, f"{where}: ", sequence, f"x{end}, " if end else "")
     return Split(stored, targets, counted)

@@ -80,8 +80,35 @@ def read(path: Path, wanted: Wanted) -> Found:
 
 def _table(path: Path, wanted: Wanted) -> Table:
     rows, first = _rows(path)
-    header, doubts = _names([cells for _, cells in rows], path.name, wanted)
-    width = len(rows[0][1])
+    layout, doubts = _layout(path, [cells for _, cells in rows], wanted)
+    x, labels, groups = _values(path, rows[1:] if layout.named else rows, first, layout, wanted)
+    names = [layout.columns[n] for n in layout.features]
+    notes = _notes(x, names, layout, wanted)
+    return Table(x.astype(np.float32), labels, layout.class_column, tuple(names) if layout.named else (), groups, notes, doubts)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the columns of a file hold, by their positions."""
+
+    columns: list[str]
+    """Names of all; their numbers from 1 if they have none."""
+    named: bool
+    index: bool
+    """Whether the first is left out, as the index that pandas writes."""
+    label: int | None
+    features: list[int]
+    group: int | None
+
+    @property
+    def class_column(self) -> str:
+        return "" if self.label is None else self.columns[self.label]
+
+
+def _layout(path: Path, rows: list[list[str]], wanted: Wanted) -> tuple[_Layout, tuple[str, ...]]:
+    """What the columns hold, and doubts about the first row."""
+    header, doubts = _names(rows, path.name, wanted)
+    width = len(rows[0])
     columns = [name.strip() or str(n) for n, name in enumerate(header or [""] * width, 1)]
     body = rows[1:] if header else rows
     if not body:
@@ -89,19 +116,26 @@ def _table(path: Path, wanted: Wanted) -> Table:
     if wanted.columns and not (header or counted([*wanted.columns])) and width == len(wanted.columns) + 1:
         taken = f"the last is taken as the class, the others as {few(wanted.columns)}"
         doubts.append(f"columns of {path.name} have no names: {taken}")
-    unnamed = bool(header) and width > 2 and not header[0].strip()  # as of the index that pandas writes
+    unnamed = bool(header) and width > 2 and not header[0].strip()
     asked = columns[0] in wanted.columns and columns[0] not in columns[1:]
-    skipped = int(unnamed and not asked and not any(_has_fraction(cells[0]) for _, cells in body))
+    index = unnamed and not asked and not any(_has_fraction(cells[0]) for cells in body)
+    group = _group(path, columns, index, wanted) if header else None
+    kept = [n for n in range(index, width) if n != group]
     by_name = bool(header) and ({*wanted.columns} <= {*columns} or not counted(header[unnamed:]))
-    group = _group(path, columns[skipped:], wanted) if header else None
-    group = None if group is None else group + skipped
-    kept = [n for n in range(skipped, width) if n != group]
-    label, chosen = _chosen(path, [columns[n] for n in kept], wanted if by_name else replace(wanted, columns=()))
-    label, chosen = None if label is None else kept[label], [kept[n] for n in chosen]
-    machine.need_memory(8 * len(body) * len(chosen), str(path))
-    x, faults, missing = np.empty((len(body), len(chosen))), [], []
+    label, features = _chosen(path, [columns[n] for n in kept], wanted if by_name else replace(wanted, columns=()))
+    place = None if label is None else kept[label]
+    return _Layout(columns, bool(header), index, place, [kept[n] for n in features], group), tuple(doubts)
+
+
+def _values(
+    path: Path, body: list[tuple[int, list[str]]], first: int, layout: _Layout, wanted: Wanted
+) -> tuple[NDArray[np.float64], list[str | None], list[str]]:
+    """The numbers ``[N, F]``, label and group of each row. Raises UserError for all faults of the file together."""
+    columns, label, width = layout.columns, layout.label, len(layout.columns)
+    machine.need_memory(8 * len(body) * len(layout.features), str(path))
+    x, faults, missing = np.empty((len(body), len(layout.features))), [], []
     labels, groups = list[str | None](), list[str]()
-    texts: dict[str, tuple[int, str, int]] = {}
+    texts: dict[str, list[tuple[int, str]]] = {}
     for row, (line, cells) in zip(x, body, strict=True):
         if len(cells) != width:
             faults.append(f"{path}: line {line} has {len(cells)} columns, line {first} has {width}")
@@ -109,70 +143,70 @@ def _table(path: Path, wanted: Wanted) -> Table:
         labels.append(None if label is None else plain(cells[label]))
         if str(labels[-1]).lower() in NO_LABEL and wanted.labelled:
             faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
-        if group is not None:
-            groups.append(plain(cells[group]))
+        if layout.group is not None:
+            groups.append(plain(cells[layout.group]))
             if not groups[-1] and not wanted.whole and not wanted.columns:
-                faults.append(f"{path}: line {line} has no group in column {columns[group]}")
-        given = [cells[n] for n in chosen]
+                faults.append(f"{path}: line {line} has no group in column {columns[layout.group]}")
+        given = [cells[n] for n in layout.features]
         try:
             row[:] = [float(cell) for cell in given]
             if np.abs(row).max() <= FLOAT32_MAX and "_" not in "".join(given):  # Python reads 1_2 as 12
                 continue
         except (ValueError, OverflowError):
             pass
-        for n, cell in zip(chosen, given, strict=True):
+        for n, cell in zip(layout.features, given, strict=True):
             if cell.strip().lower() in MISSING:
                 missing.append(f"line {line}, column {columns[n]}")
             elif not is_number(cell):
-                line_, text, count = texts.get(columns[n], (line, cell.strip(), 0))
-                texts[columns[n]] = line_, text, count + 1
-    name = "" if label is None else columns[label]
-    taken = "" if wanted.whole or name.lower() == LABELS[0] else f" (classes are in column {name}; name another one label)"
-    fix = "write numbers, leave it out, or name it groups if it tells whose sample a row is"
-    if wanted.whole or any(column.lower() == "groups" for column in columns):
-        fix = "write numbers, or leave it out"
-    at_last = "write numbers, or name the column of classes label to hold its samples together"
-    faults += [
-        f"{path}: column {column} has {'text' if _is_text(text) else 'numbers beyond float32,'} in {count} rows, {text[:30]!r} "
-        f"in line {line} first; {at_last if column.lower() == 'groups' and taken else fix + taken}"
-        for column, (line, text, count) in texts.items()
-    ]
+                texts.setdefault(columns[n], []).append((line, cell.strip()))
+    for column, found in texts.items():
+        line, text = found[0]
+        kind = "text" if _is_text(text) else "numbers beyond float32,"
+        told = f"{path}: column {column} has {kind} in {len(found)} rows, {text[:30]!r} in line {line} first"
+        faults.append(f"{told}; {_instead(column, layout, wanted)}")
     if missing:
         faults.append(f"{path}: {len(missing)} missing values, the first in {missing[0]}; fill them or remove their rows")
     if faults:
         raise all_of(faults)
-    names = [columns[n] for n in chosen]
+    return x, labels, groups
+
+
+def _instead(column: str, layout: _Layout, wanted: Wanted) -> str:
+    """What to do about text in a column of features."""
+    fix, labelled = "write numbers, or leave it out", layout.class_column.lower() == LABELS[0]
+    if wanted.whole:
+        return fix
+    if column.lower() == "groups" and not labelled:
+        return "write numbers, or name the column of classes label to hold its samples together"
+    if not any(name.lower() == "groups" for name in layout.columns):
+        fix = "write numbers, leave it out, or name it groups if it tells whose sample a row is"
+    return fix + ("" if labelled else f" (classes are in column {layout.class_column}; name another one label)")
+
+
+def _notes(x: NDArray[np.float64], names: list[str], layout: _Layout, wanted: Wanted) -> tuple[str, ...]:
+    """What the user may want otherwise."""
+    notes = []
+    if layout.index:
+        notes.append("the first column has no name and is left out, as if it numbered the rows; name it to use it")
+    if layout.group is not None:
+        notes.append(f"column {layout.columns[layout.group]} says which samples are held out together, and is no feature")
+    for name in names if not wanted.columns else ():
+        if name.lower() in LABELS and not _is_coordinate(name, layout.columns):
+            notes.append(f"column {name} is taken as a feature; remove it if it is the class")
+        if name.lower() == "groups":
+            notes.append(f"column {name} is taken as a feature; name the column of classes label to hold its groups out whole")
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
-    notes = [
-        *["the first column has no name and is left out, as if it numbered the rows; name it to use it"] * skipped,
-        *[
-            f"column {columns[n]} says which samples are held out together, and is no feature"
-            for n in (group,)
-            if n is not None
-        ],
-        *(
-            f"column {other} is taken as a feature; remove it if it is the class"
-            for other in names
-            if other.lower() in LABELS and not wanted.columns and not _is_coordinate(other, columns)
-        ),
-        *(
-            f"column {other} is taken as a feature; name the column of classes label to hold its groups out whole"
-            for other in names
-            if other.lower() == "groups" and not wanted.columns
-        ),
-        *(f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering),
-        *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering),
-    ]
-    return Table(x.astype(np.float32), labels, name, tuple(names) if header else (), groups, tuple(notes), tuple(doubts))
+    notes += [f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering]
+    return (*notes, *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering))
 
 
-def _group(path: Path, columns: list[str], wanted: Wanted) -> int | None:
+def _group(path: Path, columns: list[str], index: bool, wanted: Wanted) -> int | None:
     """The column of groups, beside a named one of classes if there must be one; None if there is none, or it is a feature of
     the model. Raises UserError for several."""
     found = [n for n, name in enumerate(columns) if name.lower() == "groups"]
-    rest = [name for name in columns if name.lower() != "groups"]
+    rest = [name for name in columns[index:] if name.lower() != "groups"]
     labelled = any(name.lower() in LABELS and not _is_coordinate(name, rest) for name in rest)
-    feature = any(columns[n] in wanted.columns for n in found) or wanted.shape == (len(columns) - labelled,)
+    feature = any(columns[n] in wanted.columns for n in found) or wanted.shape == (len(columns) - index - labelled,)
     if not found or feature or (wanted.labelled and not labelled):
         return None
     if len(found) > 1:
