@@ -80,26 +80,13 @@ class Found:
                 validation size that does not fit.
         """
         samples, test, held = self.parts["train"], self.parts.get("test"), self.parts.get("validation")
-        classes, groups, notes = self.classes, self.groups, tuple(self.facts.get("notes", ()))
-        if len(classes) < 2 and not samples.trains:
-            raise UserError(f"{where}: all samples are of class {classes[0]}; a classifier needs at least two classes")
+        groups, notes = self.groups, list(self.facts.get("notes", ()))
+        if len(self.classes) < 2 and not samples.trains:
+            raise UserError(f"{where}: all samples are of class {self.classes[0]}; a classifier needs at least two classes")
         # samples with target trains are held out as if all were of one class
-        labels, names = (torch.zeros(len(samples), dtype=torch.int64), ("",)) if samples.trains else (samples.y, classes)
-        counts = torch.bincount(labels, minlength=len(names))
-        fewest, scarce = int(counts.min()), names[int(counts.argmin())]
-        parts = ["training", *(["test"] if test is None else [])]
-        if validation is None and held is None and fewest <= len(parts):
-            validation = 0
-        if validation != 0 and held is None:
-            parts.insert(1, "validation")
-        if fewest < len(parts):
-            has = f"{fewest} sample{'s' * (fewest != 1)}"
-            needs = f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} need {len(parts)}"
-            if samples.trains:
-                raise UserError(f"{where} has {has}; {needs}; add samples, or bring test samples as x_test and y_test")
-            fix = "add samples of it or leave the class out"
-            raise UserError(f"{where}: class {scarce} has {has}; {needs} of each class; {fix}")
-        numbers, tested = Split(torch.arange(len(samples)), labels), None
+        y, names = (torch.zeros(len(samples), dtype=torch.int64), ("",)) if samples.trains else (samples.y, self.classes)
+        validation = self._affordable(where, validation, torch.bincount(y, minlength=len(names)), names)
+        numbers, tested = Split(torch.arange(len(samples)), y), None
         if test is None:
             fifth = max(len(names), len(samples) // 5)
             numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
@@ -111,34 +98,42 @@ class Found:
             else:
                 numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
         if held is not None and validation in (None, len(held)):
-            kept, held = numbers, held.select(torch.arange(len(held)))
+            held = held.select(torch.arange(len(held)))
         elif held is not None and validation:
             own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
             raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
         else:
             if held is not None:
-                notes = (*notes, f"its {len(held):,} validation samples are left out (--validation 0)")
-            kept, left = hold_out_validation(numbers, validation, len(names))
+                notes.append(f"its {len(held):,} validation samples are left out (--validation 0)")
+            numbers, left = hold_out_validation(numbers, validation, len(names))
             held = samples.select(left.x)
         if groups is not None:
-            bring = "bring test samples (x_test and y_test, or a NAME_TEST file)"
-            if tested is not None and not len(tested):
-                large = "its groups are too large to hold out a fifth of the samples"
-                raise UserError(f"{where}: {large}; {bring}")
-            rest = torch.bincount(kept.y, minlength=len(names))
-            if not bool(rest.all()):
-                raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; {bring}")
-            many, trained = len(groups.unique()), len(groups[kept.x].unique())
-            notes = (*notes, f"{trained} of {many} groups are trained on; the others are held out whole")
-            if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
-                notes += (f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested",)
-        train = samples.select(kept.x)
-        test = samples.select(tested.x) if tested is not None else test
+            notes += _of_groups(where, groups, numbers, tested, names)
+        train, test = samples.select(numbers.x), test if tested is None else samples.select(tested.x)
         assert test is not None
         test = test.select(torch.arange(len(test)))
         normalisation = fitted(train.looked_at() if train.streamed else train, self.sequence, self.scale)
-        facts = self.facts | {"notes": notes}
-        return Dataset(name, train, held, test, classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
+        facts = self.facts | {"notes": tuple(notes)}
+        return Dataset(name, train, held, test, self.classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
+
+    def _affordable(self, where: str, validation: int | None, counts: Tensor, names: Sequence[str]) -> int | None:
+        """The validation size, 0 if a class has too few samples for the default. Raises UserError if one has too few for the
+        parts, one sample in each."""
+        needing = ["training", *["test"] * ("test" not in self.parts)]
+        fewest = int(counts.min())
+        if "validation" not in self.parts:
+            if validation is None and fewest <= len(needing):
+                validation = 0
+            if validation != 0:
+                needing.insert(1, "validation")
+        if fewest >= len(needing):
+            return validation
+        has = f"{fewest} sample{'s' * (fewest != 1)}"
+        needs = f"{' and '.join([', '.join(needing[:-1]), needing[-1]] if needing[1:] else needing)} need {len(needing)}"
+        if self.parts["train"].trains:
+            raise UserError(f"{where} has {has}; {needs}; add samples, or bring test samples as x_test and y_test")
+        of_class = f"{where}: class {names[int(counts.argmin())]} has {has}; {needs} of each class"
+        raise UserError(f"{of_class}; add samples of it or leave the class out")
 
     def all(self) -> tuple[Split, list[str]]:
         """Every sample and its name."""
@@ -146,6 +141,21 @@ class Found:
         names = [name for part in self.parts for name in self.names.get(part, ())]
         whole = sum(splits[1:], splits[0])
         return whole, names or [str(number) for number in range(len(whole))]
+
+
+def _of_groups(where: str, groups: Tensor, kept: Split, tested: Split | None, names: Sequence[str]) -> list[str]:
+    """Notes on groups that are held out. Raises UserError if they are too large or too few for that."""
+    bring = "bring test samples (x_test and y_test, or a NAME_TEST file)"
+    if tested is not None and not len(tested):
+        raise UserError(f"{where}: its groups are too large to hold out a fifth of the samples; {bring}")
+    rest = torch.bincount(kept.y, minlength=len(names))
+    if not bool(rest.all()):
+        raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; {bring}")
+    many, trained = len(groups.unique()), len(groups[kept.x].unique())
+    notes = [f"{trained} of {many} groups are trained on; the others are held out whole"]
+    if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
+        notes.append(f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested")
+    return notes
 
 
 @dataclass(frozen=True, eq=False)
