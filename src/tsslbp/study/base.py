@@ -19,7 +19,7 @@ from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
-from tsslbp.training.run import loaded
+from tsslbp.training.preparation import loaded
 
 Options = TypeVar("Options")
 Trains = TypeVar("Trains", bound=TrainConfig)

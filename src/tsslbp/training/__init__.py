@@ -14,10 +14,11 @@ from tsslbp.training.evaluation import (
 from tsslbp.training.folder import CHECKPOINT, MODEL, files_of
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model
+from tsslbp.training.preparation import prepare, resolved, with_data
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import load
 from tsslbp.training.records import METRICS, final_of, history, read_metrics, summary
-from tsslbp.training.run import prepare, resolved, train, with_data
+from tsslbp.training.run import train
 from tsslbp.training.stream import Step, Stream
 from tsslbp.training.watch import watcher
 
