@@ -128,9 +128,18 @@ def test_what_cannot_be_used_is_said_in_a_line(folder, tmp_path):
         load(folder)
 
 
-def test_without_torchvision(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    with fails(r"pictures that stay in files need torchvision.*: pip install 'tsslbp\[vision\]'"):
+def test_without_torchvision(monkeypatch, tmp_path):
+    broken = tmp_path / "torchvision/__init__.py"
+    broken.parent.mkdir()
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    need = r"pictures that stay in files need torchvision: pip install 'tsslbp\[vision\]'"
+    with fails(need + r" \(operator torchvision::nms does not exist\)"):
+        load(PICTURES)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with fails(need):
         load(PICTURES)
 
 

@@ -26,11 +26,11 @@ def one_line(error: Exception) -> str:
 
 
 def needed(module: str, need: str, extra: str) -> ModuleType:
-    """A module that an extra brings. Raises UserError, which says what has need of it, if it is not installed."""
+    """A module that an extra brings. Raises UserError, which says what has need of it, if it cannot be imported, and why."""
     try:
         return import_module(module)
-    except ImportError:
-        raise UserError(f"{need}: pip install 'tsslbp[{extra}]'") from None
+    except Exception as error:  # one for another PyTorch raises anything
+        raise UserError(f"{need}: pip install 'tsslbp[{extra}]' ({one_line(error)})") from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

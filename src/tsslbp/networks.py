@@ -376,7 +376,8 @@ class Network(Tells):
     def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
-        For an ANN, the outputs of its units, ``[1, B, ...]``, and the logits. ``keys`` and ``lengths``: see the network's call.
+        A layer inside a module of another class is left out. For an ANN, the outputs of its units, ``[1, B, ...]``, and the
+        logits. ``keys`` and ``lengths``: see the network's call.
         """
         walk = self.walk(self.encode(x), self._inside(x, lengths), keys=self._keys(x) if keys is None else keys)
         return {name: cast(Tensor, signal) for name, layer, signal in walk if isinstance(layer, Spiking)}

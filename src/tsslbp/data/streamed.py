@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tsslbp import draws, machine
 from tsslbp.data.dataset import Request, Split
 from tsslbp.data.pictures import Member, Unread, opened
-from tsslbp.errors import UserError, all_of, one_line
+from tsslbp.errors import UserError, all_of, needed, one_line
 
 AT_ONCE = 64
 """Default batch size."""
@@ -83,10 +83,7 @@ class Decoder(Dataset[Decoded]):
     """
 
     def __init__(self, size: int, least: float) -> None:
-        try:
-            from torchvision.transforms import v2
-        except ImportError as error:
-            raise UserError(f"pictures that stay in files need {error.name}: pip install 'tsslbp[vision]'") from None
+        v2 = needed("torchvision.transforms.v2", "pictures that stay in files need torchvision", "vision")
         self.size = size
         self._middle = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
         self._piece = v2.RandomResizedCrop(size, scale=(least, 1.0)) if least else None
