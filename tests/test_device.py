@@ -53,6 +53,13 @@ def test_a_gpu_that_is_not_there_is_missed_before_training(quick):
     assert processes.device("cpu") == torch.device("cpu")
 
 
+def test_processes_do_not_share_a_gpu(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="is cuda:0, which 2 processes would share; --device cuda gives each its own"):
+        processes.device("cuda:0")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
 @pytest.mark.parametrize("case", [*CASES.values(), {"network": "12-10", "precision": "bfloat16", "accumulate": 2}])
 def test_a_gpu_trains_and_resumes(case, quick, samples):

@@ -233,12 +233,14 @@ def check_device(name: str) -> None:
 def device(name: str) -> torch.device:
     """The device of a name: ``cpu``, ``cuda`` (each process on a machine has its own) or ``cuda:N``.
 
-    Raises UserError for another name, and for a missing GPU.
+    Raises UserError for another name, for a missing GPU, and for ``cuda:N`` if several processes would share that.
     """
     check_device(name)
     kind, _, number = name.partition(":")
     if kind == "cpu":
         return torch.device("cpu")
+    if number and started() > 1 and (each := os.environ["LOCAL_WORLD_SIZE"]) != "1":
+        raise UserError(f"--device is {name}, which {each} processes would share; --device cuda gives each its own")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(number or (os.environ["LOCAL_RANK"] if started() > 1 else 0))
     if index >= there:
