@@ -102,13 +102,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     """The variables of the templates."""
     entry, links, whole, model = program.entry, program.chain, program.whole, program.entry.model
     a, neurons = model.network.architecture, sum(population.neurons for population in links.populations)
-    value = np.dtype(np.int32 if whole else np.float32)
-    table = None
-    if entry.meaning is not None:
-        table = whole_input(entry.meaning).short().numpy() if whole else entry.meaning.numpy()
-    one = INPUT_UNIT if whole else 1
-    if whole and _enters_in_ones(entry, links, table):  # the same network without multiplications
-        one, table = 1, None if table is None else table // INPUT_UNIT
+    table, one = _input_table(entry, links, whole is not None)
     parts = _Parts(links, whole, table, a.bits, INPUT_UNIT // one if whole else 1)
     constants = parts.bytes + (0 if table is None else table.nbytes)
     windows = max(by.windows for population in links.populations for by in population.maps)
@@ -120,14 +114,8 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     if adapting is not None:
         rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
         relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
-    state = (parts.sums + 2 * parts.slots + 2 * parts.rises + links.populations[-1].neurons) * value.itemsize
-    state += links.populations[-1].neurons * 8
     narrow = whole is not None and parts.in_a_byte == 1 and not all(m["dense"] for m in parts.maps)
-    state += 2 * parts.widest if whole else 0
-    state += 2 * parts.sums + 3 * len(parts.maps) if narrow else 0
-    state += parts.slots // AT_ONCE
     shown = 0 if entry.sequence or links.populations[0].lateral is None else links.populations[0].neurons
-    state += shown * value.itemsize
     return {
         "title": f"A spiking network, {a.network}, of {'whole numbers' if whole else 'floating-point numbers'}",
         "integer": whole is not None,
@@ -193,10 +181,22 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "synapse": whole.synapse if whole else _floats([1 - 1 / links.tau_s]),
         "membrane": whole.membrane if whole else _floats([1 - 1 / links.tau_m]),
         "constant_bytes": f"{constants:,}",
-        "state_bytes": f"{state + (parts.slots + len(links.populations)) * index.itemsize + windows:,}",
+        "state_bytes": f"{parts.state_bytes(index.itemsize, narrow, shown) + windows:,}",
         "samples": _vectors(program, samples),
         "samples_of": which,
     }
+
+
+def _input_table(entry: Entry, links: Chain, whole: bool) -> tuple[Array | None, int]:
+    """What each byte that enters means, ``[channels or 1, 256]``, None if none does; and what 1 is in these numbers."""
+    if entry.meaning is None:
+        return None, INPUT_UNIT if whole and not _enters_in_ones(entry, links, None) else 1
+    if not whole:
+        return entry.meaning.numpy(), 1
+    table = whole_input(entry.meaning).short().numpy()
+    if _enters_in_ones(entry, links, table):  # the same network without multiplications
+        return table // INPUT_UNIT, 1
+    return table, INPUT_UNIT
 
 
 def _enters_in_ones(entry: Entry, links: Chain, table: Array | None) -> bool:
@@ -223,6 +223,15 @@ class _Parts:
             self.slots += _filled(population.neurons)
         if any(m["filled"] > m["run"] for m in self.maps):
             self.sums += IN_A_VECTOR  # beyond the last row, where only zeros are added
+
+    def state_bytes(self, index: int, narrow: bool, shown: int) -> int:
+        """Size of the fields of ``network_state`` in network.h, but for ``seen``; ``index`` is that of a ``network_index``."""
+        out, value, total = self.populations[-1]["neurons"], 4, 8
+        size = value * (self.sums + 2 * self.slots + out + shown + 2 * self.rises) + total * out
+        size += index * (self.slots + len(self.populations)) + self.slots // AT_ONCE
+        if narrow:
+            size += 2 * self.sums + 3 * len(self.maps)
+        return size + (2 * self.widest if self.whole else 0)
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
