@@ -206,8 +206,11 @@ def compare(case, bits, sequence, byte, folder, options):
     of, samples = model(network(notation, shape, bits=bits, **settings), sequence, byte)
     program = Program.of(of)
     assert (program.whole is None) == (bits == "float")
-    c.write(program, folder / "c", folder)
-    built = compiled.compiled(folder / "c", folder / "test", options)
+    said = c.write(program, folder / "c", folder)
+    state = int(re.search(r"([\d,]+) of state", said)[1].replace(",", ""))
+    size = f"sizeof(network_state) == {state} ? 1 : -1"
+    (folder / "c/size.c").write_text(f'#include "network.h"\ntypedef char state_has_its_size[{size}];\n')
+    built = compiled.compiled(folder / "c", folder / "test", (*options, str(folder / "c/size.c")))
     found = compiled.compare(built, program, samples)
     assert found.spikes > 20
     if bits == "float":

@@ -106,7 +106,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     parts = _Parts(links, whole, table, a.bits, INPUT_UNIT // one if whole else 1)
     constants = parts.bytes + (0 if table is None else table.nbytes)
     windows = max(by.windows for population in links.populations for by in population.maps)
-    index = np.dtype(np.uint16 if max(population.neurons for population in links.populations) < 2**16 else np.uint32)
+    index = "uint16" if max(population.neurons for population in links.populations) < 2**16 else "uint32"
     kind = "uint8_t" if entry.meaning is not None or entry.spikes else "int16_t" if whole else "float"
     norm = model.inputs.normalisation
     adapting = next((population.rise for population in links.populations if population.rise), None)
@@ -159,7 +159,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
             "value": "int32_t" if whole else "float",
             "sum": "int64_t" if whole else "double",
             "entering": "int16_t" if whole else "float",
-            "index": f"{index.name}_t",
+            "index": f"{index}_t",
             "cast": "(int16_t)" if whole else "",
         },
         "input_means": means(entry, whole is not None),
@@ -181,7 +181,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "synapse": whole.synapse if whole else _floats([1 - 1 / links.tau_s]),
         "membrane": whole.membrane if whole else _floats([1 - 1 / links.tau_m]),
         "constant_bytes": f"{constants:,}",
-        "state_bytes": f"{parts.state_bytes(index.itemsize, narrow, shown) + windows:,}",
+        "state_bytes": f"{parts.state_bytes(index, narrow, shown, windows):,}",
         "samples": _vectors(program, samples),
         "samples_of": which,
     }
@@ -224,14 +224,15 @@ class _Parts:
         if any(m["filled"] > m["run"] for m in self.maps):
             self.sums += IN_A_VECTOR  # beyond the last row, where only zeros are added
 
-    def state_bytes(self, index: int, narrow: bool, shown: int) -> int:
-        """Size of the fields of ``network_state`` in network.h, but for ``seen``; ``index`` is that of a ``network_index``."""
-        out, value, total = self.populations[-1]["neurons"], 4, 8
-        size = value * (self.sums + 2 * self.slots + out + shown + 2 * self.rises) + total * out
-        size += index * (self.slots + len(self.populations)) + self.slots // AT_ONCE
-        if narrow:
-            size += 2 * self.sums + 3 * len(self.maps)
-        return size + (2 * self.widest if self.whole else 0)
+    def state_bytes(self, index: str, narrow: bool, shown: int, windows: int) -> int:
+        """Size of ``network_state`` in network.h, with the bytes between its fields; ``index`` is the type of an index."""
+        out, value, total = self.populations[-1]["neurons"], "i4", "i8"
+        fields = [(value, self.sums), (value, 2 * self.slots), (value, out), (total, out)]
+        fields += [(index, self.slots), (index, len(self.populations)), ("u1", self.slots // AT_ONCE)]
+        fields += [("u2", self.widest)] if self.whole else []
+        fields += [("i2", self.sums), ("u2", len(self.maps)), ("u1", len(self.maps))] if narrow else []
+        fields += [(value, shown), (value, 2 * self.rises), ("u1", windows)]
+        return np.dtype([(str(n), *field) for n, field in enumerate(fields) if field[1]], align=True).itemsize
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
