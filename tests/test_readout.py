@@ -82,8 +82,10 @@ def test_parts_and_blocks_are_the_whole(notation, shape):
     torch.testing.assert_close(in_blocks, gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_a_stream_answers_as_the_whole_sequence():
-    net, x = made().eval(), rand(T, 50, 6) - 1.5
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_stream_answers_as_the_whole_sequence(exchanged):
+    net, x = made(readout="spikes" if exchanged else "voltage").eval(), rand(T, 50, 6) - 1.5
+    net.layers.output = made().layers.output
     stream = tsslbp.stream(net, streams=50)
     steps = [stream(step) for step in x]
     with torch.no_grad():
@@ -94,6 +96,8 @@ def test_a_stream_answers_as_the_whole_sequence():
         assert step.layers.keys() == {"linear1"}
         assert step.may_change.unique().tolist() == [t < T - 1]
     torch.testing.assert_close(steps[-1].confidence, net.evidence(voltage)[0].amax(-1))
+    assert net.trains(net.activity(x)).keys() == {"linear1"}
+    assert to_nir(net).metadata["decode"] == to_nir(made()).metadata["decode"]
     with pytest.raises(UserError, match="does not spike"):
         _ = steps[-1].spikes
 

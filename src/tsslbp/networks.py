@@ -17,7 +17,7 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Dropout, Inside, MaxPool, Residual, Spiking, SumPool2d, Vote, check_stored, halved
+from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, SumPool2d, Vote, check_stored, halved
 from tsslbp.layers.called import hooked, in_order, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import refuse_inner
@@ -156,6 +156,12 @@ class Network(Tells):
         """Whether the neurons spike; if not, the network is an ANN (``ann.py``)."""
         return self.architecture.neuron == "spiking"
 
+    @property
+    def spikes_last(self) -> bool:
+        """Whether the output layer, which may have been exchanged, spikes."""
+        *_, last = (layer for _, layer in self.named_layers() if isinstance(layer, Spiking))
+        return self.is_spiking and not isinstance(last, Readout)
+
     def fold(self) -> None:
         """Turn normalisation and standardised weights into plain weights and biases: :meth:`tsslbp.layers.Spiking.fold`."""
         for layer in self.modules():
@@ -171,8 +177,7 @@ class Network(Tells):
 
     def _constants(self) -> dict[str, Any]:
         """Constants that the weights were learned with and that are not stored beside them."""
-        adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
-        a = self.architecture
+        a, adapts = self.architecture, any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
         stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is also that of the input
         names = (*(name for name in CONSTANTS if name not in stored), "reset")
         found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
@@ -209,14 +214,13 @@ class Network(Tells):
 
     def vote(self, output: Tensor) -> Tensor:
         """Output for each class from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
-        last = self.layers[-1]
-        return last(output) if isinstance(last, Vote) else output
+        return last(output) if isinstance(last := self.layers[-1], Vote) else output
 
     def evidence(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What answers are decoded from, up to ``lengths`` ``[B]``: the currents of an output that spikes, else class
         probabilities, ``[1, B, classes]``."""
         output = within(output, lengths)
-        return output if self.architecture.spikes_last else output.sum(0, keepdim=True).softmax(-1)
+        return output if self.spikes_last else output.sum(0, keepdim=True).softmax(-1)
 
     def walk(
         self, signal: Signal, cross: Cross | None = None, keys: Tensor | None = None, fused: bool = False
@@ -254,8 +258,7 @@ class Network(Tells):
             after.clear()
 
     def _fused(self) -> dict[str, tuple[str, SumPool2d]]:
-        """Pooling with its name, by the name of the neurons before it, that these do as well. Hooks, own classes and shortcuts
-        prevent it."""
+        """Pooling with its name, by that of the neurons, which do it as well. Hooks, own classes and shortcuts prevent it."""
         return {
             name: (after, follower)
             for (name, layer, inside), (after, follower, around) in pairwise(self.unpacked())
@@ -274,8 +277,7 @@ class Network(Tells):
             if is_known(layer):
                 return layer(signal, pool, half, inside)
             return layer(signal) if inside is None or not takes(layer, "inside") else layer(signal, inside=inside)
-        current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
-        a = self.architecture
+        a, current = self.architecture, cast(Tensor, layer.current(signal))  # as an ANN's signal is one
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
 
     def _run(self, signal: Signal, cross: Cross | None, keys: Tensor | None) -> Tensor:
@@ -388,7 +390,7 @@ class Network(Tells):
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
-        return {name: self.fired(x, name) for name, x in currents.items() if name != "output" or self.architecture.spikes_last}
+        return {name: self.fired(x, name) for name, x in currents.items() if name != "output" or self.spikes_last}
 
     @torch.no_grad()  # constants may be learned, and currents of inference mode cannot be saved for their gradients
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:

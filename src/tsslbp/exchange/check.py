@@ -83,7 +83,7 @@ def check(
     say("margins")
     proofs = [guaranteed(network, part, DTYPES) for part in parts]
     shares = {dtype: sum(int(proof[dtype].sum()) for proof in proofs) for dtype in DTYPES}
-    return Checked(x.shape[axis], compared, shares, not network.architecture.spikes_last)
+    return Checked(x.shape[axis], compared, shares, not network.spikes_last)
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def _compare(
             other = theirs[neurons_of_layer(layer)][..., : train.shape[2]]  # without an onset
             made.differ[layer] = made.differ.get(layer, 0) + int(within(train ^ other, ends).sum())
             made.of[layer] = made.of.get(layer, 0) + int(within(torch.ones_like(train), ends).sum())
-        if not network.architecture.spikes_last:
+        if not network.spikes_last:
             voltages = currents["output"], theirs[neurons_of_layer("output")]
             ours, others = (own.vote(within(voltage, ends)).sum(0).argmax(-1) for voltage in voltages)
             made.answers += int((ours != others).sum())

@@ -160,7 +160,7 @@ def evidence(w: Writer, network: Network, x: str, static: bool, lengths: str | N
     output = _expanded(w, signal)
     if lengths is not None and network.is_spiking:
         output = w.op("Where", _inside(w, lengths, network.time_steps, 1, 1), output, 0.0)
-    if network.architecture.spikes_last:
+    if network.spikes_last:
         return output
     return w.op("Softmax", w.op("ReduceSum", output, [0], keepdims=1), axis=-1)
 

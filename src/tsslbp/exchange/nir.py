@@ -82,13 +82,13 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
         "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
         "threshold": float(a.threshold),
         "classes": "\n".join(model.classes),
-        "decode": DECODE if a.spikes_last else DECODE_VOLTAGE,
+        "decode": DECODE if network.spikes_last else DECODE_VOLTAGE,
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
         OURS: json.dumps(model.given_away().about()),
         LIMITS: json.dumps(_limits(network)),
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
-    if bias == "onset" and not a.spikes_last:
+    if bias == "onset" and not network.spikes_last:
         raise UserError("an onset channel does not reach an output that is read from its voltage; export with --bias leak")
     return with_onset(graph) if bias == "onset" else graph
 
@@ -176,7 +176,7 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
         if any(np.any(np.asarray(getattr(node, "v_leak", 0))) for node in graph.nodes.values()):
             assumed.append("that membrane potentials start at 0 (those of Norse start at v_leak)")
         tau = torch.as_tensor(network.neuron_of().tau_s).flatten()[0].item()
-        if not network.architecture.spikes_last:
+        if not network.spikes_last:
             assumed.append("that the answer is the class with the largest sum")
         elif tau > 1:
             assumed.append(f"that the answer is the class with the largest output current (τs = {tau:g}), not with most spikes")

@@ -78,7 +78,7 @@ def to_onnx(network: Network | Model) -> Any:
     stored = UINT8 if _stored_as(model) == torch.uint8 else FLOAT
     values = [helper.make_tensor_value_info("samples", stored, ["N", *model.sample_shape])]
     values += [helper.make_tensor_value_info("lengths", INT64, ["N"])] if lengths else []
-    steps_out = network.time_steps if network.architecture.spikes_last else 1
+    steps_out = network.time_steps if network.spikes_last else 1
     outputs = [
         helper.make_tensor_value_info("output", FLOAT, [steps_out, "N", len(model.classes)]),
         helper.make_tensor_value_info("answer", INT64, ["N"]),

@@ -253,7 +253,7 @@ class Model:
         """
         if isinstance(x, Split) and x.padded and not self.inputs.filters:
             raise UserError("early exit needs sequences of one length; predict padded ones without it")
-        if not self.network.architecture.spikes_last:
+        if not self.network.spikes_last:
             raise UserError("early exit needs an output that spikes; any later step can change another one's answer")
         samples = x if isinstance(x, Split) else self._samples(x)
         with self.evaluating(samples, batch_size) as batches:
@@ -288,7 +288,7 @@ class Model:
         return self.network.fired(self.outputs(x, lengths))
 
     def _need_spikes(self) -> None:
-        if not self.network.architecture.spikes_last or voters(self.network.architecture.network) > 1:
+        if not self.network.spikes_last or voters(self.network.architecture.network) > 1:
             raise UserError("the outputs are no spikes of single neurons here; take network.trains(network.activity(x))")
 
     def scores(self, samples: Split, first: int = 0) -> Tensor:

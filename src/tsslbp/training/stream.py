@@ -28,7 +28,7 @@ class Step:
     @cached_property
     def spikes(self) -> Tensor:
         """Spikes of the output neurons, ``[B, neurons]`` of exactly 0 and 1. Raises UserError if they do not spike."""
-        if not self._network.architecture.spikes_last:
+        if not self._network.spikes_last:
             raise UserError("the output is read from its voltage and does not spike; layers has the spikes of the others")
         *_, output = self._neurons()
         return self._fired(output)
@@ -69,7 +69,7 @@ class Step:
         remaining = self._network.time_steps - self._steps
         final = remaining == 0
         for steps in remaining.unique().tolist():
-            if steps > 0 and self._network.architecture.spikes_last:
+            if steps > 0 and self._network.spikes_last:
                 final |= settled(self.total, self._current, steps, self._network.neuron_of().tau_s) & (remaining == steps)
         return ~final
 
