@@ -198,3 +198,10 @@ def test_settled_by_hand():
 def test_output_that_is_summed_already_is_refused():
     with pytest.raises(UserError, match=r"output has shape \[3, 4\]; it must be \[T, B, C\], before any sum over time"):
         decode(torch.rand(3, 4))
+
+
+def test_voltages_are_refused_where_no_class_has_an_answer():
+    voltage = torch.tensor([[[0.5, -0.2], [-0.5, -0.2]]])
+    assert decode(voltage[:, :1]).tolist() == [0]
+    with pytest.raises(UserError, match="the output has sums below 0, as voltages may"):
+        decode(voltage)

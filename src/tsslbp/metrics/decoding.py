@@ -21,7 +21,8 @@ def decode(psc: Tensor) -> Tensor:
 
     Of classes that tie, it is the first (``NEAR``).
 
-    Raises UserError for output of another shape, as after a sum over time, or that holds NaN, as does :func:`settled_step`.
+    Raises UserError for output of another shape, as after a sum over time, that holds NaN, or whose sums are all below 0 for a
+    sample, as those of voltages may be; so does :func:`settled_step`.
     """
     check_tensor("output", psc)
     if psc.dim() != 3:
@@ -31,8 +32,12 @@ def decode(psc: Tensor) -> Tensor:
 
 def _answers(total: Tensor) -> Tensor:
     most = total.amax(-1)
-    if not torch.compiler.is_compiling() and bool(most.isnan().any()):  # a look at values would break the graph
-        raise UserError("the network's output holds NaN, which is no answer; look for it in the input and the weights")
+    if not torch.compiler.is_compiling() and not bool((most >= 0).all()):  # a look at values would break the graph
+        if bool(most.isnan().any()):
+            raise UserError("the network's output holds NaN, which is no answer; look for it in the input and the weights")
+        raise UserError(
+            "the output has sums below 0, as voltages may; decode net.evidence(output), or take output.sum(0).argmax(-1)"
+        )
     return torch.where(most > 0, largest(total), NO_ANSWER)
 
 
