@@ -288,7 +288,7 @@ def test_output_of_another_length(loss):
         (lambda: SpikeLoss(5, 0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: SpikeLoss(5, math.nan), "tau_s is nan"),
         (lambda: KernelLoss(5.0, 3), "time_steps is 5.0; it must be a whole number"),
-        (lambda: SpikeLoss(2, 3)(torch.zeros(2, 1, 1), torch.full((2, 1, 1), math.nan)), "hold numbers other than 0 and 1"),
+        (lambda: SpikeLoss(2, 3)(torch.zeros(2, 1, 1), torch.full((2, 1, 1), math.nan)), "0 and 1; round what spikes_from_psc"),
         (lambda: KernelLoss(5, math.inf), "tau_s"),
         (lambda: losses.FirstSpikeLoss(0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: KernelLoss(5, 3, desired=[0, 1, 5, 1, 1]), "desired is .*; it must be of 0 and 1"),

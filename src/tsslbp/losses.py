@@ -88,7 +88,7 @@ class _TrainLoss(ABC):
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
             if bool(((label != 0) & (label != 1)).any()):
-                raise UserError("target trains hold numbers other than 0 and 1")
+                raise UserError("target trains hold numbers other than 0 and 1; round what spikes_from_psc returns")
             return self._filtered(label.to(psc))
         if label.dim() == 3:
             raise UserError(f"target trains are {list(label.shape)}; they must be as the output, [T, B, C], {list(psc.shape)}")

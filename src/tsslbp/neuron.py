@@ -287,6 +287,7 @@ def constants_gradient(
 def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = None) -> Tensor:
     """The spike train that made a post-synaptic current: ``s[t] = τs·a[t] - (τs - 1)·a[t-1]``, ``[T, ...] -> [T, ...]``.
 
-    The inverse of :func:`synapse`, up to rounding, with the same ``before``. Differentiable.
+    The inverse of :func:`synapse`, up to rounding, with the same ``before``: compare its spikes with 0.5, not with 0.
+    Differentiable.
     """
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -159,7 +159,7 @@ def _trains(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     if a.shape != b.shape or a.dim() == 0 or len(a) == 0:
         raise UserError(f"spike trains have shapes {list(a.shape)} and {list(b.shape)}; give two of one shape [T, ...]")
     if not all(bool(((x == 0) | (x == 1)).all()) for x in (a, b)):
-        raise UserError("spike trains hold values other than 0 and 1; give spikes, not currents")
+        raise UserError("spike trains hold values other than 0 and 1; give spikes_from_psc(psc, tau_s).round(), not currents")
     dtype = torch.promote_types(a.dtype, b.dtype)
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     return a.reshape(len(a), -1) > 0, b.reshape(len(b), -1) > 0, torch.promote_types(dtype, torch.float32)
