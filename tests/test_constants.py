@@ -385,6 +385,25 @@ def test_learning_ends_at_the_range_and_that_is_said_once(caplog):
     ]
 
 
+@pytest.mark.parametrize("kind", [Linear, Recurrent])
+def test_a_constant_that_is_computed_stays_in_range(kind):
+    class Tenth(nn.Module):
+        def forward(self, x):
+            return x / 10
+
+    torch.manual_seed(0)
+    layer, plain, x = kind(4, 6, neuron=learned(6)), kind(4, 6, neuron=learned(6)), torch.randn(5, 3, 4)
+    plain.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        plain.tau_m.fill_(1.0)
+    torch.nn.utils.parametrize.register_parametrization(layer, "tau_m", Tenth())  # 0.5
+    made, wanted = layer(x), plain(x)
+    assert torch.equal(made, wanted)
+    made.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(layer.parametrizations.tau_m.original.grad, plain.tau_m.grad / 10)
+
+
 def test_a_compiled_layer_computes_in_range():
     layer, x = Linear(4, 6, neuron=learned(6)), torch.randn(5, 3, 4)
     with torch.no_grad():

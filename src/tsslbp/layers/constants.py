@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError, unknown
-from tsslbp.neuron import CONSTANTS, LEAST, LIF, ByConstant, ConstantName
+from tsslbp.neuron import CONSTANTS, LEAST, LIF, ByConstant, ConstantName, transformed
 
 logger = logging.getLogger("tsslbp.layers")
 
@@ -59,19 +59,22 @@ def check_stored(weights: Mapping[str, Tensor]) -> None:
 
 
 def in_range(name: ConstantName, value: Tensor, layer: nn.Module, told: set[str]) -> Tensor:
-    """A constant of a layer, clamped in place to its range if learning moved it out.
+    """A constant of a layer in its range. A parameter that learning moved out is clamped in place. For a tensor computed from
+    others, as by a parametrization, there is a clamped one with its gradient.
 
     The first time logs a warning; ``told`` remembers which. A compiled graph cannot look at values: it computes with clamped
     ones, and the next call outside clamps the parameter itself.
     """
     least = LEAST[name]
-    if torch.compiler.is_compiling():
-        return value + (value.clamp(min=least) - value).detach()
-    if not isinstance(value, nn.Parameter) or value.is_meta or not value.numel() or not value.detach().min().item() < least:
-        return value
-    with torch.no_grad():
-        value.clamp_(min=least)
-    if name not in told:
-        told.add(name)
-        logger.warning("%s: learning took %s below %g, where it is kept from now on", layer, name, least)
-    return value
+    if not torch.compiler.is_compiling():
+        if name in layer._buffers or value.is_meta or not value.numel() or transformed():
+            return value
+        if not value.detach().min().item() < least:
+            return value
+        if name not in told:
+            told.add(name)
+            logger.warning("%s: learning took %s below %g, where it is kept from now on", layer, name, least)
+        if isinstance(value, nn.Parameter):
+            with torch.no_grad():
+                return value.clamp_(min=least)
+    return value + (value.clamp(min=least) - value).detach()
