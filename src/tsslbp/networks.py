@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +16,10 @@ from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, SumPool2d, Vote, check_stored, halved
-from tsslbp.layers.called import hooked, in_order, is_known, normalises, refuse_part, takes
+from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, halved
+from tsslbp.layers.called import in_order, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
-from tsslbp.layers.residual import refuse_inner
+from tsslbp.layers.residual import pooled_too, refuse_inner
 from tsslbp.layers.state_dicts import Tells
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
@@ -32,6 +31,8 @@ Crossed = Spiking | MaxPool
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
 """How a signal crosses a layer of neurons or max pooling, given its name, the layer, the signal (:class:`Joined` at the end of
 a residual block), pooling to do as well, and whether to return bfloat16 (:func:`tsslbp.crossing.neurons`)."""
+OF_LAYERS = ("rule", "backend", "by_changes", *CONSTANTS)
+"""Attributes that only layers have."""
 
 
 def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
@@ -107,6 +108,12 @@ class Network(Tells):
             if isinstance(layer, Spiking):
                 layer.quantise(architecture.bits)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OF_LAYERS:
+            own = "neuron" if name in CONSTANTS else name
+            raise UserError(f"a network has no {name} of its own; set layer.{own} of each layer in net.modules() that has one")
+        super().__setattr__(name, value)
+
     def constants(self) -> dict[str, nn.Parameter]:
         """The constants that are learned, by name: ``layers.linear1.tau_m``. All other parameters are weights."""
         return {name: x for name, x in self.named_parameters() if name.rpartition(".")[2] in CONSTANTS}
@@ -159,8 +166,7 @@ class Network(Tells):
     @property
     def spikes_last(self) -> bool:
         """Whether the output layer, which may have been exchanged, spikes."""
-        *_, last = (layer for _, layer in self.named_layers() if isinstance(layer, Spiking))
-        return self.is_spiking and not isinstance(last, Readout)
+        return self.is_spiking and not isinstance(self.layers.get_submodule("output"), Readout)
 
     def fold(self) -> None:
         """Turn normalisation and standardised weights into plain weights and biases: :meth:`tsslbp.layers.Spiking.fold`."""
@@ -177,7 +183,8 @@ class Network(Tells):
 
     def _constants(self) -> dict[str, Any]:
         """Constants that the weights were learned with and that are not stored beside them."""
-        a, adapts = self.architecture, any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
+        adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
+        a = self.architecture
         stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is also that of the input
         names = (*(name for name in CONSTANTS if name not in stored), "reset")
         found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
@@ -214,7 +221,8 @@ class Network(Tells):
 
     def vote(self, output: Tensor) -> Tensor:
         """Output for each class from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""
-        return last(output) if isinstance(last := self.layers[-1], Vote) else output
+        last = self.layers[-1]
+        return last(output) if isinstance(last, Vote) else output
 
     def evidence(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What answers are decoded from, up to ``lengths`` ``[B]``: the currents of an output that spikes, else class
@@ -233,7 +241,7 @@ class Network(Tells):
             keys: as in the network's own call.
             fused: for speed, ``cross`` also does the pooling that comes next and may return bfloat16, as its arguments say.
         """
-        cross, pools = cross or self._cross, self._fused() if fused else {}
+        cross, pools = cross or self._cross, pooled_too(self.unpacked()) if fused else {}
         pooled = {name for name, _ in pools.values()}
         half = halved(self.named_layers(), signal) if fused else ()
         after: list[tuple[str, nn.Module, Signal]] = []
@@ -257,17 +265,6 @@ class Network(Tells):
             yield from after
             after.clear()
 
-    def _fused(self) -> dict[str, tuple[str, SumPool2d]]:
-        """Pooling with its name, by that of the neurons, which do it as well. Hooks, own classes and shortcuts prevent it."""
-        return {
-            name: (after, follower)
-            for (name, layer, inside), (after, follower, around) in pairwise(self.unpacked())
-            if isinstance(layer, Spiking)
-            and isinstance(follower, SumPool2d)
-            and (around is None or (inside is not None and around.name == inside.name))
-            and all(is_known(x) and not hooked(x) for x in (layer, follower, *([inside.block] if inside else [])))
-        }
-
     def _cross(
         self, name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool, inside: Tensor | None = None
     ) -> Tensor:
@@ -277,7 +274,8 @@ class Network(Tells):
             if is_known(layer):
                 return layer(signal, pool, half, inside)
             return layer(signal) if inside is None or not takes(layer, "inside") else layer(signal, inside=inside)
-        a, current = self.architecture, cast(Tensor, layer.current(signal))  # as an ANN's signal is one
+        current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
+        a = self.architecture
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
 
     def _run(self, signal: Signal, cross: Cross | None, keys: Tensor | None) -> Tensor:

@@ -1,14 +1,15 @@
 """Residual blocks."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import Joined, Spiking
-from tsslbp.layers.called import in_order, refuse_part, takes
-from tsslbp.layers.pooling import MaxPool
+from tsslbp.layers.called import hooked, in_order, is_known, refuse_part, takes
+from tsslbp.layers.pooling import MaxPool, SumPool2d
 from tsslbp.signal import Signal
 
 Through = Callable[[str, nn.Module, Any], Signal]
@@ -150,3 +151,16 @@ def refuse_inner(layers: Iterable[tuple[str, nn.Module]]) -> None:
                 f"{name!r} holds layers with neurons, and a {type(layer).__name__} hands them neither the state between parts "
                 "of a sequence nor lengths; put these layers one by one into the network, or into a Residual"
             )
+
+
+def pooled_too(layers: Iterable[tuple[str, nn.Module, Inside | None]]) -> dict[str, tuple[str, SumPool2d]]:
+    """Pooling with its name, by the name of the neurons before it, that these can do as well. Hooks, own classes and shortcuts
+    prevent it."""
+    return {
+        name: (after, follower)
+        for (name, layer, inside), (after, follower, around) in pairwise(layers)
+        if isinstance(layer, Spiking)
+        and isinstance(follower, SumPool2d)
+        and (around is None or (inside is not None and around.name == inside.name))
+        and all(is_known(x) and not hooked(x) for x in (layer, follower, *([inside.block] if inside else [])))
+    }
