@@ -113,7 +113,7 @@ def test_classes_of_other_numbers_and_data_that_are_elsewhere_are_named(tmp_path
     assert (code, err) == (2, "tsslbp: there is no t.csv here, on which the model was trained; say where it is with --data\n")
     for command in (("report", "runs/t"), ("study", "firing", "runs/t")):
         code, _, err = run(capsys, *command)
-        said = "put it back, or work in the folder it is in"
+        said = "put it back, work in the folder it is in, or resume the run with --data (one that has ended trains no more)"
         assert (code, err) == (2, f"tsslbp: there is no t.csv here, on which the run was trained; {said}\n")
 
 

@@ -260,6 +260,17 @@ def test_the_command_line(config, folder, capsys, monkeypatch, tmp_path):
     assert run(capsys, "evaluate", "runs/one", "--data", "digits", "--workers", "1")[0] == 2
 
 
+def test_data_that_have_moved_are_asked_for(config, capsys):
+    folder, _ = training.train(replace(config, epochs=1))
+    old = Path(config.data.removeprefix("image-folder:"))
+    moved = f"image-folder:{old.rename(old.with_name('moved'))}"
+    code, _, err = run(capsys, "evaluate", str(folder))
+    assert (code, err.endswith("on which the model was trained; say where it is with --data or --data-root\n")) == (2, True)
+    code, _, err = run(capsys, "report", str(folder))
+    assert (code, "resume the run with --data (one that has ended trains no more)" in err) == (2, True)
+    assert run(capsys, "train", "--config", f"{folder}/config.toml", "--resume", "--data", moved)[0] == 0
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_picture_is_named(config, capsys, monkeypatch, workers):
     folder = Path(config.data.partition(":")[2])

@@ -57,8 +57,9 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
     Raises UserError if they are not there, or its test samples are no longer those that the run was measured on.
     """
     root, name = root or settings.data_root, settings.data  # where they lay when the run was last resumed
-    if _gone(name):
-        raise UserError(f"there is no {name} here, on which the run was trained; put it back, or work in the folder it is in")
+    if _gone(name, root):
+        known = "put it back, work in the folder it is in, or resume the run with --data (one that has ended trains no more)"
+        raise UserError(f"there is no {name} here, on which the run was trained; {known}")
     dataset = dataset_of(model, root, name, validation=settings.validation, streaming=settings.streaming)
     if model.facts and not model.facts.is_test_set(dataset.test):
         raise UserError(f"{name} has other test samples than those that the run was measured on; restore them, or train again")
@@ -73,9 +74,11 @@ def data_of(path: Path, name: str | None, root: Path | None) -> tuple[str | None
     return name or (None if run.data.startswith(data.MADE) else run.data), root or run.data_root
 
 
-def _gone(name: str) -> bool:
-    """Whether a data set was a file or folder that is not there."""
-    return data.is_own(name) and not in_files.is_one(name) and not Path(name).exists()
+def _gone(name: str, root: Path) -> bool:
+    """Whether a data set was a file or folder that is not there; of a pattern of shards, only its reader knows."""
+    path = in_files.bare(Path(name))
+    there = path.exists() or (in_files.is_one(name) and (Path(root, path).exists() or not {*"*?[{"}.isdisjoint(name)))
+    return data.is_own(name) and not there
 
 
 def _as_seen(model: Model, streaming: Streaming | None) -> Streaming:
@@ -96,8 +99,9 @@ def samples_to_test(
         raise UserError(
             "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all"
         )
-    if name in (None, model.data) and _gone(model.data):
-        raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with --data")
+    if name in (None, model.data) and _gone(model.data, root):
+        flags = "--data or --data-root" if in_files.is_one(model.data) else "--data"
+        raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with {flags}")
     name = name or model.data
     if data.is_own(name):
         _refuse_recordings(model, Path(name))
