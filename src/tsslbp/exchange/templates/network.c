@@ -813,11 +813,11 @@ void network_event(network_state *n, size_t input)
 network_input network_prepare(float raw, size_t channel)
 {
     static const float gain[] = {{ '{' }}{{ gain }}{{ '}' }}, offset[] = {{ '{' }}{{ offset }}{{ '}' }};
+{%- set at = 0 if constant_gain else 'channel' %}
+    const volatile float scaled = raw * gain[{{ at }}]; /* rounded here as in tsslbp, not fused with the addition */
+    const float x = scaled + offset[{{ at }}];
 {%- if constant_gain %}
-    const float x = raw * gain[0] + offset[0];
     (void)channel;
-{%- else %}
-    const float x = raw * gain[channel] + offset[channel];
 {%- endif %}
 {%- if integer %}
     const float y = x * {{ unit }} + 0.5f;
