@@ -224,7 +224,8 @@ class _Builder:
     def _population(self, name: str, layer: Spiking, around: tuple[_Sent, Spiking | None] | None) -> Population:
         if any(isinstance(getattr(layer.neuron, tau), torch.Tensor) for tau in ("tau_m", "tau_s")):
             raise UserError(
-                f"layer {name!r} has time constants of its own, which are not written yet; only thresholds may differ"
+                f"layer {name!r} has time constants of its own, which C does not do yet; train it with at most threshold in "
+                "--learn and --per-neuron"
             )
         made, shape = _map(name, layer, self.sent)
         scale = self.neuron.tau_s / self.sent.factor
