@@ -6,8 +6,8 @@
 For a :class:`~tsslbp.training.Model`, :func:`to_nir` also writes the preparation of samples and the names of the classes into
 the metadata, from where :func:`read` gets them back.
 
-A graph takes a raw sample at every step of ``dt`` seconds, and gives the spikes of the output neurons. The answer is the class
-with the largest output current, which is a sum over those spikes:
+A graph takes a prepared sample at every step of ``dt`` seconds, and gives the spikes of the output neurons. The answer is the
+class with the largest output current, which is a sum over those spikes:
 
     Σ_t a[t] = Σ_t s[t]·(1 - (1 - 1/τs)^(T-t))        t from 0 to T-1
 

@@ -10,7 +10,7 @@ other units, v = u·τs/g, for
     tau_syn = τs·DT   tau_mem = τm·DT   r = τm   w_in = τs   v_leak = τm·τs·b/g   v_reset = 0   v_threshold = τs·θ/g
 
 The synapse commutes with the weights. So the synapse of a CubaLIF is that of the layer's input, weights stay as they are, and
-the graph takes raw samples, one at every step. Sum pooling has no factor in NIR, so the factors g of the pools between a layer
+the graph takes the network's input. Sum pooling has no factor in NIR, so the factors g of the pools between a layer
 and the neurons before it go into the threshold. With τs = 1 a bias b is that of the map, b/g; else it is the leak.
 
 The shortcut of a residual block is a second edge into the neurons, which add their inputs. Its own factor of pooling, divided

@@ -1,6 +1,6 @@
 """Programs that run a NIR graph: NIR's equations, implemented here, and other libraries by their own importers.
 
-Each takes the raw sample at every step and returns spikes. All workarounds for other libraries are in this file.
+Each takes the prepared sample at every step and returns spikes. All workarounds for other libraries are in this file.
 """
 
 import contextlib
