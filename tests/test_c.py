@@ -484,8 +484,8 @@ def test_it_is_told_how_spikes_come_of_what_is_measured(tmp_path):
     delta = {"delta": 0.5, "normalisation": Normalisation(2.0, (0.25, 0.5, 0.75), (0.5, 0.5, 0.25))}
     ways = {
         "for changes of δ = 0.5. Of each channel, v is raw·1 -0.5, raw·1": delta,
-        "Each input spikes once, in step round((1 - i)·(T - 1))": {"encoding": "latency", "sequence": False},
-        "A step is the mean of 3 measured ones; take it first. Use": {"bin": 3, "stored_steps": 3 * STEPS},
+        "Each input spikes once, in step round((1 - i)·(T - 1)), halves to even": {"encoding": "latency", "sequence": False},
+        "of 3 measured ones, the last of those that are left; take it first. Use": {"bin": 3, "stored_steps": 3 * STEPS},
     }
     for number, (said, way) in enumerate(ways.items()):
         c.write(Program.of(replace(of, inputs=replace(of.inputs, **way))), tmp_path / str(number), tmp_path)
@@ -588,7 +588,10 @@ def test_encoders_and_bins_enter_as_what_they_make(tmp_path):
     binned, _ = model(network("12-4", (7,), bits="4"), sequence=True)
     binned = replace(binned, inputs=replace(binned.inputs, bin=3, stored_steps=3 * STEPS))
     c.write(Program.of(binned), tmp_path / "binned", tmp_path)
-    assert "A step is the mean of 3 measured ones; take it first." in (tmp_path / "binned/README.md").read_text()
+    assert (
+        "A step is the mean of 3 measured ones, the last of those that are left; take it first."
+        in (tmp_path / "binned/README.md").read_text()
+    )
 
 
 @needs_compiler

@@ -115,7 +115,7 @@ def coded(model: Model) -> str:
     name, options = parse_spec(inputs.encoding, "encoding")
     i = f"where i is raw / {norm.scale:g}."
     if name == "latency":
-        return f"Each input spikes once, in step round((1 - i)·(T - 1)), and never for i = 0, {i}"
+        return f"Each input spikes once, in step round((1 - i)·(T - 1)), halves to even, and never for i = 0, {i}"
     return f"Each input spikes in each step with probability {options.get('rate', '1')}·i, {i}"
 
 
