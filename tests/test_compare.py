@@ -409,6 +409,16 @@ def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, 
         study.compare(replace(small, learning_rate=1e-3), RULES, seeds=1)
 
 
+def test_seeds_of_several_calls_make_one_comparison(compared, tmp_path):
+    small, whole = compared
+    shutil.copytree(small.runs_dir, tmp_path / "runs")
+    config, trained = replace(small, runs_dir=tmp_path / "runs", seed=small.seed + 1), []
+    part = study.compare(config, RULES, seeds=1, watch=lambda run: trained.append(run) or training.Progress())
+    assert (part["seeds"], trained) == (whole["seeds"][1:], [])
+    for rule, both in zip(part["rules"].values(), whole["rules"].values(), strict=True):
+        assert rule["runs"][0]["test_accuracy"] == both["runs"][1]["test_accuracy"]
+
+
 def test_target_is_given_or_what_the_worst_rule_reaches(compared):
     small, result = compared
     best = {label: [max(r["curves"]["validation_accuracy"]) for r in rule["runs"]] for label, rule in result["rules"].items()}

@@ -37,6 +37,7 @@ NOT_RUN = {
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
     "torchrun --nnodes": "it takes several machines",
     "srun torchrun": "it takes Slurm",
+    "tsslbp compare mnist-cnn --rules tssl+,surrogate --seed": "it takes a job array; test_compare.py takes seeds one by one",
     "tsslbp study fidelity": "twenty seeds take minutes; test_fidelity.py tests the measure",
 }
 """Beginnings of commands in the pages that no test runs, with the reason. All other commands of a page are run."""
