@@ -736,7 +736,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 def test_filters_are_told():
     of, _ = model(network("5-3", (4,)))
-    with pytest.raises(UserError, match="the model filters series, which C does not do yet; train it with --filters 0"):
+    with pytest.raises(UserError, match=r"which C does not do; write it as \.onnx, or train it with --filters 0"):
         Program.of(replace(of, inputs=type("Filtered", (), {"filters": True})()))
 
 

@@ -17,6 +17,7 @@ from tsslbp.data import Normalisation, Split
 from tsslbp.exchange import c, compiled
 from tsslbp.exchange.onnx import OPSET, check, described, to_onnx, write
 from tsslbp.exchange.program import Program
+from tsslbp.filters import Filters
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import alone
 
@@ -46,9 +47,18 @@ def of_series(delta=0.0, network="6R-4", **settings):
     return replace(model_of(network, (6 if delta else 3,), **{"threshold": 0.1, **settings}), inputs=inputs)
 
 
+def of_filters(channels, steps=40, bin=1):
+    """A model behind the filters of series."""
+    inputs = Inputs("constant", Normalisation(2.0, (0.1,), (0.5,)), -(-steps // bin), True, bin=bin, stored_steps=steps)
+    series = torch.randn(30, steps, channels).cumsum(1)
+    filters = Filters.fitted(inputs.series(series), None, 400)
+    model = model_of("8-V2" if channels == 1 else "6-4", (filters.size,))
+    return replace(model, inputs=replace(inputs, time_steps=STEPS, filters=filters))
+
+
 def samples_for(model, count=5):
     x = torch.randn(count, *model.sample_shape)
-    lengths = torch.tensor([7, 1, 4, 5, 7])[:count] if model.inputs.sequence else None
+    lengths = torch.tensor([7, 1, 4, 5, 7])[:count].clamp(max=model.inputs.raw_steps) if model.inputs.sequence else None
     return Split(x, torch.zeros(count, dtype=torch.int64), lengths)
 
 
@@ -83,6 +93,9 @@ CASES = {
     "the last of a block twice": lambda: twice(model_of("8-[8-8-8]-4", (5,))),
     "bins and changes": lambda: of_series(delta=0.4),
     "bins": lambda: of_series(),
+    "filters": lambda: of_filters(channels=3),
+    "filters of many channels, binned": lambda: of_filters(channels=11, bin=2),
+    "filters of very short series": lambda: of_filters(channels=1, steps=1),
     "latency": lambda: replace(
         model_of("6-4", (5,)), inputs=Inputs("latency", Normalisation(1.0, (0.0,), (1.0,)), STEPS, sequence=False)
     ),

@@ -122,11 +122,15 @@ class Filters:
         """How many numbers represent a series."""
         return len(self.mean)
 
+    @property
+    def points(self) -> int:
+        """How many values of each channel are among them."""
+        return (self.size - len(self.thresholds)) // self.channels
+
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
         mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
-        points = (self.size - len(self.thresholds)) // self.channels
-        values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), points)
+        values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), self.points)
         return (torch.cat([self.rates(x, lengths), values.flatten(1)], 1) - mean) / std
 
     def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -162,18 +166,16 @@ def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
     """
     inside = _inside(x, lengths).unsqueeze(1)
     x = x.transpose(1, 2).double() * inside
-    steps, weight = x.shape[2], x.new_full((len(ORDERS), TAPS), -1.0)
-    for row, order in zip(weight, ORDERS, strict=True):
-        row[list(order)] = 2.0
+    steps = x.shape[2]
     for view, signal in enumerate((x, F.pad(x.diff(dim=2), (1, 0)) * inside)):  # there is no step to the padding
         for d in dilations(steps):
             reach = d * (TAPS // 2)
-            padded, summed = F.pad(signal, (reach, reach)), _channels(x.shape[1], view, d).double()
+            padded = F.pad(signal, (reach, reach))
             if x.shape[1] > MOST_CHANNELS:  # every filter's channels first, as most of the products would be with 0
-                yield _tapped(padded, weight, summed, d)
+                yield _tapped(padded, _orders(), _channels(x.shape[1], view, d).double(), d)
             else:
-                mixed = weight.unsqueeze(2) * summed.unsqueeze(1)
-                yield mixed.flatten(1) @ torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
+                seen = torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
+                yield weights(x.shape[1], view, d).flatten(1) @ seen
 
 
 def _tapped(padded: Tensor, weight: Tensor, summed: Tensor, d: int) -> Tensor:
@@ -185,6 +187,19 @@ def _tapped(padded: Tensor, weight: Tensor, summed: Tensor, d: int) -> Tensor:
         for tap in range(TAPS):
             made.addcmul_(weight[:, tap : tap + 1], mixed[:, d * tap : d * tap + steps])
     return sums
+
+
+def weights(channels: int, view: int, dilation: int) -> Tensor:
+    """The weights of (1), ``[orders, TAPS, channels]``."""
+    return _orders().unsqueeze(2) * _channels(channels, view, dilation).double().unsqueeze(1)
+
+
+def _orders() -> Tensor:
+    """The weights of a filter of one channel, ``[orders, TAPS]``."""
+    made = torch.full((len(ORDERS), TAPS), -1.0, dtype=torch.float64)
+    for row, order in zip(made, ORDERS, strict=True):
+        row[list(order)] = 2.0
+    return made
 
 
 def _channels(channels: int, view: int, dilation: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tsslbp import encoding
 from tsslbp.errors import UserError
+from tsslbp.exchange.filtering import DOUBLE, FLOAT, INT64, filtered
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.layers.called import in_order
 from tsslbp.metrics.decoding import NEAR
@@ -24,9 +25,6 @@ from tsslbp.neuron import LIF
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
 from tsslbp.signal import constant_current
 from tsslbp.training.inputs import Inputs
-
-FLOAT, BOOL, INT64 = 1, 9, 7
-"""ONNX's numbers of types."""
 
 
 class Writer:
@@ -60,6 +58,12 @@ class Writer:
         made = self.name()
         kind = FLOAT if x.is_floating_point() else INT64
         self.constants.append(self.helper.make_tensor(made, kind, x.shape, x.numpy().tobytes(), raw=True))
+        return made
+
+    def double(self, x: Tensor) -> str:
+        """Add a constant in float64; returns its name."""
+        made, content = self.name(), x.double().contiguous().numpy().tobytes()
+        self.constants.append(self.helper.make_tensor(made, DOUBLE, x.shape, content, raw=True))
         return made
 
     def scan(self, states: Sequence[str], sequence: str, step: Callable[[list[str], str], tuple[list[str], str]]) -> str:
@@ -118,6 +122,8 @@ def _series(w: Writer, inputs: Inputs, x: str, lengths: str, shape: tuple[int, .
         x = w.op("Div", sums, w.op("Unsqueeze", counts, list(range(2, 2 + len(features)))))
         lengths = w.op("Div", w.op("Add", lengths, torch.tensor(size - 1)), torch.tensor(size))
     x = _normalised(w, inputs, x, len(shape) + 1)
+    if inputs.filters:
+        return filtered(w, inputs.filters, x, lengths)
     x = w.op("Transpose", x, perm=[1, 0, *range(2, len(shape) + 1)])
     if inputs.delta:
         x = _changes(w, x, inputs.delta)

@@ -69,7 +69,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
     """
     model = network if isinstance(network, Model) else alone(network)
     if model.inputs.filters:
-        raise UserError("the network hears filters of a whole series, which NIR cannot say; train one without --filters")
+        raise UserError("the model filters series, which NIR cannot say; write it as .onnx, or train it with --filters 0")
     _check_noted(model.network)
     network = plain(model.network)
     nodes, edges = nodes_and_edges(network)

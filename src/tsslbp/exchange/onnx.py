@@ -26,7 +26,8 @@ import torch
 from tsslbp import encoding, files
 from tsslbp.data import Split
 from tsslbp.errors import UserError, needed, shown
-from tsslbp.exchange.lowering import FLOAT, INT64, Writer, answers, evidence, prepared
+from tsslbp.exchange.filtering import FLOAT, INT64
+from tsslbp.exchange.lowering import Writer, answers, evidence, prepared
 from tsslbp.layers.noted import check_kinds
 from tsslbp.metrics import decode
 from tsslbp.networks import Network
@@ -56,7 +57,7 @@ def to_onnx(network: Network | Model) -> Any:
     """A network, or a model with its preparation of samples, as an ``onnx.ModelProto``.
 
     Raises:
-        UserError: Poisson spikes or filters of series, which a graph cannot have. onnx is not installed.
+        UserError: Poisson spikes, which a graph cannot have. onnx is not installed.
     """
     model = network if isinstance(network, Model) else alone(network)
     _check(model)
@@ -65,10 +66,10 @@ def to_onnx(network: Network | Model) -> Any:
     network.fold()
     w, inputs = Writer(helper), model.inputs
     lengths = "lengths" if inputs.sequence else None
-    static = not inputs.sequence and encoding.get(inputs.encoding) is None
+    static = bool(inputs.filters) or (not inputs.sequence and encoding.get(inputs.encoding) is None)
     x = prepared(w, inputs, "samples", lengths, model.sample_shape)
     steps = None
-    if lengths is not None:
+    if lengths is not None and not inputs.filters:
         steps = w.op("Div", w.op("Add", lengths, torch.tensor(inputs.bin - 1)), torch.tensor(inputs.bin))
     with torch.no_grad():
         made = evidence(w, network, x, static, steps)
@@ -93,8 +94,6 @@ def _check(model: Model) -> None:
     """Raises UserError for a model that a graph cannot represent."""
     network, inputs = model.network, model.inputs
     check_kinds(network)
-    if inputs.filters:
-        raise UserError("the model filters series, which is not written as ONNX yet; train it with --filters 0")
     if isinstance(encoding.get(inputs.encoding), encoding.Poisson):
         raise UserError("its samples become random spikes, which an ONNX graph cannot draw; train with --encoding constant")
     if sum(weight.nbytes for weight in network.state_dict().values()) > MOST_BYTES:

@@ -37,7 +37,7 @@ class Entry:
         """The entry for a model. Raises UserError for a preparation that C does not have."""
         inputs, facts = model.inputs, model.facts
         if inputs.filters:
-            raise UserError("the model filters series, which C does not do yet; train it with --filters 0")
+            raise UserError("the model filters series, which C does not do; write it as .onnx, or train it with --filters 0")
         spikes = encoding.get(inputs.encoding) is not None or inputs.delta > 0
         stored = facts.dtype == "uint8" if facts else inputs.normalisation.scale == 255
         if spikes or not stored or inputs.bin > 1:

@@ -1,0 +1,70 @@
+"""The filters of a series (``filters.py``) in the operators of ONNX.
+
+Sums are double, as in ``filters.py``, where they are exact. So the filters spike where they do in Python.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tsslbp.filters import ORDERS, TAPS, VIEWS, Filters, dilations, weights
+
+if TYPE_CHECKING:
+    from tsslbp.exchange.lowering import Writer
+
+FLOAT, INT64, DOUBLE = 1, 7, 11
+"""ONNX's numbers of types."""
+
+
+def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
+    """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
+    inside = w.op("Less", torch.arange(filters.steps), w.op("Unsqueeze", lengths, [1]))
+    values = w.op("MatMul", w.op("Transpose", _stretched(w, filters, x, lengths), perm=[0, 2, 1]), _means(filters))
+    values = w.op("Reshape", values, [-1, filters.points * filters.channels])
+    mean, std = torch.tensor(filters.mean), torch.tensor(filters.std)
+    return w.op("Div", w.op("Sub", w.op("Concat", _rates(w, filters, x, inside, lengths), values, axis=1), mean), std)
+
+
+def _rates(w: "Writer", filters: Filters, x: str, inside: str, lengths: str) -> str:
+    """The rates (2), ``[N, thresholds]``."""
+    steps, every = filters.steps, dilations(filters.steps)
+    share = w.op("Div", w.op("Cast", inside, to=FLOAT), w.op("Cast", w.op("Unsqueeze", lengths, [1]), to=FLOAT))
+    share = w.op("Unsqueeze", share, [1, 3])  # of a step in the mean, [N, 1, T, 1]
+    mask = w.op("Unsqueeze", w.op("Cast", inside, to=DOUBLE), [1])
+    values = w.op("Mul", w.op("Cast", w.op("Transpose", x, perm=[0, 2, 1]), to=DOUBLE), mask)
+    changes = w.op("Sub", w.op("Slice", values, [1], [steps], [2]), w.op("Slice", values, [0], [-1], [2]))
+    changes = w.op("Mul", w.op("Pad", changes, [0, 0, 1, 0, 0, 0]), mask)
+    thresholds = torch.tensor(filters.thresholds, dtype=torch.float64).view(VIEWS, len(every), len(ORDERS), -1, 1)
+    found = []
+    for view, signal in enumerate((values, changes)):
+        for d, some in zip(every, thresholds[view], strict=True):
+            reach = d * (TAPS // 2)
+            padded = w.op("Pad", signal, [0, 0, reach, 0, 0, reach])
+            seen = w.op("Concat", *(w.op("Slice", padded, [d * n], [d * n + steps], [2]) for n in range(TAPS)), axis=1)
+            sums = w.op("MatMul", w.double(weights(filters.channels, view, d).flatten(1)), seen)
+            spikes = w.op("Cast", w.op("Greater", w.op("Unsqueeze", sums, [2]), w.double(some)), to=FLOAT)
+            found.append(w.op("Reshape", w.op("MatMul", spikes, share), [-1, some.numel()]))
+    return w.op("Concat", *found, axis=1)
+
+
+def _stretched(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
+    """Series, each from its first to its last step, linearly interpolated to all steps, ``[N, T, C]``."""
+    last = w.op("Sub", w.op("Unsqueeze", lengths, [1]), torch.tensor(1))
+    place = w.op("Mul", w.op("Cast", last, to=FLOAT), torch.linspace(0, 1, filters.steps, dtype=torch.float32))
+    before = w.op("Cast", place, to=INT64)
+    after = w.op("Min", w.op("Add", before, torch.tensor(1)), last)
+    shape, part = w.op("Shape", x), w.op("Unsqueeze", w.op("Sub", place, w.op("Cast", before, to=FLOAT)), [2])
+    low, high = (w.op("GatherElements", x, w.op("Expand", w.op("Unsqueeze", at, [2]), shape), axis=1) for at in (before, after))
+    return w.op("Add", low, w.op("Mul", part, w.op("Sub", high, low)))
+
+
+def _means(filters: Filters) -> Tensor:
+    """The matrix ``[T, points]`` that averages neighbouring steps."""
+    steps, points = filters.steps, filters.points
+    made = torch.zeros(steps, points)
+    for n in range(points):
+        first, end = n * steps // points, math.ceil((n + 1) * steps / points)
+        made[first:end, n] = 1 / (end - first)
+    return made
