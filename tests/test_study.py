@@ -325,6 +325,19 @@ def test_energy_is_that_of_the_activity_and_averages_seeds(run):
     assert sum(layer["energy_nj"] for layer in found["layers"].values()) == pytest.approx(total.energy_nj)
 
 
+def test_the_energy_of_several_networks_is_told_with_what_they_share(run):
+    one, two = (replace(run, settings={**run.settings, "seed": seed, "rule": "tssl"}) for seed in (0, 1))
+    other = replace(run, settings={**run.settings, "seed": 0, "rule": "surrogate"})
+    found = study.energy([one, two, other], "three") | {"command": ""}
+    assert not {"rule", "seed"} & set(found["settings"])
+    assert found["settings"]["network"] == run.settings["network"]
+    count = len(run.test)
+    assert study.section(found).notes[-1] == f"{count} test samples. Seeds: tssl: 0, 1; surrogate: 0."
+    found = study.energy([one, two], "two") | {"command": ""}
+    assert found["settings"]["rule"] == "tssl"
+    assert study.section(found).notes[-1] == f"{count} test samples. Seeds: 0, 1."
+
+
 def test_what_lies_behind_filters_is_told(run, monkeypatch):
     monkeypatch.setattr(robustness, "TROUBLES", {"input noise": robustness.TROUBLES["input noise"]})
     found = study.energy([run], "run") | {"sequence": True}, study.robustness(run, draws=1)

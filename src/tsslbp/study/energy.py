@@ -40,8 +40,10 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     for same in by_label.values():
         check_seeds(same)
     first = trained[0]
-    by_test = (run for run in trained if run.settings.get("choose") == "test")  # which the page has to say
-    return about("energy", subject, next(by_test, first).settings) | {
+    shared = {key: value for key, value in first.settings.items() if all(run.settings.get(key) == value for run in trained)}
+    if any(run.settings.get("choose") == "test" for run in trained):  # which the page has to say
+        shared["choose"] = "test"
+    return about("energy", subject, shared) | {
         "samples": len(first.test),
         "trains": first.test.trains,
         "sequence": first.model.inputs.sequence,
@@ -148,8 +150,16 @@ def section(result: Result) -> Section:
             *(["The filters before the network are not counted."] if filtered else []),
             *(["The ReLU network sees a sequence once, as its mean over time."] if series and dense_relu else []),
             f"{measured(result)}: {accuracies}.",
+            f"{result['samples']} test samples. {_seeds(rules)}.",
         ],
     )
+
+
+def _seeds(rules: Result) -> str:
+    told = {label: ", ".join(map(str, rule["seeds"])) for label, rule in rules.items()}
+    if len(set(told.values())) == 1:
+        return f"Seeds: {next(iter(told.values()))}"
+    return f"Seeds: {'; '.join(f'{label}: {seeds}' for label, seeds in told.items())}"
 
 
 def _connections(cost: dict[str, float], picojoules: dict[str, float]) -> float:
