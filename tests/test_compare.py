@@ -335,6 +335,17 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     json.dumps(result["rules"])
 
 
+@pytest.mark.parametrize("markdown", [False, True])
+@pytest.mark.parametrize(("data", "same"), [("spike-pattern(seed=1)", True), ("spike-pattern-of-mine.npz", False)])
+def test_a_page_says_that_patterns_are_learned_and_tested_alike(compared, tmp_path, data, same, markdown):
+    result = compared[1]
+    made = {**result, "settings": {**result["settings"], "data": data}, "command": "tsslbp"}
+    comparison.write_comparison(tmp_path, made)
+    page = comparison.draw_comparison(tmp_path, markdown).read_text()
+    assert ("Training, validation and test patterns are the same" in page) == same
+    assert ("choosing by it would be too optimistic" in page) != same
+
+
 @pytest.mark.parametrize("spoilt", ["cut", "gone"])
 def test_a_damaged_model_of_a_finished_run_is_found_before_anything_is_trained(small, spoilt):
     study.compare(small, ["tssl"], seeds=1)

@@ -566,6 +566,15 @@ def test_a_page_says_whether_accuracies_chose_the_epoch(choose, said, tmp_path):
         assert said in Page(tmp_path / name / "report.html").text
 
 
+@pytest.mark.parametrize(("data", "same"), [("spike-pattern(seed=1)", True), ("spike-pattern-of-mine.npz", False)])
+def test_a_page_says_that_frozen_patterns_chose_the_epoch(data, same, tmp_path):
+    run = hand_made(HIDDEN, SILENT)
+    found = study.firing(replace(run, settings={**run.settings, "data": data}))
+    text = Page(study.write(tmp_path, found | {"command": ""})).text
+    assert ("also those of training and validation, so the epoch was chosen by them" in text) == same
+    assert ("nothing was chosen by them" in text) != same
+
+
 @pytest.mark.parametrize(
     ("steps", "desired", "others"),
     [

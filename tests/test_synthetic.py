@@ -46,6 +46,7 @@ def test_a_pattern_is_frozen_and_its_seed_draws_another():
     assert torch.equal(one.train.y, same.train.y)
     assert not torch.equal(one.train.x, other.train.x)
     assert one.validation is one.test
+    assert one.tested_on == "the training patterns"
     rate = one.train.x.float().mean()
     assert 0.04 < rate < 0.06
 

@@ -116,7 +116,7 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
         " of 15", " of 3"
     )
     assert f"van Rossum distance</dt><dd>{final['van_rossum']:.3f}" in page
-    assert "Training and test patterns are the same" not in page
+    assert "patterns are the same" not in page
 
 
 @pytest.mark.parametrize(("network", "readout"), [("6-V3", "spikes"), ("3", "voltage")])

@@ -66,7 +66,7 @@ class SpikePattern:
         split = Split(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y.astype(np.uint8)))
         classes = tuple(f"neuron {number}" for number in range(y.shape[2]))
         shown = split.select(torch.arange(self.patterns).repeat(self.repeats))
-        return Dataset("spike-pattern", shown, split, split, classes, PLAIN, sequence=True)
+        return Dataset("spike-pattern", shown, split, split, classes, PLAIN, sequence=True, tested_on="the training patterns")
 
     def _targets(self, time_steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
         if self.target not in ("random", "regular"):
@@ -238,6 +238,11 @@ TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {
     "delayed-xor": DelayedXor,
     "evidence": EvidenceAccumulation,
 }
+
+
+def frozen(text: str) -> bool:
+    """Whether the validation and test samples of the data set of this name are its training samples."""
+    return text.split("(")[0].strip() == "spike-pattern"
 
 
 def read(text: str, time_steps: int | None) -> Dataset:

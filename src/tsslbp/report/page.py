@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from tsslbp import files, tables
+from tsslbp.data.synthetic import frozen
 from tsslbp.report import figures
 
 Result = dict[str, Any]
@@ -40,6 +41,7 @@ def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
         trim_blocks=name.endswith(".md"),
         keep_trailing_newline=name.endswith(".md"),
     )
+    environment.tests["frozen"] = frozen
     environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
     return environment.get_template(name)
 

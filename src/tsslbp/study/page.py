@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tsslbp import files
+from tsslbp.data.synthetic import frozen
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section, write_page
 from tsslbp.study.base import studies
@@ -50,10 +51,13 @@ def draw(folder: Path, markdown: bool = False) -> Path:
     """
     drawn = [_read(path) for path in found_in(folder)]
     by_test = any(one["settings"].get("choose") == "test" for one, _ in drawn)
+    chosen = "a run's epoch was chosen by them, which flatters it" if by_test else "nothing was chosen by them"
+    if any(frozen(one["settings"].get("data", "")) for one, _ in drawn):
+        chosen = "its patterns are also those of training and validation, so the epoch was chosen by them"
     context = {
         "subjects": list(dict.fromkeys(one["subject"] for one, _ in drawn)),
         "studies": drawn,
-        "chosen": "a run's epoch was chosen by them, which flatters it" if by_test else "nothing was chosen by them",
+        "chosen": chosen,
     }
     return write_page(folder / "report.html", "study", context, markdown)
 
