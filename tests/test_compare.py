@@ -335,6 +335,19 @@ def test_runs_are_ordinary_runs(compared, tmp_path):
     json.dumps(result["rules"])
 
 
+@pytest.mark.parametrize(
+    ("entry", "first_rates", "same"), [("relu", True, False), ("relu", False, True), ("surrogate", True, True)]
+)
+def test_a_page_says_whether_initial_weights_are_shared(compared, tmp_path, entry, first_rates, same):
+    result = compared[1]
+    entries = {label: rule for label, rule in result["rules"].items() if label not in ("binary", "relu")}
+    entries[entry] = result["rules"]["relu"]
+    settings = {**result["settings"], "first_rates": first_rates}
+    made = {**result, "rules": entries, "settings": settings, "differences": None, "command": "tsslbp"}
+    page = comparison.write_comparison(tmp_path, made).read_text()
+    assert ("started with scaled weights (first_rates)." in page) != same
+
+
 @pytest.mark.parametrize("markdown", [False, True])
 @pytest.mark.parametrize(("data", "same"), [("spike-pattern(seed=1)", True), ("spike-pattern-of-mine.npz", False)])
 def test_a_page_says_that_patterns_are_learned_and_tested_alike(compared, tmp_path, data, same, markdown):
