@@ -681,6 +681,16 @@ def test_what_a_comparison_began_with_stays(small, monkeypatch):
     assert study.compare(config, rules, seeds=1, rates=[1e-3])["settings"]["precision"] == "float32"
 
 
+@pytest.mark.parametrize("how", [{"trials": 3}, {"rates": [1e-3]}])
+def test_trials_are_refused_beside_runs_that_had_none(small, monkeypatch, how):
+    path = Path(small.runs_dir) / f"compare-{small.name or small.recipe}/tssl-seed{small.seed}/config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(small.to_toml())
+    monkeypatch.setattr(training.Loop, "step", None)  # nothing is trained before
+    with pytest.raises(UserError, match=f"holds a run without trials, tssl-seed{small.seed}; choose another --name for --tune"):
+        study.compare(small, ["tssl"], seeds=1, **how)
+
+
 def test_trials_of_other_epochs_are_left_as_they_are(small):
     path = Path(small.runs_dir) / f"compare-{small.name or small.recipe}/tssl-trial0/config.toml"
     path.parent.mkdir(parents=True)

@@ -279,9 +279,11 @@ def _tested(
 
 
 def _check_trials(folder: Path, seed: int, epochs: int) -> None:
-    """Raises UserError if a comparison's folder holds trials that began with another seed, or trials of settings of other
-    epochs, whose draws were others."""
+    """Raises UserError if a comparison's folder holds runs without trials, trials that began with another seed, or trials of
+    settings of other epochs, whose draws were others."""
     begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
+    if not begun and (runs := sorted(path.parent.name for path in folder.glob("*-seed*/config.toml"))):
+        raise UserError(f"{folder} holds a run without trials, {runs[0]}; choose another --name for --tune")
     first = min((TrainConfig.from_toml(path).seed for path in begun), default=seed)
     if first != seed:
         raise UserError(
