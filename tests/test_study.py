@@ -631,6 +631,8 @@ def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
     assert found["variants"]["reset=False"] == {"group": "terms", "accuracies": None}
     assert len(found["variants"]["leak=False"]["accuracies"]) == 2
     assert "reset=False diverged" in Page(study.write(tmp_path, found | {"command": ""})).text
+    assert study.section(found).notes[0] == f"Test samples: 360. Epochs: {tiny.epochs}."
+    assert study.section({key: value for key, value in found.items() if key != "samples"}).notes[0].startswith("Seeds")  # 0.1.0
 
 
 # Commands and page.

@@ -17,7 +17,7 @@ from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.study.base import Study, fits, folder_of, measured
+from tsslbp.study.base import Study, fits, folder_of, measured, tested
 from tsslbp.study.paired import differences, interval
 from tsslbp.study.runs import (
     Watch,
@@ -143,6 +143,7 @@ def ablation(
     return about("ablation", config.recipe, vars(config)) | {
         "seeds": list(numbers),
         "trains": dataset.trains,
+        "samples": len(dataset.test),
         "base": base,
         "variants": {
             name: {"group": group, "accuracies": found.get(name), **compared.get(name, {})}
@@ -197,6 +198,7 @@ def section(result: Result) -> Section:
         ["change", measured(result), "difference", "95 % interval", "p, Holm", "real"],
         [["none (base)", f"{base:.2f}", *["–"] * 4], *(row(name, one) for name, one in result["variants"].items())],
         [
+            *tested(result),
             f"Seeds {', '.join(map(str, result['seeds']))}. Runs with the same seed share initial weights and sample order.",
             "Interval and p-value: Student's t-test of the paired differences. Real: p below 0.05 after Holm's correction.",
         ],

@@ -119,6 +119,11 @@ def folder_of(options: TrainConfig, out: Path | None) -> tuple[Path, TrainConfig
     return out, training_settings(options, runs_dir=out / "runs")
 
 
+def tested(result: Result) -> list[str]:
+    """A note on what accuracies rest on; results of 0.1.0 do not know it."""
+    return [f"Test samples: {result['samples']}. Epochs: {result['settings']['epochs']}."] if "samples" in result else []
+
+
 def measured(result: Result) -> str:
     """Name of accuracies: F1 if the targets are spike trains."""
     return "F1 × 100" if result["trains"] else "right answers, %"

@@ -30,7 +30,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Constant
-from tsslbp.study.base import Study, fits, folder_of, measured
+from tsslbp.study.base import Study, fits, folder_of, measured, tested
 from tsslbp.study.runs import (
     Watch,
     about,
@@ -128,6 +128,7 @@ def dynamics(
     return about("dynamics", config.recipe, vars(config)) | {
         "seeds": list(numbers),
         "trains": dataset.trains,
+        "samples": len(dataset.test),
         "base": _summary(base),
         "variants": {
             name: {
@@ -269,6 +270,7 @@ def section(result: Result) -> Section:
             *([row("binary ANN", None, ann)] if ann else []),
         ],
         [
+            *tested(result),
             f"{right}, of the epoch chosen on validation; mean ± standard deviation over seeds {seeds}.",
             "Same weights: those of the unchanged network, put into a network with the other constants.",
             "No reset: a spike does not change the membrane potential, so a neuron fires at every step above the threshold.",
