@@ -130,7 +130,7 @@ class TrainingSettings(Group):
     """Number of first epochs in which a rule of the tssl family uses its surrogate everywhere (fallback=always)."""
     choose: Choice = "validation"
     """Which epoch's weights are kept and reported: the best on validation, the last, or the best on the test set. The paper
-    reports the best on the test set, which flatters a result."""
+    reports the best on the test set, which flatters a result. Of equally good epochs it is the last."""
     batch_size: Annotated[int, POSITIVE] = 50
     """Samples per step."""
     accumulate: Annotated[int, POSITIVE] = 1
