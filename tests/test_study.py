@@ -112,7 +112,9 @@ def test_quiet_is_a_small_post_synaptic_current():
 
 
 def test_steps_after_the_end_do_not_count():
-    found = study.firing(hand_made(HIDDEN, SILENT, x=(1.0, 1.0), lengths=[4, 1]))["layers"]["linear1"]
+    found = study.firing(hand_made(HIDDEN, SILENT, x=(1.0, 1.0), lengths=[4, 1]))
+    assert "more than once in up to 4 steps" in study.section(found | {"command": ""}).answer
+    found = found["layers"]["linear1"]
     assert found["rate"] == (7 + 1) / (4 * 5)
     assert found["fallback"] == (20 - 8) / 20
     assert found["per_sample"] == {"silent": 4 / 8, "once": 2 / 8, "more": 2 / 8}

@@ -51,6 +51,7 @@ def firing(run: Run) -> dict[str, Any]:
     return about("firing", run.name, run.settings) | {
         "samples": len(samples),
         "time_steps": network.time_steps,
+        "padded": samples.padded,
         "layers": {name: _plain(layer, rule) for name, layer in layers.items()},
         "all": _plain(mean_of([*layers.values()], neurons) | {"neurons": sum(neurons)}, rule),
         "example": None if samples.trains else _example(run),
@@ -126,6 +127,7 @@ def section(result: Result) -> Section:
     layers, everyone = result["layers"], result["all"]
     often = {"silent": "silent", "once": "firing once", "more": "firing more than once"}
     share, fallback = {key: f"{100 * value:.1f} %" for key, value in everyone["per_sample"].items()}, everyone["fallback"]
+    up_to = "up to " if result.get("padded") else ""
     falls = "" if fallback is None else f"; {100 * fallback:.1f} % of the gradient's entries would come from the fallback"
 
     def parts(kind: str) -> dict[str, list[float]]:
@@ -154,7 +156,7 @@ def section(result: Result) -> Section:
     return Section(
         "How often and when do the neurons fire?",
         f"For one test sample, {share['silent']} of the neurons stay silent, {share['once']} fire once and {share['more']} "
-        f"fire more than once in {result['time_steps']} steps{falls}.",
+        f"fire more than once in {up_to}{result['time_steps']} steps{falls}.",
         drawings,
         [
             "layer",
