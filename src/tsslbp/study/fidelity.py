@@ -316,7 +316,10 @@ def _answer(result: Result, per_unit: float, hidden: int) -> str:
     if closest:
         cosine, name = max(closest)
         most = " the largest" if len(closest) > 1 else " a"
-        told.append(f"With {per_unit:g} steps in a unit of time {name} has{most} cosine with the exact gradient, {cosine:.3f}")
+        told.append(
+            f"With {per_unit:g} steps in a unit of time {name} has{most} cosine with the exact gradient, {cosine:.3f} in "
+            f"networks of {last_net} neurons"
+        )
     first = [(one["median"], name) for name, rule in result["rules"].items() if (one := rule["depth"][-1][0]) is not None]
     if first:
         sizes = " to ".join(f"{_plain(size)} ({name})" for size, name in dict.fromkeys((min(first), max(first))))
