@@ -340,6 +340,15 @@ def test_a_constant_that_nothing_would_read_is_refused(value):
     assert not hasattr(layer, "tau_s")
 
 
+def test_a_layer_of_ones_own_may_name_a_property_so():
+    class Firm(Linear):
+        threshold = property(lambda self: self.neuron.threshold, lambda self, value: setattr(self, "neuron", LIF(5, 3, value)))
+
+    layer = Firm(4, 6, neuron=LIF(5, 3))
+    layer.threshold = 0.5
+    assert layer.neuron.threshold == 0.5
+
+
 def test_a_channel_has_one():
     conv = Conv2d(2, 3, 3, neuron=learned(3), scale=3.0)
     x = torch.randn(5, 2, 2, 6, 6)

@@ -58,7 +58,9 @@ def of_filters(channels, steps=40, bin=1):
 
 def samples_for(model, count=5):
     x = torch.randn(count, *model.sample_shape)
-    lengths = torch.tensor([7, 1, 4, 5, 7])[:count].clamp(max=model.inputs.raw_steps) if model.inputs.sequence else None
+    lengths = None
+    if model.inputs.sequence:
+        lengths = (torch.tensor([7, 1, 4, 5, 7])[:count] * model.inputs.raw_steps // 7).clamp(min=1)
     return Split(x, torch.zeros(count, dtype=torch.int64), lengths)
 
 
@@ -94,7 +96,7 @@ CASES = {
     "bins and changes": lambda: of_series(delta=0.4),
     "bins": lambda: of_series(),
     "filters": lambda: of_filters(channels=3),
-    "filters of many channels, binned": lambda: of_filters(channels=11, bin=2),
+    "filters of many channels, binned": lambda: of_filters(channels=11, steps=200, bin=8),
     "filters of very short series": lambda: of_filters(channels=1, steps=1),
     "latency": lambda: replace(
         model_of("6-4", (5,)), inputs=Inputs("latency", Normalisation(1.0, (0.0,), (1.0,)), STEPS, sequence=False)

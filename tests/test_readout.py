@@ -82,6 +82,14 @@ def test_parts_and_blocks_are_the_whole(notation, shape):
     torch.testing.assert_close(in_blocks, gradients, rtol=1e-10, atol=1e-12)
 
 
+def test_an_output_of_ones_own_is_read_as_the_settings_say():
+    net, x = made(), rand(T, 3, 6)
+    with torch.no_grad():
+        wanted = net.evidence(net(x))
+        net.layers.output = torch.nn.Sequential(net.layers.output)
+        torch.testing.assert_close(net.evidence(net(x)), wanted)
+
+
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_a_stream_answers_as_the_whole_sequence(exchanged):
     net, x = made(readout="spikes" if exchanged else "voltage").eval(), rand(T, 50, 6) - 1.5

@@ -141,12 +141,11 @@ class Filters:
 
     def _rates(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         inside = _inside(x, lengths)
-        weight = (inside.float() / inside.sum(1, keepdim=True)).unsqueeze(2)  # of a step in the mean
-        made = []
+        counted, made = inside.float().unsqueeze(2), []  # counts are exact in float32
         for sums, thresholds in zip(_sums(x, lengths), self._thresholds, strict=True):
             fired = [(sums > some.unsqueeze(1)).float() for some in thresholds.unbind(1)]
-            made.append(torch.cat([train @ weight for train in fired], 2))  # [N, orders, quantiles]
-        return torch.stack(made, 1).flatten(1)
+            made.append(torch.cat([train @ counted for train in fired], 2))  # [N, orders, quantiles]
+        return torch.stack(made, 1).flatten(1) / inside.sum(1, keepdim=True)
 
     @cached_property
     def _thresholds(self) -> Tensor:

@@ -109,7 +109,7 @@ class Network(Tells):
                 layer.quantise(architecture.bits)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in OF_LAYERS:
+        if name in OF_LAYERS and not hasattr(type(self), name):  # a class of one's own may have such a property
             own = "neuron" if name in CONSTANTS else name
             raise UserError(f"a network has no {name} of its own; set layer.{own} of each layer in net.modules() that has one")
         super().__setattr__(name, value)
@@ -165,8 +165,9 @@ class Network(Tells):
 
     @property
     def spikes_last(self) -> bool:
-        """Whether the output layer, which may have been exchanged, spikes."""
-        return self.is_spiking and not isinstance(self.layers.get_submodule("output"), Readout)
+        """Whether the output layer, which may have been exchanged, spikes; of a class of one's own, the settings say it."""
+        output, said = getattr(self.layers, "output", None), self.architecture.spikes_last
+        return self.is_spiking and not isinstance(output, Readout) if isinstance(output, Spiking) else said
 
     def fold(self) -> None:
         """Turn normalisation and standardised weights into plain weights and biases: :meth:`tsslbp.layers.Spiking.fold`."""

@@ -232,7 +232,7 @@ class _Parts:
         fields += [("u2", self.widest)] if self.whole else []
         fields += [("i2", self.sums), ("u2", len(self.maps)), ("u1", len(self.maps))] if narrow else []
         fields += [(value, shown), (value, 2 * self.rises), ("u1", windows)]
-        return np.dtype([(str(n), *field) for n, field in enumerate(fields) if field[1]], align=True).itemsize
+        return np.dtype([(str(n), kind, (count,)) for n, (kind, count) in enumerate(fields) if count], align=True).itemsize
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None

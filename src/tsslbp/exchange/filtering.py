@@ -1,13 +1,11 @@
 """The filters of a series (``filters.py``) in the operators of ONNX.
 
-Sums are double, as in ``filters.py``, where they are exact. So the filters spike where they do in Python.
+Sums are double and counts whole numbers, as in ``filters.py``, where they are exact. So rates are what they are in Python.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from tsslbp.filters import ORDERS, TAPS, VIEWS, Filters, dilations, weights
 
@@ -21,7 +19,7 @@ FLOAT, INT64, DOUBLE = 1, 7, 11
 def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
     inside = w.op("Less", torch.arange(filters.steps), w.op("Unsqueeze", lengths, [1]))
-    values = w.op("MatMul", w.op("Transpose", _stretched(w, filters, x, lengths), perm=[0, 2, 1]), _means(filters))
+    values = w.op("Transpose", _means(w, filters, _stretched(w, filters, x, lengths)), perm=[0, 2, 1])
     values = w.op("Reshape", values, [-1, filters.points * filters.channels])
     mean, std = torch.tensor(filters.mean), torch.tensor(filters.std)
     return w.op("Div", w.op("Sub", w.op("Concat", _rates(w, filters, x, inside, lengths), values, axis=1), mean), std)
@@ -30,8 +28,7 @@ def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
 def _rates(w: "Writer", filters: Filters, x: str, inside: str, lengths: str) -> str:
     """The rates (2), ``[N, thresholds]``."""
     steps, every = filters.steps, dilations(filters.steps)
-    share = w.op("Div", w.op("Cast", inside, to=FLOAT), w.op("Cast", w.op("Unsqueeze", lengths, [1]), to=FLOAT))
-    share = w.op("Unsqueeze", share, [1, 3])  # of a step in the mean, [N, 1, T, 1]
+    counted = w.op("Unsqueeze", w.op("Cast", inside, to=FLOAT), [1, 3])  # [N, 1, T, 1]
     mask = w.op("Unsqueeze", w.op("Cast", inside, to=DOUBLE), [1])
     values = w.op("Mul", w.op("Cast", w.op("Transpose", x, perm=[0, 2, 1]), to=DOUBLE), mask)
     changes = w.op("Sub", w.op("Slice", values, [1], [steps], [2]), w.op("Slice", values, [0], [-1], [2]))
@@ -45,8 +42,8 @@ def _rates(w: "Writer", filters: Filters, x: str, inside: str, lengths: str) -> 
             seen = w.op("Concat", *(w.op("Slice", padded, [d * n], [d * n + steps], [2]) for n in range(TAPS)), axis=1)
             sums = w.op("MatMul", w.double(weights(filters.channels, view, d).flatten(1)), seen)
             spikes = w.op("Cast", w.op("Greater", w.op("Unsqueeze", sums, [2]), w.double(some)), to=FLOAT)
-            found.append(w.op("Reshape", w.op("MatMul", spikes, share), [-1, some.numel()]))
-    return w.op("Concat", *found, axis=1)
+            found.append(w.op("Reshape", w.op("MatMul", spikes, counted), [-1, some.numel()]))
+    return w.op("Div", w.op("Concat", *found, axis=1), w.op("Cast", w.op("Unsqueeze", lengths, [1]), to=FLOAT))
 
 
 def _stretched(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
@@ -60,11 +57,10 @@ def _stretched(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     return w.op("Add", low, w.op("Mul", part, w.op("Sub", high, low)))
 
 
-def _means(filters: Filters) -> Tensor:
-    """The matrix ``[T, points]`` that averages neighbouring steps."""
-    steps, points = filters.steps, filters.points
-    made = torch.zeros(steps, points)
-    for n in range(points):
-        first, end = n * steps // points, math.ceil((n + 1) * steps / points)
-        made[first:end, n] = 1 / (end - first)
-    return made
+def _means(w: "Writer", filters: Filters, x: str) -> str:
+    """Means of neighbouring steps, ``[N, T, C] -> [N, points, C]``; a matrix of them would grow with T·points."""
+    ends = torch.arange(filters.points + 1) * filters.steps
+    first, end = ends[:-1] // filters.points, -(-ends[1:] // filters.points)
+    sums = w.op("Pad", w.op("CumSum", w.op("Cast", x, to=DOUBLE), torch.tensor(1)), [0, 1, 0, 0, 0, 0])
+    sums = w.op("Sub", w.op("Gather", sums, end, axis=1), w.op("Gather", sums, first, axis=1))
+    return w.op("Cast", w.op("Div", sums, w.double((end - first).unsqueeze(1))), to=FLOAT)

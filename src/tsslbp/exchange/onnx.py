@@ -42,8 +42,8 @@ IR = 8
 UINT8 = 2
 MOST_BYTES = 2**31 - 2**20
 """An ONNX file is one protobuf message, which has to stay below 2 GiB."""
-AT_ONCE = 100
-"""Samples in memory together."""
+AT_ONCE, FILTERED_AT_ONCE = 100, 10
+"""Samples in memory together. Filters of series need nine times the memory of the series, in double."""
 ROUNDING = 1e-4
 """Output currents that differ by less come from the same spikes: one spike changes a current by 1/τs, shared among voters."""
 
@@ -146,7 +146,8 @@ def check(proto: Any, model: Model, samples: Split) -> Iterator[str]:
     differ = of = wrong = 0
     try:
         session = runtime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        for part in map(samples.select, torch.arange(len(samples)).split(AT_ONCE)):
+        at_once = FILTERED_AT_ONCE if model.inputs.filters else AT_ONCE
+        for part in map(samples.select, torch.arange(len(samples)).split(at_once)):
             found, answers = map(torch.from_numpy, session.run(["output", "answer"], _given(model, part)))
             output = model.outputs(part.x, part.lengths)
             differ += int(((found - output).abs() > ROUNDING).sum())

@@ -137,7 +137,7 @@ class Spiking(Tells):
         self._numbers = replace(neuron, **placeholders)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in CONSTANTS and name not in self._named:
+        if name in CONSTANTS and name not in getattr(self, "_named", ()) and not hasattr(type(self), name):
             raise UserError(f"{name} is a constant of the layer's neuron; set layer.neuron = LIF(tau_m, tau_s, threshold)")
         super().__setattr__(name, value)
 

@@ -137,4 +137,5 @@ def mean_of_bins(x: Tensor, size: int, lengths: Tensor | None = None) -> Tensor:
     inside = within(x.float().transpose(0, 1), counted).transpose(0, 1).flatten(2)
     padded = F.pad(inside, (0, 0, 0, -steps % size)).view(x.shape[0], -(-steps // size), size, *x.shape[2:])
     counts = (counted[:, None] - torch.arange(0, steps, size, device=x.device)).clamp(1, size)
-    return padded.sum(2) / counts.view(*counts.shape, *[1] * (x.dim() - 2))
+    sums = padded.sum(2, dtype=torch.float64)  # exact, so the same in any order
+    return (sums / counts.view(*counts.shape, *[1] * (x.dim() - 2))).float()

@@ -121,8 +121,6 @@ class _Run:
     group: processes.Group
     folder: Path
     state: checkpoint.RunState
-    fingerprint: str
-    """Of the samples that it is trained on."""
     resumed: bool
     """Whether there was a checkpoint."""
     ended: records.Record | None
@@ -137,8 +135,10 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
+        assert self.model.facts is not None
         if self.group.leads:
-            checkpoint.save(self.folder / CHECKPOINT, self.state, self.model.network, self.optimizer, self.fingerprint)
+            at, fingerprint = self.folder / CHECKPOINT, self.model.facts.fingerprint
+            checkpoint.save(at, self.state, self.model.network, self.optimizer, fingerprint)
 
     def end_epoch(self, record: records.Record) -> None:
         """Write the records, and the model if this epoch is the chosen one so far."""
@@ -204,7 +204,7 @@ def _begun(
         if ended is not None and state.epoch <= config.epochs:  # a run that goes on has not ended
             records.write(folder / METRICS, state.history)
             ended = None
-    return _Run(config, dataset, model, optimizer, group, folder, state, facts.fingerprint, bool(stored), ended)
+    return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended)
 
 
 def _check(path: Path) -> None:
