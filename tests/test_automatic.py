@@ -126,6 +126,14 @@ def test_more_filters_than_there_is_memory_for_are_refused():
         Filters.fitted(waves()[0], None, 10**10)
 
 
+def test_rates_are_whole_numbers_of_spikes_divided_once():
+    x, _ = waves(steps=300)
+    lengths = torch.arange(60) + 241
+    rates = Filters.fitted(x, lengths, 500).rates(x, lengths)
+    spikes = (rates * lengths[:, None]).round()
+    assert torch.equal(rates, spikes / lengths[:, None])
+
+
 def test_filters_spike_at_some_steps_of_training_series():
     x, _ = waves()
     filters = Filters.fitted(x, None, 500)

@@ -765,6 +765,8 @@ def test_bins_are_means_and_padding_does_not_count():
     torch.testing.assert_close(means[1], torch.tensor([[11.0, 12.0], [14.0, 15.0], [0.0, 0.0]]))
     torch.testing.assert_close(mean_of_bins(x[:1], 2), means[:1])
     assert mean_of_bins(x, 1) is x
+    x = torch.randn(3, 70, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mean_of_bins(x, 7), x.double().view(3, 10, 7, 5).mean(2).float()), "rounded once, in whatever order"
 
 
 def test_the_model_carries_its_bins(tmp_path, capsys):
