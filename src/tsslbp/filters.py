@@ -195,10 +195,7 @@ def weights(channels: int, view: int, dilation: int) -> Tensor:
 
 def _orders() -> Tensor:
     """The weights of a filter of one channel, ``[orders, TAPS]``."""
-    made = torch.full((len(ORDERS), TAPS), -1.0, dtype=torch.float64)
-    for row, order in zip(made, ORDERS, strict=True):
-        row[list(order)] = 2.0
-    return made
+    return torch.full((len(ORDERS), TAPS), -1.0, dtype=torch.float64).scatter(1, torch.tensor(ORDERS), 2.0)
 
 
 def _channels(channels: int, view: int, dilation: int) -> Tensor:
