@@ -12,7 +12,7 @@ import tsslbp
 from tsslbp import automatic, cli, data, study, training
 from tsslbp.data import Dataset, Normalisation, Split
 from tsslbp.errors import UserError
-from tsslbp.filters import ORDERS, SHARE, Filters, _channels, dilations
+from tsslbp.filters import ORDERS, SHARE, Filters, channels_of, dilations
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run
@@ -169,7 +169,7 @@ def test_a_filter_is_the_neuron_of_its_equation(channels, dilation, view):
     d = dilations(30)[dilation]
     series = x[3].double()
     series = torch.cat([0 * series[:1], series.diff(dim=0)]) if view else series
-    padded = np.pad((series @ _channels(channels, view, d)[order].double()).numpy(), 4 * d)
+    padded = np.pad((series @ channels_of(channels, view, d)[order].double()).numpy(), 4 * d)
     sums = [sum(weight[k] * padded[t + d * k] for k in range(9)) for t in range(30)]
     rate = np.mean(np.array(sums) > filters.thresholds[place])
     assert float(filters.rates(x)[3, place]) == pytest.approx(rate, abs=0.04)  # one step may round to the other side
@@ -179,7 +179,7 @@ def test_a_filter_is_the_neuron_of_its_equation(channels, dilation, view):
 
 
 def test_a_filter_sums_one_channel_as_often_as_two_or_three():
-    counts = torch.cat([_channels(12, view, dilation).sum(1) for view in (0, 1) for dilation in (1, 2, 4, 8)])
+    counts = torch.cat([channels_of(12, view, dilation).sum(1) for view in (0, 1) for dilation in (1, 2, 4, 8)])
     for few in ([1], [2, 3], [4, 5, 6, 7]):
         assert float(torch.isin(counts, torch.tensor(few)).float().mean()) == pytest.approx(1 / math.log2(10), abs=0.06)
     assert int(counts.max()) == 9

@@ -19,7 +19,9 @@ from tsslbp.exchange import c, compiled
 from tsslbp.exchange import integer as integers
 from tsslbp.exchange.chain import chain
 from tsslbp.exchange.integer import whole_input
+from tsslbp.exchange.literals import numbers
 from tsslbp.exchange.program import Program
+from tsslbp.filters import Filters
 from tsslbp.metrics import decode
 from tsslbp.quantisation import INPUT_LARGEST
 from tsslbp.training.inputs import Inputs
@@ -27,6 +29,9 @@ from tsslbp.training.inputs import Inputs
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+CPU = Path("/proc/cpuinfo")
+FUSED = ("-O2", "-ffp-contract=fast", *(["-mfma"] if CPU.is_file() and " fma " in CPU.read_text() else []))
+STRICTER = ("-Wconversion", "-Wshadow", "-Wdouble-promotion")
 STEPS = 6
 CASES = {
     "fully connected": ("40-30-10", (1, 12, 12), {}),
@@ -85,6 +90,18 @@ def model(net, sequence=False, byte=False):
     dataset = data.Dataset("made", samples, samples, samples, names(net), norm, sequence=sequence)
     inputs = Inputs("constant", norm, STEPS, sequence)
     return training.Model(net, inputs, names(net), "made", Facts.of(dataset)), samples
+
+
+def filtered(channels, steps=40, bin=1, bits="float", norm=None):
+    """A model behind the filters of series, and some of those, which end where they like."""
+    norm = norm or Normalisation(2.0, (0.1,), (0.5,))
+    inputs = Inputs("constant", norm, -(-steps // bin), True, bin=bin, stored_steps=steps)
+    series, lengths = torch.randn(30, steps, channels).cumsum(1), torch.randint(1, steps + 1, (30,))
+    lengths[:5] = steps
+    filters = Filters.fitted(inputs.series(series, lengths), inputs.lengths(lengths), 1000)  # two or more of each
+    of, _ = model(network("12-6-V2" if channels == 1 else "12-5", (filters.size,), bits=bits))
+    of = replace(of, inputs=replace(inputs, time_steps=STEPS, filters=filters))
+    return of, Split(series, torch.zeros(30, dtype=torch.int64), lengths)
 
 
 def names(net):
@@ -204,6 +221,11 @@ def test_c_computes_what_python_does_and_steps_out_of_nothing(case, bits, sequen
 def compare(case, bits, sequence, byte, folder, options):
     notation, shape, settings = CASES[case]
     of, samples = model(network(notation, shape, bits=bits, **settings), sequence, byte)
+    differ(of, samples, bits, folder, options)
+
+
+def differ(of, samples, bits, folder, options):
+    """Write, compile and compare a model."""
     program = Program.of(of)
     assert (program.whole is None) == (bits == "float")
     said = c.write(program, folder / "c", folder)
@@ -226,7 +248,7 @@ def compare(case, bits, sequence, byte, folder, options):
 @pytest.mark.parametrize("bits", ["8", "float"])
 def test_stricter_warnings_find_nothing(bits, tmp_path):
     """No conversion loses a sign, no name hides another, and no processor without ``double`` computes in it unasked."""
-    compare("max pooling", bits, True, True, tmp_path, ("-Wconversion", "-Wshadow", "-Wdouble-promotion"))
+    compare("max pooling", bits, True, True, tmp_path, STRICTER)
 
 
 @needs_compiler
@@ -565,9 +587,7 @@ static const float raw[] = {{{numbers}}};
 """
     )
     wanted = whole_input(norm.normalise(torch.tensor(raw)[:, None].expand(-1, 5))).flatten().tolist()
-    cpu = Path("/proc/cpuinfo")
-    fused = ("-O2", "-ffp-contract=fast", *(["-mfma"] if cpu.is_file() and " fma " in cpu.read_text() else []))
-    for options in (SANITIZED, fused):
+    for options in (SANITIZED, FUSED):
         built = compiled.compiled(tmp_path / "c", tmp_path / "test", options)
         printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
         assert printed == wanted, options
@@ -734,10 +754,76 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         pass
 
 
-def test_filters_are_told():
-    of, _ = model(network("5-3", (4,)))
-    with pytest.raises(UserError, match=r"which C does not do; write it as \.onnx, or train it with --filters 0"):
-        Program.of(replace(of, inputs=type("Filtered", (), {"filters": True})()))
+@needs_compiler
+@pytest.mark.parametrize("bits", ["8", "float"])
+@pytest.mark.parametrize(("channels", "steps", "bin"), [(1, 40, 1), (3, 40, 1), (40, 100, 3), (1, 1, 1), (2, 500, 1)])
+def test_filters_compute_what_they_do_in_python(channels, steps, bin, bits, tmp_path):
+    of, samples = filtered(channels, steps, bin, bits)
+    differ(of, samples, bits, tmp_path, (*SANITIZED, *STRICTER))
+
+
+FILTER_FAULTS = {
+    "room[t + tap * d]": "room[t + tap]",
+    "x[j * d]": "x[i * d]",
+    "some += 1 + some[0];": "some += 0 * d;",
+    "threshold += EACH;": "",
+    "sum > threshold[q]": "sum > threshold[0]",
+    "t > 0 ? now - NETWORK_SERIES_CHANNELS : now": "now",
+    "room[t] = room[reach + steps + t] = 0;": "room[t] = room[reach + steps + t] = 1;",
+    "last * t": "(uint64_t)WHOLE * t",
+    "before < last ? before + 1 : last": "before",
+    "(float)spikes[q] / (float)steps": "(float)spikes[q] / (float)NETWORK_SERIES_STEPS",
+    "sum / (double)(end - first)": "sum",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", FILTER_FAULTS)
+def test_a_fault_in_filters_in_c_is_found(fault, tmp_path):
+    of, samples = filtered(30, steps=60, bits="8")  # more values than rates
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    source = (tmp_path / "c/network.c").read_text()
+    assert source.count(fault) == 1
+    (tmp_path / "c/network.c").write_text(source.replace(fault, FILTER_FAULTS[fault]))
+    built = compiled.compiled(tmp_path / "c", tmp_path / "test", ("-fno-sanitize=all",))
+    found = compiled.compare(built, program, samples)
+    assert found.differing + found.answers > 0
+
+
+@needs_compiler
+def test_filters_make_the_same_numbers_with_every_compiler(tmp_path):
+    of, samples = filtered(3, bits="8", norm=Normalisation(2.0, (0.1, 50662.3, 0.0), (0.5, 6.1, 1e-3)))
+    program = Program.of(of)
+    c.write(program, tmp_path / "c", tmp_path)
+    raw, lengths = samples.x[3:8], samples.lengths[3:8]  # some of all steps, some shorter
+    (tmp_path / "c/test.c").write_text(
+        f"""#include "network.h"
+#include <stdio.h>
+static const float raw[] = {{{numbers(raw.numpy())}}};
+static const size_t lengths[] = {{{numbers(lengths.numpy())}}};
+"""
+        """int main(void) {
+    enum { SIZE = NETWORK_SERIES_STEPS * NETWORK_SERIES_CHANNELS };
+    static float series[SIZE];
+    static double room[NETWORK_ROOM];
+    static network_input x[NETWORK_INPUTS];
+    for (size_t i = 0; i < 5; ++i) {
+        for (size_t k = 0; k < SIZE; ++k)
+            series[k] = network_prepare(raw[i * SIZE + k], k % NETWORK_SERIES_CHANNELS);
+        network_filter(x, series, lengths[i], room);
+        for (size_t k = 0; k < NETWORK_INPUTS; ++k)
+            printf("%d ", x[k]);
+    }
+    return 0;
+}
+"""
+    )
+    wanted = whole_input(of.inputs(raw, 0, lengths)).flatten().tolist()
+    for options in (SANITIZED, FUSED):
+        built = compiled.compiled(tmp_path / "c", tmp_path / "test", options)
+        printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
+        assert printed == wanted, options
 
 
 @needs_compiler

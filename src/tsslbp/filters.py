@@ -130,14 +130,12 @@ class Filters:
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
         mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
-        values = F.adaptive_avg_pool1d(_stretched(x, lengths).transpose(1, 2), self.points)
-        return (torch.cat([self.rates(x, lengths), values.flatten(1)], 1) - mean) / std
+        parts = [torch.cat([self._rates(*part), self._values(*part)], 1) for part in _batches(x, lengths)]
+        return (torch.cat(parts) - mean) / std
 
     def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The rates (2), ``[N, thresholds]``."""
-        batch = max(1, AT_ONCE // (max(len(ORDERS), x.shape[2]) * x.shape[1]))
-        parts = zip(x.split(batch), itertools.repeat(None) if lengths is None else lengths.split(batch), strict=False)
-        return torch.cat([self._rates(part, ends) for part, ends in parts])
+        return torch.cat([self._rates(*part) for part in _batches(x, lengths)])
 
     def _rates(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         inside = _inside(x, lengths)
@@ -146,6 +144,11 @@ class Filters:
             fired = [(sums > some.unsqueeze(1)).float() for some in thresholds.unbind(1)]
             made.append(torch.cat([train @ counted for train in fired], 2))  # [N, orders, quantiles]
         return torch.stack(made, 1).flatten(1) / inside.sum(1, keepdim=True)
+
+    def _values(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Means of neighbouring steps, ``[N, C·points]``; their sums are exact in float64, as in every export."""
+        values = _stretched(x, lengths).transpose(1, 2).double()
+        return F.adaptive_avg_pool1d(values, self.points).float().flatten(1)
 
     @cached_property
     def _thresholds(self) -> Tensor:
@@ -171,7 +174,7 @@ def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
             reach = d * (TAPS // 2)
             padded = F.pad(signal, (reach, reach))
             if x.shape[1] > MOST_CHANNELS:  # every filter's channels first, as most of the products would be with 0
-                yield _tapped(padded, _orders(), _channels(x.shape[1], view, d).double(), d)
+                yield _tapped(padded, _orders(), channels_of(x.shape[1], view, d).double(), d)
             else:
                 seen = torch.cat([padded[:, :, d * tap : d * tap + steps] for tap in range(TAPS)], 1)
                 yield weights(x.shape[1], view, d).flatten(1) @ seen
@@ -190,7 +193,7 @@ def _tapped(padded: Tensor, weight: Tensor, summed: Tensor, d: int) -> Tensor:
 
 def weights(channels: int, view: int, dilation: int) -> Tensor:
     """The weights of (1), ``[orders, TAPS, channels]``."""
-    return _orders().unsqueeze(2) * _channels(channels, view, dilation).double().unsqueeze(1)
+    return _orders().unsqueeze(2) * channels_of(channels, view, dilation).double().unsqueeze(1)
 
 
 def _orders() -> Tensor:
@@ -198,7 +201,7 @@ def _orders() -> Tensor:
     return torch.full((len(ORDERS), TAPS), -1.0, dtype=torch.float64).scatter(1, torch.tensor(ORDERS), 2.0)
 
 
-def _channels(channels: int, view: int, dilation: int) -> Tensor:
+def channels_of(channels: int, view: int, dilation: int) -> Tensor:
     """The channels that each filter sums, ``[orders, channels]`` of 0 and 1: a random few, always the same."""
     keys = draws.mix(draws.FILTERS, view, dilation, torch.arange(len(ORDERS)))
     number, *order = draws.bits(keys, channels + 1).double().unbind(1)
@@ -207,16 +210,26 @@ def _channels(channels: int, view: int, dilation: int) -> Tensor:
     return (torch.stack(order, 1).argsort(1).argsort(1) < count.unsqueeze(1)).float()
 
 
+def _batches(x: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Series and their lengths, as many as memory is meant for."""
+    batch = max(1, AT_ONCE // (max(len(ORDERS), x.shape[2]) * x.shape[1]))
+    return zip(x.split(batch), itertools.repeat(None) if lengths is None else lengths.split(batch), strict=False)
+
+
 def _stretched(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Series ``[N, T, C]``, each from its first to its last step, linearly interpolated."""
+    """Series ``[N, T, C]``, each from its first to its last step, linearly interpolated.
+
+    Places are whole numbers of 1/(T - 1) of a step, and the product is exact in float64: only the sum and the result round.
+    """
     if lengths is None:
         return x
-    steps = x.shape[1]
-    place = (lengths - 1).unsqueeze(1) * torch.linspace(0, 1, steps, dtype=torch.float32)
-    before = place.long().clamp(max=steps - 1)
-    after = torch.minimum(before + 1, (lengths - 1).unsqueeze(1))
-    low, high = (x.gather(1, step.unsqueeze(2).expand_as(x)) for step in (before, after))
-    return low.lerp(high, (place - before).unsqueeze(2))
+    whole = max(1, x.shape[1] - 1)
+    last = (lengths - 1).unsqueeze(1)
+    place = last * torch.arange(x.shape[1])
+    before = place // whole
+    after = torch.minimum(before + 1, last)
+    low, high = (x.gather(1, step.unsqueeze(2).expand_as(x)).double() for step in (before, after))
+    return (low + ((place % whole).float() / whole).unsqueeze(2) * (high - low)).float()
 
 
 def _inside(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -6,8 +6,7 @@ weights of few bits becomes an integer network, that of ``integer.py`` bit for b
 
 import contextlib
 import math
-import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ import torch
 from tsslbp import data, encoding, files
 from tsslbp.errors import UserError, few
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
+from tsslbp.exchange.filtering import in_c
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
+from tsslbp.exchange.literals import escaped, floats, numbers, pair
 from tsslbp.exchange.program import Entry, Program, coded, means
 from tsslbp.metrics import decode
 from tsslbp.metrics.decoding import NEAR
@@ -27,6 +28,7 @@ from tsslbp.tables import literal
 from tsslbp.training import samples_to_test
 
 TEMPLATES = Path(__file__).parent / "templates"
+FILES = ("README.md", "network.c", "network.h", "test.c")
 VECTORS = 10
 """Samples in test.c."""
 AT_ONCE = 32
@@ -58,8 +60,8 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), names:
     context = described(program, samples, which)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined)
     with files.replacing_folder(folder) as place:
-        for path in sorted(TEMPLATES.iterdir()):
-            files.write_text(place / path.name, environment.get_template(path.name).render(context) + "\n")
+        for name in FILES:
+            files.write_text(place / name, environment.get_template(name).render(context) + "\n")
     return f"wrote {folder}: {context['constant_bytes']} bytes of constants, {context['state_bytes']} of state; {which}"
 
 
@@ -73,7 +75,7 @@ def vectors(program: Program, data_root: Path, names: Sequence[str | None] = ())
                 break
     else:
         return _drawn(program), f"{VECTORS} random samples, as no test set of the model can be read in {data_root}"
-    if found.lengths is not None:  # test.c goes through all steps
+    if found.lengths is not None and not model.inputs.filters:  # test.c goes through all steps
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):
         return _drawn(program), f"{VECTORS} random samples, as no test sample of {called} has all steps"
@@ -104,7 +106,13 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     a, neurons = model.network.architecture, sum(population.neurons for population in links.populations)
     table, one = _input_table(entry, links, whole is not None)
     parts = _Parts(links, whole, table, a.bits, INPUT_UNIT // one if whole else 1)
-    constants = parts.bytes + (0 if table is None else table.nbytes)
+    filters, given = None, "network_input"
+    if model.inputs.filters:
+        filters, given = in_c(model.inputs.filters, 2 if whole else 4), "float"
+        size = "NETWORK_SERIES_STEPS * NETWORK_SERIES_CHANNELS"
+    else:
+        size = "NETWORK_STEPS * NETWORK_INPUTS" if entry.sequence else "NETWORK_INPUTS"
+    constants = parts.bytes + (0 if table is None else table.nbytes) + (filters["constants"] if filters else 0)
     windows = max(by.windows for population in links.populations for by in population.maps)
     index = "uint16" if max(population.neurons for population in links.populations) < 2**16 else "uint32"
     kind = "uint8_t" if entry.meaning is not None or entry.spikes else "int16_t" if whole else "float"
@@ -113,7 +121,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
     relaxing: Any = None
     if adapting is not None:
         rising = next((own.rising for own in whole.populations if own.rising), None) if whole else None
-        relaxing = rising.leak if rising else _floats([1 - 1 / adapting.tau_a])
+        relaxing = rising.leak if rising else floats([1 - 1 / adapting.tau_a])
     narrow = whole is not None and parts.in_a_byte == 1 and not all(m["dense"] for m in parts.maps)
     shown = 0 if entry.sequence or links.populations[0].lateral is None else links.populations[0].neurons
     return {
@@ -127,6 +135,10 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "narrow": narrow,
         "shrinks": any(population["shift"] < 0 for population in parts.populations),
         "static": not entry.sequence,
+        "filters": filters,
+        "varies": bool(filters) or entry.sequence,
+        "given": given,
+        "size": size,
         "at_once": AT_ONCE,
         "silent": kind != "float"
         and (table is None or all(m["rest"] or not table[:, 0].any() for m in parts.maps if m["source"] == INPUT)),
@@ -146,7 +158,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "classes": model.classes,
         "class_list": ", ".join(map(literal, model.classes)),
         "columns": few([literal(name) for name in (model.facts.columns if model.facts else ())], 100),
-        "class_names": ",\n".join(f'    "{_escaped(name)}"' for name in model.classes),
+        "class_names": ",\n".join(f'    "{escaped(name)}"' for name in model.classes),
         "voters": links.voters,
         "nearly": "most" if whole else f"{1 - NEAR} * most",
         "neurons": neurons,
@@ -171,15 +183,16 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "one": one,
         "spikes": entry.spikes,
         "prepares": kind in ("int16_t", "float"),
-        "gain": _floats(1 / (norm.scale * std) for std in norm.std),
-        "offset": _floats(-mean / std for mean, std in zip(norm.mean, norm.std, strict=True)),
+        "prepared": given,
+        "gain": floats(1 / (norm.scale * std) for std in norm.std),
+        "offset": floats(-mean / std for mean, std in zip(norm.mean, norm.std, strict=True)),
         "constant_gain": len(norm.std) == 1,
         "unit": INPUT_UNIT,
         "largest": INPUT_LARGEST,
-        "table": None if table is None else ",\n".join(f"{{{_numbers(row)}}}" for row in table),
-        "spike": SPIKE if whole else _floats([1 / links.tau_s]),
-        "synapse": whole.synapse if whole else _floats([1 - 1 / links.tau_s]),
-        "membrane": whole.membrane if whole else _floats([1 - 1 / links.tau_m]),
+        "table": None if table is None else ",\n".join(f"{{{numbers(row)}}}" for row in table),
+        "spike": SPIKE if whole else floats([1 / links.tau_s]),
+        "synapse": whole.synapse if whole else floats([1 - 1 / links.tau_s]),
+        "membrane": whole.membrane if whole else floats([1 - 1 / links.tau_m]),
         "constant_bytes": f"{constants:,}",
         "state_bytes": f"{parts.state_bytes(index, narrow, shown, windows):,}",
         "samples": _vectors(program, samples),
@@ -274,18 +287,18 @@ class _Parts:
             rows = np.pad(rows, ((0, 0), (0, -run % IN_A_VECTOR)))
         made = {
             "source": by.source,
-            "sent": _pair(by.sent[1:]),
-            "largest": _pair(by.largest),
-            "summed": _pair(by.summed),
+            "sent": pair(by.sent[1:]),
+            "largest": pair(by.largest),
+            "summed": pair(by.summed),
             "entering_channels": by.entering[0],
-            "entering": _pair(by.entering[1:]),
-            "kernel": _pair(by.weight.shape[2:]),
-            "stride": _pair(by.stride),
-            "padding": _pair(by.padding),
-            "dilation": _pair(by.dilation),
+            "entering": pair(by.entering[1:]),
+            "kernel": pair(by.weight.shape[2:]),
+            "stride": pair(by.stride),
+            "padding": pair(by.padding),
+            "dilation": pair(by.dilation),
             "groups": by.groups,
             "channels": population.shape[0],
-            "shape": _pair(population.shape[1:]),
+            "shape": pair(population.shape[1:]),
             "dense": int(dense),
             "run": run,
             "filled": rows.shape[1],
@@ -302,7 +315,7 @@ class _Parts:
     def _table(self, x: Array) -> str:
         x = x if self.whole else x.astype(np.float32)
         self.bytes += x.nbytes
-        return _numbers(x)
+        return numbers(x)
 
     def _rows(self, x: Array) -> str:
         return self._table(packed(x, self.bits) if self.whole else x)
@@ -364,33 +377,12 @@ def _vectors(program: Program, samples: data.Split) -> list[dict[str, str]]:
     spikes, evidence = program.response(samples)
     counts = torch.stack([each.flatten(2).sum(2) for each in spikes.values()], 2)  # [T, N, populations]
     answers = decode(evidence[None])
-    x = program.entry.of_samples(samples, program.whole is not None)
-    made = []
+    x, lengths = program.entry.of_samples(samples, program.whole is not None), program.entry.lengths(samples)
+    made: list[dict[str, str]] = []
     for i in range(len(samples)):
         steps = ", ".join(f"{{{', '.join(map(str, step))}}}" for step in counts[:, i].tolist())
         own = (evidence[i] if program.whole else evidence[i].double()).numpy()
-        rows = {"x": _numbers(x[i]), "evidence": _numbers(own), "spikes": steps}
-        made.append({"answer": str(int(answers[i])), **{name: f"{{{row}}}" for name, row in rows.items()}})
+        rows = {"x": numbers(x[i]), "evidence": numbers(own), "spikes": steps}
+        about = {"answer": str(int(answers[i])), "length": str(int(lengths[i]))}
+        made.append({**about, **{name: f"{{{row}}}" for name, row in rows.items()}})
     return made
-
-
-def _numbers(x: Array, a_line: int = 20) -> str:
-    """An array in C, without its braces."""
-    flat = x.flatten()
-    texts = [f"{text}f" for text in map(str, flat)] if flat.dtype == np.float32 else list(map(str, flat.tolist()))
-    return ",\n".join(", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line))
-
-
-def _floats(values: Iterable[float]) -> str:
-    return _numbers(np.array(list(values), np.float32))
-
-
-def _pair(sizes: Iterable[int]) -> str:
-    rows, columns = sizes
-    return f"{{{rows}, {columns}}}"
-
-
-def _escaped(name: str) -> str:
-    """A name for a string in C, in UTF-8."""
-    plain = string.ascii_letters + string.digits + " -_.,"
-    return "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in name.encode())

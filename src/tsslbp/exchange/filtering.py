@@ -1,13 +1,16 @@
-"""The filters of a series (``filters.py``) in the operators of ONNX.
+"""The filters of a series (``filters.py``) in the operators of ONNX, and the numbers of ``templates/filters.c``.
 
-Sums are double and counts whole numbers, as in ``filters.py``, where they are exact. So rates are what they are in Python.
+Sums are double and counts whole numbers, as in ``filters.py``, where they are exact. So rates and values are what they are in
+Python.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from tsslbp.filters import ORDERS, TAPS, VIEWS, Filters, dilations, weights
+from tsslbp.exchange.literals import floats, numbers
+from tsslbp.filters import ORDERS, RAISED, TAPS, VIEWS, Filters, channels_of, dilations, weights
 
 if TYPE_CHECKING:
     from tsslbp.exchange.lowering import Writer
@@ -23,6 +26,38 @@ def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     values = w.op("Reshape", values, [-1, filters.points * filters.channels])
     mean, std = torch.tensor(filters.mean), torch.tensor(filters.std)
     return w.op("Div", w.op("Sub", w.op("Concat", _rates(w, filters, x, inside, lengths), values, axis=1), mean), std)
+
+
+def in_c(filters: Filters, entering: int) -> dict[str, Any]:
+    """The variables of ``templates/filters.c``; a number of the network's input has ``entering`` bytes."""
+    steps, channels, every = filters.steps, filters.channels, dilations(filters.steps)
+    room, summed, additions = 2 * steps + (TAPS - 1) * every[-1], np.zeros(0, np.uint16), RAISED + 1
+    if channels > 1:
+        taken = [
+            row.nonzero().flatten().tolist() for view in range(VIEWS) for d in every for row in channels_of(channels, view, d)
+        ]
+        summed = np.array([number for some in taken for number in (len(some), *some)], np.uint16)
+        additions += TAPS + round(len(summed) / len(taken))
+    of = VIEWS * len(every) * len(ORDERS)
+    return {
+        "views": VIEWS,
+        "taps": TAPS,
+        "largest": every[-1],
+        "each": len(filters.thresholds) // of,
+        "points": filters.points,
+        "steps": steps,
+        "channels": channels,
+        "room": room,
+        "thresholds": numbers(np.array(filters.thresholds), 10),
+        "mean": floats(filters.mean),
+        "std": floats(filters.std),
+        "summed": numbers(summed) if channels > 1 else None,
+        "count": f"{len(filters.thresholds):,}",
+        "means": f"{filters.points * channels:,}",
+        "additions": f"{of * steps * additions:,}",
+        "bytes": f"{4 * steps * channels + entering * filters.size + 8 * room:,}",
+        "constants": 8 * len(filters.thresholds) + 2 * 4 * filters.size + summed.nbytes,
+    }
 
 
 def _rates(w: "Writer", filters: Filters, x: str, inside: str, lengths: str) -> str:
@@ -48,13 +83,16 @@ def _rates(w: "Writer", filters: Filters, x: str, inside: str, lengths: str) -> 
 
 def _stretched(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     """Series, each from its first to its last step, linearly interpolated to all steps, ``[N, T, C]``."""
+    whole, shape = torch.tensor(max(1, filters.steps - 1)), w.op("Shape", x)
     last = w.op("Sub", w.op("Unsqueeze", lengths, [1]), torch.tensor(1))
-    place = w.op("Mul", w.op("Cast", last, to=FLOAT), torch.linspace(0, 1, filters.steps, dtype=torch.float32))
-    before = w.op("Cast", place, to=INT64)
+    place = w.op("Mul", last, torch.arange(filters.steps))
+    before = w.op("Div", place, whole)
     after = w.op("Min", w.op("Add", before, torch.tensor(1)), last)
-    shape, part = w.op("Shape", x), w.op("Unsqueeze", w.op("Sub", place, w.op("Cast", before, to=FLOAT)), [2])
-    low, high = (w.op("GatherElements", x, w.op("Expand", w.op("Unsqueeze", at, [2]), shape), axis=1) for at in (before, after))
-    return w.op("Add", low, w.op("Mul", part, w.op("Sub", high, low)))
+    part = w.op("Div", w.op("Cast", w.op("Mod", place, whole), to=FLOAT), float(whole))
+    part = w.op("Unsqueeze", w.op("Cast", part, to=DOUBLE), [2])
+    at = (w.op("Expand", w.op("Unsqueeze", at, [2]), shape) for at in (before, after))
+    low, high = (w.op("Cast", w.op("GatherElements", x, step, axis=1), to=DOUBLE) for step in at)
+    return w.op("Cast", w.op("Add", low, w.op("Mul", part, w.op("Sub", high, low))), to=FLOAT)
 
 
 def _means(w: "Writer", filters: Filters, x: str) -> str:

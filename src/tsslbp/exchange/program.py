@@ -36,11 +36,9 @@ class Entry:
     def of(model: Model) -> "Entry":
         """The entry for a model. Raises UserError for a preparation that C does not have."""
         inputs, facts = model.inputs, model.facts
-        if inputs.filters:
-            raise UserError("the model filters series, which C does not do; write it as .onnx, or train it with --filters 0")
         spikes = encoding.get(inputs.encoding) is not None or inputs.delta > 0
         stored = facts.dtype == "uint8" if facts else inputs.normalisation.scale == 255
-        if spikes or not stored or inputs.bin > 1:
+        if spikes or not stored or inputs.bin > 1 or inputs.filters:
             return Entry(model, None, spikes)
         channels = len(inputs.normalisation.std)
         values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
@@ -52,7 +50,8 @@ class Entry:
     @property
     def sequence(self) -> bool:
         """Whether the input changes from step to step."""
-        return self.model.inputs.sequence or self.spikes
+        inputs = self.model.inputs
+        return (inputs.sequence and not inputs.filters) or self.spikes
 
     @property
     def once(self) -> bool:
@@ -65,13 +64,21 @@ class Entry:
         return self.model.inputs(samples.x, 0, samples.lengths)
 
     def steps(self, samples: data.Split) -> Tensor:
-        """How many steps each sample takes, ``[N]``."""
-        if samples.lengths is None:
-            return torch.full((len(samples),), self.model.network.time_steps)
-        return self.model.inputs.lengths(samples.lengths)
+        """How many steps the network takes of each sample, ``[N]``."""
+        steps = self.model.inputs.steps(samples.lengths)
+        return torch.full((len(samples),), self.model.network.time_steps) if steps is None else steps
+
+    def lengths(self, samples: data.Split) -> Tensor:
+        """How many steps of each sample enter C, ``[N]``."""
+        inputs = self.model.inputs
+        if not inputs.filters:
+            return self.steps(samples)
+        return torch.full((len(samples),), inputs.filters.steps) if samples.lengths is None else inputs.lengths(samples.lengths)
 
     def of_samples(self, samples: data.Split, whole: bool) -> Array:
-        """Samples as input of C: a row each, of ``network_input``."""
+        """Samples as input of C: a row each, of ``network_input``, or of float before the filters."""
+        if self.model.inputs.filters:
+            return self.model.inputs.series(samples.x, samples.lengths).flatten(1).numpy()
         if self.meaning is not None:
             return samples.x.flatten(1).numpy()
         x = self.network_input(samples)

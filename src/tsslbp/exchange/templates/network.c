@@ -1,7 +1,8 @@
 /* {{ title }}. README.md says how to use it. Written by tsslbp. */
 #include "network.h"
 
-#include <string.h>
+{{ '#include <float.h>
+' if filters }}#include <string.h>
 {% if integer %}
 {%- if packed == 2 %}
 /* Two weights in a byte. A row of n holds weight i and weight i + (n + 1)/2 in its byte i, in the low bits and the high ones. */
@@ -809,16 +810,9 @@ void network_event(network_state *n, size_t input)
     }
 }
 {% endif %}
-{%- if prepares %}
-network_input network_prepare(float raw, size_t channel)
+{%- if filters or (prepares and integer) %}
+static network_input entering(float x)
 {
-    static const float gain[] = {{ '{' }}{{ gain }}{{ '}' }}, offset[] = {{ '{' }}{{ offset }}{{ '}' }};
-{%- set at = 0 if constant_gain else 'channel' %}
-    const volatile float scaled = raw * gain[{{ at }}]; /* rounded here as in tsslbp, not fused with the addition */
-    const float x = scaled + offset[{{ at }}];
-{%- if constant_gain %}
-    (void)channel;
-{%- endif %}
 {%- if integer %}
     const float y = x * {{ unit }} + 0.5f;
     if (y >= {{ largest }}.0f)
@@ -831,6 +825,21 @@ network_input network_prepare(float raw, size_t channel)
     return x;
 {%- endif %}
 }
+{% endif %}
+{%- if prepares %}
+{{ prepared }} network_prepare(float raw, size_t channel)
+{
+    static const float gain[] = {{ '{' }}{{ gain }}{{ '}' }}, offset[] = {{ '{' }}{{ offset }}{{ '}' }};
+{%- set at = 0 if constant_gain else 'channel' %}
+    const volatile float scaled = raw * gain[{{ at }}]; /* rounded here as in tsslbp, not fused with the addition */
+{%- if constant_gain %}
+    (void)channel;
+{%- endif %}
+    return {{ 'entering' if integer and not filters }}(scaled + offset[{{ at }}]);
+}
+{% endif %}
+{%- if filters %}
+{% include 'filters.c' %}
 {% endif %}
 void network_step(network_state *n)
 {

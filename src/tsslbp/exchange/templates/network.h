@@ -18,6 +18,11 @@ extern "C" {
 #define NETWORK_STEPS {{ steps }}       /* steps of a sample in training */
 #define NETWORK_POPULATIONS {{ populations | length }} /* of neurons, the last is the output */
 #define NETWORK_NEURONS {{ neurons }}     /* of all populations */
+{%- if filters %}
+#define NETWORK_SERIES_STEPS {{ filters.steps }}    /* of a series, at most */
+#define NETWORK_SERIES_CHANNELS {{ filters.channels }}
+#define NETWORK_ROOM {{ filters.room }}     /* numbers that network_filter works in */
+{%- endif %}
 
 typedef {{ types.input }} network_input;    /* {{ input_means }} */
 typedef {{ types.value }} network_value;
@@ -70,8 +75,12 @@ void network_show(network_state *n, const network_input *x);
 void network_event(network_state *n, size_t input);
 {% endif %}
 {%- if prepares %}
-/* What enters, from a number as it was measured: normalised{{ ', in whole numbers of 1/' ~ unit if integer }}. */
-network_input network_prepare(float raw, size_t channel);
+/* {{ 'A number of a series' if filters else 'What enters' }}, from a number as it was measured: normalised{{ ', in whole numbers of 1/' ~ unit if integer and not filters }}. */
+{{ prepared }} network_prepare(float raw, size_t channel);
+{% endif %}
+{%- if filters %}
+/* A sample, made of a series of 1 to NETWORK_SERIES_STEPS steps, [step][channel]; `room` has NETWORK_ROOM numbers. */
+void network_filter(network_input *made, const float *series, size_t steps, double *room);
 {% endif %}
 /* One step of time. */
 void network_step(network_state *n);

@@ -2,7 +2,7 @@
 
    ./test                 compares with what tsslbp computed; prints what differs, and returns 1 if too much does
    ./test --time SECONDS  times the samples below
-   ./test FILE            reads {{ '' if static else 'for each sample its steps (int32_t) and ' }}NETWORK_{{ 'INPUTS' if static else 'STEPS * NETWORK_INPUTS' }} network_input, and writes for each its answer
+   ./test FILE            reads {{ 'for each sample its steps (int32_t) and ' if varies }}{{ size }} {{ given }}, and writes for each its answer
                           (int32_t), the evidence of every class (network_sum) and, for all NETWORK_STEPS steps, a byte for
                           every neuron, 1 if it spiked */
 #include "network.h"
@@ -13,9 +13,9 @@
 #include <time.h>
 
 #define SAMPLES {{ samples | length }}
-#define SIZE {{ 'NETWORK_INPUTS' if static else '(NETWORK_STEPS * NETWORK_INPUTS)' }}
+#define SIZE ({{ size }})
 
-static const network_input samples[SAMPLES][SIZE] = {
+static const {{ given }} samples[SAMPLES][SIZE] = {
 {{ samples | map(attribute='x') | join(',\n') }}
 };
 static const int answers[SAMPLES] = {{ '{' }}{{ samples | map(attribute='answer') | join(', ') }}{{ '}' }};
@@ -27,8 +27,20 @@ static const long spikes[SAMPLES][NETWORK_STEPS][NETWORK_POPULATIONS] = {
 {{ samples | map(attribute='spikes') | join(',\n') }}
 };
 
-static network_state state;
+{%- if filters %}
+static const size_t lengths[SAMPLES] = {{ '{' }}{{ samples | map(attribute='length') | join(', ') }}{{ '}' }};
+{%- endif %}
 
+static network_state state;
+{% if filters %}
+static const network_input *filtered(const float *series, size_t length)
+{
+    static network_input x[NETWORK_INPUTS];
+    static double room[NETWORK_ROOM];
+    network_filter(x, series, length, room);
+    return x;
+}
+{% endif %}
 static void show(const network_input *x, size_t t)
 {
 {%- if static %}
@@ -43,9 +55,10 @@ static int compare(void)
 {
     long differences = 0, all = 0, wrong = 0;
     for (size_t i = 0; i < SAMPLES; ++i) {
+        const network_input *x = {{ 'filtered(samples[i], lengths[i])' if filters else 'samples[i]' }};
         network_reset(&state);
         for (size_t t = 0; t < NETWORK_STEPS; ++t) {
-            show(samples[i], t);
+            show(x, t);
             network_step(&state);
             for (size_t k = 0; k < NETWORK_POPULATIONS; ++k) {
                 const network_index *spiked;
@@ -64,7 +77,7 @@ static int compare(void)
         wrong += answer != answers[i];
         (void)evidence;
 {%- endif %}
-        wrong += network_run(&state, samples[i], NETWORK_STEPS) != answer;
+        wrong += network_run(&state, x, NETWORK_STEPS) != answer;
     }
     printf("%ld of %d samples differ, and %ld of %ld spikes\n", wrong, SAMPLES, differences, all);
 {%- if integer %}
@@ -81,7 +94,7 @@ static int measure(double seconds)
     double passed = 0;
     while (passed < seconds) {
         for (size_t i = 0; i < SAMPLES; ++i)
-            right += network_run(&state, samples[i], NETWORK_STEPS) == answers[i];
+            right += network_run(&state, {{ 'filtered(samples[i], lengths[i])' if filters else 'samples[i]' }}, NETWORK_STEPS) == answers[i];
         runs += SAMPLES;
         passed = (double)(clock() - begin) / CLOCKS_PER_SEC;
     }
@@ -91,7 +104,7 @@ static int measure(double seconds)
 
 static int answer_all(const char *path)
 {
-    static network_input x[SIZE];
+    static {{ given }} {{ 'series' if filters else 'x' }}[SIZE];
     static unsigned char marks[NETWORK_NEURONS];
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
@@ -99,7 +112,13 @@ static int answer_all(const char *path)
         return 2;
     }
     int32_t steps = NETWORK_STEPS;
+{%- if filters %}
+    int32_t length;
+    while (fread(&length, sizeof length, 1, file) == 1 && length > 0 && length <= NETWORK_SERIES_STEPS && fread(series, sizeof series[0], SIZE, file) == SIZE) {
+        const network_input *x = filtered(series, (size_t)length);
+{%- else %}
     while ({% if not static %}fread(&steps, sizeof steps, 1, file) == 1 && steps > 0 && steps <= NETWORK_STEPS && {% endif %}fread(x, sizeof x[0], SIZE, file) == SIZE) {
+{%- endif %}
         const int32_t answer = network_run(&state, x, (size_t)steps);
         fwrite(&answer, sizeof answer, 1, stdout);
         for (size_t c = 0; c < NETWORK_CLASSES; ++c) {

@@ -1,0 +1,32 @@
+"""Numbers and names as they are written in C."""
+
+import string
+from collections.abc import Iterable
+
+import numpy as np
+
+from tsslbp.exchange.chain import Array
+
+
+def numbers(x: Array, a_line: int = 20) -> str:
+    """An array in C, without its braces."""
+    flat = x.flatten()
+    texts = [f"{text}f" for text in map(str, flat)] if flat.dtype == np.float32 else list(map(str, flat.tolist()))
+    return ",\n".join(", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line))
+
+
+def floats(values: Iterable[float]) -> str:
+    """Numbers as float, without braces."""
+    return numbers(np.array(list(values), np.float32))
+
+
+def pair(sizes: Iterable[int]) -> str:
+    """Rows and columns."""
+    rows, columns = sizes
+    return f"{{{rows}, {columns}}}"
+
+
+def escaped(name: str) -> str:
+    """A name for a string in C, in UTF-8."""
+    plain = string.ascii_letters + string.digits + " -_.,"
+    return "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in name.encode())
