@@ -200,20 +200,20 @@ def network(static, **settings):
 def test_a_network_drops_the_same_in_every_batch(static, neuron):
     net, x = network(static, neuron=neuron)
     keys = draws.mix(3, 1, torch.arange(12))
-    whole, by_layer = net(x, keys), net.activity(x, keys)
+    whole, by_layer = net(x, keys=keys), net.activity(x, keys=keys)
     assert whole.count_nonzero() > 0
     assert torch.equal(by_layer["output"], whole)
     for size in (1, 5):
         parts = zip(x.split(size, 0 if static else 1), keys.split(size), strict=True)
-        torch.testing.assert_close(torch.cat([net(*part) for part in parts], 1), whole)
-    assert not torch.equal(net(x, draws.mix(3, 2, torch.arange(12))), whole)
+        torch.testing.assert_close(torch.cat([net(part, keys=some) for part, some in parts], 1), whole)
+    assert not torch.equal(net(x, keys=draws.mix(3, 2, torch.arange(12))), whole)
 
 
 @pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
 def test_parts_of_a_sequence_have_the_masks_of_the_whole(static):
     net, x = network(static)
     keys = draws.mix(torch.arange(12))
-    whole = net(x, keys)
+    whole = net(x, keys=keys)
 
     def in_parts(state):
         made, start = [], 0
@@ -235,7 +235,7 @@ def test_parts_of_a_sequence_have_the_masks_of_the_whole(static):
     rest, _ = net.part(x[some] if static else x[3:, some], state.detach().take(some), 4)
     torch.testing.assert_close(rest, whole[3:, some])
     net.time_block = 2
-    torch.testing.assert_close(net(x, keys), whole)
+    torch.testing.assert_close(net(x, keys=keys), whole)
     net.eval()
     assert net.part(x if static else x[:3])[1].keys is None
 
@@ -246,7 +246,11 @@ def seen_in_training(config, epochs=2):
     model, optimizer = training.prepare(config, dataset)
     run = Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
     found: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
-    hook = model.network.register_forward_pre_hook(lambda _, given: found[-1].append(given))
+
+    def listen(_, given, named):
+        found[-1].append((*given, named["keys"]))
+
+    hook = model.network.register_forward_pre_hook(listen, with_kwargs=True)
     for epoch in range(1, epochs + 1):
         run.state.epoch, run.state.step = epoch, 0
         found.append([])

@@ -499,7 +499,7 @@ def test_blocks_of_time_go_through_residual_blocks():
     net.train()
     keys, gradients = torch.arange(len(x)), []
     for net.time_block in (0, 2):
-        output = net(x, keys)
+        output = net(x, keys=keys)
         gradients.append([output.detach(), *torch.autograd.grad(output.square().sum(), list(net.parameters()))])
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
 
@@ -687,6 +687,8 @@ def test_padding_does_not_count_in_networks():
     for wrong in (lengths[:3], lengths.double(), lengths.to(torch.uint8), lengths.int()):
         with pytest.raises(UserError, match=r"lengths are \[\d\] .*; they are for sequences"):
             net(x, lengths=wrong)
+    with pytest.raises(TypeError):  # lengths would be taken for keys
+        net(x, lengths)
     with pytest.raises(UserError, match="lengths run from 0 to"):
         net(x, lengths=torch.arange(x.shape[1]))
     with pytest.raises(UserError, match="lengths are"):
@@ -702,7 +704,7 @@ def test_training_tells_the_network_where_sequences_end(quick, monkeypatch):
     found, forward = [], Network.forward
     for name in ("told", "deaf"):
         if name == "deaf":
-            monkeypatch.setattr(Network, "forward", lambda net, x, keys=None, lengths=None: forward(net, x, keys))
+            monkeypatch.setattr(Network, "forward", lambda net, x, keys=None, lengths=None: forward(net, x, keys=keys))
         config = quick(network="6n-2", rule="tssl+", epochs=1, batch_size=8, name=name, time_steps=None)
         folder, _ = training.train(config, dataset=dataset)
         found.append(tsslbp.load(folder).network.layers.linear1.bias)

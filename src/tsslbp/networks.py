@@ -81,7 +81,7 @@ class Network(Tells):
     ``[T, B, classes]``. Both kinds of input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``.
     :meth:`part` takes a part of a sequence.
 
-    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys)``. Without keys, they are drawn from
+    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn from
     PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before its
     padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
@@ -284,7 +284,7 @@ class Network(Tells):
             signal = after
         return cast(Tensor, signal)  # it has gone through neurons
 
-    def forward(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, keys: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         if type(self) is Network:
             self._check(x)
         inside = self._inside(x, lengths)
@@ -374,7 +374,7 @@ class Network(Tells):
     def _check(self, x: Tensor, any_length: bool = False) -> None:
         check_samples(x, self.architecture.input_shape, None if any_length else self.time_steps)
 
-    def activity(self, x: Tensor, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
+    def activity(self, x: Tensor, *, keys: Tensor | None = None, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Post-synaptic currents of every spiking layer by name, ``[T, B, ...]`` each, the output last.
 
         A layer inside a module of another class is left out. For an ANN, the outputs of its units, ``[1, B, ...]``, and the

@@ -319,8 +319,8 @@ class Loop:
         """The network's output, and the penalty on hidden neurons whose firing rate is out of bounds."""
         config, network = self.config, self.model.network
         if not config.rate_penalty:
-            return network(x, keys, lengths=lengths), None
-        *hidden, (_, output) = network.activity(x, keys, lengths=lengths).items()
+            return network(x, keys=keys, lengths=lengths), None
+        *hidden, (_, output) = network.activity(x, keys=keys, lengths=lengths).items()
         penalty = output.new_zeros(())
         for name, psc in hidden:
             bounds = RateBounds(network.neuron_of(name).tau_s, config.rate_lower, config.rate_upper)
