@@ -28,6 +28,7 @@ from tsslbp.neuron import membrane_potential, spikes, synapse
 from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, comparison, runs, search, step, tuning
 from tsslbp.study.compare import Compare
+from tsslbp.study.tuning import Tuning
 from tsslbp.training import folder as run_folder
 from tsslbp.training.inputs import Inputs
 
@@ -473,7 +474,7 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
         step(self, samples, ahead)
 
     monkeypatch.setattr(training.Loop, "step", diverging)
-    result = study.compare(small, ["tssl", "surrogate"], seeds=1, rates=[1e-5, 2e-2, 0.5], tuning_epochs=1)
+    result = study.compare(small, ["tssl", "surrogate"], seeds=1, tuning=Tuning((1e-5, 2e-2, 0.5), epochs=1))
     assert result["tuning"] == {"rates": [1e-5, 2e-2, 0.5], "epochs": 1, "seeds": [2]}
     assert result["differences"] is None
     for label in ("tssl", "surrogate"):
@@ -487,7 +488,7 @@ def test_learning_rates_are_tried_with_a_seed_of_their_own(small, monkeypatch):
             (2e-2, 1, 2),
         }
     with pytest.raises(UserError, match="tssl diverged at every learning rate"):
-        study.compare(replace(small, name="bad"), ["tssl"], seeds=1, rates=[0.5])
+        study.compare(replace(small, name="bad"), ["tssl"], seeds=1, tuning=Tuning((0.5,)))
 
 
 def test_a_rule_that_diverges_is_told_and_left_out(small, monkeypatch):
@@ -524,7 +525,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
 
     monkeypatch.setattr(training.Loop, "run", counted)
     config = replace(small, epochs=3)
-    options = {"seeds": 1, "trials": 7, "tuning_epochs": 2}
+    options = {"seeds": 1, "tuning": Tuning(trials=7, epochs=2)}
     result = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
     assert result["tuning"] == {"trials": 7, "epochs": 2, "seeds": [2]}
     for label, rule in result["rules"].items():
@@ -543,7 +544,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
         set(trial["settings"]) <= {"learning_rate", "hidden_scale", "loss"} for trial in result["rules"]["relu"]["tried"]
     )
     with pytest.raises(UserError, match=r"trial[4-6] holds another trial; give the same --tune as before"):
-        study.compare(config, ["tssl"], **options | {"trials": 30})
+        study.compare(config, ["tssl"], **options | {"tuning": Tuning(trials=30, epochs=2)})
     monkeypatch.setattr(comparing, "step", lambda config, dataset: lambda: None)
     monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again
     again = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
@@ -674,21 +675,21 @@ def test_what_a_comparison_began_with_stays(small, monkeypatch):
     monkeypatch.setattr(comparing.machine, "bfloat16_pays", lambda: pays[0])
     config = replace(small, precision="auto")
     rules = ["tssl(fallback=rate)"]  # whose runs have "rate" in their names, too
-    study.compare(config, rules, seeds=1, rates=[1e-3])
+    study.compare(config, rules, seeds=1, tuning=Tuning((1e-3,)))
     with pytest.raises(UserError, match=f"holds trials that began with seed {config.seed + 1}, here {config.seed + 2}"):
-        study.compare(config, rules, seeds=2, rates=[1e-3])
+        study.compare(config, rules, seeds=2, tuning=Tuning((1e-3,)))
     pays[0] = True
-    assert study.compare(config, rules, seeds=1, rates=[1e-3])["settings"]["precision"] == "float32"
+    assert study.compare(config, rules, seeds=1, tuning=Tuning((1e-3,)))["settings"]["precision"] == "float32"
 
 
-@pytest.mark.parametrize("how", [{"trials": 3}, {"rates": [1e-3]}])
+@pytest.mark.parametrize("how", [Tuning(trials=3), Tuning((1e-3,))])
 def test_trials_are_refused_beside_runs_that_had_none(small, monkeypatch, how):
     path = Path(small.runs_dir) / f"compare-{small.name or small.recipe}/tssl-seed{small.seed}/config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(small.to_toml())
     monkeypatch.setattr(training.Loop, "step", None)  # nothing is trained before
     with pytest.raises(UserError, match=f"holds a run without trials, tssl-seed{small.seed}; choose another --name for --tune"):
-        study.compare(small, ["tssl"], seeds=1, **how)
+        study.compare(small, ["tssl"], seeds=1, tuning=how)
 
 
 def test_trials_of_other_epochs_are_left_as_they_are(small):
@@ -696,15 +697,17 @@ def test_trials_of_other_epochs_are_left_as_they_are(small):
     path.parent.mkdir(parents=True)
     path.write_text(replace(small, seed=small.seed + 1, epochs=7).to_toml())
     with pytest.raises(UserError, match="holds trials of 7 epochs, here 2; give --tune-epochs 7, or another --name"):
-        study.compare(small, ["tssl"], seeds=1, trials=3, tuning_epochs=2)
+        study.compare(small, ["tssl"], seeds=1, tuning=Tuning(trials=3, epochs=2))
 
 
 def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
     with pytest.raises(UserError, match=r"--tune is 'many'; it must be a number of trials, such as 30, or"):
-        comparing._rates("many")
+        Tuning.of("many", None, 1)
+    with pytest.raises(UserError, match=r"--tune is '0'; it must be"):
+        Tuning.of("0", None, 1)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"needs Optuna: pip install 'tsslbp\[tune\]'"):
-        study.compare(small, ["tssl"], seeds=1, trials=3)
+        study.compare(small, ["tssl"], seeds=1, tuning=Tuning(trials=3))
 
 
 @pytest.mark.parametrize(
@@ -733,7 +736,7 @@ def test_of_equally_good_learning_rates_the_middle_one_is_taken(small, monkeypat
 
 def test_several_seeds_try_a_learning_rate(small, monkeypatch):
     config = replace(small, epochs=1)
-    result = study.compare(config, ["relu"], seeds=1, rates=[1e-3, 2e-2, 0.9], tuning_seeds=2)
+    result = study.compare(config, ["relu"], seeds=1, tuning=Tuning((1e-3, 2e-2, 0.9), seeds=2))
     assert result["tuning"]["seeds"] == [2, 3]
     folder = small.runs_dir / "compare-small"
     for trial in result["rules"]["relu"]["tried"]:

@@ -81,9 +81,9 @@ class Network(Tells):
     ``[T, B, classes]``. Both kinds of input go through the input synapse, so ``net(x)`` equals ``net(x repeated T times)``.
     :meth:`part` takes a part of a sequence.
 
-    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn from
-    PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before its
-    padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
+    Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn
+    from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
+    its padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
     """
 
     told_as = "network"

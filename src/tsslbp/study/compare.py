@@ -1,7 +1,5 @@
 """Trains a network under several learning rules and as ANNs, with the same data, initial weights, order and budget."""
 
-import contextlib
-import math
 import re
 import statistics
 import time
@@ -32,14 +30,14 @@ from tsslbp.study.runs import (
     trained,
     with_validation,
 )
-from tsslbp.study.search import best, searched
 from tsslbp.study.step import peak_memory, step
-from tsslbp.study.tuning import best_rate, tuned
+from tsslbp.study.tuning import Tuning
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""
 PREFIX = "compare-"
 """Begins the name of a comparison's folder."""
+UNTUNED = Tuning()
 SECONDS = 3.0
 """Time for measuring each entry's training step."""
 
@@ -80,16 +78,12 @@ class Compare(TrainConfig):
 
     def run(self, watch: Watch) -> tuple[Path, Result]:
         """The folder for the result, and the result of :func:`compare`."""
-        trials = int(self.tune) if self.tune.strip().isdecimal() else 0
         result = compare(
             training_settings(self),
             self.entries(),
             seeds=self.seeds,
             target=self.to,
-            rates=() if trials else _rates(self.tune),
-            trials=trials,
-            tuning_epochs=self.tune_epochs,
-            tuning_seeds=self.tune_seeds,
+            tuning=Tuning.of(self.tune, self.tune_epochs, self.tune_seeds),
             against=self.against or None,
             planned=self.planned or None,
             watch=watch,
@@ -100,17 +94,6 @@ class Compare(TrainConfig):
 def split(text: str) -> list[str]:
     """Rules separated by commas outside brackets."""
     return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
-
-
-def _rates(text: str) -> list[float]:
-    parts = text.split(",") if text else []
-    with contextlib.suppress(ValueError):
-        if all(0 < float(part) < math.inf for part in parts):
-            return list(map(float, parts))
-    raise UserError(
-        f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, such as "
-        "3e-4,1e-3"
-    )
 
 
 def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainConfig]:
@@ -155,10 +138,7 @@ def compare(
     *,
     seeds: int,
     target: float | None = None,
-    rates: Sequence[float] = (),
-    trials: int = 0,
-    tuning_epochs: int | None = None,
-    tuning_seeds: int = 1,
+    tuning: Tuning = UNTUNED,
     against: str | None = None,
     planned: str | None = None,
     watch: Watch = lambda run: training.Progress(),
@@ -172,11 +152,7 @@ def compare(
         entries: see :func:`contestants`.
         seeds: how many seeds, from 1.
         target: validation accuracy in percent, to measure when it is reached. Default: the mean best one of the worst rule.
-        rates: learning rates to choose from, for each rule, by validation accuracy with separate seeds. If the best one lies
-            at an end, up to ``tuning.FURTHER`` more are tried beyond it.
-        trials: instead of ``rates``, how many trials of settings each rule gets (``study/search.py``).
-        tuning_epochs: epochs of each run that tries a rate or settings. Default: those of ``config``.
-        tuning_seeds: how many runs try each rate, or each of the best trials.
+        tuning: how the settings of each rule are chosen, by validation accuracy with separate seeds.
         against: the entry that all others are compared with, seed by seed.
         planned: the entry whose comparison with ``against`` was planned; the others are corrected for their number.
         watch: makes the progress display of a run from its name.
@@ -202,28 +178,17 @@ def compare(
         )
     settings = contestants(settled(replace(config, runs_dir=folder, test_every=1), folder), entries)
     base, favourite = _tested(against, planned, settings, seeds)
-    if tuning_seeds < 1:
-        raise UserError(f"--tune-seeds is {tuning_seeds}; it must be positive")
-    if tuning_epochs is not None and tuning_epochs < 1:
-        raise UserError(f"--tune-epochs is {tuning_epochs}; it must be positive")
-    if not (rates or trials) and (tuning_seeds > 1 or tuning_epochs is not None):
-        raise UserError("--tune-epochs and --tune-seeds are about trials; add --tune with a number of them, such as 30")
     _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
-    trial_seeds = seeds_from(config.seed + seeds, tuning_seeds)
-    trial_epochs = config.epochs if tuning_epochs is None else tuning_epochs
-    if rates or trials:
-        _check_trials(folder, trial_seeds[0], trial_epochs)
+    bases = {label: tuning.bases(s, seeds) for label, s in settings.items()}
+    some, *_ = bases.values()
+    if tuning:
+        tuning.check_folder(folder, some[0])
     check_models(folder / run_name(label, seed) for label in settings for seed in numbers)
     tried: dict[str, list[dict[str, Any]]] = {}
-    for label, s in settings.items() if rates or trials else ():
-        bases = [replace(s, seed=seed, epochs=trial_epochs, test_every=0) for seed in trial_seeds]
-        if trials:
-            tried[label] = searched(label, bases, dataset, trials, config.epochs, watch)
-            settings = {**settings, label: replace(s, **best(label, tried[label])["settings"])}
-        else:
-            tried[label] = tuned(label, bases, rates, watch)
-            settings = {**settings, label: replace(s, learning_rate=best_rate(label, tried[label]))}
+    for label, s in settings.items() if tuning else ():
+        tried[label] = tuning.tried(label, bases[label], dataset, config.epochs, watch)
+        settings = {**settings, label: replace(s, **tuning.best(label, tried[label]))}
     runs, diverged = trained(settings, numbers, (base, favourite), watch)
     settings = {label: settings[label] for label in runs}
 
@@ -240,13 +205,7 @@ def compare(
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
-        "tuning": {
-            **({"trials": trials} if trials else {"rates": list(rates)}),
-            "epochs": trial_epochs,
-            "seeds": list(trial_seeds),
-        }
-        if rates or trials
-        else None,
+        "tuning": tuning.told(some) if tuning else None,
         "rules": {
             label: {
                 "learning_rate": s.learning_rate,
@@ -276,25 +235,6 @@ def _tested(
     if favourite is not None and base in (None, favourite):
         raise UserError("--planned needs --against, another rule to compare with")
     return base, favourite
-
-
-def _check_trials(folder: Path, seed: int, epochs: int) -> None:
-    """Raises UserError if a comparison's folder holds runs without trials, trials that began with another seed, or trials of
-    settings of other epochs, whose draws were others."""
-    begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
-    if not begun and (runs := sorted(path.parent.name for path in folder.glob("*-seed*/config.toml"))):
-        raise UserError(f"{folder} holds a run without trials, {runs[0]}; choose another --name for --tune")
-    first = min((TrainConfig.from_toml(path).seed for path in begun), default=seed)
-    if first != seed:
-        raise UserError(
-            f"{folder} holds trials that began with seed {first}, here {seed}, which is --seed and --seeds added up; "
-            "give these as before, or choose another --name"
-        )
-    for path in folder.glob("*-trial0/config.toml"):
-        if (had := TrainConfig.from_toml(path).epochs) != epochs:
-            raise UserError(
-                f"{folder} holds trials of {had} epochs, here {epochs}; give --tune-epochs {had}, or another --name"
-            )
 
 
 def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
