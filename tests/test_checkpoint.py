@@ -4,6 +4,7 @@ import copy
 import hashlib
 import io
 import math
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -80,7 +81,7 @@ def test_what_unpacks_to_more_than_the_file_is_not_unpacked(stopped):
 
 def test_the_rest_of_a_checkpoint_can_still_be_read_by_torch(stopped):
     stored = torch.load(stopped[1] / "checkpoint.pt", weights_only=True)
-    assert stored.keys() == {"architecture", "data", "state", "network", "optimizer"}
+    assert stored.keys() == {"settings", "architecture", "data", "state", "network", "optimizer"}
     assert stored["optimizer"].keys() == {0, 1}
 
 
@@ -118,6 +119,9 @@ ALTERED = {
     "architecture that is no JSON": change("architecture", to="{"),
     "architecture that is a list": change("architecture", to="[]"),
     "architecture with an unknown field": change("architecture", to=lambda text: text.replace('"dropout"', '"dropuot"')),
+    "no settings": drop("settings"),
+    "settings that are none": change("settings", to=None),
+    "a setting of another type": change("settings", "learning_rate", to=torch.ones(2)),
     "no data": drop("data"),
     "data of another type": change("data", to=["digits"]),
     "no state": drop("state"),
@@ -197,6 +201,23 @@ def test_altered_content_with_a_right_checksum_is_refused(stopped):
         except BaseException as error:
             raise AssertionError(name) from error
     path.write_bytes(whole)
+    training.train(config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "was", "edited"), [("learning_rate", "0.0005", "0.5"), ("loss", "kernel", "softmax"), ("seed", "0", "2")]
+)
+def test_settings_that_were_edited_between_two_parts_of_a_run_are_told(stopped, setting, was, edited):
+    """The command that a stopped run advises takes its settings from the file."""
+    config, folder = stopped
+    path = folder / "config.toml"
+    text = path.read_text()
+    line = re.search(rf"^{setting} = (\S+)$", text, re.MULTILINE)
+    assert line[1].strip('"') == was
+    path.write_text(text.replace(line[0], line[0].replace(was, edited)))
+    read = replace(TrainConfig.from_toml(path), runs_dir=config.runs_dir, name=config.name, resume=True)
+    refused(read, folder, rf"config.toml has been edited: {setting} was {was} up to the last checkpoint; change it back, or")
+    path.write_text(text)
     training.train(config)
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from tsslbp.architecture import Architecture
 from tsslbp.data.facts import PARTS
+from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
-from tsslbp.training.folder import need_epochs
+from tsslbp.training.folder import changeable, need_epochs
 from tsslbp.training.records import Check, fault, history_fault, number, whole
 
 DIGEST = hashlib.sha256().digest_size
@@ -59,9 +60,12 @@ STATE: dict[str, Check] = {
 """Types and ranges of the fields of :class:`RunState` that do not depend on the run."""
 
 
-def save(path: Path, state: RunState, network: Network, optimizer: torch.optim.Optimizer, data: str) -> None:
+def save(
+    path: Path, state: RunState, network: Network, optimizer: torch.optim.Optimizer, config: TrainConfig, data: str
+) -> None:
     """Write a checkpoint; the file at ``path`` is replaced whole or not at all. ``data`` names the samples trained on."""
     content = {
+        "settings": _settings(config),
         "architecture": network.architecture.to_json(),
         "data": data,
         "state": vars(state),
@@ -113,7 +117,7 @@ def restore(
         warned: is told if the samples are others now that no epoch has measured, such as those of a test at the end.
 
     Raises:
-        UserError: a damaged file, or one of another architecture, of other data or of more epochs.
+        UserError: a damaged file, or one of another architecture, of other settings or data, or of more epochs.
     """
     try:
         content = unpack(stored)
@@ -123,7 +127,9 @@ def restore(
         digests = zip(PARTS, content["data"].split("-"), data.split("-"), strict=False)
         others = [part for part, before, now in digests if before != now]
         trains_on_others = PARTS[0] in others
-        if same and not trains_on_others:
+        kept, now = content["settings"], _settings(config)
+        edited = [f"{name} was {shown(kept[name])}" for name in now if name in kept and kept[name] != now[name]]
+        if same and not edited and not trains_on_others:
             _check(content, network, optimizer, config, samples)
     except MemoryError:
         raise
@@ -133,6 +139,9 @@ def restore(
     if not same:
         other = shown(content["architecture"])
         raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
+    if edited:
+        what = f"{', '.join(edited)} up to the last checkpoint"
+        raise UserError(f"{path.parent / 'config.toml'} has been edited: {what}; change it back, or choose another --name")
     history = [] if trains_on_others else content["state"]["history"]
     if trains_on_others or any(record[f"{part}_accuracy"] is not None for part in others for record in history):
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")
@@ -144,6 +153,12 @@ def restore(
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})
     return state
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings that a run keeps, as JSON values; its samples have a fingerprint."""
+    values = config.to_dict()
+    return {name: values.get(name) for name in sorted(kinds_of(TrainConfig).keys() - changeable(config) - {"data", "resume"})}
 
 
 def _check(

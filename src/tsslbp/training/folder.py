@@ -96,6 +96,11 @@ def _take(folder: Path, config: TrainConfig) -> None:
     files.remove_leftovers(folder)
 
 
+def changeable(config: TrainConfig) -> set[str]:
+    """Names of settings that may change when a run goes on."""
+    return {*kinds_of(Place), "skip_broken", *(["epochs"] if config.schedule == "constant" else [])}
+
+
 def _resumed(config: TrainConfig, exact: bool) -> Path:
     """The folder of a resumed run. Raises UserError if there is none, or it began with other settings.
 
@@ -106,10 +111,8 @@ def _resumed(config: TrainConfig, exact: bool) -> Path:
     path = folder / "config.toml"
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
-    free = {*kinds_of(Place), "skip_broken", *(["epochs"] if config.schedule == "constant" else [])}
     before, wanted = vars(begun(folder)), vars(config)
-    if exact and _moved(before["data"], config.data):
-        free.add("data")
+    free = changeable(config) | ({"data"} if exact and _moved(before["data"], config.data) else set())
     if before["validation"] is None:  # runs of this version always have it
         raise UserError(f"{folder} is of an older version and cannot go on; train it again with: --config {path} --name NEW")
     if others := [setting for setting in sorted(wanted.keys() - free) if before[setting] != wanted[setting]]:

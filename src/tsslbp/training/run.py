@@ -138,7 +138,7 @@ class _Run:
         assert self.model.facts is not None
         if self.group.leads:
             at, fingerprint = self.folder / CHECKPOINT, self.model.facts.fingerprint
-            checkpoint.save(at, self.state, self.model.network, self.optimizer, fingerprint)
+            checkpoint.save(at, self.state, self.model.network, self.optimizer, self.config, fingerprint)
 
     def end_epoch(self, record: records.Record) -> None:
         """Write the records, and the model if this epoch is the chosen one so far."""
