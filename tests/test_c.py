@@ -1,6 +1,7 @@
 """Networks as C: the whole numbers bit for bit, floats but for rounding, and files that are whole or not there."""
 
 import math
+import platform
 import re
 import shutil
 import subprocess
@@ -92,12 +93,15 @@ def model(net, sequence=False, byte=False):
     return training.Model(net, inputs, names(net), "made", Facts.of(dataset)), samples
 
 
-def filtered(channels, steps=40, bin=1, bits="float", norm=None):
+def filtered(channels, steps=40, bin=1, bits="float", norm=None, waves=False):
     """A model behind the filters of series, and some of those, which end where they like."""
     norm = norm or Normalisation(2.0, (0.1,), (0.5,))
     inputs = Inputs("constant", norm, -(-steps // bin), True, bin=bin, stored_steps=steps)
     series, lengths = torch.randn(30, steps, channels).cumsum(1), torch.randint(1, steps + 1, (30,))
     lengths[:5] = steps
+    if waves:  # whose sums are 0 but for rounding, and near many thresholds
+        angles = math.pi / torch.tensor([4.0, 8.0, 16.0], dtype=torch.float64)[:channels] * torch.arange(steps).unsqueeze(1)
+        series = (torch.arange(1, 31).view(30, 1, 1) * angles.sin()).float()
     filters = Filters.fitted(inputs.series(series, lengths), inputs.lengths(lengths), 1000)  # two or more of each
     of, _ = model(network("12-6-V2" if channels == 1 else "12-5", (filters.size,), bits=bits))
     of = replace(of, inputs=replace(inputs, time_steps=STEPS, filters=filters))
@@ -762,6 +766,14 @@ def test_filters_compute_what_they_do_in_python(channels, steps, bin, bits, tmp_
     differ(of, samples, bits, tmp_path, (*SANITIZED, *STRICTER))
 
 
+@needs_compiler
+@pytest.mark.parametrize("bits", ["8", "float"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_filters_of_regular_series_compute_what_they_do_in_python(channels, bits, tmp_path):
+    of, samples = filtered(channels, 64, bits=bits, norm=Normalisation(1.0, (0.0,), (1.0,)), waves=True)
+    differ(of, samples, bits, tmp_path, (*SANITIZED, *STRICTER))
+
+
 FILTER_FAULTS = {
     "room[t + tap * d]": "room[t + tap]",
     "x[j * d]": "x[i * d]",
@@ -820,7 +832,7 @@ static const size_t lengths[] = {{{numbers(lengths.numpy())}}};
 """
     )
     wanted = whole_input(of.inputs(raw, 0, lengths)).flatten().tolist()
-    for options in (SANITIZED, FUSED):
+    for options in (SANITIZED, FUSED, *([("-O2", "-mfpmath=387")] if platform.machine() == "x86_64" else [])):
         built = compiled.compiled(tmp_path / "c", tmp_path / "test", options)
         printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))
         assert printed == wanted, options

@@ -705,6 +705,9 @@ def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
         Tuning.of("many", None, 1)
     with pytest.raises(UserError, match=r"--tune is '0'; it must be"):
         Tuning.of("0", None, 1)
+    for wrong in ({"trials": -3}, {"rates": (-1.0,)}, {"rates": (math.nan,)}):
+        with pytest.raises(UserError, match="they must be positive"):
+            Tuning(**wrong)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"needs Optuna: pip install 'tsslbp\[tune\]'"):
         study.compare(small, ["tssl"], seeds=1, tuning=Tuning(trials=3))

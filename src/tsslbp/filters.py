@@ -10,6 +10,9 @@ dilations d are 1, 2, 4 and so on while a filter is no longer than the series. T
 training samples make, so every neuron spikes at some steps and not at others. A filter of a series with several channels sums a
 few of them. Half of the filters see the differences from step to step instead of the values.
 
+Series are rounded to whole multiples of a small unit, so that all sums are exact in float64, in any order. Otherwise a rate
+would jump where a sum is near its threshold, as it often is in regular series.
+
 The rates say what happens in a series, but hardly when or at which level. So the values enter too: shorter series are
 stretched to the length of the others, and neighbouring steps are averaged where there are more values than rates. All is
 standardised over the training samples, the values to SHARE of the rates' variance, and forms a static sample.
@@ -47,12 +50,14 @@ SHARE = 0.25
 """Variance of all values, as a share of that of all rates."""
 LEAST = 1e-3
 """Standard deviation below which a rate or a value is not scaled up further."""
-COPIES = 3
-"""How often the rates of all series are in memory while they are standardised."""
+COPIES = 2
+"""How often the rates and values of all series are in memory while they are put together."""
 PYTHON = 128
 """Bytes of the numbers of a filter in a model."""
 AT_ONCE = 2**22
 """Numbers in memory for a batch of sums."""
+FINE = 2**32
+"""Units in the power of two above the largest threshold. Sums are exact for values of up to 4,000 times that."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -97,8 +102,11 @@ class Filters:
             UserError: more filters than there is memory for.
         """
         steps, channels = x.shape[1:]
-        machine.need_memory((COPIES * 4 * len(x) + PYTHON) * count, f"{count:,} filters of {len(x):,} series")
-        each = max(1, round(count / (VIEWS * len(ORDERS) * len(dilations(steps)))))
+        one_each = VIEWS * len(ORDERS) * len(dilations(steps))
+        each = max(1, round(count / one_each))
+        points = min(steps, max(1, one_each * each // channels))
+        size = one_each * each + points * channels
+        machine.need_memory((COPIES * 4 * len(x) + PYTHON) * size, f"{count:,} filters of {len(x):,} series")
         shares = torch.arange(1, len(ORDERS) * each + 1, dtype=torch.float64) * GOLDEN % 1  # spread evenly, for any number
         some = torch.linspace(0, len(x) - 1, min(FITTED_ON, len(x)), dtype=torch.float64).long()
         few, ends = x[some], None if lengths is None else lengths[some]
@@ -109,8 +117,7 @@ class Filters:
             for order, at in zip(sums.unbind(1), places, strict=True):
                 found.append(np.partition(order[inside].numpy(), at)[at])
         thresholds = _rounded(torch.from_numpy(np.concatenate(found)))
-        points = min(steps, max(1, len(thresholds) // channels))
-        size = len(thresholds) + points * channels
+        thresholds = tuple(0.0 if abs(level) < _unit(thresholds) else level for level in thresholds)  # rounding made them
         unscaled = Filters(steps, channels, thresholds, (0.0,) * size, (1.0,) * size)
         std, mean = torch.std_mean(unscaled(x, lengths), 0, correction=0)
         std = std.clamp(min=LEAST)
@@ -130,12 +137,21 @@ class Filters:
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
         mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
-        parts = [torch.cat([self._rates(*part), self._values(*part)], 1) for part in _batches(x, lengths)]
-        return (torch.cat(parts) - mean) / std
+        parts = ((self.rounded(part), ends) for part, ends in _batches(x, lengths))
+        return torch.cat([(torch.cat([self._rates(*part), self._values(*part)], 1) - mean) / std for part in parts])
 
     def rates(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The rates (2), ``[N, thresholds]``."""
-        return torch.cat([self._rates(*part) for part in _batches(x, lengths)])
+        return torch.cat([self._rates(self.rounded(part), ends) for part, ends in _batches(x, lengths)])
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Series in whole units, of float32, which can hold these."""
+        return ((x.double() / self.unit).round() * self.unit).float()
+
+    @property
+    def unit(self) -> float:
+        """A power of two, far below what float32 tells apart next to the largest threshold."""
+        return _unit(self.thresholds)
 
     def _rates(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         inside = _inside(x, lengths)
@@ -163,8 +179,8 @@ def dilations(steps: int) -> list[int]:
 def _sums(x: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
     """The sums of (1) for every view and dilation, ``[N, orders, T]`` each; series are padded with 0.
 
-    They are float64, in which sums of so few float32 numbers are exact. Rounded ones would depend on the number of series in
-    the batch, and a rate jumps where a sum crosses its threshold.
+    They are float64, in which sums of so few multiples of a unit are exact. Rounded ones would depend on the number of series
+    in the batch.
     """
     inside = _inside(x, lengths).unsqueeze(1)
     x = x.transpose(1, 2).double() * inside
@@ -208,6 +224,10 @@ def channels_of(channels: int, view: int, dilation: int) -> Tensor:
     most = math.log2(min(channels, MOST_CHANNELS) + 1)
     count = torch.exp2((number / 2**32 + 0.5) * most).long().clamp(1, channels)  # 1 is as likely as 2 or 3, or 4 to 7
     return (torch.stack(order, 1).argsort(1).argsort(1) < count.unsqueeze(1)).float()
+
+
+def _unit(thresholds: tuple[float, ...]) -> float:
+    return math.ldexp(1 / FINE, math.frexp(max(map(abs, thresholds)))[1])
 
 
 def _batches(x: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

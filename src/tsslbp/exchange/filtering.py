@@ -1,7 +1,7 @@
 """The filters of a series (``filters.py``) in the operators of ONNX, and the numbers of ``templates/filters.c``.
 
-Sums are double and counts whole numbers, as in ``filters.py``, where they are exact. So rates and values are what they are in
-Python.
+Series are rounded, and sums of them are double, as in ``filters.py``, where they are exact. So rates and values are what they
+are in Python.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ FLOAT, INT64, DOUBLE = 1, 7, 11
 
 def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
+    units = w.op("Round", w.op("Div", w.op("Cast", x, to=DOUBLE), w.double(torch.tensor(filters.unit))))
+    x = w.op("Cast", w.op("Mul", units, w.double(torch.tensor(filters.unit))), to=FLOAT)
     inside = w.op("Less", torch.arange(filters.steps), w.op("Unsqueeze", lengths, [1]))
     values = w.op("Transpose", _means(w, filters, _stretched(w, filters, x, lengths)), perm=[0, 2, 1])
     values = w.op("Reshape", values, [-1, filters.points * filters.channels])
@@ -31,14 +33,13 @@ def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
 def in_c(filters: Filters, entering: int) -> dict[str, Any]:
     """The variables of ``templates/filters.c``; a number of the network's input has ``entering`` bytes."""
     steps, channels, every = filters.steps, filters.channels, dilations(filters.steps)
-    room, summed, additions = 2 * steps + (TAPS - 1) * every[-1], np.zeros(0, np.uint16), RAISED + 1
+    of, room, summed = VIEWS * len(every) * len(ORDERS), 2 * steps + (TAPS - 1) * every[-1], np.zeros(0, np.uint32)
+    additions = (RAISED + 1) * of
     if channels > 1:
-        taken = [
-            row.nonzero().flatten().tolist() for view in range(VIEWS) for d in every for row in channels_of(channels, view, d)
-        ]
-        summed = np.array([number for some in taken for number in (len(some), *some)], np.uint16)
-        additions += TAPS + round(len(summed) / len(taken))
-    of = VIEWS * len(every) * len(ORDERS)
+        views = [torch.cat([channels_of(channels, view, d) for d in every]) for view in range(VIEWS)]
+        taken = [row.nonzero().flatten().tolist() for view in views for row in view]
+        summed = np.array([number for some in taken for number in (len(some), *some)], np.uint32)
+        additions += TAPS * of + sum(int(view.sum()) * (1 + number) for number, view in enumerate(views))
     return {
         "views": VIEWS,
         "taps": TAPS,
@@ -54,7 +55,11 @@ def in_c(filters: Filters, entering: int) -> dict[str, Any]:
         "summed": numbers(summed) if channels > 1 else None,
         "count": f"{len(filters.thresholds):,}",
         "means": f"{filters.points * channels:,}",
-        "additions": f"{of * steps * additions:,}",
+        "additions": f"{steps * additions:,}",
+        "comparisons": f"{len(filters.thresholds) * steps:,}",
+        "unit": numbers(np.array(filters.unit)),
+        "whole": floats([2**24 * filters.unit]),
+        "rounding": numbers(np.array(1.5 * 2**52 * filters.unit)),
         "bytes": f"{4 * steps * channels + entering * filters.size + 8 * room:,}",
         "constants": 8 * len(filters.thresholds) + 2 * 4 * filters.size + summed.nbytes,
     }

@@ -77,8 +77,8 @@ class Entry:
 
     def of_samples(self, samples: data.Split, whole: bool) -> Array:
         """Samples as input of C: a row each, of ``network_input``, or of float before the filters."""
-        if self.model.inputs.filters:
-            return self.model.inputs.series(samples.x, samples.lengths).flatten(1).numpy()
+        if filters := self.model.inputs.filters:
+            return filters.rounded(self.model.inputs.series(samples.x, samples.lengths)).flatten(1).numpy()
         if self.meaning is not None:
             return samples.x.flatten(1).numpy()
         x = self.network_input(samples)

@@ -181,9 +181,9 @@ def compare(
     _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}
     bases = {label: tuning.bases(s, seeds) for label, s in settings.items()}
-    some, *_ = bases.values()
+    first = next(iter(bases.values()))
     if tuning:
-        tuning.check_folder(folder, some[0])
+        tuning.check_folder(folder, first[0])
     check_models(folder / run_name(label, seed) for label in settings for seed in numbers)
     tried: dict[str, list[dict[str, Any]]] = {}
     for label, s in settings.items() if tuning else ():
@@ -205,7 +205,7 @@ def compare(
         "samples": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
         "target": {"validation_accuracy": worst if target is None else target, "given": target is not None},
         "picojoules": {"mac": MAC_PJ, "ac": AC_PJ},
-        "tuning": tuning.told(some) if tuning else None,
+        "tuning": tuning.told(first) if tuning else None,
         "rules": {
             label: {
                 "learning_rate": s.learning_rate,

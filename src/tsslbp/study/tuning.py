@@ -1,6 +1,5 @@
 """Settings chosen on validation for each rule of a comparison: a learning rate, or all that ``search.py`` draws."""
 
-import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ FURTHER = 4
 
 @dataclass(frozen=True)
 class Tuning:
-    """How every rule of a comparison is tuned; as it is, not at all.
+    """How every rule of a comparison is tuned. Without arguments, nothing is.
 
     Args:
         rates: learning rates to try. If the best one lies at an end, up to FURTHER more are tried beyond it.
@@ -30,7 +29,7 @@ class Tuning:
         seeds: how many runs try each rate, or each of the best trials.
 
     Raises:
-        UserError: numbers that are not positive, or that are about trials where there are none.
+        UserError: numbers that are not positive or finite, or that are about trials where there are none.
     """
 
     rates: tuple[float, ...] = ()
@@ -39,6 +38,8 @@ class Tuning:
     seeds: int = 1
 
     def __post_init__(self) -> None:
+        if not all(0 < rate < math.inf for rate in self.rates) or self.trials < 0:
+            raise UserError(f"learning rates are {list(self.rates)} and trials {self.trials}; they must be positive")
         if self.seeds < 1:
             raise UserError(f"--tune-seeds is {self.seeds}; it must be positive")
         if self.epochs is not None and self.epochs < 1:
@@ -52,16 +53,16 @@ class Tuning:
     @staticmethod
     def of(text: str, epochs: int | None, seeds: int) -> "Tuning":
         """From ``--tune``, a number of trials or learning rates, and the other two options."""
-        trials = int(text) if text.strip().isdecimal() else 0
-        rates: tuple[float, ...] = (math.nan,)
-        with contextlib.suppress(ValueError):
-            rates = tuple(map(float, text.split(","))) if text and not trials else ()
-        if not all(0 < rate < math.inf for rate in rates):
+        if text.strip().isdecimal() and int(text):
+            return Tuning((), int(text), epochs, seeds)
+        try:
+            rates = Tuning(tuple(map(float, text.split(","))) if text else ()).rates
+        except ValueError:
             raise UserError(
                 f"--tune is {text!r}; it must be a number of trials, such as 30, or learning rates with commas between them, "
                 "such as 3e-4,1e-3"
-            )
-        return Tuning(rates, trials, epochs, seeds)
+            ) from None
+        return Tuning(rates, 0, epochs, seeds)
 
     def bases(self, config: TrainConfig, seeds: int) -> list[TrainConfig]:
         """Settings of a comparison of so many seeds for its trials, whose seeds are the next ones."""
@@ -97,7 +98,7 @@ class Tuning:
         return best(label, tried)["settings"] if self.trials else {"learning_rate": best_rate(label, tried)}
 
     def told(self, bases: list[TrainConfig]) -> dict[str, Any]:
-        """What the result of a comparison says of it."""
+        """The ``tuning`` entry of a comparison's result."""
         what = {"trials": self.trials} if self.trials else {"rates": list(self.rates)}
         return {**what, "epochs": bases[0].epochs, "seeds": [base.seed for base in bases]}
 

@@ -1,5 +1,5 @@
 {%- set one = filters.summed is none -%}
-/* Filters of series. Sums are double, in which they are exact, so rates are those of tsslbp with every compiler. */
+/* Filters of series. Sums of whole units are exact in double, so rates are those of tsslbp with every compiler. */
 enum { VIEWS = {{ filters.views }}, TAPS = {{ filters.taps }}, LARGEST = {{ filters.largest }}, EACH = {{ filters.each }}, POINTS = {{ filters.points }} };
 
 #if DBL_MANT_DIG < 53
@@ -19,14 +19,14 @@ static const float deviation_of[NETWORK_INPUTS] = {
 };
 {%- if not one %}
 /* For every filter how many channels it sums, and then their numbers. */
-static const uint16_t summed[] = {
+static const uint32_t summed[] = {
 {{ filters.summed }}
 };
 {%- endif %}
 
 /* A series, or its changes from step to step, {{ 'as double' if one else 'summed over some channels' }}, between as many zeros as filters of dilation d reach beyond
    it; and for each step the sum of all that a filter sees there. */
-static void fill(double *room, double *all, const float *series, size_t steps, int view, size_t d{{ ', const uint16_t *some' if not one }})
+static void fill(double *room, double *all, const float *series, size_t steps, int view, size_t d{{ ', const uint32_t *some' if not one }})
 {
     const size_t reach = TAPS / 2 * d;
     for (size_t t = 0; t < reach; ++t)
@@ -38,7 +38,7 @@ static void fill(double *room, double *all, const float *series, size_t steps, i
 {%- else %}
         const float *now = series + t * NETWORK_SERIES_CHANNELS, *before = t > 0 ? now - NETWORK_SERIES_CHANNELS : now;
         double sum = 0;
-        for (int i = 1; i <= some[0]; ++i)
+        for (size_t i = 1; i <= some[0]; ++i)
             sum += (double)now[some[i]] - (view == 0 ? 0 : (double)before[some[i]]);
         room[reach + t] = sum;
 {%- endif %}
@@ -59,7 +59,14 @@ static float stretched(const float *series, size_t steps, size_t t, size_t chann
     const double high = (double)series[after * NETWORK_SERIES_CHANNELS + channel];
     const float part = (float)(place % WHOLE) / (float)WHOLE;
     const volatile double rise = (double)part * (high - low); /* not fused with the addition */
-    return (float)(low + rise);
+    const volatile double there = low + rise;
+    return (float)there;
+}
+
+static network_input standardised(double x, size_t at)
+{
+    const volatile float whole = (float)x, centred = whole - mean_of[at], scaled = centred / deviation_of[at];
+    return entering(scaled);
 }
 
 void network_filter(network_input *made, const float *series, size_t steps, double *room)
@@ -68,7 +75,7 @@ void network_filter(network_input *made, const float *series, size_t steps, doub
     const double *threshold = thresholds;
     double *all = room + NETWORK_ROOM - NETWORK_SERIES_STEPS;
 {%- if not one %}
-    const uint16_t *some = summed;
+    const uint32_t *some = summed;
 {%- endif %}
     for (int view = 0; view < VIEWS; ++view)
         for (size_t d = 1; d <= LARGEST; d *= 2) {
@@ -84,12 +91,15 @@ void network_filter(network_input *made, const float *series, size_t steps, doub
                         some += 1 + some[0];
 {%- endif %}
                         for (size_t t = 0; t < steps; ++t) {
-                            const double *x = room + t, sum = 3 * (x[i * d] + x[j * d] + x[k * d]) - all[t];
+                            const double *x = room + t;
+                            const double sum = 3 * (x[i * d] + x[j * d] + x[k * d]) - all[t];
                             for (int q = 0; q < EACH; ++q)
                                 spikes[q] += sum > threshold[q];
                         }
-                        for (int q = 0; q < EACH; ++q, ++at)
-                            made[at] = entering(((float)spikes[q] / (float)steps - mean_of[at]) / deviation_of[at]);
+                        for (int q = 0; q < EACH; ++q, ++at) {
+                            const volatile float rate = (float)spikes[q] / (float)steps;
+                            made[at] = standardised((double)rate, at);
+                        }
                         threshold += EACH;
                     }
         }
@@ -100,6 +110,7 @@ void network_filter(network_input *made, const float *series, size_t steps, doub
             double sum = 0;
             for (size_t t = first; t < end; ++t)
                 sum += (double)stretched(series, steps, t, channel);
-            made[at] = entering(((float)(sum / (double)(end - first)) - mean_of[at]) / deviation_of[at]);
+            const volatile double mean = sum / (double)(end - first);
+            made[at] = standardised(mean, at);
         }
 }

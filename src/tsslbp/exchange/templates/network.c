@@ -814,7 +814,7 @@ void network_event(network_state *n, size_t input)
 static network_input entering(float x)
 {
 {%- if integer %}
-    const float y = x * {{ unit }} + 0.5f;
+    const volatile float y = x * {{ unit }} + 0.5f;
     if (y >= {{ largest }}.0f)
         return {{ largest }};
     if (y <= -{{ largest }}.0f)
@@ -835,7 +835,15 @@ static network_input entering(float x)
 {%- if constant_gain %}
     (void)channel;
 {%- endif %}
-    return {{ 'entering' if integer and not filters }}(scaled + offset[{{ at }}]);
+{%- if filters %}
+    const volatile float x = scaled + offset[{{ at }}];
+    if (x >= {{ filters.whole }} || x <= -{{ filters.whole }}) /* whole units already */
+        return x;
+    const volatile double up = (double)x + {{ filters.rounding }}; /* next to which double has whole units only */
+    return (float)(up - {{ filters.rounding }});
+{%- else %}
+    return {{ 'entering(scaled + offset[' ~ at ~ '])' if integer else 'scaled + offset[' ~ at ~ ']' }};
+{%- endif %}
 }
 {% endif %}
 {%- if filters %}

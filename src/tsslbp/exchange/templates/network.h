@@ -15,7 +15,7 @@ extern "C" {
 
 #define NETWORK_INPUTS {{ inputs }}      /* numbers of a sample, or of a step of a sequence */
 #define NETWORK_CLASSES {{ classes | length }}
-#define NETWORK_STEPS {{ steps }}       /* steps of a sample in training */
+#define NETWORK_STEPS {{ steps }}       /* {{ 'steps that the network takes of each series' if filters else 'steps of a sample in training' }} */
 #define NETWORK_POPULATIONS {{ populations | length }} /* of neurons, the last is the output */
 #define NETWORK_NEURONS {{ neurons }}     /* of all populations */
 {%- if filters %}
@@ -24,7 +24,7 @@ extern "C" {
 #define NETWORK_ROOM {{ filters.room }}     /* numbers that network_filter works in */
 {%- endif %}
 
-typedef {{ types.input }} network_input;    /* {{ input_means }} */
+typedef {{ types.input }} network_input;    /* {{ 'what network_filter makes' if filters else input_means }} */
 typedef {{ types.value }} network_value;
 typedef {{ types.index }} network_index;
 typedef {{ types.sum }} network_sum;          /* what adds up from step to step, for as long as a stream runs */
@@ -79,7 +79,8 @@ void network_event(network_state *n, size_t input);
 {{ prepared }} network_prepare(float raw, size_t channel);
 {% endif %}
 {%- if filters %}
-/* A sample, made of a series of 1 to NETWORK_SERIES_STEPS steps, [step][channel]; `room` has NETWORK_ROOM numbers. */
+/* What enters the network, NETWORK_INPUTS numbers in `made`, from a series of 1 to NETWORK_SERIES_STEPS steps, [step][channel] of
+   numbers from network_prepare. `room` has NETWORK_ROOM numbers, whatever they are. */
 void network_filter(network_input *made, const float *series, size_t steps, double *room);
 {% endif %}
 /* One step of time. */

@@ -2,7 +2,7 @@
 
    ./test                 compares with what tsslbp computed; prints what differs, and returns 1 if too much does
    ./test --time SECONDS  times the samples below
-   ./test FILE            reads {{ 'for each sample its steps (int32_t) and ' if varies }}{{ size }} {{ given }}, and writes for each its answer
+   ./test FILE            reads {{ 'for each sample its steps (int32_t) and ' if varies }}{{ size }} {{ given ~ ' from network_prepare' if filters else given }}, and writes for each its answer
                           (int32_t), the evidence of every class (network_sum) and, for all NETWORK_STEPS steps, a byte for
                           every neuron, 1 if it spiked */
 #include "network.h"
