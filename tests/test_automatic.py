@@ -225,7 +225,7 @@ def test_short_series_and_many_channels():
 
 def test_damaged_filters_are_refused():
     good = Filters.fitted(waves()[0], None, 300)
-    for damage in ({"steps": 0}, {"thresholds": good.thresholds[:-2]}, {"std": (0.0,) * good.size}):
+    for damage in ({"steps": 0}, {"thresholds": ()}, {"thresholds": good.thresholds[:-2]}, {"std": (0.0,) * good.size}):
         with pytest.raises(UserError, match="damaged"):
             Filters(**{**vars_of(good), **damage})
 

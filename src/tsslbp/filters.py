@@ -87,7 +87,7 @@ class Filters:
         if (
             not whole
             or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-            or not len(self.thresholds) < len(self.mean) == len(self.std)
+            or not 0 < len(self.thresholds) < len(self.mean) == len(self.std)
             or (len(self.mean) - len(self.thresholds)) % self.channels
             or len(self.thresholds) % (VIEWS * len(ORDERS) * len(dilations(self.steps)))
             or min(self.std) <= 0
@@ -117,7 +117,8 @@ class Filters:
             for order, at in zip(sums.unbind(1), places, strict=True):
                 found.append(np.partition(order[inside].numpy(), at)[at])
         thresholds = _rounded(torch.from_numpy(np.concatenate(found)))
-        thresholds = tuple(0.0 if abs(level) < _unit(thresholds) else level for level in thresholds)  # rounding made them
+        least = _unit(thresholds)
+        thresholds = tuple(level if abs(level) >= least else 0.0 for level in thresholds)  # others are made of rounding
         unscaled = Filters(steps, channels, thresholds, (0.0,) * size, (1.0,) * size)
         std, mean = torch.std_mean(unscaled(x, lengths), 0, correction=0)
         std = std.clamp(min=LEAST)
