@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import prune
 
 from tsslbp import UserError, build, cli, data, losses, metrics, training
 from tsslbp.ann import Binary
+from tsslbp.layers import Linear
 from tsslbp.settings import TrainConfig
 from tsslbp.training import start
 
@@ -185,3 +187,23 @@ def test_same_order_and_first_weights_in_a_run(quick):
         model, _ = training.prepare(*training.with_data(config))
         seen[neuron] = [weight.detach().clone() for weight in model.network.parameters()]
     assert all(torch.equal(a, b) for other in ("binary", "relu") for a, b in zip(seen["spiking"], seen[other], strict=True))
+
+
+@pytest.mark.parametrize("notation", ["8-4", "8-[8-8]-4"])
+def test_hooks_of_an_ann_see_its_layers_and_pruned_weights_are_used(notation):
+    net, x = build(notation, input_shape=(6,), neuron="relu", time_steps=5, tau_m=5, tau_s=3), torch.randn(7, 6)
+    before, seen = net(x), []
+    names = [name for name, layer in net.named_layers() if isinstance(layer, Linear)]
+    for name in names:
+        net.layers.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+    assert seen == names
+    layer = net.layers.get_submodule(names[0])
+    prune.l1_unstructured(layer, "weight", 0.3)
+    pruned = net(x)
+    with torch.no_grad():
+        layer.weight_orig.mul_(3)
+    assert not torch.equal(net(x), pruned)
+    layer.forward = lambda signal: signal
+    with pytest.raises(UserError, match="Linear has its own forward, which an ANN cannot call without neurons"):
+        net(x)

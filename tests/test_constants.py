@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import math
+import warnings
 from dataclasses import replace
 
 import oracle
@@ -15,7 +16,7 @@ from torch import nn
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels, rules, training
-from tsslbp.layers import Conv2d, Linear, Recurrent, varied
+from tsslbp.layers import Adaptation, Conv2d, Linear, Recurrent, varied
 from tsslbp.neuron import CONSTANTS, LIF, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rivals.eventprop import Train, random_case, simulate, van_rossum
 from tsslbp.rules.surrogate import DERIVATIVES
@@ -769,3 +770,64 @@ def test_gains_of_normalised_layers_start_at_the_threshold_of_each_neuron():
     )
     assert torch.equal(net.layers.linear1.norm.gain, net.layers.linear1.threshold)
     assert net.layers.linear1.threshold.std() > 0
+
+
+def exchanged(**changes):
+    """A network whose layers have constants that its settings do not say."""
+    net = tsslbp.build("30R-4", **SMALL)
+    for layer in net.layers:
+        layer.neuron = LIF(**{"tau_m": 4.0, "tau_s": 2.5, "threshold": 1.0, **changes})
+    return net
+
+
+SMALL = {"input_shape": (20,), "time_steps": 5, "tau_m": 4.0, "tau_s": 2.5, "rule": "surrogate"}
+
+
+def test_a_state_dict_holds_the_constants_that_layers_have():
+    net = exchanged(tau_m=20.0, threshold=0.5)
+    with pytest.warns(UserWarning, match=r"tau_m 20.0 \(here 4.0\), threshold 0.5 \(here 1.0\); build the network"):
+        tsslbp.build("30R-4", **SMALL).load_state_dict(net.state_dict())
+    alike = tsslbp.build("30R-4", **{**SMALL, "tau_m": 20.0, "threshold": 0.5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alike.load_state_dict(net.state_dict())
+        exchanged(tau_m=20.0, threshold=0.5).load_state_dict(alike.state_dict())
+    net.layers.output.neuron = LIF(7.0, 2.5)
+    with pytest.warns(UserWarning, match=r"tau_m of output 7.0 \(here 20.0\), threshold of output 1.0 \(here 0.5\)"):
+        alike.load_state_dict(net.state_dict())
+    one, other = (Recurrent(3, 4, neuron=LIF(4, 2.5), rule="surrogate", adaptation=Adaptation(tau, 0.5)) for tau in (20.0, 9.0))
+    with pytest.warns(UserWarning, match=r"tau_a 20.0 \(here 9.0\); build the layer"):
+        other.load_state_dict(one.state_dict())
+
+
+def test_layers_of_a_network_tell_of_themselves_in_a_module_of_ones_own():
+    bodies = []
+    for tau_m in (20.0, 4.0):
+        net = tsslbp.build("30R-4", **{**SMALL, "tau_m": tau_m})
+        net.load_state_dict(net.state_dict())
+        bodies.append(torch.nn.Sequential(net.layers))
+    with pytest.warns(UserWarning, match=r"tau_m 20.0 \(here 4.0\); build layer '0.recurrent1'") as told:
+        bodies[1].load_state_dict(bodies[0].state_dict())
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("neuron", LIF(9, 3), "set layer.neuron of each layer"),
+        ("reset", False, "set layer.neuron of each layer"),
+        ("bits", "4", r"set layer.quantise\(\) of each layer"),
+    ],
+)
+def test_what_only_layers_have_is_refused_of_a_network(name, value, told):
+    net = tsslbp.build("30R-4", **SMALL)
+    with pytest.raises(UserError, match=f"a network has no {name} of its own; {told}"):
+        setattr(net, name, value)
+    if name != "neuron":
+        with pytest.raises(UserError, match=r"set layer.neuron = LIF|by layer.quantise\(bits\)"):
+            setattr(net.layers.recurrent1, name, value)
+
+
+def test_a_tensor_among_the_settings_of_a_network_is_refused():
+    with pytest.raises(UserError, match=r"tau_m is a tensor; give a number here, and tensors to a layer"):
+        tsslbp.build("30R-4", **{**SMALL, "tau_m": torch.tensor(3.0)})

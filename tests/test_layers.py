@@ -13,6 +13,7 @@ from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
 from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Recurrent, SumPool2d, Vote
 from tsslbp.neuron import LIF
+from tsslbp.signal import length_mask
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 
@@ -393,3 +394,26 @@ def test_a_convolution_keeps_no_list_of_the_callers():
     layer = Conv2d(1, 2, 3, neuron=NEURON, stride=stride)
     stride[0] = 2
     assert layer.stride == (1, 1)
+
+
+@pytest.mark.parametrize("rule", ["tssl", "eventprop(clip=8)"])
+@pytest.mark.parametrize("wrong", [lambda m: m.long(), lambda m: m[:, 0], lambda m: m.float(), lambda m: m.T, lambda m: [True]])
+def test_a_mask_of_steps_that_is_none_is_refused(wrong, rule):
+    layer = Linear(5, 6, neuron=LIF(4, 2.5), rule=rule, normalise=rule == "tssl")
+    x, inside = torch.rand(9, 6, 5), length_mask(torch.tensor([9, 3, 5, 8, 2, 1]), 9)
+    assert layer(x, inside=inside).shape == (9, 6, 6)
+    with pytest.raises(UserError, match=r"inside is .*; it must be \[9, 6\] of bool, as tsslbp.signal.length_mask makes it"):
+        layer(x, inside=wrong(inside))
+
+
+@pytest.mark.parametrize("wrong", [[3, 4], torch.tensor([9, -3]), torch.tensor([2.5, 1.0]), torch.tensor([3])])
+def test_lengths_that_are_none_are_refused(wrong):
+    net = tsslbp.build("4", input_shape=(3,), time_steps=4, tau_m=5, tau_s=3)
+    output = net(torch.rand(4, 2, 3))
+    with pytest.raises(UserError, match=r"^lengths "):
+        net.evidence(output, wrong)
+    with pytest.raises(UserError, match=r"^lengths "):
+        tsslbp.losses.RateBounds(3.0)(output, wrong)
+    if len(wrong) == 2:
+        with pytest.raises(UserError, match=r"^lengths "):
+            length_mask(wrong, 4)

@@ -498,3 +498,12 @@ def test_a_run_that_would_learn_silence_is_refused_before_it_has_a_folder():
     settings = TrainConfig(loss="kernel(desired=01011)", time_steps=2)
     with pytest.raises(UserError, match="--loss: desired has no spike in 1 steps"):
         replace(settings, time_steps=1)
+
+
+@pytest.mark.parametrize("loss", [KernelLoss(5, 3.0), CountLoss(), SoftmaxLoss()])
+def test_a_mask_is_no_weight(loss):
+    psc, label = torch.rand(5, 3, 4), torch.tensor([0, 1, 2])
+    counted = torch.ones(5, 3)
+    assert loss(psc, label, counted) == loss(psc, label, counted.bool())
+    with pytest.raises(UserError, match="mask holds other numbers than 0 and 1"):
+        loss(psc, label, 0.5 * counted)

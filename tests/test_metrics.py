@@ -205,3 +205,8 @@ def test_voltages_are_refused_where_no_class_has_an_answer():
     assert decode(voltage[:, :1]).tolist() == [0]
     with pytest.raises(UserError, match="the output has sums below 0, as voltages may"):
         decode(voltage)
+
+
+def test_the_confidence_of_voltages_is_asked_for_elsewhere():
+    with pytest.raises(UserError, match=r"sums below 0, as voltages may; take net.evidence\(output\)"):
+        confidence(torch.tensor([[[2.0, -3.0]]]))

@@ -587,3 +587,13 @@ def test_trains_of_whole_numbers_become_currents(dtype, tau_s):
     current = synapse(train.to(dtype), tau_s)
     assert current.dtype == torch.float32
     torch.testing.assert_close(current, synapse(train.float(), tau_s))
+
+
+@pytest.mark.parametrize("wrong", [0.9, 0.0, -1.0, math.nan, "3"])
+def test_a_time_constant_below_1_is_refused(wrong):
+    """Who passes a decay, as other libraries take it, would get other currents."""
+    for compute in (synapse, spikes_from_psc):
+        with pytest.raises(UserError, match=r"^tau_s is "):
+            compute(torch.rand(4, 3), wrong)
+    with pytest.raises(UserError, match=r"^tau_s is "):
+        tsslbp.losses.RateBounds(wrong, 0.1, 0.2)

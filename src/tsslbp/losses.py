@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import processes
-from tsslbp.errors import UserError, check_number, check_tensor, check_tensors, shown, unknown
+from tsslbp.errors import UserError, check_number, check_tensors, shown, unknown
 from tsslbp.imports import is_ours
-from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.signal import check_steps, within
+from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
+from tsslbp.signal import check_counted, check_steps, within
 from tsslbp.signal import length_mask as length_mask
 from tsslbp.spec import construct, parse_spec, write_spec
 
@@ -349,7 +349,7 @@ class RateBounds:
         upper: rate above which it is pushed down; 1 turns it off.
 
     Raises:
-        UserError: bounds outside [0, 1] or in the wrong order.
+        UserError: bounds outside [0, 1] or in the wrong order, τs below 1.
     """
 
     tau_s: float | Tensor
@@ -357,9 +357,9 @@ class RateBounds:
     upper: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("tau_s", "lower", "upper"):
-            if not (name == "tau_s" and isinstance(self.tau_s, Tensor)):
-                check_number(name, getattr(self, name))
+        check_tau_s(self.tau_s)
+        for name in ("lower", "upper"):
+            check_number(name, getattr(self, name))
         if not 0 <= self.lower <= self.upper <= 1:
             raise UserError(f"rate bounds must be 0 <= lower <= upper <= 1 spikes per step; got {self.lower} and {self.upper}")
 
@@ -374,9 +374,7 @@ class RateBounds:
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x
-    check_tensor("mask", mask)
-    if mask.shape != x.shape[:2]:
-        raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(x.shape[:2])}")
+    check_counted(mask, x.shape[:2])
     return x * mask.unsqueeze(2)
 
 

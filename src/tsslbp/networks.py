@@ -17,10 +17,10 @@ from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, halved
-from tsslbp.layers.called import in_order, is_known, normalises, refuse_part, takes
+from tsslbp.layers.called import called_alone, in_order, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import pooled_too, refuse_inner
-from tsslbp.layers.state_dicts import Tells
+from tsslbp.layers.state_dicts import TellsOfLayers, together
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
 from tsslbp.signal import Constant, Signal, are_static, check_lengths, check_samples, constant_current, length_mask, within
@@ -31,8 +31,10 @@ Crossed = Spiking | MaxPool
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
 """How a signal crosses a layer of neurons or max pooling, given its name, the layer, the signal (:class:`Joined` at the end of
 a residual block), pooling to do as well, and whether to return bfloat16 (:func:`tsslbp.crossing.neurons`)."""
-OF_LAYERS = ("rule", "backend", "by_changes", *CONSTANTS)
+OF_LAYERS = ("rule", "backend", "by_changes", "bits", "reset", *CONSTANTS)
 """Attributes that only layers have."""
+UNUSED = ("reset", "tau_a", "beta", *CONSTANTS)
+"""Constants of layers without effect in an ANN."""
 
 
 def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settings: Any) -> "Network":
@@ -60,6 +62,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     for name in given:
         if name not in kinds_of(Architecture) or name == "network":
             raise unknown("setting", name, kinds_of(Architecture))
+        if isinstance(given[name], Tensor):
+            raise UserError(f"{name} is a tensor; give a number here, and tensors to a layer: layer.neuron = LIF(...)")
     given = {name: plain(tuple(value) if isinstance(value, list) else value) for name, value in given.items()}
     one = {name: (given[name],) for name in ("padding", "learn", "per_neuron") if isinstance(given.get(name), int | str)}
     given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
@@ -73,7 +77,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     return Network(Architecture(network=notation, **given))
 
 
-class Network(Tells):
+class Network(TellsOfLayers):
     """A spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
@@ -103,14 +107,13 @@ class Network(Tells):
         if architecture.standardise and all(getattr(layer, "gain", None) is None for _, layer in self.named_layers()):
             raise UserError("standardise wants a feed-forward hidden layer; this network has none that is not normalised")
         for layer in self.modules():
-            if isinstance(layer, Tells):
-                layer.tells_constants = layer is self
             if isinstance(layer, Spiking):
                 layer.quantise(architecture.bits)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in OF_LAYERS and not hasattr(type(self), name):  # a class of one's own may have such a property
-            own = "neuron" if name in CONSTANTS else name
+        refused = name in OF_LAYERS and not hasattr(type(self), name)  # a class of one's own may have such a property
+        if refused or (name == "neuron" and name in vars(self)):
+            own = "quantise()" if name == "bits" else "neuron" if name in (*CONSTANTS, "reset") else name
             raise UserError(f"a network has no {name} of its own; set layer.{own} of each layer in net.modules() that has one")
         super().__setattr__(name, value)
 
@@ -183,15 +186,10 @@ class Network(Tells):
         self.architecture = replace(self.architecture, network=notation, standardise=False)
 
     def _constants(self) -> dict[str, Any]:
-        """Constants that the weights were learned with and that are not stored beside them."""
-        adapts = any(getattr(layer, "adaptation", None) for _, layer in self.named_layers())
-        a = self.architecture
-        stored = {*a.learn, *a.per_neuron} - {"tau_s"}  # beside the weights; τs is also that of the input
-        names = (*(name for name in CONSTANTS if name not in stored), "reset")
-        found = {name: getattr(a, name) for name in names if self.is_spiking} | {"bits": a.bits}
-        found |= {name: getattr(a, name) if adapts else None for name in ("tau_a", "beta")}
-        standardised = [(name, layer) for name, layer in self.named_layers() if getattr(layer, "gain", None) is not None]
-        return found | {f"standardised size of {name}": layer.size for name, layer in standardised}
+        """Constants that the weights were learned with and that are not stored beside them; of an ANN those it uses."""
+        found = {"the input": {"tau_s": self.neuron.tau_s}, **self.of_layers()}
+        unused = () if self.is_spiking else UNUSED
+        return together({name: {key: own[key] for key in own if key not in unused} for name, own in found.items()})
 
     def check_as_noted(self) -> None:
         """Raises UserError if its layers or constants are not what notation and settings say."""
@@ -275,7 +273,7 @@ class Network(Tells):
             if is_known(layer):
                 return layer(signal, pool, half, inside)
             return layer(signal) if inside is None or not takes(layer, "inside") else layer(signal, inside=inside)
-        current = cast(Tensor, layer.current(signal))  # as an ANN's signal is one
+        current = cast(Tensor, called_alone(layer, signal))  # as an ANN's signal is one
         a = self.architecture
         return current.to(computed_in(current.dtype)) if name == "output" else ann.units(current, a.neuron, a.threshold)
 

@@ -200,6 +200,7 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
     first, ``[...]``, 0 if left out. Whole numbers become floating point. Differentiable, also by ``tau_s`` if that is a tensor.
     """
+    check_tau_s(tau_s)
     if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train if train.is_floating_point() else train.to(torch.get_default_dtype())
     if len(train) and not isinstance(tau_s, Tensor) and not _differentiated(train, before):
@@ -210,6 +211,15 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
         before = current if before is None else plus(current, before, decay)
         steps.append(before)
     return torch.stack(steps)
+
+
+def check_tau_s(tau_s: float | Tensor) -> None:
+    """Raises UserError for a plain number below 1."""
+    if isinstance(tau_s, Tensor):
+        return
+    check_number("tau_s", tau_s, "a plain number or a tensor")
+    if not tau_s >= 1:
+        raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1, and the decay is 1 - 1/tau_s")
 
 
 def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Tensor:
@@ -290,4 +300,5 @@ def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = 
     The inverse of :func:`synapse`, up to rounding, with the same ``before``: compare its spikes with 0.5, not with 0.
     Differentiable.
     """
+    check_tau_s(tau_s)
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -93,7 +93,14 @@ def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
 
 
 def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
-    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]`` of bool."""
+    """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]`` of bool.
+
+    Raises UserError unless lengths are ``[B]`` of int64 from 0 to T.
+    """
+    check_tensor("lengths", lengths)
+    if lengths.dim() != 1 or lengths.dtype != torch.int64:
+        raise UserError(f"lengths are {list(lengths.shape)} of {lengths.dtype}; they must be [B] of int64")
+    _check_range(lengths, 0, time_steps)
     return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
 
 
@@ -105,14 +112,41 @@ def check_lengths(lengths: Tensor, x: Tensor, static: bool) -> None:
             f"lengths are {list(lengths.shape)} of {lengths.dtype}, the input is {list(x.shape)}; they are for sequences "
             "[T, B, ...], and must be [B] of int64"
         )
-    if len(lengths) and not lengths.is_meta:  # whose values nobody knows
+    _check_range(lengths, 1, len(x))
+
+
+def _check_range(lengths: Tensor, least: int, most: int) -> None:
+    if len(lengths) and not lengths.is_meta and not torch.compiler.is_compiling():  # else nobody knows values
         low, high = torch.stack(lengths.aminmax()).tolist()
-        if not 1 <= low <= high <= len(x):
-            raise UserError(f"lengths run from {low} to {high}; they must be from 1 to T = {len(x)}")
+        if not least <= low <= high <= most:
+            raise UserError(f"lengths run from {low} to {high}; they must be from {least} to T = {most}")
+
+
+def check_mask(inside: Tensor, current: Signal) -> None:
+    """Raises UserError unless a mask of steps is ``[T, B]`` of bool, like the first axes of a current."""
+    shape = expanded(current).shape[:2]
+    if not isinstance(inside, Tensor) or inside.dtype != torch.bool or inside.shape != shape:
+        found = f"{list(inside.shape)} of {inside.dtype}" if isinstance(inside, Tensor) else f"a {type(inside).__name__}"
+        raise UserError(f"inside is {found}; it must be {list(shape)} of bool, as tsslbp.signal.length_mask makes it")
+
+
+def check_counted(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless a loss's mask is ``[T, B]`` of 0 and 1."""
+    check_tensor("mask", mask)
+    if mask.shape != shape:
+        raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(shape)}")
+    if mask.dtype != torch.bool and not torch.compiler.is_compiling() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise UserError("mask holds other numbers than 0 and 1; it says which steps count, and is no weight")
 
 
 def within(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """``x`` ``[T, B, ...]`` with 0 after the end of each sequence of ``lengths`` ``[B]``; unchanged for None."""
+    """``x`` ``[T, B, ...]`` with 0 after the end of each sequence of ``lengths`` ``[B]``; unchanged for None.
+
+    Raises UserError for lengths that are not ``[B]`` of int64 from 0 to T.
+    """
     if lengths is None:
         return x
+    check_tensor("lengths", lengths)
+    if lengths.shape != x.shape[1:2]:
+        raise UserError(f"lengths are {list(lengths.shape)}, of {list(x.shape)}; they must be [B] of [T, B, ...]")
     return x * length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2))

@@ -17,10 +17,10 @@ from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.called import Handed, check_state, handed_on, hooked, is_known, refuse_part, takes
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.layers.state_dicts import Tells
+from tsslbp.layers.state_dicts import SIZE, Tells
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_signal, expanded, plainly_laid
+from tsslbp.signal import Constant, Signal, check_mask, check_signal, expanded, plainly_laid
 from tsslbp.sparse import SparseMap, changes, mapped, most
 
 
@@ -137,8 +137,10 @@ class Spiking(Tells):
         self._numbers = replace(neuron, **placeholders)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in CONSTANTS and name not in getattr(self, "_named", ()) and not hasattr(type(self), name):
+        if name in (*CONSTANTS, "reset") and name not in getattr(self, "_named", ()) and not hasattr(type(self), name):
             raise UserError(f"{name} is a constant of the layer's neuron; set layer.neuron = LIF(tau_m, tau_s, threshold)")
+        if name == "bits" and name in vars(self):
+            raise UserError("set the bits of a layer by layer.quantise(bits), which fits its weights to them")
         super().__setattr__(name, value)
 
     def _check_constants(self, neuron: LIF) -> None:
@@ -238,12 +240,10 @@ class Spiking(Tells):
     def quantise(self, bits: str | int) -> None:
         """Give the weight few bits from now on, fitted to its present values, or no longer (``"float"``).
 
-        Raises:
-            UserError: bits other than :data:`tsslbp.quantisation.Bits`.
+        Raises UserError for bits other than :data:`tsslbp.quantisation.Bits`.
         """
-        bits = str(bits)
-        quantisation.check(bits)
-        self.bits = bits
+        quantisation.check(bits := str(bits))
+        vars(self)["bits"] = bits
         self.limit = None
         if bits != "float":
             limit = quantisation.fitted_limit(self._to_quantise().detach(), bits)
@@ -320,7 +320,7 @@ class Spiking(Tells):
         if alone:
             return current
         if inside is not None and self.rule.hears_padding:  # without input, none crosses its threshold
-            current = expanded(current)
+            check_mask(inside, current := expanded(current))
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
             return self.crossed(current, None, pool, half)[0]
@@ -350,7 +350,7 @@ class Spiking(Tells):
 
     def _constants(self) -> dict[str, Any]:
         told = {name: x for name, x in vars(self.neuron).items() if isinstance(x, (int, float))} | {"bits": self.bits}
-        return told if self.gain is None else told | {"standardised size": self.size}
+        return told if self.gain is None else told | {SIZE: self.size}
 
     def _extras(self) -> str:
         """What :meth:`extra_repr` says of bias, normalisation and constants that are tensors."""

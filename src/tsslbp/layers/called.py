@@ -65,6 +65,16 @@ def takes(layer: nn.Module, name: str) -> bool:
     return name in _parameters(getattr(layer.forward, "__func__", layer.forward))
 
 
+def called_alone(layer: nn.Module, signal: Any) -> Any:
+    """The current of a layer, called without its neurons. The call runs its hooks."""
+    if not takes(layer, "alone"):
+        raise UserError(
+            f"{type(layer).__name__} has its own forward, which an ANN cannot call without neurons; give it the argument "
+            "alone=False, and return self.current(signal) if that is true"
+        )
+    return layer(signal, alone=True)
+
+
 def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:
     """What a layer makes of a part of a sequence, and the state after it. The call runs the layer's hooks."""
     handed = Handed(state)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError
-from tsslbp.signal import Signal, expanded
+from tsslbp.signal import Signal, check_mask, expanded
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a new batch in the running statistics, and what keeps the divisor above 0; as in PyTorch."""
@@ -56,6 +56,8 @@ class BatchNorm(nn.Module):
         current = expanded(current)
         if current.dim() < 3 or current.shape[2] != len(self.gain):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
+        if inside is not None:
+            check_mask(inside, current)
         masked = inside is not None and self.training
         x = current[inside] if masked else current.flatten(0, 1)
         if x.shape[0] == 1 and x.dim() > 2:  # PyTorch 2.13 has wrong gradients for one picture in some layouts, never for rows

@@ -50,8 +50,10 @@ def largest(total: Tensor) -> Tensor:
 
 def confidence(psc: Tensor) -> Tensor:
     """The answer's share of the whole output current, in [0, 1]; 0 without an answer, NaN if the output holds NaN:
-    ``[T, B, C] -> [B]``."""
+    ``[T, B, C] -> [B]``. Raises UserError for sums below 0, as of voltages."""
     total = psc.sum(0)
+    if not torch.compiler.is_compiling() and bool((total < 0).any()):
+        raise UserError("the output has sums below 0, as voltages may; take net.evidence(output) instead")
     return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(psc.dtype).tiny)
 
 
