@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from shared import StopAt
@@ -119,7 +120,6 @@ ALTERED = {
     "architecture that is no JSON": change("architecture", to="{"),
     "architecture that is a list": change("architecture", to="[]"),
     "architecture with an unknown field": change("architecture", to=lambda text: text.replace('"dropout"', '"dropuot"')),
-    "no settings": drop("settings"),
     "settings that are none": change("settings", to=None),
     "a setting of another type": change("settings", "learning_rate", to=torch.ones(2)),
     "no data": drop("data"),
@@ -216,7 +216,7 @@ def test_settings_that_were_edited_between_two_parts_of_a_run_are_told(stopped, 
     assert line[1].strip('"') == was
     path.write_text(text.replace(line[0], line[0].replace(was, edited)))
     read = replace(TrainConfig.from_toml(path), runs_dir=config.runs_dir, name=config.name, resume=True)
-    refused(read, folder, rf"config.toml has been edited: {setting} was {was} up to the last checkpoint; change it back, or")
+    refused(read, folder, rf"is of other settings than config.toml has now \({setting} was {was}\); change that file back, or")
     path.write_text(text)
     training.train(config)
 
@@ -331,3 +331,20 @@ def test_the_learning_rate_is_told_alike_after_a_stop_at_the_end_of_an_epoch(qui
         for name in ("whole", "cut")
     ]
     assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 99)])
+def test_a_model_that_is_lost_is_told_before_anything_is_trained(stopped, damage, monkeypatch):
+    config, folder = stopped
+    damage(folder / "model.safetensors")
+    monkeypatch.setattr(training.Loop, "run", None)
+    refused(config, folder, r"model.safetensors.*, or train again under another --name")
+
+
+def test_settings_of_numpy_are_those_of_python(quick):
+    config = quick(
+        name="run", epochs=1, network="3-10", learning_rate=np.float64(1e-3), weight_decay=np.float32(0.5), seed=np.int64(3)
+    )
+    assert {type(config.learning_rate), type(config.weight_decay), type(config.seed)} == {float, int}
+    training.train(config)
+    assert training.train(replace(config, epochs=2, schedule="constant", resume=True))[1]["epochs"] == 2

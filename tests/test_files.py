@@ -496,3 +496,12 @@ def test_a_record_of_bfloat16_that_is_nested_counts_for_nothing(tmp_path, monkey
     for content in ("[" * 100_000, json.dumps({machine._environment(): [2.0]})):
         (tmp_path / "bfloat16.json").write_text(content)
         assert not machine.bfloat16_pays()
+
+
+def test_links_that_lead_nowhere_are_told(tmp_path):
+    for name, target in (("loop", "loop"), ("dangling", "nowhere/x")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"cannot make .*{name}: it is a link that leads nowhere; choose another --out"):
+            files.check_folder(tmp_path / name, "choose another --out")
+    with pytest.raises(UserError, match="loop is a link that leads to itself; remove it, or choose another name"):
+        files.output(tmp_path / "loop")

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import wave
 import zipfile
@@ -1687,3 +1688,23 @@ def test_a_sound_of_an_impossible_rate_is_refused(tmp_path, rate, said):
             wav(tmp_path / label / f"{number}.wav", np.zeros(4000), 8000 if number else rate)
     with pytest.raises(UserError, match=f"0.wav has {rate} samples per second; {said}"):
         data.load(str(tmp_path), tmp_path)
+
+
+def test_a_quote_that_is_closed_some_lines_later_is_told(tmp_path):
+    """Else the rows between would be one cell of a column that nothing looks at."""
+    rows = [f"{chr(34) * (i in (10, 20))}{i},{i % 2 + i / 100},{i / 2},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join([",p,q,label", *rows]))
+    with pytest.raises(UserError, match=r"t.csv: a quote in line 12 is closed in line 22; repair or remove it"):
+        data.load(str(tmp_path / "t.csv"), tmp_path)
+
+
+def test_blank_lines_at_the_start_do_not_hide_what_parts_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("\n\n" + "\n".join(f"{i % 2},{i};{i};{i % 2}" for i in range(60)))
+    assert data.load(str(tmp_path / "t.csv"), tmp_path).sample_shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["loop.npz", "loop.csv", "loop.ts", "loop"])
+def test_a_link_that_leads_to_itself_is_told(tmp_path, name):
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(UserError, match=re.escape(name)):
+        data.load(str(tmp_path / name), tmp_path)

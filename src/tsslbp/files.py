@@ -52,6 +52,8 @@ def cache_folder() -> Path:
 def check_folder(path: Path, fix: str) -> None:
     """Raises UserError if a folder cannot be made or written to. Nothing is made, so that commands may check it at once."""
     wanted = "make"
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"cannot make {path}: it is a link that leads nowhere; {fix}")
     try:
         there = next((one for one in (path, *path.parents) if one.exists()), path)  # a drive may not be there
         wanted = "write to" if there == path else wanted
@@ -123,7 +125,9 @@ def output(path: Path, *needed: Path, makes: bool = False) -> Path:
         raise UserError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; choose the name of a file")
     if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in needed):
         raise UserError(f"{path} is a file that is still needed; choose another name")
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_symlink():
+        raise UserError(f"{path} is a link that leads to itself; remove it, or choose another name")
     if not makes and not path.parent.exists():
         raise UserError(f"cannot write {path}: {NO_FOLDER.format(path.parent)}")
     check_folder(path.parent, "choose another folder")

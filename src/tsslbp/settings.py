@@ -3,8 +3,7 @@
 The settings come in four groups. The group that declares a setting determines its section in ``config.toml``, whether a model
 file stores it, whether a resumed run may change it, and whether a card or a study leaves it out.
 
-Add a setting by adding a field, with its range and its docstring. The command line, TOML files, model files, cards, reports and
-studies then know it.
+To add a setting, add a field with its range and its docstring: command line, files, cards, reports and studies then know it.
 """
 
 import tomllib
@@ -31,6 +30,7 @@ from tsslbp.declared import (
     flag,
     kinds_of,
     misfits,
+    plain,
     typed,
 )
 from tsslbp.errors import LARGEST, UserError, unknown
@@ -215,14 +215,14 @@ GROUPS: dict[str, type[Group]] = {
 class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     """Settings of a training run.
 
-    Raises:
-        UserError: values of wrong types, out of range or in conflict; all mistakes are named at once.
+    Raises UserError for values of wrong types, out of range or in conflict; all mistakes are named at once.
     """
 
     recipe: Annotated[str, FOLDER] = "custom"
     """Recipe that the settings started from. This is only a label."""
 
     def __post_init__(self) -> None:
+        vars(self).update({name: plain(value) for name, value in vars(self).items()})  # files hold no types of NumPy
         if found := list(faults(self)) or list(self.conflicts()):
             raise UserError("; ".join(found))
 

@@ -200,8 +200,9 @@ def import_(arguments: list[str]) -> None:
     options = parse(Import, "import", arguments)
     if options.model.suffix != ".safetensors":
         raise UserError(f"{options.model} must end in .safetensors")
+    out = files.output(options.model, options.file)
     found = nir.read(options.file, options.dt, options.time_steps)
-    found.model.save(options.model)
+    found.model.save(out)
     if found.assumed:
         console.print(f"the file does not say everything; taken for granted: {', '.join(found.assumed)}")
     console.print(f"model: {options.model}, {found.model.network.describe()}")

@@ -1,5 +1,6 @@
 """Folders of files by class: ``CLASS/FILE``, or ``train/CLASS/FILE``, and the same in ``val`` and ``test``."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -81,11 +82,18 @@ def walked(
         raise UserError(f"{here} is one of more than {WAYS} ways to a folder; remove some of the links")
     endings = tuple(suffixes)
     for entry in entries:
-        if entry.name.lower().endswith(endings) and (entry.is_file() or not os.path.exists(entry)):  # a broken link
+        if entry.name.lower().endswith(endings) and (_is(entry, "file") or not os.path.exists(entry)):  # a broken link
             yield inside, entry
     for entry in entries:
-        if entry.is_dir():
+        if _is(entry, "dir"):
             yield from walked(folder, suffixes, f"{inside}/{entry.name}" if inside else entry.name, above, ways)
+
+
+def _is(entry: os.DirEntry[str], what: str) -> bool:
+    """Whether it is a file or a folder; a link that leads to itself is neither."""
+    with contextlib.suppress(OSError):
+        return entry.is_file() if what == "file" else entry.is_dir()
+    return False
 
 
 def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat: bool = False) -> Listing:

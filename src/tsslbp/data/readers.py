@@ -1,5 +1,6 @@
 """Readers of a user's own files and folders."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def read(
     Raises UserError as :func:`found`, and for parts that are too small.
     """
     path = Path(name)
-    own_name = path.stem if path.is_file() else path.resolve().name
+    own_name = path.stem if path.is_file() else Path(os.path.realpath(path)).name
     dataset = found(path, Wanted(time_steps, rate=rate, shape=shape)).dataset(own_name, name, validation)
     return replace(dataset, source=name, notes=(*dataset.notes, *notes(path)))
 

@@ -283,12 +283,20 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
-            start = file.readline().rstrip()
+            start = next((line for line in file if line.strip()), "").rstrip()
             file.seek(0)
             whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
             delimiter = max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter)
-            rows = [(reader.line_num, cells) for cells in reader if "".join(cells).strip() or cells[1:]]
+            rows, last = list[tuple[int, list[str]]](), 0
+            for cells in reader:
+                if rows and reader.line_num > last + 1:
+                    raise UserError(
+                        f"{path}: a quote in line {last + 1} is closed in line {reader.line_num}; repair or remove it"
+                    )
+                last = reader.line_num
+                if "".join(cells).strip() or cells[1:]:
+                    rows.append((last, cells))
         if delimiter != ",":
             whole_cells = [cell for _, cells in rows for cell in cells]
             comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)

@@ -127,7 +127,7 @@ def restore(
         digests = zip(PARTS, content["data"].split("-"), data.split("-"), strict=False)
         others = [part for part, before, now in digests if before != now]
         trains_on_others = PARTS[0] in others
-        kept, now = content["settings"], _settings(config)
+        kept, now = content.get("settings", {}), _settings(config)  # earlier versions kept none
         edited = [f"{name} was {shown(kept[name])}" for name in now if name in kept and kept[name] != now[name]]
         if same and not edited and not trains_on_others:
             _check(content, network, optimizer, config, samples)
@@ -136,12 +136,12 @@ def restore(
     except Exception as error:  # a file with a right checksum may still fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); start again under another --name") from None
+    if edited:
+        what = f"checkpoint {path} is of other settings than config.toml has now ({', '.join(edited)})"
+        raise UserError(f"{what}; change that file back, or choose another --name")
     if not same:
         other = shown(content["architecture"])
         raise UserError(f"checkpoint {path} is of another architecture, {other}; resume with the run's own settings")
-    if edited:
-        what = f"{', '.join(edited)} up to the last checkpoint"
-        raise UserError(f"{path.parent / 'config.toml'} has been edited: {what}; change it back, or choose another --name")
     history = [] if trains_on_others else content["state"]["history"]
     if trains_on_others or any(record[f"{part}_accuracy"] is not None for part in others for record in history):
         raise UserError(f"checkpoint {path} is of other samples than {shown(config.data)} has now; give it those it began with")

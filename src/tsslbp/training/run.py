@@ -196,6 +196,9 @@ def _begun(
     if stored:
         of = config, len(dataset.train), facts.fingerprint, progress.warned
         state = checkpoint.restore(stored, folder / CHECKPOINT, model.network, optimizer, *of)
+    with group.agreed():
+        if state.history and group.leads:
+            _check(folder / MODEL)  # before anything is trained
     with contextlib.suppress(UserError):  # damaged records are written again
         ended = records.read_metrics(folder)[1] if stored and group.leads else None
     if config.resume and group.leads:
