@@ -213,7 +213,7 @@ def test_what_does_not_go_with_few_bits_is_told():
         0: "is 0; a time constant is in",
         math.nan: "is nan; a time",
         "5": "is '5'; it",
-        torch.tensor(5.0): "is of type Tensor; it",
+        torch.tensor(5.0): "is a tensor; give a number",
     }
     for tau_m, said in odd.items():
         with pytest.raises(UserError, match=f"tau_m {said}"):

@@ -25,7 +25,7 @@ from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensors, shown, unknown
 from tsslbp.imports import is_ours
 from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
-from tsslbp.signal import check_counted, check_steps, within
+from tsslbp.signal import check_counted, check_lengths, check_steps, within
 from tsslbp.signal import length_mask as length_mask
 from tsslbp.spec import construct, parse_spec, write_spec
 
@@ -365,6 +365,8 @@ class RateBounds:
 
     def __call__(self, psc: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The penalty on a layer's post-synaptic current ``[T, B, ...]`` of sequences of ``lengths`` ``[B]``, a scalar."""
+        if lengths is not None:
+            check_lengths(lengths, psc, static=False)
         steps = torch.full(psc.shape[1:2], len(psc), device=psc.device) if lengths is None else lengths
         spikes = within(psc, lengths).sum(0) + (self.tau_s - 1) * psc[steps - 1, torch.arange(len(steps), device=psc.device)]
         rate = processes.group().mean(spikes / steps.view(-1, *[1] * (psc.dim() - 2)))

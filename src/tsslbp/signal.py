@@ -4,6 +4,7 @@ After the input synapse, a constant current is the same picture at every step, t
 two apart, so that the first linear map is computed once instead of T times.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -95,12 +96,12 @@ def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
 def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
     """Which steps belong to a sequence and are not padding: ``[B] -> [T, B]`` of bool.
 
-    Raises UserError unless lengths are ``[B]`` of int64 from 0 to T.
+    Raises UserError unless lengths are ``[B]`` of int64 from 0. Of an ANN, T is 1 for sequences of any length.
     """
     check_tensor("lengths", lengths)
     if lengths.dim() != 1 or lengths.dtype != torch.int64:
         raise UserError(f"lengths are {list(lengths.shape)} of {lengths.dtype}; they must be [B] of int64")
-    _check_range(lengths, 0, time_steps)
+    _check_range(lengths, 0)
     return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
 
 
@@ -115,11 +116,12 @@ def check_lengths(lengths: Tensor, x: Tensor, static: bool) -> None:
     _check_range(lengths, 1, len(x))
 
 
-def _check_range(lengths: Tensor, least: int, most: int) -> None:
+def _check_range(lengths: Tensor, least: int, most: float = math.inf) -> None:
     if len(lengths) and not lengths.is_meta and not torch.compiler.is_compiling():  # else nobody knows values
         low, high = torch.stack(lengths.aminmax()).tolist()
         if not least <= low <= high <= most:
-            raise UserError(f"lengths run from {low} to {high}; they must be from {least} to T = {most}")
+            allowed = f"{least}" if most == math.inf else f"{least} to T = {most}"
+            raise UserError(f"lengths run from {low} to {high}; they must be from {allowed}")
 
 
 def check_mask(inside: Tensor, current: Signal) -> None:
@@ -142,7 +144,7 @@ def check_counted(mask: Tensor, shape: tuple[int, ...]) -> None:
 def within(x: Tensor, lengths: Tensor | None) -> Tensor:
     """``x`` ``[T, B, ...]`` with 0 after the end of each sequence of ``lengths`` ``[B]``; unchanged for None.
 
-    Raises UserError for lengths that are not ``[B]`` of int64 from 0 to T.
+    Raises UserError for lengths that are not ``[B]`` of int64 from 0.
     """
     if lengths is None:
         return x
