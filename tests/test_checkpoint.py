@@ -122,6 +122,7 @@ ALTERED = {
     "architecture with an unknown field": change("architecture", to=lambda text: text.replace('"dropout"', '"dropuot"')),
     "settings that are none": change("settings", to=None),
     "a setting of another type": change("settings", "learning_rate", to=torch.ones(2)),
+    "a loss beyond float32": change("state", "loss_sum", to=1e300),
     "no data": drop("data"),
     "data of another type": change("data", to=["digits"]),
     "no state": drop("state"),

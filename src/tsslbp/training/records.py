@@ -2,13 +2,13 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from tsslbp import files, imports
 from tsslbp.data import Dataset
+from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.settings import Choice
 from tsslbp.training.baselines import BASELINES
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 Check = Callable[[Any], bool]
 
 
-def number(low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Check:
+def number(low: float = -FLOAT32_MAX, high: float = FLOAT32_MAX) -> Check:
     """Whether a value is a finite number in a range; a bool is no number."""
     return lambda value: type(value) in (int, float) and low <= value <= high
 
