@@ -205,5 +205,5 @@ def test_hooks_of_an_ann_see_its_layers_and_pruned_weights_are_used(notation):
         layer.weight_orig.mul_(3)
     assert not torch.equal(net(x), pruned)
     layer.forward = lambda signal: signal
-    with pytest.raises(UserError, match="Linear has its own forward, which an ANN cannot call without neurons"):
+    with pytest.raises(UserError, match="Linear has its own forward, which cannot be called without neurons"):
         net(x)

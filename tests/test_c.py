@@ -760,7 +760,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("bits", ["8", "float"])
-@pytest.mark.parametrize(("channels", "steps", "bin"), [(1, 40, 1), (3, 40, 1), (40, 100, 3), (1, 1, 1), (2, 500, 1)])
+@pytest.mark.parametrize(("channels", "steps", "bin"), [(1, 40, 1), (3, 40, 1), (40, 100, 3), (1, 1, 1), (2, 200, 1)])
 def test_filters_compute_what_they_do_in_python(channels, steps, bin, bits, tmp_path):
     of, samples = filtered(channels, steps, bin, bits)
     differ(of, samples, bits, tmp_path, (*SANITIZED, *STRICTER))
@@ -804,7 +804,7 @@ def test_a_fault_in_filters_in_c_is_found(fault, tmp_path):
 
 
 @needs_compiler
-def test_filters_make_the_same_numbers_with_every_compiler(tmp_path):
+def test_filters_make_the_same_numbers_however_a_compiler_rounds_and_fuses(tmp_path):
     of, samples = filtered(3, bits="8", norm=Normalisation(2.0, (0.1, 50662.3, 0.0), (0.5, 6.1, 1e-3)))
     program = Program.of(of)
     c.write(program, tmp_path / "c", tmp_path)

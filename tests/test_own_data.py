@@ -510,10 +510,12 @@ def test_folders_follow_links_and_pass_over_pipes(tmp_path):
     os.mkfifo(path / "digit 1/pipe.png")
     assert data.load(str(path), Path()).classes == ("digit 0", "digit 1", "digit 2")
     (path / "digit 0/9.png").unlink()
-    (path / "digit 0/9.png").symlink_to(tmp_path / "nowhere.png")
-    with fails("cannot read .*digit 0/9.png"):
-        data.load(str(path), Path())
-    (path / "digit 0/9.png").unlink()
+    (path / "digit 0/loop").symlink_to("loop")
+    for target in (tmp_path / "nowhere.png", "9.png"):
+        (path / "digit 0/9.png").symlink_to(target)
+        with fails("cannot read .*digit 0/9.png"):
+            data.load(str(path), Path())
+        (path / "digit 0/9.png").unlink()
     (path / "digit 0/round").symlink_to(path)
     for name in (str(path), f"image-folder:{path}"):
         with fails("digit 0/round is a link to a folder that it lies in; remove it"):

@@ -25,7 +25,7 @@ from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_tensors, shown, unknown
 from tsslbp.imports import is_ours
 from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
-from tsslbp.signal import check_counted, check_lengths, check_steps, within
+from tsslbp.signal import check_lengths, check_mask, check_steps, within
 from tsslbp.signal import length_mask as length_mask
 from tsslbp.spec import construct, parse_spec, write_spec
 
@@ -376,7 +376,7 @@ class RateBounds:
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x
-    check_counted(mask, x.shape[:2])
+    check_mask("mask", mask, x, numbers=True)
     return x * mask.unsqueeze(2)
 
 

@@ -23,7 +23,7 @@ from tsslbp.layers.residual import pooled_too, refuse_inner
 from tsslbp.layers.state_dicts import TellsOfLayers, together
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, are_static, check_lengths, check_samples, constant_current, length_mask, within
+from tsslbp.signal import Constant, Signal, are_static, before_end, check_lengths, check_samples, constant_current, within
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
@@ -302,7 +302,7 @@ class Network(TellsOfLayers):
         if not (self.training or normalises(self)):
             return None
         refuse_inner((name, layer) for name, layer, _ in self.unpacked())
-        return partial(self._cross, inside=length_mask(lengths, len(x)))
+        return partial(self._cross, inside=before_end(lengths, len(x)))
 
     def _keys(self, x: Tensor) -> Tensor | None:
         """New keys for the samples, if they are needed."""

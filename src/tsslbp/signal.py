@@ -102,6 +102,11 @@ def length_mask(lengths: Tensor, time_steps: int) -> Tensor:
     if lengths.dim() != 1 or lengths.dtype != torch.int64:
         raise UserError(f"lengths are {list(lengths.shape)} of {lengths.dtype}; they must be [B] of int64")
     _check_range(lengths, 0)
+    return before_end(lengths, time_steps)
+
+
+def before_end(lengths: Tensor, time_steps: int) -> Tensor:
+    """:func:`length_mask` of lengths that have been checked, for every step of a training."""
     return torch.arange(time_steps, device=lengths.device).unsqueeze(1) < lengths
 
 
@@ -124,21 +129,17 @@ def _check_range(lengths: Tensor, least: int, most: float = math.inf) -> None:
             raise UserError(f"lengths run from {low} to {high}; they must be from {allowed}")
 
 
-def check_mask(inside: Tensor, current: Signal) -> None:
-    """Raises UserError unless a mask of steps is ``[T, B]`` of bool, like the first axes of a current."""
-    shape = expanded(current).shape[:2]
-    if not isinstance(inside, Tensor) or inside.dtype != torch.bool or inside.shape != shape:
-        found = f"{list(inside.shape)} of {inside.dtype}" if isinstance(inside, Tensor) else f"a {type(inside).__name__}"
-        raise UserError(f"inside is {found}; it must be {list(shape)} of bool, as tsslbp.signal.length_mask makes it")
-
-
-def check_counted(mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Raises UserError unless a loss's mask is ``[T, B]`` of 0 and 1."""
-    check_tensor("mask", mask)
-    if mask.shape != shape:
-        raise UserError(f"mask has shape {list(mask.shape)}; it must be [T, B], {list(shape)}")
-    if mask.dtype != torch.bool and not torch.compiler.is_compiling() and not bool(((mask == 0) | (mask == 1)).all()):
-        raise UserError("mask holds other numbers than 0 and 1; it says which steps count, and is no weight")
+def check_mask(name: str, mask: Tensor, x: Tensor, numbers: bool = False) -> None:
+    """Raises UserError unless a mask is ``[T, B]`` of bool, or also of the ``numbers`` 0 and 1, for ``x`` ``[T, B, ...]``."""
+    check_tensor(name, mask)
+    if mask.shape != x.shape[:2]:
+        raise UserError(f"{name} has shape {list(mask.shape)}; it must be [T, B], {list(x.shape[:2])}")
+    if mask.dtype == torch.bool:
+        return
+    if not numbers:
+        raise UserError(f"{name} is {mask.dtype}; it must be bool, as tsslbp.signal.length_mask makes it")
+    if not torch.compiler.is_compiling() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise UserError(f"{name} holds other numbers than 0 and 1; it says which steps count, and is no weight")
 
 
 def within(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,17 +82,17 @@ def walked(
         raise UserError(f"{here} is one of more than {WAYS} ways to a folder; remove some of the links")
     endings = tuple(suffixes)
     for entry in entries:
-        if entry.name.lower().endswith(endings) and (_is(entry, "file") or not os.path.exists(entry)):  # a broken link
+        if entry.name.lower().endswith(endings) and (_holds(entry.is_file) or not os.path.exists(entry)):  # a broken link
             yield inside, entry
     for entry in entries:
-        if _is(entry, "dir"):
+        if _holds(entry.is_dir):
             yield from walked(folder, suffixes, f"{inside}/{entry.name}" if inside else entry.name, above, ways)
 
 
-def _is(entry: os.DirEntry[str], what: str) -> bool:
-    """Whether it is a file or a folder; a link that leads to itself is neither."""
+def _holds(asked: Callable[[], bool]) -> bool:
+    """What is asked of an entry; a link that leads to itself is neither a file nor a folder."""
     with contextlib.suppress(OSError):
-        return entry.is_file() if what == "file" else entry.is_dir()
+        return asked()
     return False
 
 

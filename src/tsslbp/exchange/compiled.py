@@ -79,7 +79,7 @@ def run(program: Path, of: Program, samples: Split) -> Computed:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "samples"
         x = of.entry.of_samples(samples, of.whole is not None)
-        if of.entry.sequence or of.entry.model.inputs.filters:
+        if of.entry.varies:
             given = np.empty(len(x), [("steps", np.int32), ("x", x.dtype, x.shape[1])])
             given["steps"], given["x"] = of.entry.lengths(samples), x
             x = given

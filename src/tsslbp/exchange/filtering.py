@@ -21,8 +21,8 @@ FLOAT, INT64, DOUBLE = 1, 7, 11
 
 def filtered(w: "Writer", filters: Filters, x: str, lengths: str) -> str:
     """Rates and values ``[N, size]`` of series ``[N, T, C]`` that end after ``lengths`` ``[N]`` steps."""
-    units = w.op("Round", w.op("Div", w.op("Cast", x, to=DOUBLE), w.double(torch.tensor(filters.unit))))
-    x = w.op("Cast", w.op("Mul", units, w.double(torch.tensor(filters.unit))), to=FLOAT)
+    unit = w.double(torch.tensor(filters.unit, dtype=torch.float64))
+    x = w.op("Cast", w.op("Mul", w.op("Round", w.op("Div", w.op("Cast", x, to=DOUBLE), unit)), unit), to=FLOAT)
     inside = w.op("Less", torch.arange(filters.steps), w.op("Unsqueeze", lengths, [1]))
     values = w.op("Transpose", _means(w, filters, _stretched(w, filters, x, lengths)), perm=[0, 2, 1])
     values = w.op("Reshape", values, [-1, filters.points * filters.channels])
@@ -57,7 +57,6 @@ def in_c(filters: Filters, entering: int) -> dict[str, Any]:
         "means": f"{filters.points * channels:,}",
         "additions": f"{steps * additions:,}",
         "comparisons": f"{len(filters.thresholds) * steps:,}",
-        "unit": numbers(np.array(filters.unit)),
         "whole": floats([2**24 * filters.unit]),
         "rounding": numbers(np.array(1.5 * 2**52 * filters.unit)),
         "bytes": f"{4 * steps * channels + entering * filters.size + 8 * room:,}",

@@ -54,6 +54,11 @@ class Entry:
         return (inputs.sequence and not inputs.filters) or self.spikes
 
     @property
+    def varies(self) -> bool:
+        """Whether samples may have fewer steps than others."""
+        return self.sequence or self.model.inputs.filters is not None
+
+    @property
     def once(self) -> bool:
         """Whether an input is 1 for any number of events in a step, as in recordings; else it may be their number."""
         facts = self.model.facts  # files of version 0.1.0 have none

@@ -14,7 +14,7 @@ from tsslbp import machine, quantisation, rules
 from tsslbp.crossing import neurons, rest
 from tsslbp.errors import UserError
 from tsslbp.kernels import Backend, Pool, computed_in
-from tsslbp.layers.called import Handed, check_state, handed_on, hooked, is_known, refuse_part, takes
+from tsslbp.layers.called import Handed, called_alone, check_state, handed_on, is_known, refuse_part
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.layers.state_dicts import SIZE, Tells
@@ -320,7 +320,7 @@ class Spiking(Tells):
         if alone:
             return current
         if inside is not None and self.rule.hears_padding:  # without input, none crosses its threshold
-            check_mask(inside, current := expanded(current))
+            check_mask("inside", inside, current := expanded(current))
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
             return self.crossed(current, None, pool, half)[0]
@@ -380,9 +380,8 @@ def _tensors_of(neuron: LIF) -> dict[ConstantName, Tensor]:
 def _sum(current: Signal, joined: Joined, inside: Tensor | None) -> Tensor:
     """The current of a layer plus what comes through the shortcut. Raises UserError for shapes that do not fit."""
     beside, shortcut = joined.entering, joined.shortcut
-    if shortcut is not None:  # called where that makes a difference
-        called = (hooked(shortcut) or not is_known(shortcut)) and takes(shortcut, "alone")
-        beside = shortcut(beside, inside=inside, alone=True) if called else shortcut.current(beside, inside)
+    if shortcut is not None:
+        beside = called_alone(shortcut, beside, inside)
     whole, more = expanded(current), expanded(beside)
     if whole.shape != more.shape:
         made = "what enters it is" if joined.shortcut is None else "its shortcut makes"

@@ -65,14 +65,14 @@ def takes(layer: nn.Module, name: str) -> bool:
     return name in _parameters(getattr(layer.forward, "__func__", layer.forward))
 
 
-def called_alone(layer: nn.Module, signal: Any) -> Any:
-    """The current of a layer, called without its neurons. The call runs its hooks."""
+def called_alone(layer: nn.Module, signal: Any, inside: Tensor | None = None) -> Any:
+    """The current of a layer, called without its neurons, as in an ANN or as a shortcut. The call runs its hooks."""
     if not takes(layer, "alone"):
         raise UserError(
-            f"{type(layer).__name__} has its own forward, which an ANN cannot call without neurons; give it the argument "
-            "alone=False, and return self.current(signal) if that is true"
+            f"{type(layer).__name__} has its own forward, which cannot be called without neurons, as in an ANN or a shortcut; "
+            "give it the arguments inside=None and alone=False, and return self.current(signal, inside) if alone is true"
         )
-    return layer(signal, alone=True)
+    return layer(signal, inside=inside, alone=True)
 
 
 def handed_on(layer: nn.Module, state: Any, *given: Any) -> tuple[Tensor, Any]:

@@ -57,7 +57,7 @@ class BatchNorm(nn.Module):
         if current.dim() < 3 or current.shape[2] != len(self.gain):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")
         if inside is not None:
-            check_mask(inside, current)
+            check_mask("inside", inside, current)
         masked = inside is not None and self.training
         x = current[inside] if masked else current.flatten(0, 1)
         if x.shape[0] == 1 and x.dim() > 2:  # PyTorch 2.13 has wrong gradients for one picture in some layouts, never for rows

@@ -14,7 +14,7 @@ from tsslbp.errors import shown
 _TORCH = inspect.getfile(nn.Module)
 _UNSAID = object()
 SIZE = "standardised size"
-"""A layer's constant."""
+"""The std that standardised weights were drawn with, of which each layer has its own."""
 OF = " of "
 """Between a constant and the layer that has it."""
 
@@ -78,7 +78,7 @@ def together(by_layer: dict[str, dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name in dict.fromkeys(name for constants in by_layer.values() for name in constants):
         values = {layer: constants[name] for layer, constants in by_layer.items() if name in constants}
-        if name != SIZE:  # each layer has its own
+        if name != SIZE:
             made[name] = statistics.mode(values.values())
         made |= {f"{name}{OF}{layer}": value for layer, value in values.items() if name == SIZE or value != made[name]}
     return made

@@ -23,7 +23,7 @@ from tsslbp.layers import Dropout, Spiking
 from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
-from tsslbp.signal import length_mask
+from tsslbp.signal import before_end
 from tsslbp.training import firing
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.model import Model
@@ -206,7 +206,7 @@ class Loop:
         steps = None if lengths is None else self.model.inputs.lengths(lengths)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             output, penalty = self._output(x, keys, steps)
-        mask = None if steps is None else length_mask(steps, len(output))
+        mask = None if steps is None else before_end(steps, len(output))
         if self.weights is not None:
             gain = self.weights.index_select(0, mine).to(output).unsqueeze(1)
             output.register_hook(lambda gradient: gain * gradient)  # a loss is a sum over samples: this weights its terms

@@ -66,7 +66,7 @@ static float stretched(const float *series, size_t steps, size_t t, size_t chann
 static network_input standardised(double x, size_t at)
 {
     const volatile float whole = (float)x, centred = whole - mean_of[at], scaled = centred / deviation_of[at];
-    return entering(scaled);
+    return {{ 'entering(scaled)' if integer else 'scaled' }};
 }
 
 void network_filter(network_input *made, const float *series, size_t steps, double *room)

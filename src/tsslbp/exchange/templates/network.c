@@ -810,10 +810,9 @@ void network_event(network_state *n, size_t input)
     }
 }
 {% endif %}
-{%- if filters or (prepares and integer) %}
+{%- if prepares and integer %}
 static network_input entering(float x)
 {
-{%- if integer %}
     const volatile float y = x * {{ unit }} + 0.5f;
     if (y >= {{ largest }}.0f)
         return {{ largest }};
@@ -821,13 +820,10 @@ static network_input entering(float x)
         return -{{ largest }};
     const int16_t whole = (int16_t)y;
     return (int16_t)(whole - ((float)whole > y));
-{%- else %}
-    return x;
-{%- endif %}
 }
 {% endif %}
 {%- if prepares %}
-{{ prepared }} network_prepare(float raw, size_t channel)
+{{ given }} network_prepare(float raw, size_t channel)
 {
     static const float gain[] = {{ '{' }}{{ gain }}{{ '}' }}, offset[] = {{ '{' }}{{ offset }}{{ '}' }};
 {%- set at = 0 if constant_gain else 'channel' %}

@@ -76,7 +76,7 @@ void network_event(network_state *n, size_t input);
 {% endif %}
 {%- if prepares %}
 /* {{ 'A number of a series' if filters else 'What enters' }}, from a number as it was measured: normalised{{ ', in whole numbers of 1/' ~ unit if integer and not filters }}. */
-{{ prepared }} network_prepare(float raw, size_t channel);
+{{ given }} network_prepare(float raw, size_t channel);
 {% endif %}
 {%- if filters %}
 /* What enters the network, NETWORK_INPUTS numbers in `made`, from a series of 1 to NETWORK_SERIES_STEPS steps, [step][channel] of
