@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import io
+import itertools
 import math
 import re
 import shutil
@@ -18,7 +19,7 @@ from shared import StopAt
 from tsslbp import UserError, machine, processes, publish, report, training
 from tsslbp.settings import TrainConfig
 from tsslbp.study import runs
-from tsslbp.training import checkpoint
+from tsslbp.training import checkpoint, records
 
 NAN, INF = math.nan, math.inf
 
@@ -250,28 +251,26 @@ def test_fewer_epochs_than_were_run_are_refused(stopped):
     training.train(replace(config, epochs=2))
 
 
-def test_a_model_of_a_later_epoch_than_the_checkpoint_is_measured_as_no_other(quick, monkeypatch):
-    """A disk may be full when the model of an epoch is there and its checkpoint is not."""
-    config = quick(name="run", epochs=4, network="3-10")
-    save = checkpoint.save
+@pytest.mark.parametrize(("of", "writer"), [(training.Model, "save"), (records, "write")])
+def test_what_a_full_disk_did_not_take_after_the_checkpoint_is_written_again(quick, monkeypatch, of, writer):
+    config = quick(name="run", epochs=3, choose="last", average=0.9)
+    whole, final = training.train(replace(config, name="whole"))
+    write, times = getattr(of, writer), itertools.count(1)
 
-    def full(path, state, *others):
-        if state.epoch == 5:
+    def full(*given):
+        if next(times) == config.epochs:
             raise UserError("the disk is full")
-        save(path, state, *others)
+        return write(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+        patch.setattr(of, writer, full)
         with pytest.raises(UserError, match="the disk is full"):
             training.train(config)
     folder = config.runs_dir / "run"
-    assert len(training.read_metrics(folder)[0]) == 4
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Loop, "run", lambda *_: (_ for _ in ()).throw(UserError("stopped before its next checkpoint")))
-        with pytest.raises(UserError, match="stopped before"):
-            training.train(replace(config, resume=True))
-    refused(replace(config, epochs=3, resume=True), folder, "--epochs is 3; the run at .* has already had 4")
-    assert training.train(replace(config, resume=True))[1]["epochs"] == 4
+    refused(replace(config, epochs=2, resume=True), folder, "--epochs is 2; the run at .* has already had 3")
+    assert training.train(replace(config, resume=True))[1]["model"] == final["model"]
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert len(training.history(folder)) == 3
 
 
 def test_a_finished_run_that_goes_on_has_not_ended(stopped):

@@ -37,7 +37,7 @@ def test_an_exported_model_works_alone_and_its_card_tells_of_it(trained, tmp_pat
     assert capsys.readouterr().out == f"card: {tmp_path / 'models/README.md'}\n"
     _, final = training.read_metrics(trained)
     model = training.load(path)
-    assert model.trained["final"] == {key: value for key, value in final.items() if key != "machine"}
+    assert model.trained["final"] == {key: value for key, value in final.items() if key not in ("machine", "model")}
     assert model.trained["settings"]["seed"] == 7
     assert cli.main(["evaluate", str(path)]) == 0
     assert f"test accuracy {final['test_accuracy']:.2f} %" in capsys.readouterr().out

@@ -92,21 +92,34 @@ def test_how_often_the_test_set_is_measured_may_change_on_the_way(quick):
     assert "best test epoch" not in report.write(folder).read_text()
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"weights", b"A" * 100, None, "of another network", "by a flipped bit"])
-def test_an_ended_run_without_its_weights_cannot_be_measured(quick, spoilt):
-    config = quick(name="run", epochs=1)
-    folder, _ = training.train(config)
-    if spoilt == "of another network":
-        other, _ = training.train(replace(config, name="other", network="20-10"))
+@pytest.mark.parametrize("best", [1, 2])
+@pytest.mark.parametrize(
+    "spoilt", [b"", b"weights", b"A" * 100, None, "of another network", "of another run", "by a flipped bit"]
+)
+def test_a_run_is_measured_with_the_weights_it_wrote(quick, monkeypatch, best, spoilt):
+    config = quick(name="run", epochs=2, average=0.9)
+    if spoilt in ("of another network", "of another run"):
+        network = "20-10" if spoilt == "of another network" else config.network
+        other, _ = training.train(replace(config, name="other", network=network, epochs=1, seed=5))
         spoilt = (other / "model.safetensors").read_bytes()
+    measured = iter([60.0, {1: 50.0, 2: 70.0}[best], 80.0])
+    monkeypatch.setattr(training.Model, "accuracy", lambda model, samples: next(measured))
+    folder, _ = training.train(config)
+    monkeypatch.undo()
+    path = folder / "model.safetensors"
+    own = path.read_bytes()
     if spoilt == "by a flipped bit":
-        whole = bytearray((folder / "model.safetensors").read_bytes())
-        whole[-1] ^= 128  # the sign of a weight
-        spoilt = bytes(whole)
-    (folder / "model.safetensors").write_bytes(spoilt) if spoilt is not None else (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model.safetensors.*train again under another --name") as error:
+        spoilt = own[:-1] + bytes([own[-1] ^ 128])  # the sign of a weight
+    path.write_bytes(spoilt) if spoilt is not None else path.unlink()
+    with pytest.raises(UserError, match=r"model.safetensors"):
+        training.load(folder)
+    if best == 1:
+        with pytest.raises(UserError, match=r"model.safetensors.*train again under another --name") as error:
+            training.train(replace(config, resume=True))
+        assert "\n" not in str(error.value)
+    else:  # the checkpoint has them
         training.train(replace(config, resume=True))
-    assert "\n" not in str(error.value)
+        assert path.read_bytes() == own
 
 
 def test_rows_with_the_best_test_epoch_refuse_runs_that_do_not_know_it(quick):

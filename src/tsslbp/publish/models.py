@@ -55,7 +55,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path | None = N
         raise UserError(f"{card} is not a card that tsslbp export wrote; export to a folder of its own, such as models/")
     if path.parent.is_dir():
         model_card(path.parent)  # finds damaged models beside it before anything is written
-    final = {key: value for key, value in training.final_of(run).items() if key != "machine"}
+    final = {key: value for key, value in training.final_of(run).items() if key not in ("machine", "model")}
     config = TrainConfig.from_toml(run / "config.toml")
     told = config.to_dict().items()
     settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nor of where it was trained

@@ -23,7 +23,7 @@ from tsslbp.errors import UserError, shown
 from tsslbp.files import write_bytes
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
-from tsslbp.training.folder import changeable, need_epochs
+from tsslbp.training.folder import changeable
 from tsslbp.training.records import Check, fault, history_fault, number, whole
 
 DIGEST = hashlib.sha256().digest_size
@@ -46,6 +46,8 @@ class RunState:
     """One record per finished epoch."""
     average: list[torch.Tensor] = field(default_factory=list, repr=False)
     """Moving average of every weight, if there is one."""
+    model: str = ""
+    """Checksum of the weights of the chosen epoch, which ties the model file to its run."""
 
 
 STATE: dict[str, Check] = {
@@ -56,6 +58,7 @@ STATE: dict[str, Check] = {
     "seconds": number(0),
     "history": lambda value: isinstance(value, list),
     "average": lambda value: isinstance(value, list),
+    "model": lambda value: isinstance(value, str),
 }
 """Types and ranges of the fields of :class:`RunState` that do not depend on the run."""
 
@@ -148,7 +151,9 @@ def restore(
     if others:
         warned(f"the {' and '.join(others)} samples are not those that the run began with")
     state = RunState(**content["state"])
-    need_epochs(config, path.parent, state.epoch - 1)
+    if state.epoch - 1 > config.epochs:  # its model may be that of the last one
+        more = f"has already had {state.epoch - 1}, so give as many or more, or another --name"
+        raise UserError(f"--epochs is {config.epochs}; the run at {path.parent} {more}")
     state.average = [mean.to(weight.device) for mean, weight in zip(state.average, network.state_dict().values(), strict=False)]
     network.load_state_dict(content["network"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})

@@ -37,7 +37,7 @@ def opened(config: TrainConfig, held: contextlib.ExitStack, exact: bool) -> tupl
     if config.resume and (folder / CHECKPOINT).exists():
         return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
     history, final = records.read_metrics(folder) if config.resume and (folder / METRICS).exists() else ([], None)
-    if final or len(history) > 1:  # the record of the first epoch is written before the first checkpoint
+    if final or history:  # which are written after a checkpoint
         raise UserError(f"{folder} has no {CHECKPOINT} to go on from; restore that file, or choose another --name")
     return folder, b""
 
@@ -118,18 +118,7 @@ def _resumed(config: TrainConfig, exact: bool) -> Path:
     if others := [setting for setting in sorted(wanted.keys() - free) if before[setting] != wanted[setting]]:
         way = f"go on with: tsslbp {records.resuming(folder)}, or take another folder (--name; --out of a study)"
         raise UserError(f"{folder} was started with other settings ({', '.join(others)}); {way}")
-    had = 0
-    with contextlib.suppress(UserError):  # a record that is missing or damaged is written again
-        had = len(records.read_metrics(folder)[0])
-    need_epochs(config, folder, had)
     return folder
-
-
-def need_epochs(config: TrainConfig, folder: Path, had: int) -> None:
-    """Raises UserError if a run has had more epochs than are wanted now: its model may be that of the last one."""
-    if had > config.epochs:
-        more = f"has already had {had}, so give as many or more, or another --name"
-        raise UserError(f"--epochs is {config.epochs}; the run at {folder} {more}")
 
 
 def _moved(before: str, now: str) -> bool:

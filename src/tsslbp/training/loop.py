@@ -28,6 +28,7 @@ from tsslbp.training import firing
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
+from tsslbp.training.records import chosen
 from tsslbp.training.reduction import Reduction
 from tsslbp.training.score import score
 from tsslbp.training.start import clamped
@@ -85,7 +86,8 @@ class Loop:
             self.weights = self.weights / self.weights.mean()
 
     def run(self, end_epoch: Callable[[dict[str, Any]], None]) -> None:
-        """Train to the last epoch; ``end_epoch`` gets each epoch's record before the checkpoint is written.
+        """Train to the last epoch. ``end_epoch`` gets each epoch's record when its checkpoint is written, and the network then
+        has the weights that were measured.
 
         Raises:
             Interrupted: any process was asked to stop; a checkpoint is written.
@@ -110,13 +112,16 @@ class Loop:
                     if stopping:
                         raise Interrupted
                 next(ahead, None)  # ends it, so that the reading workers are free for the evaluation
-                with self._averaged():
+                with self.averaged():
                     record = self._record()
                     state.seconds = record["seconds"] = time.perf_counter() - began
                     state.history.append(record)
+                    if chosen(state.history, self.config.choose) is record:
+                        state.model = self.model.digest()
                     state.epoch, state.step, state.loss_sum, state.right, state.seen = state.epoch + 1, 0, 0.0, 0, 0
+                self.save()  # first, because what follows can be made again from it
+                with self.averaged():
                     end_epoch(record)
-                self.save()
                 saved = time.perf_counter()
                 self.progress.finished_epoch(record)
                 for message in firing.warnings(state.history, self.config):
@@ -270,7 +275,7 @@ class Loop:
                     average.lerp_(weight, 1 - decay)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         """Inside, the network has the average of its weights, if there is one."""
         weights = list(self.model.network.state_dict().values()) if self.state.average else []
         own = [weight.clone() for weight in weights]

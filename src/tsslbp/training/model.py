@@ -91,6 +91,10 @@ class Model:
         check({name: weight.float() for name, weight in weights.items()})  # float16 makes large weights infinite
         write(Path(path), about, weights)
 
+    def digest(self) -> str:
+        """Checksum of the weights as they are now."""
+        return sha256({}, {name: weight.cpu() for name, weight in self.network.state_dict().items()})
+
     def take_weights(self, path: Path) -> None:
         """Load the weights of a whole file that :meth:`save` wrote; one process reads it for all.
 

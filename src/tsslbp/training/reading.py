@@ -19,9 +19,10 @@ from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
 from tsslbp.stored import LONGEST, METADATA_KEY, sha256
+from tsslbp.training.folder import MODEL
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import STORED, Model, alone
-from tsslbp.training.records import PERCENT, PERCENT_OR_NONE, whole
+from tsslbp.training.records import PERCENT, PERCENT_OR_NONE, read_metrics, whole
 
 
 @torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
@@ -46,9 +47,8 @@ def load(path: str | Path) -> Model:
 
 def as_stored(path: str | Path) -> Model:
     """As :func:`load`, but what a run normalised or standardised is not folded and can be trained further as it is."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
+    given = Path(path)
+    path = given / MODEL if given.is_dir() else given
     if not path.is_file():
         raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
     try:
@@ -69,6 +69,8 @@ def as_stored(path: str | Path) -> Model:
         raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
     if about.pop("sha256", None) not in (None, sha256(about, weights)):
         raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
+    if given.is_dir() and _written(given) not in ("", sha256({}, weights)):
+        raise UserError(f"{path} is not the model that this run wrote; restore that file, or name {path} itself to use it")
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
@@ -80,6 +82,14 @@ def as_stored(path: str | Path) -> Model:
     network.load_state_dict(weights)
     network.eval()
     return model
+
+
+def _written(folder: Path) -> str:
+    """Checksum of the weights that a run wrote when it ended; empty if it is not known."""
+    try:
+        return str((read_metrics(folder)[1] or {}).get("model", ""))
+    except UserError:  # commands that need the records say what is wrong with them
+        return ""
 
 
 def described(about: dict[str, Any]) -> Model:

@@ -95,7 +95,10 @@ def train(
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
         run.board = board_of(str(run.folder)) if board_of and group.leads else None
         try:
-            Loop(config, samples, seen, optimizer, run.state, progress, run.save).run(run.end_epoch)
+            loop = Loop(config, samples, seen, optimizer, run.state, progress, run.save)
+            with loop.averaged():
+                run.go_on()
+            loop.run(run.end_epoch)
             final = records.summary(run.state.history, dataset, config.choose, lambda: run.measure(seen, samples.test))
             final |= baselines(dataset) if own else {}
         except Interrupted:
@@ -154,7 +157,7 @@ class _Run:
         """Accuracy of the chosen epoch's model, which the network becomes, on the test samples as ``seen`` takes them."""
         with self.group.agreed():
             if self.group.leads:
-                _check(self.folder / MODEL)
+                self._check()
         self.model.take_weights(self.folder / MODEL)
         try:
             accuracy = seen.accuracy(test)
@@ -166,8 +169,42 @@ class _Run:
             self.model.save(self.folder / MODEL)  # with the name and the facts of the test samples, which may be others since
         return accuracy
 
+    def go_on(self) -> None:
+        """If it is resumed, make the folder ready. A model that the run was killed before it could write, and that the network
+        has now from the checkpoint, is written.
+
+        Raises UserError if the model is damaged, gone or another run's, and the checkpoint does not have it.
+        """
+        with self.group.agreed():
+            if not (self.config.resume and self.group.leads):
+                return
+            config, state = self.config, self.state
+            try:
+                if state.history:
+                    self._check()  # before anything is trained
+            except UserError:
+                if state.step or records.chosen(state.history, config.choose) is not state.history[-1]:
+                    raise
+                self.model.save(self.folder / MODEL)
+            files.remove_leftovers(self.folder)
+            files.write_text(self.folder / "config.toml", replace(config, name=self.folder.name).to_toml())
+            if self.ended is not None and state.epoch <= config.epochs:  # a run that goes on has not ended
+                records.write(self.folder / METRICS, state.history)
+                self.ended = None
+
+    def _check(self) -> None:
+        """Raises UserError for a model that is damaged or not that of the chosen epoch, and would be measured as it."""
+        path, again = self.folder / MODEL, "or train again under another --name"
+        try:
+            stored = as_stored(path).digest()
+        except UserError as error:
+            raise UserError(f"{error}, {again}") from None
+        if stored != self.state.model:
+            raise UserError(f"{path} is not the model that this run wrote; restore that file, {again}")
+
     def end(self, final: records.Record) -> None:
         """Complete the final record, and write it."""
+        final["model"] = self.state.model
         if self.ended is None:
             final["machine"] = machine.lasting(self.model.device)
         elif "machine" in self.ended:  # nothing was trained here
@@ -196,26 +233,9 @@ def _begun(
     if stored:
         of = config, len(dataset.train), facts.fingerprint, progress.warned
         state = checkpoint.restore(stored, folder / CHECKPOINT, model.network, optimizer, *of)
-    with group.agreed():
-        if state.history and group.leads:
-            _check(folder / MODEL)  # before anything is trained
     with contextlib.suppress(UserError):  # damaged records are written again
         ended = records.read_metrics(folder)[1] if stored and group.leads else None
-    if config.resume and group.leads:
-        files.remove_leftovers(folder)
-        files.write_text(folder / "config.toml", replace(config, name=folder.name).to_toml())
-        if ended is not None and state.epoch <= config.epochs:  # a run that goes on has not ended
-            records.write(folder / METRICS, state.history)
-            ended = None
     return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended)
-
-
-def _check(path: Path) -> None:
-    """Raises UserError for a damaged model, which would be measured and then saved as a whole one."""
-    try:
-        as_stored(path)
-    except UserError as error:
-        raise UserError(f"{error}, or train again under another --name") from None
 
 
 def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> TrainConfig:
