@@ -90,6 +90,9 @@ def test_evaluate_counts_the_samples_without_an_answer(blocks, capsys, tmp_path)
         assert silent in (None, counted)
         assert ("no output neuron spiked" in out) == (counted > 0)
         assert not counted or f"no output neuron spiked for {counted} of these samples, which counts as wrong" in out
+        never = ", ".join(str(k) for k in range(10) if not (answers == k).any())
+        assert not never or f"classes that the network never answers: {never}\n" in out
+        assert never or "never answers" not in out
 
 
 def test_predict_reads_an_image(trained, capsys, tmp_path):

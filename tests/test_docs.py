@@ -52,9 +52,9 @@ def agrees(shown: str, printed: str) -> bool:
     The text must be the same, but ``...`` stands for any text. Numbers may differ by 5 percent or 0.02, as trained networks
     do where a processor rounds differently. Those in brackets, ``[5, 10]``, are shapes and must be equal. Those after "epoch"
     or "step" or before "s" say where a training settled and how long it took, and may be any. A trained network may also
-    leave a few samples without an answer, which ``evaluate`` then says at the end.
+    leave a few samples without an answer, or never answer a class, which ``evaluate`` then says at the end.
     """
-    printed = re.sub(r"^no output neuron spiked for .*\n\Z", "", printed, flags=re.MULTILINE).strip()
+    printed = re.sub(r"(^(no output neuron spiked for|classes that) .*\n)+\Z", "", printed, flags=re.MULTILINE).strip()
     parts = PART.split(shown.strip())  # text at even places, the rest between
     forms = {"...": r"[\s\S]*?"} | {part: f"({NUMBER})" for part in parts[1::2] if re.fullmatch(NUMBER, part)}
     found = re.fullmatch(

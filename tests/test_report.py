@@ -203,6 +203,14 @@ def test_silent_output_is_shown_only_where_it_happened(page):
     assert "conv1: 0 of 300 neurons fire, activity 0 %" in text
 
 
+def test_classes_that_are_never_the_answer_are_named(page):
+    report = synthetic(classes=("cat", "dog & pup", "eel"))
+    counts = np.array([[33, 0, 3, 0], [20, 0, 16, 0], [3, 0, 33, 0]])
+    assert "Classes that the network never answers: dog & pup" in page(replace(report, confusion=counts)).text
+    counts[1] = 0  # which nothing shows
+    assert "never answers" not in page(replace(report, confusion=counts)).text
+
+
 def test_cells_lie_at_their_class_and_answer_in_the_colour_of_right_or_wrong():
     svg = figures.confusion("c", np.array([[901, 902, 0, 903], [0, 904, 905, 0], [906, 0, 907, 0]]), "abc")
     place = {int(n): (float(x), float(y)) for x, y, n in re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>(9\d\d)<', svg)}

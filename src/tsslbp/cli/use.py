@@ -10,7 +10,7 @@ from tsslbp import data, files, metrics, training
 from tsslbp.cli import predictions
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console, say
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 
 UNEQUAL = 2
 """How many times the samples of the smallest class the largest must have for their accuracies to be averaged, too."""
@@ -82,6 +82,8 @@ def evaluate(arguments: list[str]) -> None:
         mean = sum(float((answers[test.y == label] == label).double().mean()) for label in labels) / len(labels)
         sizes = f"which have {int(counts.min()):,} to {int(counts.max()):,} samples"
         console.print(f"mean of the accuracies of the classes, {sizes}: {100 * mean:.2f} %")
+    if never := [model.classes[label] for label in labels if not bool((answers == label).any())]:
+        console.print(f"classes that the network never answers: {few(never)}")
     if silent := int((answers == metrics.NO_ANSWER).sum()):
         console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
 

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, few
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
 from tsslbp.report.page import write_page
@@ -136,7 +136,7 @@ IN_WORDS = (
     "seconds",
     "epochs",
     "choose",
-    *("event", "test_images", "test_samples", "machine"),
+    *("event", "test_images", "test_samples", "machine", "model"),
     *BASELINES,
 )
 """Fields of the final record that the template puts into words, or leaves out."""
@@ -168,6 +168,7 @@ def _contents(report: RunReport) -> Contents:
         "right": right,
         "interval": [100 * bound for bound in wilson_interval(right, total)],
         "silent": int(counts[:, n].sum()),
+        "never": few([name for k, name in enumerate(report.classes) if counts[k].any() and not counts[:, k].any()]),
         "counted_right": int(np.trace(counts[:, :n])),
         "confused": _confused(counts[:, :n], counts.sum(1), report.classes),
         "diverged": np.flatnonzero(~np.isfinite(figures.column(report.history, "train_loss"))).tolist(),
