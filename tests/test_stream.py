@@ -255,6 +255,13 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
     assert step.spikes.any()
     with pytest.raises(UserError, match=r"a stream takes a model or a network of tsslbp\.build, not Linear"):
         tsslbp.stream(torch.nn.Linear(8, 6))
+
+    class Doubled(type(net)):
+        def forward(self, x, *, keys=None, lengths=None):
+            return super().forward(2 * x, keys=keys, lengths=lengths)
+
+    with pytest.raises(UserError, match="Doubled has a forward of its own but no part, which a stream calls; give it one"):
+        tsslbp.stream(Doubled(net.architecture))
     for streams in (0, 2.5):
         with pytest.raises(UserError, match=f"streams is {streams}; it must be a whole number from 1"):
             tsslbp.stream(net, streams=streams)

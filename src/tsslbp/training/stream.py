@@ -107,6 +107,8 @@ class Stream:
                 f"a stream takes a model or a network of tsslbp.build, not {type(model).__name__}; of a SpikingClassifier take "
                 "its model_, and step through a module of your own with part() of its layers"
             )
+        if type(network).forward is not Network.forward and type(network).part is Network.part:
+            raise UserError(f"{type(network).__name__} has a forward of its own but no part, which a stream calls; give it one")
         if type(streams) is not int or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
         self.network, self.streams = network, streams
