@@ -22,7 +22,7 @@ from shared import fails
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
-from tsslbp.data import readers, series
+from tsslbp.data import readers, series, table
 from tsslbp.data.audio import send_on_delta
 from tsslbp.data.events import Events, of_fields, read_bin
 from tsslbp.data.found import Wanted
@@ -1533,6 +1533,66 @@ def test_blanks_and_wide_rows_cost_no_time(tmp_path):
     (tmp_path / "a.csv").write_text(";".join(["1,5"] * 10**4) + "\n1,5" * 10**4)
     with fails("a.csv"):
         data.load(str(tmp_path / "a.csv"), Path())
+
+
+def test_a_table_with_a_column_more_than_the_model_has_features_is_doubted(tmp_path):
+    text = "3,5.1,3.5\n4,4.9,3.0\n"
+    like = Wanted(classes=("0", "1"), shape=(2,), labelled=False, whole=True)
+    for first in ("", "id,p,q\n"):
+        (tmp_path / "new.csv").write_text(first + text)
+        (doubt,) = table.read(tmp_path / "new.csv", like).doubts
+        column = "q" if first else "3"
+        assert doubt == f"column {column} of new.csv is left out as the class, but holds none of the model's classes"
+    (tmp_path / "new.csv").write_text(text.replace("3.0", "1.0"))
+    assert not table.read(tmp_path / "new.csv", like).doubts
+
+
+def test_columns_without_a_name_and_a_cell_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("p,q,kind,,\n" + "0.5,0.25,a,,\n0.5,0.75,b,,\n" * 8)
+    found = table.read(tmp_path / "a.csv", Wanted())
+    assert (found.classes, found.parts["train"].x.shape) == (("a", "b"), (16, 2))
+    (tmp_path / "a.csv").write_text("p,q,kind,\n" + "0.5,0.25,a,\n" * 8 + "0.5,0.75,b,c\n" * 8)
+    with fails("line 2 has no class in column 4"):
+        table.read(tmp_path / "a.csv", Wanted())
+
+
+def test_a_class_that_the_test_samples_lack_is_named():
+    x, y = np.random.default_rng(0).random((302, 3)), np.array([0] * 300 + [1] * 2)
+    dataset = data.of_arrays(x, y, classes=["many", "few"])
+    assert dataset.notes == ("no sample of class few is held out, so it is not tested; bring test samples",)
+    assert not data.of_arrays(x[:40], np.arange(40) % 2).notes
+
+
+@pytest.mark.parametrize("size", [0x7FFF_F000, 0xFFFF_FFFF])
+def test_a_sound_written_through_a_pipe_goes_to_the_end_of_its_file(tmp_path, size):
+    folder = Path(spoken(tmp_path / "w"))
+    whole = data.load(str(folder), Path()).train.x
+    for path in folder.glob("*/*.wav"):
+        content = path.read_bytes()
+        at = content.index(b"data") + 4
+        path.write_bytes(content[:at] + size.to_bytes(4, "little") + content[at + 4 :])
+    assert torch.equal(data.load(str(folder), Path()).train.x, whole)
+
+
+@pytest.mark.parametrize(
+    ("polarities", "times", "said"),
+    [
+        ([1, 2, 1], [0.0, 1.0, 2.0], "polarities are 1 to 2; write 0 for one of the two"),
+        ([0, 1, 1], [1.7e9, 1.7e9 + 1, 1.7e9 + 2], "all events have one time; store times as whole microseconds"),
+    ],
+)
+def test_events_that_would_lose_a_polarity_or_their_times_are_refused(polarities, times, said):
+    record = np.zeros(3, dtype=[("x", "<i2"), ("y", "<i2"), ("p", "i1"), ("t", "<f4")])
+    record["p"], record["t"] = polarities, times
+    with fails(said):
+        of_fields(record)
+
+
+def test_classes_by_name_have_no_order():
+    x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2
+    for classes in ({"dog": 1, "cat": 0}, {"dog", "cat"}):
+        with fails(f"classes is a {type(classes).__name__}; give a list of names, in the order of their numbers"):
+            data.of_arrays(x, y, classes=classes)
 
 
 def test_times_of_events_may_take_the_whole_range_of_their_type():

@@ -5,10 +5,11 @@ Each neuron sees nine steps of the series, d steps apart, and has no memory (τm
     s[t] = 1 if Σ_k w[k]·x[t + d·(k - 4)] > θ else 0                               (1)
     r = Σ_t s[t] / T                                                               (2)
 
-Three of the nine weights are 2 and six are -1, in all 84 orders, so a constant added to the series changes nothing. The
-dilations d are 1, 2, 4 and so on while a filter is no longer than the series. Thresholds θ are quantiles of the sums that
-training samples make, so every neuron spikes at some steps and not at others. A filter of a series with several channels sums a
-few of them. Half of the filters see the differences from step to step instead of the values.
+Three of the nine weights are 2 and six are -1, in all 84 orders, so a constant added to the series changes nothing but at its
+ends, beyond which the series is 0. The dilations d are 1, 2, 4 and so on while a filter is no longer than the series.
+Thresholds θ are quantiles of the sums that training samples make, so every neuron spikes at some steps and not at others. A
+filter of a series with several channels sums a few of them. Half of the filters see the differences from step to step, and
+not the values.
 
 Series are rounded to whole multiples of a small unit, so that all sums are exact in float64, in any order. Otherwise a rate
 would jump where a sum is near its threshold, as it often is in regular series.

@@ -11,7 +11,7 @@ neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each seque
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,8 @@ def of_arrays(
         raise UserError(f"{odd[0]} has other columns than x, or in another order; give {odd[0]}[x.columns]")
     given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val, "groups": groups}
     arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
+    if isinstance(classes, Mapping | Set):
+        raise UserError(f"classes is a {type(classes).__name__}; give a list of names, in the order of their numbers")
     if classes is not None:
         arrays["classes"] = np.array([str(one) for one in classes])
     return found(arrays, name, Wanted()).dataset(name, name, validation)

@@ -121,7 +121,7 @@ def of_fields(record: NDArray[Any]) -> Events:
 
     Raises:
         UserError: an array of another form, no events, places that are not whole numbers from 0 to ``LARGEST - 1``, times that
-            are not finite or too far apart.
+            are not finite, all the same or too far apart, polarities such as 1 and 2.
     """
     x, y, p, t = (field(record, name) for name in "xypt")
     if x is None or t is None or any(values is not None and values.dtype.kind not in "biuf" for values in (x, y, p, t)):
@@ -135,6 +135,10 @@ def of_fields(record: NDArray[Any]) -> Events:
     t = t[order]
     if not micro * (float(t[-1]) - float(t[0])) < LONGEST:
         raise UserError("times are not finite, or years apart")
+    if p is not None and p.min() > 0 and p.max() > p.min():
+        raise UserError(f"polarities are {p.min():g} to {p.max():g}; write 0 for one of the two")
+    if len(t) > 1 and t[0] == t[-1]:
+        raise UserError("all events have one time; store times as whole microseconds or float64 seconds")
     t = t.astype(np.int64) if t.dtype.kind == "i" else t  # a difference may not fit the type
     since = np.rint((t - t[0]) * micro).astype(np.int64)
     y, p = (np.zeros_like(since) if values is None else values[order] for values in (y, p))

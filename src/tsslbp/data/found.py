@@ -109,6 +109,8 @@ class Found:
             held = samples.select(left.x)
         if groups is not None:
             notes += _of_groups(where, groups, numbers, tested, names)
+        elif tested is not None and (missed := _missed(tested, names)):
+            notes.append(f"no sample of class {missed} is held out, so it is not tested; bring test samples")
         train, test = samples.select(numbers.x), test if tested is None else samples.select(tested.x)
         assert test is not None
         test = test.select(torch.arange(len(test)))
@@ -117,8 +119,8 @@ class Found:
         return Dataset(name, train, held, test, self.classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
 
     def _affordable(self, where: str, validation: int | None, counts: Tensor, names: Sequence[str]) -> int | None:
-        """The validation size, 0 if a class has too few samples for the default. Raises UserError if one has too few for the
-        parts, one sample in each."""
+        """The validation size, 0 if a class has too few samples for the default. Raises UserError if one has fewer samples than
+        there are parts."""
         needing = ["training", *["test"] * ("test" not in self.parts)]
         fewest = int(counts.min())
         if "validation" not in self.parts:
@@ -153,9 +155,14 @@ def _of_groups(where: str, groups: Tensor, kept: Split, tested: Split | None, na
         raise UserError(f"{where}: class {names[int(rest.argmin())]} is in too few groups; {bring}")
     many, trained = len(groups.unique()), len(groups[kept.x].unique())
     notes = [f"{trained} of {many} groups are trained on; the others are held out whole"]
-    if tested is not None and (missed := sorted({*range(len(names))} - {*tested.y.tolist()})):
-        notes.append(f"no group with class {few([names[number] for number in missed])} is held out, so it is not tested")
+    if tested is not None and (missed := _missed(tested, names)):
+        notes.append(f"no group with class {missed} is held out, so it is not tested")
     return notes
+
+
+def _missed(tested: Split, names: Sequence[str]) -> str:
+    """The classes of which there are no samples; empty if there are none."""
+    return few([names[number] for number in sorted({*range(len(names))} - {*tested.y.tolist()})])
 
 
 @dataclass(frozen=True, eq=False)

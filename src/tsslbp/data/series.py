@@ -173,7 +173,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         splits = {part: Split(split.x, split.y) for part, split in splits.items()}
     note = f"series have {shortest} to {longest} steps and were padded" if shortest < longest else ""
     tested_on = other.name if other else FIFTH
-    facts = kind_fact("series", *([note] if note else []))
+    first = "" if path.suffix.lower() == ".ts" else "classes are at the start of each line"
+    facts = kind_fact("series", *filter(None, (first, note)))
     return Found(splits, classes, True, tested_on=tested_on, facts=facts)
 
 
@@ -220,7 +221,9 @@ def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
     if missing := list(_missing(cells)):
         raise UserError(f"{line} has {len(missing)} missing values, the first in step {missing[0]}; fill or remove them")
     odd = next((cell for cell in cells if not is_number(cell)), cells[0])
-    raise UserError(f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; correct it or fetch it again")
+    raise UserError(
+        f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; correct it, or save a table of features as .csv"
+    )
 
 
 def _missing(cells: Sequence[str]) -> Iterator[int]:

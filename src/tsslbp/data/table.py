@@ -65,11 +65,14 @@ def read(path: Path, wanted: Wanted) -> Found:
         part: Split(torch.from_numpy(table.x), numbered(table.labels, classes, str(path if part == "train" else other), wanted))
         for part, table in tables.items()
     }
+    doubts = [doubt for table in tables.values() for doubt in table.doubts]
+    if bool((parts["train"].y < 0).all()) and any(label and is_number(label) for label in train.labels):
+        doubts.append(f"column {train.label} of {path.name} is left out as the class, but holds none of the model's classes")
     facts = kind_fact(
         "vectors",
         f"classes are in column {train.label}; name another one label to take that",
         *train.notes,
-        *(doubts := [doubt for table in tables.values() for doubt in table.doubts]),
+        *doubts,
         columns=train.columns,
     )
     used = train.groups and not wanted.whole
@@ -314,6 +317,9 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
+    if any(_is_text(cell) for cell in rows[0][1]):
+        while len(rows[0][1]) > 1 and not any(cells[len(rows[0][1]) - 1 :] != [""] for _, cells in rows):
+            rows = [(line, cells[:-1]) for line, cells in rows]  # no name, and nothing in it
     return rows, rows[0][0]
 
 

@@ -31,6 +31,8 @@ AT_ONCE = 64
 """Sounds in memory at once."""
 KINDS = {(1, 1): "u1", (1, 2): "<i2", (1, 3): "<i3", (1, 4): "<i4", (3, 4): "<f4", (3, 8): "<f8"}
 """Types of samples by a header's tag, 1 for whole numbers and 3 for fractions, and their bytes."""
+UNKNOWN = 0x7FFF_F000
+"""Bytes of samples from which on a header says no size, as where the file was written through a pipe: they go to its end."""
 EXTENDED = 0xFFFE
 """The tag of a header that has the true one further behind, as files of 24 bits often do."""
 
@@ -100,6 +102,8 @@ def _header(path: Path) -> _Header:
     width = block // max(channels, 1)
     if (tag, width) not in KINDS or block != width * channels:
         raise UserError(f"cannot read {path} as a sound (its samples are compressed or of an unknown type); {again}")
+    if size >= UNKNOWN:
+        size = path.stat().st_size - start
     if size < block or start + size > path.stat().st_size:
         raise UserError(f"{path} {'is empty' if size < block else 'is cut short'}; remove it or {again}")
     if rate < LOWEST_RATE:
