@@ -329,3 +329,18 @@ def test_a_network_that_is_silent_stays_so_unless_its_neurons_are_woken(wake):
     assert not model.network(x).any()
     training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None).run(lambda _: None)
     assert bool(model.network(x).any()) == (wake > 0)
+
+
+def test_gradients_in_evaluation_mode_leave_padding_out_as_in_training():
+    network = tsslbp.build("20-10", rule="eventprop", input_shape=(6,), time_steps=5, tau_m=5, tau_s=3).double()
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(5, 4, 6, generator=generator) < 0.6).double() * 3
+    lengths = torch.tensor([5, 3, 2, 4])
+    inside = (torch.arange(5).unsqueeze(1) < lengths).unsqueeze(2)
+    found = []
+    for mode, told in (("train", lengths), ("eval", lengths), ("eval", None)):
+        getattr(network, mode)()
+        loss = (network(x, lengths=told) * inside).square().sum()
+        found.append(torch.autograd.grad(loss, network.layers.linear1.weight)[0])
+    torch.testing.assert_close(found[1], found[0])
+    assert not torch.allclose(found[2], found[0])

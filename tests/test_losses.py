@@ -293,6 +293,8 @@ def test_output_of_another_length(loss):
         (lambda: losses.FirstSpikeLoss(0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: KernelLoss(5, 3, desired=[0, 1, 5, 1, 1]), "desired is .*; it must be of 0 and 1"),
         (lambda: KernelLoss(1, 3, desired="01011"), "desired has no spike in 1 steps; begin it with one, as in desired=1"),
+        (lambda: KernelLoss(2, 3, desired=[0, 0]), "desired has no spike in 2 steps; begin it with one, as in desired=1"),
+        (lambda: KernelLoss(2, 3, desired=True), "desired is True; it must be of 0 and 1, such as 00001"),
         (lambda: CountLoss(desired=math.inf), "counts must be finite"),
         (lambda: KernelLoss(5, 3, desired=[0, 1]), "desired train has 2 steps, time_steps is 5"),
         (lambda: SpikeLoss(5, 3, undesired=[0] * 6), "undesired train has 6 steps"),

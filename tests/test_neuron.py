@@ -399,6 +399,11 @@ def test_impossible_currents(current, message, backend):
     assert "\n" not in str(error.value)
 
 
+def test_sparse_tensors_are_refused():
+    with pytest.raises(UserError, match=r"current is a sparse tensor \(torch.sparse_coo\); call its to_dense\(\)"):
+        tsslbp.lif(torch.ones(3, 2).to_sparse(), **CONSTANTS)
+
+
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
 

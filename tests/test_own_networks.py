@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -269,6 +270,9 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: Conv2d(3, 2, 3, neuron=NEURON, padding=(1, -1)), r"Conv2d: padding is \(1, -1\); it must be"),
         (lambda: Conv2d(3, 2, 3, neuron=NEURON, padding=(1, 1, 1)), r"Conv2d: padding is \(1, 1, 1\)"),
         (lambda: Conv2d(3, 2, 0, neuron=NEURON), "Conv2d: kernel_size is 0"),
+        (lambda: Conv2d(0, 2, 3, neuron=NEURON), "channels are 0 and 2; they must be whole numbers from 1"),
+        (lambda: Conv2d(3, 2.0, 3, neuron=NEURON), "channels are 3 and 2.0; they must be whole numbers from 1"),
+        (lambda: Conv2d(3, 2, 3, scale=math.nan, neuron=NEURON), "scale is nan; it must be positive and finite"),
         (lambda: Conv1d(3, 2, 3, neuron=NEURON, dilation=1.5), "Conv1d: dilation is 1.5; it must be a whole number from 1$"),
         (lambda: MaxPool2d(0, tau_s=3), "MaxPool2d: size is 0"),
         (lambda: MaxPool1d(2, tau_s=0.5), "tau_s is 0.5; a synaptic time constant is in steps, at least 1"),

@@ -15,6 +15,7 @@ import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.layers import Dropout
+from tsslbp.networks import Network
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.state import State
 
@@ -255,6 +256,29 @@ def test_blocks_are_for_training_only_and_need_a_rule_that_takes_parts():
         net(x)
     with pytest.raises(UserError, match="blocks of time"):
         net(x)
+
+
+def test_a_state_of_another_network_is_refused():
+    x = torch.ones(3, 2, 6)
+    for layers, others in (("20R-10", "20-10"), ("20-10", "20-20-10")):
+        settings = {"input_shape": (6,), "time_steps": 3, "tau_m": 5, "tau_s": 3}
+        one, other = (tsslbp.build(notation, **settings) for notation in (layers, others))
+        _, state = one.part(x)
+        with pytest.raises(
+            UserError, match=r"the state is of a network with the layers .*; this one has .*: begin again from rest"
+        ):
+            other.part(x, state)
+
+
+def test_an_encode_of_ones_own_takes_no_parts():
+    class Doubled(Network):
+        def encode(self, x):
+            return super().encode(2 * x)
+
+    network = Doubled(tsslbp.build("20-10", input_shape=(6,), time_steps=3, tau_m=5, tau_s=3).architecture)
+    for call in (network.part, tsslbp.stream):
+        with pytest.raises(UserError, match="Doubled has its own encode, which parts do not call; give it a part of its own"):
+            call(torch.ones(3, 2, 6) if call == network.part else network)
 
 
 def test_no_gradient_flows_through_a_detached_state():

@@ -257,6 +257,12 @@ def test_fits_in_several_threads_are_those_of_one(monkeypatch, iris):
         np.testing.assert_array_equal(one, alone)
 
 
+def test_an_output_that_never_fires_is_told():
+    x = np.random.default_rng(0).random((40, 4))
+    with pytest.warns(UserWarning, match="no output neuron fires; raise epochs or learning_rate, or choose another network"):
+        SpikingClassifier("10-2", epochs=1, learning_rate=1e-9, random_state=0).fit(1e-3 * x, np.arange(40) % 2)
+
+
 def test_a_diverging_fit_names_its_own_parameters(monkeypatch):
     def diverging(self, loss):
         raise training.Diverged("training diverged in epoch 1, step 1: the loss is not finite; lower --learning-rate")

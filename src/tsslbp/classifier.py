@@ -25,6 +25,7 @@ from tsslbp.errors import LARGEST, UserError
 from tsslbp.metrics.decoding import largest
 from tsslbp.settings import TrainConfig
 from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
+from tsslbp.training.firing import DEAD
 
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
@@ -179,6 +180,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         finally:
             progress.close()
         model.network.eval()
+        if state.history[-1].get("rates", {}).get("output", 1) < DEAD:
+            warnings.warn("no output neuron fires; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history
 

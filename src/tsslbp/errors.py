@@ -8,6 +8,7 @@ from numbers import Real
 from types import ModuleType
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -72,6 +73,8 @@ def check_tensor(name: str, x: object) -> None:
         raise UserError(
             f"{name} is of type {type(x).__name__}; it must be a torch.Tensor, which torch.as_tensor makes of an array"
         )
+    if x.layout != torch.strided:
+        raise UserError(f"{name} is a sparse tensor ({x.layout}); call its to_dense()")
 
 
 def check_tensors(**named: object) -> None:

@@ -63,16 +63,15 @@ class _TrainLoss(ABC):
     def __post_init__(self) -> None:
         _positive("tau_s", self.tau_s, least=1)
         check_steps(self.time_steps)
-        for name in ("desired", "undesired"):
-            if (train := getattr(self, name)) is None:
-                continue
+        for name in [each for each in ("desired", "undesired") if getattr(self, each) is not None]:
+            train = str(given) if isinstance(given := getattr(self, name), int) else given
             if not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}:
                 raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
             if isinstance(train, str):
                 train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))
                 object.__setattr__(self, name, train)
-                if name == "desired" and not any(train):
-                    raise UserError(f"desired has no spike in {self.time_steps} steps; begin it with one, as in desired=1")
+            if name == "desired" and not any(train):
+                raise UserError(f"desired has no spike in {self.time_steps} steps; begin it with one, as in desired=1")
             if len(train) != self.time_steps:
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 

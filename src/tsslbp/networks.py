@@ -60,8 +60,8 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     """
     given = {name: value for name, value in {"input_shape": input_shape, **settings}.items() if value is not None}
     for name in given:
-        if name not in kinds_of(Architecture) or name == "network":
-            raise unknown("setting", name, kinds_of(Architecture))
+        if name not in (known := kinds_of(Architecture).keys() - {"network"}):
+            raise unknown("setting", name, known)
         if isinstance(given[name], Tensor):
             raise UserError(f"{name} is a tensor; give a number here, and tensors to a layer: layer.neuron = LIF(...)")
     given = {name: plain(tuple(value) if isinstance(value, list) else value) for name, value in given.items()}
@@ -87,7 +87,7 @@ class Network(TellsOfLayers):
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn
     from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
-    its padding: in training, normalised layers leave the padding out of their statistics. Nothing else depends on it.
+    its padding. Normalised layers in training depend on it, and so do gradients under rules that hear padding (``eventprop``).
     """
 
     told_as = "network"
@@ -299,7 +299,7 @@ class Network(TellsOfLayers):
         if lengths is None or not self.is_spiking:
             return None
         check_lengths(lengths, x, self.is_static(x))
-        if not (self.training or normalises(self)):
+        if not (self.training or normalises(self) or torch.is_grad_enabled()):
             return None
         refuse_inner((name, layer) for name, layer, _ in self.unpacked())
         return partial(self._cross, inside=before_end(lengths, len(x)))
@@ -330,13 +330,15 @@ class Network(TellsOfLayers):
         if not self.is_spiking:
             raise UserError(f"a network of {self.architecture.neuron} units is one pass; it takes no parts of a sequence")
         refuse_part(self, state := State.of(state))
+        if getattr(self.encode, "__func__", None) is not Network.encode:
+            raise UserError(f"{type(self).__name__} has its own encode, which parts do not call; give it a part of its own")
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
         if static and (not hasattr(steps, "__index__") or steps < 1):
             raise UserError(f"steps is {steps}; it must be a whole number from 1")
         steps = steps if static else x.shape[0]
-        state.check(x, static)
+        state.check(x, static, {name for name, layer in self.named_layers() if isinstance(layer, Crossed)})
         if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
             return made
         signal: Signal

@@ -242,7 +242,7 @@ def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
     weight, bias = layer.effective_weight().detach(), layer.bias
     if layer.norm is None:
         return weight, None if bias is None else bias.detach()
-    _need(type(layer.norm) is BatchNorm and not layer.norm.training)
+    _need(type(layer.norm) is BatchNorm and is_known(layer.norm) and not layer.norm.training)
     factor, shift = layer.norm.affine()
     return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
 

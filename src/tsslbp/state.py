@@ -37,8 +37,11 @@ class State:
             raise UserError(f"the state is of type {type(state).__name__}; it must be the State that part() returned, or None")
         return state or State()
 
-    def check(self, x: Tensor, static: bool) -> None:
-        """Raises UserError unless a part ``x``, of static samples or of sequences, can follow."""
+    def check(self, x: Tensor, static: bool, layers: set[str]) -> None:
+        """Raises UserError unless a part ``x``, of static samples or of sequences, can follow in a network of these layers."""
+        if self.layers and self.layers.keys() != layers:
+            theirs, ours = (", ".join(sorted(names)) for names in (self.layers, layers))
+            raise UserError(f"the state is of a network with the layers {theirs}; this one has {ours}: begin again from rest")
         samples = x.shape[0 if static else 1]
         if self.steps and static == (self.synapse is not None):
             raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")

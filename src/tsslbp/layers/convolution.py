@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, SupportsIndex, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
@@ -63,6 +63,12 @@ class Convolution(Spiking):
         super().__init__(neuron, rule)
         if init not in get_args(ConvInit):
             raise unknown("initialisation", str(init), get_args(ConvInit))
+        check_number("scale", scale)
+        for size in (in_channels, out_channels):
+            if not isinstance(size, SupportsIndex) or size < 1:
+                raise UserError(f"channels are {in_channels} and {out_channels}; they must be whole numbers from 1")
+        if not 0 < scale < math.inf:
+            raise UserError(f"scale is {scale}; it must be positive and finite")
         name, dims = type(self).__name__, len(self.axes.split(", "))
         given = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
         for what, (sizes, least) in given.items():
