@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shared import StopAt
+from shared import Listens, StopAt
 
 from tsslbp import UserError, machine, processes, publish, report, training
 from tsslbp.settings import TrainConfig
@@ -268,9 +268,21 @@ def test_what_a_full_disk_did_not_take_after_the_checkpoint_is_written_again(qui
             training.train(config)
     folder = config.runs_dir / "run"
     refused(replace(config, epochs=2, resume=True), folder, "--epochs is 2; the run at .* has already had 3")
-    assert training.train(replace(config, resume=True))[1]["model"] == final["model"]
+    said = Listens()
+    assert training.train(replace(config, resume=True), said)[1]["model"] == final["model"]
+    assert any("is written again from the checkpoint" in text for text in said.warnings)
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert len(training.history(folder)) == 3
+
+
+def test_a_run_begun_before_models_had_a_checksum_goes_on(stopped):
+    config, folder = stopped
+    content = checkpoint.unpack((folder / "checkpoint.pt").read_bytes())
+    del content["state"]["model"]
+    (folder / "checkpoint.pt").write_bytes(checkpoint.pack(content))
+    training.train(config)
+    assert training.final_of(folder)["epochs"] == config.epochs
+    training.load(folder)
 
 
 def test_a_finished_run_that_goes_on_has_not_ended(stopped):

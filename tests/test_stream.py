@@ -260,8 +260,11 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
         def forward(self, x, *, keys=None, lengths=None):
             return super().forward(2 * x, keys=keys, lengths=lengths)
 
-    with pytest.raises(UserError, match="Doubled has a forward of its own but no part, which a stream calls; give it one"):
-        tsslbp.stream(Doubled(net.architecture))
+    hooked = type(net)(net.architecture)
+    hooked.register_forward_pre_hook(lambda module, given: (0 * given[0],))
+    for odd in (Doubled(net.architecture), hooked):
+        with pytest.raises(UserError, match=r"has a forward or hooks of its own, which part\(\) does not call: streams and"):
+            tsslbp.stream(odd)
     for streams in (0, 2.5):
         with pytest.raises(UserError, match=f"streams is {streams}; it must be a whole number from 1"):
             tsslbp.stream(net, streams=streams)

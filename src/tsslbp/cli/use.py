@@ -83,7 +83,7 @@ def evaluate(arguments: list[str]) -> None:
         sizes = f"which have {int(counts.min()):,} to {int(counts.max()):,} samples"
         console.print(f"mean of the accuracies of the classes, {sizes}: {100 * mean:.2f} %")
     if never := [model.classes[label] for label in labels if not bool((answers == label).any())]:
-        console.print(f"classes that the network never answers: {few(never)}")
+        console.print(f"classes that were the answer to none of these samples: {few(never)}")
     if silent := int((answers == metrics.NO_ANSWER).sum()):
         console.print(f"no output neuron spiked for {silent} of these samples, which counts as wrong")
 

@@ -47,7 +47,7 @@ class RunState:
     average: list[torch.Tensor] = field(default_factory=list, repr=False)
     """Moving average of every weight, if there is one."""
     model: str = ""
-    """Checksum of the weights of the chosen epoch, which ties the model file to its run."""
+    """Checksum of the weights of the chosen epoch, which ties the model file to its run; empty if an old version began it."""
 
 
 STATE: dict[str, Check] = {
@@ -124,6 +124,7 @@ def restore(
     """
     try:
         content = unpack(stored)
+        content["state"].setdefault("model", "")
         trained = Architecture.from_json(content["architecture"])
         # The texts may differ: one may lack a field that came later, or say 5 for 5.0.
         same = trained == Architecture.from_json(network.architecture.to_json())

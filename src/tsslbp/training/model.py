@@ -34,6 +34,18 @@ LARGE = 3 * 32 * 32
 """Values of a picture in a file above which there are fewer, too, because batches are read ahead."""
 
 
+def need_parts(network: Network) -> None:
+    """Raises UserError if a network's call is not that of our class, as parts of a sequence then would not do the same."""
+    own = (
+        getattr(network.forward, "__func__", None) is not Network.forward
+        or network._forward_hooks
+        or network._forward_pre_hooks
+    )
+    if own and type(network).part is Network.part:
+        what = "has a forward or hooks of its own, which part() does not call"
+        raise UserError(f"{type(network).__name__} {what}: streams and early exit need a class with its own part()")
+
+
 @dataclass(frozen=True)
 class Model:
     """A network with what is needed to use it on raw samples."""
@@ -265,7 +277,7 @@ class Model:
         return torch.cat(answers).cpu(), torch.cat(steps).cpu()
 
     def _decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.network
+        need_parts(net := self.network)
         static = net.is_static(x)
         undecided = torch.arange(x.shape[0 if static else 1], device=x.device)
         answers, steps = torch.empty_like(undecided), torch.empty_like(undecided)

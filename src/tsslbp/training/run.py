@@ -97,7 +97,7 @@ def train(
         try:
             loop = Loop(config, samples, seen, optimizer, run.state, progress, run.save)
             with loop.averaged():
-                run.go_on()
+                run.go_on(progress.warned)
             loop.run(run.end_epoch)
             final = records.summary(run.state.history, dataset, config.choose, lambda: run.measure(seen, samples.test))
             final |= baselines(dataset) if own else {}
@@ -169,11 +169,11 @@ class _Run:
             self.model.save(self.folder / MODEL)  # with the name and the facts of the test samples, which may be others since
         return accuracy
 
-    def go_on(self) -> None:
-        """If it is resumed, make the folder ready. A model that the run was killed before it could write, and that the network
-        has now from the checkpoint, is written.
+    def go_on(self, warned: Callable[[str], object]) -> None:
+        """If it is resumed, make the folder what the checkpoint says. A model that is missing or wrong is written again if it
+        is that of the last epoch, which the network has now.
 
-        Raises UserError if the model is damaged, gone or another run's, and the checkpoint does not have it.
+        Raises UserError if it is that of another epoch.
         """
         with self.group.agreed():
             if not (self.config.resume and self.group.leads):
@@ -182,15 +182,17 @@ class _Run:
             try:
                 if state.history:
                     self._check()  # before anything is trained
-            except UserError:
+            except UserError as error:
                 if state.step or records.chosen(state.history, config.choose) is not state.history[-1]:
                     raise
+                warned(f"{error}; it is written again from the checkpoint")
                 self.model.save(self.folder / MODEL)
             files.remove_leftovers(self.folder)
             files.write_text(self.folder / "config.toml", replace(config, name=self.folder.name).to_toml())
-            if self.ended is not None and state.epoch <= config.epochs:  # a run that goes on has not ended
-                records.write(self.folder / METRICS, state.history)
+            if state.epoch <= config.epochs:  # a run that goes on has not ended
                 self.ended = None
+            if state.history and self.ended is None:
+                records.write(self.folder / METRICS, state.history)
 
     def _check(self) -> None:
         """Raises UserError for a model that is damaged or not that of the chosen epoch, and would be measured as it."""
@@ -199,12 +201,12 @@ class _Run:
             stored = as_stored(path).digest()
         except UserError as error:
             raise UserError(f"{error}, {again}") from None
-        if stored != self.state.model:
+        if self.state.model not in ("", stored):
             raise UserError(f"{path} is not the model that this run wrote; restore that file, {again}")
 
     def end(self, final: records.Record) -> None:
         """Complete the final record, and write it."""
-        final["model"] = self.state.model
+        final |= {"model": self.state.model} if self.state.model else {}
         if self.ended is None:
             final["machine"] = machine.lasting(self.model.device)
         elif "machine" in self.ended:  # nothing was trained here

@@ -13,7 +13,7 @@ from tsslbp.metrics import confidence, decode, settled
 from tsslbp.networks import Network
 from tsslbp.state import State
 from tsslbp.training.inputs import Inputs
-from tsslbp.training.model import Model
+from tsslbp.training.model import Model, need_parts
 
 
 class Step:
@@ -107,8 +107,7 @@ class Stream:
                 f"a stream takes a model or a network of tsslbp.build, not {type(model).__name__}; of a SpikingClassifier take "
                 "its model_, and step through a module of your own with part() of its layers"
             )
-        if type(network).forward is not Network.forward and type(network).part is Network.part:
-            raise UserError(f"{type(network).__name__} has a forward of its own but no part, which a stream calls; give it one")
+        need_parts(network)
         if type(streams) is not int or streams < 1:
             raise UserError(f"streams is {streams}; it must be a whole number from 1")
         self.network, self.streams = network, streams
