@@ -258,9 +258,16 @@ def test_fits_in_several_threads_are_those_of_one(monkeypatch, iris):
 
 
 def test_an_output_that_never_fires_is_told():
-    x = np.random.default_rng(0).random((40, 4))
+    x = np.ones((40, 4))  # normalised, all is 0
     with pytest.warns(UserWarning, match="no output neuron fires; raise epochs or learning_rate, or choose another network"):
-        SpikingClassifier("10-2", epochs=1, learning_rate=1e-9, random_state=0).fit(1e-3 * x, np.arange(40) % 2)
+        SpikingClassifier("10-2", epochs=1, learning_rate=1e-9, random_state=0).fit(x, np.arange(40) % 2)
+
+
+def test_one_silent_sample_is_no_silent_output(recwarn):
+    x, y = load_iris(return_X_y=True)
+    x = np.concatenate([x.mean(0, keepdims=True), x])  # normalised, the first is 0 and its neurons are silent
+    SpikingClassifier(epochs=5, random_state=0).fit(x, np.concatenate([y[:1], y]))
+    assert not [each for each in recwarn if "fires" in str(each.message)]
 
 
 def test_a_diverging_fit_names_its_own_parameters(monkeypatch):

@@ -22,14 +22,15 @@ from tsslbp.data import MADE, Dataset, Split, own
 from tsslbp.data.dataset import class_names
 from tsslbp.data.found import alike
 from tsslbp.errors import LARGEST, UserError
-from tsslbp.metrics.decoding import largest
+from tsslbp.metrics.decoding import NO_ANSWER, largest
 from tsslbp.settings import TrainConfig
 from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
-from tsslbp.training.firing import DEAD
 
 Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
 """Types of stored samples; any other becomes the first."""
+SOME = 500
+"""Training samples, evenly spread, that a trained network must answer one of."""
 _DRAWING = threading.Lock()
 """For the thread that draws from PyTorch's generator, which all share."""
 
@@ -180,7 +181,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         finally:
             progress.close()
         model.network.eval()
-        if state.history[-1].get("rates", {}).get("output", 1) < DEAD:
+        some = torch.linspace(0, len(samples.train) - 1, min(len(samples.train), SOME)).long()
+        if bool((seen.answers(samples.train.select(some)) == NO_ANSWER).all()):
             warnings.warn("no output neuron fires; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history

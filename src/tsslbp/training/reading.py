@@ -49,6 +49,7 @@ def as_stored(path: str | Path) -> Model:
     """As :func:`load`, but what a run normalised or standardised is not folded and can be trained further as it is."""
     given = Path(path)
     path = given / MODEL if given.is_dir() else given
+    written = _written(given) if given.is_dir() else ""  # first, as the run may just be writing its last model
     if not path.is_file():
         raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
     try:
@@ -69,8 +70,8 @@ def as_stored(path: str | Path) -> Model:
         raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
     if about.pop("sha256", None) not in (None, sha256(about, weights)):
         raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
-    if given.is_dir() and _written(given) not in ("", sha256({}, weights)):
-        raise UserError(f"{path} is not the model that this run wrote; restore that file, or name {path} itself to use it")
+    if written not in ("", sha256({}, weights)):
+        raise UserError(f"{path} is not the model that this run wrote; restore it, or use it from another folder")
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path}: weights {name!r} hold NaN or infinity; the file is damaged")
