@@ -697,7 +697,7 @@ class Frame(np.ndarray):
 
 def test_columns_of_test_samples_are_those_of_the_others():
     x, test = (np.random.default_rng(0).random((n, 2)).view(Frame) for n in (20, 4))
-    data.of_arrays(x, np.arange(20) % 2, test, np.arange(4) % 2)
+    assert data.of_arrays(x, np.arange(20) % 2, test, np.arange(4) % 2).columns == ("a", "b")  # by which files are read
     test.columns = ("b", "a")
     with fails("x_test has other columns than x, or in another order"):
         data.of_arrays(x, np.arange(20) % 2, test, np.arange(4) % 2)
@@ -1545,6 +1545,12 @@ def test_a_table_with_a_column_more_than_the_model_has_features_is_doubted(tmp_p
         assert doubt == f"column {column} of new.csv is left out as the class, but holds none of the model's classes"
     (tmp_path / "new.csv").write_text(text.replace("3.0", "1.0"))
     assert not table.read(tmp_path / "new.csv", like).doubts
+
+
+def test_names_may_be_quoted_behind_a_blank(tmp_path):
+    (tmp_path / "a.csv").write_text('"p", "label", "q"\n' + '0.5, "low, wet", 0.25\n0.5, dry, 0.75\n' * 8)
+    found = table.read(tmp_path / "a.csv", Wanted())
+    assert (found.classes, found.facts["columns"]) == (("dry", "low, wet"), ("p", "q"))
 
 
 def test_columns_without_a_name_and_a_cell_are_left_out(tmp_path):

@@ -12,6 +12,7 @@ neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each seque
 
 import itertools
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def of_arrays(
         raise UserError(f"classes is a {type(classes).__name__}; give a list of names, in the order of their numbers")
     if classes is not None:
         arrays["classes"] = np.array([str(one) for one in classes])
-    return found(arrays, name, Wanted()).dataset(name, name, validation)
+    made = found(arrays, name, Wanted()).dataset(name, name, validation)
+    return replace(made, columns=tuple(columns["x"])) if made.train.x.dim() == 2 else made
 
 
 def of_torch(

@@ -290,7 +290,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             file.seek(0)
             whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
             delimiter = max(",;\t", key=whole.count)
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             rows, last = list[tuple[int, list[str]]](), 0
             for cells in reader:
                 if rows and reader.line_num > last + 1:
