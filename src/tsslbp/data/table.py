@@ -318,7 +318,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
     if any(_is_text(cell) for cell in rows[0][1]):
-        while len(rows[0][1]) > 1 and not any(cells[len(rows[0][1]) - 1 :] != [""] for _, cells in rows):
+        while (last := len(rows[0][1]) - 1) and all(cells[last:] == [""] for _, cells in rows):
             rows = [(line, cells[:-1]) for line, cells in rows]  # no name, and nothing in it
     return rows, rows[0][0]
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, SupportsIndex, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.layers.base import Spiking, draw, per_sample
+from tsslbp.layers.linear import check_sizes
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
@@ -64,9 +65,7 @@ class Convolution(Spiking):
         if init not in get_args(ConvInit):
             raise unknown("initialisation", str(init), get_args(ConvInit))
         check_number("scale", scale)
-        for size in (in_channels, out_channels):
-            if not isinstance(size, SupportsIndex) or size < 1:
-                raise UserError(f"channels are {in_channels} and {out_channels}; they must be whole numbers from 1")
+        check_sizes(in_channels, out_channels, of="channels")
         if not 0 < scale < math.inf:
             raise UserError(f"scale is {scale}; it must be positive and finite")
         name, dims = type(self).__name__, len(self.axes.split(", "))

@@ -14,10 +14,10 @@ from tsslbp.rules.base import Rule
 from tsslbp.sparse import SparseMap
 
 
-def check_features(in_features: int, out_features: int) -> None:
-    """Raises UserError unless both sizes are whole numbers from 1."""
-    if not all(isinstance(n, SupportsIndex) and n >= 1 for n in (in_features, out_features)):
-        raise UserError(f"in_features is {in_features}, out_features {out_features}; they must be whole numbers from 1")
+def check_sizes(entering: int, leaving: int, of: str = "features") -> None:
+    """Raises UserError unless both numbers of features or channels are whole numbers from 1."""
+    if not all(isinstance(n, SupportsIndex) and n >= 1 for n in (entering, leaving)):
+        raise UserError(f"in_{of} is {entering}, out_{of} {leaving}; they must be whole numbers from 1")
 
 
 def matrix_product(layer: Spiking, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Linear(Spiking):
         standardise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
-        check_features(in_features, out_features)
+        check_sizes(in_features, out_features)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         draw(self.weight, nn.init.kaiming_normal_)
         self._beside_the_weight(bias, normalise, standardise, math.sqrt(2 / in_features))

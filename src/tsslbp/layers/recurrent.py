@@ -41,7 +41,7 @@ from tsslbp.crossing import neurons, recurrent
 from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Spiking, draw
-from tsslbp.layers.linear import check_features, matrix_product
+from tsslbp.layers.linear import check_sizes, matrix_product
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Signal, expanded
@@ -115,7 +115,7 @@ class Recurrent(Spiking):
         normalise: bool = False,
     ) -> None:
         super().__init__(neuron, rule)
-        check_features(in_features, out_features)
+        check_sizes(in_features, out_features)
         if not isinstance(adaptation, Adaptation | None):
             raise UserError(f"adaptation is {adaptation!r}; it must be tsslbp.layers.Adaptation(tau_a, beta), or None")
         if not self.rule.takes_parts:

@@ -96,7 +96,7 @@ class Model:
         self.network.check_as_noted()
         weights = {name: weight.cpu() for name, weight in self.network.state_dict().items()}
         about = self.about()
-        if self.trained_weights and self.trained_weights != sha256({}, weights):
+        if self.trained_weights and self.trained_weights != self.digest():
             about.pop("trained")
         dtype = STORED[about.get("trained", {}).get("stored", "float32")]
         weights = {name: weight.to(dtype) for name, weight in weights.items()}

@@ -42,7 +42,7 @@ def load(path: str | Path) -> Model:
     """
     model = as_stored(path)
     model.network.fold()
-    return replace(model, trained_weights=sha256({}, model.network.state_dict())) if model.trained else model
+    return replace(model, trained_weights=model.digest()) if model.trained else model
 
 
 def as_stored(path: str | Path) -> Model:
@@ -70,7 +70,7 @@ def as_stored(path: str | Path) -> Model:
         raise UserError(f"{path} is damaged or not a model of tsslbp ({type(error).__name__}: {reason})") from None
     if about.pop("sha256", None) not in (None, sha256(about, weights)):
         raise UserError(f"{path} is damaged: its checksum does not fit; copy or export it again")
-    if written not in ("", sha256({}, weights)):
+    if written and written != sha256({}, weights):
         raise UserError(f"{path} is not the model that this run wrote; restore it, or use it from another folder")
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
