@@ -16,6 +16,7 @@ from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.layers import Dropout
 from tsslbp.networks import Network
+from tsslbp.neuron import LIF
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.state import State
 
@@ -366,3 +367,49 @@ def test_a_saved_state_is_read_by_torch(tmp_path):
     torch.save(net.part(x)[1], tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert torch.equal(net.part(x, state)[0], net.part(x, net.part(x)[1])[0])
+
+
+CHANGES = {
+    "a weight": lambda net: net.layers.linear1.weight.detach().add_(0.1),
+    "an optimiser's step": lambda net: torch.optim.SGD(net.parameters(), 0.1).step(),
+    "a fused optimiser's step": lambda net: torch.optim.Adam(net.parameters(), 0.1, fused=True).step(),
+    "another weight": lambda net: setattr(net.layers.linear1, "weight", torch.nn.Parameter(net.layers.linear1.weight * 2)),
+    "a constant": lambda net: setattr(net.layers.linear1, "neuron", LIF(7, 3)),
+    "constants of each neuron": lambda net: net.layers.output.tau_m.add_(1),
+    "a rule": lambda net: setattr(net.layers.linear1, "rule", "superspike"),
+    "the mode": lambda net: net.eval(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_network_that_changed_before_its_blocks_are_computed_again_is_refused(change):
+    net, x = network("fully connected", static=False)
+    size = len(net.layers.output.weight)
+    net.layers.output.neuron = LIF(torch.linspace(3, 7, size, dtype=torch.float64), 3)
+    net.time_block = 4
+    for weight in net.parameters():
+        weight.grad = torch.ones_like(weight)
+    output, unchanged = net(x), net(x)
+    torch.autograd.grad(unchanged.sum(), list(net.parameters()))
+    change(net)
+    with pytest.raises(UserError, match="have changed since the forward pass, and time_block computes blocks again"):
+        output.sum().backward()
+    net(x).sum().backward()
+
+
+def test_blocks_of_a_functional_call_have_their_gradient_within_it_only():
+    net, x = network("fully connected", static=False)
+    net.time_block = 4
+    others = {name: (weight * 1.5).detach().requires_grad_() for name, weight in net.named_parameters()}
+    with pytest.raises(UserError, match="have changed since the forward pass"):
+        torch.func.functional_call(net, others, (x,)).sum().backward()
+
+
+def test_blocks_of_time_refuse_lengths_under_a_rule_that_hears_padding():
+    class Hears(Surrogate):
+        hears_padding = True
+
+    net, x = network("fully connected", static=False, rule=Hears())
+    net.time_block = 4
+    with pytest.raises(UserError, match="lengths matter to this rule, which then needs whole sequences; set time_block to 0"):
+        net(x, lengths=torch.tensor([5, 4, 3, 11, 11]))

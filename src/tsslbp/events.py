@@ -7,7 +7,6 @@ never on time. The spikes are the same, except where a membrane potential is wit
 are added in another order. For a sample the kernel's order does not depend on batch size, threads or instruction set.
 """
 
-import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import BatchNorm, Vote
 from tsslbp.layers.called import is_known
 from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
-from tsslbp.seen import Modules, plans_of
+from tsslbp.seen import Modules, fused_steps, plans_of
 from tsslbp.signal import constant_current
 from tsslbp.state import State, version
 
@@ -87,12 +85,11 @@ class _Seen(Modules):
         tensors = (tensor for module in net.modules() for tensor in (*module._parameters.values(), *module._buffers.values()))
         # an alias keeps the memory, so that no other tensor can get it
         self.tensors = [(x, x.detach(), x.data_ptr(), version(x)) for x in tensors if x is not None]
-        _count_fused_steps()
-        self.fused_steps = _FUSED_STEPS[0]
+        self.fused_steps = fused_steps()
 
     def still(self) -> bool:
         """Whether nothing has changed, the numbers in tensors included, by PyTorch's version counters."""
-        if self.fused_steps != _FUSED_STEPS[0] or not self.same():
+        if self.fused_steps != fused_steps() or not self.same():
             return False
         return all(
             version(x) == before and x.data_ptr() == pointer and x.is_set_to(alias)
@@ -107,18 +104,6 @@ LONG = 8
 def _glance(tensors: list[Tensor]) -> int:
     """A number that depends on some of the values in tensors."""
     return int(torch.ops.tsslbp.glance.default(tensors)) if tensors else 0
-
-
-_FUSED_STEPS = [0]
-"""Steps of fused optimisers, which change weights without version counters. A plan is valid for one value of it."""
-
-
-@functools.cache
-def _count_fused_steps() -> None:
-    def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        _FUSED_STEPS[0] += any(group.get("fused") for group in optimizer.param_groups)
-
-    register_optimizer_step_post_hook(count)
 
 
 def plan(net: Any, x: Tensor) -> Plan | None:

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tsslbp import ann, as_one, draws, events, imports, quantisation, rules, stored
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
+from tsslbp.blocks import in_blocks
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
@@ -287,7 +287,11 @@ class Network(TellsOfLayers):
             self._check(x)
         inside = self._inside(x, lengths)
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
-            return self._in_blocks(x, keys)
+            self._check(x)
+            if inside is not None and any(getattr(layer, "rule", rules.Rule).hears_padding for layer in self.modules()):
+                raise UserError("lengths matter to this rule, which then needs whole sequences; set time_block to 0")
+            state = State(keys=self._keys(x) if keys is None else keys)
+            return in_blocks(self, self.part, x, self.is_static(x), self.time_steps, self.time_block, state)
         if type(self) is Network:
             psc = None if self.training else events.whole(self, quantisation.entering(x, self.architecture.bits))
             if psc is not None or (psc := as_one.output(self, x, keys, padded=inside is not None)) is not None:
@@ -358,18 +362,6 @@ class Network(TellsOfLayers):
             return psc
 
         return self._run(signal, cross, keys), State(state.steps + steps, before, layers, keys)
-
-    def _in_blocks(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        self._check(x)
-        if not hasattr(self.time_block, "__index__") or self.time_block < 0:
-            raise UserError(f"time_block is {self.time_block}; it must be a whole number of steps, or 0 for none")
-        static, state, made = self.is_static(x), State(keys=self._keys(x) if keys is None else keys), []
-        for start in range(0, self.time_steps, self.time_block):
-            steps = min(self.time_block, self.time_steps - start)
-            block = x if static else x[start : start + steps]
-            psc, state = checkpoint(self.part, block, state, steps, use_reentrant=False)
-            made.append(psc)
-        return torch.cat(made)
 
     def _check(self, x: Tensor, any_length: bool = False) -> None:
         check_samples(x, self.architecture.input_shape, None if any_length else self.time_steps)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 MEASURED = "multiplied"
 """The attribute of a layer that computing changes, without effect on results."""
@@ -72,3 +74,18 @@ def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tupl
     names = [name for name in tuple(vars(module)) if name != MEASURED]
     get = operator.itemgetter(*names)
     return len(names), get, get(vars(module))
+
+
+def fused_steps() -> int:
+    """Steps of fused optimisers since the first call. They change weights without PyTorch's version counters."""
+    if not _FUSED_STEPS:
+        _FUSED_STEPS.append(0)
+        register_optimizer_step_post_hook(_count)
+    return _FUSED_STEPS[0]
+
+
+_FUSED_STEPS: list[int] = []
+
+
+def _count(optimizer: Optimizer, *_: Any) -> None:
+    _FUSED_STEPS[0] += any(group.get("fused") for group in optimizer.param_groups)
