@@ -286,6 +286,10 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
             r"adaptation is \(4, 0.3\); it must be tsslbp.layers.Adap",
         ),
         (lambda: Residual(Linear(3, 3, neuron=NEURON), shortcut=nn.Identity()), "the shortcut is Identity; it must be a layer"),
+        (
+            lambda: Residual(Linear(3, 3, neuron=NEURON), shortcut=Recurrent(3, 3, neuron=NEURON)),
+            "the shortcut is recurrent; without neurons, lateral weights have no effect: give it a Linear",
+        ),
         (lambda: Residual({"shortcut": Linear(3, 3, neuron=NEURON)}), "named shortcut; give it as shortcut="),
         (lambda: Residual(), "must end with a layer that has neurons"),
         (lambda: Residual(Linear(3, 3, neuron=NEURON), SumPool2d()), "must end with a layer that has neurons"),
@@ -1117,3 +1121,11 @@ def test_a_block_that_begins_with_pooling_has_its_shortcut_around_that(notation,
     x = 2 * torch.rand(3, 2, size, size, dtype=torch.float64)
     assert net.fired(net.activity(x)["output"]).any()
     torch.testing.assert_close(net(x), net.activity(x)["output"])
+
+
+def test_sizes_of_layers_may_be_numpy_integers():
+    two = np.int64(2)
+    net = torch.nn.Sequential(Conv2d(two, 2 * two, two, stride=(two, 1), groups=two, neuron=NEURON), SumPool2d(two))
+    conv = net[0]
+    assert [type(x) for x in (*conv.stride, conv.padding, conv.groups, net[1].size)] == [int] * 5
+    assert net(torch.rand(3, 1, 2, 6, 6)).shape == (3, 1, 4, 1, 2)

@@ -418,3 +418,16 @@ def test_inference_from_events_rounds_as_the_layers_do(notation):
         with torch.no_grad():
             torch.testing.assert_close(net(x), slow.detach())
             torch.testing.assert_close(net.part(x, steps=4)[0], slow.detach())
+
+
+def test_other_bits_keep_the_limit_that_an_optimiser_learns():
+    layer = layers.Linear(4, 3, neuron=LIF(5, 3))
+    layer.quantise(4)
+    optimiser, limit = torch.optim.SGD(layer.parameters(), 0.1), layer.limit
+    layer.quantise("ternary")
+    assert layer.limit is limit
+    torch.testing.assert_close(limit.detach(), quantisation.fitted_limit(layer.weight, "ternary"))
+    layer.effective_weight().sum().backward()
+    before = limit.detach().clone()
+    optimiser.step()
+    assert not torch.equal(limit, before)

@@ -244,10 +244,11 @@ class Spiking(Tells):
         """
         quantisation.check(bits := str(bits))
         vars(self)["bits"] = bits
-        self.limit = None
-        if bits != "float":
-            limit = quantisation.fitted_limit(self._to_quantise().detach(), bits)
-            self.limit = nn.Parameter(limit, self.weight.requires_grad)
+        limit = None if bits == "float" else quantisation.fitted_limit(self._to_quantise().detach(), bits)
+        if limit is not None and self.limit is not None:
+            self.limit.detach().copy_(limit)  # an optimiser has this parameter
+        else:
+            self.limit = None if limit is None else nn.Parameter(limit, self.weight.requires_grad)
 
     def _to_quantise(self) -> Tensor:
         """The weights that share a limit, ``[out, ...]``."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsslbp.declared import plain
 from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.layers.linear import check_sizes
@@ -69,6 +70,7 @@ class Convolution(Spiking):
         if not 0 < scale < math.inf:
             raise UserError(f"scale is {scale}; it must be positive and finite")
         name, dims = type(self).__name__, len(self.axes.split(", "))
+        kernel_size, stride, padding, dilation, groups = plain((kernel_size, stride, padding, dilation, groups))
         given = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
         for what, (sizes, least) in given.items():
             each = _each(sizes, dims)
@@ -81,8 +83,8 @@ class Convolution(Spiking):
         if type(groups) is not int or groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(f"{name}: groups is {groups}; it must divide {in_channels} and {out_channels} channels")
         self.groups = groups
-        plain = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
-        weight, variance = plain.weight, 1 / 3
+        like = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
+        weight, variance = like.weight, 1 / 3
         if init == "kaiming":
             variance = 2.0
             draw(weight, nn.init.kaiming_normal_)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.crossing import sum_pool
+from tsslbp.declared import plain
 from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
@@ -30,7 +31,7 @@ class Pooling(nn.Module):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        if type(size) is not int or size < 1:
+        if type(size := plain(size)) is not int or size < 1:
             raise UserError(f"{type(self).__name__}: size is {size}; it must be a whole number from 1")
         self.size = size
 

@@ -10,6 +10,7 @@ from tsslbp.errors import UserError
 from tsslbp.layers.base import Joined, Spiking
 from tsslbp.layers.called import hooked, in_order, is_known, refuse_part, takes
 from tsslbp.layers.pooling import MaxPool, SumPool2d
+from tsslbp.layers.recurrent import Recurrent
 from tsslbp.signal import Signal
 
 Through = Callable[[str, nn.Module, Any], Signal]
@@ -46,7 +47,8 @@ class Residual(nn.Module):
             ``Conv2d(channels, out_channels, 1, stride=2, ...)`` where shapes differ. None adds the input unchanged.
 
     Raises:
-        UserError: no layer, a last one without neurons, one named ``shortcut``, or a shortcut that is no such layer.
+        UserError: no layer, a last one without neurons, one named ``shortcut``, or a shortcut that is no such layer
+            or recurrent.
     """
 
     shortcut: Spiking | None
@@ -62,6 +64,10 @@ class Residual(nn.Module):
             raise UserError(
                 f"the shortcut is {type(shortcut).__name__}; it must be a layer such as Conv2d, which is applied without its "
                 "neurons, or None, which adds the input unchanged"
+            )
+        if isinstance(shortcut, Recurrent):
+            raise UserError(
+                "the shortcut is recurrent; without neurons, lateral weights have no effect: give it a Linear layer"
             )
         for name, layer in named.items():
             self.add_module(name, cast(nn.Module, layer))
