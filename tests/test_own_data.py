@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import struct
 import wave
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -440,6 +442,28 @@ def test_pictures_of_16_bits(tmp_path, suffix, mode, greatest):
     assert dataset.train.select(torch.arange(1)).x.max() == greatest // 257
     said = "pictures of 16 bits hold values up to 4,095, of which 8 bits keep little; stretch them to 65,535"
     assert (said in dataset.notes) == (greatest < 65535)
+
+
+def deep_png(pixels):
+    """A PNG of 16 bits of ``pixels`` ``[H, W, 3]``, which Pillow does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    made = (struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+@pytest.mark.parametrize("greatest", [65535, 4000])
+def test_dark_colours_of_16_bits_are_told(tmp_path, prefix, greatest):
+    pixels = np.random.default_rng(0).integers(greatest // 2, greatest + 1, (4, 4, 3))
+    pixels[0, 0] = greatest
+    for n in range(12):
+        (folder := tmp_path / "p" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        (folder / f"{n}.png").write_bytes(deep_png(pixels))
+    notes = data.load(f"{prefix}{tmp_path / 'p'}", Path()).notes
+    said = "pictures of 16 bits hold values up to 4,095, of which 8 bits keep little; stretch them to 65,535"
+    assert (said in notes) == (greatest < 65535)
 
 
 @pytest.mark.parametrize(("kind", "what"), [(np.float32, "real numbers"), (np.int32, "whole numbers of 32 bits")])

@@ -14,7 +14,7 @@ from torch import Tensor
 from tsslbp import files
 from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
 from tsslbp.data.found import Found, classes_of, kind_fact
-from tsslbp.data.pictures import header
+from tsslbp.data.pictures import Header, Picture, dim, header
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
 
@@ -93,7 +93,9 @@ def dataset(
     if "test" in parts and not {*parts["test"].labels} & {*classes}:
         said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
     y = {part: _numbered(listed, classes) for part, listed in parts.items()}
-    size = _size(parts["train"].files, streaming.size)
+    headers = _headers(parts["train"].files)
+    sides = {min(found.size) for found in headers.values()}
+    size = streaming.size or (sides.pop() if len(sides) == 1 else SIZE)
     pool = Pool.of(streaming, size, streaming.random_crop)
     splits = {part: Streamed(parts[part].files, torch.arange(len(y[part])), y[part], pool) for part in parts}
     if streaming.skip_broken:
@@ -104,7 +106,7 @@ def dataset(
     by = f"{pool.workers} worker process{'es' * (pool.workers != 1)}" if pool.workers else "this process"
     said.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
     description = tested_on[tested] if "test" in splits else FIFTH
-    found = Found(splits, classes, False, 255.0, description, facts=kind_fact("pictures", *said))
+    found = Found(splits, classes, False, 255.0, description, facts=kind_fact("pictures", *said, *dim(headers)))
     return found.dataset(name, where, validation)
 
 
@@ -131,16 +133,14 @@ def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
     return torch.tensor([places[label] for label in listed.labels], dtype=torch.int64)[listed.y]
 
 
-def _size(pictures: Files, wanted: int | None) -> int:
-    """Pixels of a side."""
-    if wanted:
-        return wanted
+def _headers(pictures: Files) -> dict[Picture, Header]:
+    """Headers of some pictures by their places."""
     some = np.linspace(0, len(pictures.ends) - 1, min(LOOKED_AT, len(pictures.ends))).astype(np.int64)
-    sides = set()
-    for number in some.tolist():
+    found = dict[Picture, Header]()
+    for picture in map(pictures.at, some.tolist()):
         with suppress(UserError):  # reading the picture will raise it
-            sides.add(min(header(pictures.at(number))[0]))
-    return sides.pop() if len(sides) == 1 else SIZE
+            found[picture] = header(picture)
+    return found
 
 
 def _readable(split: Streamed, changed: str, notes: list[str]) -> Streamed:

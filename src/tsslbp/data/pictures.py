@@ -2,9 +2,10 @@
 
 import errno
 from collections import Counter
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,10 +70,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     notes = [f"pictures are {'grey' if channels == 1 else 'in colour'}, {size[0]} × {size[1]} pixels"]
     if several := sum(found.frames > 1 for found in headers.values()):
         notes.append(f"{several:,} pictures have several frames, of which the first is taken; save each in a file to take all")
-    wide = [file for file, found in headers.items() if found.mode.startswith(WIDE)][:LOOKED_AT]
-    if wide and (largest := max(each_of(_largest, wide))) < DIM:
-        notes.append(f"pictures of 16 bits hold values up to {largest:,}, of which 8 bits keep little; stretch them to 65,535")
-    facts = kind_fact("pictures", *notes)
+    facts = kind_fact("pictures", *notes, *dim(headers))
     return Found(parts, listing.classes, False, 255.0, listing.tested_on, listing.names, facts)
 
 
@@ -112,11 +110,12 @@ def _source(picture: Picture) -> str | Path | BytesIO:
 
 
 class Header(NamedTuple):
-    """Width and height, Pillow's mode, and how many pictures the file holds."""
+    """Width and height, Pillow's mode, how many pictures the file holds, and whether a pixel has 16 bits."""
 
     size: tuple[int, int]
     mode: str
     frames: int
+    deep: bool
 
 
 def header(path: Picture) -> Header:
@@ -127,11 +126,13 @@ def header(path: Picture) -> Header:
     try:
         with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
+            deep = file.mode.startswith(WIDE) or any(";16" in str(tile.args) for tile in file.tile)
             width, height = file.size
             if isinstance(file, TiffImageFile):  # whose size may have been turned
                 width, height = file.tag_v2[256], file.tag_v2[257]
             turned = file.getexif().get(0x0112, 1) >= 5  # on its side, as a camera was held
-            return Header((height, width) if turned else (width, height), file.mode, getattr(file, "n_frames", 1))
+            size = (height, width) if turned else (width, height)
+            return Header(size, file.mode, getattr(file, "n_frames", 1), deep)
     except UserError:
         raise
     except Exception as error:  # every format fails in its own ways
@@ -176,8 +177,19 @@ def _refuse_numbers(file: "Image", path: Picture) -> None:
         raise UserError(f"{path} holds {kind}, whose white is unknown; save it with 8 or 16 bits a pixel")
 
 
-def _largest(path: Path) -> int:
+def dim(headers: Mapping[Any, Header]) -> tuple[str, ...]:
+    """A note if pictures of 16 bits, by their places, lose most of their shades; the first of them are looked at."""
+    deep = [picture for picture, found in headers.items() if found.deep][:LOOKED_AT]
+    if not deep or (largest := max(each_of(_largest, deep))) >= DIM:
+        return ()
+    return (f"pictures of 16 bits hold values up to {largest:,}, of which 8 bits keep little; stretch them to 65,535",)
+
+
+def _largest(picture: Picture) -> int:
+    """The largest value of a picture of 16 bits. In colour, Pillow keeps the upper 8, and the lower ones are taken as set."""
     from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as file:
-        return int(np.asarray(file).max())
+    with Image.open(_source(picture), formats=FORMATS) as file:
+        if file.mode.startswith(WIDE):
+            return int(np.asarray(file).max())
+        return int(np.asarray(file.convert("RGB")).max()) << 8 | 255
