@@ -865,6 +865,11 @@ BAD_TABLES = {
     "missing": (csv_text("1,,0", "?,NaN,1"), "3 missing values, the first in line 10, column b; fill them or remove"),
     "both": (csv_text("x,,0"), "column a has text in 1 rows, .*; .*1 missing values, the first in line 10, column b"),
     "columns": (csv_text("1,2", "1,2,3,4"), "line 10 has 2 columns, line 1 has 3; .*line 11 has 4 columns"),
+    "names-too-few": ("a,b\n1,2,x\n3,4,y\n", "line 1 has 2 columns and all others have 3; it must name each column or be a"),
+    "comment": (
+        "# made by hand\n\na,b,label\n1,2,x\n",
+        "line 1 has 1 columns and all others have 3; .*: complete or remove it",
+    ),
     "no-class": (csv_text("1,2,"), "line 10 has no class in column label"),
     "one-class": ("a,label\n1,x\n2,x\n3,x", "all samples are of class x; a classifier needs at least two classes"),
     "one-of-a-class": (csv_text("1,2,rare"), "class rare has 1 sample; training and test need 2 of each class"),
@@ -904,6 +909,8 @@ def test_wrong_tables(tmp_path, case):
     ("text", "classes"),
     [
         ("1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
+        ("sep=;\n" + "1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
+        ('"SEP=|"\n' + "1|2|a\n3|4|b\n" * 3, ("a", "b")),
         ("class\tu\tv\n10\t1\t2\n9\t3\t4\n" + "10\t1\t2\n9\t3\t4\n" * 2, ("9", "10")),
         (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
         ("1,5\t3,25\ta\n3,5\t1\tb\n" * 3, ("a", "b")),
@@ -913,13 +920,33 @@ def test_wrong_tables(tmp_path, case):
         ("1,2,y\n3,4,n\n" * 3, ("n", "y")),
         ("1,2,none\n3,4,na\n\n" * 3, ("na", "none")),
     ],
-    ids=["semicolons", "label-first", "index", "tabs", "three-decimals", "numbered", "numbered-label", "class-y", "class-none"],
+    ids=[
+        "semicolons",
+        "excel",
+        "bars",
+        "label-first",
+        "index",
+        "tabs",
+        "three-decimals",
+        "numbered",
+        "numbered-label",
+        "class-y",
+        "class-none",
+    ],
 )
 def test_tables_as_programs_write_them(tmp_path, text, classes):
     (tmp_path / "t.csv").write_text(text)
     dataset = data.load(str(tmp_path / "t.csv"), Path())
     assert (dataset.classes, dataset.sample_shape) == (classes, (2,))
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 6
+
+
+@pytest.mark.parametrize(("cell", "told"), [("870", True), ("1870", False), ("0.5", False)])
+def test_points_that_may_part_thousands_are_told(tmp_path, cell, told):
+    (tmp_path / "t.csv").write_text("a;b;label\n" + f"1.250;1;x\n12.500;2;y\n{cell};3;x\n" * 3)
+    notes = data.load(str(tmp_path / "t.csv"), Path()).notes
+    said = "column a has three digits behind each point, beside whole numbers; leave out points that part thousands"
+    assert (said in notes) == told
 
 
 NUMBERED = [

@@ -8,6 +8,7 @@ semicolons and tabs separate columns; with the last two, a comma may be the deci
 
 import csv
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tsslbp.errors import UserError, all_of, few, one_line
 
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""
+POINTS = "column {} has three digits behind each point, beside whole numbers; leave out points that part thousands"
 MANY = 20
 """Rows above which consecutive numbers are no coincidence."""
 
@@ -84,9 +86,11 @@ def read(path: Path, wanted: Wanted) -> Found:
 def _table(path: Path, wanted: Wanted) -> Table:
     rows, first = _rows(path)
     layout, doubts = _layout(path, [cells for _, cells in rows], wanted)
-    x, labels, groups = _values(path, rows[1:] if layout.named else rows, first, layout, wanted)
+    body = rows[1:] if layout.named else rows
+    x, labels, groups = _values(path, body, first, layout, wanted)
     names = [layout.columns[n] for n in layout.features]
-    notes = _notes(x, names, layout, wanted)
+    parted = [layout.columns[n] for n in layout.features if _parts_thousands((cells[n] for _, cells in body), ".")]
+    notes = (*_notes(x, names, layout, wanted), *map(POINTS.format, parted))
     return Table(x.astype(np.float32), labels, layout.class_column, tuple(names) if layout.named else (), groups, notes, doubts)
 
 
@@ -289,7 +293,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             start = next((line for line in file if line.strip()), "").rstrip()
             file.seek(0)
             whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
-            delimiter = max(",;\t", key=whole.count)
+            said = re.fullmatch(r'"?sep=([,;|\t])"?', start, re.IGNORECASE)  # as Excel writes and reads
+            delimiter = said[1] if said else max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             rows, last = list[tuple[int, list[str]]](), 0
             for cells in reader:
@@ -300,12 +305,13 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
                 last = reader.line_num
                 if "".join(cells).strip() or cells[1:]:
                     rows.append((last, cells))
+        rows = rows[1:] if said else rows
         if delimiter != ",":
             whole_cells = [cell for _, cells in rows for cell in cells]
             comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
             point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
             columns = zip(*(cells for _, cells in rows if len(cells) == len(rows[0][1])), strict=True)
-            if comma and (point or any(map(_parts_thousands, columns))):
+            if comma and (point or any(_parts_thousands(column, ",") for column in columns)):
                 other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
                 raise UserError(
                     f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all "
@@ -317,18 +323,25 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
+    width, widths = len(rows[0][1]), {len(cells) for _, cells in rows[1:]}
+    if len(rows) > 2 and len(widths) == 1 and width not in widths:
+        raise UserError(
+            f"{path}: line {rows[0][0]} has {width} columns and all others have {widths.pop()}; it must name each column or be "
+            "a sample: complete or remove it"
+        )
     if any(_is_text(cell) for cell in rows[0][1]):
         while (last := len(rows[0][1]) - 1) and all(cells[last:] == [""] for _, cells in rows):
             rows = [(line, cells[:-1]) for line, cells in rows]  # no name, and nothing in it
     return rows, rows[0][0]
 
 
-def _parts_thousands(column: tuple[str, ...]) -> bool:
-    """Whether commas of a column may part thousands: three digits follow each, and all other numbers are below 1,000."""
-    commas = [cell for cell in column if _with_point(cell) != cell]
-    others = [cell for cell in column if is_number(cell)]
-    parted = all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell.strip()) for cell in commas)
-    return bool(commas and others) and parted and all(re.fullmatch(r"[+-]?\d{1,3}", cell.strip()) for cell in others)
+def _parts_thousands(column: Iterable[str], mark: str) -> bool:
+    """Whether a mark may part thousands in a column: three digits follow each, and all other numbers are below 1,000."""
+    numbers = [cell.strip() for cell in column if is_number(_with_point(cell))]
+    marked = [cell for cell in numbers if mark in cell]
+    others = [cell for cell in numbers if mark not in cell]
+    parted = all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked)
+    return bool(marked and others) and parted and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
 
 
 def _with_point(cell: str) -> str:
