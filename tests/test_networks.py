@@ -485,3 +485,10 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     x = rand(2, 1, 6, 6)
     assert torch.equal(tsslbp.load(tmp_path / "a.safetensors").network(x), net.eval()(x))
     assert torch.equal(net.part(x, steps=np.int64(2))[0], net(x)[:2])
+
+
+def test_unknown_layers_are_named():
+    net = tsslbp.build("8-2", input_shape=(4,), time_steps=5, tau_m=5, tau_s=3)
+    for call in (net.neuron_of, lambda name: net.fired(torch.rand(5, 1, 8), name)):
+        with pytest.raises(UserError, match=r"unknown layer 'linear'; did you mean 'linear1'\?"):
+            call("linear")

@@ -602,3 +602,10 @@ def test_a_time_constant_below_1_is_refused(wrong):
             compute(torch.rand(4, 3), wrong)
     with pytest.raises(UserError, match=r"^tau_s is "):
         tsslbp.losses.RateBounds(wrong, 0.1, 0.2)
+
+
+def test_trains_that_are_no_tensors_are_refused():
+    with pytest.raises(UserError, match=r"train is of type ndarray; it must be a torch.Tensor, which torch.as_tensor makes of"):
+        synapse(np.ones((3, 2)), 3)
+    with pytest.raises(UserError, match=r"psc is of type list; it must be a torch.Tensor"):
+        spikes_from_psc([0.5], 3)

@@ -377,7 +377,13 @@ class Network(TellsOfLayers):
 
     def neuron_of(self, name: str = "output") -> LIF:
         """Constants of a layer's neurons, by its name in :meth:`named_layers`."""
-        return cast(Spiking, self.layers.get_submodule(name)).neuron
+        return cast(Spiking, self._layer(name)).neuron
+
+    def _layer(self, name: str) -> nn.Module:
+        try:
+            return self.layers.get_submodule(name)
+        except AttributeError:
+            raise unknown("layer", name, dict(self.named_layers())) from None
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
@@ -386,6 +392,6 @@ class Network(TellsOfLayers):
     @torch.no_grad()  # constants may be learned, and currents of inference mode cannot be saved for their gradients
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
-        layer = cast(Crossed, self.layers.get_submodule(name))
+        layer = cast(Crossed, self._layer(name))
         tau_s = (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s
         return spikes_from_psc(psc, tau_s.to(psc.device) if isinstance(tau_s, Tensor) else tau_s) > 0.5

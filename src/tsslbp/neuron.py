@@ -32,7 +32,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils._device import DeviceContext
 
-from tsslbp.errors import UserError, as_plain, check_number
+from tsslbp.errors import UserError, as_plain, check_number, check_tensor
 
 Value = float | Any
 """A constant: a number or a tensor. ``Any`` lets type checkers use numbers as numbers."""
@@ -199,7 +199,10 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
     first, ``[...]``, 0 if left out. Whole numbers become floating point. Differentiable, also by ``tau_s`` if that is a tensor.
+
+    Raises UserError for other than tensors and for τs below 1.
     """
+    check_tensor("train", train)
     check_tau_s(tau_s)
     if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train if train.is_floating_point() else train.to(torch.get_default_dtype())
@@ -298,7 +301,8 @@ def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = 
     """The spike train that made a post-synaptic current: ``s[t] = τs·a[t] - (τs - 1)·a[t-1]``, ``[T, ...] -> [T, ...]``.
 
     The inverse of :func:`synapse`, up to rounding, with the same ``before``: compare its spikes with 0.5, not with 0.
-    Differentiable.
+    Differentiable. Raises UserError as :func:`synapse`.
     """
+    check_tensor("psc", psc)
     check_tau_s(tau_s)
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)
