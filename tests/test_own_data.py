@@ -654,6 +654,8 @@ def test_arrays_are_read_as_a_file_is(tmp_path):
         assert torch.equal(made.test.y, stored.test.y)
         assert made.normalisation == stored.normalisation
     assert data.of_arrays(x, [["no", "yes"][label] for label in y]).classes == ("no", "yes")
+    halves = data.of_arrays(torch.from_numpy(x).bfloat16(), y).train.x
+    assert torch.equal(halves, data.of_arrays(x, y).train.x.bfloat16().float())
     folder, final = training.train(
         TrainConfig(epochs=1, runs_dir=tmp_path, name="own"), dataset=data.of_arrays(x, y, name="mine")
     )

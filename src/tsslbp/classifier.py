@@ -201,7 +201,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
     def _features_second(self, x: Any) -> Any:
         """Sequences as ``[N, F, T]``, so that scikit-learn finds features on the second axis."""
         if isinstance(x, Tensor):
-            x = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)  # NumPy has no bfloat16
+            x = own.in_numpy(x)
         if isinstance(x, np.ndarray) and x.dtype.hasobject and x.ndim == 1 and len(x):  # of arrays, one for each sample
             x = list(x)
         try:

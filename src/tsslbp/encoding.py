@@ -34,12 +34,14 @@ def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
         Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
 
     Raises:
-        UserError: an intensity outside [0, 1], T below 1.
+        UserError: an intensity outside [0, 1], T below 1, a tensor of seeds that does not fit.
     """
     _check(x, time_steps)
     x = x if x.is_floating_point() else x.float()
-    if not isinstance(seed, Tensor):
-        seed = torch.arange(len(x)) + draws.wrapped(seed)
+    if not isinstance(seed, Tensor) or not seed.dim():
+        seed = torch.arange(len(x)) + draws.wrapped(int(seed))
+    elif seed.shape != x.shape[:1] or seed.dtype != torch.int64:
+        raise UserError(f"seed is {seed.dtype} of shape {list(seed.shape)}; it must be a whole number, or [B] of int64")
     keys, bound = draws.mix(seed.to(x.device), draws.ENCODER), draws.below(x)
     spikes = x.new_empty(time_steps, *x.shape)
     for step in range(time_steps):

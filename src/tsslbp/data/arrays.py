@@ -135,7 +135,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
     try:
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = own.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths
         raise UserError(f"{name} is no array: {one_line(error)}") from None
     if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):

@@ -30,6 +30,12 @@ AXES = {
 }
 
 
+def in_numpy(x: Tensor) -> NDArray[Any]:
+    """A tensor as an array, in float32 if it is of bfloat16, which NumPy does not have."""
+    array: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)
+    return array
+
+
 def white(x: Tensor) -> float:
     """The stored value of full intensity: 255 of bytes, but for few shades, else 1."""
     return 255.0 if x.dtype == torch.uint8 and int(x.max()) > SHADES else 1.0
