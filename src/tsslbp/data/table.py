@@ -26,9 +26,9 @@ from tsslbp.errors import UserError, all_of, few, one_line
 
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""
-POINTS = "column {} has three digits behind each point, beside whole numbers; leave out points that part thousands"
 MANY = 20
 """Rows above which consecutive numbers are no coincidence."""
+POINTS = "column {} has three digits behind each point, beside whole numbers; leave out points that part thousands"
 
 
 @dataclass(frozen=True)
@@ -337,11 +337,12 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
 
 def _parts_thousands(column: Iterable[str], mark: str) -> bool:
     """Whether a mark may part thousands in a column: three digits follow each, and all other numbers are below 1,000."""
-    numbers = [cell.strip() for cell in column if is_number(_with_point(cell))]
-    marked = [cell for cell in numbers if mark in cell]
-    others = [cell for cell in numbers if mark not in cell]
-    parted = all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked)
-    return bool(marked and others) and parted and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
+    cells = [cell.strip() for cell in column]
+    marked = [cell for cell in cells if mark in cell]
+    if not all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked):
+        return False
+    others = [cell for cell in cells if mark not in cell and is_number(cell)]
+    return bool(marked and others) and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
 
 
 def _with_point(cell: str) -> str:

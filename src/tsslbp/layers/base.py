@@ -245,10 +245,10 @@ class Spiking(Tells):
         quantisation.check(bits := str(bits))
         vars(self)["bits"] = bits
         limit = None if bits == "float" else quantisation.fitted_limit(self._to_quantise().detach(), bits)
-        if limit is not None and self.limit is not None:
-            self.limit.detach().copy_(limit)  # an optimiser has this parameter
-        else:
+        if limit is None or self.limit is None or limit.shape != self.limit.shape:
             self.limit = None if limit is None else nn.Parameter(limit, self.weight.requires_grad)
+        else:
+            self.limit.detach().copy_(limit)  # an optimiser may have it
 
     def _to_quantise(self) -> Tensor:
         """The weights that share a limit, ``[out, ...]``."""
