@@ -390,6 +390,9 @@ def test_a_network_that_changed_before_its_blocks_are_computed_again_is_refused(
     for weight in net.parameters():
         weight.grad = torch.ones_like(weight)
     output, unchanged = net(x), net(x)
+    other = torch.nn.Parameter(torch.ones(3))
+    other.grad = torch.ones(3)
+    torch.optim.Adam([other], fused=True).step()
     torch.autograd.grad(unchanged.sum(), list(net.parameters()))
     change(net)
     with pytest.raises(UserError, match="have changed since the forward pass, and time_block computes blocks again"):

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
-from tsslbp.seen import fused_steps
+from tsslbp.seen import FusedSteps
 from tsslbp.state import State, version
 
 Part = Callable[[Tensor, State, int], tuple[Tensor, State]]
@@ -25,9 +25,10 @@ def in_blocks(net: nn.Module, part: Part, x: Tensor, static: bool, time_steps: i
     if not hasattr(block, "__index__") or block < 0:
         raise UserError(f"time_block is {block}; it must be a whole number of steps, or 0 for none")
     before: list[tuple[Any, Any]] = []
+    fused = FusedSteps(net.parameters())
 
     def computed(x: Tensor, state: State, steps: int) -> tuple[Tensor, State]:
-        if before and not _same(before, _computed_with(net)):
+        if before and (fused.made or not _same(before, _computed_with(net))):
             raise UserError(
                 "the network's weights, constants, rules or mode have changed since the forward pass, and time_block computes "
                 "blocks again for their gradient; call backward() before you change the network, or set time_block to 0"
@@ -45,7 +46,7 @@ def in_blocks(net: nn.Module, part: Part, x: Tensor, static: bool, time_steps: i
 
 def _computed_with(net: nn.Module) -> list[tuple[Any, Any]]:
     """What a network computes with: objects that must stay the same, each with a value that must stay equal."""
-    found: list[tuple[Any, Any]] = [(None, fused_steps())]
+    found = list[tuple[Any, Any]]()
     for module in net.modules():
         tensors: list[Tensor | None] = [*module._parameters.values()]
         if isinstance(module, Spiking):  # its buffers are constants

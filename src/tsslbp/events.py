@@ -20,7 +20,7 @@ from tsslbp.layers import BatchNorm, Vote
 from tsslbp.layers.called import is_known
 from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
-from tsslbp.seen import Modules, fused_steps, plans_of
+from tsslbp.seen import FusedSteps, Modules, plans_of
 from tsslbp.signal import constant_current
 from tsslbp.state import State, version
 
@@ -85,11 +85,11 @@ class _Seen(Modules):
         tensors = (tensor for module in net.modules() for tensor in (*module._parameters.values(), *module._buffers.values()))
         # an alias keeps the memory, so that no other tensor can get it
         self.tensors = [(x, x.detach(), x.data_ptr(), version(x)) for x in tensors if x is not None]
-        self.fused_steps = fused_steps()
+        self.fused = FusedSteps(x for x, *_ in self.tensors)
 
     def still(self) -> bool:
         """Whether nothing has changed, the numbers in tensors included, by PyTorch's version counters."""
-        if self.fused_steps != fused_steps() or not self.same():
+        if self.fused.made or not self.same():
             return False
         return all(
             version(x) == before and x.data_ptr() == pointer and x.is_set_to(alias)

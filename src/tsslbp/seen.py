@@ -2,10 +2,10 @@
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -76,16 +76,21 @@ def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tupl
     return len(names), get, get(vars(module))
 
 
-def fused_steps() -> int:
-    """Steps of fused optimisers since the first call. They change weights without PyTorch's version counters."""
-    if not _FUSED_STEPS:
-        _FUSED_STEPS.append(0)
-        register_optimizer_step_post_hook(_count)
-    return _FUSED_STEPS[0]
+class FusedSteps:
+    """Notices the steps of fused optimisers on tensors, which change them without PyTorch's version counters."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.of, self.made = {*map(id, tensors)}, False
+        if not _REGISTERED:
+            _REGISTERED.append(register_optimizer_step_post_hook(_notice))
+        _WATCHING.add(self)
 
 
-_FUSED_STEPS: list[int] = []
+_WATCHING: weakref.WeakSet[FusedSteps] = weakref.WeakSet()
+_REGISTERED: list[Any] = []
 
 
-def _count(optimizer: Optimizer, *_: Any) -> None:
-    _FUSED_STEPS[0] += any(group.get("fused") for group in optimizer.param_groups)
+def _notice(optimizer: Optimizer, *_: Any) -> None:
+    stepped = [x for group in optimizer.param_groups if group.get("fused") for x in group["params"]] if _WATCHING else ()
+    for watching in _WATCHING:
+        watching.made = watching.made or any(id(x) in watching.of for x in stepped)
