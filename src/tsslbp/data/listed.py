@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp import files
+from tsslbp.data import pictures
 from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
 from tsslbp.data.found import Found, classes_of, kind_fact
-from tsslbp.data.pictures import Header, Picture, dim, header
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
 
@@ -93,7 +93,7 @@ def dataset(
     if "test" in parts and not {*parts["test"].labels} & {*classes}:
         said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
     y = {part: _numbered(listed, classes) for part, listed in parts.items()}
-    headers = _headers(parts["train"].files)
+    headers = _headers(parts["train"].files, pictures.LOOKED_AT if streaming.size else LOOKED_AT)
     sides = {min(found.size) for found in headers.values()}
     size = streaming.size or (sides.pop() if len(sides) == 1 else SIZE)
     pool = Pool.of(streaming, size, streaming.random_crop)
@@ -106,7 +106,7 @@ def dataset(
     by = f"{pool.workers} worker process{'es' * (pool.workers != 1)}" if pool.workers else "this process"
     said.append(f"pictures are in colour, brought to {size} × {size} pixels (--size), and read by {by} (--workers)")
     description = tested_on[tested] if "test" in splits else FIFTH
-    found = Found(splits, classes, False, 255.0, description, facts=kind_fact("pictures", *said, *dim(headers)))
+    found = Found(splits, classes, False, 255.0, description, facts=kind_fact("pictures", *said, *pictures.dim(headers)))
     return found.dataset(name, where, validation)
 
 
@@ -133,13 +133,13 @@ def _numbered(listed: Listed, classes: tuple[str, ...]) -> Tensor:
     return torch.tensor([places[label] for label in listed.labels], dtype=torch.int64)[listed.y]
 
 
-def _headers(pictures: Files) -> dict[Picture, Header]:
-    """Headers of some pictures by their places."""
-    some = np.linspace(0, len(pictures.ends) - 1, min(LOOKED_AT, len(pictures.ends))).astype(np.int64)
-    found = dict[Picture, Header]()
-    for picture in map(pictures.at, some.tolist()):
+def _headers(of: Files, most: int) -> dict[pictures.Picture, pictures.Header]:
+    """Headers of some of the pictures by their places."""
+    some = np.linspace(0, len(of.ends) - 1, min(most, len(of.ends))).astype(np.int64)
+    found = dict[pictures.Picture, pictures.Header]()
+    for picture in map(of.at, some.tolist()):
         with suppress(UserError):  # reading the picture will raise it
-            found[picture] = header(picture)
+            found[picture] = pictures.header(picture)
     return found
 
 
