@@ -15,10 +15,10 @@ HEAD = """# Learning rules and models
 prints BibTeX. [How to choose a rule](how-to-choose-a-rule.md) gives advice.
 
 - **stores**: what it must keep in order to learn, in addition to weights and inputs.
-- **local**: a weight changes by what its two neurons know and an error sent to the later one; no other weights are needed.
+- **local**: a weight's update uses what its two neurons know and an error sent to the post-synaptic one, and no other weights.
 - **online**: it learns forward in time, and what it keeps does not grow with the number of steps.
 - **recurrent**: it trains networks whose neurons are connected to each other, or is such a network.
-- **parts**: a sequence may come in parts that hand on a state, and the gradient is that of the whole.
+- **parts**: it takes sequences in parts, each of which hands its state to the next, and the gradient is that of the whole.
 - **kernels**: it runs on the compiled kernels. Other rules run on PyTorch operations.
 - **spike times**: it takes sequences of spike times, not of steps.
 """

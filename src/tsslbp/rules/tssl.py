@@ -215,7 +215,9 @@ class TSSLPlus(TSSL):
     clip: float = 0.5
     width: float = 0.4
 
-    summary: ClassVar[str] = "the member of the tssl family that learns precise spike trains"
+    summary: ClassVar[str] = (
+        "the recommended member of the tssl family: it learns precise spike trains and takes sequences in parts"
+    )
 
 
 @dataclass(frozen=True)
