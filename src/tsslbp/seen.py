@@ -1,6 +1,7 @@
 """What a network's modules were like, to notice that they have changed, in a few microseconds."""
 
 import operator
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -81,16 +82,19 @@ class FusedSteps:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.of, self.made = {*map(id, tensors)}, False
-        if not _REGISTERED:
-            _REGISTERED.append(register_optimizer_step_post_hook(_notice))
-        _WATCHING.add(self)
+        with _LOCK:  # a set must not grow while another thread looks through it
+            if not _REGISTERED:
+                _REGISTERED.append(register_optimizer_step_post_hook(_notice))
+            _WATCHING.add(self)
 
 
 _WATCHING: weakref.WeakSet[FusedSteps] = weakref.WeakSet()
 _REGISTERED: list[Any] = []
+_LOCK = threading.Lock()
 
 
 def _notice(optimizer: Optimizer, *_: Any) -> None:
     stepped = [x for group in optimizer.param_groups if group.get("fused") for x in group["params"]] if _WATCHING else ()
-    for watching in _WATCHING:
-        watching.made = watching.made or any(id(x) in watching.of for x in stepped)
+    with _LOCK:
+        for watching in _WATCHING:
+            watching.made = watching.made or any(id(x) in watching.of for x in stepped)
