@@ -78,7 +78,7 @@ def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:
     model, optimizer = training.prepare(config, dataset)
     seen, samples = model.filtered(dataset)
     unseen = replace(samples, test=samples.test.select(torch.arange(1)))  # epochs need not be tested
-    loop = training.Loop(config, unseen, seen, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, unseen, seen, optimizer)
     loop.run(lambda record: None)
     return seen.accuracy(samples.test)
 

@@ -60,7 +60,7 @@ def train(data_root: Path) -> None:
                     _, final = training.train(replace(settings, runs_dir=Path(folder)))
                 found = {name: final[name] for name in ("test_accuracy", "best_test_accuracy", "validation_accuracy")}
                 result["runs"][key] = {**found, "processor_seconds": round(time.process_time() - began)}
-                files.write_text(path, json.dumps(result, indent=1) + "\n")
+                files.write_json(path, result)
                 print(key, result["runs"][key], flush=True)
     print(table())
 
@@ -95,7 +95,7 @@ def clock(rounds: int = 15) -> str:
         result["milliseconds"][name] = {kind: min(found) for kind, found in times.items()}
         first, *others = (min(found) for found in times.values())
         rows.append([f"`{name}`", f"{first:.1f}", *(f"{x:.1f} ({100 * (x / first - 1):+.0f} %)" for x in others)])
-    files.write_text(FOLDER / "time.json", json.dumps(result, indent=1) + "\n")
+    files.write_json(FOLDER / "time.json", result)
     return markdown(["network", *kinds], rows)
 
 

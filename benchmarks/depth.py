@@ -5,7 +5,6 @@ ReLU in place of spikes. Takes the gradient of one batch of CIFAR-10 by each lay
 and prints the table of docs/how-to-own-network.md.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -112,7 +111,7 @@ def table(found: Mapping[str, Mapping[Any, list[dict[str, float]]]]) -> str:
 
 def main() -> None:
     found = measured()
-    files.write_text(RESULT, json.dumps({"machine": machine.describe(), "seeds": SEEDS, "norms": found}, indent=1) + "\n")
+    files.write_json(RESULT, {"machine": machine.describe(), "seeds": SEEDS, "norms": found})
     print(table(found))
 
 

@@ -5,7 +5,6 @@ third kind of network adds to EventProp's gradient of spike times what the loss 
 results/eventprop/speech.json and prints the table of docs/answers.md.
 """
 
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +97,7 @@ def main(data_root: str) -> None:
     for name in NETWORKS:
         result["networks"][name] = measured(config, dataset, name)
         print(name, result["networks"][name]["tried"], flush=True)
-        files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
+        files.write_json(RESULT, result)
     print(table(result))
 
 

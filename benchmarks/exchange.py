@@ -6,7 +6,6 @@ that were changed on purpose: they must differ. A model whose data are not in DA
 model is missing from it, writes results/exchange/exchange.json and README.md.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -140,7 +139,7 @@ def main(data_root: str, *names: str) -> None:
     print(table(result))
     if len(found) == len(models):
         files.make_folder(RESULTS, "run it in a checkout of the repository")
-        files.write_text(RESULTS / "exchange.json", json.dumps(result, indent=1) + "\n")
+        files.write_json(RESULTS / "exchange.json", result)
         files.write_text(RESULTS / "README.md", page(result))
 
 

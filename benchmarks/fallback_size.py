@@ -6,7 +6,6 @@ images: the share of entries that the surrogate fills, and its share of the sum 
 results/checks/fallback-size.json and prints the table of docs/answers.md.
 """
 
-import json
 import statistics
 import tempfile
 from dataclasses import dataclass, replace
@@ -79,7 +78,7 @@ def main(data_root: str) -> None:
     config = replace(CONFIG, data_root=Path(data_root))
     runs = {rule: [weighed(replace(config, rule=rule, seed=seed)) for seed in SEEDS] for rule in RULES}
     result = {"machine": machine.describe(), "seeds": SEEDS, "rules": runs}
-    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULT, result)
     print(table(result))
 
 

@@ -9,7 +9,6 @@ Every float network is also trained on for as long without fewer bits, a control
 Training that was interrupted goes on, and what is there is not trained again.
 """
 
-import json
 import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,7 +136,7 @@ def table(data_root: Path, runs: Path, names: list[str], out: Path = OUT) -> Non
     if {*names} == {*BUDGETS}:
         about = {"machine": machine.describe(), "budgets": {name: asdict(BUDGETS[name]) for name in names}, "settings": TUNING}
         out.mkdir(parents=True, exist_ok=True)
-        files.write_text(out / "few-bits.json", json.dumps({**about, "results": results}, indent=1) + "\n")
+        files.write_json(out / "few-bits.json", {**about, "results": results})
 
 
 def main(what: str, data_root: str, runs: str, name: str, *names: str) -> None:

@@ -11,7 +11,6 @@ Writes results/checks/gradient-terms.json and prints the tables of docs/gradient
 """
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -215,7 +214,7 @@ def main() -> None:
             for target in get_args(Target)
         },
     }
-    files.write_text(RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    files.write_json(RESULT, result, ensure_ascii=False)
     print("share of (7):", result["shares"])
     print("largest entry of the gradient:", result["without (6), largest entry"])
     print(closeness_table(result), optima_table(result), sep="\n\n")

@@ -57,7 +57,7 @@ def measure(precision: str) -> dict[str, Any]:
     machine.keep_memory()
     settings, dataset = config(precision), pictures(BATCH)
     model, optimizer = training.prepare(settings, dataset)
-    loop = training.Loop(settings, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(settings, dataset, model, optimizer)
     seconds = []
     for _ in range(STEPS + 1):
         began = time.perf_counter()
@@ -109,7 +109,7 @@ def main(tflops_given: str = "20") -> None:
     made = {name: {**one, **reckoned(one, tflops)} for name, one in found.items()}
     files.make_folder(RESULT.parent, "choose another folder")
     about = {"machine": machine.describe(), "batch": BATCH, "tflops": tflops, "network": NETWORK}
-    files.write_text(RESULT, json.dumps({**about, "found": made}, indent=1) + "\n")
+    files.write_json(RESULT, {**about, "found": made})
     print(table(found, tflops))
 
 

@@ -30,7 +30,7 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
     its linear maps alone."""
     config, dataset = training.with_data(SMALL)
     model, optimizer = training.prepare(config, dataset)
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     samples, network = torch.arange(config.batch_size), model.network
     part = dataset.train.select(samples)
     x = model.inputs(part.x)

@@ -77,7 +77,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main(data_root: str) -> None:
     result = {"machine": machine.describe(), "first_epochs": {name: first_epochs(name, Path(data_root)) for name in ROWS}}
-    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULT, result)
     print(table(result))
 
 

@@ -93,7 +93,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     found = of_each(COUNTS)
-    files.write_text(RESULT, json.dumps({"machine": machine.describe(), "peaks": found}, indent=1) + "\n")
+    files.write_json(RESULT, {"machine": machine.describe(), "peaks": found})
     print(table(found))
 
 

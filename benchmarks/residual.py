@@ -4,7 +4,6 @@ Trains networks of 7 and 13 hidden convolutions on the digits, plain and in resi
 Writes results/residual/residual.json and prints the table of docs/how-to-own-network.md.
 """
 
-import json
 import statistics
 import tempfile
 from dataclasses import replace
@@ -62,7 +61,7 @@ def main() -> None:
     texts = [notation(hidden, *kind) for hidden in DEPTHS for kind in KINDS.values()]
     accuracy = {text: accuracies(replace(CONFIG, network=text)) for text in texts}
     result = {"machine": machine.describe(), "seeds": SEEDS, "accuracy": accuracy}
-    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULT, result)
     print(table(result))
 
 

@@ -57,7 +57,7 @@ def work(recipe: str, data_root: str) -> None:
         model, optimizer = training.prepare(config, dataset)
 
         def loop() -> training.Loop:
-            return training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+            return training.Loop(config, dataset, model, optimizer)
 
         samples = torch.arange(config.batch_size)
         ways: list[tuple[Callable[[], Any], training.Loop, torch.Tensor]] = [(nullcontext, loop(), samples)]
@@ -109,9 +109,7 @@ def work_early(data_root: str) -> None:
         for name, large in (("after", 2**40), ("during", processes.LARGE)):
             processes.LARGE = large
             model, optimizer = training.prepare(config, dataset)  # of its own, as a network keeps how it is computed
-            loops[name] = training.Loop(
-                config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None
-            )
+            loops[name] = training.Loop(config, dataset, model, optimizer)
             loops[name].step(torch.arange(config.batch_size))
         for turn in range(TURNS):
             for name in sorted(loops, reverse=bool(turn % 2)):

@@ -65,7 +65,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         found = {name: record[name] for name in ("validation_accuracy", "rates")} | activity(model, dataset.validation)
         epochs.append(found | {"test_accuracy": model.accuracy(dataset.test)})
 
-    training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None).run(measure)
+    training.Loop(config, dataset, model, optimizer).run(measure)
     chosen = max(reversed(epochs), key=lambda epoch: epoch["validation_accuracy"])
     best = max(epoch["test_accuracy"] for epoch in epochs)
     return {"epochs": epochs, "test_accuracy": chosen["test_accuracy"], "best_test_accuracy": best}
@@ -92,7 +92,7 @@ def train(data_root: Path) -> None:
         for rule, penalty in kinds:
             if (name := _name(rule, penalty, seed)) not in result["runs"]:
                 result["runs"][name] = run(settings(rule, penalty, seed, data_root))
-                files.write_text(path, json.dumps(result, indent=1) + "\n")
+                files.write_json(path, result)
                 print(name, result["runs"][name]["epochs"][-1], flush=True)
     print(table())
 

@@ -4,7 +4,6 @@ Takes the easy nets of spike_trains.py apart, on the seeds that learning rates a
 that version. Writes results/spike-trains/causes.json and prints the tables of docs/spike-trains.md.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,10 +165,7 @@ def main() -> None:
         "parts": parts(),
         "changes": {name: best(rules) for name, rules in CHANGES.items()},
     }
-    files.write_text(
-        Path(__file__).parent.parent / "results/spike-trains/causes.json",
-        json.dumps(result, indent=1, ensure_ascii=False) + "\n",
-    )
+    files.write_json(Path(__file__).parent.parent / "results/spike-trains/causes.json", result, ensure_ascii=False)
     print(result["crossings"], parts_table(result), changes_table(result), sep="\n\n")
 
 

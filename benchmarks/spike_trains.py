@@ -240,7 +240,7 @@ def main() -> None:
         rules[name] = {"rate": rate, "tried": tried, **made, "seconds": round(time.perf_counter() - began, 1)}
         print(name, made["f1"], f"{rules[name]['seconds']} s", flush=True)
         result = {"machine": machine.describe(), "task": asdict(task), "seeds": seeds, "rules": rules}
-        files.write_text(path, json.dumps(result, indent=1) + "\n")  # after each rule, as all of them take hours
+        files.write_json(path, result)  # after each rule, as all of them take hours
     result = json.loads(path.read_text(encoding="utf-8"))
     print(capacity_table(result) if options.task == "capacity" else table(result))
     if options.task == "capacity":

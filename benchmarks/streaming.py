@@ -320,7 +320,7 @@ def main(what: str) -> None:
     name = "latency" if what == "latency" else "answers"
     result = latency() if name == "latency" else answers(Path(what))
     files.make_folder(RESULTS, "choose another folder")
-    files.write_text(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULTS / f"{name}.json", result)
     page = [PAGE]
     for stored, (head, table) in TABLES.items():
         if (path := RESULTS / f"{stored}.json").exists():

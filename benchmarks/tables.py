@@ -6,7 +6,6 @@ python benchmarks/tables.py choose    networks compared on drawn tables, from wh
 Writes benchmarks/results/tables.json or tables-choose.json and prints the table.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -81,7 +80,7 @@ def choose() -> None:
                 estimator = SpikingClassifier(network, loss="kernel", random_state=0)
             found[name][table_] = float(cross_val_score(estimator, x, y, cv=folds).mean())
     result = {"machine": machine.describe(), "accuracies": found}
-    files.write_text(RESULTS / "tables-choose.json", json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULTS / "tables-choose.json", result)
     print(choices(result))
 
 
@@ -115,7 +114,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     result = {"machine": machine.describe(), "shuffles": SHUFFLES, "sets": {name: accuracies(name) for name in SETS}}
-    files.write_text(RESULTS / "tables.json", json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULTS / "tables.json", result)
     print(table(result))
 
 

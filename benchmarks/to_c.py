@@ -7,7 +7,6 @@ whole test set and compared with Python spike by spike. Then all take turns to b
 many short rounds counts, because other programs can only make one slower.
 """
 
-import json
 import math
 import re
 import subprocess
@@ -85,7 +84,7 @@ def main(data_root: str, out: str, name: str, *names: str) -> None:
     options = " ".join((*compiled.compiler(), *compiled.STRICT, "-O3"))
     files.make_folder(Path(out).parent, "choose another OUT.json")
     about = {"machine": machine.describe(), "compiler": options, "models": results}
-    files.write_text(Path(out), json.dumps(about, indent=1) + "\n")
+    files.write_json(Path(out), about)
     print(table(results), end="")
 
 

@@ -4,7 +4,6 @@ Trains fashion-mnist-fc-head under tssl(fallback=never) from initial weights tha
 silent. Writes results/without-fallback/without-fallback.json and prints the table of docs/answers.md.
 """
 
-import json
 import statistics
 import tempfile
 from dataclasses import replace
@@ -57,7 +56,7 @@ def main(data_root: str) -> None:
     config = replace(CONFIG, data_root=Path(data_root))
     runs = {str(scale): [trained(replace(config, seed=seed), scale) for seed in SEEDS] for scale in SCALES}
     result = {"machine": machine.describe(), "seeds": SEEDS, "scales": runs}
-    files.write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    files.write_json(RESULT, result)
     print(table(result))
 
 

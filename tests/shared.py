@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tsslbp import UserError, cli, sparse, training
+from tsslbp import UserError, cli, kernels, sparse, training
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
+    for name, (usable, reason) in kernels.backends().items()
+    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
+]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def run(capsys, *arguments):
@@ -25,6 +33,12 @@ def run(capsys, *arguments):
 def fails(message):
     """Expects a UserError whose message is one line that contains this."""
     return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
+
+
+def assert_same(ours, theirs):
+    """In float64, and not because all is 0."""
+    assert theirs.abs().max() > 0
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * theirs.abs().max().item())
 
 
 def save(path, **arrays):

@@ -577,7 +577,7 @@ def test_constants_do_not_decay_and_take_steps_of_their_size(quick):
     model, optimizer = training.prepare(config, dataset)
     weights, tau_m, threshold = optimizer.param_groups
     assert (weights["weight_decay"], tau_m["weight_decay"], threshold["weight_decay"]) == (0.5, 0, 0)
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     loop.step(torch.arange(50))
     layer = model.network.layers.linear1
     assert abs(float(layer.tau_m) - 20) == pytest.approx(20e-3, rel=0.05)  # Adam's first step has the size of its learning rate
@@ -591,7 +591,7 @@ def test_only_constants_or_only_weights_may_be_trained(quick, learned):
     for name, parameter in model.network.named_parameters():
         parameter.requires_grad_(name.endswith(learned))
     before = copy.deepcopy(model.network.state_dict())
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     loop.step(torch.arange(50))
     for name, parameter in model.network.named_parameters():
         assert torch.equal(parameter, before[name]) != name.endswith(learned), name

@@ -33,7 +33,7 @@ def test_all_tensors_of_a_step_are_where_the_network_is(case, samples, monkeypat
     few, keys = dataset.train.select(torch.arange(4)), torch.arange(4)
     part = Split(*(x.to("meta") for x in (few.x, few.y, *([] if few.lengths is None else [few.lengths]))))
     x = crop_and_flip(part.x, keys, config.shift, config.flip) if config.shift else part.x
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     steps = None if part.lengths is None else model.inputs.lengths(part.lengths)
     output, penalty = loop._output(model.inputs(x, keys, part.lengths), keys, steps)
     (output.sum() if penalty is None else output.sum() + penalty).backward()

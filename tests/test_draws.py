@@ -244,7 +244,7 @@ def seen_in_training(config, epochs=2):
     """What the network is given in training, input and keys, in the order of the samples; by epoch."""
     config, dataset = training.with_data(config)
     model, optimizer = training.prepare(config, dataset)
-    run = Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    run = Loop(config, dataset, model, optimizer)
     found: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
 
     def listen(_, given, named):

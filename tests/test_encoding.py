@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import BACKENDS
 
 import tsslbp
-from tsslbp import UserError, encoding, kernels
+from tsslbp import UserError, encoding
 from tsslbp.encoding import Constant, constant_current, latency, poisson
 from tsslbp.neuron import synapse
 
@@ -47,13 +48,6 @@ NETS = {
     "convolution": ("3C3-P2-5C2-6-4", {"input_shape": (2, 7, 9), "padding": (1, 0)}),
     "pooling first": ("P2-3C2-4", {"input_shape": (2, 7, 9)}),
 }
-
-
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
-    for name, (usable, reason) in kernels.backends().items()
-    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
-]
 
 
 def make(name, backend="auto", **options):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import assert_same
 
 from tsslbp import UserError
 from tsslbp.rivals import eprop
@@ -76,11 +77,6 @@ def without_self(net, gradient):
 
 def differentiable(weights):
     return Weights(*(w.clone().requires_grad_() for w in weights))
-
-
-def assert_same(ours, theirs):
-    assert theirs.abs().max() > 0
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * theirs.abs().max().item())
 
 
 @given(

@@ -327,7 +327,7 @@ def test_a_network_that_is_silent_stays_so_unless_its_neurons_are_woken(wake):
     model, optimizer = training.prepare(config, dataset)
     x = model.inputs(dataset.train.x)
     assert not model.network(x).any()
-    training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None).run(lambda _: None)
+    training.Loop(config, dataset, model, optimizer).run(lambda _: None)
     assert bool(model.network(x).any()) == (wake > 0)
 
 

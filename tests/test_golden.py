@@ -9,19 +9,14 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from shared import every_backend
 
 import tsslbp
-from tsslbp import TSSL, kernels
+from tsslbp import TSSL
 from tsslbp.layers import Spiking
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss
 from tsslbp.neuron import LIF, membrane_potential, spikes
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
-    for name, (usable, reason) in kernels.backends().items()
-    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
-]
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 GOLDEN = Path(__file__).parent / "golden"
 RULES = {"": "tssl", "paper/": "tssl-paper", "submission/": "tssl-submission"}
 NEURONS = sorted(str(path.relative_to(GOLDEN))[:-4] for path in GOLDEN.rglob("neuron_*.npz"))

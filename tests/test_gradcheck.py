@@ -9,18 +9,14 @@ import math
 import oracle
 import pytest
 import torch
+from shared import BACKENDS
 
 import tsslbp
-from tsslbp import Surrogate, kernels, rules
+from tsslbp import Surrogate, rules
 from tsslbp.neuron import LIF, membrane_potential, spikes
 from tsslbp.rules.surrogate import DERIVATIVES
 
 KINKS = {"triangular": 1.0, "rectangular": 0.5}  # where |slope·(u - θ)| has no second or no first derivative
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
-    for name, (usable, reason) in kernels.backends().items()
-    if name != "triton"  # takes no CPU tensors
-]
 RULES = [Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)]
 RULES += [Surrogate(name, slope=1.7, scale=0.6, through_reset=True) for name in DERIVATIVES]
 RULES += [rules.get(name) for name in ("stbp", "slayer", "superspike", "e-prop")]

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from shared import every_backend
 
 import tsslbp
-from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
+from tsslbp import TSSL, EventProp, Surrogate, UserError
 from tsslbp.crossing import neurons
 from tsslbp.encoding import Constant
 from tsslbp.kernels import Pool
@@ -20,12 +21,6 @@ from tsslbp.layers import Linear
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, spikes_from_psc, synapse
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
-    for name, (usable, reason) in kernels.backends().items()
-    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
-]
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 RULES = [TSSL(), TSSL(fallback="no-spike", leak=False, psc_derivative="timing"), Surrogate(through_reset=True)]
 
 taus = st.sampled_from([1.0, 2.0, 5.0]) | st.floats(1, 50)

@@ -1367,7 +1367,7 @@ def test_test_files_that_do_not_go_with_the_training_file(tmp_path):
         data.load(str(tmp_path / "s_TRAIN.txt"), Path())
     with fails("is a test file; give the training file"):
         data.load(str(tmp_path / "s_TEST.txt"), Path())
-    (tmp_path / "t_TRAIN.csv").write_text("a,b,y\n1,2,0\n3,4,1\n" * 1 + "1,2,0\n3,4,1\n" * 3)
+    (tmp_path / "t_TRAIN.csv").write_text("a,b,y\n" + "1,2,0\n3,4,1\n" * 4)
     (tmp_path / "t_TEST.csv").write_text("a,c,y\n1,2,0\n")
     with fails("t_TEST.csv has columns a, c; the training samples have a, b: make them alike"):
         data.load(str(tmp_path / "t_TRAIN.csv"), Path())

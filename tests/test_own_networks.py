@@ -885,7 +885,7 @@ def test_lateral_weights_of_few_bits_are_fitted_again(quick):
 def test_gains_of_normalised_layers_may_be_large(quick):
     config, dataset = training.with_data(quick(network="20n-10", threshold=8.0))
     model, optimizer = training.prepare(config, dataset)
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     loop.step(torch.arange(50))
     assert model.network.layers.linear1.norm.gain.min().item() > 7
 

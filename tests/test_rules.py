@@ -11,21 +11,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from shared import BACKENDS, every_backend
 
 import tsslbp
-from tsslbp import TSSL, EventProp, Rule, Surrogate, UserError, kernels, rules
+from tsslbp import TSSL, EventProp, Rule, Surrogate, UserError, rules
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.rules.surrogate import DERIVATIVES
 
 FALLBACKS = ["quiet", "no-spike", "rate", "never", "always"]
 PSC_DERIVATIVES = ["amplitude", "timing"]
 ON_OFF = [True, False]
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
-    for name, (usable, reason) in kernels.backends().items()
-    if name != "triton"  # takes no CPU tensors; tests/test_kernels_gpu.py
-]
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def gradient(current, psc_gradient, rule, **constants):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import assert_same
 
 from tsslbp import UserError
 from tsslbp.rivals import superspike
@@ -54,11 +55,6 @@ def case(sizes, seed=0, steps=60, batch=2):
     target = (torch.rand(steps, batch, sizes[-1], generator=generator) < 0.05).double()
     weights = [12 * torch.randn(b, a, generator=generator, dtype=torch.float64) / a**0.5 for a, b in pairwise(sizes)]
     return inputs, target, weights
-
-
-def assert_same(ours, theirs):
-    assert theirs.abs().max() > 0
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * theirs.abs().max().item())
 
 
 @given(rise=st.floats(0.3, 30), decay=st.floats(0.3, 30))

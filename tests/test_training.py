@@ -392,7 +392,7 @@ def test_augmented_images_train(quick, samples):
 def test_what_is_cut_out_is_0_for_the_network(quick, samples):
     config, dataset = training.with_data(quick(data="cifar10", data_root=samples, network="4C3-P2-10", cutout=4, batch_size=20))
     model, optimizer = training.prepare(config, dataset)
-    run = loop.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    run = loop.Loop(config, dataset, model, optimizer)
     assert float(dataset.normalisation.normalise(run._colour.view(1, 3, 1, 1)).abs().max()) < 1e-6
 
 

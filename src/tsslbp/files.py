@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
 import secrets
@@ -21,6 +22,8 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
+CACHE_FIX = "set TSSLBP_CACHE to another folder"
+"""What to do where the folder of the cache cannot be written."""
 LONGEST_ZIP_END = 22 + 2**16
 """Bytes of the last record of a zip file with the longest comment."""
 TEMPORARY = ".*.tmp"
@@ -256,6 +259,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """:func:`write_bytes` of a text in UTF-8; characters that UTF-8 lacks (as in file names) are escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: object, ensure_ascii: bool = True) -> None:
+    """:func:`write_text` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=ensure_ascii) + "\n")
 
 
 def remove_leftovers(folder: Path, older: float = -math.inf) -> None:

@@ -70,8 +70,8 @@ def record_bfloat16(gains: Mapping[str, float]) -> None:
         UserError: the file cannot be written.
     """
     path = _bfloat16_record()
-    files.make_folder(path.parent, "set TSSLBP_CACHE to another folder")
-    files.write_text(path, json.dumps(_recorded() | {_environment(): float(min(gains.values()))}, indent=1) + "\n")
+    files.make_folder(path.parent, files.CACHE_FIX)
+    files.write_json(path, _recorded() | {_environment(): float(min(gains.values()))})
 
 
 def bfloat16_pays() -> bool:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -123,7 +122,7 @@ def save(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
     files.make_folder(folder, "choose another --results")
     numbered = (f"{prefix}{processor}-{result['date']}{f'-{n}' if n > 1 else ''}.json" for n in itertools.count(1))
     path = next(folder / name for name in numbered if not (folder / name).exists())
-    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    files.write_json(path, result)
     return path
 
 

@@ -80,7 +80,7 @@ def doctor(arguments: list[str]) -> None:
         raise UserError("--seconds has no effect with --no-measure; leave one of them out")
     measured = options.measure and kernels.backends()["cpp"].usable and machine.multiplies_bfloat16()
     if measured:
-        files.check_folder(files.cache_folder(), "set TSSLBP_CACHE to another folder, or give --no-measure")
+        files.check_folder(files.cache_folder(), f"{files.CACHE_FIX}, or give --no-measure")
     rows = machine.describe()
     for name, backend in kernels.backends().items():
         rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"

@@ -18,7 +18,6 @@ from tsslbp.data.dataset import Split
 from tsslbp.errors import UserError
 
 Frames = NDArray[np.uint8]
-FIX = "set TSSLBP_CACHE to another folder"
 
 
 def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], make: Callable[[int], Frames]) -> Split:
@@ -42,7 +41,7 @@ def mapped(name: str, settings: object, samples: Split, shape: tuple[int, ...], 
     path = files.cache_folder() / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.npy"
     stored = _map(path, (len(numbers), *shape))
     if stored is None:
-        with files.in_turn(path.parent, FIX):
+        with files.in_turn(path.parent, files.CACHE_FIX):
             # an hour old, as small files are written there without a lock, and all where there are no locks
             files.remove_leftovers(path.parent, older=3600)
             if _map(path, (len(numbers), *shape)) is None:  # no other process has made it meanwhile
@@ -63,7 +62,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> Frames | None:
 
 
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[Frames]) -> None:
-    with files.replacing(path, FIX) as file:
+    with files.replacing(path, files.CACHE_FIX) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for row in rows:
             file.write(row.tobytes())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import Wanted, classes_of, numbered
+from tsslbp.data.found import Made, Wanted, classes_of, numbered
 from tsslbp.errors import UserError, few
 
 PARTS = {
@@ -37,6 +37,12 @@ class Listing:
     @property
     def paths(self) -> list[Path]:
         return [path for files in self.files.values() for path in files]
+
+    def made(self, make: Callable[[str, list[Path]], Callable[[Tensor], Tensor]]) -> dict[str, Made]:
+        """The samples of each part; ``make(part, files)`` gives the function that makes them from their numbers."""
+        return {
+            part: Made(torch.arange(len(files)), self.y[part], make=make(part, files)) for part, files in self.files.items()
+        }
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:

@@ -154,7 +154,7 @@ def _readable(split: Streamed, changed: str, notes: list[str]) -> Streamed:
         known = False
     if not known:
         broken = [place for place, _ in split.broken()]
-        files.make_folder(path.parent, "set TSSLBP_CACHE to another folder")
+        files.make_folder(path.parent, files.CACHE_FIX)
         files.write_text(path, json.dumps(broken) + "\n")
     if not broken:
         return split

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data.folders import listed
-from tsslbp.data.found import Found, Made, Wanted, kind_fact
+from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.storage import stored
 from tsslbp.errors import UserError, each_of, one_line
 from tsslbp.files import refuse_special
@@ -63,10 +63,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         made = np.asarray(image).reshape(shape[1], shape[2], channels)
         return torch.from_numpy(made.copy()).permute(2, 0, 1)
 
-    parts = {
-        part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, pixels, "pictures"))
-        for part, files in listing.files.items()
-    }
+    parts = listing.made(lambda part, files: stored(path, part, files, shape, pixels, "pictures"))
     notes = [f"pictures are {'grey' if channels == 1 else 'in colour'}, {size[0]} × {size[1]} pixels"]
     if several := sum(found.frames > 1 for found in headers.values()):
         notes.append(f"{several:,} pictures have several frames, of which the first is taken; save each in a file to take all")

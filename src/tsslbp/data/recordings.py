@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsslbp.data.events import Events, by_time, field, frames, of_fields, read_bin
 from tsslbp.data.folders import listed
-from tsslbp.data.found import Found, Made, Wanted, kind_fact
+from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.nmnist import TIME_STEPS
 from tsslbp.data.storage import stored
 from tsslbp.errors import UserError, each_of, one_line
@@ -57,10 +57,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         except UserError as error:
             raise UserError(f"recording {file}: {error}; the model takes {pixels}") from None
 
-    parts = {
-        part: Made(torch.arange(len(files)), listing.y[part], make=stored(path, part, files, shape, spikes, "recordings"))
-        for part, files in listing.files.items()
-    }
+    parts = listing.made(lambda part, files: stored(path, part, files, shape, spikes, "recordings"))
     note = f"recordings of {pixels} were cut into {steps} steps (--time-steps)"
     facts = kind_fact("events", note, cut=True)
     return Found(parts, listing.classes, True, tested_on=listing.tested_on, names=listing.names, facts=facts)

@@ -187,8 +187,8 @@ def _listing(paths: Sequence[Path], around: str, folder: str) -> Listed:
     found = _kept(place)
     if found is None:
         found = _indexed(paths)
-        files.make_folder(place.parent, "set TSSLBP_CACHE to another folder")
-        with files.replacing(place, "set TSSLBP_CACHE to another folder") as file:
+        files.make_folder(place.parent, files.CACHE_FIX)
+        with files.replacing(place, files.CACHE_FIX) as file:
             np.savez(file, **found)  # type: ignore[arg-type]
     names = alike(json.loads(found["labels"].tobytes()))
     labels = {name: number for number, name in enumerate(dict.fromkeys(names))}

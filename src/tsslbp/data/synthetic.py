@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
-from tsslbp.data.dataset import Dataset, Normalisation, Split
+from tsslbp.data.dataset import AS_STORED, Dataset, Split
 from tsslbp.data.pictures import opened
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.spec import construct, parse_spec
 
-PLAIN = Normalisation(scale=1, mean=(0.0,), std=(1.0,))
 LEAST = {"seed": 0, "delay": 0, "gap": 0, "samples": 16}
 """The smallest values of whole numbers among the options of tasks; 1 for all others."""
 
@@ -66,7 +65,9 @@ class SpikePattern:
         split = Split(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y.astype(np.uint8)))
         classes = tuple(f"neuron {number}" for number in range(y.shape[2]))
         shown = split.select(torch.arange(self.patterns).repeat(self.repeats))
-        return Dataset("spike-pattern", shown, split, split, classes, PLAIN, sequence=True, tested_on="the training patterns")
+        return Dataset(
+            "spike-pattern", shown, split, split, classes, AS_STORED, sequence=True, tested_on="the training patterns"
+        )
 
     def _targets(self, time_steps: int, random: np.random.Generator) -> NDArray[np.bool_]:
         if self.target not in ("random", "regular"):
@@ -230,7 +231,7 @@ def _same(name: str, asked: int | None, its_own: int) -> None:
 
 def _dataset(name: str, draw: Callable[[int], Split], samples: int, classes: tuple[str, ...]) -> Dataset:
     train, validation, test = draw(samples), draw(samples // 4), draw(samples // 4)
-    return Dataset(name, train, validation, test, classes, PLAIN, sequence=True)
+    return Dataset(name, train, validation, test, classes, AS_STORED, sequence=True)
 
 
 TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {

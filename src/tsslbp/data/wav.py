@@ -18,7 +18,7 @@ from torch import Tensor
 from tsslbp import machine
 from tsslbp.data.audio import log_mel
 from tsslbp.data.folders import listed
-from tsslbp.data.found import Found, Made, Wanted, kind_fact
+from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.speech import BANDS, DELTA, TIME_STEPS
 from tsslbp.errors import UserError, each_of
 
@@ -56,10 +56,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         chunks = (each_of(lambda number: _signal(files[number], rate), chunk.tolist()) for chunk in numbers.split(AT_ONCE))
         return torch.cat([log_mel(signals, rate, steps, BANDS) for signals in chunks])
 
-    parts = {
-        part: Made(torch.arange(len(files)), listing.y[part], make=partial(made, files=files))
-        for part, files in listing.files.items()
-    }
+    parts = listing.made(lambda _, files: partial(made, files=files))
     notes = [f"sounds became the energies of {BANDS} mel bands in {steps} frames (--time-steps)"]
     if max(rates) > rate:
         notes.append(f"sounds of up to {max(rates):,} samples per second were brought to {rate:,}")

@@ -92,7 +92,7 @@ class Engine(ABC):
     def formula(self, rule: Rule) -> Any:
         """The rule's formula for :meth:`backward`, from its numbers; None if it has none, or none that are known here."""
 
-    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> str | None:
+    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None, parts: bool) -> str | None:
         """Why it cannot compute neurons fed by ``current``, in one line, or None if it can.
 
         Args:

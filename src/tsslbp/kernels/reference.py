@@ -25,7 +25,7 @@ class Reference(Engine):
     def formula(self, rule: Rule) -> Rule:
         return rule  # its equations
 
-    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> None:
+    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None, parts: bool) -> None:
         return None
 
     def forward(

@@ -62,7 +62,7 @@ class Triton(Engine):
             return numbers
         return None
 
-    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None = None, parts: bool = False) -> str | None:
+    def declines(self, current: Tensor, neuron: LIF, rule: Rule | None, parts: bool) -> str | None:
         carried = "the Triton kernels carry no state from part to part; take the whole sequence or another backend"
         return super().declines(current, neuron, rule, parts) or (carried if parts else None)
 

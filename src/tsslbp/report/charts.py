@@ -80,7 +80,7 @@ def means(named: Mapping[str, figures.Array], ylabel: str, shown: Sequence[str],
     figure, axes = figures.over_epochs([{"epoch": 1}, {"epoch": epochs}], ylabel)
     for look, (name, values) in zip(figures.looks(len(named)), named.items(), strict=True):
         epoch, mean = np.arange(1, epochs + 1), values.mean(0)
-        axes.plot(epoch, mean, label=name, **look, markersize=3 if epochs <= 30 else 0)
+        axes.plot(epoch, mean, label=name, **look, markersize=figures.marked(epochs))
         if len(values) > 1:
             sd = values.std(0, ddof=1)
             axes.fill_between(epoch, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)

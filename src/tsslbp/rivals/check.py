@@ -1,6 +1,5 @@
 """Runs a model's experiment and stores the result."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def save(result: dict[str, Any], folder: Path) -> Path:
     """Write a result of :func:`check` to ``folder/NAME.json``, or NAME-quick.json. Raises UserError if it cannot be written."""
     files.make_folder(folder, "choose another --out")
     path = folder / f"{result['name']}{'-quick' * result['quick']}.json"
-    files.write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    files.write_json(path, result, ensure_ascii=False)
     return path
 
 

@@ -18,7 +18,7 @@ def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
     """A training step, ready to be called again and again."""
     model, optimizer = training.prepare(config, dataset)
     model, dataset = model.filtered(dataset)  # as a run does, once before its first step
-    loop = training.Loop(config, dataset, model, optimizer, training.RunState(), training.Progress(), lambda: None)
+    loop = training.Loop(config, dataset, model, optimizer)
     return partial(loop.step, torch.arange(min(config.batch_size, len(dataset.train))))
 
 

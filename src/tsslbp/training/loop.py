@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,7 +62,7 @@ class Loop:
         optimizer: its optimiser.
         state: progress of the run; kept up to date.
         progress: gets reports of the progress.
-        save: writes a checkpoint.
+        save: writes a checkpoint; by default, none is written.
         weights: of the training samples in the loss, ``[N]``; None if all count the same. A loss that is a mean becomes a
             weighted mean. Losses and accuracies in the records are unweighted.
     """
@@ -71,9 +71,9 @@ class Loop:
     dataset: Dataset
     model: Model
     optimizer: torch.optim.Optimizer
-    state: RunState
-    progress: Progress
-    save: Callable[[], None]
+    state: RunState = field(default_factory=RunState)
+    progress: Progress = field(default_factory=Progress)
+    save: Callable[[], None] = lambda: None
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
