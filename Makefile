@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTHONS ?= $(PYTHON) # where make wheel tries the wheel
 
-.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang test-peers wheel docs bench lint format clean
+.PHONY: setup constraints run test test-baseline test-slow test-triton test-clang peers test-peers wheel docs bench lint format clean
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
@@ -46,9 +46,11 @@ test-clang: setup ## the C++ kernels and the C that is written, built by Clang i
 		$(BIN)/python -m pytest -n 2 tests/test_kernels.py tests/test_golden.py && \
 		CC=$(CLANG:++=) $(BIN)/python -m pytest tests/test_c.py; fi
 
-test-peers: setup ## what is compared with other libraries, which are installed first
+peers: setup ## install the libraries that are compared with
 	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
+
+test-peers: peers ## what is compared with other libraries, which are installed first
 	$(BIN)/python -m pytest -n 2 tests/test_bench.py tests/test_energy_counters.py tests/test_exchange.py tests/test_simulators.py
 	$(BIN)/python -m pytest -n 2 -m slow tests/test_simulators.py
 
@@ -62,9 +64,7 @@ docs: setup ## the documentation as a site, docs/_build/html/index.html; a warni
 	$(BIN)/sphinx-build -q -W --keep-going --nitpicky -d docs/_build/doctrees docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: setup ## speed and memory against other libraries (installed first), into benchmarks/results
-	$(BIN)/pip install --quiet -c constraints.txt spikingjelly snntorch norse  # norse builds with tools that are not here
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[peers]"
+bench: peers ## speed and memory against other libraries (installed first), into benchmarks/results
 	$(BIN)/tsslbp bench
 
 test-triton: setup ## the Triton kernels, in Triton's interpreter on the CPU

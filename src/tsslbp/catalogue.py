@@ -8,6 +8,7 @@ from typing import get_args
 from tsslbp import rules, tables
 from tsslbp.errors import unknown
 from tsslbp.rivals import RIVALS, Entry, Support
+from tsslbp.spec import name_of
 
 HEAD = """# Learning rules and models
 
@@ -40,7 +41,7 @@ def cite(name: str) -> str:
     Raises:
         UserError: an unknown name.
     """
-    known, name = entries(), name.partition("(")[0].strip()
+    known, name = entries(), name_of(name)
     if name not in known:
         raise unknown("rule", name, known)
     return "\n\n".join([software(), *(papers()[key] for key in known[name].cites)])

@@ -16,6 +16,11 @@ from tsslbp.errors import UserError, unknown
 T = TypeVar("T")
 
 
+def name_of(text: str) -> str:
+    """The name in ``NAME(option=value, ...)``, which need not be well formed."""
+    return text.partition("(")[0].strip()
+
+
 def parse_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
     """Name and options of ``NAME`` or ``NAME(option=value, ...)``, values as text.
 

@@ -14,6 +14,7 @@ from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
 from tsslbp.data.streamed import Streaming
 from tsslbp.errors import UserError, unknown
+from tsslbp.spec import name_of
 
 __all__ = [
     "NAMES",
@@ -116,17 +117,13 @@ def named(name: str) -> bool:
 
 def is_task(name: str) -> bool:
     """Whether a name, with its options, is that of a synthetic task, which has validation samples of its own."""
-    return name not in SETS and _task(name) in synthetic.TASKS
+    return name not in SETS and name_of(name) in synthetic.TASKS
 
 
 def bare(name: str) -> str:
     """The name of a user's own data set without the folders it lies in."""
     prefix = in_files.prefix(name)
     return prefix + Path(name.removeprefix(prefix)).name
-
-
-def _task(name: str) -> str:
-    return name.split("(")[0].strip()
 
 
 def _read(

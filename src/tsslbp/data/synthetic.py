@@ -16,7 +16,7 @@ from tsslbp import machine
 from tsslbp.data.dataset import AS_STORED, Dataset, Split
 from tsslbp.data.pictures import opened
 from tsslbp.errors import LARGEST, UserError, shown
-from tsslbp.spec import construct, parse_spec
+from tsslbp.spec import construct, name_of, parse_spec
 
 LEAST = {"seed": 0, "delay": 0, "gap": 0, "samples": 16}
 """The smallest values of whole numbers among the options of tasks; 1 for all others."""
@@ -243,7 +243,7 @@ TASKS: dict[str, type[SpikePattern | DelayedXor | EvidenceAccumulation]] = {
 
 def frozen(text: str) -> bool:
     """Whether the validation and test samples of the data set of this name are its training samples."""
-    return text.split("(")[0].strip() == "spike-pattern"
+    return name_of(text) == "spike-pattern"
 
 
 def read(text: str, time_steps: int | None) -> Dataset:

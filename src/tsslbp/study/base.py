@@ -18,6 +18,7 @@ from tsslbp import automatic, rules
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
 from tsslbp.settings import TrainConfig
+from tsslbp.spec import name_of
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
 from tsslbp.training.preparation import loaded
 
@@ -107,7 +108,7 @@ def suited(options: Trains, given: Collection[str], entries: Sequence[str]) -> T
     """The options of a study that trains. What is not ``given`` suits its data, as ``tsslbp train`` chooses it. The network of
     a comparison suits all ``entries``, rules or ANNs."""
     chosen = {name: getattr(options, name) for name in (*given, *(["rule"] if entries else []))}
-    known = [entry for entry in entries if entry.split("(")[0].strip() in rules.available()]
+    known = [entry for entry in entries if name_of(entry) in rules.available()]
     if len(known) < len(entries) or not all(rules.get(entry).takes_parts for entry in known):
         chosen["neuron"] = "relu"  # no recurrent network, which not all of them have
     return replace(options, **automatic.choose(loaded(training_settings(options)), chosen))

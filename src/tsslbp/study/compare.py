@@ -16,6 +16,7 @@ from tsslbp.errors import UserError, unknown
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report.page import Result
 from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
+from tsslbp.spec import name_of
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
@@ -110,7 +111,7 @@ def contestants(config: TrainConfig, entries: Sequence[str]) -> dict[str, TrainC
     made: dict[str, TrainConfig] = {}
     known = (*rules.available(), *ANNS)
     for entry in entries:
-        if (name := entry.split("(")[0].strip()) not in known:
+        if (name := name_of(entry)) not in known:
             raise unknown("rule", name, known)
         label = label_of(entry)
         if label in ANNS:
@@ -246,7 +247,7 @@ def _shared(settings: list[TrainConfig]) -> dict[str, Any]:
 
 def _named(flag: str, entry: str, settings: dict[str, TrainConfig]) -> str:
     """The label of an entry that is compared. Raises UserError if it is not."""
-    label = label_of(entry) if entry.split("(")[0].strip() in rules.available() else entry
+    label = label_of(entry) if name_of(entry) in rules.available() else entry
     if label not in settings:
         raise UserError(f"{flag} is {entry}; it must be one of the rules compared: {', '.join(settings)}")
     return label
