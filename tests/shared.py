@@ -1,5 +1,6 @@
 """What several files of tests do the same way."""
 
+import hashlib
 import math
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tsslbp import UserError, cli, kernels, sparse, training
+from tsslbp.kernels import cpp
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))
@@ -91,12 +93,20 @@ for seed in (0, 1):
     assert min(map(min, counts)) > least, counts
 
 
+def hash_of(results):
+    """A hash of the bits of tensors."""
+    return hashlib.sha256(b"".join(x.contiguous().view(torch.uint8).numpy().tobytes() for x in results)).hexdigest()
+
+
 def digests_under(capability, module):
     """The instruction set in use and the digests of a module of tests, in a process that may use no higher one than named."""
+    if capability == "avx2" and cpp.capability() == "baseline":
+        pytest.skip("this processor has no AVX2")
     program = f"""
 import sys; sys.path.insert(0, sys.argv[1])
 import torch, {module} as tests
-print(tests.cpp.capability(), tests.digest(torch.float32), tests.digest(torch.float64))
+from tsslbp.kernels import cpp
+print(cpp.capability(), tests.digest(torch.float32), tests.digest(torch.float64))
 """
     environment = {**os.environ, "TSSLBP_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]

@@ -1,18 +1,16 @@
 """Recurrent layers in one call of the C++ kernels, against the loop of ``Recurrent.step_by_step``."""
 
-import hashlib
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import assert_calls_return_or_raise, digests_under
-from test_kernels import CPP, FALLBACKS, HOSTILE, NEURON, SURROGATE_NUMBERS, TSSL_NUMBERS, Recorder, built, poisoned
+from shared import assert_calls_return_or_raise, digests_under, hash_of
+from test_kernels import CPP, FALLBACKS, HOSTILE, NEURON, NEURONS, SURROGATE_NUMBERS, TSSL_NUMBERS, Recorder, built, poisoned
 
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError, build
-from tsslbp.kernels import cpp
 from tsslbp.layers import Adaptation, Recurrent
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant
 from tsslbp.rules.surrogate import DERIVATIVES
@@ -30,12 +28,6 @@ RULES = [
     *(Surrogate(name, through_reset=through) for name in DERIVATIVES for through in (False, True)),
     tsslbp.rules.get("e-prop"),
 ]
-NEURONS = st.builds(
-    LIF,
-    tau_m=st.sampled_from([1.0, 2.0, 5.0, math.inf]) | st.floats(1, 50),
-    tau_s=st.sampled_from([1.0, 2.0, 3.0]) | st.floats(1, 30),
-    threshold=st.sampled_from([1.0, 0.4]) | st.floats(0.1, 3),
-)
 ADAPTATIONS = st.none() | st.builds(Adaptation, tau_a=st.floats(1, 50) | st.just(math.inf), beta=st.floats(0, 2))
 VARYING = [(), ("tau_m", "threshold"), ("tau_s",), CONSTANTS]
 SIZES = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 15, 17, 33, 40])
@@ -316,14 +308,11 @@ def test_the_number_of_threads_changes_no_bit(steps, batch, n, dtype):
 
 def digest(dtype):
     """A hash of every result's bits, for other processes to compare."""
-    content = b"".join(x.contiguous().view(torch.uint8).numpy().tobytes() for x in run_all(20, 11, 77, dtype))
-    return hashlib.sha256(content).hexdigest()
+    return hash_of(run_all(20, 11, 77, dtype))
 
 
 @pytest.mark.parametrize("name", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 def test_the_instruction_set_changes_no_bit(name):
-    if name == "avx2" and cpp.capability() == "baseline":
-        pytest.skip("this processor has no AVX2")
     other = digests_under(name, "test_recurrent_kernels")
     assert other == [name, digest(torch.float32), digest(torch.float64)]
 
@@ -340,11 +329,7 @@ def test_operators_pass_opcheck():
         run_all(4, 3, 5, torch.float64)
         operands = layer(5, dtype=torch.float32), random(4, 3, 5).bfloat16(), None
         results(lambda *operands: whole(*operands, half=True), *operands)
-    checked = {}
-    for operator, args in recorder.calls:
-        if operator.namespace == "tsslbp":
-            kind = tuple(str(arg.dtype) if isinstance(arg, torch.Tensor) else bool(arg) for arg in args)
-            checked[operator, kind] = operator, args
+    checked = recorder.kinds()
     names = ("recurrent", "tssl_recurrent_backward", "surrogate_recurrent_backward")
     assert {operator.name() for operator, _ in checked.values()} == {f"tsslbp::{name}" for name in names}
     for operator, args in checked.values():
