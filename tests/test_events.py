@@ -347,6 +347,7 @@ CHANGES = {
     "a weight": lambda net: net.layers.linear1.weight.mul_(2),
     "a weight by an optimiser": lambda net: stepped(net, fused=False),
     "a weight by a fused optimiser": lambda net: stepped(net, fused=True),
+    "memory of a weight by a fused optimiser": lambda net: stepped_apart(net),
     "a bias": lambda net: net.layers.linear2.bias.add_(1),
     "other tensor": lambda net: setattr(net.layers.linear1, "weight", nn.Parameter(2 * net.layers.linear1.weight)),
     "other data": lambda net: setattr(net.layers.linear1.weight, "data", 2 * net.layers.linear1.weight.data),
@@ -369,6 +370,14 @@ def stepped(net, fused):
     with torch.enable_grad():
         net(inputs(net, "static", 2, 0, torch.float64)).sum().backward()
     optimizer.step()
+
+
+def stepped_apart(net):
+    """The weight is a view of a parameter that the network does not have."""
+    weight = net.layers.linear1.weight
+    flat = nn.Parameter(weight.detach().flatten())
+    flat.grad = torch.ones_like(flat)
+    torch.optim.AdamW([flat], lr=0.3, fused=True).step()
 
 
 @torch.inference_mode()

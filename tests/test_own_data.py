@@ -894,6 +894,10 @@ BAD_TABLES = {
         "a;b;label\n1,097;40;x\n565;30;y\n",
         "has whole numbers below 1,000 and 1,097 with a comma; leave out commas that part thousands",
     ),
+    "thousands-in-a-name": (
+        '"a, EUR";b;label\n1,250;40;x\n870;30;y\n',
+        "has whole numbers below 1,000 and 1,250 with a comma; leave out commas that part thousands",
+    ),
     "thousands-semicolons": ("a;b;label\n0.25;12,500;x\n1;2;y\n", "has 0.25 with a decimal point and 12,500 with a comma"),
 }
 

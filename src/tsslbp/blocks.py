@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
+from tsslbp.neuron import CONSTANTS
 from tsslbp.seen import FusedSteps
 from tsslbp.state import State, version
 
@@ -16,41 +17,44 @@ Part = Callable[[Tensor, State, int], tuple[Tensor, State]]
 """The output of a part of a sequence and the state after it, as :meth:`tsslbp.networks.Network.part`."""
 
 
-def in_blocks(net: nn.Module, part: Part, x: Tensor, static: bool, time_steps: int, block: int, state: State) -> Tensor:
-    """The output ``[T, B, ...]`` of ``part`` over a whole sequence, or over T steps of a static sample.
+def in_blocks(layers: nn.Module, part: Part, x: Tensor, static: bool, time_steps: int, block: int, state: State) -> Tensor:
+    """The output ``[T, B, ...]`` of ``part``, which computes with these layers, over a whole sequence or T steps of a sample.
 
     Raises:
-        UserError: a block that is no number of steps; in the backward pass, a network that has changed since the forward pass.
+        UserError: a block that is no number of steps; in the backward pass, layers that have changed since the forward pass.
     """
     if not hasattr(block, "__index__") or block < 0:
         raise UserError(f"time_block is {block}; it must be a whole number of steps, or 0 for none")
     before: list[tuple[Any, Any]] = []
-    fused = FusedSteps(net.parameters())
+    fused = FusedSteps(layers.parameters())
 
     def computed(x: Tensor, state: State, steps: int) -> tuple[Tensor, State]:
-        if before and (fused.made or not _same(before, _computed_with(net))):
+        if before and (fused.made or not _same(before, _computed_with(layers))):
             raise UserError(
                 "the network's weights, constants, rules or mode have changed since the forward pass, and time_block computes "
                 "blocks again for their gradient; call backward() before you change the network, or set time_block to 0"
             )
-        return part(x, state, steps)
+        made = part(x, state, steps)
+        if before:  # what computing itself changes, as a hook that bounds weights does, is no other network
+            before[:] = _computed_with(layers)
+        return made
 
     made = []
     for start in range(0, time_steps, block):
         steps = min(block, time_steps - start)
         psc, state = checkpoint(computed, x if static else x[start : start + steps], state, steps, use_reentrant=False)
         made.append(psc)
-    before += _computed_with(net)
+    before += _computed_with(layers)
     return torch.cat(made)
 
 
-def _computed_with(net: nn.Module) -> list[tuple[Any, Any]]:
-    """What a network computes with: objects that must stay the same, each with a value that must stay equal."""
+def _computed_with(layers: nn.Module) -> list[tuple[Any, Any]]:
+    """What layers compute with: objects that must stay the same, each with a value that must stay equal."""
     found = list[tuple[Any, Any]]()
-    for module in net.modules():
+    for module in layers.modules():
         tensors: list[Tensor | None] = [*module._parameters.values()]
-        if isinstance(module, Spiking):  # its buffers are constants
-            tensors += module._buffers.values()
+        if isinstance(module, Spiking):
+            tensors += [module._buffers.get(name) for name in CONSTANTS]
             numbers = [value for value in vars(module.neuron).values() if not isinstance(value, Tensor)]
             found.append((module.rule, numbers))
         found += [(module, module.training), *((x, version(x)) for x in tensors if x is not None)]

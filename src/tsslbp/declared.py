@@ -37,7 +37,7 @@ class Means:
 def plain(value: Any) -> Any:
     """A setting with Python's numbers in place of NumPy's."""
     if isinstance(value, tuple | list):
-        return type(value)(map(plain, value))
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 

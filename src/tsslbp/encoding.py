@@ -40,9 +40,9 @@ def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
     x = x if x.is_floating_point() else x.float()
     if not isinstance(seed, Tensor) or not seed.dim():
         seed = torch.arange(len(x)) + draws.wrapped(int(seed))
-    elif seed.shape != x.shape[:1] or seed.dtype != torch.int64:
+    elif seed.shape != x.shape[:1] or seed.is_floating_point():
         raise UserError(f"seed is {seed.dtype} of shape {list(seed.shape)}; it must be a whole number, or [B] of int64")
-    keys, bound = draws.mix(seed.to(x.device), draws.ENCODER), draws.below(x)
+    keys, bound = draws.mix(seed.to(x.device, torch.int64), draws.ENCODER), draws.below(x)
     spikes = x.new_empty(time_steps, *x.shape)
     for step in range(time_steps):
         spikes[step] = draws.bits(draws.mix(keys, step), x.shape[1:].numel()).reshape(x.shape) < bound

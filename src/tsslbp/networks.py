@@ -291,7 +291,7 @@ class Network(TellsOfLayers):
             if inside is not None and any(getattr(layer, "rule", rules.Rule).hears_padding for layer in self.modules()):
                 raise UserError("lengths matter to this rule, which then needs whole sequences; set time_block to 0")
             state = State(keys=self._keys(x) if keys is None else keys)
-            return in_blocks(self, self.part, x, self.is_static(x), self.time_steps, self.time_block, state)
+            return in_blocks(self.layers, self.part, x, self.is_static(x), self.time_steps, self.time_block, state)
         if type(self) is Network:
             psc = None if self.training else events.whole(self, quantisation.entering(x, self.architecture.bits))
             if psc is not None or (psc := as_one.output(self, x, keys, padded=inside is not None)) is not None:
@@ -383,7 +383,7 @@ class Network(TellsOfLayers):
         try:
             return self.layers.get_submodule(name)
         except AttributeError:
-            raise unknown("layer", name, dict(self.named_layers())) from None
+            raise unknown("layer", str(name), dict(self.named_layers())) from None
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""

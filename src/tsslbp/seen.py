@@ -78,10 +78,10 @@ def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tupl
 
 
 class FusedSteps:
-    """Notices the steps of fused optimisers on tensors, which change them without PyTorch's version counters."""
+    """Notices the steps of fused optimisers on the memory of tensors, which change it without PyTorch's version counters."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.of, self.made = {*map(id, tensors)}, False
+        self.of, self.made = {*map(_memory, tensors)}, False
         with _LOCK:  # a set must not grow while another thread looks through it
             if not _REGISTERED:
                 _REGISTERED.append(register_optimizer_step_post_hook(_notice))
@@ -94,7 +94,15 @@ _LOCK = threading.Lock()
 
 
 def _notice(optimizer: Optimizer, *_: Any) -> None:
-    stepped = [x for group in optimizer.param_groups if group.get("fused") for x in group["params"]] if _WATCHING else ()
+    stepped = {_memory(x) for group in optimizer.param_groups if group.get("fused") for x in group["params"]}
     with _LOCK:
         for watching in _WATCHING:
-            watching.made = watching.made or any(id(x) in watching.of for x in stepped)
+            watching.made = watching.made or not watching.of.isdisjoint(stepped)
+
+
+def _memory(x: Tensor) -> int:
+    """The address of a tensor's memory, which views and other parameters may share; 0 if it has none of its own."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # a tensor that wraps others
+        return 0

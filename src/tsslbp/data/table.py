@@ -338,11 +338,11 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
 def _parts_thousands(column: Iterable[str], mark: str) -> bool:
     """Whether a mark may part thousands in a column: three digits follow each, and all other numbers are below 1,000."""
     cells = [cell.strip() for cell in column]
-    marked = [cell for cell in cells if mark in cell]
-    if not all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked):
+    marked = [cell for cell in cells if mark in cell and is_number(_with_point(cell))]
+    if not marked or not all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked):
         return False
     others = [cell for cell in cells if mark not in cell and is_number(cell)]
-    return bool(marked and others) and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
+    return bool(others) and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
 
 
 def _with_point(cell: str) -> str:

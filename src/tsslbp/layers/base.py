@@ -248,7 +248,7 @@ class Spiking(Tells):
         if limit is None or self.limit is None or limit.shape != self.limit.shape:
             self.limit = None if limit is None else nn.Parameter(limit, self.weight.requires_grad)
         else:
-            self.limit.detach().copy_(limit)  # an optimiser may have it
+            self.limit.requires_grad_(self.weight.requires_grad).detach().copy_(limit)  # an optimiser may have it
 
     def _to_quantise(self) -> Tensor:
         """The weights that share a limit, ``[out, ...]``."""
