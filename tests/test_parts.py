@@ -401,13 +401,13 @@ def test_a_network_that_changed_before_its_blocks_are_computed_again_is_refused(
 
 
 def test_what_a_block_itself_changes_does_not_refuse_it():
-    """A constant at its bound, a hook that keeps weights small, and another network's teacher."""
+    """A constant at its bound, a hook that keeps weights small, and one that counts calls."""
     net, x = network("fully connected", static=False)
     net.layers.linear1.neuron = LIF(5, 3, torch.nn.Parameter(torch.tensor(0.02)))
     net.layers.linear1.threshold.data.fill_(1e-3)  # is brought back to 0.01, in float32
-    net.layers.output.register_forward_pre_hook(lambda layer, _: layer.weight.detach().clamp_(-1, 1) and None)
+    net.layers.output.register_forward_pre_hook(lambda layer, _: (layer.weight.detach().clamp_(-1, 1), None)[1])
     net.layers.linear1.register_buffer("calls", torch.zeros(1))
-    net.layers.linear1.register_forward_hook(lambda layer, *_: layer.calls.add_(1) and None)
+    net.layers.linear1.register_forward_hook(lambda layer, *_: (layer.calls.add_(1), None)[1])
     net(x)  # the first call changes most
     found = []
     for net.time_block in (0, 4):
