@@ -34,10 +34,11 @@ def in_blocks(layers: nn.Module, part: Part, x: Tensor, static: bool, time_steps
                 "the network's weights, constants, rules or mode have changed since the forward pass, and time_block computes "
                 "blocks again for their gradient; call backward() before you change the network, or set time_block to 0"
             )
-        made = part(x, state, steps)
-        if before:  # what computing itself changes, as a hook that bounds weights does, is no other network
-            before[:] = _computed_with(layers)
-        return made
+        try:
+            return part(x, state, steps)
+        finally:  # PyTorch ends it by an exception
+            if before:  # what computing itself changes, as a hook that bounds weights does, is no other network
+                before[:] = _computed_with(layers)
 
     made = []
     for start in range(0, time_steps, block):
