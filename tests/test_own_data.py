@@ -466,6 +466,14 @@ def test_dark_colours_of_16_bits_are_told(tmp_path, prefix, greatest):
     assert (said in notes) == (greatest < 65535)
 
 
+def test_pictures_of_five_bits_a_colour_are_not_of_sixteen(tmp_path):
+    for n in range(12):
+        (folder := tmp_path / "p" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        head = b"BM" + struct.pack("<IIIIiiHHIIiiII", 86, 0, 54, 40, 4, 4, 1, 16, 0, 32, 0, 0, 0, 0)
+        (folder / f"{n}.bmp").write_bytes(head + struct.pack("<16H", *[0x0421] * 16))
+    assert data.load(str(tmp_path / "p"), Path()).notes == ("pictures are in colour, 4 × 4 pixels",)
+
+
 @pytest.mark.parametrize(("kind", "what"), [(np.float32, "real numbers"), (np.int32, "whole numbers of 32 bits")])
 def test_pictures_whose_white_is_unknown_are_refused(tmp_path, kind, what):
     path = Path(digit_pictures(tmp_path / "p"))

@@ -288,7 +288,7 @@ class Network(TellsOfLayers):
         inside = self._inside(x, lengths)
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             self._check(x)
-            if inside is not None and any(getattr(layer, "rule", rules.Rule).hears_padding for layer in self.modules()):
+            if inside is not None and any(isinstance(x, Spiking) and x.rule.hears_padding for x in self.modules()):
                 raise UserError("lengths matter to this rule, which then needs whole sequences; set time_block to 0")
             state = State(keys=self._keys(x) if keys is None else keys)
             return in_blocks(self.layers, self.part, x, self.is_static(x), self.time_steps, self.time_block, state)

@@ -1,6 +1,7 @@
 """Folders of pictures by class, as bytes ``[N, C, H, W]``: grey ones with one channel, others with three."""
 
 import errno
+import re
 from collections import Counter
 from collections.abc import Mapping
 from io import BytesIO
@@ -123,7 +124,7 @@ def header(path: Picture) -> Header:
     try:
         with Image.open(_source(path), formats=FORMATS) as file:
             _refuse_numbers(file, path)
-            deep = file.mode.startswith(WIDE) or any(";16" in str(tile.args) for tile in file.tile)
+            deep = file.mode.startswith(WIDE) or any(re.search(";16[BLN]", str(tile.args)) for tile in file.tile)
             width, height = file.size
             if isinstance(file, TiffImageFile):  # whose size may have been turned
                 width, height = file.tag_v2[256], file.tag_v2[257]
