@@ -466,10 +466,11 @@ def test_dark_colours_of_16_bits_are_told(tmp_path, prefix, greatest):
     assert (said in notes) == (greatest < 65535)
 
 
-def test_pictures_of_five_bits_a_colour_are_not_of_sixteen(tmp_path):
+def test_pictures_of_16_bits_a_pixel_have_fewer_a_colour(tmp_path):
     for n in range(12):
         (folder := tmp_path / "p" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
-        head = b"BM" + struct.pack("<IIIIiiHHIIiiII", 86, 0, 54, 40, 4, 4, 1, 16, 0, 32, 0, 0, 0, 0)
+        sizes = (98, 0, 66, 40, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0)
+        head = b"BM" + struct.pack("<IIIIiiHHIIiiII3I", *sizes, 0xF800, 0x07E0, 0x001F)
         (folder / f"{n}.bmp").write_bytes(head + struct.pack("<16H", *[0x0421] * 16))
     assert data.load(str(tmp_path / "p"), Path()).notes == ("pictures are in colour, 4 × 4 pixels",)
 
