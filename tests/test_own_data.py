@@ -471,7 +471,7 @@ def test_pictures_of_16_bits_a_pixel_have_fewer_a_colour(tmp_path):
         (folder := tmp_path / "p" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         sizes = (98, 0, 66, 40, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0)
         head = b"BM" + struct.pack("<IIIIiiHHIIiiII3I", *sizes, 0xF800, 0x07E0, 0x001F)
-        (folder / f"{n}.bmp").write_bytes(head + struct.pack("<16H", *[0x0421] * 16))
+        (folder / f"{n}.bmp").write_bytes(head + struct.pack("<16H", *[0x0020] * 16))
     assert data.load(str(tmp_path / "p"), Path()).notes == ("pictures are in colour, 4 × 4 pixels",)
 
 
