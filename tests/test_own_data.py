@@ -466,6 +466,15 @@ def test_dark_colours_of_16_bits_are_told(tmp_path, prefix, greatest):
     assert (said in notes) == (greatest < 65535)
 
 
+@pytest.mark.parametrize("prefix", ["", "image-folder:"])
+def test_a_cut_picture_of_16_bits_is_named(tmp_path, prefix):
+    path = Path(sixteen_bits(tmp_path / "p", 4095, ".tif", "I;16"))
+    whole = (path / "a/0.tif").read_bytes()
+    (path / "a/0.tif").write_bytes(whole[:-10])
+    with fails("cannot read .*a/0.tif"):
+        assert all(part.x.any() for part in data.load(f"{prefix}{path}", Path()).parts.values())
+
+
 def test_pictures_of_16_bits_a_pixel_have_fewer_a_colour(tmp_path):
     for n in range(12):
         (folder := tmp_path / "p" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
@@ -925,6 +934,7 @@ def test_wrong_tables(tmp_path, case):
     [
         ("1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
         ("sep=;\n" + "1,5;2;a\n3;4,25;b\n" * 3, ("a", "b")),
+        ("sep=\t\r\n" + "1\t2\ta\r\n3\t4\tb\r\n" * 3, ("a", "b")),
         ('"SEP=|"\n' + "1|2|a\n3|4|b\n" * 3, ("a", "b")),
         ("class\tu\tv\n10\t1\t2\n9\t3\t4\n" + "10\t1\t2\n9\t3\t4\n" * 2, ("9", "10")),
         (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
@@ -938,6 +948,7 @@ def test_wrong_tables(tmp_path, case):
     ids=[
         "semicolons",
         "excel",
+        "excel-tabs",
         "bars",
         "label-first",
         "index",

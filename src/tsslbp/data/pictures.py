@@ -4,6 +4,7 @@ import errno
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -178,7 +179,11 @@ def _refuse_numbers(file: "Image", path: Picture) -> None:
 def dim(headers: Mapping[Any, Header]) -> tuple[str, ...]:
     """A note if pictures of 16 bits, by their places, lose most of their shades; the first of them are looked at."""
     deep = [picture for picture, found in headers.items() if found.deep][:LOOKED_AT]
-    if not deep or (largest := max(each_of(_largest, deep))) >= DIM:
+    values = list[int]()
+    for picture in deep:
+        with suppress(OSError, SyntaxError, ValueError):  # reading the picture will raise it
+            values.append(_largest(picture))
+    if not values or (largest := max(values)) >= DIM:
         return ()
     return (f"pictures of 16 bits hold values up to {largest:,}, of which 8 bits keep little; stretch them to 65,535",)
 

@@ -290,10 +290,10 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
-            start = next((line for line in file if line.strip()), "").rstrip()
+            start = next((line for line in file if line.strip()), "").rstrip("\r\n")
             file.seek(0)
             whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
-            said = re.fullmatch(r'"?sep=([,;|\t])"?', start, re.IGNORECASE)  # as Excel writes and reads
+            said = re.fullmatch(r'"?sep=([,;|\t])"?\s*', start, re.IGNORECASE)  # as Excel writes and reads
             delimiter = said[1] if said else max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             rows, last = list[tuple[int, list[str]]](), 0
