@@ -492,3 +492,8 @@ def test_unknown_layers_are_named():
     for call in (net.neuron_of, lambda name: net.fired(torch.rand(5, 1, 8), name)):
         with pytest.raises(UserError, match=r"unknown layer 'linear'; did you mean 'linear1'\?"):
             call("linear")
+        with pytest.raises(UserError, match="unknown layer '1'; known: linear1, output"):
+            call(1)
+    pooling = tsslbp.build("2C3-P2-2", input_shape=(1, 6, 6), time_steps=5, tau_m=5, tau_s=3)
+    with pytest.raises(UserError, match="unknown layer 'pool1'; known: conv1, output"):
+        pooling.neuron_of("pool1")

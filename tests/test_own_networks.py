@@ -1127,5 +1127,5 @@ def test_sizes_of_layers_may_be_numpy_integers():
     two = np.int64(2)
     net = torch.nn.Sequential(Conv2d(two, 2 * two, two, stride=(two, 1), groups=two, neuron=NEURON), SumPool2d(two))
     conv = net[0]
-    assert [type(x) for x in (*conv.stride, conv.padding, conv.groups, net[1].size)] == [int] * 5
+    assert [type(x) for x in (*conv.stride, conv.padding, conv.groups, net[1].size, Vote(two).voters)] == [int] * 6
     assert net(torch.rand(3, 1, 2, 6, 6)).shape == (3, 1, 4, 1, 2)

@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
 from tsslbp.neuron import CONSTANTS
-from tsslbp.seen import FusedSteps
-from tsslbp.state import State, version
+from tsslbp.state import State, count_fused_steps, version
 
 Part = Callable[[Tensor, State, int], tuple[Tensor, State]]
 """The output of a part of a sequence and the state after it, as :meth:`tsslbp.networks.Network.part`."""
@@ -25,11 +24,11 @@ def in_blocks(layers: nn.Module, part: Part, x: Tensor, static: bool, time_steps
     """
     if not hasattr(block, "__index__") or block < 0:
         raise UserError(f"time_block is {block}; it must be a whole number of steps, or 0 for none")
+    count_fused_steps()
     before: list[tuple[Any, Any]] = []
-    fused = FusedSteps(layers.parameters())
 
     def computed(x: Tensor, state: State, steps: int) -> tuple[Tensor, State]:
-        if before and (fused.made or not _same(before, _computed_with(layers))):
+        if before and not _same(before, _computed_with(layers)):
             raise UserError(
                 "the network's weights, constants, rules or mode have changed since the forward pass, and time_block computes "
                 "blocks again for their gradient; call backward() before you change the network, or set time_block to 0"

@@ -20,9 +20,9 @@ from tsslbp.layers import BatchNorm, Vote
 from tsslbp.layers.called import is_known
 from tsslbp.neuron import has_modes, transformed
 from tsslbp.plans import Declined, Planner
-from tsslbp.seen import FusedSteps, Modules, plans_of
+from tsslbp.seen import Modules, plans_of
 from tsslbp.signal import constant_current
-from tsslbp.state import State, version
+from tsslbp.state import State, count_fused_steps, version
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class _Seen(Modules):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
+        count_fused_steps()
         tensors = (tensor for module in net.modules() for tensor in (*module._parameters.values(), *module._buffers.values()))
         # an alias keeps the memory, so that no other tensor can get it
         self.tensors = [(x, x.detach(), x.data_ptr(), version(x)) for x in tensors if x is not None]
-        self.fused = FusedSteps(x for x, *_ in self.tensors)
 
     def still(self) -> bool:
         """Whether nothing has changed, the numbers in tensors included, by PyTorch's version counters."""
-        if self.fused.made or not self.same():
+        if not self.same():
             return False
         return all(
             version(x) == before and x.data_ptr() == pointer and x.is_set_to(alias)

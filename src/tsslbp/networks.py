@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -377,13 +378,13 @@ class Network(TellsOfLayers):
 
     def neuron_of(self, name: str = "output") -> LIF:
         """Constants of a layer's neurons, by its name in :meth:`named_layers`."""
-        return cast(Spiking, self._layer(name)).neuron
+        return cast(Spiking, self._layer(name, Spiking)).neuron
 
-    def _layer(self, name: str) -> nn.Module:
-        try:
-            return self.layers.get_submodule(name)
-        except AttributeError:
-            raise unknown("layer", str(name), dict(self.named_layers())) from None
+    def _layer(self, name: str, *kinds: type) -> nn.Module:
+        with suppress(AttributeError):
+            if isinstance(layer := self.layers.get_submodule(name), kinds):
+                return layer
+        raise unknown("layer", str(name), [own for own, layer in self.named_layers() if isinstance(layer, kinds)])
 
     def trains(self, currents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Spikes of every layer that spikes, of bool, from its currents by name (:meth:`activity`)."""
@@ -392,6 +393,6 @@ class Network(TellsOfLayers):
     @torch.no_grad()  # constants may be learned, and currents of inference mode cannot be saved for their gradients
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
-        layer = cast(Crossed, self._layer(name))
+        layer = cast(Crossed, self._layer(name, Spiking, MaxPool))
         tau_s = (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s
         return spikes_from_psc(psc, tau_s.to(psc.device) if isinstance(tau_s, Tensor) else tau_s) > 0.5

@@ -1,14 +1,11 @@
 """What a network's modules were like, to notice that they have changed, in a few microseconds."""
 
 import operator
-import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch import nn
 
 MEASURED = "multiplied"
 """The attribute of a layer that computing changes, without effect on results."""
@@ -75,34 +72,3 @@ def _attributes(module: nn.Module) -> tuple[int, Callable[[dict[str, Any]], tupl
     names = [name for name in tuple(vars(module)) if name != MEASURED]
     get = operator.itemgetter(*names)
     return len(names), get, get(vars(module))
-
-
-class FusedSteps:
-    """Notices the steps of fused optimisers on the memory of tensors, which change it without PyTorch's version counters."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.of, self.made = {*map(_memory, tensors)}, False
-        with _LOCK:  # a set must not grow while another thread looks through it
-            if not _REGISTERED:
-                _REGISTERED.append(register_optimizer_step_post_hook(_notice))
-            _WATCHING.add(self)
-
-
-_WATCHING: weakref.WeakSet[FusedSteps] = weakref.WeakSet()
-_REGISTERED: list[Any] = []
-_LOCK = threading.Lock()
-
-
-def _notice(optimizer: Optimizer, *_: Any) -> None:
-    stepped = {_memory(x) for group in optimizer.param_groups if group.get("fused") for x in group["params"]}
-    with _LOCK:
-        for watching in _WATCHING:
-            watching.made = watching.made or not watching.of.isdisjoint(stepped)
-
-
-def _memory(x: Tensor) -> int:
-    """The address of a tensor's memory, which views and other parameters may share; 0 if it has none of its own."""
-    try:
-        return x.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # a tensor that wraps others
-        return 0

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tsslbp.errors import UserError
 
@@ -89,6 +92,21 @@ class State:
 def version(x: Tensor) -> int:
     """PyTorch's count of the changes of a tensor in place; 0 under ``torch.inference_mode()``, where it does not count."""
     return 0 if x.is_inference() else x._version
+
+
+def count_fused_steps() -> None:
+    """Let :func:`version` count the steps of fused optimisers from now on, as those of all others; PyTorch leaves them out."""
+    if not _COUNTS_FUSED_STEPS:
+        _COUNTS_FUSED_STEPS.append(True)
+        register_optimizer_step_post_hook(_count)
+
+
+_COUNTS_FUSED_STEPS: list[bool] = []
+
+
+def _count(optimizer: Optimizer, *_: Any) -> None:
+    fused = (x for group in optimizer.param_groups if group.get("fused") for x in group["params"])
+    increment_version([x for x in fused if not x.is_inference()])
 
 
 torch.serialization.add_safe_globals([State])  # so that torch.load reads a saved one
