@@ -672,7 +672,7 @@ WRONG = {
     "y-nan": ({"x": X, "y": np.where(Y, np.nan, 0)}, "y must hold classes as integers from 0; it has float64"),
     "y-inf": ({"x": X, "y": np.where(Y, np.inf, 0)}, "y must hold classes"),
     "y-negative": ({"x": X, "y": Y - 1}, "y must hold classes as integers from 0; it has -1"),
-    "y-from-1": ({"x": X, "y": Y + 1}, "no sample of class 0"),
+    "y-from-2": ({"x": X, "y": Y + 2}, "no sample of classes 0, 1"),
     "y-gap": ({"x": X, "y": Y * 2}, "no sample of class 1"),
     "y-beyond-int64": ({"x": X, "y": np.where(Y, np.uint64(2**64 - 1), np.uint64(0))}, "no sample of class 1"),
     "scarce": ({"x": X, "y": np.array([0, 1] + [0] * 10)}, "class 1 has 1 sample; training and test need 2 of each class; add"),
@@ -718,6 +718,16 @@ def test_parts_have_the_names_that_other_programs_write(tmp_path, names):
         assert part.y.tolist() == y[:, 0].tolist()
     with fails("--validation is 3; .* has 4 validation samples of its own: leave it out"):
         data.load(str(tmp_path / "parts.npz"), Path(), validation=3)
+
+
+@pytest.mark.parametrize("names", [(1, 2), (-1, 1), (1.0, 2.0)])
+def test_classes_that_do_not_count_from_0_are_names(tmp_path, names):
+    y = np.array(names)[Y]
+    dataset = data.load(save(tmp_path / "f.npz", x=X, y=y, x_test=X, y_test=y[:, None]), Path())
+    assert dataset.classes == tuple(str(int(name)) for name in names)
+    assert dataset.test.y.tolist() == Y.tolist()
+    with fails("y_test has class 0; those of the training samples are"):
+        data.of_arrays(X, y, X, Y)
 
 
 def test_validation_samples_in_python():

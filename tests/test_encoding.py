@@ -138,7 +138,7 @@ def test_poisson_is_seeded_and_leaves_the_global_generator_alone():
     assert torch.equal(poisson(x, 50, seed=torch.tensor(7)), first)
     assert torch.equal(poisson(x, 50, seed=7 + torch.arange(len(x))), first)
     assert torch.equal(poisson(x, 50, seed=(7 + torch.arange(len(x))).int()), first)
-    for wrong in (torch.arange(len(x) + 1), torch.arange(len(x)).float()):
+    for wrong in (7.9, torch.arange(len(x) + 1), torch.arange(len(x)).float()):
         with pytest.raises(UserError, match=r"seed is torch.* of shape .*; it must be a whole number, or \[B\] of int64"):
             poisson(x, 50, seed=wrong)
 

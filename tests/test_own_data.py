@@ -751,6 +751,7 @@ def test_columns_of_test_samples_are_those_of_the_others():
     ("make", "message"),
     [
         (lambda: data.of_arrays([[1.0, 2.0], [3.0]], [0, 1]), "x is no array"),
+        (lambda: data.of_arrays(torch.zeros(2, 2, device="meta"), [0, 1]), "x is no array"),
         (lambda: data.of_arrays(np.zeros((3, 5)), np.eye(3)), r"y has shape \[3, 3\].*; y is one-hot, so give y.argmax\(1\)"),
         (lambda: data.of_torch([1, 2]), "samples: item 0 is int; it must be a pair of a sample and its class"),
         (lambda: data.of_torch([]), "samples holds no samples"),

@@ -38,11 +38,12 @@ def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
     """
     _check(x, time_steps)
     x = x if x.is_floating_point() else x.float()
-    if not isinstance(seed, Tensor) or not seed.dim():
-        seed = torch.arange(len(x)) + draws.wrapped(int(seed))
-    elif seed.shape != x.shape[:1] or seed.is_floating_point():
-        raise UserError(f"seed is {seed.dtype} of shape {list(seed.shape)}; it must be a whole number, or [B] of int64")
-    keys, bound = draws.mix(seed.to(x.device, torch.int64), draws.ENCODER), draws.below(x)
+    seeds = torch.as_tensor(seed if isinstance(seed, Tensor | float) else draws.wrapped(seed))
+    if seeds.is_floating_point() or seeds.shape not in ((), x.shape[:1]):
+        raise UserError(f"seed is {seeds.dtype} of shape {list(seeds.shape)}; it must be a whole number, or [B] of int64")
+    if not seeds.dim():
+        seeds = torch.arange(len(x)) + seeds
+    keys, bound = draws.mix(seeds.to(x.device, torch.int64), draws.ENCODER), draws.below(x)
     spikes = x.new_empty(time_steps, *x.shape)
     for step in range(time_steps):
         spikes[step] = draws.bits(draws.mix(keys, step), x.shape[1:].numel()).reshape(x.shape) < bound

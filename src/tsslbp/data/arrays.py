@@ -3,11 +3,12 @@
 ``x`` holds static samples ``[N, F]`` or ``[N, C, H, W]``, or sequences ``[N, T, F]`` or ``[N, T, C, H, W]``; up to four
 channels, or fewer than a square has pixels a side, may be last. ``[N, H, W]`` are pictures if they hold bytes, are square and
 use more values than events do; else they are ``[N, T, F]``.
-``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts (numbers are names if a model's classes are other
-numbers). Or it holds target spike trains ``[N, T, C]`` of 0 and 1, one for each of C output neurons. Optional: ``x_test`` and
-``y_test`` (else a fifth is held out), ``x_val`` and ``y_val`` (validation samples), ``classes`` (names of classes or output
-neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps of each sequence before it was padded, ``[N]``), and
-``groups`` (numbers or texts ``[N]``, such as patients: samples of one group are held out together).
+``y`` holds the classes ``[N]`` or ``[N, 1]``: whole numbers from 0, or texts. Numbers are names, as texts are, if they go from
+1, are -1 and 1, or if a model's classes are other numbers. Or ``y`` holds target spike trains ``[N, T, C]`` of 0 and 1, one
+for each of C output neurons. Optional: ``x_test`` and ``y_test`` (else a fifth is held out), ``x_val`` and ``y_val``
+(validation samples), ``classes`` (names of classes or output neurons), ``lengths``, ``lengths_test`` and ``lengths_val`` (steps
+of each sequence before it was padded, ``[N]``), and ``groups`` (numbers or texts ``[N]``, such as patients: samples of one
+group are held out together).
 """
 
 import itertools
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, alike, by_place, classes_of, kind_fact, numbered, plain, unlike, whole_numbers
+from tsslbp.data.found import Found, Wanted, alike, are_names, by_place, classes_of, kind_fact, numbered, plain, unlike
 from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +54,7 @@ def of_arrays(
 
     Args:
         x: samples, batch first: ``[N, F]``, ``[N, C, H, W]``, ``[N, T, F]`` or ``[N, T, C, H, W]``; the channels may be last.
-        y: classes ``[N]``, whole numbers from 0 or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
+        y: classes ``[N]``, whole numbers from 0 or 1, or texts; or target spike trains ``[N, T, C]`` of 0 and 1.
         x_test: test samples; a fifth is held out if left out.
         y_test: their classes or target trains.
         x_val: validation samples; a part of ``x`` is held out if left out.
@@ -136,7 +137,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
         raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
     try:
         array = own.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
-    except (ValueError, TypeError) as error:  # rows of different lengths
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
         raise UserError(f"{name} is no array: {one_line(error)}") from None
     if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):
         array = array.astype(str)
@@ -152,7 +153,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
     odd = [f"lengths{end}" for end in ends.values() if ("lengths" in arrays) != (f"lengths{end}" in arrays)]
     faults = [f"{where} has only one of lengths and {name}; write both or neither" for name in odd]
     classes = named = names or wanted.classes
-    by_name = names is None and classes is not None and whole_numbers(classes)
+    by_name = names is None and are_names(arrays.get("y"), classes)
     parts, notes, layout = dict[str, Split](), list[str](), None
     for part, end in ends.items():
         try:
@@ -261,17 +262,13 @@ def _recognised(
         if x.shape[1] == x.shape[2] and int(x.max()) > own.MOST_EVENTS and len(np.unique(x[:100])) > 2:
             return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
         return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
-    if x.ndim == 3 and x.shape[1] < x.shape[2] and x.dtype.kind in "iuf" and not _counts(x[:100]):
+    many_channels = x.ndim == 3 and x.shape[1] < x.shape[2]  # as spikes and events often have
+    if many_channels and x.dtype.kind in "iuf" and x.dtype != np.uint8 and not own.counts_events(x[:100]):
         note = f"{key} was taken as {size} steps × channels; if the channels come first, give {key}.swapaxes(1, 2)"
         return views[first], first, note
     if x.ndim == 3 and x.shape[1] == x.shape[2]:
         return views[first], first, f"{key} was taken as {size} steps × channels; pictures are [N, 1, H, W]"
     return x, first, ""
-
-
-def _counts(x: NDArray[Any]) -> bool:
-    """Whether numbers count spikes or events, which often have more channels than steps."""
-    return x.dtype == np.uint8 or bool(((x >= 0) & (x <= own.MOST_EVENTS) & (x == np.rint(x))).all())
 
 
 def _samples(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names, hold_out, hold_out_groups, hold_out_validation
@@ -221,6 +222,14 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
 def whole_numbers(classes: Iterable[str]) -> bool:
     """Whether all classes are whole numbers."""
     return all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in classes)
+
+
+def are_names(y: NDArray[Any] | None, classes: Sequence[str] | None) -> bool:
+    """Whether numbers are names: of these classes, else if they go from 1, or are -1 and 1, as other programs write them."""
+    if classes:
+        return whole_numbers(classes)
+    numbers = [] if y is None or y.dtype.kind not in "iuf" else np.unique(y).tolist()
+    return numbers == [-1, 1] or (numbers[:1] == [1] and numbers == [*range(1, len(numbers) + 1)])
 
 
 def by_place(theirs: Sequence[str], ours: Sequence[str]) -> str:
