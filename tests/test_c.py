@@ -20,7 +20,7 @@ from tsslbp.exchange import c, compiled
 from tsslbp.exchange import integer as integers
 from tsslbp.exchange.chain import chain
 from tsslbp.exchange.integer import whole_input
-from tsslbp.exchange.literals import numbers
+from tsslbp.exchange.literals import escaped, numbers
 from tsslbp.exchange.program import Program
 from tsslbp.filters import Filters
 from tsslbp.metrics import decode
@@ -29,7 +29,7 @@ from tsslbp.training.inputs import Inputs
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
-SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O0", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 CPU = Path("/proc/cpuinfo")
 FUSED = ("-O2", "-ffp-contract=fast", *(["-mfma"] if CPU.is_file() and " fma " in CPU.read_text() else []))
 STRICTER = ("-Wconversion", "-Wshadow", "-Wdouble-promotion")
@@ -567,6 +567,18 @@ int main(void) { print(large); print(cut); return 0; }
     assert large == within
 
 
+def test_an_event_is_one_in_c(tmp_path):
+    of, _ = model(network("7-4", (5,)), sequence=True, byte=True)
+    halved = replace(of, inputs=replace(of.inputs, normalisation=Normalisation(1.0, (0.0,), (2.0,))))
+    for each, takes_events in ((of, True), (halved, False)):
+        c.write(Program.of(each), tmp_path / str(takes_events), tmp_path)
+        assert ("network_event" in (tmp_path / str(takes_events) / "README.md").read_text()) == takes_events
+
+
+def test_renaming_a_program_leaves_its_classes():
+    assert escaped("network_down é") == r"network\137down \303\251"
+
+
 @needs_compiler
 def test_numbers_as_measured_are_prepared_in_c(tmp_path):
     net = network("7-4", (5,), bits="8")
@@ -586,11 +598,13 @@ static const float raw[] = {{{numbers}}};
     for (size_t i = 0; i < sizeof raw / sizeof raw[0]; ++i)
         for (size_t c = 0; c < 5; ++c)
             printf("%d ", network_prepare(raw[i], c));
+    const volatile float zero = 0;
+    printf("%d ", network_prepare(zero / zero, 0));
     return 0;
 }
 """
     )
-    wanted = whole_input(norm.normalise(torch.tensor(raw)[:, None].expand(-1, 5))).flatten().tolist()
+    wanted = [*whole_input(norm.normalise(torch.tensor(raw)[:, None].expand(-1, 5))).flatten().tolist(), -INPUT_LARGEST]
     for options in (SANITIZED, FUSED):
         built = compiled.compiled(tmp_path / "c", tmp_path / "test", options)
         printed = list(map(int, subprocess.run([built], capture_output=True, text=True, check=True).stdout.split()))

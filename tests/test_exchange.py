@@ -1060,9 +1060,46 @@ def test_the_command_line_exports_checks_and_imports(tmp_path, capsys, monkeypat
 def test_import_says_what_a_file_leaves_open(tmp_path, capsys):
     write(FOREIGN["LIF"](), tmp_path / "a.nir")
     assert cli.main(["import", str(tmp_path / "a.nir"), str(tmp_path / "a.safetensors")]) == 0
-    assert "taken for granted: dt 0.0001 s (--dt), T = 5 (--time-steps), that spikes reset to 0" in capsys.readouterr().out
+    assert (
+        "taken for granted: dt 0.0001 s (--dt), T = 5 (--time-steps), static samples (--sequences), that spikes reset"
+        in capsys.readouterr().out
+    )
     model = training.load(tmp_path / "a.safetensors")
     assert model.network(torch.rand(3, 7)).shape == (5, 3, 5)
+
+
+def test_an_imported_network_takes_sequences_if_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(FOREIGN["LIF"](), "a.nir")
+    np.savez("events.npz", x=np.random.default_rng(0).integers(0, 2, (20, 6, 7)).astype(np.float32), y=np.arange(20) % 5)
+    assert cli.main(["evaluate", "a.nir", "--all", "events.npz"]) == 2
+    assert "a.nir is a NIR file; make a model of it: tsslbp import a.nir MODEL.safetensors" in capsys.readouterr().err
+    for flags, code in (([], 2), (["--sequences"], 0)):
+        assert cli.main(["import", "a.nir", "a.safetensors", "--time-steps", "6", *flags]) == 0
+        assert ("static samples (--sequences)" in capsys.readouterr().out) == bool(code)
+        assert cli.main(["evaluate", "a.safetensors", "--all", "events.npz"]) == code
+        assert ("if these are sequences, import it with --sequences" in capsys.readouterr().err) == bool(code)
+    assert cli.main(["export", "a.safetensors", "b.nir"]) == 0
+    assert training.load("a.safetensors").inputs == read("b.nir").model.inputs
+    assert cli.main(["import", "b.nir", "c.safetensors", "--sequences"]) == 2
+    assert "its metadata say what its samples are; leave --sequences out" in capsys.readouterr().err
+
+
+def test_a_network_that_would_run_with_other_constants_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(FOREIGN["LIF"](), "a.nir")
+    assert cli.main(["import", "a.nir", "a.safetensors", "--time-steps", "6"]) == 0
+    a = training.load("a.safetensors").network.architecture
+    assert f"threshold={a.threshold:g}" in capsys.readouterr().out
+    rng = np.random.default_rng(0)
+    np.savez("mine.npz", x=rng.normal(size=(40, 7)), y=np.arange(40) % 5)
+    given = ["train", "--data", "mine.npz", "--network", a.network, "--init", "a.safetensors", "--epochs", "1"]
+    flags = f"--tau-m {a.tau_m:g} --tau-s {a.tau_s:g} --threshold {a.threshold:g} --time-steps 6 --normalise none"
+    assert cli.main([*given, "--name", "other"]) == 0
+    said = f"the network of --init has {flags}; give these to go on from what it has learned"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert cli.main([*given, *flags.split(), "--name", "same"]) == 0
+    assert "give these" not in capsys.readouterr().err
 
 
 def test_import_says_how_it_reads_the_answer(tmp_path, capsys):

@@ -13,6 +13,9 @@ from shared import run
 import tsslbp
 from tsslbp import UserError, data, report, training
 from tsslbp.data import Split
+from tsslbp.exchange import c, onnx
+from tsslbp.exchange.nir import to_nir
+from tsslbp.exchange.program import Program
 from tsslbp.metrics.spike_trains import agreement, van_rossum
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import alone
@@ -246,8 +249,32 @@ def test_models_of_classes_and_of_trains_are_not_mixed_up(place, capsys):
     assert "on all of more.npz, 40 samples" in out
 
 
+def of_trains():
+    return training.prepare(*training.with_data(TrainConfig(network="3"), dataset=data.of_arrays(**arrays())))[0]
+
+
+def test_exported_programs_have_no_answer(place):
+    c.write(Program.of(of_trains()), Path("in-c"), place)
+    page = Path("in-c/README.md").read_text()
+    assert "3 output neurons, 12 steps" in page
+    assert "network_spikes(&state, NETWORK_POPULATIONS - 1, &spiked)" in page
+    assert "**Output neurons**:" in page
+    assert "answer = " not in page
+
+
+def test_exported_graphs_have_no_answer():
+    pytest.importorskip("nir")
+    model = of_trains()
+    assert to_nir(model).metadata["decode"] == "the spikes of the output neurons"
+    pytest.importorskip("onnxruntime")
+    graph = onnx.to_onnx(model)
+    assert [each.name for each in graph.graph.output] == ["output"]
+    (line,) = onnx.check(graph, model, data.of_arrays(**arrays()).test)
+    assert re.fullmatch("onnxruntime .*: 0 of .* output currents differ", line)
+
+
 def test_what_a_model_file_says_of_its_targets(place):
-    model, _ = training.prepare(*training.with_data(TrainConfig(network="3"), dataset=data.of_arrays(**arrays())))
+    model = of_trains()
     model.save("a.safetensors")
     assert tsslbp.load("a.safetensors").trains
     plain, _ = training.prepare(

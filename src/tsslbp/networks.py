@@ -139,7 +139,8 @@ class Network(TellsOfLayers):
         a, weights = self.architecture, sum(weight.numel() for weight in self.parameters())
         rule = a.rule if isinstance(a.rule, str) else type(a.rule).__name__
         learned = f", learns {' '.join(a.learn)}" if a.learn else ""
-        how = f"rule={rule}, tau_m={a.tau_m:g}, tau_s={a.tau_s:g}{learned}, {a.time_steps} step{'s' * (a.time_steps > 1)}"
+        constants = f"tau_m={a.tau_m:g}, tau_s={a.tau_s:g}" + (f", threshold={a.threshold:g}" if a.threshold != 1 else "")
+        how = f"rule={rule}, {constants}{learned}, {a.time_steps} step{'s' * (a.time_steps > 1)}"
         how += ", read from the output's voltage" if a.readout == "voltage" else ""
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 

@@ -193,6 +193,8 @@ class Import:
     """Seconds of a step. Default: 1e-4, which tsslbp writes and most programs assume."""
     time_steps: Annotated[int | None, POSITIVE] = None
     """Steps per sample, T. Default: what the file says, else 5."""
+    sequences: bool = False
+    """Its samples are sequences, [T, ...], such as recordings of events. Files of tsslbp say so themselves."""
 
 
 def import_(arguments: list[str]) -> None:
@@ -201,7 +203,7 @@ def import_(arguments: list[str]) -> None:
     if options.model.suffix != ".safetensors":
         raise UserError(f"{options.model} must end in .safetensors")
     out = files.output(options.model, options.file)
-    found = nir.read(options.file, options.dt, options.time_steps)
+    found = nir.read(options.file, options.dt, options.time_steps, options.sequences)
     found.model.save(out)
     if found.assumed:
         console.print(f"the file does not say everything; taken for granted: {', '.join(found.assumed)}")

@@ -156,6 +156,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         "steps": model.network.time_steps,
         "bin": model.inputs.bin,
         "classes": model.classes,
+        "trains": model.trains,
         "class_list": ", ".join(map(literal, model.classes)),
         "columns": few([literal(name) for name in (model.facts.columns if model.facts else ())], 100),
         "class_names": ",\n".join(f'    "{escaped(name)}"' for name in model.classes),

@@ -212,7 +212,9 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
     if plain.lateral is not None:
         back = plain.lateral / by.step[:, None]
         if by.summed != (1, 1) or np.abs(back - np.rint(back)).max() > 1e-3:
-            raise UserError(f"layer {plain.name!r} is recurrent and behind pooling; there its two maps have different steps")
+            raise UserError(
+                f"layer {plain.name!r} is recurrent and behind pooling, so its maps have other steps; leave --bits out"
+            )
         lateral = _int8(np.rint(back))
         reached = reached + one * _magnitude(lateral)
     step = np.where(reached > 0, by.step, by.step.max())  # without weights, any would do

@@ -27,6 +27,6 @@ def pair(sizes: Iterable[int]) -> str:
 
 
 def escaped(name: str) -> str:
-    """A name for a string in C, in UTF-8."""
-    plain = string.ascii_letters + string.digits + " -_.,"
+    """A name for a string in C, in UTF-8. Without ``_``, by which users rename what begins with ``network_``."""
+    plain = string.ascii_letters + string.digits + " -.,"
     return "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in name.encode())

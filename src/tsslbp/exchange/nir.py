@@ -48,6 +48,7 @@ OURS = "tsslbp"
 LIMITS = "limits"
 """Entry of the metadata that holds the grids of weights of few bits."""
 DECODE = "class with the largest sum over t of spike[t]*(1-(1-1/tau_s)**(T-t)), t from 0 to T-1, T the steps of the sample"
+DECODE_TRAINS = "the spikes of the output neurons"
 DECODE_VOLTAGE = "class with the largest sum over the sample's steps of the output"
 TIME_STEPS = 5
 """Default T of a graph, as for static samples elsewhere."""
@@ -82,7 +83,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
         "tau_s": float(torch.as_tensor(network.neuron_of().tau_s, dtype=torch.float64).detach().view(-1)[0]),
         "threshold": float(a.threshold),
         "classes": "\n".join(model.classes),
-        "decode": DECODE if network.spikes_last else DECODE_VOLTAGE,
+        "decode": DECODE_TRAINS if model.trains else DECODE if network.spikes_last else DECODE_VOLTAGE,
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
         OURS: json.dumps(model.given_away().about()),
         LIMITS: json.dumps(_limits(network)),
@@ -133,13 +134,14 @@ class Found:
     """Settings that were neither in the metadata nor given, such as ``dt 0.0001 s``."""
 
 
-def read(source: Any, dt: float | None = None, time_steps: int | None = None) -> Found:
+def read(source: Any, dt: float | None = None, time_steps: int | None = None, sequences: bool = False) -> Found:
     """The model of a NIR file or graph.
 
     Args:
         source: a path or a ``nir.NIRGraph``.
         dt: seconds of a step. Default: 1e-4, which we write and most programs assume.
         time_steps: T. Default: that of the metadata, else 5.
+        sequences: whether samples are sequences ``[B, T, ...]``, if there are no metadata that say so.
 
     Raises:
         UserError: a broken or hostile file, a graph that none of our networks can be; it names the node. nir is not installed.
@@ -149,7 +151,7 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
         raise UserError(f"it is a {type(graph).__name__}, not a NIRGraph or the path of a NIR file")
     where = f"{source}: " if isinstance(source, str | Path) else ""
     try:
-        return _model(graph, dt, time_steps)
+        return _model(graph, dt, time_steps, sequences)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
     except Exception as error:  # odd numbers and shapes may raise anything
@@ -158,7 +160,7 @@ def read(source: Any, dt: float | None = None, time_steps: int | None = None) ->
         ) from None
 
 
-def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
+def _model(graph: Any, dt: float | None, time_steps: int | None, sequences: bool) -> Found:
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
     if ONSET in metadata:
         graph = without_onset(graph)
@@ -167,8 +169,11 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
         time_steps = like.network.time_steps if like else None
     assumed = [] if dt is not None or like else [f"dt {DT:g} s (--dt)"]
     assumed += [] if time_steps is not None else [f"T = {TIME_STEPS} (--time-steps)"]
+    assumed += [] if sequences or like else ["static samples (--sequences)"]
     architecture = like.network.architecture if like else None
     tau_s = metadata.get("tau_s") if like else None
+    if tau_s is not None and not 1 <= float(tau_s) < math.inf:
+        raise UserError(f"its metadata have tau_s {shown(tau_s)}; it must be a number of steps from 1; remove the metadata")
     dt, time_steps = DT if dt is None else dt, TIME_STEPS if time_steps is None else time_steps
     network = network_of(graph, dt=dt, time_steps=time_steps, like=architecture, tau_s=tau_s)
     if like is None or architecture is None:
@@ -180,7 +185,9 @@ def _model(graph: Any, dt: float | None, time_steps: int | None) -> Found:
             assumed.append("that the answer is the class with the largest sum")
         elif tau > 1:
             assumed.append(f"that the answer is the class with the largest output current (τs = {tau:g}), not with most spikes")
-        return Found(alone(network), tuple(assumed))
+        return Found(alone(network, sequence=sequences), tuple(assumed))
+    if sequences:
+        raise UserError("its metadata say what its samples are; leave --sequences out")
     if (network.architecture.input_shape, network.time_steps) != (architecture.input_shape, architecture.time_steps):
         raise UserError(
             f"its metadata describe a model of {architecture.time_steps} steps of {list(architecture.input_shape)}, here are "

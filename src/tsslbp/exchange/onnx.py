@@ -8,7 +8,7 @@ The graph has these inputs and outputs, with a batch of any size N:
     samples   [N, ...]          as they are stored, uint8 or float32; normalisation, bins and changes are part of the graph
     lengths   [N], int64        for sequences only: stored steps of each before its padding
     output    [T, N, classes]   output currents; for outputs that do not spike, class probabilities with T = 1
-    answer    [N], int64        the class with the largest sum over t, -1 where no output neuron spikes
+    answer    [N], int64        the class with the largest sum over t, -1 where no output neuron spikes; not for target trains
 
 ``lowering.py`` writes the layers. ``torch.onnx.export`` is not used, as it writes out every step and takes many times as long.
 """
@@ -73,17 +73,14 @@ def to_onnx(network: Network | Model) -> Any:
         steps = w.op("Div", w.op("Add", lengths, torch.tensor(inputs.bin - 1)), torch.tensor(inputs.bin))
     with torch.no_grad():
         made = evidence(w, network, x, static, steps)
-    found = answers(w, made)
-    for name, source in (("output", made), ("answer", found)):
-        w.nodes.append(helper.make_node("Identity", [source], [name]))
+    named = {"output": made} if model.trains else {"output": made, "answer": answers(w, made)}
+    w.nodes += [helper.make_node("Identity", [source], [name]) for name, source in named.items()]
     stored = UINT8 if _stored_as(model) == torch.uint8 else FLOAT
     values = [helper.make_tensor_value_info("samples", stored, ["N", *model.sample_shape])]
     values += [helper.make_tensor_value_info("lengths", INT64, ["N"])] if lengths else []
     steps_out = network.time_steps if network.spikes_last else 1
-    outputs = [
-        helper.make_tensor_value_info("output", FLOAT, [steps_out, "N", len(model.classes)]),
-        helper.make_tensor_value_info("answer", INT64, ["N"]),
-    ]
+    outputs = [helper.make_tensor_value_info("output", FLOAT, [steps_out, "N", len(model.classes)])]
+    outputs += [] if model.trains else [helper.make_tensor_value_info("answer", INT64, ["N"])]
     graph = helper.make_graph(w.nodes, "network", values, outputs, w.constants)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     _describe(proto, model)
@@ -148,17 +145,17 @@ def check(proto: Any, model: Model, samples: Split) -> Iterator[str]:
         session = runtime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         at_once = FILTERED_AT_ONCE if model.inputs.filters else AT_ONCE
         for part in map(samples.select, torch.arange(len(samples)).split(at_once)):
-            found, answers = map(torch.from_numpy, session.run(["output", "answer"], _given(model, part)))
+            found, *answered = map(torch.from_numpy, session.run(None, _given(model, part)))
             output = model.outputs(part.x, part.lengths)
             differ += int(((found - output).abs() > ROUNDING).sum())
             ends = model.inputs.steps(part.lengths)
             of += int(within(torch.ones_like(output), None if len(output) == 1 else ends).sum())
-            wrong += int((answers != decode(output)).sum())
+            wrong += sum(int((answers != decode(output)).sum()) for answers in answered)
     except UserError:
         raise
     except Exception as error:  # its errors share no class
         raise UserError(f"onnxruntime does not run it ({type(error).__name__}: {shown(error)})") from None
-    counts = f"{differ:,} of {of:,} output currents and {wrong:,} of {len(samples):,} answers"
+    counts = f"{differ:,} of {of:,} output currents" + ("" if model.trains else f" and {wrong:,} of {len(samples):,} answers")
     yield f"onnxruntime {runtime.__version__}: {counts} differ"
 
 

@@ -43,7 +43,7 @@ class Entry:
         channels = len(inputs.normalisation.std)
         values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)
         meaning = inputs.normalisation.normalise(values).flatten(1).T
-        if inputs.sequence and bool(meaning[:, 0].any()):  # the network's padding is 0, but no stored number means 0
+        if inputs.sequence and bool((meaning[:, :2] != torch.arange(2)).any()):  # padding must mean 0, and an event 1
             return Entry(model, None, False)
         return Entry(model, meaning, False)
 

@@ -202,7 +202,9 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
-        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}")
+        steps = not model.inputs.sequence and shape[1:] == wanted
+        fix = "; if these are sequences, import it with --sequences" if steps and model.facts is None else ""
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{fix}")
     scale = model.inputs.normalisation.scale
     if samples.split.streamed and scale == 255:  # bytes, as the model has it
         return

@@ -342,11 +342,12 @@ class Model:
         return 100 * (float(group.add_(total)) / len(samples))  # the last bit of the mean above, as ties must stay ties
 
 
-def alone(network: Network, needed: tuple[str, ...] | None = None) -> Model:
+def alone(network: Network, needed: tuple[str, ...] | None = None, sequence: bool = False) -> Model:
     """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
 
-    ``needed``: names of files to import before it is loaded again, by default the present ones.
+    ``needed``: names of files to import before it is loaded again, by default the present ones. ``sequence``: whether its
+    samples are sequences.
     """
-    inputs = Inputs(encoding.CONSTANT, AS_STORED, network.time_steps, sequence=False)
+    inputs = Inputs(encoding.CONSTANT, AS_STORED, network.time_steps, sequence)
     numbers = tuple(map(str, range(classes(network.architecture.network))))
     return Model(network, inputs, numbers, "", imports=imports.names() if needed is None else needed)

@@ -52,6 +52,8 @@ def as_stored(path: str | Path) -> Model:
     written = _written(given) if given.is_dir() else ""  # first, as the run may just be writing its last model
     if not path.is_file():
         raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
+    if path.suffix == ".nir":
+        raise UserError(f"{path} is a NIR file; make a model of it: tsslbp import {path} MODEL.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)

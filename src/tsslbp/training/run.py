@@ -13,7 +13,7 @@ from tsslbp import data, files, machine, processes
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.settings import GROUPS, Place, TrainConfig
-from tsslbp.training import checkpoint, choices, records, tensorboard
+from tsslbp.training import checkpoint, choices, records, start, tensorboard
 from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, goes_on, opened
 from tsslbp.training.loop import Interrupted, Loop
@@ -91,6 +91,8 @@ def train(
         group.remembered(call, run.folder.name)
         if own:
             _warn_of_copies(facts, dataset.test, progress)
+        if config.init is not None and not run.resumed and (flags := start.unlike(model, config.init)):
+            progress.warned(f"the network of --init has {flags}; give these to go on from what it has learned")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
         run.board = board_of(str(run.folder)) if board_of and group.leads else None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tsslbp.data import Split
+from tsslbp.data.dataset import AS_STORED
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
 from tsslbp.layers import BatchNorm, MaxPool, Recurrent, Spiking
@@ -16,6 +17,7 @@ from tsslbp.neuron import CONSTANTS
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.model import Model
 from tsslbp.training.reading import as_stored
 
 LOW, HIGH = 0.02, 0.5
@@ -80,6 +82,18 @@ def take(network: Network, path: Path) -> None:
         for layer in network.modules():
             if isinstance(layer, Spiking):
                 layer.quantise(layer.bits)
+
+
+def unlike(model: Model, path: Path) -> str:
+    """The flags that would give a model what the one at ``path`` has in place of its own; empty if there are none."""
+    given = as_stored(path)
+    a, b = given.network.architecture, model.network.architecture
+    if not (given.network.is_spiking and model.network.is_spiking) or a.bits != b.bits:  # leaks follow from the bits
+        return ""
+    names = ["tau_m", "tau_s", "threshold", *([] if model.inputs.sequence else ["time_steps"])]
+    flags = [f"--{name.replace('_', '-')} {getattr(a, name):g}" for name in names if getattr(a, name) != getattr(b, name)]
+    stored = given.inputs.normalisation == AS_STORED != model.inputs.normalisation
+    return " ".join([*flags, *["--normalise none"] * stored])
 
 
 def _standardised(network: Network) -> list[Any]:

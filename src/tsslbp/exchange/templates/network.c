@@ -816,7 +816,7 @@ static network_input entering(float x)
     const volatile float y = x * {{ unit }} + 0.5f;
     if (y >= {{ largest }}.0f)
         return {{ largest }};
-    if (y <= -{{ largest }}.0f)
+    if (!(y > -{{ largest }}.0f)) /* NaN too */
         return -{{ largest }};
     const int16_t whole = (int16_t)y;
     return (int16_t)(whole - ((float)whole > y));
