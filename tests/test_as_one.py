@@ -389,3 +389,18 @@ def test_numbers_of_a_rule_of_ones_own_may_change(ran):
 def test_half_precision_is_refused(notation, dtype):
     with pytest.raises(UserError, match="both must be float32 or both float64"):
         tsslbp.build(notation, **SETTINGS).to(dtype)(torch.rand(3, 6).to(dtype))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("static", [False, True])
+def test_input_of_16_bits_is_heard_in_32(half, static):
+    """A synapse of 16 bits would lose current in each of many steps."""
+    torch.manual_seed(0)
+    net = tsslbp.build("30-4", input_shape=(9,), time_steps=200, tau_m=20, tau_s=100, rule="tssl+")
+    x = torch.randint(0, 5, (3, 9)) / 4 if static else (torch.rand(200, 3, 9) < 0.1).float()
+    for autocast in (False, True):
+        with torch.autocast("cpu", enabled=autocast):
+            assert torch.equal(net(x.to(half)), net(x))
+            assert torch.equal(net.part(x.to(half), steps=200)[0], net.part(x, steps=200)[0])
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x.to(half)), net(x))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,9 +139,19 @@ def test_poisson_is_seeded_and_leaves_the_global_generator_alone():
     assert torch.equal(poisson(x, 50, seed=torch.tensor(7)), first)
     assert torch.equal(poisson(x, 50, seed=7 + torch.arange(len(x))), first)
     assert torch.equal(poisson(x, 50, seed=(7 + torch.arange(len(x))).int()), first)
+    for wrong in (None, "7", torch.Generator()):
+        with pytest.raises(UserError, match=r"seed is .*; it must be a whole number, or \[B\] of int64"):
+            poisson(x, 50, seed=wrong)
     for wrong in (7.9, torch.arange(len(x) + 1), torch.arange(len(x)).float()):
         with pytest.raises(UserError, match=r"seed is torch.* of shape .*; it must be a whole number, or \[B\] of int64"):
             poisson(x, 50, seed=wrong)
+
+
+@pytest.mark.parametrize("wrong", [np.ones((2, 3)), torch.tensor(0.5), torch.ones(2, 3, dtype=torch.complex64)])
+def test_what_is_no_intensity_is_refused(wrong):
+    for encode in (latency, lambda x, steps: poisson(x, steps, 0)):
+        with pytest.raises(UserError, match=r"x is .*; it must be"):
+            encode(wrong, 5)
 
 
 def test_latency_by_hand():

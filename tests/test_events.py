@@ -727,6 +727,25 @@ def test_the_operator_refuses_what_does_not_fit():
             infer(net, x, **changed)
 
 
+@pytest.mark.parametrize("notation", ["20b-6", "20n-6"])
+def test_one_number_for_all_neurons_is_theirs(notation):
+    """As the layers broadcast it, where a kernel would read on behind it."""
+    net = made((notation, FLAT))
+    layer = net.layers.linear1
+    if layer.norm is None:
+        layer.bias = nn.Parameter(layer.bias.new_full((1,), 0.3))
+    else:
+        layer.norm.shift = nn.Parameter(layer.norm.shift.new_full((1,), 0.3))
+    x = inputs(net, "static", 8, 0, torch.float64)
+    try:
+        expected = dense(net, x)
+    except RuntimeError:  # PyTorch's normalisation wants a number for each
+        with pytest.raises(RuntimeError):
+            net(x)
+    else:
+        torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["weight", "bias"])
 def test_tensors_in_place_of_parameters_are_read_anew(name):
     """As a network makes them that computes the weights of another."""

@@ -195,6 +195,17 @@ def test_settled_by_hand():
     assert settled(total, psc, 3, 1.0).tolist() == [False]
 
 
+def test_confidence_of_counts():
+    assert confidence(torch.tensor([[[3, 1], [0, 0]]])).tolist() == [0.75, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0, 3, 2), (4, 3, 0)])
+@pytest.mark.parametrize("metric", [decode, confidence, settled_step])
+def test_output_of_another_shape_is_refused(metric, shape):
+    with pytest.raises(UserError, match=r"output has shape .*; it must be \[T, B, C\], before any sum over time"):
+        metric(torch.ones(shape))
+
+
 def test_output_that_is_summed_already_is_refused():
     with pytest.raises(UserError, match=r"output has shape \[3, 4\]; it must be \[T, B, C\], before any sum over time"):
         decode(torch.rand(3, 4))

@@ -512,6 +512,16 @@ def test_blocks_of_time_go_through_residual_blocks():
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_hook_that_would_never_run_is_refused(gradients):
+    net, x = network("6C3b-P2-4")
+    output, hook = net(x), net.layers.register_forward_hook(lambda module, inputs, made: made * 0)
+    with torch.set_grad_enabled(gradients), pytest.raises(UserError, match=r"net.layers is not called, so its hooks would"):
+        net(x)
+    hook.remove()
+    assert torch.equal(net(x), output)
+
+
 @pytest.mark.parametrize("notation", ["6C3b-P2-[6C3-6C3b]-P2-4", "6C3-M2-[6C3-P2-8C3s2]-4"])
 def test_hooks_of_every_layer_and_block_are_called(notation):
     """They see what the layers make one after the other, with pooling apart, and what they return goes on."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import draws
-from tsslbp.errors import UserError, check_number, unknown
+from tsslbp.errors import UserError, check_number, check_tensor, unknown
 from tsslbp.signal import Constant, check_steps, constant_current
 from tsslbp.spec import construct, parse_spec
 
@@ -31,14 +31,16 @@ def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
             and so on.
 
     Returns:
-        Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``.
+        Spikes, ``[T, B, ...]``, 0 and 1 in the type of ``x``, in float32 if that is not floating point.
 
     Raises:
-        UserError: an intensity outside [0, 1], T below 1, a tensor of seeds that does not fit.
+        UserError: an intensity outside [0, 1], T below 1, seeds that do not fit.
     """
     _check(x, time_steps)
     x = x if x.is_floating_point() else x.float()
-    seeds = torch.as_tensor(seed if isinstance(seed, Tensor | float) else draws.wrapped(seed))
+    if not isinstance(seed, Tensor):
+        check_number("seed", seed, "a whole number, or [B] of int64")
+    seeds = seed if isinstance(seed, Tensor) else torch.as_tensor(seed if seed % 1 else draws.wrapped(seed))
     if seeds.is_floating_point() or seeds.shape not in ((), x.shape[:1]):
         raise UserError(f"seed is {seeds.dtype} of shape {list(seeds.shape)}; it must be a whole number, or [B] of int64")
     if not seeds.dim():
@@ -119,5 +121,8 @@ def get(encoding: str) -> Callable[[Tensor, int, int | Tensor], Tensor] | None:
 
 def _check(x: Tensor, time_steps: int) -> None:
     check_steps(time_steps)
+    check_tensor("x", x)
+    if not x.dim() or x.is_complex():
+        raise UserError(f"x is {x.dtype} of shape {list(x.shape)}; it must be intensities [B, ...]")
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):
         raise UserError("spike encoders need intensities in [0, 1]; scale the data, do not normalise it")

@@ -73,6 +73,8 @@ def check_tensor(name: str, x: object) -> None:
         raise UserError(
             f"{name} is of type {type(x).__name__}; it must be a torch.Tensor, which torch.as_tensor makes of an array"
         )
+    if x.is_nested:
+        raise UserError(f"{name} is a nested tensor; pad it, as its to_padded_tensor(0.0) does, and give lengths")
     if x.layout != torch.strided:
         raise UserError(f"{name} is a sparse tensor ({x.layout}); call its to_dense()")
 

@@ -64,7 +64,7 @@ class _TrainLoss(ABC):
         _positive("tau_s", self.tau_s, least=1)
         check_steps(self.time_steps)
         for name in [each for each in ("desired", "undesired") if getattr(self, each) is not None]:
-            train = str(given) if isinstance(given := getattr(self, name), int) else given
+            train = str(given) if isinstance(given := getattr(self, name), int | float) else given
             if not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}:
                 raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
             if isinstance(train, str):

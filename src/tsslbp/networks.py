@@ -18,7 +18,7 @@ from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, halved
-from tsslbp.layers.called import called_alone, in_order, is_known, normalises, refuse_part, takes
+from tsslbp.layers.called import called_alone, in_order, in_order_alone, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import pooled_too, refuse_inner
 from tsslbp.layers.state_dicts import TellsOfLayers, together
@@ -258,7 +258,7 @@ class Network(TellsOfLayers):
             after.append((name, layer, signal))
             return cast(Signal, signal)
 
-        for name, layer in in_order(self.layers):
+        for name, layer in in_order_alone(self.layers):
             if isinstance(layer, Residual):
                 signal = layer(signal, through=lambda inner, *rest, block=name: through(f"{block}.{inner}", *rest))
             else:

@@ -241,8 +241,10 @@ def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
     _need(is_parametrized(layer) or {*own} <= layer._parameters.keys())  # nobody would notice changes of other tensors
     weight, bias = layer.effective_weight().detach(), layer.bias
     if layer.norm is None:
+        _need(bias is None or bias.shape == weight.shape[:1])
         return weight, None if bias is None else bias.detach()
     _need(type(layer.norm) is BatchNorm and is_known(layer.norm) and not layer.norm.training)
+    _need(all(x.shape == weight.shape[:1] for x in layer.norm.state_dict().values()))
     factor, shift = layer.norm.affine()
     return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
 

@@ -131,7 +131,9 @@ def on_grid(x: Tensor) -> Tensor:
 
 
 def entering(x: Tensor, bits: str) -> Tensor:
-    """Input of a network with weights of these bits: :func:`on_grid` unless ``"float"``."""
+    """Input of a network with weights of these bits: :func:`on_grid` unless ``"float"``; float32 if it has 16 bits, in which
+    the input synapse would round."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x if bits == "float" else on_grid(x)
 
 

@@ -45,7 +45,7 @@ class Modules:
         dicts = [d for module in modules for d in (module._parameters, module._buffers, module._modules)]
         self.contents = [(d, tuple(d.values())) for d in dicts if d]
         self.empty = [d for d in dicts if not d]
-        self.hooks = [hooks for module in modules[2:] for hooks in _hooks(module)]
+        self.hooks = [hooks for module in modules[1:] for hooks in _hooks(module)]
 
     def same(self) -> bool:
         """Whether nothing has changed, and there are no hooks."""

@@ -33,15 +33,17 @@ def expanded(signal: Signal) -> Tensor:
     return signal.expand() if isinstance(signal, Constant) else signal
 
 
-def check_signal(signal: Signal, name: str = "signal") -> None:
-    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``response[t] · value``, with at least one step."""
+def check_signal(signal: Signal, name: str = "signal", dims: int = 1) -> None:
+    """Raises UserError unless a signal is floating point, ``[T, ...]`` or ``response[t] · value``, with at least one step and,
+    in full, ``dims`` axes."""
     x, response = signal if isinstance(signal, Constant) else (signal, None)
     check_tensor(name, x)
     if not x.is_floating_point():
         raise UserError(f"{name} is {x.dtype}; it must be floating point")
     if response is None:
-        if x.dim() < 1 or x.shape[0] == 0:
-            raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
+        if x.dim() < dims or x.shape[0] == 0:
+            axes = "[T, B, ...]" if dims > 1 else "[T, ...]"
+            raise UserError(f"{name} has shape {list(x.shape)}; it must be {axes} with T at least 1, time first")
         return
     check_tensor(f"response of a constant {name}", response)
     if response.dim() != 1 or response.shape[0] == 0:

@@ -29,7 +29,7 @@ def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
 
     Raises UserError for anything but a signal of at least one step.
     """
-    check_signal(signal)
+    check_signal(signal, dims=2)
     if isinstance(signal, Constant):
         return Constant(map_(plainly_laid(signal.value)), signal.response)
     return map_(plainly_laid(signal.flatten(0, 1))).unflatten(0, signal.shape[:2])

@@ -28,6 +28,13 @@ def in_order(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, layer) for name, layer in container._modules.items() if layer is not None)
 
 
+def in_order_alone(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """:func:`in_order` of a container that is not called itself. Raises UserError if it has hooks, which would never run."""
+    if any((container._forward_hooks, container._forward_pre_hooks, container._backward_hooks, container._backward_pre_hooks)):
+        raise UserError("net.layers is not called, so its hooks would never run; put them on the network or on a layer")
+    return in_order(container)
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether a module has forward or backward hooks, or there are global ones."""
     forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)

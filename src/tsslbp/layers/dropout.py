@@ -33,10 +33,19 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, number: int = 0) -> None:
         super().__init__()
+        self.p, self.number = p, number
+
+    @property
+    def p(self) -> float:
+        """Probability that an input is dropped. It may be set; raises UserError out of range."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
         check_number("dropout", p, "at least 0 and below 1")
         if not 0 <= p < 1:
             raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
-        self.p, self.number = p, number
+        self._p = p
 
     def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
         """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError
-from tsslbp.signal import Signal, check_mask, expanded
+from tsslbp.signal import Signal, check_mask, check_signal, expanded
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a new batch in the running statistics, and what keeps the divisor above 0; as in PyTorch."""
@@ -53,6 +53,7 @@ class BatchNorm(nn.Module):
 
         Raises UserError for a wrong number of channels, and in training for a single value per channel, which has no variance.
         """
+        check_signal(current, "current")
         current = expanded(current)
         if current.dim() < 3 or current.shape[2] != len(self.gain):
             raise UserError(f"BatchNorm wants [T, B, {len(self.gain)}, ...]; got {list(current.shape[1:])} per step")

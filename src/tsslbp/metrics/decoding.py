@@ -24,10 +24,14 @@ def decode(psc: Tensor) -> Tensor:
     Raises UserError for output of another shape, as after a sum over time, that holds NaN, or whose sums are all below 0 for a
     sample, as those of voltages may be; so does :func:`settled_step`.
     """
+    return _answers(_checked(psc).sum(0))
+
+
+def _checked(psc: Tensor) -> Tensor:
     check_tensor("output", psc)
-    if psc.dim() != 3:
+    if psc.dim() != 3 or not psc.shape[0] or not psc.shape[2]:
         raise UserError(f"output has shape {list(psc.shape)}; it must be [T, B, C], before any sum over time")
-    return _answers(psc.sum(0))
+    return psc
 
 
 def _answers(total: Tensor) -> Tensor:
@@ -50,16 +54,17 @@ def largest(total: Tensor) -> Tensor:
 
 def confidence(psc: Tensor) -> Tensor:
     """The answer's share of the whole output current, in [0, 1]; 0 without an answer, NaN if the output holds NaN:
-    ``[T, B, C] -> [B]``. Raises UserError for sums below 0, as of voltages."""
-    total = psc.sum(0)
+    ``[T, B, C] -> [B]``. Raises UserError for another shape, and for sums below 0, as of voltages."""
+    total = _checked(psc).sum(0)
+    total = total if total.is_floating_point() else total.float()
     if not torch.compiler.is_compiling() and bool((total < 0).any()):
         raise UserError("the output has sums below 0, as voltages may; take net.evidence(output) instead")
-    return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(psc.dtype).tiny)
+    return total.amax(-1) / total.sum(-1).clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def answers_so_far(psc: Tensor) -> Tensor:
     """What :func:`decode` would say after each step, ``[T, B, C] -> [T, B]``."""
-    return _answers(psc.cumsum(0))
+    return _answers(_checked(psc).cumsum(0))
 
 
 def settled_step(psc: Tensor) -> Tensor:
