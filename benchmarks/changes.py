@@ -93,12 +93,12 @@ def changes(net: Network, x: torch.Tensor) -> str:
 @contextmanager
 def always() -> Iterator[None]:
     """Every map goes by its changes that can."""
-    limits = sparse.FLAT, sparse.CONVOLVED, sparse.HALF
-    sparse.FLAT = sparse.CONVOLVED = sparse.HALF = sparse.Most(math.inf, 0)
+    limits = sparse.FLAT, sparse.CONVOLVED, sparse.BF16
+    sparse.FLAT = sparse.CONVOLVED = sparse.BF16 = sparse.Most(math.inf, 0)
     try:
         yield
     finally:
-        sparse.FLAT, sparse.CONVOLVED, sparse.HALF = limits
+        sparse.FLAT, sparse.CONVOLVED, sparse.BF16 = limits
 
 
 def changing(net: Network, x: torch.Tensor) -> dict[str, float]:

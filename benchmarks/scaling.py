@@ -35,12 +35,12 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def work(recipe: str, data_root: str) -> None:
     """Train by turns together and side by side; the leading process prints what was measured."""
     machine.keep_memory()
-    waited, added, adding = 0.0, 0, processes.Group.adding
+    waited, added, adding = 0.0, 0, processes.Group.all_reduce_async
 
     def timed(group: processes.Group, x: torch.Tensor) -> Callable[[], torch.Tensor]:
         nonlocal added
         wait = adding(group, x)
-        added += x.numel() * x.element_size() * (group.count > 1)
+        added += x.numel() * x.element_size() * (group.world_size > 1)
 
         def done() -> torch.Tensor:
             nonlocal waited
@@ -62,21 +62,21 @@ def work(recipe: str, data_root: str) -> None:
         samples = torch.arange(config.batch_size)
         ways: list[tuple[Callable[[], Any], training.Loop, torch.Tensor]] = [(nullcontext, loop(), samples)]
         with processes.alone():
-            ways.append((processes.alone, loop(), samples[: len(samples) // group.count]))
+            ways.append((processes.alone, loop(), samples[: len(samples) // group.world_size]))
         # wall clock, processor of the main thread and of all others; together and alone
-        times = torch.zeros(3, 2, group.count, TURNS, STEPS, dtype=torch.float64)
+        times = torch.zeros(3, 2, group.world_size, TURNS, STEPS, dtype=torch.float64)
         for turn in range(-1, TURNS):  # the first one warms up
             if turn == 0:
-                processes.Group.adding = timed  # type: ignore[method-assign]
+                processes.Group.all_reduce_async = timed  # type: ignore[method-assign]
             for way, (context, trained, part) in enumerate(ways):
                 adding(group, torch.zeros(()))()  # both begin at the same time
                 for step in range(STEPS):
                     before = clocks()
                     with context():
                         trained.step(part)
-                    times[:, way, group.number, turn, step] = clocks() - before
-        processes.Group.adding = adding  # type: ignore[method-assign]
-        (together, alone), main, others = 1000 * group.add_(times)
+                    times[:, way, group.rank, turn, step] = clocks() - before
+        processes.Group.all_reduce_async = adding  # type: ignore[method-assign]
+        (together, alone), main, others = 1000 * group.all_reduce_(times)
         if group.leads:
             whole, apart = together.mean(0).sum(-1), 1 / (1 / alone.sum(-1)).mean(0)  # for as many samples
             found = {
@@ -113,7 +113,7 @@ def work_early(data_root: str) -> None:
             loops[name].step(torch.arange(config.batch_size))
         for turn in range(TURNS):
             for name in sorted(loops, reverse=bool(turn % 2)):
-                group.add_(torch.zeros(()))
+                group.all_reduce_(torch.zeros(()))
                 began = time.perf_counter()
                 for _ in range(STEPS):
                     loops[name].step(torch.arange(config.batch_size))

@@ -115,7 +115,7 @@ print(cpp.capability(), tests.digest(torch.float32), tests.digest(torch.float64)
 
 def map_by_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every map go by changes that can."""
-    for name in ("WORK", "OUTPUTS", "HALF_OUTPUTS"):
+    for name in ("WORK", "OUTPUTS", "BF16_OUTPUTS"):
         monkeypatch.setattr(sparse, name, 0)
-    for name in ("FLAT", "CONVOLVED", "HALF"):
+    for name in ("FLAT", "CONVOLVED", "BF16"):
         monkeypatch.setattr(sparse, name, sparse.Most(math.inf, 0))

@@ -21,7 +21,7 @@ from tsslbp.settings import TrainConfig
 from tsslbp.study.fidelity import grid_gradient
 
 ROOT = Path(__file__).parent.parent
-LIMITS = ("FLAT", "CONVOLVED", "HALF")
+LIMITS = ("FLAT", "CONVOLVED", "BF16")
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
 class Twin(processes.Group):
     """A group of this process and one that has no samples."""
 
-    def adding(self, x):
+    def all_reduce_async(self, x):
         return lambda: x
 
 
@@ -117,7 +117,7 @@ def test_equally_many_right_answers_are_the_same_accuracy(monkeypatch):
     monkeypatch.setattr(training.Model, "scores", lambda self, samples, first=0: (torch.arange(len(samples)) < 13).double())
     monkeypatch.setattr(Twin, "share", lambda self, samples: samples)
     found = []
-    for group in (processes.ALONE, Twin(count=2)):
+    for group in (processes.ALONE, Twin(world_size=2)):
         monkeypatch.setattr(processes, "group", lambda group=group: group)
         found.append(model.accuracy(data.Split(torch.zeros(360, 2), torch.zeros(360, dtype=torch.long))))
     assert found[0] == found[1]
@@ -126,11 +126,11 @@ def test_equally_many_right_answers_are_the_same_accuracy(monkeypatch):
 def test_what_has_been_added_up_may_be_asked_for_again(monkeypatch):
     """As in a second backward pass through a retained graph."""
     monkeypatch.setattr(processes.dist, "all_reduce", lambda x, async_op: mock.Mock(is_completed=lambda: True))
-    group = processes.Group(count=2)
-    added = group.adding(torch.ones(2))
+    group = processes.Group(world_size=2)
+    added = group.all_reduce_async(torch.ones(2))
     assert added() is added()
     for _ in range(5):
-        group.adding(torch.ones(2))  # nobody asks
+        group.all_reduce_async(torch.ones(2))  # nobody asks
     assert len(processes._SUMS) == 1
 
 
@@ -142,7 +142,7 @@ def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, mon
     if len(shape) == 5:
         x = x.movedim(2, -1).contiguous().movedim(-1, 2)
     found = []
-    for group in (processes.ALONE, Twin(count=2)):
+    for group in (processes.ALONE, Twin(world_size=2)):
         monkeypatch.setattr(processes, "group", lambda group=group: group)
         layer, own = BatchNorm(5, 0.7), x.clone().requires_grad_()
         layer = layer.double() if dtype == torch.float64 else layer
@@ -159,7 +159,7 @@ def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, mon
             torch.autograd.grad(layer(own).square().sum(), own, create_graph=True)
 
 
-@pytest.mark.parametrize("group", [processes.ALONE, Twin(count=2)], ids=["alone", "together"])
+@pytest.mark.parametrize("group", [processes.ALONE, Twin(world_size=2)], ids=["alone", "together"])
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_normalisation_in_every_layout(pictures, group, monkeypatch):
     """PyTorch 2.13's gradients of a single picture are wrong in some."""
@@ -180,13 +180,13 @@ def test_normalisation_in_every_layout(pictures, group, monkeypatch):
 
 def test_every_process_adds_up_the_accuracy_of_few_samples(quick, monkeypatch):
     class Watched(Twin):
-        def adding(self, x):
+        def all_reduce_async(self, x):
             summed.append(x)
-            return super().adding(x)
+            return super().all_reduce_async(x)
 
     summed, (config, dataset) = [], training.with_data(quick())
     model, _ = training.prepare(config, dataset)
-    monkeypatch.setattr(processes, "group", lambda: Watched(count=2))
+    monkeypatch.setattr(processes, "group", lambda: Watched(world_size=2))
     model.accuracy(dataset.test.select(torch.arange(1)))  # all of it is this process's share, and none the other's
     assert len(summed) == 1
 
@@ -194,7 +194,7 @@ def test_every_process_adds_up_the_accuracy_of_few_samples(quick, monkeypatch):
 def test_frozen_weights_are_not_added_up(monkeypatch):
     monkeypatch.setattr(processes, "LARGE", 1)
     frozen, learned = torch.nn.Parameter(torch.ones(2), requires_grad=False), torch.nn.Parameter(torch.ones(2))
-    added = Reduction([frozen, learned], Twin(count=2))
+    added = Reduction([frozen, learned], Twin(world_size=2))
     with added.early():
         (frozen * learned).sum().backward()
     assert added.end([1.0]) == [1.0]
@@ -203,10 +203,10 @@ def test_frozen_weights_are_not_added_up(monkeypatch):
 
 def test_a_process_alone_is_a_group_of_one():
     alone = processes.group()
-    assert (alone.count, alone.number, alone.leads, processes.started(), processes.leads()) == (1, 0, True, 1, True)
+    assert (alone.world_size, alone.rank, alone.leads, processes.world_size(), processes.leads()) == (1, 0, True, 1, True)
     x = torch.arange(5.0)
-    assert alone.share(x) is x is alone.add_(x) is alone.adding(x)() is alone.first_(x)
-    assert (alone.told(b"a"), alone.all_say("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
+    assert alone.share(x) is x is alone.all_reduce_(x) is alone.all_reduce_async(x)() is alone.broadcast_(x)
+    assert (alone.broadcast(b"a"), alone.all_gather_text("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
     with alone.agreed():
         alone.same("other data", "c")
     with pytest.raises(UserError, match=r"^wrong$"), alone.agreed():
@@ -286,7 +286,7 @@ from tsslbp import cli, processes
 
 def train(_):
     with processes.joined() as group:
-        if group.number:
+        if group.rank:
             group.store.get("joined")
             os.kill(os.getpid(), signal.SIGKILL)
         group.store.set("joined", "yes")
@@ -334,11 +334,11 @@ from tsslbp import cli, processes
 
 def train(_):
     with processes.joined() as group:
-        group.all_say("here")
-        if group.number:
+        group.all_gather_text("here")
+        if group.rank:
             time.sleep(3)
             os._exit(0)
-        added = group.adding(torch.zeros(1))
+        added = group.all_reduce_async(torch.zeros(1))
         os.kill(os.getpid(), signal.SIGTERM)
         added()
 
@@ -427,7 +427,7 @@ def test_a_single_process_of_torchrun_has_its_store(monkeypatch):
     for name, value in where.items():
         monkeypatch.setenv(name, value)
     with processes.joined() as group:
-        assert (group.count, group.leads, processes.group()) == (1, True, processes.ALONE)
+        assert (group.world_size, group.leads, processes.group()) == (1, True, processes.ALONE)
         assert (group.remembered("run"), group.remembered("run", "a"), group.remembered("run")) == (None, "a", "a")
 
 

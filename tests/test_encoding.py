@@ -201,7 +201,7 @@ def test_intensities_outside_the_unit_range(encoder, value):
 @pytest.mark.parametrize("encoder", ["poisson", "latency", "constant"])
 @pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_no_steps(encoder, steps):
-    with pytest.raises(UserError, match=f"time_steps is {steps}; it must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=f"time_steps is {steps}; it must be a whole number from 1"):
         encode(encoder, torch.tensor([[0.5]]), steps)
 
 

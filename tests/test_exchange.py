@@ -26,7 +26,7 @@ from tsslbp.exchange import layers as same
 from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.neuron import LIF, delayed, membrane_potential
 from tsslbp.signal import expanded, within
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 h5py = pytest.importorskip("h5py")
@@ -907,7 +907,7 @@ def test_a_layer_that_is_there_twice_is_written_twice(twice):
 
 
 def test_a_graph_says_nothing_of_where_data_lie():
-    graph = to_nir(replace(alone(network_of("linear")), data="/home/ann/clinic/patients.csv"))
+    graph = to_nir(replace(as_model(network_of("linear")), data="/home/ann/clinic/patients.csv"))
     assert "clinic" not in graph.metadata["tsslbp"]
     assert "patients.csv" in graph.metadata["tsslbp"]
 
@@ -1038,7 +1038,7 @@ GOOD = content(to_nir(tsslbp.build("3-2", input_shape=(4,), time_steps=3, tau_m=
 def test_the_command_line_exports_checks_and_imports(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     net = network_of("linear")
-    alone(net).save("a.safetensors")
+    as_model(net).save("a.safetensors")
     assert cli.main(["export", "a.safetensors", "a.nir"]) == 0
     assert capsys.readouterr().out == "wrote a.nir: 6 nodes, 22 neurons\n"
     assert cli.main(["import", "a.nir", "b.safetensors"]) == 0

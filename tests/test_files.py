@@ -64,7 +64,7 @@ def test_a_lock_follows_no_link_and_waits_for_no_pipe(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         make(folder / ".lock")
-        with files.alone(folder, "wait"):
+        with files.locked(folder, "wait"):
             assert not (tmp_path / "elsewhere").exists()
 
 
@@ -255,7 +255,7 @@ def test_a_run_that_another_process_trains_is_left_alone(quick):
             training.train(replace(config, resume=True, epochs=3))
         assert str(caught.value) == f"another process is at work in {folder}; wait for it, stop it, or choose another --name"
         (folder / ".lock").unlink()  # of a lock that its user has deleted nobody is in the way
-        with files.alone(folder, ""):
+        with files.locked(folder, ""):
             assert (folder / ".lock").exists()
         other.kill()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

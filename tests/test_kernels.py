@@ -357,7 +357,7 @@ def test_bfloat16_storage_is_rounding_and_nothing_else(rule, constant, pool):
         half, response = half[0], torch.linspace(0.4, 1, 6)
     exact, wide = Form(response, pool), half.float()
     membrane, psc = lif_forward(wide, PUBLISHED, exact)
-    form = Form(response, pool, half_current=True, half_psc=True)
+    form = Form(response, pool, bf16_current=True, bf16_psc=True)
     our_membrane, our_psc = lif_forward(half, PUBLISHED, form)
     assert torch.equal(our_membrane, membrane)
     assert torch.equal(our_psc, psc.bfloat16())
@@ -376,7 +376,7 @@ def test_rounding_to_bfloat16_is_pytorchs():
     special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 1.00390625])
     numbers = torch.cat([numbers.flatten(), special, nans])[None]
     identity = Surrogate("rectangular", slope=1e-6)
-    form = Form(half_current=True)
+    form = Form(bf16_current=True)
     delta = kernel_gradient(identity, numbers, torch.zeros_like(numbers), LIF(tau_m=1, tau_s=1), form)
     assert delta[0, -4:].isnan().all()
     torch.testing.assert_close(delta, numbers.bfloat16(), rtol=0, atol=0, equal_nan=True)

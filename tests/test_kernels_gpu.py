@@ -253,7 +253,7 @@ def test_bfloat16_is_how_currents_are_stored_not_how_they_are_computed(rule, con
     current = rand(6, (2, 5), torch.bfloat16)[0 if constant else slice(None)]
     error = rand(6, (2, 5), torch.bfloat16, seed=1)
     response = rand(6, (), torch.float32, seed=2) if constant else None
-    half, full = Form(response, half_current=True, half_psc=True), Form(response)
+    half, full = Form(response, bf16_current=True, bf16_psc=True), Form(response)
     triton = kernels.find("triton")
     membrane, psc, _ = triton.forward(current, NEURON, None, half)
     exact_membrane, exact_psc, _ = triton.forward(current.float(), NEURON, None, full)
@@ -314,9 +314,9 @@ for dtype in (torch.float32, torch.float64):
                 t.backward(rule, x, x, form=Form(g))
 half = x.bfloat16()
 for g in (None, response.float()):
-    gpu.forward(half if g is None else half[0], t.NEURON, None, Form(g, half_psc=True))
+    gpu.forward(half if g is None else half[0], t.NEURON, None, Form(g, bf16_psc=True))
     assert "cvt.rn.bf16" in compiled[-1].asm["ptx"], "bfloat16 is not rounded to nearest"
-    t.backward(rule, half, x.float(), form=Form(g, half_current=True))
+    t.backward(rule, half, x.float(), form=Form(g, bf16_current=True))
 assert all(c.asm["cubin"] for c in compiled)
 print(len(compiled), "compiled", len(rules))
 """

@@ -284,7 +284,7 @@ def test_output_of_another_length(loss):
         (lambda: KernelLoss(5, 3, target="doubel"), "unknown target 'doubel'; did you mean 'double'"),
         (lambda: KernelLoss(5, 3, target=None), "unknown target"),
         (lambda: KernelLoss(5, 3, label_weight=0), "label_weight is 0; it must be positive"),
-        (lambda: KernelLoss(0, 3), "time_steps is 0; it must be a whole number of at least 1"),
+        (lambda: KernelLoss(0, 3), "time_steps is 0; it must be a whole number from 1"),
         (lambda: SpikeLoss(5, 0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: SpikeLoss(5, math.nan), "tau_s is nan"),
         (lambda: KernelLoss(5.0, 3), "time_steps is 5.0; it must be a whole number"),

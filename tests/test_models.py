@@ -18,7 +18,7 @@ from tsslbp.cli.exchange import FORMATS, Format
 from tsslbp.exchange import c
 from tsslbp.exchange.program import Program
 from tsslbp.settings import TrainConfig
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 
 def train(runs, **settings):
@@ -107,7 +107,7 @@ def test_standardised_weights_are_loaded_and_exported_plain(tmp_path, capsys):
 
 @pytest.mark.parametrize(("value", "stored"), [(torch.nan, "float32"), (1e5, "float16")])
 def test_a_model_that_is_not_finite_as_stored_replaces_no_file(value, stored, tmp_path):
-    model = alone(tsslbp.build("4-3", input_shape=(5,), time_steps=2, tau_m=5, tau_s=3))
+    model = as_model(tsslbp.build("4-3", input_shape=(5,), time_steps=2, tau_m=5, tau_s=3))
     model.save(tmp_path / "a.safetensors")
     before = (tmp_path / "a.safetensors").read_bytes()
     model.network.layers.output.weight.data[0, 0] = value
@@ -147,7 +147,7 @@ def test_other_weights_are_saved_without_the_record_of_the_old(trained, tmp_path
 
 
 def test_learned_constants_are_saved_in_their_range(tmp_path):
-    model = alone(tsslbp.build("5-3", input_shape=(4,), time_steps=4, tau_m=5, tau_s=3, learn=("tau_m",)))
+    model = as_model(tsslbp.build("5-3", input_shape=(4,), time_steps=4, tau_m=5, tau_s=3, learn=("tau_m",)))
     with torch.no_grad():
         model.network.layers.output.tau_m.fill_(0.9)
     model.save(tmp_path / "a.safetensors")

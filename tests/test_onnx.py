@@ -19,7 +19,7 @@ from tsslbp.exchange.onnx import OPSET, check, described, to_onnx, write
 from tsslbp.exchange.program import Program
 from tsslbp.filters import Filters
 from tsslbp.training.inputs import Inputs
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 needs_onnx = pytest.mark.usefixtures("packages")
 STEPS = 4
@@ -38,7 +38,7 @@ def model_of(notation, shape, **settings):
     net = tsslbp.build(notation, input_shape=shape, **settings)
     for _ in range(20):
         net(torch.randn(9, *shape))  # running statistics
-    return alone(lively(net))
+    return as_model(lively(net))
 
 
 def of_series(delta=0.0, network="6R-4", **settings):
@@ -232,7 +232,7 @@ def test_ties_of_votes_go_to_the_first_class_in_every_program(tmp_path):
         for weight in net.parameters():
             weight.copy_((32 * weight).round() / 16)
     x = torch.randint(0, 16, (count, steps, 8)) / 16
-    model = replace(alone(net), inputs=Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), steps, True))
+    model = replace(as_model(net), inputs=Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), steps, True))
     votes = net.trains(net.activity(x.transpose(0, 1)))["output"].sum(0).unflatten(1, (8, 3)).sum(2)
     first, second = votes.sort(1).values[:, -1], votes.sort(1).values[:, -2]
     assert int((first == second).sum()) > count / 100

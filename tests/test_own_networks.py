@@ -275,7 +275,7 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: Conv2d(3, 2, 3, scale=math.nan, neuron=NEURON), "scale is nan; it must be positive and finite"),
         (lambda: Conv1d(3, 2, 3, neuron=NEURON, dilation=1.5), "Conv1d: dilation is 1.5; it must be a whole number from 1$"),
         (lambda: MaxPool2d(0, tau_s=3), "MaxPool2d: size is 0"),
-        (lambda: MaxPool1d(2, tau_s=0.5), "tau_s is 0.5; a synaptic time constant is in steps, at least 1"),
+        (lambda: MaxPool1d(2, tau_s=0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: AvgPool1d(-1), "AvgPool1d: size is -1"),
         (lambda: AvgPool2d((2, 2)), r"AvgPool2d: size is \(2, 2\); it must be a whole number"),
         (lambda: SumPool2d(2, float("nan")), "SumPool2d: factor is nan; it must be a finite number"),

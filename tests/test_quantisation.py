@@ -18,7 +18,7 @@ from tsslbp import UserError, cli, layers, quantisation, training
 from tsslbp.neuron import LIF
 from tsslbp.quantisation import LARGEST, leak, quantised
 from tsslbp.training import start
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 BITS = list(LARGEST)
 NUMBERS = {"8": range(-127, 128), "4": range(-7, 8), "3": range(-3, 4), "2": (-3, -1, 1, 3), "ternary": (-1, 0, 1)}
@@ -277,7 +277,7 @@ def test_from_few_bits_training_starts_with_the_numbers_of_the_network(notation,
         tsslbp.build(notation, input_shape=(5,), time_steps=4, tau_m=5, tau_s=3, rule="surrogate", bits=bits)
         for bits in ("ternary", "float")
     )
-    alone(given).save(tmp_path / "given.safetensors")
+    as_model(given).save(tmp_path / "given.safetensors")
     start.take(own, tmp_path / "given.safetensors")
     layer = own.layers[0]
     assert torch.equal(layer.weight, given.layers[0].effective_weight())
@@ -291,7 +291,7 @@ def test_an_ann_of_few_bits_goes_on_with_its_grid(neurons, tmp_path):
         tsslbp.build("6-3", input_shape=(5,), time_steps=4, tau_m=5, tau_s=3, bits=4, neuron=neuron) for neuron in neurons
     )
     given.layers.linear1.limit.data *= 0.7
-    alone(given).save(tmp_path / "given.safetensors")
+    as_model(given).save(tmp_path / "given.safetensors")
     start.take(own, tmp_path / "given.safetensors")
     assert all(torch.equal(weight, given.state_dict()[name]) for name, weight in own.state_dict().items())
 

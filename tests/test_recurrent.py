@@ -388,7 +388,7 @@ def test_static_equals_its_repetition(backend):
 def test_under_autocast_products_are_bfloat16_and_sums_float32():
     made, x = layer(adaptation=ADAPTATIONS[1]).float(), rand(12, 5, 6).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        psc, half = made(x), made(x, half=True)
+        psc, half = made(x), made(x, bf16=True)
     weight, lateral, a, b, s = made.weight.bfloat16(), made.lateral, *torch.zeros(3, 5, 9)
     u, (rho, beta) = torch.zeros(5, 9), (1 - 1 / 7, 0.4)
     for t in range(12):

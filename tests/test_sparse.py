@@ -262,7 +262,7 @@ def test_beside_bfloat16_maps_products_and_coarse_signals_stay_dense():
 
 @pytest.mark.parametrize("amd", [True, False])
 def test_currents_that_a_map_may_take_by_changes_stay_in_full(monkeypatch, amd):
-    monkeypatch.setattr(sparse, "HALF", sparse.Most(float(amd), 0))
+    monkeypatch.setattr(sparse, "BF16", sparse.Most(float(amd), 0))
     net = build("32C3-64C3-P2-40C3-70-6", input_shape=(2, 14, 14), time_steps=5, tau_m=5, tau_s=3)
     entering = {name: torch.empty(0) for name, _ in net.named_layers()}
     for name, layer in net.named_layers():

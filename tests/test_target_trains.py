@@ -18,7 +18,7 @@ from tsslbp.exchange.nir import to_nir
 from tsslbp.exchange.program import Program
 from tsslbp.metrics.spike_trains import agreement, van_rossum
 from tsslbp.settings import TrainConfig
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 N, T, F, C = 40, 12, 6, 3
 
@@ -124,7 +124,7 @@ def test_trained_evaluated_and_predicted(place, capsys, static):
 
 @pytest.mark.parametrize(("network", "readout"), [("6-V3", "spikes"), ("3", "voltage")])
 def test_spikes_are_those_of_single_neurons(network, readout):
-    model = alone(tsslbp.build(network, input_shape=(F,), time_steps=T, tau_m=5, tau_s=3, readout=readout))
+    model = as_model(tsslbp.build(network, input_shape=(F,), time_steps=T, tau_m=5, tau_s=3, readout=readout))
     with pytest.raises(UserError, match=r"the outputs are no spikes of single neurons here; take network\.trains"):
         model.spikes(torch.zeros(1, F))
 

@@ -104,7 +104,7 @@ def main(out: str, steps: str) -> None:
         for name in CASES:
             made = trained(config(name), int(steps))
             single = trained(config(name), 1, torch.float32)["first"]
-            torch.save({**made, "single": single}, Path(out) / f"{name} {group.number}.pt")
+            torch.save({**made, "single": single}, Path(out) / f"{name} {group.rank}.pt")
 
 
 if __name__ == "__main__":

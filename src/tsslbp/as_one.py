@@ -27,7 +27,7 @@ from tsslbp.layers.called import is_known
 from tsslbp.neuron import LIF, synapse
 from tsslbp.seen import MEASURED, Modules, plans_of
 from tsslbp.signal import Constant, constant_current
-from tsslbp.sparse import SparseMap, by_signal, changes, dense_gradients, is_half, product, weight_gradient
+from tsslbp.sparse import SparseMap, by_signal, changes, dense_gradients, is_bf16, product, weight_gradient
 
 
 class _How(NamedTuple):
@@ -37,7 +37,7 @@ class _How(NamedTuple):
     """The signal's shape."""
     constant: bool
     """Whether the current was constant when it came to the neurons."""
-    half_current: bool
+    bf16_current: bool
     """Whether it was bfloat16."""
     layout: Layout | None
     """Memory layout of a convolution's neurons."""
@@ -59,7 +59,7 @@ class _Part:
     pool: Pool | None = None
     formula: Any = None
     """The engine's, of the rule."""
-    half_psc: bool = False
+    bf16_psc: bool = False
     """Whether the current after it is bfloat16 under autocast."""
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class _Part:
         return [self.layer.weight, self.layer.bias, self.layer.lateral if type(self.layer) is Recurrent else None]
 
     def forward(
-        self, x: Tensor, response: Tensor | None, weights: Sequence[Any], keys: Tensor | None, half: bool
+        self, x: Tensor, response: Tensor | None, weights: Sequence[Any], keys: Tensor | None, bf16: bool
     ) -> tuple[Tensor, _How, list[Tensor | None]]:
         """The current ``[T, B, ...]`` after the layer, and what the way back needs: how it was made, the weights, dropout's
         mask, the membrane potential, and the map's input or how that changes."""
@@ -93,16 +93,16 @@ class _Part:
         else:
             x = x.flatten(0, 1) if response is None else x
             x = layer.laid(x) if self.convolves else x
-            x, weight = (x.bfloat16(), weight.bfloat16()) if half else (x, weight)
+            x, weight = (x.bfloat16(), weight.bfloat16()) if bf16 else (x, weight)
             current = layer.convolve(x, weight) if self.convolves else products.product(x, weight)
             current, found = current.view(steps, batch, *current.shape[1:]), [x]
         if response is not None and (bias is not None or lateral is not None):
             current, response = Constant(current[0], response).expand(), None
         if bias is not None:
             current = current + bias.to(current.dtype).view(-1, *[1] * len(self.map.kernel))
-        half_psc = half and self.half_psc
+        bf16_psc = bf16 and self.bf16_psc
         if lateral is not None:
-            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, self.neuron, self.adapting, half_psc)
+            membrane, psc, _ = ENGINE.recurrent_forward(current, lateral, None, self.neuron, self.adapting, bf16_psc)
         else:
             lif, pool = torch.ops.tsslbp.lif.default, list[float]()
             if self.convolves:
@@ -110,23 +110,23 @@ class _Part:
                 pool = pooling(layout, self.pool)
             else:
                 flat = current.view(len(current), batch * current.shape[2])
-            psc, membrane = lif(flat, response, None, None, self.constants, pool, half_psc, True)
+            psc, membrane = lif(flat, response, None, None, self.constants, pool, bf16_psc, True)
             psc = psc.view(len(psc), *current.shape[1:]) if layout is None else layout.pooled(self.pool).restore(psc)
         how = _How(entered, response is not None, current.dtype == torch.bfloat16, layout)
         return psc, how, [weight, bias, lateral, mask, membrane, *found]
 
     def backward(
-        self, error: Tensor, how: _How, kept: Sequence[Any], response: Tensor | None, half: bool, needed: Sequence[bool]
+        self, error: Tensor, how: _How, kept: Sequence[Any], response: Tensor | None, bf16: bool, needed: Sequence[bool]
     ) -> list[Tensor | None]:
         """Gradients by signal and weights, those that are ``needed``, from that by the current after the layer.
 
         ``response`` is given if the signal was constant.
         """
         weight, bias, lateral, mask, membrane, *found = kept
-        entered, constant, half_current, layout = how
+        entered, constant, bf16_current, layout = how
         by_x = by_weight = by_bias = by_lateral = None
         if lateral is not None:
-            states = error, None, membrane, lateral, None, self.neuron, self.adapting, half_current
+            states = error, None, membrane, lateral, None, self.neuron, self.adapting, bf16_current
             delta, _, by_lateral, _ = ENGINE.recurrent_backward(
                 self.formula, *states, through_lateral=self.through_lateral, learns=needed[3]
             )
@@ -138,7 +138,7 @@ class _Part:
                 flat = error.reshape(membrane.shape)
             back = getattr(torch.ops.tsslbp, f"{family}_backward").default
             held = response if constant else None
-            delta = back(flat, membrane, held, None, None, None, self.constants, numbers, pool, half_current)[0]
+            delta = back(flat, membrane, held, None, None, None, self.constants, numbers, pool, bf16_current)[0]
             delta = delta.view(len(delta), *error.shape[1:]) if layout is None else layout.restore(delta)
         if bias is not None and needed[2]:
             by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype)
@@ -146,14 +146,14 @@ class _Part:
             flat = delta.flatten(0, 1)
         else:
             flat = delta[0] if constant else (delta * response.view(-1, *[1] * (delta.dim() - 1))).sum(0)
-        flat, weight = (flat.bfloat16(), weight.bfloat16()) if half else (flat, weight)
+        flat, weight = (flat.bfloat16(), weight.bfloat16()) if bf16 else (flat, weight)
         if len(found) > 1:
             shape = (*entered[:2], weight.shape[1]) if self.flat else entered
             by_weight = weight_gradient(delta, shape, self.numbers, found) if needed[1] else None
             by_x = by_signal(flat, weight, self.map, shape).to(delta.dtype) if needed[0] else None
         else:
             by_x, by_weight = dense_gradients(flat, found[0], weight, self.map, (needed[0], needed[1]))
-            by_weight = by_weight.to(membrane.dtype) if half and by_weight is not None else by_weight
+            by_weight = by_weight.to(membrane.dtype) if bf16 and by_weight is not None else by_weight
         if by_x is not None and mask is not None:
             by_x = by_x.view(*entered[:2], *mask.shape[1:]).to(mask.dtype) * mask
         return [None if by_x is None else by_x.view(entered), by_weight, by_bias, by_lateral]
@@ -193,12 +193,12 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None, padded: bool = False
         known = plans.as_one = _plan(net)
     if not isinstance(known, Plan):
         return None
-    if known.alone and processes.group().count > 1:
+    if known.alone and processes.group().world_size > 1:
         return None
     if padded and any(by.layer.rule.hears_padding for by in known.parts):
         return None
-    half, steps, tau_s, static = is_half(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
-    if x.dtype not in (torch.float32, torch.float64) or half != torch.is_autocast_enabled("cpu"):
+    bf16, steps, tau_s, static = is_bf16(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
+    if x.dtype not in (torch.float32, torch.float64) or bf16 != torch.is_autocast_enabled("cpu"):
         return None
     if any(w is not None and w.dtype != x.dtype for w in known.weights):
         return None
@@ -212,7 +212,7 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None, padded: bool = False
         x, response = synapse(x, tau_s), None
     if keys is None and any(by.dropout for by in known.parts):
         keys = net._keys(x)
-    psc: Tensor = _Layers.apply(x, response, keys, half, known.parts, *known.weights)
+    psc: Tensor = _Layers.apply(x, response, keys, bf16, known.parts, *known.weights)
     return psc if known.vote is None else known.vote(psc)
 
 
@@ -231,7 +231,7 @@ def _plan(net: Any) -> Plan | Modules:
         if takes and fixed and choose("auto", layer.weight, layer.neuron, rule, False) is ENGINE:
             by.formula = ENGINE.formula(rule)
     for by, after in pairwise(parts):
-        by.half_psc = not after.layer.takes_full
+        by.bf16_psc = not after.layer.takes_full
     if not parts or shared or any(by.formula is None for by in parts):
         return modules
     vote = net.layers[-1]
@@ -257,7 +257,7 @@ def _parts(net: Any) -> list[_Part]:
             if (
                 len(shape) != weight.dim() - 1
                 or shape[0] != weight.shape[1]
-                or (shape[1:] and not layer.can_be_half(shape[1:]))
+                or (shape[1:] and not layer.can_be_bf16(shape[1:]))
             ):
                 return []
             shape = (len(weight), *map_.sizes(shape[1:]))
@@ -279,26 +279,26 @@ def _plain(layer: Linear | Recurrent | Conv1d | Conv2d) -> bool:
 
 
 class _Layers(torch.autograd.Function):
-    """The layers one after the other. With ``half``, maps and the currents between layers are bfloat16, as under autocast."""
+    """The layers one after the other. With ``bf16``, maps and the currents between layers are bfloat16, as under autocast."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, response: Tensor | None, keys: Tensor | None, half: bool, parts: list[_Part], *weights: Any
+        ctx: Any, x: Tensor, response: Tensor | None, keys: Tensor | None, bf16: bool, parts: list[_Part], *weights: Any
     ) -> Tensor:
         hows, kept, ends = list[_How](), [response], [1]
         for place, by in enumerate(parts):
-            x, how, needed = by.forward(x, None if place else response, weights[3 * place : 3 * place + 3], keys, half)
+            x, how, needed = by.forward(x, None if place else response, weights[3 * place : 3 * place + 3], keys, bf16)
             hows.append(how)
             kept += needed
             ends.append(len(kept))
         ctx.save_for_backward(*kept)
-        ctx.made = half, parts, hows, ends
+        ctx.made = bf16, parts, hows, ends
         return x.detach()
 
     @staticmethod
     def backward(ctx: Any, error: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the gradient of a learning rule")
-        (half, parts, hows, ends), saved = ctx.made, ctx.saved_tensors
+        (bf16, parts, hows, ends), saved = ctx.made, ctx.saved_tensors
         ctx.maybe_clear_saved_tensors()  # unless the graph is to be retained, so that each layer's are freed after its turn
         response, kept = saved[0], [saved[start:end] for start, end in pairwise(ends)]
         del saved
@@ -306,6 +306,6 @@ class _Layers(torch.autograd.Function):
         lowest = min(place for place, needs in enumerate(needed) if needs) // 3
         for place in reversed(range(lowest, len(parts))):
             wanted = place > lowest, *needed[3 * place : 3 * place + 3]
-            error, *by = parts[place].backward(error, hows[place], kept.pop(), None if place else response, half, wanted)
+            error, *by = parts[place].backward(error, hows[place], kept.pop(), None if place else response, bf16, wanted)
             made = by + made
         return *[None] * (5 + 3 * lowest), *made

@@ -170,19 +170,19 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
             config = resolved(self._config(dataset), dataset)
             with _DRAWING, torch.inference_mode(False):
                 model, optimizer = prepare(config, dataset)
-                seen, samples = model.filtered(dataset)
+                without_filters, samples = model.filtered(dataset)
         state = RunState()
         progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
         try:
             with _parameters_named(), torch.inference_mode(False):
-                Loop(config, samples, seen, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
+                Loop(config, samples, without_filters, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
         except Interrupted:
             raise KeyboardInterrupt from None
         finally:
             progress.close()
         model.network.eval()
         some = torch.linspace(0, len(samples.train) - 1, min(len(samples.train), SOME)).long()
-        if bool((seen.answers(samples.train.select(some)) == NO_ANSWER).all()):
+        if bool((without_filters.answers(samples.train.select(some)) == NO_ANSWER).all()):
             warnings.warn("no output neuron fires; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history

@@ -33,7 +33,7 @@ def neurons(
     rule: Rule,
     backend: kernels.Backend = "auto",
     pool: kernels.Pool | None = None,
-    half: bool = False,
+    bf16: bool = False,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`lif` or :func:`lif_part` without checks, for layers; the currents can come out pooled and as bfloat16.
@@ -59,7 +59,7 @@ def neurons(
     if engine.forms and (formula is not None or not learning) and not learns_response:
         response = None if response is None else response.to(kernels.computed_in(x.dtype))
         pooled = pool if engine.pools else None
-        form = Form(response, pooled, x.dtype == torch.bfloat16, half and pooled is pool)
+        form = Form(response, pooled, x.dtype == torch.bfloat16, bf16 and pooled is pool)
     else:
         x = x.float() if x.dtype == torch.bfloat16 else x
         x = x if response is None else Constant(x, response.to(x.dtype)).expand()
@@ -71,7 +71,7 @@ def neurons(
         _, psc, after = engine.forward(x, neuron, state, form, keep=False)
     if pool is not None and form.pool is None:
         psc = sum_pool(psc.flatten(0, 1), pool).unflatten(0, psc.shape[:2])
-    return psc.bfloat16() if half else psc, after
+    return psc.bfloat16() if bf16 else psc, after
 
 
 def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> Callable[[], float]:
@@ -82,7 +82,7 @@ def _rate(membrane: Tensor, neuron: LIF, group: processes.Group) -> Callable[[],
         fired = int(np.count_nonzero(membrane.numpy() > least))
     else:
         fired = int((membrane > threshold).count_nonzero())
-    counts = group.adding(torch.tensor([fired, membrane.numel()], dtype=torch.float64))
+    counts = group.all_reduce_async(torch.tensor([fired, membrane.numel()], dtype=torch.float64))
 
     def rate() -> float:
         firing, of = counts().tolist()
@@ -115,7 +115,7 @@ class Crossing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         membrane, psc, after = engine.forward(current, neuron, state, form)
         ctx.rate = None
-        if rule.statistic and (group := processes.group()).count > 1:
+        if rule.statistic and (group := processes.group()).world_size > 1:
             assert membrane is not None
             ctx.rate, ctx.rule = _rate(membrane, neuron, group), rule
         ctx.save_for_backward(membrane, state, tau_m, tau_s, threshold)
@@ -159,9 +159,9 @@ def recurrent(
     state: Tensor | None,
     neuron: LIF,
     rule: Rule,
-    backend: kernels.Backend = "auto",
-    adaptation: tuple[float, float] | None = None,
-    half: bool = False,
+    backend: kernels.Backend,
+    adaptation: tuple[float, float] | None,
+    bf16: bool,
 ) -> tuple[Tensor, Tensor] | None:
     """A recurrent layer's post-synaptic current and state, or None if no engine takes whole sequences of it.
 
@@ -173,7 +173,7 @@ def recurrent(
         lateral: V, ``[N, N]``.
         state: ``[3, B, N]`` or, with adaptation, ``[5, B, N]``; None is rest.
         adaptation: τa and β of adaptive thresholds, None for fixed ones.
-        neuron, rule, backend, half: see :func:`neurons`.
+        neuron, rule, backend, bf16: see :func:`neurons`.
     """
     drive = drive.float() if drive.dtype == torch.float16 else drive
     full = kernels.computed_in(drive.dtype)
@@ -189,8 +189,8 @@ def recurrent(
     if transformed():
         _refuse_other_modes(*operands)
     if learning:
-        return RecurrentCrossing.apply(*operands, engine, formula, neuron, adaptation, rule.through_lateral, half)
-    _, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half, keep=False)
+        return RecurrentCrossing.apply(*operands, engine, formula, neuron, adaptation, rule.through_lateral, bf16)
+    _, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, bf16, keep=False)
     return psc, after
 
 
@@ -211,12 +211,12 @@ class RecurrentCrossing(torch.autograd.Function):
         neuron: LIF,
         adaptation: tuple[float, float] | None,
         through_lateral: bool,
-        half: bool,
+        bf16: bool,
     ) -> tuple[Tensor, Tensor]:
-        membrane, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, half)
+        membrane, psc, after = engine.recurrent_forward(drive, lateral, state, neuron, adaptation, bf16)
         ctx.save_for_backward(membrane, lateral, state, tau_m, tau_s, threshold)
         ctx.by, ctx.neuron, ctx.adaptation = (engine, formula), neuron, adaptation
-        ctx.through_lateral, ctx.half_drive = through_lateral, drive.dtype == torch.bfloat16
+        ctx.through_lateral, ctx.bf16_drive = through_lateral, drive.dtype == torch.bfloat16
         ctx.set_materialize_grads(False)
         return psc, after
 
@@ -225,7 +225,7 @@ class RecurrentCrossing(torch.autograd.Function):
         refuse_second_derivative("the gradient of a learning rule")
         (engine, formula), (membrane, lateral, state, *constants) = ctx.by, ctx.saved_tensors
         error = membrane.new_zeros(1, 1, 1).expand_as(membrane) if psc_gradient is None else psc_gradient
-        operands = formula, error, after, membrane, lateral, state, _with(ctx.neuron, constants), ctx.adaptation, ctx.half_drive
+        operands = formula, error, after, membrane, lateral, state, _with(ctx.neuron, constants), ctx.adaptation, ctx.bf16_drive
         learns = ctx.needs_input_grad[1]
         drive, back, weights, by_neuron = engine.recurrent_backward(
             *operands, through_lateral=ctx.through_lateral, learns=learns

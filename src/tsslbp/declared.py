@@ -76,7 +76,7 @@ class Group:
         """Every setting, or those of a group, as JSON values, without None and without ``resume``, which belongs to a command
         and not to a run."""
         values = {name: getattr(self, name) for name in kinds_of(group or type(self)) if name != "resume"}
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        return {name: _as_json(value) for name, value in values.items() if value is not None}
 
 
 def flag(name: str) -> str:
@@ -179,5 +179,5 @@ def is_text(value: str) -> bool:
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value

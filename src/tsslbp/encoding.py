@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tsslbp import draws
-from tsslbp.errors import UserError, check_number, check_tensor, unknown
-from tsslbp.signal import Constant, check_steps, constant_current
+from tsslbp.errors import UserError, check_number, check_tensor, check_whole, unknown
+from tsslbp.signal import Constant, constant_current
 from tsslbp.spec import construct, parse_spec
 
 __all__ = ["CONSTANT", "ENCODERS", "Constant", "Latency", "Poisson", "constant_current", "get", "latency", "poisson"]
@@ -120,7 +120,7 @@ def get(encoding: str) -> Callable[[Tensor, int, int | Tensor], Tensor] | None:
 
 
 def _check(x: Tensor, time_steps: int) -> None:
-    check_steps(time_steps)
+    check_whole("time_steps", time_steps)
     check_tensor("x", x)
     if not x.dim() or x.is_complex():
         raise UserError(f"x is {x.dtype} of shape {list(x.shape)}; it must be intensities [B, ...]")

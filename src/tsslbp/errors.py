@@ -1,10 +1,11 @@
 """The exception for users, whose message is one line that names the fix, and checks that every part needs."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from numbers import Real
+from numbers import Integral, Real
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
+MOST_FAULTS = 5
+"""Faults that one error tells."""
 LARGEST = 2**31 - 1
 """No setting that counts something, and no seed, is larger."""
 
@@ -43,10 +46,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def all_of(faults: Sequence[str], most: int = 5) -> UserError:
-    """One error for several faults, in one line; only the first ``most`` are told."""
-    more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
-    return UserError("; ".join([*faults[:most], *more]))
+def all_of(faults: Sequence[str]) -> UserError:
+    """One error for several faults, in one line; only the first ``MOST_FAULTS`` are told."""
+    more = [f"and {len(faults) - MOST_FAULTS:,} more"] if len(faults) > MOST_FAULTS else []
+    return UserError("; ".join([*faults[:MOST_FAULTS], *more]))
 
 
 def few(names: Sequence[str], most: int = 8) -> str:
@@ -90,6 +93,19 @@ def check_number(name: str, x: object, be: str = "a plain number, as constants a
     if type(x) not in (float, int) and (isinstance(x, bool) or not isinstance(x, Real)):
         given = repr(x) if isinstance(x, str | bool) else f"of type {type(x).__name__}"
         raise UserError(f"{name} is {given}; it must be {be}")
+
+
+def check_whole(name: str, x: object, least: int = 1) -> None:
+    """Raises UserError for anything but a whole number from ``least``, of Python or NumPy."""
+    if isinstance(x, bool) or not isinstance(x, Integral) or x < least:
+        raise UserError(f"{name} is {x}; it must be a whole number from {least}")
+
+
+def check_positive(name: str, x: float, least: float = 0) -> None:
+    """Raises UserError for anything but a finite number above 0, or from ``least``."""
+    check_number(name, x)
+    if not max(least, math.ulp(0)) <= x < math.inf:
+        raise UserError(f"{name} is {x}; it must be {f'finite and at least {least}' if least else 'positive and finite'}")
 
 
 def as_plain(x: float) -> float:

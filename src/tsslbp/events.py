@@ -170,6 +170,16 @@ def _make(net: Any) -> "Plan | _Seen":
         made = Planner(net, [tensor for tensor, *_ in seen.tensors])
     except Declined:
         return seen
-    state_size, features = made.state_size if made.parts else 0, math.prod(net.architecture.input_shape)
-    of = torch.cat(made.weights), made.plan(), made.states, state_size, made.vote, seen
-    return Plan(*of, held, _glance(held), moving, _glance(moving), features)
+    return Plan(
+        weights=torch.cat(made.weights),
+        numbers=made.plan(),
+        states=made.states,
+        state_size=made.state_size if made.parts else 0,
+        vote=made.vote,
+        seen=seen,
+        held=held,
+        glance=_glance(held),
+        moving=moving,
+        moved=_glance(moving),
+        features=math.prod(net.architecture.input_shape),
+    )

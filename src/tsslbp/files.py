@@ -160,7 +160,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, fix: str) -> Iterator[None]:
+def locked(folder: Path, fix: str) -> Iterator[None]:
     """Lock a folder until the block or this process ends, however it ends.
 
     Nothing is checked if the system or the file system has no locks.
@@ -190,12 +190,12 @@ def alone(folder: Path, fix: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(folder: Path, fix: str) -> Iterator[None]:
-    """:func:`alone` in a folder, which is made if it is missing; waits while another process has locked it."""
+    """:func:`locked` in a folder, which is made if it is missing; waits while another process has locked it."""
     make_folder(folder, fix)
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(alone(folder, fix))
+                held.enter_context(locked(folder, fix))
                 break
             except Taken:
                 time.sleep(1)

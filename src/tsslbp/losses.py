@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsslbp import processes
-from tsslbp.errors import UserError, check_number, check_tensors, shown, unknown
+from tsslbp.errors import UserError, check_number, check_positive, check_tensors, check_whole, shown, unknown
 from tsslbp.imports import is_ours
 from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
-from tsslbp.signal import check_lengths, check_mask, check_steps, within
+from tsslbp.signal import check_lengths, check_mask, within
 from tsslbp.signal import length_mask as length_mask
 from tsslbp.spec import construct, parse_spec, write_spec
 
@@ -61,8 +61,8 @@ class _TrainLoss(ABC):
     undesired: Sequence[float] | str | None = None
 
     def __post_init__(self) -> None:
-        _positive("tau_s", self.tau_s, least=1)
-        check_steps(self.time_steps)
+        check_positive("tau_s", self.tau_s, least=1)
+        check_whole("time_steps", self.time_steps)
         for name in [each for each in ("desired", "undesired") if getattr(self, each) is not None]:
             train = str(given) if isinstance(given := getattr(self, name), int | float) else given
             if not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}:
@@ -128,7 +128,7 @@ class KernelLoss(_TrainLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive("label_weight", self.label_weight)
+        check_positive("label_weight", self.label_weight)
         if self.target not in ("single", "double"):
             raise unknown("target", str(self.target), ("single", "double"))
 
@@ -208,7 +208,7 @@ class StepLoss:
     scale: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive("scale", self.scale)
+        check_positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         check_tensors(output=psc, label=label)
@@ -239,8 +239,8 @@ class FirstSpikeLoss:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("tau_s", self.tau_s, least=1)
-        _positive("scale", self.scale)
+        check_positive("tau_s", self.tau_s, least=1)
+        check_positive("scale", self.scale)
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         _one_hot(psc, label)
@@ -377,12 +377,6 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
         return x
     check_mask("mask", mask, x, numbers=True)
     return x * mask.unsqueeze(2)
-
-
-def _positive(name: str, value: float, least: float = 0) -> None:
-    check_number(name, value)
-    if not max(least, math.ulp(0)) <= value < math.inf:
-        raise UserError(f"{name} is {value}; it must be {f'finite and at least {least}' if least else 'positive and finite'}")
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:

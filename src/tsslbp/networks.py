@@ -15,9 +15,9 @@ from tsslbp import ann, as_one, draws, events, imports, quantisation, rules, sto
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.blocks import in_blocks
 from tsslbp.declared import kinds_of, plain
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_whole, unknown
 from tsslbp.kernels import Pool, computed_in
-from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, halved
+from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, in_bf16
 from tsslbp.layers.called import called_alone, in_order, in_order_alone, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import pooled_too, refuse_inner
@@ -244,13 +244,13 @@ class Network(TellsOfLayers):
         """
         cross, pools = cross or self._cross, pooled_too(self.unpacked()) if fused else {}
         pooled = {name for name, _ in pools.values()}
-        half = halved(self.named_layers(), signal) if fused else ()
+        bf16 = in_bf16(self.named_layers(), signal) if fused else ()
         after: list[tuple[str, nn.Module, Signal]] = []
 
         def through(name: str, layer: nn.Module, signal: Any) -> Signal:
             if isinstance(layer, Spiking):
                 pool = pools[name][1].pool if name in pools else None
-                signal = cross(name, layer, signal, pool, name in half)
+                signal = cross(name, layer, signal, pool, name in bf16)
             elif isinstance(layer, MaxPool):
                 signal = cross(name, layer, signal, None, False)
             elif name not in pooled:
@@ -267,13 +267,13 @@ class Network(TellsOfLayers):
             after.clear()
 
     def _cross(
-        self, name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool, inside: Tensor | None = None
+        self, name: str, layer: Crossed, signal: Any, pool: Pool | None, bf16: bool, inside: Tensor | None = None
     ) -> Tensor:
         if isinstance(layer, MaxPool):
             return cast(Tensor, layer(signal))
         if self.is_spiking:
             if is_known(layer):
-                return layer(signal, pool, half, inside)
+                return layer(signal, pool, bf16, inside)
             return layer(signal) if inside is None or not takes(layer, "inside") else layer(signal, inside=inside)
         current = cast(Tensor, called_alone(layer, signal))  # as an ANN's signal is one
         a = self.architecture
@@ -341,8 +341,8 @@ class Network(TellsOfLayers):
         self._check(x, any_length=True)
         x = quantisation.entering(x, self.architecture.bits)
         static = self.is_static(x)
-        if static and (not hasattr(steps, "__index__") or steps < 1):
-            raise UserError(f"steps is {steps}; it must be a whole number from 1")
+        if static:
+            check_whole("steps", steps)
         steps = steps if static else x.shape[0]
         state.check(x, static, {name for name, layer in self.named_layers() if isinstance(layer, Crossed)})
         if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
@@ -358,8 +358,8 @@ class Network(TellsOfLayers):
         layers: dict[str, Tensor] = {}
         refuse_inner((name, layer) for name, layer, _ in self.unpacked())
 
-        def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, half: bool) -> Tensor:
-            before, form = state.layers.get(name), (pool, half) if isinstance(layer, Spiking) and is_known(layer) else ()
+        def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, bf16: bool) -> Tensor:
+            before, form = state.layers.get(name), (pool, bf16) if isinstance(layer, Spiking) and is_known(layer) else ()
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
 

@@ -217,19 +217,14 @@ def _folded(spec: Spec) -> Spec:
     return replace(spec, beside="b") if isinstance(spec, NeuronSpec) and spec.beside == "n" else spec
 
 
-def normalised(notation: str) -> bool:
-    """Whether any layer of a network is normalised. Raises UserError as :func:`parse`."""
-    return any(isinstance(spec, NeuronSpec) and spec.beside == "n" for spec in unpacked(parse(notation)))
+def normalised(notation: str, kind: type[NeuronSpec] = NeuronSpec) -> bool:
+    """Whether any layer of a kind is normalised; by default any layer. Raises UserError as :func:`parse`."""
+    return any(isinstance(spec, kind) and spec.beside == "n" for spec in unpacked(parse(notation)))
 
 
 def contains(notation: str | None, kind: type[Spec]) -> bool:
     """Whether a network has a layer of a kind; None (not chosen yet) has none. Raises UserError as :func:`parse`."""
     return notation is not None and any(isinstance(spec, kind) for spec in unpacked(parse(notation)))
-
-
-def normalises_neurons(notation: str) -> bool:
-    """Whether a network has a normalised layer that is fully connected. Raises UserError as :func:`parse`."""
-    return any(isinstance(spec, LinearSpec) and spec.beside == "n" for spec in unpacked(parse(notation)))
 
 
 def has_hidden(notation: str) -> bool:

@@ -222,7 +222,7 @@ class Planner:
         size = layer.pool.size if isinstance(layer, SumPool) else layer.size
         height = size if self.axes == 2 else 1
         shape = (c, h // height, w // size)
-        _need(heard.stage != INPUT and not heard.flat and self.axes == len(layer.axes.split(", ")))
+        _need(heard.stage != INPUT and not heard.flat and self.axes == len(layer.axes))
         if isinstance(layer, SumPool):  # the next map sums the spikes
             pool = (heard.pool[0] * height, heard.pool[1] * size)
             _need(math.prod(pool) <= 255)

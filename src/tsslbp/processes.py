@@ -4,7 +4,7 @@ Code that needs all samples of a batch gets the :func:`group` and lets it add nu
 which all of this does nothing.
 
 :meth:`Group.share` divides a batch. The losses of the processes add up to that of the batch, and so do their gradients
-(:meth:`Group.add_`).
+(:meth:`Group.all_reduce_`).
 """
 
 import functools
@@ -73,34 +73,34 @@ class Group:
     """The processes of a job, seen from one of them.
 
     Args:
-        count: number of processes.
-        number: of this one, from 0. Number 0 writes files and prints.
+        world_size: number of processes.
+        rank: of this one, from 0. Rank 0 writes files and prints.
         store: kept by torchrun's agent, also across restarts; None for a single process.
     """
 
-    count: int = 1
-    number: int = 0
+    world_size: int = 1
+    rank: int = 0
     store: Any = None
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes files and prints."""
-        return self.number == 0
+        return self.rank == 0
 
     def share(self, samples: Tensor) -> Tensor:
         """This process's part of the samples of a batch, ``[B]``; it may be empty."""
-        return samples if self.count == 1 else samples.tensor_split(self.count)[self.number]
+        return samples if self.world_size == 1 else samples.tensor_split(self.world_size)[self.rank]
 
-    def add_(self, x: Tensor) -> Tensor:
+    def all_reduce_(self, x: Tensor) -> Tensor:
         """Replace ``x`` by its sum over all processes, with the same bits in each. Raises Lost."""
-        return self.adding(x)()
+        return self.all_reduce_async(x)()
 
-    def adding(self, x: Tensor) -> Callable[[], Tensor]:
+    def all_reduce_async(self, x: Tensor) -> Callable[[], Tensor]:
         """Begin to replace ``x`` by its sum over all processes; the returned function waits for it and returns it.
 
         All processes must begin their sums in the same order. Raises Lost, here or there.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return lambda: x
         with _noticing():
             work = _begun(dist.all_reduce(x, async_op=True))
@@ -112,9 +112,9 @@ class Group:
 
         return added
 
-    def first_(self, x: Tensor) -> Tensor:
+    def broadcast_(self, x: Tensor) -> Tensor:
         """Replace ``x`` by that of the leading process. Raises Lost."""
-        if self.count > 1:
+        if self.world_size > 1:
             with _noticing():
                 work = _begun(dist.broadcast(x, 0, async_op=True))
             _wait(work, x)
@@ -122,30 +122,30 @@ class Group:
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the samples of all processes, ``[B, ...] -> [...]``, through which gradients flow. Raises Lost."""
-        if self.count == 1:
+        if self.world_size == 1:
             return x.mean(0)
-        return _Total.apply(x.sum(0), self) / self.add_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
+        return _Total.apply(x.sum(0), self) / self.all_reduce_(torch.tensor(float(len(x)), dtype=torch.float64)).item()
 
-    def told(self, message: bytes | None) -> bytes:
+    def broadcast(self, message: bytes | None) -> bytes:
         """The message of the leading process; those of others are ignored. Raises Lost."""
-        if self.count == 1:
+        if self.world_size == 1:
             assert message is not None
             return message
-        size = self.add_(torch.tensor(len(message or b"") if self.leads else 0))
+        size = self.all_reduce_(torch.tensor(len(message or b"") if self.leads else 0))
         sent = torch.zeros(int(size), dtype=torch.uint8)
         if self.leads and message:
             sent.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))
-        return self.first_(sent).numpy().tobytes()
+        return self.broadcast_(sent).numpy().tobytes()
 
-    def all_say(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """The texts of all processes, in order. Raises Lost."""
         said = text.encode()
-        sizes = torch.zeros(self.count, dtype=torch.int64)
-        sizes[self.number] = len(said)
-        ends = self.add_(sizes).cumsum(0).tolist()
+        sizes = torch.zeros(self.world_size, dtype=torch.int64)
+        sizes[self.rank] = len(said)
+        ends = self.all_reduce_(sizes).cumsum(0).tolist()
         spoken = torch.zeros(ends[-1], dtype=torch.uint8)
-        spoken[ends[self.number] - len(said) : ends[self.number]] = torch.tensor(list(said), dtype=torch.uint8)
-        whole = self.add_(spoken).numpy().tobytes()
+        spoken[ends[self.rank] - len(said) : ends[self.rank]] = torch.tensor(list(said), dtype=torch.uint8)
+        whole = self.all_reduce_(spoken).numpy().tobytes()
         return [whole[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     @contextmanager
@@ -157,16 +157,18 @@ class Group:
         except UserError as error:
             fault, raised = str(error), error
         found = [
-            text for text in self.all_say(f"process {self.number} on {socket.gethostname()}: {fault}" if fault else "") if text
+            text
+            for text in self.all_gather_text(f"process {self.rank} on {socket.gethostname()}: {fault}" if fault else "")
+            if text
         ]
-        if raised is not None and (self.count == 1 or len(found) == self.count):
+        if raised is not None and (self.world_size == 1 or len(found) == self.world_size):
             raise raised
         if found:
             raise UserError("; ".join(dict.fromkeys(found)))
 
     def same(self, what: str, text: str) -> None:
         """Raises UserError with ``what`` unless all processes have the same ``text``; or Lost."""
-        said = self.all_say(text)
+        said = self.all_gather_text(text)
         if other := [number for number, one in enumerate(said) if one != said[0]]:
             raise UserError(f"process {other[0]} has {what} than process 0; give every node the same files")
 
@@ -205,7 +207,7 @@ def alone() -> Iterator[None]:
         _GROUP.reset(token)
 
 
-def started() -> int:
+def world_size() -> int:
     """How many processes torchrun has started for this job; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if _launched() else 1
 
@@ -221,7 +223,7 @@ def restarts() -> int:
 
 def leads() -> bool:
     """Whether this is the process of the job that prints, joined or not."""
-    return started() == 1 or os.environ.get("RANK") == "0"
+    return world_size() == 1 or os.environ.get("RANK") == "0"
 
 
 def check_device(name: str) -> None:
@@ -239,10 +241,10 @@ def device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind == "cpu":
         return torch.device("cpu")
-    if number and started() > 1 and (each := os.environ["LOCAL_WORLD_SIZE"]) != "1":
+    if number and world_size() > 1 and (each := os.environ["LOCAL_WORLD_SIZE"]) != "1":
         raise UserError(f"--device is {name}, which {each} processes would share; --device cuda gives each its own")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(number or (os.environ["LOCAL_RANK"] if started() > 1 else 0))
+    index = int(number or (os.environ["LOCAL_RANK"] if world_size() > 1 else 0))
     if index >= there:
         raise UserError(f"--device is {name}; PyTorch finds {there} GPUs here" + ("" if there else ", so take --device cpu"))
     return torch.device("cuda", index)
@@ -256,7 +258,7 @@ def stuck() -> bool:
 def command() -> str:
     """How this job's command begins."""
     each = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return "tsslbp" if started() == 1 else f"torchrun --nproc-per-node {each} -m tsslbp"
+    return "tsslbp" if world_size() == 1 else f"torchrun --nproc-per-node {each} -m tsslbp"
 
 
 @contextmanager
@@ -266,10 +268,10 @@ def joined() -> Iterator[Group]:
     A UserError or OSError that leaves the block is raised in the process that has it first. The others end silently with exit
     code 2. SIGTERM, which torchrun sends to all when one has ended, raises Lost.
     """
-    if not _launched() or group().count > 1:
+    if not _launched() or group().world_size > 1:
         yield group()
         return
-    if started() == 1:
+    if world_size() == 1:
         yield Group(store=next(iter(rendezvous("env://", timeout=PATIENCE)))[0])
         return
     # Optimizers import this. If imported while the group exists, it keeps the group's threads until the interpreter ends, where
@@ -289,7 +291,7 @@ def _together(store: Any, number: int, count: int) -> Iterator[Group]:
     token = _GROUP.set(whole)
     try:
         yield whole
-        whole.add_(torch.zeros(()))  # leave together, or gloo may abort a process whose connections end first
+        whole.all_reduce_(torch.zeros(()))  # leave together, or gloo may abort a process whose connections end first
     except BaseException as error:
         _NOTICED.set()
         if isinstance(error, UserError | OSError) and not whole.speaks():
@@ -381,8 +383,8 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return group.add_(x.clone())
+        return group.all_reduce_(x.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.group.add_(gradient.clone()), None
+        return ctx.group.all_reduce_(gradient.clone()), None

@@ -45,7 +45,7 @@ class Modules:
         dicts = [d for module in modules for d in (module._parameters, module._buffers, module._modules)]
         self.contents = [(d, tuple(d.values())) for d in dicts if d]
         self.empty = [d for d in dicts if not d]
-        self.hooks = [hooks for module in modules[1:] for hooks in _hooks(module)]
+        self.hooks = [hooks for module in modules[1:] for hooks in hooks_of(module)]
 
     def same(self) -> bool:
         """Whether nothing has changed, and there are no hooks."""
@@ -63,7 +63,8 @@ class Modules:
         return True
 
 
-def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """The forward and backward hooks of a module, by kind."""
     return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 

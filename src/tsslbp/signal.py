@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError, check_tensor, check_whole
 
 
 class Constant(NamedTuple):
@@ -77,18 +77,12 @@ def plainly_laid(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
 
 
-def check_steps(time_steps: int) -> None:
-    """Raises UserError unless there is a whole number of steps from 1."""
-    if not hasattr(time_steps, "__index__") or time_steps < 1:
-        raise UserError(f"time_steps is {time_steps}; it must be a whole number of at least 1")
-
-
 def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
     """Constant current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
 
     Raises UserError for T or τs below 1.
     """
-    check_steps(time_steps)
+    check_whole("time_steps", time_steps)
     if not tau_s >= 1:
         raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1")
     steps = torch.arange(1, time_steps + 1, dtype=x.dtype, device=x.device)

@@ -29,7 +29,7 @@ from tsslbp.neuron import has_modes, transformed
 
 WORK = 12_000_000
 """Multiplications of the dense map below which looking for changes may cost more than it saves."""
-OUTPUTS, HALF_OUTPUTS = 32, 64
+OUTPUTS, BF16_OUTPUTS = 32, 64
 """Outputs, or channels, below which it does; those of maps whose dense product would be bfloat16."""
 
 
@@ -54,7 +54,7 @@ class Most(NamedTuple):
 
 
 # Measured by benchmarks/changes.py on Zen 4, on Zen 3 and, for all others, on a Xeon with AMX.
-FLAT, CONVOLVED, HALF = (
+FLAT, CONVOLVED, BF16 = (
     (Most(0.135, 60), Most(0.2, 0), Most(0, 0))
     if not machine.is_amd()
     else (Most(0.44, 240), Most(0.46, 12), Most(0.2, 8))
@@ -95,19 +95,19 @@ class SparseMap(NamedTuple):
         return [*map(float, itertools.chain(*sizes)), tau_s]
 
 
-def is_half(weight: Tensor) -> bool:
+def is_bf16(weight: Tensor) -> bool:
     """Whether the dense map would be a bfloat16 product."""
     return weight.dtype == torch.float32 and machine.autocasts_to_bfloat16("cpu")
 
 
-def most(map_: SparseMap, outputs: int, half: bool) -> float:
+def most(map_: SparseMap, outputs: int, bf16: bool) -> float:
     """The largest share of changes at which a map with so many outputs, or channels, gains; 0 if nobody is to look.
 
-    With ``half`` (:func:`is_half`) only convolutions gain.
+    With ``bf16`` (:func:`is_bf16`) only convolutions gain.
     """
-    if cpp.NOT_LOADED is not None or outputs < (HALF_OUTPUTS if half else OUTPUTS) or (half and not map_.kernel):
+    if cpp.NOT_LOADED is not None or outputs < (BF16_OUTPUTS if bf16 else OUTPUTS) or (bf16 and not map_.kernel):
         return 0.0
-    return (HALF if half else CONVOLVED if map_.kernel else FLAT).of(outputs)
+    return (BF16 if bf16 else CONVOLVED if map_.kernel else FLAT).of(outputs)
 
 
 def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> list[Tensor]:
@@ -119,8 +119,8 @@ def changes(signal: Tensor, weight: Tensor, map_: SparseMap, tau_s: float) -> li
         map_: the kind of map.
         tau_s: of the synapse that made the signal. A wrong one costs time, and a larger one rounds in proportion to it.
     """
-    half = is_half(weight)
-    if (torch.is_autocast_enabled("cpu") and not half) or not (share := most(map_, len(weight), half)):
+    bf16 = is_bf16(weight)
+    if (torch.is_autocast_enabled("cpu") and not bf16) or not (share := most(map_, len(weight), bf16)):
         return []
     pixels = signal.shape[3:]
     if signal.dim() != weight.dim() + 1 or signal.shape[2] != weight.shape[1] or min(map_.sizes(pixels), default=1) < 1:
@@ -150,7 +150,7 @@ class _Mapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, signal: Tensor, weight: Tensor, map_: SparseMap, numbers: list[float], *changes: Tensor) -> Tensor:
         ctx.shape, ctx.map, ctx.numbers = signal.shape, map_, numbers
-        ctx.product = torch.bfloat16 if is_half(weight) else weight.dtype
+        ctx.product = torch.bfloat16 if is_bf16(weight) else weight.dtype
         ctx.save_for_backward(weight, *changes)
         return product(signal, weight, numbers, changes).detach()  # not a view, which could not be changed in place
 

@@ -33,22 +33,22 @@ __all__ = [
 ]
 
 OURS = "tsslbp"
-HALF, BLOCKS = f"{OURS}, bf16", f"{OURS}, blocks of time"
+BF16, BLOCKS = f"{OURS}, bf16", f"{OURS}, blocks of time"
 
 
 def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
     """Everything that can run a case here: functions that make a subject, by name."""
-    half = machine.multiplies_bfloat16()
+    bf16 = machine.multiplies_bfloat16()
     made: dict[str, Callable[[], Subject]] = {OURS: partial(ours, case, "auto")}
-    if half:
-        made[HALF] = partial(ours, case, "auto", autocast=True)
+    if bf16:
+        made[BF16] = partial(ours, case, "auto", autocast=True)
     made[f"{OURS}, reference"] = partial(ours, case, "reference")
     if case.name.startswith("T = "):
         made[BLOCKS] = partial(ours, case, "auto", blocks=True)
     if case.recurrent:
         return made | {name: partial(build, case) for name, build in recurrent.contestants().items()}
     made["linear maps alone"] = partial(floor, case, torch.float32)
-    if half:
+    if bf16:
         made["linear maps alone, bf16"] = partial(floor, case, torch.bfloat16)
     made["ReLU ANN, one pass"] = partial(ann, case)
     return made | {name: partial(build, case) for name, build in peers.installed().items()}
@@ -72,7 +72,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         say(f"{name}: training step")
         step = interleaved({who: subject.step for who, subject in made.items()}, seconds)
         rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who]} for who in made}
-        for who in rows.keys() & {OURS, HALF}:
+        for who in rows.keys() & {OURS, BF16}:
             rows[who]["spent_ms"] = where_time_goes(made[who].step, times=min(50, 1 + int(10 * seconds)))
         del made
         for who in rows if memory else ():
@@ -156,7 +156,7 @@ def spent_table(result: dict[str, Any]) -> str:
     columns = [
         (f"{name}{', bf16' if who != OURS else ''}", row["subjects"][who]["spent_ms"])
         for name, row in result["cases"].items()
-        for who in (OURS, HALF)
+        for who in (OURS, BF16)
         if who in row["subjects"]
     ]
     rows = [

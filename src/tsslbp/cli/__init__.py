@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
-    if processes.started() > 1 and arguments[0] != "train":
+    if processes.world_size() > 1 and arguments[0] != "train":
         raise UserError(f"torchrun is for tsslbp train; start tsslbp {arguments[0]} without it")
     command, rest, given = arguments[0], arguments[1:], list[Path]()
     if command in own.IMPORTING:

@@ -50,7 +50,7 @@ class Facts:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        numbers, parts = (*self.low, *self.high), ["test", "train", "validation"]
+        numbers, parts = (*self.low, *self.high), sorted(PARTS)
         texts = (*self.digests.values(), *self.remembered, *self.columns)
         if (
             self.dtype not in ("uint8", "float32")

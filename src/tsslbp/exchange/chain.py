@@ -207,7 +207,7 @@ class _Builder:
                 raise UserError(f"layer {name!r}: a {type(layer).__name__} is not written yet")
 
     def _pool(self, name: str, layer: SumPool | MaxPool) -> None:
-        size = (1 if layer.axes == "L" else layer.size, layer.size)
+        size = (1 if len(layer.axes) == 1 else layer.size, layer.size)
         sent = self.sent
         channels, *sizes = sent.entering
         entering = (channels, sizes[0] // size[0], sizes[1] // size[1])

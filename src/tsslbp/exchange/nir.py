@@ -38,8 +38,8 @@ from tsslbp.notation import classes, voters
 from tsslbp.quantisation import INPUT_UNIT, SMALLEST_LIMIT
 from tsslbp.stored import LONGEST
 from tsslbp.training import Model
-from tsslbp.training.model import alone
-from tsslbp.training.reading import described
+from tsslbp.training.model import as_model
+from tsslbp.training.reading import model_of
 
 Bias = Literal["leak", "onset"]
 """How biases are written."""
@@ -68,7 +68,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
             pooling, pooling over one axis, kernels of even and odd sides; filters of series. Steps, votes or time constants
             that are not what the network's settings say, which would come back. nir is not installed.
     """
-    model = network if isinstance(network, Model) else alone(network)
+    model = network if isinstance(network, Model) else as_model(network)
     if model.inputs.filters:
         raise UserError("the model filters series, which NIR cannot say; write it as .onnx, or train it with --filters 0")
     _check_noted(model.network)
@@ -185,7 +185,7 @@ def _model(graph: Any, dt: float | None, time_steps: int | None, sequences: bool
             assumed.append("that the answer is the class with the largest sum")
         elif tau > 1:
             assumed.append(f"that the answer is the class with the largest output current (τs = {tau:g}), not with most spikes")
-        return Found(alone(network, sequence=sequences), tuple(assumed))
+        return Found(as_model(network, sequence=sequences), tuple(assumed))
     if sequences:
         raise UserError("its metadata say what its samples are; leave --sequences out")
     if (network.architecture.input_shape, network.time_steps) != (architecture.input_shape, architecture.time_steps):
@@ -239,7 +239,7 @@ def _described(metadata: dict[str, Any]) -> Model | None:
     try:
         if not isinstance(text, str) or len(text) > LONGEST:
             raise ValueError("it is no short text")
-        return described(json.loads(text))
+        return model_of(json.loads(text))
     except UserError as error:
         raise UserError(f"its metadata {OURS!r}: {error}") from None
     except Exception as error:  # damaged descriptions may raise anything

@@ -33,7 +33,7 @@ from tsslbp.metrics import decode
 from tsslbp.networks import Network
 from tsslbp.signal import within
 from tsslbp.training import Model
-from tsslbp.training.model import alone
+from tsslbp.training.model import as_model
 
 OPSET = 18
 """Version of ONNX's operators in a graph."""
@@ -59,7 +59,7 @@ def to_onnx(network: Network | Model) -> Any:
     Raises:
         UserError: Poisson spikes, which a graph cannot have. onnx is not installed.
     """
-    model = network if isinstance(network, Model) else alone(network)
+    model = network if isinstance(network, Model) else as_model(network)
     _check(model)
     helper = _library("onnx").helper
     network = copy.deepcopy(model.network).cpu().float()

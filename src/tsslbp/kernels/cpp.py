@@ -84,7 +84,7 @@ class Cpp(Engine):
         before = None if state is None else layout.flatten(state)
         pool = pooling(layout, form.pool)
         made = torch.ops.tsslbp.lif(
-            flat, form.response, before, *_constants(neuron, layout.repeating), pool, form.half_psc, keep
+            flat, form.response, before, *_constants(neuron, layout.repeating), pool, form.bf16_psc, keep
         )
         membrane = layout.restore(made[1]) if keep else None
         return membrane, layout.pooled(form.pool).restore(made[0]), None if state is None else layout.restore(made[-1])
@@ -98,7 +98,7 @@ class Cpp(Engine):
         before, after = (None if part is None else layout.flatten(part) for part in (state, carry))
         constants, pool = _constants(neuron, layout.repeating), pooling(layout, form.pool)
         made = getattr(torch.ops.tsslbp, f"{family}_backward")(
-            e, u, form.response, before, after, *constants, numbers, pool, form.half_current
+            e, u, form.response, before, after, *constants, numbers, pool, form.bf16_current
         )
         delta = layout.restore(made[0])
         back = None if state is None else layout.restore(made[1])
@@ -112,12 +112,12 @@ class Cpp(Engine):
         state: Tensor | None,
         neuron: LIF,
         adaptation: tuple[float, float] | None,
-        half_psc: bool,
+        bf16_psc: bool,
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         constants, numbers = _constants(neuron, _of_each(drive.shape[2]))
-        made = torch.ops.tsslbp.recurrent(drive, lateral, state, constants, numbers, list(adaptation or ()), half_psc, keep)
+        made = torch.ops.tsslbp.recurrent(drive, lateral, state, constants, numbers, list(adaptation or ()), bf16_psc, keep)
         return made[2] if keep else None, made[0], made[1]
 
     def recurrent_backward(
@@ -130,7 +130,7 @@ class Cpp(Engine):
         state: Tensor | None,
         neuron: LIF,
         adaptation: tuple[float, float] | None,
-        half_drive: bool,
+        bf16_drive: bool,
         *,
         through_lateral: bool,
         learns: bool,
@@ -140,13 +140,13 @@ class Cpp(Engine):
         operands = error, after, membrane, lateral, state, *constants, list(adaptation or ()), numbers
         backward = getattr(torch.ops.tsslbp, f"{family}_recurrent_backward")
         own_tau_s = isinstance(neuron.tau_s, Tensor) and neuron.tau_s.numel() > 1
-        delta, *made = backward(*operands, through_lateral, half_drive and not own_tau_s, learns + (learns and own_tau_s))
+        delta, *made = backward(*operands, through_lateral, bf16_drive and not own_tau_s, learns + (learns and own_tau_s))
         back = None if state is None else made.pop(0)
         by_constant = ByConstant(*made.pop(0).sum(1)) if neuron.varies else ByConstant()
         weights = None
         if learns:  # of neurons that each have their τs it is a[t-1] that came
             weights = delta.flatten(0, 1).t() @ made[0].flatten(0, 1) if own_tau_s else made[0].t()
-        return delta.bfloat16() if half_drive else delta, back, weights, by_constant
+        return delta.bfloat16() if bf16_drive else delta, back, weights, by_constant
 
 
 def _constants(neuron: LIF, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor | None, list[float]]:
@@ -184,11 +184,11 @@ def _register_fakes() -> None:
 
     @torch.library.register_fake("tsslbp::lif")
     def lif(current: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        *_, pool, half, keep = groups
+        *_, pool, bf16, keep = groups
         (steps, n), full = (len(current) if response is None else len(response), current.shape[1]), computed_in(current.dtype)
         size, height, width = (int(x) for x in pool[:3] or (1, 1, 1))
         outputs = n // (height * width) * (height // size) * (width // size)
-        psc = current.new_empty(steps, outputs, dtype=torch.bfloat16 if half else full)
+        psc = current.new_empty(steps, outputs, dtype=torch.bfloat16 if bf16 else full)
         membrane = [current.new_empty(steps, n, dtype=full)] if keep else []
         return [psc, *membrane, *([] if state is None else [state.new_empty(state.shape)])]
 
@@ -196,17 +196,17 @@ def _register_fakes() -> None:
     @torch.library.register_fake("tsslbp::surrogate_backward")
     @torch.library.register_fake("tsslbp::eventprop_backward")
     def backward(error: Tensor, membrane: Tensor, response: Tensor | None, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        _, constants, *_, half = groups
-        delta = torch.empty_like(membrane, dtype=torch.bfloat16 if half else membrane.dtype)
+        _, constants, *_, bf16 = groups
+        delta = torch.empty_like(membrane, dtype=torch.bfloat16 if bf16 else membrane.dtype)
         delta = delta if response is None else membrane.new_empty(1, membrane.shape[1])
         by_constant = [] if constants is None else [membrane.new_empty(3, membrane.shape[1])]
         return [delta, *([] if state is None else [state.new_empty(state.shape)]), *by_constant]
 
     @torch.library.register_fake("tsslbp::recurrent")
     def recurrent(drive: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any) -> list[Tensor]:
-        *_, adaptation, half, keep = groups
+        *_, adaptation, bf16, keep = groups
         full, rows = computed_in(drive.dtype), 5 if adaptation else 3
-        psc = torch.empty_like(drive, dtype=torch.bfloat16 if half else full, memory_format=torch.contiguous_format)
+        psc = torch.empty_like(drive, dtype=torch.bfloat16 if bf16 else full, memory_format=torch.contiguous_format)
         membrane = [torch.empty_like(psc, dtype=full)] if keep else []
         return [psc, psc.new_empty(rows, *drive.shape[1:], dtype=full), *membrane]
 
@@ -215,8 +215,8 @@ def _register_fakes() -> None:
     def recurrent_backward(
         error: Tensor, after: Tensor | None, membrane: Tensor, lateral: Tensor, state: Tensor | None, *groups: Any
     ) -> list[Tensor]:
-        constants, *_, half, learns = groups
-        delta = membrane.new_empty(membrane.shape, dtype=torch.bfloat16 if half else membrane.dtype)
+        constants, *_, bf16, learns = groups
+        delta = membrane.new_empty(membrane.shape, dtype=torch.bfloat16 if bf16 else membrane.dtype)
         back = [] if state is None else [state.new_empty(state.shape)]
         by_constant = [] if constants is None else [membrane.new_empty(3, *membrane.shape[1:])]
         weights = [[], [lateral.new_empty(lateral.shape)], [membrane.new_empty(membrane.shape)]][learns]

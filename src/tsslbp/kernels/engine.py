@@ -48,14 +48,14 @@ class Form(NamedTuple):
         response: ``[T]``; the current is constant, a value ``[...]`` that stands for ``response[t] · value``, and its gradient
             is ``Σ_t response[t]·∂L/∂I[t]``, ``[...]``.
         pool: the post-synaptic current of ``[T, B, C, H, W]`` neurons comes out pooled.
-        half_current: the current is bfloat16, and so is its gradient (unless there is a ``response``).
-        half_psc: the post-synaptic current comes out as bfloat16.
+        bf16_current: the current is bfloat16, and so is its gradient (unless there is a ``response``).
+        bf16_psc: the post-synaptic current comes out as bfloat16.
     """
 
     response: Tensor | None = None
     pool: Pool | None = None
-    half_current: bool = False
-    half_psc: bool = False
+    bf16_current: bool = False
+    bf16_psc: bool = False
 
 
 PLAIN = Form()
@@ -154,18 +154,18 @@ class Engine(ABC):
         state: Tensor | None,
         neuron: LIF,
         adaptation: tuple[float, float] | None,
-        half_psc: bool,
+        bf16_psc: bool,
         *,
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """A recurrent layer, equations (1) to (3) of ``layers/recurrent.py``; only of an engine that ``recurs``.
 
         Args:
-            drive: W·x, ``[T, B, N]``; may be bfloat16, as in a form with ``half_current``.
+            drive: W·x, ``[T, B, N]``; may be bfloat16, as in a form with ``bf16_current``.
             lateral: V, ``[N, N]``, of the membrane's type.
             state: of the layer, ``[3, B, N]`` or with adaptation ``[5, B, N]``; None is rest.
             adaptation: τa and β of adaptive thresholds, None for fixed ones.
-            half_psc: the post-synaptic current comes out as bfloat16.
+            bf16_psc: the post-synaptic current comes out as bfloat16.
             neuron, keep: see :meth:`forward`.
 
         Returns:
@@ -184,7 +184,7 @@ class Engine(ABC):
         state: Tensor | None,
         neuron: LIF,
         adaptation: tuple[float, float] | None,
-        half_drive: bool,
+        bf16_drive: bool,
         *,
         through_lateral: bool,
         learns: bool,
@@ -196,7 +196,7 @@ class Engine(ABC):
             error: ``∂L/∂a``, ``[T, B, N]``.
             after: gradient of the state after the last step; None for none.
             membrane, lateral, state, neuron, adaptation: as in the forward pass.
-            half_drive: the gradient of the drive is wanted as bfloat16.
+            bf16_drive: the gradient of the drive is wanted as bfloat16.
             through_lateral: that of the rule.
             learns: whether the gradient of ``lateral`` is wanted.
 

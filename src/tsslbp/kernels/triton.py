@@ -74,7 +74,7 @@ class Triton(Engine):
         layout, flat = flatten(current if form.response is None else current[None], None)
         flat, response = flat.contiguous(), None if form.response is None else form.response.contiguous()
         steps, n, full = len(flat) if response is None else len(response), flat.shape[1], computed_in(flat.dtype)
-        psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.half_psc else full)
+        psc = flat.new_empty(steps, n, dtype=torch.bfloat16 if form.bf16_psc else full)
         membrane = flat.new_empty(steps, n, dtype=full) if keep else None
         constants = {**_constants(neuron), "DTYPE": tl.float64 if full == torch.float64 else tl.float32}
         _launch(_forward_kernel, flat, response, membrane, psc, steps, n, **constants)
@@ -88,8 +88,8 @@ class Triton(Engine):
         e, u, response = layout.flatten(error), u.contiguous(), None if form.response is None else form.response.contiguous()
         if e.stride(1) != 1:  # the stride between steps does not matter
             e = e.contiguous()
-        (steps, n), half = u.shape, form.half_current and response is None
-        delta = u.new_empty(steps if response is None else 1, n, dtype=torch.bfloat16 if half else u.dtype)
+        (steps, n), bf16 = u.shape, form.bf16_current and response is None
+        delta = u.new_empty(steps if response is None else 1, n, dtype=torch.bfloat16 if bf16 else u.dtype)
         kernel, options = _compiled_in(formula, u, neuron)
         _launch(kernel, e, e.stride(0), u, response, delta, steps, n, **options)
         delta = layout.restore(delta)

@@ -4,7 +4,7 @@ Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``
 which a linear map crosses once instead of T times. Neurons turn either into ``[T, B, ...]``.
 """
 
-from tsslbp.layers.base import Joined, Spiking, halved, linear_map
+from tsslbp.layers.base import Joined, Spiking, in_bf16, linear_map
 from tsslbp.layers.constants import check_stored, varied
 from tsslbp.layers.convolution import Conv1d, Conv2d, ConvInit, Convolution, convolved
 from tsslbp.layers.dropout import Dropout
@@ -44,7 +44,7 @@ __all__ = [
     "Vote",
     "check_stored",
     "convolved",
-    "halved",
+    "in_bf16",
     "linear_map",
     "matrix_product",
     "varied",

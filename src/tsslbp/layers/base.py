@@ -202,7 +202,7 @@ class Spiking(Tells):
     def takes_full(self) -> bool:
         """Whether the map may go by changes where others are bfloat16, and wants its signal in full precision for that."""
         map_ = self._looked_at() if self.weight.device.type == "cpu" else None
-        return map_ is not None and most(map_, len(self.weight), half=True) > 0
+        return map_ is not None and most(map_, len(self.weight), bf16=True) > 0
 
     def sparse_map(self) -> SparseMap | None:
         """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
@@ -310,12 +310,12 @@ class Spiking(Tells):
         self,
         signal: Signal | Joined,
         pool: Pool | None = None,
-        half: bool = False,
+        bf16: bool = False,
         inside: Tensor | None = None,
         handed: Handed | None = None,
         alone: bool = False,
     ) -> Signal:
-        """``pool`` and ``half``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
+        """``pool`` and ``bf16``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
         a part of a sequence; ``alone``: without neurons, as a shortcut."""
         current = self.current(signal, inside)
         if alone:
@@ -324,21 +324,21 @@ class Spiking(Tells):
             check_mask("inside", inside, current := expanded(current))
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:
-            return self.crossed(current, None, pool, half)[0]
+            return self.crossed(current, None, pool, bf16)[0]
         if (state := handed.before) is None:
             state = rest(current, self.state_rows)
         else:
             step = current.value if isinstance(current, Constant) else current[0]
             check_state(self, state, (self.state_rows, *step.shape), computed_in(step.dtype))
-        psc, handed.after = self.crossed(current, state, pool, half)
+        psc, handed.after = self.crossed(current, state, pool, bf16)
         return psc
 
-    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, bf16: bool) -> tuple[Tensor, Tensor | None]:
         """What the neurons make of their input current, and with a state the state after it."""
-        return neurons(current, self.neuron, self.rule, self.backend, pool, half, state)
+        return neurons(current, self.neuron, self.rule, self.backend, pool, bf16, state)
 
     def part(
-        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, half: bool = False
+        self, signal: Signal | Joined, state: Tensor | None, pool: Pool | None = None, bf16: bool = False
     ) -> tuple[Tensor, Tensor]:
         """A part of a sequence: as :meth:`forward`, from a state (None is rest) to a state; see :func:`tsslbp.lif_part`.
 
@@ -347,7 +347,7 @@ class Spiking(Tells):
                 takes the whole sequence; a class with its own ``forward`` that takes no ``handed``.
         """
         refuse_part(self, state)
-        return handed_on(self, state, signal, pool, half)
+        return handed_on(self, state, signal, pool, bf16)
 
     def _constants(self) -> dict[str, Any]:
         told = {name: x for name, x in vars(self.neuron).items() if isinstance(x, (int, float))} | {"bits": self.bits}
@@ -363,7 +363,7 @@ class Spiking(Tells):
         return said + (f", bits={self.bits}" if self.bits != "float" else "")
 
 
-def halved(layers: Iterable[tuple[str, nn.Module]], signal: Signal) -> set[str]:
+def in_bf16(layers: Iterable[tuple[str, nn.Module]], signal: Signal) -> set[str]:
     """Names of the neurons whose currents are bfloat16 now that a network's signal goes through its layers: where maps are
     bfloat16, all but the output's and those that the next layer with neurons, or max pooling, takes in full."""
     x = signal.value if isinstance(signal, Constant) else signal

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tsslbp.errors import UserError
 from tsslbp.layers.normalisation import BatchNorm
+from tsslbp.seen import hooks_of
 
 
 @dataclass
@@ -30,15 +31,14 @@ def in_order(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def in_order_alone(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """:func:`in_order` of a container that is not called itself. Raises UserError if it has hooks, which would never run."""
-    if any((container._forward_hooks, container._forward_pre_hooks, container._backward_hooks, container._backward_pre_hooks)):
+    if any(hooks_of(container)):
         raise UserError("net.layers is not called, so its hooks would never run; put them on the network or on a layer")
     return in_order(container)
 
 
 def hooked(module: nn.Module) -> bool:
     """Whether a module has forward or backward hooks, or there are global ones."""
-    forward, backward = (module._forward_hooks, module._forward_pre_hooks), (module._backward_hooks, module._backward_pre_hooks)
-    return any((*forward, *backward)) or hooks._has_any_global_hook()
+    return any(hooks_of(module)) or hooks._has_any_global_hook()
 
 
 def kind_of(module: nn.Module) -> type:

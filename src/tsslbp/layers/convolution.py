@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.declared import plain
-from tsslbp.errors import UserError, check_number, unknown
+from tsslbp.errors import UserError, check_positive, unknown
 from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.layers.linear import check_sizes
 from tsslbp.neuron import LIF
@@ -42,7 +42,7 @@ class Convolution(Spiking):
 
     _plain: ClassVar[type[nn.Conv1d | nn.Conv2d]]
     _convolution: ClassVar[Callable[..., Tensor]]
-    axes: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -65,11 +65,9 @@ class Convolution(Spiking):
         super().__init__(neuron, rule)
         if init not in get_args(ConvInit):
             raise unknown("initialisation", str(init), get_args(ConvInit))
-        check_number("scale", scale)
+        check_positive("scale", scale)
         check_sizes(in_channels, out_channels, of="channels")
-        if not 0 < scale < math.inf:
-            raise UserError(f"scale is {scale}; it must be positive and finite")
-        name, dims = type(self).__name__, len(self.axes.split(", "))
+        name, dims = type(self).__name__, len(self.axes)
         kernel_size, stride, padding, dilation, groups = plain((kernel_size, stride, padding, dilation, groups))
         given = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
         for what, (sizes, least) in given.items():
@@ -97,16 +95,16 @@ class Convolution(Spiking):
         fits = x.dim() == self.weight.dim() and x.shape[1] == channels
         if not fits or min(*x.shape[2:], *self.sizes(tuple(x.shape[2:]))) < 1:
             raise UserError(
-                f"{type(self).__name__} wants [T, B, {channels}, {self.axes}] at least {'×'.join(map(str, self._reach()))} "
-                f"with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
+                f"{type(self).__name__} wants [T, B, {channels}, {', '.join(self.axes)}] at least "
+                f"{'×'.join(map(str, self._reach()))} with padding {self.padding}; got {per_sample(x, self.weight.dim())}"
             )
         x, weight = self.laid(x), self.effective_weight()
-        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and not self.can_be_half(tuple(x.shape[2:])):
+        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and not self.can_be_bf16(tuple(x.shape[2:])):
             with torch.autocast("cpu", enabled=False):
                 return self.convolve(x.to(weight.dtype), weight)
         return self.convolve(x, weight)
 
-    def can_be_half(self, sizes: tuple[int, ...]) -> bool:
+    def can_be_bf16(self, sizes: tuple[int, ...]) -> bool:
         """Whether PyTorch's convolution of images of these sizes is right in bfloat16, on CPUs.
 
         With a stride above the size, PyTorch 2.13 may leave the gradient of weights that meet no pixel as it was in memory,
@@ -163,13 +161,13 @@ class Convolution(Spiking):
 class Conv1d(Convolution):
     """Convolutional spiking layer over one axis: ``[T, B, in, L] -> [T, B, out, L']``; see :class:`Convolution`."""
 
-    _plain, _convolution, axes = nn.Conv1d, staticmethod(F.conv1d), "L"
+    _plain, _convolution, axes = nn.Conv1d, staticmethod(F.conv1d), ("L",)
 
 
 class Conv2d(Convolution):
     """Convolutional spiking layer: ``[T, B, in, H, W] -> [T, B, out, H', W']``; see :class:`Convolution`."""
 
-    _plain, _convolution, axes = nn.Conv2d, staticmethod(F.conv2d), "H, W"
+    _plain, _convolution, axes = nn.Conv2d, staticmethod(F.conv2d), ("H", "W")
 
 
 def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:

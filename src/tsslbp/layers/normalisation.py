@@ -71,14 +71,14 @@ class BatchNorm(nn.Module):
         """Normalise ``[N, C, ...]``, in training by the statistics of all processes' samples; a process may have none."""
         group = processes.group()
         count: float = x.numel() // len(self.gain)
-        if not self.training or (group.count == 1 and count > 1):
+        if not self.training or (group.world_size == 1 and count > 1):
             return F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
         with torch.no_grad():
             mean, variance = self.mean, self.variance
             if count:
                 mean, variance = torch.batch_norm_update_stats(x, mean.clone(), variance.clone(), MOMENTUM)
             apart = (mean - self.mean).double()  # the running mean is near, and the same in all processes
-            sums = group.add_(count * torch.stack([torch.ones_like(apart), apart, variance + apart.square()]))
+            sums = group.all_reduce_(count * torch.stack([torch.ones_like(apart), apart, variance + apart.square()]))
             if (count := sums[0, 0].item()) <= 1:
                 raise UserError(f"normalisation needs two steps or samples in training; its currents are {list(x.shape)}")
             apart, variance = sums[1] / count, sums[2] / count - (sums[1] / count).square()
@@ -119,5 +119,5 @@ class _Normalised(torch.autograd.Function):
         if len(x):  # PyTorch 2.13 divides by its size
             backward = torch.ops.aten.native_batch_norm_backward  # as if the statistics were constants
             by_x, by_gain, by_shift = backward(g, x, gain, mean, variance, None, None, False, EPSILON, [True] * 3)
-        slope, offset = ctx.group.add_(torch.stack([by_gain, by_shift])) / ctx.count * gain / (variance + EPSILON).sqrt()
+        slope, offset = ctx.group.all_reduce_(torch.stack([by_gain, by_shift])) / ctx.count * gain / (variance + EPSILON).sqrt()
         return by_x - F.batch_norm(x, mean, variance, slope, offset, eps=EPSILON), by_gain, by_shift, None, None, None, None

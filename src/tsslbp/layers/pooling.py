@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsslbp.crossing import sum_pool
-from tsslbp.declared import plain
-from tsslbp.errors import UserError, as_plain, check_number
+from tsslbp.errors import UserError, as_plain, check_number, check_positive, check_whole
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.layers.called import Handed, check_state, handed_on
@@ -27,22 +26,19 @@ POOL_FACTOR = 1.1
 class Pooling(nn.Module):
     """Pooling over ``size`` (or ``size × size``) windows. Subclasses define the operation."""
 
-    axes: str
+    axes: ClassVar[tuple[str, ...]]
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
-        if type(size := plain(size)) is not int or size < 1:
-            raise UserError(f"{type(self).__name__}: size is {size}; it must be a whole number from 1")
-        self.size = size
+        check_whole(f"{type(self).__name__}: size", size)
+        self.size = int(size)
 
     def check(self, x: Tensor) -> None:
         """Raises UserError unless ``x`` is ``[N, C, ...]`` with at least one window."""
-        dims = len(self.axes.split(", "))
+        dims = len(self.axes)
         if x.dim() != dims + 2 or min(x.shape[2:]) < self.size:
-            at_least = "×".join([str(self.size)] * dims)
-            raise UserError(
-                f"{type(self).__name__} wants [T, B, C, {self.axes}] at least {at_least}; got {per_sample(x, dims + 2)}"
-            )
+            wanted = f"[T, B, C, {', '.join(self.axes)}] at least {'×'.join([str(self.size)] * dims)}"
+            raise UserError(f"{type(self).__name__} wants {wanted}; got {per_sample(x, dims + 2)}")
 
     def extra_repr(self) -> str:
         return f"{self.size}"
@@ -56,7 +52,7 @@ class SumPool(Pooling):
         check_number("factor", factor, "a finite number")
         if not math.isfinite(factor):
             raise UserError(f"{type(self).__name__}: factor is {factor}; it must be a finite number")
-        self.pool = Pool(size, factor)
+        self.pool = Pool(self.size, factor)
 
     def forward(self, signal: Signal) -> Signal:
         return linear_map(self._sum, signal)
@@ -69,13 +65,13 @@ class SumPool(Pooling):
 class SumPool1d(SumPool):
     """Sum over windows of ``size`` times ``factor``: ``[T, B, C, L]``."""
 
-    axes = "L"
+    axes = ("L",)
 
 
 class SumPool2d(SumPool):
     """Sum over ``size × size`` windows times ``factor``: ``[T, B, C, H, W]``."""
 
-    axes = "H, W"
+    axes = ("H", "W")
 
 
 class AvgPool1d(SumPool1d):
@@ -83,7 +79,7 @@ class AvgPool1d(SumPool1d):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__(size)
-        self.pool = Pool(size, 1 / size)
+        self.pool = Pool(self.size, 1 / self.size)
 
 
 class AvgPool2d(SumPool2d):
@@ -91,7 +87,7 @@ class AvgPool2d(SumPool2d):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__(size)
-        self.pool = Pool(size, 1 / size**2)
+        self.pool = Pool(self.size, 1 / self.size**2)
 
 
 class MaxPool(Pooling, Tells):
@@ -114,9 +110,7 @@ class MaxPool(Pooling, Tells):
 
     def __init__(self, size: int = 2, *, tau_s: float) -> None:
         super().__init__(size)
-        check_number("tau_s", tau_s)
-        if not 1 <= tau_s < math.inf:
-            raise UserError(f"tau_s is {tau_s}; a synaptic time constant is in steps, at least 1 and finite")
+        check_positive("tau_s", tau_s, least=1)
         self.tau_s = as_plain(tau_s)
 
     def _constants(self) -> dict[str, Any]:
@@ -150,10 +144,10 @@ class MaxPool(Pooling, Tells):
 class MaxPool1d(MaxPool):
     """Max pooling of spikes over windows of ``size``: ``[T, B, C, L]``; see :class:`MaxPool`."""
 
-    axes = "L"
+    axes = ("L",)
 
 
 class MaxPool2d(MaxPool):
     """Max pooling of spikes over ``size × size`` windows: ``[T, B, C, H, W]``; see :class:`MaxPool`."""
 
-    axes = "H, W"
+    axes = ("H", "W")

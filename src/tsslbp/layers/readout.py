@@ -35,7 +35,7 @@ class Readout(Linear):
         """The voltage."""
         return 1
 
-    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, bf16: bool) -> tuple[Tensor, Tensor | None]:
         current = expanded(current)
         before = None if state is None else state[0]
         voltage = synapse(current.to(computed_in(current.dtype)), self.neuron.tau_m, before)

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.crossing import neurons, recurrent
+from tsslbp.crossing import neurons, recurrent, rest
 from tsslbp.errors import UserError, as_plain, check_number
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Spiking, draw
@@ -161,21 +161,21 @@ class Recurrent(Spiking):
     def sparse_map(self) -> SparseMap:
         return SparseMap()
 
-    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, half: bool) -> tuple[Tensor, Tensor | None]:
+    def crossed(self, current: Signal, state: Tensor | None, pool: Pool | None, bf16: bool) -> tuple[Tensor, Tensor | None]:
         assert pool is None  # the output is flat
         drive = expanded(current)
-        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, self.adapting, half)
-        return self.step_by_step(drive, state, half) if made is None else made
+        made = recurrent(drive, self.effective_lateral(), state, self.neuron, self.rule, self.backend, self.adapting, bf16)
+        return self.step_by_step(drive, state, bf16) if made is None else made
 
-    def step_by_step(self, drive: Tensor, state: Tensor | None, half: bool = False) -> tuple[Tensor, Tensor]:
+    def step_by_step(self, drive: Tensor, state: Tensor | None, bf16: bool = False) -> tuple[Tensor, Tensor]:
         """Output and state from the neurons' input ``[T, B, out]``, by the equations: the reference for engines."""
         kind = drive.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # the lateral product stays as it is
             with torch.autocast(kind, enabled=False):
-                return self.step_by_step(drive, state, half)
+                return self.step_by_step(drive, state, bf16)
         drive = drive.to(torch.promote_types(drive.dtype, torch.float32))
         if state is None:
-            state = drive.new_zeros(3 if self.adaptation is None else 5, *drive.shape[1:])
+            state = rest(drive, self.state_rows)
         carried, a, *adapting = state.split([2, *[1] * (len(state) - 2)])
         neuron, lateral, made = self.neuron, self.effective_lateral(), []
         for step in drive.split(1):
@@ -190,7 +190,7 @@ class Recurrent(Spiking):
             carried, a = after, psc
             made.append(psc)
         psc = torch.cat(made)
-        return psc.bfloat16() if half else psc, torch.cat([carried, a, *adapting])
+        return psc.bfloat16() if bf16 else psc, torch.cat([carried, a, *adapting])
 
     def _adapt(self, adaptation: Adaptation, neuron: LIF, current: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """I' by (3) and b by (2), from the current and the last step's b and s."""

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from tsslbp.declared import plain
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_whole
 from tsslbp.layers.base import linear_map
 from tsslbp.signal import Signal, check_signal, expanded
 
@@ -26,9 +25,8 @@ class Vote(nn.Module):
 
     def __init__(self, voters: int) -> None:
         super().__init__()
-        if type(voters := plain(voters)) is not int or voters < 1:
-            raise UserError(f"Vote: voters is {voters}; it must be a whole number from 1")
-        self.voters = voters
+        check_whole("Vote: voters", voters)
+        self.voters = int(voters)
 
     def forward(self, signal: Signal) -> Tensor:
         """Raises UserError unless ``voters`` divides the number of neurons."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, unknown
+from tsslbp.errors import UserError, check_positive, unknown
 from tsslbp.neuron import LIF, passed, synapse_adjoint
 from tsslbp.rules.base import Rule, as_promised
 
@@ -87,11 +87,9 @@ class Surrogate(Rule):
     def __post_init__(self) -> None:
         if not callable(self.name) and self.name not in DERIVATIVES:
             raise unknown("surrogate", str(self.name), DERIVATIVES)
-        check_number("scale", self.scale)
+        check_positive("scale", self.scale)
         if self.slope is not None:
-            check_number("slope", self.slope)
-        if not 0 < self.scale < math.inf or (self.slope is not None and not 0 < self.slope < math.inf):
-            raise UserError(f"surrogate slope {self.slope} and scale {self.scale} must be positive and finite")
+            check_positive("slope", self.slope)
         if not isinstance(self.through_reset, bool):
             raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
         if _is_step(self._function):

@@ -23,14 +23,13 @@ the reset acts on the error before it reaches the synapse, by the error at the n
     Q     = e[t] if s[t] else Q·(1 - 1/τm)                      what reaches the step before                     (12)
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, unknown
+from tsslbp.errors import UserError, check_number, check_positive, unknown
 from tsslbp.neuron import LIF, advanced, passed, rise, spikes, synapse, synapse_adjoint
 from tsslbp.rules.base import Rule
 
@@ -104,11 +103,9 @@ class TSSL(Rule):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         check_number("clip", self.clip)
-        check_number("width", self.width)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")
-        if not 0 < self.width < math.inf:
-            raise UserError(f"width is {self.width}; the fallback's width must be positive and finite")
+        check_positive("width", self.width)
 
     @property
     def numbers(self) -> TSSLNumbers:

@@ -5,7 +5,7 @@ around it learn nothing. A rule of the TSSL family has a spike-time gradient onl
 is a surrogate. The fallback's share counts neurons and steps, not the size of the gradient there.
 """
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -24,6 +24,19 @@ DEAD, SATURATED = 1e-4, 0.9
 """A layer's rate, in spikes per neuron and step, below and above which its learning is in danger."""
 
 
+class _Counts(NamedTuple):
+    """Sums over the samples seen so far, of one layer."""
+
+    spikes: float
+    """Of the mean neuron."""
+    fallback: float
+    """Steps that would take the fallback, of the mean neuron."""
+    steps: float
+    multiplied: float
+    """The layer's ``multiplied``, times samples."""
+    samples: float
+
+
 def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
     """Firing of every spiking layer on the first of these samples, in evaluation mode, up to the end of each sequence.
 
@@ -34,32 +47,32 @@ def firing(model: Model, samples: Split, train_samples: int, batch_size: int) ->
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
-    counts: dict[str, list[float]] = {}
+    counts: dict[str, _Counts] = {}
     group, layers = processes.group(), cast(dict[str, Spiking], dict(network.named_layers()))
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size, first=int(chosen[0]) if len(chosen) else 0) as batches:
         for part, inputs in batches:
             currents = network.activity(inputs)
-            for name, fired in network.trains(currents).items():
-                psc, train = currents[name], fired.to(currents[name].dtype)
+            for name, spikes in network.trains(currents).items():
+                psc, train = currents[name], spikes.to(currents[name].dtype)
                 whole = train.new_ones(train.shape[:2])
                 seen = whole if part.lengths is None else length_mask(part.lengths, len(train)).float()
                 now = layers[name].rule  # another than the network's under surrogate_epochs
                 neuron = network.neuron_of(name)
                 fallen = now.falls_back(train, psc, neuron) if isinstance(now, TSSL) else torch.zeros_like(train)
                 # Means over neurons come first, so that the mask is applied to far fewer numbers.
-                made = [float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen)]
-                made += [float(seen.sum()), layers[name].multiplied * len(part), len(part)]
-                counts[name] = [old + new for old, new in zip(counts.get(name, [0.0] * len(made)), made, strict=True)]
+                fired, fell = (float((x.flatten(2).mean(2, dtype=torch.float32) * seen).sum()) for x in (train, fallen))
+                new = _Counts(fired, fell, float(seen.sum()), layers[name].multiplied * len(part), len(part))
+                counts[name] = _Counts(*map(sum, zip(counts[name], new, strict=True))) if name in counts else new
     if counts:
-        sums = group.add_(torch.tensor(list(counts.values()), dtype=torch.float64))
-        counts = dict(zip(counts, sums.tolist(), strict=True))
-    found = {"rates": {name: spikes / steps for name, (spikes, _, steps, *_) in counts.items()}}
-    multiplied = {name: share / total for name, (*_, share, total) in counts.items()}
+        sums = group.all_reduce_(torch.tensor(list(counts.values()), dtype=torch.float64))
+        counts = {name: _Counts(*row) for name, row in zip(counts, sums.tolist(), strict=True)}
+    found = {"rates": {name: layer.spikes / layer.steps for name, layer in counts.items()}}
+    multiplied = {name: layer.multiplied / layer.samples for name, layer in counts.items()}
     if any(share < 1 for share in multiplied.values()):
         found["multiplied"] = multiplied
     if isinstance(rule, TSSL):
-        found["fallback"] = {name: fallen / steps for name, (_, fallen, steps, *_) in counts.items()}
+        found["fallback"] = {name: layer.fallback / layer.steps for name, layer in counts.items()}
     return found
 
 

@@ -33,7 +33,7 @@ def opened(config: TrainConfig, held: contextlib.ExitStack, exact: bool) -> tupl
     :class:`tsslbp.data.Facts`.
     """
     folder = _resumed(config, exact) if config.resume else _started(config)
-    held.enter_context(files.alone(folder, "wait for it, stop it, or choose another --name"))
+    held.enter_context(files.locked(folder, "wait for it, stop it, or choose another --name"))
     if config.resume and (folder / CHECKPOINT).exists():
         return folder, files.read_bytes(folder / CHECKPOINT) or b"an empty file"  # which is damaged, and not missing
     history, final = records.read_metrics(folder) if config.resume and (folder / METRICS).exists() else ([], None)

@@ -105,7 +105,7 @@ class Loop:
                 for samples in steps:
                     self.step(samples, ahead)
                     state.seconds = time.perf_counter() - began
-                    stopping = self._stop.is_set() if self.group.count == 1 else self._asked
+                    stopping = self._stop.is_set() if self.group.world_size == 1 else self._asked
                     if stopping or time.perf_counter() - saved > SAVE_EVERY:
                         self.save()
                         saved = time.perf_counter()
@@ -126,7 +126,7 @@ class Loop:
                 self.progress.finished_epoch(record)
                 for message in firing.warnings(state.history, self.config):
                     self.progress.warned(message)
-            if float(self.group.add_(torch.tensor(float(self._stop.is_set())))):  # in the last epoch's evaluation
+            if float(self.group.all_reduce_(torch.tensor(float(self._stop.is_set())))):  # in the last epoch's evaluation
                 raise Interrupted
 
     def _take_rule(self) -> None:
@@ -176,7 +176,7 @@ class Loop:
             network.train()
         for learned in (*self._weights, *self._constants):
             learned.grad = None
-        self._before = [buffer.clone() for buffer in network.buffers()] if self.group.count > 1 else []
+        self._before = [buffer.clone() for buffer in network.buffers()] if self.group.world_size > 1 else []
         loss = right = 0.0
         parts = self._parts(samples)
         for part in parts:
@@ -219,7 +219,7 @@ class Loop:
         if self.loss.is_mean and len(mine) != of:
             loss = loss * (len(mine) / of)
         if penalty is not None:
-            loss = loss + penalty * (len(samples) / of / self.group.count)
+            loss = loss + penalty * (len(samples) / of / self.group.world_size)
         with self._reduction.early() if last else nullcontext():
             loss.backward()
         if not math.isfinite(value := loss.item()):  # _update reports it for all processes

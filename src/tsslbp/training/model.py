@@ -14,7 +14,7 @@ from torch import Tensor
 from tsslbp import encoding, imports, processes
 from tsslbp.data import Dataset, Facts, Split, bare, is_own
 from tsslbp.data.dataset import AS_STORED
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError, check_tensor, check_whole
 from tsslbp.files import read_bytes
 from tsslbp.metrics import confidence, decode, settled, settled_step
 from tsslbp.metrics.spike_trains import van_rossum
@@ -72,7 +72,7 @@ class Model:
         return f"Model({what} {list(self.sample_shape)} -> {len(self.classes)} {answers}, {self.network.describe()})"
 
     def about(self) -> dict[str, Any]:
-        """The metadata of the model's file, JSON values only; :func:`described` reads it."""
+        """The metadata of the model's file, JSON values only; :func:`model_of` reads it."""
         return {
             "architecture": self.network.architecture.to_json(),
             "inputs": self.inputs.to_dict(),
@@ -116,7 +116,7 @@ class Model:
         with group.agreed():
             stored = read_bytes(path) if group.leads else None
         try:
-            self.network.load_state_dict(load_weights(group.told(stored)))
+            self.network.load_state_dict(load_weights(group.broadcast(stored)))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is of another network ({reason}); train again under another --name") from None
@@ -164,8 +164,7 @@ class Model:
             raise UserError(f"samples are of type {type(samples).__name__}; give a part of a data set, such as dataset.test")
         if batch_size is None:
             batch_size = self._at_once(samples)
-        if not hasattr(batch_size, "__index__") or batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be a whole number from 1")
+        check_whole("batch_size", batch_size)
         modes = [(module, module.training) for module in self.network.modules()]
         self.network.eval()
         parts = samples.batches((index, None) for index in torch.arange(len(samples)).split(batch_size))
@@ -186,8 +185,8 @@ class Model:
             return self, dataset
         train, held, test = (Split(self.inputs(part.x, 0, part.lengths), part.y) for part in dataset.parts.values())
         inputs = Inputs(encoding.CONSTANT, AS_STORED, self.inputs.time_steps, sequence=False)
-        seen = replace(dataset, train=train, validation=held, test=test, normalisation=AS_STORED, sequence=False)
-        return replace(self, inputs=inputs), seen
+        rates = replace(dataset, train=train, validation=held, test=test, normalisation=AS_STORED, sequence=False)
+        return replace(self, inputs=inputs), rates
 
     def shades(self) -> tuple[Tensor, Tensor] | None:
         """Black and white in stored images, ``[C, 1, 1]`` each; None if a file of 0.1.0 does not say."""
@@ -336,13 +335,13 @@ class Model:
         """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the work."""
         group = processes.group()
         mine = group.share(torch.arange(len(samples)))
-        if group.count == 1:
+        if group.world_size == 1:
             return 100 * float(self.scores(samples).mean())
         total = self.scores(samples.select(mine), int(mine[0])).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
-        return 100 * (float(group.add_(total)) / len(samples))  # the last bit of the mean above, as ties must stay ties
+        return 100 * (float(group.all_reduce_(total)) / len(samples))  # the last bit of the mean above, as ties must stay ties
 
 
-def alone(network: Network, needed: tuple[str, ...] | None = None, sequence: bool = False) -> Model:
+def as_model(network: Network, needed: tuple[str, ...] | None = None, sequence: bool = False) -> Model:
     """A network that was made in Python, as a model: its inputs are the network's own, and its classes are numbers.
 
     ``needed``: names of files to import before it is loaded again, by default the present ones. ``sequence``: whether its

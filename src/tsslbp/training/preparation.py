@@ -14,7 +14,7 @@ from tsslbp.errors import UserError
 from tsslbp.filters import Filters
 from tsslbp.layers import Spiking
 from tsslbp.networks import Network
-from tsslbp.notation import classes, normalises_neurons, voters
+from tsslbp.notation import LinearSpec, classes, normalised, voters
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
 from tsslbp.training import start
@@ -138,8 +138,16 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     assert config.time_steps is not None
     train, stored = dataset.train, dataset.time_steps or 0 if config.bin > 1 else 0
     steps = _steps(config, dataset) if config.filters else config.time_steps
-    plain = (config.encoding, dataset.normalisation, steps, dataset.sequence)
-    inputs = Inputs(*plain, config.bin, stored, dataset.rate, dataset.delta)
+    inputs = Inputs(
+        config.encoding,
+        dataset.normalisation,
+        steps,
+        dataset.sequence,
+        bin=config.bin,
+        stored_steps=stored,
+        rate=dataset.rate,
+        delta=dataset.delta,
+    )
     if config.filters:
         lengths = None if train.lengths is None else inputs.lengths(train.lengths)
         filters = Filters.fitted(inputs.series(train.x, train.lengths), lengths, config.filters)
@@ -209,7 +217,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     one_step = config.time_steps == 1 or (shortest is not None and int(shortest.min()) <= config.bin)
     one_pass = config.neuron != "spiking" or one_step
     batches = {min(config.batch_size, len(dataset.train)), len(dataset.train) % config.batch_size} - {0}
-    if one_pass and normalises_neurons(config.network) and any(size // config.accumulate <= 1 for size in batches):
+    if one_pass and normalised(config.network, LinearSpec) and any(size // config.accumulate <= 1 for size in batches):
         said = "a batch, or a part of one, has one sample"
         raise UserError(f"{said}, which --network {config.network} cannot normalise; change --batch-size or --accumulate")
     name, options = parse_spec(config.loss, "loss")

@@ -21,7 +21,7 @@ from tsslbp.settings import translated
 from tsslbp.stored import LONGEST, METADATA_KEY, sha256
 from tsslbp.training.folder import MODEL
 from tsslbp.training.inputs import Inputs
-from tsslbp.training.model import STORED, Model, alone
+from tsslbp.training.model import STORED, Model, as_model
 from tsslbp.training.records import PERCENT, PERCENT_OR_NONE, read_metrics, whole
 
 
@@ -62,7 +62,7 @@ def as_stored(path: str | Path) -> Model:
             if len(text) > LONGEST:
                 raise UserError(f"its metadata has {len(text):,} characters, more than any model's")
             about = json.loads(text)
-            model = described(about)
+            model = model_of(about)
             _check_shapes(file, model)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
@@ -95,7 +95,7 @@ def _written(folder: Path) -> str:
         return ""
 
 
-def described(about: dict[str, Any]) -> Model:
+def model_of(about: dict[str, Any]) -> Model:
     """The model that a file's metadata describes, its network on the meta device. Damaged metadata may raise any error."""
     known = {"architecture", "inputs", "classes", "data", "facts", "trained", "imports", "trains", "sha256"}
     if odd := sorted(about.keys() - known):
@@ -103,7 +103,7 @@ def described(about: dict[str, Any]) -> Model:
     imports.need(about.get("imports", []))
     if about.keys() - {"imports"} == {"architecture", "sha256"}:
         with torch.device("meta"):
-            return alone(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
+            return as_model(Network(Architecture.from_json(about["architecture"])), tuple(about.get("imports", ())))
     given, trained = about["inputs"], dict(about.get("trained", {}))
     norm = given["normalisation"]
     normalisation = Normalisation(scale=norm["scale"], mean=tuple(norm["mean"]), std=tuple(norm["std"]))

@@ -27,7 +27,7 @@ class Reduction:
     @contextmanager
     def early(self) -> Iterator[None]:
         """Around the last backward pass of a step: begin to add up each large gradient when it is there. Raises Lost."""
-        if self._group.count == 1:
+        if self._group.world_size == 1:
             yield
             return
         self._there.clear()
@@ -44,18 +44,18 @@ class Reduction:
         while (turn := len(self._begun)) in self._there:
             learned = self._large[turn]
             assert learned.grad is not None
-            self._begun.append((learned, self._group.adding(learned.grad.flatten())))
+            self._begun.append((learned, self._group.all_reduce_async(learned.grad.flatten())))
 
     def end(self, numbers: Sequence[float]) -> list[float]:
         """Wait for all gradients, and add up the small ones and some ``numbers``, which are returned. Raises Lost."""
-        if self._group.count == 1:
+        if self._group.world_size == 1:
             return [*numbers]
         begun = {id(learned) for learned, _ in self._begun}
         late = [x.grad for x in self._learned if x.grad is not None and id(x) not in begun]
         device = next(x.device for x in self._learned)
         dtype = torch.promote_types(torch.float32, next(x.dtype for x in self._learned))
         added = [*late, torch.tensor(numbers, dtype=dtype, device=device)]
-        sums = self._group.add_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
+        sums = self._group.all_reduce_(torch.cat([x.flatten() for x in added])).split([x.numel() for x in added])
         for own, whole in zip(added, sums, strict=True):
             own.copy_(whole.view_as(own))
         for learned, wait in self._begun:

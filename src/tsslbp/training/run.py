@@ -56,7 +56,7 @@ def train(
     Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
     arguments: tuple[tuple[object, Any], ...] = ((config, TrainConfig), (progress, Progress | None))
-    if wrong := [given for given, kind in arguments if not isinstance(given, kind)]:
+    if wrong := [argument for argument, kind in arguments if not isinstance(argument, kind)]:
         what = f"not a {type(wrong[0]).__name__}; data are given as dataset="
         raise UserError(f"train takes a TrainConfig and a Progress, {what}")
     with processes.joined() as group, contextlib.ExitStack() as held:
@@ -71,19 +71,19 @@ def train(
             if not len(dataset.test):
                 raise UserError(f"{dataset.name} has no test samples, on which the result of a run is measured; give it some")
             board_of = tensorboard.writer_class() if config.tensorboard else None
-        precise = group.told(config.precision.encode()) == b"float32"  # auto may differ between machines
+        precise = group.broadcast(config.precision.encode()) == b"float32"  # auto may differ between machines
         config = replace(config, precision="float32" if precise else "bfloat16")
         progress, own = (progress if group.leads else None) or Progress(), data.is_own(config.data) or not dataset.source
         if own:
             progress.prepared(choices.described(asked, config, dataset))  # before first weights, which take a while to scale
-        restored = group.told(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
+        restored = group.broadcast(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
         with group.agreed(), processes.alone():
             model, optimizer = prepare(replace(config, init=None, first_rates=False) if restored else config, dataset)
-        facts, (seen, samples) = model.facts, model.filtered(dataset)
+        facts, (without_filters, samples) = model.facts, model.filtered(dataset)
         assert facts is not None  # prepare() noted them
         adapt(model.network)
         for weight in model.network.state_dict().values():
-            group.first_(weight)
+            group.broadcast_(weight)
         told = [config.to_dict(of) for of in GROUPS.values() if of is not Place]
         group.same("other settings or samples", f"{told} {facts.fingerprint}")
 
@@ -97,11 +97,13 @@ def train(
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
         run.board = board_of(str(run.folder)) if board_of and group.leads else None
         try:
-            loop = Loop(config, samples, seen, optimizer, run.state, progress, run.save)
+            loop = Loop(config, samples, without_filters, optimizer, run.state, progress, run.save)
             with loop.averaged():
                 run.go_on(progress.warned)
             loop.run(run.end_epoch)
-            final = records.summary(run.state.history, dataset, config.choose, lambda: run.measure(seen, samples.test))
+            final = records.summary(
+                run.state.history, dataset, config.choose, lambda: run.measure(without_filters, samples.test)
+            )
             final |= baselines(dataset) if own else {}
         except Interrupted:
             raise Interrupted(run.folder) from None
@@ -155,14 +157,14 @@ class _Run:
         if self.board:
             tensorboard.write(self.board, record)
 
-    def measure(self, seen: Model, test: data.Split) -> float:
-        """Accuracy of the chosen epoch's model, which the network becomes, on the test samples as ``seen`` takes them."""
+    def measure(self, without_filters: Model, test: data.Split) -> float:
+        """Accuracy of the chosen epoch's model, which the network becomes, on the (filtered) test samples."""
         with self.group.agreed():
             if self.group.leads:
                 self._check()
         self.model.take_weights(self.folder / MODEL)
         try:
-            accuracy = seen.accuracy(test)
+            accuracy = without_filters.accuracy(test)
         except processes.Lost:
             raise
         except UserError as error:
@@ -232,11 +234,19 @@ def _begun(
     assert facts is not None
     with group.agreed():
         folder, stored = opened(config, held, facts.exact) if group.leads else (Path(), b"")
-    folder, stored = Path(group.told(str(folder).encode()).decode()), group.told(stored)
+    folder, stored = Path(group.broadcast(str(folder).encode()).decode()), group.broadcast(stored)
     state, ended = checkpoint.RunState(), None
     if stored:
-        of = config, len(dataset.train), facts.fingerprint, progress.warned
-        state = checkpoint.restore(stored, folder / CHECKPOINT, model.network, optimizer, *of)
+        state = checkpoint.restore(
+            stored,
+            folder / CHECKPOINT,
+            model.network,
+            optimizer,
+            config,
+            samples=len(dataset.train),
+            data=facts.fingerprint,
+            warned=progress.warned,
+        )
     with contextlib.suppress(UserError):  # damaged records are written again
         ended = records.read_metrics(folder)[1] if stored and group.leads else None
     return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended)

@@ -141,11 +141,11 @@ def clamped(network: Network) -> list[nn.Parameter]:
 def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None, most: float) -> None:
     """Bring every layer's rate between LOW and HIGH, as far as weights up to ``most`` can."""
 
-    def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, half: bool) -> torch.Tensor:
+    def cross(name: str, layer: Spiking | MaxPool, signal: Signal, pool: Pool | None, bf16: bool) -> torch.Tensor:
         if isinstance(layer, MaxPool):
             return layer(signal)
         if name == "output" or layer.norm is not None:  # normalisation sets the size
-            return layer(signal, pool, half, inside)
+            return layer(signal, pool, bf16, inside)
         drawn = {name: weight.clone() for name, weight in layer.state_dict().items()}
         for _ in range(MOST):
             fired = network.fired(layer(signal), name)
@@ -155,7 +155,7 @@ def _into_range(network: Network, x: torch.Tensor, inside: torch.Tensor | None, 
             _multiply(layer, STEP if rate < LOW else 1 / STEP)
         else:  # the layer's weights are not what its rate depends on
             layer.load_state_dict(drawn)
-        return layer(signal, pool, half)
+        return layer(signal, pool, bf16)
 
     for _ in network.walk(network.encode(x), cross):
         pass

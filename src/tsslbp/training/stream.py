@@ -8,7 +8,7 @@ from torch import Tensor
 from tsslbp.data import Normalisation
 from tsslbp.data.audio import changes
 from tsslbp.encoding import CONSTANT
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError, check_tensor, check_whole
 from tsslbp.metrics import confidence, decode, settled
 from tsslbp.networks import Network
 from tsslbp.state import State
@@ -108,8 +108,7 @@ class Stream:
                 "its model_, and step through a module of your own with part() of its layers"
             )
         need_parts(network)
-        if type(streams) is not int or streams < 1:
-            raise UserError(f"streams is {streams}; it must be a whole number from 1")
+        check_whole("streams", streams)
         self.network, self.streams = network, streams
         self.normalisation, self.delta, shape = None, 0.0, network.architecture.input_shape
         if isinstance(model, Model):
