@@ -329,12 +329,17 @@ def test_a_display_without_a_standard_error_is_silent(monkeypatch):
     watch.watcher().warned("unheard")
 
 
-def test_a_training_goes_on_when_nobody_reads_its_progress(tmp_path, monkeypatch, capsys):
-    """As in tsslbp train ... 2>&1 | head."""
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_training_goes_on_when_nobody_reads_its_progress(tmp_path, monkeypatch, capsys, number, terminal):
+    """As in tsslbp train ... 2>&1 | head, on a full disk, or in a terminal that was closed."""
 
     class Gone(io.StringIO):
         def write(self, text):
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            raise OSError(number, "gone")
+
+        def isatty(self):
+            return terminal
 
     monkeypatch.setattr(sys, "stderr", Gone())
     assert cli.main(["train", "quickstart", *TINY, "--runs-dir", str(tmp_path)]) == 0
@@ -538,6 +543,8 @@ def test_the_command_that_goes_on_imports_files_from_where_they_are(tmp_path):
 
 def test_broken_config_and_image(trained, capsys, tmp_path):
     (tmp_path / "broken.toml").write_text("epochs = = 3")
+    (tmp_path / "empty.toml").write_text("# nothing\n")
+    assert "empty.toml is empty; restore it" in run(capsys, "train", "--config", str(tmp_path / "empty.toml"))[2]
     assert "is not valid TOML" in run(capsys, "train", "--config", str(tmp_path / "broken.toml"))[2]
     (tmp_path / "unknown.toml").write_text("epoks = 3")
     assert (

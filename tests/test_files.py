@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tsslbp import UserError, bench, cli, files, machine, training
+from tsslbp import UserError, bench, cli, data, files, machine, training
 from tsslbp.data import cache
 from tsslbp.data.pictures import opened
 from tsslbp.rivals import check
@@ -505,3 +505,16 @@ def test_links_that_lead_nowhere_are_told(tmp_path):
             files.check_folder(tmp_path / name, "choose another --out")
     with pytest.raises(UserError, match="loop is a link that leads to itself; remove it, or choose another name"):
         files.output(tmp_path / "loop")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("a.npz", lambda path: data.load(str(path), ".")), ("a.safetensors", training.load)]
+)
+def test_a_file_that_must_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, name, read):
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / name).write_bytes(b"whole")
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match=f"cannot read .*{name}: Permission denied"):
+        read(tmp_path / name)

@@ -1840,6 +1840,9 @@ def test_a_quote_that_is_closed_some_lines_later_is_told(tmp_path):
     """Else the rows between would be one cell of a column that nothing looks at."""
     rows = [f"{chr(34) * (i in (10, 20))}{i},{i % 2 + i / 100},{i / 2},{'ab'[i % 2]}" for i in range(60)]
     (tmp_path / "t.csv").write_text("\n".join([",p,q,label", *rows]))
+    (tmp_path / "long.csv").write_text("a,b,label\n" + "0.1,0.2,x\n" * 4 + '0.1,"0.2,x\n' + "0.1,0.2,x\n" * 20_000)
+    with pytest.raises(UserError, match=r"long.csv: a quote after line 5 is not closed, or a cell is too long; repair it"):
+        data.load(str(tmp_path / "long.csv"), tmp_path)
     with pytest.raises(UserError, match=r"t.csv: a quote in line 12 is closed in line 22; repair or remove it"):
         data.load(str(tmp_path / "t.csv"), tmp_path)
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from shared import Listens, StopAt
 
 import tsslbp
-from tsslbp import UserError, cli, data, files, losses, machine, metrics, report, stored, study, training
+from tsslbp import UserError, cli, data, files, losses, machine, metrics, processes, report, stored, study, training
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
@@ -266,7 +266,7 @@ def test_a_run_that_goes_on_before_its_first_checkpoint_begins_with_the_given_we
     assert_same_weights(whole, config.runs_dir / "cut")
 
 
-@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, 1), *((number, 0) for number in processes.STOPS)])
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, told):
     """Slurm and torchrun both send the latter."""
     heard, stop = [], threading.Event()
@@ -279,6 +279,18 @@ def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, tol
         signal.signal(number, before)
     assert stop.is_set()
     assert len(heard) == told
+
+
+@pytest.mark.parametrize("number", processes.STOPS)
+def test_a_signal_that_is_ignored_stays_so(number):
+    """As under nohup."""
+    before, stop = signal.signal(number, signal.SIG_IGN), threading.Event()
+    try:
+        with loop._stop_request(stop):
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    assert not stop.is_set()
 
 
 def test_constant_schedule_can_be_continued_for_more_epochs(quick):

@@ -32,6 +32,14 @@ NO_FOLDER = "there is no folder {}; make it first"
 """What is wrong where a file is to be written, and how to fix it."""
 
 
+def check_readable(path: Path) -> None:
+    """Raises UserError for a file that cannot be opened, where a library would say something else."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
 class Taken(UserError):
     """A folder that another process is at work in, or that is there and must not be."""
 

@@ -55,11 +55,19 @@ _LATE = threading.Event()  # whether it is to wait no longer
 _SUMS: list[Any] = []  # what it has begun with others, and not seen the end of
 
 
+STOPS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals that ask a program to end: of a scheduler, and of a terminal that closes."""
+
+
 @contextmanager
 def handling(handler: Callable[[int, Any], object], *numbers: signal.Signals) -> Iterator[dict[signal.Signals, Any]]:
-    """Inside, ``handler`` gets these signals where Python takes them, in the main thread; yields the handlers before."""
+    """Inside, ``handler`` gets these signals where Python takes them, in the main thread; yields the handlers before.
+
+    Those that are ignored, as under ``nohup``, stay so.
+    """
     main = threading.current_thread() is threading.main_thread()
-    taken = [number for number in numbers if main and signal.getsignal(number) is not None]  # None, as in R, cannot be put back
+    left = (None, signal.SIG_IGN)  # None, as in R, cannot be put back
+    taken = [number for number in numbers if main and signal.getsignal(number) not in left]
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number in taken}
     try:
         yield before

@@ -317,7 +317,10 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
 
     def to_toml(self) -> str:
         """:meth:`to_dict` as TOML for :meth:`from_toml`, with a section for each group and a line for each setting."""
-        sections = {name: _lines(self.to_dict(group)) for name, group in GROUPS.items()}
+        sections = {
+            group: {name: " ".join(map(str, x)) if isinstance(x, list) else x for name, x in self.to_dict(of).items()}
+            for group, of in GROUPS.items()
+        }
         head = f"# Replay with: tsslbp train --config THIS_FILE --name NEW_NAME{imports.again(self.needs)}\n"
         imported = {"imports": self.needs} if self.needs else {}
         return head + tomli_w.dumps({"recipe": self.recipe, **imported, **sections})
@@ -338,6 +341,8 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # also for invalid UTF-8 and numbers of thousands of digits
             raise UserError(f"{path} is not valid TOML: {error}") from None
+        if not stored:
+            raise UserError(f"{path} is empty; restore it, or write settings into it")
         try:
             imports.need(stored.pop("imports", []))
         except UserError as error:
@@ -367,14 +372,14 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
             raise UserError(f"{path}: {error}") from None
 
 
-_NOW_OF_LOSS = {
-    "target": ("target", ("kernel",)),
-    "label_weight": ("label_weight", ("kernel",)),
-    "desired": ("desired", ("kernel", "spike")),
-    "desired_count": ("desired", ("count",)),
-    "undesired_count": ("undesired", ("count",)),
+NOW_OF_LOSS = {
+    "target": ("target", ("kernel",), "double"),
+    "label_weight": ("label_weight", ("kernel",), "6"),
+    "desired": ("desired", ("kernel", "spike"), "01011"),
+    "desired_count": ("desired", ("count",), "4"),
+    "undesired_count": ("undesired", ("count",), "1"),
 }
-"""Settings of version 0.1.0 that are now options of a loss, with the losses that have them."""
+"""Settings of version 0.1.0 that are now options of a loss, with the losses that have them and an example."""
 
 
 def translated(stored: dict[str, Any]) -> dict[str, Any]:
@@ -385,15 +390,10 @@ def translated(stored: dict[str, Any]) -> dict[str, Any]:
     loss = stored.get("loss", "auto")
     if loss == "auto":
         loss = "kernel" if stored.get("neuron", "spiking") == "spiking" else "softmax"
-    if not _NOW_OF_LOSS.keys() & stored.keys() or loss not in list(losses.LOSSES):  # or no loss of 0.1.0, which knew no options
+    if not NOW_OF_LOSS.keys() & stored.keys() or loss not in list(losses.LOSSES):  # or no loss of 0.1.0, which knew no options
         return stored
-    before = {name: stored.pop(name) for name in _NOW_OF_LOSS if name in stored}
-    options = {_NOW_OF_LOSS[name][0]: value for name, value in before.items() if value != "" and loss in _NOW_OF_LOSS[name][1]}
+    before = {name: stored.pop(name) for name in NOW_OF_LOSS if name in stored}
+    options = {NOW_OF_LOSS[name][0]: value for name, value in before.items() if value != "" and loss in NOW_OF_LOSS[name][1]}
     default = losses.get(loss, time_steps=1, tau_s=1)
     options = {name: value for name, value in options.items() if value != getattr(default, name)}
     return {**stored, "loss": write_spec(loss, options)}
-
-
-def _lines(values: dict[str, Any]) -> dict[str, Any]:
-    """Values that each take one line of TOML."""
-    return {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}

@@ -33,16 +33,19 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except (UserError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
-        said = "the output cannot be written, as its disk is full; free space" if full else str(error)
-        streams.complain(f"tsslbp: {' '.join(said.split())}")
+        said = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            said = f"{error.filename} cannot be read or written: {error.strerror}"
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            said = "the output cannot be written, as its disk is full; free space"
+        streams.say(f"tsslbp: {' '.join(said.split())}")
         return 2
     except (MemoryError, RuntimeError) as error:
-        streams.complain(f"tsslbp: {_too_much(error)}")
+        streams.say(f"tsslbp: {_too_much(error)}")
         return 2
     except Interrupted as stop:
         if processes.leads():
-            streams.complain(f"stopped; go on with: {stop}")
+            streams.say(f"stopped; go on with: {stop}")
         return 130
     except KeyboardInterrupt:
         return 130

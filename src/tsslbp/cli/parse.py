@@ -17,17 +17,11 @@ from tsslbp import data, recipes
 from tsslbp.cli import own
 from tsslbp.declared import docstrings, faults, flag, kinds_of
 from tsslbp.errors import UserError, unknown
-from tsslbp.settings import TrainConfig
+from tsslbp.settings import NOW_OF_LOSS, TrainConfig
 
 T = TypeVar("T")
 
-NOW_OF_LOSS = {
-    "--target": "kernel(target=double)",
-    "--label-weight": "kernel(label_weight=6)",
-    "--desired": "kernel(desired=01011)",
-    "--desired-count": "count(desired=4)",
-    "--undesired-count": "count(undesired=1)",
-}
+_LOSSES = {flag(name): f"{of[0]}({option}={example})" for name, (option, of, example) in NOW_OF_LOSS.items()}
 """Flags of version 0.1.0, with an example of how to write them now."""
 SYNONYMS = {
     "--arch": "--network",
@@ -61,8 +55,8 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
         known |= {"--import"}
         description = f"{description} {own.HELP}"
     for given in _options(arguments):
-        if "--loss" in known and given in NOW_OF_LOSS:
-            raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(NOW_OF_LOSS[given])}")
+        if "--loss" in known and given in _LOSSES:
+            raise UserError(f"{given} is now an option of the loss: --loss {shlex.quote(_LOSSES[given])}")
         if given != "--help" and given.replace("--no-", "--", 1) not in known:
             if (meant := SYNONYMS.get(given)) in known:
                 raise UserError(f"unknown option {given!r}; did you mean {meant!r}?")

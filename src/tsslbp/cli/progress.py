@@ -1,7 +1,6 @@
 """Progress of many runs, and messages when one is stopped."""
 
 import contextlib
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ def same_command_goes_on() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with processes.handling(stop, signal.SIGTERM):  # a run that trains takes the signal for itself (training/loop.py)
+    with processes.handling(stop, *processes.STOPS):  # a run that trains takes it for itself (training/loop.py)
         try:
             yield
         except (training.Interrupted, KeyboardInterrupt):

@@ -1,10 +1,10 @@
 """Printing of answers and of progress."""
 
-import sys
 from typing import Any
 
 from rich.console import Console
 
+from tsslbp.cli.streams import say as say
 from tsslbp.errors import visible
 
 
@@ -16,8 +16,3 @@ class _Console(Console):
 
 
 console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def say(text: str) -> None:
-    """A line of progress, apart from the answer."""
-    print(visible(text), file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ def discard_rest() -> None:
             os.close(null)
 
 
-def complain(text: str) -> None:
-    """Write a line to standard error, if possible."""
+def say(text: str) -> None:
+    """Write a line to standard error, if possible: progress or a complaint, apart from the answer."""
     with contextlib.suppress(OSError):
         print(visible(text), file=sys.stderr, flush=True)

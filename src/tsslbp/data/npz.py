@@ -31,6 +31,7 @@ def read(path: Path, wanted: Wanted) -> Found:
 def _open(path: Path) -> arrays.Arrays:
     if not path.is_file():
         raise UserError(f"no data file {path}; give the path of an .npz file with arrays x and y")
+    files.check_readable(path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is not an .npz file, or it is cut short; write it with numpy.savez(path, x=..., y=...)")
     try:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tsslbp import draws, machine
+from tsslbp import draws, machine, processes
 from tsslbp.data.dataset import Request, Split
 from tsslbp.data.pictures import Member, Unread, opened
 from tsslbp.errors import UserError, all_of, needed, one_line
@@ -201,9 +201,10 @@ def _with_array(batch: Any) -> tuple[NDArray[np.uint8], list[Fault]]:
 
 
 def _outlive_signals(_: int) -> None:
-    """Ctrl-C and SIGTERM reach all processes, but the main one must first end its step and write a checkpoint."""
+    """These signals reach all processes, but the main one must first end its step and write a checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE) and None)
+    for number in processes.STOPS:
+        signal.signal(number, lambda *_: signal.alarm(PATIENCE) and None)
 
 
 def _noticed_in_turn(loader: DataLoader[Any]) -> Iterator[tuple[NDArray[np.uint8], list[Fault]]]:

@@ -287,6 +287,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     """Rows that are not empty, each with its line number."""
     if not path.is_file():
         raise UserError(f"no data file {path}; give the path of a .csv file")
+    rows, last = list[tuple[int, list[str]]](), 0
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -296,7 +297,6 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
             said = re.fullmatch(r'"?sep=([,;|\t])"?\s*', start, re.IGNORECASE)  # as Excel writes and reads
             delimiter = said[1] if said else max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            rows, last = list[tuple[int, list[str]]](), 0
             for cells in reader:
                 if rows and reader.line_num > last + 1:
                     raise UserError(
@@ -319,6 +319,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
                 )
             rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if "field limit" in str(error):
+            raise UserError(f"{path}: a quote after line {last} is not closed, or a cell is too long; repair it") from None
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
     if not rows:

@@ -44,7 +44,7 @@ Ahead = Iterator[tuple[Tensor, Tensor | None, Split]]
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has stopped between two steps. The argument is its folder."""
+    """The run was asked to stop (Ctrl-C, SIGTERM, SIGHUP) and has stopped between two steps. The argument is its folder."""
 
 
 class Diverged(UserError):
@@ -374,12 +374,12 @@ class Loop:
 
 @contextmanager
 def _stop_request(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C or SIGTERM sets the event, so that a run stops between two steps; a second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP sets the event, so that a run stops between two steps; a second Ctrl-C stops at once."""
 
     def ask(number: int, _frame: Any) -> None:
         stop.set()
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    with processes.handling(ask, signal.SIGINT, signal.SIGTERM) as before:
+    with processes.handling(ask, signal.SIGINT, *processes.STOPS) as before:
         yield

@@ -13,6 +13,7 @@ from tsslbp.architecture import Architecture
 from tsslbp.data import Facts, Normalisation
 from tsslbp.data.dataset import class_names
 from tsslbp.errors import UserError
+from tsslbp.files import check_readable
 from tsslbp.filters import Filters
 from tsslbp.layers import check_stored
 from tsslbp.networks import Network
@@ -54,6 +55,7 @@ def as_stored(path: str | Path) -> Model:
         raise UserError(f"no model at {path}; give a run's folder or its model.safetensors")
     if path.suffix == ".nir":
         raise UserError(f"{path} is a NIR file; make a model of it: tsslbp import {path} MODEL.safetensors")
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)

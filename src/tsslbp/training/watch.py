@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -35,6 +35,25 @@ def _line(record: dict[str, Any], epochs: int) -> str:
     )
 
 
+class _Unread:
+    """A stream whose reader, disk or terminal may go while the training goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class _Screen(Progress):
     """Base of the displays: a line for every ``every`` epochs, and for the last."""
 
@@ -55,10 +74,10 @@ class _Screen(Progress):
         self._print(visible(f"warning: {message}"))
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # its reader has gone, as in train ... 2>&1 | head; the training goes on
-            if sys.stderr is not None:  # as under pythonw
-                sys.stderr.write(f"{text}\n")
-                sys.stderr.flush()
+        if sys.stderr is not None:  # as under pythonw
+            stream = _Unread(sys.stderr)
+            stream.write(f"{text}\n")
+            stream.flush()
 
 
 class Lines(_Screen):
@@ -89,7 +108,7 @@ class Bar(_Screen):
                 "loss {task.fields[loss]:.4f}  train {task.fields[accuracy]:.2f} %  {task.fields[speed]:.1f} steps/s  left"
             ),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=cast(IO[str], _Unread(sys.stderr))),
         )
         fields: dict[str, Any] = {"epoch": first_epoch, "loss": 0.0, "accuracy": 0.0, "speed": 0.0}
         self.task = self.bar.add_task("", total=epochs * steps, completed=(first_epoch - 1) * steps, **fields)
