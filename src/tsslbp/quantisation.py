@@ -131,9 +131,9 @@ def on_grid(x: Tensor) -> Tensor:
 
 
 def entering(x: Tensor, bits: str) -> Tensor:
-    """Input of a network with weights of these bits: :func:`on_grid` unless ``"float"``; float32 if it has 16 bits, in which
-    the input synapse would round."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    """Input of a network with weights of these bits: :func:`on_grid` unless ``"float"``; float32 if it has 16 bits or
+    fewer, in which the input synapse would round."""
+    x = x.float() if x.dtype.itemsize < torch.float32.itemsize else x
     return x if bits == "float" else on_grid(x)
 
 
