@@ -1094,7 +1094,7 @@ def test_a_network_that_would_run_with_other_constants_is_told(tmp_path, capsys,
     rng = np.random.default_rng(0)
     np.savez("mine.npz", x=rng.normal(size=(40, 7)), y=np.arange(40) % 5)
     given = ["train", "--data", "mine.npz", "--network", a.network, "--init", "a.safetensors", "--epochs", "1"]
-    flags = f"--tau-m {a.tau_m:g} --tau-s {a.tau_s:g} --threshold {a.threshold:g} --time-steps 6 --normalise none"
+    flags = f"--tau-m {a.tau_m} --tau-s {a.tau_s} --threshold {a.threshold} --time-steps 6 --normalise none"
     assert cli.main([*given, "--name", "other"]) == 0
     said = f"the network of --init has {flags}; give these to go on from what it has learned"
     assert said in " ".join(capsys.readouterr().err.split())

@@ -520,6 +520,12 @@ def test_a_hook_that_would_never_run_is_refused(gradients):
         net(x)
     hook.remove()
     assert torch.equal(net(x), output)
+    seen = set()
+    for module in net.modules():  # as tools do that look at every module
+        module.register_forward_hook(lambda module, *_: seen.add(module))
+    with torch.set_grad_enabled(gradients):
+        assert torch.equal(net(x), output)
+    assert seen == {*net.modules()} - {net.layers}
 
 
 @pytest.mark.parametrize("notation", ["6C3b-P2-[6C3-6C3b]-P2-4", "6C3-M2-[6C3-P2-8C3s2]-4"])

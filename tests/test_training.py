@@ -25,6 +25,7 @@ from shared import Listens, StopAt
 
 import tsslbp
 from tsslbp import UserError, cli, data, files, losses, machine, metrics, processes, report, stored, study, training
+from tsslbp.data import streamed
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
@@ -281,16 +282,22 @@ def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, tol
     assert len(heard) == told
 
 
-@pytest.mark.parametrize("number", processes.STOPS)
-def test_a_signal_that_is_ignored_stays_so(number):
-    """As under nohup."""
+@pytest.mark.parametrize("number", [signal.SIGINT, *processes.STOPS])
+def test_only_a_terminal_that_closes_is_ignored_where_it_was(number):
+    """As under nohup; Ctrl-C is ignored in what a script starts with &, and must stop it."""
     before, stop = signal.signal(number, signal.SIG_IGN), threading.Event()
     try:
         with loop._stop_request(stop):
             signal.raise_signal(number)
+        streamed._outlive_signals(0)
+        lives = [each for each in processes.STOPS if signal.getsignal(each) is signal.SIG_IGN]
     finally:
+        for each in {number, signal.SIGINT, *processes.STOPS}:
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(number, before)
-    assert not stop.is_set()
+    assert stop.is_set() == (number != signal.SIGHUP)
+    assert lives == ([number] if number == signal.SIGHUP else [])
 
 
 def test_constant_schedule_can_be_continued_for_more_epochs(quick):

@@ -59,15 +59,17 @@ STOPS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 """Signals that ask a program to end: of a scheduler, and of a terminal that closes."""
 
 
+def lets_hang_up(number: signal.Signals) -> bool:
+    """Whether this is SIGHUP and ignored, as ``nohup`` has it."""
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+
+
 @contextmanager
 def handling(handler: Callable[[int, Any], object], *numbers: signal.Signals) -> Iterator[dict[signal.Signals, Any]]:
     """Inside, ``handler`` gets these signals where Python takes them, in the main thread; yields the handlers before.
-
-    Those that are ignored, as under ``nohup``, stay so.
-    """
+    SIGHUP that is ignored, as under ``nohup``, stays so, and so do handlers of C, as in R, which cannot be put back."""
     main = threading.current_thread() is threading.main_thread()
-    left = (None, signal.SIG_IGN)  # None, as in R, cannot be put back
-    taken = [number for number in numbers if main and signal.getsignal(number) not in left]
+    taken = [each for each in numbers if main and not lets_hang_up(each) and signal.getsignal(each) is not None]
     before: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number in taken}
     try:
         yield before

@@ -351,7 +351,8 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
     present = y.unique().tolist()
     classes = len(names) if names else present[-1] + 1
     if present[-1] >= classes:
-        raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}")
+        fix = "; give y - 1" if present == [*range(1, classes + 1)] else ""
+        raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}{fix}")
     if len(present) < classes:
         known = {*present}  # one number may be a date, far beyond all others
         absent = [*itertools.islice((str(number) for number in range(classes) if number not in known), 6)]

@@ -228,7 +228,7 @@ def are_names(y: NDArray[Any] | None, classes: Sequence[str] | None) -> bool:
     """Whether numbers are names: of these classes, else if they go from 1, or are -1 and 1, as other programs write them."""
     if classes:
         return whole_numbers(classes)
-    numbers = [] if y is None or y.dtype.kind not in "iuf" else np.unique(y).tolist()
+    numbers = [] if y is None or y.dtype.kind not in "iuf" or y.ndim > 2 else np.unique(y).tolist()
     return numbers == [-1, 1] or (numbers[:1] == [1] and numbers == [*range(1, len(numbers) + 1)])
 
 

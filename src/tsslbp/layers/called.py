@@ -30,8 +30,9 @@ def in_order(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def in_order_alone(container: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """:func:`in_order` of a container that is not called itself. Raises UserError if it has hooks, which would never run."""
-    if any(hooks_of(container)):
+    """:func:`in_order` of a container that is not called itself. Raises UserError if it alone has hooks, which would never run;
+    a program that hooks every module does not mind."""
+    if any(hooks_of(container)) and not any(any(hooks_of(layer)) for layer in container.children()):
         raise UserError("net.layers is not called, so its hooks would never run; put them on the network or on a layer")
     return in_order(container)
 

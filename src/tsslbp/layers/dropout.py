@@ -1,5 +1,7 @@
 """Dropout with masks that follow from keys."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,10 @@ class Dropout(nn.Module):
         if not 0 <= p < 1:
             raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
         self._p = p
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle from before ``p`` was checked, too."""
+        super().__setstate__({**state, "_p": state.get("_p", state.get("p"))})
 
     def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
         """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.

@@ -70,7 +70,7 @@ def reproduce(options: Reproduce, watch: Watch) -> Path:
 
     Raises:
         UserError: an unknown row, no seed, missing data, a run that was started with other settings or diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call continues.
     """
     config = options.settings()
     seeds = seeds_from(0, options.seeds)

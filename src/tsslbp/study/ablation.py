@@ -125,7 +125,7 @@ def ablation(
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; a base that diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call continues.
     """
     if seeds < 2:
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")

@@ -166,7 +166,7 @@ def compare(
     Raises:
         UserError: bad settings, or runs that were started with other settings.
         Diverged: every rule diverged, or the one of ``against`` or ``planned``.
-        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call continues.
     """
     numbers = seeds_from(config.seed, seeds)
     if target is not None and not 0 < target <= 100:

@@ -83,7 +83,7 @@ def dynamics(
 
     Raises:
         UserError: bad settings, or runs that were started with other settings; training that diverged.
-        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call continues.
     """
     need_validation(config)
     if config.readout == "voltage":

@@ -51,7 +51,7 @@ def train(
 
     Raises:
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint is written.
 
     Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """

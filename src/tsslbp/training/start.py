@@ -91,7 +91,7 @@ def unlike(model: Model, path: Path) -> str:
     if not (given.network.is_spiking and model.network.is_spiking) or a.bits != b.bits:  # leaks follow from the bits
         return ""
     names = ["tau_m", "tau_s", "threshold", *([] if model.inputs.sequence else ["time_steps"])]
-    flags = [f"--{name.replace('_', '-')} {getattr(a, name):g}" for name in names if getattr(a, name) != getattr(b, name)]
+    flags = [f"--{name.replace('_', '-')} {getattr(a, name)!r}" for name in names if getattr(a, name) != getattr(b, name)]
     stored = given.inputs.normalisation == AS_STORED != model.inputs.normalisation
     return " ".join([*flags, *["--normalise none"] * stored])
 
