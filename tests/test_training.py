@@ -285,17 +285,17 @@ def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, tol
 @pytest.mark.parametrize("number", [signal.SIGINT, *processes.STOPS])
 def test_only_a_terminal_that_closes_is_ignored_where_it_was(number):
     """As under nohup; Ctrl-C is ignored in what a script starts with &, and must stop it."""
-    before, stop = signal.signal(number, signal.SIG_IGN), threading.Event()
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, *processes.STOPS)}  # nohup may run this
+    signal.signal(number, signal.SIG_IGN)
+    stop = threading.Event()
     try:
         with loop._stop_request(stop):
             signal.raise_signal(number)
         streamed._outlive_signals(0)
         lives = [each for each in processes.STOPS if signal.getsignal(each) is signal.SIG_IGN]
     finally:
-        for each in {number, signal.SIGINT, *processes.STOPS}:
-            signal.signal(each, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(number, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert stop.is_set() == (number != signal.SIGHUP)
     assert lives == ([number] if number == signal.SIGHUP else [])
 
