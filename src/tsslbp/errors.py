@@ -98,8 +98,7 @@ def check_number(name: str, x: object, be: str = "a plain number, as constants a
 def check_whole(name: str, x: object, least: int = 1) -> None:
     """Raises UserError for anything but a whole number from ``least``, of Python or NumPy."""
     if isinstance(x, bool) or not isinstance(x, Integral) or x < least:
-        given = f"of type {type(x).__name__}" if hasattr(x, "ndim") and not isinstance(x, Real) else x
-        raise UserError(f"{name} is {given}; it must be a whole number from {least}")
+        raise UserError(f"{name} is {shown(x)}; it must be a whole number from {least}")
 
 
 def check_positive(name: str, x: float, least: float = 0) -> None:

@@ -54,7 +54,6 @@ _NOTICED = threading.Event()  # whether this process knows that the job ends
 _LATE = threading.Event()  # whether it is to wait no longer
 _SUMS: list[Any] = []  # what it has begun with others, and not seen the end of
 
-
 STOPS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 """Signals that ask a program to end: of a scheduler, and of a terminal that closes."""
 

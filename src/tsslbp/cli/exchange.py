@@ -10,7 +10,8 @@ import tyro
 
 from tsslbp import data, files, quantisation, training
 from tsslbp.cli.parse import parse
-from tsslbp.cli.show import console, say
+from tsslbp.cli.show import console
+from tsslbp.cli.streams import say
 from tsslbp.declared import FINITE, POSITIVE, Means, flag
 from tsslbp.errors import UserError, unknown
 from tsslbp.exchange import c, check, compiled, nir, onnx

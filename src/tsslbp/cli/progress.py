@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tsslbp import processes, training
-from tsslbp.cli.show import say
+from tsslbp.cli.streams import say
 
 
 def watch(run: str) -> training.Progress:

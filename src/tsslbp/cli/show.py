@@ -4,7 +4,6 @@ from typing import Any
 
 from rich.console import Console
 
-from tsslbp.cli.streams import say as say
 from tsslbp.errors import visible
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 from tsslbp import bench, files, kernels, machine
 from tsslbp.bench import measure
 from tsslbp.cli.parse import parse
-from tsslbp.cli.show import console, say
+from tsslbp.cli.show import console
+from tsslbp.cli.streams import say
 from tsslbp.declared import FINITE, POSITIVE
 from tsslbp.errors import UserError, unknown
 

@@ -43,6 +43,9 @@ def train(arguments: list[str]) -> None:
     folder, final = training.train(config, training.watcher(), given=given)
     if not processes.leads():
         return
+    from tsslbp import report  # here, because Matplotlib loads slowly
+
+    written = report.write(folder)  # also where what follows cannot be printed
     chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
         console.print(
@@ -58,9 +61,7 @@ def train(arguments: list[str]) -> None:
         )
         if said := training.verdict(final):
             console.print(said)
-    from tsslbp import report  # here, because Matplotlib loads slowly
-
-    console.print(f"report: {report.write(folder)}")
+    console.print(f"report: {written}")
 
 
 @dataclass(frozen=True)

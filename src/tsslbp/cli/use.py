@@ -9,7 +9,8 @@ import tyro
 from tsslbp import data, files, metrics, training
 from tsslbp.cli import predictions
 from tsslbp.cli.parse import parse
-from tsslbp.cli.show import console, say
+from tsslbp.cli.show import console
+from tsslbp.cli.streams import say
 from tsslbp.errors import UserError, few
 
 UNEQUAL = 2

@@ -12,18 +12,18 @@ template <class Numbers>
 std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane, const std::optional<Tensor>& response,
                              const std::optional<Tensor>& state, const std::optional<Tensor>& carry,
                              const std::optional<Tensor>& table, const std::vector<double>& neuron, const std::vector<double>& rule,
-                             const std::vector<double>& pooling, bool half) {
+                             const std::vector<double>& pooling, bool bf16) {
   check_sequence(membrane, "membrane");
   check_sequence(psc_gradient, "psc_gradient");
   const auto type = membrane.scalar_type();
   const int64_t steps = membrane.size(0), n = membrane.size(1);
   STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
-  STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
+  STD_TORCH_CHECK(!bf16 || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
   const Numbers numbers{Fields(Numbers::GROUP, rule)};
   const Pool pool = checked_pool(pooling, n);
   STD_TORCH_CHECK(psc_gradient.size(0) == steps && psc_gradient.size(1) == pool.outputs(n),
                   "tsslbp: psc_gradient is not the gradient of what the membrane made");
-  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
+  STD_TORCH_CHECK(is_bf16(psc_gradient) || psc_gradient.scalar_type() == type,
                   "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
   const auto response_ = checked_response(response, type), before = checked_handed(state, n, type), next = checked_handed(carry, n, type);
   STD_TORCH_CHECK(!response || response->size(0) == steps, "tsslbp: response is not [T]");
@@ -35,12 +35,12 @@ std::vector<Tensor> backward(const Tensor& psc_gradient, const Tensor& membrane,
     const bool rows = psc_gradient.size(1) <= 1 || psc_gradient.stride(1) == 1;
     const Tensor e = rows ? psc_gradient : torch::stable::contiguous(psc_gradient), u = torch::stable::contiguous(membrane);
     with_constants<T>(table, neuron, n, [&](const auto& constants) {
-      made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, half && !response ? ScalarType::BFloat16 : type));
+      made.push_back(torch::stable::new_empty(u, {response ? 1 : steps, n}, bf16 && !response ? ScalarType::BFloat16 : type));
       if (before) made.push_back(torch::stable::new_empty(u, {2, n}, type));
       if (table) made.push_back(torch::stable::new_empty(u, {3, n}, type));
-      const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_half(e), pool, pool.outputs(n)}, u.const_data_ptr<T>(),
+      const Gradient<T> gradient{Source<T>{e.data_ptr(), e.stride(0), is_bf16(e), pool, pool.outputs(n)}, u.const_data_ptr<T>(),
                                  data<T>(response_),
-                                 Target<T>{made[0].mutable_data_ptr(), n, half && !response, {}, is_large<T>(steps, n)},
+                                 Target<T>{made[0].mutable_data_ptr(), n, bf16 && !response, {}, is_large<T>(steps, n)},
                                  {data<T>(before), n}, {data<T>(next), n}, {before ? made[1].mutable_data_ptr<T>() : nullptr, n},
                                  steps, n, table ? made.back().mutable_data_ptr<T>() : nullptr};
       with_rule(gradient, constants, numbers, [&](const auto& op) { sweep<T>(op, steps, n, pool); });
@@ -64,10 +64,10 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
                                        const Tensor& lateral, const std::optional<Tensor>& state,
                                        const std::optional<Tensor>& table, const std::vector<double>& neuron,
                                        const std::vector<double>& adaptation, const std::vector<double>& rule,
-                                       bool through_lateral, bool half, int64_t learns) {
+                                       bool through_lateral, bool bf16, int64_t learns) {
   const auto type = membrane.scalar_type();
   STD_TORCH_CHECK(is_full(membrane), "tsslbp: membrane is neither float32 nor float64");
-  STD_TORCH_CHECK(!half || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
+  STD_TORCH_CHECK(!bf16 || type == ScalarType::Float, "tsslbp: bfloat16 is computed in float32");
   const Numbers numbers{Fields(Numbers::GROUP, rule)};
   const bool asks_psc = needs_psc(numbers) || table || learns == 2;
   STD_TORCH_CHECK(learns >= 0 && learns <= 2, "tsslbp: learns is ", learns, "; it must be from 0 to 2");
@@ -76,7 +76,7 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
   STD_TORCH_CHECK(psc_gradient.is_cpu() && psc_gradient.dim() == 3 && psc_gradient.size(0) == steps &&
                       psc_gradient.size(1) == batch && psc_gradient.size(2) == n,
                   "tsslbp: psc_gradient is not the gradient of what the membrane made");
-  STD_TORCH_CHECK(is_half(psc_gradient) || psc_gradient.scalar_type() == type,
+  STD_TORCH_CHECK(is_bf16(psc_gradient) || psc_gradient.scalar_type() == type,
                   "tsslbp: psc_gradient is neither bfloat16 nor of the membrane's type");
   const auto last = with.handed(after, type);
   std::vector<Tensor> made;
@@ -91,7 +91,7 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
     with_constants<T>(table, neuron, n, [&](const auto& constants) {
       using Constants = std::decay_t<decltype(constants)>;
       const RecurrentLayer<T, Constants> layer = with.layer<T>(constants);
-      void* delta = add({steps, batch, n}, half ? ScalarType::BFloat16 : type);
+      void* delta = add({steps, batch, n}, bf16 ? ScalarType::BFloat16 : type);
       T* back = state ? static_cast<T*>(add({with.rows(), batch, n}, type)) : nullptr;
       T* by_constant = table ? static_cast<T*>(add({3, batch, n}, type)) : nullptr;
       if (table) std::fill_n(by_constant, 3 * size, T(0));
@@ -108,8 +108,8 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
         };
         in_parallel(RecurrentBackward<T, Constants>{
                         layer, neurons, through_lateral, numbers.through_reset, asks_psc,
-                        Source<T>{e.data_ptr(), e.stride(0), is_half(e), {}}, data<T>(last), u.const_data_ptr<T>(),
-                        with.lateral.const_data_ptr<T>(), Target<T>{delta, size, half, {}},
+                        Source<T>{e.data_ptr(), e.stride(0), is_bf16(e), {}}, data<T>(last), u.const_data_ptr<T>(),
+                        with.lateral.const_data_ptr<T>(), Target<T>{delta, size, bf16, {}},
                         filtered ? filtered->mutable_data_ptr<T>() : nullptr, back, by_constant, heard},
                     batch, with.grain());
       });
@@ -125,7 +125,7 @@ std::vector<Tensor> recurrent_backward(const Tensor& psc_gradient, const std::op
 
 #define TSSLBP_BACKWARD                                                               \
   "_backward(Tensor psc_gradient, Tensor membrane, Tensor? response, Tensor? state, "      \
-  "Tensor? carry, Tensor? constants, float[] neuron, float[] rule, float[] pool, bool half) -> Tensor[]"
+  "Tensor? carry, Tensor? constants, float[] neuron, float[] rule, float[] pool, bool bf16) -> Tensor[]"
 #define TSSLBP_RECURRENT_BACKWARD                                                                              \
   "_recurrent_backward(Tensor psc_gradient, Tensor? after, Tensor membrane, Tensor lateral, Tensor? state, "   \
-  "Tensor? constants, float[] neuron, float[] adaptation, float[] rule, bool through_lateral, bool half, int learns) -> Tensor[]"
+  "Tensor? constants, float[] neuron, float[] adaptation, float[] rule, bool through_lateral, bool bf16, int learns) -> Tensor[]"

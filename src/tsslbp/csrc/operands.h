@@ -21,7 +21,7 @@ using torch::stable::Tensor;
 // Every operator checks all tensors and numbers before it computes, since a caller may use `torch.ops.tsslbp` without
 // kernels/cpp.py.
 
-inline bool is_half(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
+inline bool is_bf16(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
 
 inline bool is_full(const Tensor& x) { return x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double; }
 
@@ -59,7 +59,7 @@ inline Pool checked_pool(const std::vector<double>& numbers, int64_t n) {
 // Calls f(T()) with the type that x is computed in.
 template <class F>
 void with_type(const Tensor& x, const F& f) {
-  STD_TORCH_CHECK(is_half(x) || is_full(x), "tsslbp: a sequence is not float32, float64 or, where it may be, bfloat16");
+  STD_TORCH_CHECK(is_bf16(x) || is_full(x), "tsslbp: a sequence is not float32, float64 or, where it may be, bfloat16");
   if (x.scalar_type() == ScalarType::Double) return f(double());
   f(float());
 }

@@ -205,9 +205,9 @@ struct RecurrentForward {
           b[i] = risen;
         });
       T* kept = membrane ? membrane + t * size + first : nullptr;
-      void* made = static_cast<char*>(psc.data) + (t * size + first) * int64_t(psc.half ? sizeof(Half) : sizeof(T));
+      void* made = static_cast<char*>(psc.data) + (t * size + first) * int64_t(psc.bf16 ? sizeof(Bf16) : sizeof(T));
       std::swap(u, before);
-      run_here<T>(Forward<T, Constants>{{current, m, false, {}}, nullptr, kept, {made, m, psc.half, {}}, {before, m}, {u, m}, 1, m, layer.constants}, m);
+      run_here<T>(Forward<T, Constants>{{current, m, false, {}}, nullptr, kept, {made, m, psc.bf16, {}}, {before, m}, {u, m}, 1, m, layer.constants}, m);
       if (layer.adapts)
         layer.each(samples, [&](int64_t i, int64_t j, const auto& c) TSSLBP_LAMBDA { s[i] = spike(u[i], c.threshold(j)); });
       if (t + 1 == layer.steps) break;
@@ -294,7 +294,7 @@ struct RecurrentBackward {
       else layer.read(0, first, m, before);
       if (psc_trace) std::copy_n(psc_trace + t * m, m, before + m);
       neurons({{error, m, false, {}}, membrane + t * size + first, nullptr, {delta, m, false, {}}, {before, m}, {carry, m}, {carry, m}, 1, m, by_constant ? learned : nullptr});
-      if (out.half) out.put(t, first, m, delta);
+      if (out.bf16) out.put(t, first, m, delta);
       else std::copy_n(delta, m, static_cast<T*>(out.data) + t * out.stride + first);
       if (filtered) {
         T* __restrict row = filtered + t * size + first;

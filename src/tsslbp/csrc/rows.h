@@ -39,15 +39,15 @@ TSSLBP_INLINE void copy_past_caches(const T* __restrict from, int64_t width, T* 
   for (; j < width; ++j) to[j] = from[j];
 }
 
-using Half = uint16_t;  // the bits of a bfloat16: the upper half of a float
+using Bf16 = uint16_t;  // the bits of a bfloat16: the upper half of a float
 
-TSSLBP_INLINE float widen(Half x) { return __builtin_bit_cast(float, uint32_t(x) << 16); }
+TSSLBP_INLINE float widen(Bf16 x) { return __builtin_bit_cast(float, uint32_t(x) << 16); }
 
 // To the nearest, ties to even; NaN stays NaN.
-TSSLBP_INLINE Half narrow(float x) {
+TSSLBP_INLINE Bf16 narrow(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return Half((x == x ? rounded : 0x7fc00000u) >> 16);
+  return Bf16((x == x ? rounded : 0x7fc00000u) >> 16);
 }
 
 // Rows to read. With pooling, `buffer` has room for WIDEST more numbers: the channels of a pixel are copied as whole vectors, and
@@ -56,16 +56,16 @@ template <class T>
 struct Source {
   const void* data;
   int64_t stride;  // from one step to the next; 0 if it is the same in every step
-  bool half;
+  bool bf16;
   Pool pool;
   int64_t count = 0;  // with pooling: numbers of a step
 
   TSSLBP_INLINE const T* row(int64_t t, int64_t first, int64_t width, T* __restrict buffer) const {
-    const T* __restrict full = static_cast<const T*>(data) + (half ? 0 : t * stride);
-    const Half* __restrict halves = static_cast<const Half*>(data) + (half ? t * stride : 0);
-    if (pool.size) return half ? spread(halves, first, width, buffer) : spread(full, first, width, buffer);
-    if (!half) return full + first;
-    for (int64_t j = 0; j < width; ++j) buffer[j] = T(widen(halves[first + j]));
+    const T* __restrict full = static_cast<const T*>(data) + (bf16 ? 0 : t * stride);
+    const Bf16* __restrict bits = static_cast<const Bf16*>(data) + (bf16 ? t * stride : 0);
+    if (pool.size) return bf16 ? spread(bits, first, width, buffer) : spread(full, first, width, buffer);
+    if (!bf16) return full + first;
+    for (int64_t j = 0; j < width; ++j) buffer[j] = T(widen(bits[first + j]));
     return buffer;
   }
 
@@ -108,7 +108,7 @@ struct Source {
         for (int64_t v = 0; v < N; ++v) to[i + v] = factor * widened(from[i + v]);
   }
 
-  static TSSLBP_INLINE T widened(Half x) { return T(widen(x)); }
+  static TSSLBP_INLINE T widened(Bf16 x) { return T(widen(x)); }
   static TSSLBP_INLINE T widened(T x) { return x; }
 };
 
@@ -117,22 +117,22 @@ template <class T>
 struct Target {
   void* data;
   int64_t stride;
-  bool half;
+  bool bf16;
   Pool pool;
   bool large = false;  // written past the caches, in blocks of at most LANES numbers
 
   TSSLBP_INLINE T* row(int64_t t, int64_t first, T* buffer) const {
-    return half || large || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
+    return bf16 || large || pool.size ? buffer : static_cast<T*>(data) + t * stride + first;
   }
 
   // Without pooling. Otherwise `add` sums the rows of pixels of a row of windows, and `put_sums` then adds neighbouring pixels. Each
   // step has `room()` numbers for its sums.
   TSSLBP_INLINE void put(int64_t t, int64_t first, int64_t width, const T* __restrict buffer) const {
-    if (!half) {
+    if (!bf16) {
       if (large) copy_past_caches(buffer, width, static_cast<T*>(data) + t * stride + first);
       return;
     }
-    Half made[LANES<T>], *__restrict to = static_cast<Half*>(data) + t * stride + first, *__restrict out = large ? made : to;
+    Bf16 made[LANES<T>], *__restrict to = static_cast<Bf16*>(data) + t * stride + first, *__restrict out = large ? made : to;
     for (int64_t j = 0; j < width; ++j) out[j] = narrow(float(buffer[j]));
     if (large) copy_past_caches(made, width, to);
   }
@@ -160,10 +160,10 @@ struct Target {
         *reinterpret_cast<typename V::loose*>(made + x * pool.channels + i) = sum;
       }
     const T factor = T(pool.factor);
-    T* __restrict full = static_cast<T*>(data) + (half ? 0 : t * stride + windows * row);
-    Half* __restrict halves = static_cast<Half*>(data) + (half ? t * stride + windows * row : 0);
+    T* __restrict full = static_cast<T*>(data) + (bf16 ? 0 : t * stride + windows * row);
+    Bf16* __restrict bits = static_cast<Bf16*>(data) + (bf16 ? t * stride + windows * row : 0);
     for (int64_t i = 0; i < row; ++i) {
-      if (half) halves[i] = narrow(float(factor * made[i]));
+      if (bf16) bits[i] = narrow(float(factor * made[i]));
       else full[i] = factor * made[i];
     }
   }

@@ -263,7 +263,8 @@ def _recognised(
             return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
         return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
     many_channels = x.ndim == 3 and x.shape[1] < x.shape[2]  # as spikes and events often have
-    if many_channels and x.dtype.kind in "iuf" and x.dtype != np.uint8 and not own.counts_events(x[:100]):
+    real = many_channels and x.dtype.kind in "iuf" and x.dtype != np.uint8
+    if real and not own.counts_events(torch.from_numpy(x[:100].astype(np.float64))):
         note = f"{key} was taken as {size} steps × channels; if the channels come first, give {key}.swapaxes(1, 2)"
         return views[first], first, note
     if x.ndim == 3 and x.shape[1] == x.shape[2]:

@@ -106,9 +106,10 @@ def lost_in_float32(x: NDArray[Any]) -> list[int]:
         return np.flatnonzero(resolved & lost).tolist()
 
 
-def counts_events(x: Tensor | NDArray[Any]) -> bool:
+def counts_events(x: Tensor) -> bool:
     """Whether real numbers count spikes or events: whole, from 0 to ``MOST_EVENTS``."""
-    return float(x.min()) >= 0 and float(x.max()) <= MOST_EVENTS and not (x - x.round()).any()
+    low, high = x.aminmax()
+    return float(low) >= 0 and float(high) <= MOST_EVENTS and bool((x == x.round()).all())
 
 
 def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:

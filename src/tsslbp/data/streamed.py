@@ -203,8 +203,9 @@ def _with_array(batch: Any) -> tuple[NDArray[np.uint8], list[Fault]]:
 def _outlive_signals(_: int) -> None:
     """These signals reach all processes, but the main one must first end its step and write a checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (number for number in processes.STOPS if not processes.lets_hang_up(number)):
-        signal.signal(number, lambda *_: signal.alarm(PATIENCE) and None)
+    for number in processes.STOPS:
+        if not processes.lets_hang_up(number):
+            signal.signal(number, lambda *_: signal.alarm(PATIENCE) and None)
 
 
 def _noticed_in_turn(loader: DataLoader[Any]) -> Iterator[tuple[NDArray[np.uint8], list[Fault]]]:

@@ -37,21 +37,13 @@ class Dropout(nn.Module):
         super().__init__()
         self.p, self.number = p, number
 
-    @property
-    def p(self) -> float:
-        """Probability that an input is dropped. It may be set; raises UserError out of range."""
-        return self._p
-
-    @p.setter
-    def p(self, p: float) -> None:
-        check_number("dropout", p, "at least 0 and below 1")
-        if not 0 <= p < 1:
-            raise UserError(f"dropout is {p}; it must be at least 0 and below 1")
-        self._p = p
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a pickle from before ``p`` was checked, too."""
-        super().__setstate__({**state, "_p": state.get("_p", state.get("p"))})
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises UserError for a ``p`` out of range."""
+        if name == "p":
+            check_number("dropout", value, "at least 0 and below 1")
+            if not 0 <= value < 1:
+                raise UserError(f"dropout is {value}; it must be at least 0 and below 1")
+        super().__setattr__(name, value)
 
     def forward(self, signal: Signal, keys: Tensor | None = None) -> Signal:
         """``keys``: one for each sample, ``[B]`` of int64; None draws them from PyTorch's global generator.

@@ -202,9 +202,10 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
-        steps = not model.inputs.sequence and shape[1:] == wanted
-        fix = "; if these are sequences, import it with --sequences" if steps and model.facts is None else ""
-        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{fix}")
+        a_step = not model.inputs.sequence and shape[1:] == wanted
+        fix = "if these are sequences and it was imported, import it again with --sequences"
+        way = f"; {fix}" if a_step and model.facts is None else ""
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{way}")
     scale = model.inputs.normalisation.scale
     if samples.split.streamed and scale == 255:  # bytes, as the model has it
         return
