@@ -169,6 +169,10 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-tiny-imagenet-40-rules", "docs/results.md"),
         ("compare-tuned-spoken-digits", "docs/answers.md"),
         ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
+        ("compare-tuned-nmnist-cnn", "docs/results.md"),
+        ("compare-tuned-japanese-vowels", "docs/results.md"),
+        ("compare-tuned-delayed-xor", "docs/results.md"),
+        ("compare-tuned-evidence", "docs/results.md"),
     ],
 )
 def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
@@ -176,6 +180,26 @@ def test_comparisons_in_the_documents_are_those_in_the_folder(name, page):
     wanted = [last] if "intra" in name else [*outcome, last]  # of the planned tests the pages show the differences
     for table in wanted:
         assert table.strip() in (ROOT / page).read_text(encoding="utf-8")
+
+
+FAMILY = ("tssl-paper", "tssl", "tssl+")
+REAL = {"none": [], "`tssl` behind `tssl+`": ["tssl"], "both behind `tssl+`": ["tssl-paper", "tssl"]}
+
+
+def test_the_family_is_told_as_it_was_measured():
+    table = RESULTS_PAGE.partition("### The TSSL-BP family")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| \[.*\]\(\.\./(\S+)\).* \| (\d+) \| (.*) \| (.*) \| (.*) \| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) > 10
+    for folder, trials, *told, real in rows:
+        result = json.loads((ROOT / folder / "compare.json").read_text(encoding="utf-8"))
+        assert int(trials) == result["tuning"]["trials"]
+        for rule, mean in zip(FAMILY, told, strict=True):
+            runs = [run["test_accuracy"] for run in result["rules"].get(rule, {"runs": []})["runs"]]
+            assert mean == (mean_sd(runs, 2) if runs else "–")
+        tested = result["differences"]["rules"]
+        assert all(tested[rule]["mean"] < 0 for rule in FAMILY[:2] if rule in tested and tested[rule]["real"])
+        behind = [rule for rule in FAMILY[:2] if rule in tested and tested[rule]["real"]]
+        assert REAL[real] == behind
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("results/compare-*/compare.json")), ids=lambda path: path.parent.name)
