@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_positive, unknown
 
 Feedback = Literal["symmetric", "random", "adaptive"]
 
@@ -76,8 +76,7 @@ class Network:
         if min(self.inputs, self.outputs, self.neurons) < 1 or min(self.lif, self.alif, self.refractory) < 0:
             raise UserError("a network needs an input, a neuron and an output at least, and no negative number of anything")
         for name in ("tau_m", "tau_out", "tau_a", "threshold", "damping"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+            check_positive(name, getattr(self, name))
         if not 0 <= self.beta < math.inf:
             raise UserError(f"beta is {self.beta}; it must be finite and 0 or more")
 

@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_positive, unknown
 from tsslbp.metrics.spike_trains import agreement
 
 Feedback = Literal["symmetric", "random", "uniform"]
@@ -62,8 +62,7 @@ class SuperSpike:
 
     def __post_init__(self) -> None:
         for name in ("tau_mem", "tau_syn", "threshold", "beta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+            check_positive(name, getattr(self, name))
         if self.refractory < 0:
             raise UserError(f"refractory is {self.refractory}; it is a number of steps, 0 or more")
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_positive
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Neuron:
         if not 0 < self.tau_s < self.tau < math.inf:
             raise UserError(f"tau_s {self.tau_s} and tau {self.tau} must be 0 < tau_s < tau < inf, in ms")
         for name in ("duration", "threshold"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+            check_positive(name, getattr(self, name))
 
     @property
     def peak_time(self) -> float:
