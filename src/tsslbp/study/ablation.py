@@ -131,7 +131,7 @@ def ablation(
         raise UserError(f"--seeds is {seeds}; differences need at least 2, better 5")
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
+    config, dataset = with_validation(settled(replace(config, neuron="spiking")))
     tried = variants(config, groups, dataset.trains)
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")

@@ -177,7 +177,7 @@ def compare(
         raise UserError(
             f"{PREFIX}NAME, a folder, is {length} bytes long, and {LONGEST_NAME} is the most; choose a shorter --name"
         )
-    settings = contestants(settled(replace(config, runs_dir=folder, test_every=1), folder), entries)
+    settings = contestants(settled(replace(config, runs_dir=folder, test_every=1)), entries)
     base, favourite = _tested(against, planned, settings, seeds)
     _, dataset = with_validation(next(iter(settings.values())))
     settings = {label: training.resolved(s, dataset) for label, s in settings.items()}

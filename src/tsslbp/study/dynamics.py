@@ -89,7 +89,7 @@ def dynamics(
     if config.readout == "voltage":
         raise UserError("dynamics changes the spiking neurons of every layer; --readout must be spikes")
     numbers = seeds_from(config.seed, seeds)
-    config, dataset = with_validation(settled(replace(config, neuron="spiking"), config.runs_dir))
+    config, dataset = with_validation(settled(replace(config, neuron="spiking")))
     if steps is None:
         steps = [count for count in STEPS if fits(config, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)

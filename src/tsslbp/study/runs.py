@@ -177,9 +177,9 @@ def seeds_from(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-def settled(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The settings, with what ``--precision auto`` meant when the runs in a folder began, if there are any."""
-    begun = sorted(folder.glob("*/config.toml"))
+def settled(config: TrainConfig) -> TrainConfig:
+    """The settings, with what ``--precision auto`` meant when the runs in their folder began, if there are any."""
+    begun = sorted(config.runs_dir.glob("*/config.toml"))
     if config.precision != "auto" or not begun:
         return config
     return replace(config, precision=TrainConfig.from_toml(begun[0]).precision)
