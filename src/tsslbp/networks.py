@@ -307,7 +307,7 @@ class Network(TellsOfLayers):
         check_lengths(lengths, x, self.is_static(x))
         if not (self.training or normalises(self) or torch.is_grad_enabled()):
             return None
-        refuse_inner((name, layer) for name, layer, _ in self.unpacked())
+        refuse_inner(self.named_layers())
         return partial(self._cross, inside=before_end(lengths, len(x)))
 
     def _keys(self, x: Tensor) -> Tensor | None:
@@ -356,7 +356,7 @@ class Network(TellsOfLayers):
             before = signal[-1]
         keys = self._keys(x) if state.keys is None else state.keys
         layers: dict[str, Tensor] = {}
-        refuse_inner((name, layer) for name, layer, _ in self.unpacked())
+        refuse_inner(self.named_layers())
 
         def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, bf16: bool) -> Tensor:
             before, form = state.layers.get(name), (pool, bf16) if isinstance(layer, Spiking) and is_known(layer) else ()
