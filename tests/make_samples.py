@@ -35,9 +35,9 @@ def cut_cifar(source: Path, target: Path, each: int) -> None:
     """Write the first ``each`` images of every class in a batch file."""
     batch = images._cifar_batch(source)
     index = torch.cat([(batch.y == label).nonzero()[:each, 0] for label in range(10)]).sort().values
-    x, y = batch.take(index)
+    chosen = batch.select(index)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(pickle.dumps({"labels": y.tolist(), "data": x.flatten(1).numpy()}, protocol=4))
+    target.write_bytes(pickle.dumps({"labels": chosen.y.tolist(), "data": chosen.x.flatten(1).numpy()}, protocol=4))
 
 
 def pick_recordings(source: Path, target: Path) -> None:

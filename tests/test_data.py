@@ -128,12 +128,12 @@ def test_validation_size_that_just_fits(validation):
     assert (len(digits.validation), len(digits.train)) == (validation, 1437 - validation)
 
 
-def test_take_gives_the_batch_at_an_index():
+def test_select_gives_the_samples_at_an_index():
     split = data.load("digits", Path()).train
     index = torch.tensor([5, 3, 3, 1196])
-    x, y = split.take(index)
-    assert torch.equal(x, split.x[index])
-    assert torch.equal(y, split.y[index])
+    chosen = split.select(index)
+    assert torch.equal(chosen.x, split.x[index])
+    assert torch.equal(chosen.y, split.y[index])
 
 
 # Normalisation

@@ -627,7 +627,7 @@ def test_cached_samples_stay_on_the_disk_until_they_are_taken():
 
     block, before = np.zeros((1000, 1000), np.uint8), resident()
     samples = cache.mapped("large", {}, samples_of(200), (1000, 1000), lambda number: block + number % 7)
-    x, _ = samples.take(torch.tensor([199, 3, 50, 8]))
+    x = samples.select(torch.tensor([199, 3, 50, 8])).x
     assert x[:, 5, 5].tolist() == [199 % 7, 3, 50 % 7, 1]
     assert resident() - before < 50
     assert samples.x.shape == (200, 1000, 1000)

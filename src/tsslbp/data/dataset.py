@@ -73,10 +73,6 @@ class Split:
             lengths = torch.cat([torch.full((len(s),), s.x.shape[1]) if s.lengths is None else s.lengths for s in both])
         return Split(torch.cat([self.x, more.x]), torch.cat([self.y, more.y]), lengths)
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch ``x, y`` at ``index`` ``[B]`` (int64), copied."""
-        return self.x.index_select(0, index), self.y.index_select(0, index)  # ten times faster than x[index] on CPU
-
     def to(self, device: torch.device) -> "Split":
         """The samples on a device; copies to a GPU do not block."""
         if device.type == "cpu":
@@ -87,7 +83,8 @@ class Split:
 
     def select(self, index: Tensor) -> "Split":
         """The samples at ``index`` ``[B]`` (int64) with their lengths, copied."""
-        return Split(*self.take(index), None if self.lengths is None else self.lengths.index_select(0, index))
+        x, y = self.x.index_select(0, index), self.y.index_select(0, index)  # ten times faster than x[index] on CPU
+        return Split(x, y, None if self.lengths is None else self.lengths.index_select(0, index))
 
     def batches(self, requests: Iterable[Request]) -> Iterator["Split"]:
         """The samples of each request in turn, in memory."""

@@ -293,10 +293,6 @@ class Streamed(Split):
             return super().__add__(more)
         return Streamed(self.files, torch.cat([self.numbers, more.numbers]), torch.cat([self.y, more.y]), self.pool)
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = self.select(index)
-        return chosen.x, chosen.y
-
     def select(self, index: Tensor) -> "Streamed":
         """The samples at ``index`` ``[B]``, not read yet."""
         return Streamed(self.files, self.numbers[index], self.y[index], self.pool)
