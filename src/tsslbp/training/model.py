@@ -94,12 +94,11 @@ class Model:
         Raises UserError as :meth:`tsslbp.Network.save` does, except for the rule.
         """
         self.network.check_as_noted()
-        weights = {name: weight.cpu() for name, weight in self.network.state_dict().items()}
         about = self.about()
         if self.trained_weights and self.trained_weights != self.digest():
             about.pop("trained")
         dtype = STORED[about.get("trained", {}).get("stored", "float32")]
-        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        weights = {name: weight.to(dtype) for name, weight in self.network.state_dict().items()}
         check({name: weight.float() for name, weight in weights.items()})  # float16 makes large weights infinite
         write(Path(path), about, weights)
 
