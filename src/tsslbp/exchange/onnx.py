@@ -75,7 +75,7 @@ def to_onnx(network: Network | Model) -> Any:
         made = evidence(w, network, x, static, steps)
     named = {"output": made} if model.trains else {"output": made, "answer": answers(w, made)}
     w.nodes += [helper.make_node("Identity", [source], [name]) for name, source in named.items()]
-    stored = UINT8 if _stored_as(model) == torch.uint8 else FLOAT
+    stored = UINT8 if model.stores_bytes else FLOAT
     values = [helper.make_tensor_value_info("samples", stored, ["N", *model.sample_shape])]
     values += [helper.make_tensor_value_info("lengths", INT64, ["N"])] if lengths else []
     steps_out = network.time_steps if network.spikes_last else 1
@@ -95,12 +95,6 @@ def _check(model: Model) -> None:
         raise UserError("its samples become random spikes, which an ONNX graph cannot draw; train with --encoding constant")
     if sum(weight.nbytes for weight in network.state_dict().values()) > MOST_BYTES:
         raise UserError("its weights take more than 2 GiB, which an ONNX file cannot hold; train a smaller network")
-
-
-def _stored_as(model: Model) -> torch.dtype:
-    """Type of stored samples; if a file of 0.1.0 does not say it, it follows from their scale."""
-    stored = model.facts.dtype if model.facts else "uint8" if model.inputs.normalisation.scale == 255 else "float32"
-    return torch.uint8 if stored == "uint8" else torch.float32
 
 
 def _describe(proto: Any, model: Model) -> None:
@@ -161,7 +155,7 @@ def check(proto: Any, model: Model, samples: Split) -> Iterator[str]:
 
 def _given(model: Model, samples: Split) -> dict[str, Any]:
     """The inputs of a graph for samples, by name."""
-    given = {"samples": samples.x.to(_stored_as(model)).numpy()}
+    given = {"samples": samples.x.to(torch.uint8 if model.stores_bytes else torch.float32).numpy()}
     if model.inputs.sequence:
         every = torch.full((len(samples),), model.inputs.raw_steps)
         given["lengths"] = (every if samples.lengths is None else samples.lengths).long().numpy()

@@ -35,10 +35,9 @@ class Entry:
     @staticmethod
     def of(model: Model) -> "Entry":
         """The entry for a model. Raises UserError for a preparation that C does not have."""
-        inputs, facts = model.inputs, model.facts
+        inputs = model.inputs
         spikes = encoding.get(inputs.encoding) is not None or inputs.delta > 0
-        stored = facts.dtype == "uint8" if facts else inputs.normalisation.scale == 255
-        if spikes or not stored or inputs.bin > 1 or inputs.filters:
+        if spikes or not model.stores_bytes or inputs.bin > 1 or inputs.filters:
             return Entry(model, None, spikes)
         channels = len(inputs.normalisation.std)
         values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, channels, 1, 1)

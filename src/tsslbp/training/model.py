@@ -134,6 +134,11 @@ class Model:
         shape = self.network.architecture.input_shape
         return steps + ((shape[0] // 2,) if self.inputs.delta else shape)
 
+    @property
+    def stores_bytes(self) -> bool:
+        """Whether stored samples are bytes; if a file of 0.1.0 does not say it, it follows from their scale."""
+        return self.facts.dtype == "uint8" if self.facts else self.inputs.normalisation.scale == 255
+
     def _samples(self, x: Tensor, lengths: Tensor | None = None) -> Split:
         """Stored samples without answers. Raises UserError for what is no tensor or of another shape, and for lengths that
         cannot be theirs."""
