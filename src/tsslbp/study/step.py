@@ -5,12 +5,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 
 from tsslbp import data, imports, machine, training
-from tsslbp.bench.measure import peak_growth
+from tsslbp.bench.measure import CLEAR, peak_growth
 from tsslbp.settings import TrainConfig
 
 
@@ -24,7 +23,7 @@ def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
 
 def peak_memory(config: TrainConfig) -> float | None:
     """Mebibytes that a training step adds to a fresh process at its peak; None if this is not Linux, or that process dies."""
-    if not Path("/proc/self/clear_refs").exists():
+    if not CLEAR.exists():
         return None
     with ProcessPoolExecutor(1, get_context("spawn"), imports.take, (imports.paths(),)) as fresh:
         try:
