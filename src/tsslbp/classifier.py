@@ -175,7 +175,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         progress = watcher(every=max(1, config.epochs // 10)) if self.verbose else Progress()
         try:
             with _parameters_named(), torch.inference_mode(False):
-                Loop(config, samples, without_filters, optimizer, state, progress, _save_nothing, terms).run(_save_nothing)
+                Loop(config, samples, without_filters, optimizer, state, progress, weights=terms).run(lambda record: None)
         except Interrupted:
             raise KeyboardInterrupt from None
         finally:
@@ -191,7 +191,6 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         names = ("rule", "loss", "time_steps", "tau_m", "tau_s", "dropout", "epochs", "batch_size", "learning_rate")
         given = {name: getattr(self, name) for name in names} | {"network": None if self.network == "auto" else self.network}
         given = {name: value for name, value in given.items() if value is not None}
-        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         seed = int(check_random_state(self.random_state).randint(LARGEST))
         given["data"] = MADE + dataset.name
         return TrainConfig(
@@ -234,10 +233,6 @@ def _all_or_nothing(estimator: SpikingClassifier) -> Iterator[None]:
     except BaseException:
         estimator.__dict__ = {**{name: x for name, x in vars(estimator).items() if name not in noted}, **before}
         raise
-
-
-def _save_nothing(*_: object) -> None:
-    """A fit leaves no files."""
 
 
 @contextmanager
