@@ -13,6 +13,7 @@ from tsslbp.cli.show import console
 from tsslbp.cli.streams import say
 from tsslbp.declared import FINITE, POSITIVE
 from tsslbp.errors import UserError, unknown
+from tsslbp.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,12 @@ def doctor(arguments: list[str]) -> None:
     for name, backend in kernels.backends().items():
         rows[f"backend {name}"] = f"{'usable' if backend.usable else 'not usable'}: {backend.reason}"
     need = {
-        "torchvision": "downloads, image-folder and webdataset need",
-        "PIL": "predict needs",
-        "tensorboard": "--tensorboard needs",
+        "torchvision": ("downloads, image-folder and webdataset need", "vision"),
+        "PIL": ("predict needs", "vision"),
+        "tensorboard": ("--tensorboard needs", "tensorboard"),
     }
-    for package, purpose in need.items():
+    for package, (purpose, extra) in need.items():
         found = importlib.util.find_spec(package) is not None
-        extra = "tensorboard" if package == "tensorboard" else "vision"
         missing = f"missing; {purpose} it: pip install 'tsslbp[{extra}]'"
         rows[f"package {package}"] = "installed" if found else missing
     if measured:
@@ -103,6 +103,4 @@ def doctor(arguments: list[str]) -> None:
     elif not machine.multiplies_bfloat16():
         rows["bfloat16"] = "not measured: this processor has no fast products in bfloat16"
     rows["--precision auto"] = f"takes {'bfloat16' if machine.bfloat16_pays() else 'float32'}"
-    width = max(map(len, rows))
-    for what, here in rows.items():
-        console.print(f"{what:<{width}}  {here}")
+    console.print(aligned([*rows.items()]))
