@@ -277,7 +277,7 @@ def plus(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 
 
 def constants_gradient(
-    delta: Tensor, by_spike: Tensor, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None = None
+    delta: Tensor, by_spike: Tensor, error: Tensor, membrane: Tensor, neuron: LIF, state: Tensor | None
 ) -> ByConstant:
     """Gradients of every neuron's constants, equations (13) to (15): ``[T, ...] -> [...]``.
 

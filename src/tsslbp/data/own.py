@@ -112,7 +112,7 @@ def counts_events(x: Tensor) -> bool:
     return float(low) >= 0 and float(high) <= MOST_EVENTS and bool((x == x.round()).all())
 
 
-def refuse_missing(x: Tensor, where: str, sequence: bool, part: str = "") -> None:
+def refuse_missing(x: Tensor, where: str, sequence: bool, part: str) -> None:
     """Raises UserError with the count and the place of values that are not finite."""
     finite = x.isfinite()
     if bool(finite.all()):

@@ -65,7 +65,7 @@ def write(program: Program, folder: Path, data_root: Path = Path("data"), names:
     return f"wrote {folder}: {context['constant_bytes']} bytes of constants, {context['state_bytes']} of state; {which}"
 
 
-def vectors(program: Program, data_root: Path, names: Sequence[str | None] = ()) -> tuple[data.Split, str]:
+def vectors(program: Program, data_root: Path, names: Sequence[str | None]) -> tuple[data.Split, str]:
     """Samples for test.c and their description: from the model's test set if it is there, else random."""
     model, called = program.entry.model, program.entry.model.given_away().data
     for place in dict.fromkeys((*names, None)):
