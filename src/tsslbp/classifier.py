@@ -181,8 +181,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         finally:
             progress.close()
         model.network.eval()
-        some = torch.linspace(0, len(samples.train) - 1, min(len(samples.train), SOME)).long()
-        if bool((without_filters.answers(samples.train.select(some)) == NO_ANSWER).all()):
+        if bool((without_filters.answers(samples.train.few(SOME)) == NO_ANSWER).all()):
             warnings.warn("no output neuron fires; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history

@@ -79,7 +79,7 @@ def vectors(program: Program, data_root: Path, names: Sequence[str | None]) -> t
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):
         return _drawn(program), f"{VECTORS} random samples, as no test sample of {called} has all steps"
-    few = found.select(torch.linspace(0, len(found) - 1, min(len(found), 10 * VECTORS)).long())
+    few = found.few(10 * VECTORS)
     if program.whole is None:  # clear answers, which rounding cannot change
         best = program.response(few)[1].topk(min(2, len(model.classes))).values
         few = few.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
