@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import math
+import os
 import re
 import shutil
 import zipfile
@@ -314,6 +315,22 @@ def test_a_run_says_where_it_was_trained(stopped, monkeypatch, tmp_path):
     assert here["processor"] in written
     assert "elsewhere" not in written
     assert training.train(replace(config, epochs=5))[1]["machine"] == {"processor": "elsewhere"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder that is in use")
+def test_a_run_writes_nothing_into_a_newer_run_of_its_name(quick):
+    config = quick(name="run", network="3-10")
+
+    class Removes(training.Progress):
+        def stepped(self, epoch, step, loss, accuracy):
+            if (epoch, step) == (2, 1):
+                shutil.rmtree(config.runs_dir / "run")
+                training.train(replace(config, seed=5))
+                Removes.left = {path.name: path.read_bytes() for path in (config.runs_dir / "run").iterdir()}
+
+    with pytest.raises(UserError, match="is another folder now, perhaps of a newer run; this run ends"):
+        training.train(config, Removes())
+    assert {path.name: path.read_bytes() for path in (config.runs_dir / "run").iterdir()} == Removes.left
 
 
 def test_a_run_with_an_average_goes_on_if_its_first_step_was_lost(quick, monkeypatch):

@@ -24,7 +24,7 @@ from shared import run
 from sklearn.datasets import load_digits
 
 import tsslbp
-from tsslbp import cli, data, imports, metrics, recipes, training
+from tsslbp import UserError, cli, data, imports, metrics, recipes, report, training
 from tsslbp.cli import parse, predictions, show
 from tsslbp.declared import docstrings
 from tsslbp.settings import TrainConfig
@@ -576,3 +576,23 @@ def test_every_recipe_runs(recipe, samples, capsys, tmp_path):
     assert code == 0, err
     assert f"report: {tmp_path / recipe / 'report.html'}" in out
     shutil.rmtree(tmp_path / recipe)
+
+
+def test_a_report_that_cannot_be_written_does_not_keep_the_result(tmp_path, monkeypatch, capsys):
+    def no_space(folder):
+        raise UserError(f"cannot write {folder / 'report.html'}: no space")
+
+    monkeypatch.setattr(report, "write", no_space)
+    code, out, err = run(capsys, "train", "--network", "3-10", "--epochs", "1", "--runs-dir", str(tmp_path), "--name", "a")
+    assert code == 2
+    assert "test accuracy" in out
+    assert err.splitlines()[-1].endswith(
+        f"no space; the run has ended, so make its page later with: tsslbp report {tmp_path / 'a'}"
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_recipe_comes_first_and_is_no_option(command, capsys):
+    code, _, err = run(capsys, command, "--recipe", "mnist-cnn")
+    assert code == 2
+    assert err == f"tsslbp: --recipe is no option; the recipe comes first: tsslbp {command} quickstart\n"

@@ -241,7 +241,7 @@ def test_flags_that_are_named_exist():
     options = [thing for module in modules for thing in vars(module).values() if dataclasses.is_dataclass(thing)]
     names = {field.replace("_", "-") for cls in options for field in cls.__dataclass_fields__} | {"config", "help", "import"}
     known = {f"--{word}{name}" for word in ("", "no-") for name in names}
-    known |= {"--nproc-per-node", "--max-restarts", "--signal"}  # of torchrun and Slurm
+    known |= {"--nproc-per-node", "--max-restarts", "--signals-to-handle", "--signal"}  # of torchrun and Slurm
     for page, text in PAGES.items():
         for command in re.findall(r"`([^`]*)`|^    (tsslbp .*)", text, re.MULTILINE):
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", " ".join(command)):

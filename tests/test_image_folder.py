@@ -23,6 +23,7 @@ from tsslbp import data, draws, plot, training
 from tsslbp.data import listed, streamed
 from tsslbp.data.streamed import Decoder, Pool
 from tsslbp.settings import TrainConfig
+from tsslbp.training import checkpoint
 
 PICTURES = Path(__file__).parent / "pictures"
 """Three classes, 8 × 10 pixels: train/CLASS/N.jpg, eight of each, and val/CLASS/N.jpg, three of each."""
@@ -452,6 +453,26 @@ def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     assert x.shape == (150, 3, 8, 8)
     assert 0 < len(faults) < 150
     assert not any("\n" in fault.text for fault in faults)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(folder, config, workers):
+    """As on the disk of another machine."""
+    config = replace(config, name="whole", workers=workers, network="4C3n-P2-3")
+    whole, _ = training.train(config)
+    away, taken = folder / "train/red/5.jpg", folder / "5.jpg"
+
+    class Takes(training.Progress):
+        def stepped(self, epoch, step, loss, accuracy):
+            if (epoch, step) == (2, 1):
+                away.rename(taken)
+
+    with fails("no image at .*5.jpg; nothing is lost, go on with: tsslbp train .*away.*--resume"):
+        training.train(replace(config, name="away", workers=0), Takes())
+    state = checkpoint.unpack((config.runs_dir / "away/checkpoint.pt").read_bytes())["state"]
+    assert state["epoch"] == 2
+    taken.rename(away)
+    assert same_run(whole, training.train(replace(config, name="away", resume=True))[0])
 
 
 @pytest.mark.slow

@@ -797,6 +797,30 @@ def test_spikes_may_have_more_channels_than_steps():
     assert data.of_arrays(spikes, np.arange(30) % 2).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("loss", "length", "more", "code"),
+    [
+        ("kernel", 1, [], 2),
+        ("kernel(desired=1)", 1, [], 0),
+        ("spike(desired=00001)", 4, [], 2),
+        ("kernel(desired=00001)", 5, [], 0),
+        ("kernel(target=double)", 3, ["--bin", "3"], 2),
+        ("kernel", 4, ["--bin", "3"], 0),
+        ("count", 1, [], 0),
+    ],
+)
+def test_sequences_too_short_for_the_desired_spikes_are_refused(loss, length, more, code, tmp_path, monkeypatch, capsys):
+    """They would be asked for silence, whatever their class."""
+    monkeypatch.chdir(tmp_path)
+    lengths = np.array([length, 30] * 20)
+    np.savez("short.npz", x=np.random.default_rng(0).random((40, 30, 3), np.float32), y=np.arange(40) % 2, lengths=lengths)
+    given = ["--data", "short.npz", "--network", "5-2", "--loss", loss, "--epochs", "1", *more]
+    assert cli.main(["train", *given]) == code
+    said = capsys.readouterr().err
+    assert ("has sequences of" in said and "(desired=1)" in said) == bool(code)
+    assert (tmp_path / "runs").exists() == (not code)
+
+
 def test_lengths_of_channels_first_name_the_way_out():
     with fails(r"lengths must be 3 integers from 1 to 2, .*; if the channels of x come first, give x.swapaxes\(1, 2\)"):
         data.of_arrays(np.zeros((3, 2, 50)) + 0.5, [0, 1, 1], lengths=[50, 40, 30])
@@ -1056,7 +1080,7 @@ def test_names_in_quotes_may_hold_other_separators(tmp_path):
 def test_the_column_of_classes_is_told_from_coordinates_and_other_classes(tmp_path, head, label, also):
     (tmp_path / "t.csv").write_text(f"{head}\n" + "1,2,1\n2,1,2\n" * 4)
     notes = data.load(str(tmp_path / "t.csv"), Path()).notes
-    assert f"classes are in column {label}; name another one label to take that" in notes
+    assert f"classes are in column {label}; to take another column, name it label" in notes
     said = [f"column {also} is taken as a feature; remove it if it is the class"] if also else []
     assert [note for note in notes if "if it is the class" in note] == said
 

@@ -1,13 +1,21 @@
 """``python -m tsslbp`` is the command ``tsslbp``."""
 
 import os
+import signal
 import sys
 
 from tsslbp import processes
 from tsslbp.cli import main
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """The command; ends this process."""
     code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: another Ctrl-C would only show where Python was
     if processes.stuck():
         os._exit(code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -11,7 +11,7 @@ import struct
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -194,6 +194,22 @@ def locked(folder: Path, fix: str) -> Iterator[None]:
                     kept.callback(_delete, path)
                     break
         yield
+
+
+def place_of(folder: Path, kept: contextlib.ExitStack) -> Callable[[], None]:
+    """A function that raises UserError once the path leads to another folder, as if this one was removed and made anew."""
+    if not fcntl:  # Windows removes no folder that is in use
+        return lambda: None
+    number = os.open(folder, os.O_RDONLY)  # while it is open, no other folder gets its number
+    kept.callback(os.close, number)
+
+    def check() -> None:
+        with contextlib.suppress(OSError):  # writing there will raise it
+            if os.path.samestat(os.fstat(number), os.stat(folder)):
+                return
+            raise UserError(f"{folder} is another folder now, perhaps of a newer run; this run ends, and writes nothing there")
+
+    return check
 
 
 @contextlib.contextmanager

@@ -76,6 +76,11 @@ class _TrainLoss(ABC):
                 raise UserError(f"{name} train has {len(train)} steps, time_steps is {self.time_steps}")
 
     @property
+    def begins(self) -> int:
+        """Steps that a sequence needs to contain the first desired spike. A shorter one would be asked for silence."""
+        return int(self._by_label[0].nonzero()[0]) + 1
+
+    @property
     def filters(self) -> int:
         """How often the desired trains go through the synapse."""
         return 0

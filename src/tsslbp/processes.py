@@ -339,7 +339,7 @@ def _answering(group: Group) -> Iterator[None]:
                 if left.wait(END - ANSWER):
                     continue
                 if group.speaks():
-                    told = f"{ASKED}, and did not stop in {END:g} s; go on with --resume"
+                    told = f"{ASKED}, and did not stop in {END:g} s; if its run had begun, go on with --resume"
                     os.write(sys.stderr.fileno(), f"tsslbp: {told}\n".encode())
                 os._exit(2)
 

@@ -219,7 +219,7 @@ class TrainConfig(Place, TrainingSettings, DataSettings, NetworkSettings):
     """
 
     recipe: Annotated[str, FOLDER] = "custom"
-    """Recipe that the settings started from. This is only a label."""
+    """Recipe that the settings started from; the first argument names it, and this keeps its name."""
 
     def __post_init__(self) -> None:
         vars(self).update({name: plain(value) for name, value in vars(self).items()})  # files hold no types of NumPy

@@ -1,5 +1,6 @@
 """The commands that train a network, and list the recipes for it."""
 
+import shlex
 from dataclasses import dataclass, replace
 
 from tsslbp import machine, processes, recipes, training
@@ -33,7 +34,7 @@ def train(arguments: list[str]) -> None:
             config = replace(config, output_scale=1.0, hidden_scale=1.0, first_rates=False)
     about = (
         f"Train a network. RECIPE is one of: {', '.join(recipes.RECIPES)}. "
-        "Without one, settings that you leave out suit the data, whatever default is shown below. "
+        "Without a recipe, settings that you leave out are chosen for the data, and the defaults shown below do not apply. "
         "--config FILE trains again with the settings in a run's config.toml."
     )
     config = parse(TrainConfig, command, arguments, config, about)
@@ -45,7 +46,11 @@ def train(arguments: list[str]) -> None:
         return
     from tsslbp import report  # here, because Matplotlib loads slowly
 
-    written = report.write(folder)  # also where what follows cannot be printed
+    failed: UserError | None = None
+    try:
+        written = report.write(folder)  # first, for the rest may fail where nothing can be printed
+    except UserError as error:  # no space, or a signal to the job
+        failed = UserError(f"{error}; the run has ended, so make its page later with: tsslbp report {shlex.quote(str(folder))}")
     chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
         console.print(
@@ -61,6 +66,8 @@ def train(arguments: list[str]) -> None:
         )
         if said := training.verdict(final):
             console.print(said)
+    if failed:
+        raise failed
     console.print(f"report: {written}")
 
 
@@ -75,5 +82,5 @@ def recipes_(arguments: list[str]) -> None:
     for name, recipe in recipes.RECIPES.items():
         config = recipe.config
         console.print(f"{name}: {recipe.summary}")
-        steps = "T from the data" if config.time_steps is None else f"T = {config.time_steps}"
+        steps = "T = 5, or as the data" if config.time_steps is None else f"T = {config.time_steps}"
         console.print(f"    {config.network}, {steps}, {config.epochs} epochs, batches of {config.batch_size}")

@@ -74,7 +74,7 @@ def read(path: Path, wanted: Wanted) -> Found:
 
 
 class Unread(UserError):
-    """The system did not let a file be read. This says nothing about the picture in it, and may be over soon."""
+    """Samples could not be read, as from a disk that is away. This says nothing about the settings, and may be over soon."""
 
 
 class Member(NamedTuple):

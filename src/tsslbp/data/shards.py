@@ -122,10 +122,9 @@ def _paths(given: str, root: Path | None = None) -> list[Path]:
         found = sorted({Path(one) for each in wanted for one in ([each] if each in plain else glob.glob(each))})
         there = [one for one in found if one.is_file()]
         if there and len(there) < len(found):
-            missing = next(one for one in found if not one.is_file())
-            raise UserError(
-                f"there is no {missing}, nor {len(found) - len(there) - 1:,} others of {given}; fetch them or name fewer"
-            )
+            missing, *others = (one for one in found if not one.is_file())
+            nor = f", nor {len(others):,} others of {given}" if others else ""
+            raise UserError(f"there is no {missing}{nor}; fetch what is missing, or name fewer")
         if there:
             return there
     raise UserError(

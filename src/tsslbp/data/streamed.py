@@ -134,7 +134,7 @@ class Pool:
         """The decoded pictures of each request, in order.
 
         Raises:
-            UserError: a worker has ended, because memory was short or because it was killed.
+            Unread: a worker has ended, because memory was short or because it was killed.
         """
         if not self.workers or self._busy:  # a request during others does not wait for these
             yield from map(self.decoder.__getitem__, requests)
@@ -150,7 +150,7 @@ class Pool:
                 raise
             self._loaders.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
+            raise Unread(
                 f"a process that reads pictures has ended ({reason}); memory may be short: give fewer --workers, or --workers 0"
             ) from None
         finally:
@@ -220,9 +220,9 @@ def _noticed_in_turn(loader: DataLoader[Any]) -> Iterator[tuple[NDArray[np.uint8
 
 
 def _check_way(faults: list[Fault]) -> None:
-    """Raises UserError for pictures that are not broken but could not be read."""
+    """Raises Unread for pictures that are not broken but could not be read."""
     if unread := [fault.text for fault in faults if not fault.broken]:
-        raise all_of(unread)
+        raise Unread(str(all_of(unread)))
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class Streamed(Split):
         return Streamed(self.files, self.numbers[index], self.y[index], self.pool)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Split]:
-        """As in :class:`Split`. Raises UserError that names pictures that cannot be read."""
+        """As in :class:`Split`. Raises Unread that names pictures that cannot be read."""
         labels: list[Tensor] = []
 
         def asked() -> Iterator[tuple[Pictures, list[int] | None]]:
@@ -311,7 +311,7 @@ class Streamed(Split):
             if faults:
                 _check_way(faults)
                 said = str(all_of([fault.text for fault in faults]))
-                raise UserError(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
+                raise Unread(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
             yield Split(x, labels.pop(0))
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         doubts.append(f"column {train.label} of {path.name} is left out as the class, but holds none of the model's classes")
     facts = kind_fact(
         "vectors",
-        f"classes are in column {train.label}; name another one label to take that",
+        f"classes are in column {train.label}; to take another column, name it label",
         *train.notes,
         *doubts,
         columns=train.columns,

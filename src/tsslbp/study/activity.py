@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data import Split
+from tsslbp.encoding import CONSTANT
 from tsslbp.layers import Convolution, Joined, MaxPool, Recurrent, Spiking, SumPool
 from tsslbp.networks import Network
 from tsslbp.signal import Signal, within
@@ -87,7 +88,7 @@ class Activity(Operations):
 
 def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
     """Activity of a model on stored samples, in evaluation mode, up to the end of each sequence."""
-    network, made = model.network, []
+    network, made, trains = model.network, [], enter_as_spikes(model, samples, batch_size)
     fired: dict[str, Tensor] = {}
     with model.evaluating(samples, batch_size) as batches:
         for part, inputs in batches:
@@ -95,7 +96,7 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
             for name, count in counts.items():
                 if isinstance(network.layers.get_submodule(name), Spiking):
                     fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
-            made.append(operations(network, inputs, counts, part.lengths))
+            made.append(total(layer_operations(network, inputs, counts, part.lengths, trains).values()))
     n, spikes, silent = len(samples), None, None
     if fired:
         neurons = torch.cat([count.flatten() for count in fired.values()])
@@ -117,15 +118,25 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
     return {name: (outputs[name][0] > 0).float() for name in hidden}
 
 
-def operations(network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None) -> Operations:
-    """Operations of a batch, given its :func:`spike_counts`."""
-    return total(layer_operations(network, x, counts, lengths).values())
+def enter_as_spikes(model: Model, samples: Split, batch_size: int) -> bool:
+    """Whether samples enter the network as sequences of spikes or events, and not of real numbers: one decision for all."""
+    if not model.inputs.sequence and model.inputs.encoding == CONSTANT:
+        return False
+    with model.evaluating(samples, batch_size) as batches:
+        return all(_count_events(x) for _, x in batches)
+
+
+def _count_events(x: Tensor) -> bool:
+    return bool(((x >= 0) & (x == x.round())).all())
 
 
 def layer_operations(
-    network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None
+    network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None, trains: bool | None = None
 ) -> dict[str, Operations]:
-    """:func:`operations` by layer, for its map, lateral connections and neurons."""
+    """Operations of a batch by layer, for its map, lateral connections and neurons, given its :func:`spike_counts`.
+
+    ``trains``: whether a sequence is of spikes or events (:func:`enter_as_spikes`); None looks at the batch.
+    """
     made: dict[str, Operations] = {}
     static, spiking = network.is_static(x), network.is_spiking
     samples = len(x) if static else x.shape[1]
@@ -133,7 +144,7 @@ def layer_operations(
     passes = steps if spiking else samples
     # The signal is how often each input acts; a real number acts in every pass.
     entering = (x if static else within(x, lengths).sum(0)).unsqueeze(0)
-    trains = spiking and not static and bool(((x >= 0) & (x == x.round())).all())
+    trains = spiking and not static and (_count_events(x) if trains is None else trains)
     kind = _Kind(trains, samples if static else passes, dense=static or (spiking and not trains))
     kinds = _kinds(network, kind, passes)
 

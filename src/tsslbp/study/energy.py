@@ -11,7 +11,7 @@ from tsslbp.networks import Network
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, significant
-from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, layer_operations, spike_counts, total
+from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, enter_as_spikes, layer_operations, spike_counts, total
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, check_same, check_seeds
 
@@ -62,10 +62,10 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
 
 def layers_of(run: Run) -> dict[str, Operations]:
     """Operations per test sample by layer."""
-    network, made = run.model.network, []
+    network, made, trains = run.model.network, [], enter_as_spikes(run.model, run.test, BATCH)
     with run.model.evaluating(run.test, BATCH) as batches:
         for part, x in batches:
-            made.append(layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths))
+            made.append(layer_operations(network, x, spike_counts(network, x, part.lengths), part.lengths, trains))
     return _by_layer(made, len(run.test))
 
 

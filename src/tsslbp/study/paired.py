@@ -10,7 +10,8 @@ With many comparisons some intervals miss 0 by chance. A difference counts as re
 which bounds the chance of any false one at 5 %: S. Holm, Scandinavian Journal of Statistics 6, 65 (1979). A single comparison
 that was planned before the runs needs no correction.
 
-Equation (2) is the usual approximation of the effect that a single test, without a correction, detects with a power of 80 %.
+Equation (2) is the usual approximation of the effect that a single test, without a correction, detects with a power of 80 %
+(with two seeds it is 73 %, and 77 with three).
 """
 
 import math

@@ -159,7 +159,7 @@ def through(network: Network, x: Tensor, disturb: Callable[[Tensor], Tensor]) ->
 
 @dataclass(frozen=True)
 class Options(OfRuns):
-    """A study of trained runs that draws at random, drawn in OUT/report.html with the other studies that are there.
+    """Measure trained runs under random disturbances. OUT/report.html shows it with the other studies that are there.
 
     If you name several runs, they may differ in their seed only, and the study reports their mean.
     """

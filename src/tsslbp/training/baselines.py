@@ -23,7 +23,10 @@ BASELINES = {
 
 
 def baselines(dataset: Dataset) -> dict[str, float]:
-    """Test accuracies in percent on flattened normalised samples, by field of ``BASELINES``; empty if targets are trains."""
+    """Test accuracies in percent on flattened normalised samples, by field of ``BASELINES``; empty if targets are trains.
+
+    They learn from the training and the validation samples, for they have nothing to choose.
+    """
     if dataset.trains:
         return {}
     y, test = torch.cat([dataset.train.y, dataset.validation.y]), dataset.test

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tsslbp import draws, processes, rules
 from tsslbp.data import Dataset, Split
 from tsslbp.data.augment import crop_and_flip, cutout
+from tsslbp.data.pictures import Unread
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
@@ -176,7 +177,7 @@ class Loop:
             network.train()
         for learned in (*self._weights, *self._constants):
             learned.grad = None
-        self._before = [buffer.clone() for buffer in network.buffers()] if self.group.world_size > 1 else []
+        self._before = [buffer.clone() for buffer in network.buffers()]
         loss = right = 0.0
         parts = self._parts(samples)
         for part in parts:
@@ -235,10 +236,10 @@ class Loop:
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """If another process ends, write a checkpoint of the state before the current step."""
+        """If another process ends, or samples cannot be read, write a checkpoint of the state before the current step."""
         try:
             yield
-        except processes.Lost:
+        except (processes.Lost, Unread):
             for buffer, before in zip(self.model.network.buffers(), self._before, strict=False):
                 buffer.copy_(before)
             self.save()

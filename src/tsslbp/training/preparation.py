@@ -226,6 +226,12 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
             f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: take kernel, "
             "kernel(target=double) or spike"
         )
+    least, begins = 0 if shortest is None else -(-int(shortest.min()) // config.bin), getattr(config.make_loss(), "begins", 1)
+    if 0 < least < begins and not dataset.trains:
+        raise UserError(
+            f"--loss {config.loss} wants the first spike in step {begins}, and {dataset.name} has sequences of {least}; begin "
+            f"it with one, as in {name}(desired=1)"
+        )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
         ends = torch.stack([torch.stack(part.looked_at().x.aminmax()) for part in dataset.parts.values() if len(part)])

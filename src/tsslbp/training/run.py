@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tsslbp import data, files, machine, processes
+from tsslbp.data.pictures import Unread
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.settings import GROUPS, Place, TrainConfig
@@ -107,9 +108,9 @@ def train(
             final |= baselines(dataset) if own else {}
         except Interrupted:
             raise Interrupted(run.folder) from None
-        except processes.Lost as lost:
+        except (processes.Lost, Unread) as error:
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
-            raise processes.Lost(f"{lost}; {kept}, go on with: {run.again}") from None
+            raise type(error)(f"{error}; {kept}, go on with: {run.again}") from None
         finally:
             progress.close()
         if group.leads:
@@ -132,6 +133,8 @@ class _Run:
     """Whether there was a checkpoint."""
     ended: records.Record | None
     """The final record, if there was nothing left to train."""
+    check_place: Callable[[], None]
+    """:func:`tsslbp.files.place_of` the folder, in the process that writes."""
     board: Any = None
     """The writer of TensorBoard's files."""
 
@@ -144,6 +147,7 @@ class _Run:
         """Write the checkpoint."""
         assert self.model.facts is not None
         if self.group.leads:
+            self.check_place()
             at, fingerprint = self.folder / CHECKPOINT, self.model.facts.fingerprint
             checkpoint.save(at, self.state, self.model.network, self.optimizer, self.config, fingerprint)
 
@@ -151,6 +155,7 @@ class _Run:
         """Write the records, and the model if this epoch is the chosen one so far."""
         if not self.group.leads:
             return
+        self.check_place()
         records.write(self.folder / METRICS, self.state.history)
         if records.chosen(self.state.history, self.config.choose) is record:
             self.model.save(self.folder / MODEL)
@@ -210,6 +215,7 @@ class _Run:
 
     def end(self, final: records.Record) -> None:
         """Complete the final record, and write it."""
+        self.check_place()
         final |= {"model": self.state.model} if self.state.model else {}
         if self.ended is None:
             final["machine"] = machine.lasting(self.model.device)
@@ -249,7 +255,8 @@ def _begun(
         )
     with contextlib.suppress(UserError):  # damaged records are written again
         ended = records.read_metrics(folder)[1] if stored and group.leads else None
-    return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended)
+    check_place = files.place_of(folder, held) if group.leads else lambda: None
+    return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended, check_place)
 
 
 def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> TrainConfig:
