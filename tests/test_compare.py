@@ -42,10 +42,6 @@ def fast(monkeypatch):
     monkeypatch.setattr(comparing, "peak_memory", lambda config: 1.5)
 
 
-def operations(*given):
-    return activity.total(activity.layer_operations(*given).values())
-
-
 # The cost of a step.
 
 
@@ -134,7 +130,7 @@ BEHIND = [4 * 3 * 3 * 12, 36 * 6, 6 * 5]
 def test_a_spike_is_counted_once_a_connection():
     model, x = network(), 2 * torch.randn(7, 2, 9, 8, generator=torch.Generator().manual_seed(1))
     counts = activity.spike_counts(model.network, x)
-    found = operations(model.network, x, counts)
+    found = activity.operations(model.network, x, counts)
     first, *rest = fan_out(network().network, SHAPES)
     hidden = [count.double().sum(0) for count in counts.values()][:-1]
     assert all(float(count.sum()) > 0 for count in hidden)
@@ -178,7 +174,7 @@ def test_operations_of_an_ann(neuron):
     counts = activity.spike_counts(model.network, x)
     assert list(counts) == ["conv1", "conv2", "linear3"]
     assert all(((count == 0) | (count == 1)).all() and 0 < count.mean() < 1 for count in counts.values())
-    found = operations(model.network, x, counts)
+    found = activity.operations(model.network, x, counts)
     first, *rest = fan_out(network().network, SHAPES)
     assert (found.own_macs, found.dense_macs) == (0, 7 * (float(first.sum()) + sum(BEHIND)))
     if neuron == "binary":
@@ -229,11 +225,11 @@ def test_a_sequence_enters_as_spikes_or_as_numbers():
     counts = activity.spike_counts(model.network, events)
     hidden = float(counts["linear1"].sum()) * 5
     rest = (4 * 8 * 2 * 11, 4 * 8 * (4 * 6 + 6 * 5))
-    found = operations(model.network, events, counts)
+    found = activity.operations(model.network, events, counts)
     assert found == activity.Operations(0.0, float(events.sum()) * 6 + hidden, *rest)
     numbers = events + 0.5
     counts = activity.spike_counts(model.network, numbers)
-    found = operations(model.network, numbers, counts)
+    found = activity.operations(model.network, numbers, counts)
     assert found == activity.Operations(4 * 8 * 4 * 6.0, float(counts["linear1"].sum()) * 5, *rest)
 
 
@@ -256,7 +252,7 @@ def test_an_ann_takes_a_sequence_once_and_zeros_of_its_mean_cost_nothing(offset)
     x = torch.randint(1, 3, (4, 8, 4), generator=torch.Generator().manual_seed(1)).float() + offset
     x[:, :3, 0] = 0
     counts = activity.spike_counts(model.network, x)
-    found = operations(model.network, x, counts)
+    found = activity.operations(model.network, x, counts)
     assert found == activity.Operations((8 * 4 - 3) * 6.0 + float(counts["linear1"].sum()) * 5, 0.0, 0, 8 * (4 * 6 + 6 * 5))
 
 
@@ -279,7 +275,7 @@ def test_lateral_connections_and_adaptation_count(layer, own):
     events = torch.ones(4, 8, 4) * 2
     counts = activity.spike_counts(model.network, events)
     assert float(counts["recurrent1"].sum()) > 0
-    found = operations(model.network, events, counts)
+    found = activity.operations(model.network, events, counts)
     assert found.acs == 8 * 4 * 8 * 6 + float(counts["recurrent1"].sum()) * (5 + 6)
     assert found.own_macs == 4 * 8 * (6 * own + 5 * 2)
     assert found.dense_macs == 4 * 8 * (4 * 6 + 6 * 6 + 6 * 5)

@@ -846,7 +846,7 @@ def test_the_model_carries_its_bins(tmp_path, capsys):
     lengths = np.arange(40) % 8 + 4
     x = 150 + 40 * random.random((40, 11, 3))
     np.savez(tmp_path / "s.npz", x=x, y=np.arange(40) % 2, lengths=lengths)
-    config = TrainConfig(data=str(tmp_path / "s.npz"), epochs=1, bin=4, runs_dir=tmp_path, name="own")
+    config = TrainConfig(data=str(tmp_path / "s.npz"), epochs=1, bin=4, loss="kernel(desired=1)", runs_dir=tmp_path, name="own")
     folder, final = training.train(config)
     model, dataset = training.load(folder), data.load(config.data, Path())
     assert (model.network.time_steps, model.inputs.bin, model.sample_shape) == (3, 4, (11, 3))

@@ -96,7 +96,7 @@ def measure(model: Model, samples: Split, batch_size: int = 100) -> Activity:
             for name, count in counts.items():
                 if isinstance(network.layers.get_submodule(name), Spiking):
                     fired[name] = fired.get(name, 0) + count.sum(0, dtype=torch.float64)
-            made.append(total(layer_operations(network, inputs, counts, part.lengths, trains).values()))
+            made.append(operations(network, inputs, counts, part.lengths, trains))
     n, spikes, silent = len(samples), None, None
     if fired:
         neurons = torch.cat([count.flatten() for count in fired.values()])
@@ -130,13 +130,20 @@ def _count_events(x: Tensor) -> bool:
     return bool(((x >= 0) & (x == x.round())).all())
 
 
-def layer_operations(
+def operations(
     network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None, trains: bool | None = None
-) -> dict[str, Operations]:
-    """Operations of a batch by layer, for its map, lateral connections and neurons, given its :func:`spike_counts`.
+) -> Operations:
+    """Operations of a batch, given its :func:`spike_counts`.
 
     ``trains``: whether a sequence is of spikes or events (:func:`enter_as_spikes`); None looks at the batch.
     """
+    return total(layer_operations(network, x, counts, lengths, trains).values())
+
+
+def layer_operations(
+    network: Network, x: Tensor, counts: dict[str, Tensor], lengths: Tensor | None = None, trains: bool | None = None
+) -> dict[str, Operations]:
+    """:func:`operations` by layer, for its map, lateral connections and neurons."""
     made: dict[str, Operations] = {}
     static, spiking = network.is_static(x), network.is_spiking
     samples = len(x) if static else x.shape[1]
