@@ -9,6 +9,7 @@ from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training import CHECKPOINT, METRICS
+from tsslbp.training.preparation import STATIC_STEPS
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
 """How an epoch was chosen, in words."""
@@ -82,5 +83,5 @@ def recipes_(arguments: list[str]) -> None:
     for name, recipe in recipes.RECIPES.items():
         config = recipe.config
         console.print(f"{name}: {recipe.summary}")
-        steps = "T = 5, or as the data" if config.time_steps is None else f"T = {config.time_steps}"
-        console.print(f"    {config.network}, {steps}, {config.epochs} epochs, batches of {config.batch_size}")
+        steps = config.time_steps or STATIC_STEPS  # of a recipe for static samples, if it does not say
+        console.print(f"    {config.network}, T = {steps}, {config.epochs} epochs, batches of {config.batch_size}")
