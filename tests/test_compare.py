@@ -566,6 +566,17 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     assert "7 trials of 2" in comparison.draw_comparison(folder, markdown=True).read_text()
 
 
+def test_trials_and_variants_ask_no_sequence_for_silence(small):
+    x = np.random.default_rng(0).random((40, 12, 2), np.float32)
+    dataset = data.of_arrays(x, np.arange(40) % 2, lengths=np.array([1, 12] * 20))
+    base = training.resolved(replace(small, network=None, loss="count"), dataset)
+    assert {"kernel", "spike", "count"} & {*search._losses(base, dataset)} == {"count"}
+    tried = [
+        train for train in ("1", "01", "00001", "10000") if study.base.fits(base, dataset, loss=f"kernel(desired={train})")
+    ]
+    assert tried == ["1", "10000"]
+
+
 @pytest.mark.parametrize("tau_m", [5.0, math.inf])
 def test_trials_without_a_leak_stay_without_and_read_no_voltages(small, tau_m):
     optuna = pytest.importorskip("optuna")

@@ -46,16 +46,13 @@ LOSS: dict[str, tuple[str, ...]] = {
 GROUPS = (*OPTIONS, *LOSS)
 
 
-def variants(
-    config: TrainConfig, groups: Sequence[str], trains: bool, shortest: int | None = None
-) -> dict[str, tuple[str, TrainConfig]]:
+def variants(config: TrainConfig, groups: Sequence[str], trains: bool) -> dict[str, tuple[str, TrainConfig]]:
     """Group and settings of every variant by its name; all differ from ``config`` in one thing.
 
     Args:
         config: the base, with a rule of the tssl family, a definite loss and a number of steps.
         groups: of ``GROUPS``.
         trains: whether the targets are spike trains, for which not every loss works.
-        shortest: steps of the shortest training sequence; None is T.
 
     Raises:
         UserError: an unknown group, or another rule.
@@ -90,8 +87,8 @@ def variants(
             if not fits(config, loss=loss):
                 continue
             changed = replace(config, loss=loss)
-            if group == "desired" and (_desired(changed) == _desired(config) or not any(_desired(changed)[:shortest])):
-                continue  # in T steps, different texts may mean the same, and in fewer they may mean silence
+            if group == "desired" and _desired(changed) == _desired(config):
+                continue  # in T steps, different texts may mean the same
             made[f"{group}={choice}"] = group, changed
     return made
 
@@ -135,9 +132,8 @@ def ablation(
     need_validation(config)
     numbers = seeds_from(config.seed, seeds)
     config, dataset = with_validation(settled(replace(config, neuron="spiking")))
-    lengths = dataset.train.lengths
-    shortest = None if lengths is None or config.filters else -(-int(lengths.min()) // config.bin)
-    tried = variants(config, groups, dataset.trains, shortest)
+    made = variants(config, groups, dataset.trains)
+    tried = {name: variant for name, variant in made.items() if fits(variant[1], dataset)}  # short sequences may have no spike
     if not tried:
         raise UserError(f"nothing to vary in {', '.join(groups) or 'no group'}; groups: {', '.join(GROUPS)}")
     entries = {"base": config} | {name: changed for name, (_, changed) in tried.items()}

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from tsslbp import automatic, rules
+from tsslbp.data import Dataset
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import name_of
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
-from tsslbp.training.preparation import loaded
+from tsslbp.training.preparation import loaded, resolved
 
 Options = TypeVar("Options")
 Trains = TypeVar("Trains", bound=TrainConfig)
@@ -52,10 +53,13 @@ def studies() -> dict[str, Study[Any]]:
     return dict(sorted(found.items(), key=lambda named: named[1].place))
 
 
-def fits(config: TrainConfig, **changes: Any) -> bool:
-    """Whether settings may have these changes. With ``time_steps=1``, ``desired=01011`` would ask for silence."""
+def fits(config: TrainConfig, dataset: Dataset | None = None, **changes: Any) -> bool:
+    """Whether settings may have these changes, and go with the data if these are given. With ``time_steps=1``,
+    ``desired=01011`` would ask for silence."""
     try:
-        replace(config, **changes)
+        changed = replace(config, **changes)
+        if dataset is not None:
+            resolved(changed, dataset)
     except UserError:
         return False
     return True

@@ -23,6 +23,7 @@ from tsslbp.errors import UserError, needed
 from tsslbp.notation import has_hidden
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
+from tsslbp.study.base import fits
 from tsslbp.study.runs import Watch, finished, folder_name
 
 if TYPE_CHECKING:
@@ -152,22 +153,15 @@ def drawn(trial: "Trial", base: TrainConfig, dataset: Dataset) -> dict[str, Any]
 
 def _encodings(base: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
     """The given encoding, and first spikes if the values of the data and the settings allow them."""
-    try:
-        training.resolved(replace(base, encoding="latency"), dataset)
-    except UserError:
+    if not fits(base, dataset, encoding="latency"):
         return (base.encoding,)
     return tuple(dict.fromkeys((base.encoding, *(["latency"] if base.normalise == "auto" else []))))
 
 
 def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
     """The given loss and all others that fit; "voltage" means the softmax loss of the output's voltage."""
-    found = [base.loss]
-    for name in () if dataset.trains else losses.LOSSES if base.neuron == "spiking" else losses.ANN:
-        try:
-            replace(base, loss=name)
-        except UserError:
-            continue
-        found.append(name)
+    others = () if dataset.trains else losses.LOSSES if base.neuron == "spiking" else losses.ANN
+    found = [base.loss, *(name for name in others if fits(base, dataset, loss=name))]
     rule, leaks = rules.get(base.rule), math.isfinite(base.tau_m)  # a voltage without leak would stay 0
     of_voltages = type(rule) is Surrogate or isinstance(rule, OF_VOLTAGES)
     # constants that a voltage has not: those of init's output would be left over, and others need a hidden layer
