@@ -578,6 +578,14 @@ def test_every_recipe_runs(recipe, samples, capsys, tmp_path):
     shutil.rmtree(tmp_path / recipe)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
+def test_a_report_that_is_broken_off_does_not_keep_the_result(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "write", mock.Mock(side_effect=error))
+    code, out, _ = run(capsys, "train", "--network", "3-10", "--epochs", "1", "--runs-dir", str(tmp_path), "--name", "a")
+    assert code == (130 if error is KeyboardInterrupt else 2)
+    assert "test accuracy" in out
+
+
 def test_a_report_that_cannot_be_written_does_not_keep_the_result(tmp_path, monkeypatch, capsys):
     def no_space(folder):
         raise UserError(f"cannot write {folder / 'report.html'}: no space")
@@ -595,4 +603,4 @@ def test_a_report_that_cannot_be_written_does_not_keep_the_result(tmp_path, monk
 def test_a_recipe_comes_first_and_is_no_option(command, capsys):
     code, _, err = run(capsys, command, "--recipe", "mnist-cnn")
     assert code == 2
-    assert err == f"tsslbp: --recipe is no option; the recipe comes first: tsslbp {command} quickstart\n"
+    assert err == f"tsslbp: --recipe is a label that tsslbp writes; name the recipe first, as in: tsslbp {command} quickstart\n"

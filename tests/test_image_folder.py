@@ -455,10 +455,9 @@ def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     assert not any("\n" in fault.text for fault in faults)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(folder, config, workers):
+def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(folder, config):
     """As on the disk of another machine."""
-    config = replace(config, name="whole", workers=workers, network="4C3n-P2-3")
+    config = replace(config, name="whole", network="4C3n-P2-3")
     whole, _ = training.train(config)
     away, taken = folder / "train/red/5.jpg", folder / "5.jpg"
 
@@ -468,7 +467,7 @@ def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(folder, config,
                 away.rename(taken)
 
     with fails("no image at .*5.jpg; nothing is lost, go on with: tsslbp train .*away.*--resume"):
-        training.train(replace(config, name="away", workers=0), Takes())
+        training.train(replace(config, name="away"), Takes())
     state = checkpoint.unpack((config.runs_dir / "away/checkpoint.pt").read_bytes())["state"]
     assert state["epoch"] == 2
     taken.rename(away)

@@ -1,5 +1,6 @@
 """``python -m tsslbp`` is the command ``tsslbp``."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ from tsslbp.cli import main
 def run() -> None:
     """The command; ends this process."""
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: another Ctrl-C would only show where Python was
+    with contextlib.suppress(ValueError):  # outside the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: another Ctrl-C would only show where Python was
     if processes.stuck():
         os._exit(code)
     sys.exit(code)

@@ -138,7 +138,7 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
         UserError: an unknown recipe, data in its place, or ``--recipe``, which would only be a label.
     """
     if any(argument.split("=")[0] == "--recipe" for argument in arguments):
-        raise UserError(f"--recipe is no option; the recipe comes first: tsslbp {command} quickstart")
+        raise UserError(f"--recipe is a label that tsslbp writes; name the recipe first, as in: tsslbp {command} quickstart")
     if not arguments or arguments[0].startswith("-"):
         return TrainConfig(), command, arguments
     if arguments[0] not in recipes.RECIPES and data.named(arguments[0]):

@@ -47,11 +47,13 @@ def train(arguments: list[str]) -> None:
         return
     from tsslbp import report  # here, because Matplotlib loads slowly
 
-    failed: UserError | None = None
+    failed: BaseException | None = None
     try:
         written = report.write(folder)  # first, for the rest may fail where nothing can be printed
     except UserError as error:  # no space, or a signal to the job
         failed = UserError(f"{error}; the run has ended, so make its page later with: tsslbp report {shlex.quote(str(folder))}")
+    except (OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        failed = error
     chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
         console.print(

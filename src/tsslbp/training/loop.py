@@ -94,6 +94,7 @@ class Loop:
             Interrupted: any process was asked to stop; a checkpoint is written.
             Diverged: loss or gradient is not finite.
             Lost: another process has ended; a checkpoint is written.
+            Unread: samples cannot be read now; likewise.
         """
         state, began, saved = self.state, time.perf_counter() - self.state.seconds, time.perf_counter()
         self.progress.started(state.epoch, self.config.epochs, self.steps)

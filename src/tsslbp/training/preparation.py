@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, machine, processes, quantisation
+from tsslbp import automatic, data, losses, machine, processes, quantisation
 from tsslbp.data.dataset import AS_STORED
 from tsslbp.data.own import fitted
 from tsslbp.encoding import CONSTANT
@@ -227,10 +227,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
             "kernel(target=double) or spike"
         )
     least, begins = 0 if shortest is None else -(-int(shortest.min()) // config.bin), getattr(config.make_loss(), "begins", 1)
-    if 0 < least < begins and not dataset.trains:
+    if 0 < least < begins and not dataset.trains and not config.resume:
         raise UserError(
             f"--loss {config.loss} wants the first spike in step {begins}, and {dataset.name} has sequences of {least}; begin "
-            f"it with one, as in {name}(desired=1)"
+            f"it with one, as in {losses.changed(config.loss, desired='1')}"
         )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
