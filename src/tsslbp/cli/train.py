@@ -2,6 +2,8 @@
 
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from tsslbp import machine, processes, recipes, training
 from tsslbp.cli.parse import given_in, parse, starting_from, taken
@@ -45,33 +47,39 @@ def train(arguments: list[str]) -> None:
     folder, final = training.train(config, training.watcher(), given=given)
     if not processes.leads():
         return
-    from tsslbp import report  # here, because Matplotlib loads slowly
-
-    failed: BaseException | None = None
     try:
-        written = report.write(folder)  # first, for the rest may fail where nothing can be printed
-    except UserError as error:  # no space, or a signal to the job
-        failed = UserError(f"{error}; the run has ended, so make its page later with: tsslbp report {shlex.quote(str(folder))}")
-    except (OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
-        failed = error
+        console.print(_told(final))
+    finally:  # also where nothing can be printed
+        page = _page(folder)
+    console.print(f"report: {page}")
+
+
+def _told(final: dict[str, Any]) -> str:
+    """The result of a run."""
     chosen = CHOSEN[final.get("choose", "validation")]
     if "f1" in final:
-        console.print(
+        return (
             f"F1 {final['f1']:.4f} (spikes within one step), van Rossum distance {final['van_rossum']:.3f} "
             f"({final['test_samples']} test samples; epoch {final['best_epoch']}, {chosen}), {final['seconds']:.0f} s"
         )
-    else:
-        right = round(final["test_accuracy"] / 100 * final["test_samples"])
-        best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
-        console.print(
-            f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
-            f"{chosen}), {best}{final['seconds']:.0f} s"
-        )
-        if said := training.verdict(final):
-            console.print(said)
-    if failed:
-        raise failed
-    console.print(f"report: {written}")
+    right = round(final["test_accuracy"] / 100 * final["test_samples"])
+    best = "" if final["best_test_accuracy"] is None else f"best test epoch {final['best_test_accuracy']:.2f} %, "
+    told = (
+        f"test accuracy {final['test_accuracy']:.2f} % ({right} of {final['test_samples']}; epoch {final['best_epoch']}, "
+        f"{chosen}), {best}{final['seconds']:.0f} s"
+    )
+    return "\n".join(filter(None, (told, training.verdict(final))))
+
+
+def _page(folder: Path) -> Path:
+    """The report of a run that has ended. Raises UserError, as where there is no space or the job is to end."""
+    from tsslbp import report  # here, because Matplotlib loads slowly
+
+    try:
+        return report.write(folder)
+    except UserError as error:
+        again = f"tsslbp report {shlex.quote(str(folder))}"
+        raise UserError(f"{error}; the run has ended, so make its page later with: {again}") from None
 
 
 @dataclass(frozen=True)

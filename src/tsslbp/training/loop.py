@@ -178,9 +178,9 @@ class Loop:
             network.train()
         for learned in (*self._weights, *self._constants):
             learned.grad = None
-        self._before = [buffer.clone() for buffer in network.buffers()]
-        loss = right = 0.0
-        parts = self._parts(samples)
+        loss, right, parts = 0.0, 0.0, self._parts(samples)
+        fails_late = self.group.world_size > 1 or len(parts) > 1  # after a forward pass, which changes running statistics
+        self._before = [buffer.clone() for buffer in network.buffers()] if fails_late else []
         for part in parts:
             more = self._add_gradients(part, len(samples), ahead, last=part is parts[-1])
             loss, right = loss + more[0], right + more[1]

@@ -192,6 +192,7 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
 def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
     """Raises UserError for settings that do not go with the data."""
     assert config.network is not None
+    assert config.time_steps is not None
     if config.validation != len(dataset.validation):
         has = f"{dataset.name} has {len(dataset.validation)} samples for it"
         raise UserError(f"--validation is {config.validation}; {has}, so leave it out, or give it where the data set is made")
@@ -213,9 +214,9 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise UserError(f"--readout voltage makes no spikes; the targets of {dataset.name} are spike trains")
     if dataset.trains and voters(config.network) > 1:
         raise UserError(f"votes (V) are for classes; the targets of {dataset.name} are spike trains")
-    shortest = None if config.filters else dataset.train.lengths
-    one_step = config.time_steps == 1 or (shortest is not None and int(shortest.min()) <= config.bin)
-    one_pass = config.neuron != "spiking" or one_step
+    lengths = None if config.filters else dataset.train.lengths
+    least = config.time_steps if lengths is None else -(-int(lengths.min()) // config.bin)  # steps of the shortest sample
+    one_pass = config.neuron != "spiking" or least == 1
     batches = {min(config.batch_size, len(dataset.train)), len(dataset.train) % config.batch_size} - {0}
     if one_pass and normalised(config.network, LinearSpec) and any(size // config.accumulate <= 1 for size in batches):
         said = "a batch, or a part of one, has one sample"
@@ -226,8 +227,8 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
             f"--loss {config.loss} is for classes; the targets of {dataset.name} are spike trains: take kernel, "
             "kernel(target=double) or spike"
         )
-    least, begins = 0 if shortest is None else -(-int(shortest.min()) // config.bin), getattr(config.make_loss(), "begins", 1)
-    if 0 < least < begins and not dataset.trains and not config.resume:
+    begins = getattr(config.make_loss(), "begins", 1)
+    if least < begins and not dataset.trains and not config.resume:
         raise UserError(
             f"--loss {config.loss} wants the first spike in step {begins}, and {dataset.name} has sequences of {least}; begin "
             f"it with one, as in {losses.changed(config.loss, desired='1')}"
