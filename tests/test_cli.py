@@ -260,7 +260,7 @@ def test_lists_and_help(capsys):
     assert run(capsys, "--version")[:2] == (0, f"tsslbp {tsslbp.__version__}\n")
     code, out, _ = run(capsys, "train", "quickstart", "--help")
     assert code == 0
-    for field in TrainConfig.__dataclass_fields__:
+    for field in TrainConfig.__dataclass_fields__.keys() - {"recipe"}:
         assert f"--{field.replace('_', '-')}" in out
 
 
@@ -268,7 +268,7 @@ def test_help_breaks_lines_where_the_terminal_ends(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     out = run(capsys, "train", "--help")[1]
     for name, text in docstrings(TrainConfig).items():
-        assert f" {text} (default: " in out, name
+        assert (f" {text} (default: " in out) == (name != "recipe"), name
     assert TrainConfig.__dataclass_fields__.keys() == docstrings(TrainConfig).keys()
     assert "give the same command again to go on." in run(capsys, "reproduce", "--help")[1]
     assert "List the recipes" in run(capsys, "recipes", "--help")[1]
@@ -599,3 +599,7 @@ def test_a_recipe_comes_first_and_is_no_option(command, capsys):
     code, _, err = run(capsys, command, "--recipe", "mnist-cnn")
     assert code == 2
     assert err == f"tsslbp: --recipe is a label that tsslbp writes; name the recipe first, as in: tsslbp {command} quickstart\n"
+    flags = set(re.findall(r"^\W*(--[a-z-]+)", run(capsys, command, "--help")[1], re.MULTILINE))
+    refused = {"--recipe"} if command == "train" else {"--recipe", "--rule", "--neuron", "--resume"}
+    assert flags.isdisjoint(refused)
+    assert {"--network", "--name"} < flags

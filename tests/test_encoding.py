@@ -37,6 +37,7 @@ def test_an_encoder_is_named_with_its_options(rate, steps, seed):
 def test_gain_by_hand():
     assert constant_current(torch.ones(1, 1), 3, 2).response.tolist() == [0.5, 0.75, 0.875]
     assert constant_current(torch.ones(1, 1), 3, 1).response.tolist() == [1, 1, 1]
+    assert constant_current(torch.ones(1, 1), 2, 2, start=1).response.tolist() == [0.75, 0.875]
     assert Constant(torch.tensor([[2.0, -1.0]]), torch.tensor([1.0, 3.0])).expand().tolist() == [[[2, -1]], [[6, -3]]]
 
 

@@ -455,8 +455,8 @@ def test_damaged_pictures_fail_as_broken_ones(tmp_path):
     assert not any("\n" in fault.text for fault in faults)
 
 
-@pytest.mark.parametrize("parts", [1, 5])
-def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(parts, folder, config):
+@pytest.mark.parametrize(("parts", "broken"), [(1, False), (5, False), (5, True)])
+def test_a_run_whose_pictures_are_away_or_broken_for_a_while_loses_nothing(parts, broken, folder, config):
     """As on the disk of another machine. In parts, running statistics have changed by then."""
     config = replace(config, name="whole", network="4C3n-P2-3", accumulate=parts)
     whole, _ = training.train(config)
@@ -466,8 +466,11 @@ def test_a_run_whose_pictures_are_away_for_a_while_loses_nothing(parts, folder, 
         def stepped(self, epoch, step, loss, accuracy):
             if (epoch, step) == (2, 1):
                 away.rename(taken)
+                if broken:
+                    away.write_bytes(b"no picture")
 
-    with fails("no image at .*5.jpg; nothing is lost, go on with: tsslbp train .*away.*--resume"):
+    said = "as an image .* --skip-broken; nothing is lost, once the picture is as it was, go" if broken else "lost, go"
+    with fails(f"{said} on with: tsslbp train .*away.*--resume"):
         training.train(replace(config, name="away"), Takes())
     state = checkpoint.unpack((config.runs_dir / "away/checkpoint.pt").read_bytes())["state"]
     assert state["epoch"] == 2

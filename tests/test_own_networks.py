@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,6 +280,10 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: AvgPool1d(-1), "AvgPool1d: size is -1"),
         (lambda: AvgPool2d((2, 2)), r"AvgPool2d: size is \(2, 2\); it must be a whole number"),
         (lambda: SumPool2d(2, float("nan")), "SumPool2d: factor is nan; it must be a finite number"),
+        (
+            lambda: Flatten()(torch.rand(4, 3)),
+            r"Flatten wants \[T, B, ...\] with features; got \[\] per sample, as if the axis",
+        ),
         (lambda: Vote(0), "voters is 0; it must be a whole number from 1"),
         (lambda: Linear(3, 2, neuron=None), r"Linear: neuron is None; it must be tsslbp.neuron.LIF\(tau_m, tau_s\)"),
         (
@@ -626,6 +631,31 @@ def test_weights_that_are_computed_from_others_are_not_folded(compute):
     with pytest.raises(UserError, match="a weight that is computed from other tensors cannot be folded; make it plain"):
         net.fold()
     assert torch.equal(net(x), before)
+    assert net.layers.linear1.norm is not None
+
+
+class Doubled(BatchNorm):
+    def forward(self, current, inside=None):
+        return 2 * super().forward(current, inside)
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_altered_normalisation_is_not_folded(hooked):
+    net, x = build("5n-5n-4", **FLAT), 3 * torch.rand(5, 2, 5)
+    net(x)
+    net.eval()
+    norm = net.layers.linear2.norm
+    if hooked:
+        norm.register_forward_hook(lambda module, args, output: 2 * output)
+    else:
+        norm.__class__ = Doubled
+    with torch.no_grad():
+        before = net(x)
+    torch.testing.assert_close(net(x).detach(), before)
+    with pytest.raises(
+        UserError, match="normalisation with a forward of its own or with hooks cannot be folded; use BatchNorm"
+    ):
+        net.fold()
     assert net.layers.linear1.norm is not None
 
 
@@ -1145,3 +1175,14 @@ def test_sizes_of_layers_may_be_numpy_integers():
     conv = net[0]
     assert [type(x) for x in (*conv.stride, conv.padding, conv.groups, net[1].size, Vote(two).voters)] == [int] * 6
     assert net(torch.rand(3, 1, 2, 6, 6)).shape == (3, 1, 4, 1, 2)
+
+
+def test_modules_of_others_take_static_samples_in_full():
+    """They know nothing of constant currents: before the first layer, and first in a block."""
+    net, x = build("4-3", **FLAT), torch.rand(2, 5)
+    block = Residual(nn.Hardtanh(), Linear(5, 5, neuron=NEURON))
+    net.layers = nn.Sequential(OrderedDict(before=nn.Hardtanh(), block=block, **dict(net.layers.named_children())))
+    whole = net(x)
+    torch.testing.assert_close(whole, net(x.expand(net.time_steps, *x.shape)))
+    first, state = net.part(x, steps=2)
+    torch.testing.assert_close(torch.cat([first, net.part(x, state, net.time_steps - 2)[0]]), whole)

@@ -287,6 +287,9 @@ def test_time_scales_that_are_none():
     for call, message in (
         (lambda: metrics.van_rossum(x, x, 0), "tau is 0; it must be positive"),
         (lambda: metrics.van_rossum(x, x, math.nan), "tau is nan"),
+        (lambda: metrics.van_rossum(x, x, "5"), "tau is '5'; it must be a plain number"),
+        (lambda: metrics.victor_purpura(x, x, "1"), "cost is '1'; it must be a plain number"),
+        (lambda: metrics.agreement(x, x, "1"), "window is '1'; it must be a plain number"),
         (lambda: metrics.victor_purpura(x, x, -1), "cost is -1; it must be finite and at least 0"),
         (lambda: metrics.victor_purpura(x, x, math.inf), "cost is inf; it must be finite"),
         (lambda: metrics.agreement(x, x, -1), "window is -1; it must be a whole number of steps, at least 0"),

@@ -151,7 +151,7 @@ def part(net: Any, x: Tensor, state: State, steps: int) -> tuple[Tensor, State] 
     before, static = state.events_of(by), net.is_static(x)
     if before is None and (state.steps or state.layers or state.synapse is not None):
         return None
-    response = constant_current(x, state.steps + steps, net.neuron.tau_s).response[state.steps :] if static else None
+    response = constant_current(x, steps, net.neuron.tau_s, state.steps).response if static else None
     if (made := by.run(x, response, before, True)) is None:
         return None
     output, after = made

@@ -18,13 +18,13 @@ from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, check_whole, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, in_bf16
-from tsslbp.layers.called import called_alone, in_order, in_order_alone, is_known, normalises, refuse_part, takes
+from tsslbp.layers.called import called_alone, in_form, in_order, in_order_alone, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import pooled_too, refuse_inner
 from tsslbp.layers.state_dicts import TellsOfLayers, together
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
-from tsslbp.signal import Constant, Signal, are_static, before_end, check_lengths, check_samples, constant_current, within
+from tsslbp.signal import Signal, are_static, before_end, check_lengths, check_samples, constant_current, within
 from tsslbp.state import State
 
 Crossed = Spiking | MaxPool
@@ -254,7 +254,7 @@ class Network(TellsOfLayers):
             elif isinstance(layer, MaxPool):
                 signal = cross(name, layer, signal, None, False)
             elif name not in pooled:
-                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(signal)
+                signal = layer(signal, keys) if isinstance(layer, Dropout) else layer(in_form(layer, signal))
             after.append((name, layer, signal))
             return cast(Signal, signal)
 
@@ -349,8 +349,7 @@ class Network(TellsOfLayers):
             return made
         signal: Signal
         if static:
-            signal, before = constant_current(x, state.steps + steps, self.neuron.tau_s), None
-            signal = Constant(signal.value, signal.response[state.steps :])
+            signal, before = constant_current(x, steps, self.neuron.tau_s, state.steps), None
         else:
             signal = synapse(x, self.neuron.tau_s, state.synapse)
             before = signal[-1]

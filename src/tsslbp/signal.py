@@ -77,15 +77,15 @@ def plainly_laid(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if x.dim() > 2 and x.shape[0] == 1 and torch.is_grad_enabled() else x
 
 
-def constant_current(x: Tensor, time_steps: int, tau_s: float) -> Constant:
-    """Constant current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``.
+def constant_current(x: Tensor, time_steps: int, tau_s: float, start: int = 0) -> Constant:
+    """Current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``, from ``t = start``.
 
     Raises UserError for T or τs below 1.
     """
     check_whole("time_steps", time_steps)
     if not tau_s >= 1:
         raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1")
-    steps = torch.arange(1, time_steps + 1, dtype=x.dtype, device=x.device)
+    steps = torch.arange(start + 1, start + time_steps + 1, dtype=x.dtype, device=x.device)
     return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
 
 

@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import field, fields, make_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 _LOSSES = {flag(name): f"{of[0]}({option}={example})" for name, (option, of, example) in NOW_OF_LOSS.items()}
 """Flags of version 0.1.0, with an example of how to write them now."""
+LABEL = "--recipe"
+"""Flag of a setting that tsslbp writes, and nobody gives."""
 SYNONYMS = {
     "--arch": "--network",
     "--batch": "--batch-size",
@@ -42,8 +45,15 @@ SYNONYMS = {
 """What other programs call our options, where the spelling does not lead there."""
 
 
-def parse(settings: type[T], command: str, arguments: list[str], default: T | None = None, description: str = "") -> T:
-    """A dataclass from arguments. ``--help`` prints and exits.
+def parse(
+    settings: type[T],
+    command: str,
+    arguments: list[str],
+    default: T | None = None,
+    description: str = "",
+    refused: Collection[str] = (),
+) -> T:
+    """A dataclass from arguments. ``--help`` prints and exits; it leaves out the flags that the command has ``refused``.
 
     Raises:
         UserError: an unknown option (the nearest is named), or a value of the wrong kind or too large.
@@ -62,7 +72,7 @@ def parse(settings: type[T], command: str, arguments: list[str], default: T | No
                 raise UserError(f"unknown option {given!r}; did you mean {meant!r}?")
             raise unknown("option", given, known)
     _refuse_ignored(command, arguments)
-    helping, names = _helping(settings), [each.name for each in fields(settings)]  # type: ignore[arg-type]
+    helping, names = _helping(settings, refused), [each.name for each in fields(settings)]  # type: ignore[arg-type]
     extra = {} if default is None else {"default": helping(**{name: getattr(default, name) for name in names})}
     complaint = io.StringIO()
     try:
@@ -111,13 +121,15 @@ def _refuse_ignored(command: str, arguments: list[str]) -> None:
             raise UserError(f"the value after {argument or before} is empty; give one, or leave it out")
 
 
-def _helping(settings: type[T]) -> type[Any]:
+def _helping(settings: type[T], hidden: Collection[str]) -> type[Any]:
     """The class, with the docstring of each field as a help text on one line; tyro would keep the source's line breaks."""
     said, kinds = docstrings(settings), kinds_of(settings)
     made = [
         (
             each.name,
-            Annotated[kinds[each.name], tyro.conf.arg(help=said.get(each.name))],
+            Annotated[
+                kinds[each.name], tyro.conf.arg(help=said.get(each.name)), *[tyro.conf.Suppress] * (flag(each.name) in hidden)
+            ],
             field(default=each.default, default_factory=each.default_factory, kw_only=each.kw_only),
         )
         for each in fields(settings)  # type: ignore[arg-type]
@@ -137,8 +149,8 @@ def starting_from(command: str, arguments: list[str]) -> tuple[TrainConfig, str,
     Raises:
         UserError: an unknown recipe, data in its place, or ``--recipe``, which would only be a label.
     """
-    if any(argument.split("=")[0] == "--recipe" for argument in arguments):
-        raise UserError(f"--recipe is a label that tsslbp writes; name the recipe first, as in: tsslbp {command} quickstart")
+    if any(argument.split("=")[0] == LABEL for argument in arguments):
+        raise UserError(f"{LABEL} is a label that tsslbp writes; name the recipe first, as in: tsslbp {command} quickstart")
     if not arguments or arguments[0].startswith("-"):
         return TrainConfig(), command, arguments
     if arguments[0] not in recipes.RECIPES and data.named(arguments[0]):

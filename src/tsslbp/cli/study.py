@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from tsslbp import imports, machine, recipes, study
-from tsslbp.cli.parse import given_in, parse, starting_from
+from tsslbp.cli.parse import LABEL, given_in, parse, starting_from
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError, unknown
@@ -87,7 +87,8 @@ def _training_options(settings: type[Any], command: str, arguments: list[str]) -
     about = f"{settings.__doc__} RECIPE is one of: {known}. Without one, settings that you leave out suit the data, whatever "
     about += "default is shown below. After an interruption, give the same command again to go on."
     machine.keep_memory()
-    options, chosen = parse(settings, named, rest, settings(**vars(config)), about), given_in(arguments)
+    options = parse(settings, named, rest, settings(**vars(config)), about, refused=[LABEL, *flags])
+    chosen = given_in(arguments)
     if named == command:
         options = suited(options, chosen, options.entries() if isinstance(options, Compare) else ())
     options.refuse_idle(chosen)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import machine, processes, recipes, training
-from tsslbp.cli.parse import given_in, parse, starting_from, taken
+from tsslbp.cli.parse import LABEL, given_in, parse, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
@@ -40,7 +40,7 @@ def train(arguments: list[str]) -> None:
         "Without a recipe, settings that you leave out are chosen for the data, and the defaults shown below do not apply. "
         "--config FILE trains again with the settings in a run's config.toml."
     )
-    config = parse(TrainConfig, command, arguments, config, about)
+    config = parse(TrainConfig, command, arguments, config, about, refused=[LABEL])
     if given is None or config.network:  # else they depend on the network that is chosen for the data
         config.refuse_idle(given_in(arguments))
     machine.keep_memory()

@@ -77,6 +77,10 @@ class Unread(UserError):
     """Samples could not be read, as from a disk that is away. This says nothing about the settings, and may be over soon."""
 
 
+class Broken(Unread):
+    """Pictures that were read, but are none. A run goes on once they are as they were when it began."""
+
+
 class Member(NamedTuple):
     """A picture that is a part of a file, as in a tar file."""
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tsslbp import draws, machine, processes
 from tsslbp.data.dataset import Request, Split
-from tsslbp.data.pictures import Member, Unread, opened
+from tsslbp.data.pictures import Broken, Member, Unread, opened
 from tsslbp.errors import UserError, all_of, needed, one_line
 
 AT_ONCE = 64
@@ -298,7 +298,7 @@ class Streamed(Split):
         return Streamed(self.files, self.numbers[index], self.y[index], self.pool)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Split]:
-        """As in :class:`Split`. Raises UserError that names pictures that are broken, or Unread if they cannot be read now."""
+        """As in :class:`Split`. Raises Broken or Unread that names the pictures that are broken, or cannot be read now."""
         labels: list[Tensor] = []
 
         def asked() -> Iterator[tuple[Pictures, list[int] | None]]:
@@ -311,7 +311,7 @@ class Streamed(Split):
             if faults:
                 _check_way(faults)
                 said = str(all_of([fault.text for fault in faults]))
-                raise UserError(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
+                raise Broken(f"{said}; mend or remove it, or leave out all that cannot be read with --skip-broken")
             yield Split(x, labels.pop(0))
 
     def close(self) -> None:

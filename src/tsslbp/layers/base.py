@@ -267,8 +267,9 @@ class Spiking(Tells):
             return self.weight
         weight = self.weight.movedim(1, -1)  # as in the memory of a convolution
         # one group for each neuron does mean, size and gain in one pass
-        effective = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
-        return effective.view(weight.shape).movedim(-1, 1)
+        return (
+            F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10).view_as(weight).movedim(-1, 1)
+        )
 
     def folds(self) -> bool:
         """Whether :meth:`fold` changes anything. Raises UserError if it cannot."""
@@ -279,6 +280,8 @@ class Spiking(Tells):
                 f"{type(self).__name__}: a weight that is computed from other tensors cannot be folded; make it plain by "
                 "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
             )
+        if self.norm is not None:
+            self.norm.affine()  # refuses what is no affine map
         return True
 
     def _replace(self, name: str, value: Tensor) -> None:
@@ -292,7 +295,7 @@ class Spiking(Tells):
 
         A weight of few bits becomes its rounded value. It keeps its bits, and its limit is scaled with it.
 
-        Raises UserError for a weight that is computed from others, by a parametrization or by pruning.
+        Raises UserError for weights computed from others, as by a parametrization or pruning, and for altered normalisation.
         """
         if not self.folds():
             return

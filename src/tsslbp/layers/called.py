@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tsslbp.errors import UserError
 from tsslbp.layers.normalisation import BatchNorm
 from tsslbp.seen import hooks_of
+from tsslbp.signal import expanded
 
 
 @dataclass
@@ -51,6 +52,11 @@ def is_known(module: nn.Module) -> bool:
     """Whether nothing is overridden: its class is one of tsslbp's or PyTorch's, and has all its methods."""
     kind = kind_of(module)
     return kind.__module__.startswith(("tsslbp.", "torch.")) and vars(module).keys().isdisjoint(_methods(kind))
+
+
+def in_form(layer: nn.Module, signal: Any) -> Any:
+    """A signal in the form that a layer takes: in full for modules of others, which know tensors only."""
+    return signal if any(kind.__module__.startswith("tsslbp.") for kind in type(layer).__mro__) else expanded(signal)
 
 
 # The compiler cannot trace it. torch.compiler.assume_constant_result sets this too, but imports the compiler, which took 40 %

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tsslbp import processes
 from tsslbp.crossing import refuse_second_derivative
 from tsslbp.errors import UserError
+from tsslbp.seen import hooks_of
 from tsslbp.signal import Signal, check_mask, check_signal, expanded
 
 MOMENTUM, EPSILON = 0.1, 1e-5
@@ -89,7 +90,10 @@ class BatchNorm(nn.Module):
         return made
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Factor and offset of the affine map in evaluation, ``[C]`` each."""
+        """Factor and offset of the affine map in evaluation, ``[C]`` each. Raises UserError if it is another map, through a
+        forward of one's own or hooks."""
+        if type(self).forward is not BatchNorm.forward or any(hooks_of(self)):
+            raise UserError("normalisation with a forward of its own or with hooks cannot be folded; use BatchNorm without any")
         factor = self.gain / (self.variance + EPSILON).sqrt()
         return factor, self.shift - self.mean * factor
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers.base import Joined, Spiking
-from tsslbp.layers.called import hooked, in_order, is_known, refuse_part, takes
+from tsslbp.layers.called import hooked, in_form, in_order, is_known, refuse_part, takes
 from tsslbp.layers.pooling import MaxPool, SumPool2d
 from tsslbp.layers.recurrent import Recurrent
 from tsslbp.signal import Signal
@@ -98,7 +98,7 @@ class Residual(nn.Module):
 
         def plainly(name: str, layer: nn.Module, signal: Signal | Joined) -> Signal:
             if inside is None or not takes(layer, "inside"):
-                return cast(Signal, layer(signal))
+                return cast(Signal, layer(in_form(layer, signal)))
             return cast(Signal, layer(signal, inside=inside))
 
         if inside is not None:
@@ -126,7 +126,7 @@ class Residual(nn.Module):
 
         def partly(name: str, layer: nn.Module, signal: Any) -> Signal:
             if not isinstance(layer, Spiking | MaxPool | Residual):
-                return cast(Signal, layer(signal))
+                return cast(Signal, layer(in_form(layer, signal)))
             psc, after[name] = layer.part(signal, before.get(name))
             return psc
 

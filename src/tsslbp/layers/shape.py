@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from tsslbp.errors import UserError, check_whole
-from tsslbp.layers.base import linear_map
+from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.signal import Signal, check_signal, expanded
 
 
@@ -11,7 +11,13 @@ class Flatten(nn.Module):
     """``[T, B, ...] -> [T, B, features]``, in the order channel, row, column."""
 
     def forward(self, signal: Signal) -> Signal:
-        return linear_map(lambda x: x.flatten(1), signal)
+        """Raises UserError for samples without an axis."""
+        return linear_map(self._flat, signal)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if x.dim() < 2:
+            raise UserError(f"Flatten wants [T, B, ...] with features; got {per_sample(x, 2)}")
+        return x.flatten(1)
 
 
 class Vote(nn.Module):

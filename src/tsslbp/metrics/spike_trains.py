@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_tensors
+from tsslbp.errors import UserError, check_number, check_tensors
 
 
 class Agreement(NamedTuple):
@@ -48,6 +48,7 @@ def van_rossum(a: Tensor, b: Tensor, tau: float) -> Tensor:
     Raises:
         UserError: shapes differ, values other than 0 and 1, ``tau`` not positive.
     """
+    check_number("tau", tau)
     if not tau > 0:
         raise UserError(f"tau is {tau}; it must be positive")
     first, second, dtype = _trains(a, b)
@@ -73,6 +74,7 @@ def victor_purpura(a: Tensor, b: Tensor, cost: float) -> Tensor:
     Raises:
         UserError: shapes differ, values other than 0 and 1, ``cost`` negative or not finite.
     """
+    check_number("cost", cost)
     if not 0 <= cost < math.inf:
         raise UserError(f"cost is {cost}; it must be finite and at least 0")
     first, second, dtype = _trains(a, b)
@@ -178,6 +180,7 @@ def _matches(train: Tensor, target: Tensor, window: int) -> tuple[Tensor, Tensor
     The earliest two unused spikes are paired if they are close enough; else the earlier one has no partner. For sorted trains
     and one window for all, no other pairing has more pairs.
     """
+    check_number("window", window)
     if not window >= 0 or window % 1:
         raise UserError(f"window is {window}; it must be a whole number of steps, at least 0")
     first, second, dtype = _trains(train, target)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tsslbp import data, files, machine, processes
-from tsslbp.data.pictures import Unread
+from tsslbp.data.pictures import Broken, Unread
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.settings import GROUPS, Place, TrainConfig
@@ -110,7 +110,8 @@ def train(
             raise Interrupted(run.folder) from None
         except (processes.Lost, Unread) as error:
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
-            raise type(error)(f"{error}; {kept}, go on with: {run.again}") from None
+            once = "once the picture is as it was, " if isinstance(error, Broken) else ""
+            raise type(error)(f"{error}; {kept}, {once}go on with: {run.again}") from None
         finally:
             progress.close()
         if group.leads:

@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 #define NETWORK_INPUTS {{ inputs }}      /* numbers of a sample, or of a step of a sequence */
-#define NETWORK_CLASSES {{ classes | length }}
+#define NETWORK_CLASSES {{ classes | length }}{{ '      /* here output neurons: the answer is their spike trains, from network_spikes */' if trains }}
 #define NETWORK_STEPS {{ steps }}       /* {{ 'steps that the network takes of each series' if filters else 'steps of a sample in training' }} */
 #define NETWORK_POPULATIONS {{ populations | length }} /* of neurons, the last is the output */
 #define NETWORK_NEURONS {{ neurons }}     /* of all populations */
