@@ -141,6 +141,12 @@ def keep_memory() -> None:
         libc.mallopt(mmap_threshold, 2**25)  # the most that old versions take
 
 
+def give_back_memory() -> None:
+    """Return freed memory to the system. Does nothing without glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def autocasts_to_bfloat16(device: str) -> bool:
     """Whether linear maps on a type of device, such as ``"cpu"``, are computed in bfloat16 now."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
