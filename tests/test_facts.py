@@ -17,8 +17,8 @@ from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.found import unlike
+from tsslbp.model_file import METADATA_KEY
 from tsslbp.settings import TrainConfig
-from tsslbp.stored import METADATA_KEY
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names, hold_out, hold_out_groups, hold_out_validation
-from tsslbp.data.own import fitted
+from tsslbp.data.sample_values import fitted
 from tsslbp.errors import UserError, few
 
 LABELS = ("label", "class", "target", "y")

@@ -33,10 +33,10 @@ from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.layers import Recurrent, Spiking, Vote
+from tsslbp.model_file import LONGEST
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.quantisation import INPUT_UNIT, SMALLEST_LIMIT
-from tsslbp.stored import LONGEST
 from tsslbp.training import Model
 from tsslbp.training.model import as_model
 from tsslbp.training.reading import model_of

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
+from tsslbp.data import Dataset, Split, Streaming, csv_table, in_files, readers
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.found import by_place, unlike, whole_numbers
 from tsslbp.errors import UserError
@@ -120,7 +120,7 @@ def samples_to_test(
     if not len(test):
         raise UserError(f"{name} has no test samples; give it some, or evaluate all samples of a file with --all")
     if model.facts and dataset.columns and model.facts.columns:
-        test = replace(test, x=test.x[:, table.order_of(dataset.columns, model.facts.columns, name)])
+        test = replace(test, x=test.x[:, csv_table.order_of(dataset.columns, model.facts.columns, name)])
     samples = Samples(test, f"{dataset.tested_on}, {len(test):,} samples")
     if dataset.classes != model.classes and not model.trains:
         samples.warnings.append(by_place(dataset.classes, model.classes))

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
-from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import LABELS, Found, Wanted, alike, classes_of, counted, is_number, kind_fact, numbered, partner, plain
+from tsslbp.data.sample_values import LOST, lost_in_float32
 from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import UserError, all_of, few, one_line
@@ -204,7 +204,7 @@ def _notes(x: NDArray[np.float64], names: list[str], layout: _Layout, wanted: Wa
             notes.append(f"column {name} is taken as a feature; name the column of classes label to hold its groups out whole")
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes += [f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering]
-    return (*notes, *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering))
+    return (*notes, *(LOST.format(f"column {names[n]}") for n in lost_in_float32(x) if n not in numbering))
 
 
 def _group(path: Path, columns: list[str], index: bool, wanted: Wanted) -> int | None:
