@@ -24,7 +24,7 @@ LOW, HIGH = 0.02, 0.5
 """Rates, in spikes per neuron and step, between which a hidden layer is to start."""
 STEP, MOST = 1.3, 30
 """Factor by which weights are changed at a time, and how often at most."""
-LOOKED_AT = 100
+RATE_SAMPLES = 100
 """Training samples on which rates are measured."""
 
 
@@ -118,7 +118,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
             raise UserError(f"weights of --init reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
         if config.first_rates and network.is_spiking:
-            few = train.few(LOOKED_AT)
+            few = train.few(RATE_SAMPLES)
             running = [buffer.clone() for buffer in network.buffers()]
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):
