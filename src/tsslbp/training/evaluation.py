@@ -10,6 +10,7 @@ from tsslbp.data.found import by_place, unlike, whole_numbers
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
+from tsslbp.training.records import CONFIG
 
 SEEN = 0.9
 """A file that holds this share of the training samples is the training set."""
@@ -68,7 +69,7 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
 
 def data_of(path: Path, name: str | None, root: Path | None) -> tuple[str | None, Path]:
     """Name and data root of samples to test the model at a path on: as given, else where its run last found its data."""
-    if (name and root) or not (settings := path / "config.toml").is_file():
+    if (name and root) or not (settings := path / CONFIG).is_file():
         return name, root or Path("data")
     run = TrainConfig.from_toml(settings)
     return name or (None if run.data.startswith(data.MADE) else run.data), root or run.data_root

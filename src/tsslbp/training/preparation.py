@@ -21,6 +21,7 @@ from tsslbp.training import first_weights
 from tsslbp.training.folder import begun, named
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.model import Model
+from tsslbp.training.records import CONFIG
 
 STATIC_STEPS = 5
 """Default T of static samples."""
@@ -183,7 +184,7 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
     if config.precision != "auto":
         return config
     folder = named(config)
-    if config.resume and (folder / "config.toml").is_file():
+    if config.resume and (folder / CONFIG).is_file():
         return replace(config, precision=begun(folder).precision)
     pays = config.device == "cpu" and machine.bfloat16_pays()  # which nobody has measured on a GPU
     return replace(config, precision="bfloat16" if pays else "float32")

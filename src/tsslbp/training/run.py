@@ -22,7 +22,7 @@ from tsslbp.training.model import Model
 from tsslbp.training.preparation import prepare, with_data
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import as_stored, load
-from tsslbp.training.records import METRICS
+from tsslbp.training.records import CONFIG, METRICS
 
 COPIES = 0.01
 """Share of the training samples among the test samples above which this is said."""
@@ -197,7 +197,7 @@ class _Run:
                 warned(f"{error}; it is written again from the checkpoint")
                 self.model.save(self.folder / MODEL)
             files.remove_leftovers(self.folder)
-            files.write_text(self.folder / "config.toml", replace(config, name=self.folder.name).to_toml())
+            files.write_text(self.folder / CONFIG, replace(config, name=self.folder.name).to_toml())
             if state.epoch <= config.epochs:  # a run that goes on has not ended
                 self.ended = None
             if state.history and self.ended is None:
