@@ -16,7 +16,7 @@ from shared import save
 from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
-from tsslbp.data.found import unlike
+from tsslbp.data.labels import unlike
 from tsslbp.model_file import METADATA_KEY
 from tsslbp.settings import TrainConfig
 

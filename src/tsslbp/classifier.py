@@ -20,7 +20,7 @@ from torch import Tensor
 from tsslbp import automatic
 from tsslbp.data import MADE, Dataset, Split, sample_values
 from tsslbp.data.dataset import class_names
-from tsslbp.data.found import alike
+from tsslbp.data.labels import alike
 from tsslbp.errors import LARGEST, UserError
 from tsslbp.metrics.decoding import NO_ANSWER, largest
 from tsslbp.settings import TrainConfig

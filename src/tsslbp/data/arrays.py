@@ -23,7 +23,8 @@ from torch import Tensor
 
 from tsslbp.data import sample_values
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, alike, are_names, by_place, classes_of, kind_fact, numbered, plain, unlike
+from tsslbp.data.found import Found, Wanted, kind_fact
+from tsslbp.data.labels import alike, are_names, by_place, classes_of, numbered, plain, unlike
 from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
 
 Arrays = dict[str, NDArray[Any]]

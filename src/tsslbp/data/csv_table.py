@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import LABELS, Found, Wanted, alike, classes_of, counted, is_number, kind_fact, numbered, partner, plain
+from tsslbp.data.found import Found, Wanted, kind_fact, partner
+from tsslbp.data.labels import LABELS, alike, classes_of, counted, is_number, numbered, plain
 from tsslbp.data.sample_values import LOST, lost_in_float32
 from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX

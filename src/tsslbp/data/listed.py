@@ -14,7 +14,8 @@ from torch import Tensor
 from tsslbp import files
 from tsslbp.data import pictures
 from tsslbp.data.dataset import FIFTH, SAMPLES_LOOKED_AT, Dataset
-from tsslbp.data.found import Found, classes_of, kind_fact
+from tsslbp.data.found import Found, kind_fact
+from tsslbp.data.labels import classes_of
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, csv_table, in_files, readers
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import by_place, unlike, whole_numbers
+from tsslbp.data.labels import by_place, unlike, whole_numbers
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
