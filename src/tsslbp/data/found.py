@@ -75,8 +75,7 @@ class Found:
             UserError: one class, a class with too few samples for the parts, groups of which none can be held out, or a
                 validation size that does not fit.
         """
-        samples, test, held = self.parts["train"], self.parts.get("test"), self.parts.get("validation")
-        groups, notes = self.groups, list(self.facts.get("notes", ()))
+        samples, test, groups = self.parts["train"], self.parts.get("test"), self.groups
         if len(self.classes) < 2 and not samples.trains:
             raise UserError(f"{where}: all samples are of class {self.classes[0]}; a classifier needs at least two classes")
         # samples with target trains are held out as if all were of one class
@@ -86,23 +85,8 @@ class Found:
         if test is None:
             fifth = max(len(names), len(samples) // 5)
             numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
-        whose = "of its own"
-        if groups is not None and held is None and validation != 0:
-            fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
-            if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
-                validation = 0
-            else:
-                numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
-        if held is not None and validation in (None, len(held)):
-            held = held.select(torch.arange(len(held)))
-        elif held is not None and validation:
-            own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
-            raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
-        else:
-            if held is not None:
-                notes.append(f"its {len(held):,} validation samples are left out (--validation 0)")
-            numbers, left = hold_out_validation(numbers, validation, len(names))
-            held = samples.select(left.x)
+        numbers, held, said = self._validation(where, numbers, validation, len(names))
+        notes = [*self.facts.get("notes", ()), *said]
         if groups is not None:
             notes += _of_groups(where, groups, numbers, tested, names)
         elif tested is not None and (missed := _missed(tested, names)):
@@ -113,6 +97,26 @@ class Found:
         normalisation = fitted(train.looked_at() if train.streamed else train, self.sequence, self.scale)
         facts = self.facts | {"notes": tuple(notes)}
         return Dataset(name, train, held, test, self.classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
+
+    def _validation(
+        self, where: str, numbers: Split, validation: int | None, classes: int
+    ) -> tuple[Split, Split, tuple[str, ...]]:
+        """The samples that are left for training, by their numbers, those for validation, and notes."""
+        samples, groups, held, whose = self.parts["train"], self.groups, self.parts.get("validation"), "of its own"
+        if groups is not None and held is None and validation != 0:
+            fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
+            if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
+                validation = 0
+            else:
+                numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
+        if held is not None and validation in (None, len(held)):
+            return numbers, held.select(torch.arange(len(held))), ()
+        if held is not None and validation:
+            own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
+            raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
+        numbers, left = hold_out_validation(numbers, validation, classes)
+        note = () if held is None else (f"its {len(held):,} validation samples are left out (--validation 0)",)
+        return numbers, samples.select(left.x), note
 
     def _affordable(self, where: str, validation: int | None, counts: Tensor, names: Sequence[str]) -> int | None:
         """The validation size, 0 if a class has too few samples for the default. Raises UserError if one has fewer samples than
