@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from tsslbp import automatic, data, files, machine, metrics, training
-from tsslbp.data import Dataset, own
+from tsslbp.data import Dataset, sample_values
 from tsslbp.errors import UserError, unknown
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
@@ -66,7 +66,7 @@ def folds(dataset: Dataset) -> Iterator[Dataset]:
     cut = RepeatedStratifiedKFold(n_splits=max(2, min(FOLDS, smallest)), n_repeats=repeats, random_state=0)
     for train, test in cut.split(samples.y, samples.y):
         parts = [samples.select(torch.from_numpy(index)) for index in (train, test)]
-        yield replace(dataset, train=parts[0], test=parts[1], normalisation=own.fitted(parts[0], sequence=True))
+        yield replace(dataset, train=parts[0], test=parts[1], normalisation=sample_values.fitted(parts[0], sequence=True))
 
 
 def trained(dataset: Dataset, seed: int, variant: dict[str, Any]) -> float:

@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 STREAMS = "nmnist-cnn, T = 100"
 CASES = {"fashion-mnist-fc": "fashion-mnist", "mnist-cnn": "mnist", "fashion-mnist-cnn": "fashion-mnist", STREAMS: "nmnist"}
 """Networks, each with its data set; the trained one, but of streams, is models/NAME-best."""
-OURS, IMAGES, CALIBRATION = "tsslbp", 50, 100
+TSSLBP, IMAGES, CALIBRATION = "tsslbp", 50, 100
 OLD = """
 import itertools, sys, time, torch, tsslbp
 torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def onnx(net: nn.Module, images: Tensor) -> dict[str, Call]:
 
 def contestants(net: Network, case: Case, training: Tensor | None) -> dict[str, Call]:
     """Who computes the network, or one of its sizes, by name. Images for training calibrate the twins; streams have none."""
-    made: dict[str, Call] = {OURS: net, f"{OURS}, layer by layer": layer_by_layer(net)}
+    made: dict[str, Call] = {TSSLBP: net, f"{TSSLBP}, layer by layer": layer_by_layer(net)}
     if training is None:
         return made
     relu = twin(case)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import files, machine, publish, training
 from tsslbp.bench.measure import interleaved
-from tsslbp.data import Dataset, Split, audio, own, speech
+from tsslbp.data import Dataset, Split, audio, speech
 from tsslbp.data.dataset import hold_out
+from tsslbp.data.sample_values import fitted
 from tsslbp.recipes import RECIPES
 from tsslbp.tables import markdown
 
@@ -81,7 +82,7 @@ def trained(recordings: dict[str, list[speech.Recording]], seed: int) -> trainin
     folder = run(seed)
     if not (folder / "metrics.jsonl").exists() or training.read_metrics(folder)[1] is None:
         train, held, test = (from_onset(part, number) for number, part in enumerate(recordings.values()))
-        made = Dataset("words", train, held, test, tuple("0123456789"), own.fitted(train, True), sequence=True, computed=True)
+        made = Dataset("words", train, held, test, tuple("0123456789"), fitted(train, True), sequence=True, computed=True)
         dataset = replace(made, kind="speech", delta=speech.DELTA)
         recipe = RECIPES["spoken-digits"].config
         training.train(replace(recipe, rule="tssl+", time_steps=STEPS, seed=seed, name=folder.name), dataset=dataset)

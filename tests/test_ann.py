@@ -12,7 +12,7 @@ from tsslbp import UserError, build, cli, data, losses, metrics, training
 from tsslbp.ann import Binary
 from tsslbp.layers import Linear
 from tsslbp.settings import TrainConfig
-from tsslbp.training import start
+from tsslbp.training import first_weights
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 NOTATION = "4C3-P2-5C2-7-3"
@@ -92,7 +92,7 @@ def test_weights_to_start_from_are_not_cut(quick):
     folder, _ = training.train(quick(epochs=1))
     with pytest.raises(UserError, match=r"weights of --init reach .*, which --weight-clamp 0.01 would cut in the first step"):
         training.train(quick(init=folder, weight_clamp=0.01))
-    largest = max(float(weight.detach().abs().max()) for weight in start.clamped(training.load(folder).network))
+    largest = max(float(weight.detach().abs().max()) for weight in first_weights.clamped(training.load(folder).network))
     with pytest.raises(UserError, match=r"weights of --init reach .*, which --weight-clamp 4 would cut"):
         training.train(quick(init=folder, weight_clamp=4.0, hidden_scale=5 / largest, output_scale=5 / largest))
     resumed, _ = training.train(quick(name="on", init=folder, epochs=1))

@@ -16,7 +16,7 @@ from tsslbp.filters import ORDERS, SHARE, Filters, channels_of, dilations
 from tsslbp.networks import Network
 from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Run
-from tsslbp.training import start
+from tsslbp.training import first_weights
 
 KINDS = {
     "vectors": (60, 4),
@@ -294,7 +294,7 @@ def test_first_rates_are_brought_into_range(size, network):
     assert isinstance(model.network, Network)
     *hidden, _ = model.network.activity(model.inputs(dataset.train.x)).values()
     for psc in hidden:
-        assert start.LOW <= float(model.network.fired(psc).float().mean()) <= start.HIGH
+        assert first_weights.LOW <= float(model.network.fired(psc).float().mean()) <= first_weights.HIGH
 
 
 def test_small_output_weights():

@@ -185,7 +185,7 @@ def most_allocated(case, subject):
 
 
 def test_memory_grows_with_time_and_in_blocks_with_its_square_root():
-    whole = [most_allocated(case, bench.OURS) for case in ("T = 100", "T = 1000")]
+    whole = [most_allocated(case, bench.TSSLBP) for case in ("T = 100", "T = 1000")]
     blocks = [most_allocated(case, bench.BLOCKS) for case in ("T = 100", "T = 1000")]
     assert whole[1] < 10.5 * whole[0]
     assert blocks[1] < 4.5 * blocks[0]  # the root of 10 is 3.2; an input of T steps comes on top

@@ -24,7 +24,7 @@ from shared import fails, save
 from tsslbp import UserError, data, draws, machine
 from tsslbp.data import images, readers
 from tsslbp.data.dataset import Normalisation, Split, hold_out
-from tsslbp.data.own import fitted
+from tsslbp.data.sample_values import fitted
 
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"
@@ -596,7 +596,7 @@ def test_large_sets_are_summed_up_in_parts(shape, dtype, padded, monkeypatch):
     x = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     samples = Split(x, torch.zeros(20, dtype=torch.int64), torch.arange(20) % 4 + 1 if padded else None)
     whole = fitted(samples, len(shape) in (3, 5), 255)
-    monkeypatch.setattr("tsslbp.data.own.MANY", 40)
+    monkeypatch.setattr("tsslbp.data.sample_values.MANY", 40)
     monkeypatch.setattr(torch, "std_mean", None)
     parts = fitted(samples, len(shape) in (3, 5), 255)
     assert parts.scale == whole.scale

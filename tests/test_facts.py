@@ -16,9 +16,9 @@ from shared import save
 from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
-from tsslbp.data.found import unlike
+from tsslbp.data.labels import unlike
+from tsslbp.model_file import METADATA_KEY
 from tsslbp.settings import TrainConfig
-from tsslbp.stored import METADATA_KEY
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
 
@@ -93,7 +93,7 @@ def test_another_order_or_another_split_is_another_fingerprint():
 
 def test_of_a_large_set_some_samples_are_looked_at(monkeypatch):
     monkeypatch.setattr("tsslbp.data.dataset.LARGE", 100)
-    monkeypatch.setattr("tsslbp.data.dataset.LOOKED_AT", 5)
+    monkeypatch.setattr("tsslbp.data.dataset.SAMPLES_LOOKED_AT", 5)
     part = Split(torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(50, dtype=torch.int64))
     facts = Facts.of(Dataset("own", part, part, part, ("a",), Normalisation(1.0, (0.0,), (1.0,))))
     assert len(facts.remembered) == 5

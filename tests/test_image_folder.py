@@ -280,8 +280,8 @@ def test_a_broken_picture_is_named(config, capsys, monkeypatch, workers):
     with fails("cannot read .*train/green/5.jpg as an image .* with --skip-broken"):
         training.train(replace(config, workers=workers))
     assert not config.runs_dir.exists()
-    monkeypatch.setattr("tsslbp.data.dataset.LOOKED_AT", 2)  # so that it is met in training
-    monkeypatch.setattr("tsslbp.data.listed.LOOKED_AT", 2)
+    monkeypatch.setattr("tsslbp.data.dataset.SAMPLES_LOOKED_AT", 2)  # so that it is met in training
+    monkeypatch.setattr("tsslbp.data.listed.SAMPLES_LOOKED_AT", 2)
     given = ["--network", "4C3-P2-3", "--workers", str(workers), "--runs-dir", str(config.runs_dir)]
     code, _, err = run(capsys, "train", "--data", config.data, *given)
     (line,) = [line for line in err.splitlines() if line.startswith("tsslbp: ")]

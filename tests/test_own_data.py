@@ -24,7 +24,7 @@ from shared import fails
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from tsslbp import cli, data, metrics, report, training
-from tsslbp.data import readers, series, table
+from tsslbp.data import csv_table, readers, series
 from tsslbp.data.audio import send_on_delta
 from tsslbp.data.events import Events, of_fields, read_bin
 from tsslbp.data.found import Wanted
@@ -1231,7 +1231,7 @@ def test_a_table_of_many_features_is_trained_and_predicted(tmp_path, monkeypatch
     folder, _ = training.train(TrainConfig(data="genes.csv", network="2-2", epochs=1))
     assert cli.main(["predict", str(folder), "genes.csv", "--out", "found.csv"]) == 0
     model = training.load(folder)
-    monkeypatch.setattr("tsslbp.stored.LONGEST", 2**20)
+    monkeypatch.setattr("tsslbp.model_file.LONGEST", 2**20)
     with fails("characters of metadata, more than 1,048,576; take fewer features"):
         model.save(Path("more.safetensors"))
     assert not Path("more.safetensors").exists()
@@ -1646,26 +1646,26 @@ def test_a_table_with_a_column_more_than_the_model_has_features_is_doubted(tmp_p
     like = Wanted(classes=("0", "1"), shape=(2,), labelled=False, whole=True)
     for first in ("", "id,p,q\n"):
         (tmp_path / "new.csv").write_text(first + text)
-        (doubt,) = table.read(tmp_path / "new.csv", like).doubts
+        (doubt,) = csv_table.read(tmp_path / "new.csv", like).doubts
         column = "q" if first else "3"
         assert doubt == f"column {column} of new.csv is left out as the class, but holds none of the model's classes"
     (tmp_path / "new.csv").write_text(text.replace("3.0", "1.0"))
-    assert not table.read(tmp_path / "new.csv", like).doubts
+    assert not csv_table.read(tmp_path / "new.csv", like).doubts
 
 
 def test_names_may_be_quoted_behind_a_blank(tmp_path):
     (tmp_path / "a.csv").write_text('"p", "label", "q"\n' + '0.5, "low, wet", 0.25\n0.5, dry, 0.75\n' * 8)
-    found = table.read(tmp_path / "a.csv", Wanted())
+    found = csv_table.read(tmp_path / "a.csv", Wanted())
     assert (found.classes, found.facts["columns"]) == (("dry", "low, wet"), ("p", "q"))
 
 
 def test_columns_without_a_name_and_a_cell_are_left_out(tmp_path):
     (tmp_path / "a.csv").write_text("p,q,kind,,\n" + "0.5,0.25,a,,\n0.5,0.75,b,,\n" * 8)
-    found = table.read(tmp_path / "a.csv", Wanted())
+    found = csv_table.read(tmp_path / "a.csv", Wanted())
     assert (found.classes, found.parts["train"].x.shape) == (("a", "b"), (16, 2))
     (tmp_path / "a.csv").write_text("p,q,kind,\n" + "0.5,0.25,a,\n" * 8 + "0.5,0.75,b,c\n" * 8)
     with fails("line 2 has no class in column 4"):
-        table.read(tmp_path / "a.csv", Wanted())
+        csv_table.read(tmp_path / "a.csv", Wanted())
 
 
 def test_a_class_that_the_test_samples_lack_is_named():

@@ -17,7 +17,7 @@ import tsslbp
 from tsslbp import UserError, cli, layers, quantisation, training
 from tsslbp.neuron import LIF
 from tsslbp.quantisation import LARGEST, leak, quantised
-from tsslbp.training import start
+from tsslbp.training import first_weights
 from tsslbp.training.model import as_model
 
 BITS = list(LARGEST)
@@ -278,7 +278,7 @@ def test_from_few_bits_training_starts_with_the_numbers_of_the_network(notation,
         for bits in ("ternary", "float")
     )
     as_model(given).save(tmp_path / "given.safetensors")
-    start.take(own, tmp_path / "given.safetensors")
+    first_weights.take(own, tmp_path / "given.safetensors")
     layer = own.layers[0]
     assert torch.equal(layer.weight, given.layers[0].effective_weight())
     if "R" in notation:
@@ -292,7 +292,7 @@ def test_an_ann_of_few_bits_goes_on_with_its_grid(neurons, tmp_path):
     )
     given.layers.linear1.limit.data *= 0.7
     as_model(given).save(tmp_path / "given.safetensors")
-    start.take(own, tmp_path / "given.safetensors")
+    first_weights.take(own, tmp_path / "given.safetensors")
     assert all(torch.equal(weight, given.state_dict()[name]) for name, weight in own.state_dict().items())
 
 
@@ -317,7 +317,7 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
     net.save(tmp_path / "net.safetensors")
     for bits, same in (("4", True), ("3", False)):
         other = tsslbp.build("30-10", input_shape=(1, 8, 8), time_steps=5, tau_m=5, tau_s=3, bits=bits)
-        training.start.take(other, tmp_path / "net.safetensors")
+        training.first_weights.take(other, tmp_path / "net.safetensors")
         assert torch.equal(other.layers.linear1.limit, net.layers.linear1.limit) == same
 
 
@@ -352,7 +352,7 @@ def test_a_start_says_whether_to_standardise(standardise, said, tmp_path):
     )
     given.save(tmp_path / "given.safetensors")
     with pytest.raises(UserError, match=f": {said} --standardise$"):
-        training.start.take(other, tmp_path / "given.safetensors")
+        training.first_weights.take(other, tmp_path / "given.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from shared import Listens, StopAt
 
 import tsslbp
-from tsslbp import UserError, cli, data, files, losses, machine, metrics, processes, report, stored, study, training
+from tsslbp import UserError, cli, data, files, losses, machine, metrics, model_file, processes, report, study, training
 from tsslbp.data import streamed
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.study import runs
-from tsslbp.training import firing, loop
+from tsslbp.training import layer_rates, loop
 from tsslbp.training.inputs import Inputs
 
 
@@ -546,7 +546,7 @@ def test_model_of_another_kind_or_with_nan_is_refused(quick, tmp_path):
         training.load(tmp_path / "foreign.safetensors")
     model = training.load(folder)
     model.network.layers.output.weight.data[0, 0] = float("nan")
-    stored.write(tmp_path / "nan.safetensors", model.about(), model.network.state_dict())
+    model_file.write(tmp_path / "nan.safetensors", model.about(), model.network.state_dict())
     with pytest.raises(UserError, match=r"layers\.output\.weight.* NaN"):
         training.load(tmp_path / "nan.safetensors")
 
@@ -722,7 +722,7 @@ def test_rates_and_fallback_are_those_of_the_study(quick, rule):
     folder, _ = training.train(quick(rule=rule, epochs=1, network="4C3-P2-20-10", conv_scale=3.0))
     run = runs.load(folder)
     run.settings["batch_size"] = len(run.test)  # a fallback by the rate goes by the batch
-    found = firing.firing(run.model, run.test, 10**6, len(run.test))
+    found = layer_rates.measure(run.model, run.test, 10**6, len(run.test))
     layers = study.firing(run)["layers"]
     assert found["rates"] == pytest.approx({name: layer["rate"] for name, layer in layers.items()})
     assert all(rate > 0 for rate in found["rates"].values())
@@ -732,8 +732,8 @@ def test_rates_and_fallback_are_those_of_the_study(quick, rule):
         assert found["fallback"] == pytest.approx({name: layer["fallback"] for name, layer in layers.items()})
     (record,), _ = training.read_metrics(folder)
     dataset = training.with_data(quick())[1]
-    chosen = dataset.validation.select(torch.arange(len(dataset.train) // firing.PART))
-    assert record["rates"] == firing.firing(run.model, chosen, 10**6, 100)["rates"]
+    chosen = dataset.validation.select(torch.arange(len(dataset.train) // layer_rates.PART))
+    assert record["rates"] == layer_rates.measure(run.model, chosen, 10**6, 100)["rates"]
 
 
 def test_an_ann_has_no_rates(quick):
@@ -748,7 +748,7 @@ def test_steps_after_the_end_of_a_sequence_do_not_count(quick, tmp_path):
         net.layers.output.weight.fill_(2.0)  # a spike at every step with input
     inputs = Inputs("constant", data.Normalisation(1.0, (0.0,), (1.0,)), 4, True)
     samples = data.Split(torch.tensor([[1.0, 1, 1, 1], [1.0, 0, 1, 1]]).unsqueeze(2), torch.zeros(2), torch.tensor([4, 2]))
-    found = firing.firing(training.Model(net, inputs, ("a",), "hand"), samples, 10**6, 1)
+    found = layer_rates.measure(training.Model(net, inputs, ("a",), "hand"), samples, 10**6, 1)
     assert found == {"rates": {"output": 5 / 6}, "fallback": {"output": 1 / 6}}
     assert net.training
 
@@ -778,19 +778,19 @@ def test_a_layer_is_told_when_it_gets_ill_and_a_healthy_one_is_not(quick):
     config = quick(network="4C3-20-10", conv_scale=5.0)
     rates = [{"conv1": 0.2, "linear2": 0.1}, {"conv1": 0.97, "linear2": 0.1}, {"conv1": 0.98, "linear2": 5e-5}]
     history = [{"epoch": epoch, "rates": rate} for epoch, rate in enumerate(rates, 1)]
-    assert firing.warnings(history[:1], config) == []
-    (saturated,) = firing.warnings(history[:2], config)
+    assert layer_rates.warnings(history[:1], config) == []
+    (saturated,) = layer_rates.warnings(history[:2], config)
     assert saturated == (
         "layer 'conv1' is saturated after epoch 2 (0.97 spikes per neuron and step): nearly every neuron spikes at nearly "
         "every step; if it stays so, start again: lower --conv-scale (now 5), raise --threshold (now 1) or lower "
         "--learning-rate (now 0.0005)"
     )
-    (dead,) = firing.warnings(history, config)
+    (dead,) = layer_rates.warnings(history, config)
     assert "'linear2' is dead after epoch 3 (5e-05 spikes" in dead
     assert "raise --conv-scale (now 5), lower --threshold" in dead
     behind = {"epoch": 2, "rates": {"conv1": 0.0, "conv2": 0.99, "linear3": 0.0}}  # of a block, or with a bias
-    assert [line.split("'")[1] for line in firing.warnings([behind], config)] == ["conv1", "conv2"]
-    assert firing.warnings([{"epoch": 1}, {"epoch": 2}], config) == []  # an ANN, or a run from before rates were kept
+    assert [line.split("'")[1] for line in layer_rates.warnings([behind], config)] == ["conv1", "conv2"]
+    assert layer_rates.warnings([{"epoch": 1}, {"epoch": 2}], config) == []  # an ANN, or a run from before rates were kept
     progress = Listens()
     training.train(quick(name="healthy"), progress)
     assert progress.warnings == []

@@ -10,7 +10,7 @@ import torch
 
 from tsslbp import rules
 from tsslbp.data import Dataset
-from tsslbp.data.own import counts_events
+from tsslbp.data.sample_values import counts_events
 
 Settings = dict[str, Any]
 

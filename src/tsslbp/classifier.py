@@ -18,9 +18,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from tsslbp import automatic
-from tsslbp.data import MADE, Dataset, Split, own
+from tsslbp.data import MADE, Dataset, Split, sample_values
 from tsslbp.data.dataset import class_names
-from tsslbp.data.found import alike
+from tsslbp.data.labels import alike
 from tsslbp.errors import LARGEST, UserError
 from tsslbp.metrics.decoding import NO_ANSWER, largest
 from tsslbp.settings import TrainConfig
@@ -148,8 +148,8 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         given = self._features_second(data)
         checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
         x, labelled = checked
-        for number in own.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
-            warnings.warn(own.LOST.format(f"feature {number} of X"), stacklevel=3)
+        for number in sample_values.lost_in_float32(np.asarray(given).swapaxes(1, -1)):
+            warnings.warn(sample_values.LOST.format(f"feature {number} of X"), stacklevel=3)
         check_classification_targets(labelled)
         weights = in_loss = None
         if sample_weight is not None or self.class_weight is not None:
@@ -199,7 +199,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
     def _features_second(self, x: Any) -> Any:
         """Sequences as ``[N, F, T]``, so that scikit-learn finds features on the second axis."""
         if isinstance(x, Tensor):
-            x = own.in_numpy(x)
+            x = sample_values.in_numpy(x)
         if isinstance(x, np.ndarray) and x.dtype.hasobject and x.ndim == 1 and len(x):  # of arrays, one for each sample
             x = list(x)
         try:
@@ -218,7 +218,7 @@ def _stored(x: Array) -> Tensor:
 
 def _dataset(x: Tensor, labels: Tensor, classes: tuple[str, ...], weights: Tensor | None, columns: tuple[str, ...]) -> Dataset:
     train, none = Split(x, labels), Split(x[:0], labels[:0])
-    normalisation = own.fitted(train, x.dim() == 3, own.white(x), weights)
+    normalisation = sample_values.fitted(train, x.dim() == 3, sample_values.white(x), weights)
     return Dataset("X", train, none, none, classes, normalisation, sequence=x.dim() == 3, columns=columns)
 
 

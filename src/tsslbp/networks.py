@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tsslbp import ann, as_one, draws, events, imports, quantisation, rules, stored
+from tsslbp import ann, as_one, draws, events, imports, model_file, quantisation, rules
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.blocks import in_blocks
 from tsslbp.declared import kinds_of, plain
@@ -214,11 +214,11 @@ class Network(TellsOfLayers):
         self.check_as_noted()
         rule = check_rule(self, rules.get(self.architecture.rule))
         weights = self.state_dict()
-        stored.check(weights)
+        model_file.check(weights)
         check_stored(weights)
         needed = imports.defining(*rule.code())
         about = {"architecture": self.architecture.to_json(), **({"imports": needed} if needed else {})}
-        stored.write(Path(path), about, weights)
+        model_file.write(Path(path), about, weights)
 
     def vote(self, output: Tensor) -> Tensor:
         """Output for each class from the output layer's neurons, ``[..., neurons] -> [..., classes]``."""

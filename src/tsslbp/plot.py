@@ -116,7 +116,7 @@ def confusion(run: str | Path, dataset: Dataset | None = None) -> Figure:
     Raises:
         UserError: no run at the folder, missing data, targets that are no classes.
     """
-    model, settings = training.load(run), TrainConfig.from_toml(Path(run) / "config.toml")
+    model, settings = training.load(run), TrainConfig.from_toml(Path(run) / training.CONFIG)
     test = (dataset or training.dataset_of_run(model, settings)).test
     if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")

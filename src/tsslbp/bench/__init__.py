@@ -32,17 +32,17 @@ __all__ = [
     "table",
 ]
 
-OURS = "tsslbp"
-BF16, BLOCKS = f"{OURS}, bf16", f"{OURS}, blocks of time"
+TSSLBP = "tsslbp"
+BF16, BLOCKS = f"{TSSLBP}, bf16", f"{TSSLBP}, blocks of time"
 
 
 def subjects(case: Case) -> dict[str, Callable[[], Subject]]:
     """Everything that can run a case here: functions that make a subject, by name."""
     bf16 = machine.multiplies_bfloat16()
-    made: dict[str, Callable[[], Subject]] = {OURS: partial(ours, case, "auto")}
+    made: dict[str, Callable[[], Subject]] = {TSSLBP: partial(ours, case, "auto")}
     if bf16:
         made[BF16] = partial(ours, case, "auto", autocast=True)
-    made[f"{OURS}, reference"] = partial(ours, case, "reference")
+    made[f"{TSSLBP}, reference"] = partial(ours, case, "reference")
     if case.name.startswith("T = "):
         made[BLOCKS] = partial(ours, case, "auto", blocks=True)
     if case.recurrent:
@@ -72,7 +72,7 @@ def run(names: Sequence[str], seconds: float, memory: bool, say: Callable[[str],
         say(f"{name}: training step")
         step = interleaved({who: subject.step for who, subject in made.items()}, seconds)
         rows: dict[str, dict[str, Any]] = {who: {"step_ms": step[who]} for who in made}
-        for who in rows.keys() & {OURS, BF16}:
+        for who in rows.keys() & {TSSLBP, BF16}:
             rows[who]["spent_ms"] = where_time_goes(made[who].step, times=min(50, 1 + int(10 * seconds)))
         del made
         for who in rows if memory else ():
@@ -101,7 +101,7 @@ def growth(seconds: float, memory: bool, say: Callable[[str], None]) -> list[dic
                 row["blocks_step_ms"] = blocks[name]
             if axis == "T" and memory:
                 say(f"memory of {name}")
-                row |= {"peak_mib": peak_memory(name, OURS), "blocks_peak_mib": peak_memory(name, BLOCKS)}
+                row |= {"peak_mib": peak_memory(name, TSSLBP), "blocks_peak_mib": peak_memory(name, BLOCKS)}
             rows.append(row)
     return rows
 
@@ -140,7 +140,9 @@ def _table(of_cases: dict[str, Any]) -> str:
     names, rows = list(of_cases), [case["subjects"] for case in of_cases.values()]
     steps, peaks = [], []
     for who in rows[0]:
-        steps.append([who, *(f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[OURS]['step_ms']:.2f})" for row in rows)])
+        steps.append(
+            [who, *(f"{row[who]['step_ms']:.1f} ({row[who]['step_ms'] / row[TSSLBP]['step_ms']:.2f})" for row in rows)]
+        )
         if "peak_mib" in rows[0][who]:
             peaks.append([who, *(f"{row[who]['peak_mib']:.0f}" for row in rows)])
     rates = [" / ".join(f"{100 * rate:.0f}" for rate in case["rates"]) for case in of_cases.values()]
@@ -154,9 +156,9 @@ def _table(of_cases: dict[str, Any]) -> str:
 def spent_table(result: dict[str, Any]) -> str:
     """Where the time of our training steps goes, as Markdown: milliseconds, and as a share of the step."""
     columns = [
-        (f"{name}{', bf16' if who != OURS else ''}", row["subjects"][who]["spent_ms"])
+        (f"{name}{', bf16' if who != TSSLBP else ''}", row["subjects"][who]["spent_ms"])
         for name, row in result["cases"].items()
-        for who in (OURS, BF16)
+        for who in (TSSLBP, BF16)
         if who in row["subjects"]
     ]
     rows = [

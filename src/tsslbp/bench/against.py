@@ -43,7 +43,7 @@ for line in sys.stdin:
 """Program of each process. It only uses names that exist in every release."""
 Timed = Callable[[int], float]
 """Seconds of so many calls."""
-OURS = str(Path(__file__).parents[2])
+INSTALLATION = str(Path(__file__).parents[2])
 """Folder of this installation."""
 
 
@@ -111,7 +111,7 @@ def against(python: Path, names: Sequence[str], seconds: float, say: Callable[[s
         say(f"{name}: this installation and {python} in turns")
         runners: list[Runner] = []
         try:
-            runners += [Runner(sys.executable, name, OURS), Runner(str(python), name)]
+            runners += [Runner(sys.executable, name, INSTALLATION), Runner(str(python), name)]
             found[name] = ratio(in_turns(runners[0].seconds, runners[1].seconds, seconds, TURN))
         finally:
             for runner in runners:

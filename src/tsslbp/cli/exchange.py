@@ -73,7 +73,7 @@ def _test(options: Export, model: training.Model) -> data.Split | None:
         raise UserError(f"--check is {options.check}; it must be a number of samples")
     if not options.check:
         return None
-    settings = options.model / "config.toml"
+    settings = options.model / training.CONFIG
     streaming = TrainConfig.from_toml(settings).streaming if settings.is_file() else None
     if options.data and data.is_own(options.data) and not data.in_files.is_one(options.data):
         found = data.readers.at(Path(options.data))  # of a folder that stands for a file

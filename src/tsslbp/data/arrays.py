@@ -21,9 +21,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tsslbp.data import own
+from tsslbp.data import sample_values
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
-from tsslbp.data.found import Found, Wanted, alike, are_names, by_place, classes_of, kind_fact, numbered, plain, unlike
+from tsslbp.data.found import Found, Wanted, kind_fact
+from tsslbp.data.labels import alike, are_names, by_place, classes_of, numbered, plain, unlike
 from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
 
 Arrays = dict[str, NDArray[Any]]
@@ -136,7 +137,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
     try:
-        array = own.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
+        array = sample_values.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
         raise UserError(f"{name} is no array: {one_line(error)}") from None
     if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):
@@ -183,7 +184,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
         if not split.trains and int(split.y.max()) >= len(classes):
             raise UserError(f"{where}: y{ENDS[part]} has class {int(split.y.max())}; there are classes 0 to {len(classes) - 1}")
     kind = kind_of(train.x, sequence)
-    if kind == "series" and own.counts_events(train.x):
+    if kind == "series" and sample_values.counts_events(train.x):
         kind = "events"
     labels = {part: [f"x{ENDS[part]} {n}" for n in range(len(split))] for part, split in parts.items()}
     labels["train"] = [str(n) for n in range(len(train))]
@@ -193,7 +194,7 @@ def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
         parts,
         classes,
         sequence,
-        own.white(train.x),
+        sample_values.white(train.x),
         "your x_test" if "test" in parts else FIFTH,
         labels,
         kind_fact(kind, *notes),
@@ -207,7 +208,7 @@ def _lost(x: NDArray[Any], lengths: Tensor | None) -> list[str]:
     if x.ndim not in (2, 3):
         return []
     inside = x if lengths is None else x[np.arange(x.shape[1]) < lengths.numpy()[:, None]]
-    return [own.LOST.format(f"feature {number} of x") for number in own.lost_in_float32(inside)]
+    return [sample_values.LOST.format(f"feature {number} of x") for number in sample_values.lost_in_float32(inside)]
 
 
 def _check_alike(where: str, arrays: Arrays, parts: dict[str, Split], named: bool) -> None:
@@ -259,12 +260,12 @@ def _recognised(
         note = f"{key} was taken as {size} with the channels first; if they are last, give numpy.moveaxis({key}, -1, -3)"
         return x, first, note if unclear else ""
     if x.ndim == 3 and not lengths and x.dtype == np.uint8:
-        if x.shape[1] == x.shape[2] and int(x.max()) > own.MOST_EVENTS and len(np.unique(x[:100])) > 2:
+        if x.shape[1] == x.shape[2] and int(x.max()) > sample_values.MOST_EVENTS and len(np.unique(x[:100])) > 2:
             return views["HW"], "HW", f"{key} was taken as pictures of {size} bytes, [N, H, W]; as series, store real numbers"
         return views[first], first, f"{key} was taken as {size} steps × channels of events; pictures are [N, 1, H, W]"
     many_channels = x.ndim == 3 and x.shape[1] < x.shape[2]  # as spikes and events often have
     real = many_channels and x.dtype.kind in "iuf" and x.dtype != np.uint8
-    if real and not own.counts_events(torch.from_numpy(x[:100].astype(np.float64))):
+    if real and not sample_values.counts_events(torch.from_numpy(x[:100].astype(np.float64))):
         note = f"{key} was taken as {size} steps × channels; if the channels come first, give {key}.swapaxes(1, 2)"
         return views[first], first, note
     if x.ndim == 3 and x.shape[1] == x.shape[2]:
@@ -395,5 +396,5 @@ def _split(
         stored = stored.masked_fill(beyond.view(*beyond.shape, *[1] * (stored.dim() - 2)), 0)
         if targets.dim() == 3:
             targets = targets.masked_fill(beyond.unsqueeze(2), 0)
-    own.refuse_missing(stored, f"{where}: ", sequence, f"x{end}, " if end else "")
+    sample_values.refuse_missing(stored, f"{where}: ", sequence, f"x{end}, " if end else "")
     return Split(stored, targets, counted)

@@ -22,8 +22,8 @@ Kind = Literal["vectors", "pictures", "series", "speech", "events"]
 Request = tuple[Tensor, Tensor | None]
 """A batch to come: the indices of its samples ``[B]`` (int64), and the keys ``[B]`` of random changes to them (``draws.py``);
 None for no changes."""
-LARGE, LOOKED_AT = 2**30, 1000
-"""If samples take more bytes than LARGE, only LOOKED_AT of them, evenly spaced, are looked at."""
+LARGE, SAMPLES_LOOKED_AT = 2**30, 1000
+"""If samples take more bytes than LARGE, only SAMPLES_LOOKED_AT of them, evenly spaced, are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Split:
 
     def looked_at(self) -> "Split":
         """Samples that represent all: all of them, or a few if they are large or in files."""
-        return self.few(LOOKED_AT) if self.streamed or self.x.nbytes > LARGE else self
+        return self.few(SAMPLES_LOOKED_AT) if self.streamed or self.x.nbytes > LARGE else self
 
     def marks(self) -> Iterable[Any]:
         """Bytes (or an array of them) that identify each sample."""

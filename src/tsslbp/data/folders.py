@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import Made, Wanted, classes_of, numbered
+from tsslbp.data.found import Made, Wanted
+from tsslbp.data.labels import classes_of, numbered
 from tsslbp.errors import UserError, few
 
 PARTS = {

@@ -1,22 +1,17 @@
 """Requests to readers of a user's own files, and their results."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, class_names, hold_out, hold_out_groups, hold_out_validation
-from tsslbp.data.own import fitted
+from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, hold_out, hold_out_groups, hold_out_validation
+from tsslbp.data.sample_values import fitted
 from tsslbp.errors import UserError, few
-
-LABELS = ("label", "class", "target", "y")
-"""Names of the column of classes."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,7 @@ class Found:
             UserError: one class, a class with too few samples for the parts, groups of which none can be held out, or a
                 validation size that does not fit.
         """
-        samples, test, held = self.parts["train"], self.parts.get("test"), self.parts.get("validation")
-        groups, notes = self.groups, list(self.facts.get("notes", ()))
+        samples, test, groups = self.parts["train"], self.parts.get("test"), self.groups
         if len(self.classes) < 2 and not samples.trains:
             raise UserError(f"{where}: all samples are of class {self.classes[0]}; a classifier needs at least two classes")
         # samples with target trains are held out as if all were of one class
@@ -91,23 +85,8 @@ class Found:
         if test is None:
             fifth = max(len(names), len(samples) // 5)
             numbers, tested = hold_out(numbers, fifth) if groups is None else hold_out_groups(numbers, groups, fifth)
-        whose = "of its own"
-        if groups is not None and held is None and validation != 0:
-            fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
-            if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
-                validation = 0
-            else:
-                numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
-        if held is not None and validation in (None, len(held)):
-            held = held.select(torch.arange(len(held)))
-        elif held is not None and validation:
-            own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
-            raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
-        else:
-            if held is not None:
-                notes.append(f"its {len(held):,} validation samples are left out (--validation 0)")
-            numbers, left = hold_out_validation(numbers, validation, len(names))
-            held = samples.select(left.x)
+        numbers, held, said = self._validation(where, numbers, validation, len(names))
+        notes = [*self.facts.get("notes", ()), *said]
         if groups is not None:
             notes += _of_groups(where, groups, numbers, tested, names)
         elif tested is not None and (missed := _missed(tested, names)):
@@ -118,6 +97,26 @@ class Found:
         normalisation = fitted(train.looked_at() if train.streamed else train, self.sequence, self.scale)
         facts = self.facts | {"notes": tuple(notes)}
         return Dataset(name, train, held, test, self.classes, normalisation, self.sequence, tested_on=self.tested_on, **facts)
+
+    def _validation(
+        self, where: str, numbers: Split, validation: int | None, classes: int
+    ) -> tuple[Split, Split, tuple[str, ...]]:
+        """The samples that are left for training, by their numbers, those for validation, and notes."""
+        samples, groups, held, whose = self.parts["train"], self.groups, self.parts.get("validation"), "of its own"
+        if groups is not None and held is None and validation != 0:
+            fewer, left = hold_out_groups(numbers, groups[numbers.x], len(numbers) // 10)
+            if validation is None and len(fewer.y.unique()) < len(numbers.y.unique()):  # a class is in too few groups for that
+                validation = 0
+            else:
+                numbers, held, whose = fewer, samples.select(left.x), "in whole groups"
+        if held is not None and validation in (None, len(held)):
+            return numbers, held.select(torch.arange(len(held))), ()
+        if held is not None and validation:
+            own = f"{len(held)} validation sample{'s' * (len(held) != 1)} {whose}"
+            raise UserError(f"--validation is {validation}; {where} has {own}: leave it out")
+        numbers, left = hold_out_validation(numbers, validation, classes)
+        note = () if held is None else (f"its {len(held):,} validation samples are left out (--validation 0)",)
+        return numbers, samples.select(left.x), note
 
     def _affordable(self, where: str, validation: int | None, counts: Tensor, names: Sequence[str]) -> int | None:
         """The validation size, 0 if a class has too few samples for the default. Raises UserError if one has fewer samples than
@@ -175,92 +174,6 @@ class Made(Split):
 
     def select(self, index: Tensor) -> Split:
         return Split(self.make(self.x[index]), self.y[index])
-
-
-def plain(label: str) -> str:
-    """A label without blanks around it, and without quotes if they are around it."""
-    label = label.strip()
-    return label[1:-1].strip() if label[1:] and label[0] == label[-1] and label[0] in "\"'" else label
-
-
-def whole(label: str) -> str:
-    """A whole number without the decimals that some programs write; any other label as it is."""
-    if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]{1,3})?", label) and re.search("[.eE]", label):
-        try:
-            if (value := float(label)).is_integer() and abs(value) < 2**53:
-                return str(int(value))
-        except ValueError:
-            pass
-    return label
-
-
-def alike(labels: Iterable[str]) -> list[str]:
-    """The labels of a file, as :func:`whole` makes them if all are numbers: ``12e4`` beside ``12f4`` is a text."""
-    labels = list(labels)
-    return [*map(whole, labels)] if all(map(is_number, {*labels})) else labels
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell is a number that float32 holds."""
-    try:
-        with np.errstate(over="ignore"):
-            return "_" not in cell and bool(np.isfinite(np.float32(cell)))  # Python reads 1_2 as 12
-    except ValueError:
-        return False
-
-
-def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
-    """The classes among labels, sorted by number or alphabet. Raises UserError for names that cannot be printed."""
-
-    def order(label: str) -> tuple[bool, float, str]:
-        number = re.fullmatch(r"[-+]?\d{1,15}(\.\d+)?", label, re.ASCII)
-        return not number, float(label) if number else 0.0, label
-
-    return class_names(sorted(set(labels), key=order), where)
-
-
-def whole_numbers(classes: Iterable[str]) -> bool:
-    """Whether all classes are whole numbers."""
-    return all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in classes)
-
-
-def are_names(y: NDArray[Any] | None, classes: Sequence[str] | None) -> bool:
-    """Whether numbers are names: of these classes, else if they go from 1, or are -1 and 1, as other programs write them."""
-    if classes:
-        return whole_numbers(classes)
-    numbers = [] if y is None or y.dtype.kind not in "iuf" or y.ndim > 2 else np.unique(y).tolist()
-    return numbers == [-1, 1] or (numbers[:1] == [1] and numbers == [*range(1, len(numbers) + 1)])
-
-
-def by_place(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    """What to say of classes that are known by their order alone."""
-    pairs = few([f"{their} as {our}" for their, our in zip(theirs, ours, strict=True)])
-    return f"classes are taken by their order: {pairs}; give the samples classes with names to be sure"
-
-
-def numbered(labels: Sequence[str | None], classes: tuple[str, ...], where: str, wanted: Wanted) -> Tensor:
-    """Numbers of the classes ``[N]``; -1 where there is no label. Raises UserError for labels that are no class."""
-    known: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
-    known |= {label: known[whole(label)] for label in {*labels} - {None, *known} if label and whole(label) in known}
-    if not wanted.labelled:
-        known[None] = -1
-    odd = sorted({str(label) for label in labels if label not in known})
-    if odd and wanted.labelled:
-        whose = "the model's" if wanted.classes else "those of the training samples"
-        raise UserError(f"{where} has class {few(odd, 5)}; {whose} are {few(classes, 20)}; give samples of these only")
-    return torch.tensor([known.get(label, -1) for label in labels], dtype=torch.int64)
-
-
-def unlike(names: Sequence[str], own: Sequence[str]) -> str:
-    """Two lists of classes that differ, from the first difference on."""
-    same = next((n for n, pair in enumerate(zip(names, own, strict=False)) if pair[0] != pair[1]), min(len(names), len(own)))
-    start = "... " if same else ""
-    return f"{start}{few(names[same:], 20)}; the model's are {start}{few(own[same:], 20)}"
-
-
-def counted(names: Sequence[str]) -> bool:
-    """Whether names of two columns or more count from 0 or 1, as programs name columns that have no names."""
-    return len(names) > 1 and any(list(names) == [str(n + first) for n in range(len(names))] for first in (0, 1))
 
 
 def partner(path: Path) -> Path | None:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tsslbp import files
 from tsslbp.data import pictures
-from tsslbp.data.dataset import FIFTH, LOOKED_AT, Dataset
-from tsslbp.data.found import Found, classes_of, kind_fact
+from tsslbp.data.dataset import FIFTH, SAMPLES_LOOKED_AT, Dataset
+from tsslbp.data.found import Found, kind_fact
+from tsslbp.data.labels import classes_of
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
 from tsslbp.errors import UserError, few
 
@@ -93,7 +94,7 @@ def dataset(
     if "test" in parts and not {*parts["test"].labels} & {*classes}:
         said.append(f"{parts.pop('test').files.folder} has no pictures of these classes, so it is left out")
     y = {part: _numbered(listed, classes) for part, listed in parts.items()}
-    headers = _headers(parts["train"].files, pictures.LOOKED_AT if streaming.size else LOOKED_AT)
+    headers = _headers(parts["train"].files, pictures.DEEP_LOOKED_AT if streaming.size else SAMPLES_LOOKED_AT)
     sides = {min(found.size) for found in headers.values()}
     size = streaming.size or (sides.pop() if len(sides) == 1 else SIZE)
     pool = Pool.of(streaming, size, streaming.random_crop)

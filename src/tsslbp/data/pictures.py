@@ -29,7 +29,7 @@ GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 """Pillow's modes without colour."""
 WIDE = "I"
 """Prefix of its modes with 16 bits a pixel."""
-LOOKED_AT = 16
+DEEP_LOOKED_AT = 16
 """Pictures of 16 bits in which the largest value is looked for."""
 DIM = 2**13
 """Largest value below which 16-bit pictures lose more than three of the eight bits that are kept."""
@@ -182,7 +182,7 @@ def _refuse_numbers(file: "Image", path: Picture) -> None:
 
 def dim(headers: Mapping[Any, Header]) -> tuple[str, ...]:
     """A note if pictures of 16 bits, by their places, lose most of their shades; the first of them are looked at."""
-    deep = [picture for picture, found in headers.items() if found.deep][:LOOKED_AT]
+    deep = [picture for picture, found in headers.items() if found.deep][:DEEP_LOOKED_AT]
     values = list[int]()
     for picture in deep:
         with suppress(OSError, SyntaxError, ValueError):  # reading the picture will raise it

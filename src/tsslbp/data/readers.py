@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tsslbp.data import npz, pictures, recordings, series, table, wav
+from tsslbp.data import csv_table, npz, pictures, recordings, series, wav
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.folders import files_in, left_out
 from tsslbp.data.found import Found, Wanted, partner
@@ -31,7 +31,7 @@ class Reader:
 
 READERS = (
     Reader("an .npz file with arrays x and y", (".npz",), False, npz.read),
-    Reader("a .csv table with a column of classes", (".csv",), False, table.read),
+    Reader("a .csv table with a column of classes", (".csv",), False, csv_table.read),
     Reader("a .ts, .txt or .tsv file of series (UCR, UEA)", (".ts", ".txt", ".tsv"), False, series.read),
     Reader("a folder of pictures, a folder a class", pictures.SUFFIXES, True, pictures.read),
     Reader("a folder of WAV files, a folder a class", wav.SUFFIXES, True, wav.read),

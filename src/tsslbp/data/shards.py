@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tsslbp import files
 from tsslbp.data import folders, listed, tar
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.found import alike
+from tsslbp.data.labels import alike
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import Member
 from tsslbp.data.streamed import Files, Streaming

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from tsslbp.data.found import plain
+from tsslbp.data.labels import plain
 from tsslbp.errors import UserError, shown
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")

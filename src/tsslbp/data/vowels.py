@@ -5,8 +5,8 @@ Source: M. Kudo, J. Toyama and M. Shimbo, Pattern Recognition Letters 20:1103, 1
 
 from pathlib import Path
 
-from tsslbp.data import own
 from tsslbp.data.dataset import Dataset, hold_out_validation
+from tsslbp.data.sample_values import fitted
 from tsslbp.data.series import padded, read_ts
 from tsslbp.errors import UserError
 
@@ -39,5 +39,5 @@ def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:
         raise UserError(f"time_steps is {time_steps}; the longest utterance of japanese-vowels has {longest}")
     samples, test = (padded(part, classes, time_steps or longest, str(folder)) for part in series)
     train, held = hold_out_validation(samples, validation, len(classes))
-    normalisation = own.fitted(train, sequence=True)
+    normalisation = fitted(train, sequence=True)
     return Dataset("japanese-vowels", train, held, test, classes, normalisation, sequence=True)

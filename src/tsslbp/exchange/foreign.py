@@ -10,6 +10,8 @@ from tsslbp.errors import shown
 from tsslbp.exchange.graph import INTEGRATORS, Link, array
 from tsslbp.notation import NeuronSpec
 
+MOST_NUMBERS = 2**28
+"""In a sample, in a layer's output for it, and in a kernel that is padded with zeros."""
 ROUNDING = 1e-6
 """Relative difference of constants that passed through float32."""
 
@@ -212,6 +214,22 @@ def padding_of(link: Link, kernel: Sequence[int]) -> tuple[list[int], list[int]]
         return [t // 2 for t in total], [t - t // 2 for t in total]
     sizes = each(link, "padding", len(kernel))
     return sizes, sizes
+
+
+def windows(
+    link: Link, weight: np.ndarray, entering: tuple[int, ...], stride: list[int], dilation: list[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Padding before and after each axis of a convolution, and the sizes that it makes of what enters it."""
+    sizes, reach = entering[1:], [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    before, after = padding_of(link, reach)
+    axes = zip(sizes, before, after, reach, stride, strict=True)
+    made = [(n + a + b - k) // s + 1 for n, a, b, k, s in axes]
+    if min(made) < 1 or min(before) < 0:
+        link.refuse(f"has a kernel larger than what enters it, {list(entering)}")
+    squared = math.prod(r + max(*before, *after) for r in reach)  # at most, if it is made square
+    if max(len(weight) * math.prod(made), math.prod(weight.shape[:2]) * squared) > MOST_NUMBERS:
+        link.refuse(f"makes {list(made)} of {list(sizes)} by padding {before} and a kernel {reach} wide, which is too large")
+    return before, after, made
 
 
 def commonest(values: list[np.ndarray]) -> float:

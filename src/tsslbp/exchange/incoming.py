@@ -26,6 +26,7 @@ import torch
 from tsslbp.architecture import Architecture
 from tsslbp.errors import UserError
 from tsslbp.exchange.foreign import (
+    MOST_NUMBERS,
     ROUNDING,
     Around,
     Constants,
@@ -34,11 +35,11 @@ from tsslbp.exchange.foreign import (
     by_channel,
     commonest,
     each,
-    padding_of,
     plain,
     scale_of,
     shortcut,
     times,
+    windows,
 )
 from tsslbp.exchange.graph import Link, array, chain
 from tsslbp.exchange.layers import common, grouped, undilated
@@ -63,8 +64,6 @@ from tsslbp.notation import (
     written,
 )
 
-MOST_NUMBERS = 2**28
-"""In a sample, in a layer's output for it, and in a kernel that is padded with zeros."""
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
 
 
@@ -212,17 +211,7 @@ class _Reader:
             columns = np.repeat(by_channel(link, self.columns).reshape(groups, -1), len(weight) // groups, 0)
             weight, self.columns = weight * columns.reshape(*weight.shape[:2], *[1] * len(sizes)), None
         self.row_scale = np.ones(len(weight))
-        reach = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-        before, after = padding_of(link, reach)
-        axes = zip(sizes, before, after, reach, stride, strict=True)
-        made = [(n + a + b - k) // s + 1 for n, a, b, k, s in axes]
-        if min(made) < 1 or min(before) < 0:
-            link.refuse(f"has a kernel larger than what enters it, {list(self.shape)}")
-        squared = math.prod(r + max(*before, *after) for r in reach)  # at most, if it is made square
-        if max(len(weight) * math.prod(made), math.prod(weight.shape[:2]) * squared) > MOST_NUMBERS:
-            link.refuse(
-                f"makes {list(made)} of {list(sizes)} by padding {before} and a kernel {reach} wide, which is too large"
-            )
+        before, after, made = windows(link, weight, self.shape, stride, dilation)
         hint = next(self.convolutions, None)
         if hint is not None and groups == 1 and (blocks := grouped(weight, hint.groups)) is not None:
             weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them

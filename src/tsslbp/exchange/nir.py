@@ -33,17 +33,17 @@ from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.layers import Recurrent, Spiking, Vote
+from tsslbp.model_file import LONGEST
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.quantisation import INPUT_UNIT, SMALLEST_LIMIT
-from tsslbp.stored import LONGEST
 from tsslbp.training import Model
 from tsslbp.training.model import as_model
 from tsslbp.training.reading import model_of
 
 Bias = Literal["leak", "onset"]
 """How biases are written."""
-OURS = "tsslbp"
+DESCRIPTION = "tsslbp"
 """Entry of the metadata with a model's description; the others are for people."""
 LIMITS = "limits"
 """Entry of the metadata that holds the grids of weights of few bits."""
@@ -85,7 +85,7 @@ def to_nir(network: Network | Model, bias: Bias = "leak") -> Any:
         "classes": "\n".join(model.classes),
         "decode": DECODE_TRAINS if model.trains else DECODE if network.spikes_last else DECODE_VOLTAGE,
         **({UNIT: 1 / INPUT_UNIT} if a.bits != "float" else {}),
-        OURS: json.dumps(model.given_away().about()),
+        DESCRIPTION: json.dumps(model.given_away().about()),
         LIMITS: json.dumps(_limits(network)),
     }
     graph = graphs.library().NIRGraph(nodes, edges, metadata=metadata)
@@ -233,7 +233,7 @@ def _take_limits(network: Network, text: object) -> None:
 
 def _described(metadata: dict[str, Any]) -> Model | None:
     """The model that the metadata describe, without weights; None if they do not. Raises UserError if they are damaged."""
-    text = metadata.get(OURS)
+    text = metadata.get(DESCRIPTION)
     if text is None:
         return None
     try:
@@ -241,9 +241,9 @@ def _described(metadata: dict[str, Any]) -> Model | None:
             raise ValueError("it is no short text")
         return model_of(json.loads(text))
     except UserError as error:
-        raise UserError(f"its metadata {OURS!r}: {error}") from None
+        raise UserError(f"its metadata {DESCRIPTION!r}: {error}") from None
     except Exception as error:  # damaged descriptions may raise anything
-        raise UserError(f"its metadata {OURS!r} are damaged ({type(error).__name__}: {shown(error)})") from None
+        raise UserError(f"its metadata {DESCRIPTION!r} are damaged ({type(error).__name__}: {shown(error)})") from None
 
 
 def from_nir(source: Any, dt: float | None = None, time_steps: int | None = None) -> Network:

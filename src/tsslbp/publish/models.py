@@ -56,7 +56,7 @@ def export(run: Path, path: Path, half: bool = False, data_root: Path | None = N
     if path.parent.is_dir():
         model_card(path.parent)  # finds damaged models beside it before anything is written
     final = {key: value for key, value in training.final_of(run).items() if key not in ("machine", "model")}
-    config = TrainConfig.from_toml(run / "config.toml")
+    config = TrainConfig.from_toml(run / training.CONFIG)
     told = config.to_dict().items()
     settings = {key: value for key, value in told if key not in kinds_of(Place)}  # nor of where it was trained
     model = training.load(run)

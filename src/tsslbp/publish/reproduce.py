@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import recipes
+from tsslbp import recipes, training
 from tsslbp.errors import unknown
 from tsslbp.publish.results import check_room, write_results
 from tsslbp.settings import TrainConfig
@@ -78,5 +78,5 @@ def reproduce(options: Reproduce, watch: Watch) -> Path:
     runs = list[Path]()
     for seed in seeds:
         runs.append(finished(replace(config, seed=seed, name=f"{config.name}-seed{seed}"), watch))
-        config = replace(config, precision=TrainConfig.from_toml(runs[0] / "config.toml").precision)  # what auto meant
+        config = replace(config, precision=TrainConfig.from_toml(runs[0] / training.CONFIG).precision)  # what auto meant
     return write_results(options.out / str(config.name), options.command(config.precision), runs)

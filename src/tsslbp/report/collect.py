@@ -12,6 +12,7 @@ from tsslbp import data, imports, machine, metrics, training
 from tsslbp.notation import has_hidden
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
 from tsslbp.settings import TrainConfig
+from tsslbp.training.records import CONFIG
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""
@@ -31,12 +32,12 @@ def write(folder: Path, data_root: Path | None = None, dataset: data.Dataset | N
     """
     history, final = training.read_metrics(folder)
     model = training.load(folder)
-    settings = TrainConfig.from_toml(folder / "config.toml")
+    settings = TrainConfig.from_toml(folder / CONFIG)
     dataset = dataset or training.dataset_of_run(model, settings, data_root)
     about: dict[str, Any] = _trains(model, dataset) if dataset.trains else _classes(model, dataset)
     report = RunReport(
         title=folder.resolve().name,
-        command=f"tsslbp train --config {shlex.quote(f'{folder}/config.toml')} --name NEW_NAME{imports.again(model.imports)}",
+        command=f"tsslbp train --config {shlex.quote(f'{folder}/{CONFIG}')} --name NEW_NAME{imports.again(model.imports)}",
         settings=settings.to_dict(),
         history=history,
         final=final or training.summary(history, dataset, settings.choose, lambda: model.accuracy(dataset.test)),

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tsslbp import files
+from tsslbp import files, training
 from tsslbp.data.synthetic import frozen
 from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section, write_page
@@ -34,7 +34,7 @@ def write(folder: Path, result: Result) -> Path:
 def check_folder(folder: Path) -> None:
     """Raises UserError for a folder that cannot be made or written to, or is that of a run."""
     files.check_folder(folder, "choose another --out")
-    if (folder / "config.toml").exists():
+    if (folder / training.CONFIG).exists():
         raise UserError(f"{folder} is the folder of a run, which has a report of its own; choose another --out")
 
 

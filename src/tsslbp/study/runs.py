@@ -53,7 +53,7 @@ def load(folder: Path, data_root: Path | None = None) -> Run:
     """
     model = training.load(folder)
     training.final_of(folder)
-    settings = TrainConfig.from_toml(folder / "config.toml")
+    settings = TrainConfig.from_toml(folder / training.CONFIG)
     return Run(folder.resolve().name, model, training.dataset_of_run(model, settings, data_root).test, settings.to_dict())
 
 
@@ -179,7 +179,7 @@ def seeds_from(first: int, count: int) -> range:
 
 def settled(config: TrainConfig) -> TrainConfig:
     """The settings, with what ``--precision auto`` meant when the runs in their folder began, if there are any."""
-    begun = sorted(config.runs_dir.glob("*/config.toml"))
+    begun = sorted(config.runs_dir.glob(f"*/{training.CONFIG}"))
     if config.precision != "auto" or not begun:
         return config
     return replace(config, precision=TrainConfig.from_toml(begun[0]).precision)
@@ -198,14 +198,14 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     Raises UserError for what :func:`tsslbp.training.train` refuses, and if another process trains this run.
     """
     folder = config.runs_dir / str(config.name)
-    began = (folder / "config.toml").is_file()
+    began = (folder / training.CONFIG).is_file()
     progress = training.Progress() if _ended(folder, config.epochs) else watch(str(config.name))
     try:
         trained, final = training.train(replace(config, resume=began), progress, adapt)
     except training.Diverged as error:
         raise training.Diverged(f"{config.name}: {error}") from None
     except files.Taken:
-        if (folder / "config.toml").is_file():
+        if (folder / training.CONFIG).is_file():
             raise UserError(f"another process is at work in {folder}; when it has ended, {AGAIN}") from None
         raise UserError(f"{folder} exists without a config.toml; remove that folder and {AGAIN}") from None
     if config.test_every == 1 and final["best_test_accuracy"] is None:

@@ -108,7 +108,7 @@ def searched(
 
 def _check_same(config: TrainConfig, settings: dict[str, Any]) -> None:
     """Raises UserError if the folder of a trial holds one of other settings, as they follow from the number of trials too."""
-    path = config.runs_dir / str(config.name) / "config.toml"
+    path = config.runs_dir / str(config.name) / training.CONFIG
     if path.is_file() and any(getattr(TrainConfig.from_toml(path), name) != value for name, value in settings.items()):
         raise UserError(f"{path.parent} holds another trial; give the same --tune as before, or another --name")
 

@@ -72,8 +72,8 @@ class Tuning:
     def check_folder(self, folder: Path, base: TrainConfig) -> None:
         """Raises UserError if a comparison's folder holds runs without trials, trials that began with another seed, or trials
         of settings of other epochs, whose draws were others."""
-        begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/config.toml")]
-        if not begun and (runs := sorted(path.parent.name for path in folder.glob("*-seed*/config.toml"))):
+        begun = [path for kind in ("trial0", "rate[0-9]*") for path in folder.glob(f"*-{kind}/{training.CONFIG}")]
+        if not begun and (runs := sorted(path.parent.name for path in folder.glob(f"*-seed*/{training.CONFIG}"))):
             raise UserError(f"{folder} holds a run without trials, {runs[0]}; choose another --name for --tune")
         first = min((TrainConfig.from_toml(path).seed for path in begun), default=base.seed)
         if first != base.seed:
@@ -81,7 +81,7 @@ class Tuning:
                 f"{folder} holds trials that began with seed {first}, here {base.seed}, which is --seed and --seeds added up; "
                 "give these as before, or choose another --name"
             )
-        for path in folder.glob("*-trial0/config.toml"):
+        for path in folder.glob(f"*-trial0/{training.CONFIG}"):
             if (had := TrainConfig.from_toml(path).epochs) != base.epochs:
                 raise UserError(
                     f"{folder} holds trials of {had} epochs, here {base.epochs}; give --tune-epochs {had}, or another --name"

@@ -17,7 +17,7 @@ from tsslbp.training.model import Model
 from tsslbp.training.preparation import prepare, resolved, with_data
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import load
-from tsslbp.training.records import METRICS, final_of, history, read_metrics, summary
+from tsslbp.training.records import CONFIG, METRICS, final_of, history, read_metrics, summary
 from tsslbp.training.run import train
 from tsslbp.training.stream import Step, Stream
 from tsslbp.training.watch import watcher
@@ -25,6 +25,7 @@ from tsslbp.training.watch import watcher
 __all__ = [
     "BASELINES",
     "CHECKPOINT",
+    "CONFIG",
     "METRICS",
     "MODEL",
     "Diverged",

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsslbp import data
-from tsslbp.data import Dataset, Split, Streaming, in_files, readers, table
+from tsslbp.data import Dataset, Split, Streaming, csv_table, in_files, readers
 from tsslbp.data.dataset import FIFTH
-from tsslbp.data.found import by_place, unlike, whole_numbers
+from tsslbp.data.labels import by_place, unlike, whole_numbers
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
+from tsslbp.training.records import CONFIG
 
 SEEN = 0.9
 """A file that holds this share of the training samples is the training set."""
@@ -68,7 +69,7 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
 
 def data_of(path: Path, name: str | None, root: Path | None) -> tuple[str | None, Path]:
     """Name and data root of samples to test the model at a path on: as given, else where its run last found its data."""
-    if (name and root) or not (settings := path / "config.toml").is_file():
+    if (name and root) or not (settings := path / CONFIG).is_file():
         return name, root or Path("data")
     run = TrainConfig.from_toml(settings)
     return name or (None if run.data.startswith(data.MADE) else run.data), root or run.data_root
@@ -120,7 +121,7 @@ def samples_to_test(
     if not len(test):
         raise UserError(f"{name} has no test samples; give it some, or evaluate all samples of a file with --all")
     if model.facts and dataset.columns and model.facts.columns:
-        test = replace(test, x=test.x[:, table.order_of(dataset.columns, model.facts.columns, name)])
+        test = replace(test, x=test.x[:, csv_table.order_of(dataset.columns, model.facts.columns, name)])
     samples = Samples(test, f"{dataset.tested_on}, {len(test):,} samples")
     if dataset.classes != model.classes and not model.trains:
         samples.warnings.append(by_place(dataset.classes, model.classes))

@@ -16,14 +16,14 @@ from tsslbp.declared import kinds_of
 from tsslbp.errors import UserError
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.training import records
-from tsslbp.training.records import METRICS
+from tsslbp.training.records import CONFIG, METRICS
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 
 
 def files_of(path: Path) -> list[Path]:
     """The files that a run's folder must keep, or the model file itself."""
-    return [path / name for name in ("config.toml", METRICS, MODEL, CHECKPOINT)] if path.is_dir() else [path]
+    return [path / name for name in (CONFIG, METRICS, MODEL, CHECKPOINT)] if path.is_dir() else [path]
 
 
 def opened(config: TrainConfig, held: contextlib.ExitStack, exact: bool) -> tuple[Path, bytes]:
@@ -54,7 +54,7 @@ def goes_on(config: TrainConfig) -> bool:
 
 def begun(folder: Path) -> TrainConfig:
     """The settings that a run began with. Settings that are newer had their defaults, and arithmetic was float32."""
-    config = TrainConfig.from_toml(folder / "config.toml").with_loss()
+    config = TrainConfig.from_toml(folder / CONFIG).with_loss()
     return replace(config, precision="float32") if config.precision == "auto" else config
 
 
@@ -72,7 +72,7 @@ def _started(config: TrainConfig) -> Path:
             _take(folder, replace(config, name=folder.name))
         except FileExistsError:
             if config.name is not None:
-                more = "add --resume to go on with it or " if (folder / "config.toml").is_file() else ""
+                more = "add --resume to go on with it or " if (folder / CONFIG).is_file() else ""
                 raise files.Taken(f"{folder} exists; {more}choose another --name") from None
         else:
             return folder
@@ -86,7 +86,7 @@ def _take(folder: Path, config: TrainConfig) -> None:
         raise FileExistsError(folder)
     try:
         files.make_folder(folder, "choose another --runs-dir")
-        with files.replacing(folder / "config.toml", new=True) as file:  # only one of two runs gets past this
+        with files.replacing(folder / CONFIG, new=True) as file:  # only one of two runs gets past this
             file.write(config.to_toml().encode())
     except UserError:
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def _resumed(config: TrainConfig, exact: bool) -> Path:
     checkpoint is refused if the samples are others.
     """
     folder = named(config)
-    path = folder / "config.toml"
+    path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"nothing to resume: no {path}; leave out --resume, or name the run with --name")
     before, wanted = vars(begun(folder)), vars(config)

@@ -25,14 +25,14 @@ from tsslbp.losses import RateBounds, checked
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import before_end
-from tsslbp.training import firing
+from tsslbp.training import layer_rates
 from tsslbp.training.checkpoint import RunState
+from tsslbp.training.first_weights import clamped
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 from tsslbp.training.records import chosen
 from tsslbp.training.reduction import Reduction
 from tsslbp.training.score import score
-from tsslbp.training.start import clamped
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
@@ -126,7 +126,7 @@ class Loop:
                     end_epoch(record)
                 saved = time.perf_counter()
                 self.progress.finished_epoch(record)
-                for message in firing.warnings(state.history, self.config):
+                for message in layer_rates.warnings(state.history, self.config):
                     self.progress.warned(message)
             if float(self.group.all_reduce_(torch.tensor(float(self._stop.is_set())))):  # in the last epoch's evaluation
                 raise Interrupted
@@ -370,7 +370,7 @@ class Loop:
             record["data_wait"] = waited
         if self.model.network.is_spiking:
             held = data.validation if len(data.validation) else data.train
-            record |= firing.firing(self.model, held, len(data.train), config.batch_size)
+            record |= layer_rates.measure(self.model, held, len(data.train), config.batch_size)
         return record
 
 

@@ -18,10 +18,10 @@ from tsslbp.errors import UserError, check_tensor, check_whole
 from tsslbp.files import read_bytes
 from tsslbp.metrics import confidence, decode, settled, settled_step
 from tsslbp.metrics.spike_trains import van_rossum
+from tsslbp.model_file import check, sha256, write
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.signal import check_lengths
-from tsslbp.stored import check, sha256, write
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
 

@@ -8,7 +8,7 @@ import torch
 
 from tsslbp import automatic, data, losses, machine, processes, quantisation
 from tsslbp.data.dataset import AS_STORED
-from tsslbp.data.own import fitted
+from tsslbp.data.sample_values import fitted
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.filters import Filters
@@ -17,10 +17,11 @@ from tsslbp.networks import Network
 from tsslbp.notation import LinearSpec, classes, normalised, voters
 from tsslbp.settings import TrainConfig
 from tsslbp.spec import parse_spec
-from tsslbp.training import start
+from tsslbp.training import first_weights
 from tsslbp.training.folder import begun, named
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.model import Model
+from tsslbp.training.records import CONFIG
 
 STATIC_STEPS = 5
 """Default T of static samples."""
@@ -155,11 +156,11 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
     network = Network(config.architecture(inputs.network_shape(dataset.sample_shape))).float()  # whatever is PyTorch's default
     network.time_block = config.time_block
     if config.init is not None:
-        start.take(network, config.init)
+        first_weights.take(network, config.init)
     for layer in network.modules():
         if isinstance(layer, Spiking):
             layer.by_changes = config.sparse
-    start.scale(network, inputs, train, config)
+    first_weights.scale(network, inputs, train, config)
     network.to(processes.device(config.device))
     optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
@@ -183,7 +184,7 @@ def _with_precision(config: TrainConfig) -> TrainConfig:
     if config.precision != "auto":
         return config
     folder = named(config)
-    if config.resume and (folder / "config.toml").is_file():
+    if config.resume and (folder / CONFIG).is_file():
         return replace(config, precision=begun(folder).precision)
     pays = config.device == "cpu" and machine.bfloat16_pays()  # which nobody has measured on a GPU
     return replace(config, precision="bfloat16" if pays else "float32")

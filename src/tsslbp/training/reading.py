@@ -16,10 +16,10 @@ from tsslbp.errors import UserError
 from tsslbp.files import check_readable
 from tsslbp.filters import Filters
 from tsslbp.layers import check_stored
+from tsslbp.model_file import LONGEST, METADATA_KEY, sha256
 from tsslbp.networks import Network
 from tsslbp.notation import classes, voters
 from tsslbp.settings import translated
-from tsslbp.stored import LONGEST, METADATA_KEY, sha256
 from tsslbp.training.folder import MODEL
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import STORED, Model, as_model

@@ -13,7 +13,7 @@ from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.settings import Choice
 from tsslbp.training.baselines import BASELINES
 
-METRICS = "metrics.jsonl"
+CONFIG, METRICS = "config.toml", "metrics.jsonl"
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
 
@@ -172,7 +172,7 @@ def final_of(folder: Path) -> Record:
 
 def resuming(folder: str | Path) -> str:
     """Arguments of the command that goes on with a run, as far as this process knows them."""
-    return f"train --config {shlex.quote(f'{folder}/config.toml')} --resume{imports.again()}"
+    return f"train --config {shlex.quote(f'{folder}/{CONFIG}')} --resume{imports.again()}"
 
 
 def history(folder: str | Path) -> list[Record]:

@@ -14,7 +14,7 @@ from tsslbp.data.pictures import Broken, Unread
 from tsslbp.errors import UserError
 from tsslbp.networks import Network
 from tsslbp.settings import GROUPS, Place, TrainConfig
-from tsslbp.training import checkpoint, choices, records, start, tensorboard
+from tsslbp.training import checkpoint, choices, first_weights, records, tensorboard
 from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, goes_on, opened
 from tsslbp.training.loop import Interrupted, Loop
@@ -22,7 +22,7 @@ from tsslbp.training.model import Model
 from tsslbp.training.preparation import prepare, with_data
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import as_stored, load
-from tsslbp.training.records import METRICS
+from tsslbp.training.records import CONFIG, METRICS
 
 COPIES = 0.01
 """Share of the training samples among the test samples above which this is said."""
@@ -92,7 +92,7 @@ def train(
         group.remembered(call, run.folder.name)
         if own:
             _warn_of_copies(facts, dataset.test, progress)
-        if config.init is not None and not run.resumed and (flags := start.unlike(model, config.init)):
+        if config.init is not None and not run.resumed and (flags := first_weights.unlike(model, config.init)):
             progress.warned(f"the network of --init has {flags}; give these to go on from what it has learned")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
             progress.warned("this processor has no fast products in bfloat16; --precision float32 may be several times faster")
@@ -198,7 +198,7 @@ class _Run:
                 warned(f"{error}; it is written again from the checkpoint")
                 self.model.save(self.folder / MODEL)
             files.remove_leftovers(self.folder)
-            files.write_text(self.folder / "config.toml", replace(config, name=self.folder.name).to_toml())
+            files.write_text(self.folder / CONFIG, replace(config, name=self.folder.name).to_toml())
             if state.epoch <= config.epochs:  # a run that goes on has not ended
                 self.ended = None
             if state.history and self.ended is None:

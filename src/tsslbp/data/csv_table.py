@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
-from tsslbp.data import own
 from tsslbp.data.dataset import FIFTH, Split
-from tsslbp.data.found import LABELS, Found, Wanted, alike, classes_of, counted, is_number, kind_fact, numbered, partner, plain
+from tsslbp.data.found import Found, Wanted, kind_fact, partner
+from tsslbp.data.labels import LABELS, alike, classes_of, counted, is_number, numbered, plain
+from tsslbp.data.sample_values import LOST, lost_in_float32
 from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX
 from tsslbp.errors import UserError, all_of, few, one_line
@@ -59,10 +60,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         raise UserError(f"{other} has {tables['test'].x.shape[1]} features; {path} has {train.x.shape[1]}: make them alike")
     classes = wanted.classes or classes_of(alike(str(label) for label in train.labels), str(path))
     if not wanted.whole and len(classes) > max(2, len(train.labels) // SEVERAL):
-        raise UserError(
-            f"{path}: column {train.label} has {len(classes)} different values in {len(train.labels)} rows, too many to be "
-            "classes; name the column of classes label"
-        )
+        values = f"{path}: column {train.label} has {len(classes)} different values in {len(train.labels)} rows"
+        raise UserError(f"{values}, too many to be classes; name the column of classes label")
     parts = {
         part: Split(torch.from_numpy(table.x), numbered(table.labels, classes, str(path if part == "train" else other), wanted))
         for part, table in tables.items()
@@ -84,10 +83,10 @@ def read(path: Path, wanted: Wanted) -> Found:
 
 
 def _table(path: Path, wanted: Wanted) -> Table:
-    rows, first = _rows(path)
+    rows = _rows(path)
     layout, doubts = _layout(path, [cells for _, cells in rows], wanted)
     body = rows[1:] if layout.named else rows
-    x, labels, groups = _values(path, body, first, layout, wanted)
+    x, labels, groups = _values(path, body, rows[0][0], layout, wanted)
     names = [layout.columns[n] for n in layout.features]
     parted = [layout.columns[n] for n in layout.features if _parts_thousands((cells[n] for _, cells in body), ".")]
     notes = (*_notes(x, names, layout, wanted), *map(POINTS.format, parted))
@@ -204,7 +203,7 @@ def _notes(x: NDArray[np.float64], names: list[str], layout: _Layout, wanted: Wa
             notes.append(f"column {name} is taken as a feature; name the column of classes label to hold its groups out whole")
     numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
     notes += [f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering]
-    return (*notes, *(own.LOST.format(f"column {names[n]}") for n in own.lost_in_float32(x) if n not in numbering))
+    return (*notes, *(LOST.format(f"column {names[n]}") for n in lost_in_float32(x) if n not in numbering))
 
 
 def _group(path: Path, columns: list[str], index: bool, wanted: Wanted) -> int | None:
@@ -283,7 +282,7 @@ def _has_fraction(cell: str) -> bool:
     return is_number(cell) and not float(cell).is_integer()
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Rows that are not empty, each with its line number."""
     if not path.is_file():
         raise UserError(f"no data file {path}; give the path of a .csv file")
@@ -291,50 +290,55 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], int]:
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
-            start = next((line for line in file if line.strip()), "").rstrip("\r\n")
+            delimiter, said = _delimiter(next((line for line in file if line.strip()), "").rstrip("\r\n"))
             file.seek(0)
-            whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", start)  # without texts, and commas that may part decimals
-            said = re.fullmatch(r'"?sep=([,;|\t])"?\s*', start, re.IGNORECASE)  # as Excel writes and reads
-            delimiter = said[1] if said else max(",;\t", key=whole.count)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             for cells in reader:
                 if rows and reader.line_num > last + 1:
-                    raise UserError(
-                        f"{path}: a quote in line {last + 1} is closed in line {reader.line_num}; repair or remove it"
-                    )
+                    quote = f"a quote in line {last + 1} is closed in line {reader.line_num}"
+                    raise UserError(f"{path}: {quote}; repair or remove it")
                 last = reader.line_num
                 if "".join(cells).strip() or cells[1:]:
                     rows.append((last, cells))
-        rows = rows[1:] if said else rows
-        if delimiter != ",":
-            whole_cells = [cell for _, cells in rows for cell in cells]
-            comma = next((cell for cell in whole_cells if _with_point(cell) != cell), None)
-            point = next((cell for cell in whole_cells if "." in cell and is_number(cell)), None)
-            columns = zip(*(cells for _, cells in rows if len(cells) == len(rows[0][1])), strict=True)
-            if comma and (point or any(_parts_thousands(column, ",") for column in columns)):
-                other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
-                raise UserError(
-                    f"{path} has {other} and {comma} with a comma; leave out commas that part thousands, and write all "
-                    "decimals with a point"
-                )
-            rows = [(line, [_with_point(cell) for cell in cells]) for line, cells in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         if "field limit" in str(error):
             raise UserError(f"{path}: a quote after line {last} is not closed, or a cell is too long; repair it") from None
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
         raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
+    rows = rows[1:] if said else rows
     if not rows:
         raise UserError(f"{path} is empty; it needs a row for each sample")
+    if delimiter != ",":
+        rows = _with_points(path, rows)
     width, widths = len(rows[0][1]), {len(cells) for _, cells in rows[1:]}
     if len(rows) > 2 and len(widths) == 1 and width not in widths:
-        raise UserError(
-            f"{path}: line {rows[0][0]} has {width} columns and all others have {widths.pop()}; it must name each column or be "
-            "a sample: complete or remove it"
-        )
+        other = f"{path}: line {rows[0][0]} has {width} columns and all others have {widths.pop()}"
+        raise UserError(f"{other}; it must name each column or be a sample: complete or remove it")
     if any(_is_text(cell) for cell in rows[0][1]):
         while (last := len(rows[0][1]) - 1) and all(cells[last:] == [""] for _, cells in rows):
             rows = [(line, cells[:-1]) for line, cells in rows]  # no name, and nothing in it
-    return rows, rows[0][0]
+    return rows
+
+
+def _delimiter(first: str) -> tuple[str, bool]:
+    """What separates the columns, by the first line, and whether this line says only that."""
+    if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', first, re.IGNORECASE):  # as Excel writes and reads
+        return said[1], True
+    whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", first)  # without texts, and commas that may part decimals
+    return max(",;\t", key=whole.count), False
+
+
+def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Rows with decimal points in place of commas. Raises UserError if a comma may part thousands."""
+    cells = [cell for _, row in rows for cell in row]
+    comma = next((cell for cell in cells if _with_point(cell) != cell), None)
+    point = next((cell for cell in cells if "." in cell and is_number(cell)), None)
+    columns = zip(*(row for _, row in rows if len(row) == len(rows[0][1])), strict=True)
+    if comma and (point or any(_parts_thousands(column, ",") for column in columns)):
+        other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
+        fix = "leave out commas that part thousands, and write all decimals with a point"
+        raise UserError(f"{path} has {other} and {comma} with a comma; {fix}")
+    return [(line, [_with_point(cell) for cell in row]) for line, row in rows]
 
 
 def _parts_thousands(column: Iterable[str], mark: str) -> bool:

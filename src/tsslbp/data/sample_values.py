@@ -20,7 +20,7 @@ SHADES = 16
 """Bytes up to this are masks or have few shades, as the digits do: their white is not 255, but the largest of them."""
 LOST = "{} varies so little that float32, in which it is stored, rounds it away; subtract its mean and scale it"
 """Message about numbers that :func:`lost_in_float32` finds."""
-LOOKED_AT = 2**20
+NUMBERS_LOOKED_AT = 2**20
 """About how many numbers it looks at."""
 AXES = {
     (2, False): ("sample", "feature"),
@@ -97,7 +97,7 @@ def lost_in_float32(x: NDArray[Any]) -> list[int]:
     if x.dtype.itemsize < np.dtype(np.float32).itemsize or x.dtype == np.float32:
         return []
     flat = x.reshape(-1, x.shape[-1])
-    flat = flat[:: -(-flat.size // LOOKED_AT)].astype(np.float64)
+    flat = flat[:: -(-flat.size // NUMBERS_LOOKED_AT)].astype(np.float64)
     with np.errstate(all="ignore"):  # NaN and infinity are reported elsewhere
         spread, largest = flat.std(0), np.abs(flat).max(0)
         error = np.sqrt(np.square(flat - flat.astype(np.float32)).mean(0))

@@ -1,12 +1,14 @@
 """First weights of a training: those of a trained network, or random ones whose size is fitted to the data."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tsslbp.architecture import Architecture
 from tsslbp.data import Split
 from tsslbp.data.dataset import AS_STORED
 from tsslbp.errors import UserError
@@ -24,7 +26,7 @@ LOW, HIGH = 0.02, 0.5
 """Rates, in spikes per neuron and step, between which a hidden layer is to start."""
 STEP, MOST = 1.3, 30
 """Factor by which weights are changed at a time, and how often at most."""
-LOOKED_AT = 100
+RATE_SAMPLES = 100
 """Training samples on which rates are measured."""
 
 
@@ -57,23 +59,9 @@ def take(network: Network, path: Path) -> None:
     drawn_here = (".limit", *constants)
     weights, wanted = ({name: x for name, x in each.items() if not name.endswith(drawn_here)} for each in (theirs, own))
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in wanted.items()}:
-        found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
-        if a.network == b.network and a.input_shape == b.input_shape:
-            other = ", ".join(sorted(wanted.keys() ^ weights.keys()))
-            ways = [f"{'give' if a.standardise else 'leave out'} --standardise"] * (a.standardise != b.standardise)
-            for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
-                if here != there:
-                    ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
-            raise UserError(f"{found}, which differ in {other}: {' and '.join(ways) or 'give its other settings, too'}")
-        raise UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
-    # Fixed constants of neurons need a spread, also where they were learned without one.
-    spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
-    for name in (*b.learn, *b.per_neuron, *spread) if spiking else ():
-        there, here = getattr(a, name), getattr(b, name)
-        if here != there:
-            raise UserError(
-                f"--{name.replace('_', '-')} is {here:g}; --init {path} brings its own, which began at {there:g}: give that"
-            )
+        raise _other_layers(a, b, path, wanted.keys() ^ weights.keys())
+    if spiking:
+        _need_same_constants(a, b, path)
     for layer, drawn in zip(_standardised(given), _standardised(network), strict=True):
         layer.gain.data.mul_(layer.size / drawn.size)  # for the same effective weight
     same = a.bits == b.bits
@@ -82,6 +70,30 @@ def take(network: Network, path: Path) -> None:
         for layer in network.modules():
             if isinstance(layer, Spiking):
                 layer.quantise(layer.bits)
+
+
+def _other_layers(a: Architecture, b: Architecture, path: Path, others: Collection[str]) -> UserError:
+    """The error for a network ``b`` that the model ``a`` at a path does not fit; ``others`` are weights of one of the two."""
+    found = f"--init {path} holds {a.network} for samples of {list(a.input_shape)}"
+    if (a.network, a.input_shape) != (b.network, b.input_shape):
+        return UserError(f"{found}, not {b.network} for {list(b.input_shape)}; give --network {a.network}, or another file")
+    ways = [f"{'give' if a.standardise else 'leave out'} --standardise"] * (a.standardise != b.standardise)
+    for flag, here, there in (("--learn", b.learn, a.learn), ("--per-neuron", b.per_neuron, a.per_neuron)):
+        if here != there:
+            ways.append(f"give {flag} {' '.join(there)}" if there else f"leave out {flag}")
+    fix = " and ".join(ways) or "give its other settings, too"
+    return UserError(f"{found}, which differ in {', '.join(sorted(others))}: {fix}")
+
+
+def _need_same_constants(a: Architecture, b: Architecture, path: Path) -> None:
+    """Raises UserError if constants that come with the weights of ``a`` began with another value than ``b`` has."""
+    # Fixed constants of neurons need a spread, also where they were learned without one.
+    spread = ["spread"] if a.spread or {*b.per_neuron} <= {*b.learn} else []
+    for name in (*b.learn, *b.per_neuron, *spread):
+        there, here = getattr(a, name), getattr(b, name)
+        if here != there:
+            brings = f"--init {path} brings its own, which began at {there:g}: give that"
+            raise UserError(f"--{name.replace('_', '-')} is {here:g}; {brings}")
 
 
 def unlike(model: Model, path: Path) -> str:
@@ -118,7 +130,7 @@ def scale(network: Network, inputs: Inputs, train: Split, config: TrainConfig) -
             cut = f"--weight-clamp {config.weight_clamp:g} would cut in the first step"
             raise UserError(f"weights of --init reach {largest:.3g}, which {cut}; give a larger --weight-clamp, or 0 for none")
         if config.first_rates and network.is_spiking:
-            few = train.few(LOOKED_AT)
+            few = train.few(RATE_SAMPLES)
             running = [buffer.clone() for buffer in network.buffers()]
             for layer in network.eval().modules():
                 if isinstance(layer, BatchNorm):

@@ -37,7 +37,7 @@ class _Counts(NamedTuple):
     samples: float
 
 
-def firing(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
+def measure(model: Model, samples: Split, train_samples: int, batch_size: int) -> dict[str, dict[str, float]]:
     """Firing of every spiking layer on the first of these samples, in evaluation mode, up to the end of each sequence.
 
     Returns:
