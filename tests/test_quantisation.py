@@ -74,12 +74,19 @@ def test_the_gradient_goes_straight_through_up_to_the_limit(case):
     made = quantised(weight, limit, bits)
     made.backward(error)
     step = (limit / max(NUMBERS[bits])).view(-1, *[1] * (weight.dim() - 1))
-    inside = (weight / step).abs() <= max(NUMBERS[bits])
+    inside = weight.abs() <= (1 + 1e-6) * limit.view(-1, *[1] * (weight.dim() - 1))
     assert torch.equal(weight.grad, error * inside)
     n = weight[0].numel()
     q = made / step
     wanted = (error * torch.where(inside, q - weight / step, q)).flatten(1).sum(1) / max(NUMBERS[bits])
     torch.testing.assert_close(limit.grad, wanted.detach() / math.sqrt(n * max(NUMBERS[bits])), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_weight_at_the_limit_is_not_beyond_it(bits):
+    weight = torch.randn(400, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantised(weight, weight.detach().abs().amax(1), bits).sum().backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))
 
 
 def test_the_gradient_of_the_limit_is_the_derivative_where_all_weights_are_beyond_it():

@@ -110,7 +110,8 @@ class _Quantised(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         refuse_second_derivative("the gradient of quantised weights")
         q, x, limit = ctx.saved_tensors
-        inside, n = x.abs() <= ctx.largest, q[0].numel()
+        # The largest weight often is the limit, and then rounding brings w/step to either side of Q.
+        inside, n = x.abs() <= ctx.largest * (1 + 4 * torch.finfo(x.dtype).eps), q[0].numel()
         rest = (gradient * torch.where(inside, q - x, q)).flatten(1).sum(1) / ctx.largest
         return gradient * inside, rest * limit.sign() / math.sqrt(n * ctx.largest), None
 

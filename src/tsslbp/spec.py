@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -70,6 +71,7 @@ def write_spec(name: str, options: Mapping[str, Any]) -> str:
     return name + (f"({', '.join(f'{key}={value}' for key, value in options.items())})" if options else "")
 
 
+@lru_cache  # resolving the annotations would take longer than a small layer
 def _kinds(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls) if field.init}
