@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -160,6 +161,19 @@ def test_doctor_does_not_ignore_seconds(capsys):
 
 
 @pytest.mark.slow
+def test_memory_that_was_freed_before_counts():
+    program = """
+import torch
+from tsslbp import machine
+from tsslbp.bench import measure
+machine.keep_memory()
+torch.ones(300, 2**18)
+print(measure.peak_growth(lambda: [torch.ones(2**18) for _ in range(100)]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 99 < float(done.stdout) < 150
+
+
 def test_peak_memory_is_that_of_a_fresh_process():
     assert 0 < measure.peak_memory("fashion-mnist-fc", "tsslbp") < 500
 

@@ -25,6 +25,7 @@ from tsslbp.neuron import LIF
 from tsslbp.rules import surrogate
 from tsslbp.rules.surrogate import DERIVATIVES
 from tsslbp.settings import TrainConfig
+from tsslbp.training import loss_value
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 
@@ -395,7 +396,7 @@ def test_nan_that_comes_in_is_not_said_of_ones_own_code(where):
         assert not current.grad.isfinite().any()
     else:
         output = torch.full((3, 2, 4), math.nan).requires_grad_()
-        assert losses.checked(output.sum(), Total(), output).isnan()
+        assert loss_value.checked(output.sum(), Total(), output).isnan()
 
 
 def script(place: Path, text: str) -> subprocess.CompletedProcess:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsslbp import UserError, losses
+from tsslbp import UserError, losses, training
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.settings import TrainConfig
@@ -494,6 +494,30 @@ def test_target_trains_of_another_shape_name_both_shapes(name):
     loss = losses.get(name, time_steps=4, tau_s=3)
     with pytest.raises(UserError, match=r"target trains are \[2, 4, 3\]; they must be as the output, .* \[4, 2, 3\]"):
         loss(torch.zeros(4, 2, 3), torch.zeros(2, 4, 3))
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 2.0, 2.5, 3.0, 5.0, 8.0])
+@pytest.mark.parametrize("desired", [None, "1", "001"])
+def test_a_loss_knows_which_samples_it_asks_for_silence(desired, tau_s):
+    """By all trains of 9 steps."""
+    steps = 9
+    trains = torch.tensor(list(itertools.product((0.0, 1.0), repeat=steps)), dtype=torch.float64).T
+    kernels = [KernelLoss(steps, tau_s, desired, target=target) for target in ("single", "double")]
+    for loss in (*kernels, SpikeLoss(steps, tau_s, desired)):
+        outputs = synapse(trains, tau_s) if loss.filters else trains
+        error = (outputs - loss._by_label[0].unsqueeze(1)).square().cumsum(0)
+        better = [n + 1 for n in range(steps) if bool((error[n] < error[n, 0] - 1e-12).any())]
+        assert better == list(range(loss.begins, steps + 1))
+
+
+def test_samples_of_few_steps_are_not_trained_towards_silence(tmp_path):
+    config = TrainConfig(loss="kernel(target=double)", time_steps=2, tau_s=3, runs_dir=tmp_path / "runs", epochs=1)
+    said = (
+        r"asks samples of fewer than 3 steps for silence, and digits has some of 2; take another, such as kernel\(target=single"
+    )
+    with pytest.raises(UserError, match=said):
+        training.train(config)
+    assert not config.runs_dir.exists()
 
 
 def test_a_run_that_would_learn_silence_is_refused_before_it_has_a_folder():

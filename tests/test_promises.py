@@ -170,6 +170,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-tuned-spoken-digits", "docs/answers.md"),
         ("compare-tuned-spoken-digits-fc", "docs/answers.md"),
         ("compare-tuned-nmnist-cnn", "docs/results.md"),
+        ("compare-tuned-cifar10-small", "docs/results.md"),
         ("compare-tuned-japanese-vowels", "docs/results.md"),
         ("compare-tuned-delayed-xor", "docs/results.md"),
         ("compare-tuned-evidence", "docs/results.md"),

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from tsslbp import processes
 from tsslbp.errors import UserError, check_number, check_positive, check_tensors, check_whole, shown, unknown
-from tsslbp.imports import is_ours
 from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
 from tsslbp.signal import check_lengths, check_mask, within
 from tsslbp.signal import length_mask as length_mask
@@ -37,6 +36,10 @@ def desired_train(time_steps: int) -> Tensor:
     """
     pattern = [1.0] if time_steps == 1 else [0.0, 1.0, 1.0, 1.0, 1.0] if time_steps < 10 else [0.0, 1.0]
     return torch.tensor(pattern).repeat(-(-time_steps // len(pattern)))[:time_steps]
+
+
+SOON = 256
+"""Steps after the first desired spike in which a spike that is better than silence is looked for."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,17 @@ class _TrainLoss(ABC):
 
     @property
     def begins(self) -> int:
-        """Steps that a sequence needs to contain the first desired spike. A shorter one would be asked for silence."""
-        return int(self._by_label[0].nonzero()[0]) + 1
+        """Steps that a sample needs for some spike to be better than silence; T + 1 if no spike is.
+
+        Kernels do not cancel each other, so no train is better than silence where no single spike is.
+        """
+        wanted = self._by_label[0]
+        first = int(wanted.nonzero()[0])
+        wanted = wanted[first : first + SOON]
+        spikes = torch.eye(len(wanted), dtype=wanted.dtype)
+        spikes = synapse(spikes, self.tau_s) if self.filters else spikes
+        better = ((2 * wanted.unsqueeze(1) - spikes) * spikes).cumsum(0).amax(1) > 0  # by the steps that count
+        return first + 1 + next(iter(better.nonzero().flatten().tolist()), len(wanted))
 
     @property
     def filters(self) -> int:
@@ -91,7 +103,7 @@ class _TrainLoss(ABC):
         if psc.shape[0] != self.time_steps:
             raise UserError(f"output has {psc.shape[0]} steps, the loss was made for {self.time_steps}")
         if label.shape == psc.shape:
-            if bool(((label != 0) & (label != 1)).any()):
+            if not torch.compiler.is_compiling() and bool(((label != 0) & (label != 1)).any()):
                 raise UserError("target trains hold numbers other than 0 and 1; round what spikes_from_psc returns")
             return self._filtered(label.to(psc))
         if label.dim() == 3:
@@ -287,37 +299,6 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
 
 
-def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:
-    """The value that a loss returned for an output ``[T, B, C]``, checked.
-
-    Raises:
-        UserError: no scalar, one without a gradient, another type or device; and from a user's own loss NaN or infinity for a
-            finite output, in the backward pass also in its gradient.
-    """
-    name = type(loss).__name__
-    if not isinstance(found, Tensor) or found.dim() or not found.requires_grad:
-        raise UserError(f"{name} returned {_described(found)}; it must return a scalar with a gradient")
-    if not found.is_floating_point() or found.device != output.device:
-        there = f"{output.dtype} on {output.device}, as its output is"
-        raise UserError(f"{name} returned {found.dtype} on {found.device}; it must return {there}")
-    if not is_ours(loss):
-        if not bool(found.isfinite()) and bool(output.isfinite().all()):
-            raise UserError(f"{name} returned {float(found.detach())} for a finite output; it must be finite there")
-        output.register_hook(partial(_finite_gradient, name))
-    return found
-
-
-def _finite_gradient(name: str, gradient: Tensor) -> None:
-    if not bool(gradient.isfinite().all()):
-        cause = "a square root, a logarithm or a division at 0, and add a small number there"
-        raise UserError(f"{name} has a gradient of NaN or infinity; look for {cause}")
-
-
-def _described(found: object) -> str:
-    gradient = "" if getattr(found, "requires_grad", True) else " without a gradient"
-    return f"a tensor of shape {list(found.shape)}{gradient}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-
-
 def suits_ann(loss: str) -> bool:
     """Whether a loss and its options apply to a network without spikes."""
     name, options = parse_spec(loss, "loss")
@@ -381,7 +362,7 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x
     check_mask("mask", mask, x, numbers=True)
-    return x * mask.unsqueeze(2)
+    return x.masked_fill((mask == 0).unsqueeze(2), 0)  # a product with 0 keeps NaN
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
@@ -391,7 +372,8 @@ def _one_hot(psc: Tensor, label: Tensor) -> Tensor:
         found = f"{list(psc.shape)} and {list(label.shape)} ({label.dtype})"
         raise UserError(f"this loss, or an option of it, takes output [T, B, C] and integer labels [B]; got {found}")
     label, classes = label.long(), psc.shape[2]  # PyTorch knows little of unsigned numbers
-    least, most = map(int, label.aminmax()) if label.numel() else (0, 0)
-    if not 0 <= least <= most < classes:
-        raise UserError(f"labels run from {least} to {most}; the network has {classes} classes")
+    if label.numel() and not torch.compiler.is_compiling():  # which knows no values
+        least, most = map(int, label.aminmax())
+        if not 0 <= least <= most < classes:
+            raise UserError(f"labels run from {least} to {most}; the network has {classes} classes")
     return label.unsqueeze(1) == torch.arange(classes, device=label.device)

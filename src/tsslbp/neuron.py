@@ -77,7 +77,7 @@ class LIF:
 
     def __post_init__(self) -> None:
         for name in CONSTANTS:
-            for value in _ends(name, getattr(self, name)):
+            for value in ends(name, getattr(self, name)):
                 if name != "threshold" and not value >= 1:
                     raise UserError(f"{name} is {value}; a time constant is in steps and at least 1")
                 if name == "tau_s" and math.isinf(value):
@@ -121,7 +121,7 @@ class LIF:
         return made
 
 
-def _ends(name: str, value: object) -> tuple[float, ...]:
+def ends(name: str, value: object) -> tuple[float, ...]:
     """A number, or a tensor's minimum and maximum (empty if it has no values yet). Raises UserError for anything else."""
     if not isinstance(value, Tensor):
         check_number(name, value, "a plain number or a tensor")
@@ -199,14 +199,17 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
 
     The impulse response is ``ε[k] = (1/τs)(1 - 1/τs)^k``, which sums to 1. ``before`` is the current of the step before the
     first, ``[...]``, 0 if left out. Whole numbers become floating point. Differentiable, also by ``tau_s`` if that is a tensor.
+    Types of 16 bits, in which a current would stop short of its end, are computed in float32.
 
-    Raises UserError for other than tensors and for τs below 1.
+    Raises UserError for other than tensors of one step or more, and for τs below 1.
     """
-    check_tensor("train", train)
+    check_train("train", train)
     check_tau_s(tau_s)
+    if train.is_floating_point() and train.dtype.itemsize < torch.float32.itemsize:
+        return synapse(train.float(), tau_s, before).to(train.dtype)
     if not isinstance(tau_s, Tensor) and tau_s == 1:
         return train if train.is_floating_point() else train.to(torch.get_default_dtype())
-    if len(train) and not isinstance(tau_s, Tensor) and not _differentiated(train, before):
+    if not isinstance(tau_s, Tensor) and not _differentiated(train, before):
         return _synapse_in_place(train, tau_s, before)
     steps, decay = [], _decay(tau_s)
     for train_t in train:
@@ -216,13 +219,18 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     return torch.stack(steps)
 
 
+def check_train(name: str, x: Tensor) -> None:
+    """Raises UserError for other than a tensor ``[T, ...]`` of one step or more."""
+    check_tensor(name, x)
+    if not x.dim() or not len(x):
+        raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
+
+
 def check_tau_s(tau_s: float | Tensor) -> None:
-    """Raises UserError for a plain number below 1."""
-    if isinstance(tau_s, Tensor):
-        return
-    check_number("tau_s", tau_s, "a plain number or a tensor")
-    if not tau_s >= 1:
-        raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1, and the decay is 1 - 1/tau_s")
+    """Raises UserError for a number below 1, also in a tensor."""
+    for value in () if transformed() else ends("tau_s", tau_s):
+        if not value >= 1:
+            raise UserError(f"tau_s is {value}; a time constant is in steps and at least 1, and the decay is 1 - 1/tau_s")
 
 
 def _synapse_in_place(train: Tensor, tau_s: float, before: Tensor | None) -> Tensor:
@@ -303,6 +311,6 @@ def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = 
     The inverse of :func:`synapse`, up to rounding, with the same ``before``: compare its spikes with 0.5, not with 0.
     Differentiable. Raises UserError as :func:`synapse`.
     """
-    check_tensor("psc", psc)
+    check_train("psc", psc)
     check_tau_s(tau_s)
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -80,12 +80,13 @@ def plainly_laid(x: Tensor) -> Tensor:
 def constant_current(x: Tensor, time_steps: int, tau_s: float, start: int = 0) -> Constant:
     """Current ``x`` (``[B, ...]``) after the input synapse: response ``c[t] = 1 - (1 - 1/τs)^(t+1)``, from ``t = start``.
 
-    Raises UserError for T or τs below 1.
+    The response is float32, or float64 as ``x``: other types could not count the steps. Raises UserError for T or τs below 1.
     """
     check_whole("time_steps", time_steps)
     if not tau_s >= 1:
         raise UserError(f"tau_s is {tau_s}; a time constant is in steps and at least 1")
-    steps = torch.arange(start + 1, start + time_steps + 1, dtype=x.dtype, device=x.device)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    steps = torch.arange(start + 1, start + time_steps + 1, dtype=dtype, device=x.device)
     return Constant(x, 1 - (1 - 1 / tau_s) ** steps)
 
 
@@ -148,4 +149,4 @@ def within(x: Tensor, lengths: Tensor | None) -> Tensor:
     check_tensor("lengths", lengths)
     if lengths.shape != x.shape[1:2]:
         raise UserError(f"lengths are {list(lengths.shape)}, of {list(x.shape)}; they must be [B] of [T, B, ...]")
-    return x * length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2))
+    return x.masked_fill(~length_mask(lengths, len(x)).view(len(x), -1, *[1] * (x.dim() - 2)), 0)

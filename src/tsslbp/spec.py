@@ -55,7 +55,7 @@ def construct(cls: type[T], name: str, options: Mapping[str, str], **context: An
     Raises:
         UserError: an option it does not have, or a value it cannot take.
     """
-    kinds = {field: kind for field, kind in _kinds(cls).items() if field not in context}
+    kinds = {field: kind for field, kind in _kinds(cls).items() if field not in context}  # type: ignore[arg-type]
     for option in options:
         if option not in kinds:
             raise unknown(f"option of {name}:", option, kinds) if kinds else UserError(f"{name} has no options, as {option} is")

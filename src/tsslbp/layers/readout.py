@@ -7,7 +7,7 @@ from torch import Tensor
 from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers.linear import Linear
-from tsslbp.neuron import LIF, synapse
+from tsslbp.neuron import LIF, ends, synapse
 from tsslbp.signal import Signal, expanded
 
 
@@ -27,7 +27,7 @@ class Readout(Linear):
 
     def _check_constants(self, neuron: LIF) -> None:
         super()._check_constants(neuron)
-        if not isinstance(neuron.tau_m, Tensor) and math.inf == neuron.tau_m:
+        if math.inf in ends("tau_m", neuron.tau_m):
             raise UserError("tau_m is infinite; it must be finite for an output that is read from its voltage")
 
     @property

@@ -150,6 +150,7 @@ def ablation(
             name: {"group": group, "accuracies": found.get(name), **compared.get(name, {})}
             for name, (group, _) in tried.items()
         },
+        "untried": [name for name in made if name not in tried],
     }
 
 
@@ -200,6 +201,11 @@ def section(result: Result) -> Section:
         [["none (base)", f"{base:.2f}", *["–"] * 4], *(row(name, one) for name, one in result["variants"].items())],
         [
             *tested(result),
+            *(
+                [f"Not tried, as samples are too short for it: {', '.join(untried)}."]
+                if (untried := result.get("untried"))
+                else []
+            ),
             f"Seeds {', '.join(map(str, result['seeds']))}. Runs with the same seed share initial weights and sample order.",
             "Interval and p-value: Student's t-test of the paired differences. Real: p below 0.05 after Holm's correction.",
         ],

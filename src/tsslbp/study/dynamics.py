@@ -91,7 +91,7 @@ def dynamics(
     numbers = seeds_from(config.seed, seeds)
     config, dataset = with_validation(settled(replace(config, neuron="spiking")))
     if steps is None:
-        steps = [count for count in STEPS if fits(config, time_steps=count)]
+        steps = [count for count in STEPS if fits(config, dataset, time_steps=count)]
     tried = variants(() if dataset.sequence else steps)
     if not has_hidden(str(config.network)):
         del tried[SHUFFLED]  # only hidden layers are shuffled

@@ -21,13 +21,14 @@ from tsslbp.data.pictures import Unread
 from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
-from tsslbp.losses import RateBounds, checked
+from tsslbp.losses import RateBounds
 from tsslbp.rules import TSSL
 from tsslbp.settings import TrainConfig
 from tsslbp.signal import before_end
 from tsslbp.training import layer_rates
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.first_weights import clamped
+from tsslbp.training.loss_value import checked
 from tsslbp.training.model import Model
 from tsslbp.training.progress import Progress
 from tsslbp.training.records import chosen

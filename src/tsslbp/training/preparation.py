@@ -230,9 +230,10 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         )
     begins = getattr(config.make_loss(), "begins", 1)
     if least < begins and not dataset.trains and not config.resume:
+        other = losses.changed(config.loss, desired="1", **({"target": "single"} if "target" in options else {}))
         raise UserError(
-            f"--loss {config.loss} wants the first spike in step {begins}, and {dataset.name} has sequences of {least}; begin "
-            f"it with one, as in {losses.changed(config.loss, desired='1')}"
+            f"--loss {config.loss} asks samples of fewer than {begins} steps for silence, and {dataset.name} has some of "
+            f"{least}; take another, such as {other}"
         )
     if config.encoding != CONSTANT:
         scale = dataset.normalisation.scale
