@@ -34,7 +34,7 @@ def run(capsys, *arguments):
 
 def fails(message):
     """Expects a UserError whose message is one line that contains this."""
-    return pytest.raises(UserError, match=rf"\A[^\n]*{message}[^\n]*\Z")
+    return pytest.raises(UserError, match=rf"\A[^\n]*(?:{message})[^\n]*\Z")
 
 
 def assert_same(ours, theirs):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import assert_same
+from shared import assert_same, fails
 
 from tsslbp import UserError
 from tsslbp.rivals import eprop
@@ -250,9 +250,8 @@ def test_cue_trials():
     ],
 )
 def test_bad_settings_are_refused(changes, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         Network(**{"inputs": 1, "lif": 1, "alif": 0, "outputs": 1, **changes})
-    assert "\n" not in str(error.value)
 
 
 def test_bad_arguments_are_refused():

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared import fails
 from test_report import Page
 
-from tsslbp import TSSL, Surrogate, UserError, build, cli, study
+from tsslbp import TSSL, Surrogate, build, cli, study
 from tsslbp.neuron import LIF, spikes_from_psc
 from tsslbp.rivals.eventprop import Train, loss_gradient, random_case, simulate, van_rossum
 from tsslbp.rules.eventprop import EventProp
@@ -250,6 +251,5 @@ def test_measured_tables_of_the_derivation(smoothing, capsys, tmp_path, monkeypa
     ],
 )
 def test_errors_name_the_fix_in_one_line(options, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         against_exact(**{"rule": "tssl", **options})
-    assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from shared import run
+from shared import fails, run
 from torch import Tensor
 
 import tsslbp
@@ -107,9 +107,8 @@ def test_networks_layers_and_parts_take_a_function():
     ],
 )
 def test_what_a_function_must_not_return(function, message):
-    with pytest.raises(UserError, match=message) as raised:
+    with fails(message):
         gradient(Surrogate(function))
-    assert "\n" not in str(raised.value)
 
 
 def test_nan_that_comes_in_is_not_the_functions_fault():
@@ -477,9 +476,8 @@ def test_functions_of_packages_are_no_files_of_a_users_own(monkeypatch):
 )
 def test_a_data_set_made_in_python_that_does_not_fit(tmp_path, change, message):
     whole = data.of_arrays(np.eye(4, dtype=np.float32).repeat(20, 0), [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20)
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         training.train(TrainConfig(runs_dir=tmp_path), dataset=change(whole))
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("length", [0, 7])

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import assert_calls_return_or_raise, digests_under, hash_of
+from shared import assert_calls_return_or_raise, digests_under, fails, hash_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
@@ -973,9 +973,8 @@ DECLINED = [
 @built
 @pytest.mark.parametrize(("tensor", "neuron", "rule", "reason"), DECLINED, ids=[reason for *_, reason in DECLINED])
 def test_a_named_backend_that_declines_is_an_error_and_auto_takes_the_reference(tensor, neuron, rule, reason, caplog):
-    with pytest.raises(UserError, match=f"^backend 'cpp' cannot run: .*{reason}") as error:
+    with fails(f"^backend 'cpp' cannot run: .*{reason}"):
         kernels.choose("cpp", tensor, neuron, rule)
-    assert "\n" not in str(error.value)
     engine._log.cache_clear()
     with caplog.at_level(logging.INFO, "tsslbp"):
         assert [chosen("auto", tensor, neuron, rule) for _ in range(3)] == ["reference"] * 3

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from shared import fails
 
 import tsslbp
 from tsslbp import Surrogate, UserError
@@ -191,9 +192,8 @@ def test_unknown_rule_is_refused_when_the_layer_is_made():
 @pytest.mark.parametrize("shape", [(4, 2, 5), (4, 2, 7), (4, 2, 6, 1), (4, 2, 3, 6)])
 def test_linear_shape_error(shape):
     layer = Linear(6, 2, neuron=NEURON)
-    with pytest.raises(UserError, match=r"Linear wants \[T, B, 6\]; got \[") as error:
+    with fails(r"Linear wants \[T, B, 6\]; got \["):
         layer(torch.ones(shape))
-    assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"Linear wants \[T, B, 6\]"):
         layer(Constant(torch.ones(shape[1:]), torch.ones(4)))
 
@@ -203,9 +203,8 @@ def test_linear_shape_error(shape):
 )
 def test_conv2d_shape_error(shape):
     layer = Conv2d(2, 3, 5, neuron=NEURON, padding=1)
-    with pytest.raises(UserError, match=r"Conv2d wants \[T, B, 2, H, W\] at least 5×5 with padding 1; got \[") as error:
+    with fails(r"Conv2d wants \[T, B, 2, H, W\] at least 5×5 with padding 1; got \["):
         layer(torch.ones(shape))
-    assert "\n" not in str(error.value)
     assert layer(torch.ones(4, 2, 2, 3, 3)).shape == (4, 2, 3, 1, 1)
 
 
@@ -252,11 +251,8 @@ def test_weights_and_signals_are_of_one_full_precision(name, of_weight, of_signa
             if of_weight == of_signal and of_weight in (torch.float32, torch.float64):
                 assert call(signal).dtype == of_weight
                 continue
-            with pytest.raises(
-                UserError, match=f"{name} has {of_weight} weights and a {of_signal} signal; both must be"
-            ) as error:
+            with fails(f"{name} has {of_weight} weights and a {of_signal} signal; both must be"):
                 call(signal)
-            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", LAYERS)

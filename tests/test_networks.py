@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from shared import fails
 
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
@@ -249,9 +250,8 @@ def test_the_same_seed_gives_the_same_network_and_result():
     ],
 )
 def test_notation_errors_name_the_layer(notation, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         build(notation, **SETTINGS)
-    assert "\n" not in str(error.value)
 
 
 def test_a_convolution_cannot_follow_flat_input():
@@ -317,9 +317,8 @@ def test_lists_are_taken_for_tuples():
     ],
 )
 def test_impossible_settings(settings, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         build(**{"notation": "7-10", **SETTINGS, **settings})
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -336,9 +335,8 @@ def test_impossible_settings(settings, message):
 )
 def test_inputs_that_do_not_fit(x, message):
     for neuron in ("spiking", "relu"):
-        with pytest.raises(UserError, match=message) as error:
+        with fails(message):
             build("7-10", neuron=neuron, **SETTINGS)(x)
-        assert "\n" not in str(error.value)
     for call in (build("7-10", **SETTINGS).encode, build("7-10", **SETTINGS).activity):
         with pytest.raises(UserError, match=message):
             call(x)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shared import every_backend
+from shared import every_backend, fails
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError
@@ -361,9 +361,8 @@ def test_the_same_call_gives_the_same_bits(rule, backend):
     ],
 )
 def test_impossible_constants(constants, message, backend):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         tsslbp.lif(torch.ones(3, 2), **{**CONSTANTS, **constants}, backend=backend)
-    assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=message):
         LIF(**{**CONSTANTS, **constants})
 
@@ -389,9 +388,8 @@ def test_constants_may_be_any_real_number():
     ids=["array", "list", "no steps", "no time axis", "int", "bool", "complex"],
 )
 def test_impossible_currents(current, message, backend):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         tsslbp.lif(current, **CONSTANTS, backend=backend)
-    assert "\n" not in str(error.value)
 
 
 def test_sparse_tensors_are_refused():
@@ -465,9 +463,8 @@ TRANSFORMS = {
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms_of_functions_are_refused(transform, operand, backend):
     f, x = call_on(operand, backend)
-    with pytest.raises(UserError, match=r"cannot go through torch.func .* loop over samples") as error:
+    with fails(r"cannot go through torch.func .* loop over samples"):
         TRANSFORMS[transform](f, x)
-    assert "\n" not in str(error.value)
 
 
 @every_backend

@@ -955,9 +955,8 @@ BAD_TABLES = {
 def test_wrong_tables(tmp_path, case):
     text, message = BAD_TABLES[case]
     (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with fails(f"t.csv.*{message}") as caught:
+    with fails(f"t.csv.*{message}"):
         data.load(str(tmp_path / "t.csv"), Path())
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from shared import fails
 from torch import nn
 from torch.nn.modules.module import register_module_full_backward_hook
 from torch.nn.utils import prune
@@ -345,9 +346,8 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(make, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         make()
-    assert "\n" not in str(error.value)
 
 
 # Networks from notation.
@@ -396,9 +396,8 @@ def test_rows():
     ],
 )
 def test_notation_that_makes_no_network(notation, settings, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         build(notation, **{**SETTINGS, **settings})
-    assert "\n" not in str(error.value)
 
 
 def test_stride_dilation_and_groups_have_a_notation():
@@ -1083,9 +1082,8 @@ def test_no_file_holds_a_class_of_ones_own(name, kind, tmp_path):
     noted, known = "where its notation says", "only tsslbp's own classes are written"
     writers = ((lambda: net.save(tmp_path / "x"), noted), (lambda: chain(net), noted), (lambda: to_nir(net), known))
     for write, message in (*writers, (lambda: to_onnx(net), known)):
-        with pytest.raises(UserError, match=rf"{name} is {__name__}\.{kind.__name__}.*{message}") as error:
+        with fails(rf"{name} is {__name__}\.{kind.__name__}.*{message}"):
             write()
-        assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 

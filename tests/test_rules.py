@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shared import BACKENDS, every_backend
+from shared import BACKENDS, every_backend, fails
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Rule, Surrogate, UserError, rules
@@ -511,9 +511,8 @@ GRADIENT, CARRY = torch.ones(4, 3), torch.ones(2, 3)
 def test_a_rule_that_returns_no_gradient_is_named(made, message, backend):
     psc = tsslbp.lif(torch.ones(4, 3, requires_grad=True), tau_m=5, tau_s=3, rule=Returns(whole=made), backend=backend)
     promise = r"; it must return \[4, 3\] of torch.float32$"
-    with pytest.raises(UserError, match=f"Returns.current_gradient {message}{promise}") as error:
+    with fails(f"Returns.current_gradient {message}{promise}"):
         psc.sum().backward()
-    assert "\n" not in str(error.value)
 
 
 @every_backend
@@ -558,9 +557,8 @@ def test_options_are_not_learned(make):
         (torch.tensor(2.0), "of type Tensor"),
         (True, "True"),
     ):
-        with pytest.raises(UserError, match=f"is {what}; it must be a plain number, as constants are not learned") as error:
+        with fails(f"is {what}; it must be a plain number, as constants are not learned"):
             make(value)
-        assert "\n" not in str(error.value)
 
 
 def test_a_rule_does_not_touch_the_forward():
@@ -596,9 +594,8 @@ def test_a_rule_does_not_touch_the_forward():
     ],
 )
 def test_errors_name_the_fix_in_one_line(text, message):
-    with pytest.raises(UserError, match=message) as error:
+    with fails(message):
         tsslbp.lif(torch.ones(2, 3), tau_m=5, tau_s=3, rule=text)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("options", [{"slope": math.inf}, {"scale": math.inf}, {"scale": math.nan}, {"slope": math.nan}])

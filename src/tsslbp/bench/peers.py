@@ -23,16 +23,11 @@ def installed() -> dict[str, Callable[[Case], Subject]]:
     return {name: builders[name] for name, package in PACKAGES.items() if importlib.util.find_spec(package)}
 
 
-def _sequence(case: Case) -> tuple[Tensor, Tensor]:
+def _subject(case: Case, net: nn.Module, forward: Callable[[Tensor], Tensor]) -> Subject:
+    """Mean firing of the output against the one-hot label, the loss of these libraries' examples."""
     x, label = case.samples()
     if not case.sequence:
         x = x.unsqueeze(0).repeat(case.architecture.time_steps, *[1] * x.dim())
-    return x, label
-
-
-def _subject(case: Case, net: nn.Module, forward: Callable[[Tensor], Tensor]) -> Subject:
-    """Mean firing of the output against the one-hot label, the loss of these libraries' examples."""
-    x, label = _sequence(case)
     target = F.one_hot(label, 10).float()
     return trainer(net, lambda: forward(x), lambda rate: F.mse_loss(rate, target))
 

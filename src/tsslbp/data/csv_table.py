@@ -201,7 +201,7 @@ def _notes(x: NDArray[np.float64], names: list[str], layout: _Layout, wanted: Wa
             notes.append(f"column {name} is taken as a feature; remove it if it is the class")
         if name.lower() == "groups":
             notes.append(f"column {name} is taken as a feature; name the column of classes label to hold its groups out whole")
-    numbering = [n for n, column in enumerate(x.T) if _numbers_rows(column)]
+    numbering = [n for n, column in enumerate(x.T) if len(x) >= MANY and bool((np.diff(np.sort(column)) == 1).all())]
     notes += [f"column {names[n]} numbers the rows and is taken as a feature; remove it if it tells no more" for n in numbering]
     return (*notes, *(LOST.format(f"column {names[n]}") for n in lost_in_float32(x) if n not in numbering))
 
@@ -270,11 +270,6 @@ def _is_coordinate(name: str, columns: list[str]) -> bool:
     """Whether a column is y beside x or z, and neither of them is the last."""
     *lower, last = (column.lower() for column in columns)
     return name.lower() == "y" and last not in ("x", "y", "z") and not {"x", "z"}.isdisjoint(lower)
-
-
-def _numbers_rows(column: NDArray[np.floating]) -> bool:
-    """Whether a column holds consecutive whole numbers in any order, so that it numbers rows."""
-    return len(column) >= MANY and bool((np.diff(np.sort(column)) == 1).all())
 
 
 def _has_fraction(cell: str) -> bool:

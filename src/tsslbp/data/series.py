@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -206,13 +206,9 @@ def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
         values = None
     if values is not None and np.isfinite(values).all() and not any("_" in cell for cell in cells):
         return values
-    if missing := list(_missing(cells)):
+    if missing := [step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING]:
         raise UserError(f"{line} has {len(missing)} missing values, the first in step {missing[0]}; fill or remove them")
     odd = next((cell for cell in cells if not is_number(cell)), cells[0])
     raise UserError(
         f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; correct it, or save a table of features as .csv"
     )
-
-
-def _missing(cells: Sequence[str]) -> Iterator[int]:
-    return (step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING)

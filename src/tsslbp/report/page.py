@@ -42,7 +42,8 @@ def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
         keep_trailing_newline=name.endswith(".md"),
     )
     environment.tests["frozen"] = frozen
-    environment.filters |= {"number": _number, "duration": _duration, "words": _words, "command": _command, **filters}
+    environment.filters |= {"number": _number, "duration": _duration, "command": _command, **filters}
+    environment.filters["words"] = lambda key: key.replace("train_", "training ").replace("_", " ")
     return environment.get_template(name)
 
 
@@ -95,11 +96,6 @@ def _number(value: Any, digits: int = 6) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def _words(key: str) -> str:
-    """The name of a field in words."""
-    return key.replace("train_", "training ").replace("_", " ")
 
 
 def _command(text: str) -> Markup:
