@@ -63,7 +63,7 @@ class BuildKernels(build_ext):
         except (CCompilerError, CompileError, ExecError, LinkError, PlatformError):
             logging.warning(
                 "tsslbp: the C++ kernels could not be built, so the slower reference implementation will be used; "
-                "install a C++ compiler (CXX names it), then install tsslbp again"
+                "install a C++ compiler such as GCC 11 or newer (CXX names it), then install tsslbp again"
             )
             raise
 

@@ -31,7 +31,10 @@ def _load() -> str | None:
     """Load the extension; returns why not, in one line, or None."""
     spec = importlib.util.find_spec("tsslbp.kernels._cpu")
     if spec is None or spec.origin is None:
-        return "the C++ kernels are not built; with a C++ compiler: pip install --force-reinstall --no-cache-dir tsslbp"
+        again = "pip install --no-deps --force-reinstall ."
+        return (
+            f"the C++ kernels are not built; with a C++ compiler (GCC 11 or newer), in the folder of tsslbp's source: {again}"
+        )
     if (wanted := os.environ.get(VARIABLE)) not in (None, *INSTRUCTION_SETS):
         return f"{VARIABLE} is {wanted!r}; it must be one of {', '.join(INSTRUCTION_SETS)}, or not set"
     try:
