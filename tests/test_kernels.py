@@ -923,6 +923,15 @@ def test_an_unknown_instruction_set_is_told(monkeypatch):
     assert cpp._load() == "TSSLBP_CPU_CAPABILITY is 'avx3'; it must be one of avx512, avx2, baseline, or not set"
 
 
+@built
+def test_kernels_of_other_source_are_not_used(monkeypatch, tmp_path):
+    (tmp_path / "newer.h").touch()
+    monkeypatch.setattr(cpp, "SOURCE", tmp_path)
+    assert cpp._load().endswith("are of other source; in the folder of tsslbp's source: pip install --no-deps -e .")
+    monkeypatch.setattr(cpp, "SOURCE", tmp_path / "missing")  # as in a wheel
+    assert cpp._load() is None
+
+
 SCARCE = """
 import pathlib, resource, sys, torch, tsslbp
 from tsslbp import cli
