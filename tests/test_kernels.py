@@ -924,6 +924,12 @@ def test_an_unknown_instruction_set_is_told(monkeypatch):
 
 
 @built
+def test_an_empty_instruction_set_is_none(monkeypatch):
+    monkeypatch.setenv("TSSLBP_CPU_CAPABILITY", "")
+    assert cpp._load() is None
+
+
+@built
 def test_kernels_of_other_source_are_not_used(monkeypatch, tmp_path):
     (tmp_path / "newer.h").touch()
     monkeypatch.setattr(cpp, "SOURCE", tmp_path)

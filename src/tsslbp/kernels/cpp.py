@@ -46,7 +46,7 @@ def _load() -> str | None:
         return (
             f"the C++ kernels are not built; with a C++ compiler (GCC 11 or newer), in the folder of tsslbp's source: {again}"
         )
-    if (wanted := os.environ.get(VARIABLE)) not in (None, *INSTRUCTION_SETS):
+    if (wanted := os.environ.get(VARIABLE)) and wanted not in INSTRUCTION_SETS:
         return f"{VARIABLE} is {wanted!r}; it must be one of {', '.join(INSTRUCTION_SETS)}, or not set"
     try:
         torch.ops.load_library(spec.origin)
