@@ -4,6 +4,7 @@ The build needs torch, whose headers it includes; ``pip install`` brings it. Wit
 the same, says so, and computes with its slower reference implementation: ``tsslbp doctor`` shows which one is there.
 """
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -22,6 +23,9 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError
 # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
 ROUNDING = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no stable ABI
+CSRC = Path("src/tsslbp/csrc")
+SOURCES, HEADERS = (sorted(CSRC.glob(f"*.{ending}")) for ending in ("cpp", "h"))
+SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES + HEADERS))).hexdigest()  # as in kernels/cpp.py
 DEBUG = bool(os.environ.get("TSSLBP_DEBUG"))  # keep what a profiler needs (benchmarks/inference_profile.py)
 
 
@@ -33,12 +37,15 @@ def extension() -> Extension:
     torch = Path(spec.origin).parent
     return Extension(
         "tsslbp.kernels._cpu",  # loaded by path, not imported
-        sorted(map(str, Path("src/tsslbp/csrc").glob("*.cpp"))),
-        depends=sorted(map(str, Path("src/tsslbp/csrc").glob("*.h"))),
+        [*map(str, SOURCES)],
+        depends=[*map(str, HEADERS)],
         include_dirs=[str(torch / "include")],
         library_dirs=[str(torch / "lib")],
         libraries=["torch_cpu"],
-        define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000ULL")],  # the stable ABI of torch 2.10 and all later
+        define_macros=[
+            ("TORCH_TARGET_VERSION", "0x020a000000000000ULL"),  # the stable ABI of torch 2.10 and all later
+            ("TSSLBP_SOURCE", f'"{SOURCE}"'),
+        ],
         extra_compile_args=["-std=c++17", "-O3", "-g1" if DEBUG else "-g0", "-fvisibility=hidden", *ROUNDING],
         extra_link_args=["-Wl,-s"] if sys.platform == "linux" and not DEBUG else [],
         language="c++",
@@ -50,7 +57,16 @@ def extension() -> Extension:
 class BuildKernels(build_ext):
     """Compiles several files at a time, and says what it means when they cannot be built, before setuptools goes on without."""
 
+    def run(self) -> None:
+        if self.inplace:  # where a build fails, no library of older source is loaded
+            for ext in self.extensions:
+                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
+        made = Path(self.get_ext_fullpath(ext.name))  # it counts as built if no file is newer, and stays if the build fails
+        if made.exists() and SOURCE.encode() not in made.read_bytes():
+            made.unlink()
         compile_files = self.compiler.compile
 
         def compile_side_by_side(sources: list[str], **options: Any) -> list[str]:
@@ -63,7 +79,7 @@ class BuildKernels(build_ext):
         except (CCompilerError, CompileError, ExecError, LinkError, PlatformError):
             logging.warning(
                 "tsslbp: the C++ kernels could not be built, so the slower reference implementation will be used; "
-                "install a C++ compiler (CXX names it), then install tsslbp again"
+                "install a C++ compiler such as GCC 11 or newer (CXX names it), then install tsslbp again"
             )
             raise
 

@@ -54,12 +54,18 @@ def copy_what_builds(folder):
 def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_path):
     copy_what_builds(tmp_path)
     shutil.copytree(ROOT / "src/tsslbp/csrc", tmp_path / "src/tsslbp/csrc")
-    build = [sys.executable, "setup.py", "build_ext", "--build-lib", "built"]
+    (tmp_path / "src/tsslbp/__init__.py").touch()
+    for place in ("src/tsslbp/kernels", "built/tsslbp/kernels"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "_cpu.abi3.so").write_bytes(b"of older source")
+    build = [sys.executable, "setup.py", "build_ext", "--inplace", "build", "--build-lib", "built"]
     environment = {**os.environ, "CC": "false", "CXX": "false"}
     done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the C++ kernels could not be built, so the slower reference implementation will" in done.stdout + done.stderr
-    assert not list((tmp_path / "built").rglob("*.so"))
+    assert not list(tmp_path.rglob("*.so"))
+    assert (tmp_path / "built/tsslbp/__init__.py").exists()
+    assert not (tmp_path / "built/tsslbp/csrc").exists()
 
 
 TRAIN = """

@@ -9,6 +9,7 @@ import mmap
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -920,6 +921,50 @@ def test_the_kernels_are_built_where_they_can_be():
 def test_an_unknown_instruction_set_is_told(monkeypatch):
     monkeypatch.setenv("TSSLBP_CPU_CAPABILITY", "avx3")
     assert cpp._load() == "TSSLBP_CPU_CAPABILITY is 'avx3'; it must be one of avx512, avx2, baseline, or not set"
+
+
+@built
+def test_an_empty_instruction_set_is_none(monkeypatch):
+    monkeypatch.setenv("TSSLBP_CPU_CAPABILITY", "")
+    assert cpp._load() is None
+
+
+@built
+def test_kernels_of_other_source_are_not_used(monkeypatch, tmp_path):
+    (tmp_path / "newer.h").touch()
+    monkeypatch.setattr(cpp, "SOURCE", tmp_path)
+    assert cpp._load().endswith("are of other source; in the folder of tsslbp's source: pip install --no-deps -e .")
+    monkeypatch.setattr(cpp, "SOURCE", tmp_path / "missing")  # as in a wheel
+    assert cpp._load() is None
+
+
+SCARCE = """
+import pathlib, resource, sys, torch, tsslbp
+from tsslbp import cli
+
+net = tsslbp.build("1C1-M64-2", input_shape=(1, 1024, 1024), time_steps=8, tau_m=5, tau_s=3).eval()
+x, current = torch.rand(2, 1, 1024, 1024), torch.zeros(1, 1, 50, 50, 2000)
+CALLS = {"inference": lambda: net(x), "changes": lambda: torch.ops.tsslbp.changes(current, 3.0, 1.0)}
+
+@torch.no_grad()
+def call(arguments):
+    CALLS[sys.argv[1]]()
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (10 << 20), -1))
+    CALLS[sys.argv[1]]()
+
+cli.COMMANDS["train"] = call
+sys.exit(cli.main(["train"]))
+"""
+
+
+@built
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks the system for its memory")
+@pytest.mark.parametrize("call", ["inference", "changes"])
+def test_too_little_memory_for_a_thread_is_one_line(call):
+    done = subprocess.run([sys.executable, "-c", SCARCE, call], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "tsslbp: not enough memory (none is left); take a smaller network, batch or data set\n"
 
 
 def test_backends_say_whether_they_can_run():

@@ -133,6 +133,25 @@ def test_a_layer_of_many_numbers_equals_the_dense_map(layer, shape, dtype):
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
+    ("kind", "sizes", "pixels"), [(Linear, (20, 24), ()), (Conv1d, (4, 9, 3), (5,)), (Conv2d, (2, 5, 2), (3, 4))]
+)
+def test_rounding_does_not_grow_with_the_steps(kind, sizes, pixels):
+    torch.manual_seed(0)
+    layer, train = kind(*sizes, neuron=NEURON), (torch.rand(20_000, 1, sizes[0], *pixels) < 0.05).double()
+    train[10_000:] = 0
+    signal = synapse(train, NEURON.tau_s)
+    gradient = torch.randn_like(layer.current(signal.float()))
+    current, _, by_weight = computed(layer, signal.float(), gradient)
+    assert layer.multiplied < 0.5
+    assert not current[-5_000:].any()
+    layer.by_changes = False
+    exact, _, exact_by_weight = computed(layer.double(), signal, gradient.double())
+    torch.testing.assert_close(current.double(), exact, rtol=0, atol=1e-5)
+    assert (by_weight - exact_by_weight).norm() < 1e-5 * exact_by_weight.norm()
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
     ("layer", "shape"),
     [
         (lambda: Linear(30, 40, neuron=NEURON), (30,)),

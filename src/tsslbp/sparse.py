@@ -7,9 +7,11 @@ linear map W commutes with the synapse, and what stays the same from one step to
     weights    ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,    F[t] = F[t+1] + E[t]                             (2)
 
 with E of ``δ = ∂L/∂I`` by equation (4) of ``neuron.py``. A train 0 1 1 1 1 costs one row of W, a silent input nothing; the
-gradient by the input, Wᵀδ, stays a dense product. Any current works: changes below its rounding do not count, and a current of
-another synapse, or of none, is merely found to change everywhere. Then, or where little would be saved, the map is left to
-PyTorch. The choice (:func:`changes`) depends on the numbers alone, so a run repeats bit for bit.
+gradient by the input, Wᵀδ, stays a dense product. S and F begin again every 256 steps, so that their rounding does not grow
+with the sequence: in float32, currents and gradients are within 1e-5 of the dense ones, relative to the largest. Any current
+works: changes below its rounding do not count, and a current of another synapse, or of none, is merely found to change
+everywhere. Then, or where little would be saved, the map is left to PyTorch. The choice (:func:`changes`) depends on the
+numbers alone, so a run repeats bit for bit.
 
 The arithmetic is in ``csrc/sparse.h``.
 """
@@ -36,7 +38,7 @@ OUTPUTS, BF16_OUTPUTS = 32, 64
 BLOCK = 16
 """Channels that oneDNN takes at a time, at most."""
 GLITCH = 1e3
-"""A change of float32 currents that is larger leaves rounding errors in S until the end of the sequence."""
+"""A change of float32 currents that is larger leaves rounding errors in S until that begins again."""
 
 
 class Most(NamedTuple):

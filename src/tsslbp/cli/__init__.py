@@ -83,7 +83,7 @@ def _too_much(error: MemoryError | RuntimeError) -> str:
         return "the input is nested too deeply; simplify it"
     # PyTorch has no special exception for this.
     signs = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "Storage size calculation overflowed")
-    if "aten::new_empty" in str(error):  # all that the kernels are told
+    if any(sign in str(error) for sign in ("aten::new_empty", "the work of a thread")):  # of the kernels, which know no more
         error = MemoryError()
     if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
         raise error

@@ -48,6 +48,7 @@ struct Changes {
 };
 
 constexpr int64_t PLACES = 1 << 16;  // as many pixels and channels at most
+constexpr int64_t RENEWED = 256;     // steps after which changes begin from 0 again, and sums of them too: rounding stays behind
 
 // The changes of one sample while they are being found, and how many there are up to each step.
 template <class T>
@@ -144,8 +145,8 @@ struct Find {
     for (int64_t i = begin; i < end; ++i) {
       Found<T>& mine = found[i];
       mine.until.reserve(s.T);
-      std::fill(known.begin(), known.end(), T(0));
       for (int64_t t = 0; t < s.T; ++t) {
+        if (t % RENEWED == 0) std::fill(known.begin(), known.end(), T(0));
         const T* now = current + (t * s.N + i * every) * size;
         const T* before = t ? now - s.N * size : nothing.data();
         int64_t more;

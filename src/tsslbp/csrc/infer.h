@@ -310,7 +310,7 @@ Done run(const Job<T>& job, bool (*go)(Worker<T, bytes>&, int64_t, int64_t)) {
   const int64_t first = !job.after && job.batch > 4 * TRIED && dense * double(job.batch) >= WORK ? TRIED : 0;
   if (first) part(0, first);
   if (!fine || (first && price > dense)) return fine ? Done::busy : Done::no_number;
-  torch::stable::parallel_for(first, job.batch, 1, part);
+  on_threads(part, first, job.batch);
   return fine ? Done::all : Done::no_number;
 }
 

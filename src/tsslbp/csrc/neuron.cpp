@@ -66,10 +66,10 @@ std::vector<Tensor> recurrent(const Tensor& drive, const Tensor& lateral, const 
   return made;
 }
 
-// The instruction set in use; then the fallbacks and the shapes, in the order of their numbers.
+// The instruction set in use; of which source this is (setup.py); then the fallbacks and the shapes, in the order of their numbers.
 std::string names() {
   const char* in_use[] = {"baseline", "avx2", "avx512"};
-  return std::string(in_use[static_cast<int>(capability())]) + "|" + FALLBACKS + "|" + SHAPES;
+  return std::string(in_use[static_cast<int>(capability())]) + "|" TSSLBP_SOURCE "|" + FALLBACKS + "|" + SHAPES;
 }
 
 }  // namespace tsslbp

@@ -7,6 +7,7 @@
 //     weights   ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,   F[t] = F[t+1] + E[t],  E of δ = ∂L/∂I by (4) of neuron.py   (2)
 //
 // Changes below the rounding of a do not count. This holds for any current; the number of changes decides whether it pays.
+// Every RENEWED steps x counts as changed from 0, and S (forward) and F (backward) begin at 0 again, as in sequences of their own.
 //
 // A sequence is [T, N, H, W, C]; a fully connected layer has one pixel. Rows of outputs are padded to whole vectors.
 #pragma once
@@ -69,7 +70,7 @@ struct SparseForward {
     for (int64_t pixel = 0; pixel < pixels; ++pixel) column.push_back(int32_t(pixel % s.W * s.C));
     std::vector<int64_t> place;  // of a change in a kernel row's weights, if the kernel begins at the left edge
     for (int64_t n = begin; n < end; ++n) {
-      std::fill_n(known.get(), step * out, T(0)), std::fill_n(made.get(), step * out, T(0));
+      std::fill_n(made.get(), step * out, T(0));
       for (int64_t t = 0; t < s.T; t += together) {
         const int64_t steps = std::min(together, s.T - t), first = changes.from[n * s.T + t];
         place.resize(changes.from[n * s.T + t + steps] - first);
@@ -97,6 +98,7 @@ struct SparseForward {
               }
             }
         for (int64_t later = 0; later < steps; ++later) {
+          if ((t + later) % RENEWED == 0) std::fill_n(known.get(), step * out, T(0));
           T* now = current + ((t + later) * s.N + n) * step * s.out;
           for (int64_t pixel = 0; pixel < step; ++pixel, now += s.out) {
             T *__restrict total = known.get() + pixel * out, *__restrict more = sums.get() + (later * step + pixel) * out;
@@ -126,8 +128,9 @@ struct FlatForward {
       const int64_t first = part * chunk, width = std::min(chunk, s.out - first);
       transpose(weight + first * s.C, width, s.C, s.C, by_input.get(), chunk);
       for (int64_t n = 0; n < s.N; ++n) {
-        std::fill_n(sum.get(), chunk, T(0)), std::fill_n(made.get(), chunk, T(0));
+        std::fill_n(made.get(), chunk, T(0));
         for (int64_t t = 0; t < s.T; ++t) {
+          if (t % RENEWED == 0) std::fill_n(sum.get(), chunk, T(0));
           const int64_t from = changes.from[n * s.T + t];
           gather<T, BYTES>(sum.get(), chunk, changes.from[n * s.T + t + 1] - from, changes.value + from,
                            [&](int64_t i) TSSLBP_LAMBDA { return by_input.get() + changes.where[from + i] * chunk; });
@@ -178,6 +181,7 @@ struct SparseGradient {
       for (int64_t n = group * s.N / groups; n < (group + 1) * s.N / groups; ++n) {
         std::fill_n(filtered.get(), rows * line, T(0)), std::fill_n(error.get(), rows * columns * s.out, T(0));
         for (int64_t t = s.T - 1; t >= 0; --t) {
+          if ((t + 1) % RENEWED == 0) std::fill_n(filtered.get(), rows * line, T(0));
           for (int64_t pixel = 0; pixel < rows * columns; ++pixel) {
             T* f = filtered.get() + pixel / columns * line + (pixel % columns + s.margin()) * out;
             const T* d = delta + ((t * s.N + n) * rows * columns + pixel) * s.out;
@@ -231,7 +235,8 @@ struct FlatGradient {
         std::fill_n(error.get(), chunk, T(0));
         for (int64_t t = s.T - 1; t >= 0; --t) {
           T* f = filtered.get() + (n * s.T + t) * chunk;
-          filter_back<T>(delta + (t * s.N + n) * s.out + first, error.get(), t + 1 < s.T ? f + chunk : nothing.data(), f, width, decay, per_tau);
+          const T* after = t + 1 < s.T && (t + 1) % RENEWED ? f + chunk : nothing.data();
+          filter_back<T>(delta + (t * s.N + n) * s.out + first, error.get(), after, f, width, decay, per_tau);
         }
       }
       for (int64_t c = 0; c < s.C; c += SIDE) {

@@ -10,8 +10,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -164,16 +166,31 @@ void vectorised(const F& f, int64_t begin, int64_t end) {
   in_baseline(f, begin, end);
 }
 
+// f(begin, end) over parts of [first, last) on PyTorch's threads, whose errors lose their text on the way out.
+template <class F>
+void on_threads(const F& f, int64_t first, int64_t last, int64_t grain = 1) {
+  std::atomic<bool> enough{true};
+  torch::stable::parallel_for(first, last, grain, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (const std::bad_alloc&) {
+      enough = false;
+    }
+  });
+  STD_TORCH_CHECK(enough, "tsslbp: not enough memory for the work of a thread");
+}
+
 // f over [0, count) on PyTorch's threads, each of which gets `grain` or more.
 template <class F>
 void in_parallel(const F& f, int64_t count, int64_t grain = 1) {
-  torch::stable::parallel_for(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
+  const auto part = [&](int64_t begin, int64_t end) {
     const FlushTinyNumbers flush;
     vectorised(f, begin, end);
 #ifdef TSSLBP_X86
     __builtin_ia32_sfence();  // what was written past the caches
 #endif
-  });
+  };
+  on_threads(part, 0, count, std::max<int64_t>(1, grain));
 }
 
 template <class T, class Op>

@@ -7,9 +7,11 @@ dense with time outermost, such as channels-last, and results have the same; any
 lateral product is summed in another order than PyTorch's, so its membrane potential is equal only up to rounding.
 """
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,19 +27,34 @@ from tsslbp.rules.tssl import TSSLNumbers
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 VARIABLE = "TSSLBP_CPU_CAPABILITY"
+SOURCE = Path(__file__).parent.parent / "csrc"
+"""Beside the package in a checkout, and in no wheel."""
+
+
+def _is_of_source() -> bool:
+    """Whether the loaded extension was built from the source beside the package, if there is one."""
+    files = sorted([*SOURCE.glob("*.cpp"), *SOURCE.glob("*.h")])
+    name = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()  # as in setup.py
+    return not files or (hasattr(torch.ops.tsslbp, "names") and name in torch.ops.tsslbp.names())
 
 
 def _load() -> str | None:
     """Load the extension; returns why not, in one line, or None."""
     spec = importlib.util.find_spec("tsslbp.kernels._cpu")
     if spec is None or spec.origin is None:
-        return "the C++ kernels are not built; with a C++ compiler: pip install --force-reinstall --no-cache-dir tsslbp"
-    if (wanted := os.environ.get(VARIABLE)) not in (None, *INSTRUCTION_SETS):
+        again = "pip install --no-deps --force-reinstall ."
+        return (
+            f"the C++ kernels are not built; with a C++ compiler (GCC 11 or newer), in the folder of tsslbp's source: {again}"
+        )
+    if (wanted := os.environ.get(VARIABLE)) and wanted not in INSTRUCTION_SETS:
         return f"{VARIABLE} is {wanted!r}; it must be one of {', '.join(INSTRUCTION_SETS)}, or not set"
     try:
         torch.ops.load_library(spec.origin)
     except (OSError, RuntimeError) as error:
         return f"the C++ kernels in {spec.origin} cannot be loaded: {str(error).splitlines()[0]}"
+    if not _is_of_source():
+        again = "pip install --no-deps -e ."
+        return f"the C++ kernels in {spec.origin} are of other source; in the folder of tsslbp's source: {again}"
     return None
 
 
@@ -45,7 +62,7 @@ NOT_LOADED = _load()
 """Why the extension is not loaded; None if it is."""
 
 # The instruction set, and the names of fallbacks and surrogate shapes in the order of their numbers in C++.
-_CAPABILITY, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("",)
+_CAPABILITY, _, *_TABLES = torch.ops.tsslbp.names().split("|") if NOT_LOADED is None else ("", "")
 _NUMBERED = [{name: float(number) for number, name in enumerate(table.split())} for table in _TABLES]
 _NUMBER = dict(zip((TSSLNumbers, SurrogateNumbers), _NUMBERED, strict=False))
 _FAMILY: dict[type, str] = {TSSLNumbers: "tssl", SurrogateNumbers: "surrogate", EventPropNumbers: "eventprop"}
