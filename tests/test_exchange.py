@@ -637,14 +637,10 @@ def test_foreign_graphs_have_the_same_spikes_here(name):
 
 
 def nested_free(graph):
-    """The same graph without one inside the other, in which a lateral map waits for its first spikes with its bias."""
+    """The same graph without one inside the other."""
     from tsslbp.exchange.graph import _unfolded
 
     nodes, edges = _unfolded(graph)
-    if "rnn.w_rec" in nodes:  # ours adds the bias from the first step on, as NIR's Affine does for no spikes
-        nodes["rnn.lif"] = copy.copy(nodes["rnn.lif"])
-        nodes["w"] = nir.Affine(nodes["w"].weight, nodes["rnn.w_rec"].bias)
-        nodes["rnn.w_rec"] = nir.Linear(nodes["rnn.w_rec"].weight)
     return nir.NIRGraph(nodes, sorted(edges), type_check=False)
 
 

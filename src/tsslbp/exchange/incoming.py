@@ -12,6 +12,9 @@ which is our neuron with the membrane potential u = v·θ/v_threshold, the weigh
     f = w_in·r/τm · θ/v_threshold               IF: dt·r · θ/v_threshold    LI, CubaLI: w_in·r
     bias = (v_leak/τm)·θ/v_threshold + f·b                                  LI, CubaLI: v_leak + f·b
 
+The map of neurons back to themselves gets their spikes of the step before, and its bias is added to b. So that acts from the
+first step on, before which there are no spikes: NIR's Affine is W·x + b at all times.
+
 A file may have another f for every neuron. If f is within ROUNDING of 1, weights stay as they are.
 """
 
