@@ -167,7 +167,7 @@ class Link:
 
     name: str
     node: Any
-    lateral: Any = None
+    lateral: "Link | None" = None
     opens: bool = False
     closes: bool = False
     around: "Link | None" = None
@@ -208,7 +208,7 @@ def chain(graph: Any) -> list[Link]:
         lateral = laterals(here, edges) if kinds[here] in NEURONS else []
         after = [name for name in after if name not in lateral]
         if lateral:
-            links[-1] = replace(links[-1], lateral=nodes[lateral[0]])
+            links[-1] = replace(links[-1], lateral=_at(lateral[0], nodes))
             seen.add(lateral[0])
         if here == goal:
             goal = ""
@@ -290,7 +290,9 @@ def _through(edge: tuple[str, str], name: str, first: set[str], last: set[str]) 
 
 
 def array(link: Link, name: str) -> np.ndarray:
-    """A parameter of a node, float64. Raises UserError for one that is not finite numbers."""
+    """A parameter of a node, float64. Raises UserError for one that is not finite real numbers."""
+    if np.iscomplexobj(getattr(link.node, name)):  # NumPy would drop their imaginary parts
+        link.refuse(f"has a {name} of complex numbers; give it real ones")
     try:
         value = np.asarray(getattr(link.node, name), dtype=np.float64)
     except (TypeError, ValueError):
