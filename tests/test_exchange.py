@@ -799,6 +799,11 @@ REFUSED = {
     "a node or the metadata hold what NIR does not allow": lambda: foreign(
         nir.SumPool2d(np.array([]), np.array([2]), np.array([0])), nir.Flatten(None, 0), shape=(1, 4, 4)
     ),
+    "two nodes are called 'n1.n0', one of them in the graph 'n1'; rename one": lambda: nir.NIRGraph(
+        {**foreign().nodes, "n1.n0": nir.Linear(weights(5, 5)), "n1": foreign(nir.Linear(weights(5, 7)), lif()), "n2": lif()},
+        list(pairwise(["in", "n1", "n1.n0", "n2", "out"])),
+        type_check=False,
+    ),
     "0 inputs and 1 outputs": lambda: nir.NIRGraph({"out": nir.Output(np.array([1]))}, [], type_check=False),
 }
 

@@ -262,7 +262,10 @@ def _at(name: str, nodes: dict[str, Any]) -> Link:
 
 
 def _unfolded(graph: Any, depth: int = 0) -> tuple[dict[str, Any], set[tuple[str, str]]]:
-    """Nodes and edges, those of nested graphs as ``outer.inner``, without the inner inputs and outputs."""
+    """Nodes and edges, those of nested graphs as ``outer.inner``, without the inner inputs and outputs.
+
+    Raises UserError for graphs that are nested too deep, and for two nodes of one name.
+    """
     if depth > DEEPEST:
         raise UserError(f"its graphs are nested more than {DEEPEST} deep")
     nodes: dict[str, Any] = {}
@@ -274,9 +277,12 @@ def _unfolded(graph: Any, depth: int = 0) -> tuple[dict[str, Any], set[tuple[str
         inner, within = _unfolded(node, depth + 1)
         within = {(f"{name}.{a}", f"{name}.{b}") for a, b in within}
         doors = {f"{name}.{key}" for key, part in inner.items() if type(part).__name__ in ("Input", "Output")}
+        inside = {f"{name}.{key}": part for key, part in inner.items() if f"{name}.{key}" not in doors}
+        if taken := [key for key in inside if key in graph.nodes or key in nodes]:
+            raise UserError(f"two nodes are called {shown(taken[0])!r}, one of them in the graph {shown(name)!r}; rename one")
         first = {b for a, b in within if a in doors}
         last = {a for a, b in within if b in doors}
-        nodes |= {f"{name}.{key}": part for key, part in inner.items() if f"{name}.{key}" not in doors}
+        nodes |= inside
         edges = {pair for edge in edges for pair in _through(edge, name, first, last)}
         edges |= {edge for edge in within if not doors & set(edge)}
     return nodes, edges
