@@ -770,6 +770,9 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="link exists"), files.replacing_folder(tmp_path / "link"):
         pass
+    late = tmp_path / "late"
+    with pytest.raises(UserError, match="late exists"), files.replacing_folder(late), files.replacing_folder(late) as faster:
+        (faster / "whole").write_text("")
 
 
 @needs_compiler

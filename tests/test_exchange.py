@@ -637,14 +637,10 @@ def test_foreign_graphs_have_the_same_spikes_here(name):
 
 
 def nested_free(graph):
-    """The same graph without one inside the other, in which a lateral map waits for its first spikes with its bias."""
+    """The same graph without one inside the other."""
     from tsslbp.exchange.graph import _unfolded
 
     nodes, edges = _unfolded(graph)
-    if "rnn.w_rec" in nodes:  # ours adds the bias from the first step on, as NIR's Affine does for no spikes
-        nodes["rnn.lif"] = copy.copy(nodes["rnn.lif"])
-        nodes["w"] = nir.Affine(nodes["w"].weight, nodes["rnn.w_rec"].bias)
-        nodes["rnn.w_rec"] = nir.Linear(nodes["rnn.w_rec"].weight)
     return nir.NIRGraph(nodes, sorted(edges), type_check=False)
 
 
@@ -678,6 +674,9 @@ REFUSED = {
     "'n0' .* has a bias that goes through the synapse": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), cuba()),
     "threshold that is not positive": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=0.0)),
     "'n1' .* has a v_threshold that is not finite": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=np.nan)),
+    "'n0' .Linear. has a weight of complex numbers": lambda: foreign(nir.Linear(weights(5, 7) + 0j), lif()),
+    "'n2' .Linear. has a weight of complex numbers": lambda: hearing_itself(nir.Linear(weights(5, 5) + 0j)),
+    "'n2' .Affine. has a bias of complex numbers": lambda: hearing_itself(nir.Affine(weights(5, 5), full(5, 1j, complex))),
     "weight that is not finite": lambda: foreign(nir.Linear(weights(5, 7) * np.inf), lif()),
     "'n0' .* has weights .5, 8.; what enters it has 7": lambda: foreign(nir.Linear(weights(5, 8)), lif()),
     r"'n1' .* of shape \[4\]; node 'n0' \(Linear\) makes \[5\]": lambda: foreign(nir.Linear(weights(5, 7)), lif(4)),
@@ -799,6 +798,11 @@ REFUSED = {
     ),
     "a node or the metadata hold what NIR does not allow": lambda: foreign(
         nir.SumPool2d(np.array([]), np.array([2]), np.array([0])), nir.Flatten(None, 0), shape=(1, 4, 4)
+    ),
+    "two nodes are called 'n1.n0', one of them in the graph 'n1'; rename one": lambda: nir.NIRGraph(
+        {**foreign().nodes, "n1.n0": nir.Linear(weights(5, 5)), "n1": foreign(nir.Linear(weights(5, 7)), lif()), "n2": lif()},
+        list(pairwise(["in", "n1", "n1.n0", "n2", "out"])),
+        type_check=False,
     ),
     "0 inputs and 1 outputs": lambda: nir.NIRGraph({"out": nir.Output(np.array([1]))}, [], type_check=False),
 }

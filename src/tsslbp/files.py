@@ -152,8 +152,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: ``path`` exists or cannot be written.
     """
+    taken = f"{path} exists; choose another folder, or delete it"
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists; choose another folder, or delete it")
+        raise UserError(taken)
     make_folder(path.parent, "choose another folder")
     temporary = path.with_name(f".tsslbp-{secrets.token_hex(8)}.tmp")
     try:
@@ -162,6 +163,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.rename(path)
         except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
+                raise UserError(taken) from None
             raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

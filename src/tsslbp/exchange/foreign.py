@@ -62,10 +62,12 @@ class Layer:
     @property
     def lateral_bias(self) -> np.ndarray:
         """Of the map from the neurons back to themselves, ``[out]``. Raises UserError for another shape."""
-        given, n = getattr(self.neurons.lateral, "bias", None), len(self.weight)
-        bias = np.zeros(n) if given is None else np.asarray(given, dtype=np.float64).ravel()
-        if len(bias) != n or not np.isfinite(bias).all():
-            self.neurons.refuse(f"hears itself through a map of {len(bias)} biases; it takes {n} finite ones")
+        lateral, n = self.neurons.lateral, len(self.weight)
+        if lateral is None or getattr(lateral.node, "bias", None) is None:
+            return np.zeros(n)
+        bias = array(lateral, "bias").ravel()
+        if len(bias) != n:
+            self.neurons.refuse(f"hears itself through a map of {len(bias)} biases; it takes {n}")
         return bias
 
     def constants(self, dt: float) -> "Constants":

@@ -167,7 +167,7 @@ class Link:
 
     name: str
     node: Any
-    lateral: Any = None
+    lateral: "Link | None" = None
     opens: bool = False
     closes: bool = False
     around: "Link | None" = None
@@ -208,7 +208,7 @@ def chain(graph: Any) -> list[Link]:
         lateral = laterals(here, edges) if kinds[here] in NEURONS else []
         after = [name for name in after if name not in lateral]
         if lateral:
-            links[-1] = replace(links[-1], lateral=nodes[lateral[0]])
+            links[-1] = replace(links[-1], lateral=_at(lateral[0], nodes))
             seen.add(lateral[0])
         if here == goal:
             goal = ""
@@ -262,7 +262,10 @@ def _at(name: str, nodes: dict[str, Any]) -> Link:
 
 
 def _unfolded(graph: Any, depth: int = 0) -> tuple[dict[str, Any], set[tuple[str, str]]]:
-    """Nodes and edges, those of nested graphs as ``outer.inner``, without the inner inputs and outputs."""
+    """Nodes and edges, those of nested graphs as ``outer.inner``, without the inner inputs and outputs.
+
+    Raises UserError for graphs that are nested too deep, and for two nodes of one name.
+    """
     if depth > DEEPEST:
         raise UserError(f"its graphs are nested more than {DEEPEST} deep")
     nodes: dict[str, Any] = {}
@@ -274,9 +277,12 @@ def _unfolded(graph: Any, depth: int = 0) -> tuple[dict[str, Any], set[tuple[str
         inner, within = _unfolded(node, depth + 1)
         within = {(f"{name}.{a}", f"{name}.{b}") for a, b in within}
         doors = {f"{name}.{key}" for key, part in inner.items() if type(part).__name__ in ("Input", "Output")}
+        inside = {f"{name}.{key}": part for key, part in inner.items() if f"{name}.{key}" not in doors}
+        if taken := [key for key in inside if key in graph.nodes or key in nodes]:
+            raise UserError(f"two nodes are called {shown(taken[0])!r}, one of them in the graph {shown(name)!r}; rename one")
         first = {b for a, b in within if a in doors}
         last = {a for a, b in within if b in doors}
-        nodes |= {f"{name}.{key}": part for key, part in inner.items() if f"{name}.{key}" not in doors}
+        nodes |= inside
         edges = {pair for edge in edges for pair in _through(edge, name, first, last)}
         edges |= {edge for edge in within if not doors & set(edge)}
     return nodes, edges
@@ -290,7 +296,9 @@ def _through(edge: tuple[str, str], name: str, first: set[str], last: set[str]) 
 
 
 def array(link: Link, name: str) -> np.ndarray:
-    """A parameter of a node, float64. Raises UserError for one that is not finite numbers."""
+    """A parameter of a node, float64. Raises UserError for one that is not finite real numbers."""
+    if np.iscomplexobj(getattr(link.node, name)):  # NumPy would drop their imaginary parts
+        link.refuse(f"has a {name} of complex numbers; give it real ones")
     try:
         value = np.asarray(getattr(link.node, name), dtype=np.float64)
     except (TypeError, ValueError):

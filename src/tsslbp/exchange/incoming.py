@@ -12,6 +12,9 @@ which is our neuron with the membrane potential u = v·θ/v_threshold, the weigh
     f = w_in·r/τm · θ/v_threshold               IF: dt·r · θ/v_threshold    LI, CubaLI: w_in·r
     bias = (v_leak/τm)·θ/v_threshold + f·b                                  LI, CubaLI: v_leak + f·b
 
+The map of neurons back to themselves gets their spikes of the step before, and its bias is added to b. So that acts from the
+first step on, before which there are no spikes: NIR's Affine is W·x + b at all times.
+
 A file may have another f for every neuron. If f is within ROUNDING of 1, weights stay as they are.
 """
 
@@ -235,7 +238,7 @@ class _Reader:
         if len(offset) != len(weight):
             map_.refuse(f"has {len(offset)} biases for {len(weight)} rows of weights")
         if link.lateral is not None:
-            n, kind, found = len(weight), type(link.lateral).__name__, np.shape(getattr(link.lateral, "weight", ()))
+            n, kind, found = len(weight), link.lateral.kind, np.shape(getattr(link.lateral.node, "weight", ()))
             if not isinstance(spec, LinearSpec) or kind not in ("Linear", "Affine") or found != (n, n):
                 said = f"hears itself through a {kind} node, weights {list(found)}"
                 link.refuse(f"{said}; only a Linear or Affine map, {n} × {n}, behind another is possible")
@@ -356,7 +359,7 @@ def _scaled(layer: Layer, c: Constants, threshold: np.ndarray) -> tuple[np.ndarr
     size = threshold / c.threshold
     bias = c.leak * size + c.gain * size * (layer.bias + layer.lateral_bias)
     lateral = layer.neurons.lateral
-    back = None if lateral is None else times(np.asarray(lateral.weight, dtype=np.float64), c.gain * size)
+    back = None if lateral is None else times(array(lateral, "weight"), c.gain * size)
     return times(layer.weight, c.gain * size * layer.carry), bias, back
 
 

@@ -172,6 +172,5 @@ def _neurons(place: _Place, nodes: dict[str, Any], more: int, leak: np.ndarray) 
     leaks[: len(leak)] = constants["r"][: len(leak)] * leak.reshape(-1, *[1] * (leaks.ndim - 1))
     nodes[place.neurons.name] = library().CubaLIF(**constants, v_leak=leaks)
     if place.neurons.lateral is not None and place.hidden:
-        lateral = place.neurons.lateral.weight
-        name = next(name for name, node in nodes.items() if node is place.neurons.lateral)
-        nodes[name] = library().Linear(np.pad(lateral, (0, 1)) if more > 0 else lateral[:-1, :-1])
+        lateral = place.neurons.lateral.node.weight
+        nodes[place.neurons.lateral.name] = library().Linear(np.pad(lateral, (0, 1)) if more > 0 else lateral[:-1, :-1])

@@ -42,25 +42,25 @@ class Simulator(NamedTuple):
 
 @torch.no_grad()
 def equations(graph: Any, x: Tensor) -> Spikes:
-    """NIR's equations by forward Euler with steps of ``DT``. Lateral connections act one step later."""
+    """NIR's equations by forward Euler with steps of ``DT``.
+
+    Lateral connections act one step later. Before the first step there are no spikes, and as NIR's Affine is W·x + b at all
+    times, the bias of a lateral map acts from the first step on.
+    """
     edges = {(a, b) for a, b in graph.edges}
     late = {(name, back) for name in neurons_of(graph) for back in laterals(name, edges)}
     before_it = {name: {a for a, b in edges - late if b == name} for name in graph.nodes}
     order = list(TopologicalSorter(before_it).static_order())
     sources = {name: [a for a, b in edges if b == name] for name in graph.nodes}
     steps = {name: _step(node, x.dtype) for name, node in graph.nodes.items()}
-    before: dict[str, Tensor] = {}
+    before = {name: x.new_zeros(x.shape[1], *graph.nodes[back].input_type["input"]) for name, back in late}
     voltages = neurons_of(graph, INTEGRATORS)
     made: dict[str, list[Tensor]] = {name: [] for name in (*neurons_of(graph), *voltages)}
     for x_t in x:
         now: dict[str, Tensor] = {}
         for name in order:
-            heard = [before.get(a) if (a, name) in late else now.get(a) for a in sources[name]]
-            known = [signal for signal in heard if signal is not None]
-            if not sources[name]:
-                now[name] = x_t
-            elif known:  # lateral input begins at the second step
-                now[name] = steps[name](sum(known[1:], known[0]))
+            heard = [before[a] if (a, name) in late else now[a] for a in sources[name]]
+            now[name] = steps[name](sum(heard[1:], heard[0])) if heard else x_t
         before = now
         for name, train in made.items():
             train.append(now[name].flatten(1) if name in voltages else now[name].flatten(1) > 0)
