@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import files, training
-from tsslbp.bench import BLOCKS, OURS, measure
+from tsslbp.bench import BLOCKS, TSSLBP, measure
 from tsslbp.cli import study as commands
 from tsslbp.study.base import training_settings
 from tsslbp.study.compare import Compare, contestants
@@ -42,7 +42,7 @@ def benched(result: dict[str, Any]) -> None:
     for row in result.get("growth", []):
         if "peak_mib" in row:
             name = f"{row['axis']} = {row['value']}"
-            row |= {"peak_mib": measure.peak_memory(name, OURS), "blocks_peak_mib": measure.peak_memory(name, BLOCKS)}
+            row |= {"peak_mib": measure.peak_memory(name, TSSLBP), "blocks_peak_mib": measure.peak_memory(name, BLOCKS)}
 
 
 def main(root: str, *paths: str) -> None:

@@ -674,3 +674,20 @@ def test_words_that_a_script_does_not_take_are_not_ignored(name, started):
     takes_many = name in ("automatic", "exchange", "few_bits", "to_c")
     code, _ = started(name, *["x"] * (0 if takes_many else 4))
     assert code == 2 or f"python benchmarks/{name}.py" in code
+
+
+def test_memory_is_measured_with_the_settings_that_were_chosen(script, tmp_path, monkeypatch):
+    comparison, bench = (tmp_path / name for name in ("compare.json", "bench.json"))
+    shutil.copy(ROOT / "results/compare-tuned-quickstart/compare.json", comparison)
+    shutil.copy(ROOT / "benchmarks/results/growth/amd-epyc-2026-11-30.json", bench)
+    before, memory, seen = json.loads(comparison.read_text()), script("memory"), []
+    monkeypatch.setattr(memory, "peak_memory", lambda config: seen.append(config) or 7)
+    monkeypatch.setattr(memory.measure, "peak_memory", lambda case, who: len(who))
+    memory.main("none", str(comparison), str(bench))
+    after = json.loads(comparison.read_text())
+    assert {rule.pop("peak_mib") for rule in after["rules"].values()} == {7}
+    assert all(rule.pop("peak_mib") for rule in before["rules"].values())
+    assert after == before
+    assert [config.learning_rate for config in seen] == [rule["learning_rate"] for rule in before["rules"].values()]
+    rows = json.loads(bench.read_text())["growth"]
+    assert {(row["peak_mib"], row["blocks_peak_mib"]) for row in rows if row["axis"] == "T"} == {(6, 22)}

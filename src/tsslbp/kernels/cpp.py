@@ -54,7 +54,7 @@ def _load() -> str | None:
         return f"the C++ kernels in {spec.origin} cannot be loaded: {str(error).splitlines()[0]}"
     if not _is_of_source():
         again = "pip install --no-deps -e ."
-        return f"the C++ kernels in {spec.origin} are of other source; in the folder of tsslbp's source: {again}"
+        return f"the C++ kernels in {spec.origin} were built from other source; in the folder of tsslbp's source: {again}"
     return None
 
 
