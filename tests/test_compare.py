@@ -357,7 +357,7 @@ def test_a_page_says_whether_initial_weights_are_shared(compared, tmp_path, entr
     entries = {label: rule for label, rule in result["rules"].items() if label not in ("binary", "relu")}
     entries[entry] = result["rules"]["relu"]
     settings = {**result["settings"], "first_rates": first_rates}
-    made = {**result, "rules": entries, "settings": settings, "differences": None, "command": "tsslbp"}
+    made = {**result, "rules": entries, "settings": settings, "differences": None}
     page = comparison.write_comparison(tmp_path, made).read_text()
     assert ("started with scaled weights (first_rates)." in page) != same
 
@@ -366,7 +366,7 @@ def test_a_page_says_whether_initial_weights_are_shared(compared, tmp_path, entr
 @pytest.mark.parametrize(("data", "same"), [("spike-pattern(seed=1)", True), ("spike-pattern-of-mine.npz", False)])
 def test_a_page_says_that_patterns_are_learned_and_tested_alike(compared, tmp_path, data, same, markdown):
     result = compared[1]
-    made = {**result, "settings": {**result["settings"], "data": data}, "command": "tsslbp"}
+    made = {**result, "settings": {**result["settings"], "data": data}}
     comparison.write_comparison(tmp_path, made)
     page = comparison.draw_comparison(tmp_path, markdown).read_text()
     assert ("Training, validation and test patterns are the same" in page) == same
@@ -518,7 +518,7 @@ def test_a_rule_that_diverges_is_told_and_left_out(small, monkeypatch):
     assert list(result["rules"]) == ["tssl", "relu"]
     assert list(result["differences"]["rules"]) == ["relu"]
     assert result["diverged"] == {"surrogate": "surrogate-seed2: training diverged in epoch 1, step 1: layer 2"}
-    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    folder = comparison.write_comparison(small.runs_dir / "page", result).parent
     page = comparison.draw_comparison(folder, markdown=True).read_text()
     assert "| `surrogate` | diverged | – |" in page
     assert "surrogate diverged with one of the seeds and is left out" in page
@@ -562,7 +562,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again
     again = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
     assert [rule["tried"] for rule in again["rules"].values()] == [rule["tried"] for rule in result["rules"].values()]
-    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    folder = comparison.write_comparison(small.runs_dir / "page", result).parent
     assert "7 trials of 2" in comparison.draw_comparison(folder, markdown=True).read_text()
 
 
