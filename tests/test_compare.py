@@ -13,6 +13,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -963,3 +964,17 @@ def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
     (config,) = study.contestants(TrainConfig(), ["tssl"]).values()
     peak = step.peak_memory(config)
     assert 0 < peak < 500 if Path("/proc/self/clear_refs").exists() else peak is None
+
+
+def test_a_fresh_process_does_not_run_the_script_again(monkeypatch, tmp_path, capfd):
+    monkeypatch.undo()
+    script = ModuleType("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    Path(script.__file__).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    monkeypatch.setitem(data.SETS, "mine", data.load)  # as in a notebook
+    (config,) = study.contestants(TrainConfig(data="mine"), ["tssl"]).values()
+    assert step.peak_memory(config) is None
+    assert sys.modules["__main__"] is script
+    assert not (tmp_path / "ran").exists()
+    assert capfd.readouterr().err == ""
