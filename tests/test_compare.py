@@ -13,6 +13,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -357,7 +358,7 @@ def test_a_page_says_whether_initial_weights_are_shared(compared, tmp_path, entr
     entries = {label: rule for label, rule in result["rules"].items() if label not in ("binary", "relu")}
     entries[entry] = result["rules"]["relu"]
     settings = {**result["settings"], "first_rates": first_rates}
-    made = {**result, "rules": entries, "settings": settings, "differences": None, "command": "tsslbp"}
+    made = {**result, "rules": entries, "settings": settings, "differences": None}
     page = comparison.write_comparison(tmp_path, made).read_text()
     assert ("started with scaled weights (first_rates)." in page) != same
 
@@ -366,7 +367,7 @@ def test_a_page_says_whether_initial_weights_are_shared(compared, tmp_path, entr
 @pytest.mark.parametrize(("data", "same"), [("spike-pattern(seed=1)", True), ("spike-pattern-of-mine.npz", False)])
 def test_a_page_says_that_patterns_are_learned_and_tested_alike(compared, tmp_path, data, same, markdown):
     result = compared[1]
-    made = {**result, "settings": {**result["settings"], "data": data}, "command": "tsslbp"}
+    made = {**result, "settings": {**result["settings"], "data": data}}
     comparison.write_comparison(tmp_path, made)
     page = comparison.draw_comparison(tmp_path, markdown).read_text()
     assert ("Training, validation and test patterns are the same" in page) == same
@@ -518,7 +519,7 @@ def test_a_rule_that_diverges_is_told_and_left_out(small, monkeypatch):
     assert list(result["rules"]) == ["tssl", "relu"]
     assert list(result["differences"]["rules"]) == ["relu"]
     assert result["diverged"] == {"surrogate": "surrogate-seed2: training diverged in epoch 1, step 1: layer 2"}
-    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    folder = comparison.write_comparison(small.runs_dir / "page", result).parent
     page = comparison.draw_comparison(folder, markdown=True).read_text()
     assert "| `surrogate` | diverged | – |" in page
     assert "surrogate diverged with one of the seeds and is left out" in page
@@ -562,7 +563,7 @@ def test_every_rule_gets_its_trials_and_the_best_settings_are_used(small, monkey
     monkeypatch.setattr(training.Loop, "step", None)  # what has ended, or was given up, is not trained again
     again = study.compare(config, ["tssl", "eventprop(clip=8)", "relu"], **options)
     assert [rule["tried"] for rule in again["rules"].values()] == [rule["tried"] for rule in result["rules"].values()]
-    folder = comparison.write_comparison(small.runs_dir / "page", {**result, "command": "tsslbp"}).parent
+    folder = comparison.write_comparison(small.runs_dir / "page", result).parent
     assert "7 trials of 2" in comparison.draw_comparison(folder, markdown=True).read_text()
 
 
@@ -963,3 +964,17 @@ def test_peak_memory_is_that_of_a_fresh_process(quick, monkeypatch):
     (config,) = study.contestants(TrainConfig(), ["tssl"]).values()
     peak = step.peak_memory(config)
     assert 0 < peak < 500 if Path("/proc/self/clear_refs").exists() else peak is None
+
+
+def test_a_fresh_process_does_not_run_the_script_again(monkeypatch, tmp_path, capfd):
+    monkeypatch.undo()
+    script = ModuleType("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    Path(script.__file__).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    monkeypatch.setitem(data.SETS, "mine", data.load)  # as in a notebook
+    (config,) = study.contestants(TrainConfig(data="mine"), ["tssl"]).values()
+    assert step.peak_memory(config) is None
+    assert sys.modules["__main__"] is script
+    assert not (tmp_path / "ran").exists()
+    assert capfd.readouterr().err == ""

@@ -191,11 +191,11 @@ def test_what_is_not_finite_or_not_there_is_told():
     found = study.fidelity(("tssl(inter=False, fallback=never)",), seeds=1, steps=(1,))  # a gradient of nothing
     (rule,) = found["rules"].values()
     assert rule["depth"][-1] == [None] * 11
-    section = study.section(found | {"command": ""})
+    section = study.section(found)
     assert section.answer == "No network fired alike, and no gradient was finite."
     assert section.rows[0][-1] == "–"
     rule["exact"]["12-8-6"][0]["cosine"][-1] = fidelity.spread([0.5])
-    assert study.section(found | {"command": ""}).answer.endswith("0.500 in networks of 12-8-6 neurons.")
+    assert study.section(found).answer.endswith("0.500 in networks of 12-8-6 neurons.")
 
 
 @pytest.mark.slow

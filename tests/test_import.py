@@ -472,6 +472,13 @@ def test_functions_of_packages_are_no_files_of_a_users_own(monkeypatch):
             r"have targets torch.float32 \[\d+\]; they must be int64",
         ),
         (lambda d: replace(d, classes=("a", "b")), "its train samples have targets up to 3; there are 2 classes, from 0"),
+        (lambda d: replace(d, classes=tuple("abca")), "dataset: class name 'a' stands twice"),
+        (lambda d: replace(d, classes=(0, 1, 2, 3)), r"dataset: classes is \(0, 1, 2, 3\); it must be a tuple of texts"),
+        (lambda d: replace(d, name=5), "dataset: name is 5; it must be a text"),
+        (lambda d: replace(d, normalisation=None), "dataset: normalisation is None; it must be a tsslbp"),
+        (lambda d: replace(d, normalisation=data.Normalisation(1, (0, 0), (1, 1))), "has 2 means; its samples have 4 channels"),
+        (lambda d: replace(d, test=replace(d.test, x=d.test.x / 0)), "dataset: its test samples hold NaN or infinity; remove"),
+        (lambda d: replace(d, train=replace(d.train, x=d.train.x.requires_grad_())), r"require a gradient; give x\.detach\(\)"),
     ],
 )
 def test_a_data_set_made_in_python_that_does_not_fit(tmp_path, change, message):

@@ -1,11 +1,13 @@
 """Figures for notebooks, and what models and runs look like there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import tsslbp
-from tsslbp import UserError, plot, training
+from tsslbp import UserError, plot, study, training
 from tsslbp.data import load, of_arrays
 from tsslbp.data.dataset import AS_STORED
 
@@ -53,8 +55,10 @@ def test_a_padded_series_is_drawn_to_its_end(tmp_path):
     figures = [plot.raster(model, sample, length=int(end)) for sample, end in zip(dataset.test.x, lengths, strict=True)]
     assert [figure._suptitle.get_text() for figure in figures] == [f"answer: {one}" if one else "no answer" for one in answers]
     assert figures[0].axes[0].get_xlim() == (0.5, 5.5)
-    with pytest.raises(UserError, match="give it as the argument dataset"):
-        plot.confusion(folder)
+    for find in (plot.confusion, study.runs.load):
+        with pytest.raises(UserError, match="give it as the argument dataset in Python, or save it with numpy"):
+            find(folder)
+    assert study.runs.load(str(folder), dataset=dataset).test is dataset.test
     (axes,) = plot.confusion(folder, dataset).axes
     assert sum(int(text.get_text()) for text in axes.texts) == 12
 
@@ -94,6 +98,23 @@ def test_confusion_counts_every_test_sample(run):
     right = sum(int(text.get_text()) for text in axes.texts if len(set(text.get_position())) == 1)
     chosen = training.read_metrics(run)[1]["test_accuracy"]
     assert 100 * right / 360 == pytest.approx(chosen)
+
+
+def test_only_the_test_set_of_the_run_is_confused(run):
+    dataset = load("digits", run)
+    scaled = replace(dataset.test, x=dataset.test.x / 2)
+    others = {
+        r"must be a tsslbp\.data\.Dataset": dataset.test,
+        "other test samples": replace(dataset, test=dataset.train),
+        "give the run's own data set": replace(dataset, test=scaled),
+        r"the classes of dataset are 9, 8, .*; the model's are 0, 1, ": replace(dataset, classes=dataset.classes[::-1]),
+    }
+    for why, other in others.items():
+        with pytest.raises(UserError, match=why):
+            plot.confusion(run, other)
+        with pytest.raises(UserError, match=why):
+            study.runs.load(run, dataset=other)
+    assert len(plot.confusion(run, dataset).axes[0].texts) == len(plot.confusion(run).axes[0].texts)
 
 
 def test_a_notebook_shows_a_figure_without_pyplot(run):

@@ -113,7 +113,7 @@ def test_quiet_is_a_small_post_synaptic_current():
 
 def test_steps_after_the_end_do_not_count():
     found = study.firing(hand_made(HIDDEN, SILENT, x=(1.0, 1.0), lengths=[4, 1]))
-    assert "more than once in up to 4 steps" in study.section(found | {"command": ""}).answer
+    assert "more than once in up to 4 steps" in study.section(found).answer
     found = found["layers"]["linear1"]
     assert found["rate"] == (7 + 1) / (4 * 5)
     assert found["fallback"] == (20 - 8) / 20
@@ -312,7 +312,7 @@ def test_energy_of_a_hand_made_network():
     assert rule["layers"] == {"linear1": hidden, "output": output}
     assert rule["total"] == {key: pytest.approx(sum(layer[key] for layer in rule["layers"].values())) for key in rule["total"]}
     assert found["dense_relu"] == {"linear1": pytest.approx(4 * 4.6 / 1000), "output": pytest.approx(8 * 4.6 / 1000)}
-    assert study.section(found | {"command": ""}).answer == (
+    assert study.section(found).answer == (
         "Where zeros are skipped, the network takes 0.245 nJ. "
         "Where nothing is skipped, it takes 0.386 nJ and a ReLU network 0.0552 nJ."
     )
@@ -330,12 +330,12 @@ def test_energy_is_that_of_the_activity_and_averages_seeds(run):
 def test_the_energy_of_several_networks_is_told_with_what_they_share(run):
     one, two = (replace(run, settings={**run.settings, "seed": seed, "rule": "tssl"}) for seed in (0, 1))
     other = replace(run, settings={**run.settings, "seed": 0, "rule": "surrogate"})
-    found = study.energy([one, two, other], "three") | {"command": ""}
+    found = study.energy([one, two, other], "three")
     assert not {"rule", "seed"} & set(found["settings"])
     assert found["settings"]["network"] == run.settings["network"]
     count = len(run.test)
     assert study.section(found).notes[-1] == f"{count} test samples. Seeds: tssl: 0, 1; surrogate: 0."
-    found = study.energy([one, two], "two") | {"command": ""}
+    found = study.energy([one, two], "two")
     assert found["settings"]["rule"] == "tssl"
     assert study.section(found).notes[-1] == f"{count} test samples. Seeds: 0, 1."
 
@@ -564,7 +564,7 @@ def test_a_page_says_whether_accuracies_chose_the_epoch(choose, said, tmp_path):
             if name == "energy"
             else study.firing(chosen)
         )
-        study.write(tmp_path / name, {**result, "command": "tsslbp study"})
+        study.write(tmp_path / name, result)
         assert said in Page(tmp_path / name / "report.html").text
 
 
@@ -572,7 +572,7 @@ def test_a_page_says_whether_accuracies_chose_the_epoch(choose, said, tmp_path):
 def test_a_page_says_that_frozen_patterns_chose_the_epoch(data, same, tmp_path):
     run = hand_made(HIDDEN, SILENT)
     found = study.firing(replace(run, settings={**run.settings, "data": data}))
-    text = Page(study.write(tmp_path, found | {"command": ""})).text
+    text = Page(study.write(tmp_path, found)).text
     assert ("also those of training and validation, so the epoch was chosen by them" in text) == same
     assert ("nothing was chosen by them" in text) != same
 
@@ -632,7 +632,7 @@ def test_what_diverges_is_told_and_left_out(tiny, monkeypatch, tmp_path):
     found = study.ablation(tiny, seeds=2, groups=["terms"])
     assert found["variants"]["reset=False"] == {"group": "terms", "accuracies": None}
     assert len(found["variants"]["leak=False"]["accuracies"]) == 2
-    assert "reset=False diverged" in Page(study.write(tmp_path, found | {"command": ""})).text
+    assert "reset=False diverged" in Page(study.write(tmp_path, found)).text
     assert study.section(found).notes[0] == f"Test samples: 360. Epochs: {tiny.epochs}."
     assert study.section({key: value for key, value in found.items() if key != "samples"}).notes[0].startswith("Seeds")  # 0.1.0
 
@@ -819,18 +819,18 @@ def test_energy_takes_a_comparison_and_leaves_out_what_was_tuning(tiny):
     assert (relu["acs"], relu["own_macs"]) == (0, 0)
     assert tssl["own_macs"] == 30 * 5 * 2
 
-    rows = study.section(found | {"command": ""}).rows
+    rows = study.section(found).rows
     assert [row[:2] for row in rows] == [[label, name] for label in found["rules"] for name in ("linear1", "output", "all")]
     found["dense_relu"] = {"linear1": 3.0, "output": 0.3}
     for label, nj, dense_nj in (("tssl", 1.11, 9.9), ("relu", 2.22, 3.3)):
         found["rules"][label] |= {"accuracy": 90.0, "total": tssl | {"energy_nj": nj, "dense_nj": dense_nj}}
-    assert study.section(found | {"command": ""}).answer == (
+    assert study.section(found).answer == (
         "Where zeros are skipped, tssl needs the least energy, 1.11 nJ (90.00 % accuracy); the trained ReLU network "
         "takes 2.22 nJ. "
         "Where nothing is skipped, tssl takes 9.9 nJ and a ReLU network 3.3 nJ."
     )
     found["rules"]["relu"]["total"]["energy_nj"] = 1.0
-    assert study.section(found | {"command": ""}).answer == (
+    assert study.section(found).answer == (
         "Where zeros are skipped, relu needs the least energy, 1 nJ (90.00 % accuracy). "
         "Where nothing is skipped, relu takes 3.3 nJ."
     )
@@ -887,8 +887,13 @@ def test_latency_needs_one_length():
 def test_a_damaged_study_is_named(run, tmp_path):
     (tmp_path / "energy.json").write_text("{")
     with pytest.raises(UserError, match=r"energy\.json is damaged.*; .*latency\.json holds the new result"):
-        study.write(tmp_path, study.latency(run) | {"command": ""})
+        study.write(tmp_path, study.latency(run))
     assert (tmp_path / "latency.json").is_file()
+
+
+def test_a_result_made_in_python_is_written_and_drawn(run, tmp_path):
+    assert "<code></code>" not in study.write(str(tmp_path), study.firing(run)).read_text()
+    assert "    \n" not in study.draw(str(tmp_path), markdown=True).read_text()
 
 
 def test_list_of_studies(capsys):

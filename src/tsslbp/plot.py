@@ -114,10 +114,10 @@ def confusion(run: str | Path, dataset: Dataset | None = None) -> Figure:
         dataset: that of a run whose data were made in Python.
 
     Raises:
-        UserError: no run at the folder, missing data, targets that are no classes.
+        UserError: no run at the folder, missing or other data, targets that are no classes.
     """
     model, settings = training.load(run), TrainConfig.from_toml(Path(run) / training.CONFIG)
-    test = (dataset or training.dataset_of_run(model, settings)).test
+    test = training.dataset_of_run(model, settings, given=dataset).test
     if test.trains:
         raise UserError(f"the targets of {model.data} are spike trains, which are not confused")
     names = [*model.classes, "no answer"]

@@ -93,7 +93,8 @@ def load(
     """
     name = str(name)
     if name.startswith(MADE):
-        raise UserError(f"{name} was made in Python and is in no file; give it as the argument dataset")
+        fix = "give it as the argument dataset in Python, or save it with numpy.savez and train on the file"
+        raise UserError(f"{name} was made in Python and is in no file; {fix}")
     if time_steps is not None and time_steps < 1:
         raise UserError(f"time_steps is {time_steps}; it must be at least 1")
     if in_files.is_one(name):

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp.errors import LARGEST, UserError
+from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.signal import check_lengths
 
 SPLIT_SEED = 0
@@ -205,12 +205,14 @@ def check(dataset: object, what: str) -> Dataset:
     """A data set made elsewhere, checked.
 
     Raises:
-        UserError: no data set, or samples and targets of other types or shapes than :class:`Split` says; it names ``what``.
+        UserError: no data set, samples and targets of other types or shapes than :class:`Split` says or that are not finite,
+            classes or a normalisation that a model cannot have; it names ``what``.
     """
     if not isinstance(dataset, Dataset):
         raise UserError(f"{what} is a {type(dataset).__name__}; it must be a tsslbp.data.Dataset, such as data.of_arrays makes")
     if not len(dataset.train):
         raise UserError(f"{what} has no training samples")
+    classes = _checked_head(dataset, what)
     sample, targets = dataset.train.select(torch.arange(1)).x.shape[1:], dataset.train.y.shape[1:]
     for name, part in dataset.parts.items():
         if not len(part):
@@ -224,6 +226,10 @@ def check(dataset: object, what: str) -> Dataset:
             check_lengths(part.lengths, part.x.transpose(0, 1), x.dim() < 3)
         if x.dtype not in (torch.uint8, torch.float32) or x.shape[1:] != sample:
             raise UserError(f"{where} are {x.dtype} {list(x.shape[1:])}; they must be uint8 or float32 {list(sample)}")
+        if x.requires_grad:
+            raise UserError(f"{where} require a gradient; give x.detach()")
+        if x.is_floating_point() and not bool(part.values().isfinite().all()):
+            raise UserError(f"{where} hold NaN or infinity; remove or replace such values")
         wanted = torch.uint8 if part.trains else torch.int64
         if part.y.dim() not in (1, 3) or part.y.dtype != wanted or part.y.shape[1:] != targets:
             given = f"{part.y.dtype} {list(part.y.shape)}"
@@ -233,7 +239,26 @@ def check(dataset: object, what: str) -> Dataset:
         most = part.y.shape[2] - 1 if part.trains else int(part.y.max())
         if int(part.y.min()) < 0 or most >= len(dataset.classes):
             raise UserError(f"{where} have targets up to {most}; there are {len(dataset.classes)} classes, from 0")
-    return dataset
+    means, channels = len(dataset.normalisation.mean), (1, *sample)[-3 if len(sample) > 2 else -1]
+    if means not in (1, channels):
+        raise UserError(
+            f"{what}: normalisation has {means} means; its samples have {channels} channels, so give 1 or {channels}"
+        )
+    return dataset if classes == dataset.classes else replace(dataset, classes=classes)
+
+
+def _checked_head(dataset: Dataset, what: str) -> tuple[str, ...]:
+    """The names of the classes. Raises UserError if they, the name or the normalisation are of other types."""
+    texts = isinstance(dataset.classes, tuple | list) and all(isinstance(name, str) for name in dataset.classes)
+    fits = {
+        "name": (isinstance(dataset.name, str), "a text"),
+        "normalisation": (isinstance(dataset.normalisation, Normalisation), "a tsslbp.data.Normalisation"),
+        "classes": (texts, "a tuple of texts, the names of the classes"),
+    }
+    for field, (right, be) in fits.items():
+        if not right:
+            raise UserError(f"{what}: {field} is {shown(getattr(dataset, field))}; it must be {be}")
+    return class_names(dataset.classes, what)
 
 
 def kind_of(x: Tensor, sequence: bool) -> Kind:

@@ -71,13 +71,15 @@ def _differences_table(result: Result) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def write_comparison(folder: Path, result: Result) -> Path:
+def write_comparison(folder: str | Path, result: Result) -> Path:
     """Write ``compare.json`` and ``compare.html``; returns the path of the page.
 
     Raises:
         UserError: a file cannot be written.
     """
+    folder = Path(folder)
     files.make_folder(folder, "choose another --out")
+    result = result | {"command": result.get("command", "")}  # of the command line alone
     content = json.dumps(result, indent=1, allow_nan=False)
     context = _contents(json.loads(content))  # the page is made from the file
     files.write_text(folder / "compare.json", content + "\n")

@@ -15,13 +15,15 @@ def section(result: Result) -> Section:
     return studies()[result["study"]].section(result)
 
 
-def write(folder: Path, result: Result) -> Path:
+def write(folder: str | Path, result: Result) -> Path:
     """Write ``NAME.json`` and, of all studies in the folder, ``report.html``; returns the path of the page.
 
     Raises:
         UserError: a file cannot be written, or another study's file is damaged.
     """
+    folder = Path(folder)
     files.make_folder(folder, "choose another --out")
+    result = result | {"command": result.get("command", "")}  # of the command line alone
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
     section(json.loads(content))  # an error of the study is raised here, not as a damaged file
     files.write_text(folder / f"{result['study']}.json", content)
@@ -43,12 +45,13 @@ def found_in(folder: Path) -> list[Path]:
     return [path for name in studies() if (path := folder / f"{name}.json").is_file()]
 
 
-def draw(folder: Path, markdown: bool = False) -> Path:
+def draw(folder: str | Path, markdown: bool = False) -> Path:
     """Write ``report.html`` of all studies in a folder, or ``README.md`` with SVG figures; returns the path of the page.
 
     Raises:
         UserError: a file cannot be written, or a study's file is damaged.
     """
+    folder = Path(folder)
     drawn = [_read(path) for path in found_in(folder)]
     by_test = any(one["settings"].get("choose") == "test" for one, _ in drawn)
     chosen = "a run's epoch was chosen by them, which flatters it" if by_test else "nothing was chosen by them"

@@ -46,15 +46,17 @@ class Run:
             raise UserError(f"{study} is a study of spikes; {self.name} has one layer, read from its voltage: add a hidden one")
 
 
-def load(folder: Path, data_root: Path | None = None) -> Run:
-    """A run from its folder; ``data_root`` holds its data set, if that has moved.
+def load(folder: str | Path, data_root: Path | None = None, dataset: Dataset | None = None) -> Run:
+    """A run from its folder; ``data_root`` holds its data set, if that has moved, and ``dataset`` is the one made in Python.
 
     Raises UserError if there is no model, and for a run that has not ended, a damaged file and missing data.
     """
+    folder = Path(folder)
     model = training.load(folder)
     training.final_of(folder)
     settings = TrainConfig.from_toml(folder / training.CONFIG)
-    return Run(folder.resolve().name, model, training.dataset_of_run(model, settings, data_root).test, settings.to_dict())
+    test = training.dataset_of_run(model, settings, data_root, dataset).test
+    return Run(folder.resolve().name, model, test, settings.to_dict())
 
 
 def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:

@@ -1,15 +1,19 @@
 """The cost of a training step: a function to time, and its peak memory."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
+from types import ModuleType
 
 import torch
 
 from tsslbp import data, imports, machine, training
 from tsslbp.bench.measure import CLEAR, peak_growth
+from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 
 
@@ -22,14 +26,28 @@ def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:
 
 
 def peak_memory(config: TrainConfig) -> float | None:
-    """Mebibytes that a training step adds to a fresh process at its peak; None if this is not Linux, or that process dies."""
+    """Mebibytes that a training step adds to a fresh process at its peak; None if this is not Linux, that process dies, or it
+    does not find what the caller's own code defines."""
     if not CLEAR.exists():
         return None
     with ProcessPoolExecutor(1, get_context("spawn"), imports.take, (imports.paths(),)) as fresh:
         try:
-            return fresh.submit(_peak, config).result()
-        except BrokenProcessPool:
+            with _without_main():
+                peak = fresh.submit(_peak, config)
+            return peak.result()
+        except (BrokenProcessPool, UserError):
             return None
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start inside do not run the caller's script again, which need not be guarded by ``__name__``."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _peak(config: TrainConfig) -> float:

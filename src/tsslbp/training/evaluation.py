@@ -52,11 +52,13 @@ def dataset_of(
     )
 
 
-def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None) -> Dataset:
-    """The data set of a run with these settings, in another data root if one is given.
+def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None, given: Dataset | None = None) -> Dataset:
+    """The data set of a run with these settings, in another data root if one is given; or the ``given`` one, checked.
 
     Raises UserError if they are not there, or its test samples are no longer those that the run was measured on.
     """
+    if given is not None:
+        return _checked(model, data.check(given, "dataset"))
     root, name = root or settings.data_root, settings.data  # where they lay when the run was last resumed
     if _gone(name, root):
         known = "put it back, work in the folder it is in, or resume the run with --data (one that has ended trains no more)"
@@ -64,6 +66,15 @@ def dataset_of_run(model: Model, settings: TrainConfig, root: Path | None = None
     dataset = dataset_of(model, root, name, validation=settings.validation, streaming=settings.streaming)
     if model.facts and not model.facts.is_test_set(dataset.test):
         raise UserError(f"{name} has other test samples than those that the run was measured on; restore them, or train again")
+    return dataset
+
+
+def _checked(model: Model, dataset: Dataset) -> Dataset:
+    """A data set made in Python. Raises UserError unless it has the classes and the test samples of the model's."""
+    if dataset.classes != model.classes:
+        raise UserError(f"the classes of dataset are {unlike(dataset.classes, model.classes)}; give the run's own data set")
+    if dataset.train.shape != model.sample_shape or (model.facts and not model.facts.is_test_set(dataset.test)):
+        raise UserError("dataset has other test samples than those that the run was measured on; give the run's own data set")
     return dataset
 
 
