@@ -933,7 +933,7 @@ def test_an_empty_instruction_set_is_none(monkeypatch):
 def test_kernels_of_other_source_are_not_used(monkeypatch, tmp_path):
     (tmp_path / "newer.h").touch()
     monkeypatch.setattr(cpp, "SOURCE", tmp_path)
-    assert cpp._load().endswith("are of other source; in the folder of tsslbp's source: pip install --no-deps -e .")
+    assert cpp._load().endswith("were built from other source; in the folder of tsslbp's source: pip install --no-deps -e .")
     monkeypatch.setattr(cpp, "SOURCE", tmp_path / "missing")  # as in a wheel
     assert cpp._load() is None
 
