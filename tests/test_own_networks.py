@@ -279,6 +279,7 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: MaxPool2d(0, tau_s=3), "MaxPool2d: size is 0"),
         (lambda: MaxPool1d(2, tau_s=0.5), "tau_s is 0.5; it must be finite and at least 1"),
         (lambda: AvgPool1d(-1), "AvgPool1d: size is -1"),
+        (lambda: AvgPool1d(torch.tensor([2, 2])), "AvgPool1d: size is of type Tensor; it must be a whole number from 1"),
         (lambda: AvgPool2d((2, 2)), r"AvgPool2d: size is \(2, 2\); it must be a whole number"),
         (lambda: SumPool2d(2, float("nan")), "SumPool2d: factor is nan; it must be a finite number"),
         (

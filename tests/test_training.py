@@ -15,6 +15,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -189,6 +190,15 @@ def test_ctrl_c_after_the_last_step_is_heard(quick):
     config = quick(name="cut", epochs=1)
     with pytest.raises(training.Interrupted):
         training.train(config, PressCtrlC())
+    assert training.train(replace(config, resume=True))[1]["epochs"] == 1
+
+
+def test_ctrl_c_in_the_last_measurement_says_how_to_go_on(quick, monkeypatch):
+    config = quick(name="cut", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.records, "summary", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(training.Interrupted, match="cut"):
+            training.train(config)
     assert training.train(replace(config, resume=True))[1]["epochs"] == 1
 
 

@@ -98,7 +98,8 @@ def check_number(name: str, x: object, be: str = "a plain number, as constants a
 def check_whole(name: str, x: object) -> None:
     """Raises UserError for anything but a whole number from 1, of Python or NumPy."""
     if isinstance(x, bool) or not isinstance(x, Integral) or x < 1:
-        raise UserError(f"{name} is {shown(x)}; it must be a whole number from 1")
+        given = f"of type {type(x).__name__}" if hasattr(x, "shape") and not isinstance(x, Real) else shown(x)
+        raise UserError(f"{name} is {given}; it must be a whole number from 1")
 
 
 def check_positive(name: str, x: float, least: float = 0) -> None:

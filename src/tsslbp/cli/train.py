@@ -8,6 +8,7 @@ from typing import Any
 from tsslbp import machine, processes, recipes, training
 from tsslbp.cli.parse import LABEL, given_in, parse, starting_from, taken
 from tsslbp.cli.show import console
+from tsslbp.cli.streams import say
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
 from tsslbp.training import CHECKPOINT, METRICS
@@ -75,11 +76,14 @@ def _page(folder: Path) -> Path:
     """The report of a run that has ended. Raises UserError, as where there is no space or the job is to end."""
     from tsslbp import report  # here, because Matplotlib loads slowly
 
+    later = f"the run has ended, so make its page later with: tsslbp report {shlex.quote(str(folder))}"
     try:
         return report.write(folder)
     except UserError as error:
-        again = f"tsslbp report {shlex.quote(str(folder))}"
-        raise UserError(f"{error}; the run has ended, so make its page later with: {again}") from None
+        raise UserError(f"{error}; {later}") from None
+    except KeyboardInterrupt:
+        say(f"stopped; {later}")
+        raise
 
 
 @dataclass(frozen=True)

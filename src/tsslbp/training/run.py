@@ -52,7 +52,7 @@ def train(
 
     Raises:
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint is written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint is written. A second Ctrl-C does not wait for one.
 
     Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
     """
@@ -106,7 +106,7 @@ def train(
                 run.state.history, dataset, config.choose, lambda: run.measure(without_filters, samples.test)
             )
             final |= baselines(dataset) if own else {}
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):  # the latter of a second Ctrl-C, or after the last step
             raise Interrupted(run.folder) from None
         except (processes.Lost, Unread) as error:
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
