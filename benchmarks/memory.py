@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command
+
 from tsslbp import files, training
 from tsslbp.bench import BLOCKS, TSSLBP, measure
 from tsslbp.cli import study as commands
@@ -45,16 +47,16 @@ def benched(result: dict[str, Any]) -> None:
             row |= {"peak_mib": measure.peak_memory(name, TSSLBP), "blocks_peak_mib": measure.peak_memory(name, BLOCKS)}
 
 
-def main(root: str, *paths: str) -> None:
-    for path in map(Path, paths):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "rules" in result:
-            compared(result, Path(root))
+def main(root: str, result: str, *more: str) -> None:
+    for path in map(Path, (result, *more)):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if "rules" in found:
+            compared(found, Path(root))
         else:
-            benched(result)
-        files.write_json(path, result)
+            benched(found)
+        files.write_json(path, found)
         sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command.run(main, __doc__)

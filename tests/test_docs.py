@@ -33,7 +33,6 @@ SLOW = {page for page, text in PAGES.items() if any(slow for slow, *_ in BLOCK.f
 NOT_RUN = {
     "python benchmarks/automatic.py": "it takes sets that may not be in the repository; test_benchmarks.py runs it on others",
     "python benchmarks/inference.py": "it takes the test images, or a quiet machine; test_benchmarks.py runs it on a few",
-    "python benchmarks/memory.py": "it measures all results; test_benchmarks.py runs it on two",
     "python benchmarks/streaming.py": "it takes all recordings, or a quiet machine; test_benchmarks.py runs it on a few",
     "pip install .": "it changes the environment; .ci/install tries it in a new one",
     "torchrun --nnodes": "it takes several machines",
