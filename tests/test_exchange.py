@@ -582,6 +582,14 @@ FOREIGN = {
         shape=(2, 8, 8),
     ),
     "one number for all": lambda: foreign(nir.Linear(weights(5, 7)), cuba(1)),
+    "a kernel as large as what enters it": lambda: foreign(
+        nir.Conv2d((5, 7), weights(6, 42).reshape(6, 2, 3, 7), (1, 2), (0, 0), (2, 1), 1, full(6, 0.1)),
+        lif((6, 1, 1), threshold=2.0),
+        nir.Flatten({"input": np.array([6, 1, 1])}, start_dim=0),
+        nir.Linear(weights(5, 6, 1)),
+        lif(),
+        shape=(2, 5, 7),
+    ),
     "pools": lambda: foreign(
         nir.Conv2d((10, 10), weights(3, 18).reshape(3, 2, 3, 3), (1, 1), "same", (1, 1), 1, full(3, 0.1)),
         lif((3, 10, 10), threshold=3.0),

@@ -220,8 +220,12 @@ class _Reader:
             weight, groups = blocks, hint.groups  # NIR's type check knows no groups, so we write zeros between them
         even = before == after and all(len(set(sizes)) == 1 for sizes in (weight.shape[2:], before, stride, dilation))
         square = (weight, before[0]) if even else None
-        if not even and len(set(stride)) == 1:
-            square, dilation = common(undilated(weight, dilation), before, stride[0], sizes, made), [1]
+        if not even:
+            weight, dilation = undilated(weight, dilation), [1]
+            square = common(weight, before, stride[0], sizes, made) if len(set(stride)) == 1 else None
+        if square is None and weight.shape[1:] == self.shape and set(made) == {1} and not any(before):  # a matrix does the same
+            self.shape, self.pending = (len(weight), *made), (link, LinearSpec(len(weight)), weight.reshape(len(weight), -1))
+            return
         if square is None:
             link.refuse("differs between the axes in its stride, or in kernel and padding; convolutions here do not")
         weight, padding = square
