@@ -748,6 +748,20 @@ def test_masked_arrays_are_refused_unless_nothing_is_masked():
     assert torch.equal(data.of_arrays(np.ma.array(X), Y).train.x, data.of_arrays(X, Y).train.x)
 
 
+def test_the_objects_of_a_table_of_several_types_are_taken_if_they_are_numbers():
+    table = np.arange(24.0).reshape(12, 2).astype(object)
+    table[:, 1] = np.arange(12) % 3 == 0
+    numbers = data.of_arrays(table.astype(float), np.arange(12) % 2)
+    assert torch.equal(data.of_arrays(table, np.arange(12, dtype=object) % 2).train.x, numbers.train.x)
+    table[3, 1], table[2, 0] = None, "red"
+    with fails("x: feature 0 holds red in sample 2; it must hold numbers: fill what is missing, and turn texts"):
+        data.of_arrays(table, np.arange(12) % 2)
+    table[2, 0] = 1
+    frame = type("Frame", (), {"columns": ["size", "is big"], "__array__": lambda self, dtype=None, copy=None: table})()
+    with fails("x: column is big holds None in sample 3"):
+        data.of_arrays(frame, np.arange(12) % 2)
+
+
 @pytest.mark.parametrize("kind", [bool, np.float16, np.float64])
 def test_classes_may_be_whole_numbers_of_any_type(tmp_path, kind):
     dataset = data.load(save(tmp_path / "own.npz", x=X, y=Y.astype(kind)), Path())

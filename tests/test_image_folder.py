@@ -576,3 +576,10 @@ def test_pictures_of_several_sizes(folder):
     Image.new("RGB", (30, 20)).save(folder / "train/red/0.jpg")
     assert load(folder).sample_shape == (3, listed.SIZE, listed.SIZE)
     assert load(folder, size=5).sample_shape == (3, 5, 5)
+
+
+def test_a_class_without_pictures_is_refused_as_in_memory(folder):
+    (folder / "train/violet").mkdir()
+    for name in (f"image-folder:{folder}", str(folder)):
+        with fails(r"folder .*violet has no pictures \(.png.*\); add some or remove it"):
+            data.load(name, Path())

@@ -364,3 +364,11 @@ def test_table_is_that_of_the_result(monkeypatch):
     assert tables.choices(chosen) in page
     for name, aim in (("iris", 0.93), ("wine", 0.96), ("breast_cancer", 0.955)):
         assert np.mean(result["sets"][name]["tsslbp"]) >= aim
+
+
+def test_masked_values_are_refused():
+    x, y = load_iris(return_X_y=True)
+    fitted = clone(TINY).fit(np.ma.array(x), y)
+    for use in (lambda: clone(TINY).fit(np.ma.array(x, mask=x > 5), y), lambda: fitted.predict(np.ma.array(x, mask=x > 5))):
+        with pytest.raises(UserError, match="X is a masked array; fill what is masked"):
+            use()

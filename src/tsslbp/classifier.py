@@ -126,6 +126,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         If no output neuron spikes, there is no answer, and the shares are those of the classes in the training samples.
         """
         check_is_fitted(self)
+        sample_values.refuse_masked(X, "X")
         x = _stored(validate_data(self, self._features_second(X), dtype=STORED, allow_nd=True, reset=False))
         if x.shape[1:] != self.model_.sample_shape:
             shapes = [list(shape) for shape in (x.shape[1:], self.model_.sample_shape)]
@@ -145,6 +146,7 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[largest(shares).numpy()]
 
     def _fit(self, data: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+        sample_values.refuse_masked(data, "X")
         given = self._features_second(data)
         checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)
         x, labelled = checked

@@ -45,7 +45,7 @@ def raster(model: training.Model, x: Any, length: int | None = None) -> Figure:
     """
     if not isinstance(model, training.Model):
         raise UserError(f"raster draws a model, as tsslbp.load returns it, not a {type(model).__name__}")
-    stored = torch.as_tensor(np.asarray(x))
+    stored = torch.as_tensor(np.asarray(x.detach() if isinstance(x, torch.Tensor) else x))
     stored = stored if stored.dtype == torch.uint8 else stored.float()
     if stored.shape != model.sample_shape:
         raise UserError(f"x has shape {list(stored.shape)}; one sample of this model has {list(model.sample_shape)}")

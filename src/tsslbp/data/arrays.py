@@ -134,15 +134,12 @@ def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
+    sample_values.refuse_masked(value, name)
     try:
         array = sample_values.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
         raise UserError(f"{name} is no array: {one_line(error)}") from None
-    if array.dtype == object and array.size and all(isinstance(one, str) for one in array.flat):
-        array = array.astype(str)
-    return array
+    return sample_values.plain(array, name, getattr(value, "columns", None)) if array.dtype == object and array.size else array
 
 
 def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:

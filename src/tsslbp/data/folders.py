@@ -132,7 +132,7 @@ def listed(path: Path, suffixes: Sequence[str], wanted: Wanted, what: str, flat:
         raise UserError(
             f"{loose[0]} is in no folder of a class ({len(loose)} such {what}); move each into a folder named by class"
         )
-    empty = [child.name for child in _folders_in(folders["train"]) if not any(files_in(child, suffixes))]
+    empty = [child.name for child in folders_in(folders["train"]) if not any(files_in(child, suffixes))]
     if empty and not wanted.whole:
         raise UserError(f"{folders['train']}: folder {empty[0]} has no {what} ({', '.join(suffixes)}); add some or remove it")
     classes = wanted.classes or classes_of((str(label) for label in labels["train"]), str(path))
@@ -155,12 +155,12 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     Raises UserError for two folders of one part, and if they are for ``training``, for other parts alone, for another folder
     with the same classes, and for folders of folders such as ``training_set`` and ``test_set``.
     """
-    tops = _folders_in(path)
+    tops = folders_in(path)
     found = {part: [child for child in tops if child.name.lower() in names] for part, names in PARTS.items()}
     if not found["train"]:
         if training and len(tops) > 1 and sum(map(len, found.values())) == len(tops):
             raise UserError(f"{path} has no folder train beside {' and '.join(top.name for top in tops)}; add it")
-        around = [top.name for top in tops if _folders_in(top)]
+        around = [top.name for top in tops if folders_in(top)]
         like = {part: name for name in around for part, (word, *_) in PARTS.items() if word in name.lower()}
         if training and "train" in like and len(names := sorted({*like.values()})) > 1:
             raise UserError(f"{path} has {' and '.join(names)}, which look like parts; name them train, val or test")
@@ -175,7 +175,7 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
     return parts
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, except hidden ones, by name."""
     return [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tsslbp.data import listed
 from tsslbp.data.dataset import Dataset, Split
-from tsslbp.data.folders import folders_of_parts, left_out, unwrapped, walked
+from tsslbp.data.folders import folders_in, folders_of_parts, left_out, unwrapped, walked
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import SUFFIXES
 from tsslbp.data.streamed import Files, Streaming
@@ -38,6 +38,9 @@ def read(name: str, root: Path, validation: int | None, streaming: Streaming) ->
     train = parts["train"]
     if not len(train.y):
         raise UserError(f"{train.files.folder} has no pictures ({', '.join(SUFFIXES)})")
+    for child in folders_in(Path(train.files.folder)):
+        if child.name not in train.labels:
+            raise UserError(f"folder {child} has no pictures ({', '.join(SUFFIXES)}); add some or remove it")
     tested_on = {part: f"the folder {Path(found.files.folder).name}" for part, found in parts.items()}
     made = listed.dataset(parts, folder.resolve().name, str(folder), validation, streaming, tested_on)
     return replace(made, notes=(*made.notes, *left_out(folder, SUFFIXES)))

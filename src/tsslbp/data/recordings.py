@@ -42,7 +42,7 @@ def read(path: Path, wanted: Wanted) -> Found:
     steps, (polarities, height, width) = shape[0], (1, 1, *shape[1:])[-3:]
     size, pixels = (polarities, height, width), f"{width} × {height} pixels"
     if math.prod(shape) > LARGEST:
-        raise UserError(f"{path}: recordings of {pixels} are too large; divide the places of events")
+        raise UserError(f"{path}: recordings of {steps:,} steps of {pixels} are too large; divide the places of events")
 
     def spikes(file: Path) -> Tensor:
         events, sensor = _opened(file)

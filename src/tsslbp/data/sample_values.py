@@ -1,5 +1,7 @@
 """What numbers in a user's own samples are, and the normalisation of training samples."""
 
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import AS_STORED, Normalisation, Split
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, shown
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
@@ -33,6 +35,32 @@ AXES = {
 def in_numpy(x: Tensor) -> NDArray[Any]:
     """A tensor as an array, in float32 if it is of bfloat16, which NumPy does not have."""
     array: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True)
+    return array
+
+
+def refuse_masked(value: object, name: str) -> None:
+    """Raises UserError for an array with values that are masked, which NumPy would give as they are beneath."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
+
+
+def plain(array: NDArray[Any], name: str, columns: Sequence[object] | None) -> NDArray[Any]:
+    """Python objects, such as a DataFrame of several types gives, as numbers or texts if all are that; else as they are.
+
+    Raises UserError for samples ``[N, F]`` of other things; it names the first column of them.
+    """
+    if all(isinstance(one, str) for one in array.flat):
+        return array.astype(str)
+    odd = [at for at, one in enumerate(array.flat) if not isinstance(one, Real | np.bool_)]
+    if not odd:
+        return np.array(array.tolist())
+    if name.startswith("x") and array.ndim == 2:
+        column, row = min(divmod(at, array.shape[1])[::-1] for at in odd)
+        where = f"feature {column}" if columns is None else f"column {shown(columns[column])}"
+        raise UserError(
+            f"{name}: {where} holds {shown(array[row, column])} in sample {row}; it must hold numbers: fill what is missing, "
+            "and turn texts into columns of numbers, as pandas.get_dummies does"
+        )
     return array
 
 

@@ -51,7 +51,7 @@ def read_ts(path: Path, labelled: bool = True) -> list[Series]:
         where = f"{path}: line {number}"
         rows = [_values(dimension.split(","), f"{where}, channel {c}") for c, dimension in enumerate(dimensions)]
         if not rows or len({len(row) for row in rows}) > 1:
-            raise UserError(f"{where} is not a series of numbers of equal length in every channel; fetch it again")
+            raise UserError(f"{where} is not a series of numbers of equal length in every channel; fetch it again, or cut them")
         label = label.strip()
         if label.lower() in NO_LABEL and not labelled:
             return np.stack(rows, 1), None

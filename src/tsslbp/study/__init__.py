@@ -1,6 +1,7 @@
 """Experiments on trained runs, on recipes and on rules, one file each; ``base.py`` describes such a file.
 
-The measure of each is here by its name, like that of a comparison: ``tsslbp.study.latency(run)``.
+The measure of each is here by its name, like that of a comparison: ``tsslbp.study.latency(run)`` with a run that
+``tsslbp.study.runs.load("runs/NAME")`` reads.
 """
 
 import sys

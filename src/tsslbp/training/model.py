@@ -91,7 +91,9 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced whole or not at all.
 
-        Raises UserError as :meth:`tsslbp.Network.save` does, except for the rule.
+        Weights are stored as float32, whatever they are.
+
+        Raises UserError as :meth:`tsslbp.Network.save` does, except for the rule and the type of the weights.
         """
         self.network.check_as_noted()
         about = self.about()
