@@ -54,19 +54,23 @@ def extension() -> Extension:
     )
 
 
+def forget_other_source(library: Path) -> None:
+    """Delete a library that was built from other source than what lies here."""
+    if library.exists() and SOURCE.encode() not in library.read_bytes():
+        library.unlink()
+
+
 class BuildKernels(build_ext):
     """Compiles several files at a time, and says what it means when they cannot be built, before setuptools goes on without."""
 
     def run(self) -> None:
-        if self.inplace:  # where a build fails, no library of older source is loaded
+        if self.inplace:  # else a library that cannot be built again would be loaded as it was
             for ext in self.extensions:
-                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+                forget_other_source(Path(self.get_ext_fullpath(ext.name)))
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
-        made = Path(self.get_ext_fullpath(ext.name))  # it counts as built if no file is newer, and stays if the build fails
-        if made.exists() and SOURCE.encode() not in made.read_bytes():
-            made.unlink()
+        forget_other_source(Path(self.get_ext_fullpath(ext.name)))  # it would count as built if no file is newer
         compile_files = self.compiler.compile
 
         def compile_side_by_side(sources: list[str], **options: Any) -> list[str]:

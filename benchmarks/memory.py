@@ -17,6 +17,7 @@ import command
 from tsslbp import files, training
 from tsslbp.bench import BLOCKS, TSSLBP, measure
 from tsslbp.cli import study as commands
+from tsslbp.errors import UserError
 from tsslbp.study.base import training_settings
 from tsslbp.study.compare import Compare, contestants
 from tsslbp.study.runs import settled, with_validation
@@ -33,7 +34,10 @@ def compared(result: dict[str, Any], root: Path) -> None:
     tuning = Tuning.of(options.tune, options.tune_epochs, options.tune_seeds)
     for label, entry in result["rules"].items():
         chosen = tuning.best(label, entry["tried"]) if tuning else {}
-        entry["peak_mib"] = peak_memory(replace(training.resolved(settings[label], dataset), **chosen))
+        peak = peak_memory(replace(training.resolved(settings[label], dataset), **chosen))
+        if peak is None:
+            raise UserError(f"the memory of {label} was not measured; tsslbp train with its settings says why")
+        entry["peak_mib"] = peak
 
 
 def benched(result: dict[str, Any]) -> None:

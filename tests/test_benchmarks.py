@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import recipes, training
+from tsslbp import UserError, recipes, training
 from tsslbp.data import speech
 from tsslbp.neuron import LIF, membrane_potential, synapse
 from tsslbp.notation import NeuronSpec, parse, unpacked
@@ -691,3 +691,7 @@ def test_memory_is_measured_with_the_settings_that_were_chosen(script, tmp_path,
     assert [config.learning_rate for config in seen] == [rule["learning_rate"] for rule in before["rules"].values()]
     rows = json.loads(bench.read_text())["growth"]
     assert {(row["peak_mib"], row["blocks_peak_mib"]) for row in rows if row["axis"] == "T"} == {(6, 22)}
+    monkeypatch.setattr(memory, "peak_memory", lambda config: None)
+    with pytest.raises(UserError, match="the memory of tssl was not measured"):
+        memory.main("none", str(comparison))
+    assert json.loads(comparison.read_text())["rules"]["tssl"]["peak_mib"] == 7

@@ -615,6 +615,13 @@ def test_sequences_of_spikes_and_counts_stay_as_they_are(most):
         assert fitted(Split(other, y), sequence=True) != plain
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.float32])
+def test_a_normalisation_of_tensors_or_numpy_is_one_of_plain_numbers(kind):
+    norm = Normalisation(kind(255.0), (kind(0.5),), [kind(0.25)])
+    assert norm == Normalisation(255.0, (0.5,), (0.25,))
+    assert {type(number) for number in (norm.scale, *norm.mean, *norm.std)} == {float}
+
+
 def test_normalisation_has_not_seen_validation_and_test(tmp_path):
     x = np.arange(200, dtype=np.float64)[:, None] ** 2
     dataset = data.load(save(tmp_path / "f.npz", **own(x)), Path())

@@ -343,6 +343,18 @@ def test_what_is_masked_counts_for_nothing(loss):
         loss(psc, label, torch.ones(6))
 
 
+@pytest.mark.parametrize("loss", MASKABLE, ids=lambda loss: type(loss).__name__)
+def test_what_a_mask_leaves_out_may_be_nan(loss):
+    _, psc = output(6, 4, 3, seed=1)
+    mask = losses.length_mask(torch.tensor([6, 3, 1, 4]), 6)
+    label = torch.tensor([0, 2, 1, 0])
+    padded = psc.masked_fill(~mask.unsqueeze(2), math.nan).requires_grad_()
+    psc.requires_grad_()
+    assert loss(padded, label, mask).item() == loss(psc, label, mask).item()
+    (gradient,), (expected,) = (torch.autograd.grad(loss(x, label, mask), x) for x in (padded, psc))
+    assert torch.equal(gradient, expected)
+
+
 @pytest.mark.parametrize("steps", [3, 1])
 def test_a_masked_loss_is_that_of_the_shorter_sequence(steps):
     _, psc = output(6, 1, 3)

@@ -87,6 +87,9 @@ def test_curves_are_those_of_the_records(run):
         plot.curves(run / "nowhere")
     with pytest.raises(UserError, match="no epoch is finished"):
         plot.curves([])
+    for other in (3, ["a"], training.load(run)):
+        with pytest.raises(UserError, match="it must be a run's folder or the records of its epochs"):
+            plot.curves(other)
 
 
 def test_confusion_counts_every_test_sample(run):

@@ -906,3 +906,14 @@ def test_spikes_of_the_hand_made_network_are_as_said():
     run = hand_made(HIDDEN, SILENT)
     train = spikes_from_psc(run.model.network.activity(torch.ones(1, 1))["linear1"], 1.0)[:, 0]
     assert train.T.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [study.firing, study.latency, lambda folder: study.energy([folder], ""), partial(study.robustness, draws=1)],
+    ids=["firing", "latency", "energy", "robustness"],
+)
+@pytest.mark.parametrize("folder", ["runs/quickstart", Path("runs/quickstart")])
+def test_a_folder_is_no_run(measure, folder):
+    with pytest.raises(UserError, match=r"runs/quickstart is of type \w+; tsslbp.study.runs.load reads a run from its folder"):
+        measure(folder)

@@ -133,8 +133,8 @@ class KernelLoss(_TrainLoss):
     """``½ Σ (a[t] - d[t])²`` with ``d`` the desired train through the synapse's kernel: a van Rossum distance.
 
     ``target="double"`` puts the desired train through the kernel twice, as the last version of the published code does. That
-    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 it asks for silence
-    if τs is above 2.
+    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 no spike is better
+    than silence if τs is 2 or more.
 
     ``label_weight`` multiplies the labelled class's part. At 1, as published, silence is best for an output neuron less sure of
     its class than 1/2 (T or τs = 1) or 1/5 (T = 5, τs = 3). At C - 1, that class weighs as much as all others together.
@@ -154,10 +154,10 @@ class KernelLoss(_TrainLoss):
         return 2 if self.target == "double" else 1
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        squares = F.mse_loss(psc, self.wanted(psc, label), reduction="none")
+        squares = _masked(psc - self.wanted(psc, label), mask).square()  # a mask after the square leaves NaN in the gradient
         if self.label_weight != 1:
             squares = torch.where(_one_hot(psc, label), self.label_weight * squares, squares)
-        return 0.5 * _masked(squares, mask).sum()
+        return 0.5 * squares.sum()
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,7 @@ class SpikeLoss(_TrainLoss):
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         wanted = self.wanted(psc, label)
-        squares = F.mse_loss(spikes_from_psc(psc, self.tau_s), wanted, reduction="none")
-        return 0.5 * _masked(squares, mask).sum()
+        return 0.5 * _masked(spikes_from_psc(psc, self.tau_s) - wanted, mask).square().sum()
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def check_train(name: str, x: Tensor) -> None:
 
 def check_tau_s(tau_s: float | Tensor) -> None:
     """Raises UserError for a number below 1, also in a tensor."""
-    for value in () if transformed() else ends("tau_s", tau_s):
+    for value in () if isinstance(tau_s, Tensor) and transformed() else ends("tau_s", tau_s):
         if not value >= 1:
             raise UserError(f"tau_s is {value}; a time constant is in steps and at least 1, and the decay is 1 - 1/tau_s")
 

@@ -78,9 +78,11 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         run: a run's folder, or the records of its epochs, such as ``classifier.history_``.
 
     Raises:
-        UserError: no run at the folder, or no finished epoch.
+        UserError: no run at the folder, no finished epoch, something else than a folder or records.
     """
     history = training.history(run) if isinstance(run, str | Path) else run
+    if not isinstance(history, Sequence) or not all(isinstance(record, dict) for record in history):
+        raise UserError(f"run is of type {type(run).__name__}; it must be a run's folder or the records of its epochs")
     if not history:
         raise UserError("there is nothing to draw: no epoch is finished")
     figure = _Shown(figsize=(8, 3), layout="constrained")

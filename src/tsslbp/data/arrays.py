@@ -113,6 +113,8 @@ def _names(samples: Any) -> list[str] | None:
 
 
 def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    if not (hasattr(samples, "__iter__") or hasattr(samples, "__getitem__")):
+        raise UserError(f"{name}: {type(samples).__name__} is no Dataset or DataLoader")
     batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_sampler is not None
     pairs: Iterable[Any] = samples
     streams = isinstance(samples, torch.utils.data.IterableDataset)

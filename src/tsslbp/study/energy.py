@@ -13,7 +13,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, significant
 from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, enter_as_spikes, layer_operations, spike_counts, total
 from tsslbp.study.base import OfRuns, Study, measured
-from tsslbp.study.runs import Run, Watch, about, check_same, check_seeds
+from tsslbp.study.runs import Run, Watch, about, check_runs, check_same, check_seeds
 
 BATCH = 100
 
@@ -34,6 +34,7 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     Raises:
         UserError: other networks or data, or runs of one rule that differ in more than their seed or have the same.
     """
+    check_runs(*trained)
     labels = dict.fromkeys(run.label for run in trained)
     by_label = {label: [run for run in trained if run.label == label] for label in labels}
     check_same(trained, ("data", "network"), "name runs of one network on the same data")

@@ -18,7 +18,7 @@ from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL, Rule
 from tsslbp.signal import within
 from tsslbp.study.base import of_runs
-from tsslbp.study.runs import Run, about, mean_of
+from tsslbp.study.runs import Run, about, check_runs, mean_of
 
 
 def firing(run: Run) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def firing(run: Run) -> dict[str, Any]:
     Raises:
         UserError: a network that does not spike.
     """
+    check_runs(run)
     run.need_spikes("firing")
     network, samples = run.model.network, run.test
     rule = rules.get(network.architecture.rule)

@@ -10,7 +10,7 @@ from tsslbp.metrics.decoding import answers_so_far
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.study.base import of_runs
-from tsslbp.study.runs import Run, about
+from tsslbp.study.runs import Run, about, check_runs
 
 
 def latency(run: Run) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def latency(run: Run) -> dict[str, Any]:
     Raises:
         UserError: an ANN, or an output that does not spike; sequences of different lengths; target trains.
     """
+    check_runs(run)
     run.need_spikes("latency")
     samples, network = run.test, run.model.network
     if samples.trains:

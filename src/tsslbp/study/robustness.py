@@ -19,7 +19,7 @@ from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
 from tsslbp.signal import Signal, length_mask, within
 from tsslbp.study.base import OfRuns, Study, measured
-from tsslbp.study.runs import Run, Watch, about, over_seeds, seeds_from
+from tsslbp.study.runs import Run, Watch, about, check_runs, over_seeds, seeds_from
 from tsslbp.training.score import score
 
 Disturb = Callable[[Tensor, float, torch.Generator, Tensor | None], Tensor]
@@ -92,6 +92,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
         ``accuracy`` undisturbed, and under ``troubles`` by name: ``where``, ``unit``, ``levels``, by level ``accuracies`` (one
         a draw), their ``mean`` and ``sd`` (None for one); in percent, for target trains 100 times F1.
     """
+    check_runs(run)
     drawn = seeds_from(0, draws)
     troubles = {}
     for name, trouble in TROUBLES.items():

@@ -77,6 +77,13 @@ def load_all(folder: Path, data_root: Path | None = None) -> list[Run]:
     return [load(path, data_root) for path in found]
 
 
+def check_runs(*trained: object) -> None:
+    """Raises UserError for anything but runs, such as their folders."""
+    for run in trained:
+        if not isinstance(run, Run):
+            raise UserError(f"{shown(run)} is of type {type(run).__name__}; tsslbp.study.runs.load reads a run from its folder")
+
+
 def over_seeds(trained: list[Run], subject: str, measure: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
     """A study of runs that differ in their seed.
 
