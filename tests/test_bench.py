@@ -165,7 +165,7 @@ def test_doctor_does_not_ignore_seconds(capsys):
     ("before", "step", "low", "high"),
     [
         ("torch.ones(300, 2**18)", "[torch.ones(2**18) for _ in range(100)]", 99, 150),
-        ("layer = torch.nn.Linear(3, 4)", "layer(torch.ones(2, 3)).sum().backward()", 0, 3),
+        ("layer = torch.nn.Linear(8, 1)", "layer(torch.ones(1, 8)).sum().backward()", 0, 3),
     ],
     ids=["freed", "paid-once"],
 )
