@@ -127,12 +127,12 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", float(self.scale))  # tensors and NumPy's numbers could not be stored with a model
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         finite = all(math.isfinite(number) for number in (self.scale, *self.mean, *self.std))
         if not finite or min((self.scale, *self.std)) <= 0 or not len(self.mean) == len(self.std) > 0:
             raise UserError(f"{self} must have finite numbers, a positive scale and a positive std for every mean")
+        object.__setattr__(self, "scale", float(self.scale))  # tensors and NumPy's numbers could not be stored with a model
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x / scale - mean) / std`` as one multiplication and one addition per channel; float32, shape of ``x``."""
