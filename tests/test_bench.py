@@ -182,6 +182,11 @@ print(measure.peak_growth(lambda: {step}))
     assert low <= float(done.stdout) < high
 
 
+def test_memory_that_cannot_be_measured_is_one_line():
+    with pytest.raises(UserError, match="the memory of tsslbp in nowhere was not measured: KeyError: 'nowhere'"):
+        measure.peak_memory("nowhere", "tsslbp")
+
+
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_fresh_process():
     assert 0 < measure.peak_memory("fashion-mnist-fc", "tsslbp") < 500

@@ -1,5 +1,6 @@
 """The recipes of CONTRIBUTING.md: every diff applies, and does what the page says."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -64,6 +65,11 @@ def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "the C++ kernels could not be built, so the slower reference implementation will" in done.stdout + done.stderr
     assert not list(tmp_path.rglob("*.so"))
+    library = tmp_path / "src/tsslbp/kernels/_cpu.abi3.so"
+    files = [path for path in sorted((ROOT / "src/tsslbp/csrc").iterdir()) if path.suffix in (".cpp", ".h")]
+    library.write_bytes(hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest().encode())  # of this source
+    subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert library.exists()
     assert (tmp_path / "built/tsslbp/__init__.py").exists()
     assert not (tmp_path / "built/tsslbp/csrc").exists()
 

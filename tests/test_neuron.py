@@ -490,6 +490,11 @@ def call_on(operand, backend):
     return lambda x: tsslbp.lif_part(current, torch.zeros(2, 5) + x.flatten()[0], **arguments)[0].sum(), current
 
 
+def test_a_time_constant_is_checked_under_transforms_too():
+    with fails("tau_s is 0.5; a time constant is in steps and at least 1"):
+        torch.func.vmap(lambda train: synapse(train, 0.5))(torch.ones(2, 3, 4))
+
+
 def test_a_functional_call_is_no_transform():
     layer, x = Linear(5, 3, neuron=LIF(5, 3)), rand(6, 2, 5)
     weight = layer.weight.detach().clone().requires_grad_()

@@ -130,6 +130,19 @@ def test_speeds_are_those_of_the_newest_result():
     assert newest.name in page
 
 
+def test_growth_with_time_in_words_is_that_of_the_result():
+    result = json.loads((ROOT / "benchmarks/results/growth/amd-epyc-2026-11-30.json").read_text())
+    short, long = ({row["value"]: row for row in result["growth"] if row["axis"] == "T"}[steps] for steps in (100, 1000))
+    time, memory = (long[key] / short[key] for key in ("step_ms", "peak_mib"))
+    blocks, whole = (round(long[key]) for key in ("blocks_peak_mib", "peak_mib"))
+    names = ("speed.md", "how-to-long-sequences.md")
+    pages = {name: " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split()) for name in names}
+    assert f"takes {time:.1f} times as long as one of T = 100, and needs {memory:.1f} times the memory." in pages["speed.md"]
+    assert f"| ≤ 11, 11 | {time:.1f}, {memory:.1f} | both |" in pages["speed.md"]
+    for page in pages.values():
+        assert f"{blocks} MiB instead of {whole}" in page
+
+
 def test_times_of_inference_are_those_of_the_result(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     (path,) = ROOT.glob("benchmarks/results/inference-*.json")

@@ -154,7 +154,8 @@ class KernelLoss(_TrainLoss):
         return 2 if self.target == "double" else 1
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
-        squares = _masked(psc - self.wanted(psc, label), mask).square()  # a mask after the square leaves NaN in the gradient
+        wanted = self.wanted(psc, label)
+        squares = F.mse_loss(_masked(psc, mask, wanted), wanted, reduction="none")
         if self.label_weight != 1:
             squares = torch.where(_one_hot(psc, label), self.label_weight * squares, squares)
         return 0.5 * squares.sum()
@@ -166,7 +167,8 @@ class SpikeLoss(_TrainLoss):
 
     def __call__(self, psc: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         wanted = self.wanted(psc, label)
-        return 0.5 * _masked(spikes_from_psc(psc, self.tau_s) - wanted, mask).square().sum()
+        spikes = spikes_from_psc(psc, self.tau_s)
+        return 0.5 * F.mse_loss(_masked(spikes, mask, wanted), wanted, reduction="none").sum()
 
 
 @dataclass(frozen=True)
@@ -357,11 +359,12 @@ class RateBounds:
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(x: Tensor, mask: Tensor | None, padding: Tensor | float = 0.0) -> Tensor:
+    """``x`` with ``padding`` where the mask is 0. A product with 0 would keep NaN, also in the gradient."""
     if mask is None:
         return x
     check_mask("mask", mask, x, numbers=True)
-    return x.masked_fill((mask == 0).unsqueeze(2), 0)  # a product with 0 keeps NaN
+    return torch.where((mask == 0).unsqueeze(2), padding, x)
 
 
 def _one_hot(psc: Tensor, label: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def ends(name: str, value: object) -> tuple[float, ...]:
         return (value,)  # type: ignore[return-value]
     if not value.is_floating_point():
         raise UserError(f"{name} is a tensor of {value.dtype}; it must be floating point")
-    if value.is_meta or not value.numel() or torch.compiler.is_compiling():
+    if value.is_meta or not value.numel() or torch.compiler.is_compiling() or transformed():
         return ()
     low, high = value.detach().aminmax()
     return float(low), float(high)
@@ -228,7 +228,7 @@ def check_train(name: str, x: Tensor) -> None:
 
 def check_tau_s(tau_s: float | Tensor) -> None:
     """Raises UserError for a number below 1, also in a tensor."""
-    for value in () if isinstance(tau_s, Tensor) and transformed() else ends("tau_s", tau_s):
+    for value in ends("tau_s", tau_s):
         if not value >= 1:
             raise UserError(f"tau_s is {value}; a time constant is in steps and at least 1, and the decay is 1 - 1/tau_s")
 

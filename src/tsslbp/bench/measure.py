@@ -69,9 +69,12 @@ def where_time_goes(step: Callable[[], Any], times: int) -> dict[str, float]:
 
 
 def peak_memory(case: str, subject: str) -> float:
-    """Mebibytes a training step adds to a fresh process at its peak (Linux)."""
+    """Mebibytes a training step adds to a fresh process at its peak (Linux). Raises UserError if that process fails."""
     program = f"from tsslbp.bench import measure; measure.report_peak({case!r}, {subject!r})"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = done.stderr.strip().rpartition("\n")[2] or f"its process ended with code {done.returncode}"
+        raise UserError(f"the memory of {subject} in {case} was not measured: {why}")
     return float(done.stdout.split()[-1])
 
 
@@ -101,7 +104,7 @@ def peak_growth(step: Callable[[], Any]) -> float:
 
 
 def _train_another() -> None:
-    """Take a training step of a small network, as any process has that has trained before."""
+    """Take a training step of a small network, as a process does that has trained before."""
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 1))
     net(torch.ones(1, 1, 4, 4)).sum().backward()
     torch.optim.AdamW(net.parameters(), fused=True).step()

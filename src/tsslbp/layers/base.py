@@ -173,12 +173,11 @@ class Spiking(Tells):
         if isinstance(signal, Joined):
             return _sum(self.current(signal.signal, inside), signal, inside)
         current = self._mapped(signal)
-        if self.bias is None and self.norm is None:
+        if self.norm is not None:
+            return self.norm(expanded(current), inside)
+        if self.bias is None:
             return current
         current = expanded(current)
-        if self.norm is not None:
-            return self.norm(current, inside)
-        assert self.bias is not None
         return current + self.bias.to(current.dtype).view(-1, *[1] * (current.dim() - 3))
 
     def _mapped(self, signal: Signal) -> Signal:
@@ -267,9 +266,8 @@ class Spiking(Tells):
             return self.weight
         weight = self.weight.movedim(1, -1)  # as in the memory of a convolution
         # one group for each neuron does mean, size and gain in one pass
-        return (
-            F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10).view_as(weight).movedim(-1, 1)
-        )
+        grouped = F.group_norm(weight.flatten(1)[None], len(weight), self.size * self.gain, eps=1e-10)
+        return grouped.view_as(weight).movedim(-1, 1)
 
     def folds(self) -> bool:
         """Whether :meth:`fold` changes anything. Raises UserError if it cannot."""
