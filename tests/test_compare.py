@@ -448,6 +448,22 @@ def test_interrupted_comparison_goes_on_and_ended_runs_are_not_run_again(small, 
         study.compare(replace(small, learning_rate=1e-3), RULES, seeds=1)
 
 
+@pytest.mark.parametrize("how", [Tuning(trials=3, seeds=2), Tuning((1e-3, 1e-2, 0.1), seeds=2)])
+def test_of_ended_trials_settings_and_records_are_enough(small, how):
+    """And they are used only with the settings and samples that they had."""
+    first = study.compare(small, ["relu"], seeds=1, tuning=how)
+    folder = Path(small.runs_dir) / "compare-small"
+    tried = sorted(path for path in folder.iterdir() if "-seed" not in path.name and path.is_dir())
+    for path in (path for run in tried for path in run.iterdir() if path.name not in ("config.toml", "metrics.jsonl")):
+        path.unlink()
+    again = study.compare(small, ["relu"], seeds=1, tuning=how)
+    assert without_times(again) == without_times(first)
+    records = tried[0] / "metrics.jsonl"
+    records.write_text(re.sub(r'"fingerprint": "\w', '"fingerprint": "other', records.read_text()))
+    with pytest.raises(UserError, match=f"{tried[0].name} has no checkpoint.pt to go on from"):
+        study.compare(small, ["relu"], seeds=1, tuning=how)
+
+
 def test_seeds_of_several_calls_make_one_comparison(compared, tmp_path):
     small, whole = compared
     shutil.copytree(small.runs_dir, tmp_path / "runs")
@@ -625,7 +641,7 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
     monkeypatch.setattr(optuna, "create_study", lambda **how: studies.append(create(**how)) or studies[0])
     levels = iter(range(100, 0, -5))  # each trial is worse than all before it
 
-    def trial(config, report, watch):
+    def trial(config, facts, report, watch):
         level = float(next(levels))
         for epoch in range(1, config.epochs + 1):
             report({"epoch": epoch, "validation_accuracy": level})
@@ -649,7 +665,7 @@ def test_a_trial_behind_the_others_is_given_up(small, monkeypatch):
 def test_what_is_best_in_full_is_taken(small, monkeypatch):
     """Of trials that get better with their number in a short time, and worse in a long one."""
 
-    def trial(config, report, watch):
+    def trial(config, facts, report, watch):
         number, *_, in_full = *map(int, re.findall(r"trial(\d+)", config.name)), "in-full" in config.name
         if in_full and number == 5:
             raise training.Diverged("diverged")
@@ -671,7 +687,7 @@ def test_what_is_best_with_all_seeds_is_taken(small, monkeypatch, epochs):
     """Of trials that get worse with their number, of which the first fails with other seeds."""
     names = []
 
-    def trial(config, report, watch):
+    def trial(config, facts, report, watch):
         names.append((config.name, config.seed, config.epochs))
         number = int(config.name.split("trial")[1].split("-")[0])
         return 10.0 if number == 0 and config.seed > 5 else 50.0 - number
@@ -749,15 +765,15 @@ def test_what_does_not_go_with_trials_is_said(small, monkeypatch):
     ],
 )
 def test_learning_rates_go_on_where_the_best_is_at_an_end(small, monkeypatch, best, rates, tried, chosen):
-    monkeypatch.setattr(tuning, "_tried", lambda label, trials, rate, watch: -abs(math.log(rate / best)))
-    found = tuning.tuned("tssl", [small], rates, None)
+    monkeypatch.setattr(tuning, "_tried", lambda label, trials, facts, rate, watch: -abs(math.log(rate / best)))
+    found = tuning.tuned("tssl", [small], None, rates, None)
     assert [trial["learning_rate"] for trial in found] == tried
     assert tuning.best_rate("tssl", found) == chosen
 
 
 def test_of_equally_good_learning_rates_the_middle_one_is_taken(small, monkeypatch):
-    monkeypatch.setattr(tuning, "_tried", lambda label, trials, rate, watch: 100.0 if rate < 1 else None)
-    found = tuning.tuned("tssl", [small], [1e-3, 1e-2, 1e-1], None)
+    monkeypatch.setattr(tuning, "_tried", lambda label, trials, facts, rate, watch: 100.0 if rate < 1 else None)
+    found = tuning.tuned("tssl", [small], None, [1e-3, 1e-2, 1e-1], None)
     assert [trial["learning_rate"] for trial in found] == [1e-3, 1e-2, 1e-1]
     assert tuning.best_rate("tssl", found) == 1e-2
 

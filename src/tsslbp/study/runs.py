@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import files, machine, training
-from tsslbp.data import Dataset, Split
+from tsslbp.data import Dataset, Facts, Split
 from tsslbp.declared import kinds_of
 from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.networks import Network
@@ -220,6 +220,16 @@ def finished(config: TrainConfig, watch: Watch, adapt: Callable[[Network], objec
     if config.test_every == 1 and final["best_test_accuracy"] is None:
         raise UserError(f"{folder} began without --test-every 1, so its best test epoch is unknown; remove or rename it")
     return trained
+
+
+def validated(config: TrainConfig, facts: Facts, watch: Watch) -> float:
+    """Validation accuracy of a trial's chosen epoch, in percent.
+
+    It is trained if it has not ended with these settings on the data set of these ``facts``. One that has ended needs no more
+    files than its settings and records. Raises as :func:`finished`.
+    """
+    final = training.ended(config, facts) or training.final_of(finished(config, watch))
+    return float(final["validation_accuracy"])
 
 
 def check_models(folders: Iterable[Path]) -> None:

@@ -18,13 +18,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tsslbp import losses, rules, training
-from tsslbp.data import Dataset
+from tsslbp.data import Dataset, Facts
 from tsslbp.errors import UserError, needed
 from tsslbp.notation import has_hidden
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
 from tsslbp.settings import TrainConfig
 from tsslbp.study.base import fits
-from tsslbp.study.runs import Watch, finished, folder_name
+from tsslbp.study.runs import Watch, folder_name, validated
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -69,7 +69,7 @@ def searched(
         UserError: Optuna is not installed, or trials were begun with another ``count``.
     """
     optuna = needed("optuna", "--tune with a number of trials needs Optuna", "tune")
-    base, said = bases[0], optuna.logging.get_verbosity()
+    base, facts, said = bases[0], Facts.of(dataset), optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # else it announces the study
     search = optuna.create_study(
         direction="maximize", pruner=optuna.pruners.MedianPruner(SURE, n_warmup_steps=1 + base.epochs // 4)
@@ -90,7 +90,7 @@ def searched(
         reached, config = None, replace(base, **settings, name=f"{folder_name(label)}-trial{number}")
         _check_same(config, settings)
         try:
-            reached = _run(config, report, watch)
+            reached = _run(config, facts, report, watch)
             search.tell(trial, reached)
         except optuna.TrialPruned:
             search.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -102,7 +102,7 @@ def searched(
         names = [name if epochs == base.epochs else f"{name}-in-full", *(f"{name}-{other.seed}" for other in bases[1:])]
         full = [replace(each, **settings, epochs=epochs, name=name) for each, name in zip(bases, names, strict=True)]
         with contextlib.suppress(training.Diverged):
-            found[number]["in_full"] = statistics.fmean(_run(config, lambda record: None, watch) for config in full)
+            found[number]["in_full"] = statistics.fmean(_run(config, facts, lambda record: None, watch) for config in full)
     return found
 
 
@@ -171,14 +171,13 @@ def _losses(base: TrainConfig, dataset: Dataset) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _run(config: TrainConfig, report: Report, watch: Watch) -> float:
+def _run(config: TrainConfig, facts: Facts, report: Report, watch: Watch) -> float:
     """Validation accuracy of a run's chosen epoch; ``report`` gets the record of every epoch, also of earlier calls."""
     folder = config.runs_dir / str(config.name)
     if (folder / training.METRICS).is_file():
         for record in training.history(folder):
             report(record)
-    ended = finished(config, lambda name: _Reporting(watch(name), report))
-    return float(training.final_of(ended)["validation_accuracy"])
+    return validated(config, facts, lambda name: _Reporting(watch(name), report))
 
 
 class _Reporting(training.Progress):

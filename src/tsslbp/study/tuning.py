@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tsslbp import training
-from tsslbp.data import Dataset
+from tsslbp.data import Dataset, Facts
 from tsslbp.errors import UserError
 from tsslbp.settings import TrainConfig
-from tsslbp.study.runs import Watch, finished, folder_name, seeds_from
+from tsslbp.study.runs import Watch, folder_name, seeds_from, validated
 from tsslbp.study.search import best, searched
 
 FURTHER = 4
@@ -91,7 +91,7 @@ class Tuning:
         """The trials of an entry; those in full have ``epochs``."""
         if self.trials:
             return searched(label, bases, dataset, self.trials, epochs, watch)
-        return tuned(label, bases, self.rates, watch)
+        return tuned(label, bases, Facts.of(dataset), self.rates, watch)
 
     def best(self, label: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
         """The best settings of an entry."""
@@ -103,12 +103,12 @@ class Tuning:
         return {**what, "epochs": bases[0].epochs, "seeds": [base.seed for base in bases]}
 
 
-def tuned(label: str, trials: list[TrainConfig], rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
+def tuned(label: str, trials: list[TrainConfig], facts: Facts, rates: Sequence[float], watch: Watch) -> list[dict[str, Any]]:
     """Mean validation accuracy of the trials by learning rate, None if one diverged.
 
     While the best lies at an end, rates beyond it are tried, with the ratio of the last two.
     """
-    tried = {rate: _tried(label, trials, rate, watch) for rate in sorted(rates)}
+    tried = {rate: _tried(label, trials, facts, rate, watch) for rate in sorted(rates)}
     for _ in range(FURTHER):
         order = sorted(tried)
         stable = [rate for rate in order if tried[rate] is not None]
@@ -117,7 +117,7 @@ def tuned(label: str, trials: list[TrainConfig], rates: Sequence[float], watch: 
             break
         inward = order[1] if best == order[0] else order[-2]
         further = float(f"{best * best / inward:.1e}")
-        tried[further] = _tried(label, trials, further, watch)
+        tried[further] = _tried(label, trials, facts, further, watch)
     return _listed(tried)
 
 
@@ -125,16 +125,15 @@ def _listed(tried: dict[float, float | None]) -> list[dict[str, Any]]:
     return [{"learning_rate": rate, "validation_accuracy": tried[rate]} for rate in sorted(tried)]
 
 
-def _tried(label: str, trials: list[TrainConfig], rate: float, watch: Watch) -> float | None:
+def _tried(label: str, trials: list[TrainConfig], facts: Facts, rate: float, watch: Watch) -> float | None:
     """Mean validation accuracy of runs at a learning rate; None if one diverged."""
     reached = []
     for trial in trials:
         name = f"{folder_name(label)}-rate{rate!r}" + (f"-{trial.seed}" if len(trials) > 1 else "")
         try:
-            ended = finished(replace(trial, learning_rate=rate, name=name), watch)
+            reached.append(validated(replace(trial, learning_rate=rate, name=name), facts, watch))
         except training.Diverged:
             return None
-        reached.append(training.final_of(ended)["validation_accuracy"])
     return statistics.fmean(reached)
 
 

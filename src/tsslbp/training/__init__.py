@@ -11,7 +11,7 @@ from tsslbp.training.evaluation import (
     samples_to_predict,
     samples_to_test,
 )
-from tsslbp.training.folder import CHECKPOINT, MODEL, files_of
+from tsslbp.training.folder import CHECKPOINT, MODEL, ended, files_of
 from tsslbp.training.loop import Diverged, Interrupted, Loop
 from tsslbp.training.model import Model
 from tsslbp.training.preparation import prepare, resolved, with_data
@@ -40,6 +40,7 @@ __all__ = [
     "data_of",
     "dataset_of",
     "dataset_of_run",
+    "ended",
     "files_of",
     "final_of",
     "history",

@@ -58,6 +58,21 @@ def begun(folder: Path) -> TrainConfig:
     return replace(config, precision="float32") if config.precision == "auto" else config
 
 
+def ended(config: TrainConfig, facts: data.Facts) -> records.Record | None:
+    """The final record of the named run, if it has ended with these settings and samples; None otherwise.
+
+    Raises UserError for damaged records.
+    """
+    folder = named(config)
+    if not ((folder / CONFIG).is_file() and (folder / METRICS).is_file()):
+        return None
+    final, before = records.read_metrics(folder)[1], vars(begun(folder))
+    if final is None or final.get("fingerprint") != facts.fingerprint:
+        return None
+    same = all(before[name] == value for name, value in vars(config).items() if name not in kinds_of(Place))
+    return final if same else None
+
+
 def _started(config: TrainConfig) -> Path:
     """The folder of a new run, with its ``config.toml``. Without a name it has the recipe's, numbered if that is taken.
 

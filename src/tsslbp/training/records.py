@@ -81,7 +81,7 @@ SAMPLES: dict[str, Check] = {
     **dict.fromkeys(("train_samples", "validation_samples", "test_samples"), whole()),
     **dict.fromkeys(BASELINES, PERCENT),
     "machine": texts,
-    "model": lambda value: isinstance(value, str),
+    **dict.fromkeys(("model", "fingerprint"), lambda value: isinstance(value, str)),
 }
 """Its optional fields."""
 

@@ -217,7 +217,9 @@ class _Run:
     def end(self, final: records.Record) -> None:
         """Complete the final record, and write it."""
         self.check_place()
+        assert self.model.facts is not None
         final |= {"model": self.state.model} if self.state.model else {}
+        final["fingerprint"] = self.model.facts.fingerprint
         if self.ended is None:
             final["machine"] = machine.lasting(self.model.device)
         elif "machine" in self.ended:  # nothing was trained here
