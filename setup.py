@@ -69,6 +69,10 @@ class BuildKernels(build_ext):
                 forget_other_source(Path(self.get_ext_fullpath(ext.name)))
         super().run()
 
+    def copy_extensions_to_source(self) -> None:
+        self.force = True  # else a damaged library in place would stay if it is newer
+        super().copy_extensions_to_source()
+
     def build_extension(self, ext: Extension) -> None:
         forget_other_source(Path(self.get_ext_fullpath(ext.name)))  # it would count as built if no file is newer
         compile_files = self.compiler.compile

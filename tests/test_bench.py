@@ -162,21 +162,27 @@ def test_doctor_does_not_ignore_seconds(capsys):
 
 @pytest.mark.skipif(not measure.CLEAR.exists(), reason="measured on Linux only")
 @pytest.mark.parametrize(
-    ("before", "step", "low", "high"),
+    ("before", "step", "small", "low", "high"),
     [
-        ("torch.ones(300, 2**18)", "[torch.ones(2**18) for _ in range(100)]", 99, 150),
-        ("layer = torch.nn.Linear(8, 1)", "layer(torch.ones(1, 8)).sum().backward()", 0, 3),
+        ("torch.ones(300, 2**18)", "[torch.ones(2**18) for _ in range(100)]", "None", 99, 150),
+        (
+            "import tsslbp; net = tsslbp.build('4C3-P2-10', input_shape=(1, 8, 8))",
+            "net(torch.rand(4, 1, 8, 8)).sum().backward()",
+            "net(torch.rand(2, 1, 8, 8)).sum().backward()",
+            0,
+            3,
+        ),
     ],
     ids=["freed", "paid-once"],
 )
-def test_memory_is_that_of_the_step_alone(before, step, low, high):
+def test_memory_is_that_of_the_step_alone(before, step, small, low, high):
     program = f"""
 import torch
 from tsslbp import machine
 from tsslbp.bench import measure
 machine.keep_memory()
 {before}
-print(measure.peak_growth(lambda: {step}))
+print(measure.peak_growth(lambda: {step}, lambda: {small}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert low <= float(done.stdout) < high

@@ -332,6 +332,7 @@ SET = "data.SETS['bad'] = lambda n: {}\n"
         (LOSS.format("x @ x"), "--loss=bad", "line 3 of it: RuntimeError"),
         (LOSS.format("1.0"), "--loss=bad", "Bad returned a float"),
         (LOSS.format("x"), "--loss=bad", "Bad returned a tensor of shape [4, 50, 4]; it must return a scalar"),
+        (LOSS.format("2 * x.sum().detach().requires_grad_()"), "--loss=bad", "Bad gives no weight a gradient; compute it from"),
         (LOSS.format("x.detach().sum()"), "--loss=bad", "Bad returned a tensor of shape [] without a gradient"),
         (LOSS.format("x.sum() * float('nan')"), "--loss=bad", "Bad returned nan for a finite output; it must be finite there"),
         (

@@ -491,8 +491,13 @@ def call_on(operand, backend):
 
 
 def test_a_time_constant_is_checked_under_transforms_too():
-    with fails("tau_s is 0.5; a time constant is in steps and at least 1"):
-        torch.func.vmap(lambda train: synapse(train, 0.5))(torch.ones(2, 3, 4))
+    for tau_s in (0.5, torch.tensor(0.5)):
+        with fails("tau_s is 0.5; a time constant is in steps and at least 1"):
+            torch.func.vmap(lambda train, tau_s=tau_s: synapse(train, tau_s))(torch.ones(2, 3, 4))
+    with fails("tau_m is 0.5"):
+        torch.func.grad(lambda x: (LIF(torch.tensor(0.5), 3.0), x.sum())[1])(torch.ones(2))
+    with fails("tau_s is 0.5"):
+        torch.func.grad(lambda tau_s: synapse(torch.ones(3, 4), tau_s).sum())(torch.tensor(0.5))
 
 
 def test_a_functional_call_is_no_transform():

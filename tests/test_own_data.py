@@ -755,7 +755,12 @@ def test_columns_of_test_samples_are_those_of_the_others():
         (lambda: data.of_arrays(np.zeros((3, 5)), np.eye(3)), r"y has shape \[3, 3\].*; y is one-hot, so give y.argmax\(1\)"),
         (lambda: data.of_torch([1, 2]), "samples: item 0 is int; it must be a pair of a sample and its class"),
         (lambda: data.of_torch([]), "samples holds no samples"),
-        (lambda: data.of_torch(None), "samples: NoneType is no Dataset or DataLoader"),
+        (lambda: data.of_torch(None), "samples: None is no Dataset or DataLoader"),
+        (lambda: data.of_torch(torch.tensor(3)), r"samples: tensor\(3\) is no Dataset or DataLoader"),
+        (
+            lambda: data.of_torch(torch.utils.data.TensorDataset),
+            "samples: <class .*TensorDataset'> is no Dataset or DataLoader",
+        ),
         (lambda: data.of_torch([(torch.ones(2), 0), (torch.ones(3), 1)]), r"item 1 has shape \[3\], the first has \[2\]"),
     ],
 )

@@ -87,8 +87,8 @@ def test_curves_are_those_of_the_records(run):
         plot.curves(run / "nowhere")
     with pytest.raises(UserError, match="no epoch is finished"):
         plot.curves([])
-    for other in (3, ["a"], training.load(run)):
-        with pytest.raises(UserError, match="it must be a run's folder or the records of its epochs"):
+    for other in (3, ["a"], [{}], training.load(run)):
+        with pytest.raises(UserError, match="run must be a run's folder, or a list of the records of its epochs"):
             plot.curves(other)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -174,6 +175,18 @@ def test_a_train_costs_its_changes():
     train = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).T.float().unsqueeze(1)
     layer.current(synapse(train, NEURON.tau_s))
     assert layer.multiplied == 5 / 15
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(("layer", "shape"), [(partial(Linear, 20, 8), (20,)), (partial(Conv2d, 3, 8, 3), (3, 5, 5))])
+def test_without_a_synapse_a_silent_step_has_no_current(layer, shape):
+    """What is left of a sum of changes would cross a threshold that another current reaches exactly."""
+    made, train = layer(neuron=LIF(5.0, 1.0)).double(), trains(40, 4, *shape)
+    train[20:] = 0
+    current = made.current(train)
+    assert 0 < made.multiplied < 0.5
+    assert current[:20].any()
+    assert not current[20:].any()
 
 
 @pytest.mark.usefixtures("always")

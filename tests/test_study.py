@@ -917,3 +917,9 @@ def test_spikes_of_the_hand_made_network_are_as_said():
 def test_a_folder_is_no_run(measure, folder):
     with pytest.raises(UserError, match=r"runs/quickstart is of type \w+; tsslbp.study.runs.load reads a run from its folder"):
         measure(folder)
+
+
+@pytest.mark.parametrize("trained", [Path("runs/quickstart"), "runs/quickstart", []])
+def test_energy_is_that_of_a_list_of_runs(trained):
+    with pytest.raises(UserError, match="trained is .*; it must be a list of runs, as tsslbp.study.runs.load_all returns it"):
+        study.energy(trained, "")

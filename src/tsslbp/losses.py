@@ -133,8 +133,8 @@ class KernelLoss(_TrainLoss):
     """``½ Σ (a[t] - d[t])²`` with ``d`` the desired train through the synapse's kernel: a van Rossum distance.
 
     ``target="double"`` puts the desired train through the kernel twice, as the last version of the published code does. That
-    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 no spike is better
-    than silence if τs is 2 or more.
+    moves the optimum to another spike train (T = 5, τs = 3: 0,0,1,0,1 instead of 0,1,1,1,1). At T = 1 and 2 silence is at
+    least as good as any spike train if τs is 2 or more.
 
     ``label_weight`` multiplies the labelled class's part. At 1, as published, silence is best for an output neuron less sure of
     its class than 1/2 (T or τs = 1) or 1/5 (T = 5, τs = 3). At C - 1, that class weighs as much as all others together.
@@ -235,7 +235,8 @@ class StepLoss:
         if mask is not None and mask.shape == label.shape:
             label = label.masked_fill(mask == 0, 0)  # padding may be labelled in any way
         _one_hot(psc.flatten(0, 1)[None], label.flatten())
-        each = F.cross_entropy(self.scale * psc.flatten(0, 1), label.flatten().long(), reduction="none").view(*label.shape, 1)
+        evidence = self.scale * _masked(psc, mask).flatten(0, 1)
+        each = F.cross_entropy(evidence, label.flatten().long(), reduction="none").view(*label.shape, 1)
         return each.mean() if mask is None else _masked(each, mask).sum() / mask.sum().clamp(min=1)
 
 

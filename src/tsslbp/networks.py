@@ -88,7 +88,8 @@ class Network(TellsOfLayers):
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn
     from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
-    its padding. Normalised layers in training depend on it, and so do gradients under rules that hear padding (``eventprop``).
+    its padding, which must be finite. Normalised layers in training depend on it, and so do gradients under rules that hear
+    padding (``eventprop``).
     """
 
     told_as = "network"

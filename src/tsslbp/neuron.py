@@ -122,16 +122,19 @@ class LIF:
 
 
 def ends(name: str, value: object) -> tuple[float, ...]:
-    """A number, or a tensor's minimum and maximum (empty if it has no values yet). Raises UserError for anything else."""
+    """A number, or a tensor's minimum and maximum (empty if its values cannot be read). Raises UserError for anything else."""
     if not isinstance(value, Tensor):
         check_number(name, value, "a plain number or a tensor")
         return (value,)  # type: ignore[return-value]
     if not value.is_floating_point():
         raise UserError(f"{name} is a tensor of {value.dtype}; it must be floating point")
-    if value.is_meta or not value.numel() or torch.compiler.is_compiling() or transformed():
+    if value.is_meta or not value.numel() or torch.compiler.is_compiling():
         return ()
     low, high = value.detach().aminmax()
-    return float(low), float(high)
+    try:
+        return float(low), float(high)
+    except RuntimeError:  # under vmap over this constant, whose values cannot be read
+        return ()
 
 
 def _decay(tau: Value) -> Value:

@@ -20,6 +20,7 @@ from tsslbp.errors import UserError
 from tsslbp.report.collect import confusion_counts
 from tsslbp.settings import TrainConfig
 
+DRAWN = {"epoch", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy"}
 MOST_NAMED = 30
 """Most classes for which axes show names and the confusion matrix shows counts."""
 
@@ -78,11 +79,11 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         run: a run's folder, or the records of its epochs, such as ``classifier.history_``.
 
     Raises:
-        UserError: no run at the folder, no finished epoch, something else than a folder or records.
+        UserError: no run at the folder, no finished epoch, anything other than a folder or records.
     """
     history = training.history(run) if isinstance(run, str | Path) else run
-    if not isinstance(history, Sequence) or not all(isinstance(record, dict) for record in history):
-        raise UserError(f"run is of type {type(run).__name__}; it must be a run's folder or the records of its epochs")
+    if not isinstance(history, Sequence) or not all(isinstance(one, dict) and DRAWN <= one.keys() for one in history):
+        raise UserError("run must be a run's folder, or a list of the records of its epochs, as in metrics.jsonl")
     if not history:
         raise UserError("there is nothing to draw: no epoch is finished")
     figure = _Shown(figsize=(8, 3), layout="constrained")

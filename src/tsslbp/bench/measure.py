@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def peak_memory(case: str, subject: str) -> float:
     program = f"from tsslbp.bench import measure; measure.report_peak({case!r}, {subject!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
     if done.returncode:
-        why = done.stderr.strip().rpartition("\n")[2] or f"its process ended with code {done.returncode}"
+        said = done.stderr.strip().rpartition("\n")[2] if done.returncode > 0 else ""  # a killed process said nothing of it
+        why = said or f"its process ended with code {done.returncode}"
         raise UserError(f"the memory of {subject} in {case} was not measured: {why}")
     return float(done.stdout.split()[-1])
 
@@ -84,16 +86,18 @@ def report_peak(case: str, subject: str) -> None:
     from tsslbp.bench.cases import cases, grown
 
     machine.keep_memory()  # as in the process that measures time
-    step = subjects((cases() | grown())[case])[subject]().step
-    sys.stdout.write(f"{peak_growth(step)}\n")
+    whole = (cases() | grown())[case]
+    step = subjects(whole)[subject]().step
+    sys.stdout.write(f"{peak_growth(step, lambda: subjects(replace(whole, batch=2))[subject]().step())}\n")
 
 
-def peak_growth(step: Callable[[], Any]) -> float:
+def peak_growth(step: Callable[[], Any], small: Callable[[], Any]) -> float:
     """Mebibytes that three calls of ``step`` add to the resident size of this process at its peak (Linux).
 
-    What a process pays once, for the code of its first convolution and the like, is not counted.
+    Before, ``small`` makes a step of the same kind with few samples and a network of its own, which pays most of what a
+    process pays once, such as for the code of its first convolution.
     """
-    _train_another()
+    small()
     gc.collect()
     machine.give_back_memory()  # else the step would use again what reading the data left
     CLEAR.write_text("5")  # the peak starts here
@@ -101,13 +105,6 @@ def peak_growth(step: Callable[[], Any]) -> float:
     for _ in range(3):
         step()
     return (_kibibytes("VmHWM") - before) / 1024
-
-
-def _train_another() -> None:
-    """Take a training step of a small network, as a process does that has trained before."""
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 1))
-    net(torch.ones(1, 1, 4, 4)).sum().backward()
-    torch.optim.AdamW(net.parameters(), fused=True).step()
 
 
 def _kibibytes(what: str) -> int:

@@ -48,7 +48,13 @@ struct Changes {
 };
 
 constexpr int64_t PLACES = 1 << 16;  // as many pixels and channels at most
-constexpr int64_t RENEWED = 256;     // steps after which changes begin from 0 again, and sums of them too: rounding stays behind
+
+// Steps after which changes begin from 0 again, and sums of them too, so that rounding stays behind. Without a synapse (τs = 1)
+// every step stands alone: what is left of a sum would else be the whole current of a silent step.
+template <class T>
+int64_t renewed(T decay) {
+  return decay == T(0) ? 1 : 256;
+}
 
 // The changes of one sample while they are being found, and how many there are up to each step.
 template <class T>
@@ -138,7 +144,7 @@ struct Find {
 
   template <int BYTES>
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
-    const int64_t size = s.pixels() * s.C;
+    const int64_t size = s.pixels() * s.C, renew = renewed(difference.decay);
     const double per_channel = 1.0 / double(s.C);
     std::vector<T> known(size), nothing(size), value(size + BLOCK);
     std::vector<int32_t> where(size + BLOCK);
@@ -146,7 +152,7 @@ struct Find {
       Found<T>& mine = found[i];
       mine.until.reserve(s.T);
       for (int64_t t = 0; t < s.T; ++t) {
-        if (t % RENEWED == 0) std::fill(known.begin(), known.end(), T(0));
+        if (t % renew == 0) std::fill(known.begin(), known.end(), T(0));
         const T* now = current + (t * s.N + i * every) * size;
         const T* before = t ? now - s.N * size : nothing.data();
         int64_t more;

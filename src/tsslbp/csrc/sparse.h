@@ -7,7 +7,7 @@
 //     weights   ∂L/∂W = Σ_t F[t]·(x[t] - x[t-1])ᵀ,   F[t] = F[t+1] + E[t],  E of δ = ∂L/∂I by (4) of neuron.py   (2)
 //
 // Changes below the rounding of a do not count. This holds for any current; the number of changes decides whether it pays.
-// Every RENEWED steps x counts as changed from 0, and S (forward) and F (backward) begin at 0 again, as in sequences of their own.
+// Every renewed() steps x counts as changed from 0, and S (forward) and F (backward) begin at 0 again, as in sequences of their own.
 //
 // A sequence is [T, N, H, W, C]; a fully connected layer has one pixel. Rows of outputs are padded to whole vectors.
 #pragma once
@@ -62,7 +62,7 @@ struct SparseForward {
 
   template <int BYTES>
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
-    const int64_t out = padded<T>(s.out), pixels = s.pixels(), columns = s.out_wide(), step = s.out_high() * columns;
+    const int64_t out = padded<T>(s.out), pixels = s.pixels(), columns = s.out_wide(), step = s.out_high() * columns, renew = renewed(decay);
     const int64_t together = std::clamp<int64_t>(BYTES_AT_ONCE / int64_t(step * out * sizeof(T)), 1, s.T);
     const Lines<T> sums = lines<T>(together * step * out), known = lines<T>(step * out), made = lines<T>(step * out);
     std::vector<int64_t> from(together * pixels + 1);  // where a pixel's changes begin
@@ -98,7 +98,7 @@ struct SparseForward {
               }
             }
         for (int64_t later = 0; later < steps; ++later) {
-          if ((t + later) % RENEWED == 0) std::fill_n(known.get(), step * out, T(0));
+          if ((t + later) % renew == 0) std::fill_n(known.get(), step * out, T(0));
           T* now = current + ((t + later) * s.N + n) * step * s.out;
           for (int64_t pixel = 0; pixel < step; ++pixel, now += s.out) {
             T *__restrict total = known.get() + pixel * out, *__restrict more = sums.get() + (later * step + pixel) * out;
@@ -123,6 +123,7 @@ struct FlatForward {
 
   template <int BYTES>
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
+    const int64_t renew = renewed(decay);
     const Lines<T> by_input = lines<T>(s.C * chunk), sum = lines<T>(chunk), made = lines<T>(chunk);
     for (int64_t part = begin; part < end; ++part) {
       const int64_t first = part * chunk, width = std::min(chunk, s.out - first);
@@ -130,7 +131,7 @@ struct FlatForward {
       for (int64_t n = 0; n < s.N; ++n) {
         std::fill_n(made.get(), chunk, T(0));
         for (int64_t t = 0; t < s.T; ++t) {
-          if (t % RENEWED == 0) std::fill_n(sum.get(), chunk, T(0));
+          if (t % renew == 0) std::fill_n(sum.get(), chunk, T(0));
           const int64_t from = changes.from[n * s.T + t];
           gather<T, BYTES>(sum.get(), chunk, changes.from[n * s.T + t + 1] - from, changes.value + from,
                            [&](int64_t i) TSSLBP_LAMBDA { return by_input.get() + changes.where[from + i] * chunk; });
@@ -167,7 +168,7 @@ struct SparseGradient {
   template <int BYTES>
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
     const int64_t out = padded<T>(s.out), rows = s.out_high(), columns = s.out_wide(), line = s.row_wide() * out;
-    const int64_t phases = s.stride_y * s.stride_x;
+    const int64_t phases = s.stride_y * s.stride_x, renew = renewed(decay);
     const Lines<T> filtered = lines<T>(rows * line), error = lines<T>(rows * columns * s.out);
     std::vector<int64_t> first, phase, row;  // by pixel: where in F what it reaches begins, if ky is 0; its phase; that row of F
     for (int64_t y = s.pad_y; y < s.H + s.pad_y; ++y)
@@ -181,7 +182,7 @@ struct SparseGradient {
       for (int64_t n = group * s.N / groups; n < (group + 1) * s.N / groups; ++n) {
         std::fill_n(filtered.get(), rows * line, T(0)), std::fill_n(error.get(), rows * columns * s.out, T(0));
         for (int64_t t = s.T - 1; t >= 0; --t) {
-          if ((t + 1) % RENEWED == 0) std::fill_n(filtered.get(), rows * line, T(0));
+          if ((t + 1) % renew == 0) std::fill_n(filtered.get(), rows * line, T(0));
           for (int64_t pixel = 0; pixel < rows * columns; ++pixel) {
             T* f = filtered.get() + pixel / columns * line + (pixel % columns + s.margin()) * out;
             const T* d = delta + ((t * s.N + n) * rows * columns + pixel) * s.out;
@@ -227,6 +228,7 @@ struct FlatGradient {
   template <int BYTES>
   TSSLBP_INLINE void operator()(int64_t begin, int64_t end) const {
     constexpr int64_t SIDE = 16;
+    const int64_t renew = renewed(decay);
     const Lines<T> filtered = lines<T>(s.N * s.T * chunk), error = lines<T>(chunk), sums = lines<T>(SIDE * chunk);
     const std::vector<T> nothing(chunk);
     for (int64_t part = begin; part < end; ++part) {
@@ -235,7 +237,7 @@ struct FlatGradient {
         std::fill_n(error.get(), chunk, T(0));
         for (int64_t t = s.T - 1; t >= 0; --t) {
           T* f = filtered.get() + (n * s.T + t) * chunk;
-          const T* after = t + 1 < s.T && (t + 1) % RENEWED ? f + chunk : nothing.data();
+          const T* after = t + 1 < s.T && (t + 1) % renew ? f + chunk : nothing.data();
           filter_back<T>(delta + (t * s.N + n) * s.out + first, error.get(), after, f, width, decay, per_tau);
         }
       }

@@ -25,7 +25,7 @@ from tsslbp.data import sample_values
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
 from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.labels import alike, are_names, by_place, classes_of, numbered, plain, unlike
-from tsslbp.errors import LARGEST, UserError, all_of, few, one_line
+from tsslbp.errors import LARGEST, UserError, all_of, few, one_line, shown
 
 Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}
@@ -113,15 +113,17 @@ def _names(samples: Any) -> list[str] | None:
 
 
 def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not (hasattr(samples, "__iter__") or hasattr(samples, "__getitem__")):
-        raise UserError(f"{name}: {type(samples).__name__} is no Dataset or DataLoader")
     batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_sampler is not None
     pairs: Iterable[Any] = samples
     streams = isinstance(samples, torch.utils.data.IterableDataset)
     if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__") and not streams:
         pairs = (samples[number] for number in range(len(samples)))  # a Dataset need not stop an iteration
     xs, ys = [], []
-    for number, pair in enumerate(pairs):
+    try:
+        numbered = enumerate(pairs)
+    except TypeError:
+        raise UserError(f"{name}: {shown(samples)} is no Dataset or DataLoader") from None
+    for number, pair in numbered:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise UserError(f"{name}: item {number} is {type(pair).__name__}; it must be a pair of a sample and its class")
         x, y = _array(f"sample {number}", pair[0]), _array(f"class of sample {number}", pair[1])

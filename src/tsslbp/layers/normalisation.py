@@ -92,7 +92,7 @@ class BatchNorm(nn.Module):
     def affine(self) -> tuple[Tensor, Tensor]:
         """Factor and offset of the affine map in evaluation, ``[C]`` each. Raises UserError if it is another map, through a
         forward of one's own or hooks."""
-        if getattr(self.forward, "__func__", None) is not BatchNorm.forward or any(hooks_of(self)):
+        if self.forward != BatchNorm.forward.__get__(self) or any(hooks_of(self)):
             raise UserError("normalisation with a forward of its own or with hooks cannot be folded; use BatchNorm without any")
         factor = self.gain / (self.variance + EPSILON).sqrt()
         return factor, self.shift - self.mean * factor

@@ -31,7 +31,12 @@ class Pooling(nn.Module):
     def __init__(self, size: int = 2) -> None:
         super().__init__()
         check_whole(f"{type(self).__name__}: size", size)
-        self.size = int(size)
+        self._size = int(size)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a window along each axis; a layer keeps it."""
+        return self._size
 
     def check(self, x: Tensor) -> None:
         """Raises UserError unless ``x`` is ``[N, C, ...]`` with at least one window."""

@@ -159,12 +159,16 @@ def as_promised(who: str, made: Any, *promised: Tensor) -> tuple[Tensor, ...]:
     """The tensors that a rule's method or a user's function returned. Raises UserError unless they are like those promised."""
     if isinstance(made, tuple) and list(map(_described, made)) == list(map(_described, promised)):
         return made
-    raise UserError(f"{who} returned {_described(made)}; it must return {_described(promised)}")
+    raise UserError(f"{who} returned {_listed(made)}; it must return {_listed(promised)}")
+
+
+def _listed(made: Any) -> str:
+    return (" and ".join(map(_described, made)) or "nothing") if isinstance(made, tuple) else _described(made)
 
 
 def _described(made: Any) -> str:
     if isinstance(made, tuple):
-        return " and ".join(map(_described, made)) or "nothing"
+        return f"a tuple of {_listed(made)}"
     if not isinstance(made, Tensor):
         return f"a {type(made).__name__}"
     return f"{list(made.shape)} of {made.dtype}{'' if made.device.type == 'cpu' else f' on {made.device}'}"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tsslbp.architecture import NO_ANN
+from tsslbp.errors import UserError, shown
 from tsslbp.networks import Network
 from tsslbp.notation import RecurrentSpec, contains
 from tsslbp.report import charts
@@ -34,6 +35,8 @@ def energy(trained: list[Run], subject: str) -> dict[str, Any]:
     Raises:
         UserError: other networks or data, or runs of one rule that differ in more than their seed or have the same.
     """
+    if not isinstance(trained, (list, tuple)) or not trained:
+        raise UserError(f"trained is {shown(trained)}; it must be a list of runs, as tsslbp.study.runs.load_all returns it")
     check_runs(*trained)
     labels = dict.fromkeys(run.label for run in trained)
     by_label = {label: [run for run in trained if run.label == label] for label in labels}

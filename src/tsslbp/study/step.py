@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from types import ModuleType
@@ -52,4 +53,5 @@ def _without_main() -> Iterator[None]:
 
 def _peak(config: TrainConfig) -> float:
     machine.keep_memory()
-    return peak_growth(step(*training.with_data(config)))
+    config, dataset = training.with_data(config)
+    return peak_growth(step(config, dataset), lambda: step(replace(config, batch_size=2), dataset)())

@@ -252,6 +252,10 @@ class Loop:
         config, state = self.config, self.state
         kinds = [[x.grad for x in learned if x.grad is not None] for learned in (self._weights, self._constants)]
         gradients = list(filter(None, kinds))  # each kind has its own norm; a user may have frozen one
+        if not gradients:
+            raise UserError(
+                f"{type(self.loss).__name__} gives no weight a gradient; compute it from the output itself, without item() or detach()"
+            )
         norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
         if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
             raise Diverged(

@@ -133,6 +133,8 @@ class Stream:
             self._steps = torch.zeros(self.streams, dtype=torch.long, device=device)
         fresh = torch.zeros(self.streams, dtype=torch.bool, device=device)
         try:
+            if (named := torch.as_tensor(which)).dtype != torch.bool and bool((named < 0).any()):
+                raise IndexError
             fresh[which] = True
         except (IndexError, RuntimeError, TypeError):
             raise UserError(
