@@ -166,7 +166,7 @@ def test_doctor_does_not_ignore_seconds(capsys):
     [
         ("torch.ones(300, 2**18)", "[torch.ones(2**18) for _ in range(100)]", "None", 99, 150),
         (
-            "import tsslbp; net = tsslbp.build('4C3-P2-10', input_shape=(1, 8, 8))",
+            "import tsslbp; net = tsslbp.build('4C3-P2-10', input_shape=(1, 8, 8), time_steps=5, tau_m=5, tau_s=3)",
             "net(torch.rand(4, 1, 8, 8)).sum().backward()",
             "net(torch.rand(2, 1, 8, 8)).sum().backward()",
             0,

@@ -921,5 +921,7 @@ def test_a_folder_is_no_run(measure, folder):
 
 @pytest.mark.parametrize("trained", [Path("runs/quickstart"), "runs/quickstart", []])
 def test_energy_is_that_of_a_list_of_runs(trained):
-    with pytest.raises(UserError, match="trained is .*; it must be a list of runs, as tsslbp.study.runs.load_all returns it"):
+    with pytest.raises(
+        UserError, match=r"trained is .*; it must be a list of runs, as tsslbp\.study\.runs\.load_all returns it"
+    ):
         study.energy(trained, "")

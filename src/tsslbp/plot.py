@@ -82,7 +82,7 @@ def curves(run: str | Path | Sequence[dict[str, Any]]) -> Figure:
         UserError: no run at the folder, no finished epoch, anything other than a folder or records.
     """
     history = training.history(run) if isinstance(run, str | Path) else run
-    if not isinstance(history, Sequence) or not all(isinstance(one, dict) and DRAWN <= one.keys() for one in history):
+    if not isinstance(history, Sequence) or not all(isinstance(one, dict) and one.keys() >= DRAWN for one in history):
         raise UserError("run must be a run's folder, or a list of the records of its epochs, as in metrics.jsonl")
     if not history:
         raise UserError("there is nothing to draw: no epoch is finished")

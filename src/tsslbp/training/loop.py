@@ -254,7 +254,7 @@ class Loop:
         gradients = list(filter(None, kinds))  # each kind has its own norm; a user may have frozen one
         if not gradients:
             raise UserError(
-                f"{type(self.loss).__name__} gives no weight a gradient; compute it from the output itself, without item() or detach()"
+                f"{type(self.loss).__name__} gives no weight a gradient; compute it from the output, without item() or detach()"
             )
         norms = [torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in kind])) for kind in gradients]
         if not all(map(math.isfinite, (loss, *(norm.item() for norm in norms)))):
