@@ -11,10 +11,10 @@ import pytest
 import torch
 from shared import fails
 
-from tsslbp import UserError, bench, cli, kernels, machine
+from tsslbp import UserError, as_one, bench, cli, kernels, machine
 from tsslbp.architecture import PAPER
 from tsslbp.bench import measure
-from tsslbp.bench.cases import Case, floor, grown
+from tsslbp.bench.cases import Case, cases, floor, grown
 from tsslbp.cli import speed
 
 comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
@@ -200,7 +200,7 @@ def test_peak_memory_is_that_of_a_fresh_process():
 
 def most_allocated(case, subject):
     """Bytes that a training step holds at its fullest, as profiled: a process's pages vary with what its allocator keeps."""
-    step = bench.subjects(grown()[case])[subject]().step
+    step = bench.subjects((cases() | grown())[case])[subject]().step
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
@@ -216,6 +216,13 @@ def most_allocated(case, subject):
         else:
             held.pop(block.ptr, None)  # what the step before held is freed too, and sometimes reported
     return most
+
+
+@pytest.mark.parametrize("case", ["fashion-mnist-fc", "mnist-cnn"])
+def test_one_operation_needs_no_more_memory_than_the_layers(case, monkeypatch):
+    one = most_allocated(case, bench.TSSLBP)
+    monkeypatch.setattr(as_one, "output", lambda *_, **__: None)
+    assert one < 1.07 * most_allocated(case, bench.TSSLBP)
 
 
 def test_memory_grows_with_time_and_in_blocks_with_its_square_root():

@@ -123,6 +123,7 @@ class _Part:
         ``response`` is given if the signal was constant.
         """
         weight, bias, lateral, mask, membrane, *found = kept
+        del kept
         entered, constant, bf16_current, layout = how
         by_x = by_weight = by_bias = by_lateral = None
         if lateral is not None:
@@ -140,6 +141,8 @@ class _Part:
             held = response if constant else None
             delta = back(flat, membrane, held, None, None, None, self.constants, numbers, pool, bf16_current)[0]
             delta = delta.view(len(delta), *error.shape[1:]) if layout is None else layout.restore(delta)
+        full = membrane.dtype
+        del membrane  # which is as large as the gradients that follow
         if bias is not None and needed[2]:
             by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype)
         if response is None:
@@ -153,7 +156,7 @@ class _Part:
             by_x = by_signal(flat, weight, self.map, shape).to(delta.dtype) if needed[0] else None
         else:
             by_x, by_weight = dense_gradients(flat, found[0], weight, self.map, (needed[0], needed[1]))
-            by_weight = by_weight.to(membrane.dtype) if bf16 and by_weight is not None else by_weight
+            by_weight = by_weight.to(full) if bf16 and by_weight is not None else by_weight
         if by_x is not None and mask is not None:
             by_x = by_x.view(*entered[:2], *mask.shape[1:]).to(mask.dtype) * mask
         return [None if by_x is None else by_x.view(entered), by_weight, by_bias, by_lateral]
