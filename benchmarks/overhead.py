@@ -1,14 +1,10 @@
 """What a run spends beside its layers: python benchmarks/overhead.py RECIPE [DATA_ROOT]
 
 Prints the time of a training step whose layers have 8 neurons each, which is next to nothing but fixed cost, and of its parts.
-Then it prints how much memory steps need as one operation of autograd, and layer by layer. Finally it trains the recipe for a
-few epochs, with the test set measured after each of them and once at the end, and prints how much of a run's time evaluation
-takes.
+Then it trains the recipe for a few epochs, with the test set measured after each of them and once at the end, and prints how
+much of a run's time evaluation takes.
 """
 
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,15 +17,12 @@ import command
 import torch
 
 from tsslbp import as_one, machine, recipes, training
-from tsslbp.bench import TSSLBP
-from tsslbp.bench.cases import cases
 from tsslbp.bench.measure import interleaved
 from tsslbp.settings import TrainConfig
 from tsslbp.tables import markdown
 
 SMALL = TrainConfig(data="digits", network="8-8-10", precision="float32")
 EPOCHS, SECONDS = 3, 20.0
-CASES = [name for name, case in cases().items() if not (case.recurrent or case.large)]
 
 
 def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
@@ -70,16 +63,6 @@ def fixed_cost(seconds: float = SECONDS) -> dict[str, float]:
     return interleaved(calls, seconds)
 
 
-def memory(case: str, layers: bool) -> float:
-    """Median peak memory of a step in three fresh processes, in MiB; with ``layers``, layer by layer."""
-    off = "from tsslbp import as_one; as_one.output = lambda *_, **__: None; " if layers else ""
-    program = f"{off}from tsslbp.bench import measure; measure.report_peak({case!r}, {TSSLBP!r})"
-    calls = (
-        subprocess.run([sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, check=True) for _ in range(3)
-    )
-    return statistics.median(float(done.stdout.split()[-1]) for done in calls)
-
-
 def evaluation(config: TrainConfig) -> tuple[float, float]:
     """Seconds of a run, and those of them that went into accuracies on validation and test samples."""
     spent, accuracy = [0.0], training.Model.accuracy
@@ -105,9 +88,6 @@ def main(recipe: str, data_root: str = "data") -> None:
     config, rows = replace(recipes.get(recipe), data_root=Path(data_root), epochs=EPOCHS), []
     training.with_data(config)  # finds missing data before anything is measured
     print(markdown(["part", "ms"], [[name, f"{ms:.3f}"] for name, ms in fixed_cost().items()]))
-    measured = {name: (memory(name, False), memory(name, True)) for name in CASES}
-    table = [[name, f"{one:.0f}", f"{each:.0f}", f"{one / each:.2f}"] for name, (one, each) in measured.items()]
-    print(markdown(["case", "one operation, MiB", "layer by layer, MiB", "ratio"], table))
     for what, every in (("after every epoch", 1), ("once, at the end", 0)):
         whole, evaluating = evaluation(replace(config, test_every=every))
         rows.append([what, f"{whole:.1f}", f"{evaluating:.1f}", f"{100 * evaluating / whole:.1f}"])

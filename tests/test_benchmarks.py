@@ -226,13 +226,9 @@ def test_overhead_is_told_apart(script, quick, capsys, monkeypatch):
     whole, evaluating = module.evaluation(quick(epochs=1))
     assert 0 < evaluating < whole
     monkeypatch.setattr(module, "fixed_cost", lambda: {"whole step": 1.0})
-    assert module.memory("fashion-mnist-fc", True) > 5
-    monkeypatch.setattr(module, "memory", lambda case, layers: 50.0 if layers else 49.0)
     monkeypatch.setattr(module, "evaluation", lambda config: (10.0, 2.0 if config.test_every else 1.0))
     module.main("quickstart")
-    out = capsys.readouterr().out
-    assert "| mnist-cnn | 49 | 50 | 0.98 |" in out
-    assert "| after every epoch | 10.0 | 2.0 | 20.0 |" in out
+    assert "| after every epoch | 10.0 | 2.0 | 20.0 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

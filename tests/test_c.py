@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -686,6 +687,20 @@ def test_networks_that_are_no_chain_are_told(notation, shape, settings, said):
     net = tsslbp.build(notation, input_shape=shape, time_steps=4, tau_m=5, tau_s=3, **settings)
     with pytest.raises(UserError, match=said):
         chain(net)
+
+
+def test_numbers_beyond_float32_are_refused(tmp_path, capsys):
+    tsslbp.build("3-2", input_shape=(4,), time_steps=4, tau_m=5, tau_s=3, threshold=1e39).save(tmp_path / "net.safetensors")
+    assert cli.main(["export", str(tmp_path / "net.safetensors"), str(tmp_path / "out"), "--format", "c"]) == 2
+    said = "tsslbp: the network has a number beyond 3.4e38, the largest float32; C needs smaller ones\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "out").exists()
+
+
+def test_states_beyond_what_an_array_holds_are_refused():
+    parts = SimpleNamespace(populations=[{"neurons": 3}], slots=0, sums=2**31, whole=None, maps=[], rises=0, widest=0)
+    with pytest.raises(UserError, match="an array of 2,147,483,648 numbers"):
+        c._Parts.state_bytes(parts, "u2", False, 0, 0)
 
 
 def test_whole_numbers_refuse_what_they_cannot_hold():

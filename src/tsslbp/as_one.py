@@ -141,7 +141,6 @@ class _Part:
             held = response if constant else None
             delta = back(flat, membrane, held, None, None, None, self.constants, numbers, pool, bf16_current)[0]
             delta = delta.view(len(delta), *error.shape[1:]) if layout is None else layout.restore(delta)
-        full = membrane.dtype
         del membrane  # which is as large as the gradients that follow
         if bias is not None and needed[2]:
             by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype)
@@ -156,7 +155,7 @@ class _Part:
             by_x = by_signal(flat, weight, self.map, shape).to(delta.dtype) if needed[0] else None
         else:
             by_x, by_weight = dense_gradients(flat, found[0], weight, self.map, (needed[0], needed[1]))
-            by_weight = by_weight.to(full) if bf16 and by_weight is not None else by_weight
+            by_weight = by_weight.float() if bf16 and by_weight is not None else by_weight
         if by_x is not None and mask is not None:
             by_x = by_x.view(*entered[:2], *mask.shape[1:]).to(mask.dtype) * mask
         return [None if by_x is None else by_x.view(entered), by_weight, by_bias, by_lateral]

@@ -9,9 +9,9 @@ linear map W commutes with the synapse, and what stays the same from one step to
 with E of ``δ = ∂L/∂I`` by equation (4) of ``neuron.py``. A train 0 1 1 1 1 costs one row of W, a silent input nothing; the
 gradient by the input, Wᵀδ, stays a dense product. S and F begin again every 256 steps, so that their rounding does not grow
 with the sequence: in float32, currents and gradients are within 1e-5 of the dense ones, relative to the largest. At τs = 1 they
-begin again at every step. Any current works: changes below its rounding do not count, and a current of another synapse, or of
-none, is merely found to change everywhere. Then, or where little would be saved, the map is left to PyTorch. The choice
-(:func:`changes`) depends on the numbers alone, so a run repeats bit for bit.
+begin again at every step, and every spike costs a row. Any current works: changes below its rounding do not count, and a
+current of another synapse, or of none, is merely found to change everywhere. Then, or where little would be saved, the map is
+left to PyTorch. The choice (:func:`changes`) depends on the numbers alone, so a run repeats bit for bit.
 
 The arithmetic is in ``csrc/sparse.h``.
 """

@@ -41,7 +41,10 @@ def read(path: Path, model: Model, invert: bool | None = None) -> tuple[Tensor, 
         raise UserError(f"predict takes models of grey or RGB images; this one reads samples of shape {list(shape)}")
     shades = model.shades()
     if shades is None:
-        raise UserError("this model of version 0.1.0 does not say which values its training samples had for black and white")
+        raise UserError(
+            "this model, of version 0.1.0 or of Network.save, does not say which values its training samples had for black and "
+            "white; give the picture as an array in an .npz file"
+        )
     black, white = shades
     image = opened(path, "L" if shape[0] == 1 else "RGB")
     # of its short side nothing would be left

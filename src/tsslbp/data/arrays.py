@@ -114,16 +114,15 @@ def _names(samples: Any) -> list[str] | None:
 
 def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     batched = isinstance(samples, torch.utils.data.DataLoader) and samples.batch_sampler is not None
-    pairs: Iterable[Any] = samples
     streams = isinstance(samples, torch.utils.data.IterableDataset)
-    if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__") and not streams:
-        pairs = (samples[number] for number in range(len(samples)))  # a Dataset need not stop an iteration
-    xs, ys = [], []
     try:
-        numbered = enumerate(pairs)
+        pairs = enumerate(samples)
     except TypeError:
         raise UserError(f"{name}: {shown(samples)} is no Dataset or DataLoader") from None
-    for number, pair in numbered:
+    if isinstance(samples, torch.utils.data.Dataset) and hasattr(samples, "__len__") and not streams:
+        pairs = enumerate(samples[number] for number in range(len(samples)))  # a Dataset need not stop an iteration
+    xs, ys = [], []
+    for number, pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise UserError(f"{name}: item {number} is {type(pair).__name__}; it must be a pair of a sample and its class")
         x, y = _array(f"sample {number}", pair[0]), _array(f"class of sample {number}", pair[1])

@@ -245,6 +245,10 @@ class _Parts:
         fields += [("u2", self.widest)] if self.whole else []
         fields += [("i2", self.sums), ("u2", len(self.maps)), ("u1", len(self.maps))] if narrow else []
         fields += [(value, shown), (value, 2 * self.rises), ("u1", windows)]
+        if (most := max(count for _, count in fields)) >= 2**31:
+            raise UserError(
+                f"the program would need an array of {most:,} numbers, and 2^31 - 1 is the most; export a smaller network"
+            )
         return np.dtype([(str(n), kind, (count,)) for n, (kind, count) in enumerate(fields) if count], align=True).itemsize
 
     def _population(self, population: Population, number: int) -> dict[str, Any]:

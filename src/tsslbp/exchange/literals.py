@@ -5,19 +5,23 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array
 
 
 def numbers(x: Array, a_line: int = 20) -> str:
-    """An array in C, without its braces."""
+    """An array in C, without its braces. Raises UserError for a number that is not finite."""
     flat = x.flatten()
+    if not np.isfinite(flat).all():
+        raise UserError("the network has a number beyond 3.4e38, the largest float32; C needs smaller ones")
     texts = [f"{text}f" for text in map(str, flat)] if flat.dtype == np.float32 else list(map(str, flat.tolist()))
     return ",\n".join(", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line))
 
 
 def floats(values: Iterable[float]) -> str:
     """Numbers as float, without braces."""
-    return numbers(np.array(list(values), np.float32))
+    with np.errstate(over="ignore"):  # numbers() says what is wrong
+        return numbers(np.array(list(values), np.float32))
 
 
 def pair(sizes: Iterable[int]) -> str:
