@@ -67,13 +67,14 @@ def samples(net, count=20, sequence=True):
     return torch.rand(*((net.time_steps,) if sequence else ()), count, *shape) * 2
 
 
-def foreign(*nodes, shape=(7,), edges=None):
-    """A graph as another program would write it, without metadata."""
+def foreign(*nodes, shape=(7,), edges=None, made=None):
+    """A graph as another program would write it, without metadata; ``made`` outputs, as many as the last weights by default."""
     import nir
 
     names = [f"n{i}" for i in range(len(nodes))]
     inside = dict(zip(names, nodes, strict=True))
-    whole = {"in": nir.Input(np.array(shape)), **inside, "out": nir.Output(np.array([1]))}
+    made = made or ([1] + [len(node.weight) for node in nodes if hasattr(node, "weight")])[-1]
+    whole = {"in": nir.Input(np.array(shape)), **inside, "out": nir.Output(np.array([made]))}
     return nir.NIRGraph(whole, edges or list(zip(["in", *names], [*names, "out"], strict=True)), type_check=False)
 
 

@@ -390,9 +390,9 @@ def test_learning_ends_at_the_range_and_that_is_said_once(caplog):
             layer(x)
             assert layer.tau_m.min() >= 1
             assert layer.threshold.min() > 0
-    assert [record.message.split(": ")[1] for record in caplog.records] == [
-        "learning took tau_m below 1, where it is kept from now on",
-        "learning took threshold below 0.01, where it is kept from now on",
+    assert [record.message for record in caplog.records] == [
+        "Linear: learning took tau_m below 1, where it is kept from now on",
+        "Linear: learning took threshold below 0.01, where it is kept from now on",
     ]
 
 

@@ -491,10 +491,10 @@ def three(*more, second=None, edges=()):
     return foreign(*first, nir.Linear(weights(5, 7, 2)), lif(), *more, edges=[*row, *edges])
 
 
-def hearing_itself(through):
+def hearing_itself(through, neurons=None):
     """Neurons that hear themselves through a node, and others behind them."""
     edges = [("in", "n0"), ("n0", "n1"), ("n1", "n2"), ("n2", "n1"), ("n1", "n3"), ("n3", "n4"), ("n4", "out")]
-    return foreign(nir.Linear(weights(5, 7)), lif(), through, nir.Linear(weights(5, 5)), lif(), edges=edges)
+    return foreign(nir.Linear(weights(5, 7)), neurons or lif(), through, nir.Linear(weights(5, 5)), lif(), edges=edges)
 
 
 FOREIGN = {
@@ -559,6 +559,7 @@ FOREIGN = {
         nir.Conv2d((8, 9), weights(3, 2, 4).reshape(3, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1, full(3, 0.0)),
         nir.Flatten({"input": np.array([3, 4, 5])}, start_dim=0),
         shape=(2, 8, 9),
+        made=5,
         edges=[("in", "n0"), ("n0", "n1"), ("in", "n4"), ("n4", "n1"), ("n1", "n5"), ("n5", "n2"), ("n2", "n3"), ("n3", "out")],
     ),
     "scales": lambda: foreign(
@@ -779,6 +780,13 @@ REFUSED = {
     ),
     "'n2' .LIF. is not on the way": lambda: foreign(
         nir.Linear(weights(5, 7)), lif(), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out")]
+    ),
+    "'out' .Output. has shape .3.; what enters it is .5.": lambda: foreign(nir.Linear(weights(5, 7)), lif(), made=3),
+    "'in' .Input. has shape .7.5.; it must be whole numbers from 1": lambda: foreign(
+        nir.Linear(weights(5, 7)), lif(), shape=(7.5,)
+    ),
+    "'n2' .Affine. has a bias that goes through the synapse of node 'n1'": lambda: hearing_itself(
+        nir.Affine(weights(5, 5), full(5, 0.1)), cuba()
     ),
     "'out' .Output. leads to other nodes": lambda: foreign(
         nir.Linear(weights(5, 7)), lif(), edges=[("in", "n0"), ("n0", "n1"), ("n1", "out"), ("out", "n0")]
@@ -1020,6 +1028,13 @@ HOSTILE = {
     "negative sizes": hdf5(lambda file: replaced(file, "node/nodes/input/shape", data=np.array([-7]))),
 }
 
+SAID = {
+    "unknown node": "its node 'linear1_weights' is of the kind __import__, which NIR does not have",
+    "no weights": "its node 'linear1_weights' (Linear) lacks something, or holds something odd (TypeError: ",
+    "no edges": "it has no nodes or no edges",
+}
+"""What is wrong with a file, where not even the package nir would say it."""
+
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_one_line_and_nothing_is_written(name, tmp_path, capsys, monkeypatch):
@@ -1030,7 +1045,7 @@ def test_hostile_files_are_one_line_and_nothing_is_written(name, tmp_path, capsy
     complaint = capsys.readouterr().err
     assert complaint.startswith("tsslbp: ")
     assert complaint.count("\n") == 1
-    assert "a.nir" in complaint
+    assert (f"a.nir: {SAID[name]}" if name in SAID else "a.nir") in complaint
     assert sorted(tmp_path.iterdir()) == before
 
 

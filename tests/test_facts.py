@@ -441,7 +441,7 @@ def test_a_model_made_in_python_does_not_say_it_learned_the_digits(trained, caps
     assert training.load(tmp_path / "own.safetensors").data == ""
     code, _, err = run(capsys, "evaluate", tmp_path / "own.safetensors")
     assert code == 2
-    assert "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all" in err
+    assert "the model was made or trained in Python, or imported; name the samples to test it on with --data" in err
 
 
 def damaged(changes):
@@ -505,6 +505,19 @@ def test_damaged_metadata_are_one_line(trained, tmp_path, capsys, change):
     assert (code, out) == (2, "")
     assert str(path) in err
     assert err.count("\n") == 1
+
+
+def test_samples_for_which_there_is_no_memory_are_told_of_at_once(trained, tmp_path, capsys, monkeypatch):
+    source, path = trained / "bytes/model.safetensors", tmp_path / "long.safetensors"
+    with safe_open(source, framework="pt") as file:
+        about = json.loads(file.metadata()[METADATA_KEY])
+    about["inputs"]["time_steps"] = 10**7
+    about["architecture"] = about["architecture"].replace('"time_steps": 5', f'"time_steps": {10**7}')
+    about.pop("sha256")
+    save_file(load_file(source), path, metadata={METADATA_KEY: json.dumps(about)})
+    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 2**30)
+    said = f"tsslbp: {path}: a sample, over all its time steps, needs 1.3 GiB of memory, and 1.0 GiB are free\n"
+    assert run(capsys, "evaluate", path) == (2, "", said)
 
 
 def test_nothing_is_allocated_on_the_word_of_a_file(trained, tmp_path):

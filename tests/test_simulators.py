@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import NETWORKS, foreign, full, lif, network_of, samples, spikes, weights
+from graphs import NETWORKS, foreign, full, lif, lively, network_of, samples, spikes, weights
 from torch import nn
 
 import tsslbp
@@ -68,6 +68,15 @@ def test_every_simulator_makes_the_same_spikes(name, simulator, request):
     if why := fault(name, simulator):
         request.applymarker(pytest.mark.xfail(reason=why, strict=True))
     net = network_of(name)
+    found = differing(net, simulator, samples(net, 15).double())
+    assert not any(found.values()), found
+
+
+def test_a_simulator_takes_a_time_constant_of_each_neurons_own(simulator, request):
+    if simulator == "SpikingJelly":
+        request.applymarker(pytest.mark.xfail(reason="it takes one constant for all neurons of a layer", strict=True))
+    settings = {"input_shape": (7,), "time_steps": 20, "tau_m": 5, "tau_s": 3, "per_neuron": ("tau_m",), "spread": 0.3}
+    net = lively(tsslbp.build("12-10", **settings))
     found = differing(net, simulator, samples(net, 15).double())
     assert not any(found.values()), found
 

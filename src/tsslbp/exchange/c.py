@@ -20,7 +20,7 @@ from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.filtering import in_c
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.literals import escaped, floats, numbers, pair
-from tsslbp.exchange.program import Entry, Program, coded, means
+from tsslbp.exchange.program import Entry, Program, coded, means, measured
 from tsslbp.metrics import decode
 from tsslbp.metrics.decoding import NEAR
 from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
@@ -177,6 +177,7 @@ def described(program: Program, samples: data.Split, which: str) -> dict[str, An
         },
         "input_means": means(entry, whole is not None),
         "coded": coded(model) if entry.spikes else "",
+        "measured": measured(model),
         "events": entry.spikes or entry.meaning is not None,
         "endless": whole is None or math.isfinite(max(links.tau_m, adapting.tau_a if adapting else 1)),
         "event_when": "once for each input that has events in this step" if entry.once else "for every event of this step",

@@ -92,7 +92,8 @@ class Layer:
                     self.neurons.refuse(f"{said}; what enters a layer here goes through one synapse")
                 tau_s = float(synapses[0])
                 if plain(tau_s) > 1 and (self.bias.any() or self.lateral_bias.any()):
-                    self.map.refuse(
+                    biased = self.map if self.bias.any() else self.neurons.lateral or self.map
+                    biased.refuse(
                         f"has a bias that goes through the synapse of {self.neurons}; ours does not go through it. Write it as "
                         "v_leak, or leave it out"
                     )

@@ -61,14 +61,34 @@ def read(path: Path) -> Any:
             tree = _Reader(h5py, content).group(file["node"])
         if tree.get("type") != "NIRGraph":
             raise UserError(f"it holds a {shown(tree.get('type'))}, not a NIRGraph")
-        if odd := [name for name, node in tree["nodes"].items() if "type" not in node]:  # HDF5 takes a/b apart
-            raise UserError(f"its node {shown(odd[0])!r} has no type; write the file with names of nodes without slashes")
+        _check_nodes(nir, tree)
         return nir.dict2NIRNode({**tree, "type_check": False})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # damaged files may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} is damaged or no NIR file ({type(error).__name__}: {shown(reason)})") from None
+
+
+def _check_nodes(nir: ModuleType, graph: dict[str, Any], where: str = "") -> None:
+    """Raises UserError for a graph without nodes or edges, and for a node that the package nir cannot make, which it names."""
+    if not isinstance(nodes := graph.get("nodes"), dict) or np.ndim(graph.get("edges", 0)) != 2:
+        raise UserError(f"the graph {shown(where)!r} has no nodes or no edges" if where else "it has no nodes or no edges")
+    for name, node in nodes.items():
+        called = f"{where}.{name}" if where else name
+        kind = node.get("type") if isinstance(node, dict) else None
+        if kind is None:  # HDF5 takes a/b apart
+            raise UserError(f"its node {shown(called)!r} has no type; write the file with names of nodes without slashes")
+        if kind == "NIRGraph":
+            _check_nodes(nir, node, called)
+            continue
+        if kind not in nir.ir.__all__:
+            raise UserError(f"its node {shown(called)!r} is of the kind {shown(kind)}, which NIR does not have")
+        try:
+            nir.dict2NIRNode(dict(node))
+        except Exception as error:  # what is missing or odd may raise anything
+            reason = f"{type(error).__name__}: {shown(error)}"
+            raise UserError(f"its node {shown(called)!r} ({kind}) lacks something, or holds something odd ({reason})") from None
 
 
 def _check_heaps(path: Path) -> None:
@@ -184,7 +204,7 @@ class Link:
 
 
 def chain(graph: Any) -> list[Link]:
-    """The nodes from the input to the last before the output. Neurons may have one map from their spikes back to themselves,
+    """The nodes from the input to the output. Neurons may have one map from their spikes back to themselves,
     and a shortcut may lead around some nodes to neurons.
 
     Raises:
@@ -229,7 +249,7 @@ def chain(graph: Any) -> list[Link]:
         if here == goal:
             links.append(Link(here, nodes[here], closes=True, around=_at(via, nodes) if via else None))
             seen.add(via)
-        elif here != ends[0]:
+        else:
             links.append(_at(here, nodes))
     if goal:
         _at(goal, nodes).refuse("ends a shortcut around the output; here neurons come behind it")
@@ -293,6 +313,14 @@ def _through(edge: tuple[str, str], name: str, first: set[str], last: set[str]) 
     for a in last if edge[0] == name else {edge[0]}:
         for b in first if edge[1] == name else {edge[1]}:
             yield a, b
+
+
+def shape_of(link: Link, given: Any) -> tuple[int, ...]:
+    """A shape in a node. Raises UserError if it is not whole numbers from 1."""
+    sizes = np.asarray(given, dtype=np.float64).ravel()
+    if (sizes % 1).any() or not (sizes >= 1).all() or not sizes.size:
+        link.refuse(f"has shape {shown(sizes.tolist())}; it must be whole numbers from 1")
+    return tuple(map(int, sizes))
 
 
 def array(link: Link, name: str) -> np.ndarray:

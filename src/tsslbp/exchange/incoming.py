@@ -21,13 +21,14 @@ A file may have another f for every neuron. If f is within ROUNDING of 1, weight
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from tsslbp.architecture import Architecture
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, shown
 from tsslbp.exchange.foreign import (
     MOST_NUMBERS,
     ROUNDING,
@@ -44,7 +45,7 @@ from tsslbp.exchange.foreign import (
     times,
     windows,
 )
-from tsslbp.exchange.graph import Link, array, chain
+from tsslbp.exchange.graph import Link, array, chain, shape_of
 from tsslbp.exchange.layers import common, grouped, undilated
 from tsslbp.layers import Recurrent, Residual, Spiking
 from tsslbp.layers.pooling import POOL_FACTOR
@@ -88,9 +89,9 @@ def network_of(
     if not 0 < dt < math.inf:
         raise UserError(f"dt is {dt}; it must be a positive number of seconds")
     reader, links = _Reader(dt, like, tau_s), chain(graph)
-    for link, follower in zip(links, [*links[1:], None], strict=True):
-        reader.take(link, follower.kind if follower else "Output")
-    return reader.network(time_steps)
+    for link, follower in pairwise(links):
+        reader.take(link, follower.kind)
+    return reader.network(time_steps, links[-1])
 
 
 class _Reader:
@@ -150,10 +151,10 @@ class _Reader:
             self.opened = len(self.specs), len(self.layers), self.shape, self.carry
 
     def _input(self, link: Link, follower: str) -> None:
-        shape = tuple(int(size) for size in np.asarray(link.node.input_type["input"]).ravel())
+        shape = shape_of(link, link.node.input_type["input"])
         if shape[0:1] == (1,) and (len(shape) == 4 or (len(shape) == 2 and follower in ("Linear", "Affine"))):
             shape = shape[1:]  # the batch of the sample that a graph was traced with
-        if not 1 <= len(shape) <= 3 or min(shape) < 1:
+        if len(shape) > 3:
             link.refuse(f"has shape {list(shape)}; it must be [features], [channels, length] or [channels, height, width]")
         if math.prod(shape) > MOST_NUMBERS:
             link.refuse(f"has shape {list(shape)}, which is more than {MOST_NUMBERS:,} numbers")
@@ -257,8 +258,8 @@ class _Reader:
         layer.around = self._shortcut(link)
         self.carry = 1.0
 
-    def network(self, time_steps: int) -> Network:
-        """The network of all nodes. Raises UserError if they make none."""
+    def network(self, time_steps: int, output: Link) -> Network:
+        """The network of all nodes. Raises UserError if they make none, or another output than the graph's."""
         last = self.specs[-1] if self.specs else None
         if isinstance(last, RecurrentSpec):
             self.layers[-1].neurons.refuse("hears itself, which output neurons here cannot")
@@ -267,6 +268,8 @@ class _Reader:
             raise UserError(
                 "the graph must end with a Linear or Affine map and its neurons, one for each class, and then the output"
             )
+        if (shape := output.node.output_type["output"]) is not None and shape_of(output, shape)[-1:] != self.shape:
+            output.refuse(f"has shape {shown(np.asarray(shape).tolist())}; what enters it is {list(self.shape)}")
         constants = [layer.constants(self.dt) for layer in self.layers]
         whole, varied = self._settings(constants)
         pairs = list(zip(self.layers, constants, strict=True))

@@ -125,7 +125,7 @@ def _places(graph: Any, extra: int, nodes: dict[str, Any]) -> Iterator[_Place]:
                 nodes[link.name] = nir.Flatten(before, link.node.start_dim, link.node.end_dim)
                 shape = (math.prod(shape),)
             case "CubaLIF":
-                hidden = link is not links[-1]
+                hidden = link is not links[-2]
                 yield _Place(map_, link, shape, onsets, windows, hidden)
                 rows, *sizes = array(link, "v_threshold").shape
                 shape, onsets, windows = (rows - extra * hidden, *sizes), math.prod(sizes), 1

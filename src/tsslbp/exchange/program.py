@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import data, encoding
+from tsslbp.data.audio import WINDOW
 from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array, Chain, chain
 from tsslbp.exchange.integer import IntegerNetwork, integer, whole_input
@@ -128,6 +129,17 @@ def coded(model: Model) -> str:
     if name == "latency":
         return f"Each input spikes once, in step round((1 - i)·(T - 1)), halves to even, and never for i = 0, {i}"
     return f"Each input spikes in each step with probability {options.get('rate', '1')}·i, {i}"
+
+
+def measured(model: Model) -> str:
+    """What is measured for a model of sounds, as a sentence; empty for others, whose numbers are the user's own."""
+    rate, bands = model.inputs.rate, model.sample_shape[-1]
+    if not rate:
+        return ""
+    return (
+        f"What is measured are the logarithms of the energies of {bands} mel bands in {WINDOW:g} s of sound, whose samples are "
+        f"within ±1 and {rate:,} in a second: tsslbp.data.audio.energies(frames, {rate}, {bands}) in Python."
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ def in_range(name: ConstantName, value: Tensor, layer: nn.Module, told: set[str]
             return value
         if name not in told:
             told.add(name)
-            logger.warning("%s: learning took %s below %g, where it is kept from now on", layer, name, least)
+            logger.warning("%s: learning took %s below %g, where it is kept from now on", type(layer).__name__, name, least)
         if isinstance(value, nn.Parameter):
             with torch.no_grad():
                 return value.clamp_(min=least)

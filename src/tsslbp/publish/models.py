@@ -117,8 +117,7 @@ def _row(model: training.Model) -> list[str]:
     return [
         literal(model.data or settings["data"]),
         f"`{model.network.architecture.network}`",
-        str(model.network.time_steps),
-        f"`{' '.join(settings['rule'].replace('`', '').split())}`",
+        *(("–", "–") if model.network.architecture.neuron != "spiking" else (str(model.network.time_steps), _rule(settings))),
         f"{sum(weight.numel() for weight in model.network.parameters()):,}",
         model.trained.get("stored", "float32"),
         str(final["epochs"]),
@@ -126,6 +125,10 @@ def _row(model: training.Model) -> list[str]:
         "–" if final["validation_accuracy"] is None else _measured(model, final["validation_accuracy"]),
         _measured(model, final["test_accuracy"]) + (f" ({literal(final['choose'])} epoch)" if "choose" in final else ""),
     ]
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    return f"`{' '.join(settings['rule'].replace('`', '').split())}`"
 
 
 def _measured(model: training.Model, percent: float) -> str:

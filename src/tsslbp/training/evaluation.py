@@ -108,9 +108,7 @@ def samples_to_test(
             without its own test samples that the model was not trained on.
     """
     if not name and not model.data:
-        raise UserError(
-            "the model was made or trained in Python, or imported; name what to evaluate it on with --data or --all"
-        )
+        raise UserError("the model was made or trained in Python, or imported; name the samples to test it on with --data")
     if name in (None, model.data) and _gone(model.data, root):
         flags = "--data or --data-root" if in_files.is_one(model.data) else "--data"
         raise UserError(f"there is no {model.data} here, on which the model was trained; say where it is with {flags}")

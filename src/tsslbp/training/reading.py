@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tsslbp import imports
+from tsslbp import imports, machine
 from tsslbp.architecture import Architecture
 from tsslbp.data import Facts, Normalisation
 from tsslbp.data.dataset import class_names
@@ -66,6 +66,7 @@ def as_stored(path: str | Path) -> Model:
             about = json.loads(text)
             model = model_of(about)
             _check_shapes(file, model)
+            machine.need_memory(4 * model.network.time_steps * model.network.largest, "a sample, over all its time steps,")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -89,7 +89,7 @@ void network_step(network_state *n);
 /* Reset, show {{ 'a sample' if static else 'each step of a sequence, [step][channel][row][column]' }} and go through its steps. Returns the answer. */
 int network_run(network_state *n, const network_input *x, size_t steps);
 
-/* Evidence for a class so far: the summed output current. */
+/* Evidence for a class so far: the summed output current{{ ' of its ' ~ voters ~ ' neurons' if voters > 1 }}. */
 network_sum network_evidence(const network_state *n, size_t class_number);
 
 /* The class with most evidence so far, the first of several; -1 if no output neuron has spiked. */
