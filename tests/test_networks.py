@@ -186,10 +186,12 @@ def test_settings_reach_every_layer():
     assert [layer.pool.size for layer in net.modules() if isinstance(layer, SumPool2d)] == [3]
 
 
-@pytest.mark.parametrize("name", ["rule", "backend", "threshold"])
-def test_what_only_layers_have_is_not_set_on_the_network(name):
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("rule", "rule"), ("backend", "backend"), ("threshold", "neuron"), ("sparse", "by_changes"), ("dropout", "p")],
+)
+def test_what_only_layers_have_is_not_set_on_the_network(name, own):
     net = tsslbp.build("5-4", input_shape=(3,), time_steps=2, tau_m=5, tau_s=3)
-    own = "neuron" if name == "threshold" else name
     with pytest.raises(UserError, match=f"a network has no {name} of its own; set layer.{own} of each layer"):
         setattr(net, name, "slayer")
 

@@ -584,7 +584,7 @@ def test_a_rule_does_not_touch_the_forward():
         ("tssl(clip=0)", "clip is 0.*positive"),
         ("tssl(clip=-1)", "clip is -1.*positive"),
         ("tssl(clip=nan)", "clip"),
-        ("tssl(clip=large)", "clip"),
+        ("tssl(clip=large)", "clip is 'large'; it must be a number"),
         ("tssl(reset)", "write option=value"),
         ("tssl(reset=False", "cannot read rule"),
         ("tssl reset=False", "cannot read rule"),

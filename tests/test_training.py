@@ -31,7 +31,7 @@ from tsslbp.declared import FLOAT32_MAX
 from tsslbp.filters import Filters
 from tsslbp.settings import GROUPS, TrainConfig
 from tsslbp.study import runs
-from tsslbp.training import layer_rates, loop
+from tsslbp.training import checkpoint, layer_rates, loop
 from tsslbp.training.inputs import Inputs
 
 
@@ -489,6 +489,21 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_on_a_full_disk_tells_how_to_go_on(quick, monkeypatch):
+    save, config = checkpoint.save, quick(name="full", epochs=2)
+    with monkeypatch.context() as patch:
+
+        def full(*arguments):
+            patch.setattr(os, "fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+            save(*arguments)
+
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(UserError, match=r"No space left on device; .*, then go on with: .*full/config.toml --resume"):
+            training.train(config)
+    folder, _ = training.train(replace(config, resume=True))
+    assert len(training.read_metrics(folder)[0]) == 2
 
 
 def test_folders_that_exist_or_cannot_be_made(quick, tmp_path):

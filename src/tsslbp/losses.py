@@ -13,7 +13,7 @@ Source: W. Zhang and P. Li, NeurIPS 2020, arXiv 2002.10085, and the published co
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -296,9 +296,17 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     name, options = parse_spec(loss, "loss")
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
+    check_class(name)
     context = {"time_steps": time_steps, "tau_s": tau_s}
     needed = {field.name for field in fields(LOSSES[name])}
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})
+
+
+def check_class(name: str) -> None:
+    """Raises UserError if what is registered under a name is no class of losses."""
+    loss: Any = LOSSES[name]
+    if not (isinstance(loss, type) and is_dataclass(loss) and "__call__" in dir(loss) and hasattr(loss, "is_mean")):
+        raise UserError(f"losses.LOSSES[{name!r}] is {shown(loss)}; it must be a dataclass with is_mean and __call__")
 
 
 def suits_ann(loss: str) -> bool:

@@ -32,8 +32,9 @@ Crossed = Spiking | MaxPool
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
 """How a signal crosses a layer of neurons or max pooling, given its name, the layer, the signal (:class:`Joined` at the end of
 a residual block), pooling to do as well, and whether to return bfloat16 (:func:`tsslbp.crossing.neurons`)."""
-OF_LAYERS = ("rule", "backend", "by_changes", "bits", "reset", *CONSTANTS)
-"""Attributes that only layers have."""
+OF_LAYERS = dict.fromkeys(("reset", *CONSTANTS), "neuron") | {"sparse": "by_changes", "bits": "quantise()", "dropout": "p"}
+OF_LAYERS |= {name: name for name in ("rule", "backend", "by_changes")}
+"""What only layers have, and what to set there."""
 UNUSED = ("reset", "tau_a", "beta", *CONSTANTS)
 """Constants of layers without effect in an ANN."""
 
@@ -113,10 +114,10 @@ class Network(TellsOfLayers):
                 layer.quantise(architecture.bits)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        refused = name in OF_LAYERS and not hasattr(type(self), name)  # a class of one's own may have such a property
-        if refused or (name == "neuron" and name in vars(self)):
-            own = "quantise()" if name == "bits" else "neuron" if name in (*CONSTANTS, "reset") else name
-            raise UserError(f"a network has no {name} of its own; set layer.{own} of each layer in net.modules() that has one")
+        of_ones_own = hasattr(type(self), name) or isinstance(value, nn.Module)
+        if (name in OF_LAYERS and not of_ones_own) or (name == "neuron" and name in vars(self)):
+            how = f"set layer.{OF_LAYERS.get(name, name)} of each layer in net.modules() that has one"
+            raise UserError(f"a network has no {name} of its own; {how}")
         super().__setattr__(name, value)
 
     def constants(self) -> dict[str, nn.Parameter]:

@@ -60,7 +60,7 @@ def construct(cls: type[T], name: str, options: Mapping[str, str], **context: An
         if option not in kinds:
             raise unknown(f"option of {name}:", option, kinds) if kinds else UserError(f"{name} has no options, as {option} is")
     try:
-        return cls(**context, **{option: _read(kinds[option], value) for option, value in options.items()})
+        return cls(**context, **{option: _read(kinds[option], value, option) for option, value in options.items()})
     except TypeError as error:
         given = ", ".join(f"{option}={value}" for option, value in options.items())
         raise UserError(f"cannot read {given!r} as options of {name}: {error}") from None
@@ -77,8 +77,8 @@ def _kinds(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(cls) if field.init}
 
 
-def _read(kind: Any, text: str) -> Any:
-    """A value as its field is declared; one that cannot be read stays text, for the class to refuse."""
+def _read(kind: Any, text: str, option: str) -> Any:
+    """A value as its field is declared; text that is not a value is for the class to refuse, but where it declares a number."""
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if str in choices and (text != "None" or NoneType not in choices):
         return text
@@ -87,4 +87,6 @@ def _read(kind: Any, text: str) -> Any:
             return read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
+    if {*choices} <= {int, float, bool, NoneType}:
+        raise UserError(f"{option} is {text!r}; it must be {'True or False' if bool in choices else 'a number'}")
     return text

@@ -1,7 +1,5 @@
 """``--import FILE.py``: a user's own rules, surrogates, losses and data sets, for the commands that take them."""
 
-from dataclasses import is_dataclass
-
 from tsslbp import data, losses, rules
 from tsslbp.errors import UserError, shown
 from tsslbp.rules import surrogate
@@ -20,9 +18,8 @@ def check() -> None:
         pair = shape if isinstance(shape, tuple) and len(shape) == 2 else (shape, 1.0)
         if not callable(pair[0]) or not isinstance(pair[1], (int, float)):
             raise UserError(f"DERIVATIVES[{name!r}] is {shown(shape)}; it must be a function, or a function and its slope")
-    for name, loss in losses.LOSSES.items():
-        if not (isinstance(loss, type) and is_dataclass(loss) and "__call__" in dir(loss) and hasattr(loss, "is_mean")):
-            raise UserError(f"losses.LOSSES[{name!r}] is {shown(loss)}; it must be a dataclass with is_mean and __call__")
+    for name in losses.LOSSES:
+        losses.check_class(name)
     for name, read in data.SETS.items():
         if not callable(read):
             raise UserError(f"data.SETS[{name!r}] is {shown(read)}; it must be a function that returns a Dataset")

@@ -112,6 +112,10 @@ def train(
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
             once = "once the picture is as it was, " if isinstance(error, Broken) else ""
             raise type(error)(f"{error}; {kept}, {once}go on with: {run.again}") from None
+        except UserError as error:
+            if not isinstance(error.__cause__, OSError):  # of a full disk
+                raise
+            raise UserError(f"{error}, then go on with: {run.again}") from None
         finally:
             progress.close()
         if group.leads:
