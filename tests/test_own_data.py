@@ -1892,3 +1892,11 @@ def test_a_link_that_leads_to_itself_is_told(tmp_path, name):
     (tmp_path / name).symlink_to(name)
     with pytest.raises(UserError, match=re.escape(name)):
         data.load(str(tmp_path / name), tmp_path)
+
+
+def test_a_comma_in_the_name_of_a_column_parts_no_columns(tmp_path):
+    rows = [f"{n % 5},{n % 3};{'ab'[n % 2]}" for n in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["size, cm;class", *rows]) + "\n")
+    found = data.load(str(tmp_path / "t.csv"), tmp_path)
+    assert found.classes == ("a", "b")
+    assert found.train.x.shape[1:] == (1,)

@@ -320,7 +320,7 @@ def _delimiter(first: str) -> tuple[str, bool]:
     if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', first, re.IGNORECASE):  # as Excel writes and reads
         return said[1], True
     whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", first)  # without texts, and commas that may part decimals
-    return max(",;\t", key=whole.count), False
+    return max(";\t,", key=whole.count), False
 
 
 def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
@@ -338,9 +338,11 @@ def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[in
 
 def _parts_thousands(column: Iterable[str], mark: str) -> bool:
     """Whether a mark may part thousands in a column: three digits follow each, and all other numbers are below 1,000."""
-    cells = [cell.strip() for cell in column]
-    marked = [cell for cell in cells if mark in cell and is_number(_with_point(cell))]
-    if not marked or not all(re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}", cell) for cell in marked):
+    cells, parted = [cell.strip() for cell in column], re.compile(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}")
+    for cell in cells:  # one other number is enough, and most numbers are
+        if mark in cell and not parted.fullmatch(cell) and is_number(_with_point(cell)):
+            return False
+    if not any(map(parted.fullmatch, cells)):
         return False
     others = [cell for cell in cells if mark not in cell and is_number(cell)]
     return bool(others) and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
