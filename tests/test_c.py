@@ -513,7 +513,7 @@ def test_it_is_told_how_spikes_come_of_what_is_measured(tmp_path):
         "for changes of δ = 0.5. Of each channel, v is raw·1 -0.5, raw·1": delta,
         "Each input spikes once, in step round((1 - i)·(T - 1)), halves to even": {"encoding": "latency", "sequence": False},
         "of 3 measured ones, the last of those that are left; take it first. Use": {"bin": 3, "stored_steps": 3 * STEPS},
-        "the energies of 6 mel bands in 0.04 s of sound, whose samples are within ±1 and 8,000 in a second": {"rate": 8000},
+        "the energies of 6 mel bands in 0.04 s of sound, with 8,000 samples in a second": {"rate": 8000},
     }
     for number, (said, way) in enumerate(ways.items()):
         c.write(Program.of(replace(of, inputs=replace(of.inputs, **way))), tmp_path / str(number), tmp_path)

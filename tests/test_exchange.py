@@ -1033,7 +1033,7 @@ SAID = {
     "no weights": "its node 'linear1_weights' (Linear) lacks something, or holds something odd (TypeError: ",
     "no edges": "it has no nodes or no edges",
 }
-"""What is wrong with a file, where not even the package nir would say it."""
+"""What is said of files from which the package nir can make no nodes."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -191,10 +191,10 @@ def test_the_card_says_how_the_epoch_was_chosen(tmp_path):
         assert re.search(rf"\| – \| [\d.]+ \({choose} epoch\) \|", (tmp_path / "given/README.md").read_text())
 
 
-def test_the_card_of_an_ann_names_no_rule_and_no_steps(tmp_path):
+def test_the_card_of_an_ann_names_one_step_and_no_rule(tmp_path):
     run = train(tmp_path, network="20-10", epochs=1, neuron="binary")
     assert cli.main(["export", str(run), str(tmp_path / "given/ann.safetensors")]) == 0
-    assert "| `20-10` | – | – |" in (tmp_path / "given/README.md").read_text()
+    assert "| `20-10` | 1 | – |" in (tmp_path / "given/README.md").read_text()
 
 
 def test_a_readme_that_is_no_card_stays(trained, tmp_path):

@@ -1900,3 +1900,9 @@ def test_a_comma_in_the_name_of_a_column_parts_no_columns(tmp_path):
     found = data.load(str(tmp_path / "t.csv"), tmp_path)
     assert found.classes == ("a", "b")
     assert found.train.x.shape[1:] == (1,)
+
+
+def test_whole_numbers_without_names_are_parted_by_commas(tmp_path):
+    np.savetxt(tmp_path / "t.csv", [(n % 7, n % 5, n % 2) for n in range(60)], fmt="%d", delimiter=",")
+    found = data.load(str(tmp_path / "t.csv"), tmp_path)
+    assert (found.classes, found.train.x.shape[1:]) == (("0", "1"), (2,))

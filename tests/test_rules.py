@@ -434,6 +434,17 @@ def test_options_that_no_text_gives_again_are_not_saved(monkeypatch, options):
         rules.spec(Weighted(**options))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sized(StraightThrough):
+    size: float
+
+
+def test_an_option_that_must_be_given_is_named(monkeypatch):
+    monkeypatch.setitem(rules.RULES, "sized", Sized)
+    with pytest.raises(UserError, match=r"as options of sized: .*'size'"):
+        rules.get("sized")
+
+
 class InPlace(StraightThrough):
     def current_gradient(self, psc_gradient, membrane, neuron):
         found = super().current_gradient(psc_gradient, membrane, neuron)

@@ -140,7 +140,7 @@ def test_a_small_task_keeps_its_validation_samples_under_automatic_settings(name
         ("spike-pattern(outputs=0)", 100, "outputs is 0"),
         ("spike-pattern(spike=3)", 100, "did you mean 'spikes'"),
         ("spike-pattern(spikes)", 100, "write option=value"),
-        ("spike-pattern(spikes=many)", 100, "spikes is .many.; it must be a number"),
+        ("spike-pattern(spikes=many)", 100, "spikes is .many.; it must be a whole number"),
         ("spike-pattern(rate=many)", 100, "rate is .many.; it must be a number"),
         ("spike-pattern(inputs=1e999)", 100, "inputs is inf; it must be a whole number"),
         ("spike-pattern(repeats=2.5)", 100, "repeats is 2.5; it must be a whole number"),

@@ -500,7 +500,7 @@ def test_a_run_on_a_full_disk_tells_how_to_go_on(quick, monkeypatch):
             save(*arguments)
 
         patch.setattr(checkpoint, "save", full)
-        with pytest.raises(UserError, match=r"No space left on device; .*, then go on with: .*full/config.toml --resume"):
+        with pytest.raises(UserError, match=r"No space left on device; .* go on with: .*full/config.toml --resume"):
             training.train(config)
     folder, _ = training.train(replace(config, resume=True))
     assert len(training.read_metrics(folder)[0]) == 2

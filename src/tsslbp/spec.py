@@ -78,7 +78,10 @@ def _kinds(cls: type) -> dict[str, Any]:
 
 
 def _read(kind: Any, text: str, option: str) -> Any:
-    """A value as its field is declared; text that is not a value is for the class to refuse, but where it declares a number."""
+    """A value as its field is declared. What is no value stays text, for the class to take or refuse.
+
+    Raises UserError for text in a field of numbers.
+    """
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if str in choices and (text != "None" or NoneType not in choices):
         return text
@@ -88,5 +91,6 @@ def _read(kind: Any, text: str, option: str) -> Any:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     if {*choices} <= {int, float, bool, NoneType}:
-        raise UserError(f"{option} is {text!r}; it must be {'True or False' if bool in choices else 'a number'}")
+        wanted = "True or False" if bool in choices else "a number" if float in choices else "a whole number"
+        raise UserError(f"{option} is {text!r}; it must be {wanted}")
     return text

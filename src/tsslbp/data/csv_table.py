@@ -320,7 +320,7 @@ def _delimiter(first: str) -> tuple[str, bool]:
     if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', first, re.IGNORECASE):  # as Excel writes and reads
         return said[1], True
     whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", first)  # without texts, and commas that may part decimals
-    return max(";\t,", key=whole.count), False
+    return max(";\t,", key=whole.count) if re.search("[;\t,]", whole) else ",", False
 
 
 def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:

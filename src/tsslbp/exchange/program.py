@@ -137,8 +137,8 @@ def measured(model: Model) -> str:
     if not rate:
         return ""
     return (
-        f"What is measured are the logarithms of the energies of {bands} mel bands in {WINDOW:g} s of sound, whose samples are "
-        f"within ±1 and {rate:,} in a second: tsslbp.data.audio.energies(frames, {rate}, {bands}) in Python."
+        f"A measured step is the logarithms of the energies of {bands} mel bands in {WINDOW:g} s of sound, with {rate:,} "
+        f"samples in a second, within ±1: in Python, tsslbp.data.audio.energies(frames, {rate}, {bands})."
     )
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from tsslbp import data, files, imports, training
 from tsslbp.declared import kinds_of
+from tsslbp.encoding import CONSTANT
 from tsslbp.errors import UserError
 from tsslbp.settings import Place, TrainConfig
 from tsslbp.tables import literal, markdown
@@ -114,10 +115,13 @@ def _data_of(model: training.Model) -> str:
 def _row(model: training.Model) -> list[str]:
     settings: dict[str, Any] = model.trained["settings"]
     final: dict[str, Any] = model.trained["final"]
+    spiking, inputs = model.network.is_spiking, model.inputs
+    one_pass = not (spiking or inputs.sequence or inputs.encoding != CONSTANT)
     return [
         literal(model.data or settings["data"]),
         f"`{model.network.architecture.network}`",
-        *(("–", "–") if model.network.architecture.neuron != "spiking" else (str(model.network.time_steps), _rule(settings))),
+        "1" if one_pass else str(model.network.time_steps),
+        f"`{' '.join(settings['rule'].replace('`', '').split())}`" if spiking else "–",
         f"{sum(weight.numel() for weight in model.network.parameters()):,}",
         model.trained.get("stored", "float32"),
         str(final["epochs"]),
@@ -125,10 +129,6 @@ def _row(model: training.Model) -> list[str]:
         "–" if final["validation_accuracy"] is None else _measured(model, final["validation_accuracy"]),
         _measured(model, final["test_accuracy"]) + (f" ({literal(final['choose'])} epoch)" if "choose" in final else ""),
     ]
-
-
-def _rule(settings: dict[str, Any]) -> str:
-    return f"`{' '.join(settings['rule'].replace('`', '').split())}`"
 
 
 def _measured(model: training.Model, percent: float) -> str:

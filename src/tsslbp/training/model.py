@@ -319,8 +319,13 @@ class Model:
             parts = [score(output, part.y, tau_s) for part, output in outputs]
         return torch.cat(parts)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the largest layer, or the input, holds for a sample over all steps."""
+        return self.network.time_steps * self.network.largest
+
     def _at_once(self, samples: Split) -> int:
-        numbers = max(self.network.time_steps * self.network.largest, math.prod(samples.shape))
+        numbers = max(self.numbers, math.prod(samples.shape))
         most = min(AT_ONCE, max(1, MEMORY // (4 * numbers)))
         return min(most, max(10, AT_ONCE * LARGE // math.prod(samples.shape))) if samples.streamed else most
 

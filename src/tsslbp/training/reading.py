@@ -35,11 +35,12 @@ def load(path: str | Path) -> Model:
     The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then passes on network input, also sequences,
     and ``classes`` are numbers.
 
-    Metadata, shapes of the weights and the checksum are checked before anything is allocated. Files of version 0.1.0 have no
-    checksum.
+    Metadata, shapes of the weights and the memory that a sample needs are checked before anything is allocated, and then the
+    checksum. Files of version 0.1.0 have no checksum.
 
     Raises:
-        UserError: no such file, a broken file, one that needs an import, or a safetensors file that holds no tsslbp model.
+        UserError: no such file, a broken file, one that needs an import, a safetensors file that holds no tsslbp model, or a
+            model whose samples need more memory than is free.
     """
     model = as_stored(path)
     model.network.fold()
@@ -66,7 +67,7 @@ def as_stored(path: str | Path) -> Model:
             about = json.loads(text)
             model = model_of(about)
             _check_shapes(file, model)
-            machine.need_memory(4 * model.network.time_steps * model.network.largest, "a sample, over all its time steps,")
+            machine.need_memory(4 * model.numbers, "a sample, over all its time steps,")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

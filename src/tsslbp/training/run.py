@@ -115,7 +115,7 @@ def train(
         except UserError as error:
             if not isinstance(error.__cause__, OSError):  # of a full disk
                 raise
-            raise UserError(f"{error}, then go on with: {run.again}") from None
+            raise UserError(f"{error}; once it can be written, go on with: {run.again}") from None
         finally:
             progress.close()
         if group.leads:
