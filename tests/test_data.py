@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -665,9 +666,11 @@ WRONG = {
     "x-6d": ({"x": X.reshape(12, 5, 1, 1, 1, 1), "y": Y}, r"x has shape \[12, 5, 1, 1, 1, 1\]"),
     "x-empty": ({"x": X[:0], "y": Y[:0]}, r"x has shape \[0, 5\]"),
     "x-no-features": ({"x": X[:, :0], "y": Y}, r"x has shape \[12, 0\]"),
-    "x-text": ({"x": X.astype(str), "y": Y}, "x is <U32; it must hold real numbers"),
+    "x-text": ({"x": X.astype(str), "y": Y}, "x is <U32; it must hold real numbers, which x.astype"),
     "x-complex": ({"x": X.astype(complex), "y": Y}, "x is complex128; it must hold real numbers"),
-    "x-objects": ({"x": X.astype(object), "y": Y}, "cannot read .*holds Python objects"),
+    "x-objects": ({"x": X.astype(object), "y": Y}, "cannot read .*x.npy holds Python objects; pad sequences"),
+    "y-objects": ({"x": X, "y": Y.astype(object)}, r"y.npy holds Python objects; store texts as numpy.array\(y, dtype='U'\)"),
+    "y-bytes": ({"x": X, "y": Y.astype("S1")}, r"it has bytes, of which astype\(str\) makes texts"),
     "lengths": ({"x": X, "y": Y[:-1]}, r"y has shape \[11\]; x has 12 samples, so it must be \[12\]"),
     "one-hot": ({"x": X, "y": np.eye(2)[Y]}, r"y has shape \[12, 2\]; .* so it must be \[12\]"),
     "nan": ({"x": NAN, "y": Y}, "samples hold NaN, infinity"),
@@ -675,10 +678,10 @@ WRONG = {
     "beyond-float32": ({"x": HUGE, "y": Y}, "numbers beyond float32"),
     "nan-count": ({"x": NAN, "y": Y}, r": 5 in all, the first in sample 0, feature 0; remove or replace them"),
     "test-nan": ({"x": X, "y": Y, "x_test": NAN, "y_test": Y}, "samples hold NaN"),
-    "y-float": ({"x": X, "y": Y + 0.5}, "y must hold classes as integers from 0; it has float64"),
-    "y-nan": ({"x": X, "y": np.where(Y, np.nan, 0)}, "y must hold classes as integers from 0; it has float64"),
+    "y-float": ({"x": X, "y": Y + 0.5}, "y must hold classes, integers from 0 or texts; it has 0.5 in sample 0; correct it"),
+    "y-nan": ({"x": X, "y": np.where(Y, np.nan, 0)}, "it has nan in sample 1; correct it, or leave the sample out"),
     "y-inf": ({"x": X, "y": np.where(Y, np.inf, 0)}, "y must hold classes"),
-    "y-negative": ({"x": X, "y": Y - 1}, "y must hold classes as integers from 0; it has -1"),
+    "y-negative": ({"x": X, "y": Y - 1}, "y must hold classes, integers from 0 or texts; it has -1 in sample 0"),
     "y-from-2": ({"x": X, "y": Y + 2}, "no sample of classes 0, 1"),
     "y-gap": ({"x": X, "y": Y * 2}, "no sample of class 1"),
     "y-beyond-int64": ({"x": X, "y": np.where(Y, np.uint64(2**64 - 1), np.uint64(0))}, "no sample of class 1"),
@@ -690,7 +693,7 @@ WRONG = {
     ),
     "test-dtype": ({"x": X, "y": Y, "x_test": X.astype(np.uint8), "y_test": Y}, r"samples of x_test are uint8 \[5\]"),
     "test-class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test has class 2; there are classes 0 to 1"),
-    "test-y-negative": ({"x": X, "y": Y, "x_test": X, "y_test": Y - 1}, "y_test must hold classes as integers from 0"),
+    "test-y-negative": ({"x": X, "y": Y, "x_test": X, "y_test": Y - 1}, "y_test must hold classes, integers from 0"),
     "names-few": ({"x": X, "y": Y, "classes": np.array(["a"])}, "y has class 1, but classes names only 1"),
     "names-many": ({"x": X, "y": Y, "classes": np.array(["a", "b", "c"])}, "no sample of class 2"),
     "names-numbers": ({"x": X, "y": Y, "classes": np.arange(2)}, "classes is int64 .* it must be a list of strings"),
@@ -755,13 +758,43 @@ def test_masked_arrays_are_refused_unless_nothing_is_masked():
     assert torch.equal(data.of_arrays(np.ma.array(X), Y).train.x, data.of_arrays(X, Y).train.x)
 
 
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": scipy.sparse.csr_matrix(X)}, r"x is a sparse matrix; give x.toarray\(\)"),
+        ({"x": Path("a.csv")}, "x is of type .*Path; give an array, a tensor or a list; tsslbp.data.load reads files"),
+        ({"x": {"a": 1}}, "x is of type dict; give an array, a tensor or a list"),
+        ({"x": np.array([np.ones(3), np.ones(4)] * 6, dtype=object)}, r"shape \[12\]; .*; pad sequences of different lengths"),
+        (
+            {"y": ["a", "b", float("nan")] * 4},
+            "integers from 0 or texts; it has nan in sample 2; correct it, or leave the sample",
+        ),
+        (
+            {"y": np.array(["a", "b", None] * 4)},
+            "integers from 0 or texts; it has None in sample 2; correct it, or leave the sam",
+        ),
+        ({"y": [0, 1, 1.5, 1] * 3}, "integers from 0 or texts; it has 1.5 in sample 2"),
+        ({"y": [0, 1, 2, 7] * 3, "classes": "ab"}, "classes is of type str; give a list of names"),
+        ({"y": [0, 1, 2, 7] * 3, "classes": 2}, "classes is of type int; give a list of names"),
+        (
+            {"y": [0, 1, 2, 7] * 3, "classes": ["a", "b"]},
+            "y has class 7, but classes names only 2; name every class, in the order",
+        ),
+        ({"x_test": X}, "has no array 'y_test'; it needs both x_test and y_test"),
+    ],
+)
+def test_what_is_no_array_of_samples_or_classes(arrays, said):
+    with fails(said):
+        data.of_arrays(**{"x": X, "y": Y} | arrays)
+
+
 def test_the_objects_of_a_table_of_several_types_are_taken_if_they_are_numbers():
     table = np.arange(24.0).reshape(12, 2).astype(object)
     table[:, 1] = np.arange(12) % 3 == 0
     numbers = data.of_arrays(table.astype(float), np.arange(12) % 2)
     assert torch.equal(data.of_arrays(table, np.arange(12, dtype=object) % 2).train.x, numbers.train.x)
     table[3, 1], table[2, 0] = None, "red"
-    with fails("x: feature 0 holds red in sample 2; it must hold numbers: fill what is missing, and turn texts"):
+    with fails("x: feature 0 holds the text 'red' in sample 2; it must hold numbers: fill what is missing, and turn texts"):
         data.of_arrays(table, np.arange(12) % 2)
     table[2, 0] = 1
     frame = type("Frame", (), {"columns": ["size", "is big"], "__array__": lambda self, dtype=None, copy=None: table})()

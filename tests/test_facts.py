@@ -19,6 +19,7 @@ from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.labels import unlike
 from tsslbp.model_file import METADATA_KEY
 from tsslbp.settings import TrainConfig
+from tsslbp.training.evaluation import samples_to_predict
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
 
@@ -239,6 +240,82 @@ def test_a_few_samples_far_out_are_a_warning(trained, capsys, tmp_path):
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith("warning: values of ")
     assert "run from -1.5 to 10000" in err
+
+
+def table(scale=1.0, count=60, seed=1):
+    """Samples whose second feature has 0.2 of the range of the first, in units of its own."""
+    random = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    x = np.stack([random.uniform(1000, 6000, count), scale * (random.uniform(100, 1100, count) + 50 * y), y % 2], 1)
+    return x.astype(np.float32), y
+
+
+def test_each_column_has_a_range_of_its_own(capsys, tmp_path):
+    def written(name, scale, count, seed=1):
+        rows = [
+            "length,width,flag,label",
+            *(f"{a},{b},{c},{y}" for (a, b, c), y in zip(*table(scale, count, seed), strict=True)),
+        ]
+        (tmp_path / name).write_text("\n".join(rows))
+        return tmp_path / name
+
+    settings = {"network": "8-3", "epochs": 1, "precision": "float32", "runs_dir": tmp_path, "name": "run"}
+    training.train(TrainConfig(data=str(written("t.csv", 1.0, 150, 0)), **settings))
+    model = training.load(tmp_path / "run")
+    assert len(model.facts.low) == 3
+    wide, narrow, few = written("wide.csv", 1000.0, 60), written("narrow.csv", 0.01, 60), written("few.csv", 0.01, 5)
+    for command in (("evaluate", tmp_path / "run", "--all"), ("predict", tmp_path / "run")):
+        code, out, err = run(capsys, *command, wide)
+        assert (code, out) == (2, "")
+        told = r"in column width run from [\d.]+ to 1.\d*e\+06, in the training samples from [\d.]+ to 1[\d.]+"
+        assert re.fullmatch(rf"tsslbp: values of .*wide.csv {told}; bring them to the same units\n", err)
+        code, _, err = run(capsys, *command, narrow)
+        assert (code, err.count("in column width run from"), err.count("\n")) == (0, 1, 1)
+        assert "column length" not in err
+        assert "values of" not in run(capsys, *command, few)[2]
+    written("u_TRAIN.csv", 1.0, 150, 0)
+    written("u_TEST.csv", 0.01, 60)
+    code, _, err = run(capsys, "train", "--data", tmp_path / "u_TRAIN.csv", *TINY, "--runs-dir", tmp_path, "--name", "u")
+    assert (code, err.count("warning: values of the test samples in column width run from 1")) == (0, 1)
+
+
+@pytest.mark.parametrize(("steps", "fix"), [(6, "add zeros at the end, and give lengths"), (9, "cut them")])
+def test_sequences_of_other_lengths_are_told_what_to_do(tmp_path, steps, fix):
+    x, y = np.random.default_rng(0).random((40, 9, 3)), np.arange(40) % 2
+    dataset = data.of_arrays(x[:, :8], y)
+    model, _ = training.prepare(*training.with_data(TrainConfig(network="5-2"), dataset=dataset))
+    with pytest.raises(UserError, match=rf"have shape \[{steps}, 3\]; the model takes \[8, 3\]; {fix}$"):
+        samples_to_predict(model, Path(save(tmp_path / "other.npz", x=x[:, :steps], y=y)))
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_features_without_names_are_numbered(sequence):
+    def facts_of(x):
+        part = Split(torch.from_numpy(x), torch.zeros(len(x)))
+        return Facts.of(Dataset("own", part, part, part, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,)), sequence))
+
+    def shaped(x):
+        return x.reshape(-1, 10, x.shape[1]) if sequence else x
+
+    facts, kind = facts_of(shaped(table(count=150)[0])), "channel" if sequence else "feature"
+    assert facts.unlike(torch.from_numpy(shaped(table(seed=2)[0]))) is None
+    told, other_units = facts.unlike(torch.from_numpy(shaped(table(100.0, seed=2)[0])))
+    assert told.startswith(f"in {kind} 1 run from ")
+    assert other_units
+    many = np.repeat(table()[0], 3, 1)
+    told, _ = facts_of(shaped(many)).unlike(torch.from_numpy(shaped(many * np.float32([1, *[100] * 6, 1, 1]))))
+    assert told.endswith(f"; 3 more {kind}s differ as much")
+
+
+def test_a_feature_that_never_varied_is_told_and_not_refused():
+    x = torch.ones(20, 2)
+    x[:, 0] = torch.arange(20)
+    facts = Facts.of(Dataset("own", *[Split(x, torch.zeros(20))] * 3, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,))))
+    other = x.clone()
+    other[:, 1] = torch.arange(20)
+    assert facts.unlike(other) == ("in feature 1 run from 0 to 19, in the training samples from 1 to 1", False)
+    other[:, 0] = 7
+    assert "feature 0" not in facts.unlike(other)[0]
 
 
 def test_test_samples_that_are_training_samples_too_are_told(capsys, tmp_path):
@@ -485,6 +562,7 @@ def damaged(changes):
         damaged({"facts/low": []}),
         damaged({"facts/low": [float("nan")]}),
         damaged({"facts/low": [300]}),
+        damaged({"facts/low": [0, 0], "facts/high": [1, 1]}),
         damaged({"facts/samples": {"train": -1}}),
         damaged({"facts/remembered": [1]}),
         damaged({"facts/dtype": "complex"}),

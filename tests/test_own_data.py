@@ -936,8 +936,8 @@ BAD_TABLES = {
     "empty": ("", "is empty; it needs a row for each sample"),
     "names-only": ("a,b,label\n", "has no rows below the names of its columns"),
     "bytes": (b"a,label\n\xff\xfe,1", "it is no text in UTF-8; save it as CSV in UTF-8"),
-    "infinite": (csv_text("inf,1,0"), "column a has numbers beyond float32, in 1 rows, 'inf' in line 10"),
-    "large": (csv_text("1,1e50,0"), "column b has numbers beyond float32, in 1 rows, '1e50' in line 10"),
+    "infinite": (csv_text("inf,1,0"), "column a has numbers beyond float32 in 1 rows, 'inf' in line 10"),
+    "large": (csv_text("1,1e50,0"), "column b has numbers beyond float32 in 1 rows, '1e50' in line 10"),
     "underscore": (csv_text("1,1_2,0"), "column b has text in 1 rows, '1_2' in line 10"),
     "empty-row": (csv_text(",,", "1,2,1"), "line 10 has no class in column label; .*2 missing values, the first in line 10"),
     "nan-class": (csv_text("1,2,NaN"), "line 10 has no class in column label"),
@@ -1211,9 +1211,9 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
     assert predicted(table("places.csv", "0,1", 0, 1)) == found
     capsys.readouterr()
     for head, *order, message in (
-        ("u,w,kind", 0, 1, 2, "other.csv has columns u, w; the training samples have u, v: make them alike"),
-        ("u,v,w,label", 0, 1, 0, 2, "other.csv has columns u, v, w; the training samples have u, v: make them alike"),
-        ("u,u,v", 0, 0, 1, "other.csv has columns u, u, v; the training samples have u, v: make them alike"),
+        ("u,w,kind", 0, 1, 2, "other.csv lacks v and has w instead; its columns must be those of the training samples"),
+        ("u,v,w,label", 0, 1, 0, 2, "other.csv has w besides; its columns must be those of the training samples"),
+        ("u,u,v", 0, 0, 1, "other.csv repeats u in another order; its columns must be those of the training samples"),
     ):
         assert cli.main(["predict", "runs/by-name", table("other.csv", head, *order)]) == 2
         assert capsys.readouterr().err == f"tsslbp: {message}\n"
@@ -1225,7 +1225,7 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
         accuracies.append(capsys.readouterr().out.split(" on ")[0])
     assert accuracies[0] == accuracies[1]
     assert cli.main(["evaluate", "runs/by-name", "--data", table("other.csv", "w,u,kind", 1, 0, 2)]) == 2
-    assert "other.csv has columns w, u; the training samples have u, v: make them alike" in capsys.readouterr().err
+    assert "other.csv lacks v and has w instead; its columns must be those of the training samples" in capsys.readouterr().err
     assert cli.main(["export", "runs/by-name", "as-c", "--format", "c"]) == 0
     assert "channel, row, column: 2. These are u, v." in Path("as-c/README.md").read_text()
 
@@ -1408,7 +1408,9 @@ BAD_SERIES = {
     "decimal-commas": ("1\t0,5\t1,5\n", "line 1 has tabs and commas; separate the values by one of them, and write decimals"),
     "empty": ("\n\n", "holds no series"),
     "no-class": ("1\t2\t3\n\t4\t5\n", "line 2 is no series: write the class, then the values"),
-    "label-only": ("1\n2\n", "line 1 is no series: write the class, then the values; .*line 2 is no series"),
+    "class-last": ("1 2 3 a\n2 4 5 b\n", "line 1 is not a series of float32 numbers: it has 'a'; the class must come first"),
+    "semicolons": ("1;2;3\n2;4;5\n", "line 1 is no series: write the class, then the values, with blanks between"),
+    "label-only": ("1\n2\n", "line 1 is no series: write the class, then the values, .*line 2 is no series"),
 }
 
 
@@ -1429,7 +1431,7 @@ def test_test_files_that_do_not_go_with_the_training_file(tmp_path):
         data.load(str(tmp_path / "s_TEST.txt"), Path())
     (tmp_path / "t_TRAIN.csv").write_text("a,b,y\n" + "1,2,0\n3,4,1\n" * 4)
     (tmp_path / "t_TEST.csv").write_text("a,c,y\n1,2,0\n")
-    with fails("t_TEST.csv has columns a, c; the training samples have a, b: make them alike"):
+    with fails("t_TEST.csv lacks b and has c instead; its columns must be those of the training samples"):
         data.load(str(tmp_path / "t_TRAIN.csv"), Path())
     (tmp_path / "t_TEST.csv").write_text("1,2,3,0\n")
     with fails("t_TEST.csv has 3 features; .*t_TRAIN.csv has 2: make them alike"):
@@ -1569,8 +1571,12 @@ def test_a_set_with_its_own_validation_part_keeps_it(monkeypatch):
 @pytest.mark.parametrize(
     ("groups", "more", "said"),
     [
-        (np.arange(39), {}, "groups is int64 of shape .39.; it must be 40 integers or texts, one for a sample"),
-        (np.arange(40) / 2, {}, "groups is float64 of shape .40.; it must be 40 integers"),
+        (np.arange(39), {}, "groups is int64 of shape .39.; it must be 40 whole numbers or texts, one for each sample"),
+        (
+            np.arange(40) / 2,
+            {},
+            "groups is float64 of shape .40.; it must be 40 whole numbers or texts, .* and none may be missing",
+        ),
         (np.zeros(40, int), {}, "its groups are too large to hold out a fifth of the samples; bring test samples"),
         (
             np.arange(40) % 10,
@@ -1710,7 +1716,7 @@ def test_events_that_would_lose_a_polarity_or_their_times_are_refused(polarities
 def test_classes_by_name_have_no_order():
     x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2
     for classes in ({"dog": 1, "cat": 0}, {"dog", "cat"}):
-        with fails(f"classes is a {type(classes).__name__}; give a list of names, in the order of their numbers"):
+        with fails(f"classes is of type {type(classes).__name__}; give a list of names, in the order of their numbers"):
             data.of_arrays(x, y, classes=classes)
 
 
@@ -1767,6 +1773,9 @@ def test_arrays_of_events_without_rows_or_polarity(tmp_path):
     np.save(at["one polarity"] / "a/0.npy", record)
     with fails("recording .*grey/./..npy has no field p, and others have one; give all of them one or none"):
         data.load(str(at["one polarity"]), Path())
+    np.save(at["one polarity"] / "a/0.npy", record[["t", "x", "y"]])
+    with fails("recording .*grey/a/0.npy has no field p, and those of the training had one; give all of them one or none"):
+        readers.samples(at["one polarity"], ("a", "b"), (30, 2, 5, 15))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ Array = NDArray[Any]
 STORED = [np.float32, np.uint8]
 """Types of stored samples; any other becomes the first."""
 SOME = 500
-"""Training samples, evenly spread, that a trained network must answer one of."""
+"""Training samples, evenly spread, among which those without an answer are counted."""
+MUTE = 0.1
+"""Share of samples without an answer from which on ``fit`` warns."""
 _DRAWING = threading.Lock()
 """For the thread that draws from PyTorch's generator, which all share."""
 
@@ -183,8 +185,10 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         finally:
             progress.close()
         model.network.eval()
-        if bool((without_filters.answers(samples.train.few(SOME)) == NO_ANSWER).all()):
-            warnings.warn("no output neuron fires; raise epochs or learning_rate, or choose another network", stacklevel=3)
+        mute = float((without_filters.answers(samples.train.few(SOME)) == NO_ANSWER).double().mean())
+        if mute >= MUTE:
+            told = f"no output neuron fires for {100 * mute:.0f} % of the training samples, so predict gives these the most"
+            warnings.warn(f"{told} frequent class; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history
 

@@ -88,6 +88,9 @@ def parse(
         if missing := [place for place in places.values() if re.search(rf"(^Missing .*?: |\(required\) ){place} ", said)]:
             are = f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing"
             said = f"{are}; write: tsslbp {command} {' '.join(places.values())}"
+        if no_number := re.match(r"Error parsing (--[\w-]+): .*(int\(\)|float)[^:]*: ('.*')$", said):
+            option, kind, value = no_number.groups()
+            said = f"{option} is {value}; it must be a {'whole ' * (kind == 'int()')}number"
         raise UserError(f"{said}; see tsslbp {command} --help") from None
     if empty := [flag(name) for name in names if getattr(options, name) == () and flag(name) in arguments]:
         raise UserError(f"{empty[0]} has no value; give one, or leave it out")

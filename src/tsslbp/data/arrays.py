@@ -24,8 +24,8 @@ from torch import Tensor
 from tsslbp.data import sample_values
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
 from tsslbp.data.found import Found, Wanted, kind_fact
-from tsslbp.data.labels import alike, are_names, by_place, classes_of, numbered, plain, unlike
-from tsslbp.errors import LARGEST, UserError, all_of, few, one_line, shown
+from tsslbp.data.labels import alike, are_names, by_place, classes_of, no_class, numbered, plain, unlike
+from tsslbp.errors import LARGEST, UserError, all_of, few, shown
 
 Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}
@@ -76,9 +76,9 @@ def of_arrays(
     if odd := [key for key, own in columns.items() if own and columns["x"] and own != columns["x"]]:
         raise UserError(f"{odd[0]} has other columns than x, or in another order; give {odd[0]}[x.columns]")
     given |= {"lengths": lengths, "lengths_test": lengths_test, "lengths_val": lengths_val, "groups": groups}
-    arrays = {key: _array(key, value) for key, value in given.items() if value is not None}
-    if isinstance(classes, Mapping | Set):
-        raise UserError(f"classes is a {type(classes).__name__}; give a list of names, in the order of their numbers")
+    arrays = {key: sample_values.as_array(key, value) for key, value in given.items() if value is not None}
+    if isinstance(classes, Mapping | Set | str) or not isinstance(classes, Iterable | None):
+        raise UserError(f"classes is of type {type(classes).__name__}; give a list of names, in the order of their numbers")
     if classes is not None:
         arrays["classes"] = np.array([str(one) for one in classes])
     made = found(arrays, name, Wanted()).dataset(name, name, validation)
@@ -125,7 +125,7 @@ def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray
     for number, pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise UserError(f"{name}: item {number} is {type(pair).__name__}; it must be a pair of a sample and its class")
-        x, y = _array(f"sample {number}", pair[0]), _array(f"class of sample {number}", pair[1])
+        x, y = sample_values.as_array(f"sample {number}", pair[0]), sample_values.as_array(f"class of sample {number}", pair[1])
         xs.append(x if batched else x[None])
         ys.append(y if batched else y[None])
         if xs[-1].shape[1:] != xs[0].shape[1:]:
@@ -134,15 +134,6 @@ def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray
     if not xs:
         raise UserError(f"{name} holds no samples")
     return np.concatenate(xs), np.concatenate(ys)
-
-
-def _array(name: str, value: Any) -> NDArray[Any]:
-    sample_values.refuse_masked(value, name)
-    try:
-        array = sample_values.in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
-        raise UserError(f"{name} is no array: {one_line(error)}") from None
-    return sample_values.plain(array, name, getattr(value, "columns", None)) if array.dtype == object and array.size else array
 
 
 def found(arrays: Arrays, where: str, wanted: Wanted) -> Found:
@@ -228,9 +219,11 @@ def _groups(where: str, arrays: Arrays, parts: dict[str, Split]) -> Tensor | Non
     """Numbers of the training samples' groups ``[N]``. Raises UserError for anything but a number or text for each."""
     if (given := arrays.get("groups")) is None:
         return None
-    if given.shape != (len(parts["train"]),) or given.dtype.kind not in "iuU":
+    kind, samples = given.dtype.kind, len(parts["train"])
+    if given.shape != (samples,) or kind not in "iufU" or (kind == "f" and bool((given != np.trunc(given)).any())):
         described = f"{given.dtype} of shape {list(given.shape)}"
-        raise UserError(f"{where}: groups is {described}; it must be {len(parts['train'])} integers or texts, one for a sample")
+        must = f"{samples} whole numbers or texts, one for each sample"
+        raise UserError(f"{where}: groups is {described}; it must be {must}, and none may be missing")
     if {"validation", "test"} <= parts.keys():
         raise UserError(f"{where}: groups is for parts that are held out, and x_val and x_test are given; leave groups out")
     return torch.from_numpy(np.unique(given, return_inverse=True)[1])
@@ -279,14 +272,15 @@ def _samples(
     """``x`` and ``y`` as given, checked by themselves and together; integers are class numbers unless ``by_name``."""
     for name in (x_name, *([y_name] if labelled else [])):
         if name not in arrays:
-            raise UserError(f"{where} has no array {name!r}; write it with numpy.savez(path, {x_name}=..., {y_name}=...)")
+            raise UserError(f"{where} has no array {name!r}; it needs both {x_name} and {y_name}")
     x, y = arrays[x_name], arrays.get(y_name)
     if x.ndim not in (*STATIC_DIMS, *SEQUENCE_DIMS) or 0 in x.shape:
-        raise UserError(
-            f"{where}: {x_name} has shape {list(x.shape)}; it must be [N, F], [N, C, H, W], [N, T, F] or [N, T, C, H, W]"
-        )
+        shapes = "[N, F], [N, C, H, W], [N, T, F] or [N, T, C, H, W]"
+        fix = "; pad sequences of different lengths, and give lengths" if x.dtype == object else ""
+        raise UserError(f"{where}: {x_name} has shape {list(x.shape)}; it must be {shapes}{fix}")
     if x.dtype.kind not in "buif":
-        raise UserError(f"{where}: {x_name} is {x.dtype}; it must hold real numbers")
+        fix = f", which {x_name}.astype(float) makes of texts" if x.dtype.kind in "US" else ""
+        raise UserError(f"{where}: {x_name} is {x.dtype}; it must hold real numbers{fix}")
     if y is None:
         return x, None
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # a column
@@ -308,8 +302,7 @@ def _samples(
     if y.dtype.kind == "f" and not labelled:
         return x, None
     if y.dtype.kind not in "iu" or y.min() < 0:
-        what = y.dtype if y.dtype.kind not in "iu" else int(y.min())
-        raise UserError(f"{where}: {y_name} must hold classes as integers from 0; it has {what}; texts are taken too")
+        raise UserError(f"{where}: {y_name} must hold classes, integers from 0 or texts; it has {no_class(y)}")
     if int(y.max()) >= LARGEST:
         raise UserError(f"{where}: {y_name} has class {y.max()}, and no sample of class 1; number the classes 0, 1, 2, ...")
     return x, y
@@ -353,8 +346,8 @@ def _every_class(where: str, y: Tensor, names: tuple[str, ...] | None) -> tuple[
     present = y.unique().tolist()
     classes = len(names) if names else present[-1] + 1
     if present[-1] >= classes:
-        fix = "; give y - 1" if present == [*range(1, classes + 1)] else ""
-        raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}{fix}")
+        fix = "give y - 1" if present == [*range(1, classes + 1)] else "name every class, in the order of their numbers"
+        raise UserError(f"{where}: y has class {present[-1]}, but classes names only {classes}; {fix}")
     if len(present) < classes:
         known = {*present}  # one number may be a date, far beyond all others
         absent = [*itertools.islice((str(number) for number in range(classes) if number not in known), 6)]

@@ -1,14 +1,10 @@
 """Tables in ``.csv`` files: a row for each sample, a column of classes, all other columns numbers.
 
 The column of classes is named label, class, target or y, or is the last one; beside x or z, y is a coordinate. The first row
-may name the columns. A column groups, beside a named one of classes, says which samples are held out together. Commas,
-semicolons and tabs separate columns; with the last two, a comma may be the decimal separator. ``NAME_TRAIN.csv`` finds its
-``NAME_TEST.csv``.
+may name the columns. A column groups, beside a named one of classes, says which samples are held out together.
+``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
 """
 
-import csv
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from tsslbp import machine
+from tsslbp.data import csv_rows
+from tsslbp.data.csv_rows import is_text, parts_thousands
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, kind_fact, partner
 from tsslbp.data.labels import LABELS, alike, classes_of, counted, is_number, numbered, plain
 from tsslbp.data.sample_values import LOST, lost_in_float32
 from tsslbp.data.series import MISSING, NO_LABEL
 from tsslbp.declared import FLOAT32_MAX
-from tsslbp.errors import UserError, all_of, few, one_line
+from tsslbp.errors import UserError, all_of, few
 
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""
@@ -83,13 +81,13 @@ def read(path: Path, wanted: Wanted) -> Found:
 
 
 def _table(path: Path, wanted: Wanted) -> Table:
-    rows = _rows(path)
+    rows, read_as = csv_rows.read(path)
     layout, doubts = _layout(path, [cells for _, cells in rows], wanted)
     body = rows[1:] if layout.named else rows
     x, labels, groups = _values(path, body, rows[0][0], layout, wanted)
     names = [layout.columns[n] for n in layout.features]
-    parted = [layout.columns[n] for n in layout.features if _parts_thousands((cells[n] for _, cells in body), ".")]
-    notes = (*_notes(x, names, layout, wanted), *map(POINTS.format, parted))
+    parted = [layout.columns[n] for n in layout.features if parts_thousands((cells[n] for _, cells in body), ".")]
+    notes = (*read_as, *_notes(x, names, layout, wanted), *map(POINTS.format, parted))
     return Table(x.astype(np.float32), labels, layout.class_column, tuple(names) if layout.named else (), groups, notes, doubts)
 
 
@@ -148,7 +146,8 @@ def _values(
             continue
         labels.append(None if label is None else plain(cells[label]))
         if str(labels[-1]).lower() in NO_LABEL and wanted.labelled:
-            faults.append(f"{path}: line {line} has no class in column {columns[width - 1 if label is None else label]}")
+            place = f"in column {columns[width - 1 if label is None else label]}"
+            faults.append(f"{path}: line {line} has no class {place}; complete or remove it")
         if layout.group is not None:
             groups.append(plain(cells[layout.group]))
             if not groups[-1] and not wanted.whole and not wanted.columns:
@@ -165,11 +164,14 @@ def _values(
                 missing.append(f"line {line}, column {columns[n]}")
             elif not is_number(cell):
                 texts.setdefault(columns[n], []).append((line, cell.strip()))
-    for column, found in texts.items():
-        line, text = found[0]
-        kind = "text" if _is_text(text) else "numbers beyond float32,"
-        told = f"{path}: column {column} has {kind} in {len(found)} rows, {text[:30]!r} in line {line} first"
-        faults.append(f"{told}; {_instead(column, layout, wanted)}")
+    for kind, of_text in (("text", True), ("numbers beyond float32", False)):
+        if several := {column: found for column, found in texts.items() if is_text(found[0][1]) == of_text}:
+            column, found = next(iter(several.items()))
+            line, text = found[0]
+            others = f", and columns {few([*several][1:])} have {kind} too" if several.keys() - {column} else ""
+            told = f"{path}: column {column} has {kind} in {len(found)} rows, {text[:30]!r} in line {line} first{others}"
+            truths = all(cell.lower() in ("true", "false") for found in several.values() for _, cell in found)
+            faults.append(f"{told}; {'write 1 and 0' if truths else _instead([*several], layout, wanted)}")
     if missing:
         faults.append(f"{path}: {len(missing)} missing values, the first in {missing[0]}; fill them or remove their rows")
     if faults:
@@ -177,15 +179,16 @@ def _values(
     return x, labels, groups
 
 
-def _instead(column: str, layout: _Layout, wanted: Wanted) -> str:
-    """What to do about text in a column of features."""
-    fix, labelled = "write numbers, or leave it out", layout.class_column.lower() == LABELS[0]
+def _instead(texts: list[str], layout: _Layout, wanted: Wanted) -> str:
+    """What to do about text in columns of features."""
+    them, one = ("them", "one") if texts[1:] else ("it", "it")
+    fix, labelled = f"write numbers, or leave {them} out", layout.class_column.lower() == LABELS[0]
     if wanted.whole:
         return fix
-    if column.lower() == "groups" and not labelled:
+    if any(column.lower() == "groups" for column in texts) and not labelled:
         return "write numbers, or name the column of classes label to hold its samples together"
     if not any(name.lower() == "groups" for name in layout.columns):
-        fix = "write numbers, leave it out, or name it groups if it tells whose sample a row is"
+        fix = f"write numbers, leave {them} out, or name {one} groups if it tells whose sample a row is"
     return fix + ("" if labelled else f" (classes are in column {layout.class_column}; name another one label)")
 
 
@@ -255,8 +258,20 @@ def order_of(names: tuple[str, ...], wanted: tuple[str, ...], path: str) -> list
         return list(range(len(names)))
     places = {name: n for n, name in enumerate(names)}
     if places.keys() != set(wanted) or not len(places) == len(names) == len(wanted):
-        raise UserError(f"{path} has columns {few(names)}; the training samples have {few(wanted)}: make them alike")
+        raise UserError(f"{path} {_unlike(names, wanted)}; its columns must be those of the training samples")
     return [places[name] for name in wanted]
+
+
+def _unlike(names: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """How names of columns differ from those that are wanted."""
+    lacking = list(dict.fromkeys(name for name in wanted if name not in names))
+    more = list(dict.fromkeys(name for name in names if name not in wanted))
+    if not lacking and not more:
+        return f"repeats {few([name for name in dict.fromkeys(names) if names.count(name) > 1])} in another order"
+    if not more:
+        return f"lacks {few(lacking)}"
+    case = ", which differ in case alone" if {*map(str.lower, lacking)} == {*map(str.lower, more)} else ""
+    return f"lacks {few(lacking)} and has {few(more)} instead{case}" if lacking else f"has {few(more)} besides"
 
 
 def _label(columns: list[str]) -> int:
@@ -277,82 +292,6 @@ def _has_fraction(cell: str) -> bool:
     return is_number(cell) and not float(cell).is_integer()
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Rows that are not empty, each with its line number."""
-    if not path.is_file():
-        raise UserError(f"no data file {path}; give the path of a .csv file")
-    rows, last = list[tuple[int, list[str]]](), 0
-    try:
-        machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter, said = _delimiter(next((line for line in file if line.strip()), "").rstrip("\r\n"))
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            for cells in reader:
-                if rows and reader.line_num > last + 1:
-                    quote = f"a quote in line {last + 1} is closed in line {reader.line_num}"
-                    raise UserError(f"{path}: {quote}; repair or remove it")
-                last = reader.line_num
-                if "".join(cells).strip() or cells[1:]:
-                    rows.append((last, cells))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        if "field limit" in str(error):
-            raise UserError(f"{path}: a quote after line {last} is not closed, or a cell is too long; repair it") from None
-        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
-        raise UserError(f"cannot read {path}: {reason}; save it as CSV in UTF-8") from None
-    rows = rows[1:] if said else rows
-    if not rows:
-        raise UserError(f"{path} is empty; it needs a row for each sample")
-    if delimiter != ",":
-        rows = _with_points(path, rows)
-    width, widths = len(rows[0][1]), {len(cells) for _, cells in rows[1:]}
-    if len(rows) > 2 and len(widths) == 1 and width not in widths:
-        other = f"{path}: line {rows[0][0]} has {width} columns and all others have {widths.pop()}"
-        raise UserError(f"{other}; it must name each column or be a sample: complete or remove it")
-    if any(_is_text(cell) for cell in rows[0][1]):
-        while (last := len(rows[0][1]) - 1) and all(cells[last:] == [""] for _, cells in rows):
-            rows = [(line, cells[:-1]) for line, cells in rows]  # no name, and nothing in it
-    return rows
-
-
-def _delimiter(first: str) -> tuple[str, bool]:
-    """What separates the columns, by the first line, and whether this line says only that."""
-    if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', first, re.IGNORECASE):  # as Excel writes and reads
-        return said[1], True
-    whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", first)  # without texts, and commas that may part decimals
-    return max(";\t,", key=whole.count) if re.search("[;\t,]", whole) else ",", False
-
-
-def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """Rows with decimal points in place of commas. Raises UserError if a comma may part thousands."""
-    cells = [cell for _, row in rows for cell in row]
-    comma = next((cell for cell in cells if _with_point(cell) != cell), None)
-    point = next((cell for cell in cells if "." in cell and is_number(cell)), None)
-    columns = zip(*(row for _, row in rows if len(row) == len(rows[0][1])), strict=True)
-    if comma and (point or any(_parts_thousands(column, ",") for column in columns)):
-        other = f"{point} with a decimal point" if point else "whole numbers below 1,000"
-        fix = "leave out commas that part thousands, and write all decimals with a point"
-        raise UserError(f"{path} has {other} and {comma} with a comma; {fix}")
-    return [(line, [_with_point(cell) for cell in row]) for line, row in rows]
-
-
-def _parts_thousands(column: Iterable[str], mark: str) -> bool:
-    """Whether a mark may part thousands in a column: three digits follow each, and all other numbers are below 1,000."""
-    cells, parted = [cell.strip() for cell in column], re.compile(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}")
-    for cell in cells:  # one other number is enough, and most numbers are
-        if mark in cell and not parted.fullmatch(cell) and is_number(_with_point(cell)):
-            return False
-    if not any(map(parted.fullmatch, cells)):
-        return False
-    others = [cell for cell in cells if mark not in cell and is_number(cell)]
-    return bool(others) and all(re.fullmatch(r"[+-]?\d{1,3}", cell) for cell in others)
-
-
-def _with_point(cell: str) -> str:
-    point = cell.replace(",", ".")
-    return point if cell.count(",") == 1 and is_number(point) else cell
-
-
 def _names(rows: list[list[str]], file: str, wanted: Wanted) -> tuple[list[str], list[str]]:
     """The names of the columns if the first row has them, else empty; and a note if it may be read in either way.
 
@@ -363,18 +302,18 @@ def _names(rows: list[list[str]], file: str, wanted: Wanted) -> tuple[list[str],
     cells = [cell.strip() for cell in rows[0]]
     inside = cells[1:] if cells[2:] and not cells[0] else cells  # behind the index that pandas writes
     *before, last = inside
-    if any(map(_is_text, before or inside)) and not any(map(is_number, before)):
+    if any(map(is_text, before or inside)) and not any(map(is_number, before)):
         return cells, []
     at, classes = _label(cells), wanted.classes or ()
     repeated = any(cells[at] == row[at].strip() for row in rows[1:] if at < len(row))
     if cells[at].lower() in LABELS:
         return ([] if repeated or (cells[at] in classes and not counted(before)) else cells), []
-    is_name = _is_text(last) and last not in classes and not repeated
+    is_name = is_text(last) and last not in classes and not repeated
     if is_name and counted(before):
         return cells, []
     first = f"the first row of {file}, {few(inside)}, is taken as"
     more = [cell for cell in inside if cell not in wanted.columns]
-    of_class = [cell for cell in more if cell.lower() in MISSING or (_is_text(cell) and cell in classes)]
+    of_class = [cell for cell in more if cell.lower() in MISSING or (is_text(cell) and cell in classes)]
     if wanted.columns and {*wanted.columns} <= {*inside} and len(more) < 2 and not of_class:
         return cells, [f"{first} the names of the columns"]
     if counted(inside) and rows[1:]:
@@ -384,12 +323,3 @@ def _names(rows: list[list[str]], file: str, wanted: Wanted) -> tuple[list[str],
     if is_name and before and all(map(is_number, before)) and not wanted.whole:
         return cells, [f"{first} the names of the columns, as no other row has {last}"]
     return [], []
-
-
-def _is_text(cell: str) -> bool:
-    """Whether a cell is neither a number (of any size) nor missing."""
-    try:
-        float(cell)
-    except ValueError:
-        return cell.lower() not in MISSING
-    return "_" in cell

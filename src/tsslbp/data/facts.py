@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data.dataset import Dataset, Split
+from tsslbp.data.sample_values import counts_events
 from tsslbp.errors import UserError
 
 PARTS = ("train", "validation", "test")
@@ -21,6 +22,10 @@ OFTEN = 2
 UNLIKE = 10
 """Values whose range is this many times wider than that of the training samples are in other units; so are values of another
 type whose range differs much."""
+FEW = 10
+"""A feature of fewer values than this says nothing if its range is narrower."""
+NAMED = 3
+"""Features that are named if their ranges differ."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Facts:
 
     Args:
         dtype: ``uint8`` or ``float32``.
-        low, high: smallest and largest value of the training samples; per channel of images, else one number.
+        low, high: smallest and largest value of the training samples; per channel of pictures and per feature of real numbers;
+            one number for all bytes and counts of events in other shapes.
         samples: how many there are by part: ``train``, ``validation``, ``test``.
         digests: hash of each part: of targets, lengths and, if ``exact``, samples in their order.
         exact: whether the samples are part of the digests. Computed samples are not, as they may differ by rounding.
@@ -71,9 +77,9 @@ class Facts:
     def of(dataset: Dataset) -> "Facts":
         """The facts of a data set."""
         x, exact = dataset.train.looked_at().values(), not dataset.computed
-        channels = x.dim() - 3 if x.dim() >= 4 else None
-        rows = x.reshape(1, -1) if channels is None else x.movedim(channels, 0).reshape(x.shape[channels], -1)
-        low, high = torch.aminmax(rows, dim=1)
+        together = x.dim() < 4 and (x.dtype == torch.uint8 or (x.dim() == 3 and counts_events(x)))
+        axes = [0, *_other_axes(x, 1 if together else _features(x))]
+        low, high = x.amin(axes).view(-1), x.amax(axes).view(-1)
         return Facts(
             dtype=str(x.dtype).removeprefix("torch."),
             low=tuple(low.tolist()),
@@ -111,20 +117,52 @@ class Facts:
         return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))
 
     def unlike(self, x: Tensor) -> tuple[str, bool] | None:
-        """How the range of stored samples differs from that of the training samples, and whether they are in other units.
+        """How the range of stored samples ``[N, ...]`` differs from that of the training samples, as the end of a sentence
+        about the values, and whether they are in other units. None if it does not differ.
 
         In other units, most samples have values far outside; a few such samples may be outliers.
         """
-        low, high, was_low, was_high = float(x.min()), float(x.max()), min(self.low), max(self.high)
+        features = len(self.low)
+        axes = _other_axes(x, features)
+        low, high = x.amin((0, *axes)).double().view(-1), x.amax((0, *axes)).double().view(-1)
+        was_low, was_high = (torch.tensor(side, dtype=torch.float64) for side in (self.low, self.high))
         span, was_span = high - low, was_high - was_low
-        dtype = str(x.dtype).removeprefix("torch.")
-        wider, narrower = span > UNLIKE * was_span, was_span > UNLIKE * span
         least, most = was_low - was_span, was_high + was_span
-        if not (wider or narrower or low < least or high > most):
+        wider = (span > UNLIKE * was_span) & (was_span > 0)
+        narrower = (was_span > UNLIKE * span) & ((span > 0) | (features == 1)) & (x.numel() >= FEW * features)
+        odd = (wider | narrower | (low < least) | (high > most)).nonzero().flatten()
+        if not len(odd):
             return None
-        outside = ((x < least) | (x > most)).flatten(1).any(1).double().mean().item()
-        ranges = f"{low:g} to {high:g} ({dtype}); the training samples run from {was_low:g} to {was_high:g} ({self.dtype})"
-        return ranges, (wider and outside > 0.5) or dtype != self.dtype
+        dtype = str(x.dtype).removeprefix("torch.")
+        if len(odd) == features:
+            now, then = f"{low.min():g} to {high.max():g}", f"{min(self.low):g} to {max(self.high):g}"
+            told = f"run from {now} ({dtype}); the training samples run from {then} ({self.dtype})"
+        else:
+            kind = "column" if self.columns else "feature" if x.dim() == 2 else "channel"
+            names = self.columns or range(features)
+            told = "; ".join(
+                f"in {kind} {names[n]} run from {low[n]:g} to {high[n]:g}, in the training samples from {was_low[n]:g} to "
+                f"{was_high[n]:g}"
+                for n in odd[:NAMED].tolist()
+            )
+            told += f"; {len(odd) - NAMED} more {kind}s differ as much" if len(odd) > NAMED else ""
+        shape = [x.shape[axis] if axis not in (0, *axes) else 1 for axis in range(x.dim())]
+        outside = (x < least.float().view(shape)) | (x > most.float().view(shape))
+        for axis in reversed(axes):
+            outside = outside.any(axis)
+        other_units = bool((wider & (outside.double().mean(0) > 0.5)).any())
+        return told, other_units or (dtype != self.dtype and len(odd) == features)
+
+
+def _features(x: Tensor) -> int:
+    """How many channels pictures have, or features other samples."""
+    return x.shape[x.dim() - 3 if x.dim() >= 4 else -1]
+
+
+def _other_axes(x: Tensor, features: int) -> list[int]:
+    """Axes of a sample whose values are of one range: all if there is only one, else all but that of the features."""
+    own = x.dim() - 3 if x.dim() >= 4 else x.dim() - 1
+    return [axis for axis in range(1, x.dim()) if features == 1 or axis != own]
 
 
 def _hashes(part: Split) -> Iterator[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsslbp.data.dataset import class_names
 from tsslbp.data.found import Wanted
-from tsslbp.errors import UserError, few
+from tsslbp.errors import UserError, few, shown
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""
@@ -70,6 +70,18 @@ def are_names(y: NDArray[Any] | None, classes: Sequence[str] | None) -> bool:
         return whole_numbers(classes)
     numbers = [] if y is None or y.dtype.kind not in "iuf" or y.ndim > 2 else np.unique(y).tolist()
     return numbers == [-1, 1] or (numbers[:1] == [1] and numbers == [*range(1, len(numbers) + 1)])
+
+
+def no_class(y: NDArray[Any]) -> str:
+    """The first of ``y`` that is no class, and what to do about it."""
+    if y.dtype.kind == "S":
+        return "bytes, of which astype(str) makes texts"
+    texts = y.dtype == object and any(isinstance(one, str) for one in y)
+    for at, one in enumerate(y.tolist()):
+        number = isinstance(one, int | float) and one >= 0 and float(one).is_integer()
+        if not (isinstance(one, str) if texts else number):
+            return f"{shown(one)} in sample {at}; correct it, or leave the sample out"
+    return f"{y.max()}"
 
 
 def by_place(theirs: Sequence[str], ours: Sequence[str]) -> str:

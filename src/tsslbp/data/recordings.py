@@ -39,6 +39,7 @@ def read(path: Path, wanted: Wanted) -> Found:
         sensors = each_of(lambda file: _opened(file)[1], listing.paths)
         found, steps = _Sensor(*map(max, zip(*sensors, strict=True))), wanted.time_steps or TIME_STEPS
         shape = (steps, *found) if found.height else (steps, found.width)
+    of_model = shape is wanted.shape
     steps, (polarities, height, width) = shape[0], (1, 1, *shape[1:])[-3:]
     size, pixels = (polarities, height, width), f"{width} × {height} pixels"
     if math.prod(shape) > LARGEST:
@@ -49,9 +50,8 @@ def read(path: Path, wanted: Wanted) -> Found:
         for name, there, wanted in (("y", sensor.height > 0, len(shape) == 4), ("p", sensor.polarities > 1, polarities > 1)):
             if there != wanted:
                 has, have = ("a", "none") if there else ("no", "one")
-                raise UserError(
-                    f"recording {file} has {has} field {name}, and others have {have}; give all of them one or none"
-                )
+                others = f"those of the training had {have}" if of_model else f"others have {have}"
+                raise UserError(f"recording {file} has {has} field {name}, and {others}; give all of them one or none")
         try:
             return torch.from_numpy(frames(events, by_time(events, steps), steps, size, spikes=True)).view(shape)
         except UserError as error:

@@ -1,7 +1,8 @@
 """What numbers in a user's own samples are, and the normalisation of training samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from numbers import Real
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import AS_STORED, Normalisation, Split
-from tsslbp.errors import UserError, shown
+from tsslbp.errors import UserError, one_line, shown
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""
@@ -44,7 +45,24 @@ def refuse_masked(value: object, name: str) -> None:
         raise UserError(f"{name} is a masked array; fill what is masked, as with {name}.filled(0), or leave it out")
 
 
-def plain(array: NDArray[Any], name: str, columns: Sequence[object] | None) -> NDArray[Any]:
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """An array or tensor, or lists of numbers, as an array. Raises UserError for anything else, and as :func:`_plain`."""
+    refuse_masked(value, name)
+    if hasattr(value, "toarray"):
+        raise UserError(f"{name} is a sparse matrix; give {name}.toarray()")
+    if isinstance(value, str | bytes | PathLike | Mapping | Set):
+        file = "; tsslbp.data.load reads files" if isinstance(value, str | PathLike) else ""
+        raise UserError(f"{name} is of type {type(value).__name__}; give an array, a tensor or a list{file}")
+    try:
+        array = in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
+        if array.dtype.kind == "U" and isinstance(value, list | tuple) and any(one != one for one in value):
+            array = np.array(value, dtype=object)  # NumPy makes the text nan of what is missing
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
+        raise UserError(f"{name} is no array: {one_line(error)}") from None
+    return _plain(array, name, getattr(value, "columns", None)) if array.dtype == object and array.size else array
+
+
+def _plain(array: NDArray[Any], name: str, columns: Sequence[object] | None) -> NDArray[Any]:
     """Python objects, such as a DataFrame of several types gives, as numbers or texts if all are that; else as they are.
 
     Raises UserError for samples ``[N, F]`` of other things; it names the first column of them.
@@ -57,9 +75,11 @@ def plain(array: NDArray[Any], name: str, columns: Sequence[object] | None) -> N
     if name.startswith("x") and array.ndim == 2:
         column, row = min(divmod(at, array.shape[1])[::-1] for at in odd)
         where = f"feature {column}" if columns is None else f"column {shown(columns[column])}"
+        value = array[row, column]
+        text = f"the text {shown(value)!r}" if isinstance(value, str) else shown(value)
         raise UserError(
-            f"{name}: {where} holds {shown(array[row, column])} in sample {row}; it must hold numbers: fill what is missing, "
-            "and turn texts into columns of numbers, as pandas.get_dummies does"
+            f"{name}: {where} holds {text} in sample {row}; it must hold numbers: fill what is missing, and turn texts into "
+            "columns of numbers, as pandas.get_dummies does"
         )
     return array
 

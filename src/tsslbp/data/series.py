@@ -95,7 +95,7 @@ def read_txt(path: Path, wanted: Wanted) -> list[Series]:
         number, cells = row
         label, values = (plain(cells[0]), _without_padding(cells[1:])) if labelled else (None, _without_padding(cells))
         if not values or label == "" or (wanted.labelled and str(label).lower() in NO_LABEL):
-            raise UserError(f"{path}: line {number} is no series: write the class, then the values")
+            raise UserError(f"{path}: line {number} is no series: write the class, then the values, with blanks between")
         return _values(values, f"{path}: line {number}")[:, None], label
 
     return each_of(one, rows)
@@ -209,6 +209,7 @@ def _values(cells: Sequence[str], line: str) -> NDArray[np.float32]:
     if missing := [step for step, cell in enumerate(cells) if cell.strip().lower() in MISSING]:
         raise UserError(f"{line} has {len(missing)} missing values, the first in step {missing[0]}; fill or remove them")
     odd = next((cell for cell in cells if not is_number(cell)), cells[0])
+    fix = "the class must come first" if odd == cells[-1] else "correct it"
     raise UserError(
-        f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; correct it, or save a table of features as .csv"
+        f"{line} is not a series of float32 numbers: it has {odd[:30]!r}; {fix}, or save a table of features as .csv"
     )

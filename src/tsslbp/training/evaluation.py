@@ -213,8 +213,12 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
         a_step = not model.inputs.sequence and shape[1:] == wanted
-        fix = "if these are sequences and it was imported, import it again with --sequences"
-        way = f"; {fix}" if a_step and model.facts is None else ""
+        fixes = ["if these are sequences and it was imported, import it again with --sequences"] * (
+            a_step and model.facts is None
+        )
+        if model.inputs.sequence and shape[1:] == wanted[1:]:
+            fixes = ["add zeros at the end, and give lengths" if shape[0] < wanted[0] else "cut them"]
+        way = "".join(f"; {fix}" for fix in fixes)
         raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{way}")
     scale = model.inputs.normalisation.scale
     if samples.split.streamed and scale == 255:  # bytes, as the model has it
@@ -225,8 +229,8 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     if found := model.facts.unlike(x) if model.facts else None:
         ranges, other_units = found
         if other_units:
-            raise UserError(f"values of {name} run from {ranges}; bring them to the same units")
-        samples.warnings.append(f"values of {name} run from {ranges}")
+            raise UserError(f"values of {name} {ranges}; bring them to the same units")
+        samples.warnings.append(f"values of {name} {ranges}")
 
 
 def _warn_of_seen(model: Model, samples: Samples, name: str) -> None:

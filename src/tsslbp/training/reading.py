@@ -127,6 +127,8 @@ def model_of(about: dict[str, Any]) -> Model:
     if trained:
         trained["settings"] = translated(trained["settings"])
     facts, source = Facts.read(about["facts"]) if "facts" in about else None, str(about["data"])
+    if facts and len(facts.low) not in (1, channels):
+        raise UserError(f"the ranges of its training samples are of {len(facts.low)} features, not of {channels}")
     if not facts and source == "japanese-vowels":
         raise UserError("it is of version 0.1.0, where this set was normalised outside its models; train it again")
     trains = about.get("trains", not facts and source.startswith("spike-pattern"))  # 0.1.0 says only the name
