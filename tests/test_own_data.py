@@ -927,7 +927,12 @@ BAD_TABLES = {
         "# made by hand\n\na,b,label\n1,2,x\n",
         "line 1 has 1 columns and all others have 3; .*: complete or remove it",
     ),
-    "no-class": (csv_text("1,2,"), "line 10 has no class in column label"),
+    "texts": (
+        "a,b,c,label\nx,1,u,0\nx,2,v,1\n",
+        "columns a, c have text, 'x' in line 2 first; write numbers, leave them out, or name one groups if it tells whose",
+    ),
+    "truths": ("a,b,label\n1,True,0\n2,false,1\n", "column b has text in 2 rows, 'True' in line 2 first; write 1 and 0"),
+    "no-class": (csv_text("1,2,"), "line 10 has no class in column label; complete or remove it"),
     "one-class": ("a,label\n1,x\n2,x\n3,x", "all samples are of class x; a classifier needs at least two classes"),
     "one-of-a-class": (csv_text("1,2,rare"), "class rare has 1 sample; training and test need 2 of each class"),
     "no-classes": ("a,b\n" + "\n".join(f"{n},{n}.5" for n in range(9)), "column b has 9 different values in 9 rows, too many"),
@@ -976,6 +981,8 @@ def test_wrong_tables(tmp_path, case):
         (",u,v,y\n0,1,2,1.0\n1,2,3,2.0\n" + "2,1,2,1.0\n3,2,3,2.0\n" * 2, ("1", "2")),
         ("1,5\t3,25\ta\n3,5\t1\tb\n" * 3, ("a", "b")),
         ("1,500;0,250;a\n3;1000;b\n4,25;1,125;a\n" * 2, ("a", "b")),
+        ("size, cm, high;v;kind\n" + "1,5;1;a\n3;2;b\n" * 3, ("a", "b")),
+        ("day;month;year,v,kind\n" + "1,2,3\n3,4,5\n" * 3, ("3", "5")),
         ("0,1,species\n" + "1,2,a\n3,4,b\n" * 3, ("a", "b")),
         ("0,1,label\n" + "1,2,a\n3,4,b\n" * 3, ("a", "b")),
         ("1,2,y\n3,4,n\n" * 3, ("n", "y")),
@@ -990,6 +997,8 @@ def test_wrong_tables(tmp_path, case):
         "index",
         "tabs",
         "three-decimals",
+        "comma-in-a-name",
+        "semicolon-in-a-name",
         "numbered",
         "numbered-label",
         "class-y",
@@ -1009,6 +1018,13 @@ def test_points_that_may_part_thousands_are_told(tmp_path, cell, told):
     notes = data.load(str(tmp_path / "t.csv"), Path()).notes
     said = "column a has three digits behind each point, beside whole numbers; leave out points that part thousands"
     assert (said in notes) == told
+
+
+@pytest.mark.parametrize(("cell", "told"), [("85,210", "85,210 is 85.210"), ("3,5", "3,5 is 3.5"), ("4", "")])
+def test_decimal_commas_are_told(tmp_path, cell, told):
+    (tmp_path / "t.csv").write_text("a;b;label\n" + f"{cell};1;x\n{cell};2;y\n" * 4)
+    notes = data.load(str(tmp_path / "t.csv"), Path()).notes
+    assert [note for note in notes if "decimal" in note] == [f"commas in numbers are decimal: {told}"] * bool(told)
 
 
 NUMBERED = [
@@ -1210,10 +1226,13 @@ def test_a_model_takes_the_columns_of_a_table_by_their_names(tmp_path, capsys, m
         assert predicted(table("other.csv", *other)) == found
     assert predicted(table("places.csv", "0,1", 0, 1)) == found
     capsys.readouterr()
+    must = "its columns must be those of the training samples"
     for head, *order, message in (
-        ("u,w,kind", 0, 1, 2, "other.csv lacks v and has w instead; its columns must be those of the training samples"),
-        ("u,v,w,label", 0, 1, 0, 2, "other.csv has w besides; its columns must be those of the training samples"),
-        ("u,u,v", 0, 0, 1, "other.csv repeats u in another order; its columns must be those of the training samples"),
+        ("u,w,kind", 0, 1, 2, f"other.csv lacks v and has w instead; {must}"),
+        ("u,v,w,label", 0, 1, 0, 2, f"other.csv has w besides; {must}"),
+        ("V,u,label", 1, 0, 2, f"other.csv lacks v and has V instead, which differ in case alone; {must}"),
+        ("u,label", 0, 2, f"other.csv lacks v; {must}"),
+        ("u,u,v", 0, 0, 1, f"other.csv repeats u in another order; {must}"),
     ):
         assert cli.main(["predict", "runs/by-name", table("other.csv", head, *order)]) == 2
         assert capsys.readouterr().err == f"tsslbp: {message}\n"

@@ -4,6 +4,7 @@ decimal separator."""
 import csv
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from tsslbp import machine
@@ -26,7 +27,7 @@ def read(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     try:
         machine.need_memory(16 * path.stat().st_size, str(path))  # a cell is a Python text
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter, said = _delimiter(next((line for line in file if line.strip()), "").rstrip("\r\n"))
+            delimiter, said = _delimiter([line.rstrip("\r\n") for line in islice(filter(str.strip, file), 2)])
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
             for cells in reader:
@@ -55,12 +56,15 @@ def read(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     return rows, notes
 
 
-def _delimiter(first: str) -> tuple[str, bool]:
-    """What separates the columns, by the first line, and whether this line says only that."""
-    if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', first, re.IGNORECASE):  # as Excel writes and reads
+def _delimiter(lines: list[str]) -> tuple[str, bool]:
+    """What separates the columns, by the first two lines, and whether the first one says only that."""
+    if said := re.fullmatch(r'"?sep=([,;|\t])"?\s*', lines[0] if lines else "", re.IGNORECASE):  # as Excel writes and reads
         return said[1], True
-    whole = re.sub(r'"[^"]*"|(?<=\d),(?=\d)', "", first)  # without texts, and commas that may part decimals
-    return max(";\t,", key=whole.count) if re.search("[;\t,]", whole) else ",", False
+    bare = [re.sub('"[^"]*"', "", line) for line in lines]  # without texts, and below without commas that may be decimal
+    bare = [re.sub(r"(?<=\d),(?=\d)", "", line) if re.search("[;\t]", line) else line for line in bare]
+    counts = {mark: [line.count(mark) for line in bare] for mark in ";\t,"}
+    found = max(counts, key=lambda mark: (min(counts[mark], default=0), counts[mark]))
+    return found if any(counts[found]) else ",", False
 
 
 def _with_points(path: Path, rows: list[tuple[int, list[str]]]) -> tuple[list[tuple[int, list[str]]], list[str]]:

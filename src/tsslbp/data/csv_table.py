@@ -168,8 +168,12 @@ def _values(
         if several := {column: found for column, found in texts.items() if is_text(found[0][1]) == of_text}:
             column, found = next(iter(several.items()))
             line, text = found[0]
-            others = f", and columns {few([*several][1:])} have {kind} too" if several.keys() - {column} else ""
-            told = f"{path}: column {column} has {kind} in {len(found)} rows, {text[:30]!r} in line {line} first{others}"
+            has = (
+                f"columns {few([*several])} have {kind}"
+                if len(several) > 1
+                else f"column {column} has {kind} in {len(found)} rows"
+            )
+            told = f"{path}: {has}, {text[:30]!r} in line {line} first"
             truths = all(cell.lower() in ("true", "false") for found in several.values() for _, cell in found)
             faults.append(f"{told}; {'write 1 and 0' if truths else _instead([*several], layout, wanted)}")
     if missing:

@@ -77,7 +77,7 @@ def walked(
     try:
         facts = os.stat(here)
         with os.scandir(here) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            entries = sorted((entry for entry in found if not _hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read {here}: {error.strerror}") from None
     place, ways = (facts.st_dev, facts.st_ino), Counter() if ways is None else ways
@@ -177,7 +177,11 @@ def folders_of_parts(path: Path, training: bool = True) -> dict[str, Path]:
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, except hidden ones, by name."""
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not _hidden(child.name)]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"  # what macOS adds to an archive
 
 
 def _wrapped(folder: Path, suffixes: Sequence[str], flat: bool) -> Path | None:
