@@ -682,6 +682,8 @@ REFUSED = {
     "'n1' .* resets to another potential": lambda: foreign(nir.Linear(weights(5, 7)), cuba(v_reset=-0.1)),
     "'n0' .* has a bias that goes through the synapse": lambda: foreign(nir.Affine(weights(5, 7), full(5, 0.1)), cuba()),
     "threshold that is not positive": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=0.0)),
+    "threshold that is not positive and": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=1e-60)),
+    "threshold that is not positive and finite in float32": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=1e39)),
     "'n1' .* has a v_threshold that is not finite": lambda: foreign(nir.Linear(weights(5, 7)), lif(threshold=np.nan)),
     "'n0' .Linear. has a weight of complex numbers": lambda: foreign(nir.Linear(weights(5, 7) + 0j), lif()),
     "'n2' .Linear. has a weight of complex numbers": lambda: hearing_itself(nir.Linear(weights(5, 5) + 0j)),

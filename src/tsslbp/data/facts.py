@@ -78,7 +78,7 @@ class Facts:
         """The facts of a data set."""
         x, exact = dataset.train.looked_at().values(), not dataset.computed
         together = x.dim() < 4 and (x.dtype == torch.uint8 or (x.dim() == 3 and counts_events(x)))
-        axes = [0, *_other_axes(x, 1 if together else _features(x))]
+        axes = [0, *_other_axes(x, 1 if together else x.shape[_feature_axis(x)])]
         low, high = x.amin(axes).view(-1), x.amax(axes).view(-1)
         return Facts(
             dtype=str(x.dtype).removeprefix("torch."),
@@ -129,7 +129,8 @@ class Facts:
         span, was_span = high - low, was_high - was_low
         least, most = was_low - was_span, was_high + was_span
         wider = (span > UNLIKE * was_span) & (was_span > 0)
-        narrower = (was_span > UNLIKE * span) & ((span > 0) | (features == 1)) & (x.numel() >= FEW * features)
+        varies = (span > 0) | (features == 1)  # a flag that all these samples share says nothing
+        narrower = (was_span > UNLIKE * span) & varies & (x.numel() >= FEW * features)
         odd = (wider | narrower | (low < least) | (high > most)).nonzero().flatten()
         if not len(odd):
             return None
@@ -154,15 +155,14 @@ class Facts:
         return told, other_units or (dtype != self.dtype and len(odd) == features)
 
 
-def _features(x: Tensor) -> int:
-    """How many channels pictures have, or features other samples."""
-    return x.shape[x.dim() - 3 if x.dim() >= 4 else -1]
+def _feature_axis(x: Tensor) -> int:
+    """The axis of the channels of pictures, or of the features of other samples."""
+    return x.dim() - 3 if x.dim() >= 4 else x.dim() - 1
 
 
 def _other_axes(x: Tensor, features: int) -> list[int]:
     """Axes of a sample whose values are of one range: all if there is only one, else all but that of the features."""
-    own = x.dim() - 3 if x.dim() >= 4 else x.dim() - 1
-    return [axis for axis in range(1, x.dim()) if features == 1 or axis != own]
+    return [axis for axis in range(1, x.dim()) if features == 1 or axis != _feature_axis(x)]
 
 
 def _hashes(part: Split) -> Iterator[str]:

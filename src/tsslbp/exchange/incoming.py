@@ -251,8 +251,11 @@ class _Reader:
         layer = Layer(spec, map_, weight, offset * self.row_scale, self.shape, self.carry, link)
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
             link.refuse("resets to another potential than 0; neurons here reset to 0")
-        if not layer.integrates and layer.rows("v_threshold").min() <= 0:
-            link.refuse("has a threshold that is not positive")
+        if not layer.integrates:
+            with np.errstate(over="ignore"):
+                held = layer.rows("v_threshold").astype(np.float32)
+            if not (held.min() > 0 and held.max() < np.inf):
+                link.refuse("has a threshold that is not positive and finite in float32")
         self.layers.append(layer)
         self.specs.append(spec)
         layer.around = self._shortcut(link)
