@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import logging
 import math
 import re
 import sys
@@ -35,7 +36,7 @@ from tsslbp.exchange.certificate import guaranteed  # noqa: E402
 from tsslbp.exchange.check import check, driven, lines  # noqa: E402
 from tsslbp.exchange.graph import write as content  # noqa: E402
 from tsslbp.exchange.nir import from_nir, read, to_nir, write  # noqa: E402
-from tsslbp.exchange.simulators import Simulator, equations  # noqa: E402
+from tsslbp.exchange.simulators import Simulator, _quiet, equations  # noqa: E402
 
 SHIPPED = Path(__file__).parent.parent / "models/fashion-mnist-fc-best.safetensors"
 
@@ -116,6 +117,16 @@ def test_an_onset_needs_a_weight_that_meets_no_padding():
     net = tsslbp.build("3C3b-5", input_shape=(1, 6, 6), time_steps=5, tau_m=5, tau_s=3, padding=3)
     with pytest.raises(UserError, match=r"'conv1_weights' .* is padded too far"):
         to_nir(lively(net), "onset")
+
+
+def test_importers_are_quiet_and_leave_the_users_logging_as_it_was():
+    logging.disable(logging.ERROR)
+    try:
+        with _quiet():
+            assert logging.root.manager.disable == logging.ERROR
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("bias", ["leak", "onset"])

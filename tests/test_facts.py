@@ -298,13 +298,51 @@ def test_features_without_names_are_numbered(sequence):
         return x.reshape(-1, 10, x.shape[1]) if sequence else x
 
     facts, kind = facts_of(shaped(table(count=150)[0])), "channel" if sequence else "feature"
-    assert facts.unlike(torch.from_numpy(shaped(table(seed=2)[0]))) is None
-    told, other_units = facts.unlike(torch.from_numpy(shaped(table(100.0, seed=2)[0])))
+    assert facts.unlike(torch.from_numpy(shaped(table(seed=2)[0])), sequence) is None
+    told, other_units = facts.unlike(torch.from_numpy(shaped(table(100.0, seed=2)[0])), sequence)
     assert told.startswith(f"in {kind} 1 run from ")
     assert other_units
     many = np.repeat(table()[0], 3, 1)
-    told, _ = facts_of(shaped(many)).unlike(torch.from_numpy(shaped(many * np.float32([1, *[100] * 6, 1, 1]))))
+    told, _ = facts_of(shaped(many)).unlike(torch.from_numpy(shaped(many * np.float32([1, *[100] * 6, 1, 1]))), sequence)
     assert told.endswith(f"; 3 more {kind}s differ as much")
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (5, 2, 6)])
+def test_samples_of_one_axis_have_a_range_for_each_channel(shape, tmp_path):
+    x, y, sequence = torch.rand(40, *shape), torch.arange(40) % 2, len(shape) == 3
+    x.select(1 + sequence, 1).mul_(100)
+    part = Split(x, y)
+    dataset = Dataset("own", part, part.select(y[:0]), part, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,)), sequence)
+    config = TrainConfig(network="4C3-2", time_steps=5, epochs=1, runs_dir=tmp_path, validation=0, precision="float32")
+    model = training.load(training.train(config, dataset=dataset)[0])
+    assert len(model.facts.low) == 2
+    told, other_units = model.facts.unlike(x.flip(1 + sequence), sequence)
+    assert told.startswith("run from") or told.startswith("in channel 0 run from")
+    assert other_units
+
+
+@pytest.mark.parametrize(("shape", "sequence"), [((), False), ((4,), True), ((2, 3, 4, 5), False), ((2, 3, 4, 5, 6), True)])
+def test_samples_of_other_axes_are_refused(shape, sequence):
+    part = Split(torch.rand(8, *shape), torch.arange(8) % 2)
+    dataset = Dataset("own", part, part, part, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,)), sequence)
+    with pytest.raises(UserError, match=r"dataset: its samples have shape .*; x must be \[N, "):
+        training.train(TrainConfig(network="4-2"), dataset=dataset)
+
+
+@pytest.mark.parametrize(
+    ("x", "lengths", "said"),
+    [
+        (torch.rand(3, 9, 3), None, r"x has shape \[3, 9, 3\]; it must be \[B, 8, ...\], batch first"),
+        (torch.rand(3, 8), None, r"x has shape \[3, 8\]; it must be \[B, 8, ...\]"),
+        (torch.rand(3, 8, 3), torch.tensor([1, 2, 9]), "lengths"),
+        (torch.rand(3, 8, 3), [1, 2, 8], "lengths"),
+    ],
+)
+def test_what_is_no_input_of_a_model_is_refused(x, lengths, said):
+    dataset = data.of_arrays(np.random.default_rng(0).random((40, 8, 3)), np.arange(40) % 2)
+    model, _ = training.prepare(*training.with_data(TrainConfig(network="5-2"), dataset=dataset))
+    with pytest.raises(UserError, match=said):
+        model.inputs(x, lengths=lengths)
 
 
 def test_a_feature_that_never_varied_is_told_and_not_refused():
@@ -313,9 +351,9 @@ def test_a_feature_that_never_varied_is_told_and_not_refused():
     facts = Facts.of(Dataset("own", *[Split(x, torch.zeros(20))] * 3, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,))))
     other = x.clone()
     other[:, 1] = torch.arange(20)
-    assert facts.unlike(other) == ("in feature 1 run from 0 to 19, in the training samples from 1 to 1", False)
+    assert facts.unlike(other, False) == ("in feature 1 run from 0 to 19, in the training samples from 1 to 1", False)
     other[:, 0] = 7
-    assert "feature 0" not in facts.unlike(other)[0]
+    assert "feature 0" not in facts.unlike(other, False)[0]
 
 
 def test_test_samples_that_are_training_samples_too_are_told(capsys, tmp_path):
@@ -375,7 +413,7 @@ def test_padding_is_no_value_and_no_end(tmp_path):
     whole, shorter = data.of_arrays(x, np.arange(40) % 2), data.of_arrays(padded, np.arange(40) % 2, lengths=lengths)
     facts = Facts.of(shorter)
     assert min(facts.low) >= 1000
-    assert Facts.of(whole).unlike(Split(padded, torch.zeros(40), lengths).values()) is None
+    assert Facts.of(whole).unlike(Split(padded, torch.zeros(40), lengths).values(), True) is None
     assert shorter.train.padded
     assert not Split(x, torch.zeros(40), torch.full((40,), 20)).padded
     model, _ = training.prepare(*training.with_data(TrainConfig(network="5-2"), dataset=whole))

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -518,3 +519,11 @@ def test_a_file_that_must_not_be_read_is_not_called_damaged(tmp_path, monkeypatc
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(UserError, match=f"cannot read .*{name}: Permission denied"):
         read(tmp_path / name)
+
+
+def test_archives_of_more_entries_than_an_old_directory_counts(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(2**16):
+            archive.writestr(str(number), b"")
+    with zipfile.ZipFile(tmp_path / "many.zip") as archive:
+        assert len(files.zip_entries(archive)) == 2**16

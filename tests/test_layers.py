@@ -278,6 +278,14 @@ def test_pooling_sums_windows_of_odd_images(size):
     torch.testing.assert_close(pooled.expand(), SumPool2d(size)(signal.expand()), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("shape", [(40, 3, 22), (40, 3, 22, 15)])
+def test_sums_of_spikes_are_whole(size, shape):
+    """A neuron at its threshold would notice the rounding of a mean."""
+    sums = SumPool2d(size, 1.0)((torch.rand(2, *shape) < 0.5).float())
+    assert torch.equal(sums, sums.round())
+
+
 def test_pooling_by_hand():
     assert SumPool2d()(torch.ones(1, 1, 1, 2, 2)).item() == pytest.approx(4.4)
 

@@ -304,6 +304,8 @@ def test_lists_are_taken_for_tuples():
     [
         ({"time_steps": 0}, "time_steps is 0; it must be a whole number from 1"),
         ({"time_steps": 2.5}, "time_steps is 2.5"),
+        ({"time_steps": True}, "time_steps is True"),
+        ({"spread": "a", "per_neuron": "tau_m", "learn": "tau_m"}, "spread is 'a'; it must be a plain number"),
         ({"tau_m": 0.5}, "tau_m is 0.5"),
         ({"tau_s": math.nan}, "tau_s is nan"),
         ({"threshold": 0.0}, "threshold is 0.0"),

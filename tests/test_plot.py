@@ -36,6 +36,11 @@ def test_raster_has_a_mark_for_every_spike(run):
     assert figure._suptitle.get_text().removeprefix("answer: ") in (*model.classes, "no answer")
     with pytest.raises(UserError, match=r"^x has shape \[1, 1, 8, 8\]; one sample of this model has \[1, 8, 8\]$"):
         plot.raster(model, x[None])
+    for wrong, message in (("abc", "x is of type str; give an array"), (x * 1j, "x is complex.*; it must hold real numbers")):
+        with pytest.raises(UserError, match=message):
+            plot.raster(model, wrong)
+    with pytest.raises(UserError, match="length is 3; it must be a whole number from 1"):
+        plot.raster(model, x, length="3")
     with pytest.raises(UserError, match=r"^raster draws a model, as tsslbp.load returns it, not a PosixPath$"):
         plot.raster(run, x)
 

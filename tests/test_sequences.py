@@ -90,7 +90,7 @@ def test_the_caller_chooses_steps_and_validation(name):
     assert len(dataset.validation) == count
     usual = data.load(name, SAMPLES, time_steps=37)
     assert torch.equal(usual.test.y, dataset.test.y)
-    with fails("time_steps is 0; it must be at least 1"):
+    with fails("time_steps is 0; it must be a whole number from 1"):
         data.load(name, SAMPLES, time_steps=0)
     with fails("validation is 3; of these"):
         data.load(name, SAMPLES, validation=3)

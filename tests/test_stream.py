@@ -253,7 +253,7 @@ def test_what_no_stream_takes_leaves_it_as_it_was():
     with pytest.raises(UserError, match=r"the network is in training mode; call its eval\(\) before the next step"):
         stream(x[0])
     net.eval()
-    for which in (5, -1, [0, -2], [0, 7], torch.ones(4, dtype=torch.bool), torch.ones(4, dtype=torch.uint8), "all"):
+    for which in (5, -1, [0, -2], [0, 7], torch.ones(4, dtype=torch.bool), torch.ones(4, dtype=torch.uint8), "all", ["a"]):
         with pytest.raises(UserError, match=r"there is no stream .*; give numbers from 0 to 4, or a mask of 5"):
             stream.reset(which)
     for given in x:

@@ -423,6 +423,14 @@ def test_dynamics_keeps_weights_and_trains_again(tiny):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_a_failed_measurement_leaves_no_steps_shuffled(tiny):
+    model, _ = training.prepare(*training.with_data(tiny))
+    wrong = Split(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UserError):
+        dynamics.shuffled(model, 0, wrong)
+    assert not any(layer._forward_hooks for layer in model.network.modules())
+
+
 def test_shuffled_steps_are_the_spikes_in_another_order_before_the_synapse():
     net = build("4C3-P2-7-3", input_shape=(1, 6, 6), time_steps=9, tau_m=5.0, tau_s=3.0).double()
     drawn = torch.Generator().manual_seed(1)

@@ -201,7 +201,7 @@ def make_layers(a: Architecture, neuron: LIF) -> tuple[OrderedDict[str, nn.Modul
 
     Raises UserError for settings out of range, and for specs that do not fit its shapes or its kind of neuron.
     """
-    if not isinstance(a.time_steps, int) or not 1 <= a.time_steps <= LARGEST:
+    if type(a.time_steps) is not int or not 1 <= a.time_steps <= LARGEST:
         raise UserError(f"time_steps is {shown(a.time_steps)}; it must be a whole number from 1 to {LARGEST}")
     for name, known in (("neuron", get_args(ann.Unit)), ("readout", get_args(ReadBy))):
         if (value := getattr(a, name)) not in known:

@@ -253,5 +253,5 @@ def _refuse_other_modes(*operands: Tensor | None) -> None:
 def sum_pool(x: Tensor, pool: kernels.Pool) -> Tensor:
     """Sums over windows of a size times a factor, channel by channel, ``[N, C, H, W]`` or ``[N, C, L]``."""
     if x.dim() == 3:
-        return pool.factor * pool.size * F.avg_pool1d(x, pool.size)
-    return pool.factor * pool.size**2 * F.avg_pool2d(x, pool.size)
+        return pool.factor * F.avg_pool2d(x.unsqueeze(-2), (1, pool.size), divisor_override=1).squeeze(-2)
+    return pool.factor * F.avg_pool2d(x, pool.size, divisor_override=1)  # a mean times its number would be rounded

@@ -102,6 +102,13 @@ def check_whole(name: str, x: object) -> None:
         raise UserError(f"{name} is {given}; it must be a whole number from 1")
 
 
+def check_truths(**named: object) -> None:
+    """Raises UserError unless all are True or False."""
+    for name, x in named.items():
+        if not isinstance(x, bool):
+            raise UserError(f"{name} is {shown(x)}; it must be True or False")
+
+
 def check_positive(name: str, x: float, least: float = 0) -> None:
     """Raises UserError for anything but a finite number above 0, or from ``least``."""
     check_number(name, x)

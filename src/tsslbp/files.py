@@ -252,7 +252,7 @@ def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     end = file.read()
     (count,) = struct.unpack_from("<H", end, end.rfind(b"PK\5\6") + 10)
     entries = archive.infolist()
-    if count != len(entries):
+    if count not in (len(entries), 0xFFFF):  # which stands for more than fit, and the true number elsewhere
         raise zipfile.BadZipFile(f"its directory has {len(entries)} entries and should have {count}")
     return entries
 

@@ -68,7 +68,11 @@ class _TrainLoss(ABC):
         check_whole("time_steps", self.time_steps)
         for name in [each for each in ("desired", "undesired") if getattr(self, each) is not None]:
             train = str(given) if isinstance(given := getattr(self, name), int | float) else given
-            if not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}:
+            try:
+                wrong = not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}
+            except (TypeError, ValueError):
+                wrong = True
+            if wrong:
                 raise UserError(f"{name} is {shown(train)}; it must be of 0 and 1, such as 00001")
             if isinstance(train, str):
                 train = tuple(float(train[step % len(train)]) for step in range(self.time_steps))

@@ -204,10 +204,12 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     first, ``[...]``, 0 if left out. Whole numbers become floating point. Differentiable, also by ``tau_s`` if that is a tensor.
     Types of 16 bits, in which a current would stop short of its end, are computed in float32.
 
-    Raises UserError for other than tensors of one step or more, and for τs below 1.
+    Raises UserError for other than tensors of one step or more, for τs below 1, and for another ``before`` than a step's.
     """
     check_train("train", train)
     check_tau_s(tau_s)
+    if before is not None:
+        check_before(before, train)
     if train.is_floating_point() and train.dtype.itemsize < torch.float32.itemsize:
         return synapse(train.float(), tau_s, before).to(train.dtype)
     if not isinstance(tau_s, Tensor) and tau_s == 1:
@@ -227,6 +229,14 @@ def check_train(name: str, x: Tensor) -> None:
     check_tensor(name, x)
     if not x.dim() or not len(x):
         raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
+
+
+def check_before(before: Tensor, train: Tensor) -> None:
+    """Raises UserError for other than a floating-point tensor of the shape of a step."""
+    check_tensor("before", before)
+    if before.shape != train.shape[1:] or not before.is_floating_point():
+        given = f"{before.dtype} of shape {list(before.shape)}"
+        raise UserError(f"before is {given}; it must be floating point of the shape of a step, {list(train.shape[1:])}")
 
 
 def check_tau_s(tau_s: float | Tensor) -> None:
@@ -316,4 +326,6 @@ def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = 
     """
     check_train("psc", psc)
     check_tau_s(tau_s)
+    if before is not None:
+        check_before(before, psc)
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tsslbp import metrics, training
-from tsslbp.data import Dataset
-from tsslbp.errors import UserError
+from tsslbp.data import Dataset, sample_values
+from tsslbp.errors import UserError, check_whole
 from tsslbp.report.collect import confusion_counts
 from tsslbp.settings import TrainConfig
 
@@ -46,8 +46,11 @@ def raster(model: training.Model, x: Any, length: int | None = None) -> Figure:
     """
     if not isinstance(model, training.Model):
         raise UserError(f"raster draws a model, as tsslbp.load returns it, not a {type(model).__name__}")
-    stored = torch.as_tensor(np.asarray(x.detach() if isinstance(x, torch.Tensor) else x))
-    stored = stored if stored.dtype == torch.uint8 else stored.float()
+    if (array := sample_values.as_array("x", x)).dtype.kind not in "buif":
+        raise UserError(f"x is {array.dtype}; it must hold real numbers")
+    if length is not None:
+        check_whole("length", length)
+    stored = torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
     if stored.shape != model.sample_shape:
         raise UserError(f"x has shape {list(stored.shape)}; one sample of this model has {list(model.sample_shape)}")
     if not model.network.is_spiking:

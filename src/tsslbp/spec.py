@@ -28,6 +28,8 @@ def parse_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
     Raises:
         UserError: anything else, called ``what`` in the message; an option given twice.
     """
+    if not isinstance(text, str):
+        raise UserError(f"{what} is of type {type(text).__name__}; give its name, with options if wanted")
     match = re.fullmatch(r"([\w+-]+)\s*(?:\((.*)\))?", text.strip())
     if not match:
         raise UserError(f"cannot read {what} {text!r}; write NAME or NAME(option=value, ...)")

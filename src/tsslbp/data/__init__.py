@@ -13,7 +13,7 @@ from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
 from tsslbp.data.streamed import Streaming
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_whole, unknown
 from tsslbp.spec import name_of
 
 __all__ = [
@@ -95,8 +95,8 @@ def load(
     if name.startswith(MADE):
         fix = "give it as the argument dataset in Python, or save it with numpy.savez and train on the file"
         raise UserError(f"{name} was made in Python and is in no file; {fix}")
-    if time_steps is not None and time_steps < 1:
-        raise UserError(f"time_steps is {time_steps}; it must be at least 1")
+    if time_steps is not None:
+        check_whole("time_steps", time_steps)
     if in_files.is_one(name):
         return replace(in_files.read(name, Path(root), validation, streaming or Streaming()), source=name)
     fetches = download and not is_own(name)

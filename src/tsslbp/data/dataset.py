@@ -217,6 +217,10 @@ def check(dataset: object, what: str) -> Dataset:
         raise UserError(f"{what} has no training samples")
     classes = _checked_head(dataset, what)
     sample, targets = dataset.train.select(torch.arange(1)).x.shape[1:], dataset.train.y.shape[1:]
+    inside = sample[1:] if dataset.sequence else sample
+    if len(inside) not in (1, 2, 3):
+        shapes = "[N, T, F] or [N, T, C, H, W]" if dataset.sequence else "[N, F] or [N, C, H, W]"
+        raise UserError(f"{what}: its samples have shape {list(sample)}; x must be {shapes}")
     for name, part in dataset.parts.items():
         if not len(part):
             continue
@@ -226,7 +230,7 @@ def check(dataset: object, what: str) -> Dataset:
         ):
             raise UserError(f"{where} have {len(part.x)} x and {len(part.y)} y; they must be as many, and lengths too")
         if part.lengths is not None:
-            check_lengths(part.lengths, part.x.transpose(0, 1), x.dim() < 3)
+            check_lengths(part.lengths, part.x.transpose(0, 1), not dataset.sequence)
         if x.dtype not in (torch.uint8, torch.float32) or x.shape[1:] != sample:
             raise UserError(f"{where} are {x.dtype} {list(x.shape[1:])}; they must be uint8 or float32 {list(sample)}")
         if x.requires_grad:
@@ -242,7 +246,7 @@ def check(dataset: object, what: str) -> Dataset:
         most = part.y.shape[2] - 1 if part.trains else int(part.y.max())
         if int(part.y.min()) < 0 or most >= len(dataset.classes):
             raise UserError(f"{where} have targets up to {most}; there are {len(dataset.classes)} classes, from 0")
-    means, channels = len(dataset.normalisation.mean), (1, *sample)[-3 if len(sample) > 2 else -1]
+    means, channels = len(dataset.normalisation.mean), 1 if len(inside) == 2 else inside[0]
     if means not in (1, channels):
         raise UserError(
             f"{what}: normalisation has {means} means; its samples have {channels} channels, so give 1 or {channels}"

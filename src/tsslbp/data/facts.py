@@ -77,8 +77,8 @@ class Facts:
     def of(dataset: Dataset) -> "Facts":
         """The facts of a data set."""
         x, exact = dataset.train.looked_at().values(), not dataset.computed
-        together = x.dim() < 4 and (x.dtype == torch.uint8 or (x.dim() == 3 and counts_events(x)))
-        axes = [0, *_other_axes(x, 1 if together else x.shape[_feature_axis(x)])]
+        together = x.dim() < 4 and (x.dtype == torch.uint8 or (dataset.sequence and counts_events(x)))
+        axes = [0, *_other_axes(x, dataset.sequence, together)]
         low, high = x.amin(axes).view(-1), x.amax(axes).view(-1)
         return Facts(
             dtype=str(x.dtype).removeprefix("torch."),
@@ -116,14 +116,14 @@ class Facts:
         found = Counter(mark for mark in _hashes(samples) if mark in known)
         return len(found) / len(known), found.total() >= OFTEN * max(1, len(found))
 
-    def unlike(self, x: Tensor) -> tuple[str, bool] | None:
+    def unlike(self, x: Tensor, sequence: bool) -> tuple[str, bool] | None:
         """How the range of stored samples ``[N, ...]`` differs from that of the training samples, as the end of a sentence
-        about the values, and whether they are in other units. None if it does not differ.
+        about the values, and whether they are in other units. None if it does not differ. A ``sequence`` has T behind N.
 
         In other units, most samples have values far outside; a few such samples may be outliers.
         """
         features = len(self.low)
-        axes = _other_axes(x, features)
+        axes = _other_axes(x, sequence, features == 1)
         low, high = x.amin((0, *axes)).double().view(-1), x.amax((0, *axes)).double().view(-1)
         was_low, was_high = (torch.tensor(side, dtype=torch.float64) for side in (self.low, self.high))
         span, was_span = high - low, was_high - was_low
@@ -139,7 +139,7 @@ class Facts:
             now, then = f"{low.min():g} to {high.max():g}", f"{min(self.low):g} to {max(self.high):g}"
             told = f"run from {now} ({dtype}); the training samples run from {then} ({self.dtype})"
         else:
-            kind = "column" if self.columns else "feature" if x.dim() == 2 else "channel"
+            kind = "column" if self.columns else "channel" if sequence or x.dim() > 2 else "feature"
             names = self.columns or range(features)
             told = "; ".join(
                 f"in {kind} {names[n]} run from {low[n]:g} to {high[n]:g}, in the training samples from {was_low[n]:g} to "
@@ -155,14 +155,9 @@ class Facts:
         return told, other_units or (dtype != self.dtype and len(odd) == features)
 
 
-def _feature_axis(x: Tensor) -> int:
-    """The axis of the channels of pictures, or of the features of other samples."""
-    return x.dim() - 3 if x.dim() >= 4 else x.dim() - 1
-
-
-def _other_axes(x: Tensor, features: int) -> list[int]:
-    """Axes of a sample whose values are of one range: all if there is only one, else all but that of the features."""
-    return [axis for axis in range(1, x.dim()) if features == 1 or axis != _feature_axis(x)]
+def _other_axes(x: Tensor, sequence: bool, together: bool) -> list[int]:
+    """Axes of a sample whose values are of one range: all, or all but that of features or channels, the first behind time."""
+    return [axis for axis in range(1, x.dim()) if together or axis != 1 + sequence]
 
 
 def _hashes(part: Split) -> Iterator[str]:

@@ -79,12 +79,12 @@ def vectors(program: Program, data_root: Path, names: Sequence[str | None]) -> t
         found = found.select((found.lengths == model.inputs.raw_steps).nonzero()[:, 0])
     if not len(found):
         return _drawn(program), f"{VECTORS} random samples, as no test sample of {called} has all steps"
-    few = found.few(10 * VECTORS)
+    chosen = found.few(10 * VECTORS)
     if program.whole is None:  # clear answers, which rounding cannot change
-        best = program.response(few)[1].topk(min(2, len(model.classes))).values
-        few = few.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
-    few = few.select(torch.arange(min(len(few), VECTORS)))
-    return few, f"{len(few)} samples of the test set of {called}"
+        best = program.response(chosen)[1].topk(min(2, len(model.classes))).values
+        chosen = chosen.select((best[:, 0] - best[:, -1]).argsort(descending=True, stable=True))
+    chosen = chosen.select(torch.arange(min(len(chosen), VECTORS)))
+    return chosen, f"{len(chosen)} samples of the test set of {called}"
 
 
 def _drawn(program: Program) -> data.Split:

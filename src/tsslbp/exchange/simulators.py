@@ -135,13 +135,13 @@ def _neurons(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress what importers print, log and warn."""
-    logging.disable(logging.WARNING)
-    silence = io.StringIO()
+    before, silence = logging.root.manager.disable, io.StringIO()
+    logging.disable(max(before, logging.WARNING))
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 @contextlib.contextmanager

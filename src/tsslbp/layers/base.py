@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tsslbp import machine, quantisation, rules
 from tsslbp.crossing import neurons, rest
-from tsslbp.errors import UserError
+from tsslbp.errors import UserError, check_truths
 from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.called import Handed, called_alone, check_state, handed_on, is_known, refuse_part
 from tsslbp.layers.constants import in_range
@@ -220,9 +220,9 @@ class Spiking(Tells):
         """Make bias, normalisation and gain. Raises UserError for options without effect and constants that do not fit."""
         given_tensors: dict[str, Any] = {name: getattr(self, name) for name in self._named}
         self._check_constants(replace(self._numbers, **given_tensors))
-        for given, what in ((bias, "bias"), (standardise, "standardise")):
-            if given and normalise:
-                raise UserError(f"{type(self).__name__}: {what} has no effect with normalise, which sets mean and size itself")
+        check_truths(bias=bias, normalise=normalise, standardise=standardise)
+        if normalise and (given := [name for name, on in (("bias", bias), ("standardise", standardise)) if on]):
+            raise UserError(f"{type(self).__name__}: {given[0]} has no effect with normalise, which sets mean and size itself")
         if bias:
             self.bias = nn.Parameter(self.weight.new_zeros(len(self.weight)))
         if normalise:

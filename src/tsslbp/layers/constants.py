@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import CONSTANTS, LEAST, LIF, ByConstant, ConstantName, transformed
 
 logger = logging.getLogger("tsslbp.layers")
@@ -29,6 +29,7 @@ def varied(neuron: LIF, size: int, learn: Collection[str] = (), per_neuron: Coll
     """
     for name in {*learn, *per_neuron} - {*CONSTANTS}:
         raise unknown("constant", str(name), CONSTANTS)
+    check_number("spread", spread)
     if not 0 <= spread < 1:
         raise UserError(f"spread is {spread}; it must be at least 0 and below 1")
     if spread and not per_neuron:

@@ -120,8 +120,8 @@ def spike_counts(network: Network, x: Tensor, lengths: Tensor | None = None) -> 
 
 def enter_as_spikes(model: Model, samples: Split, batch_size: int) -> bool:
     """Whether samples enter the network as sequences of spikes or events, and not of real numbers: one decision for all."""
-    if not model.inputs.sequence and model.inputs.encoding == CONSTANT:
-        return False
+    if not model.inputs.sequence:
+        return model.inputs.encoding != CONSTANT
     with model.evaluating(samples, batch_size) as batches:
         return all(_count_events(x) for _, x in batches)
 

@@ -159,10 +159,11 @@ def _with(settings: S, changes: dict[str, Any]) -> S:
 def shuffled(model: training.Model, seed: int, samples: Split) -> float:
     """Accuracy of a model with shuffled steps in its hidden layers, in percent."""
     hooks = shuffle(model.network, seed, samples.lengths is not None)
-    found = model.accuracy(samples)
-    for hook in hooks:
-        hook.remove()
-    return found
+    try:
+        return model.accuracy(samples)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def shuffle(network: Network, seed: int, padded: bool = False) -> list[RemovableHandle]:

@@ -226,7 +226,7 @@ def _check(model: Model, samples: Samples, name: str) -> None:
     x = (samples.split.looked_at() if samples.split.streamed else samples.split).values()
     if model.facts is None and scale > 1 >= float(x.max()):  # a model of version 0.1.0, which remembers no range
         raise UserError(f"values of {name} run to {float(x.max()):g}; the model takes them up to {scale:g}, so multiply them")
-    if found := model.facts.unlike(x) if model.facts else None:
+    if found := model.facts.unlike(x, model.inputs.sequence) if model.facts else None:
         ranges, other_units = found
         if other_units:
             raise UserError(f"values of {name} {ranges}; bring them to the same units")

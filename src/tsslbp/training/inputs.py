@@ -13,7 +13,7 @@ from tsslbp.data import Normalisation
 from tsslbp.data.audio import send_on_delta
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.filters import Filters
-from tsslbp.signal import length_mask, within
+from tsslbp.signal import check_lengths, length_mask, within
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,13 @@ class Inputs:
             seed: of a Poisson encoder, as in :func:`tsslbp.encoding.poisson`.
             lengths: steps of each stored sequence, ``[B]``. Later steps become 0.
 
-        Raises UserError for what is no tensor.
+        Raises UserError for what is no tensor, sequences of another number of steps, and lengths that cannot be theirs.
         """
         check_tensor("x", x)
+        if self.sequence and (x.dim() < 3 or x.shape[1] != self.raw_steps):
+            raise UserError(f"x has shape {list(x.shape)}; it must be [B, {self.raw_steps}, ...], batch first")
+        if lengths is not None:
+            check_lengths(lengths, x.transpose(0, 1) if x.dim() > 1 else x, not self.sequence)
         if self.sequence:
             steps = self.series(x, lengths)
             if self.filters:

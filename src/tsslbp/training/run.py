@@ -91,7 +91,7 @@ def train(
         run = _begun(config, dataset, model, optimizer, group, held, progress)
         group.remembered(call, run.folder.name)
         if own:
-            _warn_of_test_samples(facts, dataset.test, progress)
+            _warn_of_test_samples(facts, dataset, progress)
         if config.init is not None and not run.resumed and (flags := first_weights.unlike(model, config.init)):
             progress.warned(f"the network of --init has {flags}; give these to go on from what it has learned")
         if config.precision == "bfloat16" and config.device == "cpu" and not machine.multiplies_bfloat16():
@@ -272,12 +272,13 @@ def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> Tra
     return replace(config, name=name, resume=True) if name else config
 
 
-def _warn_of_test_samples(facts: data.Facts, test: data.Split, progress: Progress) -> None:
+def _warn_of_test_samples(facts: data.Facts, dataset: data.Dataset, progress: Progress) -> None:
     """Warn if training samples are among the test samples, or if these have other ranges."""
+    test = dataset.test
     share, repeated = facts.seen(test)
     if share > COPIES and not repeated:
         alike = "have the names and sizes of test samples" if test.streamed else "are test samples, too"
         copies = f"about {100 * share:.0f} % of the training samples {alike}"
         progress.warned(f"{copies}; if these are copies, the test accuracy is too high: keep them in one part")
-    if len(test) and not test.streamed and (found := facts.unlike(test.looked_at().values())):
+    if len(test) and not test.streamed and (found := facts.unlike(test.values(), dataset.sequence)):
         progress.warned(f"values of the test samples {found[0]}")

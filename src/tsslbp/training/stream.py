@@ -135,8 +135,8 @@ class Stream:
         try:
             if (named := torch.as_tensor(which)).dtype != torch.bool and bool((named < 0).any()):
                 raise IndexError
-            fresh[which] = True
-        except (IndexError, RuntimeError, TypeError):
+            fresh[named] = True
+        except (IndexError, RuntimeError, TypeError, ValueError):
             raise UserError(
                 f"there is no stream {which}; give numbers from 0 to {self.streams - 1}, or a mask of {self.streams}"
             ) from None
