@@ -98,7 +98,9 @@ def network(notation="3C3-P2-4C2-6-5", static=True, neuron="spiking", **changes)
     torch.manual_seed(0)
     settings = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0, "padding": (1, 0)}
     net = build(notation, neuron=neuron, conv_scale=3.0, **{**settings, **changes}).eval()
-    return training.Model(net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), 4, not static), tuple("abcde"), "none")
+    return training.Model(
+        net, Inputs("constant", Normalisation(1.0, (0.0,), (1.0,)), net.time_steps, not static), tuple("abcde"), "none"
+    )
 
 
 def stored(x, lengths=None):

@@ -313,7 +313,9 @@ def test_samples_of_one_axis_have_a_range_for_each_channel(shape, tmp_path):
     x.select(1 + sequence, 1).mul_(100)
     part = Split(x, y)
     dataset = Dataset("own", part, part.select(y[:0]), part, ("a", "b"), Normalisation(1.0, (0.0,), (1.0,)), sequence)
-    config = TrainConfig(network="4C3-2", time_steps=5, epochs=1, runs_dir=tmp_path, validation=0, precision="float32")
+    config = TrainConfig(
+        network="4C3-2", time_steps=5, epochs=1, runs_dir=tmp_path, validation=0, choose="last", precision="float32"
+    )
     model = training.load(training.train(config, dataset=dataset)[0])
     assert len(model.facts.low) == 2
     told, other_units = model.facts.unlike(x.flip(1 + sequence), sequence)

@@ -12,7 +12,7 @@ from shared import fails
 import tsslbp
 from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
-from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Recurrent, SumPool2d, Vote
+from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Recurrent, SumPool1d, SumPool2d, Vote
 from tsslbp.neuron import LIF
 from tsslbp.signal import length_mask
 
@@ -282,7 +282,7 @@ def test_pooling_sums_windows_of_odd_images(size):
 @pytest.mark.parametrize("shape", [(40, 3, 22), (40, 3, 22, 15)])
 def test_sums_of_spikes_are_whole(size, shape):
     """A neuron at its threshold would notice the rounding of a mean."""
-    sums = SumPool2d(size, 1.0)((torch.rand(2, *shape) < 0.5).float())
+    sums = (SumPool1d if len(shape) == 3 else SumPool2d)(size, 1.0)((torch.rand(2, *shape) < 0.5).float())
     assert torch.equal(sums, sums.round())
 
 

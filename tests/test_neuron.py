@@ -572,7 +572,6 @@ def test_nan_shows_in_the_window_it_is_pooled_in(half, backend):
     assert torch.equal(psc[~expected], whole[~expected])
 
 
-@every_backend
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("before", [torch.ones(3), torch.ones(4, 2), torch.ones(2, dtype=torch.int64), 1.0])
 def test_a_current_before_that_is_of_no_step_is_refused(before, gradient):
@@ -581,6 +580,7 @@ def test_a_current_before_that_is_of_no_step_is_refused(before, gradient):
             make(torch.ones(3, 2, requires_grad=gradient), 2.0, before)
 
 
+@every_backend
 def test_an_infinite_current_is_no_nan_before_the_step_after(backend):
     current = torch.zeros(3, 2)
     current[1] = torch.tensor([math.inf, -math.inf])
